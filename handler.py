@@ -1,0 +1,171 @@
+"""RunPod's adapter and the composition root: job dict in, result dict out. The only importer of `runpod`.
+
+Run `python handler.py` on RunPod, with `--test_input '{"input": {...}}'` for one job, or with `--rp_serve_api` for a
+local API. Importing this module costs nothing and loads nothing; models load in `main`.
+"""
+
+import asyncio
+import functools
+import logging
+import sys
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from worker.inputs import SourceLoader
+from worker.pipelines.engine import Engine
+
+from worker import logs
+from worker.config import ConfigError, Settings, load_settings, set_library_defaults
+from worker.errors import Cancelled
+from worker.firebase import Firebase
+from worker.generation import Progress
+from worker.gpu import GpuThread
+from worker.progress import Throttle
+from worker.stop import StopSignal
+from worker.storage import Storage
+from worker.task import Collaborators, Job, run
+
+log = logging.getLogger("worker")
+
+PROGRESS_SECONDS = 2.0
+"""Longest wait for RunPod to take one progress post."""
+
+
+def build(settings: Settings) -> Collaborators:
+    """Put the worker together; connects to nothing and loads nothing."""
+    firebase = _firebase(settings)
+    bucket = firebase.bucket if firebase else None
+    storage = Storage(bucket, settings.storage_emulator_host) if bucket else None
+    return Collaborators(
+        settings=settings,
+        generator=Engine(settings),
+        gpu=GpuThread(),
+        sources=SourceLoader(settings, storage),
+        documents=firebase.documents if firebase else None,
+        storage=storage,
+        users=firebase.users if firebase else None,
+        worker_id=settings.runpod_pod_id or f"local-{uuid.uuid4().hex[:8]}",
+    )
+
+
+def _firebase(settings: Settings) -> Firebase | None:
+    """Firebase, or None: an unreadable key costs the documents and the URLs, never the pictures."""
+    if settings.firebase_service_account_key is None and not settings.uses_emulators:
+        return None
+    try:
+        firebase = Firebase(settings)
+        firebase.connect()
+    except ConfigError as error:
+        log.error("%s; results go back inline", error, extra={"action": "firebase_disabled"})  # noqa: TRY400 - no traceback
+        return None
+    return firebase
+
+
+@functools.cache
+def collaborators() -> Collaborators:
+    """This process's worker, built when first needed."""
+    return build(load_settings())
+
+
+async def handler(job: dict[str, Any]) -> dict[str, Any]:
+    """RunPod's entry point: serve one job.
+
+    A stop signal arrives as cancellation of this coroutine. The generation is asked to stop at its next denoising step,
+    the document is brought to its terminal state, the GPU is free; only then does the cancellation go on.
+    """
+    return await serve(job, collaborators())
+
+
+async def serve(
+    job: dict[str, Any], tools: Collaborators, watch: Callable[[Progress], None] | None = None
+) -> dict[str, Any]:
+    """As `handler`, with a worker of the caller's own; `watch` sees all progress, in the event loop."""
+    stop = StopSignal()
+    posts = Throttle(_progress_sink(job)) if tools.settings.runpod_webhook_post_output else None
+
+    def on_progress(progress: Progress) -> None:
+        for sink in (posts, watch):
+            if sink is not None:
+                sink(progress)
+
+    work = asyncio.create_task(run(Job(str(job.get("id", "local")), job.get("input")), tools, stop, on_progress))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        stop.request(Cancelled())
+        await _wait(work)
+        raise
+    finally:
+        if posts is not None:
+            await posts.close()
+
+
+async def _wait(work: "asyncio.Task[Any]") -> None:
+    """Wait for work that must end by itself, however often RunPod repeats its stop signal."""
+    while not work.done():
+        try:
+            await asyncio.wait({work})
+        except asyncio.CancelledError:
+            log.info("already stopping", extra={"action": "stop_repeated"})
+
+
+def _progress_sink(job: dict[str, Any]) -> Callable[[Progress], Awaitable[None]]:
+    """Posts progress as `runpod.serverless.progress_update` does, but awaited: in order, and never after the result."""
+
+    async def post(progress: Progress) -> None:
+        from runpod.http_client import AsyncClientSession
+        from runpod.serverless.modules.rp_http import send_result
+
+        output = {
+            "stage": progress.stage,
+            "percent": progress.percent,
+            "step": progress.step,
+            "total_steps": progress.total_steps,
+        }
+        try:
+            async with asyncio.timeout(PROGRESS_SECONDS), AsyncClientSession() as session:
+                await send_result(session, {"status": "IN_PROGRESS", "output": output}, job)
+        except (TimeoutError, OSError):
+            log.info("a progress post was lost", extra={"action": "progress_lost"})
+
+    return post
+
+
+def _register_fitness_checks(tools: Collaborators) -> None:
+    """What must hold before this worker takes a job; RunPod replaces a worker that fails one."""
+    import runpod
+
+    @runpod.serverless.register_fitness_check  # type: ignore[untyped-decorator]  # the SDK has no types
+    def models_found_and_card_works() -> None:
+        tools.generator.health()
+
+    @runpod.serverless.register_fitness_check  # type: ignore[untyped-decorator]  # the SDK has no types
+    def users_can_be_identified() -> None:
+        # Without Firebase a worker still serves, inline; one that must check users first would refuse every cloud job.
+        if tools.settings.require_id_token and tools.users is None:
+            raise RuntimeError("REQUIRE_ID_TOKEN is true, and FIREBASE_SERVICE_ACCOUNT_KEY is missing or unreadable")
+
+
+def main() -> None:
+    """Load the models and hand the loop to RunPod's SDK."""
+    set_library_defaults()
+    try:
+        settings = load_settings()
+    except ConfigError as error:
+        sys.exit(f"cannot start: {error}")
+    logs.configure(settings)
+    tools = collaborators()
+    one_job_only = any(argument.startswith("--test_input") for argument in sys.argv)
+    if not one_job_only:
+        tools.gpu.submit(lambda: tools.generator.preload(settings.preload_tasks)).result()
+    import runpod
+
+    _register_fitness_checks(tools)
+    runpod.serverless.start(
+        {"handler": handler, "concurrency_modifier": lambda _: settings.worker_concurrency},
+    )
+
+
+if __name__ == "__main__":
+    main()

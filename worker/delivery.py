@@ -1,0 +1,166 @@
+"""From pixels to files: each thing a job generates is encoded and uploaded while the next one is still being made.
+
+Knows when to fall back: if one upload fails for good, all files of the job go back inline and nothing of it stays in
+the bucket. Knows no document and no model.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+from worker.errors import BackendError, StorageUnavailable
+from worker.generation import Generated, GeneratedImage
+from worker.inline import data_uri, fit_images, fit_video
+from worker.media import Encoded, encode_image, encode_video
+from worker.request import ImageRequest, Owner, Request
+from worker.result import Delivered, File
+from worker.storage import Provenance, Storage, Stored, object_path
+
+UPLOAD_SECONDS = 8.0
+"""How long one upload may go without success before its result goes back inline."""
+ENVELOPE_BYTES = 6000
+"""What the response holds beside the inline data."""
+
+log = logging.getLogger(__name__)
+
+
+class Destination:
+    """A place in the bucket for one job's files."""
+
+    def __init__(self, storage: Storage, owner: Owner, provenance: Provenance) -> None:
+        self.storage, self.owner, self.provenance = storage, owner, provenance
+
+
+class Delivery:
+    """Takes what one job generates, in the event loop, and delivers it."""
+
+    def __init__(
+        self,
+        request: Request,
+        fps: int,
+        destination: Destination | None,
+        on_done: Callable[[int], None],
+        checkpoint: Callable[[], None],
+    ) -> None:
+        self._request, self._fps, self._destination = request, fps, destination
+        self._count = request.num_images if isinstance(request, ImageRequest) else 1
+        self._on_done, self._checkpoint = on_done, checkpoint
+        self._taken: list[Generated] = []
+        self._tasks: list[asyncio.Task[tuple[Encoded, Stored | None]]] = []
+        self.timings = {"encode": 0.0, "upload": 0.0}
+
+    def take(self, generated: Generated) -> None:
+        """Start to encode and upload; called in the order in which things are generated."""
+        index = len(self._taken)
+        self._taken.append(generated)
+        self._tasks.append(asyncio.create_task(self._deliver(generated, index)))
+
+    async def finish(self, max_result_bytes: int) -> Delivered:
+        """Wait for all files; where they are now.
+
+        Raises:
+            ResultTooLarge: they could not be stored and do not fit into a response.
+            Superseded: a newer attempt owns the objects.
+            DiskFull, Internal: a file could not be encoded.
+        """
+        outcomes = await asyncio.gather(*self._tasks, return_exceptions=True)
+        if all(isinstance(outcome, tuple) and outcome[1] is not None for outcome in outcomes):
+            return self._stored([outcome for outcome in outcomes if isinstance(outcome, tuple)])
+        encoded: list[Encoded] = []
+        for outcome in outcomes:
+            if isinstance(outcome, _NotStored):
+                encoded.append(outcome.encoded)
+            elif isinstance(outcome, BaseException):
+                await self.discard()
+                raise outcome
+            else:
+                encoded.append(outcome[0])
+        warnings: tuple[str, ...] = ()
+        if self._destination is not None:
+            await self.discard()
+            warnings = (f"{StorageUnavailable.code}: the upload failed, so the result is returned inline",)
+        return await self._inline(encoded, warnings, max_result_bytes)
+
+    async def discard(self) -> None:
+        """Take back what was uploaded; waits for uploads under way. What cannot be deleted now is logged."""
+        outcomes = await asyncio.gather(*self._tasks, return_exceptions=True)
+        stored = [outcome[1] for outcome in outcomes if isinstance(outcome, tuple) and outcome[1] is not None]
+        if not stored or self._destination is None:
+            return
+        try:
+            await asyncio.to_thread(self._destination.storage.remove, stored)
+        except BackendError:
+            log.warning("objects of a discarded result are left", extra={"action": "orphans", "count": len(stored)})
+
+    async def _deliver(self, generated: Generated, index: int) -> tuple[Encoded, Stored | None]:
+        started = time.monotonic()
+        encoded = await asyncio.to_thread(self._encode, generated)
+        self.timings["encode"] += time.monotonic() - started
+        stored = None
+        if self._destination is not None:
+            stored = await self._upload(self._destination, encoded, index)
+        self._on_done(index + 1)
+        return encoded, stored
+
+    async def _upload(self, destination: Destination, encoded: Encoded, index: int) -> Stored:
+        started = time.monotonic()
+        path = object_path(destination.owner, encoded, index, self._count)
+        deadline = started + UPLOAD_SECONDS
+        try:
+            return await asyncio.to_thread(destination.storage.put, path, encoded, destination.provenance, deadline)
+        except BackendError as error:
+            raise _NotStored(encoded) from error
+        finally:
+            self.timings["upload"] += time.monotonic() - started
+
+    def _encode(self, generated: Generated) -> Encoded:
+        if isinstance(generated, GeneratedImage):
+            assert isinstance(self._request, ImageRequest)  # noqa: S101 - images come from image requests
+            return encode_image(generated.pixels, self._request.output_format)
+        return encode_video(generated.frames, self._fps, checkpoint=self._checkpoint)
+
+    def _stored(self, outcomes: list[tuple[Encoded, Stored | None]]) -> Delivered:
+        files = tuple(
+            self._file(encoded, generated, stored)
+            for (encoded, stored), generated in zip(outcomes, self._taken, strict=True)
+        )
+        return Delivered("firebase", tuple(file.url or "" for file in files), files)
+
+    async def _inline(self, encoded: list[Encoded], warnings: tuple[str, ...], max_result_bytes: int) -> Delivered:
+        budget = max_result_bytes - ENVELOPE_BYTES
+        first = self._taken[0]
+        if isinstance(first, GeneratedImage):
+            images = [item.pixels for item in self._taken if isinstance(item, GeneratedImage)]
+            # The first one stands in `images` and again in `image_url`.
+            copies = [2] + [1] * (len(images) - 1)
+            fitted = await asyncio.to_thread(fit_images, images, encoded, budget, copies)
+        else:
+            fitted = await asyncio.to_thread(
+                fit_video, first.frames, self._fps, encoded[0], budget=budget, copies=2, checkpoint=self._checkpoint
+            )
+        files = tuple(
+            self._file(file, generated, None) for file, generated in zip(fitted.files, self._taken, strict=True)
+        )
+        uris = tuple(data_uri(file) for file in fitted.files)
+        return Delivered("base64", uris, files, warnings + tuple(fitted.warnings))
+
+    @staticmethod
+    def _file(encoded: Encoded, generated: Generated, stored: Stored | None) -> File:
+        return File(
+            url=stored.url if stored else None,
+            storage_path=stored.path if stored else None,
+            content_type=encoded.content_type,
+            bytes=len(encoded.data),
+            width=encoded.width,
+            height=encoded.height,
+            seed=generated.seed,
+        )
+
+
+class _NotStored(Exception):
+    """An upload failed for good; what was to be uploaded is kept."""
+
+    def __init__(self, encoded: Encoded) -> None:
+        self.encoded = encoded
+        super().__init__("not stored")

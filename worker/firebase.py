@@ -1,0 +1,340 @@
+"""Firebase, thinly: the bucket, the documents and the identity of users, through firebase-admin.
+
+The only module that imports Google's clients, and only when they are first needed. Google's errors become ours in one
+table here. Knows no field of a document, no path and no job.
+"""
+
+import base64
+import binascii
+import contextlib
+import functools
+import json
+import logging
+import struct
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from worker.config import ConfigError, Settings
+from worker.errors import BackendError, Unauthenticated
+from worker.status import FieldValue, Snapshot
+from worker.storage import ObjectInfo
+
+CONNECT_SECONDS = 2.5
+READ_SECONDS = 4.0
+"""Longest silence of the other side while a request is under way; a slow but moving upload is never cut."""
+HTTP_SECONDS = 5.0
+CLOCK_SKEW_SECONDS = 10
+
+log = logging.getLogger(__name__)
+
+
+def read_key(value: str) -> dict[str, Any]:
+    """A service account key from `FIREBASE_SERVICE_ACCOUNT_KEY`: a path, the JSON, or base64 of the JSON.
+
+    Newlines of the private key that arrived as the two characters `\\n`, once or twice escaped, are repaired.
+
+    Raises:
+        ConfigError: what is wrong with it, without any of its content.
+    """
+    text = value.strip()
+    if not text.startswith("{"):
+        text = _from_file(text) if len(text) < 1024 else _from_base64(text)
+    try:
+        key = json.loads(text, strict=False)
+    except ValueError:
+        raise ConfigError(
+            "FIREBASE_SERVICE_ACCOUNT_KEY: is not JSON, base64 of JSON, or the path of a JSON file"
+        ) from None
+    if not isinstance(key, dict):
+        raise ConfigError("FIREBASE_SERVICE_ACCOUNT_KEY: must be a JSON object")
+    missing = [name for name in ("project_id", "client_email", "private_key", "token_uri") if not key.get(name)]
+    if key.get("type") != "service_account" or missing:
+        raise ConfigError(
+            "FIREBASE_SERVICE_ACCOUNT_KEY: is not a service account key"
+            + (f" (it lacks {', '.join(missing)})" if missing else "")
+        )
+    key["private_key"] = str(key["private_key"]).replace("\\\\n", "\n").replace("\\n", "\n").strip().strip('"') + "\n"
+    return key
+
+
+def _from_file(text: str) -> str:
+    try:
+        return Path(text).expanduser().read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        with contextlib.suppress(ConfigError):
+            return _from_base64(text)
+        raise ConfigError("FIREBASE_SERVICE_ACCOUNT_KEY: names a file that cannot be read") from None
+
+
+def _from_base64(text: str) -> str:
+    try:
+        return base64.b64decode("".join(text.split()), validate=True).decode()
+    except (binascii.Error, ValueError):
+        raise ConfigError("FIREBASE_SERVICE_ACCOUNT_KEY: is neither JSON nor base64 of JSON") from None
+
+
+@functools.cache
+def _google_errors() -> tuple[tuple[tuple[type[BaseException], ...], str], ...]:
+    """What Google's clients raise, and what it means for the next step; the first match counts."""
+    import requests
+    from google.api_core import exceptions as api
+    from google.auth import exceptions as auth
+    from google.cloud.storage.exceptions import DataCorruption
+
+    return (
+        ((auth.TransportError, auth.TimeoutError, requests.ConnectionError, requests.Timeout), "unreachable"),
+        ((auth.GoogleAuthError,), "refused"),
+        ((api.ServerError, api.TooManyRequests, api.RetryError, api.Aborted, api.Cancelled), "unreachable"),
+        ((DataCorruption, requests.RequestException, OSError), "unreachable"),
+        ((api.GoogleAPIError, ValueError), "refused"),
+    )
+
+
+@contextlib.contextmanager
+def _translated(service: str) -> Iterator[None]:
+    try:
+        yield
+    except BackendError:
+        raise
+    except Exception as error:
+        for types, kind in _google_errors():
+            if isinstance(error, types):
+                log.warning(
+                    "%s: %s",
+                    service,
+                    type(error).__name__,
+                    extra={"action": "backend_error", "service": service, "kind": kind},
+                )
+                raise BackendError(service, kind) from error
+        raise
+
+
+class FirestoreDocuments:
+    """`Documents` over Firestore. One call, one attempt: who calls knows better when to try again."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def read(self, path: str, *, timeout: float) -> Snapshot:
+        """The document now, with the server's time."""
+        with _translated("firestore"):
+            found = self._client.document(path).get(retry=None, timeout=timeout)
+        read_at = found.read_time or datetime.now(UTC)
+        return Snapshot(found.to_dict() if found.exists else None, found.update_time, read_at)
+
+    def create(self, path: str, fields: Mapping[str, Any], *, timeout: float) -> object | None:
+        """A new document; None where one exists."""
+        from google.api_core.exceptions import Conflict
+
+        with _translated("firestore"):
+            try:
+                written = self._client.document(path).create(_plain(fields), retry=None, timeout=timeout)
+            except Conflict:
+                return None
+        return written.update_time  # type: ignore[no-any-return]  # the client is untyped
+
+    def update(self, path: str, fields: Mapping[str, Any], *, unchanged: object, timeout: float) -> object | None:
+        """Change fields of the unchanged document; None where it changed or is gone."""
+        from google.api_core.exceptions import FailedPrecondition, NotFound
+
+        option = self._client.write_option(last_update_time=unchanged)
+        with _translated("firestore"):
+            try:
+                written = self._client.document(path).update(_plain(fields), option=option, retry=None, timeout=timeout)
+            except (FailedPrecondition, NotFound):
+                return None
+        return written.update_time  # type: ignore[no-any-return]  # the client is untyped
+
+
+def _plain(fields: Mapping[str, Any]) -> dict[str, Any]:
+    from google.cloud.firestore import DELETE_FIELD, SERVER_TIMESTAMP
+
+    sentinels = {FieldValue.SERVER_TIME: SERVER_TIMESTAMP, FieldValue.REMOVE: DELETE_FIELD}
+    return {key: sentinels[value] if isinstance(value, FieldValue) else value for key, value in fields.items()}
+
+
+class FirebaseBucket:
+    """`Bucket` over Google Cloud Storage, with token metadata, preconditions and checked CRC32C."""
+
+    def __init__(self, bucket: Any) -> None:
+        self._bucket = bucket
+        self.name: str = bucket.name
+
+    def info(self, path: str, *, deadline: float) -> ObjectInfo | None:
+        """The object's generation, checksum and metadata."""
+        with _translated("storage"):
+            blob = self._bucket.get_blob(path, **_bounds(deadline))
+        return _object_info(blob) if blob is not None else None
+
+    def upload(
+        self,
+        path: str,
+        data: bytes,
+        *,
+        content_type: str,
+        metadata: Mapping[str, str],
+        replaces: int,
+        deadline: float,
+    ) -> ObjectInfo | None:
+        """One conditional upload; retried within the deadline, which the precondition makes safe."""
+        from google.api_core.exceptions import PreconditionFailed
+
+        blob = self._bucket.blob(path)
+        blob.metadata = dict(metadata)
+        blob.cache_control = "private, max-age=31536000"
+        with _translated("storage"):
+            try:
+                blob.upload_from_string(
+                    data,
+                    content_type=content_type,
+                    if_generation_match=replaces,
+                    checksum="crc32c",
+                    **_bounds(deadline),
+                )
+            except PreconditionFailed:
+                return None
+        return _object_info(blob)
+
+    def delete(self, path: str, *, generation: int, deadline: float) -> None:
+        """Delete one generation; a missing or newer one is left alone."""
+        from google.api_core.exceptions import NotFound, PreconditionFailed
+
+        with _translated("storage"), contextlib.suppress(NotFound, PreconditionFailed):
+            self._bucket.blob(path).delete(if_generation_match=generation, **_bounds(deadline))
+
+    def read(self, path: str, *, max_bytes: int, deadline: float) -> bytes | None:
+        """The whole object, after a look at its size."""
+        with _translated("storage"):
+            blob = self._bucket.get_blob(path, **_bounds(deadline))
+        if blob is None:
+            return None
+        if blob.size > max_bytes:
+            raise ValueError(blob.size)
+        with _translated("storage"):
+            data: bytes = blob.download_as_bytes(if_generation_match=blob.generation, **_bounds(deadline))
+        return data
+
+    def crc32c(self, data: bytes) -> str:
+        """Base64 of the big-endian CRC32C."""
+        import google_crc32c
+
+        return base64.b64encode(struct.pack(">I", google_crc32c.value(data))).decode()
+
+
+def _bounds(deadline: float) -> dict[str, Any]:
+    from google.cloud.storage.retry import DEFAULT_RETRY
+
+    left = max(0.1, deadline - time.monotonic())
+    retry = DEFAULT_RETRY.with_delay(initial=0.2, maximum=2.0).with_timeout(left)
+    return {"timeout": (min(CONNECT_SECONDS, left), min(READ_SECONDS, left)), "retry": retry}
+
+
+def _object_info(blob: Any) -> ObjectInfo:
+    return ObjectInfo(
+        generation=int(blob.generation or 0),
+        size=int(blob.size or 0),
+        crc32c=blob.crc32c or "",
+        metadata=dict(blob.metadata or {}),
+    )
+
+
+class FirebaseUsers:
+    """Who a user is, by the ID token that Firebase gave their phone."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    def uid(self, id_token: str) -> str:
+        """The user id of a valid token: signature, audience, issuer and expiry are checked.
+
+        Raises:
+            Unauthenticated: the token is not valid (any more).
+            BackendError: Google's public keys could not be fetched.
+        """
+        from firebase_admin import auth
+
+        try:
+            claims = auth.verify_id_token(id_token, app=self._app, clock_skew_seconds=CLOCK_SKEW_SECONDS)
+        except auth.ExpiredIdTokenError:
+            raise Unauthenticated("the id_token has expired; sign in again or refresh it") from None
+        except auth.CertificateFetchError as error:
+            raise BackendError("auth", "unreachable") from error
+        except (auth.InvalidIdTokenError, auth.UserDisabledError, ValueError):
+            raise Unauthenticated("the id_token is not valid for this project") from None
+        return str(claims["uid"])
+
+
+class Firebase:
+    """One Firebase app, connected when first used."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Check what is configured, without importing or connecting anything.
+
+        Raises:
+            ConfigError: the key cannot be read, or nothing says which project it is.
+        """
+        self._settings = settings
+        self._key: dict[str, Any] | None = None
+        if not settings.uses_emulators:
+            if settings.firebase_service_account_key is None:
+                raise ConfigError("FIREBASE_SERVICE_ACCOUNT_KEY: is not set")
+            self._key = read_key(settings.firebase_service_account_key.get_secret_value())
+
+    @functools.cached_property
+    def _app(self) -> Any:
+        import firebase_admin
+
+        if self._key is None:
+            from google.auth.credentials import AnonymousCredentials
+
+            credential: Any = AnonymousCredentials()  # type: ignore[no-untyped-call]  # google-auth is partly typed
+        else:
+            credential = firebase_admin.credentials.Certificate(self._key)
+        options = {"projectId": self.project, "httpTimeout": HTTP_SECONDS}
+        return firebase_admin.initialize_app(credential, options, name=f"worker-{uuid.uuid4()}")
+
+    @property
+    def project(self) -> str:
+        """The Firebase project's id."""
+        return str(self._key["project_id"]) if self._key else self._settings.google_cloud_project or "demo-worker"
+
+    @functools.cached_property
+    def documents(self) -> FirestoreDocuments | None:
+        """Firestore; None where only the Storage emulator is there."""
+        if self._key is None and not self._settings.firestore_emulator_host:
+            return None
+        from firebase_admin import firestore
+
+        return FirestoreDocuments(firestore.client(self._app))
+
+    @functools.cached_property
+    def bucket(self) -> FirebaseBucket | None:
+        """The configured bucket; None where none is configured."""
+        if not self._settings.firebase_storage_bucket:
+            return None
+        if self._key is None and not self._settings.storage_emulator_host:
+            return None
+        from firebase_admin import storage
+
+        return FirebaseBucket(storage.bucket(self._settings.firebase_storage_bucket, self._app))
+
+    @functools.cached_property
+    def users(self) -> FirebaseUsers:
+        """Verification of ID tokens."""
+        return FirebaseUsers(self._app)
+
+    def connect(self) -> None:
+        """Import and build the clients now, before the first job needs them.
+
+        Raises:
+            ConfigError: the key is not one that Google's library takes.
+        """
+        try:
+            _ = (self.documents, self.bucket)
+        except ValueError:
+            # firebase-admin's message may quote the key.
+            raise ConfigError("FIREBASE_SERVICE_ACCOUNT_KEY: its private key cannot be read") from None

@@ -1,0 +1,65 @@
+"""Logging: one line an event, with an `action` and its facts; JSON lines on RunPod, readable ones elsewhere.
+
+Knows formats and what must never be printed. Keys, tokens, inline images and anything that looks like one are blotted
+out of every line, whoever wrote it; errors are logged as their type and place, never with a message that may quote a
+client.
+"""
+
+import json
+import logging
+import re
+import sys
+import traceback
+from pathlib import Path
+from typing import Any, TextIO
+
+from worker.config import Settings
+
+_SECRETS = re.compile(
+    r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)"
+    r"|(?<=token=)[^&\s\"']+"
+    r"|(?i:(?<=bearer )[\w.~+/=-]+)"
+    r"|\beyJ[\w-]{8,}\.[\w-]+\.[\w-]*"
+    r"|(?<=;base64,)[A-Za-z0-9+/=_-]{16,}",
+    re.DOTALL,
+)
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+def redact(text: str) -> str:
+    """The text on one line, with whatever looks like a key, token or inline image blotted out."""
+    return _SECRETS.sub("[redacted]", text).replace("\r", "\\r").replace("\n", "\\n")
+
+
+def where(error: BaseException) -> str:
+    """An error's type and the functions it came through, innermost last; no message, no path."""
+    frames = traceback.extract_tb(error.__traceback__)[-4:]
+    places = " > ".join(f"{Path(frame.filename).stem}.{frame.name}:{frame.lineno}" for frame in frames)
+    return f"{type(error).__name__} in {places or 'an unknown place'}"
+
+
+class _Formatter(logging.Formatter):
+    def __init__(self, *, as_json: bool) -> None:
+        super().__init__()
+        self._as_json = as_json
+
+    def format(self, record: logging.LogRecord) -> str:
+        facts = {key: value for key, value in vars(record).items() if key not in _STANDARD}
+        message = record.getMessage()
+        if record.exc_info and record.exc_info[1] is not None:
+            message = f"{message} ({where(record.exc_info[1])})"
+        if self._as_json:
+            line: dict[str, Any] = {"level": record.levelname, "logger": record.name, "message": message, **facts}
+            return redact(json.dumps(line, default=str))
+        tail = " ".join(f"{key}={value}" for key, value in facts.items())
+        return redact(f"{record.levelname:<7} {record.name}: {message}" + (f"  {tail}" if tail else ""))
+
+
+def configure(settings: Settings, stream: TextIO | None = None) -> None:
+    """Send all logging to `stream` (stderr) in our format, at `LOG_LEVEL`."""
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(_Formatter(as_json=bool(settings.runpod_endpoint_id)))
+    logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
+    # These tell of every request and every file, with hosts and paths in it.
+    for chatty in ("httpx", "httpcore", "urllib3", "google", "filelock", "PIL", "huggingface_hub", "asyncio"):
+        logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLevelName(settings.log_level)))

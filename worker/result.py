@@ -1,0 +1,113 @@
+"""The JSON that goes back to the caller, and the same facts as the document keeps them.
+
+Pure. Knows the response's fields (section 2 of the contract); knows no storage and no model.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from worker.errors import Cancelled, JobError, ResultTooLarge
+from worker.params import Params, VideoParams, public_params
+from worker.request import Envelope, Request
+
+REPLAY_WARNING = "this generation was already finished; its stored result is returned"
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """One delivered file. Inline, `url` and `storage_path` are null: the data stands in `images` or `videos`, once."""
+
+    url: str | None
+    storage_path: str | None
+    content_type: str
+    bytes: int
+    width: int
+    height: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """Where a job's files are now. `uris` are what a client opens: URLs, or `data:` URIs when `storage` is base64."""
+
+    storage: str
+    uris: tuple[str, ...]
+    files: tuple[File, ...]
+    warnings: tuple[str, ...] = ()
+
+
+def generation_data(
+    params: Params, delivered: Delivered, *, model: str, timings: Mapping[str, float], warnings: Sequence[str]
+) -> dict[str, Any]:
+    """What the document keeps of a finished job. An inline result leaves its URL lists empty."""
+    uris = list(delivered.uris) if delivered.storage == "firebase" else []
+    return {
+        **_media(params, uris),
+        "storage": delivered.storage,
+        "model": model,
+        "params": public_params(params),
+        "timings": dict(timings),
+        "warnings": list(warnings),
+        "files": [asdict(file) for file in delivered.files],
+    }
+
+
+def success(request: Request, data: Mapping[str, Any], uris: Sequence[str] | None = None) -> dict[str, Any]:
+    """The response of a finished job from what its document keeps; `uris` are the inline data where there are any."""
+    result = {**data, "task_type": request.task_type, **_ids(request)}
+    if uris is not None:
+        many, one = ("videos", "video_url") if "videos" in data else ("images", "image_url")
+        result |= {many: list(uris), one: uris[0]}
+    return result
+
+
+def replay(request: Request, data: Mapping[str, Any]) -> dict[str, Any]:
+    """The response of a generation that was finished before."""
+    return success(request, {**data, "warnings": [*data.get("warnings", []), REPLAY_WARNING]})
+
+
+def failure(error: JobError | Cancelled, envelope: Envelope, *, fresh_worker: bool = False) -> dict[str, Any]:
+    """The response of a job that failed; `fresh_worker` asks RunPod to replace this one, after a GPU fault."""
+    result = {
+        "error": f"{error.code}: {error.message}",
+        "error_code": error.code,
+        "retryable": error.retryable,
+        "task_type": envelope.task_type,
+        "file_uid": envelope.file_uid,
+        "user_id": envelope.user_id,
+    }
+    if fresh_worker:
+        result["refresh_worker"] = True
+    return result
+
+
+def check_size(result: Mapping[str, Any], limit: int) -> None:
+    """RunPod drops a larger result without a word, so it is never sent.
+
+    Raises:
+        ResultTooLarge: with both sizes.
+    """
+    size = len(json.dumps(result, ensure_ascii=False, allow_nan=False).encode())
+    if size > limit:
+        raise ResultTooLarge(f"the result has {size} bytes and at most {limit} can be returned; use cloud storage")
+
+
+def _media(params: Params, uris: list[str]) -> dict[str, Any]:
+    first = uris[0] if uris else None
+    if isinstance(params, VideoParams):
+        info = {
+            "frames": params.num_frames,
+            "width": params.width,
+            "height": params.height,
+            "fps": params.fps,
+            "duration_seconds": round(params.num_frames / params.fps, 3),
+        }
+        return {"videos": uris, "video_url": first, "video_info": info, "seed": params.seed}
+    return {"images": uris, "image_url": first, "seed": params.seeds[0], "seeds": list(params.seeds)}
+
+
+def _ids(request: Request) -> dict[str, str]:
+    ids = {"file_uid": request.file_uid, "user_id": request.user_id}
+    return {name: value for name, value in ids.items() if value is not None}

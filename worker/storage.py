@@ -1,0 +1,165 @@
+"""Media and owner -> an object in the bucket and the URL that serves it.
+
+Knows paths and download tokens (section 3 of the contract); knows no prompt, no document and no Google client. Uploads
+are conditional: an object is created where there is none, and replaced only as the generation that was looked at.
+"""
+
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+from urllib.parse import quote
+
+from worker.errors import Superseded
+from worker.media import Encoded
+from worker.request import Owner
+
+TOKENS = "firebaseStorageDownloadTokens"
+"""The custom metadata in which Firebase keeps an object's download tokens, a list separated by commas."""
+SERVICE = "https://firebasestorage.googleapis.com"
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """What the bucket says of an object."""
+
+    generation: int
+    size: int
+    crc32c: str
+    """Base64 of the big-endian checksum, as Google writes it."""
+    metadata: Mapping[str, str]
+
+
+class Bucket(Protocol):
+    """One bucket. Calls block until `deadline` (on `time.monotonic`) at the latest, and retry what may pass by itself.
+
+    Raises:
+        BackendError: `unreachable` or `refused`.
+    """
+
+    name: str
+
+    def info(self, path: str, *, deadline: float) -> ObjectInfo | None:
+        """The object, or None."""
+        ...
+
+    def upload(
+        self,
+        path: str,
+        data: bytes,
+        *,
+        content_type: str,
+        metadata: Mapping[str, str],
+        replaces: int,
+        deadline: float,
+    ) -> ObjectInfo | None:
+        """Write the object if its generation is still `replaces` (0: there is none); None: it is not."""
+        ...
+
+    def delete(self, path: str, *, generation: int, deadline: float) -> None:
+        """Delete exactly this generation; nothing happens where it is gone."""
+        ...
+
+    def read(self, path: str, *, max_bytes: int, deadline: float) -> bytes | None:
+        """The object's bytes, None where there is none; ValueError where it is larger than `max_bytes`."""
+        ...
+
+    def crc32c(self, data: bytes) -> str:
+        """The checksum of `data` as the bucket would give it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Which job made an object; kept in its metadata so that a later attempt knows its own."""
+
+    job_id: str
+    attempt: int
+    request_hash: str
+
+    def metadata(self, token: str) -> dict[str, str]:
+        """The custom metadata of the object."""
+        return {
+            TOKENS: token,
+            "job_id": self.job_id,
+            "attempt": str(self.attempt),
+            "request_hash": self.request_hash,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """An object that is there, and where it is served."""
+
+    path: str
+    url: str
+    generation: int
+
+
+class Storage:
+    """Results in one bucket. All methods block; the caller runs them in threads, several at once."""
+
+    def __init__(self, bucket: Bucket, emulator_url: str | None = None) -> None:
+        self._bucket = bucket
+        self._service = emulator_url or SERVICE
+
+    def put(self, path: str, encoded: Encoded, provenance: Provenance, deadline: float) -> Stored:
+        """Upload, or adopt an identical object of an earlier attempt. A repeated upload keeps its download token.
+
+        Raises:
+            Superseded: a newer attempt has written the object.
+            BackendError: it could not be stored by `deadline`.
+        """
+        # A first attempt needs no look: the precondition finds what is there.
+        found = self._bucket.info(path, deadline=deadline) if provenance.attempt > 1 else None
+        while True:
+            token = str(uuid.uuid4())
+            if found is not None:
+                if found.metadata.get("request_hash") == provenance.request_hash:
+                    token = found.metadata.get(TOKENS, token).split(",")[0] or token
+                    if found.crc32c == self._bucket.crc32c(encoded.data):
+                        return Stored(path, self.url(path, token), found.generation)
+                if found.metadata.get("job_id") == provenance.job_id and _attempt(found) > provenance.attempt:
+                    raise Superseded
+            stored = self._bucket.upload(
+                path,
+                encoded.data,
+                content_type=encoded.content_type,
+                metadata=provenance.metadata(token),
+                replaces=found.generation if found else 0,
+                deadline=deadline,
+            )
+            if stored is not None:
+                return Stored(path, self.url(path, token), stored.generation)
+            found = self._bucket.info(path, deadline=deadline)
+
+    def remove(self, stored: Sequence[Stored], seconds: float = 3.0) -> None:
+        """Take back objects of a job whose result is not kept.
+
+        Raises:
+            BackendError: some may still be there.
+        """
+        deadline = time.monotonic() + seconds
+        for item in stored:
+            self._bucket.delete(item.path, generation=item.generation, deadline=deadline)
+
+    def read_object(self, path: str, max_bytes: int, deadline: float) -> bytes | None:
+        """The bytes of a source image in the bucket; None where there is none, ValueError where it is too large."""
+        return self._bucket.read(path, max_bytes=max_bytes, deadline=deadline)
+
+    def url(self, path: str, token: str) -> str:
+        """The download URL: whoever holds it may read the object, nobody else."""
+        return f"{self._service}/v0/b/{self._bucket.name}/o/{quote(path, safe='')}?alt=media&token={token}"
+
+
+def object_path(owner: Owner, encoded: Encoded, index: int, count: int) -> str:
+    """`generating/{user_id}/image/{file_uid}[_k].{suffix}` or `…/video/{file_uid}.mp4`."""
+    kind = "video" if encoded.content_type.startswith("video/") else "image"
+    number = f"_{index}" if count > 1 else ""
+    return f"generating/{owner.user_id}/{kind}/{owner.file_uid}{number}{encoded.suffix}"
+
+
+def _attempt(found: ObjectInfo) -> int:
+    text = found.metadata.get("attempt", "0")
+    return int(text) if text.isdigit() else 0
