@@ -12,19 +12,19 @@ import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from worker.inputs import SourceLoader
-from worker.pipelines.engine import Engine
-
 from worker import logs
 from worker.config import ConfigError, Settings, load_settings, set_library_defaults
 from worker.errors import Cancelled
 from worker.firebase import Firebase
 from worker.generation import Progress
 from worker.gpu import GpuThread
+from worker.inputs import SourceLoader
+from worker.pipelines.engine import Engine
+from worker.ports import Collaborators
 from worker.progress import Throttle
 from worker.stop import StopSignal
 from worker.storage import Storage
-from worker.task import Collaborators, Job, run
+from worker.task import Job, run
 
 log = logging.getLogger("worker")
 
@@ -41,7 +41,7 @@ def build(settings: Settings) -> Collaborators:
         settings=settings,
         generator=Engine(settings),
         gpu=GpuThread(),
-        sources=SourceLoader(settings, storage),
+        sources=SourceLoader(settings, storage.read_object if storage else None),
         documents=firebase.documents if firebase else None,
         storage=storage,
         users=firebase.users if firebase else None,

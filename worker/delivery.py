@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from worker.errors import BackendError, StorageUnavailable
-from worker.generation import Generated, GeneratedImage
+from worker.generation import Generated, GeneratedImage, Progress
 from worker.inline import data_uri, fit_images, fit_video
 from worker.media import Encoded, encode_image, encode_video
 from worker.request import ImageRequest, Owner, Request
@@ -40,12 +40,13 @@ class Delivery:
         request: Request,
         fps: int,
         destination: Destination | None,
-        on_done: Callable[[int], None],
+        on_done: Callable[[Progress], None],
         checkpoint: Callable[[], None],
     ) -> None:
         self._request, self._fps, self._destination = request, fps, destination
         self._count = request.num_images if isinstance(request, ImageRequest) else 1
         self._on_done, self._checkpoint = on_done, checkpoint
+        self._done, self._all_taken = 0, False
         self._taken: list[Generated] = []
         self._tasks: list[asyncio.Task[tuple[Encoded, Stored | None]]] = []
         self.timings = {"encode": 0.0, "upload": 0.0}
@@ -64,6 +65,8 @@ class Delivery:
             Superseded: a newer attempt owns the objects.
             DiskFull, Internal: a file could not be encoded.
         """
+        self._all_taken = True
+        self._tell()
         outcomes = await asyncio.gather(*self._tasks, return_exceptions=True)
         if all(isinstance(outcome, tuple) and outcome[1] is not None for outcome in outcomes):
             return self._stored([outcome for outcome in outcomes if isinstance(outcome, tuple)])
@@ -100,8 +103,13 @@ class Delivery:
         stored = None
         if self._destination is not None:
             stored = await self._upload(self._destination, encoded, index)
-        self._on_done(index + 1)
+        self._done += 1
+        if self._all_taken:
+            self._tell()
         return encoded, stored
+
+    def _tell(self) -> None:
+        self._on_done(Progress("uploading", self._done, self._count))
 
     async def _upload(self, destination: Destination, encoded: Encoded, index: int) -> Stored:
         started = time.monotonic()

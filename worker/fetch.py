@@ -1,8 +1,8 @@
 """A stranger's https:// URL -> its bytes, without being led anywhere inside.
 
-Knows names, addresses, TLS and redirects. Does not know images or what the bytes are for. The address is checked where the
-connection is made and that address is dialled, so nothing can change between the check and the use.
-Follows the OWASP sheet on server-side request forgery.
+Knows names, addresses, TLS and redirects. Does not know images or what the bytes are for. An address is checked where
+the connection is made, and that very address is dialled: nothing can change between the check and the use.
+Follows OWASP's Server-Side Request Forgery Prevention Cheat Sheet.
 """
 
 import functools
@@ -137,7 +137,7 @@ class Fetcher:
             )
         try:
             parsed = httpx.URL(url)
-            host, port = parsed.raw_host.decode("ascii"), parsed.port or 443
+            host, port = parsed.raw_host.decode("ascii"), 443 if parsed.port is None else parsed.port
         except (httpx.InvalidURL, UnicodeError, ValueError) as error:
             raise UrlBlocked(f"{what}: is not a URL that can be read") from error
         if parsed.scheme != "https" or port not in self.ports:

@@ -3,7 +3,7 @@
 Small frozen values and two Protocols. Knows no torch, no files and no network.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import quote
 
-from worker.errors import Superseded
+from worker.errors import BackendError, DownloadFailed, StorageUnavailable, Superseded
 from worker.media import Encoded
 from worker.request import Owner
 
 TOKENS = "firebaseStorageDownloadTokens"
 """The custom metadata in which Firebase keeps an object's download tokens, a list separated by commas."""
 SERVICE = "https://firebasestorage.googleapis.com"
+READ_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +145,22 @@ class Storage:
         for item in stored:
             self._bucket.delete(item.path, generation=item.generation, deadline=deadline)
 
-    def read_object(self, path: str, max_bytes: int, deadline: float) -> bytes | None:
-        """The bytes of a source image in the bucket; None where there is none, ValueError where it is too large."""
-        return self._bucket.read(path, max_bytes=max_bytes, deadline=deadline)
+    def read_object(self, path: str, max_bytes: int) -> bytes:
+        """The bytes of a source image in the bucket.
+
+        Raises:
+            DownloadFailed: there is no such object, or it is larger than `max_bytes`.
+            StorageUnavailable: the bucket does not answer.
+        """
+        try:
+            data = self._bucket.read(path, max_bytes=max_bytes, deadline=time.monotonic() + READ_SECONDS)
+        except ValueError:
+            raise DownloadFailed(f"the source image has more than {max_bytes} bytes") from None
+        except BackendError:
+            raise StorageUnavailable("the source image could not be read from the bucket; try again") from None
+        if data is None:
+            raise DownloadFailed("there is no such source image in the bucket")
+        return data
 
     def url(self, path: str, token: str) -> str:
         """The download URL: whoever holds it may read the object, nobody else."""

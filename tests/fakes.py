@@ -1,0 +1,288 @@
+"""Stand-ins behind the worker's own Protocols: in memory, and misbehaving on request.
+
+Each implements the real interface; `test_contracts.py` runs the same tests over these and over the emulators.
+"""
+
+import base64
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import google_crc32c
+import numpy as np
+
+from worker.errors import BackendError, ModelUnavailable, Unauthenticated
+from worker.generation import Control, Generated, GeneratedClip, GeneratedImage, Placement, Progress, Sources
+from worker.params import ImageParams, ModelDefaults, Params
+from worker.request import Request
+from worker.status import FieldValue, Snapshot
+from worker.storage import ObjectInfo
+
+
+class MemoryDocuments:
+    """`Documents` in memory. `history` keeps every state a document went through, as a listener would see them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._versions = itertools.count(1)
+        self.stored: dict[str, tuple[dict[str, Any], int]] = {}
+        self.history: dict[str, list[dict[str, Any]]] = {}
+        self.before: Callable[[str, str], None] = lambda _call, _path: None
+        self.after: Callable[[str, str], None] = lambda _call, _path: None
+
+    def read(self, path: str, *, timeout: float) -> Snapshot:
+        self.before("read", path)
+        with self._lock:
+            fields, version = self.stored.get(path, (None, None))
+            return Snapshot(dict(fields) if fields is not None else None, version, datetime.now(UTC))
+
+    def create(self, path: str, fields: Mapping[str, Any], *, timeout: float) -> object | None:
+        self.before("create", path)
+        with self._lock:
+            if path in self.stored:
+                return None
+            version = self._put(path, {}, fields)
+        self.after("create", path)
+        return version
+
+    def update(self, path: str, fields: Mapping[str, Any], *, unchanged: object, timeout: float) -> object | None:
+        self.before("update", path)
+        with self._lock:
+            if path not in self.stored or self.stored[path][1] != unchanged:
+                return None
+            version = self._put(path, self.stored[path][0], fields)
+        self.after("update", path)
+        return version
+
+    def write_as_app(self, path: str, fields: Mapping[str, Any] | None) -> None:
+        """What a phone or a console does: no precondition, other fields kept; None deletes."""
+        with self._lock:
+            if fields is None:
+                self.stored.pop(path, None)
+            else:
+                self._put(path, self.stored.get(path, ({}, 0))[0], fields)
+
+    def _put(self, path: str, old: Mapping[str, Any], fields: Mapping[str, Any]) -> int:
+        merged = {**old, **fields}
+        state = {
+            key: datetime.now(UTC) if value is FieldValue.SERVER_TIME else value
+            for key, value in merged.items()
+            if value is not FieldValue.REMOVE
+        }
+        version = next(self._versions)
+        self.stored[path] = (state, version)
+        self.history.setdefault(path, []).append(state)
+        return version
+
+
+class MemoryBucket:
+    """`Bucket` in memory, with preconditions and generations."""
+
+    name = "demo-bucket"
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._generations = itertools.count(1000)
+        self.objects: dict[str, tuple[bytes, ObjectInfo, str]] = {}
+        self.uploads = 0
+        self.before: Callable[[str, str], None] = lambda _call, _path: None
+        self.after: Callable[[str, str], None] = lambda _call, _path: None
+
+    def info(self, path: str, *, deadline: float) -> ObjectInfo | None:
+        self.before("info", path)
+        with self._lock:
+            return self.objects[path][1] if path in self.objects else None
+
+    def upload(
+        self, path: str, data: bytes, *, content_type: str, metadata: Mapping[str, str], replaces: int, deadline: float
+    ) -> ObjectInfo | None:
+        self.before("upload", path)
+        with self._lock:
+            current = self.objects[path][1].generation if path in self.objects else 0
+            if current != replaces:
+                return None
+            info = ObjectInfo(next(self._generations), len(data), self.crc32c(data), dict(metadata))
+            self.objects[path] = (data, info, content_type)
+            self.uploads += 1
+        self.after("upload", path)
+        return info
+
+    def delete(self, path: str, *, generation: int, deadline: float) -> None:
+        self.before("delete", path)
+        with self._lock:
+            if path in self.objects and self.objects[path][1].generation == generation:
+                del self.objects[path]
+
+    def read(self, path: str, *, max_bytes: int, deadline: float) -> bytes | None:
+        self.before("read", path)
+        if path not in self.objects:
+            return None
+        data = self.objects[path][0]
+        if len(data) > max_bytes:
+            raise ValueError(len(data))
+        return data
+
+    def crc32c(self, data: bytes) -> str:
+        checksum: int = google_crc32c.value(data)
+        return base64.b64encode(checksum.to_bytes(4, "big")).decode()
+
+
+def is_down(service: str, kind: str = "unreachable", calls: Sequence[str] = ()) -> Callable[[str, str], None]:
+    """A `before` or `after` hook: the service does not answer (these calls)."""
+
+    def fail(call: str, _path: str) -> None:
+        if not calls or call in calls:
+            raise BackendError(service, kind)
+
+    return fail
+
+
+def fails_times(count: int, hook: Callable[[str, str], None]) -> Callable[[str, str], None]:
+    """The hook, for its first `count` failures only."""
+    left = [count]
+
+    def fail(call: str, path: str) -> None:
+        if left[0] > 0:
+            try:
+                hook(call, path)
+            except BackendError:
+                left[0] -= 1
+                raise
+
+    return fail
+
+
+class TokenUsers:
+    """`Users` that knows tokens of the form `token-of-{uid}`."""
+
+    def uid(self, id_token: str) -> str:
+        if not id_token.startswith("token-of-"):
+            raise Unauthenticated("the id_token is not valid for this project")
+        return id_token.removeprefix("token-of-")
+
+
+class PaintingGenerator:
+    """`Generator` that paints seeded noise in a few steps; no torch. Subclasses misbehave."""
+
+    step_seconds = 0.0
+
+    def __init__(self, *, side: int = 64, steps: int = 4) -> None:
+        self.side, self.steps = side, steps
+        self.generated = 0
+        self.running = 0
+        self.most_running = 0
+        self.steps_done = 0
+
+    def describe(self, task_type: str) -> ModelDefaults:
+        return ModelDefaults(
+            name="fake",
+            width=self.side,
+            height=self.side,
+            num_inference_steps=self.steps,
+            guidance_scale=5.0,
+            size_multiple=8,
+            has_refiner=False,
+        )
+
+    def prepare(self, task_type: str, control: Control) -> Placement:
+        control.checkpoint()
+        return Placement("resident", "painting needs no room")
+
+    def preload(self, tasks: Sequence[str] | None) -> None:
+        return None
+
+    def health(self) -> None:
+        return None
+
+    def generate(self, request: Request, params: Params, sources: Sources, control: Control) -> Iterator[Generated]:
+        self.running += 1
+        self.most_running = max(self.most_running, self.running)
+        try:
+            if isinstance(params, ImageParams):
+                for index, seed in enumerate(params.seeds):
+                    self._steps(params, control, index, len(params.seeds))
+                    pixels = np.random.default_rng(seed).integers(
+                        0, 256, (params.height, params.width, 3), dtype=np.uint8
+                    )
+                    self.generated += 1
+                    yield GeneratedImage(index, seed, pixels)
+            else:
+                self._steps(params, control, 0, 1)
+                shape = (params.num_frames, params.height, params.width, 3)
+                frames = np.random.default_rng(params.seed).integers(0, 256, shape, dtype=np.uint8)
+                self.generated += 1
+                yield GeneratedClip(params.seed, frames)
+        finally:
+            self.running -= 1
+
+    def _steps(self, params: Params, control: Control, index: int, count: int) -> None:
+        total = params.num_inference_steps * count
+        for step in range(params.num_inference_steps):
+            control.checkpoint()
+            time.sleep(self.step_seconds)
+            self.steps_done += 1
+            control.report(Progress("generating", index * params.num_inference_steps + step + 1, total))
+
+
+class Slow(PaintingGenerator):
+    """Takes a tenth of a second a step."""
+
+    step_seconds = 0.1
+
+
+class Raises(PaintingGenerator):
+    """Raises the given error at the given step."""
+
+    def __init__(self, error: BaseException, *, at_step: int = 2) -> None:
+        super().__init__()
+        self.error: BaseException | None = error
+        self.at_step = at_step
+
+    def _steps(self, params: Params, control: Control, index: int, count: int) -> None:
+        super()._steps(params, control, index, count)
+        if self.error is not None:
+            raise self.error
+
+
+class HasNoModel(PaintingGenerator):
+    """Serves no task."""
+
+    def describe(self, task_type: str) -> ModelDefaults:
+        raise ModelUnavailable(f"no model is configured for {task_type}; set SDXL_MODEL")
+
+
+class Hangs(PaintingGenerator):
+    """Stops answering in the middle of a step, until `release` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.release = threading.Event()
+
+    def _steps(self, params: Params, control: Control, index: int, count: int) -> None:
+        self.release.wait(30)
+
+
+class Cancellations:
+    """A `Control` that lets a model run up to a step, then raises `error`."""
+
+    def __init__(self, error: Exception | None = None, at_step: int = 0) -> None:
+        self.error, self.at_step = error, at_step
+        self.seen: list[Progress] = []
+        self.warnings: list[str] = []
+
+    def checkpoint(self) -> None:
+        if self.error is not None and self.generating_steps >= self.at_step:
+            raise self.error
+
+    @property
+    def generating_steps(self) -> int:
+        return max((progress.step for progress in self.seen if progress.stage == "generating"), default=0)
+
+    def report(self, progress: Progress) -> None:
+        self.seen.append(progress)
+
+    def warn(self, warning: str) -> None:
+        self.warnings.append(warning)

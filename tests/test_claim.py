@@ -1,0 +1,113 @@
+"""The claim: one row of the table in `worker.claim` a case."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from worker.claim import Bid, Refuse, Replay, Start, decide, may_record_refusal, request_hash
+from worker.request import parse
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+BID = Bid(job_id="job-1", worker_id="w", request_hash="hash", nonce="nonce-1")
+
+
+def document(status: str | None, **fields: Any) -> dict[str, Any]:
+    claim = {"nonce": "other", "request_hash": "hash", "deaths": 0} | fields.pop("claim", {})
+    base = {
+        "status": status,
+        "job_id": "job-1",
+        "attempt": 1,
+        "claim": claim,
+        "expires_at": NOW + timedelta(seconds=60),
+    }
+    return base | fields
+
+
+OVER = {"expires_at": NOW - timedelta(seconds=1)}
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        pytest.param(None, Start(1), id="absent"),
+        pytest.param({"status": "queued", "favorite": True}, Start(1), id="only the app's own fields"),
+        pytest.param(document("processing", claim={"nonce": "nonce-1"}), Start(1), id="our own claim, answer lost"),
+        pytest.param(document("processing"), Start(2, 1), id="the same job delivered again"),
+        pytest.param(document("processing", job_id="job-0", **OVER), Start(2, 1), id="another job, lease over"),
+        pytest.param(document("failed", attempt=7), Start(8), id="failed before"),
+        pytest.param(
+            document("completed", generation_data={"storage": "base64"}), Start(2), id="completed, but went inline"
+        ),
+    ],
+)
+def test_the_job_may_start(found: dict[str, Any] | None, expected: Start) -> None:
+    assert decide(found, BID, NOW) == expected
+
+
+def test_a_finished_generation_is_answered_from_the_document() -> None:
+    data = {"storage": "firebase", "images": ["u"]}
+    assert decide(document("completed", generation_data=data, job_id="job-0"), BID, NOW) == Replay(data)
+
+
+@pytest.mark.parametrize(
+    ("found", "code"),
+    [
+        pytest.param(document("processing", job_id="job-0"), "duplicate_in_progress", id="another job lives"),
+        pytest.param(
+            document("processing", job_id="job-0", claim={"request_hash": "x"}),
+            "idempotency_mismatch",
+            id="with another request",
+        ),
+        pytest.param(document("completed", claim={"request_hash": "x"}), "idempotency_mismatch", id="other result"),
+        pytest.param(document("processing", attempt=3, claim={"deaths": 2}), "poison_job", id="fourth attempt"),
+    ],
+)
+def test_the_job_may_not_start(found: dict[str, Any], code: str) -> None:
+    decision = decide(found, BID, NOW)
+    assert isinstance(decision, Refuse)
+    assert decision.error.code == code
+    assert decision.record is (code == "poison_job")
+
+
+def test_three_deaths_are_given_before_a_job_is_poison() -> None:
+    found: dict[str, Any] | None = None
+    attempts = []
+    for _ in range(5):
+        decision = decide(found, BID, NOW)
+        if isinstance(decision, Refuse):
+            break
+        assert isinstance(decision, Start)
+        attempts.append(decision.attempt)
+        found = document("processing", attempt=decision.attempt, claim={"deaths": decision.deaths})
+    assert attempts == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("found", "allowed"),
+    [
+        (None, True),
+        ({"status": "queued"}, True),
+        (document("failed"), True),
+        (document("processing", **OVER), True),
+        (document("processing"), False),
+        (document("completed"), False),
+    ],
+)
+def test_a_refusal_never_touches_a_result_or_a_live_job(found: dict[str, Any] | None, allowed: bool) -> None:
+    assert may_record_refusal(found, NOW) is allowed
+
+
+def test_the_request_hash_tells_what_is_asked_not_who_asks() -> None:
+    base = {"prompt": "a fox", "seed": 5}
+    same = {
+        "prompt": " a fox ",
+        "seed": 5.0,
+        "user_id": "u",
+        "file_uid": "f",
+        "use_cloud_storage": True,
+        "id_token": "t",
+    }
+    assert request_hash(parse(base)) == request_hash(parse(same))
+    assert request_hash(parse(base)) != request_hash(parse(base | {"seed": 6}))
+    assert request_hash(parse(base)) != request_hash(parse(base | {"task_type": "text2video"}))

@@ -1,0 +1,310 @@
+"""The files that a machine, Docker and RunPod's Hub read: they agree with each other and with the worker."""
+
+import fnmatch
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tools.bake_models import choose_files, component_folders
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+HUB: dict[str, Any] = json.loads((ROOT / ".runpod/hub.json").read_text(encoding="utf-8"))
+TESTS: dict[str, Any] = json.loads((ROOT / ".runpod/tests.json").read_text(encoding="utf-8"))
+TEST_INPUT: dict[str, Any] = json.loads((ROOT / "test_input.json").read_text(encoding="utf-8"))
+INPUTS: dict[str, dict[str, Any]] = {entry["key"]: entry["input"] for entry in HUB["config"]["env"] if "input" in entry}
+ENV_LISTS = [*HUB["config"]["env"], *TESTS["config"]["env"]]
+
+# Names that RunPod's SDK or platform reads itself; the worker never sees them.
+PLATFORM_VARIABLES = {"RUNPOD_INIT_TIMEOUT", "RUNPOD_LOG_LEVEL"}
+SECRET_SIGNS = (
+    r"-----BEGIN|AIza[0-9A-Za-z_-]{20}|hf_[A-Za-z0-9]{20}|rpa_[A-Z0-9]{20}|private_key|\b(TOKEN|PASSWORD|SECRET)="
+)
+
+
+def part_of_worker(name: str) -> Any:
+    """A module of the worker, or a skip that names it; in CI its absence is a failure."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not name.startswith(error.name) or os.environ.get("CI") == "true":
+            raise
+        pytest.skip(f"{name} does not exist yet")
+
+
+def setting_names() -> set[str]:
+    """Every environment variable that the worker's settings read, in capitals."""
+    names = set()
+    for name, field in part_of_worker("worker.config").Settings.model_fields.items():
+        names |= {str(choice).upper() for choice in getattr(field.validation_alias, "choices", [name])}
+    return names
+
+
+def instructions(word: str) -> list[str]:
+    """The arguments of every `word` instruction in the Dockerfile, continuation lines joined."""
+    joined = DOCKERFILE.replace("\\\n", " ")
+    return [line.split(maxsplit=1)[1] for line in joined.splitlines() if line.startswith(f"{word} ")]
+
+
+def reaches_the_build(path: str) -> bool:
+    """Whether `.dockerignore` lets this path into the build context (Docker's rule: the last match wins)."""
+    kept = True
+    parents = [path, *(str(parent) for parent in Path(path).parents if str(parent) != ".")]
+    for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines():
+        pattern = line.lstrip("!").removeprefix("**/")
+        if not line or line.startswith("#"):
+            continue
+        names = [name for parent in parents for name in ({parent, Path(parent).name} if "**/" in line else {parent})]
+        if any(fnmatch.fnmatchcase(name, pattern) for name in names):
+            kept = line.startswith("!")
+    return kept
+
+
+# --- RunPod's Hub ---------------------------------------------------------------------------------------------------
+
+
+def test_the_hub_listing_has_every_required_field_with_an_allowed_value() -> None:
+    assert HUB["title"]
+    assert HUB["description"]
+    assert HUB["type"] == "serverless"
+    assert HUB["category"] in {"audio", "embedding", "language", "video", "image"}
+    config = HUB["config"]
+    assert config["runsOn"] == "GPU"
+    assert isinstance(config["containerDiskInGb"], int)
+    assert config["gpuCount"] == 1
+    assert all(re.fullmatch(r"-?[A-Z0-9][A-Za-z0-9_ ]+", part) for part in config["gpuIds"].split(","))
+
+
+def test_the_hub_and_its_tests_allow_the_same_cuda_versions_all_of_which_run_cuda_13_wheels() -> None:
+    allowed = HUB["config"]["allowedCudaVersions"]
+    assert allowed == TESTS["config"]["allowedCudaVersions"]
+    assert "13.0" in allowed
+    assert all(re.fullmatch(r"13\.\d+", version) for version in allowed)
+
+
+@pytest.mark.parametrize("entry", HUB["config"]["env"], ids=lambda entry: entry["key"])
+def test_each_hub_variable_is_a_fixed_value_or_an_input_of_a_known_kind(entry: dict[str, Any]) -> None:
+    assert ("value" in entry) != ("input" in entry)
+    if "value" in entry:
+        assert isinstance(entry["value"], str)
+        return
+    field = entry["input"]
+    assert field["name"]
+    assert field["description"]
+    match field["type"]:
+        case "string" if "options" in field:
+            assert field["default"] in {option["value"] for option in field["options"]}
+        case "string" | "huggingface":
+            assert isinstance(field["default"], str)
+        case "number":
+            assert field["min"] <= field["default"] <= field["max"]
+        case "boolean":
+            assert isinstance(field["default"], bool)
+            assert (field["trueValue"], field["falseValue"]) == ("true", "false")
+        case other:
+            pytest.fail(f"{other} is no kind of input that the Hub knows")
+
+
+@pytest.mark.parametrize("key", sorted({entry["key"] for entry in ENV_LISTS} - PLATFORM_VARIABLES))
+def test_each_variable_that_the_hub_sets_is_one_that_the_worker_reads(key: str) -> None:
+    assert key in setting_names()
+
+
+def test_each_preset_sets_only_variables_that_the_hub_asks_for() -> None:
+    presets = HUB["config"]["presets"]
+    assert {preset["name"] for preset in presets} == {"Images and videos", "Images only", "Videos only"}
+    for preset in presets:
+        assert set(preset["defaults"]) <= set(INPUTS)
+
+
+@pytest.mark.parametrize("preset", HUB["config"]["presets"], ids=lambda preset: preset["name"])
+def test_each_preset_configures_a_model_for_every_task_that_it_promises(
+    preset: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = part_of_worker("worker.config")
+    catalog = part_of_worker("worker.pipelines.catalog")
+    for name in setting_names():
+        monkeypatch.delenv(name, raising=False)
+    for key, field in INPUTS.items():
+        value = preset["defaults"].get(key, field["default"])
+        monkeypatch.setenv(key, {True: "true", False: "false"}[value] if isinstance(value, bool) else str(value))
+    settings = config.load_settings()
+    models = catalog.Catalog(settings, cuda=True, where=())
+    for task in settings.preload_tasks or config.TASK_TYPES:
+        assert (
+            models.bundle(task).main.name
+            == (preset["defaults"]["SDXL_MODEL" if models.bundle(task).family == "sdxl" else "WAN_MODEL"])
+        )
+
+
+@pytest.mark.parametrize(
+    "key", sorted(key for key, field in INPUTS.items() if field["type"] == "number" or key == "LOG_LEVEL")
+)
+def test_the_hub_shows_the_same_defaults_as_the_worker_has(key: str) -> None:
+    fields = part_of_worker("worker.config").Settings.model_fields
+    assert fields[key.lower()].default == INPUTS[key]["default"]
+
+
+def test_no_hub_default_or_test_value_holds_a_secret() -> None:
+    assert INPUTS["FIREBASE_SERVICE_ACCOUNT_KEY"]["default"] == ""
+    for text in (json.dumps(HUB), json.dumps(TESTS)):
+        assert not re.search(SECRET_SIGNS, text)
+
+
+def test_the_hubs_tests_run_every_task() -> None:
+    parse = part_of_worker("worker.request").parse
+    assert {parse(test["input"]).task_type for test in TESTS["tests"]} == set(part_of_worker("worker.request").REQUESTS)
+
+
+@pytest.mark.parametrize("test", TESTS["tests"], ids=lambda test: test["name"])
+def test_each_hub_test_is_a_legal_request_with_a_timeout_in_milliseconds(test: dict[str, Any]) -> None:
+    assert 5_000 <= test["timeout"] <= 600_000
+    part_of_worker("worker.request").parse(test["input"])
+
+
+def test_the_input_that_the_sdk_picks_up_by_itself_is_a_legal_request() -> None:
+    assert set(TEST_INPUT) == {"input"}
+    assert part_of_worker("worker.request").parse(TEST_INPUT["input"]).task_type == "text2img"
+
+
+# --- The image ------------------------------------------------------------------------------------------------------
+
+
+def test_the_image_starts_python_itself_as_process_1() -> None:
+    assert json.loads(instructions("CMD")[-1]) == ["python", "-u", "handler.py"]
+    assert not instructions("ENTRYPOINT")
+
+
+def test_the_image_takes_its_base_from_an_argument() -> None:
+    assert instructions("ARG")[0].startswith("BASE_IMAGE=")
+    assert instructions("FROM") == ["${BASE_IMAGE}"]
+
+
+def test_the_image_does_not_run_as_root() -> None:
+    default = next(line.partition("=")[2] for line in instructions("ARG") if line.startswith("RUN_AS="))
+    assert instructions("USER")[-1] == "${RUN_AS}"
+    assert default not in {"", "root", "0"}
+
+
+def test_the_dockerfile_holds_no_secret() -> None:
+    assert not re.search(SECRET_SIGNS, DOCKERFILE)
+    assert "FIREBASE" not in DOCKERFILE
+
+
+def test_the_image_keeps_outputs_out_of_the_log() -> None:
+    assert any("RUNPOD_LOG_LEVEL=INFO" in line for line in instructions("ENV"))
+
+
+def test_a_change_of_code_does_not_install_the_requirements_again() -> None:
+    order = [DOCKERFILE.index(sign) for sign in ("COPY requirements.txt", "RUN pip install", "bake_models.py hub")]
+    assert order == sorted(order)
+    assert order[-1] < DOCKERFILE.index("COPY worker")
+
+
+def test_everything_that_the_image_copies_reaches_the_build_and_exists() -> None:
+    for line in instructions("COPY"):
+        for source in line.split()[:-1]:
+            assert reaches_the_build(source), source
+            assert (ROOT / source).exists(), source
+
+
+@pytest.mark.parametrize(
+    "path",
+    [".git/config", ".env", ".venv/bin/python", "tests/conftest.py", "outputs/a.png", ".cache/demo-models/a.json",
+     "service-account.json", "worker/__pycache__/task.cpython-311.pyc", "tools/lock.sh", "README.md"],
+)  # fmt: skip
+def test_what_the_image_does_not_need_stays_out_of_the_build(path: str) -> None:
+    assert not reaches_the_build(path)
+
+
+# --- Packages -------------------------------------------------------------------------------------------------------
+
+
+def pins(name: str) -> dict[str, str]:
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if line and not line.startswith(("#", "-r "))]
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.]*", line) for line in kept), (
+        "every line pins one version"
+    )
+    return {re.sub(r"[-_.]+", "-", line.split("==")[0]).lower(): line.split("==")[1] for line in kept}
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
+def test_the_constraints_hold_every_direct_pin(name: str) -> None:
+    assert pins(name).items() <= pins("constraints.txt").items()
+
+
+def test_the_constraints_leave_cuda_packages_to_torch() -> None:
+    assert not [name for name in pins("constraints.txt") if name.startswith(("nvidia-", "cuda-", "triton"))]
+
+
+# --- Baking models --------------------------------------------------------------------------------------------------
+
+SDXL_INDEX = {
+    "_class_name": "StableDiffusionXLPipeline",
+    "force_zeros_for_empty_prompt": True,
+    "scheduler": ["diffusers", "EulerDiscreteScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+    "image_encoder": [None, None],
+}
+SDXL_FILES = [
+    "README.md", "model_index.json", "comparison.png",
+    "sd_xl_base_1.0.safetensors", "sd_xl_base_1.0_0.9vae.safetensors",
+    "scheduler/scheduler_config.json", "tokenizer/merges.txt", "tokenizer/vocab.json",
+    "text_encoder/config.json", "text_encoder/model.safetensors", "text_encoder/model.fp16.safetensors",
+    "text_encoder/flax_model.msgpack", "text_encoder/model.onnx",
+    "unet/config.json", "unet/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.fp16.safetensors",
+    "unet/diffusion_pytorch_model.bin", "vae/config.json", "vae/diffusion_pytorch_model.safetensors",
+    "vae_1_0/config.json", "vae_1_0/diffusion_pytorch_model.safetensors", "vae_decoder/config.json",
+]  # fmt: skip
+
+
+def test_baking_a_pipeline_takes_each_set_of_weights_once_and_the_smaller_one() -> None:
+    assert choose_files(SDXL_FILES, component_folders(SDXL_INDEX)) == [
+        "model_index.json", "scheduler/scheduler_config.json",
+        "text_encoder/config.json", "text_encoder/model.fp16.safetensors",
+        "tokenizer/merges.txt", "tokenizer/vocab.json",
+        "unet/config.json", "unet/diffusion_pytorch_model.fp16.safetensors",
+        "vae/config.json", "vae/diffusion_pytorch_model.safetensors",
+    ]  # fmt: skip
+
+
+def test_baking_sharded_weights_takes_the_index_with_its_shards_and_no_second_precision() -> None:
+    index = "transformer/diffusion_pytorch_model.safetensors.index.json"
+    full = [f"transformer/diffusion_pytorch_model-0000{n}-of-00002.safetensors" for n in (1, 2)]
+    half = [f"transformer/diffusion_pytorch_model.fp16-0000{n}-of-00002.safetensors" for n in (1, 2)]
+    half_index = "transformer/diffusion_pytorch_model.safetensors.index.fp16.json"
+    chosen = choose_files(["model_index.json", index, half_index, *full, *half], ["transformer"])
+    assert chosen == sorted(["model_index.json", index, *full])
+
+
+def test_baking_a_single_component_leaves_its_single_file_copies_out() -> None:
+    files = [
+        "config.json",
+        "diffusion_pytorch_model.safetensors",
+        "sdxl_vae.safetensors",
+        "sdxl.vae.safetensors",
+        "a.bin",
+    ]
+    assert choose_files(files, None) == ["config.json", "diffusion_pytorch_model.safetensors"]
+
+
+def test_baking_without_a_name_of_its_kind_does_nothing(tmp_path: Path) -> None:
+    for arguments in (["hub"], ["hub", "demo"], ["demo", "org/name"]):
+        subprocess.run(
+            [sys.executable, ROOT / "tools/bake_models.py", *arguments],
+            env={**os.environ, "MODELS_DIR": str(tmp_path), "DEMO_MODELS_DIR": str(tmp_path / "demo")},
+            check=True,
+            timeout=60,
+        )
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,110 @@
+"""Puts models into an image while it is built: `bake_models.py hub|demo NAME...`.
+
+Knows the layout of a model repository and where the worker looks for baked weights (`$MODELS_DIR/{org}--{name}`).
+Knows nothing of RunPod and imports no part of the worker, so that a change of code leaves the weights' layer alone.
+`hub` downloads the NAMEs of the form `org/name` or `org/name@revision`, `demo` makes the built-in models if `demo` is
+among the NAMEs; each leaves the other's names to it, so that a Dockerfile hands one list to both.
+"""
+
+import argparse
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
+
+from huggingface_hub import hf_hub_download, list_repo_files, snapshot_download
+
+DEMO = "demo"
+KEPT_SUFFIXES = frozenset({".json", ".txt", ".model", ".jinja"})
+"""Configuration and tokenizers, which are small; `.model` is sentencepiece's."""
+HALF = ".fp16.safetensors"
+"""How diffusers names half-precision weights that lie beside full ones."""
+
+log = logging.getLogger("bake")
+
+
+def choose_files(files: Iterable[str], components: Iterable[str] | None) -> list[str]:
+    """The files of a repository that a pipeline loads, each set of weights once.
+
+    Args:
+        files: every path in the repository.
+        components: folders that `model_index.json` names; None for a repository that is one component itself.
+
+    Returns:
+        Paths in order. In a folder with a single half-precision file the full one is left out; sharded weights,
+        whose index names the shards, are taken in full precision. Pickles, ONNX and Flax copies, pictures, and
+        single-file checkpoints beside a pipeline's folders stay out.
+    """
+    paths = [PurePosixPath(name) for name in files]
+    folders = {"."} if components is None else {*components}
+    chosen = [path for path in paths if str(path.parent) == "." and path.suffix in KEPT_SUFFIXES]
+    for folder in sorted(folders):
+        inside = [path for path in paths if str(path.parent) == folder]
+        if folder != ".":
+            chosen += [path for path in inside if path.suffix in KEPT_SUFFIXES and ".fp16." not in path.name]
+        weights = [path for path in inside if path.suffix == ".safetensors"]
+        named = [path for path in weights if path.name.startswith(("diffusion_pytorch_model", "model"))]
+        halves = [path for path in named or weights if path.name.endswith(HALF)]
+        sharded = any("-of-" in path.name for path in halves)
+        full = [path for path in named or weights if ".fp16" not in path.name and "non_ema" not in path.name]
+        chosen += halves if halves and not sharded else full
+    return sorted({str(path) for path in chosen})
+
+
+def component_folders(index: Mapping[str, object]) -> list[str]:
+    """The folders that a `model_index.json` loads: entries of the form `[library, class]` that are not null."""
+    return [
+        name
+        for name, value in index.items()
+        if not name.startswith("_") and isinstance(value, list) and value and all(value)
+    ]
+
+
+def bake_from_hub(name: str, models_dir: Path) -> Path:
+    """Download one model into its folder and return the folder.
+
+    Raises:
+        huggingface_hub.errors.HfHubHTTPError: no such model or revision, or the hub cannot be reached.
+    """
+    repository, _, revision = name.partition("@")
+    files = list_repo_files(repository, revision=revision or None)
+    components = None
+    if "model_index.json" in files:
+        index = hf_hub_download(repository, "model_index.json", revision=revision or None)
+        components = component_folders(json.loads(Path(index).read_text(encoding="utf-8")))
+    target = models_dir / repository.replace("/", "--")
+    snapshot_download(
+        repository, revision=revision or None, local_dir=target, allow_patterns=choose_files(files, components)
+    )
+    # What the loader finds without being told of a variant. The download's own notes are of no use in an image.
+    for half in target.rglob(f"*{HALF}"):
+        half.rename(half.with_name(half.name.removesuffix(HALF) + ".safetensors"))
+    shutil.rmtree(target / ".cache", ignore_errors=True)
+    return target
+
+
+def main() -> None:
+    """Bake the named models of one kind; say how much each weighs."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kind", choices=("hub", DEMO))
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for name in arguments.names:
+        if (name == DEMO) != (arguments.kind == DEMO):
+            continue
+        if name == DEMO:
+            target = Path(os.environ.get("DEMO_MODELS_DIR", "/models/demo"))
+            subprocess.run([sys.executable, "-m", "worker.pipelines.demo", "--out", str(target)], check=True)
+        else:
+            target = bake_from_hub(name, Path(os.environ.get("MODELS_DIR", "/models")))
+        size = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
+        log.info("baked %s: %.1f MB", name, size / 1e6, extra={"action": "bake"})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""Requests become pictures here: the only package that knows torch and diffusers. Importing it imports neither.
+
+catalog -> places -> weights say which weights serve a task, where they lie and what they weigh; placement decides where
+they live while they run; loading reads them; sdxl and wan run them; engine is the one door (`worker.generation.Generator`).
+"""

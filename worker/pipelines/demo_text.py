@@ -1,0 +1,62 @@
+"""The vocabulary and the two tokenizers of the demo models. Knows words; knows no weights.
+
+Both are made from this file alone, in the formats of the large models: CLIP's byte-level BPE (vocab.json, merges.txt) and
+T5's Unigram model. A common word is one token, anything else falls back to characters or bytes.
+"""
+
+import json
+from pathlib import Path
+
+WORDS: tuple[str, ...] = tuple(
+    ["a", "an", "the", "of", "in", "on", "at", "to", "from", "with", "and", "or", "by", "for", "into", "over", "under", "near", "behind", "beside", "between", "left", "right", "top", "bottom", "centre", "center", "middle", "corner", "up", "down", "background", "foreground", "is", "are", "no", "not", "very", "without", "red", "green", "blue", "yellow", "orange", "purple", "violet", "pink", "cyan", "magenta", "black", "white", "gray", "grey", "brown", "gold", "silver", "dark", "light", "bright", "circle", "square", "triangle", "star", "rectangle", "line", "ring", "cross", "heart", "shape", "small", "large", "big", "tiny", "huge", "round", "moving", "moves", "move", "turning", "turns", "turn", "growing", "grows", "grow", "shrinking", "shrinks", "spinning", "spins", "rotating", "flying", "running", "walking", "photo", "picture", "image", "painting", "drawing", "portrait", "landscape", "video", "clip", "cinematic", "realistic", "detailed", "beautiful", "quality", "high", "low", "best", "sharp", "soft", "blurry", "style", "art", "digital", "studio", "close", "view", "scene", "light", "lighting", "color", "colour", "colorful", "cat", "dog", "bird", "horse", "fish", "fox", "astronaut", "robot", "man", "woman", "person", "child", "people", "girl", "boy", "face", "house", "city", "street", "forest", "tree", "mountain", "sea", "ocean", "beach", "river", "lake", "sky", "cloud", "clouds", "sun", "sunset", "sunrise", "moon", "night", "day", "rain", "snow", "fire", "water", "flower", "flowers", "garden", "field", "road", "car", "train", "boat", "ship", "castle", "table", "cup", "coffee", "food", "fruit", "apple", "lemon"]
+)
+"""Words that are one token each; the rest of a prompt is spelled out."""
+
+
+def byte_characters() -> list[str]:
+    """GPT-2's printable stand-ins for the 256 byte values, in byte order (openai/gpt-2, `bytes_to_unicode`)."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    spare = iter(range(256, 512))
+    return [chr(byte if byte in printable else next(spare)) for byte in range(256)]
+
+
+def write_clip_tokenizer(folder: Path, pad_token: str) -> None:
+    """Write `vocab.json` and `merges.txt` of a CLIP tokenizer; `pad_token` differs between SDXL's two encoders."""
+    from transformers import CLIPTokenizer
+
+    base = byte_characters()
+    merges: dict[tuple[str, str], None] = {}
+    tokens: dict[str, None] = dict.fromkeys([*base, *(character + "</w>" for character in base)])
+    for word in WORDS:
+        pieces = [*word[:-1], word[-1] + "</w>"]
+        while len(pieces) > 1:
+            # From the left, so that words with the same start share their merges.
+            merges[pieces[0], pieces[1]] = None
+            pieces[:2] = [pieces[0] + pieces[1]]
+            tokens[pieces[0]] = None
+    vocabulary = {token: index for index, token in enumerate([*tokens, "<|startoftext|>", "<|endoftext|>"])}
+    tokenizer = CLIPTokenizer(
+        vocab=vocabulary, merges=list(merges), pad_token=pad_token, model_max_length=77, clean_up_tokenization_spaces=False
+    )
+    tokenizer.save_pretrained(folder)
+    folder.joinpath("vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
+    lines = ["#version: 0.2", *(f"{left} {right}" for left, right in merges)]
+    folder.joinpath("merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def clip_vocabulary_size(folder: Path) -> int:
+    """Entries of the `vocab.json` in `folder`; the last two are the start and the end of a text."""
+    return len(json.loads(folder.joinpath("vocab.json").read_text(encoding="utf-8")))
+
+
+def write_t5_tokenizer(folder: Path) -> int:
+    """Write a T5 tokenizer over a Unigram model; returns the size of its vocabulary."""
+    from transformers import T5Tokenizer
+
+    characters = [chr(code) for code in range(33, 127)]
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -20.0), ("▁", -6.0)]
+    pieces += [(character, -9.0) for character in characters]
+    pieces += [("▁" + word, -5.0) for word in WORDS]
+    tokenizer = T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=512)
+    tokenizer.save_pretrained(folder)
+    return len(pieces)

@@ -1,0 +1,54 @@
+"""What a job needs of the world: the Protocols that are passed in, and the one value that holds them all.
+
+Knows no implementation. `handler.build` fills it for real, tests fill it with what misbehaves.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from worker.config import Settings
+from worker.generation import Generator, Sources
+from worker.gpu import GpuThread
+from worker.request import Source
+from worker.status import Documents
+from worker.storage import Storage
+
+
+class Users(Protocol):
+    """Who an ID token belongs to."""
+
+    def uid(self, id_token: str) -> str:
+        """The user id of a valid token.
+
+        Raises:
+            Unauthenticated: it is not valid.
+            BackendError: that could not be found out.
+        """
+        ...
+
+
+class SourceImages(Protocol):
+    """The client's pictures."""
+
+    def load(self, request: Source, user_id: str | None, checkpoint: Callable[[], None]) -> Sources:
+        """Fetch and decode; `user_id` is whose folders in the bucket may be read.
+
+        Raises:
+            UrlBlocked, DownloadFailed, InvalidImage, InvalidInput, Forbidden, StorageUnavailable.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Collaborators:
+    """Everything a job needs. None stands for what is not configured."""
+
+    settings: Settings
+    generator: Generator
+    gpu: GpuThread
+    sources: SourceImages
+    documents: Documents | None
+    storage: Storage | None
+    users: Users | None
+    worker_id: str
