@@ -21,7 +21,7 @@ from worker.gpu import GpuThread
 from worker.inputs import SourceLoader
 from worker.pipelines.engine import Engine
 from worker.ports import Collaborators
-from worker.progress import Throttle
+from worker.progress import Throttle, Unattended, terminal_bar
 from worker.stop import StopSignal
 from worker.storage import Storage
 from worker.task import Job, run
@@ -74,7 +74,12 @@ async def handler(job: dict[str, Any]) -> dict[str, Any]:
     A stop signal arrives as cancellation of this coroutine. The generation is asked to stop at its next denoising step,
     the document is brought to its terminal state, the GPU is free; only then does the cancellation go on.
     """
-    return await serve(job, collaborators())
+    bar = terminal_bar(str(job.get("id", "job")))
+    try:
+        return await serve(job, collaborators(), bar)
+    finally:
+        if bar is not None:
+            bar.close()
 
 
 async def serve(
@@ -147,6 +152,15 @@ def _register_fitness_checks(tools: Collaborators) -> None:
             raise RuntimeError("REQUIRE_ID_TOKEN is true, and FIREBASE_SERVICE_ACCOUNT_KEY is missing or unreadable")
 
 
+def _preload(tools: Collaborators) -> None:
+    bar = terminal_bar("models")
+    control = Unattended(bar) if bar else Unattended()
+    ready = tools.gpu.submit(lambda: tools.generator.preload(tools.settings.preload_tasks, control)).result()
+    if bar is not None:
+        bar.close()
+    log.info("ready for %s", ", ".join(ready) or "no task yet", extra={"action": "preloaded"})
+
+
 def main() -> None:
     """Load the models and hand the loop to RunPod's SDK."""
     set_library_defaults()
@@ -158,7 +172,7 @@ def main() -> None:
     tools = collaborators()
     one_job_only = any(argument.startswith("--test_input") for argument in sys.argv)
     if not one_job_only:
-        tools.gpu.submit(lambda: tools.generator.preload(settings.preload_tasks)).result()
+        _preload(tools)
     import runpod
 
     _register_fitness_checks(tools)

@@ -191,11 +191,11 @@ class PaintingGenerator:
         control.checkpoint()
         return Placement("resident", "painting needs no room")
 
-    def preload(self, tasks: Sequence[str] | None) -> None:
-        return None
+    def preload(self, tasks: Sequence[str] | None, control: Control) -> Sequence[str]:
+        return tuple(tasks or ())
 
-    def health(self) -> None:
-        return None
+    def health(self) -> Sequence[str]:
+        return ("text2img",)
 
     def generate(self, request: Request, params: Params, sources: Sources, control: Control) -> Iterator[Generated]:
         self.running += 1

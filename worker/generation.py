@@ -112,12 +112,12 @@ class Generator(Protocol):
         """
         ...
 
-    def preload(self, tasks: Sequence[str] | None) -> None:
-        """Load the weights of `tasks` (None: all that fit) before the first job; what cannot be loaded is logged."""
+    def preload(self, tasks: Sequence[str] | None, control: Control) -> Sequence[str]:
+        """Load the weights of `tasks` (None: all that fit) before the first job; the tasks that are ready."""
         ...
 
-    def health(self) -> None:
-        """Return when the configured models are there and the card works.
+    def health(self) -> Sequence[str]:
+        """The tasks that can be served, when the card works and there is at least one.
 
         Raises:
             ModelUnavailable, GpuFault: what is wrong, in words for the operator.

@@ -124,6 +124,8 @@ def _decode_base64(text: str, what: str, max_bytes: int) -> bytes:
             [FieldProblem(what, f"must hold at most {max_bytes} bytes (got about {len(text) // 4 * 3})")]
         )
     try:
+        if len(text) % 4:  # Python's strict decoder lets surplus padding pass
+            raise binascii.Error
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         problem = "must be standard base64 after the comma, padded, without line breaks"

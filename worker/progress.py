@@ -5,12 +5,15 @@ Knows events and sinks, not what a sink does with them. Progress may be lost; wh
 
 import asyncio
 import contextlib
+import logging
 import sys
 import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from worker.generation import Progress
+
+log = logging.getLogger(__name__)
 
 AsyncSink = Callable[[Progress], Awaitable[None]]
 INTERVAL_SECONDS = 1.0
@@ -51,6 +54,25 @@ class Throttle:
         self._closed.set()
         self._wake.set()
         await self._task
+
+
+class Unattended:
+    """A `Control` for work that belongs to no job: nothing stops it, and its progress is shown where somebody watches."""
+
+    def __init__(self, watch: Callable[[Progress], None] = lambda _: None) -> None:
+        self.report = watch
+
+    def checkpoint(self) -> None:
+        """Go on."""
+
+    def warn(self, warning: str) -> None:
+        """Log it: there is nobody else to tell."""
+        log.warning("%s", warning, extra={"action": "loading"})
+
+
+def terminal_bar(title: str) -> "TerminalBar | None":
+    """A bar where a person watches, None elsewhere."""
+    return TerminalBar(title) if sys.stderr.isatty() else None
 
 
 class TerminalBar:
