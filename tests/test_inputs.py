@@ -136,7 +136,7 @@ def test_an_inline_image_of_exactly_the_limit_is_taken() -> None:
     loader = SourceLoader(settings(max_input_image_bytes=1024))
     assert loader.load(img2img(data_uri(padded)), None).image is not None
     with pytest.raises(InvalidInput):
-        loader.load(img2img(data_uri(padded + bytes(4))), None)
+        loader.load(img2img(data_uri(padded + bytes(1))), None)
 
 
 def test_the_pixel_limit_is_the_settings() -> None:

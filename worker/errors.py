@@ -26,10 +26,13 @@ class JobError(Exception):
     """The job failed."""
 
     code: ClassVar[str] = "internal"
-    retryable: ClassVar[bool] = False
+    retryable: bool = False
+    """Whether the same request may succeed later; an error may know better than its class."""
 
-    def __init__(self, message: str | None = None) -> None:
+    def __init__(self, message: str | None = None, *, retryable: bool | None = None) -> None:
         self.message = message or (inspect.getdoc(type(self)) or "").split("\n\n")[0]
+        if retryable is not None:
+            self.retryable = retryable
         super().__init__(self.message)
 
     def __str__(self) -> str:
@@ -47,7 +50,7 @@ class ModelError(JobError):
 class InfrastructureError(JobError):
     """Something around the model failed."""
 
-    retryable: ClassVar[bool] = True
+    retryable = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,7 +127,7 @@ class Fetcher:
             raise dial.too_slow() from error
         except (httpcore.NetworkError, httpcore.ProtocolError, ssl.SSLError, zlib.error) as error:
             raise DownloadFailed(f"{what}: the server could not be reached or broke off") from error
-        raise DownloadFailed(f"{what}: redirects more than {MAX_REDIRECTS} times; use the final URL")
+        raise DownloadFailed(f"{what}: redirects more than {MAX_REDIRECTS} times; use the final URL", retryable=False)
 
     def _check(self, url: str, what: str) -> httpx.URL:
         """What can be told of a URL without asking anybody."""
@@ -154,10 +154,13 @@ class Fetcher:
 
     def _read(self, response: httpcore.Response, what: str) -> bytes:
         if response.status != 200:
-            raise DownloadFailed(f"{what}: the server answered with status {response.status}")
+            passing = response.status >= 500 or response.status in {408, 429}
+            raise DownloadFailed(f"{what}: the server answered with status {response.status}", retryable=passing)
         headers = {name.lower(): value for name, value in response.headers}
         length = headers.get(b"content-length", b"")
-        too_large = DownloadFailed(f"{what}: is larger than the {self.max_bytes} bytes that are allowed")
+        too_large = DownloadFailed(
+            f"{what}: is larger than the {self.max_bytes} bytes that are allowed", retryable=False
+        )
         if length.isdigit() and int(length) > self.max_bytes:
             raise too_large
         body = bytearray()
@@ -184,7 +187,7 @@ def _decoded(pieces: Iterable[bytes], encoding: bytes, what: str) -> Iterator[by
         yield from pieces
         return
     if encoding not in {b"gzip", b"x-gzip", b"deflate"}:
-        raise DownloadFailed(f"{what}: the server sent the file in an encoding that was not asked for")
+        raise DownloadFailed(f"{what}: the server sent the file in an encoding that was not asked for", retryable=False)
     unfold = zlib.decompressobj(wbits=47)  # 32 + 15: gzip or zlib, whichever the header says
     for piece in pieces:
         while piece:

@@ -117,12 +117,12 @@ class FirestoreDocuments:
     """`Documents` over Firestore. One call, one attempt: who calls knows better when to try again."""
 
     def __init__(self, client: Any) -> None:
-        self._client = client
+        self.client = client
 
     def read(self, path: str, *, timeout: float) -> Snapshot:
         """The document now, with the server's time."""
         with _translated("firestore"):
-            found = self._client.document(path).get(retry=None, timeout=timeout)
+            found = self.client.document(path).get(retry=None, timeout=timeout)
         read_at = found.read_time or datetime.now(UTC)
         return Snapshot(found.to_dict() if found.exists else None, found.update_time, read_at)
 
@@ -132,7 +132,7 @@ class FirestoreDocuments:
 
         with _translated("firestore"):
             try:
-                written = self._client.document(path).create(_plain(fields), retry=None, timeout=timeout)
+                written = self.client.document(path).create(_plain(fields), retry=None, timeout=timeout)
             except Conflict:
                 return None
         return written.update_time  # type: ignore[no-any-return]  # the client is untyped
@@ -141,10 +141,10 @@ class FirestoreDocuments:
         """Change fields of the unchanged document; None where it changed or is gone."""
         from google.api_core.exceptions import FailedPrecondition, NotFound
 
-        option = self._client.write_option(last_update_time=unchanged)
+        option = self.client.write_option(last_update_time=unchanged)
         with _translated("firestore"):
             try:
-                written = self._client.document(path).update(_plain(fields), option=option, retry=None, timeout=timeout)
+                written = self.client.document(path).update(_plain(fields), option=option, retry=None, timeout=timeout)
             except (FailedPrecondition, NotFound):
                 return None
         return written.update_time  # type: ignore[no-any-return]  # the client is untyped

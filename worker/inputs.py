@@ -5,14 +5,13 @@ sizes they like, how a download or a bucket works, or how bytes become pixels. E
 """
 
 import base64
-import binascii
 import re
 from collections.abc import Callable
 from typing import Protocol
 
 from worker.config import Settings
 from worker.decode import decode_image, decode_mask
-from worker.errors import FieldProblem, Forbidden, InvalidImage, InvalidInput
+from worker.errors import DownloadFailed, FieldProblem, Forbidden, InvalidImage, InvalidInput
 from worker.fetch import Fetcher
 from worker.generation import Sources
 from worker.request import InpaintRequest, Source
@@ -86,7 +85,10 @@ class SourceLoader:
             raise InvalidInput([FieldProblem(what, "gs:// needs the user_id whose upload it is")])
         path = own_object_path(ref, what, bucket=bucket, user_id=user_id)
         limit = self._settings.max_input_image_bytes
-        data = self._read_object(path, limit)
+        try:
+            data = self._read_object(path, limit)
+        except DownloadFailed as error:
+            raise DownloadFailed(f"{what}: {error.message}", retryable=error.retryable) from None
         if len(data) > limit:
             raise InvalidImage(f"{what}: is larger than the {limit} bytes that are allowed")
         return data
@@ -119,14 +121,15 @@ def own_object_path(ref: str, what: str, *, bucket: str, user_id: str) -> str:
 
 def _decode_base64(text: str, what: str, max_bytes: int) -> bytes:
     # Checked before anything is decoded: what is refused for its length costs no memory.
-    if len(text) > 4 * ((max_bytes + 2) // 3):
-        raise InvalidInput(
-            [FieldProblem(what, f"must hold at most {max_bytes} bytes (got about {len(text) // 4 * 3})")]
-        )
+    length = 3 * len(text) // 4 - text[-2:].count("=")
+    if length > max_bytes:
+        raise InvalidInput([FieldProblem(what, f"must hold at most {max_bytes} bytes (got {length})")])
     try:
-        if len(text) % 4:  # Python's strict decoder lets surplus padding pass
-            raise binascii.Error
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
+        # Python's strict decoder still lets surplus padding pass.
+        data = base64.b64decode(text, validate=True) if len(text) % 4 == 0 else None
+    except ValueError:
+        data = None
+    if data is None:
         problem = "must be standard base64 after the comma, padded, without line breaks"
-        raise InvalidInput([FieldProblem(what, problem)]) from None
+        raise InvalidInput([FieldProblem(what, problem)])
+    return data

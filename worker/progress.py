@@ -57,7 +57,7 @@ class Throttle:
 
 
 class Unattended:
-    """A `Control` for work that belongs to no job: nothing stops it, and its progress is shown where somebody watches."""
+    """A `Control` for work that belongs to no job: nothing stops it, and whoever watches sees its progress."""
 
     def __init__(self, watch: Callable[[Progress], None] = lambda _: None) -> None:
         self.report = watch
@@ -92,7 +92,7 @@ class TerminalBar:
                 self._end()
                 self._stage = progress.stage
                 self._bar = tqdm(
-                    total=progress.total_steps or None, desc=f"{self._title}: {progress.stage}", file=sys.stderr
+                    total=progress.total_steps or 1, desc=f"{self._title}: {progress.stage}", file=sys.stderr
                 )
             if progress.total_steps:
                 self._bar.total = progress.total_steps

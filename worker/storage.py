@@ -155,11 +155,11 @@ class Storage:
         try:
             data = self._bucket.read(path, max_bytes=max_bytes, deadline=time.monotonic() + READ_SECONDS)
         except ValueError:
-            raise DownloadFailed(f"the source image has more than {max_bytes} bytes") from None
+            raise DownloadFailed(f"the source image has more than {max_bytes} bytes", retryable=False) from None
         except BackendError:
             raise StorageUnavailable("the source image could not be read from the bucket; try again") from None
         if data is None:
-            raise DownloadFailed("there is no such source image in the bucket")
+            raise DownloadFailed("there is no such source image in the bucket", retryable=False)
         return data
 
     def url(self, path: str, token: str) -> str:

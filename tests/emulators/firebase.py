@@ -21,6 +21,7 @@ from tests.emulators.install import find_node, install, node_environment
 from tests.emulators.process import GuardedProcess
 
 START_SECONDS = 60.0
+STOP_SECONDS = 3.0
 COMMAND_SECONDS = 20.0
 Part = Literal["firestore", "storage", "auth"]
 
@@ -71,12 +72,12 @@ class FirebaseEmulators:
         try:
             self._ports = self._next_answer(START_SECONDS)["ready"]
         except BaseException:
-            self._process.close()
+            self._process.close(STOP_SECONDS)
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.close(grace=3.0)
+        self._process.close(STOP_SECONDS)
 
     # -- addresses
 

@@ -61,11 +61,11 @@ def node_environment() -> dict[str, str]:
     return {**os.environ, "PATH": f"{find_node().parent}{os.pathsep}{os.environ.get('PATH', '')}"}
 
 
-def install(source: Path = PACKAGES) -> Path:
+def install(source: Path = PACKAGES, *, development: bool = False) -> Path:
     """Install the packages that `source`/package-lock.json pins, unless they are there, and return `node_modules`.
 
     Safe with several processes at once: one installs, the others wait. A half-done installation is never seen.
-    Development dependencies of `source` are left out.
+    Development dependencies are left out unless `development` says otherwise.
 
     Raises:
         MissingNodeError: without a usable Node.
@@ -74,22 +74,22 @@ def install(source: Path = PACKAGES) -> Path:
     manifests = [source / "package.json", source / "package-lock.json"]
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in manifests)).hexdigest()[:16]
     name = json.loads(manifests[0].read_text())["name"]
-    target = _cache_root() / f"{name}-{digest}"
+    target = _cache_root() / f"{name}{'-development' if development else ''}-{digest}"
     if not target.exists():
         with _lock(target):
             if not target.exists():
-                _install_into(target, manifests)
+                _install_into(target, manifests, development=development)
     return target / "node_modules"
 
 
-def _install_into(target: Path, manifests: list[Path]) -> None:
+def _install_into(target: Path, manifests: list[Path], *, development: bool) -> None:
     log.info("installing npm packages", extra={"action": "emulators_install", "target": str(target)})
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f"{target.name}-") as temporary:
         working = Path(temporary) / "packages"
         working.mkdir()
         for path in manifests:
             shutil.copy(path, working)
-        options = ["--omit=dev", "--ignore-scripts", "--no-audit", "--no-fund"]
+        options = ["--ignore-scripts", "--no-audit", "--no-fund", *([] if development else ["--omit=dev"])]
         try:
             subprocess.run(
                 [str(find_node().parent / "npm"), "ci", *options],

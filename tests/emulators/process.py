@@ -108,9 +108,15 @@ class GuardedProcess:
         return self._process.wait(timeout)
 
     def close(self, grace: float = 0.0) -> None:
-        """End the child and everything in its group: SIGTERM, `grace` seconds, SIGKILL. Safe to call twice."""
+        """End the child and everything in its group. Safe to call twice.
+
+        With `grace`, it is first asked to leave, by the end of its input or by SIGTERM, and given so many seconds.
+        """
         if grace > 0 and self.returncode is None:
-            self.signal(signal.SIGTERM)
+            if self._process.stdin is not None:
+                self._close_pipe(self._process.stdin)
+            else:
+                self.signal(signal.SIGTERM)
             deadline = time.monotonic() + grace
             while self.returncode is None and time.monotonic() < deadline:
                 time.sleep(0.01)
@@ -118,14 +124,18 @@ class GuardedProcess:
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
-                with contextlib.suppress(BrokenPipeError):
-                    pipe.close()
+                self._close_pipe(pipe)
         if self._guard.poll() is None:
             self._guard.kill()
         self._guard.wait()
         if self._guard.stdin is not None:
             self._guard.stdin.close()
         self._output.close()
+
+    @staticmethod
+    def _close_pipe(pipe: IO[str]) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            pipe.close()
 
 
 def group_members(group: int) -> list[int]:

@@ -75,9 +75,19 @@ class Bundle:
         """Every part, the main one first."""
         return tuple(part for part in (self.main, self.vae, self.refiner) if part is not None)
 
+    def having(self, part: Weights) -> "Bundle":
+        """This bundle with `part` in its place."""
+        match part.role:
+            case "vae":
+                return replace(self, vae=part)
+            case "refiner":
+                return replace(self, refiner=part)
+            case _:
+                return replace(self, main=part)
+
 
 class Catalog:
-    """The configured models of one worker. Cheap to ask again: nothing is remembered, so a model that arrives is seen."""
+    """The configured models of one worker. Nothing is remembered: a model that arrives on the disk is seen."""
 
     def __init__(
         self, settings: Settings, *, cuda: bool | None = None, where: tuple[places.Place, ...] | None = None
@@ -119,7 +129,7 @@ class Catalog:
         return replace(defaults, has_refiner=bundle.refiner is not None)
 
     def sdxl_configs(self) -> Path | None:
-        """A folder with SDXL's config files and tokenizers, which a single `.safetensors` file lacks; None: not here."""
+        """A folder with SDXL's configs and tokenizers, which a single `.safetensors` file lacks; None: not here."""
         return places.find(SDXL_BASE, self._places, lambda folder: (folder / "tokenizer" / "vocab.json").is_file())
 
     def _sdxl(self) -> Bundle:
@@ -251,7 +261,7 @@ def _wan_defaults(main: Weights) -> ModelDefaults:
     scale = read_json(main.path / "vae" / "config.json").get("scale_factor_spatial", 8)
     if not isinstance(patch, list) or len(patch) != 3 or not isinstance(scale, int):
         return defaults
-    # diffusers' WanPipeline rounds sizes down to this multiple; here they are refused instead. The contract's own is 16.
+    # diffusers' WanPipeline rounds sizes down to this multiple; here they are refused. The contract's own is 16.
     return replace(defaults, size_multiple=max(16, scale * int(patch[1])))
 
 

@@ -1,15 +1,26 @@
 """The vocabulary and the two tokenizers of the demo models. Knows words; knows no weights.
 
-Both are made from this file alone, in the formats of the large models: CLIP's byte-level BPE (vocab.json, merges.txt) and
-T5's Unigram model. A common word is one token, anything else falls back to characters or bytes.
+Both are made from this file alone, in the formats of the large models: CLIP's byte-level BPE (vocab.json, merges.txt)
+and T5's Unigram model. A common word is one token, anything else falls back to characters or bytes.
 """
 
 import json
 from pathlib import Path
+from typing import Any
 
-WORDS: tuple[str, ...] = tuple(
-    ["a", "an", "the", "of", "in", "on", "at", "to", "from", "with", "and", "or", "by", "for", "into", "over", "under", "near", "behind", "beside", "between", "left", "right", "top", "bottom", "centre", "center", "middle", "corner", "up", "down", "background", "foreground", "is", "are", "no", "not", "very", "without", "red", "green", "blue", "yellow", "orange", "purple", "violet", "pink", "cyan", "magenta", "black", "white", "gray", "grey", "brown", "gold", "silver", "dark", "light", "bright", "circle", "square", "triangle", "star", "rectangle", "line", "ring", "cross", "heart", "shape", "small", "large", "big", "tiny", "huge", "round", "moving", "moves", "move", "turning", "turns", "turn", "growing", "grows", "grow", "shrinking", "shrinks", "spinning", "spins", "rotating", "flying", "running", "walking", "photo", "picture", "image", "painting", "drawing", "portrait", "landscape", "video", "clip", "cinematic", "realistic", "detailed", "beautiful", "quality", "high", "low", "best", "sharp", "soft", "blurry", "style", "art", "digital", "studio", "close", "view", "scene", "light", "lighting", "color", "colour", "colorful", "cat", "dog", "bird", "horse", "fish", "fox", "astronaut", "robot", "man", "woman", "person", "child", "people", "girl", "boy", "face", "house", "city", "street", "forest", "tree", "mountain", "sea", "ocean", "beach", "river", "lake", "sky", "cloud", "clouds", "sun", "sunset", "sunrise", "moon", "night", "day", "rain", "snow", "fire", "water", "flower", "flowers", "garden", "field", "road", "car", "train", "boat", "ship", "castle", "table", "cup", "coffee", "food", "fruit", "apple", "lemon"]
-)
+_WORD_LIST = """
+a an the of in on at to from with and or by for into over under near behind beside between left right top bottom
+centre center middle corner up down background foreground is are no not very without red green blue yellow orange
+purple violet pink cyan magenta black white gray grey brown gold silver dark light bright circle square triangle
+star rectangle line ring cross heart shape small large big tiny huge round moving moves move turning turns turn
+growing grows grow shrinking shrinks spinning spins rotating flying running walking photo picture image painting
+drawing portrait landscape video clip cinematic realistic detailed beautiful quality high low best sharp soft
+blurry style art digital studio close view scene lighting color colour colorful cat dog bird horse fish fox
+astronaut robot man woman person child people girl boy face house city street forest tree mountain sea ocean beach
+river lake sky cloud clouds sun sunset sunrise moon night day rain snow fire water flower flowers garden field road
+car train boat ship castle table cup coffee food fruit apple lemon
+"""
+WORDS: tuple[str, ...] = tuple(_WORD_LIST.split())
 """Words that are one token each; the rest of a prompt is spelled out."""
 
 
@@ -20,8 +31,8 @@ def byte_characters() -> list[str]:
     return [chr(byte if byte in printable else next(spare)) for byte in range(256)]
 
 
-def write_clip_tokenizer(folder: Path, pad_token: str) -> None:
-    """Write `vocab.json` and `merges.txt` of a CLIP tokenizer; `pad_token` differs between SDXL's two encoders."""
+def write_clip_tokenizer(folder: Path, padding: str) -> None:
+    """Write `vocab.json` and `merges.txt` of a CLIP tokenizer; `padding` differs between SDXL's two encoders."""
     from transformers import CLIPTokenizer
 
     base = byte_characters()
@@ -35,8 +46,13 @@ def write_clip_tokenizer(folder: Path, pad_token: str) -> None:
             pieces[:2] = [pieces[0] + pieces[1]]
             tokens[pieces[0]] = None
     vocabulary = {token: index for index, token in enumerate([*tokens, "<|startoftext|>", "<|endoftext|>"])}
+    pairs: Any = list(merges)  # what the vendor's annotation leaves out
     tokenizer = CLIPTokenizer(
-        vocab=vocabulary, merges=list(merges), pad_token=pad_token, model_max_length=77, clean_up_tokenization_spaces=False
+        vocab=vocabulary,
+        merges=pairs,
+        pad_token=padding,
+        model_max_length=77,
+        clean_up_tokenization_spaces=False,
     )
     tokenizer.save_pretrained(folder)
     folder.joinpath("vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")

@@ -129,7 +129,7 @@ class Loader:
             parts.vae = self._vae(_path(vae.path), self.cuda_vae_dtype(_path(vae.path)))
         if self.cuda:
             parts.vae.to(memory_format=torch.channels_last)
-        # The dtype was chosen here, once; with this flag diffusers would cast the shared VAE up and down in every encode.
+        # The dtype was chosen here, once; with this flag diffusers would cast the shared VAE up and down.
         parts.vae.register_to_config(force_upcast=False)
         if refiner is not None:
             folder = _path(refiner.path)

@@ -1,8 +1,8 @@
 """Latents -> uint8 pixels through a VAE, and pixels -> latents. Knows VAEs; knows no prompts and no denoising.
 
-A decode that gives no picture (not finite, or every pixel the same) is done once more in float32, then fails: nobody gets a
-black image silently. Rounding is that of diffusers' PIL path (denormalise, clamp, x255, round), done where the VAE runs, so
-that one copy of uint8 leaves the card.
+A decode that gives no picture (not finite, or every pixel the same) is done once more in float32, then fails: nobody
+gets a black image silently. Rounding is that of diffusers' PIL path (denormalise, clamp, x255, round), done where the
+VAE runs, so that one copy of uint8 leaves the card.
 """
 
 import logging
@@ -116,17 +116,19 @@ def _usable(pixels: torch.Tensor) -> torch.Tensor | None:
 
 
 def _destandardised(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+    factor = float(vae.config.scaling_factor)
     if (statistics := _statistics(vae, latents)) is not None:
         mean, deviation = statistics
-        return latents * deviation / vae.config.scaling_factor + mean
-    return latents / vae.config.scaling_factor
+        return latents * deviation / factor + mean
+    return latents / factor
 
 
 def _standardised(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+    factor = float(vae.config.scaling_factor)
     if (statistics := _statistics(vae, latents)) is not None:
         mean, deviation = statistics
-        return (latents - mean) * vae.config.scaling_factor / deviation
-    return latents * vae.config.scaling_factor
+        return (latents - mean) * factor / deviation
+    return latents * factor
 
 
 def _statistics(vae: Any, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:

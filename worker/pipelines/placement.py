@@ -1,4 +1,4 @@
-"""Where weights live while they run: one pure decision. Knows bytes and names; knows no torch, no files and no models."""
+"""Where weights live while they run: one pure decision. Knows bytes and names; knows no torch and no files."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -18,7 +18,7 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*\Z")
 class Place:
     """One root to look under.
 
-    `hub` is the Hub's cache layout (`models--org--name/snapshots/<commit>`), `plain` is one folder a model (`org--name`).
+    `hub` is the Hub's cache layout (`models--org--name/snapshots/<commit>`), `plain` one folder a model (`org--name`).
     """
 
     root: Path

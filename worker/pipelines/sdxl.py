@@ -150,9 +150,7 @@ class SdxlJob:
             options |= {"image": self._source_latents, "mask_image": self._mask, "strength": params.strength, **size}
         return self._call(pipeline, self._base_embeds, generator, self._stepper(self._base_steps), options)
 
-    def _denoise_refiner(
-        self, generator: torch.Generator, seed: int, latents: torch.Tensor | None
-    ) -> torch.Tensor:
+    def _denoise_refiner(self, generator: torch.Generator, seed: int, latents: torch.Tensor | None) -> torch.Tensor:
         params = self._params
         pipeline = self._pipeline(StableDiffusionXLImg2ImgPipeline, refiner=True)
         options: dict[str, Any] = {"num_inference_steps": params.refiner_inference_steps or params.num_inference_steps}
@@ -204,7 +202,9 @@ class SdxlJob:
         noise = randn_tensor(source.shape, generator=generator, device=source.device, dtype=source.dtype)
         mask = torch.nn.functional.interpolate(self._mask, size=source.shape[-2:]).to(source.dtype)
 
-        def keep(pipeline: Any, index: int, _timestep: Any, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        def keep(
+            pipeline: Any, index: int, _timestep: Any, tensors: dict[str, torch.Tensor]
+        ) -> dict[str, torch.Tensor]:
             known, left = source, pipeline.num_timesteps - index - 1
             if left:
                 scheduler = pipeline.scheduler
@@ -256,3 +256,7 @@ def _at_least_one_step(params: ImageParams, control: Control) -> ImageParams:
     control.warn(f"strength: {params.strength} of {steps} steps is less than one step; one was run")
     return replace(params, strength=min(1.0, (1 + 1e-6) / steps))
 
+
+def kinds_of_pipeline() -> tuple[Any, Any, Any]:
+    """The pipeline classes of text to image, image to image and inpainting."""
+    return StableDiffusionXLPipeline, StableDiffusionXLImg2ImgPipeline, StableDiffusionXLInpaintPipeline

@@ -42,7 +42,7 @@ POISON = (
     "device unavailable",
     "driver shutting down",
 )
-"""Messages after which nothing on this CUDA context works any more (CUDA's sticky errors) or the card itself is gone."""
+"""Messages after which nothing on this CUDA context works any more (sticky errors), or the card itself is gone."""
 
 NO_MEMORY = ("out of memory", "cublas_status_alloc_failed", "can't allocate memory", "not enough memory")
 """Messages of an allocation that failed; the context lives on."""

@@ -1,7 +1,7 @@
 """Wan: text to video and image to video, for the layouts of Wan 2.1 (T2V, I2V) and Wan 2.2 (TI2V, two experts).
 
-Condition, denoise (flow matching, https://arxiv.org/abs/2503.20314), decode. Knows latents and schedules; knows no users,
-no files and no placement.
+Condition, denoise (flow matching, https://arxiv.org/abs/2503.20314), decode. Knows latents and schedules; knows no
+users, no files and no placement.
 """
 
 from collections.abc import Iterator
@@ -78,7 +78,7 @@ class WanJob:
     def _pipeline(self) -> Any:
         """A pipeline over the loaded networks with a scheduler of its own, shifted as this request wants it."""
         parts = self._parts
-        shared = {
+        shared: dict[str, Any] = {
             "tokenizer": parts.tokenizer,
             "text_encoder": parts.text_encoder,
             "vae": parts.vae,
@@ -88,12 +88,11 @@ class WanJob:
             "expand_timesteps": parts.expand_timesteps,
             "scheduler": video_scheduler(parts.scheduler, self._params.flow_shift),
         }
-        if self._source is None:
-            pipeline = WanPipeline(**shared)
-        else:
-            pipeline = WanImageToVideoPipeline(
-                **shared, image_encoder=parts.image_encoder, image_processor=parts.image_processor
-            )
+        kind: Any = WanPipeline
+        if self._source is not None:
+            kind = WanImageToVideoPipeline
+            shared |= {"image_encoder": parts.image_encoder, "image_processor": parts.image_processor}
+        pipeline = kind(**shared)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
@@ -108,7 +107,7 @@ class WanJob:
 
 @contextmanager
 def fastest_attention(device: torch.device) -> Iterator[None]:
-    """On Hopper, cuDNN's attention first (1.3x of a Wan step on an H200), the others behind it; elsewhere torch's order.
+    """On Hopper, cuDNN's attention first (1.3x of a Wan step there), the others behind it; elsewhere torch's order.
 
     An order of preference, not a choice: a shape that cuDNN refuses goes to the next. Only Wan runs inside it.
     """

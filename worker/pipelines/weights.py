@@ -1,4 +1,4 @@
-"""Reads what lies in a model's folder: its small JSON files, and what its weights weigh. Imports no torch, loads nothing."""
+"""Reads a model's folder: its small JSON files, and what its weights weigh. Imports no torch, loads nothing."""
 
 import json
 import math
@@ -22,7 +22,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def components(folder: Path) -> dict[str, tuple[str, str]]:
-    """Component -> (library, class) of a diffusers folder, in the order of `model_index.json`, without the absent ones."""
+    """Component -> (library, class) of a diffusers folder, in the order of its index, without the absent ones."""
     return {
         name: (entry[0], entry[1])
         for name, entry in read_json(folder / "model_index.json").items()

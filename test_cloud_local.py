@@ -1,0 +1,112 @@
+"""One job of every task on this machine, through the same `handler.py` that RunPod runs; no Firebase.
+
+    python test_cloud_local.py ["a red star on a blue background"]
+
+Saves what it makes under `outputs/`, prints a table and asserts what the table says; exits non-zero if anything
+differs. With no CUDA the built-in demo models are used (and made, the first time).
+"""
+
+import argparse
+import asyncio
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import handler
+from tests import showing
+from worker.config import REPOSITORY, load_settings, set_library_defaults
+from worker.ports import Collaborators
+from worker.progress import TerminalBar
+
+OUTPUTS = REPOSITORY / "outputs"
+SEED = 20260101
+Result = tuple[dict[str, Any], list[bytes], float]
+
+
+async def make(tools: Collaborators, name: str, job_input: dict[str, Any]) -> Result:
+    """Run one job with a progress bar; its response, its files and its seconds."""
+    bar, started = TerminalBar(name), time.monotonic()
+    response = await handler.serve({"id": f"local-{name}", "input": {"seed": SEED, **job_input}}, tools, bar)
+    bar.close()
+    assert "error" not in response, f"{name}: {response['error']}"
+    assert response["storage"] == "base64", f"{name}: no Firebase is configured here, yet: {response['storage']}"
+    assert response["seed"] == SEED
+    return response, [showing.content(uri) for uri in showing.uris(response)], time.monotonic() - started
+
+
+async def run_all(prompt: str) -> list[tuple[str, Result]]:
+    """Every task once, and one of them twice: the second time must give the same bytes."""
+    settings = load_settings(
+        firebase_service_account_key=None, firestore_emulator_host=None, storage_emulator_host=None
+    )
+    tools = handler.build(settings)
+    native = tools.generator.describe("text2img")
+    clip = tools.generator.describe("text2video")
+    width, height = native.width, native.height
+    source, mask = showing.source_picture(width, height), showing.centre_mask(width, height)
+    still = showing.source_picture(clip.width, clip.height)
+    picture, masked = {"image_url": showing.data_uri(source)}, {"mask_url": showing.data_uri(mask)}
+    jobs: dict[str, dict[str, Any]] = {
+        "text2img": {"num_images": 2},
+        "img2img": {"task_type": "img2img", **picture},
+        "inpaint": {"task_type": "inpaint", **picture, **masked},
+        "text2video": {"task_type": "text2video", "num_frames": 33},
+        "img2video": {"task_type": "img2video", "num_frames": 33, "image_url": showing.data_uri(still)},
+        "text2img again": {"num_images": 2},
+    }
+    results = [
+        (name, await make(tools, name.replace(" ", "-"), {"prompt": prompt, **job})) for name, job in jobs.items()
+    ]
+    by_name = dict(results)
+    assert by_name["text2img"][1] == by_name["text2img again"][1], "the same seed gave other bytes"
+    repainted = showing.pixels(by_name["inpaint"][1][0])
+    outside = np.asarray(mask) == 0
+    assert (repainted[outside] == np.asarray(source)[outside]).all(), "inpaint changed pixels outside the mask"
+    assert (repainted[~outside] != np.asarray(source)[~outside]).any(), "inpaint changed nothing inside the mask"
+    return results
+
+
+def check(name: str, result: Result) -> list[list[object]]:
+    """Assert what a result claims of its files, save them, and return their rows of the table."""
+    response, files, seconds = result
+    rows: list[list[object]] = []
+    for index, (said, data) in enumerate(zip(response["files"], files, strict=True)):
+        assert said["bytes"] == len(data)
+        if said["content_type"].startswith("image/"):
+            showing.check_image(data, said["width"], said["height"])
+            size = f"{said['width']}x{said['height']}"
+        else:
+            info = response["video_info"]
+            showing.check_video(data, info["width"], info["height"], info["frames"], info["fps"])
+            size = f"{info['width']}x{info['height']}x{info['frames']}"
+        path = showing.save(OUTPUTS, f"{name.replace(' ', '-')}-{index}", data, said["content_type"])
+        rows.append([name, size, f"{seconds:.1f}", f"{OUTPUTS.name}/{path.name}", said["seed"]])
+    return rows
+
+
+def main(argv: list[str], out: Callable[[str], None] = print) -> int:
+    """Run it all; 0 when every assertion held."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("prompt", nargs="?", default="a red star on a blue background")
+    arguments = parser.parse_args(argv)
+    set_library_defaults()
+    showing.quiet_logs()
+    started = time.monotonic()
+    try:
+        results = asyncio.run(run_all(arguments.prompt))
+        rows = [row for name, result in results for row in check(name, result)]
+    except AssertionError as problem:
+        out(f"FAILED: {problem}")
+        return 1
+    out(showing.table(rows, ["task", "size", "seconds", "file", "seed"]))
+    model = results[0][1][0]["model"]
+    seconds = time.monotonic() - started
+    out(f"\n{len(rows)} files in {OUTPUTS.name}/, all as they should be; model {model}; {seconds:.0f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

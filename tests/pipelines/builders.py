@@ -1,0 +1,256 @@
+"""Small models in the layouts that the demo models do not have, and a stand-in for the job's side of a run."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+import transformers
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from worker.errors import Cancelled
+from worker.generation import Progress, Sources
+from worker.params import ImageParams, VideoParams
+
+_KIT: Any = diffusers
+_MODELS: Any = transformers
+
+
+class Recorder:
+    """A `Control` that remembers what it was told, and stops the job when the step `cancel_at` has been reported."""
+
+    def __init__(self, cancel_at: int | None = None) -> None:
+        self.cancel_at = cancel_at
+        self.progress: list[Progress] = []
+        self.warnings: list[str] = []
+
+    def checkpoint(self) -> None:
+        if self.cancel_at is not None and self.steps and self.steps[-1] >= self.cancel_at:
+            raise Cancelled
+
+    def report(self, progress: Progress) -> None:
+        self.progress.append(progress)
+
+    def warn(self, warning: str) -> None:
+        self.warnings.append(warning)
+
+    @property
+    def steps(self) -> list[int]:
+        return [progress.step for progress in self.progress if progress.stage == "generating"]
+
+
+def image_params(**changes: Any) -> ImageParams:
+    """A small image job: 64 x 64, 3 steps."""
+    values: dict[str, Any] = {
+        "prompt": "a red circle",
+        "negative_prompt": "",
+        "width": 64,
+        "height": 64,
+        "num_inference_steps": 3,
+        "guidance_scale": 5.0,
+        "scheduler": None,
+        "seeds": (7,),
+    }
+    return ImageParams(**(values | changes))
+
+
+def video_params(**changes: Any) -> VideoParams:
+    """A small video job: 64 x 64, 5 frames, 2 steps."""
+    values: dict[str, Any] = {
+        "prompt": "a red circle",
+        "negative_prompt": "",
+        "width": 64,
+        "height": 64,
+        "num_frames": 5,
+        "fps": 15,
+        "num_inference_steps": 2,
+        "guidance_scale": 5.0,
+        "flow_shift": 3.0,
+        "seed": 7,
+    }
+    return VideoParams(**(values | changes))
+
+
+def picture(width: int = 64, height: int = 64, seed: int = 0) -> Image.Image:
+    """A picture whose pixels all differ."""
+    noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(noise)
+
+
+def stripe_mask(width: int = 64, height: int = 64) -> Image.Image:
+    """White in the middle third of the columns, black beside."""
+    mask = Image.new("L", (width, height))
+    mask.paste(255, (width // 3, 0, 2 * width // 3, height))
+    return mask
+
+
+def sources_of(task_type: str) -> Sources:
+    """The source pictures of a small job of this task."""
+    return Sources(
+        image=picture() if task_type in {"img2img", "inpaint", "img2video"} else None,
+        mask=stripe_mask() if task_type == "inpaint" else None,
+    )
+
+
+def wan_21(demo_wan: Path, folder: Path, *, image_to_video: bool) -> Path:
+    """A small Wan 2.1 checkpoint: an eightfold VAE without patches, one time step for all; I2V with a CLIP encoder."""
+    folder.mkdir(parents=True)
+    for part in ("tokenizer", "text_encoder", "scheduler"):
+        shutil.copytree(demo_wan / part, folder / part)
+    torch.manual_seed(3)
+    _KIT.AutoencoderKLWan(
+        base_dim=4,
+        z_dim=16,
+        dim_mult=[1, 1, 1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[False, True, True],
+    ).save_pretrained(folder / "vae")
+    extra = {"in_channels": 36, "image_dim": 32, "added_kv_proj_dim": 32} if image_to_video else {"in_channels": 16}
+    _KIT.WanTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=16,
+        out_channels=16,
+        text_dim=32,
+        freq_dim=32,
+        ffn_dim=64,
+        num_layers=2,
+        **extra,
+    ).save_pretrained(folder / "transformer")
+    index = json.loads((demo_wan / "model_index.json").read_text()) | {
+        "expand_timesteps": False,
+        "_class_name": "WanImageToVideoPipeline" if image_to_video else "WanPipeline",
+    }
+    if image_to_video:
+        vision = _MODELS.CLIPVisionConfig(
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            image_size=32,
+            patch_size=8,
+            projection_dim=32,
+        )
+        _MODELS.CLIPVisionModel(vision).save_pretrained(folder / "image_encoder")
+        size = {"height": 32, "width": 32}
+        _MODELS.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=size).save_pretrained(
+            folder / "image_processor"
+        )
+        index |= {
+            "image_encoder": ["transformers", "CLIPVisionModel"],
+            "image_processor": ["transformers", "CLIPImageProcessor"],
+        }
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return folder
+
+
+def single_file(sdxl: Path, path: Path) -> Path:
+    """The checkpoint in `sdxl` (diffusers' folders) as one file with the original implementation's names.
+
+    The inverse of diffusers' own conversion, for a UNet of two levels with one layer a block.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    tensors |= _original_unet(load_file(sdxl / "unet" / "diffusion_pytorch_model.safetensors"))
+    tensors |= _original_vae(load_file(sdxl / "vae" / "diffusion_pytorch_model.safetensors"))
+    for name, value in load_file(sdxl / "text_encoder" / "model.safetensors").items():
+        tensors[f"conditioner.embedders.0.transformer.{name}"] = value
+    tensors |= _open_clip(load_file(sdxl / "text_encoder_2" / "model.safetensors"))
+    save_file({name: value.contiguous() for name, value in tensors.items()}, path)
+    return path
+
+
+_UNET_PLACES = {
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
+    "conv_in": "input_blocks.0.0",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+    # Level by level: one residual layer, then (on the first level) the downsampler, is one input block each.
+    "down_blocks.0.resnets.0": "input_blocks.1.0",
+    "down_blocks.0.downsamplers.0.conv": "input_blocks.2.0.op",
+    "down_blocks.1.resnets.0": "input_blocks.3.0",
+    "down_blocks.1.attentions.0": "input_blocks.3.1",
+    "mid_block.resnets.0": "middle_block.0",
+    "mid_block.attentions.0": "middle_block.1",
+    "mid_block.resnets.1": "middle_block.2",
+    "up_blocks.0.resnets.0": "output_blocks.0.0",
+    "up_blocks.0.attentions.0": "output_blocks.0.1",
+    "up_blocks.0.resnets.1": "output_blocks.1.0",
+    "up_blocks.0.attentions.1": "output_blocks.1.1",
+    "up_blocks.0.upsamplers.0.conv": "output_blocks.1.2.conv",
+    "up_blocks.1.resnets.0": "output_blocks.2.0",
+    "up_blocks.1.resnets.1": "output_blocks.3.0",
+}
+_RESNET_PARTS = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+
+
+def _original_unet(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    renamed = {}
+    for name, value in state.items():
+        place = max((place for place in _UNET_PLACES if name.startswith(place + ".")), key=len)
+        rest = name.removeprefix(place + ".")
+        part = rest.rpartition(".")[0]
+        if part in _RESNET_PARTS and "resnets" in place:
+            rest = rest.replace(part, _RESNET_PARTS[part])
+        renamed[f"model.diffusion_model.{_UNET_PLACES[place]}.{rest}"] = value
+    return renamed
+
+
+def _original_vae(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    levels = 4
+    renamed = {}
+    for name, value in state.items():
+        new = name.replace("conv_norm_out", "norm_out").replace("conv_shortcut", "nin_shortcut")
+        for level in range(levels):
+            new = new.replace(f"down_blocks.{level}.resnets.", f"down.{level}.block.")
+            new = new.replace(f"down_blocks.{level}.downsamplers.0", f"down.{level}.downsample")
+            new = new.replace(f"up_blocks.{level}.resnets.", f"up.{levels - 1 - level}.block.")
+            new = new.replace(f"up_blocks.{level}.upsamplers.0", f"up.{levels - 1 - level}.upsample")
+        new = new.replace("mid_block.resnets.0", "mid.block_1").replace("mid_block.resnets.1", "mid.block_2")
+        if "mid_block.attentions.0" in new:
+            new = new.replace("mid_block.attentions.0", "mid.attn_1")
+            for ours, theirs in {
+                "to_q": "q",
+                "to_k": "k",
+                "to_v": "v",
+                "to_out.0": "proj_out",
+                "group_norm": "norm",
+            }.items():
+                new = new.replace(f".{ours}.", f".{theirs}.")
+            if value.ndim == 2:
+                value = value[:, :, None, None]  # the original has 1 x 1 convolutions there
+        renamed[f"first_stage_model.{new}"] = value
+    return renamed
+
+
+def _open_clip(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    prefix = "conditioner.embedders.1.model."
+    renamed = {
+        prefix + "positional_embedding": state["text_model.embeddings.position_embedding.weight"],
+        prefix + "token_embedding.weight": state["text_model.embeddings.token_embedding.weight"],
+        prefix + "ln_final.weight": state["text_model.final_layer_norm.weight"],
+        prefix + "ln_final.bias": state["text_model.final_layer_norm.bias"],
+        prefix + "text_projection": state["text_projection.weight"].T,
+    }
+    parts = {"layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"}
+    layers = {int(name.split(".")[3]) for name in state if name.startswith("text_model.encoder.layers.")}
+    for layer in layers:
+        ours, theirs = f"text_model.encoder.layers.{layer}.", f"{prefix}transformer.resblocks.{layer}."
+        for kind in ("weight", "bias"):
+            projections = [state[f"{ours}self_attn.{letter}_proj.{kind}"] for letter in "qkv"]
+            renamed[f"{theirs}attn.in_proj_{kind}"] = torch.cat(projections)
+            renamed[f"{theirs}attn.out_proj.{kind}"] = state[f"{ours}self_attn.out_proj.{kind}"]
+            renamed |= {f"{theirs}{new}.{kind}": state[f"{ours}{old}.{kind}"] for old, new in parts.items()}
+    return renamed

@@ -1,0 +1,209 @@
+"""Which weights serve a task, over folder trees made for the purpose: no weights are loaded here."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from worker.config import TASK_TYPES, Settings, load_settings
+from worker.errors import ModelUnavailable
+from worker.pipelines.catalog import SDXL_BASE, SDXL_VAE, WAN_T2V, Catalog
+from worker.pipelines.places import Place
+
+EMPTY_SAFETENSORS = (2).to_bytes(8, "little") + b"{}"
+
+
+def put(path: Path, content: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def put_weights(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(EMPTY_SAFETENSORS)
+
+
+def fake_sdxl(folder: Path, sample_size: int = 128, **index: Any) -> Path:
+    parts = {name: ["diffusers", "X"] for name in ("unet", "vae", "text_encoder", "text_encoder_2")}
+    put(folder / "model_index.json", {"_class_name": "StableDiffusionXLPipeline", **parts, **index})
+    put(folder / "unet" / "config.json", {"sample_size": sample_size, "in_channels": 4})
+    put(folder / "vae" / "config.json", {"block_out_channels": [1, 2, 3, 4]})
+    for part in parts:
+        put_weights(folder / part / "model.safetensors")
+    return folder
+
+
+def fake_wan(folder: Path, *, in_channels: int = 16, scale: int = 8, **index: Any) -> Path:
+    parts = {name: ["diffusers", "X"] for name in ("transformer", "vae", "text_encoder")}
+    put(folder / "model_index.json", {"_class_name": "WanPipeline", **parts, **index})
+    put(
+        folder / "transformer" / "config.json",
+        {"in_channels": in_channels, "out_channels": 48 if in_channels == 48 else 16, "patch_size": [1, 2, 2]},
+    )
+    put(folder / "vae" / "config.json", {"scale_factor_spatial": scale})
+    for part in parts:
+        put_weights(folder / part / "model.safetensors")
+    return folder
+
+
+def catalog(*, cuda: bool, where: tuple[Place, ...] = (), **values: Any) -> Catalog:
+    settings: Settings = load_settings(
+        **(
+            {"sdxl_model": None, "sdxl_vae": None, "sdxl_refiner": None, "wan_model": None, "wan_i2v_model": None}
+            | values
+        )
+    )
+    return Catalog(settings, cuda=cuda, where=where)
+
+
+def test_without_a_card_every_task_has_a_demo_model_before_it_is_made(tmp_path: Path) -> None:
+    models = catalog(cuda=False, demo_models_dir=tmp_path / "nothing-yet")
+    for task in TASK_TYPES:
+        defaults = models.describe(task)
+        assert defaults.name == "demo"
+        assert any("demo models" in warning for warning in defaults.warnings)
+        assert defaults.size_multiple == (16 if task.endswith("video") else 8)
+        assert defaults.has_refiner == (not task.endswith("video"))
+
+
+def test_what_the_demo_models_say_is_the_same_once_they_are_made(demo_models: Path, tmp_path: Path) -> None:
+    made, unmade = (catalog(cuda=False, demo_models_dir=path) for path in (demo_models, tmp_path / "none"))
+    for task in TASK_TYPES:
+        assert made.describe(task) == unmade.describe(task)
+
+
+def test_on_a_card_the_defaults_are_the_real_models() -> None:
+    models = catalog(cuda=True)
+    bundle = models.bundle("text2img")
+    assert (bundle.main.name, bundle.refiner) == (SDXL_BASE, None)
+    assert bundle.vae is not None
+    assert (bundle.vae.name, bundle.vae.optional) == (SDXL_VAE, True)
+    image, video = models.describe("inpaint"), models.describe("text2video")
+    assert (image.name, image.width, image.height, image.num_inference_steps) == (SDXL_BASE, 1024, 1024, 30)
+    assert (image.guidance_scale, image.has_refiner, image.warnings) == (5.0, False, ())
+    assert (video.name, video.width, video.height, video.num_inference_steps) == (WAN_T2V, 832, 480, 50)
+    assert (video.guidance_scale, video.num_frames, video.fps, video.size_multiple) == (5.0, 81, 15, 16)
+
+
+def test_a_task_without_a_model_says_which_variable_to_set() -> None:
+    with pytest.raises(ModelUnavailable, match="set WAN_I2V_MODEL"):
+        catalog(cuda=True).bundle("img2video")
+
+
+def test_a_checkpoint_that_does_both_serves_both(tmp_path: Path) -> None:
+    folder = fake_wan(tmp_path / "ti2v", in_channels=48, scale=16, expand_timesteps=True)
+    models = catalog(cuda=True, wan_model=str(folder))
+    assert models.bundle("text2video") == models.bundle("img2video")
+    defaults = models.describe("img2video")
+    assert (defaults.name, defaults.width, defaults.height, defaults.size_multiple) == ("ti2v", 1280, 704, 32)
+    twice = catalog(cuda=True, wan_model=str(folder), wan_i2v_model=str(folder))
+    assert twice.bundle("text2video") == twice.bundle("img2video")
+
+
+def test_a_ti2v_id_serves_both_before_it_is_here() -> None:
+    models = catalog(cuda=True, wan_model="Wan-AI/Wan2.2-TI2V-5B-Diffusers")
+    assert models.bundle("img2video").main.variable == "WAN_MODEL"
+    assert models.describe("text2video").size_multiple == 32
+
+
+@pytest.mark.parametrize(
+    ("task", "variable", "channels"), [("text2video", "wan_model", 36), ("img2video", "wan_i2v_model", 16)]
+)
+def test_a_checkpoint_for_the_other_video_task_is_refused(
+    tmp_path: Path, task: str, variable: str, channels: int
+) -> None:
+    folder = fake_wan(tmp_path / "wan", in_channels=channels)
+    with pytest.raises(ModelUnavailable, match=f"{variable.upper()} is not a.* checkpoint"):
+        catalog(cuda=True, **{variable: str(folder)}).bundle(task)
+
+
+def test_two_wan_checkpoints_are_two_bundles(tmp_path: Path) -> None:
+    t2v, i2v = fake_wan(tmp_path / "a" / "wan"), fake_wan(tmp_path / "b" / "wan", in_channels=36)
+    models = catalog(cuda=True, wan_model=str(t2v), wan_i2v_model=str(i2v))
+    assert models.bundle("text2video").name != models.bundle("img2video").name
+
+
+def test_a_folder_tells_its_native_size_and_its_own_defaults(tmp_path: Path) -> None:
+    folder = fake_sdxl(tmp_path / "turbo", sample_size=64)
+    models = catalog(cuda=True, sdxl_model=str(folder))
+    assert (models.describe("text2img").width, models.describe("text2img").name) == (512, "turbo")
+    put(folder / "worker.json", {"name": "Turbo", "num_inference_steps": 4, "guidance_scale": 0, "height": "tall"})
+    defaults = models.describe("text2img")
+    assert (defaults.name, defaults.num_inference_steps, defaults.guidance_scale) == ("Turbo", 4, 0)
+    assert (defaults.width, defaults.height) == (512, 512)
+
+
+def test_a_model_of_ones_own_keeps_its_own_vae(tmp_path: Path) -> None:
+    folder = fake_sdxl(tmp_path / "mine")
+    assert catalog(cuda=True, sdxl_model=str(folder)).bundle("text2img").vae is None
+    named = catalog(cuda=True, sdxl_model=str(folder), sdxl_vae=SDXL_VAE).bundle("text2img").vae
+    assert named is not None
+    assert not named.optional
+
+
+def broken(tmp_path: Path) -> dict[str, tuple[dict[str, str], str]]:
+    not_a_model = tmp_path / "empty"
+    not_a_model.mkdir()
+    other_kind = tmp_path / "sd15"
+    put(other_kind / "model_index.json", {"_class_name": "StableDiffusionPipeline"})
+    pickles = fake_sdxl(tmp_path / "pickles")
+    (pickles / "unet" / "model.safetensors").rename(pickles / "unet" / "model.bin")
+    inpainting = fake_sdxl(tmp_path / "inpainting")
+    put(inpainting / "unet" / "config.json", {"in_channels": 9})
+    text = tmp_path / "text.safetensors"
+    text.write_text("these are no weights")
+    return {
+        "missing folder": ({"sdxl_model": str(tmp_path / "gone")}, "SDXL_MODEL names a folder that is not there"),
+        "missing file": ({"sdxl_model": "/gone/a.safetensors"}, "SDXL_MODEL names a file that is not there"),
+        "no weights in the file": ({"sdxl_model": str(text)}, "not in the safetensors format"),
+        "no model_index.json": ({"sdxl_model": str(not_a_model)}, "not a model in diffusers' layout"),
+        "another class": ({"sdxl_model": str(other_kind)}, "another kind of model"),
+        "pickled weights": ({"sdxl_model": str(pickles)}, "no .safetensors weights for its unet"),
+        "a nine-channel UNet": ({"sdxl_model": str(inpainting)}, "inpainting-only"),
+        "no id": ({"sdxl_model": "just words"}, "must be a hub id"),
+        "a wrong VAE": ({"sdxl_vae": str(not_a_model)}, "not an SDXL VAE"),
+        "a demo refiner beside a real base": ({"sdxl_refiner": "demo"}, "does not go with"),
+        "a refiner that is a base": ({"sdxl_refiner": str(fake_sdxl(tmp_path / "base"))}, "another kind of model"),
+        "a single file for Wan": ({"wan_model": "/models/wan.safetensors"}, "only SDXL loads from a single file"),
+    }
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        "missing folder",
+        "missing file",
+        "no weights in the file",
+        "no model_index.json",
+        "another class",
+        "pickled weights",
+        "a nine-channel UNet",
+        "no id",
+        "a wrong VAE",
+        "a demo refiner beside a real base",
+        "a refiner that is a base",
+        "a single file for Wan",
+    ],
+)
+def test_a_wrong_variable_is_named_and_no_path_is_told(tmp_path: Path, case: str) -> None:
+    values, message = broken(tmp_path)[case]
+    task = "text2video" if "wan_model" in values else "text2img"
+    with pytest.raises(ModelUnavailable) as caught:
+        catalog(cuda=True, **values).describe(task)
+    assert message in str(caught.value)
+    assert next(iter(values)).upper() in str(caught.value)
+    assert str(tmp_path) not in str(caught.value)
+    assert "/gone" not in str(caught.value)
+
+
+def test_nothing_here_imports_torch() -> None:
+    code = (
+        "import sys, worker.pipelines.engine as e; from worker.config import load_settings;"
+        "e.Engine(load_settings()).describe('text2video');"
+        "bad = [m for m in ('torch', 'diffusers', 'transformers', 'accelerate') if m in sys.modules]; sys.exit(str(bad) if bad else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,187 @@
+"""Weights from folders, half-precision files and single files, in the right dtype, without a network."""
+
+import json
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.pipelines.builders import Recorder, single_file
+from tests.pipelines.conftest import Runner, runner
+from tests.pipelines.test_catalog import catalog
+from worker.config import load_settings
+from worker.errors import Cancelled, ModelUnavailable
+from worker.pipelines.catalog import SDXL_BASE
+from worker.pipelines.engine import Engine
+from worker.pipelines.loading import Loader, Parts, SdxlParts
+from worker.pipelines.places import Place
+
+Loading = Callable[..., Parts]
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here may ask a network for anything."""
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("a model that is on this machine was asked for over the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+@pytest.fixture
+def load(demo_models: Path) -> Loading:
+    def start(task: str = "text2img", *, cuda: bool = False, control: Recorder | None = None, **values: Any) -> Parts:
+        models = catalog(cuda=False, **({"demo_models_dir": demo_models} | values))
+        return Loader(models.bundle(task), cuda=cuda, control=control or Recorder()).load()
+
+    return start
+
+
+def engine_of(demo_models: Path, **values: Any) -> Engine:
+    models = catalog(cuda=False, demo_models_dir=demo_models, **values)
+    return Engine(load_settings(demo_models_dir=demo_models), catalog=models)
+
+
+@pytest.fixture
+def as_sdxl_base(demo_models: Path, tmp_path: Path) -> tuple[Place, ...]:
+    """The demo model's files in the place where SDXL base would be baked in."""
+    shutil.copytree(demo_models / "sdxl", tmp_path / "models" / SDXL_BASE.replace("/", "--"))
+    return (Place(tmp_path / "models", "plain"),)
+
+
+@pytest.mark.parametrize("task", ["text2img", "text2video"])
+def test_on_the_cpu_everything_is_float32(load: Loading, task: str) -> None:
+    assert {module.dtype for module in load(task).modules().values()} == {torch.float32}
+
+
+def test_on_the_card_sdxl_runs_in_half_precision(load: Loading) -> None:
+    dtypes = {name: module.dtype for name, module in load(cuda=True).modules().items()}
+    assert set(dtypes.values()) == {torch.float16}
+    assert set(dtypes) == {"text_encoder", "text_encoder_2", "unet", "refiner_unet", "vae"}
+
+
+def test_a_vae_that_overflows_in_float16_runs_in_bfloat16_and_is_never_cast_back_and_forth(
+    load: Loading, demo_models: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "sdxl"
+    shutil.copytree(demo_models / "sdxl", folder)
+    config = folder / "vae" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"force_upcast": True}))
+    parts = load(cuda=True, sdxl_model=str(folder))
+    assert parts.vae.dtype == torch.bfloat16
+    assert parts.vae.config.force_upcast is False
+
+
+def test_on_the_card_wan_runs_in_bfloat16_beside_a_float32_vae(load: Loading, wan_i2v: Path) -> None:
+    parts = load("img2video", cuda=True, wan_i2v_model=str(wan_i2v))
+    assert {name: module.dtype for name, module in parts.modules().items()} == {
+        "text_encoder": torch.bfloat16,
+        "image_encoder": torch.float32,
+        "transformer": torch.bfloat16,
+        "vae": torch.float32,
+    }
+
+
+def test_half_precision_files_are_read_where_they_are(load: Loading, demo_models: Path, tmp_path: Path) -> None:
+    """The folder's fp16 file, and not the float32 one beside it, is what the card gets."""
+    folder = tmp_path / "sdxl"
+    shutil.copytree(demo_models / "sdxl", folder)
+    path = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    marked = {name: torch.full_like(value, 0.25).half() for name, value in load_file(path).items()}
+    save_file(marked, folder / "unet" / "diffusion_pytorch_model.fp16.safetensors", {"format": "pt"})
+    on_card, on_cpu = (load(cuda=cuda, sdxl_model=str(folder)) for cuda in (True, False))
+    assert isinstance(on_card, SdxlParts)
+    assert isinstance(on_cpu, SdxlParts)
+    assert float(on_card.unet.conv_in.weight.max()) == 0.25
+    assert float(on_cpu.unet.conv_in.weight.max()) != 0.25
+
+
+def test_a_vae_of_its_own_takes_the_place_of_the_models(load: Loading, demo_models: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "vae"
+    shutil.copytree(demo_models / "sdxl" / "vae", folder)
+    path = folder / "diffusion_pytorch_model.safetensors"
+    save_file({name: value * 2 for name, value in load_file(path).items()}, path, {"format": "pt"})
+    plain, other = load(), load(sdxl_vae=str(folder))
+    assert torch.equal(plain.vae.decoder.conv_in.weight * 2, other.vae.decoder.conv_in.weight)
+
+
+def test_loading_tells_each_component_and_can_be_cancelled(load: Loading) -> None:
+    control = Recorder()
+    load(control=control)
+    told = [(progress.step, progress.total_steps) for progress in control.progress]
+    assert told == [(step, 9) for step in range(1, 10)]
+
+    class Stops(Recorder):
+        def checkpoint(self) -> None:
+            if len(self.progress) == 3:
+                raise Cancelled
+
+    stopping = Stops()
+    with pytest.raises(Cancelled):
+        load(control=stopping)
+    assert len(stopping.progress) == 3
+
+
+def test_a_hub_id_that_is_here_loads_without_a_network(
+    demo_models: Path, as_sdxl_base: tuple[Place, ...], run: Runner
+) -> None:
+    start = runner(engine_of(demo_models, sdxl_model=SDXL_BASE, where=as_sdxl_base))
+    assert np.array_equal(start("text2img")[0], run("text2img")[0])
+
+
+def test_a_single_file_draws_what_its_folder_draws(
+    demo_models: Path, as_sdxl_base: tuple[Place, ...], tmp_path: Path, run: Runner
+) -> None:
+    """One checkpoint in the original implementation's names, read with the config files that are on this machine."""
+    path = single_file(demo_models / "sdxl", tmp_path / "my-model.safetensors")
+    engine = engine_of(demo_models, sdxl_model=str(path), where=as_sdxl_base)
+    assert engine.describe("text2img").name == "my-model.safetensors"
+    start = runner(engine)
+    for task in ("text2img", "inpaint"):
+        assert np.array_equal(start(task)[0], run(task)[0])
+
+
+def test_a_single_file_without_the_config_files_says_what_is_missing(demo_models: Path, tmp_path: Path) -> None:
+    path = single_file(demo_models / "sdxl", tmp_path / "my-model.safetensors")
+    models = catalog(cuda=False, sdxl_model=str(path))
+    with pytest.raises(ModelUnavailable, match="configuration and tokenizer files"):
+        Loader(models.bundle("text2img"), cuda=False, control=Recorder()).load()
+
+
+def test_a_tokenizer_without_its_fast_file_reads_alike(load: Loading, demo_models: Path, tmp_path: Path) -> None:
+    """Older SDXL repositories have vocab.json and merges.txt only."""
+    folder = tmp_path / "sdxl"
+    shutil.copytree(demo_models / "sdxl", folder)
+    (folder / "tokenizer" / "tokenizer.json").unlink()
+    text = "A red circle, éè 42 zebras!"
+    old, new = load(sdxl_model=str(folder)).tokenizer(text), load().tokenizer(text)
+    assert old.input_ids == new.input_ids
+
+
+def test_a_folder_cannot_bring_a_class_of_its_own(load: Loading, demo_models: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "sdxl"
+    shutil.copytree(demo_models / "sdxl", folder)
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {"unet": ["diffusers", "DiffusionPipeline"]}))
+    with pytest.raises(ModelUnavailable, match="does not run"):
+        load(sdxl_model=str(folder))
+
+
+def test_weights_that_are_cut_off_are_model_unavailable(demo_models: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "sdxl"
+    shutil.copytree(demo_models / "sdxl", folder)
+    path = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    path.write_bytes(path.read_bytes()[:5000])
+    engine = engine_of(demo_models, sdxl_model=str(folder))
+    with pytest.raises(ModelUnavailable) as caught:
+        engine.prepare("text2img", Recorder())
+    assert str(tmp_path) not in str(caught.value)
+    assert engine.loaded == {}

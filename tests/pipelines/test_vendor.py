@@ -1,0 +1,99 @@
+"""What vendors raise, and what it becomes: the table, row by row."""
+
+import errno
+import gc
+import weakref
+from typing import Any
+
+import httpx
+import pytest
+import torch
+from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
+from safetensors import SafetensorError
+
+from worker.errors import (
+    Cancelled,
+    DiskFull,
+    GpuFault,
+    InvalidImage,
+    JobTimeout,
+    ModelUnavailable,
+    OutOfMemory,
+)
+from worker.pipelines.vendor import POISON, translate, translated
+
+_RESPONSE = httpx.Response(404, request=httpx.Request("GET", "https://example.com"))
+
+
+@pytest.mark.parametrize(
+    ("error", "ours"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB"), OutOfMemory),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), OutOfMemory),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"), OutOfMemory),
+        (MemoryError(), OutOfMemory),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR"), GpuFault),
+        (RuntimeError("CUDA error: device-side assert triggered"), GpuFault),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), GpuFault),
+        (RuntimeError("CUDA error: uncorrectable ECC error encountered"), GpuFault),
+        (torch.AcceleratorError("CUDA error: unspecified launch failure"), GpuFault),
+        (OSError(errno.ENOSPC, "No space left on device"), DiskFull),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+@pytest.mark.parametrize("doing", ["load", "run"])
+def test_errors_of_the_card_and_the_disk(error: Exception, ours: type, doing: Any) -> None:
+    translation = translate(error, doing)
+    assert type(translation) is ours
+    assert "CUDA error" not in str(translation)
+
+
+@pytest.mark.parametrize("mark", POISON)
+def test_every_sticky_message_is_a_fault_of_the_card(mark: str) -> None:
+    assert isinstance(translate(RuntimeError(f"CUDA error: {mark.upper()}"), "run"), GpuFault)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        SafetensorError("Error while deserializing header: /secret/path"),
+        OSError("/secret/path/unet does not appear to have a file named config.json"),
+        ValueError("Cannot load /secret/path because weight has shape"),
+        KeyError("/secret/path"),
+        httpx.ConnectError("huggingface.example: name resolution failed /secret/path"),
+        RepositoryNotFoundError("401 for /secret/path", response=_RESPONSE),
+        LocalEntryNotFoundError("/secret/path"),
+        RuntimeError("Error(s) in loading state_dict for /secret/path"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_weights_that_cannot_be_had_are_model_unavailable_without_a_path(error: Exception) -> None:
+    ours = translate(error, "load")
+    assert isinstance(ours, ModelUnavailable)
+    assert "/secret" not in str(ours)
+
+
+@pytest.mark.parametrize("error", [Cancelled(), JobTimeout(), InvalidImage(), KeyboardInterrupt()])
+@pytest.mark.parametrize("doing", ["load", "run"])
+def test_the_jobs_own_reasons_to_stop_pass(error: BaseException, doing: Any) -> None:
+    assert translate(error, doing) is error
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), TypeError("a bug"), RuntimeError("size mismatch")])
+def test_what_means_nothing_special_while_running_is_left_alone(error: Exception) -> None:
+    assert translate(error, "run") is error
+
+
+def test_the_cause_is_kept_and_the_failed_call_keeps_no_tensors() -> None:
+    alive: list[weakref.ref[torch.Tensor]] = []
+
+    def fails() -> None:
+        tensor = torch.zeros(4)
+        alive.append(weakref.ref(tensor))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(OutOfMemory) as caught, translated("run"):
+        fails()
+    gc.collect()
+    assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)
+    assert alive[0]() is None

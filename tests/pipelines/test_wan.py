@@ -1,0 +1,103 @@
+"""Wan's two tasks in the three layouts: TI2V (the demo model), Wan 2.1 T2V and Wan 2.1 I2V."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.pipelines.builders import Recorder, picture
+from tests.pipelines.conftest import Runner, runner
+from worker.config import Settings
+from worker.errors import Cancelled
+from worker.generation import Sources
+from worker.pipelines.catalog import Catalog
+from worker.pipelines.engine import Engine
+
+VIDEO_TASKS = ("text2video", "img2video")
+
+
+@pytest.fixture(scope="module")
+def run_21(demo_settings: Settings, wan_t2v: Path, wan_i2v: Path) -> Runner:
+    settings = demo_settings.model_copy(update={"wan_model": str(wan_t2v), "wan_i2v_model": str(wan_i2v)})
+    return runner(Engine(settings, catalog=Catalog(settings, cuda=False, where=())))
+
+
+@pytest.mark.parametrize("task", VIDEO_TASKS)
+@pytest.mark.parametrize(("width", "height", "frames"), [(64, 64, 5), (80, 96, 9)])
+def test_a_clip_has_the_shape_asked_for(run: Runner, task: str, width: int, height: int, frames: int) -> None:
+    (clip,) = run(task, width=width, height=height, num_frames=frames)
+    assert clip.shape == (frames, height, width, 3)
+    assert clip.dtype == np.uint8
+    assert clip.flags.c_contiguous
+    assert clip.std() > 1
+
+
+@pytest.mark.parametrize("task", VIDEO_TASKS)
+def test_wan_21_checkpoints_run_in_their_own_layouts(run_21: Runner, task: str) -> None:
+    first, again, other = (run_21(task, seed=seed)[0] for seed in (1, 1, 2))
+    assert first.shape == (5, 64, 64, 3)
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize("change", [{"seed": 8}, {"num_inference_steps": 3}, {"prompt": "a cat"}, {"flow_shift": 7.0}])
+@pytest.mark.parametrize("task", VIDEO_TASKS)
+def test_seed_steps_prompt_and_shift_reach_the_model(run: Runner, task: str, change: dict[str, float]) -> None:
+    (before,) = run(task)
+    (changed,) = run(task, **change)
+    assert not np.array_equal(before, changed)
+
+
+@pytest.mark.parametrize("task", VIDEO_TASKS)
+def test_the_shift_of_one_job_does_not_reach_the_next(run: Runner, task: str) -> None:
+    (before,) = run(task, flow_shift=3.0)
+    run(task, flow_shift=9.0)
+    (after,) = run(task, flow_shift=3.0)
+    assert np.array_equal(before, after)
+
+
+def test_the_source_picture_reaches_the_clip(run: Runner, run_21: Runner) -> None:
+    for start in (run, run_21):
+        one, other = (start("img2video", sources=Sources(picture(seed=seed)))[0] for seed in (1, 2))
+        assert not np.array_equal(one, other)
+
+
+def test_a_source_of_other_proportions_is_cropped_and_told(run: Runner) -> None:
+    control = Recorder()
+    run("img2video", sources=Sources(picture(128, 64)), control=control)
+    assert any("cropped" in warning for warning in control.warnings)
+
+
+@pytest.mark.parametrize("task", VIDEO_TASKS)
+def test_a_cancel_at_step_3_stops_within_the_step_and_leaves_nothing(run: Runner, task: str) -> None:
+    (before,) = run(task, num_inference_steps=6)
+    control = Recorder(cancel_at=3)
+    with pytest.raises(Cancelled):
+        run(task, control=control, num_inference_steps=6)
+    assert control.steps == [1, 2, 3]
+    (after,) = run(task, num_inference_steps=6)
+    assert np.array_equal(before, after)
+
+
+def test_the_bytes_are_those_of_the_pipeline_itself(demo_models: Path, run: Runner) -> None:
+    """Our own decode rounds as diffusers' PIL output does."""
+    import torch
+    from diffusers import WanPipeline
+
+    kind: type = WanPipeline
+    pipeline = kind.from_pretrained(demo_models / "wan")  # type: ignore[attr-defined]  # diffusers types half of itself
+    pipeline.set_progress_bar_config(disable=True)
+    config = pipeline.scheduler.config
+    pipeline.scheduler = type(pipeline.scheduler).from_config(config, flow_shift=5.0)
+    frames = pipeline(
+        prompt="a red circle",
+        negative_prompt="",
+        width=64,
+        height=64,
+        num_frames=5,
+        num_inference_steps=2,
+        generator=torch.Generator("cpu").manual_seed(7),
+        output_type="pil",
+    ).frames[0]
+    (ours,) = run("text2video", flow_shift=5.0)
+    assert np.array_equal(ours, np.stack([np.asarray(frame) for frame in frames]))

@@ -1,0 +1,233 @@
+"use strict";
+// What the rules allow and refuse, asked of the official emulators through Firebase's own test library.
+// Run by `npm test`, which starts the emulators (Java 21 or newer, and a download at the first run).
+
+const fs = require("node:fs");
+const path = require("node:path");
+const { after, afterEach, before, describe, test } = require("node:test");
+const {
+  assertFails,
+  assertSucceeds,
+  initializeTestEnvironment,
+} = require("@firebase/rules-unit-testing");
+const firestore = require("firebase/firestore");
+const storage = require("firebase/storage");
+
+const ROOT = path.join(__dirname, "..", "..");
+const read = (name) => fs.readFileSync(path.join(ROOT, name), "utf8");
+const FILE = "generations/alice/files/f1";
+const IMAGE = { contentType: "image/png" };
+
+let world;
+before(async () => {
+  world = await initializeTestEnvironment({
+    projectId: "demo-generation-rules",
+    firestore: { rules: read("firestore.rules") },
+    storage: { rules: read("storage.rules") },
+  });
+});
+afterEach(() => Promise.all([world.clearFirestore(), world.clearStorage()]));
+after(() => world.cleanup());
+
+const documents = (uid) => (uid ? world.authenticatedContext(uid) : world.unauthenticatedContext()).firestore();
+const objects = (uid) => (uid ? world.authenticatedContext(uid) : world.unauthenticatedContext()).storage();
+const document = (uid, name = FILE) => firestore.doc(documents(uid), name);
+const object = (uid, name) => storage.ref(objects(uid), name);
+
+const asWorker = (work) => world.withSecurityRulesDisabled(work);
+const givenDocument = (fields) =>
+  asWorker((context) => firestore.setDoc(firestore.doc(context.firestore(), FILE), fields));
+const givenObject = (name) =>
+  asWorker((context) => storage.uploadBytes(storage.ref(context.storage(), name), new Uint8Array(8), IMAGE));
+const slip = (more) => ({ status: "queued", created_at: firestore.serverTimestamp(), ...more });
+
+describe("a generation's document", () => {
+  const owner = "alice";
+
+  test("is read by its owner alone", async () => {
+    await givenDocument({ status: "completed" });
+    await assertSucceeds(firestore.getDoc(document(owner)));
+    await assertFails(firestore.getDoc(document("bob")));
+    await assertFails(firestore.getDoc(document(null)));
+  });
+
+  test("is listed by its owner alone, with a limit", async () => {
+    const list = (uid, ...limits) =>
+      firestore.getDocs(firestore.query(firestore.collection(documents(uid), "generations/alice/files"), ...limits));
+    await assertSucceeds(list(owner, firestore.limit(100)));
+    await assertFails(list(owner, firestore.limit(101)));
+    await assertFails(list(owner));
+    await assertFails(list("bob", firestore.limit(1)));
+    await assertFails(list(null, firestore.limit(1)));
+  });
+
+  test("is not found through a collection group", async () => {
+    const everyone = firestore.collectionGroup(documents(owner), "files");
+    await assertFails(firestore.getDocs(firestore.query(everyone, firestore.limit(1))));
+  });
+
+  test("is deleted by its owner alone", async () => {
+    await givenDocument({ status: "processing" });
+    await assertFails(firestore.deleteDoc(document("bob")));
+    await assertFails(firestore.deleteDoc(document(null)));
+    await assertSucceeds(firestore.deleteDoc(document(owner)));
+  });
+
+  test("is created by its owner as an order slip", async () => {
+    await assertSucceeds(firestore.setDoc(document(owner), slip()));
+    const labels = { favorite: true, hidden: false, labels: ["cats", "blue"] };
+    await assertSucceeds(firestore.setDoc(document(owner, "generations/alice/files/f2"), slip(labels)));
+  });
+
+  const forged = {
+    "a finished status": slip({ status: "completed" }),
+    "a claimed status": slip({ status: "processing" }),
+    "a result": slip({ generation_data: { image_url: "https://example.com" } }),
+    "a job": slip({ job_id: "j" }),
+    "a lease": slip({ expires_at: firestore.serverTimestamp() }),
+    "an attempt": slip({ attempt: 0 }),
+    "a stop request": slip({ cancel_requested: true }),
+    "a time of its own": { status: "queued", created_at: firestore.Timestamp.fromMillis(0) },
+    "no time": { status: "queued" },
+    "no status": { created_at: firestore.serverTimestamp() },
+    "a label that is no list": slip({ labels: "cats" }),
+  };
+  for (const [what, fields] of Object.entries(forged)) {
+    test(`is not created with ${what}`, () => assertFails(firestore.setDoc(document(owner), fields)));
+  }
+
+  test("is not created for somebody else, or under a strange id", async () => {
+    await assertFails(firestore.setDoc(document("bob"), slip()));
+    await assertFails(firestore.setDoc(document(null), slip()));
+    await assertFails(firestore.setDoc(document(owner, "generations/alice/files/a b"), slip()));
+    await assertFails(firestore.setDoc(document(owner, "generations/alice/files/f1/more/x"), slip()));
+  });
+
+  const kept = { status: "completed", attempt: 1, generation_data: { image_url: "u" } };
+
+  for (const change of [
+    { favorite: true },
+    { hidden: true, labels: ["a"] },
+    { labels: Array.from({ length: 10 }, (_, place) => `label ${place}`) },
+    { favorite: firestore.deleteField() },
+  ]) {
+    test(`takes its owner's labels: ${Object.keys(change)}`, async () => {
+      await givenDocument({ ...kept, favorite: false });
+      await assertSucceeds(firestore.updateDoc(document(owner), change));
+    });
+  }
+
+  const refused = {
+    "its status": { status: "completed" },
+    "its result": { "generation_data.image_url": "https://example.com" },
+    "its attempt": { attempt: 9 },
+    "a new field": { note: "x" },
+    "a label and its status": { favorite: true, status: "failed" },
+    "a favourite that is no flag": { favorite: "yes" },
+    "eleven labels": { labels: Array.from({ length: 11 }, (_, place) => `label ${place}`) },
+    "a long label": { labels: ["x".repeat(41)] },
+    "a label that is no text": { labels: ["a", { b: 1 }] },
+  };
+  for (const [what, change] of Object.entries(refused)) {
+    test(`does not let its owner change ${what}`, async () => {
+      await givenDocument({ ...kept, status: "processing" });
+      await assertFails(firestore.updateDoc(document(owner), change));
+    });
+  }
+
+  test("takes no labels from others", async () => {
+    await givenDocument(kept);
+    await assertFails(firestore.updateDoc(document("bob"), { favorite: true }));
+    await assertFails(firestore.updateDoc(document(null), { favorite: true }));
+  });
+
+  test("is not replaced", async () => {
+    await givenDocument(kept);
+    await assertFails(firestore.setDoc(document(owner), slip()));
+  });
+
+  test("takes a stop request while it is processing, and keeps it", async () => {
+    await givenDocument({ status: "processing" });
+    await assertFails(firestore.updateDoc(document(owner), { cancel_requested: false }));
+    await assertFails(firestore.updateDoc(document("bob"), { cancel_requested: true }));
+    await assertSucceeds(firestore.updateDoc(document(owner), { cancel_requested: true }));
+    await assertFails(firestore.updateDoc(document(owner), { cancel_requested: firestore.deleteField() }));
+    await assertFails(firestore.updateDoc(document(owner), { cancel_requested: false }));
+  });
+
+  for (const status of ["queued", "completed", "failed"]) {
+    test(`takes no stop request when it is ${status}`, async () => {
+      await givenDocument({ status });
+      await assertFails(firestore.updateDoc(document(owner), { cancel_requested: true }));
+    });
+  }
+});
+
+test("nothing else in Firestore is open", async () => {
+  for (const name of ["generations/alice", "users/alice", "generations/alice/other/x"]) {
+    await assertFails(firestore.getDoc(document("alice", name)));
+    await assertFails(firestore.setDoc(document("alice", name), { x: 1 }));
+  }
+});
+
+describe("a result's object", () => {
+  const name = "generating/alice/image/f1.png";
+
+  test("is read, listed and deleted by its owner alone", async () => {
+    await givenObject(name);
+    for (const other of ["bob", null]) {
+      await assertFails(storage.getMetadata(object(other, name)));
+      await assertFails(storage.listAll(object(other, "generating/alice/image")));
+      await assertFails(storage.deleteObject(object(other, name)));
+    }
+    await assertSucceeds(storage.getMetadata(object("alice", name)));
+    await assertSucceeds(storage.listAll(object("alice", "generating/alice/image")));
+    await assertSucceeds(storage.deleteObject(object("alice", name)));
+  });
+
+  test("is written by no client, its metadata included", async () => {
+    await assertFails(storage.uploadBytes(object("alice", name), new Uint8Array(8), IMAGE));
+    await givenObject(name);
+    await assertFails(storage.uploadBytes(object("alice", name), new Uint8Array(9), IMAGE));
+    await assertFails(storage.updateMetadata(object("alice", name), { customMetadata: { x: "y" } }));
+  });
+});
+
+describe("a source image", () => {
+  const upload = (uid, name, bytes, contentType) =>
+    storage.uploadBytes(object(uid, name), new Uint8Array(bytes), { contentType });
+
+  for (const kind of ["image/png", "image/jpeg", "image/webp"]) {
+    test(`is uploaded, replaced, read and deleted by its owner: ${kind}`, async () => {
+      await assertSucceeds(upload("alice", "uploads/alice/in.png", 8, kind));
+      await assertSucceeds(upload("alice", "uploads/alice/in.png", 9, kind));
+      await assertSucceeds(storage.getMetadata(object("alice", "uploads/alice/in.png")));
+      await assertSucceeds(storage.deleteObject(object("alice", "uploads/alice/in.png")));
+    });
+  }
+
+  for (const kind of ["image/svg+xml", "text/html", "image/gif", "image/png; x=y", "application/image/png"]) {
+    test(`is not uploaded as ${kind}`, () => assertFails(upload("alice", "uploads/alice/in.png", 8, kind)));
+  }
+
+  test("is smaller than 20 MiB", async () => {
+    await assertFails(upload("alice", "uploads/alice/in.png", 20 * 1024 * 1024, "image/png"));
+  });
+
+  test("belongs to its owner", async () => {
+    await givenObject("uploads/alice/in.png");
+    for (const other of ["bob", null]) {
+      await assertFails(upload(other, "uploads/alice/in.png", 8, "image/png"));
+      await assertFails(storage.getMetadata(object(other, "uploads/alice/in.png")));
+      await assertFails(storage.deleteObject(object(other, "uploads/alice/in.png")));
+    }
+  });
+});
+
+test("nothing else in Storage is open", async () => {
+  for (const name of ["x.png", "generating/alice/f1.png", "generating/alice/audio/f1.png", "uploads/alice/a/b.png"]) {
+    await givenObject(name);
+    await assertFails(storage.getMetadata(object("alice", name)));
+    await assertFails(storage.uploadBytes(object("alice", name), new Uint8Array(8), IMAGE));
+  }
+});

@@ -1,0 +1,108 @@
+"""The security rules: their syntax by Firebase's own grammar here, their behaviour by the official emulators."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.emulators.install import InstallError, MissingNodeError, find_node, install, node_environment
+from tests.emulators.plugin import missing
+
+RULES = Path(__file__).parent
+ROOT = RULES.parents[1]
+FILES = {"firestore": "firestore.rules", "storage": "storage.rules"}
+MINIMUM_JAVA = 21  # firebase-tools 15 refuses older ones
+
+
+def mistakes(*files: Path) -> list[str | None]:
+    """Return what Firebase's parser finds wrong with each file, None for a good one."""
+    try:
+        packages = install(RULES)
+    except (MissingNodeError, InstallError) as error:
+        missing(f"the rules cannot be parsed: {error}")
+    command = [find_node(), RULES / "syntax.js", *files]
+    environment = {**node_environment(), "NODE_PATH": str(packages)}
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    found: dict[str, str | None] = json.loads(ran.stdout)
+    return [found[str(file)] for file in files]
+
+
+def test_firebase_json_names_the_rules_files() -> None:
+    settings = json.loads((ROOT / "firebase.json").read_text())
+    assert {service: settings[service]["rules"] for service in FILES} == FILES
+    listening = [emulator for emulator in settings["emulators"].values() if isinstance(emulator, dict)]
+    assert {emulator.get("host", "127.0.0.1") for emulator in listening} == {"127.0.0.1"}
+
+
+def test_the_rules_parse() -> None:
+    assert mistakes(*(ROOT / name for name in FILES.values())) == [None, None]
+
+
+def test_the_parser_sees_a_slip_of_the_pen(tmp_path: Path) -> None:
+    """The syntax check can fail: each small change to our own rules is found."""
+    good = (ROOT / "firestore.rules").read_text()
+    slips = [("allow get", "alow get"), ("&&", "&& &&"), ("rules_version = '2';", "rules_version = ;"), ("{", "")]
+    files = [tmp_path / f"{number}.rules" for number in range(len(slips))]
+    for file, (right, wrong) in zip(files, slips, strict=True):
+        file.write_text(good.replace(right, wrong, 1))
+    assert all(mistakes(*files))
+
+
+@pytest.mark.parametrize("name", FILES.values())
+def test_nothing_is_open_by_default(name: str) -> None:
+    """Every file ends in a rule that refuses the rest, and no rule is unconditional."""
+    text = re.sub(r"//.*", "", (ROOT / name).read_text())
+    conditions = re.findall(r"allow ([\w, ]+?)\s*(:|;)\s*(if\s+\S+)?", text)
+    assert conditions
+    assert all(colon == ":" and condition and condition != "if true" for _, colon, condition in conditions)
+    assert re.search(r"match /\{\w+=\*\*\} \{\s*allow read, write: if false;\s*\}\s*\}\s*\}\s*$", text)
+
+
+def test_the_rules_behave_in_the_official_emulators() -> None:
+    """`npm test`: what is allowed and refused, case by case. It skips, even with CI=true, where it cannot run."""
+    unable = why_no_official_emulators()
+    if unable:
+        pytest.skip(f"{unable}; `cd tests/rules && npm ci && npm test` runs it where both can be had")
+    try:
+        tools, packages = install(), install(RULES, development=True)
+    except (MissingNodeError, InstallError) as error:
+        missing(f"the rules cannot be tested: {error}")
+    environment = node_environment()
+    environment |= {"NODE_PATH": str(packages), "PATH": f"{tools / '.bin'}{os.pathsep}{environment['PATH']}"}
+    script = json.loads((RULES / "package.json").read_text())["scripts"]["test"]
+    # A shell, as npm itself uses one: the script quotes for it.
+    ran = subprocess.run(
+        script, shell=True, cwd=RULES, env=environment, capture_output=True, text=True, timeout=280, check=False
+    )
+    assert ran.returncode == 0, ran.stdout[-4000:] + ran.stderr[-2000:]
+
+
+@cache
+def why_no_official_emulators() -> str | None:
+    """Return what the official Firestore and Storage rules emulators lack on this machine, or None."""
+    version = java_version()
+    if version < MINIMUM_JAVA:
+        found = f"Java {version} is here" if version else "there is no Java here"
+        return f"the official rules emulators need Java {MINIMUM_JAVA} and {found}"
+    folder = Path(os.environ.get("FIREBASE_EMULATORS_PATH") or Path.home() / ".cache" / "firebase" / "emulators")
+    for kind in ("cloud-firestore-emulator", "cloud-storage-rules-runtime"):
+        if not list(folder.glob(f"{kind}*.jar")):
+            return f"the official {kind} is not downloaded (`firebase setup:emulators:{kind.split('-')[1]}`)"
+    return None
+
+
+def java_version() -> int:
+    """Return the major version of the `java` on PATH, 0 without one."""
+    java = shutil.which("java")
+    if java is None:
+        return 0
+    told = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=30, check=False).stderr
+    number = re.search(r'version "(?:1\.)?(\d+)', told)
+    return int(number[1]) if number else 0

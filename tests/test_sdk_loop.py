@@ -1,0 +1,224 @@
+"""The whole worker as RunPod runs it: `python handler.py` under the real SDK, a local control plane, the emulators.
+
+What the platform is told, what the document says, what lies in the bucket and what its URL serves agree.
+"""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests import showing
+from tests.emulators.control_plane import ControlPlane
+from tests.emulators.firebase import FirebaseEmulators
+from tests.emulators.worker_process import WorkerProcess
+
+pytestmark = pytest.mark.e2e
+
+USER = "user-1"
+SIDE = 64
+PICTURE = showing.data_uri(showing.source_picture(SIDE, SIDE))
+MASK = showing.data_uri(showing.centre_mask(SIDE, SIDE))
+IMAGE = {"width": SIDE, "height": SIDE, "num_inference_steps": 3, "seed": 5}
+VIDEO = {"video_width": SIDE, "video_height": SIDE, "num_frames": 5, "num_inference_steps": 2, "seed": 5, "fps": 5}
+TASKS: dict[str, dict[str, Any]] = {
+    "text2img": {"prompt": "a fox", "num_images": 2, **IMAGE},
+    "img2img": {"task_type": "img2img", "prompt": "a fox", "image_url": PICTURE, "output_format": "webp", **IMAGE},
+    "inpaint": {"task_type": "inpaint", "prompt": "a fox", "image_url": PICTURE, "mask_url": MASK, **IMAGE},
+    "text2video": {"task_type": "text2video", "prompt": "a fox", **VIDEO},
+    "img2video": {"task_type": "img2video", "prompt": "a fox", "image_url": PICTURE, **VIDEO},
+}
+
+
+class Endpoint:
+    """One worker process, the control plane that feeds it, and the Firebase behind it."""
+
+    def __init__(self, plane: ControlPlane, firebase: FirebaseEmulators, worker: WorkerProcess) -> None:
+        self.plane, self.firebase, self.worker = plane, firebase, worker
+
+    def send(self, file_uid: str, job_input: dict[str, Any]) -> str:
+        owner = {"user_id": USER, "file_uid": file_uid, "use_cloud_storage": True}
+        return self.plane.submit({**owner, **job_input})
+
+    def document(self, file_uid: str) -> dict[str, Any] | None:
+        found: dict[str, Any] | None = self.firebase.documents.document(self.path(file_uid)).get().to_dict()
+        return found
+
+    def statuses(self, file_uid: str) -> list[str]:
+        return [str((write.fields or {}).get("status")) for write in self.firebase.writes(self.path(file_uid))]
+
+    def objects(self, file_uid: str) -> list[str]:
+        names = [blob.name for blob in self.firebase.objects.list_blobs()]
+        return sorted(name for name in names if f"/{file_uid}" in name)
+
+    @staticmethod
+    def path(file_uid: str) -> str:
+        return f"generations/{USER}/files/{file_uid}"
+
+
+@pytest.fixture(scope="module")
+def endpoint(firebase_session: FirebaseEmulators) -> Iterator[Endpoint]:
+    with ControlPlane() as plane, WorkerProcess(plane, firebase_session.env) as worker:
+        worker.wait_ready(180)
+        yield Endpoint(plane, firebase_session, worker)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_response_document_object_and_url_agree(endpoint: Endpoint, task: str) -> None:
+    file_uid = f"agree-{task}"
+    job = endpoint.send(file_uid, TASKS[task])
+    posted = endpoint.plane.wait(job, 120)
+    assert "error" not in posted, posted
+    response = posted["output"]
+    document = endpoint.document(file_uid)
+    assert document is not None
+    assert document["status"] == "completed"
+    assert (document["job_id"], document["attempt"]) == (job, 1)
+    data = document["generation_data"]
+    for field in ("files", "seed", "storage", "model", "video_url" if "video" in task else "image_url"):
+        assert data[field] == response[field]
+    assert (response["storage"], response["model"], response["task_type"]) == ("firebase", "demo", task)
+    assert endpoint.objects(file_uid) == sorted(file["storage_path"] for file in response["files"])
+    for said, uri in zip(response["files"], showing.uris(response), strict=True):
+        content = showing.content(uri)
+        assert len(content) == said["bytes"]
+        if "video" in task:
+            showing.check_video(content, SIDE, SIDE, 5, 5)
+        else:
+            showing.check_image(content, SIDE, SIDE)
+    statuses = endpoint.statuses(file_uid)
+    assert statuses[0] == "processing"
+    assert statuses[-1] == "completed"
+    assert set(statuses) == {"processing", "completed"}
+
+
+def test_progress_reaches_the_platform_in_order_and_never_after_the_result(endpoint: Endpoint) -> None:
+    job = endpoint.send(
+        "progress", {"prompt": "a fox", **IMAGE, "width": 512, "height": 512, "num_inference_steps": 60}
+    )
+    endpoint.plane.wait(job, 120)
+    posts = endpoint.plane.progress(job)
+    percents = [(post.payload or {})["output"]["percent"] for post in posts]
+    assert posts, "no progress was posted"
+    assert percents == sorted(percents)
+    seen = len(posts)
+    time.sleep(1.5)
+    assert len(endpoint.plane.progress(job)) == seen
+    everything = [post for post in endpoint.plane.posts if post.job_id == job]
+    assert (everything[-1].payload or {}).get("status") != "IN_PROGRESS"
+
+
+def test_a_refused_request_fails_the_document_and_names_every_field(endpoint: Endpoint) -> None:
+    job = endpoint.send("refused", {"prompt": "", "width": 1023, "num_frames": 5})
+    posted = endpoint.plane.wait(job)
+    assert posted["error"].startswith("invalid_input: ")
+    for field in ("prompt", "width", "num_frames"):
+        assert f"{field}: " in posted["error"]
+    document = endpoint.document("refused")
+    assert document is not None
+    assert (document["status"], document["error"]["code"]) == ("failed", "invalid_input")
+    assert f"invalid_input: {document['error']['message']}" == posted["error"]
+    assert endpoint.objects("refused") == []
+
+
+def test_a_stop_signal_at_step_3_of_30_ends_the_job_and_frees_the_gpu(endpoint: Endpoint) -> None:
+    slow = {"prompt": "a fox", **IMAGE, "width": 1024, "height": 1024, "num_inference_steps": 30}
+    job = endpoint.send("stopped", slow)
+    deadline = time.monotonic() + 120
+    while ((endpoint.document("stopped") or {}).get("progress") or {}).get("step", 0) < 3:
+        assert time.monotonic() < deadline, "the job never came to step 3"
+        time.sleep(0.05)
+    endpoint.plane.stop(job)
+    while (endpoint.document("stopped") or {}).get("status") == "processing":
+        assert time.monotonic() < deadline, "the stop signal was not followed"
+        time.sleep(0.05)
+    document = endpoint.document("stopped")
+    assert document is not None
+    assert (document["status"], document["error"]["code"]) == ("failed", "cancelled")
+    steps = [((write.fields or {}).get("progress") or {}).get("step", 0) for write in endpoint.firebase.writes()]
+    assert max(steps) < 30
+    after = endpoint.plane.wait(endpoint.send("after-stop", TASKS["text2img"]), 120)
+    assert after["output"]["storage"] == "firebase"
+    assert endpoint.plane.results(job) == []
+    assert endpoint.objects("stopped") == []
+
+
+def test_a_user_cancels_through_their_own_document(endpoint: Endpoint) -> None:
+    slow = {"prompt": "a fox", **IMAGE, "width": 1024, "height": 1024, "num_inference_steps": 100}
+    job = endpoint.send("cancelled", slow)
+    reference = endpoint.firebase.documents.document(endpoint.path("cancelled"))
+    endpoint.plane.wait_taken(job)
+    deadline = time.monotonic() + 60
+    while (endpoint.document("cancelled") or {}).get("status") != "processing":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    reference.update({"cancel_requested": True})
+    posted = endpoint.plane.wait(job, 60)
+    assert posted["output"]["error_code"] == "cancelled"
+    document = endpoint.document("cancelled")
+    assert document is not None
+    assert document["status"] == "failed"
+
+
+def test_the_same_job_delivered_twice_is_generated_once(endpoint: Endpoint) -> None:
+    job = endpoint.send("twice", TASKS["text2img"])
+    first = endpoint.plane.wait(job, 120)
+    endpoint.plane.deliver_again(job)
+    endpoint.plane.wait(job, 60, count=2)
+    second = endpoint.plane.results(job)[1]
+    assert second["output"]["images"] == first["output"]["images"]
+    document = endpoint.document("twice")
+    assert document is not None
+    assert document["attempt"] == 1
+
+
+def test_a_job_without_cloud_storage_comes_back_inline(endpoint: Endpoint) -> None:
+    posted = endpoint.plane.wait(endpoint.plane.submit({"prompt": "a fox", **IMAGE}), 120)
+    response = posted["output"]
+    assert response["storage"] == "base64"
+    showing.check_image(showing.content(response["image_url"]), SIDE, SIDE)
+
+
+def test_nothing_that_must_not_be_said_is_in_the_log(endpoint: Endpoint) -> None:
+    log = endpoint.worker.log
+    for secret in ("a fox", "Traceback", "token=", ";base64,", "/work", "site-packages"):
+        assert secret not in log, f"{secret!r} is in the log"
+    assert "job completed" in log
+
+
+def test_sigterm_in_the_middle_of_a_job_lets_it_finish(
+    firebase: FirebaseEmulators, control_plane: ControlPlane
+) -> None:
+    with WorkerProcess(control_plane, {**firebase.env, "PRELOAD_TASKS": "text2img"}) as worker:
+        worker.wait_ready(180)
+        owner = {"user_id": USER, "file_uid": "sigterm", "use_cloud_storage": True}
+        job = control_plane.submit({**owner, "prompt": "a fox", **IMAGE, "width": 512, "height": 512})
+        control_plane.wait_taken(job)
+        worker.terminate()
+        posted = control_plane.wait(job, 120)
+        assert posted["output"]["storage"] == "firebase"
+        assert worker.wait(60) == 0
+    document = firebase.documents.document(Endpoint.path("sigterm")).get().to_dict()
+    assert document["status"] == "completed"
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        pytest.param({}, id="no key"),
+        pytest.param({"FIREBASE_SERVICE_ACCOUNT_KEY": '{"private_key": "SECRET-KEY", '}, id="a garbled key"),
+    ],
+)
+def test_without_a_usable_key_a_cloud_job_comes_back_inline(
+    control_plane: ControlPlane, variables: dict[str, str]
+) -> None:
+    with WorkerProcess(control_plane, {**variables, "PRELOAD_TASKS": "text2img"}) as worker:
+        worker.wait_ready(180)
+        owner = {"user_id": USER, "file_uid": "nokey", "use_cloud_storage": True}
+        posted = control_plane.wait(control_plane.submit({**owner, **TASKS["text2img"]}), 120)
+        response = posted["output"]
+        assert response["storage"] == "base64"
+        assert len(response["images"]) == 2
+        assert any("Firebase is not configured" in warning for warning in response["warnings"])
+        assert "SECRET-KEY" not in worker.log
