@@ -193,8 +193,8 @@ class Cancelled(Exception):
     code: ClassVar[str] = "cancelled"
     retryable: ClassVar[bool] = False
 
-    def __init__(self) -> None:
-        self.message = "the job was cancelled"
+    def __init__(self, message: str = "the job was cancelled") -> None:
+        self.message = message
         super().__init__(self.message)
 
 

@@ -4,6 +4,7 @@ Knows reasons, not who gives them. The first reason wins. Safe to use from any t
 """
 
 import asyncio
+import copy
 import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
@@ -43,7 +44,9 @@ class StopSignal:
             JobError, Cancelled: the reason, once one was given.
         """
         if self._reason is not None:
-            raise self._reason
+            # Always a new instance: raised in two threads at once, one exception would carry both their frames, and
+            # whoever frees the frames of a failed model run would end the event loop's coroutine with them.
+            raise copy.copy(self._reason)
 
     async def wait(self) -> Reason:
         """Wait for a reason."""

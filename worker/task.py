@@ -306,4 +306,7 @@ class _Run:
 
 
 async def _finished(call: "Future[None]") -> None:
-    await asyncio.shield(asyncio.wrap_future(call))
+    """Wait for a call in the GPU thread, without ending it when nobody waits any more."""
+    future = asyncio.wrap_future(call)
+    future.add_done_callback(lambda done: done.cancelled() or done.exception())  # somebody has seen it
+    await asyncio.shield(future)

@@ -156,7 +156,8 @@ def single_file(sdxl: Path, path: Path) -> Path:
     tensors |= _original_unet(load_file(sdxl / "unet" / "diffusion_pytorch_model.safetensors"))
     tensors |= _original_vae(load_file(sdxl / "vae" / "diffusion_pytorch_model.safetensors"))
     for name, value in load_file(sdxl / "text_encoder" / "model.safetensors").items():
-        tensors[f"conditioner.embedders.0.transformer.{name}"] = value
+        # Since 5.6 transformers saves this encoder without the "text_model." that its older files have.
+        tensors[f"conditioner.embedders.0.transformer.text_model.{name.removeprefix('text_model.')}"] = value
     tensors |= _open_clip(load_file(sdxl / "text_encoder_2" / "model.safetensors"))
     save_file({name: value.contiguous() for name, value in tensors.items()}, path)
     return path
@@ -229,9 +230,9 @@ def _original_vae(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
                 "group_norm": "norm",
             }.items():
                 new = new.replace(f".{ours}.", f".{theirs}.")
-            if value.ndim == 2:
-                value = value[:, :, None, None]  # the original has 1 x 1 convolutions there
-        renamed[f"first_stage_model.{new}"] = value
+        # The original has 1 x 1 convolutions where this attention has linear layers.
+        is_linear = "mid.attn_1" in new and value.ndim == 2
+        renamed[f"first_stage_model.{new}"] = value[:, :, None, None] if is_linear else value
     return renamed
 
 

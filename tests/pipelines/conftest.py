@@ -83,7 +83,7 @@ def runner(engine: Engine) -> Runner:
 
 def request_of(task_type: str) -> Request:
     """A request of this task with nothing but its required fields; the engine reads only its task."""
-    urls = {name: "https://example.com/a.png" for name in ("image_url", "mask_url")}
+    urls = dict.fromkeys(("image_url", "mask_url"), "https://example.com/a.png")
     model = REQUESTS[task_type]
     fields = {name: url for name, url in urls.items() if name in model.model_fields}
     return model.model_validate({"task_type": task_type, "prompt": "a red circle", **fields})

@@ -5,7 +5,7 @@ import gc
 import weakref
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
@@ -22,7 +22,7 @@ from worker.errors import (
 )
 from worker.pipelines.vendor import POISON, translate, translated
 
-_RESPONSE = httpx.Response(404, request=httpx.Request("GET", "https://example.com"))
+_RESPONSE = httpx2.Response(404, request=httpx2.Request("GET", "https://example.com"))
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_every_sticky_message_is_a_fault_of_the_card(mark: str) -> None:
         OSError("/secret/path/unet does not appear to have a file named config.json"),
         ValueError("Cannot load /secret/path because weight has shape"),
         KeyError("/secret/path"),
-        httpx.ConnectError("huggingface.example: name resolution failed /secret/path"),
+        httpx2.ConnectError("huggingface.example: name resolution failed /secret/path"),
         RepositoryNotFoundError("401 for /secret/path", response=_RESPONSE),
         LocalEntryNotFoundError("/secret/path"),
         RuntimeError("Error(s) in loading state_dict for /secret/path"),

@@ -38,9 +38,9 @@ def test_what_is_no_safetensors_file_has_no_header(tmp_path: Path, content: byte
 
 
 def test_a_bundle_weighs_what_its_networks_take_once_loaded(demo_models: Path) -> None:
-    from worker.pipelines.engine import Engine
     from tests.pipelines.builders import Recorder
     from worker.config import load_settings
+    from worker.pipelines.engine import Engine
 
     settings = load_settings(demo_models_dir=demo_models)
     models = catalog(cuda=False, demo_models_dir=demo_models)

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 _SEED = 20240607
-_TEXT_WIDTH = 32  # of each of SDXL's two text encoders, and of Wan's
+_TEXT_WIDTH = 32  # of SDXL's first text encoder, and of Wan's
+_TEXT_WIDTH_2 = 48  # of SDXL's second one, wider as in the large model
 
 
 def write_models(out: Path) -> None:
@@ -38,20 +39,10 @@ def _sdxl(out: Path) -> None:
     write_clip_tokenizer(folder / "tokenizer", padding="<|endoftext|>")
     write_clip_tokenizer(folder / "tokenizer_2", padding="!")
     size = clip_vocabulary_size(folder / "tokenizer")
-    text = transformers.CLIPTextConfig(
-        vocab_size=size,
-        hidden_size=_TEXT_WIDTH,
-        intermediate_size=2 * _TEXT_WIDTH,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        projection_dim=_TEXT_WIDTH,
-        bos_token_id=size - 2,
-        eos_token_id=size - 1,
-        pad_token_id=size - 1,
-    )
-    transformers.CLIPTextModel(text).save_pretrained(folder / "text_encoder")
-    transformers.CLIPTextModelWithProjection(text).save_pretrained(folder / "text_encoder_2")
-    _diffusers().UNet2DConditionModel(**_unet(cross_attention=2 * _TEXT_WIDTH, time_ids=6)).save_pretrained(
+    transformers.CLIPTextModel(_clip(size, _TEXT_WIDTH)).save_pretrained(folder / "text_encoder")
+    second = transformers.CLIPTextModelWithProjection(_clip(size, _TEXT_WIDTH_2))
+    second.save_pretrained(folder / "text_encoder_2")
+    _diffusers().UNet2DConditionModel(**_unet(cross_attention=_TEXT_WIDTH + _TEXT_WIDTH_2, time_ids=6)).save_pretrained(
         folder / "unet"
     )
     vae = _diffusers().AutoencoderKL(
@@ -86,7 +77,9 @@ def _sdxl(out: Path) -> None:
 def _sdxl_refiner(out: Path) -> None:
     # Like the real refiner it reads the second text encoder only, and it shares that and the VAE with the base.
     folder = out / "sdxl-refiner"
-    _diffusers().UNet2DConditionModel(**_unet(cross_attention=_TEXT_WIDTH, time_ids=5)).save_pretrained(folder / "unet")
+    _diffusers().UNet2DConditionModel(**_unet(cross_attention=_TEXT_WIDTH_2, time_ids=5)).save_pretrained(
+        folder / "unet"
+    )
     _sdxl_scheduler().save_pretrained(folder / "scheduler")
     for shared in ("text_encoder_2", "tokenizer_2", "vae"):
         shutil.copytree(out / "sdxl" / shared, folder / shared)
@@ -173,6 +166,22 @@ def _wan(out: Path) -> None:
     )
 
 
+def _clip(vocabulary: int, width: int) -> Any:
+    import transformers
+
+    return transformers.CLIPTextConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        projection_dim=width,
+        bos_token_id=vocabulary - 2,
+        eos_token_id=vocabulary - 1,
+        pad_token_id=vocabulary - 1,
+    )
+
+
 def _unet(*, cross_attention: int, time_ids: int) -> dict[str, Any]:
     time_width = 8
     return {
@@ -188,7 +197,7 @@ def _unet(*, cross_attention: int, time_ids: int) -> dict[str, Any]:
         "cross_attention_dim": cross_attention,
         "addition_embed_type": "text_time",
         "addition_time_embed_dim": time_width,
-        "projection_class_embeddings_input_dim": time_ids * time_width + _TEXT_WIDTH,
+        "projection_class_embeddings_input_dim": time_ids * time_width + _TEXT_WIDTH_2,
         "use_linear_projection": True,
         "norm_num_groups": 8,
     }

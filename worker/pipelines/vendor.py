@@ -47,6 +47,8 @@ POISON = (
 NO_MEMORY = ("out of memory", "cublas_status_alloc_failed", "can't allocate memory", "not enough memory")
 """Messages of an allocation that failed; the context lives on."""
 
+_HTTP_CLIENTS = frozenset({"httpx", "httpx2", "httpcore", "httpcore2", "requests"})  # huggingface_hub 2 uses the second
+
 UNREADABLE = "the weights of this model could not be read; the worker's log says why"
 UNREACHABLE = "the weights of this model are not on this worker and could not be downloaded"
 
@@ -70,7 +72,7 @@ def translate(error: BaseException, doing: Doing) -> BaseException:
         return DiskFull()
     if doing == "load":
         module = type(error).__module__.partition(".")[0]
-        if module in {"httpx", "requests", "httpcore"} or _is_hub_error(error):
+        if module in _HTTP_CLIENTS or _is_hub_error(error):
             return ModelUnavailable(UNREACHABLE)
         if module == "safetensors" or type(error).__name__ == "SafetensorError":
             return ModelUnavailable(UNREADABLE)

@@ -1,0 +1,49 @@
+"""The stop signal: the first reason counts, every raise is its own."""
+
+import asyncio
+
+import pytest
+
+from worker.errors import Cancelled, JobTimeout
+from worker.stop import StopSignal
+
+
+async def test_without_a_reason_the_job_goes_on() -> None:
+    stop = StopSignal()
+    stop.checkpoint()
+    assert await stop.guard(asyncio.sleep(0, "done")) == "done"
+
+
+async def test_the_first_reason_wins() -> None:
+    stop = StopSignal()
+    stop.request(JobTimeout("slow"))
+    stop.request(Cancelled())
+    with pytest.raises(JobTimeout, match="timeout: slow"):
+        stop.checkpoint()
+    assert (await stop.wait()).code == "timeout"
+
+
+@pytest.mark.parametrize("reason", [JobTimeout("slow", retryable=False), Cancelled()])
+async def test_every_raise_is_a_new_exception_that_says_the_same(reason: JobTimeout | Cancelled) -> None:
+    stop = StopSignal()
+    stop.request(reason)
+    raised = []
+    for _ in range(2):
+        with pytest.raises(type(reason)) as caught:
+            stop.checkpoint()
+        raised.append(caught.value)
+    assert raised[0] is not raised[1]
+    assert {(error.message, error.retryable) for error in raised} == {(reason.message, reason.retryable)}
+
+
+async def test_guarded_work_is_given_up_at_once() -> None:
+    stop = StopSignal()
+    asyncio.get_running_loop().call_later(0.05, stop.request, Cancelled())
+    with pytest.raises(Cancelled):
+        await asyncio.wait_for(stop.guard(asyncio.sleep(60)), 2)
+
+
+async def test_a_reason_may_come_from_any_thread() -> None:
+    stop = StopSignal()
+    await asyncio.to_thread(stop.request, Cancelled())
+    assert (await asyncio.wait_for(stop.wait(), 2)).code == "cancelled"
