@@ -170,19 +170,22 @@ def test_a_cancel_at_step_3_stops_within_the_step_and_leaves_nothing(run: Runner
 
 
 def test_the_three_pipelines_share_every_network(engine: Engine) -> None:
+    import diffusers
     import torch
 
     from worker.pipelines.loading import SdxlParts
-    from worker.pipelines.sdxl import SdxlJob, kinds_of_pipeline
+    from worker.pipelines.sdxl import SdxlJob
 
+    refining = diffusers.StableDiffusionXLImg2ImgPipeline
+    kinds = (diffusers.StableDiffusionXLPipeline, refining, diffusers.StableDiffusionXLInpaintPipeline)
     parts = engine._shelf[engine.catalog.bundle("text2img")].parts
     assert isinstance(parts, SdxlParts)
     job = SdxlJob(parts, torch.device("cpu"), image_params(), sources_of("text2img"), Recorder())
-    pipelines = [job._pipeline(kind) for kind in kinds_of_pipeline()]
+    pipelines = [job._pipeline(kind) for kind in kinds]
     for name in ("unet", "vae", "text_encoder", "text_encoder_2"):
         assert len({id(getattr(pipeline, name)) for pipeline in pipelines}) == 1
     assert len({id(pipeline.scheduler) for pipeline in pipelines}) == 3
-    assert id(job._pipeline(kinds_of_pipeline()[1], refiner=True).vae) == id(parts.vae)
+    assert id(job._pipeline(refining, refiner=True).vae) == id(parts.vae)
 
 
 def test_the_catalog_puts_the_three_tasks_on_one_bundle(engine: Engine) -> None:

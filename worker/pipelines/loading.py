@@ -121,12 +121,12 @@ class Loader:
                 text_encoder=self._network(folder, "text_encoder", half),
                 text_encoder_2=self._network(folder, "text_encoder_2", half),
                 unet=self._network(folder, "unet", half),
-                vae=self._vae(folder / "vae", self.cuda_vae_dtype(folder / "vae")) if vae is None else None,
+                vae=self._vae(folder / "vae", self._vae_dtype(folder / "vae")) if vae is None else None,
                 scheduler=self._small(folder, "scheduler"),
                 force_zeros_for_empty_prompt=_index(folder).get("force_zeros_for_empty_prompt", True),
             )
         if vae is not None:
-            parts.vae = self._vae(_path(vae.path), self.cuda_vae_dtype(_path(vae.path)))
+            parts.vae = self._vae(_path(vae.path), self._vae_dtype(_path(vae.path)))
         if self.cuda:
             parts.vae.to(memory_format=torch.channels_last)
         # The dtype was chosen here, once; with this flag diffusers would cast the shared VAE up and down.
@@ -192,7 +192,7 @@ class Loader:
             expand_timesteps=bool(index.get("expand_timesteps")),
         )
 
-    def cuda_vae_dtype(self, folder: Path) -> torch.dtype:
+    def _vae_dtype(self, folder: Path) -> torch.dtype:
         """The dtype of an SDXL VAE on the card: float16 only where it was made not to overflow there."""
         config = read_json((folder.parent if folder.suffix == ".safetensors" else folder) / "config.json")
         return torch.bfloat16 if config.get("force_upcast", True) else torch.float16

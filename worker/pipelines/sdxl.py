@@ -255,8 +255,3 @@ def _at_least_one_step(params: ImageParams, control: Control) -> ImageParams:
         return params
     control.warn(f"strength: {params.strength} of {steps} steps is less than one step; one was run")
     return replace(params, strength=min(1.0, (1 + 1e-6) / steps))
-
-
-def kinds_of_pipeline() -> tuple[Any, Any, Any]:
-    """The pipeline classes of text to image, image to image and inpainting."""
-    return StableDiffusionXLPipeline, StableDiffusionXLImg2ImgPipeline, StableDiffusionXLInpaintPipeline
