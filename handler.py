@@ -146,16 +146,17 @@ def _register_fitness_checks(tools: Collaborators) -> None:
         tools.generator.health()
 
     @runpod.serverless.register_fitness_check  # type: ignore[untyped-decorator]  # the SDK has no types
-    def users_can_be_identified() -> None:
+    def firebase_key_is_readable() -> None:
         # Without Firebase a worker still serves, inline; one that must check users first would refuse every cloud job.
         if tools.settings.require_id_token and tools.users is None:
             raise RuntimeError("REQUIRE_ID_TOKEN is true, and FIREBASE_SERVICE_ACCOUNT_KEY is missing or unreadable")
+        log.info("Firebase is %s", "ready" if tools.users else "not in use", extra={"action": "firebase"})
 
 
 def _preload(tools: Collaborators) -> None:
+    """In the GPU thread."""
     bar = terminal_bar("models")
-    control = Unattended(bar) if bar else Unattended()
-    ready = tools.gpu.submit(lambda: tools.generator.preload(tools.settings.preload_tasks, control)).result()
+    ready = tools.generator.preload(tools.settings.preload_tasks, Unattended(bar) if bar else Unattended())
     if bar is not None:
         bar.close()
     log.info("ready for %s", ", ".join(ready) or "no task yet", extra={"action": "preloaded"})
@@ -170,12 +171,13 @@ def main() -> None:
         sys.exit(f"cannot start: {error}")
     logs.configure(settings)
     tools = collaborators()
-    one_job_only = any(argument.startswith("--test_input") for argument in sys.argv)
-    if not one_job_only:
-        _preload(tools)
-    import runpod
+    serves_many = settings.on_platform or "--rp_serve_api" in sys.argv
+    loading = tools.gpu.submit(lambda: _preload(tools)) if serves_many else None
+    import runpod  # takes a second or two, in which the models are being loaded
 
     _register_fitness_checks(tools)
+    if loading is not None:
+        loading.result()
     runpod.serverless.start(
         {"handler": handler, "concurrency_modifier": lambda _: settings.worker_concurrency},
     )

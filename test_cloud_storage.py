@@ -3,8 +3,8 @@
     python test_cloud_storage.py ["a red star on a blue background"]
 
 Sends a text2video and a text2img request with cloud storage, and one whose result cannot be stored. Watches each
-document live as a phone would and prints every change, downloads what the URLs serve, and asserts that response, document and
-objects agree. Exits non-zero if anything differs.
+document live as a phone would and prints every change, downloads what the URLs serve, and asserts that response,
+document and objects agree. Exits non-zero if anything differs.
 """
 
 import argparse
