@@ -1,0 +1,270 @@
+"""What a job costs beside its model, as this worker does it and in the plain way, against local emulators.
+
+    python benchmarks/overhead.py [--repeat 3] [--latency-ms 0 100] [--quick]
+
+Ours is `handler.serve` with Google's real clients: validate, claim the document, generate, encode and upload each
+picture while the next one is made, complete the document. The plain way, same models, pixels and clients: write
+the document, generate everything, write it, encode with the usual defaults and upload one after another, write it. Both
+run in turn, warmed up; the pixels of both are asserted equal. Overhead is total time less the time inside the model.
+"""
+
+import argparse
+import asyncio
+import dataclasses
+import io
+import os
+import statistics
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import imageio_ffmpeg
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+import handler
+from tests import showing
+from tests.emulators.faults import FaultyFirebase
+from tests.emulators.firebase import bucket_at, environment
+from worker.config import load_settings, set_library_defaults
+from worker.generation import Control, Generated, GeneratedImage, Generator, Placement, Sources
+from worker.params import ModelDefaults, Params, resolve
+from worker.ports import Collaborators
+from worker.progress import Unattended
+from worker.request import Request, parse
+
+USER = "benchmark"
+PROMPT = {"prompt": "a red star on a blue background", "seed": 1}
+IMAGE = {"task_type": "text2img", **PROMPT}
+CLIP = {"task_type": "text2video", **PROMPT}
+CASES: dict[str, dict[str, Any]] = {
+    "1 image 1024x1024": {**IMAGE, "width": 1024, "height": 1024},
+    "4 images 1024x1024": {**IMAGE, "width": 1024, "height": 1024, "num_images": 4},
+    "clip 416x240x33": {**CLIP, "video_width": 416, "video_height": 240, "num_frames": 33},
+}
+QUICK: dict[str, dict[str, Any]] = {
+    "1 image 128x128": {**IMAGE, "width": 128, "height": 128, "num_inference_steps": 2},
+    "4 images 128x128": {**IMAGE, "width": 128, "height": 128, "num_inference_steps": 2, "num_images": 4},
+    "clip 64x64x5": {**CLIP, "video_width": 64, "video_height": 64, "num_frames": 5, "num_inference_steps": 2},
+}
+STAGES = ("validate", "claim", "encode", "upload", "complete")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One job from request to result; seconds."""
+
+    total: float
+    pipeline: float
+    stages: dict[str, float]
+
+    @property
+    def overhead(self) -> float:
+        """What was not the model."""
+        return self.total - self.pipeline
+
+
+class Stopwatch:
+    """A `Generator` that measures the time inside another one's `generate`, and keeps what came out of it."""
+
+    def __init__(self, inner: Generator) -> None:
+        self._inner = inner
+        self.describe: Callable[[str], ModelDefaults] = inner.describe
+        self.prepare: Callable[[str, Control], Placement] = inner.prepare
+        self.preload, self.health = inner.preload, inner.health
+        self.seconds = 0.0
+        self.made: list[Generated] = []
+
+    def start(self) -> None:
+        """Forget the last job."""
+        self.seconds, self.made = 0.0, []
+
+    def generate(self, request: Request, params: Params, sources: Sources, control: Control) -> Iterator[Generated]:
+        """As the inner one; the receiver's time between two pictures does not count."""
+        pictures = self._inner.generate(request, params, sources, control)
+        while True:
+            started = time.perf_counter()
+            picture = next(pictures, None)
+            self.seconds += time.perf_counter() - started
+            if picture is None:
+                return
+            self.made.append(picture)
+            yield picture
+
+
+class Ours:
+    """The worker itself."""
+
+    def __init__(self, tools: Collaborators, watch: Stopwatch) -> None:
+        self._tools, self._watch = tools, watch
+
+    def run(self, job_input: dict[str, Any]) -> Run:
+        """One job through the handler."""
+        file_uid = uuid.uuid4().hex
+        job = {**job_input, "user_id": USER, "file_uid": file_uid, "use_cloud_storage": True}
+        self._watch.start()
+        started = time.perf_counter()
+        response = asyncio.run(handler.serve({"id": file_uid, "input": job}, self._tools))
+        total = time.perf_counter() - started
+        assert response.get("storage") == "firebase", response
+        timings = response["timings"]
+        return Run(total, self._watch.seconds, {**timings, "complete": total - timings["total"]})
+
+
+class Plain:
+    """One thing after another, each with its library's defaults."""
+
+    def __init__(self, tools: Collaborators, watch: Stopwatch, firebase: FaultyFirebase) -> None:
+        from firebase_admin import firestore  # its client takes the emulator's address from the environment
+
+        assert tools.documents is not None
+        self._tools, self._watch = tools, watch
+        self._bucket = bucket_at(firebase.storage_proxy.url, firebase.project, firebase.bucket)
+        self._client = tools.documents.client  # type: ignore[attr-defined]  # FirestoreDocuments: the same connection
+        self._now = firestore.SERVER_TIMESTAMP
+
+    def run(self, job_input: dict[str, Any]) -> Run:
+        """The same job; the generation is in the worker's GPU thread here too."""
+        self._watch.start()
+        started = time.perf_counter()
+        file_uid = uuid.uuid4().hex
+        document = self._client.document(f"generations/{USER}/files/{file_uid}")
+        document.set({"status": "processing", "request_data": job_input, "updated_at": self._now}, merge=True)
+        made = self._tools.gpu.submit(lambda: self._generate(job_input)).result()
+        document.set({"status": "uploading", "updated_at": self._now}, merge=True)
+        clock = dict.fromkeys(STAGES, 0.0)
+        urls: list[str] = []
+        for index, picture in enumerate(made):
+            begun = time.perf_counter()
+            data, suffix, content_type = encode(picture)
+            clock["encode"] += time.perf_counter() - begun
+            begun = time.perf_counter()
+            blob = self._bucket.blob(f"generating/{USER}/{file_uid}_{index}.{suffix}")
+            blob.metadata = {"firebaseStorageDownloadTokens": str(uuid.uuid4())}
+            blob.upload_from_string(data, content_type=content_type)
+            clock["upload"] += time.perf_counter() - begun
+            urls.append(blob.public_url)
+        document.set({"status": "completed", "urls": urls, "updated_at": self._now}, merge=True)
+        return Run(time.perf_counter() - started, self._watch.seconds, clock)
+
+    def _generate(self, job_input: dict[str, Any]) -> list[Generated]:
+        request, settings = parse(job_input), self._tools.settings
+        params = resolve(
+            request,
+            self._watch.describe(request.task_type),
+            max_image_pixels=settings.max_image_pixels,
+            max_job_cost=settings.max_job_cost,
+        )
+        return list(self._watch.generate(request, params, Sources(), Unattended()))
+
+
+def encode(picture: Generated) -> tuple[bytes, str, str]:
+    """Pillow's default PNG, or a clip as diffusers' `export_to_video` writes it with imageio at its quality 5."""
+    if isinstance(picture, GeneratedImage):
+        out = io.BytesIO()
+        Image.fromarray(picture.pixels).save(out, "PNG")
+        return out.getvalue(), "png", "image/png"
+    _, height, width, _ = picture.frames.shape
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "clip.mp4"
+        writer = imageio_ffmpeg.write_frames(str(path), (width, height), fps=15, quality=5)
+        writer.send(None)
+        # There the frames leave the pipeline as floats; making those is part of it, and not counted here.
+        for frame in picture.frames.astype(np.float32) / 255:
+            writer.send((frame * 255).astype(np.uint8))
+        writer.close()
+        return path.read_bytes(), "mp4", "video/mp4"
+
+
+def pixels(made: list[Generated]) -> list[NDArray[np.uint8]]:
+    """What a job generated, as arrays."""
+    return [item.pixels if isinstance(item, GeneratedImage) else item.frames for item in made]
+
+
+def warm_up(cases: dict[str, dict[str, Any]], ours: Ours, plain: Plain, watch: Stopwatch) -> None:
+    """Every case once in both ways: models, clients, connections and encoders are there; both made the same."""
+    for name, job_input in cases.items():
+        ours.run(job_input)
+        made = pixels(watch.made)
+        plain.run(job_input)
+        again = pixels(watch.made)
+        same = len(made) == len(again) and all(map(np.array_equal, made, again))
+        assert same, f"{name}: the two ways generated different pixels"
+
+
+def measure(
+    firebase: FaultyFirebase, cases: dict[str, dict[str, Any]], latencies_ms: list[float], repeat: int
+) -> dict[tuple[str, float, str], list[Run]]:
+    """(case, latency, way) -> its runs. Round by round and in turn: what else the machine does hits all alike."""
+    settings = load_settings(sdxl_model="demo", wan_model="demo")
+    tools = handler.build(settings)
+    watch = Stopwatch(tools.generator)
+    tools = dataclasses.replace(tools, generator=watch)
+    ours, plain = Ours(tools, watch), Plain(tools, watch, firebase)
+    warm_up(cases, ours, plain, watch)
+    runs: dict[tuple[str, float, str], list[Run]] = {}
+    for turn in range(repeat):
+        for latency in latencies_ms:
+            firebase.set_latency(latency / 1000)
+            for name, job_input in cases.items():
+                ways: list[tuple[str, Ours | Plain]] = [("ours", ours), ("plain", plain)]
+                for way, runner in ways if turn % 2 == 0 else reversed(ways):
+                    runs.setdefault((name, latency, way), []).append(runner.run(job_input))
+    return runs
+
+
+def report(runs: dict[tuple[str, float, str], list[Run]]) -> str:
+    """Medians of each case, ours above plain, and where the overhead of both goes."""
+    rows: list[list[object]] = []
+    stages: list[list[object]] = []
+    for name, latency, way in sorted(runs, key=lambda key: (key[1], list(runs).index(key))):
+        these = runs[name, latency, way]
+        overhead = _median([run.overhead for run in these])
+        total = _median([run.total for run in these])
+        share = _median([100 * run.overhead / run.total for run in these])
+        plain = _median([run.overhead for run in runs[name, latency, "plain"]])
+        case = [name, f"{latency:g}", way]
+        ratio = f"{plain / overhead:.1f}x" if way == "ours" else ""
+        pipeline = _median([run.pipeline for run in these])
+        rows.append([*case, *(f"{seconds:.2f}" for seconds in (total, pipeline, overhead)), f"{share:.0f}%", ratio])
+        stages.append([*case, *(f"{1000 * _median([run.stages[stage] for run in these]):.0f}" for stage in STAGES)])
+    heads = ["case", "latency ms", "way"]
+    table = showing.table(rows, [*heads, "total s", "pipeline s", "overhead s", "share", "plain/ours"])
+    where = showing.table([row for row in stages if row[2] == "ours"], [*heads, *(f"{stage} ms" for stage in STAGES)])
+    return f"{table}\n\nwhere ours goes (encode and upload: sums over the files, most of it beside the model)\n{where}"
+
+
+def _median(values: list[float]) -> float:
+    return statistics.median(values)
+
+
+def main() -> None:
+    """Start the emulators, run both ways, print the tables."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--latency-ms", type=float, nargs="+", default=[0.0, 100.0], help="added each way")
+    parser.add_argument("--quick", action="store_true", help="small pictures, once: whether it runs, not how fast")
+    arguments = parser.parse_args()
+    set_library_defaults()
+    showing.quiet_logs()
+    cases, repeat = (QUICK, 1) if arguments.quick else (CASES, arguments.repeat)
+    with FaultyFirebase() as firebase, environment(firebase.env):
+        runs = measure(firebase, cases, arguments.latency_ms, repeat)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    print(
+        f"demo models on {cores} cores, medians of {repeat}; "
+        "latency is added each way to Storage and Firestore: a round trip costs twice as much"
+    )
+    print(report(runs))
+
+
+if __name__ == "__main__":
+    main()
