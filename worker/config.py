@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 TASK_TYPES = ("text2img", "img2img", "inpaint", "text2video", "img2video")
 REPOSITORY = Path(__file__).resolve().parent.parent
 RUNPOD_VOLUME = Path("/runpod-volume")
+EMULATOR_VARIABLES = ("FIRESTORE_EMULATOR_HOST", "STORAGE_EMULATOR_HOST", "FIREBASE_AUTH_EMULATOR_HOST")
 
 
 class ConfigError(Exception):
@@ -25,7 +26,7 @@ class ConfigError(Exception):
 class Settings(BaseSettings):
     """One field per variable of the contract's section 5, and a few that name places on this machine."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", case_sensitive=False)
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", case_sensitive=False, populate_by_name=True)
 
     firebase_service_account_key: SecretStr | None = None
     firebase_storage_bucket: str | None = None
@@ -90,12 +91,7 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _no_emulators_on_the_platform(self) -> "Settings":
         # With the auth emulator's variable set, firebase-admin accepts unsigned tokens.
-        emulators = {
-            "FIRESTORE_EMULATOR_HOST": self.firestore_emulator_host,
-            "STORAGE_EMULATOR_HOST": self.storage_emulator_host,
-            "FIREBASE_AUTH_EMULATOR_HOST": self.firebase_auth_emulator_host,
-        }
-        named = [name for name, value in emulators.items() if value]
+        named = [name for name in EMULATOR_VARIABLES if getattr(self, name.lower())]
         if self.runpod_endpoint_id and named:
             raise ValueError(f"{', '.join(named)} must not be set on RunPod; emulators are for local work")
         return self
@@ -148,6 +144,11 @@ def set_library_defaults() -> None:
         "DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA": "true",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "TOKENIZERS_PARALLELISM": "false",
+        # Threads that wait for each other by spinning take several times as long as soon as a core is shared.
+        "OMP_WAIT_POLICY": "PASSIVE",
         "GRPC_VERBOSITY": "ERROR",
     }.items():
         os.environ.setdefault(name, value)
+    for name in EMULATOR_VARIABLES:
+        if not os.environ.get(name):
+            os.environ.pop(name, None)  # Google's clients take an empty variable for a host

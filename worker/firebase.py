@@ -40,15 +40,10 @@ def read_key(value: str) -> dict[str, Any]:
     Raises:
         ConfigError: what is wrong with it, without any of its content.
     """
-    text = value.strip()
+    text = _unquoted(value)
     if not text.startswith("{"):
         text = _from_file(text) if len(text) < 1024 else _from_base64(text)
-    try:
-        key = json.loads(text, strict=False)
-    except ValueError:
-        raise ConfigError(
-            "FIREBASE_SERVICE_ACCOUNT_KEY: is not JSON, base64 of JSON, or the path of a JSON file"
-        ) from None
+    key = _from_json(text)
     if not isinstance(key, dict):
         raise ConfigError("FIREBASE_SERVICE_ACCOUNT_KEY: must be a JSON object")
     missing = [name for name in ("project_id", "client_email", "private_key", "token_uri") if not key.get(name)]
@@ -61,10 +56,24 @@ def read_key(value: str) -> dict[str, Any]:
     return key
 
 
+def _unquoted(value: str) -> str:
+    # An env file that Docker reads keeps the quotes that a shell would take away.
+    text = value.strip()
+    return text[1:-1].strip() if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
+
+
+def _from_json(text: str) -> Any:
+    # A multi-line key whose every newline became a backslash and an n is no JSON before they are newlines again.
+    for attempt in (text, text.replace("\\\\n", "\n").replace("\\n", "\n")):
+        with contextlib.suppress(ValueError, RecursionError):
+            return json.loads(attempt, strict=False)
+    raise ConfigError("FIREBASE_SERVICE_ACCOUNT_KEY: is not JSON, base64 of JSON, or the path of a JSON file")
+
+
 def _from_file(text: str) -> str:
     try:
         return Path(text).expanduser().read_text(encoding="utf-8")
-    except (OSError, ValueError):
+    except (OSError, ValueError, RuntimeError):  # RuntimeError: a ~user whom nobody knows
         with contextlib.suppress(ConfigError):
             return _from_base64(text)
         raise ConfigError("FIREBASE_SERVICE_ACCOUNT_KEY: names a file that cannot be read") from None

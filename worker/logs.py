@@ -10,6 +10,7 @@ import logging
 import re
 import sys
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -20,15 +21,32 @@ _SECRETS = re.compile(
     r"|(?<=token=)[^&\s\"']+"
     r"|(?i:(?<=bearer )[\w.~+/=-]+)"
     r"|\beyJ[\w-]{8,}\.[\w-]+\.[\w-]*"
+    r"|\b(?:eyJ|MII)[\w+/=-]{64,}"  # a key without its frame: base64 of the JSON, base64 of the DER
     r"|(?<=;base64,)[A-Za-z0-9+/=_-]{16,}",
     re.DOTALL,
 )
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
 def redact(text: str) -> str:
     """The text on one line, with whatever looks like a key, token or inline image blotted out."""
-    return _SECRETS.sub("[redacted]", text).replace("\r", "\\r").replace("\n", "\\n")
+    return _CONTROL.sub(_escaped, _SECRETS.sub("[redacted]", text))
+
+
+def _escaped(control: re.Match[str]) -> str:
+    return control[0].encode("unicode_escape").decode()
+
+
+def _redacted(value: object) -> Any:
+    """The same for everything inside a fact: after `json.dumps` a redaction could eat the quotes around a value."""
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, Mapping):
+        return {redact(str(key)): _redacted(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_redacted(item) for item in value]
+    return redact(str(value))
 
 
 def where(error: BaseException) -> str:
@@ -50,7 +68,7 @@ class _Formatter(logging.Formatter):
             message = f"{message} ({where(record.exc_info[1])})"
         if self._as_json:
             line: dict[str, Any] = {"level": record.levelname, "logger": record.name, "message": message, **facts}
-            return redact(json.dumps(line, default=str))
+            return json.dumps(_redacted(line))
         tail = " ".join(f"{key}={value}" for key, value in facts.items())
         return redact(f"{record.levelname:<7} {record.name}: {message}" + (f"  {tail}" if tail else ""))
 
