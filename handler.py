@@ -8,6 +8,7 @@ import asyncio
 import functools
 import logging
 import sys
+import threading
 import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -19,6 +20,7 @@ from worker.firebase import Firebase
 from worker.generation import Progress
 from worker.gpu import GpuThread
 from worker.inputs import SourceLoader
+from worker.outbox import Outbox
 from worker.pipelines.engine import Engine
 from worker.ports import Collaborators
 from worker.progress import Throttle, Unattended, terminal_bar
@@ -46,6 +48,7 @@ def build(settings: Settings) -> Collaborators:
         storage=storage,
         users=firebase.users if firebase else None,
         worker_id=settings.runpod_pod_id or f"local-{uuid.uuid4().hex[:8]}",
+        outbox=Outbox(settings.outbox_dir) if settings.outbox_dir.parent.is_dir() else None,
     )
 
 
@@ -143,7 +146,7 @@ def _register_fitness_checks(tools: Collaborators) -> None:
 
     @runpod.serverless.register_fitness_check  # type: ignore[untyped-decorator]  # the SDK has no types
     def models_found_and_card_works() -> None:
-        tools.generator.health()
+        tools.gpu.submit(tools.generator.health).result()
 
     @runpod.serverless.register_fitness_check  # type: ignore[untyped-decorator]  # the SDK has no types
     def firebase_key_is_readable() -> None:
@@ -162,6 +165,13 @@ def _preload(tools: Collaborators) -> None:
     log.info("ready for %s", ", ".join(ready) or "no task yet", extra={"action": "preloaded"})
 
 
+def deliver_outbox(tools: Collaborators) -> None:
+    """Deliver what an earlier worker had to keep, beside the first jobs."""
+    if tools.outbox is None or tools.storage is None or tools.documents is None:
+        return
+    threading.Thread(target=tools.outbox.deliver, args=(tools.storage, tools.documents), daemon=True).start()
+
+
 def main() -> None:
     """Load the models and hand the loop to RunPod's SDK."""
     set_library_defaults()
@@ -177,6 +187,7 @@ def main() -> None:
 
     _register_fitness_checks(tools)
     if loading is not None:
+        deliver_outbox(tools)
         loading.result()
     runpod.serverless.start(
         {"handler": handler, "concurrency_modifier": lambda _: settings.worker_concurrency},

@@ -104,7 +104,7 @@ class MemoryBucket:
             current = self.objects[path][1].generation if path in self.objects else 0
             if current != replaces:
                 return None
-            info = ObjectInfo(next(self._generations), len(data), self.crc32c(data), dict(metadata))
+            info = ObjectInfo(next(self._generations), len(data), self.crc32c(data), dict(metadata), content_type)
             self.objects[path] = (data, info, content_type)
             self.uploads += 1
         self.after("upload", path)

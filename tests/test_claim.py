@@ -36,6 +36,11 @@ OVER = {"expires_at": NOW - timedelta(seconds=1)}
         pytest.param(document("processing"), Start(2, 1), id="the same job delivered again"),
         pytest.param(document("processing", job_id="job-0", **OVER), Start(2, 1), id="another job, lease over"),
         pytest.param(document("failed", attempt=7), Start(8), id="failed before"),
+        pytest.param(document("failed", error={"code": "worker_lost"}, claim={"deaths": 2}), Start(2, 2), id="reaped"),
+        pytest.param(
+            document("failed", error={"code": "timeout"}, claim={"deaths": 3}), Start(2), id="failed in words"
+        ),
+        pytest.param(document("failed", error={"code": "poison_job"}, job_id="job-0"), Start(2), id="asked for anew"),
         pytest.param(
             document("completed", generation_data={"storage": "base64"}), Start(2), id="completed, but went inline"
         ),
@@ -61,13 +66,17 @@ def test_a_finished_generation_is_answered_from_the_document() -> None:
         ),
         pytest.param(document("completed", claim={"request_hash": "x"}), "idempotency_mismatch", id="other result"),
         pytest.param(document("processing", attempt=3, claim={"deaths": 2}), "poison_job", id="fourth attempt"),
+        pytest.param(
+            document("failed", error={"code": "worker_lost"}, claim={"deaths": 3}), "poison_job", id="reaped thrice"
+        ),
+        pytest.param(document("failed", error={"code": "poison_job"}), "poison_job", id="poison again"),
     ],
 )
 def test_the_job_may_not_start(found: dict[str, Any], code: str) -> None:
     decision = decide(found, BID, NOW)
     assert isinstance(decision, Refuse)
     assert decision.error.code == code
-    assert decision.record is (code == "poison_job")
+    assert decision.record is (code == "poison_job" and found.get("error") != {"code": "poison_job"})
 
 
 def test_three_deaths_are_given_before_a_job_is_poison() -> None:

@@ -13,6 +13,7 @@ The protocol in one table; knows no Firestore and no clock. `status` carries it 
     completed, same request, result went inline   start, attempt + 1 (nothing is stored to answer with)
     completed, another request                    not: `idempotency_mismatch`
     failed                                        start, attempt + 1
+    failed as poison, the same job again          not: `poison_job`
 """
 
 import hashlib
@@ -25,6 +26,8 @@ from typing import Any
 from worker.errors import DuplicateInProgress, IdempotencyMismatch, JobError, PoisonJob
 from worker.request import Request
 
+WORKER_LOST = "worker_lost"
+"""The code that the reaper writes; no worker ever answers with it."""
 MAX_DEATHS = 3
 """A job that ended this many workers is not given to another one."""
 
@@ -79,8 +82,19 @@ def decide(fields: Mapping[str, Any] | None, bid: Bid, now: datetime) -> Decisio
         data = fields.get("generation_data") or {}
         return Replay(data) if data.get("storage") == "firebase" else Start(attempt + 1)
     if status == "failed":
-        return Start(attempt + 1)
+        return _again(fields, bid, attempt)
     return _contend(fields, bid, now, attempt=attempt, same_request=same_request)
+
+
+def _again(fields: Mapping[str, Any], bid: Bid, attempt: int) -> Decision:
+    code = (fields.get("error") or {}).get("code")
+    if code == PoisonJob.code and fields.get("job_id") == bid.job_id:
+        return Refuse(PoisonJob())
+    # Only deaths are counted: a job that failed in words may be asked for again as often as one likes.
+    deaths = int((fields.get("claim") or {}).get("deaths") or 0) if code == WORKER_LOST else 0
+    if deaths >= MAX_DEATHS:
+        return Refuse(PoisonJob(), record=True)
+    return Start(attempt + 1, deaths)
 
 
 def _contend(fields: Mapping[str, Any], bid: Bid, now: datetime, *, attempt: int, same_request: bool) -> Decision:

@@ -60,6 +60,9 @@ class Settings(BaseSettings):
     demo_models_dir: Path = REPOSITORY / ".cache" / "demo-models"
     """Where the built-in demo models are made and kept."""
 
+    outbox_dir: Path = RUNPOD_VOLUME / "outbox"
+    """Where results are kept that can neither be uploaded nor returned; used only where its parent folder exists."""
+
     runpod_endpoint_id: str | None = None
     runpod_pod_id: str | None = None
     runpod_webhook_get_job: str | None = None

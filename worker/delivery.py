@@ -8,11 +8,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
-from worker.errors import BackendError, StorageUnavailable
+from worker.errors import BackendError, ResultTooLarge, StorageUnavailable
 from worker.generation import Generated, GeneratedImage, Progress
 from worker.inline import data_uri, fit_images, fit_video
 from worker.media import Encoded, encode_image, encode_video
+from worker.outbox import Item, Outbox
 from worker.request import ImageRequest, Owner, Request
 from worker.result import Delivered, File
 from worker.storage import Provenance, Storage, Stored, object_path
@@ -25,11 +27,14 @@ ENVELOPE_BYTES = 6000
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
 class Destination:
-    """A place in the bucket for one job's files."""
+    """A place in the bucket for one job's files, and one on the volume for when the bucket cannot be had."""
 
-    def __init__(self, storage: Storage, owner: Owner, provenance: Provenance) -> None:
-        self.storage, self.owner, self.provenance = storage, owner, provenance
+    storage: Storage
+    owner: Owner
+    provenance: Provenance
+    outbox: Outbox | None = None
 
 
 class Delivery:
@@ -61,7 +66,8 @@ class Delivery:
         """Wait for all files; where they are now.
 
         Raises:
-            ResultTooLarge: they could not be stored and do not fit into a response.
+            ResultTooLarge: they do not fit into a response, and no storage was asked for.
+            StorageUnavailable: they could not be stored and do not fit; the message says whether they are kept.
             Superseded: a newer attempt owns the objects.
             DiskFull, Internal: a file could not be encoded.
         """
@@ -83,7 +89,24 @@ class Delivery:
         if self._destination is not None:
             await self.discard()
             warnings = (f"{StorageUnavailable.code}: the upload failed, so the result is returned inline",)
-        return await self._inline(encoded, warnings, max_result_bytes)
+        try:
+            return await self._inline(encoded, warnings, max_result_bytes)
+        except ResultTooLarge:
+            if self._destination is None:
+                raise
+            raise await self._put_aside(self._destination, encoded) from None
+
+    async def _put_aside(self, destination: "Destination", encoded: list[Encoded]) -> StorageUnavailable:
+        """Keep what can neither be stored nor returned, if there is a place for it; what to tell the caller."""
+        items = [
+            Item(self._path(destination, file, index), file, self._taken[index].seed)
+            for index, file in enumerate(encoded)
+        ]
+        outbox, owner = destination.outbox, destination.owner
+        if outbox is not None and await asyncio.to_thread(outbox.keep, owner, destination.provenance, items):
+            kept = "the upload failed; the result is kept and will be delivered later"
+            return StorageUnavailable(kept, retryable=False)
+        return StorageUnavailable("the upload failed, and the result is too large to be returned; try again")
 
     async def discard(self) -> None:
         """Take back what was uploaded; waits for uploads under way. What cannot be deleted now is logged."""
@@ -113,14 +136,20 @@ class Delivery:
 
     async def _upload(self, destination: Destination, encoded: Encoded, index: int) -> Stored:
         started = time.monotonic()
-        path = object_path(destination.owner, encoded, index, self._count)
+        path, seed = self._path(destination, encoded, index), self._taken[index].seed
         deadline = started + UPLOAD_SECONDS
         try:
-            return await asyncio.to_thread(destination.storage.put, path, encoded, destination.provenance, deadline)
+            return await asyncio.to_thread(
+                destination.storage.put, path, encoded, seed, destination.provenance, deadline
+            )
         except BackendError as error:
             raise _NotStored(encoded) from error
         finally:
             self.timings["upload"] += time.monotonic() - started
+
+    def _path(self, destination: "Destination", encoded: Encoded, index: int) -> str:
+        video = not isinstance(self._request, ImageRequest)
+        return object_path(destination.owner, video=video, suffix=encoded.suffix, index=index, count=self._count)
 
     def _encode(self, generated: Generated) -> Encoded:
         if isinstance(generated, GeneratedImage):
@@ -130,8 +159,9 @@ class Delivery:
 
     def _stored(self, outcomes: list[tuple[Encoded, Stored | None]]) -> Delivered:
         files = tuple(
-            self._file(encoded, generated, stored)
+            File.of(encoded, generated.seed, url=stored.url, storage_path=stored.path)
             for (encoded, stored), generated in zip(outcomes, self._taken, strict=True)
+            if stored is not None
         )
         return Delivered("firebase", tuple(file.url or "" for file in files), files)
 
@@ -147,23 +177,9 @@ class Delivery:
             fitted = await asyncio.to_thread(
                 fit_video, first.frames, self._fps, encoded[0], budget=budget, copies=2, checkpoint=self._checkpoint
             )
-        files = tuple(
-            self._file(file, generated, None) for file, generated in zip(fitted.files, self._taken, strict=True)
-        )
+        files = tuple(File.of(file, generated.seed) for file, generated in zip(fitted.files, self._taken, strict=True))
         uris = tuple(data_uri(file) for file in fitted.files)
         return Delivered("base64", uris, files, warnings + tuple(fitted.warnings))
-
-    @staticmethod
-    def _file(encoded: Encoded, generated: Generated, stored: Stored | None) -> File:
-        return File(
-            url=stored.url if stored else None,
-            storage_path=stored.path if stored else None,
-            content_type=encoded.content_type,
-            bytes=len(encoded.data),
-            width=encoded.width,
-            height=encoded.height,
-            seed=generated.seed,
-        )
 
 
 class _NotStored(Exception):

@@ -13,10 +13,10 @@ import logging
 import struct
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from worker.config import ConfigError, Settings
 from worker.errors import BackendError, Unauthenticated
@@ -28,6 +28,8 @@ READ_SECONDS = 4.0
 """Longest silence of the other side while a request is under way; a slow but moving upload is never cut."""
 HTTP_SECONDS = 5.0
 CLOCK_SKEW_SECONDS = 10
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -158,6 +160,20 @@ class FirestoreDocuments:
                 return None
         return written.update_time  # type: ignore[no-any-return]  # the client is untyped
 
+    def expired(self, *, limit: int, timeout: float) -> list[str]:
+        """Paths of all users' documents that are `processing` past their `expires_at`, oldest first."""
+        from google.cloud.firestore import FieldFilter
+
+        query = (
+            self.client.collection_group("files")
+            .where(filter=FieldFilter("status", "==", "processing"))
+            .where(filter=FieldFilter("expires_at", "<", datetime.now(UTC)))
+            .order_by("expires_at")
+            .limit(limit)
+        )
+        with _translated("firestore"):
+            return [str(found.reference.path) for found in query.get(retry=None, timeout=timeout)]
+
 
 def _plain(fields: Mapping[str, Any]) -> dict[str, Any]:
     from google.cloud.firestore import DELETE_FIELD, SERVER_TIMESTAMP
@@ -175,8 +191,7 @@ class FirebaseBucket:
 
     def info(self, path: str, *, deadline: float) -> ObjectInfo | None:
         """The object's generation, checksum and metadata."""
-        with _translated("storage"):
-            blob = self._bucket.get_blob(path, **_bounds(deadline))
+        blob = _within(deadline, functools.partial(self._bucket.get_blob, path))
         return _object_info(blob) if blob is not None else None
 
     def upload(
@@ -195,36 +210,36 @@ class FirebaseBucket:
         blob = self._bucket.blob(path)
         blob.metadata = dict(metadata)
         blob.cache_control = "private, max-age=31536000"
-        with _translated("storage"):
+
+        def once(**bounds: Any) -> ObjectInfo | None:
             try:
                 blob.upload_from_string(
-                    data,
-                    content_type=content_type,
-                    if_generation_match=replaces,
-                    checksum="crc32c",
-                    **_bounds(deadline),
+                    data, content_type=content_type, if_generation_match=replaces, checksum="crc32c", **bounds
                 )
             except PreconditionFailed:
                 return None
-        return _object_info(blob)
+            return _object_info(blob)
+
+        return _within(deadline, once)
 
     def delete(self, path: str, *, generation: int, deadline: float) -> None:
         """Delete one generation; a missing or newer one is left alone."""
         from google.api_core.exceptions import NotFound, PreconditionFailed
 
-        with _translated("storage"), contextlib.suppress(NotFound, PreconditionFailed):
-            self._bucket.blob(path).delete(if_generation_match=generation, **_bounds(deadline))
+        def once(**bounds: Any) -> None:
+            with contextlib.suppress(NotFound, PreconditionFailed):
+                self._bucket.blob(path).delete(if_generation_match=generation, **bounds)
+
+        _within(deadline, once)
 
     def read(self, path: str, *, max_bytes: int, deadline: float) -> bytes | None:
         """The whole object, after a look at its size."""
-        with _translated("storage"):
-            blob = self._bucket.get_blob(path, **_bounds(deadline))
+        blob = _within(deadline, functools.partial(self._bucket.get_blob, path))
         if blob is None:
             return None
         if blob.size > max_bytes:
             raise ValueError(blob.size)
-        with _translated("storage"):
-            data: bytes = blob.download_as_bytes(if_generation_match=blob.generation, **_bounds(deadline))
+        data: bytes = _within(deadline, functools.partial(blob.download_as_bytes, if_generation_match=blob.generation))
         return data
 
     def crc32c(self, data: bytes) -> str:
@@ -234,12 +249,22 @@ class FirebaseBucket:
         return base64.b64encode(struct.pack(">I", google_crc32c.value(data))).decode()
 
 
-def _bounds(deadline: float) -> dict[str, Any]:
-    from google.cloud.storage.retry import DEFAULT_RETRY
+def _within(deadline: float, call: Callable[..., T]) -> T:
+    """`call`, tried again while what failed may pass and there is time.
 
-    left = max(0.1, deadline - time.monotonic())
-    retry = DEFAULT_RETRY.with_delay(initial=0.2, maximum=2.0).with_timeout(left)
-    return {"timeout": (min(CONNECT_SECONDS, left), min(READ_SECONDS, left)), "retry": retry}
+    Google's own retries give the last try as much time as the first one had, past any deadline.
+    """
+    pause = 0.2
+    while True:
+        left = max(0.1, deadline - time.monotonic())
+        try:
+            with _translated("storage"):
+                return call(timeout=(min(CONNECT_SECONDS, left), min(READ_SECONDS, left)), retry=None)
+        except BackendError as error:
+            if error.kind != "unreachable" or time.monotonic() + pause >= deadline:
+                raise
+        time.sleep(pause)
+        pause = min(2 * pause, 2.0)
 
 
 def _object_info(blob: Any) -> ObjectInfo:
@@ -248,6 +273,7 @@ def _object_info(blob: Any) -> ObjectInfo:
         size=int(blob.size or 0),
         crc32c=blob.crc32c or "",
         metadata=dict(blob.metadata or {}),
+        content_type=blob.content_type or "",
     )
 
 

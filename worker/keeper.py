@@ -11,6 +11,7 @@ import time
 
 from worker.errors import BackendError, Cancelled, Deleted, Superseded
 from worker.generation import Progress
+from worker.logs import where
 from worker.progress import INTERVAL_SECONDS
 from worker.status import HEARTBEAT_SECONDS, WATCH_SECONDS, StatusDocument
 from worker.stop import StopSignal
@@ -34,7 +35,10 @@ class Keeper:
     async def close(self) -> None:
         """Write nothing more; returns when nothing is under way."""
         self._closed.set()
-        await self._task
+        await asyncio.wait({self._task})
+        if error := self._task.exception():
+            # Whatever it was, it is not worth the job's result.
+            log.error("the document was not kept up: %s", where(error), extra={"action": "keeper_failed"})
 
     async def _keep(self) -> None:
         beat_at = time.monotonic() + HEARTBEAT_SECONDS

@@ -31,11 +31,7 @@ VIDEO_CRF = 18
 """x264's constant rate factor, 0 (lossless) ... 51; 18 is about where a viewer stops seeing the encoder."""
 VIDEO_PRESET = "veryfast"
 
-_CONTENT_TYPES: dict[ImageFormat, tuple[str, str]] = {
-    "png": ("image/png", ".png"),
-    "jpeg": ("image/jpeg", ".jpg"),
-    "webp": ("image/webp", ".webp"),
-}
+SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "mp4": ".mp4"}
 _ZLIB_RLE = 3
 # A frame of 832x480 is 1.2 MB: the default pipe of 64 KiB would cost twenty switches between two processes for each.
 _PIPE_BYTES = 1 << 20
@@ -79,8 +75,7 @@ def encode_image(pixels: "NDArray[np.uint8]", fmt: ImageFormat, quality: int | N
             image.save(out, "WEBP", lossless=True, quality=20, method=1)
         case "webp":
             image.save(out, "WEBP", quality=quality or WEBP_QUALITY, method=4)
-    content_type, suffix = _CONTENT_TYPES[fmt]
-    return Encoded(out.getvalue(), content_type, suffix, image.width, image.height)
+    return Encoded(out.getvalue(), f"image/{fmt}", SUFFIXES[fmt], image.width, image.height)
 
 
 def encode_video(
@@ -117,7 +112,7 @@ def encode_video(
             # ffmpeg exits with the low byte of its negative error number. Its own words may hold paths: not repeated.
             full = code == 256 - errno.ENOSPC or shutil.disk_usage(folder).free < (1 << 20)
             raise DiskFull if full else Internal("The video could not be encoded.")
-        return Encoded(path.read_bytes(), "video/mp4", ".mp4", width, height)
+        return Encoded(path.read_bytes(), "video/mp4", SUFFIXES["mp4"], width, height)
     except OSError as error:
         raise (DiskFull if error.errno == errno.ENOSPC else Internal("The video could not be encoded.")) from error
     finally:

@@ -10,6 +10,7 @@ from typing import Protocol
 from worker.config import Settings
 from worker.generation import Generator, Sources
 from worker.gpu import GpuThread
+from worker.outbox import Outbox
 from worker.request import Source
 from worker.status import Documents
 from worker.storage import Storage
@@ -52,3 +53,4 @@ class Collaborators:
     storage: Storage | None
     users: Users | None
     worker_id: str
+    outbox: Outbox | None = None

@@ -9,6 +9,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from worker.claim import Bid, Decision
@@ -32,6 +33,7 @@ class Record:
     def __init__(self, documents: Documents | None, owner: Owner, *, job_id: str, worker_id: str) -> None:
         self._documents, self._owner = documents, owner
         self._job_id, self._worker_id = job_id, worker_id
+        self._began = datetime.now(UTC)
         self._document: StatusDocument | None = None
         self._keeper: Keeper | None = None
 
@@ -39,6 +41,12 @@ class Record:
     def attempt(self) -> int:
         """The fence of this attempt; 1 where no document says otherwise."""
         return max(1, self._document.attempt) if self._document else 1
+
+    @property
+    def claimed_at(self) -> str:
+        """When the document was claimed (server time), or this attempt began; a UTC timestamp that sorts."""
+        known = self._document.claimed_at if self._document else None
+        return (known or self._began).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
     async def claim(
         self, request_data: Mapping[str, Any], request_hash: str, stop: StopSignal, warn: Callable[[str], None]

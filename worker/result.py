@@ -6,11 +6,14 @@ Pure. Knows the response's fields (section 2 of the contract); knows no storage 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from worker.errors import Cancelled, JobError, ResultTooLarge
 from worker.params import Params, VideoParams, public_params
 from worker.request import Envelope, Request
+
+if TYPE_CHECKING:
+    from worker.media import Encoded
 
 REPLAY_WARNING = "this generation was already finished; its stored result is returned"
 
@@ -27,6 +30,19 @@ class File:
     height: int
     seed: int
 
+    @classmethod
+    def of(cls, encoded: "Encoded", seed: int, *, url: str | None = None, storage_path: str | None = None) -> "File":
+        """A file that was just encoded, and where it is served if it is."""
+        return cls(
+            url=url,
+            storage_path=storage_path,
+            content_type=encoded.content_type,
+            bytes=len(encoded.data),
+            width=encoded.width,
+            height=encoded.height,
+            seed=seed,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
@@ -38,16 +54,32 @@ class Delivered:
     warnings: tuple[str, ...] = ()
 
 
+def manifest(params: Params, model: str) -> dict[str, Any]:
+    """What is known of a result before there is one; with the files themselves it makes up `generation_data`."""
+    common: dict[str, Any] = {"model": model, "params": public_params(params)}
+    if isinstance(params, VideoParams):
+        info = {
+            "frames": params.num_frames,
+            "width": params.width,
+            "height": params.height,
+            "fps": params.fps,
+            "duration_seconds": round(params.num_frames / params.fps, 3),
+        }
+        return {"video_info": info, "seed": params.seed, **common}
+    return {"seed": params.seeds[0], "seeds": list(params.seeds), **common}
+
+
 def generation_data(
-    params: Params, delivered: Delivered, *, model: str, timings: Mapping[str, float], warnings: Sequence[str]
+    facts: Mapping[str, Any], delivered: Delivered, *, timings: Mapping[str, float], warnings: Sequence[str]
 ) -> dict[str, Any]:
-    """What the document keeps of a finished job. An inline result leaves its URL lists empty."""
+    """What the document keeps of a finished job, from its manifest. An inline result leaves its URL lists empty."""
     uris = list(delivered.uris) if delivered.storage == "firebase" else []
+    many, one = _names(facts)
     return {
-        **_media(params, uris),
+        many: uris,
+        one: uris[0] if uris else None,
+        **facts,
         "storage": delivered.storage,
-        "model": model,
-        "params": public_params(params),
         "timings": dict(timings),
         "warnings": list(warnings),
         "files": [asdict(file) for file in delivered.files],
@@ -58,7 +90,7 @@ def success(request: Request, data: Mapping[str, Any], uris: Sequence[str] | Non
     """The response of a finished job from what its document keeps; `uris` are the inline data where there are any."""
     result = {**data, "task_type": request.task_type, **_ids(request)}
     if uris is not None:
-        many, one = ("videos", "video_url") if "videos" in data else ("images", "image_url")
+        many, one = _names(data)
         result |= {many: list(uris), one: uris[0]}
     return result
 
@@ -94,18 +126,8 @@ def check_size(result: Mapping[str, Any], limit: int) -> None:
         raise ResultTooLarge(f"the result has {size} bytes and at most {limit} can be returned; use cloud storage")
 
 
-def _media(params: Params, uris: list[str]) -> dict[str, Any]:
-    first = uris[0] if uris else None
-    if isinstance(params, VideoParams):
-        info = {
-            "frames": params.num_frames,
-            "width": params.width,
-            "height": params.height,
-            "fps": params.fps,
-            "duration_seconds": round(params.num_frames / params.fps, 3),
-        }
-        return {"videos": uris, "video_url": first, "video_info": info, "seed": params.seed}
-    return {"images": uris, "image_url": first, "seed": params.seeds[0], "seeds": list(params.seeds)}
+def _names(data: Mapping[str, Any]) -> tuple[str, str]:
+    return ("videos", "video_url") if "video_info" in data else ("images", "image_url")
 
 
 def _ids(request: Request) -> dict[str, str]:

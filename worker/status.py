@@ -81,6 +81,8 @@ class StatusDocument:
         self._clock: tuple[datetime, float] | None = None
         self._claimed: Start | None = None
         self.attempt = 0
+        self.claimed_at: datetime | None = None
+        """The server's time at the claim."""
         self.refused = False
         """Whether the document is another job's, or holds its result already: nothing more is written."""
 
@@ -88,6 +90,7 @@ class StatusDocument:
         """Move the document to `processing`, or learn why not. `deadline` is on `time.monotonic`.
 
         Raises:
+            Cancelled: it is this job's now, and the user did not want it any more before it began.
             BackendError: Firestore did not answer in time; whether the claim is there is then not known.
         """
         while True:
@@ -102,7 +105,9 @@ class StatusDocument:
                 self._version = snapshot.version
             elif not self._swap(snapshot, self._processing(decision, snapshot), deadline):
                 continue
-            self._claimed, self.attempt = decision, decision.attempt
+            self._claimed, self.attempt, self.claimed_at = decision, decision.attempt, snapshot.read_at
+            if not _has_ended(snapshot) and (snapshot.fields or {}).get("cancel_requested") is True:
+                raise Cancelled
             return decision
 
     @property
@@ -269,7 +274,7 @@ class StatusDocument:
             "progress": _progress_fields(Progress("queued")),
         }
         fields |= dict.fromkeys(("error", "generation_data", "completed_at"), FieldValue.REMOVE)
-        if (snapshot.fields or {}).get("status") == "failed":
+        if _has_ended(snapshot):
             # A wish to cancel the attempt that ended must not end the one that the user asks for now.
             fields["cancel_requested"] = FieldValue.REMOVE
         return fields
@@ -296,6 +301,10 @@ def _progress_fields(progress: Progress) -> dict[str, Any]:
         "total_steps": progress.total_steps,
         "percent": progress.percent,
     }
+
+
+def _has_ended(snapshot: Snapshot) -> bool:
+    return (snapshot.fields or {}).get("status") in {"completed", "failed"}
 
 
 def _left(deadline: float) -> float:

@@ -30,6 +30,7 @@ class ObjectInfo:
     crc32c: str
     """Base64 of the big-endian checksum, as Google writes it."""
     metadata: Mapping[str, str]
+    content_type: str = ""
 
 
 class Bucket(Protocol):
@@ -73,19 +74,28 @@ class Bucket(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Which job made an object; kept in its metadata so that a later attempt knows its own."""
+    """Which job made an object, kept in its metadata: a later attempt knows its own, a late one knows it is late."""
 
     job_id: str
     attempt: int
     request_hash: str
+    claimed_at: str
+    """When the attempt claimed the document, as a UTC timestamp that sorts; of two attempts the later one is right."""
+    manifest: str = "{}"
+    """JSON of what the job knows of its result, so that its document can be finished from its objects alone."""
 
-    def metadata(self, token: str) -> dict[str, str]:
-        """The custom metadata of the object."""
+    def metadata(self, token: str, seed: int, encoded: Encoded) -> dict[str, str]:
+        """The custom metadata of an object; Cloud Storage allows 8 KiB of it."""
         return {
             TOKENS: token,
             "job_id": self.job_id,
             "attempt": str(self.attempt),
             "request_hash": self.request_hash,
+            "claimed_at": self.claimed_at,
+            "manifest": self.manifest,
+            "seed": str(seed),
+            "width": str(encoded.width),
+            "height": str(encoded.height),
         }
 
 
@@ -105,7 +115,7 @@ class Storage:
         self._bucket = bucket
         self._service = emulator_url or SERVICE
 
-    def put(self, path: str, encoded: Encoded, provenance: Provenance, deadline: float) -> Stored:
+    def put(self, path: str, encoded: Encoded, seed: int, provenance: Provenance, deadline: float) -> Stored:
         """Upload, or adopt an identical object of an earlier attempt. A repeated upload keeps its download token.
 
         Raises:
@@ -117,23 +127,39 @@ class Storage:
         while True:
             token = str(uuid.uuid4())
             if found is not None:
+                if found.metadata.get("claimed_at", "") > provenance.claimed_at:
+                    raise Superseded
                 if found.metadata.get("request_hash") == provenance.request_hash:
-                    token = found.metadata.get(TOKENS, token).split(",")[0] or token
+                    token = _token(found) or token
                     if found.crc32c == self._bucket.crc32c(encoded.data):
                         return Stored(path, self.url(path, token), found.generation)
-                if found.metadata.get("job_id") == provenance.job_id and _attempt(found) > provenance.attempt:
-                    raise Superseded
             stored = self._bucket.upload(
                 path,
                 encoded.data,
                 content_type=encoded.content_type,
-                metadata=provenance.metadata(token),
+                metadata=provenance.metadata(token, seed, encoded),
                 replaces=found.generation if found else 0,
                 deadline=deadline,
             )
             if stored is not None:
                 return Stored(path, self.url(path, token), stored.generation)
             found = self._bucket.info(path, deadline=deadline)
+
+    def recall(
+        self, paths: Sequence[str], request_hash: str, deadline: float
+    ) -> list[tuple[Stored, ObjectInfo]] | None:
+        """The objects under these paths, if every one is there and was made for this request.
+
+        Raises:
+            BackendError: that could not be found out by `deadline`.
+        """
+        found: list[tuple[Stored, ObjectInfo]] = []
+        for path in paths:
+            info = self._bucket.info(path, deadline=deadline)
+            if info is None or info.metadata.get("request_hash") != request_hash or not _token(info):
+                return None
+            found.append((Stored(path, self.url(path, _token(info)), info.generation), info))
+        return found
 
     def remove(self, stored: Sequence[Stored], seconds: float = 3.0) -> None:
         """Take back objects of a job whose result is not kept.
@@ -167,13 +193,11 @@ class Storage:
         return f"{self._service}/v0/b/{self._bucket.name}/o/{quote(path, safe='')}?alt=media&token={token}"
 
 
-def object_path(owner: Owner, encoded: Encoded, index: int, count: int) -> str:
-    """`generating/{user_id}/image/{file_uid}[_k].{suffix}` or `…/video/{file_uid}.mp4`."""
-    kind = "video" if encoded.content_type.startswith("video/") else "image"
+def object_path(owner: Owner, *, video: bool, suffix: str, index: int, count: int) -> str:
+    """`generating/{user_id}/image/{file_uid}[_k].{suffix}` or `…/video/{file_uid}.mp4`; `suffix` has its dot."""
     number = f"_{index}" if count > 1 else ""
-    return f"generating/{owner.user_id}/{kind}/{owner.file_uid}{number}{encoded.suffix}"
+    return f"generating/{owner.user_id}/{'video' if video else 'image'}/{owner.file_uid}{number}{suffix}"
 
 
-def _attempt(found: ObjectInfo) -> int:
-    text = found.metadata.get("attempt", "0")
-    return int(text) if text.isdigit() else 0
+def _token(found: ObjectInfo) -> str:
+    return found.metadata.get(TOKENS, "").split(",")[0]

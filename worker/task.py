@@ -7,13 +7,14 @@ same outcome, once, and no cancellation interrupts that.
 """
 
 import asyncio
+import json
 import logging
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from worker import result
 from worker.claim import Decision, Refuse, Replay, request_hash
@@ -34,6 +35,7 @@ from worker.logs import where
 from worker.params import Params, VideoParams, resolve
 from worker.ports import Collaborators
 from worker.record import Record
+from worker.recovery import Finished, recover
 from worker.request import (
     DEFAULT_TASK,
     Img2ImgRequest,
@@ -51,6 +53,8 @@ IDENTITY_SECONDS = 6.0
 STOP_GRACE_SECONDS = 30.0
 """How long a denoising step may take before the GPU counts as hung, once the job was asked to stop."""
 UNSYNCED = "firestore_synced: false; the document could not be brought up to date"
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -75,19 +79,29 @@ async def run(
     timeout = JobTimeout(f"the job took longer than {limit:g} s; ask for fewer steps, frames or pixels")
     watchdog = asyncio.get_running_loop().call_later(limit, stop.request, timeout)
     try:
-        response = await run_.serve()
+        outcome = await _outcome(run_.serve(), job)
+        response = outcome if isinstance(outcome, dict) else await run_.answer(outcome)
+    finally:
+        watchdog.cancel()
+    log.info(
+        "job %s",
+        response.get("error_code", "completed"),
+        extra={"action": "job_done", "job_id": job.id, "timings": run_.timings},
+    )
+    return response
+
+
+async def _outcome(work: Awaitable[T], job: Job) -> T | JobError | Cancelled:
+    """What came of `work`: its result, or why there is none."""
+    try:
+        return await work
     except (JobError, Cancelled) as error:
-        response = await run_.settle(error)
+        return error
     except Exception as error:  # noqa: BLE001 - the one broad except: whatever it was, the job ends with an answer
         reference = uuid.uuid4().hex[:12]
         facts = {"action": "internal_error", "reference": reference, "job_id": job.id}
         log.error("unexpected %s", where(error), extra=facts)  # noqa: TRY400 - a traceback may quote the client
-        response = await run_.settle(Internal(f"the worker met an unexpected error (reference {reference})"))
-    finally:
-        watchdog.cancel()
-    outcome = response.get("error_code", "completed")
-    log.info("job %s", outcome, extra={"action": "job_done", "job_id": job.id, "timings": run_.timings})
-    return response
+        return Internal(f"the worker met an unexpected error (reference {reference})")
 
 
 class _Run:
@@ -107,6 +121,7 @@ class _Run:
         owner = self.envelope.owner
         self._record = Record(tools.documents, owner, job_id=job.id, worker_id=tools.worker_id) if owner else None
         self._delivery: Delivery | None = None
+        self._facts: dict[str, Any] = {}
         self._caller_known = self._ended = False
 
     # Control, as the model sees the job.
@@ -132,10 +147,11 @@ class _Run:
         limits = self.tools.settings
         params = resolve(request, defaults, max_image_pixels=limits.max_image_pixels, max_job_cost=limits.max_job_cost)
         self._clock("validate", self._started)
+        self._facts = result.manifest(params, defaults.name)
         stored = await self._generate(request, params)
-        if stored is not None:
+        if isinstance(stored, Replay):
             return result.replay(request, stored.generation_data)
-        return await self._complete(request, params, defaults.name)
+        return await self._complete(request, stored or await self._delivered())
 
     async def _authenticate(self, request: Request | None = None) -> None:
         """Check who asks before anything is read or written for them.
@@ -161,22 +177,23 @@ class _Run:
             raise Unauthenticated if users else Unauthenticated("this worker cannot check an id_token: no Firebase")
         self._caller_known = True
 
-    async def _generate(self, request: Request, params: Params) -> Replay | None:
+    async def _generate(self, request: Request, params: Params) -> Replay | Finished | None:
         """Claim, fetch sources and load weights side by side, then run the model; a stored result ends it early."""
         gate: Future[Sources] = Future()
         call = self.tools.gpu.submit(lambda: self._on_gpu(request, params, gate))
         try:
-            decision, sources = await self.stop.guard(self._admit(request))
+            decision, found, sources = await self.stop.guard(self._admit(request))
         except BaseException as error:
             gate.set_exception(error)
-            await self._leave_gpu(call)
+            if self.stop.reason is not None:
+                await self._leave_gpu(call)
             raise
-        if isinstance(decision, Replay | Refuse):
+        if isinstance(decision, Replay | Refuse) or found is not None:
             # What is being loaded is for the next job: nobody waits for it here.
             gate.set_exception(Cancelled())
             if isinstance(decision, Refuse):
                 raise decision.error
-            return decision
+            return decision if isinstance(decision, Replay) else found
         self._delivery = self._open_delivery(request, params)
         gate.set_result(sources)
         try:
@@ -198,13 +215,23 @@ class _Run:
             self._loop.call_soon_threadsafe(self._take, generated)
         self._clock("generate", started)
 
-    async def _admit(self, request: Request) -> tuple[Decision | None, Sources]:
+    async def _admit(self, request: Request) -> tuple[Decision | None, Finished | None, Sources]:
+        """Ask document, bucket and pictures at the same time: what they cost is hidden behind the loading weights."""
         sources = asyncio.create_task(self._load_sources(request))
+        found = asyncio.create_task(self._recover(request))
         try:
             decision = await self._claim(request)
-            return decision, (Sources() if isinstance(decision, Replay | Refuse) else await sources)
+            if isinstance(decision, Replay | Refuse) or await found is not None:
+                return decision, (found.result() if found.done() else None), Sources()
+            return decision, None, await sources
         finally:
             sources.cancel()
+            found.cancel()
+
+    async def _recover(self, request: Request) -> Finished | None:
+        if request.owner is None or self.tools.storage is None:
+            return None
+        return await asyncio.to_thread(recover, self.tools.storage, request, request.owner, request_hash(request))
 
     async def _claim(self, request: Request) -> Decision | None:
         if self._record is None:
@@ -229,8 +256,14 @@ class _Run:
     def _open_delivery(self, request: Request, params: Params) -> Delivery:
         destination, owner = None, request.owner
         if owner is not None and self._record is not None and self.tools.storage is not None:
-            provenance = Provenance(self.job.id, self._record.attempt, request_hash(request))
-            destination = Destination(self.tools.storage, owner, provenance)
+            provenance = Provenance(
+                job_id=self.job.id,
+                attempt=self._record.attempt,
+                request_hash=request_hash(request),
+                claimed_at=self._record.claimed_at,
+                manifest=json.dumps(self._facts),
+            )
+            destination = Destination(self.tools.storage, owner, provenance, self.tools.outbox)
         elif owner is not None:
             self.warn("use_cloud_storage: no bucket is configured on this worker, so the result is returned inline")
         fps = params.fps if isinstance(params, VideoParams) else 0
@@ -252,30 +285,39 @@ class _Run:
         except (JobError, Cancelled) as error:
             log.debug("the GPU was left: %s", error, extra={"action": "gpu_left", "job_id": self.job.id})
 
-    async def _complete(self, request: Request, params: Params, model: str) -> dict[str, Any]:
+    async def _delivered(self) -> Finished:
+        """Wait for the files of what was generated."""
         assert self._delivery is not None  # noqa: S101 - opened before anything was generated
         delivered = await self._delivery.finish(self.tools.settings.max_result_bytes)
         self.timings |= self._delivery.timings
-        self._clock("total", self._started)
         self.warnings.extend(delivered.warnings)
+        return Finished(self._facts, delivered)
+
+    async def _complete(self, request: Request, finished: Finished) -> dict[str, Any]:
+        """Bring the document to its terminal state, after the objects, and answer."""
+        self._clock("total", self._started)
         timings = {stage: round(seconds, 3) for stage, seconds in self.timings.items()}
-        data = result.generation_data(params, delivered, model=model, timings=timings, warnings=self.warnings)
+        delivered, warnings = finished.delivered, [*self.warnings, *finished.warnings]
+        data = result.generation_data(finished.facts, delivered, timings=timings, warnings=warnings)
         uris = delivered.uris if delivered.storage == "base64" else None
         result.check_size(result.success(request, data, uris), self.tools.settings.max_result_bytes)
         self._ended = True
         if self._record is not None and not await self._record.complete(data):
-            data["warnings"] = [*data["warnings"], UNSYNCED]
+            data["warnings"] = [*warnings, UNSYNCED]
         return result.success(request, data, uris)
 
-    async def settle(self, error: JobError | Cancelled) -> dict[str, Any]:
+    async def answer(self, error: JobError | Cancelled) -> dict[str, Any]:
         """The end of a job that did not succeed: its response, its document and its objects say so."""
         self._ended = True
+        await _outcome(self._settle(error), self.job)
+        fresh_worker = isinstance(error, GpuFault) or self.tools.gpu.stuck
+        return result.failure(error, self.envelope, fresh_worker=fresh_worker)
+
+    async def _settle(self, error: JobError | Cancelled) -> None:
         if self._record is not None and await self._may_write(error):
             await self._record.fail(error, self._request_data)
         if self._delivery is not None and not isinstance(error, Superseded):
             await self._delivery.discard()
-        fresh_worker = isinstance(error, GpuFault) or self.tools.gpu.stuck
-        return result.failure(error, self.envelope, fresh_worker=fresh_worker)
 
     async def _may_write(self, error: JobError | Cancelled) -> bool:
         """Whether the caller may have this document written; a request that was refused early is checked only now."""

@@ -1,0 +1,28 @@
+"""The benchmarks run; what they measure is for people, so nothing here looks at a time."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.emulators.firebase import FirebaseEmulators
+from worker.config import REPOSITORY
+
+pytestmark = pytest.mark.e2e
+
+
+def test_overhead_prints_both_ways_at_both_latencies(firebase: FirebaseEmulators) -> None:
+    """`benchmarks/overhead.py --quick` compares every case, ours beside the plain way, with and without latency."""
+    # The fixture is not used: it skips where there is no Node, which the benchmark needs for emulators of its own.
+    script = REPOSITORY / "benchmarks" / "overhead.py"
+    ended = subprocess.run(
+        [sys.executable, script, "--quick"], capture_output=True, text=True, timeout=240, check=False, cwd=REPOSITORY
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    rows = [line for line in ended.stdout.splitlines() if line.startswith(("1 image", "4 images", "clip"))]
+    for latency in ("0", "100"):
+        for way in ("ours", "plain"):
+            found = [row for row in rows if row.split()[3 if "image" in row else 2 :][:2] == [latency, way]]
+            assert len(found) >= 3, f"{latency} ms, {way}:\n{ended.stdout}"
+    assert any("x" in row.split()[-1] for row in rows if "ours" in row), "no ratio was printed"
+    assert "where ours goes" in ended.stdout

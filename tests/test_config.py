@@ -1,0 +1,205 @@
+"""Settings: the contract's variables and defaults, and errors that name a variable and never tell what it holds."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from worker import config
+from worker.config import TASK_TYPES, ConfigError, Settings, has_cuda_driver, load_settings, set_library_defaults
+
+DEFAULTS: dict[str, Any] = {
+    "FIREBASE_SERVICE_ACCOUNT_KEY": None,
+    "FIREBASE_STORAGE_BUCKET": None,
+    "FIRESTORE_EMULATOR_HOST": None,
+    "STORAGE_EMULATOR_HOST": None,
+    "FIREBASE_AUTH_EMULATOR_HOST": None,
+    "SDXL_MODEL": None,
+    "SDXL_VAE": None,
+    "SDXL_REFINER": None,
+    "WAN_MODEL": None,
+    "WAN_I2V_MODEL": None,
+    "PRELOAD_TASKS": None,
+    "REQUIRE_ID_TOKEN": False,
+    "JOB_TIMEOUT_SECONDS": 540,
+    "MAX_IMAGE_PIXELS": 1536 * 1536,
+    "MAX_JOB_COST": 8_000_000_000,
+    "MAX_RESULT_BYTES": 9_000_000,
+    "MAX_INPUT_IMAGE_BYTES": 20_971_520,
+    "MAX_INPUT_IMAGE_PIXELS": 16_777_216,
+    "WORKER_CONCURRENCY": 1,
+    "LOG_LEVEL": "INFO",
+}
+KEY = '{"type": "service_account", "private_key": "-----BEGIN PRIVATE KEY-----MIIEvSECRET"}'
+EMULATORS = {
+    "FIRESTORE_EMULATOR_HOST": "127.0.0.1:8080",
+    "STORAGE_EMULATOR_HOST": "http://127.0.0.1:9199",
+    "FIREBASE_AUTH_EMULATOR_HOST": "127.0.0.1:9099",
+}
+
+
+def problem(monkeypatch: pytest.MonkeyPatch, **variables: str) -> str:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError) as caught:
+        load_settings()
+    assert caught.value.__cause__ is None
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_every_variable_of_the_contract_is_there_with_its_default(name: str) -> None:
+    assert getattr(load_settings(), name.lower()) == DEFAULTS[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "read"),
+    [
+        ("REQUIRE_ID_TOKEN", "true", True),
+        ("REQUIRE_ID_TOKEN", "0", False),
+        ("JOB_TIMEOUT_SECONDS", "120.5", 120.5),
+        ("MAX_RESULT_BYTES", "10000000", 10_000_000),
+        ("WORKER_CONCURRENCY", "3", 3),
+        ("LOG_LEVEL", "debug", "DEBUG"),
+        ("WAN_I2V_MODEL", "demo", "demo"),
+        ("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9199/", "http://127.0.0.1:9199"),
+        ("PRELOAD_TASKS", "text2img, img2video,", ("text2img", "img2video")),
+        ("PRELOAD_TASKS", ",", ()),
+        ("GOOGLE_CLOUD_PROJECT", "demo-x", "demo-x"),
+    ],
+)
+def test_a_variable_is_read(monkeypatch: pytest.MonkeyPatch, name: str, value: str, read: object) -> None:
+    monkeypatch.setenv(name, value)
+    assert getattr(load_settings(), name.lower()) == read
+
+
+def test_either_name_of_the_project_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GCLOUD_PROJECT", "demo-y")
+    assert load_settings().google_cloud_project == "demo-y"
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_an_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "")
+    assert getattr(load_settings(), name.lower()) == DEFAULTS[name]
+
+
+def test_overrides_go_by_field_name_and_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORKER_CONCURRENCY", "3")
+    monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "demo-x")
+    settings = load_settings(worker_concurrency=2, google_cloud_project="demo-y")
+    assert (settings.worker_concurrency, settings.google_cloud_project) == (2, "demo-y")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "JOB_TIMEOUT_SECONDS",
+        "MAX_IMAGE_PIXELS",
+        "MAX_JOB_COST",
+        "MAX_RESULT_BYTES",
+        "MAX_INPUT_IMAGE_BYTES",
+        "MAX_INPUT_IMAGE_PIXELS",
+        "WORKER_CONCURRENCY",
+        "LOG_LEVEL",
+        "REQUIRE_ID_TOKEN",
+        "PRELOAD_TASKS",
+        "STORAGE_EMULATOR_HOST",
+    ],
+)
+def test_a_key_pasted_into_the_wrong_variable_is_named_and_not_told(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    said = problem(monkeypatch, **{name: KEY})
+    assert said.startswith(f"{name}: ")
+    for part in ("SECRET", "PRIVATE KEY", "service_account"):
+        assert part not in said
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("JOB_TIMEOUT_SECONDS", "0"),
+        ("JOB_TIMEOUT_SECONDS", "nan"),
+        ("MAX_RESULT_BYTES", "20000001"),
+        ("WORKER_CONCURRENCY", "17"),
+        ("MAX_JOB_COST", "-1"),
+        ("MAX_IMAGE_PIXELS", "1e6"),
+    ],
+)
+def test_a_value_out_of_range_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    assert problem(monkeypatch, **{name: value}).startswith(f"{name}: ")
+
+
+def test_every_wrong_variable_is_named_in_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = problem(monkeypatch, WORKER_CONCURRENCY="many", PRELOAD_TASKS="text2music", LOG_LEVEL="LOUD")
+    for name in ("WORKER_CONCURRENCY", "PRELOAD_TASKS", "LOG_LEVEL"):
+        assert f"{name}: " in said
+    assert ", ".join(TASK_TYPES) in said
+    assert "Value error" not in said
+
+
+def test_a_storage_emulator_needs_its_scheme(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "scheme" in problem(monkeypatch, STORAGE_EMULATOR_HOST="127.0.0.1:9199")
+
+
+@pytest.mark.parametrize("name", EMULATORS)
+def test_an_emulator_on_the_platform_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    said = problem(monkeypatch, RUNPOD_ENDPOINT_ID="e1", **{name: EMULATORS[name]})
+    assert name in said
+    assert EMULATORS[name] not in said
+
+
+def test_an_emulator_that_google_calls_by_an_empty_name_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Google's clients take an empty variable for a host: it is gone before they look."""
+    for name in EMULATORS:
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("RUNPOD_ENDPOINT_ID", "e1")
+    set_library_defaults()
+    assert load_settings().uses_emulators is False
+    assert not set(EMULATORS) & os.environ.keys()
+
+
+def test_the_key_does_not_print(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FIREBASE_SERVICE_ACCOUNT_KEY", KEY)
+    settings = load_settings()
+    for shown in (repr(settings), str(settings), settings.model_dump_json(), repr(settings.model_dump())):
+        assert "SECRET" not in shown
+    assert settings.firebase_service_account_key is not None
+    assert settings.firebase_service_account_key.get_secret_value() == KEY
+
+
+def test_settings_cannot_be_changed() -> None:
+    settings = load_settings()
+    with pytest.raises(ValueError, match="frozen"):
+        settings.max_job_cost = 1  # type: ignore[misc]  # that it is refused is the point
+
+
+def test_where_the_jobs_come_from_and_whom_the_clients_talk_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (load_settings().on_platform, load_settings().uses_emulators) == (False, False)
+    monkeypatch.setenv("RUNPOD_WEBHOOK_GET_JOB", "http://127.0.0.1/job-take")
+    monkeypatch.setenv("FIRESTORE_EMULATOR_HOST", "127.0.0.1:8080")
+    assert (load_settings().on_platform, load_settings().uses_emulators) == (True, True)
+
+
+def test_a_card_is_seen_without_torch_and_only_where_it_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not any(Path(node).exists() for node in ("/dev/nvidiactl", "/dev/dxg")):
+        assert has_cuda_driver() is False
+    monkeypatch.setattr(config.Path, "exists", lambda _path: True)
+    for visible, seen in (("0", True), ("", False), ("-1", False)):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        has_cuda_driver.cache_clear()
+        assert has_cuda_driver() is seen
+    has_cuda_driver.cache_clear()
+
+
+def test_library_defaults_never_overrule_the_operator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNPOD_LOG_LEVEL", "ERROR")
+    monkeypatch.delenv("GRPC_VERBOSITY", raising=False)
+    set_library_defaults()
+    assert (os.environ["RUNPOD_LOG_LEVEL"], os.environ["GRPC_VERBOSITY"]) == ("ERROR", "ERROR")
+
+
+def test_every_field_is_one_of_the_contract_or_names_a_place_on_this_machine() -> None:
+    own = {"google_cloud_project", "models_dir", "demo_models_dir"}
+    platform = {name for name in Settings.model_fields if name.startswith("runpod_")}
+    assert set(Settings.model_fields) - own - platform == {name.lower() for name in DEFAULTS}

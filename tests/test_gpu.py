@@ -1,0 +1,127 @@
+"""The GPU thread: one call at a time, in order; what a call raises reaches whoever waits; a hung one is given up."""
+
+import asyncio
+import gc
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from worker.errors import Cancelled, GpuFault, OutOfMemory
+from worker.gpu import GpuThread
+
+
+@pytest.fixture
+def release() -> Iterator[threading.Event]:
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+async def test_calls_run_one_at_a_time_in_the_order_in_which_they_came() -> None:
+    gpu = GpuThread()
+    order: list[int] = []
+    running = [0]
+
+    def call(number: int) -> Callable[[], int]:
+        def work() -> int:
+            running[0] += 1
+            assert running[0] == 1
+            time.sleep(0.005)
+            order.append(number)
+            running[0] -= 1
+            return number
+
+        return work
+
+    results = await asyncio.gather(*(asyncio.wrap_future(gpu.submit(call(number))) for number in range(10)))
+    assert order == results == list(range(10))
+
+
+async def test_it_is_one_thread_of_its_own_that_does_not_keep_the_worker_from_exiting() -> None:
+    gpu = GpuThread()
+    threads = {await asyncio.wrap_future(gpu.submit(threading.current_thread)) for _ in range(3)}
+    (thread,) = threads
+    assert thread is not threading.current_thread()
+    assert (thread.name, thread.daemon) == ("gpu", True)
+
+
+@pytest.mark.parametrize("error", [OutOfMemory("x"), Cancelled(), ValueError("x"), SystemExit(1), KeyboardInterrupt()])
+async def test_whatever_a_call_raises_crosses_over_and_the_thread_lives_on(error: BaseException) -> None:
+    gpu = GpuThread()
+
+    def fail() -> None:
+        raise error
+
+    future = gpu.submit(fail)
+    while not future.done():
+        await asyncio.sleep(0.001)
+    assert future.exception() is error
+    assert await asyncio.wrap_future(gpu.submit(lambda: "next")) == "next"
+
+
+async def test_a_call_that_was_cancelled_before_its_turn_never_runs(release: threading.Event) -> None:
+    gpu = GpuThread()
+    ran: list[str] = []
+    first = gpu.submit(lambda: release.wait(5))
+    second = gpu.submit(lambda: ran.append("second"))
+    third = gpu.submit(lambda: ran.append("third"))
+    assert second.cancel()
+    release.set()
+    await asyncio.wrap_future(third)
+    assert ran == ["third"]
+    assert first.result() is True
+
+
+async def test_a_call_under_way_cannot_be_cancelled(release: threading.Event) -> None:
+    gpu = GpuThread()
+    started = threading.Event()
+
+    def work() -> str:
+        started.set()
+        release.wait(5)
+        return "done"
+
+    future = gpu.submit(work)
+    await asyncio.to_thread(started.wait, 2)
+    assert future.cancel() is False
+    release.set()
+    assert await gpu.finish(future, 2) == "done"
+
+
+async def test_finish_gives_the_calls_own_error() -> None:
+    gpu = GpuThread()
+
+    def fail() -> None:
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        await gpu.finish(gpu.submit(fail), 2)
+    assert gpu.stuck is False
+
+
+async def test_a_call_that_does_not_come_back_makes_the_thread_stuck(release: threading.Event) -> None:
+    gpu = GpuThread()
+    future = gpu.submit(lambda: release.wait(10))
+    started = time.monotonic()
+    with pytest.raises(GpuFault, match="being replaced"):
+        await gpu.finish(future, 0.1)
+    assert time.monotonic() - started < 1
+    assert gpu.stuck
+    with pytest.raises(GpuFault):
+        gpu.submit(lambda: None)
+
+
+async def test_a_finished_calls_result_is_not_held_for_the_next_one() -> None:
+    class Pictures:
+        """Something large."""
+
+    gpu = GpuThread()
+    result = await asyncio.wrap_future(gpu.submit(Pictures))
+    gone = weakref.ref(result)
+    await asyncio.sleep(0.02)
+    del result
+    gc.collect()
+    assert gone() is None

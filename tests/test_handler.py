@@ -1,0 +1,412 @@
+"""The handler: every way in that the SDK has, and a way out that leaves document and GPU in order.
+
+The SDK's loop against a control plane is in `test_sdk_loop.py`; here it is its local modes, and one call.
+"""
+
+import asyncio
+import functools
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import handler
+from tests import showing
+from tests.emulators.worker_process import clean_environment
+from tests.fakes import HasNoModel, MemoryBucket, MemoryDocuments, PaintingGenerator, Raises, Slow
+from worker import task
+from worker.config import has_cuda_driver, load_settings
+from worker.errors import Internal
+from worker.generation import Control, Placement, Progress
+from worker.gpu import GpuThread
+from worker.inputs import SourceLoader
+from worker.ports import Collaborators
+from worker.storage import Storage
+
+ROOT = Path(__file__).parents[1]
+PATH = "generations/user/files/file"
+CLOUD = {"prompt": "a fox", "use_cloud_storage": True, "user_id": "user", "file_uid": "file", "seed": 7}
+SMALL = {"prompt": "a fox", "width": 64, "height": 64, "num_inference_steps": 2, "seed": 5}
+
+
+class World:
+    """One worker in memory, in the handler's place of the real one."""
+
+    def __init__(self, generator: PaintingGenerator, **settings: Any) -> None:
+        self.generator, self.documents, self.bucket = generator, MemoryDocuments(), MemoryBucket()
+        self.settings = load_settings(firebase_storage_bucket=self.bucket.name, **settings)
+        storage = Storage(self.bucket)
+        self.tools = Collaborators(
+            settings=self.settings,
+            generator=generator,
+            gpu=GpuThread(),
+            sources=SourceLoader(self.settings, storage.read_object),
+            documents=self.documents,
+            storage=storage,
+            users=None,
+            worker_id="worker-1",
+        )
+
+    @property
+    def document(self) -> dict[str, Any]:
+        return self.documents.stored[PATH][0]
+
+    def start(self, monkeypatch: pytest.MonkeyPatch, **fields: Any) -> "asyncio.Task[dict[str, Any]]":
+        monkeypatch.setattr(handler, "collaborators", lambda: self.tools)
+        return asyncio.create_task(handler.handler({"id": "job-1", "input": {**CLOUD, **fields}}))
+
+    async def step(self, number: int) -> None:
+        while self.generator.steps_done < number:
+            await asyncio.sleep(0.005)
+
+
+# -- one call
+
+
+@pytest.mark.e2e
+@pytest.mark.skipif(has_cuda_driver(), reason="on a card the default models are the real ones, which are not here")
+async def test_one_awaited_call_makes_a_picture_with_no_variable_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handler, "collaborators", functools.cache(lambda: handler.build(load_settings())))
+    response = await handler.handler({"id": "job-1", "input": SMALL})
+    assert (response["storage"], response["model"], response["seeds"]) == ("base64", "demo", [5])
+    showing.check_image(showing.content(response["image_url"]), 64, 64)
+    refused = await handler.handler({"input": {"prompt": ""}})
+    assert refused["error_code"] == "invalid_input"
+
+
+@pytest.mark.parametrize("job", [{}, {"id": None}, {"id": 5, "input": []}, {"input": {}, "s3Config": {"secret": "x"}}])
+async def test_a_job_without_sense_is_answered(monkeypatch: pytest.MonkeyPatch, job: dict[str, Any]) -> None:
+    monkeypatch.setattr(handler, "collaborators", lambda: World(PaintingGenerator()).tools)
+    response = await handler.handler(job)
+    assert response["error_code"] == "invalid_input"
+    assert isinstance(response["error"], str)
+
+
+# -- a stop signal
+
+
+@pytest.mark.parametrize("times", [1, 2, 5])
+async def test_a_cancelled_call_ends_only_when_model_and_document_have_ended(
+    monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    world = World(Slow(steps=30))
+    call = world.start(monkeypatch)
+    await world.step(3)
+    for _ in range(times):
+        call.cancel()
+        await asyncio.sleep(0.01)
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert (world.generator.running, world.generator.steps_done <= 5) == (0, True)
+    assert (world.document["status"], world.document["error"]["code"]) == ("failed", "cancelled")
+    assert world.bucket.objects == {}
+    assert await asyncio.wrap_future(world.tools.gpu.submit(lambda: "free")) == "free"
+
+
+async def test_a_call_cancelled_before_it_began_touches_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(Slow())
+    call = world.start(monkeypatch)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert (world.generator.steps_done, world.documents.stored) == (0, {})
+
+
+async def test_a_call_cancelled_at_its_very_beginning_ends_in_a_failed_document(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World(Slow(steps=30))
+    call = world.start(monkeypatch)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert world.generator.running == 0
+    assert world.document["error"]["code"] == "cancelled"
+
+
+async def test_after_a_cancelled_call_the_same_request_can_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(Slow())
+    call = world.start(monkeypatch)
+    await world.step(1)
+    call.cancel()
+    await asyncio.wait({call})
+    response = await world.start(monkeypatch)
+    assert (response["storage"], world.document["status"], world.document["attempt"]) == ("firebase", "completed", 2)
+
+
+async def test_a_wish_to_cancel_that_was_there_before_the_job_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A phone may change its mind while the job still waits in RunPod's queue."""
+    world = World(Slow(steps=100))
+    world.documents.write_as_app(PATH, {"status": "queued", "cancel_requested": True})
+    response = await asyncio.wait_for(world.start(monkeypatch), 5)
+    assert response["error_code"] == "cancelled"
+    assert (world.document["status"], world.generator.generated) == ("failed", 0)
+
+
+async def test_a_wish_that_came_too_late_does_not_end_the_next_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(PaintingGenerator())
+    world.documents.write_as_app(PATH, {"status": "failed", "cancel_requested": True})
+    assert (await world.start(monkeypatch))["storage"] == "firebase"
+    assert "cancel_requested" not in world.document
+
+
+# -- what goes wrong without a name
+
+
+async def test_a_mistake_of_ours_in_the_middle_of_failing_is_answered_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing may leave the handler as an exception: the SDK would hand its traceback to the client."""
+    world = World(Raises(Internal("no usable picture")))
+
+    def broken(call: str, _path: str) -> None:
+        raise RuntimeError(f"SECRET {call}")
+
+    world.documents.before = broken
+    response = await world.start(monkeypatch)
+    assert (response["error_code"], response["retryable"]) == ("internal", True)
+    assert "SECRET" not in json.dumps(response) + caplog.text
+
+
+async def test_a_document_that_breaks_while_the_job_runs_does_not_cost_the_result(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World(Slow(steps=15))
+    call = world.start(monkeypatch)
+    await world.step(2)
+
+    def broken(_call: str, _path: str) -> None:
+        world.documents.before = lambda *_: None
+        raise RuntimeError("once")
+
+    world.documents.before = broken
+    response = await call
+    assert response["storage"] == "firebase"
+    assert world.document["status"] == "completed"
+
+
+class LoadsSlowly(PaintingGenerator):
+    """Takes a second to have its weights ready, whatever the job says meanwhile."""
+
+    def prepare(self, task_type: str, control: Control) -> Placement:
+        time.sleep(1.0)
+        return super().prepare(task_type, control)
+
+
+async def test_a_bad_source_does_not_wait_for_the_weights_nor_call_them_hung(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(task, "STOP_GRACE_SECONDS", 0.2)
+    world = World(LoadsSlowly())
+    source = {"task_type": "img2img", "image_url": "https://127.0.0.1/x.png"}
+    started = time.monotonic()
+    response = await world.start(monkeypatch, **source)
+    assert (response["error_code"], time.monotonic() - started < 0.8) == ("url_blocked", True)
+    assert world.tools.gpu.stuck is False
+    assert (await world.start(monkeypatch, file_uid="next"))["storage"] == "firebase"
+
+
+async def test_progress_is_seen_in_order_and_ends_before_the_response() -> None:
+    world = World(PaintingGenerator())
+    seen: list[Progress] = []
+    await handler.serve({"id": "job-1", "input": CLOUD}, world.tools, seen.append)
+    count = len(seen)
+    assert [progress.stage for progress in seen][:1] == ["loading"]
+    assert [progress.percent for progress in seen] == sorted(progress.percent for progress in seen)
+    await asyncio.sleep(0.05)
+    assert len(seen) == count
+
+
+# -- the composition
+
+
+def test_without_firebase_there_are_neither_documents_nor_urls_nor_users() -> None:
+    tools = handler.build(load_settings())
+    assert (tools.documents, tools.storage, tools.users) == (None, None, None)
+    assert tools.worker_id.startswith("local-")
+    assert handler.build(load_settings(runpod_pod_id="pod-1")).worker_id == "pod-1"
+
+
+def test_a_garbled_key_costs_firebase_and_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    tools = handler.build(
+        load_settings(firebase_service_account_key='{"private_key": "SECRET', firebase_storage_bucket="b")
+    )
+    assert tools.documents is None
+    (record,) = caplog.records
+    assert getattr(record, "action", "") == "firebase_disabled"
+    assert record.getMessage().startswith("FIREBASE_SERVICE_ACCOUNT_KEY: ")
+    assert "SECRET" not in caplog.text
+    assert record.exc_info is None
+
+
+@pytest.fixture
+def checks(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    from runpod.serverless.modules import rp_fitness
+
+    registered: list[Any] = []
+    monkeypatch.setattr(rp_fitness, "_fitness_checks", registered)
+    return registered
+
+
+def test_a_sound_worker_passes_its_fitness_checks(checks: list[Any]) -> None:
+    handler._register_fitness_checks(World(PaintingGenerator()).tools)
+    assert len(checks) == 2
+    for check in checks:
+        check()
+
+
+def test_a_worker_without_a_usable_model_or_card_is_replaced(checks: list[Any]) -> None:
+    class Unfit(HasNoModel):
+        """Says what is wrong."""
+
+        def health(self) -> list[str]:
+            raise Internal("the card does not work")
+
+    handler._register_fitness_checks(World(Unfit()).tools)
+    with pytest.raises(Internal, match="card"):
+        checks[0]()
+
+
+def test_a_worker_that_must_check_users_and_cannot_is_replaced(checks: list[Any]) -> None:
+    handler._register_fitness_checks(World(PaintingGenerator(), require_id_token=True).tools)
+    with pytest.raises(RuntimeError, match="REQUIRE_ID_TOKEN"):
+        checks[1]()
+
+
+# -- the SDK's local ways in, as processes of their own
+
+
+def started(*arguments: str, **variables: str) -> "subprocess.Popen[str]":
+    env = clean_environment() | {"PRELOAD_TASKS": "text2img", "SDXL_MODEL": "demo"} | variables
+    command = [sys.executable, str(ROOT / "handler.py"), *arguments]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=pipe, stderr=pipe, text=True)
+
+
+def ended(process: "subprocess.Popen[str]") -> tuple[int, str]:
+    try:
+        out, err = process.communicate(timeout=120)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+    return process.returncode, out + err
+
+
+@pytest.mark.e2e
+def test_a_test_input_on_the_command_line_ends_with_its_outcome() -> None:
+    good = started("--test_input", json.dumps({"input": SMALL}))
+    bad = started("--test_input", json.dumps({"input": {**SMALL, "width": 1023}}))
+    code, said = ended(good)
+    assert code == 0, said[-3000:]
+    assert "'model': 'demo'" in said
+    code, said = ended(bad)
+    assert code != 0
+    assert "invalid_input: width: must be a multiple of 8 (got 1023)" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("variables", "names"),
+    [
+        ({"WORKER_CONCURRENCY": "SECRET", "LOG_LEVEL": "SECRET"}, ["WORKER_CONCURRENCY: ", "LOG_LEVEL: "]),
+        (
+            {"RUNPOD_ENDPOINT_ID": "e1", "FIREBASE_AUTH_EMULATOR_HOST": "127.0.0.1:9099"},
+            ["FIREBASE_AUTH_EMULATOR_HOST must not be set on RunPod"],
+        ),
+    ],
+    ids=["wrong values", "an emulator on the platform"],
+)
+def test_a_wrong_environment_ends_the_worker_with_one_clear_line(variables: dict[str, str], names: list[str]) -> None:
+    code, said = ended(started(**variables))
+    assert code == 1
+    assert said.startswith("cannot start: ")
+    assert len(said.strip().splitlines()) == 1
+    assert all(name in said for name in names)
+    assert "SECRET" not in said
+
+
+class LocalApi:
+    """`python handler.py --rp_serve_api`, and requests to it."""
+
+    def __init__(self, port: int) -> None:
+        self.base = f"http://127.0.0.1:{port}"
+
+    def request(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(
+            self.base + path, data=data, method=method, headers={"Content-Type": "application/json"}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+
+@pytest.fixture(scope="module")
+def api() -> Iterator[LocalApi]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = started("--rp_serve_api", "--rp_api_host", "127.0.0.1", "--rp_api_port", str(port))
+    os.set_blocking(process.stdout.fileno(), False)  # type: ignore[union-attr]  # a pipe was asked for
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            assert process.poll() is None, ended(process)[1][-3000:]
+            assert time.monotonic() < deadline, "the local API did not start"
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            except OSError:
+                time.sleep(0.1)
+            else:
+                break
+        yield LocalApi(port)
+    finally:
+        process.terminate()
+        try:
+            process.communicate(timeout=15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+
+
+@pytest.mark.e2e
+def test_runsync_answers_with_the_result(api: LocalApi) -> None:
+    status, answer = api.request("POST", "/runsync", {"input": SMALL})
+    assert (status, answer["status"]) == (200, "COMPLETED")
+    assert (answer["output"]["storage"], answer["output"]["model"]) == ("base64", "demo")
+    showing.check_image(showing.content(answer["output"]["image_url"]), 64, 64)
+
+
+@pytest.mark.e2e
+def test_run_takes_a_job_and_status_gives_its_result(api: LocalApi) -> None:
+    status, taken = api.request("POST", "/run", {"input": SMALL})
+    assert (status, taken["status"]) == (200, "IN_PROGRESS")
+    status, answer = api.request("POST", f"/status/{taken['id']}")
+    assert (status, answer["status"]) == (200, "COMPLETED")
+    showing.check_image(showing.content(answer["output"]["image_url"]), 64, 64)
+    assert api.request("GET", f"/status/{taken['id']}")[0] == 405
+
+
+@pytest.mark.e2e
+def test_a_refused_request_is_failed_with_one_string(api: LocalApi) -> None:
+    status, answer = api.request("POST", "/runsync", {"input": {**SMALL, "widht": 5}})
+    assert (status, answer["status"]) == (200, "FAILED")
+    assert answer["error"] == "invalid_input: widht: is not a known field; did you mean width?"
+
+
+@pytest.mark.e2e
+def test_an_input_that_is_no_object_is_stopped_by_the_sdk(api: LocalApi) -> None:
+    assert api.request("POST", "/runsync", {"input": [1]})[0] == 422

@@ -1,0 +1,195 @@
+"""Who imports what: importing the handler costs nothing, vendors stay behind their doors, and imports run one way."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import worker
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted([ROOT / "handler.py", *(ROOT / "worker").rglob("*.py")])
+PIPELINES = ROOT / "worker" / "pipelines"
+HEAVY = ("torch", "diffusers", "transformers", "firebase_admin", "google.cloud", "google.auth", "grpc", "runpod")
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def name_of(path: Path) -> str:
+    """`worker/pipelines/engine.py` -> `worker.pipelines.engine`."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imported(path: Path) -> Iterator[tuple[str, bool, bool]]:
+    """Each import of a file: the module's name, whether it stands at the top level, whether it is for type checkers."""
+
+    def visit(node: ast.AST, *, top: bool, typing: bool) -> Iterator[tuple[str, bool, bool]]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Import):
+                yield from ((alias.name, top, typing) for alias in child.names)
+            elif isinstance(child, ast.ImportFrom):
+                assert child.level == 0, f"{path.name}: imports are absolute here"
+                yield from ((f"{child.module}.{alias.name}", top, typing) for alias in child.names)
+            elif isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+                yield from visit(child, top=False, typing=typing)
+            elif isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
+                yield from visit(child, top=top, typing=True)
+            else:
+                yield from visit(child, top=top, typing=typing)
+
+    return visit(tree(path), top=True, typing=False)
+
+
+def importers(package: str, *, typing: bool = False) -> dict[str, bool]:
+    """Files that import a package -> whether one of these imports stands at the top level."""
+    found: dict[str, bool] = {}
+    for path in SOURCES:
+        for name, top, for_typing in imported(path):
+            if (name == package or name.startswith(package + ".")) and (typing or not for_typing):
+                found[name_of(path)] = found.get(name_of(path), False) or top
+    return found
+
+
+@pytest.fixture(scope="module")
+def loaded() -> set[str]:
+    code = "import handler"
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == ""
+    return set(re.findall(r"^import time:\s+\d+ \|\s+\d+ \| +(\S+)$", done.stderr, re.MULTILINE))
+
+
+@pytest.mark.parametrize("package", HEAVY)
+def test_importing_the_handler_imports_nothing_heavy(loaded: set[str], package: str) -> None:
+    assert "worker.task" in loaded
+    assert not [name for name in loaded if name == package or name.startswith(package + ".")]
+
+
+def test_importing_the_handler_starts_no_thread_and_builds_nothing() -> None:
+    code = "import threading, handler; print(threading.active_count(), handler.collaborators.cache_info().currsize)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1", "0"]
+
+
+@pytest.mark.parametrize("package", ["torch", "diffusers", "transformers", "accelerate", "safetensors"])
+def test_models_are_known_below_pipelines_only(package: str) -> None:
+    assert all(name.startswith("worker.pipelines.") for name in importers(package, typing=True))
+
+
+def test_every_google_client_is_behind_the_firebase_module() -> None:
+    found = importers("firebase_admin") | importers("google")
+    assert found == {"worker.firebase": False}, "in its functions only"
+
+
+def test_the_sdk_is_known_to_the_handler_only() -> None:
+    assert importers("runpod") == {"handler": False}, "in its functions only"
+
+
+def test_the_environment_is_read_in_one_file() -> None:
+    readers = {
+        name_of(path)
+        for path in SOURCES
+        for node in ast.walk(tree(path))
+        if (isinstance(node, ast.Attribute) and node.attr in {"environ", "getenv", "putenv"})
+        or (
+            isinstance(node, ast.ImportFrom)
+            and node.module == "os"
+            and {a.name for a in node.names} & {"environ", "getenv"}
+        )
+    }
+    assert readers == {"worker.config"}
+
+
+def test_nothing_is_printed_and_nothing_broad_is_caught() -> None:
+    """One broad `except`, where the outcome is decided; what crosses threads or is raised again does not count."""
+    broad: dict[str, int] = {}
+    for path in SOURCES:
+        for node in ast.walk(tree(path)):
+            assert not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"), (
+                path
+            )
+            if not isinstance(node, ast.ExceptHandler):
+                continue
+            caught = ast.unparse(node.type) if node.type else "BaseException"
+            again = any(isinstance(inner, ast.Raise) for inner in ast.walk(node))
+            if caught in {"Exception", "BaseException"} and not again:
+                broad[name_of(path)] = broad.get(name_of(path), 0) + 1
+    assert broad.pop("worker.gpu", 0) == 1, "hands everything to whoever waits"
+    assert broad == {"worker.task": 1}
+
+
+# -- the order
+
+
+@cache
+def graph(*, functions: bool) -> dict[str, set[str]]:
+    """Module of this project -> the modules of this project that it imports."""
+    names = {name_of(path) for path in SOURCES}
+
+    def module(name: str) -> str | None:
+        return name if name in names else name.rpartition(".")[0] if name.rpartition(".")[0] in names else None
+
+    found: dict[str, set[str]] = {}
+    for path in SOURCES:
+        targets = {
+            target
+            for name, top, typing in imported(path)
+            if not typing and (top or functions) and (target := module(name))
+        }
+        found[name_of(path)] = targets - {name_of(path), "worker", "worker.pipelines"}
+    return found
+
+
+@pytest.mark.parametrize("functions", [False, True], ids=["at the top", "anywhere"])
+def test_imports_have_no_cycle(functions: bool) -> None:
+    edges = graph(functions=functions)
+    done: set[str] = set()
+
+    def walk(name: str, way: tuple[str, ...]) -> None:
+        assert name not in way, " -> ".join((*way, name))
+        if name not in done:
+            for target in sorted(edges[name]):
+                walk(target, (*way, name))
+            done.add(name)
+
+    for name in sorted(edges):
+        walk(name, ())
+
+
+def test_imports_run_the_way_that_the_package_says() -> None:
+    assert worker.__doc__ is not None
+    order = worker.__doc__.split("Imports run one way:")[1].split(".\n")[0]
+    levels = [[name.strip() for name in group.split(",")] for group in order.split("<")]
+    rank = {name: level for level, group in enumerate(levels) for name in group}
+    assert [rank["errors"], rank["config"]] == [0, 1]
+    assert rank["handler"] == max(rank.values())
+    edges = graph(functions=True)
+    for name, targets in edges.items():
+        own = rank.get(name.removeprefix("worker."))
+        for target in targets:
+            other = rank.get(target.removeprefix("worker."))
+            if own is not None and other is not None:
+                assert other <= own, f"{name} imports {target}"
+                assert name != "worker.errors"
+
+
+def test_every_module_says_what_it_is_and_stays_a_noun() -> None:
+    for path in SOURCES:
+        assert ast.get_docstring(tree(path)), name_of(path)
+        lines = len(path.read_text(encoding="utf-8").splitlines())
+        assert lines <= 400, f"{name_of(path)} has {lines} lines: it is two nouns"
+
+
+def test_pipelines_know_nobody_above_them() -> None:
+    above = {f"worker.{name}" for name in ("task", "record", "keeper", "status", "storage", "firebase", "delivery")}
+    for path in PIPELINES.glob("*.py"):
+        assert not graph(functions=True)[name_of(path)] & above, path.name

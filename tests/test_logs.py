@@ -1,0 +1,161 @@
+"""The log: one line an event, no secret in it, no traceback."""
+
+import base64
+import io
+import json
+import logging
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from worker.config import load_settings
+from worker.logs import configure, redact, where
+
+PEM = "-----BEGIN PRIVATE KEY-----\nMIIEvSECRETSECRET\n-----END PRIVATE KEY-----\n"
+JWT = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJTRUNSRVQifQ.SECRET-signature_part"
+SECRETS = {
+    "a key": PEM,
+    "a key that is cut off": PEM[:45] + "SECRET",
+    "an RSA key": PEM.replace("PRIVATE", "RSA PRIVATE"),
+    "a key inside JSON": json.dumps({"private_key": PEM}),
+    "a key escaped twice": json.dumps(json.dumps({"private_key": PEM})),
+    "a download URL": "https://storage/v0/b/x/o/y?alt=media&token=SECRET-0000&x=1",
+    "a quoted URL": 'url="https://storage/?token=SECRET" and more',
+    "a bearer": "Authorization: Bearer SECRET.abc-_~+/=",
+    "an ID token": f"refused {JWT} here",
+    "a key in base64": base64.b64encode(b'{"type": "service_account", "private_key": "' + b"x" * 40).decode()
+    + "SECRET",
+    "a key without its frame": "MIIEvQIBADANBgkq" + "hkiG9w0BAQEFAASC" * 4 + "SECRET",
+    "an inline image": "data:image/png;base64,SECRETiVBORw0KGgoAAAANSUhEUg==",
+}
+
+
+@pytest.fixture
+def root() -> Iterator[None]:
+    """The root logger, as it was before."""
+    logger = logging.getLogger()
+    handlers, level = logger.handlers[:], logger.level
+    yield
+    logger.handlers[:] = handlers
+    logger.setLevel(level)
+
+
+@pytest.fixture
+def platform(monkeypatch: pytest.MonkeyPatch, root: None) -> io.StringIO:
+    monkeypatch.setenv("RUNPOD_ENDPOINT_ID", "e1")
+    stream = io.StringIO()
+    configure(load_settings(), stream)
+    return stream
+
+
+@pytest.fixture
+def laptop(root: None) -> io.StringIO:
+    stream = io.StringIO()
+    configure(load_settings(), stream)
+    return stream
+
+
+def only_line(stream: io.StringIO) -> str:
+    text = stream.getvalue()
+    assert text.endswith("\n")
+    assert len(text.splitlines()) == 1, text
+    return text.rstrip("\n")
+
+
+@pytest.mark.parametrize("kind", SECRETS)
+def test_a_secret_is_blotted_out(kind: str) -> None:
+    assert "SECRET" not in redact(SECRETS[kind])
+    assert "[redacted]" in redact(SECRETS[kind])
+
+
+def test_what_stands_around_a_secret_is_kept() -> None:
+    assert redact(f"before {PEM}after") == "before [redacted]\\nafter"
+    assert redact("GET /o?token=abc&alt=media done") == "GET /o?token=[redacted]&alt=media done"
+    assert redact("data:image/png;base64," + "A" * 40 + " end") == "data:image/png;base64,[redacted] end"
+
+
+@pytest.mark.parametrize("text", ["job completed", "token=", "eyJ is no token", "width: 1023"])
+def test_plain_words_are_left_alone(text: str) -> None:
+    assert redact(text) == text
+
+
+@pytest.mark.parametrize("kind", SECRETS)
+@pytest.mark.parametrize("place", ["message", "fact", "nested"])
+def test_on_the_platform_every_line_is_json_without_secrets(platform: io.StringIO, kind: str, place: str) -> None:
+    secret = SECRETS[kind]
+    extra = {"message": {}, "fact": {"url": secret}, "nested": {"facts": {"urls": [secret]}}}[place]
+    logging.getLogger("x").warning("seen %s", secret if place == "message" else "it", extra={"action": "a", **extra})
+    line = json.loads(only_line(platform))
+    assert (line["level"], line["logger"], line["action"]) == ("WARNING", "x", "a")
+    assert line["message"].startswith("seen ")
+    assert "SECRET" not in platform.getvalue()
+
+
+def test_facts_keep_their_types_on_the_platform(platform: io.StringIO) -> None:
+    facts = {"action": "job_done", "timings": {"load": 0.5}, "count": 3, "ok": True, "none": None, "at": 1.5}
+    logging.getLogger("x").info("done", extra=facts)
+    line = json.loads(only_line(platform))
+    assert facts.items() <= line.items()
+
+
+def test_elsewhere_a_line_is_for_people(laptop: io.StringIO) -> None:
+    logging.getLogger("worker").info("job %s", "completed", extra={"action": "job_done", "job_id": "j1"})
+    assert only_line(laptop) == "INFO    worker: job completed  action=job_done job_id=j1"
+
+
+@pytest.mark.parametrize("breaker", ["\n", "\r\n", "\x0b", "\x0c", "\x85", "\u2028", "\u2029", "\x1b[2J", "\x00"])
+@pytest.mark.parametrize("kind", ["platform", "laptop"])
+def test_no_text_of_a_client_starts_a_second_line(request: pytest.FixtureRequest, kind: str, breaker: str) -> None:
+    stream: io.StringIO = request.getfixturevalue(kind)
+    text = f"a{breaker}ERROR worker: forged"
+    logging.getLogger("x").info("%s", text, extra={"action": text})
+    line = only_line(stream)
+    assert breaker not in line
+
+
+def test_an_error_is_logged_as_its_type_and_place(laptop: io.StringIO) -> None:
+    def inner() -> None:
+        raise ValueError("/srv/secret/path SECRET")
+
+    try:
+        inner()
+    except ValueError:
+        logging.getLogger("x").exception("failed", extra={"action": "a"})
+    line = only_line(laptop)
+    assert "failed (ValueError in " in line
+    assert "test_logs.inner:" in line
+    for private in ("SECRET", "/srv", "Traceback", ".py"):
+        assert private not in line
+
+
+def test_where_has_no_path_and_no_message() -> None:
+    try:
+        json.loads("{SECRET")
+    except ValueError as error:
+        said = where(error)
+    assert said.startswith("JSONDecodeError in test_logs.test_where_has_no_path_and_no_message:")
+    assert "decoder.raw_decode:" in said
+    for private in ("SECRET", "/", ".py"):
+        assert private not in said
+    assert where(ValueError("never raised")) == "ValueError in an unknown place"
+
+
+def test_the_level_is_the_operators_and_chatty_libraries_stay_quiet(root: None) -> None:
+    stream = io.StringIO()
+    configure(load_settings(log_level="INFO"), stream)
+    logging.getLogger("worker").debug("small talk")
+    logging.getLogger("httpx").info("GET https://host/path")
+    logging.getLogger("google.auth.transport").info("token refreshed")
+    assert stream.getvalue() == ""
+    configure(load_settings(log_level="ERROR"), stream)
+    logging.getLogger("urllib3").warning("retrying host")
+    logging.getLogger("worker").warning("never mind")
+    assert stream.getvalue() == ""
+
+
+def test_logs_go_to_stderr_and_not_into_a_result(root: None, capsys: pytest.CaptureFixture[str]) -> None:
+    configure(load_settings(), sys.stderr)
+    logging.getLogger("x").warning("hello")
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "WARNING x: hello\n")

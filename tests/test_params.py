@@ -1,0 +1,148 @@
+"""Parameters: what a request leaves open comes from the model, and what is too large is refused."""
+
+from typing import Any
+
+import pytest
+
+from worker.errors import InvalidInput
+from worker.params import ImageParams, ModelDefaults, Params, VideoParams, job_cost, public_params, resolve
+from worker.request import Scheduler, parse
+
+SDXL = ModelDefaults("sdxl", 1024, 1024, num_inference_steps=30, guidance_scale=5.0, has_refiner=True)
+WAN = ModelDefaults("wan", 832, 480, num_inference_steps=50, guidance_scale=5.0, size_multiple=16)
+WAN_22 = ModelDefaults("wan22", 1280, 704, num_inference_steps=50, guidance_scale=5.0, size_multiple=32, fps=24)
+PICTURE = "data:image/png;base64,iVBORw0KGgo="
+LIMITS = {"max_image_pixels": 2_359_296, "max_job_cost": 8_000_000_000}
+
+
+def made(defaults: ModelDefaults = SDXL, limits: dict[str, int] | None = None, **fields: Any) -> Params:
+    return resolve(parse({"prompt": "a fox", **fields}), defaults, **(LIMITS | (limits or {})))
+
+
+def image(defaults: ModelDefaults = SDXL, **fields: Any) -> ImageParams:
+    params = made(defaults, **fields)
+    assert isinstance(params, ImageParams)
+    return params
+
+
+def video(defaults: ModelDefaults = WAN, **fields: Any) -> VideoParams:
+    params = made(defaults, task_type="text2video", **fields)
+    assert isinstance(params, VideoParams)
+    return params
+
+
+def problem(defaults: ModelDefaults = SDXL, limits: dict[str, int] | None = None, **fields: Any) -> str:
+    with pytest.raises(InvalidInput) as caught:
+        made(defaults, limits, **fields)
+    return str(caught.value)
+
+
+def test_an_image_is_made_as_its_model_likes_it_where_the_request_says_nothing() -> None:
+    params = image(seed=5)
+    assert params == ImageParams("a fox", "", 1024, 1024, 30, 5.0, None, (5,))
+
+
+def test_a_clip_is_made_as_its_model_likes_it_where_the_request_says_nothing() -> None:
+    assert video(seed=5) == VideoParams("a fox", "", 832, 480, 81, 15, 50, 5.0, 3.0, 5)
+    assert video(WAN_22, num_frames=5).fps == 24
+
+
+def test_what_the_request_says_counts() -> None:
+    params = image(
+        width=512, height=768, num_inference_steps=7, guidance_scale=0, scheduler="DDIM", negative_prompt="fog", seed=0
+    )
+    assert params == ImageParams("a fox", "fog", 512, 768, 7, 0.0, Scheduler.DDIM, (0,))
+    asked = {"num_frames": 9, "fps": 30, "video_guidance_scale": 0, "flow_shift": 0.1, "num_inference_steps": 2}
+    assert video(video_width=64, video_height=128, seed=1, **asked) == VideoParams(
+        "a fox", "", 64, 128, 9, 30, 2, 0.0, 0.1, 1
+    )
+
+
+def test_only_tasks_with_a_source_have_a_strength() -> None:
+    assert image().strength is None
+    assert image(task_type="img2img", image_url=PICTURE).strength == 0.6
+    assert image(task_type="inpaint", image_url=PICTURE, mask_url=PICTURE).strength == 0.99
+
+
+def test_image_k_has_seed_plus_k_and_goes_round_at_two_to_the_32() -> None:
+    assert image(seed=4294967294, num_images=4).seeds == (4294967294, 4294967295, 0, 1)
+
+
+def test_a_seed_that_nobody_gave_is_drawn_from_the_whole_range() -> None:
+    seeds = [image().seeds[0] for _ in range(64)]
+    assert len(set(seeds)) > 60
+    assert all(0 <= seed < 2**32 for seed in seeds)
+    assert max(seeds) > 2**31
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "shift"), [(832, 480, 3.0), (480, 832, 3.0), (256, 256, 3.0), (1280, 720, 5.0), (512, 512, 5.0)]
+)
+def test_the_flow_shift_is_3_up_to_480p_and_5_above(width: int, height: int, shift: float) -> None:
+    assert video(video_width=width, video_height=height, num_frames=5).flow_shift == shift
+
+
+@pytest.mark.parametrize("side", ["video_width", "video_height"])
+def test_wan_22_wants_multiples_of_32_and_says_which_side_is_wrong(side: str) -> None:
+    sizes = {"video_width": 1280, "video_height": 704, side: 720}
+    message = problem(WAN_22, task_type="text2video", num_frames=5, **sizes)
+    assert message == f"invalid_input: {side}: must be a multiple of 32 for this model (got 720)"
+    assert video(WAN, num_frames=5, **sizes).num_frames == 5
+
+
+@pytest.mark.parametrize("field", [{"high_noise_frac": 0.8}, {"refiner_inference_steps": 10}, {"high_noise_frac": 0.0}])
+def test_refiner_fields_need_a_refiner(field: dict[str, Any]) -> None:
+    without = ModelDefaults("sdxl", 1024, 1024, num_inference_steps=30, guidance_scale=5.0)
+    (name,) = field
+    assert problem(without, **field).startswith(f"invalid_input: {name}: needs a refiner")
+
+
+def test_a_refiner_works_only_where_it_is_asked_for_and_one_field_is_enough() -> None:
+    def split(**fields: Any) -> tuple[float | None, int | None]:
+        params = image(**fields)
+        return params.high_noise_frac, params.refiner_inference_steps
+
+    assert split() == (None, None)
+    assert split(high_noise_frac=0.0) == (0.0, 30)
+    assert split(refiner_inference_steps=12) == (0.8, 12)
+    assert split(high_noise_frac=0.7, refiner_inference_steps=12, num_inference_steps=20) == (0.7, 12)
+
+
+def test_the_cost_is_pixels_times_frames_times_steps_times_images() -> None:
+    assert job_cost(image(width=512, height=256, num_inference_steps=10, num_images=3)) == 512 * 256 * 10 * 3
+    assert job_cost(video(video_width=64, video_height=96, num_frames=9, num_inference_steps=4)) == 64 * 96 * 9 * 4
+
+
+def test_with_a_refiner_the_steps_that_are_really_run_count() -> None:
+    pixels = {"width": 64, "height": 64, "num_inference_steps": 30}
+    assert job_cost(image(**pixels, high_noise_frac=0.8)) == 64 * 64 * 30
+    # 24 of the base's 30 and the last fifth of the refiner's 100
+    assert job_cost(image(**pixels, high_noise_frac=0.8, refiner_inference_steps=100)) == 64 * 64 * 44
+
+
+def test_too_many_pixels_are_refused_also_where_the_model_would_make_them_by_itself() -> None:
+    assert "at most 2359296 pixels (got 4194304)" in problem(width=2048, height=2048)
+    assert "at most 4096 pixels (got 1048576)" in problem(limits={"max_image_pixels": 4096})
+    assert image(width=1536, height=1536).width == 1536
+
+
+def test_a_job_over_the_cost_limit_is_refused_with_both_numbers() -> None:
+    steps = {"task_type": "text2video", "video_width": 64, "video_height": 64, "num_frames": 5}
+    exact = 64 * 64 * 5 * 3
+    assert made(WAN, {"max_job_cost": exact}, num_inference_steps=3, **steps)
+    message = problem(WAN, {"max_job_cost": exact - 1}, num_inference_steps=3, **steps)
+    assert message.startswith("invalid_input: num_inference_steps: ")
+    assert f"at most {exact - 1} (got {exact})" in message
+
+
+def test_the_default_limit_lets_a_720p_clip_of_121_frames_in_50_steps_through() -> None:
+    sizes = {"video_width": 1280, "video_height": 720, "num_frames": 121}
+    assert job_cost(video(num_inference_steps=50, **sizes)) == 5_575_680_000
+    assert "may be at most" in problem(WAN, task_type="text2video", num_inference_steps=100, **sizes)
+
+
+def test_what_the_response_shows_has_neither_texts_nor_seeds_nor_what_was_not_used() -> None:
+    shown = public_params(image(seed=1))
+    assert shown == {"width": 1024, "height": 1024, "num_inference_steps": 30, "guidance_scale": 5.0}
+    assert public_params(video(seed=1))["flow_shift"] == 3.0
+    assert not {"prompt", "negative_prompt", "seed", "seeds"} & public_params(video(seed=1)).keys()

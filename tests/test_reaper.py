@@ -1,0 +1,93 @@
+"""The reaper: a document past its lease ends, everything else is left alone. Over the emulator, as it runs."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from tests.emulators.firebase import FirebaseEmulators, environment
+from worker.claim import Bid, Refuse, Start
+from worker.config import REPOSITORY, load_settings
+from worker.errors import Superseded
+from worker.firebase import Firebase, FirestoreDocuments
+from worker.reaper import reap
+from worker.request import Owner
+from worker.status import StatusDocument, document_path
+
+
+@pytest.fixture
+def documents(firebase: FirebaseEmulators) -> Iterator[FirestoreDocuments]:
+    with environment(firebase.env):
+        found = Firebase(load_settings()).documents
+        assert found is not None
+        yield found
+
+
+def claimed(documents: FirestoreDocuments, user: str, job: str = "job-1") -> StatusDocument:
+    document = StatusDocument(documents, Owner(user, "file"), Bid(job, "w", "hash", f"nonce-{time.time()}"), {})
+    assert isinstance(document.claim(time.monotonic() + 5), Start)
+    return document
+
+
+def fields(firebase: FirebaseEmulators, user: str) -> dict[str, Any]:
+    found: dict[str, Any] = firebase.documents.document(document_path(Owner(user, "file"))).get().to_dict()
+    return found
+
+
+def expire(firebase: FirebaseEmulators, user: str) -> None:
+    over = datetime.now(UTC) - timedelta(seconds=5)
+    firebase.documents.document(document_path(Owner(user, "file"))).update({"expires_at": over})
+
+
+def test_only_documents_past_their_lease_are_marked(firebase: FirebaseEmulators, documents: FirestoreDocuments) -> None:
+    lost, alive, done = (claimed(documents, user) for user in ("lost", "alive", "done"))
+    done.complete({"storage": "firebase"}, time.monotonic() + 5)
+    expire(firebase, "lost")
+    expire(firebase, "done")
+    assert reap(documents) == 1
+    marked = fields(firebase, "lost")
+    assert (marked["status"], marked["error"]["code"], marked["error"]["retryable"]) == ("failed", "worker_lost", True)
+    assert "progress" not in marked
+    assert isinstance(marked["completed_at"], datetime)
+    assert fields(firebase, "alive")["status"] == "processing"
+    assert fields(firebase, "done")["status"] == "completed"
+    alive.complete({"storage": "firebase"}, time.monotonic() + 5)
+    with pytest.raises(Superseded):
+        lost.complete({"storage": "firebase"}, time.monotonic() + 5)
+    assert reap(documents) == 0
+
+
+def test_a_job_that_was_reaped_three_times_is_poison(
+    firebase: FirebaseEmulators, documents: FirestoreDocuments
+) -> None:
+    for _ in range(3):
+        claimed(documents, "poor")
+        expire(firebase, "poor")
+        assert reap(documents) == 1
+    document = StatusDocument(documents, Owner("poor", "file"), Bid("job-1", "w", "hash", "n"), {})
+    decision = document.claim(time.monotonic() + 5)
+    assert isinstance(decision, Refuse)
+    assert fields(firebase, "poor")["error"]["code"] == "poison_job"
+
+
+def test_it_runs_as_a_command(firebase: FirebaseEmulators, documents: FirestoreDocuments) -> None:
+    claimed(documents, "lost")
+    expire(firebase, "lost")
+    with environment(firebase.env):
+        command = [sys.executable, "-m", "worker.reaper"]
+        ran = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert "1 documents marked" in ran.stderr
+    assert fields(firebase, "lost")["status"] == "failed"
+
+
+def test_without_firebase_it_says_so() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "worker.reaper"], cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ran.returncode == 1
+    assert "FIREBASE_SERVICE_ACCOUNT_KEY: is not set" in ran.stderr

@@ -1,0 +1,192 @@
+"""Results that could neither be uploaded nor returned: kept on the network volume until a worker can deliver them.
+
+One folder an entry, written under another name first, so that an entry is whole or not there; taken by renaming, so
+that of several workers one delivers it. Bounded in bytes and age. Knows folders; knows no model and no job that runs.
+"""
+
+import json
+import logging
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from worker import result
+from worker.errors import BackendError, Superseded
+from worker.logs import where
+from worker.media import Encoded
+from worker.request import Owner
+from worker.result import Delivered, File
+from worker.status import CALL_SECONDS, Documents, FieldValue, document_path
+from worker.storage import Provenance, Storage, Stored
+
+MAX_BYTES = 2 << 30
+MAX_AGE_SECONDS = 48 * 3600
+TAKEN_SECONDS = 600
+"""How long a worker may be busy with an entry; after that another one takes it."""
+UPLOAD_SECONDS = 60
+DELIVERED = "the upload was made up for later, from the worker's outbox"
+KEPT = "storage_unavailable"
+"""The code that the document of a kept result has until then."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One file to deliver: its path in the bucket, its bytes and its seed."""
+
+    path: str
+    encoded: Encoded
+    seed: int
+
+
+class Outbox:
+    """Entries in one folder of the volume, which several workers may share."""
+
+    def __init__(self, folder: Path, *, max_bytes: int = MAX_BYTES, max_age: float = MAX_AGE_SECONDS) -> None:
+        self._folder, self._max_bytes, self._max_age = folder, max_bytes, max_age
+
+    def keep(self, owner: Owner, provenance: Provenance, items: Sequence[Item]) -> bool:
+        """Put a result aside; whether there was room for it."""
+        entry = self._folder / f"{int(time.time())}-{uuid.uuid4().hex}"
+        draft = entry.with_name("draft-" + entry.name)
+        size = sum(len(item.encoded.data) for item in items)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._drop_old()
+            if size + _bytes_in(self._folder) > self._max_bytes:
+                log.warning("the outbox is full", extra={"action": "outbox_full", "bytes": size})
+                return False
+            draft.mkdir()
+            for index, item in enumerate(items):
+                (draft / str(index)).write_bytes(item.encoded.data)
+            (draft / "entry.json").write_text(json.dumps(_described(owner, provenance, items)), encoding="utf-8")
+            draft.rename(entry)
+        except OSError as error:
+            shutil.rmtree(draft, ignore_errors=True)
+            log.warning("the outbox: %s", type(error).__name__, extra={"action": "outbox_failed"})
+            return False
+        log.info("a result is kept", extra={"action": "outbox_kept", "job_id": provenance.job_id, "bytes": size})
+        return True
+
+    def deliver(self, storage: Storage, documents: Documents) -> int:
+        """Deliver what is kept, oldest first, until something does not answer; how many results were delivered."""
+        delivered = 0
+        try:
+            self._drop_old()
+            for name in sorted(path.name for path in self._folder.iterdir() if path.name[:1].isdigit()):
+                delivered += self._deliver_one(name, storage, documents)
+        except FileNotFoundError:
+            return delivered  # no outbox, or another worker was faster
+        except (BackendError, OSError) as error:
+            log.warning("the outbox waits: %s", type(error).__name__, extra={"action": "outbox_waits"})
+        return delivered
+
+    def _deliver_one(self, name: str, storage: Storage, documents: Documents) -> bool:
+        try:
+            with self._taken(name) as entry:
+                return entry is not None and _deliver(entry, storage, documents)
+        except (ValueError, KeyError, TypeError) as error:
+            log.warning("an entry cannot be read: %s", where(error), extra={"action": "outbox_dropped"})
+            return False
+
+    @contextmanager
+    def _taken(self, name: str) -> Iterator[Path | None]:
+        """The entry under a name of this worker's own; put back where nothing answered, removed otherwise."""
+        taken = self._folder / f"taken-{name}"
+        try:
+            (self._folder / name).rename(taken)
+        except OSError:
+            yield None
+            return
+        os.utime(taken)
+        try:
+            yield taken
+        except (BackendError, OSError):
+            taken.rename(self._folder / name)
+            raise
+        finally:
+            shutil.rmtree(taken, ignore_errors=True)
+
+    def _drop_old(self) -> None:
+        now = time.time()
+        for path in self._folder.iterdir():
+            age = now - path.stat().st_mtime
+            if path.name.startswith("taken-") and age > TAKEN_SECONDS:
+                path.rename(path.with_name(path.name.removeprefix("taken-")))
+            elif age > self._max_age or (path.name.startswith("draft-") and age > TAKEN_SECONDS):
+                shutil.rmtree(path, ignore_errors=True)
+                log.warning("an entry was too old", extra={"action": "outbox_dropped"})
+
+
+def _described(owner: Owner, provenance: Provenance, items: Sequence[Item]) -> dict[str, Any]:
+    files = [
+        {
+            "path": item.path,
+            "seed": item.seed,
+            "content_type": item.encoded.content_type,
+            "suffix": item.encoded.suffix,
+            "width": item.encoded.width,
+            "height": item.encoded.height,
+        }
+        for item in items
+    ]
+    return {"owner": asdict(owner), "provenance": asdict(provenance), "files": files}
+
+
+def _deliver(entry: Path, storage: Storage, documents: Documents) -> bool:
+    """Upload an entry's files and finish its document; False where nobody waits for it any more."""
+    description = json.loads((entry / "entry.json").read_text(encoding="utf-8"))
+    owner, provenance = Owner(**description["owner"]), Provenance(**description["provenance"])
+    path = document_path(owner)
+    snapshot = documents.read(path, timeout=CALL_SECONDS * 2)
+    if not _still_waits(snapshot.fields, provenance):
+        return False
+    stored: list[Stored] = []
+    files: list[File] = []
+    try:
+        for index, facts in enumerate(description["files"]):
+            where, seed = facts.pop("path"), facts.pop("seed")
+            encoded = Encoded(data=(entry / str(index)).read_bytes(), **facts)
+            put = storage.put(where, encoded, seed, provenance, time.monotonic() + UPLOAD_SECONDS)
+            stored.append(put)
+            files.append(File.of(encoded, seed, url=put.url, storage_path=put.path))
+    except Superseded:
+        return False
+    delivered = Delivered("firebase", tuple(str(file.url) for file in files), tuple(files))
+    terminal = {
+        "status": "completed",
+        "generation_data": result.generation_data(
+            json.loads(provenance.manifest), delivered, timings={}, warnings=[DELIVERED]
+        ),
+        "error": FieldValue.REMOVE,
+        "completed_at": FieldValue.SERVER_TIME,
+        "updated_at": FieldValue.SERVER_TIME,
+    }
+    while not documents.update(path, terminal, unchanged=snapshot.version, timeout=CALL_SECONDS * 2):
+        snapshot = documents.read(path, timeout=CALL_SECONDS * 2)
+        if not _still_waits(snapshot.fields, provenance):
+            storage.remove(stored)
+            return False
+    log.info("a kept result was delivered", extra={"action": "outbox_delivered", "job_id": provenance.job_id})
+    return True
+
+
+def _still_waits(fields: Any, provenance: Provenance) -> bool:
+    """Whether the document is as this job left it: failed for want of storage, and not asked for again."""
+    return bool(
+        fields
+        and fields.get("status") == "failed"
+        and (fields.get("error") or {}).get("code") == KEPT
+        and (fields.get("job_id"), fields.get("attempt")) == (provenance.job_id, provenance.attempt)
+    )
+
+
+def _bytes_in(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

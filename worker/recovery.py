@@ -1,0 +1,66 @@
+"""A finished generation found again: its objects are complete, only its document (or its worker) was lost.
+
+Knows which objects a request ends in and what they say of themselves; knows no document and no model.
+"""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from worker.errors import BackendError
+from worker.media import SUFFIXES
+from worker.request import ImageRequest, Owner, Request
+from worker.result import Delivered, File
+from worker.storage import ObjectInfo, Storage, Stored, object_path
+
+RECALL_SECONDS = 2.0
+RECOVERED = "the files of this generation were already stored; its document was finished from them"
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A result whose files are all there: what is known of it (`result.manifest`) and where they are."""
+
+    facts: Mapping[str, Any]
+    delivered: Delivered
+    warnings: tuple[str, ...] = ()
+
+
+def recover(storage: Storage, request: Request, owner: Owner, request_hash: str) -> Finished | None:
+    """The result as its objects alone tell it; None where they are not all there, or cannot be asked for."""
+    try:
+        found = storage.recall(object_paths(request, owner), request_hash, time.monotonic() + RECALL_SECONDS)
+    except BackendError:
+        return None
+    if not found:
+        return None
+    try:
+        facts = json.loads(found[0][1].metadata["manifest"])
+        files = tuple(_file(stored, info) for stored, info in found)
+    except (KeyError, ValueError):
+        return None
+    if not isinstance(facts, Mapping) or "model" not in facts:
+        return None
+    return Finished(facts, Delivered("firebase", tuple(str(file.url) for file in files), files), (RECOVERED,))
+
+
+def object_paths(request: Request, owner: Owner) -> list[str]:
+    """Where the files of a finished request lie."""
+    if isinstance(request, ImageRequest):
+        suffix, count = SUFFIXES[request.output_format], request.num_images
+        return [object_path(owner, video=False, suffix=suffix, index=index, count=count) for index in range(count)]
+    return [object_path(owner, video=True, suffix=SUFFIXES["mp4"], index=0, count=1)]
+
+
+def _file(stored: Stored, info: ObjectInfo) -> File:
+    return File(
+        url=stored.url,
+        storage_path=stored.path,
+        content_type=info.content_type,
+        bytes=info.size,
+        width=int(info.metadata["width"]),
+        height=int(info.metadata["height"]),
+        seed=int(info.metadata["seed"]),
+    )
