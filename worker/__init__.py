@@ -8,7 +8,8 @@
         inputs      image_url, mask_url -> pictures, safely           gpu       the one thread that generates
         pipelines/  request -> pixels: the only importer of torch     delivery  pixels -> files, inline if need be
           media, inline   encoders                                    storage   files -> objects and URLs
-        result      the JSON that goes back
+        result      the JSON that goes back                            recovery  files that are there already
+        outbox      results that wait for better times                reaper    ends what lost workers left
       firebase      Google's clients behind the Protocols of status and storage
       config, logs, errors, generation (values and Protocols that the others share), progress
 
