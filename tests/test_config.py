@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from worker import config
 from worker.config import TASK_TYPES, ConfigError, Settings, has_cuda_driver, load_settings, set_library_defaults
 
 DEFAULTS: dict[str, Any] = {
@@ -184,7 +183,7 @@ def test_where_the_jobs_come_from_and_whom_the_clients_talk_to(monkeypatch: pyte
 def test_a_card_is_seen_without_torch_and_only_where_it_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
     if not any(Path(node).exists() for node in ("/dev/nvidiactl", "/dev/dxg")):
         assert has_cuda_driver() is False
-    monkeypatch.setattr(config.Path, "exists", lambda _path: True)
+    monkeypatch.setattr(Path, "exists", lambda _path: True)
     for visible, seen in (("0", True), ("", False), ("-1", False)):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
         has_cuda_driver.cache_clear()
@@ -200,6 +199,6 @@ def test_library_defaults_never_overrule_the_operator(monkeypatch: pytest.Monkey
 
 
 def test_every_field_is_one_of_the_contract_or_names_a_place_on_this_machine() -> None:
-    own = {"google_cloud_project", "models_dir", "demo_models_dir"}
+    own = {name for name in Settings.model_fields if name.endswith("_dir")} | {"google_cloud_project"}
     platform = {name for name in Settings.model_fields if name.startswith("runpod_")}
     assert set(Settings.model_fields) - own - platform == {name.lower() for name in DEFAULTS}

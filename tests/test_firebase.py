@@ -197,54 +197,63 @@ def test_one_emulator_alone_never_leads_to_the_real_other_one(
 # -- vendor errors
 
 
-MAPPED: list[tuple[BaseException, str]] = [
-    (google_auth.TransportError("host"), "unreachable"),
-    (google_auth.TimeoutError("host"), "unreachable"),
-    (google_auth.RefreshError("key"), "refused"),
-    (google_auth.DefaultCredentialsError("path"), "refused"),
-    (google_auth.MalformedError("key"), "refused"),
-    (requests.ConnectionError("host"), "unreachable"),
-    (requests.Timeout("host"), "unreachable"),
-    (requests.exceptions.ChunkedEncodingError("cut"), "unreachable"),
-    (requests.exceptions.SSLError("host"), "unreachable"),
-    (api.ServiceUnavailable("x"), "unreachable"),
-    (api.InternalServerError("x"), "unreachable"),
-    (api.BadGateway("x"), "unreachable"),
-    (api.GatewayTimeout("x"), "unreachable"),
-    (api.DeadlineExceeded("x"), "unreachable"),
-    (api.TooManyRequests("x"), "unreachable"),
-    (api.ResourceExhausted("x"), "unreachable"),
-    (api.Aborted("x"), "unreachable"),
-    (api.Cancelled("x"), "unreachable"),
-    (api.RetryError("x", None), "unreachable"),
-    (DataCorruption(None, "x"), "unreachable"),
-    (ConnectionResetError(), "unreachable"),
-    (TimeoutError(), "unreachable"),
-    (api.Forbidden("x"), "refused"),
-    (api.PermissionDenied("x"), "refused"),
-    (api.Unauthenticated("x"), "refused"),
-    (api.NotFound("x"), "refused"),
-    (api.BadRequest("x"), "refused"),
-    (api.InvalidArgument("x"), "refused"),
-    (ValueError("x"), "refused"),
+MAPPED: list[tuple[type[Any], str]] = [
+    (google_auth.TransportError, "unreachable"),
+    (google_auth.TimeoutError, "unreachable"),
+    (google_auth.RefreshError, "refused"),
+    (google_auth.DefaultCredentialsError, "refused"),
+    (google_auth.MalformedError, "refused"),
+    (requests.ConnectionError, "unreachable"),
+    (requests.Timeout, "unreachable"),
+    (requests.exceptions.ChunkedEncodingError, "unreachable"),
+    (requests.exceptions.SSLError, "unreachable"),
+    (api.ServiceUnavailable, "unreachable"),
+    (api.InternalServerError, "unreachable"),
+    (api.BadGateway, "unreachable"),
+    (api.GatewayTimeout, "unreachable"),
+    (api.DeadlineExceeded, "unreachable"),
+    (api.TooManyRequests, "unreachable"),
+    (api.ResourceExhausted, "unreachable"),
+    (api.Aborted, "unreachable"),
+    (api.Cancelled, "unreachable"),
+    (api.RetryError, "unreachable"),
+    (DataCorruption, "unreachable"),
+    (ConnectionResetError, "unreachable"),
+    (TimeoutError, "unreachable"),
+    (api.Forbidden, "refused"),
+    (api.PermissionDenied, "refused"),
+    (api.Unauthenticated, "refused"),
+    (api.NotFound, "refused"),
+    (api.BadRequest, "refused"),
+    (api.InvalidArgument, "refused"),
+    (ValueError, "refused"),
 ]
 
 
-@pytest.mark.parametrize(("error", "kind"), MAPPED, ids=[type(error).__name__ for error, _ in MAPPED])
+def made(vendor_error: type[Any]) -> Exception:
+    """One of the vendor's errors, with a message that is nobody's business."""
+    arguments = {api.RetryError: ("SECRET", None), DataCorruption: (None, "SECRET")}.get(vendor_error, ("SECRET",))
+    error: Exception = vendor_error(*arguments)
+    return error
+
+
+@pytest.mark.parametrize(("vendor_error", "kind"), MAPPED, ids=[row[0].__name__ for row in MAPPED])
 def test_a_vendor_error_becomes_ours_with_its_cause(
-    error: Exception, kind: str, caplog: pytest.LogCaptureFixture
+    vendor_error: type[Any], kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    error = made(vendor_error)
     with pytest.raises(BackendError) as caught, _translated("storage"):
         raise error
     assert (caught.value.service, caught.value.kind) == ("storage", kind)
     assert caught.value.__cause__ is error
     assert str(caught.value) == f"storage {kind}"
     (record,) = caplog.records
-    assert record.getMessage() == f"storage: {type(error).__name__}"
+    assert record.getMessage() == f"storage: {vendor_error.__name__}"
+    assert "SECRET" not in caplog.text
 
 
 def test_every_row_of_the_table_is_tested() -> None:
-    tested = [type(error) for error, _ in MAPPED]
+    tested = [row[0] for row in MAPPED]
     for types, kind in _google_errors():
         for row in types:
             assert any(issubclass(one, row) for one in tested), row
@@ -333,8 +342,9 @@ def production(account: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Fire
 
 
 def signed(pem: str, **changes: Any) -> str:
-    signer = crypt.RSASigner.from_string(pem, "key-1")
-    return str(jwt.encode(signer, claims_of("demo-project", **changes)).decode())
+    google: Any = crypt.RSASigner  # google-auth is partly typed
+    encode: Any = jwt.encode
+    return str(encode(google.from_string(pem, "key-1"), claims_of("demo-project", **changes)).decode())
 
 
 def test_a_signed_token_tells_its_user(production: FirebaseUsers, pem: str) -> None:
@@ -361,7 +371,7 @@ def test_keys_that_cannot_be_fetched_are_no_verdict(
     production: FirebaseUsers, pem: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unreachable(_request: object, _url: object) -> None:
-        raise google_auth.TransportError("host")
+        raise made(google_auth.TransportError)
 
     monkeypatch.setattr(id_token, "_fetch_certs", unreachable)
     with pytest.raises(BackendError, match="auth unreachable"):
@@ -435,8 +445,8 @@ FIRESTORE_DOWN: dict[str, Callable[[FaultyFirebase], None]] = {
 
 
 OUTAGES = [
-    pytest.param("503, then hang", None, 9, id="storage 503, then hang"),
-    pytest.param(None, "503 forever", 7, id="firestore 503 forever"),
+    pytest.param("503, then hang", None, 12, id="storage 503, then hang"),
+    pytest.param(None, "503 forever", 9, id="firestore 503 forever"),
     pytest.param("refused", "refused", 15, id="both refused"),
     pytest.param("hang", "black hole", 15, id="both silent"),
 ]

@@ -7,10 +7,10 @@ import asyncio
 import functools
 import json
 import logging
-import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -287,30 +287,46 @@ def test_a_worker_that_must_check_users_and_cannot_is_replaced(checks: list[Any]
 # -- the SDK's local ways in, as processes of their own
 
 
-def started(*arguments: str, **variables: str) -> "subprocess.Popen[str]":
-    env = clean_environment() | {"PRELOAD_TASKS": "text2img", "SDXL_MODEL": "demo"} | variables
-    command = [sys.executable, str(ROOT / "handler.py"), *arguments]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=pipe, stderr=pipe, text=True)
+class Process:
+    """`python handler.py` with arguments and variables; what it writes goes to a file, which never fills up."""
 
+    def __init__(self, *arguments: str, **variables: str) -> None:
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
+        env = clean_environment() | {"PRELOAD_TASKS": "text2img", "SDXL_MODEL": "demo"} | variables
+        command = [sys.executable, str(ROOT / "handler.py"), *arguments]
+        self.process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=self._log, stderr=subprocess.STDOUT)
 
-def ended(process: "subprocess.Popen[str]") -> tuple[int, str]:
-    try:
-        out, err = process.communicate(timeout=120)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        raise
-    return process.returncode, out + err
+    @property
+    def said(self) -> str:
+        self._log.seek(0)
+        return self._log.read().decode()
+
+    def ended(self) -> tuple[int, str]:
+        """Its exit status and all that it wrote."""
+        try:
+            self.process.wait(120)
+        finally:
+            self.close()
+        return self.process.returncode, self.said
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(15)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
 
 
 @pytest.mark.e2e
 def test_a_test_input_on_the_command_line_ends_with_its_outcome() -> None:
-    good = started("--test_input", json.dumps({"input": SMALL}))
-    bad = started("--test_input", json.dumps({"input": {**SMALL, "width": 1023}}))
-    code, said = ended(good)
+    good = Process("--test_input", json.dumps({"input": SMALL}))
+    bad = Process("--test_input", json.dumps({"input": {**SMALL, "width": 1023}}))
+    code, said = good.ended()
     assert code == 0, said[-3000:]
     assert "'model': 'demo'" in said
-    code, said = ended(bad)
+    code, said = bad.ended()
     assert code != 0
     assert "invalid_input: width: must be a multiple of 8 (got 1023)" in said
     assert "Traceback" not in said
@@ -328,7 +344,7 @@ def test_a_test_input_on_the_command_line_ends_with_its_outcome() -> None:
     ids=["wrong values", "an emulator on the platform"],
 )
 def test_a_wrong_environment_ends_the_worker_with_one_clear_line(variables: dict[str, str], names: list[str]) -> None:
-    code, said = ended(started(**variables))
+    code, said = Process(**variables).ended()
     assert code == 1
     assert said.startswith("cannot start: ")
     assert len(said.strip().splitlines()) == 1
@@ -359,27 +375,21 @@ def api() -> Iterator[LocalApi]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    process = started("--rp_serve_api", "--rp_api_host", "127.0.0.1", "--rp_api_port", str(port))
-    os.set_blocking(process.stdout.fileno(), False)  # type: ignore[union-attr]  # a pipe was asked for
+    worker = Process("--rp_serve_api", "--rp_api_host", "127.0.0.1", "--rp_api_port", str(port))
+    deadline = time.monotonic() + 120
     try:
-        deadline = time.monotonic() + 120
-        while True:
-            assert process.poll() is None, ended(process)[1][-3000:]
+        while not listens(port):
+            assert worker.process.poll() is None, worker.said[-3000:]
             assert time.monotonic() < deadline, "the local API did not start"
-            try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            except OSError:
-                time.sleep(0.1)
-            else:
-                break
+            time.sleep(0.1)
         yield LocalApi(port)
     finally:
-        process.terminate()
-        try:
-            process.communicate(timeout=15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
+        worker.close()
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.mark.e2e

@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -84,7 +85,12 @@ def test_plain_words_are_left_alone(text: str) -> None:
 @pytest.mark.parametrize("place", ["message", "fact", "nested"])
 def test_on_the_platform_every_line_is_json_without_secrets(platform: io.StringIO, kind: str, place: str) -> None:
     secret = SECRETS[kind]
-    extra = {"message": {}, "fact": {"url": secret}, "nested": {"facts": {"urls": [secret]}}}[place]
+    places: dict[str, dict[str, Any]] = {
+        "message": {},
+        "fact": {"url": secret},
+        "nested": {"facts": {"urls": [secret]}},
+    }
+    extra = places[place]
     logging.getLogger("x").warning("seen %s", secret if place == "message" else "it", extra={"action": "a", **extra})
     line = json.loads(only_line(platform))
     assert (line["level"], line["logger"], line["action"]) == ("WARNING", "x", "a")

@@ -52,7 +52,13 @@ def test_what_the_request_says_counts() -> None:
         width=512, height=768, num_inference_steps=7, guidance_scale=0, scheduler="DDIM", negative_prompt="fog", seed=0
     )
     assert params == ImageParams("a fox", "fog", 512, 768, 7, 0.0, Scheduler.DDIM, (0,))
-    asked = {"num_frames": 9, "fps": 30, "video_guidance_scale": 0, "flow_shift": 0.1, "num_inference_steps": 2}
+    asked: dict[str, Any] = {
+        "num_frames": 9,
+        "fps": 30,
+        "video_guidance_scale": 0,
+        "flow_shift": 0.1,
+        "num_inference_steps": 2,
+    }
     assert video(video_width=64, video_height=128, seed=1, **asked) == VideoParams(
         "a fox", "", 64, 128, 9, 30, 2, 0.0, 0.1, 1
     )
@@ -84,7 +90,7 @@ def test_the_flow_shift_is_3_up_to_480p_and_5_above(width: int, height: int, shi
 
 @pytest.mark.parametrize("side", ["video_width", "video_height"])
 def test_wan_22_wants_multiples_of_32_and_says_which_side_is_wrong(side: str) -> None:
-    sizes = {"video_width": 1280, "video_height": 704, side: 720}
+    sizes: dict[str, Any] = {"video_width": 1280, "video_height": 704, side: 720}
     message = problem(WAN_22, task_type="text2video", num_frames=5, **sizes)
     assert message == f"invalid_input: {side}: must be a multiple of 32 for this model (got 720)"
     assert video(WAN, num_frames=5, **sizes).num_frames == 5
@@ -114,7 +120,7 @@ def test_the_cost_is_pixels_times_frames_times_steps_times_images() -> None:
 
 
 def test_with_a_refiner_the_steps_that_are_really_run_count() -> None:
-    pixels = {"width": 64, "height": 64, "num_inference_steps": 30}
+    pixels: dict[str, Any] = {"width": 64, "height": 64, "num_inference_steps": 30}
     assert job_cost(image(**pixels, high_noise_frac=0.8)) == 64 * 64 * 30
     # 24 of the base's 30 and the last fifth of the refiner's 100
     assert job_cost(image(**pixels, high_noise_frac=0.8, refiner_inference_steps=100)) == 64 * 64 * 44
@@ -136,7 +142,7 @@ def test_a_job_over_the_cost_limit_is_refused_with_both_numbers() -> None:
 
 
 def test_the_default_limit_lets_a_720p_clip_of_121_frames_in_50_steps_through() -> None:
-    sizes = {"video_width": 1280, "video_height": 720, "num_frames": 121}
+    sizes: dict[str, Any] = {"video_width": 1280, "video_height": 720, "num_frames": 121}
     assert job_cost(video(num_inference_steps=50, **sizes)) == 5_575_680_000
     assert "may be at most" in problem(WAN, task_type="text2video", num_inference_steps=100, **sizes)
 

@@ -20,7 +20,7 @@ from worker.claim import WORKER_LOST, lease_is_over
 from worker.config import ConfigError, load_settings, set_library_defaults
 from worker.errors import BackendError
 from worker.firebase import Firebase
-from worker.status import CALL_SECONDS, Documents, FieldValue
+from worker.status import CALL_SECONDS, ENDED, Documents, FieldValue
 
 BATCH = 200
 FAILURE = {
@@ -58,7 +58,7 @@ def reap(documents: ExpiredDocuments, limit: int = BATCH) -> int:
             "error": FAILURE,
             # Without the nonce a late worker cannot take the document for its own; the death counts for `poison_job`.
             "claim": claim | {"nonce": "", "deaths": int(claim.get("deaths") or 0) + 1},
-            "progress": FieldValue.REMOVE,
+            **ENDED,
             "completed_at": FieldValue.SERVER_TIME,
             "updated_at": FieldValue.SERVER_TIME,
         }

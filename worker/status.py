@@ -65,6 +65,10 @@ class Documents(Protocol):
         ...
 
 
+ENDED = dict.fromkeys(("progress", "heartbeat_at", "expires_at"), FieldValue.REMOVE)
+"""What only a job that lives has."""
+
+
 def document_path(owner: Owner) -> str:
     """`generations/{user_id}/files/{file_uid}`; both ids were validated, so neither can leave its level."""
     return f"generations/{owner.user_id}/files/{owner.file_uid}"
@@ -155,7 +159,7 @@ class StatusDocument:
         terminal = {
             "status": "completed",
             "generation_data": dict(generation_data),
-            "progress": FieldValue.REMOVE,
+            **ENDED,
             "error": FieldValue.REMOVE,
             "completed_at": FieldValue.SERVER_TIME,
             "updated_at": FieldValue.SERVER_TIME,
@@ -198,9 +202,7 @@ class StatusDocument:
                 decision = decide(snapshot.fields, self._bid, snapshot.read_at)
                 if not isinstance(decision, Start):
                     raise Superseded
-                start = self._processing(decision, snapshot)
-                fields = {**start, **{key: value for key, value in terminal.items() if value is not FieldValue.REMOVE}}
-                fields.pop("progress", None)
+                fields = {**self._processing(decision, snapshot), **terminal}
             else:
                 self._see(snapshot)
                 fields = dict(terminal)
@@ -288,7 +290,7 @@ class StatusDocument:
         return {
             "status": "failed",
             "error": {"code": error.code, "message": error.message, "retryable": error.retryable},
-            "progress": FieldValue.REMOVE,
+            **ENDED,
             "completed_at": FieldValue.SERVER_TIME,
             "updated_at": FieldValue.SERVER_TIME,
         }

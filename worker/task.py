@@ -52,6 +52,8 @@ from worker.storage import Provenance
 IDENTITY_SECONDS = 6.0
 STOP_GRACE_SECONDS = 30.0
 """How long a denoising step may take before the GPU counts as hung, once the job was asked to stop."""
+LOADING_GRACE_SECONDS = 180.0
+"""The same for one network that is being read from a slow disk."""
 UNSYNCED = "firestore_synced: false; the document could not be brought up to date"
 
 T = TypeVar("T")
@@ -267,7 +269,8 @@ class _Run:
         elif owner is not None:
             self.warn("use_cloud_storage: no bucket is configured on this worker, so the result is returned inline")
         fps = params.fps if isinstance(params, VideoParams) else 0
-        return Delivery(request, fps, destination, on_done=self._note, checkpoint=self.checkpoint)
+        blocks = self.tools.settings.safety_checker == "block"
+        return Delivery(request, fps, destination, on_done=self._note, checkpoint=self.checkpoint, blocks=blocks)
 
     async def _leave_gpu(self, call: "Future[None]") -> None:
         """Come back only when the GPU is free for the next job.
@@ -278,7 +281,8 @@ class _Run:
         if call.done() or call.cancel():
             return
         try:
-            await self.tools.gpu.finish(call, STOP_GRACE_SECONDS)
+            generating = self._delivery is not None
+            await self.tools.gpu.finish(call, STOP_GRACE_SECONDS if generating else LOADING_GRACE_SECONDS)
         except GpuFault:
             self.stop.checkpoint()
             raise
