@@ -19,6 +19,7 @@ from worker.errors import Cancelled
 from worker.firebase import Firebase
 from worker.generation import Progress
 from worker.gpu import GpuThread
+from worker.identity import Identity, Tickets
 from worker.inputs import SourceLoader
 from worker.outbox import Outbox
 from worker.pipelines.engine import Engine
@@ -46,10 +47,16 @@ def build(settings: Settings) -> Collaborators:
         sources=SourceLoader(settings, storage.read_object if storage else None),
         documents=firebase.documents if firebase else None,
         storage=storage,
-        users=firebase.users if firebase else None,
+        identity=_identity(settings, firebase),
         worker_id=settings.runpod_pod_id or f"local-{uuid.uuid4().hex[:8]}",
         outbox=Outbox(settings.outbox_dir) if settings.outbox_dir.parent.is_dir() else None,
     )
+
+
+def _identity(settings: Settings, firebase: Firebase | None) -> Identity:
+    secret = settings.ticket_secret
+    tickets = Tickets(secret.get_secret_value()) if secret else None
+    return Identity(firebase.users if firebase else None, tickets, required=settings.require_id_token)
 
 
 def _firebase(settings: Settings) -> Firebase | None:
@@ -151,9 +158,9 @@ def _register_fitness_checks(tools: Collaborators) -> None:
     @runpod.serverless.register_fitness_check  # type: ignore[untyped-decorator]  # the SDK has no types
     def firebase_key_is_readable() -> None:
         # Without Firebase a worker still serves, inline; one that must check users first would refuse every cloud job.
-        if tools.settings.require_id_token and tools.users is None:
-            raise RuntimeError("REQUIRE_ID_TOKEN is true, and FIREBASE_SERVICE_ACCOUNT_KEY is missing or unreadable")
-        log.info("Firebase is %s", "ready" if tools.users else "not in use", extra={"action": "firebase"})
+        if tools.identity.required and not tools.identity.can_check:
+            raise RuntimeError("REQUIRE_ID_TOKEN is true; neither a readable FIREBASE_SERVICE_ACCOUNT_KEY nor a TICKET_SECRET is set")
+        log.info("Firebase is %s", "ready" if tools.identity.users else "not in use", extra={"action": "firebase"})
 
 
 def _preload(tools: Collaborators) -> None:

@@ -156,7 +156,7 @@ class Plain:
         document.set({"status": "completed", "urls": urls, "updated_at": self._now}, merge=True)
         return Run(time.perf_counter() - started, self._watch.seconds, clock)
 
-    def _generate(self, job_input: dict[str, Any]) -> list[Generated]:
+    def _generate(self, job_input: dict[str, Any]) -> list[NDArray[Any]]:
         request, settings = parse(job_input), self._tools.settings
         params = resolve(
             request,
@@ -164,22 +164,26 @@ class Plain:
             max_image_pixels=settings.max_image_pixels,
             max_job_cost=settings.max_job_cost,
         )
-        return list(self._watch.generate(request, params, Sources(), Unattended()))
+        made = list(self._watch.generate(request, params, Sources(), Unattended()))
+        started = time.perf_counter()
+        # By default a video pipeline of diffusers hands out floats: making them counts as its own time.
+        frames = [item if item.ndim == 3 else item.astype(np.float32) / 255 for item in pixels(made)]
+        self._watch.seconds += time.perf_counter() - started
+        return frames
 
 
-def encode(picture: Generated) -> tuple[bytes, str, str]:
-    """Pillow's default PNG, or a clip as diffusers' `export_to_video` writes it with imageio at its quality 5."""
-    if isinstance(picture, GeneratedImage):
+def encode(picture: NDArray[Any]) -> tuple[bytes, str, str]:
+    """Pillow's default PNG, or a clip of floats as diffusers' `export_to_video` writes it with imageio at quality 5."""
+    if picture.ndim == 3:
         out = io.BytesIO()
-        Image.fromarray(picture.pixels).save(out, "PNG")
+        Image.fromarray(picture).save(out, "PNG")
         return out.getvalue(), "png", "image/png"
-    _, height, width, _ = picture.frames.shape
+    _, height, width, _ = picture.shape
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "clip.mp4"
         writer = imageio_ffmpeg.write_frames(str(path), (width, height), fps=15, quality=5)
         writer.send(None)
-        # There the frames leave the pipeline as floats; making those is part of it, and not counted here.
-        for frame in picture.frames.astype(np.float32) / 255:
+        for frame in picture:
             writer.send((frame * 255).astype(np.uint8))
         writer.close()
         return path.read_bytes(), "mp4", "video/mp4"

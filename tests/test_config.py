@@ -61,6 +61,8 @@ def test_every_variable_of_the_contract_is_there_with_its_default(name: str) -> 
         ("MAX_RESULT_BYTES", "10000000", 10_000_000),
         ("WORKER_CONCURRENCY", "3", 3),
         ("LOG_LEVEL", "debug", "DEBUG"),
+        ("SAFETY_CHECKER", "Block", "block"),
+        ("SAFETY_CHECKER", "", "off"),
         ("WAN_I2V_MODEL", "demo", "demo"),
         ("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9199/", "http://127.0.0.1:9199"),
         ("PRELOAD_TASKS", "text2img, img2video,", ("text2img", "img2video")),
@@ -200,5 +202,7 @@ def test_library_defaults_never_overrule_the_operator(monkeypatch: pytest.Monkey
 
 def test_every_field_is_one_of_the_contract_or_names_a_place_on_this_machine() -> None:
     own = {name for name in Settings.model_fields if name.endswith("_dir")} | {"google_cloud_project"}
+    own |= {"safety_checker", "safety_model"}
+    own |= {"check_revoked", "ticket_secret"}
     platform = {name for name in Settings.model_fields if name.startswith("runpod_")}
     assert set(Settings.model_fields) - own - platform == {name.lower() for name in DEFAULTS}

@@ -17,6 +17,7 @@ import pytest
 import requests
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+from firebase_admin import exceptions as firebase_errors
 from google.api_core import exceptions as api
 from google.auth import crypt, jwt
 from google.auth import exceptions as google_auth
@@ -30,10 +31,12 @@ from tests.emulators.firebase import FirebaseEmulators, environment
 from tests.fakes import PaintingGenerator
 from worker.config import ConfigError, load_settings
 from worker.errors import BackendError, Unauthenticated
-from worker.firebase import Firebase, FirebaseUsers, FirestoreDocuments, _google_errors, _translated, read_key
+from worker.firebase import Firebase, FirebaseUsers, FirestoreDocuments, _google_errors, _translated
 from worker.gpu import GpuThread
+from worker.identity import Identity
 from worker.inputs import SourceLoader
 from worker.ports import Collaborators
+from worker.service_key import read_key
 from worker.stop import StopSignal
 from worker.storage import Storage
 from worker.task import Job, run
@@ -218,6 +221,10 @@ MAPPED: list[tuple[type[Any], str]] = [
     (api.Cancelled, "unreachable"),
     (api.RetryError, "unreachable"),
     (DataCorruption, "unreachable"),
+    (firebase_errors.UnavailableError, "unreachable"),
+    (firebase_errors.UnknownError, "unreachable"),
+    (firebase_errors.PermissionDeniedError, "refused"),
+    (firebase_errors.UnauthenticatedError, "refused"),
     (ConnectionResetError, "unreachable"),
     (TimeoutError, "unreachable"),
     (api.Forbidden, "refused"),
@@ -307,7 +314,14 @@ def test_a_valid_token_tells_its_user(firebase: FirebaseEmulators, users: Fireba
     assert users.uid(firebase.create_user("alice")) == "alice"
 
 
-@pytest.mark.parametrize("token", ["x", "a.b.c", "", "eyJhbGciOiJub25lIn0.e30.", "é" * 50])
+NESTED = base64.urlsafe_b64encode(b"[" * 5000).decode()
+
+
+@pytest.mark.parametrize(
+    "token",
+    ["x", "a.b.c", "", "eyJhbGciOiJub25lIn0.e30.", "é" * 50, "W10.e30.", "NQ.NQ.x", "bnVsbA.W10.", "\ud800.\ud800.x",
+     f"{NESTED}.e30.x", f"eyJhbGciOiJub25lIn0.{NESTED}."],
+)  # fmt: skip
 def test_garbage_is_nobody(users: FirebaseUsers, token: str) -> None:
     with pytest.raises(Unauthenticated) as caught:
         users.uid(token)
@@ -367,6 +381,40 @@ def test_a_token_signed_by_anybody_else_is_nobody(production: FirebaseUsers, pem
             production.uid(token)
 
 
+@pytest.mark.parametrize("token", ["W10.e30.x", "NQ.NQ.x", "bnVsbA.W10.x", "\ud800.\ud800.x", f"{NESTED}.e30.x"])
+def test_garbage_is_nobody_in_production_too(production: FirebaseUsers, token: str) -> None:
+    with pytest.raises(Unauthenticated, match="not valid for this project"):
+        production.uid(token)
+
+
+def test_revocation_is_asked_for_where_the_operator_wants_it(
+    firebase: FirebaseEmulators, users: FirebaseUsers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Signed out everywhere, disabled, deleted: refused by the emulator's own account, with CHECK_REVOKED."""
+    monkeypatch.setenv("CHECK_REVOKED", "true")
+    strict = Firebase(load_settings())
+    token = firebase.create_user("zoe")
+    assert strict.users.uid(token) == "zoe"
+    firebase_admin.auth.update_user("zoe", disabled=True, app=strict._app)
+    with pytest.raises(Unauthenticated, match="disabled"):
+        strict.users.uid(token)
+    firebase_admin.auth.delete_user("zoe", app=strict._app)
+    with pytest.raises(Unauthenticated, match="deleted"):
+        strict.users.uid(token)
+
+
+def test_a_user_who_cannot_be_looked_up_is_no_verdict(
+    account: dict[str, str], production: FirebaseUsers, pem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The key's own token address is closed: no access to Google, so nothing is known about revocation."""
+    key = {**account, "token_uri": "http://127.0.0.1:9/token"}
+    strict = Firebase(load_settings(firebase_service_account_key=json.dumps(key), check_revoked=True)).users
+    started = time.monotonic()
+    with pytest.raises(BackendError, match="auth unreachable"):
+        strict.uid(signed(pem))
+    assert time.monotonic() - started < 30
+
+
 def test_keys_that_cannot_be_fetched_are_no_verdict(
     production: FirebaseUsers, pem: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -399,7 +447,7 @@ class Worker:
             sources=SourceLoader(settings, storage.read_object),
             documents=connected.documents,
             storage=storage,
-            users=None,
+            identity=Identity(None, None, required=False),
             worker_id="worker-1",
         )
 

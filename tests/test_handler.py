@@ -29,6 +29,7 @@ from worker.config import has_cuda_driver, load_settings
 from worker.errors import Internal
 from worker.generation import Control, Placement, Progress
 from worker.gpu import GpuThread
+from worker.identity import Identity
 from worker.inputs import SourceLoader
 from worker.ports import Collaborators
 from worker.storage import Storage
@@ -53,7 +54,7 @@ class World:
             sources=SourceLoader(self.settings, storage.read_object),
             documents=self.documents,
             storage=storage,
-            users=None,
+            identity=Identity(None, None, required=self.settings.require_id_token),
             worker_id="worker-1",
         )
 
@@ -232,7 +233,7 @@ async def test_progress_is_seen_in_order_and_ends_before_the_response() -> None:
 
 def test_without_firebase_there_are_neither_documents_nor_urls_nor_users() -> None:
     tools = handler.build(load_settings())
-    assert (tools.documents, tools.storage, tools.users) == (None, None, None)
+    assert (tools.documents, tools.storage, tools.identity.users) == (None, None, None)
     assert tools.worker_id.startswith("local-")
     assert handler.build(load_settings(runpod_pod_id="pod-1")).worker_id == "pod-1"
 

@@ -27,6 +27,7 @@ from worker.config import Settings, load_settings
 from worker.errors import Cancelled, GpuFault, Internal, OutOfMemory
 from worker.generation import Progress
 from worker.gpu import GpuThread
+from worker.identity import Identity
 from worker.inputs import SourceLoader
 from worker.ports import Collaborators
 from worker.stop import StopSignal
@@ -57,7 +58,7 @@ class World:
             sources=SourceLoader(self.settings, storage.read_object if storage else None),
             documents=self.documents if self.firebase else None,
             storage=storage,
-            users=TokenUsers() if self.firebase else None,
+            identity=Identity(TokenUsers() if self.firebase else None, None, required=self.settings.require_id_token),
             worker_id="worker-1",
         )
 

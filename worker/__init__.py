@@ -3,6 +3,7 @@
     handler.py      RunPod's adapter and the composition root
       task          the order of things, and the one place where an outcome is decided
         request     job["input"] -> one of five request models        params    -> nothing left open, and its cost
+        identity    whether the caller may act for the user whom the request names
         status      the job's Firestore document                      claim     what a job may do with it
         keeper      heartbeat, progress and a user's wishes            stop      why a job is to end
         inputs      image_url, mask_url -> pictures, safely           gpu       the one thread that generates
@@ -14,6 +15,7 @@
       config, logs, errors, generation (values and Protocols that the others share), progress
 
 Imports run one way:
-errors < config < request, params, generation, media < claim, status, storage, inputs < delivery < task < handler.
+errors < config < request, params, generation, media < identity, claim, status, storage, inputs
+< delivery < task < handler.
 Nothing here imports torch, diffusers or Google's clients before a job needs them.
 """

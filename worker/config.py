@@ -16,6 +16,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 TASK_TYPES = ("text2img", "img2img", "inpaint", "text2video", "img2video")
 REPOSITORY = Path(__file__).resolve().parent.parent
 RUNPOD_VOLUME = Path("/runpod-volume")
+MIN_SECRET_CHARACTERS = 32
+"""RFC 7518, section 3.2: a key for HS256 has at least as many bits as its hash."""
 EMULATOR_VARIABLES = ("FIRESTORE_EMULATOR_HOST", "STORAGE_EMULATOR_HOST", "FIREBASE_AUTH_EMULATOR_HOST")
 
 
@@ -45,7 +47,12 @@ class Settings(BaseSettings):
     wan_i2v_model: str | None = None
     preload_tasks: Annotated[tuple[str, ...] | None, NoDecode] = None
 
+    safety_checker: Literal["off", "flag", "block"] = "off"
+    safety_model: str | None = None
+
     require_id_token: bool = False
+    check_revoked: bool = False
+    ticket_secret: SecretStr | None = None
     job_timeout_seconds: float = Field(540, gt=0, le=7 * 24 * 3600)
     max_image_pixels: int = Field(2_359_296, ge=64 * 64)
     max_job_cost: int = Field(8_000_000_000, ge=1)
@@ -72,6 +79,24 @@ class Settings(BaseSettings):
     @classmethod
     def _upper(cls, value: object) -> object:
         return value.upper() if isinstance(value, str) else value
+
+    @field_validator("safety_checker", mode="before")
+    @classmethod
+    def _lower(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
+
+    @field_validator("ticket_secret")
+    @classmethod
+    def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return None
+        # A secret store or a shell may have added a newline on one side only.
+        secret = value.get_secret_value().strip()
+        if len(secret) < MIN_SECRET_CHARACTERS:
+            raise ValueError(
+                f"must have at least {MIN_SECRET_CHARACTERS} characters, such as from `openssl rand -hex 32`"
+            )
+        return SecretStr(secret)
 
     @field_validator("preload_tasks", mode="before")
     @classmethod

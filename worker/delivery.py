@@ -1,7 +1,7 @@
 """From pixels to files: each thing a job generates is encoded and uploaded while the next one is still being made.
 
 Knows when to fall back: if one upload fails for good, all files of the job go back inline and nothing of it stays in
-the bucket. Knows no document and no model.
+the bucket. The same holds for a result that the content safety check refuses. Knows no document and no model.
 """
 
 import asyncio
@@ -10,13 +10,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from worker.errors import BackendError, ResultTooLarge, StorageUnavailable
+from worker.errors import BackendError, Forbidden, ResultTooLarge, StorageUnavailable
 from worker.generation import Generated, GeneratedImage, Progress
 from worker.inline import data_uri, fit_images, fit_video
 from worker.media import Encoded, encode_image, encode_video
 from worker.outbox import Item, Outbox
 from worker.request import ImageRequest, Owner, Request
-from worker.result import Delivered, File
+from worker.result import Delivered, File, flagged
 from worker.storage import Provenance, Storage, Stored, object_path
 
 UPLOAD_SECONDS = 8.0
@@ -47,11 +47,14 @@ class Delivery:
         destination: Destination | None,
         on_done: Callable[[Progress], None],
         checkpoint: Callable[[], None],
+        *,
+        blocks: bool = False,
     ) -> None:
+        """`blocks`: only what the content safety check has seen and not flagged is delivered."""
         self._request, self._fps, self._destination = request, fps, destination
         self._count = request.num_images if isinstance(request, ImageRequest) else 1
-        self._on_done, self._checkpoint = on_done, checkpoint
-        self._done, self._all_taken = 0, False
+        self._on_done, self._checkpoint, self._blocks = on_done, checkpoint, blocks
+        self._done, self._refused, self._all_taken = 0, 0, False
         self._taken: list[Generated] = []
         self._tasks: list[asyncio.Task[tuple[Encoded, Stored | None]]] = []
         self.timings = {"encode": 0.0, "upload": 0.0}
@@ -60,17 +63,25 @@ class Delivery:
         """Start to encode and upload; called in the order in which things are generated."""
         index = len(self._taken)
         self._taken.append(generated)
+        if self._blocks and generated.nsfw is not False:
+            self._refused += 1
+            return
         self._tasks.append(asyncio.create_task(self._deliver(generated, index)))
 
     async def finish(self, max_result_bytes: int) -> Delivered:
         """Wait for all files; where they are now.
 
         Raises:
+            Forbidden: the content safety check refused some; then none is delivered.
             ResultTooLarge: they do not fit into a response, and no storage was asked for.
             StorageUnavailable: they could not be stored and do not fit; the message says whether they are kept.
             Superseded: a newer attempt owns the objects.
             DiskFull, Internal: a file could not be encoded.
         """
+        if self._refused:
+            await self.discard()
+            part = f": {self._refused} of {self._count} images" if self._count > 1 else ""
+            raise Forbidden(f"the content safety check refused this result{part}")
         self._all_taken = True
         self._tell()
         outcomes = await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -99,8 +110,8 @@ class Delivery:
     async def _put_aside(self, destination: "Destination", encoded: list[Encoded]) -> StorageUnavailable:
         """Keep what can neither be stored nor returned, if there is a place for it; what to tell the caller."""
         items = [
-            Item(self._path(destination, file, index), file, self._taken[index].seed)
-            for index, file in enumerate(encoded)
+            Item(self._path(destination, file, index), file, taken.seed, taken.nsfw)
+            for index, (file, taken) in enumerate(zip(encoded, self._taken, strict=True))
         ]
         outbox, owner = destination.outbox, destination.owner
         if outbox is not None and await asyncio.to_thread(outbox.keep, owner, destination.provenance, items):
@@ -136,11 +147,11 @@ class Delivery:
 
     async def _upload(self, destination: Destination, encoded: Encoded, index: int) -> Stored:
         started = time.monotonic()
-        path, seed = self._path(destination, encoded, index), self._taken[index].seed
+        path, taken = self._path(destination, encoded, index), self._taken[index]
         deadline = started + UPLOAD_SECONDS
         try:
             return await asyncio.to_thread(
-                destination.storage.put, path, encoded, seed, destination.provenance, deadline
+                destination.storage.put, path, encoded, taken.seed, destination.provenance, deadline, nsfw=taken.nsfw
             )
         except BackendError as error:
             raise _NotStored(encoded) from error
@@ -159,11 +170,11 @@ class Delivery:
 
     def _stored(self, outcomes: list[tuple[Encoded, Stored | None]]) -> Delivered:
         files = tuple(
-            File.of(encoded, generated.seed, url=stored.url, storage_path=stored.path)
+            File.of(encoded, generated.seed, url=stored.url, storage_path=stored.path, nsfw=generated.nsfw)
             for (encoded, stored), generated in zip(outcomes, self._taken, strict=True)
             if stored is not None
         )
-        return Delivered("firebase", tuple(file.url or "" for file in files), files)
+        return Delivered("firebase", tuple(file.url or "" for file in files), files, flagged(files))
 
     async def _inline(self, encoded: list[Encoded], warnings: tuple[str, ...], max_result_bytes: int) -> Delivered:
         budget = max_result_bytes - ENVELOPE_BYTES
@@ -177,9 +188,12 @@ class Delivery:
             fitted = await asyncio.to_thread(
                 fit_video, first.frames, self._fps, encoded[0], budget=budget, copies=2, checkpoint=self._checkpoint
             )
-        files = tuple(File.of(file, generated.seed) for file, generated in zip(fitted.files, self._taken, strict=True))
+        files = tuple(
+            File.of(file, generated.seed, nsfw=generated.nsfw)
+            for file, generated in zip(fitted.files, self._taken, strict=True)
+        )
         uris = tuple(data_uri(file) for file in fitted.files)
-        return Delivered("base64", uris, files, warnings + tuple(fitted.warnings))
+        return Delivered("base64", uris, files, (*warnings, *fitted.warnings, *flagged(files)))
 
 
 class _NotStored(Exception):

@@ -5,21 +5,19 @@ table here. Knows no field of a document, no path and no job.
 """
 
 import base64
-import binascii
 import contextlib
 import functools
-import json
 import logging
 import struct
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, TypeVar
 
 from worker.config import ConfigError, Settings
 from worker.errors import BackendError, Unauthenticated
+from worker.service_key import read_key
 from worker.status import FieldValue, Snapshot
 from worker.storage import ObjectInfo
 
@@ -34,64 +32,11 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
-def read_key(value: str) -> dict[str, Any]:
-    """A service account key from `FIREBASE_SERVICE_ACCOUNT_KEY`: a path, the JSON, or base64 of the JSON.
-
-    Newlines of the private key that arrived as the two characters `\\n`, once or twice escaped, are repaired.
-
-    Raises:
-        ConfigError: what is wrong with it, without any of its content.
-    """
-    text = _unquoted(value)
-    if not text.startswith("{"):
-        text = _from_file(text) if len(text) < 1024 else _from_base64(text)
-    key = _from_json(text)
-    if not isinstance(key, dict):
-        raise ConfigError("FIREBASE_SERVICE_ACCOUNT_KEY: must be a JSON object")
-    missing = [name for name in ("project_id", "client_email", "private_key", "token_uri") if not key.get(name)]
-    if key.get("type") != "service_account" or missing:
-        raise ConfigError(
-            "FIREBASE_SERVICE_ACCOUNT_KEY: is not a service account key"
-            + (f" (it lacks {', '.join(missing)})" if missing else "")
-        )
-    key["private_key"] = str(key["private_key"]).replace("\\\\n", "\n").replace("\\n", "\n").strip().strip('"') + "\n"
-    return key
-
-
-def _unquoted(value: str) -> str:
-    # An env file that Docker reads keeps the quotes that a shell would take away.
-    text = value.strip()
-    return text[1:-1].strip() if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
-
-
-def _from_json(text: str) -> Any:
-    # A multi-line key whose every newline became a backslash and an n is no JSON before they are newlines again.
-    for attempt in (text, text.replace("\\\\n", "\n").replace("\\n", "\n")):
-        with contextlib.suppress(ValueError, RecursionError):
-            return json.loads(attempt, strict=False)
-    raise ConfigError("FIREBASE_SERVICE_ACCOUNT_KEY: is not JSON, base64 of JSON, or the path of a JSON file")
-
-
-def _from_file(text: str) -> str:
-    try:
-        return Path(text).expanduser().read_text(encoding="utf-8")
-    except (OSError, ValueError, RuntimeError):  # RuntimeError: a ~user whom nobody knows
-        with contextlib.suppress(ConfigError):
-            return _from_base64(text)
-        raise ConfigError("FIREBASE_SERVICE_ACCOUNT_KEY: names a file that cannot be read") from None
-
-
-def _from_base64(text: str) -> str:
-    try:
-        return base64.b64decode("".join(text.split()), validate=True).decode()
-    except (binascii.Error, ValueError):
-        raise ConfigError("FIREBASE_SERVICE_ACCOUNT_KEY: is neither JSON nor base64 of JSON") from None
-
-
 @functools.cache
 def _google_errors() -> tuple[tuple[tuple[type[BaseException], ...], str], ...]:
     """What Google's clients raise, and what it means for the next step; the first match counts."""
     import requests
+    from firebase_admin import exceptions as firebase
     from google.api_core import exceptions as api
     from google.auth import exceptions as auth
     from google.cloud.storage.exceptions import DataCorruption
@@ -101,6 +46,8 @@ def _google_errors() -> tuple[tuple[tuple[type[BaseException], ...], str], ...]:
         ((auth.GoogleAuthError,), "refused"),
         ((api.ServerError, api.TooManyRequests, api.RetryError, api.Aborted, api.Cancelled), "unreachable"),
         ((DataCorruption, requests.RequestException, OSError), "unreachable"),
+        ((firebase.PermissionDeniedError, firebase.UnauthenticatedError), "refused"),
+        ((firebase.FirebaseError,), "unreachable"),
         ((api.GoogleAPIError, ValueError), "refused"),
     )
 
@@ -280,26 +227,32 @@ def _object_info(blob: Any) -> ObjectInfo:
 class FirebaseUsers:
     """Who a user is, by the ID token that Firebase gave their phone."""
 
-    def __init__(self, app: Any) -> None:
-        self._app = app
+    def __init__(self, app: Any, *, check_revoked: bool = False) -> None:
+        self._app, self._check_revoked = app, check_revoked
 
     def uid(self, id_token: str) -> str:
         """The user id of a valid token: signature, audience, issuer and expiry are checked.
 
+        With `check_revoked` Google is asked whether the user was disabled, deleted or signed out since.
+
         Raises:
             Unauthenticated: the token is not valid (any more).
-            BackendError: Google's public keys could not be fetched.
+            BackendError: Google's public keys or the user could not be fetched.
         """
         from firebase_admin import auth
 
-        try:
-            claims = auth.verify_id_token(id_token, app=self._app, clock_skew_seconds=CLOCK_SKEW_SECONDS)
-        except auth.ExpiredIdTokenError:
-            raise Unauthenticated("the id_token has expired; sign in again or refresh it") from None
-        except auth.CertificateFetchError as error:
-            raise BackendError("auth", "unreachable") from error
-        except (auth.InvalidIdTokenError, auth.UserDisabledError, ValueError):
-            raise Unauthenticated("the id_token is not valid for this project") from None
+        with _translated("auth"):
+            try:
+                claims = auth.verify_id_token(
+                    id_token, self._app, check_revoked=self._check_revoked, clock_skew_seconds=CLOCK_SKEW_SECONDS
+                )
+            except auth.ExpiredIdTokenError:
+                raise Unauthenticated("the id_token has expired; sign in again or refresh it") from None
+            except (auth.RevokedIdTokenError, auth.UserDisabledError, auth.UserNotFoundError):
+                raise Unauthenticated("the user of this id_token was signed out, disabled or deleted") from None
+            except (auth.InvalidIdTokenError, ValueError, TypeError, AttributeError, RecursionError):
+                # Google's library takes a token's header for an object, whatever it is.
+                raise Unauthenticated("the id_token is not valid for this project") from None
         return str(claims["uid"])
 
 
@@ -360,7 +313,7 @@ class Firebase:
     @functools.cached_property
     def users(self) -> FirebaseUsers:
         """Verification of ID tokens."""
-        return FirebaseUsers(self._app)
+        return FirebaseUsers(self._app, check_revoked=self._settings.check_revoked)
 
     def connect(self) -> None:
         """Import and build the clients now, before the first job needs them.

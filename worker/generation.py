@@ -42,6 +42,8 @@ class GeneratedImage:
     seed: int
     pixels: "NDArray[np.uint8]"
     """(height, width, 3), RGB, C-contiguous."""
+    nsfw: bool | None = None
+    """Whether the content safety check flagged it; None: none ran."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,8 @@ class GeneratedClip:
     seed: int
     frames: "NDArray[np.uint8]"
     """(frames, height, width, 3), RGB, C-contiguous."""
+    nsfw: bool | None = None
+    """As for an image, of the first, the middle and the last frame."""
 
 
 Generated = GeneratedImage | GeneratedClip

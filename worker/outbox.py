@@ -39,11 +39,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One file to deliver: its path in the bucket, its bytes and its seed."""
+    """One file to deliver: its path in the bucket, its bytes, its seed, and what the content safety check said."""
 
     path: str
     encoded: Encoded
     seed: int
+    nsfw: bool | None = None
 
 
 class Outbox:
@@ -130,6 +131,7 @@ def _described(owner: Owner, provenance: Provenance, items: Sequence[Item]) -> d
         {
             "path": item.path,
             "seed": item.seed,
+            "nsfw": item.nsfw,
             "content_type": item.encoded.content_type,
             "suffix": item.encoded.suffix,
             "width": item.encoded.width,
@@ -152,18 +154,18 @@ def _deliver(entry: Path, storage: Storage, documents: Documents) -> bool:
     files: list[File] = []
     try:
         for index, facts in enumerate(description["files"]):
-            where, seed = facts.pop("path"), facts.pop("seed")
+            where, seed, nsfw = facts.pop("path"), facts.pop("seed"), facts.pop("nsfw", None)
             encoded = Encoded(data=(entry / str(index)).read_bytes(), **facts)
-            put = storage.put(where, encoded, seed, provenance, time.monotonic() + UPLOAD_SECONDS)
+            put = storage.put(where, encoded, seed, provenance, time.monotonic() + UPLOAD_SECONDS, nsfw=nsfw)
             stored.append(put)
-            files.append(File.of(encoded, seed, url=put.url, storage_path=put.path))
+            files.append(File.of(encoded, seed, url=put.url, storage_path=put.path, nsfw=nsfw))
     except Superseded:
         return False
     delivered = Delivered("firebase", tuple(str(file.url) for file in files), tuple(files))
     terminal = {
         "status": "completed",
         "generation_data": result.generation_data(
-            json.loads(provenance.manifest), delivered, timings={}, warnings=[DELIVERED]
+            json.loads(provenance.manifest), delivered, timings={}, warnings=[DELIVERED, *result.flagged(files)]
         ),
         "error": FieldValue.REMOVE,
         "completed_at": FieldValue.SERVER_TIME,

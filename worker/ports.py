@@ -10,23 +10,11 @@ from typing import Protocol
 from worker.config import Settings
 from worker.generation import Generator, Sources
 from worker.gpu import GpuThread
+from worker.identity import Identity
 from worker.outbox import Outbox
 from worker.request import Source
 from worker.status import Documents
 from worker.storage import Storage
-
-
-class Users(Protocol):
-    """Who an ID token belongs to."""
-
-    def uid(self, id_token: str) -> str:
-        """The user id of a valid token.
-
-        Raises:
-            Unauthenticated: it is not valid.
-            BackendError: that could not be found out.
-        """
-        ...
 
 
 class SourceImages(Protocol):
@@ -51,6 +39,6 @@ class Collaborators:
     sources: SourceImages
     documents: Documents | None
     storage: Storage | None
-    users: Users | None
+    identity: Identity
     worker_id: str
     outbox: Outbox | None = None

@@ -12,7 +12,7 @@ from typing import Any
 from worker.errors import BackendError
 from worker.media import SUFFIXES
 from worker.request import ImageRequest, Owner, Request
-from worker.result import Delivered, File
+from worker.result import Delivered, File, flagged
 from worker.storage import ObjectInfo, Storage, Stored, object_path
 
 RECALL_SECONDS = 2.0
@@ -43,7 +43,8 @@ def recover(storage: Storage, request: Request, owner: Owner, request_hash: str)
         return None
     if not isinstance(facts, Mapping) or "model" not in facts:
         return None
-    return Finished(facts, Delivered("firebase", tuple(str(file.url) for file in files), files), (RECOVERED,))
+    delivered = Delivered("firebase", tuple(str(file.url) for file in files), files)
+    return Finished(facts, delivered, (RECOVERED, *flagged(files)))
 
 
 def object_paths(request: Request, owner: Owner) -> list[str]:
@@ -63,4 +64,5 @@ def _file(stored: Stored, info: ObjectInfo) -> File:
         width=int(info.metadata["width"]),
         height=int(info.metadata["height"]),
         seed=int(info.metadata["seed"]),
+        nsfw={"true": True, "false": False}.get(info.metadata.get("nsfw", "")),
     )

@@ -4,8 +4,7 @@ A union tagged by `task_type`. Knows fields, types and ranges (section 1 of the 
 no files and no document. What depends on the model in use (native size, steps) stays None here; `params` fills it.
 """
 
-import difflib
-import json
+import itertools
 import re
 from dataclasses import dataclass
 from enum import StrEnum
@@ -21,9 +20,10 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core import PydanticCustomError
 
 from worker.errors import FieldProblem, InvalidInput
+from worker.wording import problem, short
 
 MAX_PROMPT_CHARACTERS = 4000
 MAX_ID_TOKEN_CHARACTERS = 8192
@@ -55,16 +55,20 @@ class Owner:
     file_uid: str
 
 
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-_IDENTIFIER = re.compile(r"[A-Za-z0-9_-]{1,128}\Z")
+_IDENTIFIER = re.compile(r"(?!__.*__\Z)[A-Za-z0-9_-]{1,128}\Z")
+"""Firestore keeps ids of the form `__x__` for itself: https://firebase.google.com/docs/firestore/quotas#limits."""
 _DATA_URI = re.compile(r"data:image/[a-z0-9.+-]{1,40};base64,", re.IGNORECASE)
 
 
 def _clean_text(text: str) -> str:
     # A lone surrogate cannot be encoded as UTF-8: it would break the result, the document and the log alike.
-    if any("\ud800" <= character <= "\udfff" for character in text):
+    if _SURROGATE.search(text):
         raise PydanticCustomError("text", "must be valid Unicode text (it holds a lone surrogate)")
-    return _CONTROL.sub("", text).strip()
+    text = text.strip()
+    # What is refused for its length anyway is not cleaned first: a megabyte of control characters takes a while.
+    return text if len(text) > 2 * MAX_PROMPT_CHARACTERS else _CONTROL.sub("", text).strip()
 
 
 def _prompt(text: str) -> str:
@@ -91,7 +95,9 @@ def _negative_prompt(text: str) -> str:
 
 def _identifier(text: str) -> str:
     if not _IDENTIFIER.match(text):
-        raise PydanticCustomError("identifier", "must be 1 to 128 of the characters A-Z a-z 0-9 _ -")
+        raise PydanticCustomError(
+            "identifier", "must be 1 to 128 of the characters A-Z a-z 0-9 _ -, and not __like this__"
+        )
     return text
 
 
@@ -256,10 +262,7 @@ REQUESTS: dict[str, type[Request]] = {
 }
 DEFAULT_TASK = "text2img"
 _ADAPTERS = {task: TypeAdapter(model) for task, model in REQUESTS.items()}
-_FIELD_TASKS = {
-    field: [task for task, model in REQUESTS.items() if field in model.model_fields]
-    for field in {name for model in REQUESTS.values() for name in model.model_fields}
-}
+_FIELDS = {task: tuple(model.model_fields) for task, model in REQUESTS.items()}
 
 
 def parse(raw: object) -> Request:
@@ -269,19 +272,26 @@ def parse(raw: object) -> Request:
         InvalidInput: naming every field that is wrong, with its value in a short form and what would be right.
     """
     if not isinstance(raw, dict):
-        raise InvalidInput([FieldProblem("input", f"must be an object with at least a prompt (got {_short(raw)})")])
+        raise InvalidInput([FieldProblem("input", f"must be an object with at least a prompt (got {short(raw)})")])
     task = raw.get("task_type", DEFAULT_TASK)
     if not isinstance(task, str) or task not in REQUESTS:
-        raise InvalidInput([FieldProblem("task_type", f"must be one of {', '.join(REQUESTS)} (got {_short(task)})")])
+        raise InvalidInput([FieldProblem("task_type", f"must be one of {', '.join(REQUESTS)} (got {short(task)})")])
     try:
-        return _ADAPTERS[task].validate_python({**raw, "task_type": task})
+        return _ADAPTERS[task].validate_python({**_worth_reading(raw, task), "task_type": task})
     except ValidationError as error:
         details = error.errors(include_url=False, include_context=True)
-        raise InvalidInput([_problem(detail, task) for detail in details[:MAX_PROBLEMS]]) from None
+        raise InvalidInput([problem(detail, task, _FIELDS) for detail in details[:MAX_PROBLEMS]]) from None
 
 
 MAX_PROBLEMS = 25
 """A message that names every one of ten thousand unknown keys helps nobody."""
+
+
+def _worth_reading(raw: dict[Any, Any], task: str) -> dict[Any, Any]:
+    """The task's own fields, and as many others as a message can name: each one more costs time and helps nobody."""
+    own = REQUESTS[task].model_fields
+    unknown = itertools.islice((name for name in raw if name not in own), MAX_PROBLEMS)
+    return {name: raw[name] for name in (*(name for name in own if name in raw), *unknown)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,72 +323,3 @@ def envelope(raw: object) -> Envelope:
         owner=Owner(user_id, file_uid) if wants_cloud and user_id and file_uid else None,
         id_token=token if isinstance(token, str) and len(token) <= MAX_ID_TOKEN_CHARACTERS else None,
     )
-
-
-def _problem(detail: ErrorDetails, task: str) -> FieldProblem:  # noqa: PLR0912 - a table of cases
-    field = str(detail["loc"][0]) if detail["loc"] else ""
-    value, context = detail.get("input"), detail.get("ctx") or {}
-    match detail["type"]:
-        case "missing":
-            return FieldProblem(field, f"is required for {task}")
-        case "extra_forbidden":
-            return FieldProblem(_short_name(field), _unknown(field, task))
-        case "int_type" | "int_from_float" | "float_type" | "finite_number" | "int_parsing_size":
-            kind = "a whole number" if detail["type"].startswith("int") else "a finite number"
-            return FieldProblem(field, f"must be {kind} (got {_short(value)})")
-        case "greater_than_equal":
-            return FieldProblem(field, f"must be at least {context['ge']} (got {_short(value)})")
-        case "greater_than":
-            return FieldProblem(field, f"must be greater than {context['gt']} (got {_short(value)})")
-        case "less_than_equal":
-            return FieldProblem(field, f"must be at most {context['le']} (got {_short(value)})")
-        case "string_type":
-            return FieldProblem(field, f"must be a string (got {_short(value)})")
-        case "bool_type":
-            return FieldProblem(field, f"must be true or false (got {_short(value)})")
-        case "enum" | "literal_error":
-            return FieldProblem(field, f"must be one of {_choices(field)} (got {_short(value)})")
-        case "string_too_long" | "string_too_short":
-            return FieldProblem(
-                field, f"must have 1 to {context.get('max_length', 1)} characters (got {len(str(value))})"
-            )
-        case "string_unicode":
-            return FieldProblem(field, "must be valid Unicode text")
-        case "owner":
-            return FieldProblem("", detail["msg"])
-        case "identifier" | "image_ref":
-            return FieldProblem(field, f"{detail['msg']} (got {_short(value)})")
-        case _:
-            return FieldProblem(field, detail["msg"])
-
-
-def _unknown(field: str, task: str) -> str:
-    if field in _FIELD_TASKS:
-        return f"is not a field of {task} (it belongs to {', '.join(_FIELD_TASKS[field])})"
-    known = REQUESTS[task].model_fields
-    close = difflib.get_close_matches(field[:40], known, n=1) or [name for name in known if field and field in name]
-    return "is not a known field" + (f"; did you mean {close[0]}?" if close else "")
-
-
-def _choices(field: str) -> str:
-    return ", ".join(Scheduler) if field == "scheduler" else "png, jpeg, webp"
-
-
-def _short_name(name: str) -> str:
-    return name if re.fullmatch(r"[\x20-\x7e]{1,40}", name) else json.dumps(name[:30])
-
-
-def _short(value: object) -> str:
-    """A value in at most some 40 printable characters: long, nested and unprintable ones are described instead."""
-    if isinstance(value, str):
-        text = json.dumps(value[:24])
-        return text if len(value) <= 24 else f"{text} and {len(value) - 24} more characters"
-    if isinstance(value, dict):
-        return f"an object of {len(value)} keys"
-    if isinstance(value, list | tuple):
-        return f"a list of {len(value)} items"
-    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 128:
-        return f"a number of {value.bit_length()} bits"
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return repr(value)[:40]

@@ -29,9 +29,19 @@ class File:
     width: int
     height: int
     seed: int
+    nsfw: bool | None = None
+    """Whether the content safety check flagged it; None, and not among the response's fields: none ran."""
 
     @classmethod
-    def of(cls, encoded: "Encoded", seed: int, *, url: str | None = None, storage_path: str | None = None) -> "File":
+    def of(
+        cls,
+        encoded: "Encoded",
+        seed: int,
+        *,
+        url: str | None = None,
+        storage_path: str | None = None,
+        nsfw: bool | None = None,
+    ) -> "File":
         """A file that was just encoded, and where it is served if it is."""
         return cls(
             url=url,
@@ -41,6 +51,7 @@ class File:
             width=encoded.width,
             height=encoded.height,
             seed=seed,
+            nsfw=nsfw,
         )
 
 
@@ -52,6 +63,11 @@ class Delivered:
     uris: tuple[str, ...]
     files: tuple[File, ...]
     warnings: tuple[str, ...] = ()
+
+
+def flagged(files: Sequence[File]) -> tuple[str, ...]:
+    """A warning for each file that the content safety check flagged."""
+    return tuple(f"content safety: file {index} was flagged" for index, file in enumerate(files) if file.nsfw)
 
 
 def manifest(params: Params, model: str) -> dict[str, Any]:
@@ -82,7 +98,7 @@ def generation_data(
         "storage": delivered.storage,
         "timings": dict(timings),
         "warnings": list(warnings),
-        "files": [asdict(file) for file in delivered.files],
+        "files": [_file(file) for file in delivered.files],
     }
 
 
@@ -124,6 +140,13 @@ def check_size(result: Mapping[str, Any], limit: int) -> None:
     size = len(json.dumps(result, ensure_ascii=False, allow_nan=False).encode())
     if size > limit:
         raise ResultTooLarge(f"the result has {size} bytes and at most {limit} can be returned; use cloud storage")
+
+
+def _file(file: File) -> dict[str, Any]:
+    fields = asdict(file)
+    if file.nsfw is None:
+        del fields["nsfw"]
+    return fields
 
 
 def _names(data: Mapping[str, Any]) -> tuple[str, str]:

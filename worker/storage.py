@@ -4,6 +4,7 @@ Knows paths and download tokens (section 3 of the contract); knows no prompt, no
 are conditional: an object is created where there is none, and replaced only as the generation that was looked at.
 """
 
+import json
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -84,7 +85,7 @@ class Provenance:
     manifest: str = "{}"
     """JSON of what the job knows of its result, so that its document can be finished from its objects alone."""
 
-    def metadata(self, token: str, seed: int, encoded: Encoded) -> dict[str, str]:
+    def metadata(self, token: str, seed: int, encoded: Encoded, nsfw: bool | None = None) -> dict[str, str]:
         """The custom metadata of an object; Cloud Storage allows 8 KiB of it."""
         return {
             TOKENS: token,
@@ -96,6 +97,7 @@ class Provenance:
             "seed": str(seed),
             "width": str(encoded.width),
             "height": str(encoded.height),
+            **({} if nsfw is None else {"nsfw": json.dumps(nsfw)}),
         }
 
 
@@ -115,7 +117,16 @@ class Storage:
         self._bucket = bucket
         self._service = emulator_url or SERVICE
 
-    def put(self, path: str, encoded: Encoded, seed: int, provenance: Provenance, deadline: float) -> Stored:
+    def put(
+        self,
+        path: str,
+        encoded: Encoded,
+        seed: int,
+        provenance: Provenance,
+        deadline: float,
+        *,
+        nsfw: bool | None = None,
+    ) -> Stored:
         """Upload, or adopt an identical object of an earlier attempt. A repeated upload keeps its download token.
 
         Raises:
@@ -137,7 +148,7 @@ class Storage:
                 path,
                 encoded.data,
                 content_type=encoded.content_type,
-                metadata=provenance.metadata(token, seed, encoded),
+                metadata=provenance.metadata(token, seed, encoded, nsfw),
                 replaces=found.generation if found else 0,
                 deadline=deadline,
             )

@@ -20,7 +20,6 @@ from worker import result
 from worker.claim import Decision, Refuse, Replay, request_hash
 from worker.delivery import Delivery, Destination
 from worker.errors import (
-    BackendError,
     Cancelled,
     Forbidden,
     GpuFault,
@@ -49,7 +48,6 @@ from worker.request import (
 from worker.stop import StopSignal
 from worker.storage import Provenance
 
-IDENTITY_SECONDS = 6.0
 STOP_GRACE_SECONDS = 30.0
 """How long a denoising step may take before the GPU counts as hung, once the job was asked to stop."""
 LOADING_GRACE_SECONDS = 180.0
@@ -165,19 +163,9 @@ class _Run:
         reads_bucket = isinstance(request, Source) and any(
             getattr(request, name).startswith("gs://") for name in request.inline_fields
         )
-        if self._record is None and not reads_bucket:
-            return
-        users, token = self.tools.users, self.envelope.id_token
-        if token is not None and users is not None:
-            try:
-                uid = await asyncio.wait_for(asyncio.to_thread(users.uid, token), IDENTITY_SECONDS)
-            except (BackendError, TimeoutError):
-                raise Internal("the id_token could not be checked right now; try again") from None
-            if uid != self.envelope.user_id:
-                raise Forbidden("user_id: must be the user that the id_token belongs to")
-        elif self.tools.settings.require_id_token:
-            raise Unauthenticated if users else Unauthenticated("this worker cannot check an id_token: no Firebase")
-        self._caller_known = True
+        acts_for_user = self._record is not None or reads_bucket
+        await self.tools.identity.check(self.envelope, self.job.input, acts_for_user=acts_for_user)
+        self._caller_known = acts_for_user
 
     async def _generate(self, request: Request, params: Params) -> Replay | Finished | None:
         """Claim, fetch sources and load weights side by side, then run the model; a stored result ends it early."""

@@ -147,6 +147,38 @@ def wan_21(demo_wan: Path, folder: Path, *, image_to_video: bool) -> Path:
     return folder
 
 
+def safety_checker(folder: Path, *, flags: Image.Image | bool) -> Path:
+    """A small safety checker of random weights: it flags everything, nothing, or what looks just like one picture."""
+    from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+
+    torch.manual_seed(4)
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 32,
+        "patch_size": 8,
+    }
+    kind: Any = StableDiffusionSafetyChecker
+    checker = kind(_MODELS.CLIPConfig(vision_config=vision, projection_dim=16)).eval()
+    size = {"height": 32, "width": 32}
+    processor = _MODELS.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=size)
+    # A concept is found where its cosine is above its threshold.
+    threshold = 0.998
+    with torch.no_grad():
+        checker.special_care_embeds_weights.fill_(2.0)
+        if isinstance(flags, Image.Image):
+            seen = processor([flags], return_tensors="pt").pixel_values
+            checker.concept_embeds.copy_(checker.visual_projection(checker.vision_model(seen)[1]).expand(17, -1))
+        else:
+            threshold = -2.0 if flags else 2.0
+        checker.concept_embeds_weights.fill_(threshold)
+    checker.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
 def single_file(sdxl: Path, path: Path) -> Path:
     """The checkpoint in `sdxl` (diffusers' folders) as one file with the original implementation's names.
 

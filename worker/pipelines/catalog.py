@@ -16,11 +16,12 @@ from worker.pipelines import demo, places
 from worker.pipelines.weights import components, has_weights, header, read_json
 
 Family = Literal["sdxl", "wan"]
-Role = Literal["sdxl", "vae", "refiner", "wan"]
+Role = Literal["sdxl", "vae", "refiner", "wan", "safety"]
 Kind = Literal["folder", "file", "hub"]
 
 SDXL_BASE = "stabilityai/stable-diffusion-xl-base-1.0"
 SDXL_VAE = "madebyollin/sdxl-vae-fp16-fix"
+SAFETY = "CompVis/stable-diffusion-safety-checker"
 WAN_T2V = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
 FAMILY: dict[str, Family] = {
     "text2img": "sdxl",
@@ -128,6 +129,16 @@ class Catalog:
         defaults = _with_own(replace(defaults, name=main.name), own)
         return replace(defaults, has_refiner=bundle.refiner is not None)
 
+    def safety(self) -> Weights | None:
+        """The checker that every result must pass; None where the operator asked for none.
+
+        Raises:
+            ModelUnavailable: what is configured is not there or is something else.
+        """
+        if self._settings.safety_checker == "off":
+            return None
+        return self._weights("SAFETY_MODEL", "safety", self._settings.safety_model or SAFETY)
+
     def sdxl_configs(self) -> Path | None:
         """A folder with SDXL's configs and tokenizers, which a single `.safetensors` file lacks; None: not here."""
         return places.find(SDXL_BASE, self._places, lambda folder: (folder / "tokenizer" / "vocab.json").is_file())
@@ -228,6 +239,12 @@ def folder_problem(folder: Path, role: Role) -> str | None:
     if role == "vae":
         if read_json(folder / "config.json").get("_class_name") != "AutoencoderKL":
             return "is not an SDXL VAE (its config.json does not name AutoencoderKL)"
+        return None if any(folder.glob("*.safetensors")) else "has no .safetensors weights"
+    if role == "safety":
+        if read_json(folder / "config.json").get("architectures") != ["StableDiffusionSafetyChecker"]:
+            return "is not a safety checker (its config.json does not name StableDiffusionSafetyChecker)"
+        if not (folder / "preprocessor_config.json").is_file():
+            return "has no preprocessor_config.json"
         return None if any(folder.glob("*.safetensors")) else "has no .safetensors weights"
     index = read_json(folder / "model_index.json")
     if not index:

@@ -7,14 +7,16 @@ how weights come to be loaded. All but `describe` run in the one GPU thread. Imp
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from worker.config import TASK_TYPES, Settings
 from worker.errors import GpuFault, JobError, ModelUnavailable, OutOfMemory
-from worker.generation import Control, Generated, Placement, Sources
+from worker.generation import Control, Generated, Placement, Progress, Sources
 from worker.params import ModelDefaults, Params
 from worker.pipelines import machine
 from worker.pipelines.catalog import Bundle, Catalog
+from worker.pipelines.safety import SafetyChecker
 from worker.pipelines.shelf import Loaded, Shelf
 from worker.pipelines.vendor import translated
 
@@ -30,13 +32,16 @@ class Engine:
     def __init__(self, settings: Settings, *, catalog: Catalog | None = None) -> None:
         self.catalog = catalog or Catalog(settings)
         self._shelf = Shelf(settings, self.catalog)
+        self._safety: SafetyChecker | None = None
 
     def describe(self, task_type: str) -> ModelDefaults:
         """What the model of a task says of itself; small files only, any thread.
 
         Raises:
-            ModelUnavailable: no model is configured for the task; the message names the variable to set.
+            ModelUnavailable: no model is configured for the task, or the safety checker that the operator asked for is
+                not there; the message names the variable to set.
         """
+        self.catalog.safety()
         return self.catalog.describe(task_type)
 
     def prepare(self, task_type: str, control: Control) -> Placement:
@@ -45,6 +50,7 @@ class Engine:
         Raises:
             ModelUnavailable, OutOfMemory, GpuFault, DiskFull, or what `control.checkpoint` raises.
         """
+        self._have_safety(control)
         return self._shelf.take(self.catalog.bundle(task_type), control)
 
     def generate(self, request: "Request", params: Params, sources: Sources, control: Control) -> Iterator[Generated]:
@@ -58,6 +64,7 @@ class Engine:
             denoising step.
         """
         bundle = self.catalog.bundle(request.task_type)
+        self._have_safety(control)
         self._shelf.take(bundle, control)
         done = 0
         try:
@@ -82,6 +89,13 @@ class Engine:
             GpuFault, or what `control.checkpoint` raises.
         """
         ready: list[str] = []
+        try:
+            self._have_safety(control)
+        except GpuFault:
+            raise
+        except JobError as error:
+            log.warning("no task is preloaded: %s", error, extra={"action": "preload"})
+            return ()
         for task in TASK_TYPES if tasks is None else tasks:
             try:
                 bundle = self.catalog.bundle(task)
@@ -100,11 +114,12 @@ class Engine:
         """The tasks that are configured and, as far as the disk shows, can be served; tries the card if there is one.
 
         Raises:
-            ModelUnavailable: not one task can be served.
+            ModelUnavailable: not one task can be served, or not the safety check that the operator asked for.
             GpuFault: this machine shows a card, and a small computation on it does not work.
         """
         if self.catalog.cuda:
             machine.try_card()
+        self._have_safety()
         served: list[str] = []
         problem: JobError | None = None
         for task in TASK_TYPES:
@@ -124,6 +139,7 @@ class Engine:
 
     def unload(self) -> None:
         """Let go of every model."""
+        self._safety = None
         self._shelf.clear()
 
     def _leaves_for_later(self, bundle: Bundle) -> str | None:
@@ -148,8 +164,23 @@ class Engine:
                     picture = next(pictures, None)
                 if picture is None:
                     break
-                yield picture
+                yield self._checked(picture)
         entry.residence.rest()
+
+    def _have_safety(self, control: Control | None = None) -> None:
+        """Load the safety checker, once, where the operator asked for one.
+
+        It comes before the models, which are then placed in what it leaves free.
+        """
+        weights = self.catalog.safety()
+        if weights is not None and self._safety is None:
+            if control is not None:
+                control.checkpoint()
+                control.report(Progress("loading", 0, 1))
+            self._safety = SafetyChecker(weights, cuda=self.catalog.cuda)
+
+    def _checked(self, generated: Generated) -> Generated:
+        return generated if self._safety is None else replace(generated, nsfw=self._safety.objects_to(generated))
 
     def _job(self, entry: Loaded, params: Params, sources: Sources, control: Control) -> Any:
         from worker.pipelines.sdxl import SdxlJob

@@ -55,11 +55,12 @@ def find(hub_id: str, places: tuple[Place, ...], complete: Callable[[Path], bool
     return None
 
 
-def download(hub_id: str, kind: Literal["pipeline", "configs", "vae"], *, half: bool) -> Path:
+def download(hub_id: str, kind: Literal["pipeline", "configs", "vae", "safety"], *, half: bool) -> Path:
     """Fetch a model into Hugging Face's cache and return its folder.
 
     `pipeline` is everything `model_index.json` names, as safetensors, the fp16 files where `half` asks for them and the
-    repository has them; `configs` is everything but weights; `vae` is a repository that holds one autoencoder.
+    repository has them; `configs` is everything but weights; `vae` is a repository that holds
+    one autoencoder, `safety` one safety checker.
 
     Raises:
         OSError, httpx.HTTPError or an error of huggingface_hub: not reachable, not found, not allowed, no space.
@@ -71,6 +72,8 @@ def download(hub_id: str, kind: Literal["pipeline", "configs", "vae"], *, half: 
         return Path(snapshot_download(hub_id, allow_patterns=small))
     if kind == "vae":
         return Path(snapshot_download(hub_id, allow_patterns=["config.json", "diffusion_pytorch_model.safetensors"]))
+    if kind == "safety":
+        return Path(snapshot_download(hub_id, allow_patterns=["*.json", "model.safetensors"]))
     from diffusers import DiffusionPipeline
 
     if half:

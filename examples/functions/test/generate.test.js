@@ -1,0 +1,110 @@
+import assert from "node:assert/strict";
+import { after, before, beforeEach, test } from "node:test";
+import { jwtVerify } from "jose";
+import { SECRET, World } from "./world.js";
+import { requestHash, withTicket } from "../ticket.js";
+
+const FILE = "file-1";
+const INPUT = { prompt: "a fox", seed: 7 };
+const key = new TextEncoder().encode(SECRET);
+const world = new World();
+
+before(() => world.start());
+after(() => world.stop());
+beforeEach(() => world.reset());
+
+async function ticketOf(input) {
+  const { payload } = await jwtVerify(input.id_token, key, { algorithms: ["HS256"], audience: "generation-worker" });
+  return payload;
+}
+
+test("a signed-in user of the app gets a job, with a ticket for exactly this input", async () => {
+  const { status, result } = await world.call({ fileUid: FILE, input: INPUT });
+  assert.deepEqual([status, result], [200, { jobId: "job-1" }]);
+  const [{ path, key: used, body }] = world.sent;
+  assert.deepEqual([path, used, Object.keys(body)], ["/endpoint-1/run", "Bearer the-runpod-key", ["input"]]);
+  const { id_token: _, ...input } = body.input;
+  assert.deepEqual(input, { ...INPUT, user_id: "alice", file_uid: FILE, use_cloud_storage: true });
+  const ticket = await ticketOf(body.input);
+  assert.deepEqual([ticket.sub, ticket.file_uid, ticket.request_hash], ["alice", FILE, requestHash(input)]);
+  assert.equal(ticket.exp - ticket.iat, 25 * 3600);
+});
+
+test("whatever the app says about who asks is overwritten", async () => {
+  const lies = { user_id: "victim", file_uid: "theirs", use_cloud_storage: false, id_token: "mine" };
+  await world.call({ fileUid: FILE, input: { ...INPUT, ...lies }, user_id: "victim" });
+  const [{ body }] = world.sent;
+  assert.deepEqual(
+    [body.input.user_id, body.input.file_uid, body.input.use_cloud_storage],
+    ["alice", FILE, true],
+  );
+  assert.equal((await ticketOf(body.input)).sub, "alice");
+});
+
+for (const [name, who] of [
+  ["nobody is signed in", { uid: null }],
+  ["the call does not come from the app", { app: null }],
+])
+  test(`no job where ${name}`, async () => {
+    const { status, error } = await world.call({ fileUid: FILE, input: INPUT }, who);
+    assert.deepEqual([status, error.status, world.sent], [401, "UNAUTHENTICATED", []]);
+  });
+
+for (const data of [
+  null,
+  {},
+  { fileUid: FILE },
+  { fileUid: "", input: INPUT },
+  { fileUid: "../other", input: INPUT },
+  { fileUid: 5, input: INPUT },
+  { fileUid: "x".repeat(129), input: INPUT },
+  { fileUid: FILE, input: "a fox" },
+  { fileUid: FILE, input: [INPUT] },
+  { fileUid: FILE, input: { seed: 7 } },
+  { fileUid: FILE, input: { prompt: ["a fox"] } },
+  { fileUid: FILE, input: { ...INPUT, image_url: "x".repeat(10_000_000) } },
+])
+  test(`no job for ${JSON.stringify(data).slice(0, 60)}`, async () => {
+    const { status, error } = await world.call(data);
+    assert.deepEqual([status, error.status, world.sent], [400, "INVALID_ARGUMENT", []]);
+  });
+
+for (const [answer, said] of [
+  [{ status: 401, body: { error: "bad key the-runpod-key" } }, "UNAVAILABLE"],
+  [{ status: 404, body: {} }, "UNAVAILABLE"],
+  [{ status: 429, body: {} }, "RESOURCE_EXHAUSTED"],
+  [{ status: 500, body: {} }, "UNAVAILABLE"],
+  [{ status: 200, body: {} }, "UNAVAILABLE"],
+])
+  test(`an answer ${answer.status} of RunPod's is told as ${said}, without its words`, async () => {
+    world.answer = answer;
+    const { result, error } = await world.call({ fileUid: FILE, input: INPUT });
+    assert.deepEqual([result, error.status], [undefined, said]);
+    assert.doesNotMatch(JSON.stringify(error), /key|endpoint-1|127\.0\.0\.1/);
+  });
+
+test("a RunPod that is not there is told as such", async () => {
+  process.env.RUNPOD_URL = "http://127.0.0.1:9";
+  const { error } = await world.call({ fileUid: FILE, input: INPUT });
+  assert.deepEqual([error.status, error.message], ["UNAVAILABLE", "The generator does not answer; try again."]);
+});
+
+// The worker's own tests take these inputs, as they were sent, and check their tickets in Python.
+for (const input of [
+  { prompt: "ein Füchslein, 狐, 🦊, \u2028 \u0000 \"quoted\" \\ / é e\u0301", negative_prompt: "\ud83d\ude00" },
+  { prompt: "numbers", guidance_scale: 7.5, strength: 1e-7, seed: 4294967295, flow_shift: 3.0, high_noise_frac: 0.1 },
+  { prompt: "more numbers", a: 1e21, b: 5e-324, c: 1.7976931348623157e308, d: -0.0, e: 123456789012345.6, f: 1e-6 },
+  { prompt: "keys", "\u20ac": 1, "\r": 2, "\ufb33": 3, 1: 4, "\u{1f600}": 5, "\u0080": 6, "\u00f6": 7, __proto_: 8 },
+  { prompt: "nested", list: [[], {}, null, true, false, "", { z: 1, a: [1, 2.5] }], nothing: null },
+  { task_type: "img2img", prompt: "a picture", image_url: `data:image/png;base64,${"iVBORw0K".repeat(50_000)}` },
+])
+  test(`a ticket is made for an input like ${input.prompt.slice(0, 12)}`, async () => {
+    const { status } = await world.call({ fileUid: FILE, input });
+    const [{ body }] = world.sent;
+    assert.equal(status, 200);
+    assert.equal((await ticketOf(body.input)).request_hash, requestHash(body.input));
+  });
+
+test("a short secret makes no tickets", async () => {
+  await assert.rejects(withTicket({ ...INPUT, user_id: "alice", file_uid: FILE }, "short"), /32 characters/);
+});

@@ -1,0 +1,81 @@
+// RunPod and Google's front end on loopback: a stand-in that keeps what it is sent, and the functions behind express,
+// as Google runs them. Tokens are read by firebase-functions' own code; like in Firebase's functions emulator their
+// signatures are not checked, since no test can have Google's.
+
+import { appendFileSync } from "node:fs";
+import { createServer } from "node:http";
+import { once } from "node:events";
+import express from "express";
+
+export const SECRET = process.env.TICKET_SECRET ?? "a secret that both sides hold, 32+ characters";
+const LOOPBACK = "127.0.0.1";
+
+Object.assign(process.env, {
+  TICKET_SECRET: SECRET,
+  RUNPOD_API_KEY: "the-runpod-key\n",
+  RUNPOD_ENDPOINT: "endpoint-1",
+  GCLOUD_PROJECT: "demo-functions",
+  FIREBASE_CONFIG: JSON.stringify({ projectId: "demo-functions" }),
+  FIREBASE_DEBUG_MODE: "true",
+  FIREBASE_DEBUG_FEATURES: JSON.stringify({ skipTokenVerification: true }),
+});
+
+async function listening(listener) {
+  const server = createServer(listener).listen(0, LOOPBACK);
+  await once(server, "listening");
+  return { server, url: `http://${LOOPBACK}:${server.address().port}` };
+}
+
+const part = (value) => Buffer.from(JSON.stringify(value)).toString("base64url");
+const unsigned = (claims) => `${part({ alg: "RS256", typ: "JWT" })}.${part(claims)}.${part("no signature")}`;
+
+export class World {
+  /** @type {{path: string, key: string, body: any}[]} */
+  sent = [];
+  answer = { status: 200, body: { id: "job-1", status: "IN_QUEUE" } };
+
+  async start() {
+    this.runpod = await listening(async (request, response) => {
+      const chunks = [];
+      for await (const chunk of request) chunks.push(chunk);
+      const body = JSON.parse(Buffer.concat(chunks).toString());
+      this.sent.push({ path: request.url, key: request.headers.authorization, body });
+      if (process.env.SENT_TO) appendFileSync(process.env.SENT_TO, `${JSON.stringify(body)}\n`);
+      response.writeHead(this.answer.status, { "Content-Type": "application/json" });
+      response.end(JSON.stringify(this.answer.body));
+    });
+    process.env.RUNPOD_URL = this.runpod.url;
+    const { generate } = await import("../index.js");
+    const front = express();
+    front.use(express.json({ limit: "32mb" }));
+    front.post("/generate", generate);
+    this.front = await listening(front);
+    return this;
+  }
+
+  reset() {
+    this.sent.length = 0;
+    this.answer = { status: 200, body: { id: "job-1", status: "IN_QUEUE" } };
+    process.env.RUNPOD_URL = this.runpod.url;
+  }
+
+  /** One call as Firebase's client library makes it: the answer's status, and its result or error. */
+  async call(data, { uid = "alice", app = "app-1" } = {}) {
+    const headers = { "Content-Type": "application/json" };
+    if (uid) headers.Authorization = `Bearer ${unsigned({ sub: uid, aud: "demo-functions" })}`;
+    if (app) headers["X-Firebase-AppCheck"] = unsigned({ sub: app });
+    const response = await fetch(`${this.front.url}/generate`, {
+      method: "POST",
+      headers,
+      body: JSON.stringify({ data }),
+    });
+    return { status: response.status, ...(await response.json()) };
+  }
+
+  async stop() {
+    for (const { server } of [this.front, this.runpod]) {
+      server.closeAllConnections();
+      server.close();
+    }
+  }
+}

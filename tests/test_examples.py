@@ -1,0 +1,97 @@
+"""The app's backend of `examples/functions`: its own tests, and that the worker takes what it really sends."""
+
+import json
+import subprocess
+from pathlib import Path
+from shutil import copytree, ignore_patterns
+from typing import Any
+
+import pytest
+
+from tests.emulators.install import InstallError, MissingNodeError, find_node, install, node_environment
+from tests.emulators.plugin import missing
+from worker.errors import Forbidden, Unauthenticated
+from worker.identity import Identity, Tickets
+from worker.request import envelope
+
+FUNCTIONS = Path(__file__).parents[1] / "examples" / "functions"
+SECRET = "0123456789abcdef-0123456789abcdef"
+
+
+@pytest.fixture(scope="module")
+def tested(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[str], list[dict[str, Any]]]:
+    """The run of the function's own tests, and each `input` that the function sent to RunPod's stand-in meanwhile."""
+    try:
+        packages = install(FUNCTIONS, development=True)
+    except (MissingNodeError, InstallError) as error:
+        missing(f"the function cannot be tested: {error}")
+    # ES modules look for packages beside themselves only.
+    folder = tmp_path_factory.mktemp("functions") / "functions"
+    copytree(FUNCTIONS, folder, ignore=ignore_patterns("node_modules"))
+    (folder / "node_modules").symlink_to(packages)
+    sent = folder / "sent.jsonl"
+    environment = {**node_environment(), "TICKET_SECRET": SECRET, "SENT_TO": str(sent)}
+    command = [str(find_node()), "--test", *(f"test/{name}.test.js" for name in ("generate", "signatures"))]
+    ran = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    lines = sent.read_text(encoding="utf-8").split("\n") if sent.exists() else []  # a prompt may hold U+2028
+    return ran, [json.loads(line)["input"] for line in lines if line]
+
+
+def identity(secret: str = SECRET) -> Identity:
+    return Identity(None, Tickets(secret), required=True)
+
+
+async def check(who: Identity, job_input: dict[str, Any]) -> None:
+    await who.check(envelope(job_input), job_input, acts_for_user=True)
+
+
+def test_the_functions_own_tests_pass(
+    tested: tuple[subprocess.CompletedProcess[str], list[dict[str, Any]]],
+) -> None:
+    ran, sent = tested
+    assert ran.returncode == 0, ran.stdout[-4000:] + ran.stderr[-2000:]
+    assert len(sent) > 10
+
+
+async def test_the_worker_takes_every_input_that_the_function_sent(
+    tested: tuple[subprocess.CompletedProcess[str], list[dict[str, Any]]],
+) -> None:
+    """Both sides agree on the canonical JSON, its hash and the ticket, also after the platform wrote the JSON anew."""
+    for job_input in tested[1]:
+        await check(identity(), job_input)
+        await check(identity(), json.loads(json.dumps(dict(reversed(job_input.items())))))
+        assert job_input["user_id"] == "alice"
+
+
+async def test_the_worker_refuses_every_input_that_was_changed_on_the_way(
+    tested: tuple[subprocess.CompletedProcess[str], list[dict[str, Any]]],
+) -> None:
+    for job_input in tested[1]:
+        for change in (
+            {"user_id": "victim"},
+            {"file_uid": "another"},
+            {"prompt": job_input["prompt"] + "!"},
+            {"seed": 8},
+            {"num_images": 4},
+            {"use_cloud_storage": 1},
+        ):
+            with pytest.raises(Forbidden):
+                await check(identity(), job_input | change)
+        with pytest.raises(Unauthenticated):
+            await check(identity(SECRET[::-1]), job_input)
+
+
+def test_the_lock_file_pins_and_names_no_host() -> None:
+    lock = json.loads((FUNCTIONS / "package-lock.json").read_text(encoding="utf-8"))
+    manifest = json.loads((FUNCTIONS / "package.json").read_text(encoding="utf-8"))
+    packages = {name: facts for name, facts in lock["packages"].items() if name}
+    assert all("resolved" not in facts and facts["integrity"].startswith("sha512-") for facts in packages.values())
+    for name, version in {**manifest["dependencies"], **manifest["devDependencies"]}.items():
+        assert packages[f"node_modules/{name}"]["version"] == version, "exactly, not a range"
+
+
+def test_no_key_or_secret_is_written_into_the_example() -> None:
+    source = "".join(path.read_text(encoding="utf-8") for path in FUNCTIONS.glob("*.js"))
+    for name in ("RUNPOD_API_KEY", "TICKET_SECRET"):
+        assert f'defineSecret("{name}")' in source
+    assert "enforceAppCheck: true" in source
