@@ -21,7 +21,7 @@ export PROMPT
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format serve cloud emulators image lock clean
+.PHONY: help setup demo test check format serve cloud emulators image lock audit clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
@@ -71,6 +71,9 @@ image: ## the Docker image; BAKE="demo" or BAKE="org/name ..." puts models into 
 
 lock: ## write constraints.txt anew from what pip resolves today
 	PYTHON=$(PYTHON) tools/lock.sh
+
+audit: ## ask whether a pinned package has a known vulnerability
+	PYTHON=$(PYTHON) tools/audit.sh
 
 clean: ## remove everything that was made here
 	rm -rf $(VENV) .cache outputs .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -159,7 +159,7 @@ def _register_fitness_checks(tools: Collaborators) -> None:
     def firebase_key_is_readable() -> None:
         # Without Firebase a worker still serves, inline; one that must check users first would refuse every cloud job.
         if tools.identity.required and not tools.identity.can_check:
-            raise RuntimeError("REQUIRE_ID_TOKEN is true; neither a readable FIREBASE_SERVICE_ACCOUNT_KEY nor a TICKET_SECRET is set")
+            raise RuntimeError("REQUIRE_ID_TOKEN needs a readable FIREBASE_SERVICE_ACCOUNT_KEY or a TICKET_SECRET")
         log.info("Firebase is %s", "ready" if tools.identity.users else "not in use", extra={"action": "firebase"})
 
 

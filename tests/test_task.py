@@ -7,6 +7,7 @@ import json
 import time
 from typing import Any
 
+import jwt
 import numpy as np
 import pytest
 from PIL import Image
@@ -27,7 +28,7 @@ from worker.config import Settings, load_settings
 from worker.errors import Cancelled, GpuFault, Internal, OutOfMemory
 from worker.generation import Progress
 from worker.gpu import GpuThread
-from worker.identity import Identity
+from worker.identity import Identity, Tickets, request_hash
 from worker.inputs import SourceLoader
 from worker.ports import Collaborators
 from worker.stop import StopSignal
@@ -35,6 +36,7 @@ from worker.storage import Storage
 from worker.task import Job, run
 
 PATH = "generations/user/files/file"
+SECRET = "shared with the app's backend, 32+"
 CLOUD = {"prompt": "a fox", "use_cloud_storage": True, "user_id": "user", "file_uid": "file", "seed": 7}
 
 
@@ -58,7 +60,9 @@ class World:
             sources=SourceLoader(self.settings, storage.read_object if storage else None),
             documents=self.documents if self.firebase else None,
             storage=storage,
-            identity=Identity(TokenUsers() if self.firebase else None, None, required=self.settings.require_id_token),
+            identity=Identity(
+                TokenUsers() if self.firebase else None, Tickets(SECRET), required=self.settings.require_id_token
+            ),
             worker_id="worker-1",
         )
 
@@ -397,6 +401,36 @@ async def test_where_tokens_are_required_only_the_user_gets_a_document(token: st
     good = await world.run({**CLOUD, "id_token": "token-of-user"})
     assert good["storage"] == "firebase"
     assert "token-of" not in json.dumps(world.document, default=str)
+
+
+def ticket(job_input: dict[str, Any]) -> str:
+    """As the app's backend signs it, three hours ago."""
+    owner = {"sub": job_input["user_id"], "file_uid": job_input["file_uid"], "request_hash": request_hash(job_input)}
+    made = int(time.time()) - 3 * 3600
+    claims = {"aud": "generation-worker", "iat": made, "exp": made + 25 * 3600, **owner}
+    return jwt.encode(claims, SECRET, algorithm="HS256")
+
+
+async def test_a_job_that_queued_for_hours_is_served_on_its_ticket_and_its_refusal_is_written() -> None:
+    world = World(require_id_token=True)
+    response = await world.run({**CLOUD, "id_token": ticket(CLOUD)})
+    assert response["storage"] == "firebase"
+    assert world.document["status"] == "completed"
+    assert "eyJ" not in json.dumps([response, world.document], default=str)
+    signed_but_wrong = {**CLOUD, "width": 1023, "file_uid": "other"}
+    response = await world.run({**signed_but_wrong, "id_token": ticket(signed_but_wrong)})
+    assert response["error_code"] == "invalid_input"
+    assert world.documents.stored["generations/user/files/other"][0]["error"]["code"] == "invalid_input"
+
+
+@pytest.mark.parametrize("change", [{"user_id": "victim"}, {"file_uid": "other"}, {"num_images": 4}, {"width": 1023}])
+async def test_a_ticket_for_another_job_reaches_nobodys_document(change: dict[str, Any]) -> None:
+    world = World(require_id_token=True)
+    response = await world.run({**CLOUD, **change, "id_token": ticket(CLOUD)})
+    assert response["error_code"] == ("invalid_input" if "width" in change else "forbidden")
+    assert not world.documents.stored
+    assert not world.bucket.objects
+    assert world.generator.generated == 0
 
 
 def data_uri(size: tuple[int, int] = (64, 64)) -> str:

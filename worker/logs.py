@@ -9,6 +9,7 @@ import json
 import logging
 import re
 import sys
+import threading
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,6 +28,8 @@ _SECRETS = re.compile(
 )
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+log = logging.getLogger(__name__)
 
 
 def redact(text: str) -> str:
@@ -64,6 +67,9 @@ class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         facts = {key: value for key, value in vars(record).items() if key not in _STANDARD}
         message = record.getMessage()
+        if record.name == "asyncio":
+            # Further lines show tasks and exceptions as Python writes them: with paths, and with what the error says.
+            message = message.split("\n", 1)[0]
         if record.exc_info and record.exc_info[1] is not None:
             message = f"{message} ({where(record.exc_info[1])})"
         if self._as_json:
@@ -73,11 +79,20 @@ class _Formatter(logging.Formatter):
         return redact(f"{record.levelname:<7} {record.name}: {message}" + (f"  {tail}" if tail else ""))
 
 
+def _thread_ended(ended: threading.ExceptHookArgs) -> None:
+    if ended.exc_value is not None and not isinstance(ended.exc_value, SystemExit):
+        facts = {"action": "thread_ended", "thread_name": ended.thread.name if ended.thread else None}
+        log.error("a thread ended with %s", where(ended.exc_value), extra=facts)
+
+
 def configure(settings: Settings, stream: TextIO | None = None) -> None:
     """Send all logging to `stream` (stderr) in our format, at `LOG_LEVEL`."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(_Formatter(as_json=bool(settings.runpod_endpoint_id)))
     logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
+    # Python itself prints a line that cannot be formatted, and an error that ends a thread, with all they say.
+    logging.raiseExceptions = False
+    threading.excepthook = _thread_ended
     # These tell of every request and every file, with hosts and paths in it.
     for chatty in ("httpx", "httpcore", "urllib3", "google", "filelock", "PIL", "huggingface_hub", "asyncio"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLevelName(settings.log_level)))
