@@ -41,7 +41,7 @@ demo: setup ## one job of every task on this machine, without Firebase; files un
 	$(PY) test_cloud_local.py $${PROMPT:+"$$PROMPT"}
 
 test: setup emulators ## the tests
-	$(PY) -m pytest $(PYTEST)
+	$(PY) -m pytest -n 2 --dist loadfile $(PYTEST)
 
 cloud: setup emulators ## the example requests against your Firebase, or against local emulators
 	$(PY) test_cloud_storage.py

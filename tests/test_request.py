@@ -162,7 +162,8 @@ def test_the_envelope_trusts_only_valid_ids() -> None:
     good = envelope({"user_id": "u", "file_uid": "f", "use_cloud_storage": True, "prompt": 5})
     assert good.owner == Owner("u", "f")
     assert good.task_type == "text2img"
-    for raw in (None, [], {"user_id": "../x", "file_uid": "f", "use_cloud_storage": True}, {"user_id": ["u"]}):
+    bad: list[object] = [None, [], {"user_id": "../x", "file_uid": "f", "use_cloud_storage": True}, {"user_id": ["u"]}]
+    for raw in bad:
         assert envelope(raw).owner is None
     assert envelope({"user_id": "u", "file_uid": "f"}).owner is None
 

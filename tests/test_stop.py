@@ -1,6 +1,7 @@
 """The stop signal: the first reason counts, every raise is its own."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -27,7 +28,7 @@ async def test_the_first_reason_wins() -> None:
 async def test_every_raise_is_a_new_exception_that_says_the_same(reason: JobTimeout | Cancelled) -> None:
     stop = StopSignal()
     stop.request(reason)
-    raised = []
+    raised: list[Any] = []
     for _ in range(2):
         with pytest.raises(type(reason)) as caught:
             stop.checkpoint()

@@ -472,3 +472,15 @@ async def test_nonsense_is_answered(job_input: object) -> None:
     response = await World().run(job_input)
     assert response["error_code"] == "invalid_input"
     assert response["retryable"] is False
+
+
+@pytest.mark.parametrize("log_prompts", [False, True])
+async def test_an_accepted_job_is_logged_with_its_prompt_only_where_the_operator_asked(
+    caplog: pytest.LogCaptureFixture, log_prompts: bool
+) -> None:
+    caplog.set_level("INFO", "worker")
+    await World(log_prompts=log_prompts).run(CLOUD)
+    (accepted,) = [record for record in caplog.records if getattr(record, "action", "") == "job_accepted"]
+    assert (vars(accepted)["job_id"], vars(accepted)["prompt_characters"]) == ("job-1", 5)
+    assert ("a fox" in str(vars(accepted))) is log_prompts
+    assert ("prompt_sha256" in vars(accepted)) is not log_prompts

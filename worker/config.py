@@ -62,6 +62,9 @@ class Settings(BaseSettings):
     worker_concurrency: int = Field(1, ge=1, le=16)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
 
+    log_prompts: bool = False
+    """Whether prompts are logged in full; otherwise only their length and hash are."""
+
     models_dir: Path = Path("/models")
     """Where an image has its baked models, as `{org}--{name}` folders."""
     demo_models_dir: Path = REPOSITORY / ".cache" / "demo-models"

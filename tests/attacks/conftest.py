@@ -1,0 +1,43 @@
+"""The worker under attack, its log, and the table at the end of the run."""
+
+import io
+import logging
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.attacks.world import TABLE, World, table
+from worker.config import load_settings
+from worker.logs import configure
+
+
+@pytest.fixture(scope="module")
+def log() -> Iterator[io.StringIO]:
+    """All that is logged, at DEBUG, in the worker's own format; the root logger is put back afterwards."""
+    root = logging.getLogger()
+    handlers, level, hook = root.handlers[:], root.level, threading.excepthook
+    stream = io.StringIO()
+    configure(load_settings(log_level="DEBUG"), stream)
+    yield stream
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    threading.excepthook = hook
+    logging.raiseExceptions = True
+
+
+@pytest.fixture(scope="module")
+def world(log: io.StringIO) -> Iterator[World]:
+    """A worker that stays the same one under all attacks of a module."""
+    made = World(log)
+    yield made
+    made.good()
+    made.close()
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print what was tried."""
+    if TABLE:
+        terminalreporter.section("attacks")
+        terminalreporter.write_line(table())

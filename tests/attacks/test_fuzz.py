@@ -1,0 +1,277 @@
+"""Random and mutated input for a bounded time: nothing but `InvalidInput` and `InvalidImage` ever comes out.
+
+`FUZZ_SECONDS` says how long in all (20); `FUZZ_SEED` makes a run that found something happen again. Each finding prints
+its input.
+"""
+
+import base64
+import contextlib
+import io
+import json
+import os
+import random
+import struct
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tests.test_decode import SEEDS as PICTURES
+from tests.test_decode import flat_memory, saved
+from worker.decode import decode_image, decode_mask
+from worker.errors import InvalidImage, InvalidInput
+from worker.request import REQUESTS, envelope, parse
+
+# What Pillow says of broken files; the worker silences it, pytest puts it back.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning", "ignore::DeprecationWarning")
+
+SECONDS = float(os.environ.get("FUZZ_SECONDS") or 20)
+SEED = int(os.environ.get("FUZZ_SEED") or random.SystemRandom().randrange(2**32))
+MAX_PIXELS = 1 << 20
+
+
+@pytest.fixture
+def dice() -> random.Random:
+    print(f"FUZZ_SEED={SEED}")
+    return random.Random(SEED)
+
+
+def until(share: float) -> Iterator[int]:
+    """Numbers, for this share of the time; at least a hundred."""
+    end, number = time.monotonic() + share * SECONDS, 0
+    while number < 100 or time.monotonic() < end:
+        yield number
+        number += 1
+
+
+# --- requests ---------------------------------------------------------------------------------------------------------
+
+FIELDS = sorted({name for model in REQUESTS.values() for name in model.model_fields})
+PICTURE = "data:image/png;base64," + base64.b64encode(PICTURES[0]).decode()
+VALID: list[dict[str, Any]] = [
+    {
+        "prompt": "a fox",
+        "width": 64,
+        "height": 64,
+        "num_images": 2,
+        "seed": 7,
+        "guidance_scale": 5.5,
+        "scheduler": "DDIM",
+    },
+    {"task_type": "img2img", "prompt": "a fox", "image_url": PICTURE, "strength": 0.5, "output_format": "webp"},
+    {"task_type": "inpaint", "prompt": "a", "image_url": "https://x.example/a", "mask_url": "gs://b/uploads/u/a"},
+    {"task_type": "text2video", "prompt": "a", "num_frames": 81, "fps": 15, "video_width": 832, "flow_shift": 3.0},
+    {"task_type": "img2video", "prompt": "a", "image_url": PICTURE, "video_guidance_scale": 5},
+    {"prompt": "a", "user_id": "u", "file_uid": "f", "use_cloud_storage": True, "id_token": "x.y.z"},
+]
+CHARACTERS = "aZ09_-./\\%(){}<>\"' \t\r\n\x00\x1b\x7f\x85\u200b\u202e\u2028\ud800\udfff\ufeffａé🦊\U0010ffff"
+STRANGE: list[Any] = [
+    *(
+        None,
+        True,
+        False,
+        0,
+        -1,
+        1,
+        5,
+        8,
+        63,
+        64,
+        1023,
+        2**31,
+        2**32 - 1,
+        2**32,
+        2**53,
+        2**63,
+        2**64,
+        10**400,
+        -(10**400),
+    ),
+    *(0.0, -0.0, 0.5, 1e-320, 1e308, -1e308, float("nan"), float("inf"), float("-inf"), 20.0, 2.0**60),
+    *(
+        "",
+        " ",
+        "20",
+        "true",
+        "null",
+        "text2img",
+        "../x",
+        "https://",
+        "data:image/png;base64,",
+        "gs://b/",
+        "__x__",
+        "\ud800",
+    ),
+    *([], {}, [[]], [1], {"a": 1}, {"": None}, {"__proto__": {}}, b"bytes", (1, 2), {1: 2}),
+]
+
+
+def strange(dice: random.Random, depth: int = 0) -> Any:
+    kind = dice.randrange(6 if depth < 5 else 4)
+    if kind == 0:
+        return "".join(dice.choices(CHARACTERS, k=dice.choice((0, 1, 5, 30, 128, 129, 4000, 4001))))
+    if kind == 1:
+        return dice.choice((1, -1)) * dice.getrandbits(dice.choice((1, 8, 32, 33, 64, 2000)))
+    if kind == 2:
+        return struct.unpack("<d", dice.randbytes(8))[0]
+    if kind == 3:
+        return dice.choice(STRANGE)
+    if kind == 4:
+        return [strange(dice, depth + 1) for _ in range(dice.randrange(4))]
+    return {str(strange(dice, 9))[:50]: strange(dice, depth + 1) for _ in range(dice.randrange(4))}
+
+
+def mutated(dice: random.Random) -> Any:
+    if dice.random() < 0.05:
+        return strange(dice)
+    job = dict(dice.choice(VALID))
+    for _ in range(dice.randrange(1, 5)):
+        field = dice.choice((*job, *FIELDS, str(strange(dice, 9))[:60]))
+        match dice.randrange(5):
+            case 0:
+                job.pop(field, None)
+            case 1 if isinstance(job.get(field), str):
+                at = dice.randrange(len(job[field]) + 1)
+                job[field] = job[field][:at] + "".join(dice.choices(CHARACTERS, k=3)) + job[field][at + 1 :]
+            case _:
+                job[field] = strange(dice)
+    return job
+
+
+def test_no_request_gets_anything_else_out_of_the_parser(dice: random.Random) -> None:
+    valid = refused = 0
+    with flat_memory(100):
+        for _ in until(0.4):
+            job = mutated(dice)
+            try:
+                envelope(job)
+                request = parse(job)
+            except InvalidInput as error:
+                refused += 1
+                message = str(error)
+                message.encode()
+                assert error.problems
+                assert len(message) < 10_000
+                assert message.isprintable(), ascii(job)
+            except BaseException:
+                print(ascii(job)[:5000])
+                raise
+            else:
+                valid += 1
+                json.dumps(request.public(), allow_nan=False).encode()
+                assert parse(job) == request
+    print(f"requests: {refused} refused, {valid} valid")
+    assert refused
+    assert valid
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------------
+
+
+def png_mutated(data: bytes, dice: random.Random) -> bytes:
+    """A PNG whose chunks were changed and whose checksums are right again: what a checksum would stop gets further."""
+    parts, at = [], 8
+    while at + 12 <= len(data):
+        length = int.from_bytes(data[at : at + 4], "big")
+        parts.append((data[at + 4 : at + 8], bytearray(data[at + 8 : at + 8 + length])))
+        at += 12 + length
+    for _ in range(dice.randrange(1, 4)):
+        kind, content = dice.choice(parts)
+        match dice.randrange(4):
+            case 0 if content:
+                content[dice.randrange(len(content))] = dice.randrange(256)
+            case 1:
+                content += dice.randbytes(dice.randrange(20))
+            case 2:
+                name = dice.choice(
+                    (b"tEXt", b"zTXt", b"iCCP", b"eXIf", b"PLTE", b"tRNS", b"acTL", b"fcTL", b"fdAT", b"gAMA", kind)
+                )
+                parts.insert(dice.randrange(len(parts) + 1), (name, bytearray(dice.randbytes(dice.randrange(40)))))
+            case _:
+                dice.shuffle(parts)
+    chunks = (struct.pack(">I", len(c)) + k + c + struct.pack(">I", zlib.crc32(k + c)) for k, c in parts)
+    return data[:8] + b"".join(chunks)
+
+
+def bytes_mutated(data: bytes, dice: random.Random) -> bytes:
+    changed = bytearray(data)
+    for _ in range(dice.choice((1, 1, 2, 4, 16))):
+        at = dice.randrange(len(changed))
+        match dice.randrange(5):
+            case 0:
+                changed[at] ^= 1 << dice.randrange(8)
+            case 1:
+                changed[at] = dice.choice((0, 1, 0x7F, 0x80, 0xFE, 0xFF))
+            case 2:
+                changed[at : at + 4] = dice.choice((b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff", b"\0\0\0\1"))
+            case 3:
+                del changed[at : at + dice.randrange(1, 30)]
+            case _:
+                changed[at:at] = changed[at : at + dice.randrange(1, 200)]
+        if not changed:
+            changed += b"\x89"
+    return bytes(changed)
+
+
+def more_pictures() -> Iterator[bytes]:
+    noise = Image.effect_noise((40, 30), 70)
+    yield from PICTURES
+    for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"):
+        yield saved(noise.convert("I").convert("I;16") if mode == "I;16" else noise.convert("RGB").convert(mode), "PNG")
+    for mode in ("L", "RGB", "CMYK"):
+        yield saved(noise.convert("RGB").convert(mode), "JPEG", quality=50)
+    yield saved(noise.convert("RGB"), "WEBP", quality=50, exif=Image.Exif().tobytes())
+    yield saved(noise.convert("RGB"), "WEBP", save_all=True, append_images=[noise.convert("RGB")] * 3)
+
+
+@pytest.mark.parametrize("read", [decode_image, decode_mask])
+def test_no_picture_gets_anything_else_out_of_the_decoder(
+    read: Callable[[bytes, str, int], Image.Image], dice: random.Random
+) -> None:
+    seeds, shown, refused, slowest = list(more_pictures()), 0, 0, 0.0
+    for seed in seeds:
+        with contextlib.suppress(InvalidImage):
+            read(seed, "image_url", MAX_PIXELS)
+    # One picture at its largest is 4 MB a copy; a leak or a bomb would be hundreds.
+    with flat_memory(150):
+        for _ in until(0.3):
+            seed = dice.choice(seeds)
+            png = seed.startswith(b"\x89PNG") and dice.random() < 0.7
+            data = png_mutated(seed, dice) if png else bytes_mutated(seed, dice)
+            started = time.perf_counter()
+            try:
+                picture = read(data, "image_url", MAX_PIXELS)
+            except InvalidImage as error:
+                refused += 1
+                assert error.message.startswith("image_url: ")
+                assert len(error.message) < 300
+            except BaseException:
+                print(base64.b64encode(data).decode())
+                raise
+            else:
+                shown += 1
+                assert picture.mode == ("RGB" if read is decode_image else "L")
+                assert picture.width * picture.height <= MAX_PIXELS
+                assert picture.info == {}
+                assert not any(name in saved(picture) for name in (b"eXIf", b"tEXt", b"iCCP"))
+            slowest = max(slowest, time.perf_counter() - started)
+    print(f"pictures: {refused} refused, {shown} shown, slowest {1000 * slowest:.0f} ms")
+    assert refused
+    assert shown
+    assert slowest < 5
+
+
+def test_a_reader_is_asked_for_the_formats_that_are_allowed_only() -> None:
+    """Pillow knows forty formats; a file of any other one does not reach its reader, whatever it begins with."""
+    Image.init()
+    for name in sorted(Image.SAVE):
+        if name in {"PNG", "JPEG", "WEBP", "MPO"}:
+            continue
+        buffer = io.BytesIO()
+        with contextlib.suppress(Exception):
+            Image.new("RGB", (16, 16)).save(buffer, name)
+        with pytest.raises(InvalidImage):
+            decode_image(buffer.getvalue(), "image_url", MAX_PIXELS)
