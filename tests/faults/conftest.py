@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from tests.emulators.faults import FaultyFirebase
-from tests.emulators.worker_process import WorkerProcess
 from tests.faults.painting_worker import Script
 from tests.faults.world import Endpoint, World
 
@@ -47,9 +46,7 @@ def endpoint(faulty_firebase: FaultyFirebase, tmp_path: Path) -> Iterator[Endpoi
 
 
 @pytest.fixture(scope="session")
-def _live(
-    faulty_firebase_session: FaultyFirebase, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Endpoint]:
+def _live(faulty_firebase_session: FaultyFirebase, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
     made = Endpoint(faulty_firebase_session, tmp_path_factory.mktemp("live"))
     yield made
     made.close()
@@ -59,9 +56,7 @@ def _live(
 def live(_live: Endpoint, faulty_firebase: FaultyFirebase) -> Iterator[Endpoint]:
     """An endpoint whose one worker process serves test after test: a test that ends it fails."""
     if not _live.workers or _live.workers[-1].returncode is not None:
-        _live.ready()
+        _live.ready(f"live-{len(_live.workers)}")
     yield _live
     _live.check_posts()
-    worker: WorkerProcess = _live.workers[-1]
-    assert worker.returncode is None, f"the worker ended with {worker.returncode}"
-    _live.lives(worker)
+    _live.lives()

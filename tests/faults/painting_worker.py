@@ -136,8 +136,11 @@ class Painter(PaintingGenerator):
                 raise KeyboardInterrupt
             case "hangs":
                 self.released.wait()
+            case "hangs at the second" if isinstance(generated, GeneratedImage) and generated.index == 1:
+                self.released.wait()
             case "not json" if isinstance(generated, GeneratedImage):
-                return dataclasses.replace(generated, seed=np.int64(generated.seed))
+                seed: Any = np.int64(generated.seed)
+                return dataclasses.replace(generated, seed=seed)
         return generated
 
     def _tell(self, event: str, request: Request) -> None:
@@ -172,7 +175,9 @@ class MortalDocuments(FirestoreDocuments):
 
 
 def _moments(fields: Mapping[str, Any]) -> tuple[Moment, Moment]:
-    return ("before_claim", "after_claim") if fields["status"] == "processing" else ("before_document", "after_document")
+    return (
+        ("before_claim", "after_claim") if fields["status"] == "processing" else ("before_document", "after_document")
+    )
 
 
 class MortalBucket(FirebaseBucket):

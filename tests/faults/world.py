@@ -4,6 +4,7 @@
 processes under RunPod's stand-in.
 """
 
+import base64
 import dataclasses
 import json
 import os
@@ -39,7 +40,7 @@ def path_of(file_uid: str, user: str = USER) -> str:
     return f"generations/{user}/files/{file_uid}"
 
 
-def cloud(file_uid: str, prompt: str = "a fox", **fields: Any) -> dict[str, Any]:
+def cloud(file_uid: str, prompt: str = "a fox", /, **fields: Any) -> dict[str, Any]:
     """A small request for cloud storage."""
     owner = {"user_id": USER, "file_uid": file_uid, "use_cloud_storage": True}
     return {**owner, "prompt": prompt, "seed": 7, **fields}
@@ -76,7 +77,7 @@ class Truth:
     def objects(self, file_uid: str | None = None) -> dict[str, Any]:
         """Objects by name; only those of one generation if given."""
         blobs = {blob.name: blob for blob in self.firebase.objects.list_blobs()}
-        return {name: blob for name, blob in blobs.items() if file_uid is None or _is_of(name, file_uid)}
+        return {name: blob for name, blob in blobs.items() if file_uid is None or is_of(name, file_uid)}
 
     def generations(self, file_uid: str) -> list[int]:
         return [blob.generation for blob in self.objects(file_uid).values()]
@@ -98,9 +99,14 @@ class Truth:
         self.check_files(file_uid, data, count=count)
         return document
 
-    def check_files(self, file_uid: str, data: Mapping[str, Any], *, count: int = 1) -> None:
-        """Every file of a stored result is there, whole, and its URL serves it; and nothing else is there."""
-        objects = self.objects(file_uid)
+    def check_files(
+        self, file_uid: str, data: Mapping[str, Any], *, count: int = 1, objects: Mapping[str, Any] | None = None
+    ) -> None:
+        """Every file of a stored result is there, whole, and its URL serves it; and nothing else is there.
+
+        `objects` are those of the generation, if they were listed already.
+        """
+        objects = self.objects(file_uid) if objects is None else objects
         assert sorted(file["storage_path"] for file in data["files"]) == sorted(objects)
         assert len(objects) == count
         for file in data["files"]:
@@ -109,7 +115,7 @@ class Truth:
             assert content is not None, "the URL does not serve its file"
             assert len(content) == blob.size == file["bytes"]
             checksum = google_crc32c.value(content).to_bytes(4, "big")
-            assert blob.crc32c == __import__("base64").b64encode(checksum).decode()
+            assert blob.crc32c == base64.b64encode(checksum).decode()
             assert content[:4] in {b"\x89PNG", b"RIFF", b"\xff\xd8\xff\xe0"}
 
     def check_failed(self, file_uid: str, response: Mapping[str, Any] | None, code: str, *, retryable: bool) -> None:
@@ -130,7 +136,7 @@ class Truth:
         return documents and all(name.startswith("generating/") for name in self.objects())
 
 
-def _is_of(name: str, file_uid: str) -> bool:
+def is_of(name: str, file_uid: str) -> bool:
     stem = name.rsplit("/", 1)[1].rsplit(".", 1)[0]
     return stem == file_uid or (stem.startswith(f"{file_uid}_") and stem.removeprefix(f"{file_uid}_").isdigit())
 
@@ -237,9 +243,10 @@ class Endpoint(Truth):
     def serve(self, job_input: Mapping[str, Any], seconds: float = 60.0) -> dict[str, Any]:
         return self.answer(self.plane.submit(dict(job_input)), seconds=seconds)
 
-    def lives(self, worker: WorkerProcess) -> None:
-        """The same process takes another job and succeeds."""
-        assert worker.returncode is None
+    def lives(self, worker: WorkerProcess | None = None) -> None:
+        """The same process (the newest, if not named) takes another job and succeeds."""
+        worker = worker or self.workers[-1]
+        assert worker.returncode is None, f"the worker ended with {worker.returncode}"
         name = f"after-{time.monotonic_ns()}"
         job = self.plane.submit(cloud(name))
         self.check_completed(name, self.answer(job))
@@ -261,7 +268,13 @@ def reap(firebase: FaultyFirebase) -> str:
     """Run the reaper as cron does; what it logged."""
     command = [sys.executable, "-m", "worker.reaper"]
     done = subprocess.run(
-        command, env=clean_environment() | firebase.env, cwd=ROOT, capture_output=True, text=True, timeout=60
+        command,
+        env=clean_environment() | firebase.env,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stderr

@@ -1,0 +1,261 @@
+"""Hundreds of small jobs on a bad day; afterwards, what every party saw keeps the promises I1 to I7.
+
+`FAULTS_SEED` repeats a plan (the clock still has its say), `FAULTS_JOBS`, `FAULTS_WORKERS` and `FAULTS_SECONDS` make a
+longer day of it, by hand.
+"""
+
+import os
+from collections import Counter, defaultdict
+from typing import Any
+
+import pytest
+
+from tests.emulators.firebase import DocumentWrite
+from tests.faults.storm import ENDS_IN_ITS_OWN_WAY, Storm
+from tests.faults.world import MAX_POST_BYTES, Endpoint, fetch, is_of, reap
+from worker.claim import WORKER_LOST
+from worker.outbox import KEPT
+from worker.record import UNREACHED
+
+SEED = int(os.environ.get("FAULTS_SEED", "20261122"))
+JOBS = int(os.environ.get("FAULTS_JOBS", "200"))
+WORKERS = int(os.environ.get("FAULTS_WORKERS", "3"))
+SECONDS = float(os.environ.get("FAULTS_SECONDS", "45"))
+TERMINAL = ("completed", "failed")
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(SECONDS * 3 + 300)
+def test_a_bad_day_loses_nothing_does_nothing_twice_and_leaves_nothing_lying(endpoint: Endpoint) -> None:
+    print(f"\nseed {SEED}, {JOBS} generations, {WORKERS} workers, {SECONDS:g} s of faults")
+    storm = Storm(endpoint, SEED, jobs=JOBS, workers=WORKERS, seconds=SECONDS)
+    storm.run()
+    storm.heal()
+    storm.settle()
+    left_alone = _deliver_the_lost_again(storm)
+    lying = _let_the_reaper_look(endpoint, storm, left_alone)
+    twice, fenced_off = _done_twice(endpoint, storm)
+    asked_again = _ask_again_for_what_failed(endpoint, storm)
+    storm.settle()
+    found = Verdict(endpoint, storm)
+    found.check()
+    rows = {
+        "generations / jobs": f"{len(storm.generations)} / {sum(len(one.jobs) for one in storm.generations)}",
+        "faults tried": sum(storm.tried.values()),
+        "survived": sum(storm.tried.values()) - len(found.broken),
+        "generations started": len([event for event in endpoint.ledger.events() if event["event"] == "begin"]),
+        "begun by an attempt fenced off": len(fenced_off),
+        "documents the reaper closed": len(left_alone),
+        "asked for again by the app": asked_again,
+        "results lost": found.lost,
+        "jobs done twice": len(twice),
+        "documents left lying": len(lying),
+    }
+    for name, count in sorted(storm.tried.items()):
+        print(f"  {name:<32} {count:>5}")
+    for title, value in rows.items():
+        print(f"{title:<34} {value!s:>5}")
+    print("outcomes:", dict(found.outcomes))
+    for name in {*twice, *lying, *found.named}:
+        print(found.story(name))
+    assert found.broken == []
+    assert (found.lost, twice, lying) == (0, [], [])
+
+
+def _deliver_the_lost_again(storm: Storm) -> list[str]:
+    """RunPod hands out again what went down with a worker, but not all of it; the file_uids of those it forgot."""
+    forgotten: list[str] = []
+    lost = set(storm.unanswered())
+    for index, generation in enumerate(storm.generations):
+        jobs = [job for job in generation.jobs if job in lost]
+        # What never came to its claim is nowhere but in RunPod's own queue.
+        if len(jobs) == 1 and index % 3 == 0 and storm.endpoint.status(generation.file_uid) == "processing":
+            forgotten.append(generation.file_uid)
+            generation.forgotten += jobs
+            continue
+        for job in jobs:
+            storm.plane.deliver_again(job)
+    storm.settle()
+    return forgotten
+
+
+def _let_the_reaper_look(endpoint: Endpoint, storm: Storm, forgotten: list[str]) -> list[str]:
+    """Ninety seconds pass for what nobody keeps; the documents that are not at an end then."""
+    for generation in storm.generations:
+        if endpoint.status(generation.file_uid) == "processing":
+            endpoint.let_lease_run_out(generation.file_uid)
+    reap(endpoint.firebase)
+    for file_uid in forgotten:
+        document = endpoint.document(file_uid) or {}
+        assert (document.get("error") or {}).get("code") == WORKER_LOST, document
+    documents = {one.file_uid: endpoint.document(one.file_uid) for one in storm.generations}
+    return [name for name, fields in documents.items() if fields is not None and fields["status"] not in TERMINAL]
+
+
+def _done_twice(endpoint: Endpoint, storm: Storm) -> tuple[list[str], list[str]]:
+    """Generations that were begun although their result was stored: anew, and by an attempt fenced off by then.
+
+    Of two attempts that claim before there is a result, the earlier one may only learn of the later one after it began
+    to paint; what it paints is thrown away. An attempt that is given the job later must not begin at all.
+    """
+    workers = {worker.pid: worker.worker_id for worker in endpoint.workers}
+    history = history_of(endpoint)
+    twice: list[str] = []
+    fenced_off: list[str] = []
+    for event in endpoint.ledger.events():
+        name, worker = event["file_uid"], workers[event["pid"]]
+        if event["event"] != "begin" or name is None or any(write.kind == "delete" for write in history[name]):
+            continue
+        stored = [write.at for write in history[name] if _stores(write)]
+        if not stored or event["at"] < stored[0]:
+            continue
+        claims = [write for write in history[name] if (write.fields or {}).get("worker_id") == worker]
+        in_time = any(write.at < stored[0] for write in claims) or _was_unreached(endpoint, name, worker)
+        (fenced_off if in_time else twice).append(name)
+    return twice, fenced_off
+
+
+def _stores(write: DocumentWrite) -> bool:
+    fields = write.fields or {}
+    return fields.get("status") == "completed" and fields["generation_data"]["storage"] == "firebase"
+
+
+def _was_unreached(endpoint: Endpoint, name: str, worker: str) -> bool:
+    """Whether a worker says that Firestore was away when it began, so that it could know of no other."""
+    answers = [post.payload for post in endpoint.plane.posts if post.worker_id == worker and post.kind == "result"]
+    mine = [answer["output"] for answer in answers if answer and answer["output"].get("file_uid") == name]
+    return any(UNREACHED in answer.get("warnings", []) for answer in mine)
+
+
+def _ask_again_for_what_failed(endpoint: Endpoint, storm: Storm) -> int:
+    """What an app does with a failure that it may try again: once everything is well, all of it succeeds."""
+    count = 0
+    for generation in storm.generations:
+        document = endpoint.document(generation.file_uid)
+        if generation.kind in ("inline", "stopped by RunPod", "deleted by its user"):
+            continue
+        failed = document is not None and document["status"] == "failed"
+        if document is None or (failed and generation.kind not in ENDS_IN_ITS_OWN_WAY):
+            storm.submit(generation)
+            count += 1
+    return count
+
+
+def history_of(endpoint: Endpoint) -> defaultdict[str, list[DocumentWrite]]:
+    """What was written to each generation's document, by file_uid."""
+    history: defaultdict[str, list[DocumentWrite]] = defaultdict(list)
+    for write in endpoint.firebase.writes():
+        history[write.path.rsplit("/", 1)[1]].append(write)
+    return history
+
+
+class Verdict:
+    """The invariants, asked of what every party saw."""
+
+    def __init__(self, endpoint: Endpoint, storm: Storm) -> None:
+        self.endpoint, self.storm = endpoint, storm
+        self.broken: list[str] = []
+        self.lost = 0
+        self.outcomes: Counter[str] = Counter()
+        self._results: dict[str, list[dict[str, Any]]] = {}
+        for post in endpoint.plane.posts:
+            if post.kind == "result" and post.payload is not None:
+                self._results.setdefault(post.job_id, []).append(post.payload)
+
+    def check(self) -> None:
+        objects, history = self.endpoint.objects(), history_of(self.endpoint)
+        for generation in self.storm.generations:
+            name = generation.file_uid
+            document = self.endpoint.document(name)
+            own = {path: blob for path, blob in objects.items() if is_of(path, name)}
+            deleted = any(write.kind == "delete" for write in history[name])
+            self._check_end(generation.kind, name, document, deleted=deleted)
+            if document is not None and document["status"] == "completed":
+                self._check_completed(name, document, own)
+            if not deleted:
+                self._check_answers(name, generation.jobs)
+            self._check_history(name, history[name])
+        if self.endpoint.ledger.overlaps():
+            self.broken.append("I5: two generations at once in one worker")
+        if not self.endpoint.nothing_outside():
+            self.broken.append("I6: something was written elsewhere")
+        for post in self.endpoint.plane.posts:
+            if post.payload is None or len(post.body) > MAX_POST_BYTES:
+                self.broken.append(f"I7: {post.job_id} posted what RunPod drops")
+
+    def story(self, name: str) -> str:
+        """All that is known of one generation, in order of time: for whoever has to find out why."""
+        generation = next(one for one in self.storm.generations if one.file_uid == name)
+        lines = [
+            (event["at"], f"{event['event']} painting in process {event['pid']}", "")
+            for event in self.endpoint.ledger.events()
+            if event["file_uid"] == name
+        ]
+        for write in history_of(self.endpoint)[name]:
+            shown = {
+                key: (write.fields or {}).get(key) for key in ("status", "attempt", "job_id", "worker_id", "error")
+            }
+            lines.append((write.at, f"document {write.kind}", str({key: val for key, val in shown.items() if val})))
+        lines += [
+            (post.at, f"result of {post.job_id} by {post.worker_id}: {post.answered}", str(post.payload)[:500])
+            for post in self.endpoint.plane.posts
+            if post.kind == "result" and post.job_id.startswith(f"{name}-")
+        ]
+        told = "\n".join(f"  {at:.3f} {what} {more}" for at, what, more in sorted(lines))
+        return f"{name} ({generation.kind}), jobs {generation.jobs}:\n{told}"
+
+    @property
+    def named(self) -> set[str]:
+        """Generations that are named in what is broken."""
+        return {one.file_uid for one in self.storm.generations if any(one.file_uid in line for line in self.broken)}
+
+    def _check_end(self, kind: str, name: str, document: dict[str, Any] | None, *, deleted: bool) -> None:
+        status = (document or {}).get("status")
+        code = ((document or {}).get("error") or {}).get("code")
+        self.outcomes[code or str(status)] += 1
+        if document is None:
+            if not deleted and kind not in ("inline", "stopped by RunPod"):
+                self.broken.append(f"I4: {name} ({kind}) has no document")
+        elif status not in TERMINAL:
+            self.broken.append(f"I4: {name} ({kind}) is {status}")
+        elif status == "failed" and kind not in ENDS_IN_ITS_OWN_WAY and not deleted:
+            self.broken.append(f"{name} ({kind}) failed in the end: {code}")
+
+    def _check_completed(self, name: str, document: dict[str, Any], own: dict[str, Any]) -> None:
+        data = document["generation_data"]
+        if data["storage"] != "firebase":
+            return
+        try:
+            self.endpoint.check_files(name, data, count=len(data["files"]), objects=own)
+        except AssertionError as error:
+            self.lost += 1
+            self.broken.append(f"I1/I3: {name}: {error}; {sorted(own)}")
+
+    def _check_answers(self, name: str, jobs: list[str]) -> None:
+        """Every URL that anyone was ever given serves its file."""
+        for job in jobs:
+            for payload in self._results.get(job, []):
+                output = payload.get("output") or {}
+                if "error" in payload or output.get("storage") != "firebase":
+                    continue
+                if any(fetch(url) is None for url in output["images"]):
+                    self.lost += 1
+                    self.broken.append(f"I1: a URL that {job} answered with serves nothing")
+
+    def _check_history(self, name: str, writes: list[DocumentWrite]) -> None:
+        """A terminal status changes only by a newer attempt, or when the outbox makes up for an upload (I2)."""
+        status, attempt, code = "", 0, ""
+        for write in writes:
+            fields = write.fields or {}
+            if write.kind == "delete":
+                status, attempt, code = "", 0, ""
+                continue
+            if "status" not in fields:
+                continue
+            new = int(fields.get("attempt") or attempt)
+            made_up_for = (status, code, fields["status"]) == ("failed", KEPT, "completed")
+            if status in TERMINAL and fields["status"] != status and new <= attempt and not made_up_for:
+                self.broken.append(f"I2: {name} went from {status} to {fields['status']} in attempt {new}")
+            if status == "completed" and fields["status"] == "completed":
+                self.broken.append(f"I2: {name} was completed twice")
+            status, attempt, code = fields["status"], new, str((fields.get("error") or {}).get("code", ""))

@@ -1,0 +1,155 @@
+"""Cases 22-29: Cloud Storage answers late, wrongly, not at all, or does not let us in."""
+
+import base64
+import io
+import logging
+import time
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tests.emulators.faults import Fault
+from tests.faults.conftest import MakeWorld
+from tests.faults.painting_worker import Script
+from tests.faults.world import World, cloud, fetch
+from worker import delivery
+
+FIREBASE_DOWN_SECONDS = 15.0
+"""A Firebase that is down costs a job less than this."""
+UPLOAD: dict[str, Any] = {"method": "POST|PUT", "path": "/upload/"}
+
+
+async def test_case_22_storage_answers_503_twice(world: World) -> None:
+    world.firebase.storage_proxy.add(Fault("status", **UPLOAD, times=2, status=503))
+    world.check_completed("c22", await world.serve(cloud("c22")))
+    assert world.uploads("status") == 2
+    await world.lives()
+
+
+async def test_case_23_storage_resets_the_connection_in_the_middle(world: World) -> None:
+    world.firebase.storage_proxy.add(Fault("reset", **UPLOAD, after_bytes=4000))
+    world.check_completed("c23", await world.serve(cloud("c23")))
+    assert world.uploads("reset") == 1
+
+
+async def test_case_23_storage_resets_a_resumable_upload_in_the_middle(make_world: MakeWorld) -> None:
+    world = make_world(max_image_pixels=2048 * 2048)
+    world.firebase.storage_proxy.add(Fault("reset", method="PUT", path="/upload/", after_bytes=5_000_000))
+    big = {"width": 2048, "height": 2048, "num_inference_steps": 1}
+    world.check_completed("c23b", await world.serve(cloud("c23b", **big)))
+    assert world.uploads("reset") == 1
+
+
+@pytest.mark.parametrize("how", ["lose_answer", "status_after"])
+async def test_case_24_the_answer_to_an_upload_is_lost(world: World, how: Any) -> None:
+    world.firebase.storage_proxy.add(Fault(how, **UPLOAD, status=503))
+    response = await world.serve(cloud("c24"))
+    world.check_completed("c24", response)
+    (blob,) = world.objects("c24").values()
+    assert response["images"][0].endswith(f"token={blob.metadata['firebaseStorageDownloadTokens']}")
+    assert world.uploads(how) == 1
+    assert response["warnings"] == []
+
+
+@pytest.mark.parametrize("times", [1, None])
+async def test_case_25_an_upload_is_corrupted_on_its_way(world: World, times: int | None) -> None:
+    world.firebase.storage_proxy.add(Fault("corrupt", **UPLOAD, times=times))
+    response = await world.serve(cloud("c25"))
+    if "error" in response:
+        world.check_failed("c25", response, "storage_unavailable", retryable=True)
+    elif response["storage"] == "firebase":
+        world.check_completed("c25", response)
+    else:
+        _check_inline(world, "c25", response)
+    assert world.uploads("corrupt") >= 1
+    world.firebase.storage_proxy.clear()
+    await world.lives()
+
+
+@pytest.mark.parametrize("how", ["refused", "503", "hangs"])
+async def test_case_26_storage_is_down_and_the_image_is_small(
+    world: World, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if how != "refused":  # one of the three waits as long as in earnest
+        monkeypatch.setattr(delivery, "UPLOAD_SECONDS", 2.0)
+    _take_down(world, how)
+    started = time.monotonic()
+    response = await world.serve(cloud("c26", num_images=2))
+    assert time.monotonic() - started < FIREBASE_DOWN_SECONDS
+    _heal(world)
+    _check_inline(world, "c26", response)
+    await world.lives()
+
+
+async def test_case_27_storage_is_down_and_the_result_is_large(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "UPLOAD_SECONDS", 1.0)
+    world = make_world(Script(side=512), max_result_bytes=20_000)
+    _take_down(world, "503")
+    response = await world.serve(cloud("c27", num_images=2))
+    _heal(world)
+    world.check_failed("c27", response, "storage_unavailable", retryable=True)
+    await world.lives()
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+async def test_case_28_the_key_or_the_bucket_is_refused(
+    world: World, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.firebase.storage_proxy.add(Fault("status", path="/b/", times=None, status=status))
+    with caplog.at_level(logging.INFO, "worker"):
+        response = await world.serve(cloud("c28"))
+    assert world.uploads() == 1, "what is refused is not tried again"
+    told = [record for record in caplog.records if getattr(record, "action", "") == "backend_error"]
+    assert len([record for record in told if record.kind == "refused"]) <= 2  # type: ignore[attr-defined]  # a fact of ours
+    assert "token" not in caplog.text
+    world.firebase.storage_proxy.clear()
+    _check_inline(world, "c28", response)
+    await world.lives()
+
+
+async def test_case_29_no_acl_is_touched_and_the_url_needs_its_token(world: World) -> None:
+    response = await world.serve(cloud("c29"))
+    world.check_completed("c29", response)
+    assert not [request for request in world.firebase.storage_proxy.requests if "/acl" in request.path.lower()]
+    url = response["images"][0]
+    assert fetch(url.split("&token=")[0]) is None
+    assert fetch(url[:-4] + "0000") is None
+
+
+def _take_down(world: World, how: str) -> None:
+    if how == "refused":
+        world.firebase.storage_proxy.refuse()
+    else:
+        kind: Any = "status" if how == "503" else "hang"
+        world.firebase.storage_proxy.add(Fault(kind, times=None))
+
+
+def _heal(world: World) -> None:
+    world.firebase.storage_proxy.clear()
+    world.firebase.storage_proxy.accept()
+
+
+def _check_inline(world: World, file_uid: str, response: dict[str, Any]) -> None:
+    """Whole pictures in the response, a completed document that says where they are, nothing in the bucket."""
+    assert "error" not in response, response
+    assert response["storage"] == "base64"
+    for uri in response["images"]:
+        Image.open(io.BytesIO(base64.b64decode(uri.split(",", 1)[1]))).load()
+    assert any("upload failed" in warning for warning in response["warnings"])
+    document = world.document(file_uid)
+    assert document is not None
+    assert document["status"] == "completed"
+    data = document["generation_data"]
+    assert (data["storage"], data["images"], data["image_url"]) == ("base64", [], None)
+    assert document["job_id"] == "job-1"
+    assert world.objects(file_uid) == {}
+
+
+async def test_case_22_a_slow_storage_is_waited_for(world: World) -> None:
+    world.firebase.set_latency(0.4)
+    response = await world.serve(cloud("c22b", num_images=2))
+    world.firebase.set_latency(0.0)
+    world.check_completed("c22b", response, count=2)
