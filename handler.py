@@ -7,6 +7,7 @@ local API. Importing this module costs nothing and loads nothing; models load in
 import asyncio
 import functools
 import logging
+import signal
 import sys
 import threading
 import uuid
@@ -84,12 +85,16 @@ async def handler(job: dict[str, Any]) -> dict[str, Any]:
     A stop signal arrives as cancellation of this coroutine. The generation is asked to stop at its next denoising step,
     the document is brought to its terminal state, the GPU is free; only then does the cancellation go on.
     """
-    bar = terminal_bar(str(job.get("id", "job")))
+    tools, bar = collaborators(), terminal_bar(str(job.get("id", "job")))
     try:
-        return await serve(job, collaborators(), bar)
+        response = await serve(job, tools, bar)
     finally:
         if bar is not None:
             bar.close()
+    if response.get("refresh_worker") and tools.settings.on_platform:
+        # `refresh_worker` asks RunPod to stop the pod, but the SDK goes on taking jobs until it does: drain and leave.
+        signal.raise_signal(signal.SIGTERM)
+    return response
 
 
 async def serve(

@@ -8,6 +8,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -110,10 +111,22 @@ class MemoryBucket:
         self.after("upload", path)
         return info
 
-    def delete(self, path: str, *, generation: int, deadline: float) -> None:
+    def adopt(self, path: str, metadata: Mapping[str, str], *, seen: ObjectInfo, deadline: float) -> ObjectInfo | None:
+        self.before("adopt", path)
+        with self._lock:
+            if path not in self.objects or self.objects[path][1] != seen:
+                return None
+            data, info, content_type = self.objects[path]
+            merged = {**info.metadata, **metadata}
+            changed = replace(info, metadata=merged, metageneration=info.metageneration + 1)
+            self.objects[path] = (data, changed, content_type)
+            return changed
+
+    def delete(self, path: str, *, generation: int, metageneration: int, deadline: float) -> None:
         self.before("delete", path)
         with self._lock:
-            if path in self.objects and self.objects[path][1].generation == generation:
+            found = self.objects.get(path)
+            if found and (found[1].generation, found[1].metageneration) == (generation, metageneration):
                 del self.objects[path]
 
     def read(self, path: str, *, max_bytes: int, deadline: float) -> bytes | None:

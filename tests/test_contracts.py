@@ -32,12 +32,12 @@ def documents(request: pytest.FixtureRequest) -> Iterator[Documents]:
         yield found
 
 
-@pytest.fixture(params=["memory", "gcs"])
+@pytest.fixture(params=["memory", "gcs", "emulator"])
 def bucket(request: pytest.FixtureRequest) -> Iterator[Bucket]:
     if request.param == "memory":
         yield MemoryBucket()
         return
-    server: FakeGcs = request.getfixturevalue("fake_gcs")
+    server: FakeGcs | FirebaseEmulators = request.getfixturevalue("fake_gcs" if request.param == "gcs" else "firebase")
     with environment(server.env):
         found = Firebase(load_settings()).bucket
         assert found is not None
@@ -99,9 +99,9 @@ def test_an_object_is_created_once_and_replaced_only_as_the_generation_that_was_
     assert put(b"late", first, "t1") is None
     assert bucket.read("generating/user/image/file.png", max_bytes=100, deadline=soon()) == b"second"
     if isinstance(bucket, MemoryBucket):  # the local server deletes whatever the generation; Google does not
-        bucket.delete("generating/user/image/file.png", generation=first, deadline=soon())
+        bucket.delete("generating/user/image/file.png", generation=first, metageneration=1, deadline=soon())
         assert bucket.info("generating/user/image/file.png", deadline=soon()) is not None
-    bucket.delete("generating/user/image/file.png", generation=second, deadline=soon())
+    bucket.delete("generating/user/image/file.png", generation=second, metageneration=1, deadline=soon())
     assert bucket.info("generating/user/image/file.png", deadline=soon()) is None
 
 
@@ -110,3 +110,23 @@ def test_reading_is_bounded_and_absence_is_none(bucket: Bucket) -> None:
     bucket.upload("uploads/user/a.png", b"x" * 11, content_type="image/png", metadata={}, replaces=0, deadline=soon())
     with pytest.raises(ValueError, match="11"):
         bucket.read("uploads/user/a.png", max_bytes=10, deadline=soon())
+
+
+@pytest.mark.parametrize("bucket", ["memory", "emulator"], indirect=True)
+def test_an_adopted_object_is_not_deleted_by_who_made_it(bucket: Bucket) -> None:
+    path = "generating/user/image/file.png"
+    made = bucket.upload(
+        path, b"x", content_type="image/png", metadata={TOKENS: "t", "job_id": "1"}, replaces=0, deadline=soon()
+    )
+    assert made is not None
+    seen = bucket.info(path, deadline=soon())
+    assert seen is not None
+    adopted = bucket.adopt(path, {"job_id": "2"}, seen=seen, deadline=soon())
+    assert adopted is not None
+    assert bucket.adopt(path, {"job_id": "3"}, seen=seen, deadline=soon()) is None
+    bucket.delete(path, generation=made.generation, metageneration=made.metageneration, deadline=soon())
+    left = bucket.info(path, deadline=soon())
+    assert left is not None
+    assert (left.metadata["job_id"], left.metadata[TOKENS]) == ("2", "t")
+    bucket.delete(path, generation=adopted.generation, metageneration=adopted.metageneration, deadline=soon())
+    assert bucket.info(path, deadline=soon()) is None

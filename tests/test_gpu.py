@@ -48,8 +48,8 @@ async def test_it_is_one_thread_of_its_own_that_does_not_keep_the_worker_from_ex
     assert (thread.name, thread.daemon) == ("gpu", True)
 
 
-@pytest.mark.parametrize("error", [OutOfMemory("x"), Cancelled(), ValueError("x"), SystemExit(1), KeyboardInterrupt()])
-async def test_whatever_a_call_raises_crosses_over_and_the_thread_lives_on(error: BaseException) -> None:
+@pytest.mark.parametrize("error", [OutOfMemory("x"), Cancelled(), ValueError("x")])
+async def test_whatever_a_call_raises_crosses_over_and_the_thread_lives_on(error: Exception) -> None:
     gpu = GpuThread()
 
     def fail() -> None:
@@ -125,3 +125,15 @@ async def test_a_finished_calls_result_is_not_held_for_the_next_one() -> None:
     del result
     gc.collect()
     assert gone() is None
+
+
+@pytest.mark.parametrize("error", [SystemExit(1), KeyboardInterrupt()])
+async def test_a_call_that_exits_ends_itself_and_not_the_worker(error: BaseException) -> None:
+    gpu = GpuThread()
+
+    def leave() -> None:
+        raise error
+
+    with pytest.raises(RuntimeError, match=type(error).__name__):
+        await asyncio.wrap_future(gpu.submit(leave))
+    assert await asyncio.wrap_future(gpu.submit(lambda: "next")) == "next"

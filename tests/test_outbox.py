@@ -112,7 +112,7 @@ def test_the_outbox_is_bounded_in_age(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path)
     assert outbox.keep(OWNER, provenance(), [item()])
     (entry,) = tmp_path.iterdir()
-    os.utime(entry, (time.time() - 3 * 86400,) * 2)
+    entry.rename(tmp_path / f"{int(time.time()) - 3 * 86400}-old")
     assert outbox.deliver(Storage(MemoryBucket()), MemoryDocuments()) == 0
     assert list(tmp_path.iterdir()) == []
 
@@ -124,7 +124,7 @@ def test_a_folder_that_cannot_be_written_costs_nothing_but_the_entry(tmp_path: P
 
 
 def test_an_entry_that_cannot_be_read_is_dropped_and_the_next_one_delivered(tmp_path: Path) -> None:
-    broken = tmp_path / "0-broken"
+    broken = tmp_path / f"{int(time.time()) - 5}-broken"
     broken.mkdir()
     (broken / "entry.json").write_text("{")
     outbox = Outbox(tmp_path)

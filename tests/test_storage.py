@@ -94,8 +94,13 @@ def test_an_identical_object_is_adopted_and_not_uploaded_again(
 ) -> None:
     first = storage.put(PATH, file(), 7, provenance(), soon())
     again = storage.put(PATH, file(), 7, provenance(attempt), soon())
-    assert again == first
+    assert (again.path, again.url, again.generation) == (first.path, first.url, first.generation)
     assert bucket.uploads == 1
+    assert bucket.objects[PATH][1].metadata["attempt"] == str(attempt)
+    storage.remove([first])
+    assert PATH in bucket.objects, "who made it cannot take it back any more"
+    storage.remove([again])
+    assert PATH not in bucket.objects
 
 
 def test_the_same_generation_uploaded_again_keeps_its_token(bucket: MemoryBucket, storage: Storage) -> None:

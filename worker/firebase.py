@@ -169,13 +169,32 @@ class FirebaseBucket:
 
         return _within(deadline, once)
 
-    def delete(self, path: str, *, generation: int, deadline: float) -> None:
-        """Delete one generation; a missing or newer one is left alone."""
+    def adopt(self, path: str, metadata: Mapping[str, str], *, seen: ObjectInfo, deadline: float) -> ObjectInfo | None:
+        """Change metadata of the object as it was seen; None where it is gone or changed."""
         from google.api_core.exceptions import NotFound, PreconditionFailed
+
+        blob = self._bucket.blob(path)
+        blob.metadata = dict(metadata)
+        as_seen = {"if_generation_match": seen.generation, "if_metageneration_match": seen.metageneration}
+
+        def once(**bounds: Any) -> ObjectInfo | None:
+            try:
+                blob.patch(**as_seen, **bounds)
+            except (NotFound, PreconditionFailed):
+                return None
+            return _object_info(blob)
+
+        return _within(deadline, once)
+
+    def delete(self, path: str, *, generation: int, metageneration: int, deadline: float) -> None:
+        """Delete the object as it was left; a missing, newer or adopted one is left alone."""
+        from google.api_core.exceptions import NotFound, PreconditionFailed
+
+        as_left = {"if_generation_match": generation, "if_metageneration_match": metageneration}
 
         def once(**bounds: Any) -> None:
             with contextlib.suppress(NotFound, PreconditionFailed):
-                self._bucket.blob(path).delete(if_generation_match=generation, **bounds)
+                self._bucket.blob(path).delete(**as_left, **bounds)
 
         _within(deadline, once)
 
@@ -221,6 +240,7 @@ def _object_info(blob: Any) -> ObjectInfo:
         crc32c=blob.crc32c or "",
         metadata=dict(blob.metadata or {}),
         content_type=blob.content_type or "",
+        metageneration=int(blob.metageneration or 1),
     )
 
 

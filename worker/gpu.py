@@ -60,7 +60,12 @@ class GpuThread:
 def _settle(future: "Future[T]", call: Callable[[], T]) -> None:
     try:
         result = call()
-    except BaseException as error:  # noqa: BLE001 - handed to whoever awaits the future, nothing is swallowed
+    except Exception as error:  # noqa: BLE001 - handed to whoever awaits the future, nothing is swallowed
         future.set_exception(error)
+    except BaseException as error:  # noqa: BLE001 - as above
+        # A model that calls exit() ends its job, not the worker with every other job.
+        wrapped = RuntimeError(f"{type(error).__name__} out of a call")
+        wrapped.__cause__ = error
+        future.set_exception(wrapped)
     else:
         future.set_result(result)

@@ -118,10 +118,12 @@ class Outbox:
     def _drop_old(self) -> None:
         now = time.time()
         for path in self._folder.iterdir():
-            age = now - path.stat().st_mtime
-            if path.name.startswith("taken-") and age > TAKEN_SECONDS:
+            untouched = now - path.stat().st_mtime
+            kept_at = path.name.removeprefix("taken-").removeprefix("draft-").partition("-")[0]
+            old = now - (int(kept_at) if kept_at.isdigit() else path.stat().st_mtime) > self._max_age
+            if path.name.startswith("taken-") and untouched > TAKEN_SECONDS:
                 path.rename(path.with_name(path.name.removeprefix("taken-")))
-            elif age > self._max_age or (path.name.startswith("draft-") and age > TAKEN_SECONDS):
+            elif old or (path.name.startswith("draft-") and untouched > TAKEN_SECONDS):
                 shutil.rmtree(path, ignore_errors=True)
                 log.warning("an entry was too old", extra={"action": "outbox_dropped"})
 

@@ -5,7 +5,7 @@ Knows which objects a request ends in and what they say of themselves; knows no 
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from worker.errors import BackendError
 from worker.media import SUFFIXES
 from worker.request import ImageRequest, Owner, Request
 from worker.result import Delivered, File, flagged
-from worker.storage import ObjectInfo, Storage, Stored, object_path
+from worker.storage import ObjectInfo, Provenance, Storage, Stored, object_path
 
 RECALL_SECONDS = 2.0
 RECOVERED = "the files of this generation were already stored; its document was finished from them"
@@ -28,23 +28,43 @@ class Finished:
     warnings: tuple[str, ...] = ()
 
 
-def recover(storage: Storage, request: Request, owner: Owner, request_hash: str) -> Finished | None:
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Objects that make up a whole result, as they were seen; whose they are is decided by `adopt`."""
+
+    objects: Sequence[tuple[Stored, ObjectInfo]]
+    finished: Finished
+
+
+def recover(storage: Storage, request: Request, owner: Owner, request_hash: str) -> Found | None:
     """The result as its objects alone tell it; None where they are not all there, or cannot be asked for."""
     try:
-        found = storage.recall(object_paths(request, owner), request_hash, time.monotonic() + RECALL_SECONDS)
+        objects = storage.recall(object_paths(request, owner), request_hash, time.monotonic() + RECALL_SECONDS)
     except BackendError:
         return None
-    if not found:
+    if not objects:
         return None
     try:
-        facts = json.loads(found[0][1].metadata["manifest"])
-        files = tuple(_file(stored, info) for stored, info in found)
+        facts = json.loads(objects[0][1].metadata["manifest"])
+        files = tuple(_file(stored, info) for stored, info in objects)
     except (KeyError, ValueError):
         return None
     if not isinstance(facts, Mapping) or "model" not in facts:
         return None
     delivered = Delivered("firebase", tuple(str(file.url) for file in files), files)
-    return Finished(facts, delivered, (RECOVERED, *flagged(files)))
+    return Found(objects, Finished(facts, delivered, (RECOVERED, *flagged(files))))
+
+
+def adopt(storage: Storage, found: Found, provenance: Provenance) -> Finished | None:
+    """Make the objects this attempt's own, so that whoever made them cannot take them back; None where that fails."""
+    deadline = time.monotonic() + RECALL_SECONDS
+    try:
+        for stored, seen in found.objects:
+            if storage.adopt(stored, seen, provenance, deadline) is None:
+                return None
+    except BackendError:
+        return None
+    return found.finished
 
 
 def object_paths(request: Request, owner: Owner) -> list[str]:

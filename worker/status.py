@@ -194,8 +194,7 @@ class StatusDocument:
                 _again_or_raise(error, deadline)
         for _ in range(MAX_SWAPS):
             snapshot = self._read(deadline)
-            status = (snapshot.fields or {}).get("status")
-            if status == terminal["status"] and self._is_mine(snapshot):
+            if self._is_mine(snapshot) and self._says(snapshot, terminal):
                 return  # an earlier write had arrived, only its answer was lost
             if self._claimed is None:
                 # Firestore was away when the job started: what it says now is decided anew.
@@ -213,9 +212,15 @@ class StatusDocument:
     def _see(self, snapshot: Snapshot) -> None:
         if snapshot.fields is None:
             raise Deleted
-        if not self._is_mine(snapshot) or snapshot.fields.get("status") != "processing":
+        if not self._is_mine(snapshot):
             raise Superseded
         self._version = snapshot.version
+
+    @staticmethod
+    def _says(snapshot: Snapshot, terminal: Mapping[str, Any]) -> bool:
+        """Whether the document ends as `terminal` does, in all it tells: the one word may be a forger's."""
+        told = ("status", "generation_data", "error")
+        return all((snapshot.fields or {}).get(name) == _value(terminal.get(name)) for name in told)
 
     def _is_mine(self, snapshot: Snapshot) -> bool:
         return ((snapshot.fields or {}).get("claim") or {}).get("nonce") == self._bid.nonce
@@ -283,17 +288,24 @@ class StatusDocument:
 
     def _failed(self, error: JobError | Cancelled, snapshot: Snapshot) -> dict[str, Any]:
         attempt = int((snapshot.fields or {}).get("attempt") or 1)
-        return {**self._identity(attempt, snapshot), **self._failure(error)}
+        # Whoever held the document before must not take it for its own any more.
+        claim = {**((snapshot.fields or {}).get("claim") or {}), "nonce": ""}
+        return {**self._identity(attempt, snapshot), **self._failure(error), "claim": claim}
 
     @staticmethod
     def _failure(error: JobError | Cancelled) -> dict[str, Any]:
         return {
             "status": "failed",
             "error": {"code": error.code, "message": error.message, "retryable": error.retryable},
+            "generation_data": FieldValue.REMOVE,
             **ENDED,
             "completed_at": FieldValue.SERVER_TIME,
             "updated_at": FieldValue.SERVER_TIME,
         }
+
+
+def _value(field: Any) -> Any:
+    return None if isinstance(field, FieldValue) else field
 
 
 def _progress_fields(progress: Progress) -> dict[str, Any]:

@@ -32,6 +32,8 @@ class ObjectInfo:
     """Base64 of the big-endian checksum, as Google writes it."""
     metadata: Mapping[str, str]
     content_type: str = ""
+    metageneration: int = 1
+    """Grows with each change of the metadata: who adopts an object changes it, so that nobody else deletes it."""
 
 
 class Bucket(Protocol):
@@ -60,8 +62,12 @@ class Bucket(Protocol):
         """Write the object if its generation is still `replaces` (0: there is none); None: it is not."""
         ...
 
-    def delete(self, path: str, *, generation: int, deadline: float) -> None:
-        """Delete exactly this generation; nothing happens where it is gone."""
+    def adopt(self, path: str, metadata: Mapping[str, str], *, seen: ObjectInfo, deadline: float) -> ObjectInfo | None:
+        """Change the metadata of the object if it is still as `seen`; None: it is not."""
+        ...
+
+    def delete(self, path: str, *, generation: int, metageneration: int, deadline: float) -> None:
+        """Delete exactly this object as it was left; nothing happens where it is gone, replaced or adopted."""
         ...
 
     def read(self, path: str, *, max_bytes: int, deadline: float) -> bytes | None:
@@ -85,14 +91,16 @@ class Provenance:
     manifest: str = "{}"
     """JSON of what the job knows of its result, so that its document can be finished from its objects alone."""
 
+    def claim(self) -> dict[str, str]:
+        """Whose an object is."""
+        return {"job_id": self.job_id, "attempt": str(self.attempt), "claimed_at": self.claimed_at}
+
     def metadata(self, token: str, seed: int, encoded: Encoded, nsfw: bool | None = None) -> dict[str, str]:
         """The custom metadata of an object; Cloud Storage allows 8 KiB of it."""
         return {
             TOKENS: token,
-            "job_id": self.job_id,
-            "attempt": str(self.attempt),
+            **self.claim(),
             "request_hash": self.request_hash,
-            "claimed_at": self.claimed_at,
             "manifest": self.manifest,
             "seed": str(seed),
             "width": str(encoded.width),
@@ -108,6 +116,7 @@ class Stored:
     path: str
     url: str
     generation: int
+    metageneration: int = 1
 
 
 class Storage:
@@ -143,7 +152,11 @@ class Storage:
                 if found.metadata.get("request_hash") == provenance.request_hash:
                     token = _token(found) or token
                     if found.crc32c == self._bucket.crc32c(encoded.data):
-                        return Stored(path, self.url(path, token), found.generation)
+                        adopted = self.adopt(self._stored(path, token, found), found, provenance, deadline)
+                        if adopted is not None:
+                            return adopted
+                        found = self._bucket.info(path, deadline=deadline)
+                        continue
             stored = self._bucket.upload(
                 path,
                 encoded.data,
@@ -153,7 +166,7 @@ class Storage:
                 deadline=deadline,
             )
             if stored is not None:
-                return Stored(path, self.url(path, token), stored.generation)
+                return self._stored(path, token, stored)
             found = self._bucket.info(path, deadline=deadline)
 
     def recall(
@@ -169,8 +182,22 @@ class Storage:
             info = self._bucket.info(path, deadline=deadline)
             if info is None or info.metadata.get("request_hash") != request_hash or not _token(info):
                 return None
-            found.append((Stored(path, self.url(path, _token(info)), info.generation), info))
+            found.append((self._stored(path, _token(info), info), info))
         return found
+
+    def adopt(self, stored: Stored, seen: ObjectInfo, provenance: Provenance, deadline: float) -> Stored | None:
+        """Make an object that is there this attempt's own; None where somebody else was faster, or is newer.
+
+        Raises:
+            BackendError: that could not be done by `deadline`.
+        """
+        if seen.metadata.get("claimed_at", "") > provenance.claimed_at:
+            return None
+        adopted = self._bucket.adopt(stored.path, provenance.claim(), seen=seen, deadline=deadline)
+        return self._stored(stored.path, _token(seen), adopted) if adopted is not None else None
+
+    def _stored(self, path: str, token: str, info: ObjectInfo) -> Stored:
+        return Stored(path, self.url(path, token), info.generation, info.metageneration)
 
     def remove(self, stored: Sequence[Stored], seconds: float = 3.0) -> None:
         """Take back objects of a job whose result is not kept.
@@ -180,7 +207,9 @@ class Storage:
         """
         deadline = time.monotonic() + seconds
         for item in stored:
-            self._bucket.delete(item.path, generation=item.generation, deadline=deadline)
+            self._bucket.delete(
+                item.path, generation=item.generation, metageneration=item.metageneration, deadline=deadline
+            )
 
     def read_object(self, path: str, max_bytes: int) -> bytes:
         """The bytes of a source image in the bucket.

@@ -35,7 +35,7 @@ from worker.logs import where
 from worker.params import Params, VideoParams, resolve
 from worker.ports import Collaborators
 from worker.record import Record
-from worker.recovery import Finished, recover
+from worker.recovery import Finished, Found, adopt, recover
 from worker.request import (
     DEFAULT_TASK,
     Img2ImgRequest,
@@ -216,14 +216,20 @@ class _Run:
         found = asyncio.create_task(self._recover(request))
         try:
             decision = await self._claim(request)
-            if isinstance(decision, Replay | Refuse) or await found is not None:
-                return decision, (found.result() if found.done() else None), Sources()
-            return decision, None, await sources
+            if isinstance(decision, Replay | Refuse):
+                return decision, None, Sources()
+            finished = await self._adopt(await found)
+            return decision, finished, (await sources if finished is None else Sources())
         finally:
             sources.cancel()
             found.cancel()
 
-    async def _recover(self, request: Request) -> Finished | None:
+    async def _adopt(self, found: Found | None) -> Finished | None:
+        if found is None or self._record is None or self.tools.storage is None:
+            return None
+        return await asyncio.to_thread(adopt, self.tools.storage, found, self._provenance(self._record))
+
+    async def _recover(self, request: Request) -> Found | None:
         if request.owner is None or self.tools.storage is None:
             return None
         return await asyncio.to_thread(recover, self.tools.storage, request, request.owner, self._hash)
@@ -251,13 +257,7 @@ class _Run:
     def _open_delivery(self, request: Request, params: Params) -> Delivery:
         destination, owner = None, request.owner
         if owner is not None and self._record is not None and self.tools.storage is not None:
-            provenance = Provenance(
-                job_id=self.job.id,
-                attempt=self._record.attempt,
-                request_hash=self._hash,
-                claimed_at=self._record.claimed_at,
-                manifest=json.dumps(self._facts),
-            )
+            provenance = self._provenance(self._record)
             destination = Destination(self.tools.storage, owner, provenance, self.tools.outbox)
         elif owner is not None:
             self.warn("use_cloud_storage: no bucket is configured on this worker, so the result is returned inline")
@@ -326,6 +326,15 @@ class _Run:
         return self._caller_known
 
     # Small things, in the event loop.
+
+    def _provenance(self, record: Record) -> Provenance:
+        return Provenance(
+            job_id=self.job.id,
+            attempt=record.attempt,
+            request_hash=self._hash,
+            claimed_at=record.claimed_at,
+            manifest=json.dumps(self._facts),
+        )
 
     def _described(self, request: Request) -> dict[str, Any]:
         """An accepted job for the log: its prompt only as length and hash, unless the operator asked for it."""
