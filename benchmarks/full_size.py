@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.full_size_models import WRITERS
-from worker.config import REPOSITORY, load_settings
+from worker.config import REPOSITORY, load_settings, set_library_defaults
 from worker.generation import Progress, Sources
 from worker.params import ImageParams, Params, VideoParams
 from worker.pipelines import demo
@@ -59,6 +59,7 @@ class Job:
 
 def main() -> None:
     """Build what is missing, run every job twice (the first with its loading), print the table."""
+    set_library_defaults()
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--small", action="store_true", help="the demo models (the only choice without CUDA)")
     parser.add_argument(
