@@ -60,12 +60,13 @@ class GpuThread:
 def _settle(future: "Future[T]", call: Callable[[], T]) -> None:
     try:
         result = call()
-    except Exception as error:  # noqa: BLE001 - handed to whoever awaits the future, nothing is swallowed
-        future.set_exception(error)
-    except BaseException as error:  # noqa: BLE001 - as above
-        # A model that calls exit() ends its job, not the worker with every other job.
-        wrapped = RuntimeError(f"{type(error).__name__} out of a call")
-        wrapped.__cause__ = error
-        future.set_exception(wrapped)
+    except BaseException as error:  # noqa: BLE001 - handed to whoever awaits the future, nothing is swallowed
+        if not isinstance(error, Exception):
+            # A model that calls exit() ends its job, not the worker with every other job.
+            left = RuntimeError(f"{type(error).__name__} out of a call")
+            left.__cause__ = error
+            future.set_exception(left)
+        else:
+            future.set_exception(error)
     else:
         future.set_result(result)
