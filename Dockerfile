@@ -23,7 +23,6 @@ USER worker
 
 ENV HOME=/home/worker \
     MODELS_DIR=/models \
-    DEMO_MODELS_DIR=/models/demo \
     HF_HOME=/models/huggingface \
     HF_HUB_DISABLE_TELEMETRY=1 \
     HF_HUB_DISABLE_PROGRESS_BARS=1 \
@@ -31,19 +30,17 @@ ENV HOME=/home/worker \
     DIFFUSERS_VERBOSITY=error \
     TOKENIZERS_PARALLELISM=false
 
-# BAKE_MODELS="demo org/name org/name@revision": weights inside the image start faster than any download. Hub models
-# come before the code, so that a change of code does not fetch them again.
+# BAKE_MODELS="org/name org/name@revision": weights inside the image start faster than any download. They come before the
+# code, so that a change of code does not fetch them again. The small demo models come with the code.
 ARG BAKE_MODELS=""
 COPY tools/bake_models.py tools/
-RUN python tools/bake_models.py hub ${BAKE_MODELS}
+RUN python tools/bake_models.py ${BAKE_MODELS}
 
 COPY LICENSE test_input.json handler.py ./
 COPY worker worker
 USER root
 # unchecked-hash: the files in an image do not change, so no start needs to look at their dates.
 RUN python -m compileall -q --invalidation-mode unchecked-hash handler.py worker
-USER worker
-RUN python tools/bake_models.py demo ${BAKE_MODELS}
 
 ARG RUN_AS=worker
 USER ${RUN_AS}

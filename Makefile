@@ -3,7 +3,7 @@
 # PYTHON    the interpreter .venv is made with (default python3)
 # PROMPT    what `make demo` draws
 # PYTEST    more arguments for pytest: make test PYTEST="-k status -x"
-# BAKE      models that `make image` puts into the image, "demo" or hub ids (org/name, org/name@revision), for example
+# BAKE      models that `make image` puts into the image, hub ids (org/name, org/name@revision), for example
 #           BAKE="stabilityai/stable-diffusion-xl-base-1.0 madebyollin/sdxl-vae-fp16-fix"
 #
 # On Linux PyPI's torch brings CUDA along (several GB). A laptop without a GPU may point pip at PyTorch's index of CPU
@@ -65,7 +65,7 @@ format: setup ## let ruff lay the code out
 serve: setup ## RunPod's API on http://127.0.0.1:8000 (/run, /runsync, /status)
 	$(PY) -u handler.py --rp_serve_api --rp_api_host 127.0.0.1
 
-image: ## the Docker image; BAKE="demo" or BAKE="org/name ..." puts models into it
+image: ## the Docker image; BAKE="org/name ..." puts models into it
 	@docker info >/dev/null 2>&1 || { echo "make image needs a running Docker engine" >&2; exit 1; }
 	docker build --build-arg BAKE_MODELS="$(BAKE)" -t $(IMAGE) .
 

@@ -3,10 +3,9 @@
     python test_cloud_local.py ["a red star on a blue background"]
 
 Saves what it makes under `outputs/`, prints a table and asserts what the table says; exits non-zero if anything
-differs. With no CUDA the built-in demo models are used (and made, the first time).
+differs. With no CUDA the built-in demo models are used.
 """
 
-import argparse
 import asyncio
 import sys
 import time
@@ -17,7 +16,7 @@ import numpy as np
 
 import handler
 from tests import showing
-from worker.config import REPOSITORY, load_settings, set_library_defaults
+from worker.config import REPOSITORY, load_settings
 from worker.ports import Collaborators
 from worker.progress import TerminalBar
 
@@ -89,23 +88,14 @@ def check(name: str, result: Result) -> list[list[object]]:
 
 def main(argv: list[str], out: Callable[[str], None] = print) -> int:
     """Run it all; 0 when every assertion held."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("prompt", nargs="?", default="a red star on a blue background")
-    arguments = parser.parse_args(argv)
-    set_library_defaults()
-    showing.quiet_logs()
-    started = time.monotonic()
-    try:
-        results = asyncio.run(run_all(arguments.prompt))
+
+    def show(prompt: str) -> str:
+        results = asyncio.run(run_all(prompt))
         rows = [row for name, result in results for row in check(name, result)]
-    except AssertionError as problem:
-        out(f"FAILED: {problem}")
-        return 1
-    out(showing.table(rows, ["task", "size", "seconds", "file", "seed"]))
-    model = results[0][1][0]["model"]
-    seconds = time.monotonic() - started
-    out(f"\n{len(rows)} files in {OUTPUTS.name}/, all as they should be; model {model}; {seconds:.0f} s")
-    return 0
+        out(showing.table(rows, ["task", "size", "seconds", "file", "seed"]))
+        return f"{len(rows)} files in {OUTPUTS.name}/, all as they should be; model {results[0][1][0]['model']}"
+
+    return showing.script(__doc__, argv, out, show)
 
 
 if __name__ == "__main__":

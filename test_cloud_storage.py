@@ -7,7 +7,6 @@ document live as a phone would and prints every change, downloads what the URLs 
 document and objects agree. Exits non-zero if anything differs.
 """
 
-import argparse
 import asyncio
 import contextlib
 import sys
@@ -19,11 +18,11 @@ from typing import Any
 import handler
 from tests import showing
 from tests.emulators.firebase import FirebaseEmulators, environment
-from worker.config import Settings, load_settings, set_library_defaults
-from worker.firebase import FirestoreDocuments
+from worker.config import Settings, load_settings
+from worker.fields import document_path
+from worker.firestore import FirestoreDocuments
 from worker.ports import Collaborators
 from worker.request import Owner
-from worker.status import document_path
 
 USER = "example-user"
 EXAMPLES: dict[str, dict[str, Any]] = {
@@ -137,21 +136,15 @@ async def run_all(prompt: str, out: Out) -> list[list[object]]:
 
 def main(argv: list[str], out: Out = print) -> int:
     """Run it all; 0 when every assertion held."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("prompt", nargs="?", default="a red star on a blue background")
-    arguments = parser.parse_args(argv)
-    set_library_defaults()
-    showing.quiet_logs()
-    started = time.monotonic()
-    try:
+
+    def show(prompt: str) -> str:
         with firebase(out):
-            rows = asyncio.run(run_all(arguments.prompt, out))
-    except AssertionError as problem:
-        out(f"FAILED: {problem}")
-        return 1
-    out("\n" + showing.table(rows, ["request", "size", "files", "storage", "bytes", "seconds", "document states"]))
-    out(f"\nresponse, document and objects agree; {time.monotonic() - started:.0f} s")
-    return 0
+            rows = asyncio.run(run_all(prompt, out))
+        heads = ["request", "size", "files", "storage", "bytes", "seconds", "document states"]
+        out("\n" + showing.table(rows, heads))
+        return "response, document and objects agree"
+
+    return showing.script(__doc__, argv, out, show)
 
 
 if __name__ == "__main__":

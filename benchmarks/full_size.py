@@ -22,7 +22,6 @@ from benchmarks.full_size_models import WRITERS
 from worker.config import REPOSITORY, load_settings, set_library_defaults
 from worker.generation import Progress, Sources
 from worker.params import ImageParams, Params, VideoParams
-from worker.pipelines import demo
 from worker.pipelines.catalog import Catalog
 from worker.pipelines.engine import Engine
 from worker.request import REQUESTS
@@ -127,8 +126,8 @@ def small_form() -> tuple[Engine, list[Job]]:
     """The demo models: native sizes, and the two sizes of the README's example requests."""
     settings = load_settings(sdxl_model="demo", sdxl_refiner="demo", wan_model="demo", wan_i2v_model="demo")
     engine = Engine(settings, catalog=Catalog(settings, cuda=False))
-    image, clip = demo.WORKER_JSON["sdxl"], demo.WORKER_JSON["wan"]
-    steps, native = image["num_inference_steps"], (image["width"], image["height"])
+    image, clip = engine.describe("text2img"), engine.describe("text2video")
+    steps, native = image.num_inference_steps, (image.width, image.height)
     return engine, [
         Job("text2img native", "text2img", _image(*native, steps)),
         Job("text2img native, refiner", "text2img", _image(*native, steps, refined=True)),
@@ -136,9 +135,9 @@ def small_form() -> tuple[Engine, list[Job]]:
         Job("inpaint native", "inpaint", _image(*native, steps, strength=0.99)),
         Job("text2img 1024x1024", "text2img", _image(1024, 1024, steps)),
         *(
-            Job(f"{task} {width}x{height}x{frames}", task, _clip(width, height, frames, clip["num_inference_steps"]))
+            Job(f"{task} {width}x{height}x{frames}", task, _clip(width, height, frames, clip.num_inference_steps))
             for task in ("text2video", "img2video")
-            for width, height, frames in ((clip["width"], clip["height"], 81), (832, 480, 49))
+            for width, height, frames in ((clip.width, clip.height, clip.num_frames), (832, 480, 49))
         ),
     ]
 

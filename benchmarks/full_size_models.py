@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from worker.pipelines import demo
+from worker.pipelines.places import DEMO_MODELS
 
 # unet/config.json and vae/config.json of stabilityai/stable-diffusion-xl-base-1.0 and -refiner-1.0 (2.57 B and 2.26 B).
 SDXL_UNET: dict[str, Any] = {
@@ -109,14 +109,14 @@ def write_sdxl(folder: Path, out: Path) -> None:
     import transformers
 
     half = torch.float16
-    _skeleton(folder, "sdxl", out)
+    _skeleton("sdxl", out)
     _save(lambda: transformers.CLIPTextModel(transformers.CLIPTextConfig(**CLIP_L)), out / "text_encoder", half)
     second = transformers.CLIPTextConfig(**CLIP_BIGG)
     _save(lambda: transformers.CLIPTextModelWithProjection(second), out / "text_encoder_2", half)
     kit: Any = diffusers
     _save(lambda: kit.UNet2DConditionModel(**SDXL_UNET), out / "unet", half)
     _save(lambda: kit.AutoencoderKL(**SDXL_VAE), out / "vae", half)
-    _finish(folder, "sdxl", out)
+    _finish("sdxl", out)
 
 
 def write_refiner(folder: Path, out: Path) -> None:
@@ -125,12 +125,12 @@ def write_refiner(folder: Path, out: Path) -> None:
     import torch
 
     kit: Any = diffusers
-    _skeleton(folder, "sdxl-refiner", out)
+    _skeleton("sdxl-refiner", out)
     _save(lambda: kit.UNet2DConditionModel(**REFINER_UNET), out / "unet", torch.float16)
     for shared in ("text_encoder_2", "vae"):
         shutil.rmtree(out / shared, ignore_errors=True)
         (out / shared).symlink_to(folder / "sdxl" / shared)
-    _finish(folder, "sdxl-refiner", out)
+    _finish("sdxl-refiner", out)
 
 
 def write_wan(folder: Path, out: Path) -> None:
@@ -140,12 +140,12 @@ def write_wan(folder: Path, out: Path) -> None:
     import transformers
 
     kit: Any = diffusers
-    _skeleton(folder, "wan", out)
+    _skeleton("wan", out)
     text = transformers.UMT5Config(**UMT5_XXL)
     _save(lambda: transformers.UMT5EncoderModel(text), out / "text_encoder", torch.bfloat16)
     _save(lambda: kit.WanTransformer3DModel(**WAN_TRANSFORMER), out / "transformer", torch.bfloat16)
     _save(kit.AutoencoderKLWan, out / "vae", torch.float32)
-    _finish(folder, "wan", out, expand_timesteps=False)
+    _finish("wan", out, expand_timesteps=False)
 
 
 def write_i2v(folder: Path, out: Path) -> None:
@@ -155,7 +155,7 @@ def write_i2v(folder: Path, out: Path) -> None:
     import transformers
 
     kit: Any = diffusers
-    _skeleton(folder, "wan", out)
+    _skeleton("wan", out)
     _save(lambda: kit.WanTransformer3DModel(**WAN_I2V_TRANSFORMER), out / "transformer", torch.bfloat16)
     vision = transformers.CLIPVisionConfig(**CLIP_H_VISION)
     _save(lambda: transformers.CLIPVisionModel(vision), out / "image_encoder", torch.float32)
@@ -167,20 +167,20 @@ def write_i2v(folder: Path, out: Path) -> None:
         "image_encoder": ["transformers", "CLIPVisionModel"],
         "image_processor": ["transformers", "CLIPImageProcessor"],
     }
-    _finish(folder, "wan", out, expand_timesteps=False, _class_name="WanImageToVideoPipeline", **extra)
+    _finish("wan", out, expand_timesteps=False, _class_name="WanImageToVideoPipeline", **extra)
 
 
-def _skeleton(folder: Path, name: str, out: Path) -> None:
+def _skeleton(name: str, out: Path) -> None:
     """Tokenizers and schedulers are the demo models': their words are few, their work per token is the same."""
-    source = demo.ensure(folder / "demo") / name
+    source = DEMO_MODELS / name
     shutil.rmtree(out, ignore_errors=True)
     for part in source.iterdir():
         if part.name.startswith(("tokenizer", "scheduler")):
             shutil.copytree(part, out / part.name)
 
 
-def _finish(folder: Path, name: str, out: Path, **changes: Any) -> None:
-    index = json.loads((folder / "demo" / name / "model_index.json").read_text())
+def _finish(name: str, out: Path, **changes: Any) -> None:
+    index = json.loads((DEMO_MODELS / name / "model_index.json").read_text())
     (out / "model_index.json").write_text(json.dumps(index | changes, indent=2))  # last: its presence means complete
 
 

@@ -16,6 +16,5 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # nothing is ever downloaded: a test that wo
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No variable of the developer's own reaches a test."""
     for name in Settings.model_fields:
-        if name != "demo_models_dir":
-            monkeypatch.delenv(name.upper(), raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.delenv("GCLOUD_PROJECT", raising=False)

@@ -15,11 +15,11 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
+from worker.documents import FieldValue, Snapshot
 from worker.errors import BackendError, ModelUnavailable, Unauthenticated
 from worker.generation import Control, Generated, GeneratedClip, GeneratedImage, Placement, Progress, Sources
 from worker.params import ImageParams, ModelDefaults, Params
 from worker.request import Request
-from worker.status import FieldValue, Snapshot
 from worker.storage import ObjectInfo
 
 

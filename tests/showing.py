@@ -1,9 +1,11 @@
 """What the two scripts and the tests of whole jobs share: source pictures, looking at results, one table."""
 
+import argparse
 import base64
 import io
+import time
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from tests.media_probe import Clip, probe
 from worker import logs
-from worker.config import load_settings
+from worker.config import load_settings, set_library_defaults
 
 SUFFIXES = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp", "video/mp4": ".mp4"}
 
@@ -94,6 +96,27 @@ def quiet_logs() -> None:
     if "log_level" not in settings.model_fields_set:
         settings = settings.model_copy(update={"log_level": "WARNING"})
     logs.configure(settings)
+
+
+def script(description: str | None, argv: Sequence[str], out: Callable[[str], None], show: Callable[[str], str]) -> int:
+    """What both scripts begin and end with: one prompt from the command line, quiet logs, what failed in one line.
+
+    `show` runs it all with the prompt, and returns the last words; the seconds it took are added to them. Returns the
+    exit status: 0 when every assertion held.
+    """
+    parser = argparse.ArgumentParser(description=(description or "").split("\n", 1)[0])
+    parser.add_argument("prompt", nargs="?", default="a red star on a blue background")
+    arguments = parser.parse_args(argv)
+    set_library_defaults()
+    quiet_logs()
+    started = time.monotonic()
+    try:
+        last_words = show(arguments.prompt)
+    except AssertionError as problem:
+        out(f"FAILED: {problem}")
+        return 1
+    out(f"\n{last_words}; {time.monotonic() - started:.0f} s")
+    return 0
 
 
 def table(rows: Sequence[Sequence[object]], heads: Sequence[str]) -> str:

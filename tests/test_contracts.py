@@ -9,8 +9,8 @@ from tests.emulators.firebase import FirebaseEmulators, environment
 from tests.emulators.gcs import FakeGcs
 from tests.fakes import MemoryBucket, MemoryDocuments
 from worker.config import load_settings
+from worker.documents import Documents, FieldValue
 from worker.firebase import Firebase
-from worker.status import Documents, FieldValue
 from worker.storage import TOKENS, Bucket
 
 PATH = "generations/user/files/file"

@@ -6,6 +6,7 @@ import io
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -46,9 +47,8 @@ class Job:
         self.progress: list[Progress] = []
         if fields.get("task_type") != "text2video":
             fields["num_images"] = count
-        destination = Destination(
-            Storage(self.bucket), Owner("user", "file"), Provenance("job-1", 1, "hash", CLAIMED_AT)
-        )
+        self.provenance = Provenance("job-1", 1, "hash", CLAIMED_AT)
+        destination = Destination(Storage(self.bucket), Owner("user", "file"), lambda: self.provenance)
         self.delivery = Delivery(
             parse({"prompt": "x", **fields}),
             5,
@@ -65,6 +65,20 @@ class Job:
 
 def opened(uri: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(uri.split(",", 1)[1])))
+
+
+@pytest.mark.parametrize("claimed", [True, False])
+async def test_what_was_found_is_taken_back_only_by_who_holds_the_claim(claimed: bool) -> None:
+    """Without a claim it may be the result that another job's document is completed with."""
+    theirs = Job(count=1)
+    await theirs.deliver(image(0))
+    mine = Job(count=1)
+    mine.bucket.objects |= theirs.bucket.objects
+    mine.provenance = replace(mine.provenance, job_id="job-2", claimed=claimed)
+    delivered = await mine.deliver(image(0))
+    assert delivered.storage == "firebase"
+    await mine.delivery.discard()
+    assert bool(mine.bucket.objects) is not claimed
 
 
 async def test_files_come_in_the_order_of_the_images_however_long_each_upload_takes() -> None:

@@ -203,7 +203,10 @@ def test_the_image_keeps_outputs_out_of_the_log() -> None:
 
 
 def test_a_change_of_code_does_not_install_the_requirements_again() -> None:
-    order = [DOCKERFILE.index(sign) for sign in ("COPY requirements.txt", "RUN pip install", "bake_models.py hub")]
+    order = [
+        DOCKERFILE.index(sign)
+        for sign in ("COPY requirements.txt", "RUN pip install", "RUN python tools/bake_models.py")
+    ]
     assert order == sorted(order)
     assert order[-1] < DOCKERFILE.index("COPY worker")
 
@@ -215,9 +218,15 @@ def test_everything_that_the_image_copies_reaches_the_build_and_exists() -> None
             assert (ROOT / source).exists(), source
 
 
+def test_the_demo_models_are_in_every_image() -> None:
+    assert any(line.split()[0] == "worker" for line in instructions("COPY"))
+    for path in (ROOT / "worker/demo_models").rglob("*"):
+        assert reaches_the_build(path.relative_to(ROOT).as_posix()), path
+
+
 @pytest.mark.parametrize(
     "path",
-    [".git/config", ".env", ".venv/bin/python", "tests/conftest.py", "outputs/a.png", ".cache/demo-models/a.json",
+    [".git/config", ".env", ".venv/bin/python", "tests/conftest.py", "outputs/a.png", ".cache/full-size/a.json",
      "service-account.json", "worker/__pycache__/task.cpython-311.pyc", "tools/lock.sh", "README.md"],
 )  # fmt: skip
 def test_what_the_image_does_not_need_stays_out_of_the_build(path: str) -> None:
@@ -299,11 +308,11 @@ def test_baking_a_single_component_leaves_its_single_file_copies_out() -> None:
     assert choose_files(files, None) == ["config.json", "diffusion_pytorch_model.safetensors"]
 
 
-def test_baking_without_a_name_of_its_kind_does_nothing(tmp_path: Path) -> None:
-    for arguments in (["hub"], ["hub", "demo"], ["demo", "org/name"]):
+def test_baking_nothing_or_what_is_in_every_image_does_nothing(tmp_path: Path) -> None:
+    for arguments in ([], ["demo"]):
         subprocess.run(
             [sys.executable, ROOT / "tools/bake_models.py", *arguments],
-            env={**os.environ, "MODELS_DIR": str(tmp_path), "DEMO_MODELS_DIR": str(tmp_path / "demo")},
+            env={**os.environ, "MODELS_DIR": str(tmp_path)},
             check=True,
             timeout=60,
         )

@@ -114,6 +114,21 @@ async def test_a_call_that_does_not_come_back_makes_the_thread_stuck(release: th
         gpu.submit(lambda: None)
 
 
+async def test_who_stands_in_line_behind_a_stuck_call_is_told_at_once(release: threading.Event) -> None:
+    gpu = GpuThread()
+    ran: list[str] = []
+    hung = gpu.submit(lambda: release.wait(10))
+    behind = [gpu.submit(lambda: ran.append("ran")) for _ in range(2)]
+    behind[0].cancel()
+    with pytest.raises(GpuFault):
+        await gpu.finish(hung, 0.05)
+    with pytest.raises(GpuFault):
+        await asyncio.wait_for(asyncio.wrap_future(behind[1]), 1)
+    release.set()
+    await asyncio.sleep(0.05)
+    assert ran == []
+
+
 async def test_a_finished_calls_result_is_not_held_for_the_next_one() -> None:
     class Pictures:
         """Something large."""

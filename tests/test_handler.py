@@ -24,7 +24,7 @@ import handler
 from tests import showing
 from tests.emulators.worker_process import clean_environment
 from tests.fakes import HasNoModel, MemoryBucket, MemoryDocuments, PaintingGenerator, Raises, Slow
-from worker import task
+from worker import turn
 from worker.config import has_cuda_driver, load_settings
 from worker.errors import Internal
 from worker.generation import Control, Placement, Progress
@@ -207,7 +207,7 @@ class LoadsSlowly(PaintingGenerator):
 
 
 async def test_a_bad_source_does_not_wait_for_the_weights_nor_call_them_hung(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(task, "STOP_GRACE_SECONDS", 0.2)
+    monkeypatch.setattr(turn, "STOP_GRACE_SECONDS", 0.2)
     world = World(LoadsSlowly())
     source = {"task_type": "img2img", "image_url": "https://127.0.0.1/x.png"}
     started = time.monotonic()

@@ -85,9 +85,10 @@ def test_models_are_known_below_pipelines_only(package: str) -> None:
     assert all(name.startswith("worker.pipelines.") for name in importers(package, typing=True))
 
 
-def test_every_google_client_is_behind_the_firebase_module() -> None:
+def test_every_google_client_is_behind_the_firebase_modules() -> None:
     found = importers("firebase_admin") | importers("google")
-    assert found == {"worker.firebase": False}, "in its functions only"
+    behind = {"worker.firebase", "worker.firestore", "worker.bucket", "worker.google_errors"}
+    assert found == dict.fromkeys(behind, False), "in their functions only"
 
 
 def test_the_sdk_is_known_to_the_handler_only() -> None:
@@ -186,7 +187,7 @@ def test_every_module_says_what_it_is_and_stays_a_noun() -> None:
     for path in SOURCES:
         assert ast.get_docstring(tree(path)), name_of(path)
         lines = len(path.read_text(encoding="utf-8").splitlines())
-        assert lines <= 400, f"{name_of(path)} has {lines} lines: it is two nouns"
+        assert lines <= 300, f"{name_of(path)} has {lines} lines: it is two nouns"
 
 
 def test_pipelines_know_nobody_above_them() -> None:

@@ -10,10 +10,11 @@ from tests.fakes import MemoryDocuments, fails_times, is_down
 from worker import keeper as keeper_module
 from worker.claim import Bid
 from worker.errors import Cancelled
+from worker.fields import LEASE_SECONDS
 from worker.generation import Progress
 from worker.keeper import Keeper
 from worker.request import Owner
-from worker.status import HEARTBEAT_SECONDS, LEASE_SECONDS, WATCH_SECONDS, StatusDocument
+from worker.status import HEARTBEAT_SECONDS, WATCH_SECONDS, StatusDocument
 from worker.stop import StopSignal
 
 PATH = "generations/user/files/file"
@@ -23,10 +24,13 @@ TICK = 0.05
 class Kept:
     """A claimed document in memory, its keeper and the job's stop signal."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, claimed: bool = True) -> None:
         self.documents = MemoryDocuments()
+        self.asked: list[str] = []
+        self.documents.before = lambda call, _path: self.asked.append(call)
         self.document = StatusDocument(self.documents, Owner("user", "file"), Bid("job-1", "w", "hash", "n1"), {})
-        self.document.claim(time.monotonic() + 1)
+        if claimed:
+            self.document.claim(time.monotonic() + 1)
         self.stop = StopSignal()
         self.keeper = Keeper(self.document, self.stop)
 
@@ -48,6 +52,11 @@ def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def step(number: int) -> Progress:
     return Progress("generating", number, 100)
+
+
+def taken_over(kept: Kept, job: str = "job-1") -> None:
+    bid = Bid(job, "w2", "hash", "n2")
+    StatusDocument(kept.documents, Owner("user", "file"), bid, {}).claim(time.monotonic() + 1)
 
 
 def test_the_real_times_are_the_contracts() -> None:
@@ -136,12 +145,76 @@ async def test_a_deleted_document_ends_the_job() -> None:
 
 async def test_a_takeover_ends_the_job() -> None:
     kept = Kept()
-    StatusDocument(kept.documents, Owner("user", "file"), Bid("job-1", "w2", "hash", "n2"), {}).claim(
-        time.monotonic() + 1
-    )
+    taken_over(kept)
     assert (await asyncio.wait_for(kept.stop.wait(), 2)).code == "superseded"
     await kept.keeper.close()
     assert kept.fields["worker_id"] == "w2"
+
+
+async def test_news_that_are_fresh_are_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeper_module, "FRESH_SECONDS", 60.0)
+    kept = Kept()
+    kept.asked.clear()
+    await kept.keeper.confirm()
+    assert kept.asked == []
+    await kept.keeper.close()
+
+
+@pytest.mark.parametrize("what", ["superseded", "deleted", "cancelled"])
+async def test_old_news_are_asked_for_and_what_ends_the_job_is_told_at_once(
+    what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper_module, "FRESH_SECONDS", 0.0)
+    monkeypatch.setattr(keeper_module, "WATCH_SECONDS", 60.0)
+    kept = Kept()
+    if what == "superseded":
+        taken_over(kept)
+    else:
+        kept.documents.write_as_app(PATH, None if what == "deleted" else {"cancel_requested": True})
+    await kept.keeper.confirm()
+    assert kept.stop.reason is not None
+    assert kept.stop.reason.code == what
+    await kept.keeper.close()
+
+
+async def test_a_firestore_that_is_away_stops_nobody_who_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeper_module, "FRESH_SECONDS", 0.0)
+    kept = Kept()
+    kept.documents.before = is_down("firestore")
+    await kept.keeper.confirm()
+    assert kept.stop.reason is None
+    await kept.keeper.close()
+    kept.asked.clear()
+    await kept.keeper.confirm()
+    assert kept.asked == [], "who has closed asks nothing any more"
+
+
+async def test_a_document_that_could_not_be_claimed_is_claimed_when_firestore_is_back() -> None:
+    kept = Kept(claimed=False)
+    kept.documents.before = fails_times(1, is_down("firestore"))
+    kept.keeper.note(step(7))
+    await asyncio.sleep(0.5)
+    assert kept.document.claimed
+    assert (kept.fields["status"], kept.fields["job_id"]) == ("processing", "job-1")
+    assert kept.fields["progress"]["step"] == 7
+    assert kept.stop.reason is None
+    await kept.keeper.close()
+
+
+@pytest.mark.parametrize("ended", [True, False])
+async def test_a_late_claim_that_another_job_was_faster_with_ends_this_one(ended: bool) -> None:
+    kept = Kept(claimed=False)
+    if ended:
+        data = {"storage": "firebase", "images": ["https://u"]}
+        done = {"status": "completed", "claim": {"request_hash": "hash"}, "generation_data": data}
+        kept.documents.write_as_app(PATH, done)
+    else:
+        taken_over(kept, "job-2")
+    before = dict(kept.documents.stored)
+    reason = await asyncio.wait_for(kept.stop.wait(), 2)
+    assert reason.code == ("superseded" if ended else "duplicate_in_progress")
+    await kept.keeper.close()
+    assert kept.documents.stored == before
 
 
 async def test_an_outage_is_survived_and_no_progress_is_lost_for_good() -> None:

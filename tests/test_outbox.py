@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from tests.fakes import MemoryBucket, MemoryDocuments, PaintingGenerator, is_down
 from tests.test_task import CLOUD, PATH, World
+from worker.claim import WORKER_LOST
 from worker.media import Encoded
 from worker.outbox import DELIVERED, Item, Outbox
 from worker.request import Owner
@@ -85,6 +87,56 @@ async def test_nobody_gets_a_result_they_do_not_wait_for_any_more(
     assert list((tmp_path / "outbox").iterdir()) == []
 
 
+@pytest.mark.parametrize("reaped", [False, True])
+async def test_a_job_that_could_not_even_write_its_failure_is_delivered_when_its_lease_is_over(
+    tmp_path: Path, reaped: bool
+) -> None:
+    world = VolumeWorld(tmp_path / "outbox")
+    world.bucket.before = is_down("storage", "refused")
+    world.documents.after = lambda *_: setattr(world.documents, "before", is_down("firestore"))  # from the claim on
+    response = await world.run(CLOUD)
+    assert "is kept and will be delivered later" in response["error"]
+    world.bucket.before = world.documents.before = world.documents.after = lambda *_: None
+    assert world.document["status"] == "processing"
+    assert world.deliver() == 0, "its worker may still be about to write"
+    assert len(list((tmp_path / "outbox").iterdir())) == 1
+    past = {"expires_at": datetime.now(UTC) - timedelta(seconds=1)}
+    lost = {"status": "failed", "error": {"code": WORKER_LOST}, "claim": {"nonce": "", "deaths": 1}}
+    world.documents.write_as_app(PATH, past | (lost if reaped else {}))
+    assert world.deliver() == 1
+    assert (world.document["status"], world.document["generation_data"]["seed"]) == ("completed", 7)
+    assert not {"error", "expires_at", "progress"} & set(world.document)
+    assert len(world.paths) == 1
+
+
+async def test_a_job_that_firestore_never_knew_of_is_delivered_with_a_new_document(tmp_path: Path) -> None:
+    world = VolumeWorld(tmp_path / "outbox")
+    world.bucket.before, world.documents.before = is_down("storage", "refused"), is_down("firestore")
+    response = await world.run(CLOUD)
+    assert "is kept and will be delivered later" in response["error"]
+    world.bucket.before = world.documents.before = lambda *_: None
+    assert not world.documents.stored
+    assert world.deliver() == 1
+    document = world.document
+    assert (document["status"], document["job_id"], document["attempt"]) == ("completed", "job-1", 1)
+    assert document["request_data"]["prompt"] == "a fox"
+    assert len(world.paths) == 1
+
+
+@pytest.mark.parametrize("fields", [{"status": "completed"}, {"status": "failed", "error": {"code": "cancelled"}}])
+async def test_what_another_job_made_of_a_document_meanwhile_is_left_alone(
+    tmp_path: Path, fields: dict[str, Any]
+) -> None:
+    world = VolumeWorld(tmp_path / "outbox")
+    world.bucket.before, world.documents.before = is_down("storage", "refused"), is_down("firestore")
+    await world.run(CLOUD)
+    world.bucket.before = world.documents.before = lambda *_: None
+    world.documents.write_as_app(PATH, {**fields, "job_id": "job-2", "attempt": 1})
+    before = dict(world.documents.stored)
+    assert world.deliver() == 0
+    assert (world.documents.stored, world.paths) == (before, [])
+
+
 async def test_a_label_that_the_user_sets_meanwhile_is_kept(tmp_path: Path) -> None:
     world = await kept(tmp_path)
     world.documents.write_as_app(PATH, {"favorite": True})
@@ -103,14 +155,14 @@ def provenance() -> Provenance:
 
 def test_the_outbox_is_bounded_in_bytes(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path, max_bytes=5000)
-    assert outbox.keep(OWNER, provenance(), [item(2000)]) is True
-    assert outbox.keep(OWNER, provenance(), [item(4000)]) is False
+    assert outbox.keep(OWNER, provenance(), [item(2000)], {}) is True
+    assert outbox.keep(OWNER, provenance(), [item(4000)], {}) is False
     assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_the_outbox_is_bounded_in_age(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path)
-    assert outbox.keep(OWNER, provenance(), [item()])
+    assert outbox.keep(OWNER, provenance(), [item()], {})
     (entry,) = tmp_path.iterdir()
     entry.rename(tmp_path / f"{int(time.time()) - 3 * 86400}-old")
     assert outbox.deliver(Storage(MemoryBucket()), MemoryDocuments()) == 0
@@ -119,7 +171,7 @@ def test_the_outbox_is_bounded_in_age(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_costs_nothing_but_the_entry(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
-    assert Outbox(tmp_path / "file" / "outbox").keep(OWNER, provenance(), [item()]) is False
+    assert Outbox(tmp_path / "file" / "outbox").keep(OWNER, provenance(), [item()], {}) is False
     assert Outbox(tmp_path / "nowhere").deliver(Storage(MemoryBucket()), MemoryDocuments()) == 0
 
 
@@ -128,7 +180,7 @@ def test_an_entry_that_cannot_be_read_is_dropped_and_the_next_one_delivered(tmp_
     broken.mkdir()
     (broken / "entry.json").write_text("{")
     outbox = Outbox(tmp_path)
-    outbox.keep(OWNER, provenance(), [item()])
+    outbox.keep(OWNER, provenance(), [item()], {})
     documents = MemoryDocuments()
     fields = {"status": "failed", "error": {"code": "storage_unavailable"}, "job_id": "job-1", "attempt": 1}
     documents.write_as_app(PATH, fields)
@@ -138,7 +190,7 @@ def test_an_entry_that_cannot_be_read_is_dropped_and_the_next_one_delivered(tmp_
 
 def test_an_entry_that_a_dead_worker_had_taken_is_taken_back(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path)
-    outbox.keep(OWNER, provenance(), [item()])
+    outbox.keep(OWNER, provenance(), [item()], {})
     (entry,) = tmp_path.iterdir()
     taken = entry.rename(tmp_path / f"taken-{entry.name}")
     assert outbox.deliver(Storage(MemoryBucket()), MemoryDocuments()) == 0

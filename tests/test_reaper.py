@@ -13,10 +13,12 @@ from tests.emulators.firebase import FirebaseEmulators, environment
 from worker.claim import Bid, Refuse, Start
 from worker.config import REPOSITORY, load_settings
 from worker.errors import Superseded
-from worker.firebase import Firebase, FirestoreDocuments
+from worker.fields import document_path
+from worker.firebase import Firebase
+from worker.firestore import FirestoreDocuments
 from worker.reaper import reap
 from worker.request import Owner
-from worker.status import StatusDocument, document_path
+from worker.status import StatusDocument
 
 
 @pytest.fixture

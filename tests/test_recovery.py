@@ -45,6 +45,22 @@ async def test_when_one_of_two_files_is_missing_both_are_made_again_under_their_
     assert world.generator.generated == 4
 
 
+async def test_files_that_were_found_go_with_a_document_that_is_deleted_meanwhile() -> None:
+    world = World()
+    await world.run(CLOUD)
+    lost = dict(world.document) | {"status": "processing"}
+    world.documents.write_as_app(PATH, None)
+    world.documents.write_as_app(PATH, lost)
+
+    def deleted(call: str, _path: str) -> None:
+        if call == "adopt":
+            world.documents.write_as_app(PATH, None)
+
+    world.bucket.before = deleted
+    assert (await world.run(CLOUD))["error_code"] == "deleted"
+    assert (world.documents.stored, world.paths) == ({}, [])
+
+
 async def test_another_requests_files_are_not_taken_for_ones_own() -> None:
     world = World()
     await world.run(CLOUD)

@@ -10,9 +10,10 @@ import pytest
 from tests.fakes import MemoryDocuments, fails_times, is_down
 from worker.claim import Bid, Refuse, Replay, Start
 from worker.errors import BackendError, Cancelled, Deleted, InvalidInput, JobTimeout, Superseded
+from worker.fields import LEASE_SECONDS, document_path
 from worker.generation import Progress
 from worker.request import Owner
-from worker.status import LEASE_SECONDS, StatusDocument, document_path
+from worker.status import StatusDocument
 
 OWNER = Owner("user", "file")
 PATH = "generations/user/files/file"

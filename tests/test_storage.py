@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from urllib.parse import unquote
 
 import pytest
@@ -146,6 +147,58 @@ def test_an_older_attempt_does_not_overwrite_a_newer_one(bucket: MemoryBucket, s
     with pytest.raises(Superseded):
         storage.put(PATH, file(b"old"), 7, provenance(1), soon())
     assert bucket.objects[PATH][0] == b"new"
+
+
+def test_an_object_that_lost_its_token_is_stored_anew_with_one(bucket: MemoryBucket, storage: Storage) -> None:
+    storage.put(PATH, file(), 7, provenance(), soon())
+    bucket.objects[PATH][1].metadata[TOKENS] = ""  # type: ignore[index]  # revoked, as somebody in the console would
+    again = storage.put(PATH, file(), 7, provenance(2), soon())
+    assert again.url.split("token=")[1]
+    assert bucket.objects[PATH][1].metadata[TOKENS] in again.url
+
+
+def test_who_never_gets_a_turn_gives_up(bucket: MemoryBucket, storage: Storage) -> None:
+    """Somebody else writes the object each time, between the look and the upload."""
+
+    def faster(call: str, path: str) -> None:
+        if call == "upload":
+            bucket.objects[path] = (b"x", replace(bucket.objects[path][1], generation=next(generations)), "image/png")
+
+    generations = iter(range(10**6, 2 * 10**6))
+    storage.put(PATH, file(b"theirs"), 7, provenance(), soon())
+    bucket.before = faster
+    with pytest.raises(BackendError, match="unreachable"):
+        storage.put(PATH, file(b"mine"), 7, provenance(2), soon())
+    assert bucket.objects[PATH][0] == b"x"
+
+
+@pytest.mark.parametrize("request_hash", ["hash", "other"])
+def test_without_a_claim_nothing_that_is_there_is_replaced(
+    bucket: MemoryBucket, storage: Storage, request_hash: str
+) -> None:
+    """Firestore was away: what is there may be the result of a job that did claim its document."""
+    theirs = storage.put(PATH, file(b"theirs"), 7, provenance(1, "job-2", request_hash), soon())
+    unclaimed = replace(provenance(2), claimed=False)
+    with pytest.raises(BackendError, match="refused"):
+        storage.put(PATH, file(b"mine"), 7, unclaimed, soon())
+    assert bucket.objects[PATH][1].generation == theirs.generation
+
+
+def test_without_a_claim_what_is_there_and_identical_is_used_and_known_as_found(
+    bucket: MemoryBucket, storage: Storage
+) -> None:
+    theirs = storage.put(PATH, file(), 7, provenance(1, "job-2"), soon())
+    mine = storage.put(PATH, file(), 7, replace(provenance(2), claimed=False), soon())
+    assert (mine.url, mine.found, theirs.found) == (theirs.url, True, False)
+
+
+def test_one_object_that_cannot_be_removed_does_not_keep_the_others(bucket: MemoryBucket, storage: Storage) -> None:
+    paths = [f"generating/user/image/file_{k}.png" for k in range(3)]
+    stored = [storage.put(path, file(), 7, provenance(), soon()) for path in paths]
+    bucket.before = fails_times(1, is_down("storage"))
+    with pytest.raises(BackendError):
+        storage.remove(stored)
+    assert list(bucket.objects) == paths[:1]
 
 
 def test_an_object_of_unknown_origin_is_replaced(bucket: MemoryBucket, storage: Storage) -> None:

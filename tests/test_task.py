@@ -4,6 +4,7 @@ import asyncio
 import base64
 import io
 import json
+import threading
 import time
 from typing import Any
 
@@ -23,7 +24,7 @@ from tests.fakes import (
     TokenUsers,
     is_down,
 )
-from worker import task
+from worker import turn
 from worker.config import Settings, load_settings
 from worker.errors import Cancelled, GpuFault, Internal, OutOfMemory
 from worker.generation import Progress
@@ -331,6 +332,29 @@ async def test_a_document_deleted_in_between_stays_deleted_and_its_objects_go() 
     assert world.paths == []
 
 
+@pytest.mark.parametrize("call", ["read", "create"])
+async def test_a_stop_in_the_middle_of_the_claim_leaves_no_document_processing(call: str) -> None:
+    """The claim cannot be interrupted: what it does is waited for, so that the end is written after it."""
+    world = World()
+    arrived = threading.Event()
+
+    def slow(name: str, _path: str) -> None:
+        if name == call and not arrived.is_set():
+            arrived.set()
+            time.sleep(0.5)
+
+    world.documents.before = slow
+    stop = StopSignal()
+    job = asyncio.create_task(world.run(CLOUD, stop=stop))
+    await asyncio.to_thread(arrived.wait, 5)
+    stop.request(Cancelled())
+    assert (await job)["error_code"] == "cancelled"
+    await asyncio.sleep(0.7)
+    assert world.document["error"]["code"] == "cancelled"
+    assert [state["status"] for state in world.documents.history[PATH]][-1] == "failed"
+    assert world.generator.generated == 0
+
+
 async def test_the_watchdog_ends_a_job_that_takes_too_long() -> None:
     world = World(Slow(steps=100), job_timeout_seconds=0.5)
     response = await world.run(CLOUD)
@@ -339,7 +363,7 @@ async def test_the_watchdog_ends_a_job_that_takes_too_long() -> None:
 
 
 async def test_a_hung_step_is_a_timeout_and_the_worker_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(task, "STOP_GRACE_SECONDS", 0.3)
+    monkeypatch.setattr(turn, "STOP_GRACE_SECONDS", 0.3)
     generator = Hangs()
     world = World(generator, job_timeout_seconds=0.3)
     response = await world.run(CLOUD)

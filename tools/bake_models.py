@@ -1,9 +1,8 @@
-"""Puts models into an image while it is built: `bake_models.py hub|demo NAME...`.
+"""Puts models into an image while it is built: `bake_models.py NAME...`, each `org/name` or `org/name@revision`.
 
 Knows the layout of a model repository and where the worker looks for baked weights (`$MODELS_DIR/{org}--{name}`).
 Knows nothing of RunPod and imports no part of the worker, so that a change of code leaves the weights' layer alone.
-`hub` downloads the NAMEs of the form `org/name` or `org/name@revision`, `demo` makes the built-in models if `demo` is
-among the NAMEs; each leaves the other's names to it, so that a Dockerfile hands one list to both.
+`demo` is taken as a NAME too: those models are in every image already.
 """
 
 import argparse
@@ -11,8 +10,6 @@ import json
 import logging
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
@@ -88,20 +85,15 @@ def bake_from_hub(name: str, models_dir: Path) -> Path:
 
 
 def main() -> None:
-    """Bake the named models of one kind; say how much each weighs."""
+    """Bake the named models; say how much each weighs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kind", choices=("hub", DEMO))
     parser.add_argument("names", nargs="*", metavar="NAME")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for name in arguments.names:
-        if (name == DEMO) != (arguments.kind == DEMO):
-            continue
         if name == DEMO:
-            target = Path(os.environ.get("DEMO_MODELS_DIR", "/models/demo"))
-            subprocess.run([sys.executable, "-m", "worker.pipelines.demo", "--out", str(target)], check=True)
-        else:
-            target = bake_from_hub(name, Path(os.environ.get("MODELS_DIR", "/models")))
+            continue
+        target = bake_from_hub(name, Path(os.environ.get("MODELS_DIR", "/models")))
         size = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
         log.info("baked %s: %.1f MB", name, size / 1e6, extra={"action": "bake"})
 

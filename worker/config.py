@@ -67,8 +67,6 @@ class Settings(BaseSettings):
 
     models_dir: Path = Path("/models")
     """Where an image has its baked models, as `{org}--{name}` folders."""
-    demo_models_dir: Path = REPOSITORY / ".cache" / "demo-models"
-    """Where the built-in demo models are made and kept."""
 
     outbox_dir: Path = RUNPOD_VOLUME / "outbox"
     """Where results are kept that can neither be uploaded nor returned; used only where its parent folder exists."""

@@ -7,7 +7,7 @@ the bucket. The same holds for a result that the content safety check refuses. K
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from worker.errors import BackendError, Forbidden, ResultTooLarge, StorageUnavailable
@@ -33,7 +33,8 @@ class Destination:
 
     storage: Storage
     owner: Owner
-    provenance: Provenance
+    provenance: Callable[[], Provenance]
+    """Whose the objects are; asked again for each, because a document may be claimed late."""
     outbox: Outbox | None = None
 
 
@@ -84,7 +85,7 @@ class Delivery:
             raise Forbidden(f"the content safety check refused this result{part}")
         self._all_taken = True
         self._tell()
-        outcomes = await asyncio.gather(*self._tasks, return_exceptions=True)
+        outcomes = await self.settled()
         if all(isinstance(outcome, tuple) and outcome[1] is not None for outcome in outcomes):
             return self._stored([outcome for outcome in outcomes if isinstance(outcome, tuple)])
         encoded: list[Encoded] = []
@@ -114,21 +115,33 @@ class Delivery:
             for index, (file, taken) in enumerate(zip(encoded, self._taken, strict=True))
         ]
         outbox, owner = destination.outbox, destination.owner
-        if outbox is not None and await asyncio.to_thread(outbox.keep, owner, destination.provenance, items):
+        about = (owner, destination.provenance(), items, self._request.public())
+        if outbox is not None and await asyncio.to_thread(outbox.keep, *about):
             kept = "the upload failed; the result is kept and will be delivered later"
             return StorageUnavailable(kept, retryable=False)
         return StorageUnavailable("the upload failed, and the result is too large to be returned; try again")
 
     async def discard(self) -> None:
-        """Take back what was uploaded; waits for uploads under way. What cannot be deleted now is logged."""
-        outcomes = await asyncio.gather(*self._tasks, return_exceptions=True)
+        """Take back what was uploaded; waits for uploads under way. What cannot be deleted now is logged.
+
+        What was there before stays if the document was never claimed: it may be another job's result.
+        """
+        outcomes = await self.settled()
         stored = [outcome[1] for outcome in outcomes if isinstance(outcome, tuple) and outcome[1] is not None]
-        if not stored or self._destination is None:
+        if self._destination is None:
+            return
+        if not self._destination.provenance().claimed:
+            stored = [item for item in stored if not item.found]
+        if not stored:
             return
         try:
             await asyncio.to_thread(self._destination.storage.remove, stored)
         except BackendError:
             log.warning("objects of a discarded result are left", extra={"action": "orphans", "count": len(stored)})
+
+    async def settled(self) -> Sequence[tuple[Encoded, Stored | None] | BaseException]:
+        """Wait until nothing is under way any more; what became of each file."""
+        return await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _deliver(self, generated: Generated, index: int) -> tuple[Encoded, Stored | None]:
         started = time.monotonic()
@@ -151,7 +164,7 @@ class Delivery:
         deadline = started + UPLOAD_SECONDS
         try:
             return await asyncio.to_thread(
-                destination.storage.put, path, encoded, taken.seed, destination.provenance, deadline, nsfw=taken.nsfw
+                destination.storage.put, path, encoded, taken.seed, destination.provenance(), deadline, nsfw=taken.nsfw
             )
         except BackendError as error:
             raise _NotStored(encoded) from error

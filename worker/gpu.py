@@ -5,6 +5,7 @@ be interrupted, so whoever waits gives up on it and the process has to be replac
 """
 
 import asyncio
+import contextlib
 import queue
 import threading
 from collections.abc import Callable
@@ -53,8 +54,17 @@ class GpuThread:
         done, _ = await asyncio.wait({asyncio.wrap_future(future)}, timeout=grace)
         if not done:
             self.stuck = True
+            self._turn_away()
             raise GpuFault("the generation did not answer any more; the worker is being replaced")
         return done.pop().result()
+
+    def _turn_away(self) -> None:
+        """Whoever stands in line behind a call that never ends is told now, not at the end of their patience."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                future, _ = self._calls.get_nowait()
+                if future.set_running_or_notify_cancel():
+                    future.set_exception(GpuFault())
 
 
 def _settle(future: "Future[T]", call: Callable[[], T]) -> None:

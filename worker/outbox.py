@@ -10,19 +10,22 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from worker import result
-from worker.errors import BackendError, Superseded
+from worker.claim import WORKER_LOST, Bid, lease_is_over
+from worker.documents import CALL_SECONDS, Documents, Snapshot
+from worker.errors import BackendError, StorageUnavailable, Superseded
+from worker.fields import completed, disowned, document_path
 from worker.logs import where
 from worker.media import Encoded
 from worker.request import Owner
 from worker.result import Delivered, File
-from worker.status import CALL_SECONDS, Documents, FieldValue, document_path
+from worker.status import StatusDocument
 from worker.storage import Provenance, Storage, Stored
 
 MAX_BYTES = 2 << 30
@@ -30,9 +33,10 @@ MAX_AGE_SECONDS = 48 * 3600
 TAKEN_SECONDS = 600
 """How long a worker may be busy with an entry; after that another one takes it."""
 UPLOAD_SECONDS = 60
+COMPLETE_SECONDS = 10
 DELIVERED = "the upload was made up for later, from the worker's outbox"
-KEPT = "storage_unavailable"
-"""The code that the document of a kept result has until then."""
+KEPT = StorageUnavailable.code
+"""The code that the document of a kept result has until then, if its job could write it."""
 
 log = logging.getLogger(__name__)
 
@@ -53,8 +57,10 @@ class Outbox:
     def __init__(self, folder: Path, *, max_bytes: int = MAX_BYTES, max_age: float = MAX_AGE_SECONDS) -> None:
         self._folder, self._max_bytes, self._max_age = folder, max_bytes, max_age
 
-    def keep(self, owner: Owner, provenance: Provenance, items: Sequence[Item]) -> bool:
-        """Put a result aside; whether there was room for it."""
+    def keep(
+        self, owner: Owner, provenance: Provenance, items: Sequence[Item], request_data: Mapping[str, Any]
+    ) -> bool:
+        """Put a result aside, with what its document keeps of the request; whether there was room for it."""
         entry = self._folder / f"{int(time.time())}-{uuid.uuid4().hex}"
         draft = entry.with_name("draft-" + entry.name)
         size = sum(len(item.encoded.data) for item in items)
@@ -67,7 +73,9 @@ class Outbox:
             draft.mkdir()
             for index, item in enumerate(items):
                 (draft / str(index)).write_bytes(item.encoded.data)
-            (draft / "entry.json").write_text(json.dumps(_described(owner, provenance, items)), encoding="utf-8")
+            (draft / "entry.json").write_text(
+                json.dumps(_described(owner, provenance, items, request_data)), encoding="utf-8"
+            )
             draft.rename(entry)
         except OSError as error:
             shutil.rmtree(draft, ignore_errors=True)
@@ -93,6 +101,8 @@ class Outbox:
         try:
             with self._taken(name) as entry:
                 return entry is not None and _deliver(entry, storage, documents)
+        except _NotYet:
+            return False
         except (ValueError, KeyError, TypeError) as error:
             log.warning("an entry cannot be read: %s", where(error), extra={"action": "outbox_dropped"})
             return False
@@ -128,7 +138,13 @@ class Outbox:
                 log.warning("an entry was too old", extra={"action": "outbox_dropped"})
 
 
-def _described(owner: Owner, provenance: Provenance, items: Sequence[Item]) -> dict[str, Any]:
+class _NotYet(BackendError):
+    """The worker that kept the result may still be about to write its document."""
+
+
+def _described(
+    owner: Owner, provenance: Provenance, items: Sequence[Item], request_data: Mapping[str, Any]
+) -> dict[str, Any]:
     files = [
         {
             "path": item.path,
@@ -141,55 +157,81 @@ def _described(owner: Owner, provenance: Provenance, items: Sequence[Item]) -> d
         }
         for item in items
     ]
-    return {"owner": asdict(owner), "provenance": asdict(provenance), "files": files}
+    described = {"owner": asdict(owner), "provenance": asdict(provenance)}
+    return {**described, "files": files, "request_data": dict(request_data)}
 
 
 def _deliver(entry: Path, storage: Storage, documents: Documents) -> bool:
     """Upload an entry's files and finish its document; False where nobody waits for it any more."""
     description = json.loads((entry / "entry.json").read_text(encoding="utf-8"))
     owner, provenance = Owner(**description["owner"]), Provenance(**description["provenance"])
-    path = document_path(owner)
-    snapshot = documents.read(path, timeout=CALL_SECONDS * 2)
-    if not _still_waits(snapshot.fields, provenance):
-        return False
     stored: list[Stored] = []
     files: list[File] = []
     try:
+        _look(documents, owner, provenance)
         for index, facts in enumerate(description["files"]):
-            where, seed, nsfw = facts.pop("path"), facts.pop("seed"), facts.pop("nsfw", None)
+            path, seed, nsfw = facts.pop("path"), facts.pop("seed"), facts.pop("nsfw", None)
             encoded = Encoded(data=(entry / str(index)).read_bytes(), **facts)
-            put = storage.put(where, encoded, seed, provenance, time.monotonic() + UPLOAD_SECONDS, nsfw=nsfw)
+            put = storage.put(path, encoded, seed, provenance, time.monotonic() + UPLOAD_SECONDS, nsfw=nsfw)
             stored.append(put)
             files.append(File.of(encoded, seed, url=put.url, storage_path=put.path, nsfw=nsfw))
+        delivered = Delivered("firebase", tuple(str(file.url) for file in files), tuple(files))
+        manifest, warnings = json.loads(provenance.manifest), [DELIVERED, *result.flagged(files)]
+        data = result.generation_data(manifest, delivered, timings={}, warnings=warnings)
+        _complete(documents, owner, provenance, description["request_data"], data)
     except Superseded:
+        storage.remove([put for put in stored if not put.found])
         return False
-    delivered = Delivered("firebase", tuple(str(file.url) for file in files), tuple(files))
-    terminal = {
-        "status": "completed",
-        "generation_data": result.generation_data(
-            json.loads(provenance.manifest), delivered, timings={}, warnings=[DELIVERED, *result.flagged(files)]
-        ),
-        "error": FieldValue.REMOVE,
-        "completed_at": FieldValue.SERVER_TIME,
-        "updated_at": FieldValue.SERVER_TIME,
-    }
-    while not documents.update(path, terminal, unchanged=snapshot.version, timeout=CALL_SECONDS * 2):
-        snapshot = documents.read(path, timeout=CALL_SECONDS * 2)
-        if not _still_waits(snapshot.fields, provenance):
-            storage.remove(stored)
-            return False
     log.info("a kept result was delivered", extra={"action": "outbox_delivered", "job_id": provenance.job_id})
     return True
 
 
-def _still_waits(fields: Any, provenance: Provenance) -> bool:
-    """Whether the document is as this job left it: failed for want of storage, and not asked for again."""
-    return bool(
-        fields
-        and fields.get("status") == "failed"
-        and (fields.get("error") or {}).get("code") == KEPT
-        and (fields.get("job_id"), fields.get("attempt")) == (provenance.job_id, provenance.attempt)
-    )
+def _complete(
+    documents: Documents, owner: Owner, provenance: Provenance, request_data: Mapping[str, Any], data: Mapping[str, Any]
+) -> None:
+    """Write the result where the document is still as its job left it.
+
+    Raises:
+        Superseded, BackendError.
+    """
+    if not provenance.claimed:
+        bid = Bid(provenance.job_id, "outbox", provenance.request_hash, uuid.uuid4().hex)
+        StatusDocument(documents, owner, bid, request_data).complete(data, time.monotonic() + COMPLETE_SECONDS)
+        return
+    version = None
+    while version is None:
+        snapshot = _look(documents, owner, provenance)
+        # Disowned: the job that kept the result cannot take the document for its own any more.
+        done = {**completed(data), "claim": disowned(snapshot.fields)}
+        version = documents.update(document_path(owner), done, unchanged=snapshot.version, timeout=CALL_SECONDS * 2)
+
+
+def _look(documents: Documents, owner: Owner, provenance: Provenance) -> Snapshot:
+    """The document, as long as it waits for this result.
+
+    Raises:
+        Superseded: it was deleted, ended in another way, or is another job's.
+        BackendError: that could not be found out, or cannot be told yet.
+    """
+    snapshot = documents.read(document_path(owner), timeout=CALL_SECONDS * 2)
+    if not _still_waits(snapshot, provenance):
+        raise Superseded
+    return snapshot
+
+
+def _still_waits(snapshot: Snapshot, provenance: Provenance) -> bool:
+    """Whether a document is as its job left it: failed for want of storage, never told of its end, or not known."""
+    fields = snapshot.fields or {}
+    status, code = fields.get("status"), (fields.get("error") or {}).get("code")
+    if status not in {"processing", "completed", "failed"}:
+        return not provenance.claimed  # Firestore was away all the time; else it was there, and its user deleted it
+    if fields.get("job_id") != provenance.job_id:
+        return False
+    if provenance.claimed and fields.get("attempt") != provenance.attempt:
+        return False
+    if status == "processing" and not lease_is_over(fields, snapshot.read_at):
+        raise _NotYet("firestore", "unreachable")
+    return status == "processing" or (status == "failed" and code in {KEPT, WORKER_LOST})
 
 
 def _bytes_in(folder: Path) -> int:

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from worker.config import Settings
+from worker.documents import Documents
 from worker.generation import Generator, Sources
 from worker.gpu import GpuThread
 from worker.identity import Identity
 from worker.outbox import Outbox
 from worker.request import Source
-from worker.status import Documents
 from worker.storage import Storage
 
 

@@ -18,16 +18,13 @@ from typing import Protocol
 from worker import logs
 from worker.claim import WORKER_LOST, lease_is_over
 from worker.config import ConfigError, load_settings, set_library_defaults
+from worker.documents import CALL_SECONDS, Documents
 from worker.errors import BackendError
+from worker.fields import disowned, failed
 from worker.firebase import Firebase
-from worker.status import CALL_SECONDS, ENDED, Documents, FieldValue
 
 BATCH = 200
-FAILURE = {
-    "code": WORKER_LOST,
-    "message": "the worker that made this was lost; ask again",
-    "retryable": True,
-}
+LOST = "the worker that made this was lost; ask again"
 
 log = logging.getLogger(__name__)
 
@@ -52,16 +49,9 @@ def reap(documents: ExpiredDocuments, limit: int = BATCH) -> int:
         fields = snapshot.fields or {}
         if fields.get("status") != "processing" or not lease_is_over(fields, snapshot.read_at):
             continue
-        claim = dict(fields.get("claim") or {})
-        failure = {
-            "status": "failed",
-            "error": FAILURE,
-            # Without the nonce a late worker cannot take the document for its own; the death counts for `poison_job`.
-            "claim": claim | {"nonce": "", "deaths": int(claim.get("deaths") or 0) + 1},
-            **ENDED,
-            "completed_at": FieldValue.SERVER_TIME,
-            "updated_at": FieldValue.SERVER_TIME,
-        }
+        # Without the nonce a late worker cannot take the document for its own; the death counts for `poison_job`.
+        claim = {**disowned(fields), "deaths": int((fields.get("claim") or {}).get("deaths") or 0) + 1}
+        failure = {**failed(WORKER_LOST, LOST, retryable=True), "claim": claim}
         if documents.update(path, failure, unchanged=snapshot.version, timeout=CALL_SECONDS) is not None:
             marked += 1
             log.info("worker lost", extra={"action": "reaped", "job_id": fields.get("job_id")})

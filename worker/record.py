@@ -1,6 +1,6 @@
 """One job's document as the task sees it: claimed, kept up, ended; or nothing at all where there is none to write.
 
-Knows deadlines and what to do when Firestore does not answer; knows no field (that is `status`) and no result. With one
+Knows deadlines and what to do when Firestore does not answer; knows no field (that is `fields`) and no result. With one
 upload (8 s at most without success) these deadlines keep what a dead Firebase costs a job below 15 s in all.
 """
 
@@ -13,11 +13,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from worker.claim import Bid, Decision
+from worker.documents import Documents
 from worker.errors import BackendError, Cancelled, Deleted, JobError, Superseded
 from worker.generation import Progress
 from worker.keeper import Keeper
 from worker.request import Owner
-from worker.status import Documents, StatusDocument
+from worker.status import StatusDocument
 from worker.stop import StopSignal
 
 CLAIM_SECONDS = 3.5
@@ -36,6 +37,12 @@ class Record:
         self._began = datetime.now(UTC)
         self._document: StatusDocument | None = None
         self._keeper: Keeper | None = None
+        self._claiming: asyncio.Task[Decision] | None = None
+
+    @property
+    def claimed(self) -> bool:
+        """Whether the document is known to be this job's, or there is none to claim; objects are replaced only then."""
+        return self._documents is None or (self._document is not None and self._document.claimed)
 
     @property
     def attempt(self) -> int:
@@ -51,18 +58,29 @@ class Record:
     async def claim(
         self, request_data: Mapping[str, Any], request_hash: str, stop: StopSignal, warn: Callable[[str], None]
     ) -> Decision | None:
-        """Claim the document and keep it from now on; None where that could not be decided."""
+        """Claim the document and keep it from now on; None where that could not be decided.
+
+        Then the keeper goes on trying: a job that Firestore did not know when it began is known as soon as it can be.
+        """
         if self._documents is None:
             return None
-        self._document = self._open(request_data, request_hash)
+        document = self._document = self._open(request_data, request_hash)
+        claim = asyncio.to_thread(document.claim, time.monotonic() + CLAIM_SECONDS)
+        self._claiming = asyncio.create_task(claim)
+        decision = None
         try:
-            decision = await asyncio.to_thread(self._document.claim, time.monotonic() + CLAIM_SECONDS)
+            # Who gives up on a claim does not end it: it is waited for before anything else is written (`close`).
+            decision = await asyncio.shield(self._claiming)
         except BackendError:
             warn(UNREACHED)
-            return None
-        if self._document.claimed:
-            self._keeper = Keeper(self._document, stop)
+        if not document.refused:
+            self._keeper = Keeper(document, stop)
         return decision
+
+    async def confirm(self) -> None:
+        """Learn, if the last news are not fresh, whether the job is still wanted; if not, it is told to stop."""
+        if self._keeper is not None:
+            await self._keeper.confirm()
 
     def note(self, progress: Progress) -> None:
         """Have progress written when it is due."""
@@ -101,7 +119,9 @@ class Record:
             )
 
     async def close(self) -> None:
-        """Write no progress and no heartbeat any more."""
+        """Write no progress and no heartbeat any more; a claim that nobody waits for comes to its end first."""
+        if self._claiming is not None:
+            await asyncio.gather(self._claiming, return_exceptions=True)
         if self._keeper is not None:
             await self._keeper.close()
 

@@ -6,7 +6,7 @@ Knows which objects a request ends in and what they say of themselves; knows no 
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from worker.errors import BackendError
@@ -26,6 +26,8 @@ class Finished:
     facts: Mapping[str, Any]
     delivered: Delivered
     warnings: tuple[str, ...] = ()
+    adopted: tuple[Stored, ...] = ()
+    """Objects of an earlier attempt that are this one's now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +60,16 @@ def recover(storage: Storage, request: Request, owner: Owner, request_hash: str)
 def adopt(storage: Storage, found: Found, provenance: Provenance) -> Finished | None:
     """Make the objects this attempt's own, so that whoever made them cannot take them back; None where that fails."""
     deadline = time.monotonic() + RECALL_SECONDS
+    adopted: list[Stored] = []
     try:
         for stored, seen in found.objects:
-            if storage.adopt(stored, seen, provenance, deadline) is None:
+            mine = storage.adopt(stored, seen, provenance, deadline)
+            if mine is None:
                 return None
+            adopted.append(mine)
     except BackendError:
         return None
-    return found.finished
+    return replace(found.finished, adopted=tuple(adopted))
 
 
 def object_paths(request: Request, owner: Owner) -> list[str]:

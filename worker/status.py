@@ -1,77 +1,30 @@
 """The Firestore document of one job: claim, progress, heartbeat, terminal state.
 
-Knows the document's fields (section 4 of the contract) and when they are written; knows no bytes, no paths of objects
-and no Firebase. Every write names the version of the document that it was decided on, so a user's change in between, a
-deletion or another worker's claim is noticed instead of overwritten.
+Knows when a document is written, and that it is this job's to write; what it says then is `fields`. Knows no bytes, no
+paths of objects and no Firebase. Every write names the version of the document that it was decided on, so a user's
+change in between, a deletion or another worker's claim is noticed instead of overwritten.
 """
 
+import contextlib
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from enum import Enum
-from typing import Any, Protocol
+from typing import Any
 
+from worker import fields
 from worker.claim import Bid, Decision, Refuse, Start, decide, is_own, may_record_refusal
+from worker.documents import CALL_SECONDS, Documents, FieldValue, Snapshot
 from worker.errors import BackendError, Cancelled, Deleted, JobError, Superseded
 from worker.generation import Progress
 from worker.request import Owner
 
-LEASE_SECONDS = 90
 HEARTBEAT_SECONDS = 10
 WATCH_SECONDS = 3
 """How often the document is read when nothing is written: the longest a user's `cancel_requested` goes unseen."""
-CALL_SECONDS = 2.0
-"""One call to Firestore; nothing is retried inside it."""
 MAX_SWAPS = 6
 
 log = logging.getLogger(__name__)
-
-
-class FieldValue(Enum):
-    """Values that the server fills in."""
-
-    SERVER_TIME = "server time"
-    REMOVE = "remove"
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """A document as it was at `read_at` (server time); `fields` is None where there is none."""
-
-    fields: Mapping[str, Any] | None
-    version: object
-    read_at: datetime
-
-
-class Documents(Protocol):
-    """Documents by path, with compare-and-swap. Every call is bounded by `timeout` seconds and retries nothing.
-
-    Raises:
-        BackendError: no answer, or a refusal. After `unreachable` a write may have happened all the same.
-    """
-
-    def read(self, path: str, *, timeout: float) -> Snapshot:
-        """The document now."""
-        ...
-
-    def create(self, path: str, fields: Mapping[str, Any], *, timeout: float) -> object | None:
-        """Write a new document; its version, or None where one exists already."""
-        ...
-
-    def update(self, path: str, fields: Mapping[str, Any], *, unchanged: object, timeout: float) -> object | None:
-        """Change fields, keep the others; the new version, or None where the document is not `unchanged` any more."""
-        ...
-
-
-ENDED = dict.fromkeys(("progress", "heartbeat_at", "expires_at"), FieldValue.REMOVE)
-"""What only a job that lives has."""
-
-
-def document_path(owner: Owner) -> str:
-    """`generations/{user_id}/files/{file_uid}`; both ids were validated, so neither can leave its level."""
-    return f"generations/{owner.user_id}/files/{owner.file_uid}"
 
 
 class StatusDocument:
@@ -80,7 +33,7 @@ class StatusDocument:
     def __init__(self, documents: Documents, owner: Owner, bid: Bid, request_data: Mapping[str, Any]) -> None:
         self._documents, self._owner, self._bid = documents, owner, bid
         self._request_data = dict(request_data)
-        self._path = document_path(owner)
+        self._path = fields.document_path(owner)
         self._version: object = None
         self._clock: tuple[datetime, float] | None = None
         self._claimed: Start | None = None
@@ -103,14 +56,15 @@ class StatusDocument:
             if not isinstance(decision, Start):
                 self.refused = True
                 if isinstance(decision, Refuse) and decision.record:
-                    self._swap(snapshot, self._failed(decision.error, snapshot), deadline)
+                    with contextlib.suppress(BackendError):  # refused it is, whether or not that could be written
+                        self._swap(snapshot, self._refusal(snapshot, decision.error), deadline)
                 return decision
             if snapshot.fields is not None and is_own(snapshot.fields, self._bid):
                 self._version = snapshot.version
-            elif not self._swap(snapshot, self._processing(decision, snapshot), deadline):
+            elif not self._swap(snapshot, self._processing(snapshot, decision), deadline):
                 continue
             self._claimed, self.attempt, self.claimed_at = decision, decision.attempt, snapshot.read_at
-            if not _has_ended(snapshot) and (snapshot.fields or {}).get("cancel_requested") is True:
+            if not fields.has_ended(snapshot.fields) and (snapshot.fields or {}).get("cancel_requested") is True:
                 raise Cancelled
             return decision
 
@@ -127,17 +81,14 @@ class StatusDocument:
             Deleted, Superseded: the document is not this job's any more.
             BackendError: no answer; the next beat may do better.
         """
-        fields: dict[str, Any] = {}
+        changes: dict[str, Any] = {}
         if progress is not None:
-            fields["progress"] = _progress_fields(progress)
+            changes["progress"] = fields.progress(progress)
         if heartbeat:
-            fields |= {
-                "heartbeat_at": FieldValue.SERVER_TIME,
-                "expires_at": self._now() + timedelta(seconds=LEASE_SECONDS),
-            }
-        if fields:
-            fields["updated_at"] = FieldValue.SERVER_TIME
-            version = self._documents.update(self._path, fields, unchanged=self._version, timeout=CALL_SECONDS)
+            changes |= fields.alive(self._now())
+        if changes:
+            changes["updated_at"] = FieldValue.SERVER_TIME
+            version = self._documents.update(self._path, changes, unchanged=self._version, timeout=CALL_SECONDS)
             if version is not None:
                 self._version = version
                 return
@@ -145,8 +96,8 @@ class StatusDocument:
         self._see(snapshot)
         if (snapshot.fields or {}).get("cancel_requested") is True:
             raise Cancelled
-        if fields:
-            version = self._documents.update(self._path, fields, unchanged=self._version, timeout=CALL_SECONDS)
+        if changes:
+            version = self._documents.update(self._path, changes, unchanged=self._version, timeout=CALL_SECONDS)
             self._version = version if version is not None else self._version
 
     def complete(self, generation_data: Mapping[str, Any], deadline: float) -> None:
@@ -156,19 +107,11 @@ class StatusDocument:
             Deleted, Superseded: nothing was written.
             BackendError: Firestore did not answer in time.
         """
-        terminal = {
-            "status": "completed",
-            "generation_data": dict(generation_data),
-            **ENDED,
-            "error": FieldValue.REMOVE,
-            "completed_at": FieldValue.SERVER_TIME,
-            "updated_at": FieldValue.SERVER_TIME,
-        }
-        self._finish(terminal, deadline)
+        self._finish(fields.completed(generation_data), deadline)
 
     def fail(self, error: JobError | Cancelled, deadline: float) -> None:
         """Write the failure. Raises as `complete` does."""
-        self._finish(self._failure(error), deadline)
+        self._finish(fields.failed(error.code, error.message, retryable=error.retryable), deadline)
 
     def refuse(self, error: JobError | Cancelled, deadline: float) -> bool:
         """Write the failure of a request that was never claimed, where that harms nobody; whether it was written.
@@ -180,7 +123,7 @@ class StatusDocument:
             snapshot = self._read(deadline)
             if not may_record_refusal(snapshot.fields, snapshot.read_at):
                 return False
-            if self._swap(snapshot, self._failed(error, snapshot), deadline):
+            if self._swap(snapshot, self._refusal(snapshot, error), deadline):
                 return True
 
     # The parts below build fields and swap them in.
@@ -194,18 +137,18 @@ class StatusDocument:
                 _again_or_raise(error, deadline)
         for _ in range(MAX_SWAPS):
             snapshot = self._read(deadline)
-            if self._is_mine(snapshot) and self._says(snapshot, terminal):
+            if self._is_mine(snapshot) and fields.ends_like(snapshot.fields, terminal):
                 return  # an earlier write had arrived, only its answer was lost
             if self._claimed is None:
                 # Firestore was away when the job started: what it says now is decided anew.
                 decision = decide(snapshot.fields, self._bid, snapshot.read_at)
                 if not isinstance(decision, Start):
                     raise Superseded
-                fields = {**self._processing(decision, snapshot), **terminal}
+                changes = {**self._processing(snapshot, decision), **terminal}
             else:
                 self._see(snapshot)
-                fields = dict(terminal)
-            if self._swap(snapshot, fields, deadline):
+                changes = dict(terminal)
+            if self._swap(snapshot, changes, deadline):
                 return
         raise BackendError("firestore", "unreachable")
 
@@ -215,12 +158,6 @@ class StatusDocument:
         if not self._is_mine(snapshot):
             raise Superseded
         self._version = snapshot.version
-
-    @staticmethod
-    def _says(snapshot: Snapshot, terminal: Mapping[str, Any]) -> bool:
-        """Whether the document ends as `terminal` does, in all it tells: the one word may be a forger's."""
-        told = ("status", "generation_data", "error")
-        return all((snapshot.fields or {}).get(name) == _value(terminal.get(name)) for name in told)
 
     def _is_mine(self, snapshot: Snapshot) -> bool:
         return ((snapshot.fields or {}).get("claim") or {}).get("nonce") == self._bid.nonce
@@ -235,15 +172,15 @@ class StatusDocument:
             self._clock = (snapshot.read_at, time.monotonic())
             return snapshot
 
-    def _swap(self, snapshot: Snapshot, fields: Mapping[str, Any], deadline: float) -> bool:
+    def _swap(self, snapshot: Snapshot, changes: Mapping[str, Any], deadline: float) -> bool:
         """Whether the write is there; False: look again, the document changed or the answer was lost."""
         try:
             if snapshot.fields is None:
-                present = {key: value for key, value in fields.items() if value is not FieldValue.REMOVE}
+                present = {key: value for key, value in changes.items() if value is not FieldValue.REMOVE}
                 version = self._documents.create(self._path, present, timeout=_left(deadline))
             else:
                 version = self._documents.update(
-                    self._path, fields, unchanged=snapshot.version, timeout=_left(deadline)
+                    self._path, changes, unchanged=snapshot.version, timeout=_left(deadline)
                 )
         except BackendError as error:
             _again_or_raise(error, deadline)
@@ -252,73 +189,17 @@ class StatusDocument:
             self._version = version
         return version is not None
 
+    def _processing(self, snapshot: Snapshot, start: Start) -> Mapping[str, Any]:
+        now = self._now()
+        return fields.processing(snapshot.fields, self._owner, self._bid, start, self._request_data, now=now)
+
+    def _refusal(self, snapshot: Snapshot, error: JobError | Cancelled) -> Mapping[str, Any]:
+        return fields.refused(snapshot.fields, self._owner, self._bid, error, self._request_data)
+
     def _now(self) -> datetime:
         assert self._clock is not None  # noqa: S101 - every way here begins with a read
         read_at, monotonic = self._clock
         return read_at + timedelta(seconds=time.monotonic() - monotonic)
-
-    def _identity(self, attempt: int, snapshot: Snapshot) -> dict[str, Any]:
-        fields: dict[str, Any] = {
-            "user_id": self._owner.user_id,
-            "file_uid": self._owner.file_uid,
-            "job_id": self._bid.job_id,
-            "worker_id": self._bid.worker_id,
-            "attempt": attempt,
-            "request_data": self._request_data,
-            "updated_at": FieldValue.SERVER_TIME,
-        }
-        if "created_at" not in (snapshot.fields or {}):
-            fields["created_at"] = FieldValue.SERVER_TIME
-        return fields
-
-    def _processing(self, start: Start, snapshot: Snapshot) -> dict[str, Any]:
-        fields = self._identity(start.attempt, snapshot)
-        fields |= {
-            "status": "processing",
-            "claim": {"nonce": self._bid.nonce, "request_hash": self._bid.request_hash, "deaths": start.deaths},
-            "heartbeat_at": FieldValue.SERVER_TIME,
-            "expires_at": self._now() + timedelta(seconds=LEASE_SECONDS),
-            "progress": _progress_fields(Progress("queued")),
-        }
-        fields |= dict.fromkeys(("error", "generation_data", "completed_at"), FieldValue.REMOVE)
-        if _has_ended(snapshot):
-            # A wish to cancel the attempt that ended must not end the one that the user asks for now.
-            fields["cancel_requested"] = FieldValue.REMOVE
-        return fields
-
-    def _failed(self, error: JobError | Cancelled, snapshot: Snapshot) -> dict[str, Any]:
-        attempt = int((snapshot.fields or {}).get("attempt") or 1)
-        # Whoever held the document before must not take it for its own any more.
-        claim = {**((snapshot.fields or {}).get("claim") or {}), "nonce": ""}
-        return {**self._identity(attempt, snapshot), **self._failure(error), "claim": claim}
-
-    @staticmethod
-    def _failure(error: JobError | Cancelled) -> dict[str, Any]:
-        return {
-            "status": "failed",
-            "error": {"code": error.code, "message": error.message, "retryable": error.retryable},
-            "generation_data": FieldValue.REMOVE,
-            **ENDED,
-            "completed_at": FieldValue.SERVER_TIME,
-            "updated_at": FieldValue.SERVER_TIME,
-        }
-
-
-def _value(field: Any) -> Any:
-    return None if isinstance(field, FieldValue) else field
-
-
-def _progress_fields(progress: Progress) -> dict[str, Any]:
-    return {
-        "stage": progress.stage,
-        "step": progress.step,
-        "total_steps": progress.total_steps,
-        "percent": progress.percent,
-    }
-
-
-def _has_ended(snapshot: Snapshot) -> bool:
-    return (snapshot.fields or {}).get("status") in {"completed", "failed"}
 
 
 def _left(deadline: float) -> float:

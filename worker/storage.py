@@ -20,6 +20,8 @@ TOKENS = "firebaseStorageDownloadTokens"
 """The custom metadata in which Firebase keeps an object's download tokens, a list separated by commas."""
 SERVICE = "https://firebasestorage.googleapis.com"
 READ_SECONDS = 10.0
+MAX_CHANGES = 6
+"""How often an object may turn out to be another one than was seen, before its upload is given up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,8 @@ class Provenance:
     """When the attempt claimed the document, as a UTC timestamp that sorts; of two attempts the later one is right."""
     manifest: str = "{}"
     """JSON of what the job knows of its result, so that its document can be finished from its objects alone."""
+    claimed: bool = True
+    """Whether its document is claimed. Without a claim what is there may be another job's: nothing is replaced."""
 
     def claim(self) -> dict[str, str]:
         """Whose an object is."""
@@ -117,6 +121,8 @@ class Stored:
     url: str
     generation: int
     metageneration: int = 1
+    found: bool = False
+    """Whether it was there already, and was only adopted."""
 
 
 class Storage:
@@ -140,23 +146,26 @@ class Storage:
 
         Raises:
             Superseded: a newer attempt has written the object.
-            BackendError: it could not be stored by `deadline`.
+            BackendError: it could not be stored by `deadline`, or not without replacing what may be another job's.
         """
         # A first attempt needs no look: the precondition finds what is there.
         found = self._bucket.info(path, deadline=deadline) if provenance.attempt > 1 else None
-        while True:
+        for _ in range(MAX_CHANGES):
             token = str(uuid.uuid4())
             if found is not None:
                 if found.metadata.get("claimed_at", "") > provenance.claimed_at:
                     raise Superseded
-                if found.metadata.get("request_hash") == provenance.request_hash:
+                same_request = found.metadata.get("request_hash") == provenance.request_hash
+                if same_request and _token(found) and found.crc32c == self._bucket.crc32c(encoded.data):
+                    adopted = self.adopt(self._stored(path, _token(found), found), found, provenance, deadline)
+                    if adopted is not None:
+                        return adopted
+                    found = self._bucket.info(path, deadline=deadline)
+                    continue
+                if not provenance.claimed:
+                    raise BackendError("storage", "refused")
+                if same_request:
                     token = _token(found) or token
-                    if found.crc32c == self._bucket.crc32c(encoded.data):
-                        adopted = self.adopt(self._stored(path, token, found), found, provenance, deadline)
-                        if adopted is not None:
-                            return adopted
-                        found = self._bucket.info(path, deadline=deadline)
-                        continue
             stored = self._bucket.upload(
                 path,
                 encoded.data,
@@ -168,6 +177,7 @@ class Storage:
             if stored is not None:
                 return self._stored(path, token, stored)
             found = self._bucket.info(path, deadline=deadline)
+        raise BackendError("storage", "unreachable")  # others write the object faster than this attempt can look
 
     def recall(
         self, paths: Sequence[str], request_hash: str, deadline: float
@@ -194,10 +204,10 @@ class Storage:
         if seen.metadata.get("claimed_at", "") > provenance.claimed_at:
             return None
         adopted = self._bucket.adopt(stored.path, provenance.claim(), seen=seen, deadline=deadline)
-        return self._stored(stored.path, _token(seen), adopted) if adopted is not None else None
+        return self._stored(stored.path, _token(seen), adopted, found=True) if adopted is not None else None
 
-    def _stored(self, path: str, token: str, info: ObjectInfo) -> Stored:
-        return Stored(path, self.url(path, token), info.generation, info.metageneration)
+    def _stored(self, path: str, token: str, info: ObjectInfo, *, found: bool = False) -> Stored:
+        return Stored(path, self.url(path, token), info.generation, info.metageneration, found)
 
     def remove(self, stored: Sequence[Stored], seconds: float = 3.0) -> None:
         """Take back objects of a job whose result is not kept.
@@ -205,11 +215,16 @@ class Storage:
         Raises:
             BackendError: some may still be there.
         """
-        deadline = time.monotonic() + seconds
+        deadline, failure = time.monotonic() + seconds, None
         for item in stored:
-            self._bucket.delete(
-                item.path, generation=item.generation, metageneration=item.metageneration, deadline=deadline
-            )
+            try:
+                self._bucket.delete(
+                    item.path, generation=item.generation, metageneration=item.metageneration, deadline=deadline
+                )
+            except BackendError as error:
+                failure = error
+        if failure is not None:
+            raise failure
 
     def read_object(self, path: str, max_bytes: int) -> bytes:
         """The bytes of a source image in the bucket.

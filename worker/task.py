@@ -13,15 +13,16 @@ import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from worker import result
-from worker.claim import Decision, Refuse, Replay, request_hash
+from worker.admission import Admission
+from worker.claim import Replay, request_hash
 from worker.delivery import Delivery, Destination
 from worker.errors import (
     Cancelled,
+    Deleted,
     Forbidden,
     GpuFault,
     Internal,
@@ -35,24 +36,12 @@ from worker.logs import where
 from worker.params import Params, VideoParams, resolve
 from worker.ports import Collaborators
 from worker.record import Record
-from worker.recovery import Finished, Found, adopt, recover
-from worker.request import (
-    DEFAULT_TASK,
-    Img2ImgRequest,
-    Img2VideoRequest,
-    InpaintRequest,
-    Request,
-    Source,
-    envelope,
-    parse,
-)
+from worker.recovery import Finished
+from worker.request import DEFAULT_TASK, Request, Source, envelope, parse
 from worker.stop import StopSignal
-from worker.storage import Provenance
+from worker.storage import Provenance, Stored
+from worker.turn import Turn, Work
 
-STOP_GRACE_SECONDS = 30.0
-"""How long a denoising step may take before the GPU counts as hung, once the job was asked to stop."""
-LOADING_GRACE_SECONDS = 180.0
-"""The same for one network that is being read from a slow disk."""
 UNSYNCED = "firestore_synced: false; the document could not be brought up to date"
 
 T = TypeVar("T")
@@ -122,6 +111,7 @@ class _Run:
         owner = self.envelope.owner
         self._record = Record(tools.documents, owner, job_id=job.id, worker_id=tools.worker_id) if owner else None
         self._delivery: Delivery | None = None
+        self._adopted: tuple[Stored, ...] = ()
         self._facts: dict[str, Any] = {}
         self._hash = ""
         self._caller_known = self._ended = False
@@ -156,6 +146,7 @@ class _Run:
         stored = await self._generate(request, params)
         if isinstance(stored, Replay):
             return result.replay(request, stored.generation_data)
+        self._adopted = stored.adopted if stored else ()
         return await self._complete(request, stored or await self._delivered())
 
     async def _authenticate(self, request: Request | None = None) -> None:
@@ -174,113 +165,36 @@ class _Run:
 
     async def _generate(self, request: Request, params: Params) -> Replay | Finished | None:
         """Claim, fetch sources and load weights side by side, then run the model; a stored result ends it early."""
-        gate: Future[Sources] = Future()
-        call = self.tools.gpu.submit(lambda: self._on_gpu(request, params, gate))
+        work = Work(request, params, self, confirm=self._confirm, take=self._take, clock=self._clock)
+        turn = Turn(self.tools.gpu, self.tools.generator, work, self.stop)
+        door = Admission(
+            self.tools, request, self._hash, self._record, stop=self.stop, warn=self.warn, clock=self._clock
+        )
         try:
-            decision, found, sources = await self.stop.guard(self._admit(request))
-        except BaseException as error:
-            gate.set_exception(error)
-            if self.stop.reason is not None:
-                await self._leave_gpu(call)
+            admitted = await self.stop.guard(door.enter(self._request_data, self._provenance))
+        except BaseException:
+            await turn.give_up()
             raise
-        if isinstance(decision, Replay | Refuse) or found is not None:
-            # What is being loaded is for the next job: nobody waits for it here.
-            gate.set_exception(Cancelled())
-            if isinstance(decision, Refuse):
-                raise decision.error
-            return decision if isinstance(decision, Replay) else found
+        if not isinstance(admitted, Sources):
+            await turn.give_up()
+            return admitted
         self._delivery = self._open_delivery(request, params)
-        gate.set_result(sources)
-        try:
-            await self.stop.guard(_finished(call))
-        finally:
-            await self._leave_gpu(call)
-        self.stop.checkpoint()
+        await turn.run(admitted)
         return None
 
-    def _on_gpu(self, request: Request, params: Params, gate: "Future[Sources]") -> None:
-        """In the GPU thread. The weights load while the document is claimed; nothing is generated before it is."""
-        generator, started = self.tools.generator, time.monotonic()
-        self.checkpoint()
-        self.report(Progress("loading"))
-        generator.prepare(request.task_type, self)
-        self._clock("load", started)
-        sources, started = gate.result(), time.monotonic()
-        for generated in generator.generate(request, params, sources, self):
-            self._loop.call_soon_threadsafe(self._take, generated)
-        self._clock("generate", started)
-
-    async def _admit(self, request: Request) -> tuple[Decision | None, Finished | None, Sources]:
-        """Ask document, bucket and pictures at the same time: what they cost is hidden behind the loading weights."""
-        sources = asyncio.create_task(self._load_sources(request))
-        found = asyncio.create_task(self._recover(request))
-        try:
-            decision = await self._claim(request)
-            if isinstance(decision, Replay | Refuse):
-                return decision, None, Sources()
-            finished = await self._adopt(await found)
-            return decision, finished, (await sources if finished is None else Sources())
-        finally:
-            sources.cancel()
-            found.cancel()
-
-    async def _adopt(self, found: Found | None) -> Finished | None:
-        if found is None or self._record is None or self.tools.storage is None:
-            return None
-        return await asyncio.to_thread(adopt, self.tools.storage, found, self._provenance(self._record))
-
-    async def _recover(self, request: Request) -> Found | None:
-        if request.owner is None or self.tools.storage is None:
-            return None
-        return await asyncio.to_thread(recover, self.tools.storage, request, request.owner, self._hash)
-
-    async def _claim(self, request: Request) -> Decision | None:
-        if self._record is None:
-            return None
-        if self.tools.documents is None:
-            self.warn("Firebase is not configured on this worker: no document is written")
-        started = time.monotonic()
-        try:
-            return await self._record.claim(self._request_data, self._hash, self.stop, self.warn)
-        finally:
-            self._clock("claim", started)
-
-    async def _load_sources(self, request: Request) -> Sources:
-        if not isinstance(request, Img2ImgRequest | InpaintRequest | Img2VideoRequest):
-            return Sources()
-        started = time.monotonic()
-        try:
-            return await asyncio.to_thread(self.tools.sources.load, request, request.user_id, self.checkpoint)
-        finally:
-            self._clock("sources", started)
+    async def _confirm(self) -> None:
+        if self._record is not None:
+            await self._record.confirm()
 
     def _open_delivery(self, request: Request, params: Params) -> Delivery:
         destination, owner = None, request.owner
         if owner is not None and self._record is not None and self.tools.storage is not None:
-            provenance = self._provenance(self._record)
-            destination = Destination(self.tools.storage, owner, provenance, self.tools.outbox)
+            destination = Destination(self.tools.storage, owner, self._provenance, self.tools.outbox)
         elif owner is not None:
             self.warn("use_cloud_storage: no bucket is configured on this worker, so the result is returned inline")
         fps = params.fps if isinstance(params, VideoParams) else 0
         blocks = self.tools.settings.safety_checker == "block"
         return Delivery(request, fps, destination, on_done=self._note, checkpoint=self.checkpoint, blocks=blocks)
-
-    async def _leave_gpu(self, call: "Future[None]") -> None:
-        """Come back only when the GPU is free for the next job.
-
-        Raises:
-            GpuFault: the call does not answer any more; where the job was asked to stop, its reason instead.
-        """
-        if call.done() or call.cancel():
-            return
-        try:
-            generating = self._delivery is not None
-            await self.tools.gpu.finish(call, STOP_GRACE_SECONDS if generating else LOADING_GRACE_SECONDS)
-        except GpuFault:
-            self.stop.checkpoint()
-            raise
-        except (JobError, Cancelled) as error:
-            log.debug("the GPU was left: %s", error, extra={"action": "gpu_left", "job_id": self.job.id})
 
     async def _delivered(self) -> Finished:
         """Wait for the files of what was generated."""
@@ -313,8 +227,12 @@ class _Run:
     async def _settle(self, error: JobError | Cancelled) -> None:
         if self._record is not None and await self._may_write(error):
             await self._record.fail(error, self._request_data)
-        if self._delivery is not None and not isinstance(error, Superseded):
+        if self._delivery is not None and isinstance(error, Superseded):
+            await self._delivery.settled()  # what it stored is its successor's to adopt or to replace
+        elif self._delivery is not None:
             await self._delivery.discard()
+        elif self._adopted and isinstance(error, Deleted) and self.tools.storage is not None:
+            await asyncio.to_thread(self.tools.storage.remove, self._adopted)
 
     async def _may_write(self, error: JobError | Cancelled) -> bool:
         """Whether the caller may have this document written; a request that was refused early is checked only now."""
@@ -327,13 +245,17 @@ class _Run:
 
     # Small things, in the event loop.
 
-    def _provenance(self, record: Record) -> Provenance:
+    def _provenance(self) -> Provenance:
+        """Whose the objects are that are stored from now on."""
+        record = self._record
+        assert record is not None  # noqa: S101 - only who has an owner, and so a document, stores anything
         return Provenance(
             job_id=self.job.id,
             attempt=record.attempt,
             request_hash=self._hash,
             claimed_at=record.claimed_at,
             manifest=json.dumps(self._facts),
+            claimed=record.claimed,
         )
 
     def _described(self, request: Request) -> dict[str, Any]:
@@ -345,8 +267,9 @@ class _Run:
         return {**facts, "prompt_sha256": hashlib.sha256(prompt.encode()).hexdigest()[:16]}
 
     def _take(self, generated: Generated) -> None:
-        assert self._delivery is not None  # noqa: S101 - opened before the gate was
-        self._delivery.take(generated)
+        # A call that was given up on may come back late: nothing is stored for a job that has ended.
+        if self._delivery is not None and not self._ended:
+            self._delivery.take(generated)
 
     def _note(self, progress: Progress) -> None:
         """Pass progress on, never backwards: an early upload must not look like the end of the generation."""
@@ -359,10 +282,3 @@ class _Run:
 
     def _clock(self, stage: str, started: float) -> None:
         self.timings[stage] = time.monotonic() - started
-
-
-async def _finished(call: "Future[None]") -> None:
-    """Wait for a call in the GPU thread, without ending it when nobody waits any more."""
-    future = asyncio.wrap_future(call)
-    future.add_done_callback(lambda done: done.cancelled() or done.exception())  # somebody has seen it
-    await asyncio.shield(future)

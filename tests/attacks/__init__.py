@@ -1,4 +1,6 @@
-"""Attacks: what strangers send, and what becomes of it. `test_table.py` prints the table; its rows have numbers.
+"""Attacks: what strangers send, and what becomes of it. The run ends with the table; its rows have numbers.
+
+`test_table.py` holds the rows 1 to 65, `test_tickets.py` 66 to 69: the tickets of an app's backend.
 
 Each input goes through `worker.task.run` with the real parser, downloader and decoder. A refusal is right when it has
 its code, names the field, repeats nothing long, reaches no model, no network and no object, leaves no document but the

@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from tests.attacks.world import note
 from tests.fakes import Hangs, HasNoModel, PaintingGenerator, Raises, Slow, is_down
 from tests.test_task import World
-from worker import delivery, task
+from worker import delivery, task, turn
 from worker.config import load_settings
 from worker.errors import BackendError, Cancelled, GpuFault, Internal, OutOfMemory, Superseded, Unauthenticated
 from worker.fetch import Fetcher
@@ -314,7 +314,7 @@ def log(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
     settings = load_settings(log_level="DEBUG")
     stream = io.StringIO()
     configure(settings.model_copy(update={"runpod_endpoint_id": "e1" if request.param == "platform" else None}), stream)
-    monkeypatch.setattr(task, "STOP_GRACE_SECONDS", 0.3)
+    monkeypatch.setattr(turn, "STOP_GRACE_SECONDS", 0.3)
     yield stream
     root.handlers[:] = handlers
     root.setLevel(level)

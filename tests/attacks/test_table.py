@@ -408,7 +408,7 @@ def guarded(pem: str, log: io.StringIO) -> Iterator[World]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(id_token, "_fetch_certs", lambda _request, _url: {"key-1": shown})
         users = Firebase(load_settings(firebase_service_account_key=json.dumps(account))).users
-        made = World(log, users=users, token=lambda uid: signed(pem, sub=uid), require_id_token=True)
+        made = World(log, users=users, token=lambda job: signed(pem, sub=job["user_id"]), require_id_token=True)
         yield made
         made.good()
         made.close()

@@ -21,7 +21,7 @@ from tests import test_task
 from tests.fakes import PaintingGenerator
 from worker.fetch import Address, Fetcher, is_public, resolve_with_system
 from worker.generation import Control, Generated, Sources
-from worker.identity import Identity, Users
+from worker.identity import Identity, Tickets, Users
 from worker.inputs import SourceLoader
 from worker.params import Params
 from worker.ports import Collaborators
@@ -164,12 +164,13 @@ class World(test_task.World):
         is_allowed: Callable[[Address], bool] = is_public,
         fetcher: dict[str, Any] | None = None,
         users: Users | None = None,
-        token: Callable[[str], str] | None = None,
+        tickets: Tickets | None = None,
+        token: Callable[[dict[str, Any]], str] | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(Watching(), log_level="DEBUG", **settings)
         self.log, self.names, self.calls = log, Names(), list[tuple[str, str]]()
-        self._users, self._token = users, token
+        self._users, self._tickets, self._token = users, tickets, token
         self.fetcher = Fetcher(
             **{
                 "max_bytes": self.settings.max_input_image_bytes,
@@ -189,12 +190,14 @@ class World(test_task.World):
         return dataclasses.replace(
             tools,
             sources=SourceLoader(self.settings, read, self.fetcher),
-            identity=Identity(self._users or tools.identity.users, None, required=self.settings.require_id_token),
+            identity=Identity(
+                self._users or tools.identity.users, self._tickets, required=self.settings.require_id_token
+            ),
         )
 
     def valid(self, job_input: dict[str, Any]) -> dict[str, Any]:
-        """The same, with a token of the user whom it names, where this worker wants one."""
-        return job_input | {"id_token": self._token(job_input["user_id"])} if self._token else job_input
+        """The same, with the proof of the user whom it names, where this worker wants one."""
+        return job_input | {"id_token": self._token(job_input)} if self._token else job_input
 
     def ask(self, job_input: object) -> dict[str, Any]:
         """One job, from outside."""

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import socket
 import struct
+from abc import ABC, abstractmethod
 from typing import Self
 
 from tests.emulators.background import BackgroundLoop
@@ -17,7 +18,7 @@ BUFFER_BYTES = 1 << 20
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER on, zero seconds: close sends RST instead of FIN
 
 
-class Proxy:
+class Proxy(ABC):
     """Base of `HttpProxy` and `TcpProxy`: a context manager that listens on a free loopback port."""
 
     def __init__(self, upstream: str, *, latency: float = 0.0) -> None:
@@ -82,8 +83,9 @@ class Proxy:
             self._writers.discard(writer)
             writer.close()
 
+    @abstractmethod
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        raise NotImplementedError
+        """Pass one connection on, until either side ends it."""
 
     async def _open_upstream(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection(*self._upstream, limit=BUFFER_BYTES)

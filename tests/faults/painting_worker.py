@@ -23,10 +23,12 @@ from typing import Any, Literal
 import numpy as np
 
 from tests.fakes import PaintingGenerator
-from worker import task
+from worker import turn
+from worker.bucket import FirebaseBucket
 from worker.config import Settings
 from worker.errors import GpuFault, ModelUnavailable, OutOfMemory
-from worker.firebase import Firebase, FirebaseBucket, FirestoreDocuments
+from worker.firebase import Firebase
+from worker.firestore import FirestoreDocuments
 from worker.generation import Control, Generated, GeneratedImage, Placement, Sources
 from worker.params import ModelDefaults, Params
 from worker.request import Request
@@ -59,7 +61,7 @@ class Script:
     die_at: Moment | None = None
     die_on: int = 1
     """The process dies when it comes to `die_at` for the `die_on`-th time."""
-    stop_grace: float = task.STOP_GRACE_SECONDS
+    stop_grace: float = turn.STOP_GRACE_SECONDS
     healthy: bool = True
     disk_bytes: int | None = None
     """Size of the disk for temporary files; None: the machine's own."""
@@ -246,7 +248,7 @@ def main() -> None:
     script = Script.from_environment()
     if script.disk_bytes is not None:
         tempfile.tempdir = small_disk(script.disk_bytes)
-    task.STOP_GRACE_SECONDS = script.stop_grace
+    turn.STOP_GRACE_SECONDS = script.stop_grace
     fate = Fate(script)
     MortalFirebase.fate = fate
 

@@ -10,7 +10,8 @@ import pytest
 
 from tests.emulators.worker_process import WorkerProcess
 from tests.faults.conftest import MakeWorld
-from tests.faults.world import Endpoint, World, cloud, reap, until
+from tests.faults.world import Endpoint, World, cloud, path_of, reap, until
+from worker import keeper
 from worker.result import REPLAY_WARNING
 
 SLOW: dict[str, Any] = {"num_inference_steps": 100}
@@ -52,6 +53,38 @@ def test_case_02_the_same_job_at_two_workers_at_once(endpoint: Endpoint) -> None
     for number, after in enumerate(jobs):
         endpoint.check_completed(f"c02-{number}", endpoint.answer(after))
     assert {endpoint.plane.workers_of(after)[0] for after in jobs} == {"worker-1", "worker-2"}, "both live"
+
+
+@pytest.mark.parametrize("fate", ["superseded", "deleted", "cancelled"])
+async def test_case_02_an_attempt_that_lost_its_claim_in_line_for_the_card_is_not_painted(
+    make_world: MakeWorld, fate: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The card gets free before the keeper looks again: the document is looked at before a step is spent on it."""
+    monkeypatch.setattr(keeper, "WATCH_SECONDS", 60.0)
+    waiting, another = make_world(), make_world()
+    before = asyncio.create_task(waiting.serve(cloud("c02b-before", "hangs: a fox"), "job-before"))
+    await asyncio.to_thread(until, lambda: waiting.ledger.painted("c02b-before") == 1)
+    late = asyncio.create_task(waiting.serve(cloud("c02b"), "job-c02b"))
+    await asyncio.to_thread(until, lambda: waiting.status("c02b") == "processing")
+    if fate == "superseded":
+        another.check_completed("c02b", await another.serve(cloud("c02b"), "job-c02b"))
+    elif fate == "deleted":
+        waiting.firebase.documents.document(path_of("c02b")).delete()
+    else:
+        waiting.write_as_app("c02b", {"cancel_requested": True})
+    document, generations = waiting.document("c02b"), waiting.generations("c02b")
+    await asyncio.sleep(keeper.FRESH_SECONDS + 0.1)
+    waiting.painter.released.set()
+    response = await late
+    assert response["error_code"] == fate
+    assert waiting.ledger.painted("c02b") == (1 if fate == "superseded" else 0)
+    assert waiting.generations("c02b") == generations
+    if fate == "cancelled":
+        waiting.check_failed("c02b", response, "cancelled", retryable=False)
+    else:
+        assert waiting.document("c02b") == document
+    waiting.check_completed("c02b-before", await before)
+    await waiting.lives()
 
 
 @pytest.mark.e2e

@@ -8,7 +8,7 @@ import pytest
 from tests.faults.conftest import MakeWorld
 from tests.faults.painting_worker import Script
 from tests.faults.world import World, cloud, until
-from worker import record
+from worker import keeper, record
 from worker.record import UNREACHED
 from worker.task import UNSYNCED
 
@@ -74,6 +74,68 @@ async def test_case_30_firestore_is_back_before_the_end(make_world: MakeWorld, m
     response = await job
     world.check_completed("c30b", response)
     assert UNSYNCED not in response["warnings"]
+
+
+async def test_case_30_a_job_that_firestore_did_not_know_is_claimed_when_it_is_back(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not only at its end: if its worker dies now, there is a document whose lease runs out."""
+    monkeypatch.setattr(record, "CLAIM_SECONDS", 0.5)
+    monkeypatch.setattr(keeper, "WATCH_SECONDS", 0.3)
+    world, another = make_world(Script(step_seconds=0.1)), make_world()
+    _take_down(world, "UNAVAILABLE")
+    job = asyncio.create_task(world.serve(cloud("c30c", num_inference_steps=60)))
+    await asyncio.to_thread(until, lambda: world.ledger.painted("c30c") == 1)
+    assert world.writes("c30c") == []
+    _heal(world)
+    await asyncio.to_thread(until, lambda: world.status("c30c") == "processing")
+    again = await another.serve(cloud("c30c", num_inference_steps=60), "job-2")
+    assert again["error_code"] == "duplicate_in_progress"
+    response = await job
+    document = world.check_completed("c30c", response)
+    assert (document["job_id"], document["attempt"]) == ("job-1", 1)
+    assert UNSYNCED not in response["warnings"]
+    assert world.statuses("c30c") == ["processing", "completed"]
+    assert world.ledger.painted("c30c") == 1
+
+
+async def test_case_30_a_job_that_was_done_elsewhere_meanwhile_spoils_nothing(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unknown to Firestore it paints the same again, is stopped, and leaves the other one's result as it is."""
+    monkeypatch.setattr(record, "CLAIM_SECONDS", 0.3)
+    monkeypatch.setattr(keeper, "WATCH_SECONDS", 60.0)
+    unknown, another = make_world(), make_world()
+    request = cloud("c30d", "hangs at the second: a fox", num_images=2)
+    another.painter.released.set()
+    _take_down(unknown, "UNAVAILABLE")
+    job = asyncio.create_task(unknown.serve(request, "job-unknown"))
+    await asyncio.to_thread(until, lambda: len(unknown.objects("c30d")) == 1)
+    _heal(unknown)
+    response = await another.serve(request, "job-2")
+    document = another.check_completed("c30d", response, count=2)
+    job.cancel()
+    unknown.painter.released.set()
+    await asyncio.wait({job})
+    another.check_completed("c30d", response, count=2)
+    assert another.document("c30d") == document
+    await unknown.lives()
+
+
+async def test_case_30_a_refused_request_in_an_outage_is_answered_and_leaves_no_document(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(record, "TERMINAL_SECONDS", 0.5)
+    _take_down(world, "UNAVAILABLE")
+    response = await world.serve(cloud("c30e", width=1023))
+    _heal(world)
+    assert (response["error_code"], response["retryable"]) == ("invalid_input", False)
+    assert world.document("c30e") is None
+    assert [entry for entry in caplog.records if getattr(entry, "action", "") == "not_written"]
+    assert world.ledger.painted("c30e") == 0
+    again = await world.serve(cloud("c30e", width=1023))
+    world.check_failed("c30e", again, "invalid_input", retryable=False)
+    await world.lives()
 
 
 @pytest.mark.parametrize("how", ["refuses", "hangs", "UNAVAILABLE", "PERMISSION_DENIED"])

@@ -1,23 +1,16 @@
-"""Small models in the layouts that the demo models do not have, and a stand-in for the job's side of a run."""
+"""The job's side of a run, small jobs and pictures, and a checkpoint as a single file."""
 
-import json
-import shutil
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import numpy as np
 import torch
-import transformers
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from worker.errors import Cancelled
 from worker.generation import Progress, Sources
 from worker.params import ImageParams, VideoParams
-
-_KIT: Any = diffusers
-_MODELS: Any = transformers
 
 
 class Recorder:
@@ -94,89 +87,6 @@ def sources_of(task_type: str) -> Sources:
         image=picture() if task_type in {"img2img", "inpaint", "img2video"} else None,
         mask=stripe_mask() if task_type == "inpaint" else None,
     )
-
-
-def wan_21(demo_wan: Path, folder: Path, *, image_to_video: bool) -> Path:
-    """A small Wan 2.1 checkpoint: an eightfold VAE without patches, one time step for all; I2V with a CLIP encoder."""
-    folder.mkdir(parents=True)
-    for part in ("tokenizer", "text_encoder", "scheduler"):
-        shutil.copytree(demo_wan / part, folder / part)
-    torch.manual_seed(3)
-    _KIT.AutoencoderKLWan(
-        base_dim=4,
-        z_dim=16,
-        dim_mult=[1, 1, 1, 1],
-        num_res_blocks=1,
-        temperal_downsample=[False, True, True],
-    ).save_pretrained(folder / "vae")
-    extra = {"in_channels": 36, "image_dim": 32, "added_kv_proj_dim": 32} if image_to_video else {"in_channels": 16}
-    _KIT.WanTransformer3DModel(
-        num_attention_heads=2,
-        attention_head_dim=16,
-        out_channels=16,
-        text_dim=32,
-        freq_dim=32,
-        ffn_dim=64,
-        num_layers=2,
-        **extra,
-    ).save_pretrained(folder / "transformer")
-    index = json.loads((demo_wan / "model_index.json").read_text()) | {
-        "expand_timesteps": False,
-        "_class_name": "WanImageToVideoPipeline" if image_to_video else "WanPipeline",
-    }
-    if image_to_video:
-        vision = _MODELS.CLIPVisionConfig(
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            image_size=32,
-            patch_size=8,
-            projection_dim=32,
-        )
-        _MODELS.CLIPVisionModel(vision).save_pretrained(folder / "image_encoder")
-        size = {"height": 32, "width": 32}
-        _MODELS.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=size).save_pretrained(
-            folder / "image_processor"
-        )
-        index |= {
-            "image_encoder": ["transformers", "CLIPVisionModel"],
-            "image_processor": ["transformers", "CLIPImageProcessor"],
-        }
-    (folder / "model_index.json").write_text(json.dumps(index))
-    return folder
-
-
-def safety_checker(folder: Path, *, flags: Image.Image | bool) -> Path:
-    """A small safety checker of random weights: it flags everything, nothing, or what looks just like one picture."""
-    from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
-
-    torch.manual_seed(4)
-    vision = {
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "image_size": 32,
-        "patch_size": 8,
-    }
-    kind: Any = StableDiffusionSafetyChecker
-    checker = kind(_MODELS.CLIPConfig(vision_config=vision, projection_dim=16)).eval()
-    size = {"height": 32, "width": 32}
-    processor = _MODELS.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=size)
-    # A concept is found where its cosine is above its threshold.
-    threshold = 0.998
-    with torch.no_grad():
-        checker.special_care_embeds_weights.fill_(2.0)
-        if isinstance(flags, Image.Image):
-            seen = processor([flags], return_tensors="pt").pixel_values
-            checker.concept_embeds.copy_(checker.visual_projection(checker.vision_model(seen)[1]).expand(17, -1))
-        else:
-            threshold = -2.0 if flags else 2.0
-        checker.concept_embeds_weights.fill_(threshold)
-    checker.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
 
 
 def single_file(sdxl: Path, path: Path) -> Path:

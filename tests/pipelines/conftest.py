@@ -1,4 +1,4 @@
-"""Models are made and loaded once for the whole directory; a run is one call."""
+"""The built-in models are loaded once for the whole directory, small ones made once; a run is one call."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.pipelines.builders import Recorder, image_params, sources_of, video_params, wan_21
+from tests.pipelines import small_models
+from tests.pipelines.builders import Recorder, image_params, sources_of, video_params
 from worker.config import Settings, load_settings
 from worker.generation import GeneratedImage, Sources
-from worker.pipelines import demo
 from worker.pipelines.catalog import Catalog
 from worker.pipelines.engine import Engine
+from worker.pipelines.places import DEMO_MODELS
 from worker.request import REQUESTS, Request
 
 Runner = Callable[..., list[NDArray[np.uint8]]]
@@ -28,14 +29,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def demo_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return demo.ensure(tmp_path_factory.mktemp("models") / "demo")
+def demo_models() -> Path:
+    """The folder that ships with the worker; tests read it and copy from it."""
+    return DEMO_MODELS
 
 
 @pytest.fixture(scope="session")
 def demo_settings(demo_models: Path) -> Settings:
     return load_settings(
-        demo_models_dir=demo_models,
         models_dir=demo_models / "none",
         sdxl_model="demo",
         sdxl_refiner="demo",
@@ -50,13 +51,18 @@ def engine(demo_settings: Settings) -> Engine:
 
 
 @pytest.fixture(scope="session")
+def small_sdxl(demo_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_models.sdxl(demo_models / "sdxl", tmp_path_factory.mktemp("small") / "sdxl")
+
+
+@pytest.fixture(scope="session")
 def wan_t2v(demo_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return wan_21(demo_models / "wan", tmp_path_factory.mktemp("t2v") / "wan-t2v", image_to_video=False)
+    return small_models.wan_21(demo_models / "wan", tmp_path_factory.mktemp("t2v") / "wan-t2v", image_to_video=False)
 
 
 @pytest.fixture(scope="session")
 def wan_i2v(demo_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return wan_21(demo_models / "wan", tmp_path_factory.mktemp("i2v") / "wan-i2v", image_to_video=True)
+    return small_models.wan_21(demo_models / "wan", tmp_path_factory.mktemp("i2v") / "wan-i2v", image_to_video=True)
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,10 @@ import pytest
 
 from worker.config import TASK_TYPES, Settings, load_settings
 from worker.errors import ModelUnavailable
-from worker.pipelines.catalog import SDXL_BASE, SDXL_VAE, WAN_T2V, Catalog
-from worker.pipelines.places import Place
+from worker.pipelines import places
+from worker.pipelines.catalog import FAMILY, SDXL_BASE, SDXL_VAE, WAN_T2V, Catalog
+from worker.pipelines.places import DEMO_MODELS, Place
+from worker.pipelines.weights import read_json
 
 EMPTY_SAFETENSORS = (2).to_bytes(8, "little") + b"{}"
 
@@ -59,20 +61,28 @@ def catalog(*, cuda: bool, where: tuple[Place, ...] = (), **values: Any) -> Cata
     return Catalog(settings, cuda=cuda, where=where)
 
 
-def test_without_a_card_every_task_has_a_demo_model_before_it_is_made(tmp_path: Path) -> None:
-    models = catalog(cuda=False, demo_models_dir=tmp_path / "nothing-yet")
+def test_without_a_card_every_task_has_a_demo_model() -> None:
+    models = catalog(cuda=False)
     for task in TASK_TYPES:
+        own = read_json(DEMO_MODELS / FAMILY[task] / "worker.json")
         defaults = models.describe(task)
         assert defaults.name == "demo"
-        assert any("demo models" in warning for warning in defaults.warnings)
+        assert {key: getattr(defaults, key) for key in own} == own | {"warnings": tuple(own["warnings"])}
         assert defaults.size_multiple == (16 if task.endswith("video") else 8)
         assert defaults.has_refiner == (not task.endswith("video"))
 
 
-def test_what_the_demo_models_say_is_the_same_once_they_are_made(demo_models: Path, tmp_path: Path) -> None:
-    made, unmade = (catalog(cuda=False, demo_models_dir=path) for path in (demo_models, tmp_path / "none"))
-    for task in TASK_TYPES:
-        assert made.describe(task) == unmade.describe(task)
+def test_a_card_runs_the_demo_models_where_they_are_asked_for() -> None:
+    models = catalog(cuda=True, sdxl_model="demo", wan_model="demo")
+    assert {models.describe(task).name for task in TASK_TYPES} == {"demo"}
+    assert models.bundle("text2video") == models.bundle("img2video")
+
+
+def test_a_worker_without_its_demo_models_names_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places, "DEMO_MODELS", tmp_path)
+    for task, variable in {"text2img": "SDXL_MODEL", "text2video": "WAN_MODEL"}.items():
+        with pytest.raises(ModelUnavailable, match=f"{variable} names the built-in demo model, whose folder is not"):
+            catalog(cuda=False).describe(task)
 
 
 def test_on_a_card_the_defaults_are_the_real_models() -> None:

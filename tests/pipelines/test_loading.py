@@ -37,29 +37,30 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def load(demo_models: Path) -> Loading:
+def load() -> Loading:
     def start(task: str = "text2img", *, cuda: bool = False, control: Recorder | None = None, **values: Any) -> Parts:
-        models = catalog(cuda=False, **({"demo_models_dir": demo_models} | values))
+        models = catalog(cuda=False, **values)
         return Loader(models.bundle(task), cuda=cuda, control=control or Recorder()).load()
 
     return start
 
 
-def engine_of(demo_models: Path, **values: Any) -> Engine:
-    models = catalog(cuda=False, demo_models_dir=demo_models, **values)
-    return Engine(load_settings(demo_models_dir=demo_models), catalog=models)
+def engine_of(**values: Any) -> Engine:
+    return Engine(load_settings(), catalog=catalog(cuda=False, **values))
 
 
 @pytest.fixture
-def as_sdxl_base(demo_models: Path, tmp_path: Path) -> tuple[Place, ...]:
-    """The demo model's files in the place where SDXL base would be baked in."""
-    shutil.copytree(demo_models / "sdxl", tmp_path / "models" / SDXL_BASE.replace("/", "--"))
+def as_sdxl_base(small_sdxl: Path, tmp_path: Path) -> tuple[Place, ...]:
+    """A small model's files in the place where SDXL base would be baked in."""
+    shutil.copytree(small_sdxl, tmp_path / "models" / SDXL_BASE.replace("/", "--"))
     return (Place(tmp_path / "models", "plain"),)
 
 
 @pytest.mark.parametrize("task", ["text2img", "text2video"])
 def test_on_the_cpu_everything_is_float32(load: Loading, task: str) -> None:
-    assert {module.dtype for module in load(task).modules().values()} == {torch.float32}
+    """The demo models' files hold float16: they are widened as they are read."""
+    modules = load(task).modules().values()
+    assert {tensor.dtype for module in modules for tensor in module.state_dict().values()} == {torch.float32}
 
 
 def test_on_the_card_sdxl_runs_in_half_precision(load: Loading) -> None:
@@ -90,10 +91,10 @@ def test_on_the_card_wan_runs_in_bfloat16_beside_a_float32_vae(load: Loading, wa
     }
 
 
-def test_half_precision_files_are_read_where_they_are(load: Loading, demo_models: Path, tmp_path: Path) -> None:
+def test_half_precision_files_are_read_where_they_are(load: Loading, small_sdxl: Path, tmp_path: Path) -> None:
     """The folder's fp16 file, and not the float32 one beside it, is what the card gets."""
     folder = tmp_path / "sdxl"
-    shutil.copytree(demo_models / "sdxl", folder)
+    shutil.copytree(small_sdxl, folder)
     path = folder / "unet" / "diffusion_pytorch_model.safetensors"
     marked = {name: torch.full_like(value, 0.25).half() for name, value in load_file(path).items()}
     save_file(marked, folder / "unet" / "diffusion_pytorch_model.fp16.safetensors", {"format": "pt"})
@@ -130,27 +131,30 @@ def test_loading_tells_each_component_and_can_be_cancelled(load: Loading) -> Non
     assert len(stopping.progress) == 3
 
 
-def test_a_hub_id_that_is_here_loads_without_a_network(
-    demo_models: Path, as_sdxl_base: tuple[Place, ...], run: Runner
-) -> None:
-    start = runner(engine_of(demo_models, sdxl_model=SDXL_BASE, where=as_sdxl_base))
-    assert np.array_equal(start("text2img")[0], run("text2img")[0])
+@pytest.fixture
+def run_small(small_sdxl: Path) -> Runner:
+    return runner(engine_of(sdxl_model=str(small_sdxl)))
+
+
+def test_a_hub_id_that_is_here_loads_without_a_network(as_sdxl_base: tuple[Place, ...], run_small: Runner) -> None:
+    start = runner(engine_of(sdxl_model=SDXL_BASE, where=as_sdxl_base))
+    assert np.array_equal(start("text2img")[0], run_small("text2img")[0])
 
 
 def test_a_single_file_draws_what_its_folder_draws(
-    demo_models: Path, as_sdxl_base: tuple[Place, ...], tmp_path: Path, run: Runner
+    small_sdxl: Path, as_sdxl_base: tuple[Place, ...], tmp_path: Path, run_small: Runner
 ) -> None:
     """One checkpoint in the original implementation's names, read with the config files that are on this machine."""
-    path = single_file(demo_models / "sdxl", tmp_path / "my-model.safetensors")
-    engine = engine_of(demo_models, sdxl_model=str(path), where=as_sdxl_base)
+    path = single_file(small_sdxl, tmp_path / "my-model.safetensors")
+    engine = engine_of(sdxl_model=str(path), where=as_sdxl_base)
     assert engine.describe("text2img").name == "my-model.safetensors"
     start = runner(engine)
     for task in ("text2img", "inpaint"):
-        assert np.array_equal(start(task)[0], run(task)[0])
+        assert np.array_equal(start(task)[0], run_small(task)[0])
 
 
-def test_a_single_file_without_the_config_files_says_what_is_missing(demo_models: Path, tmp_path: Path) -> None:
-    path = single_file(demo_models / "sdxl", tmp_path / "my-model.safetensors")
+def test_a_single_file_without_the_config_files_says_what_is_missing(small_sdxl: Path, tmp_path: Path) -> None:
+    path = single_file(small_sdxl, tmp_path / "my-model.safetensors")
     models = catalog(cuda=False, sdxl_model=str(path))
     with pytest.raises(ModelUnavailable, match="configuration and tokenizer files"):
         Loader(models.bundle("text2img"), cuda=False, control=Recorder()).load()
@@ -202,7 +206,7 @@ def test_weights_that_are_cut_off_are_model_unavailable(demo_models: Path, tmp_p
     shutil.copytree(demo_models / "sdxl", folder)
     path = folder / "unet" / "diffusion_pytorch_model.safetensors"
     path.write_bytes(path.read_bytes()[:5000])
-    engine = engine_of(demo_models, sdxl_model=str(folder))
+    engine = engine_of(sdxl_model=str(folder))
     with pytest.raises(ModelUnavailable) as caught:
         engine.prepare("text2img", Recorder())
     assert str(tmp_path) not in str(caught.value)

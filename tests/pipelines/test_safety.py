@@ -11,8 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.pipelines.builders import Recorder, image_params, picture, safety_checker, sources_of, video_params
+from tests.pipelines.builders import Recorder, image_params, picture, sources_of, video_params
 from tests.pipelines.conftest import Runner, request_of
+from tests.pipelines.small_models import safety_checker
 from worker.config import TASK_TYPES, Settings
 from worker.errors import Internal, ModelUnavailable, OutOfMemory
 from worker.generation import Generated, GeneratedClip, GeneratedImage

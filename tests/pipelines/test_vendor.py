@@ -20,7 +20,7 @@ from worker.errors import (
     ModelUnavailable,
     OutOfMemory,
 )
-from worker.pipelines.vendor import POISON, translate, translated
+from worker.pipelines.vendor import POISON, importing, translate, translated
 
 _RESPONSE = httpx2.Response(404, request=httpx2.Request("GET", "https://example.com"))
 
@@ -97,3 +97,12 @@ def test_the_cause_is_kept_and_the_failed_call_keeps_no_tensors() -> None:
     gc.collect()
     assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)
     assert alive[0]() is None
+
+
+def test_the_collector_rests_during_imports_and_works_again_however_they_end() -> None:
+    with importing():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    with pytest.raises(ImportError), importing():
+        raise ImportError
+    assert gc.isenabled()

@@ -37,14 +37,13 @@ def test_what_is_no_safetensors_file_has_no_header(tmp_path: Path, content: byte
     assert read_json(path) == {}
 
 
-def test_a_bundle_weighs_what_its_networks_take_once_loaded(demo_models: Path) -> None:
+def test_a_bundle_weighs_what_its_networks_take_once_loaded() -> None:
     from tests.pipelines.builders import Recorder
     from worker.config import load_settings
     from worker.pipelines.engine import Engine
 
-    settings = load_settings(demo_models_dir=demo_models)
-    models = catalog(cuda=False, demo_models_dir=demo_models)
-    engine = Engine(settings, catalog=models)
+    models = catalog(cuda=False)
+    engine = Engine(load_settings(), catalog=models)
     for task in ("text2img", "text2video"):
         engine.prepare(task, Recorder())
         bundle = models.bundle(task)
@@ -58,8 +57,8 @@ def test_a_bundle_weighs_what_its_networks_take_once_loaded(demo_models: Path) -
             assert sizes[name] == pytest.approx(size, rel=0.02)
 
 
-def test_on_the_card_most_parts_weigh_half(demo_models: Path) -> None:
-    bundle = catalog(cuda=False, demo_models_dir=demo_models).bundle("text2video")
+def test_on_the_card_most_parts_weigh_half() -> None:
+    bundle = catalog(cuda=False).bundle("text2video")
     wide, narrow = (bundle_bytes(bundle, cuda=cuda) for cuda in (False, True))
     assert narrow["transformer"] * 2 == wide["transformer"]
     assert narrow["vae"] == wide["vae"]

@@ -1,4 +1,4 @@
-"""Which weights serve which task, and what they say of themselves without being loaded. Imports no torch.
+"""Which weights serve which task, and whether they are what their variable asks for. Imports no torch.
 
 Reads the settings' model variables and the small JSON files beside the weights; a client only ever sees the names of
 variables, never a path.
@@ -7,12 +7,13 @@ variables, never a path.
 import functools
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from worker.config import Settings, has_cuda_driver
 from worker.errors import ModelUnavailable
 from worker.params import ModelDefaults
-from worker.pipelines import demo, places
+from worker.pipelines import places
+from worker.pipelines.defaults import sdxl_defaults, wan_defaults
 from worker.pipelines.weights import components, has_weights, header, read_json
 
 Family = Literal["sdxl", "wan"]
@@ -36,11 +37,7 @@ _CLASSES: dict[Role, frozenset[str]] = {
     "refiner": frozenset({"StableDiffusionXLImg2ImgPipeline"}),
     "wan": frozenset({"WanPipeline", "WanImageToVideoPipeline"}),
 }
-_SDXL_DEFAULTS = ModelDefaults(SDXL_BASE, width=1024, height=1024, num_inference_steps=30, guidance_scale=5.0)
-_WAN_DEFAULTS = ModelDefaults(
-    WAN_T2V, width=832, height=480, num_inference_steps=50, guidance_scale=5.0, size_multiple=16
-)
-_TI2V_DEFAULTS = replace(_WAN_DEFAULTS, width=1280, height=704, size_multiple=32)
+_DEMO_FOLDERS: dict[Role, str] = {"sdxl": "sdxl", "refiner": "sdxl-refiner", "wan": "wan"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,12 +119,10 @@ class Catalog:
         """
         bundle = self.bundle(task_type)
         main = bundle.main
-        defaults = _sdxl_defaults(main) if bundle.family == "sdxl" else _wan_defaults(main)
-        own = read_json(main.path / "worker.json") if main.path and main.kind == "folder" else {}
-        if not own and main.name == "demo":
-            own = demo.WORKER_JSON[main.role]
-        defaults = _with_own(replace(defaults, name=main.name), own)
-        return replace(defaults, has_refiner=bundle.refiner is not None)
+        folder = main.path if main.kind == "folder" else None
+        if bundle.family == "sdxl":
+            return replace(sdxl_defaults(main.name, folder), has_refiner=bundle.refiner is not None)
+        return wan_defaults(main.name, folder, ti2v=wan_layout(main) == "ti2v")
 
     def safety(self) -> Weights | None:
         """The checker that every result must pass; None where the operator asked for none.
@@ -186,10 +181,12 @@ class Catalog:
 
     def _weights(self, variable: str, role: Role, value: str) -> Weights:
         if value == "demo":
-            folder = {"sdxl": "sdxl", "refiner": "sdxl-refiner", "wan": "wan"}.get(role)
-            if folder is None:
+            if role not in _DEMO_FOLDERS:
                 raise ModelUnavailable(f"{variable} cannot be demo")
-            return Weights(variable, role, "folder", "demo", self._settings.demo_models_dir / folder)
+            folder = places.DEMO_MODELS / _DEMO_FOLDERS[role]
+            if problem := folder_problem(folder, role):
+                raise ModelUnavailable(f"{variable} names the built-in demo model, whose folder {problem}")
+            return Weights(variable, role, "folder", "demo", folder)
         path = Path(value).expanduser()
         if value.endswith(".safetensors"):
             if role not in {"sdxl", "vae"}:
@@ -224,8 +221,6 @@ def wan_layout(weights: Weights) -> WanLayout | None:
 
     An image-to-video transformer takes more channels than it gives: the latents, the mask and the first frame.
     """
-    if weights.name == "demo":
-        return "ti2v"
     if weights.path is None:
         return "ti2v" if "TI2V" in weights.name.upper() else None
     if read_json(weights.path / "model_index.json").get("expand_timesteps"):
@@ -257,45 +252,3 @@ def folder_problem(folder: Path, role: Role) -> str | None:
     if role == "sdxl" and read_json(folder / "unet" / "config.json").get("in_channels", 4) != 4:
         return "holds an inpainting-only UNet; the plain one serves all three image tasks"
     return None
-
-
-def _sdxl_defaults(main: Weights) -> ModelDefaults:
-    if main.kind != "folder" or main.path is None:
-        return _SDXL_DEFAULTS
-    sample = read_json(main.path / "unet" / "config.json").get("sample_size")
-    blocks = read_json(main.path / "vae" / "config.json").get("block_out_channels")
-    if not isinstance(sample, int) or not isinstance(blocks, list):
-        return _SDXL_DEFAULTS
-    side = sample * 2 ** (len(blocks) - 1)
-    return replace(_SDXL_DEFAULTS, width=side, height=side)
-
-
-def _wan_defaults(main: Weights) -> ModelDefaults:
-    defaults = _TI2V_DEFAULTS if wan_layout(main) == "ti2v" else _WAN_DEFAULTS
-    if main.path is None:
-        return defaults
-    patch = read_json(main.path / "transformer" / "config.json").get("patch_size")
-    scale = read_json(main.path / "vae" / "config.json").get("scale_factor_spatial", 8)
-    if not isinstance(patch, list) or len(patch) != 3 or not isinstance(scale, int):
-        return defaults
-    # diffusers' WanPipeline rounds sizes down to this multiple; here they are refused. The contract's own is 16.
-    return replace(defaults, size_multiple=max(16, scale * int(patch[1])))
-
-
-def _with_own(defaults: ModelDefaults, own: dict[str, Any]) -> ModelDefaults:
-    """`defaults` with what the folder's `worker.json` says, where that is of the right type."""
-    kinds: dict[str, type | tuple[type, ...]] = {
-        "name": str,
-        "width": int,
-        "height": int,
-        "num_inference_steps": int,
-        "guidance_scale": (int, float),
-        "num_frames": int,
-        "fps": int,
-        "size_multiple": int,
-    }
-    changes = {key: own[key] for key, kind in kinds.items() if isinstance(own.get(key), kind)}
-    said = own.get("warnings")
-    if isinstance(said, list):
-        changes["warnings"] = tuple(str(line) for line in said)
-    return replace(defaults, **changes)

@@ -31,7 +31,7 @@ class Engine:
 
     def __init__(self, settings: Settings, *, catalog: Catalog | None = None) -> None:
         self.catalog = catalog or Catalog(settings)
-        self._shelf = Shelf(settings, self.catalog)
+        self._shelf = Shelf(self.catalog)
         self._safety: SafetyChecker | None = None
 
     def describe(self, task_type: str) -> ModelDefaults:

@@ -1,6 +1,7 @@
-"""Where weights lie: RunPod's cached models, the network volume, the image, Hugging Face's own cache. Imports no torch.
+"""Where weights lie: RunPod's cached models, the network volume, the image, Hugging Face's own cache, this package.
 
 Knows folder layouts and hub ids; does not know which model serves what. Downloads only what is nowhere on this machine.
+Imports no torch.
 """
 
 import re
@@ -9,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from worker.config import RUNPOD_VOLUME
+from worker.config import REPOSITORY, RUNPOD_VOLUME
 
+DEMO_MODELS = REPOSITORY / "worker" / "demo_models"
+"""The built-in demo models, `sdxl/`, `sdxl-refiner/` and `wan/`: part of the worker, like its code."""
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*\Z")
 
 

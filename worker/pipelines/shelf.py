@@ -11,13 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from worker.config import Settings
 from worker.errors import GpuFault, ModelUnavailable, OutOfMemory
 from worker.generation import Control, Placement, Progress
-from worker.pipelines import demo, machine, places
+from worker.pipelines import machine, places
 from worker.pipelines.catalog import SDXL_BASE, Bundle, Catalog
 from worker.pipelines.placement import GIB, Demand, Resident, decide
-from worker.pipelines.vendor import quiet, release_memory, translated
+from worker.pipelines.vendor import importing, quiet, release_memory, translated
 from worker.pipelines.weigh import bundle_bytes
 
 if TYPE_CHECKING:
@@ -44,8 +43,7 @@ class Loaded:
 class Shelf:
     """Holds what is loaded; one bundle's networks are there once, whichever tasks they serve."""
 
-    def __init__(self, settings: Settings, catalog: Catalog) -> None:
-        self._settings = settings
+    def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
         self._loaded: dict[str, Loaded] = {}
         self._clock = 0
@@ -148,14 +146,14 @@ class Shelf:
 
     def _place(self, bundle: Bundle, placement: Placement, control: Control) -> None:
         with self.cleanly(), translated("load"):
-            from worker.pipelines.residence import Residence
-
             entry = self._loaded.get(bundle.name)
             if entry is not None:
                 entry.residence.settle(placement)
                 return
             started = time.monotonic()
             parts = self._load(bundle, placement, control)
+            from worker.pipelines.residence import Residence
+
             residence = Residence(parts.modules(), machine.device(cuda=self._cuda))
             residence.settle(placement)
             self._loaded[bundle.name] = Loaded(bundle, parts, residence, self._clock)
@@ -164,10 +162,11 @@ class Shelf:
 
     def _load(self, bundle: Bundle, placement: Placement, control: Control) -> "Parts":
         control.report(Progress("loading", 0, 1))
-        quiet()
         # The slow imports belong to loading, not to the first job.
-        from worker.pipelines import sdxl, wan
-        from worker.pipelines.loading import Loader
+        with importing():
+            quiet()
+            from worker.pipelines import sdxl, wan
+            from worker.pipelines.loading import Loader
 
         log.debug("imported", extra={"action": "imports", "modules": [sdxl.__name__, wan.__name__]})
         device = machine.device(cuda=self._cuda) if placement.mode == "resident" else None
@@ -182,12 +181,8 @@ class Shelf:
         return loader.load()
 
     def _fetch(self, bundle: Bundle, control: Control) -> Bundle:
-        """The bundle with all its files on this machine: demo models are made, hub ids are downloaded."""
+        """The bundle with all its files on this machine: what is named by a hub id and not here is downloaded."""
         control.report(Progress("loading", 0, 1))
-        home = self._settings.demo_models_dir
-        if any(part.name == "demo" and part.path is not None and part.path.parent == home for part in bundle.all):
-            with translated("load"):
-                demo.ensure(home)
         for part in bundle.all:
             if part.kind != "hub":
                 continue

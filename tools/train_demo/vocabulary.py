@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import Any
 
 _WORD_LIST = """
-a an the of in on at to from with and or by for into over under near behind beside between left right top bottom
-centre center middle corner up down background foreground is are no not very without red green blue yellow orange
-purple violet pink cyan magenta black white gray grey brown gold silver dark light bright circle square triangle
-star rectangle line ring cross heart shape small large big tiny huge round moving moves move turning turns turn
-growing grows grow shrinking shrinks spinning spins rotating flying running walking photo picture image painting
-drawing portrait landscape video clip cinematic realistic detailed beautiful quality high low best sharp soft
-blurry style art digital studio close view scene lighting color colour colorful cat dog bird horse fish fox
-astronaut robot man woman person child people girl boy face house city street forest tree mountain sea ocean beach
-river lake sky cloud clouds sun sunset sunrise moon night day rain snow fire water flower flowers garden field road
-car train boat ship castle table cup coffee food fruit apple lemon
+a an the of in on at to from with and or by for into over under near behind beside between against front one two that
+is are no not very without left right top bottom centre center middle upper lower corner side up down upwards
+downwards background foreground red orange yellow green cyan turquoise blue purple violet pink black white gray grey
+brown gold magenta dark light bright colour color colours colors colourful circle disc ball dot square box triangle
+star rectangle ring cross heart shape thing object small little tiny large big huge round still moving moves move
+going sliding flying turning turns turn spinning spins rotating around growing grows grow getting bigger larger
+smaller shrinking photo picture image painting drawing illustration portrait landscape video clip animation cinematic
+realistic detailed beautiful quality high low best sharp soft blurry simple minimal flat design clean edges style
+digital vector art 4k studio close view scene lighting cat dog bird horse fish fox astronaut robot man woman person
+people girl boy face house city street forest tree mountain sea ocean beach river lake sky cloud sun sunset moon night
+day rain snow fire water flower garden road car train boat ship castle coffee apple
 """
 WORDS: tuple[str, ...] = tuple(_WORD_LIST.split())
 """Words that are one token each; the rest of a prompt is spelled out."""

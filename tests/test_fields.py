@@ -1,0 +1,92 @@
+"""What a document says: every field of the contract at its moment, and nothing of the moment before."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from worker import fields
+from worker.claim import Bid, Start
+from worker.documents import FieldValue
+from worker.errors import InvalidInput
+from worker.generation import Progress
+from worker.request import Owner
+
+OWNER = Owner("user", "file")
+BID = Bid("job-1", "worker-1", "hash", "n1")
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+DATA = {"images": ["https://u"], "storage": "firebase"}
+SERVER, REMOVE = FieldValue.SERVER_TIME, FieldValue.REMOVE
+
+
+def processing(found: dict[str, Any] | None) -> dict[str, Any]:
+    return dict(fields.processing(found, OWNER, BID, Start(2, deaths=1), {"prompt": "p"}, now=NOW))
+
+
+def test_a_job_that_begins_says_who_it_is_and_until_when_it_is_to_be_believed() -> None:
+    assert processing(None) == {
+        "status": "processing",
+        "user_id": "user",
+        "file_uid": "file",
+        "job_id": "job-1",
+        "worker_id": "worker-1",
+        "attempt": 2,
+        "request_data": {"prompt": "p"},
+        "claim": {"nonce": "n1", "request_hash": "hash", "deaths": 1},
+        "progress": {"stage": "queued", "step": 0, "total_steps": 0, "percent": 0},
+        "created_at": SERVER,
+        "updated_at": SERVER,
+        "heartbeat_at": SERVER,
+        "expires_at": NOW + timedelta(seconds=90),
+        "error": REMOVE,
+        "generation_data": REMOVE,
+        "completed_at": REMOVE,
+    }
+
+
+def test_a_document_that_is_there_keeps_its_beginning_and_what_its_app_wrote() -> None:
+    changed = processing({"created_at": NOW, "label": "mine"})
+    assert not {"created_at", "label"} & set(changed)
+
+
+@pytest.mark.parametrize(("status", "goes"), [("queued", False), ("processing", False), ("failed", True)])
+def test_a_wish_to_cancel_goes_with_the_attempt_that_it_was_meant_for(status: str, goes: bool) -> None:
+    assert ("cancel_requested" in processing({"status": status, "cancel_requested": True})) is goes
+
+
+@pytest.mark.parametrize("ended", [fields.completed(DATA), fields.failed("internal", "x", retryable=True)])
+def test_what_has_ended_has_no_lease_and_no_progress_and_only_one_end(ended: dict[str, Any]) -> None:
+    assert {name for name, value in ended.items() if value is REMOVE} >= {"progress", "heartbeat_at", "expires_at"}
+    assert (ended["completed_at"], ended["updated_at"]) == (SERVER, SERVER)
+    assert (ended["error"] is REMOVE) is (ended["generation_data"] is not REMOVE)
+
+
+def test_a_refusal_disowns_whoever_held_the_document() -> None:
+    held = {"attempt": 3, "created_at": NOW, "claim": {"nonce": "theirs", "request_hash": "h", "deaths": 2}}
+    refused = fields.refused(held, OWNER, BID, InvalidInput([]), {"task_type": "text2img"})
+    assert refused["claim"] == {"nonce": "", "request_hash": "h", "deaths": 2}
+    assert (refused["status"], refused["attempt"], refused["error"]["code"]) == ("failed", 3, "invalid_input")
+    assert fields.refused(None, OWNER, BID, InvalidInput([]), {})["attempt"] == 1
+
+
+def test_progress_is_told_in_four_numbers() -> None:
+    assert fields.progress(Progress("generating", 5, 10)) == {
+        "stage": "generating",
+        "step": 5,
+        "total_steps": 10,
+        "percent": 48,
+    }
+
+
+@pytest.mark.parametrize(
+    ("found", "same"),
+    [
+        ({"status": "completed", "generation_data": DATA, "label": "x"}, True),
+        ({"status": "completed", "generation_data": {"images": ["https://evil.example"]}}, False),
+        ({"status": "completed", "generation_data": DATA, "error": {"code": "x"}}, False),
+        ({"status": "processing"}, False),
+        (None, False),
+    ],
+)
+def test_an_end_is_known_by_all_it_tells(found: dict[str, Any] | None, same: bool) -> None:
+    assert fields.ends_like(found, fields.completed(DATA)) is same

@@ -1,0 +1,1 @@
+"""The measure of the demo models, on the pictures of their own generator."""

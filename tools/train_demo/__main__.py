@@ -1,0 +1,108 @@
+"""`python -m tools.train_demo`: make the demo models, from nothing to the files that are shipped.
+
+Knows the order of the stages and how long each is trained; knows nothing of how.
+"""
+
+import argparse
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+# Before torch is imported: spinning threads slow whatever else runs on the same cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def main() -> None:
+    """Train what is asked for; what `--work` already holds is not trained again."""
+    parser = argparse.ArgumentParser(prog="python -m tools.train_demo", description="Train the demo models.")
+    parser.add_argument("--out", type=Path, default=Path("worker/demo_models"), help="where the models are written")
+    parser.add_argument("--work", type=Path, default=Path("outputs/train_demo"), help="where a run keeps its progress")
+    parser.add_argument("--threads", type=int, default=1, help="threads of this process")
+    parser.add_argument("--further", action="store_true", help="train the denoisers that --out holds further")
+    parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"which of {', '.join(_STAGES)} (default: all)")
+    options = parser.parse_args()
+    unknown = [stage for stage in options.stages if stage not in _STAGES]
+    if unknown:
+        parser.error(f"no such stage: {', '.join(unknown)}")
+    import torch
+
+    from tools.train_demo.layout import complete
+
+    torch.set_num_threads(options.threads)
+    options.work.mkdir(parents=True, exist_ok=True)
+    for stage in options.stages or _STAGES:
+        begun = time.monotonic()
+        _STAGES[stage](options)
+        complete(options.out)
+        print(f"{stage}: {(time.monotonic() - begun) / 60:.1f} min", flush=True)
+
+
+def _image_text(o: argparse.Namespace) -> None:
+    from tools.train_demo.texts import clip_encoders
+
+    clip_encoders(o.out / "sdxl", o.work, steps=1100)
+
+
+def _image_vae(o: argparse.Namespace) -> None:
+    from tools.train_demo.autoencoders import image_autoencoder
+
+    image_autoencoder(o.out / "sdxl" / "vae", o.work, steps=1500)
+
+
+def _image_unet(o: argparse.Namespace) -> None:
+    from tools.train_demo.images import base
+
+    base(o.out / "sdxl", o.work, steps=3800, further=o.further)
+
+
+def _image_refiner(o: argparse.Namespace) -> None:
+    from tools.train_demo.images import refiner
+
+    refiner(o.out / "sdxl", o.out / "sdxl-refiner", o.work, steps=200)
+
+
+def _image_decoder(o: argparse.Namespace) -> None:
+    from tools.train_demo.autoencoders import image_decoder
+
+    image_decoder(o.out / "sdxl" / "vae", o.work, steps=400)
+
+
+def _video_text(o: argparse.Namespace) -> None:
+    from tools.train_demo.texts import t5_encoder
+
+    t5_encoder(o.out / "wan", o.work, steps=2200)
+
+
+def _video_vae(o: argparse.Namespace) -> None:
+    from tools.train_demo.autoencoders import video_autoencoder
+
+    video_autoencoder(o.out / "wan" / "vae", o.work, steps=1500)
+
+
+def _video_transformer(o: argparse.Namespace) -> None:
+    from tools.train_demo.clips import transformer
+
+    transformer(o.out / "wan", o.work, steps=3900, further=o.further)
+
+
+def _video_decoder(o: argparse.Namespace) -> None:
+    from tools.train_demo.autoencoders import video_decoder
+
+    video_decoder(o.out / "wan" / "vae", o.work, steps=400)
+
+
+_STAGES: dict[str, Callable[[argparse.Namespace], None]] = {
+    "image_text": _image_text,
+    "image_vae": _image_vae,
+    "image_unet": _image_unet,
+    "image_refiner": _image_refiner,
+    "image_decoder": _image_decoder,
+    "video_text": _video_text,
+    "video_vae": _video_vae,
+    "video_transformer": _video_transformer,
+    "video_decoder": _video_decoder,
+}
+
+if __name__ == "__main__":
+    main()

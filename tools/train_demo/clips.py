@@ -1,0 +1,205 @@
+"""Training of Wan's transformer. Knows video latents, words and noise; knows no outlines."""
+
+import dataclasses
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+
+from tools.train_demo import architecture
+from tools.train_demo.images import prompt_of, scenes_by_chance, shape_weight
+from tools.train_demo.scenes import Scene, paint
+from tools.train_demo.trainer import fit
+
+_library: Any = diffusers  # its classes carry half of their annotations
+_texts: Any = transformers  # as above
+
+_WORD_TOKENS = 40
+"""Words that a training caption is cut at; Wan's pipelines pad theirs with zeros to 512."""
+_PADDED_TO = 512
+_WITHOUT_WORDS = 0.12
+_FIRST_FRAME_GIVEN = 0.4
+"""Part of the batches of clips that are trained to go on from a given picture."""
+_SHIFT = 4.0
+"""Noise levels are drawn as a sampler with this shift takes them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Bucket:
+    """Clips of one form: how many are kept, how many make a batch, and how often they come in each part of the run."""
+
+    frames: int
+    height: int
+    width: int
+    kept: int
+    batch: int
+    share: tuple[float, float, float]
+
+
+_BUCKETS = (
+    Bucket(1, 112, 192, kept=2500, batch=24, share=(1.0, 0.35, 0.2)),
+    Bucket(17, 112, 192, kept=500, batch=5, share=(0.0, 0.45, 0.3)),
+    Bucket(41, 112, 192, kept=140, batch=3, share=(0.0, 0.2, 0.1)),
+    Bucket(81, 112, 192, kept=120, batch=2, share=(0.0, 0.0, 0.2)),
+    Bucket(1, 480, 832, kept=150, batch=2, share=(0.0, 0.0, 0.08)),
+    Bucket(1, 240, 416, kept=200, batch=8, share=(0.0, 0.0, 0.08)),
+    Bucket(9, 480, 832, kept=24, batch=1, share=(0.0, 0.0, 0.04)),
+)
+_PARTS = (0.55, 0.8)
+"""Where a run's second and third part begin: pictures first, then short clips, then all."""
+
+
+class Clips:
+    """Latents of drawn clips of one bucket; single pictures are drawn anew a few at a time, clips are kept."""
+
+    def __init__(self, vae: Any, bucket: Bucket, work: Path) -> None:
+        self._vae, self._bucket = vae, bucket
+        config = vae.config
+        self._mean = torch.tensor(config.latents_mean).view(1, -1, 1, 1, 1)
+        self._std = torch.tensor(config.latents_std).view(1, -1, 1, 1, 1)
+        name = f"{bucket.frames}x{bucket.height}x{bucket.width}"
+        self._scenes = scenes_by_chance(random.Random(f"clips {name}"), bucket.kept, moving=True)
+        chunk = max(1, 50 * 112 * 192 // (bucket.height * bucket.width)) if bucket.frames == 1 else 2
+        path = work / f"clips-{name}-{bucket.kept}.pt"
+        if not path.exists():
+            parts = [self._encode(self._scenes[start : start + chunk]) for start in range(0, bucket.kept, chunk)]
+            torch.save(torch.cat(parts), path)
+        self._latents: torch.Tensor = torch.load(path, weights_only=True)
+
+    def look(self, rng: random.Random) -> tuple[torch.Tensor, list[Scene]]:
+        """A batch: (batch, channels, frames, height, width) latents and their scenes."""
+        if self._bucket.frames == 1 and self._bucket.height < 200:
+            scenes = scenes_by_chance(rng, 1, moving=True)
+            places = rng.sample(range(len(self._scenes)), len(scenes))
+            self._latents[places] = self._encode(scenes)
+            for place, scene in zip(places, scenes, strict=True):
+                self._scenes[place] = scene
+        places = rng.sample(range(len(self._scenes)), self._bucket.batch)
+        return self._latents[places], [self._scenes[place] for place in places]
+
+    @torch.no_grad()
+    def _encode(self, scenes: list[Scene]) -> torch.Tensor:
+        bucket = self._bucket
+        pixels = paint(scenes, bucket.height, bucket.width, bucket.frames).transpose(1, 2) * 2 - 1
+        with torch.autocast("cpu", torch.bfloat16):
+            latents: torch.Tensor = self._vae.encode(pixels).latent_dist.mean
+        return (latents.float() - self._mean) / self._std
+
+
+class Words:
+    """Wan's text encoder as its pipelines use it: every token, the rest zeros."""
+
+    def __init__(self, folder: Path) -> None:
+        self._tokenizer = _texts.T5Tokenizer.from_pretrained(folder / "tokenizer")
+        self._encoder = _texts.UMT5EncoderModel.from_pretrained(folder / "text_encoder").float().eval()
+
+    @torch.no_grad()
+    def encode(self, texts: list[str]) -> torch.Tensor:
+        """(texts, tokens + 1, width); the last row is the zeros that `_PaddedOnce` counts as all the padding."""
+        options = {"padding": "longest", "truncation": True, "max_length": _WORD_TOKENS, "return_tensors": "pt"}
+        tokens = self._tokenizer(texts, **options)
+        seen = self._encoder(**tokens).last_hidden_state * tokens["attention_mask"][..., None]
+        rows: torch.Tensor = torch.nn.functional.pad(seen, (0, 0, 0, 1))
+        return rows
+
+
+class _PaddedOnce:
+    """Cross-attention over hundreds of equal padding rows at the cost of one: its weight is theirs together."""
+
+    def __init__(self) -> None:
+        self._attention: Any = _library.models.transformers.transformer_wan.WanAttnProcessor()
+
+    def __call__(self, attn: Any, hidden_states: Any, words: Any, _mask: Any = None, _rotary: Any = None) -> Any:
+        bias = torch.zeros(1, 1, 1, words.shape[1])
+        bias[..., -1] = math.log(_PADDED_TO - words.shape[1] + 1)
+        return self._attention(attn, hidden_states, words, bias, None)
+
+
+def transformer(folder: Path, work: Path, steps: int, *, further: bool = False) -> None:
+    """Train Wan's transformer, with `further` from the weights in `folder`, and write it and its scheduler there."""
+    torch.manual_seed(30)
+    network = architecture.video_transformer()
+    if further:
+        trained = _library.WanTransformer3DModel.from_pretrained(folder / "transformer")
+        network.load_state_dict(trained.float().state_dict())
+    model = torch.nn.ModuleDict(
+        {
+            "transformer": network,
+            # Rotary positions are relative: nothing tells a token where the picture ends. Being asked for its place, in
+            # training only, it learns to find out.
+            "place": torch.nn.Linear(_width(), 2),
+        }
+    )
+    for block in network.blocks:
+        block.attn2.set_processor(_PaddedOnce())
+    loss = _Loss(folder, work, model)
+    fit(
+        "video_transformer",
+        model,
+        lambda rng, step: loss(rng, step / steps),
+        steps=steps,
+        rate=1.5e-3,
+        work=work,
+        warmup=200,
+    )
+    network.half().save_pretrained(folder / "transformer")
+    architecture.video_scheduler().save_pretrained(folder / "scheduler")
+
+
+class _Loss:
+    """The mean square error of the predicted flow (Lipman et al. 2023), over forms, noise levels and captions."""
+
+    def __init__(self, folder: Path, work: Path, model: Any) -> None:
+        self._work = work
+        self._words = Words(folder)
+        self._vae = _library.AutoencoderKLWan.from_pretrained(folder / "vae").float().eval()
+        self._clips: dict[Bucket, Clips] = {}
+        self._transformer, self._place = model["transformer"], model["place"]
+        self._hidden = torch.empty(0)
+        self._transformer.blocks[2].register_forward_hook(self._keep)
+
+    def _keep(self, _module: Any, _arguments: Any, output: torch.Tensor) -> None:
+        self._hidden = output
+
+    def __call__(self, rng: random.Random, part: float) -> torch.Tensor:
+        stage = sum(part >= start for start in _PARTS)
+        bucket = rng.choices(_BUCKETS, [bucket.share[stage] for bucket in _BUCKETS])[0]
+        if bucket not in self._clips:
+            self._clips[bucket] = Clips(self._vae, bucket, self._work)
+        latents, scenes = self._clips[bucket].look(rng)
+        texts = ["" if rng.random() < _WITHOUT_WORDS else prompt_of(scene, rng) for scene in scenes]
+        words = self._words.encode(texts)
+        count, _, frames, height, width = latents.shape
+        level = torch.rand(count)
+        level = _SHIFT * level / (1 + (_SHIFT - 1) * level)
+        levels = level[:, None, None, None, None].expand(-1, 1, frames, 1, 1).clone()
+        given = frames > 1 and rng.random() < _FIRST_FRAME_GIVEN
+        if given:
+            levels[:, :, 0] = 0
+        noise = torch.randn_like(latents)
+        noisy = (1 - levels) * latents + levels * noise
+        # Where all tokens have the same time step, one for all of them comes to the same and is much cheaper.
+        steps = level * 1000
+        if given:
+            steps = (levels[:, 0, :, 0, 0] * 1000).repeat_interleave((height // 2) * (width // 2), dim=1)
+        seen = self._transformer(noisy, steps, words, return_dict=False)[0]
+        # Of a given frame nothing is asked.
+        asked = (levels > 0).float() * shape_weight(latents)
+        flow: torch.Tensor = ((seen - (noise - latents)).square() * asked).sum() / asked.expand_as(seen).sum()
+        return flow + 0.1 * self._place_error(frames, height // 2, width // 2)
+
+    def _place_error(self, frames: int, rows: int, columns: int) -> torch.Tensor:
+        down = (torch.arange(rows) + 0.5) / rows * 2 - 1
+        across = (torch.arange(columns) + 0.5) / columns * 2 - 1
+        place = torch.stack(torch.meshgrid(down, across, indexing="ij"), dim=-1).flatten(0, 1).repeat(frames, 1)
+        error: torch.Tensor = (self._place(self._hidden) - place).square().mean()
+        return error
+
+
+def _width() -> int:
+    config = architecture.video_transformer().config
+    return int(config.num_attention_heads * config.attention_head_dim)

@@ -1,0 +1,202 @@
+"""Training of SDXL's two denoisers, the base's and the refiner's. Knows latents, words and noise; knows no outlines."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+
+from tools.train_demo import architecture
+from tools.train_demo.captions import describe, say
+from tools.train_demo.prompts import held_out
+from tools.train_demo.scenes import Scene, draw_lots, paint
+from tools.train_demo.trainer import fit
+
+_library: Any = diffusers  # its classes carry half of their annotations
+_texts: Any = transformers  # as above
+
+NATIVE = (256, 256)
+_OTHERS = ((512, 512), (1024, 1024), (256, 384), (384, 256), (192, 320), (512, 768), (128, 128))
+"""Other sizes (height, width) that are asked for; the last part of the training shows some of each."""
+_NATIVE_ALONE = 0.45
+_OTHERS_SHARE = 0.45
+_BATCH = 32
+_SHAPE_WEIGHT = 4.0
+_WITHOUT_WORDS = 0.12
+"""Part of the samples that are trained without their caption, for classifier-free guidance (Ho & Salimans 2022)."""
+
+
+class Pictures:
+    """Latents of drawn scenes at one size, a few of them replaced at every look."""
+
+    def __init__(self, vae: Any, size: tuple[int, int], count: int, work: Path) -> None:
+        self._vae, self.size = vae, size
+        self._scenes = scenes_by_chance(random.Random(f"pictures {size}"), count)
+        chunk = max(1, 2**20 // (size[0] * size[1]))
+        path = work / f"pictures-{size[0]}x{size[1]}-{count}.pt"
+        if not path.exists():
+            parts = [self._encode(self._scenes[start : start + chunk]) for start in range(0, count, chunk)]
+            torch.save(torch.cat(parts), path)
+        self._latents: torch.Tensor = torch.load(path, weights_only=True)
+
+    def look(self, rng: random.Random, count: int, fresh: int) -> tuple[torch.Tensor, list[Scene]]:
+        """`count` latents and their scenes, after `fresh` ones were drawn anew."""
+        if fresh:
+            scenes = scenes_by_chance(rng, fresh)
+            places = rng.sample(range(len(self._scenes)), fresh)
+            self._latents[places] = self._encode(scenes)
+            for place, scene in zip(places, scenes, strict=True):
+                self._scenes[place] = scene
+        places = rng.sample(range(len(self._scenes)), min(count, len(self._scenes)))
+        return self._latents[places], [self._scenes[place] for place in places]
+
+    @torch.no_grad()
+    def _encode(self, scenes: list[Scene]) -> torch.Tensor:
+        pixels = (paint(scenes, *self.size)[:, 0] * 2 - 1).contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16):
+            latents: torch.Tensor = self._vae.encode(pixels).latent_dist.mean
+        return latents.float() * float(self._vae.config.scaling_factor)
+
+
+class Words:
+    """SDXL's two text encoders, as its pipelines use them: both's tokens, and the second one's pooled embedding."""
+
+    def __init__(self, folder: Path) -> None:
+        self._tokenizers = [
+            _texts.CLIPTokenizer.from_pretrained(folder / name) for name in ("tokenizer", "tokenizer_2")
+        ]
+        first, second = _texts.CLIPTextModel, _texts.CLIPTextModelWithProjection
+        self._first = first.from_pretrained(folder / "text_encoder").float().eval()
+        self._second = second.from_pretrained(folder / "text_encoder_2").float().eval()
+
+    @torch.no_grad()
+    def encode(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """(texts, 77, both widths) and (texts, CODE)."""
+        ids = [
+            tokenizer(texts, padding="max_length", truncation=True, max_length=77, return_tensors="pt").input_ids
+            for tokenizer in self._tokenizers
+        ]
+        first = self._first(ids[0], output_hidden_states=True)
+        second = self._second(ids[1], output_hidden_states=True)
+        return torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1), second.text_embeds
+
+
+def base(folder: Path, work: Path, steps: int, *, further: bool = False) -> None:
+    """Train the base UNet, with `further` from the weights in `folder`, and write it and its scheduler there."""
+    torch.manual_seed(20)
+    unet = architecture.unet(refiner=False)
+    if further:
+        unet.load_state_dict(_library.UNet2DConditionModel.from_pretrained(folder / "unet").float().state_dict())
+    loss = _Loss(folder, work, refiner=False)
+    fit(
+        "image_unet",
+        unet,
+        lambda rng, step: loss(unet, rng, step / steps),
+        steps=steps,
+        rate=1.5e-3,
+        work=work,
+        warmup=200,
+    )
+    unet.half().save_pretrained(folder / "unet")
+    architecture.image_scheduler().save_pretrained(folder / "scheduler")
+
+
+def refiner(folder: Path, out: Path, work: Path, steps: int) -> None:
+    """Train the refiner from the base's weights, and write it and its scheduler below `out`."""
+    torch.manual_seed(21)
+    unet = architecture.unet(refiner=True)
+    trained = _library.UNet2DConditionModel.from_pretrained(folder / "unet").float().state_dict()
+    own = unet.state_dict()
+    for name, value in trained.items():
+        if own[name].shape == value.shape:
+            own[name] = value
+    unet.load_state_dict(own)
+    loss = _Loss(folder, work, refiner=True)
+    fit("image_refiner", unet, lambda rng, _: loss(unet, rng, 1.0), steps=steps, rate=1e-3, work=work)
+    unet.half().save_pretrained(out / "unet")
+    architecture.image_scheduler().save_pretrained(out / "scheduler")
+
+
+class _Loss:
+    """The mean square error of the predicted velocity (Salimans & Ho 2022), over sizes, noise levels and captions."""
+
+    def __init__(self, folder: Path, work: Path, *, refiner: bool) -> None:
+        self._refiner, self._work = refiner, work
+        self._words = Words(folder)
+        self._vae = _library.AutoencoderKL.from_pretrained(folder / "vae").float().eval()
+        self._native = Pictures(self._vae, NATIVE, 2500, work)
+        self._others: list[Pictures] = []
+        self._signal = architecture.image_scheduler().alphas_cumprod
+
+    def __call__(self, unet: Any, rng: random.Random, part: float) -> torch.Tensor:
+        if part >= _NATIVE_ALONE and not self._others:
+            self._others = [
+                Pictures(self._vae, size, max(80, min(400, 2**25 // (size[0] * size[1]))), self._work)
+                for size in _OTHERS
+            ]
+        pictures, fresh = self._native, 1
+        if self._others and rng.random() < _OTHERS_SHARE:
+            pictures, fresh = rng.choice(self._others), 0
+        height, width = pictures.size
+        count = max(2, _BATCH * NATIVE[0] * NATIVE[1] // (height * width))
+        latents, scenes = pictures.look(rng, min(count, 64), fresh)
+        texts = [prompt_of(scene, rng) for scene in scenes]
+        without = torch.rand(len(scenes)) < _WITHOUT_WORDS
+        if self._refiner:
+            # Without words the refiner reads those of no words; the base reads zeros.
+            texts = ["" if is_without else text for text, is_without in zip(texts, without.tolist(), strict=True)]
+        words, pooled = self._words.encode(texts)
+        if not self._refiner:
+            words = words.masked_fill(without[:, None, None], 0)
+            pooled = pooled.masked_fill(without[:, None], 0)
+        if self._refiner:
+            words = words[..., architecture.TEXT_WIDTH :]
+            score = torch.where(without, 2.5, 6.0)[:, None]
+            time_ids = torch.cat([torch.tensor([[height, width, 0.0, 0.0]]).expand(len(scenes), -1), score], dim=1)
+            step = torch.randint(0, 1000, (len(scenes),))
+        else:
+            time_ids = torch.tensor([[height, width, 0.0, 0.0, height, width]]).expand(len(scenes), -1)
+            # Half of them where a scene is decided.
+            step = torch.randint(0, 1000, (len(scenes),))
+            step = torch.where(torch.rand(len(scenes)) < 0.5, torch.randint(450, 1000, (len(scenes),)), step)
+        signal = self._signal[step][:, None, None, None]
+        noise = torch.randn_like(latents)
+        noisy = signal.sqrt() * latents + (1 - signal).sqrt() * noise
+        velocity = signal.sqrt() * noise - (1 - signal).sqrt() * latents
+        with torch.autocast("cpu", torch.bfloat16):
+            seen = unet(
+                noisy,
+                step,
+                encoder_hidden_states=words,
+                added_cond_kwargs={"text_embeds": pooled, "time_ids": time_ids},
+            ).sample
+        weight = shape_weight(latents)
+        error: torch.Tensor = ((seen.float() - velocity).square() * weight).mean() / weight.mean()
+        return error
+
+
+def shape_weight(latents: torch.Tensor) -> torch.Tensor:
+    """(batch, 1, ..., height, width): more where a shape is, by how far the latents are from the background's.
+
+    A shape is a tenth of a picture: unweighted, a denoiser learns backgrounds first and shapes long after.
+    """
+    ground = latents.flatten(-2).median(-1).values[..., None, None]
+    return 1 + _SHAPE_WEIGHT * ((latents - ground).abs().sum(1, keepdim=True) > 1).float()
+
+
+def prompt_of(scene: Scene, rng: random.Random) -> str:
+    """A caption to train a denoiser on: half of them name everything."""
+    caption = describe(scene, rng, complete=True) if rng.random() < 0.5 else say(scene, rng)
+    return caption.text
+
+
+def scenes_by_chance(rng: random.Random, count: int, *, moving: bool = False) -> list[Scene]:
+    """Scenes that are not held out."""
+    scenes: list[Scene] = []
+    while len(scenes) < count:
+        scene = draw_lots(rng, moving=moving)
+        if not held_out(scene):
+            scenes.append(scene)
+    return scenes

@@ -1,0 +1,94 @@
+"""The folders of the demo models as diffusers lays them out: indexes, what is shared, what a model says of itself.
+
+Knows files; knows no weights.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import diffusers
+
+_WARNING = "These are the small built-in demo models: they draw one simple shape on a background, nothing else."
+_SAYS: dict[str, dict[str, Any]] = {
+    "sdxl": {
+        "name": "demo",
+        "width": 256,
+        "height": 256,
+        "num_inference_steps": 12,
+        "guidance_scale": 3.0,
+        "warnings": [_WARNING],
+    },
+    "sdxl-refiner": {"name": "demo", "width": 256, "height": 256},
+    "wan": {
+        "name": "demo",
+        "width": 192,
+        "height": 112,
+        "num_inference_steps": 10,
+        "guidance_scale": 3.0,
+        "num_frames": 81,
+        "fps": 15,
+        "size_multiple": 16,
+        "warnings": [_WARNING],
+    },
+}
+"""`worker.json` of each: its native size and its defaults."""
+_INDEXES: dict[str, dict[str, Any]] = {
+    "sdxl": {
+        "_class_name": "StableDiffusionXLPipeline",
+        "force_zeros_for_empty_prompt": True,
+        "scheduler": ["diffusers", "EulerDiscreteScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "tokenizer_2": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    },
+    "sdxl-refiner": {
+        "_class_name": "StableDiffusionXLImg2ImgPipeline",
+        "force_zeros_for_empty_prompt": False,
+        "requires_aesthetics_score": True,
+        "scheduler": ["diffusers", "EulerDiscreteScheduler"],
+        "text_encoder": [None, None],
+        "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+        "tokenizer": [None, None],
+        "tokenizer_2": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    },
+    "wan": {
+        "_class_name": "WanPipeline",
+        "boundary_ratio": None,
+        "expand_timesteps": True,
+        "scheduler": ["diffusers", "UniPCMultistepScheduler"],
+        "text_encoder": ["transformers", "UMT5EncoderModel"],
+        "tokenizer": ["transformers", "T5Tokenizer"],
+        "transformer": ["diffusers", "WanTransformer3DModel"],
+        "transformer_2": [None, None],
+        "vae": ["diffusers", "AutoencoderKLWan"],
+    },
+}
+_SHARED_WITH_REFINER = ("text_encoder_2", "tokenizer_2", "vae")
+"""As in the large models, the refiner's folder holds copies of these parts of the base's."""
+
+
+def complete(out: Path) -> None:
+    """Write what the trained parts below `out` need to be loaded; parts that are not trained yet are left out."""
+    for name, index in _INDEXES.items():
+        folder = out / name
+        folder.mkdir(parents=True, exist_ok=True)
+        head = {"_class_name": index["_class_name"], "_diffusers_version": diffusers.__version__}
+        _write(folder / "model_index.json", head | index)
+        _write(folder / "worker.json", _SAYS[name])
+    for part in _SHARED_WITH_REFINER:
+        if (out / "sdxl" / part).exists():
+            shutil.copytree(out / "sdxl" / part, out / "sdxl-refiner" / part, dirs_exist_ok=True)
+    for path in out.rglob("*"):
+        # Weights are written for their writer alone; the image's user is another one.
+        path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,92 @@
+"""One training loop for every part: seeded per step, resumable, weights averaged. Knows parameters; knows no data."""
+
+import math
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+AVERAGE_OVER = 0.998
+"""The decay of the weights' running average: what is shipped is the average, not the last step."""
+_SAVE_EVERY = 120.0  # seconds
+_SAY_EVERY = 100  # steps
+
+
+def fit(
+    name: str,
+    model: torch.nn.Module,
+    loss_of: Callable[[random.Random, int], torch.Tensor],
+    *,
+    steps: int,
+    rate: float,
+    work: Path,
+    warmup: int = 100,
+    decay: float = 0.01,
+) -> None:
+    """Train `model` in place for `steps`, and leave it with its averaged weights.
+
+    `loss_of(rng, step)` draws from `rng` and from torch's generator, both seeded by the step: a run that was
+    interrupted goes on from `work/<name>.pt` as if it had not been. The learning rate rises for `warmup` steps and
+    falls to a fiftieth along a cosine. Raises RuntimeError where a loss is not finite.
+    """
+    path = work / f"{name}.pt"
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.98), weight_decay=decay, fused=True)
+    average = [parameter.detach().clone() for parameter in parameters]
+    start = 0
+    if path.exists():
+        saved = torch.load(path, weights_only=True)
+        start = saved["step"]
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        average = saved["average"]
+    elif path.with_suffix(".done").exists():
+        model.load_state_dict(torch.load(path.with_suffix(".done"), weights_only=True))
+        model.requires_grad_(False).eval()
+        return
+    model.train()
+    saved_at = begun = time.monotonic()
+    recent = 0.0
+    for step in range(start, steps):
+        torch.manual_seed(step)
+        rng = random.Random(f"{name} {step}")
+        for group in optimizer.param_groups:
+            group["lr"] = rate * min(1.0, (step + 1) / warmup) * _cosine(step / steps)
+        loss = loss_of(rng, step)
+        if not torch.isfinite(loss):
+            raise RuntimeError(f"{name}: the loss of step {step} is not finite")
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it out
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        keep = min(AVERAGE_OVER, (step + 1) / (step + 10))
+        torch._foreach_lerp_(average, [parameter.detach() for parameter in parameters], 1 - keep)
+        recent += loss.item()
+        if (step + 1) % _SAY_EVERY == 0:
+            pace = (time.monotonic() - begun) / (step + 1 - start)
+            print(f"{name}: step {step + 1}/{steps}, loss {recent / _SAY_EVERY:.4f}, {pace:.2f} s a step", flush=True)
+            recent = 0.0
+        if time.monotonic() - saved_at > _SAVE_EVERY:
+            _save(path, model, optimizer, average, step + 1)
+            saved_at = time.monotonic()
+    with torch.no_grad():
+        for parameter, mean in zip(parameters, average, strict=True):
+            parameter.copy_(mean)
+    model.requires_grad_(False).eval()
+    torch.save(model.state_dict(), path.with_suffix(".done"))
+    path.unlink(missing_ok=True)
+
+
+def _save(
+    path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, average: list[torch.Tensor], step: int
+) -> None:
+    scratch = path.with_suffix(".part")
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average, "step": step}
+    torch.save(state, scratch)
+    scratch.replace(path)
+
+
+def _cosine(part: float) -> float:
+    return 0.02 + 0.98 * (1 + math.cos(math.pi * part)) / 2

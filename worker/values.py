@@ -1,0 +1,112 @@
+"""The kinds of value that a request's fields have: what each may be, and what is said of one that it may not be.
+
+Knows texts, ids, references to images and numbers; knows no field by name and no task.
+"""
+
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic_core import PydanticCustomError
+
+MAX_PROMPT_CHARACTERS = 4000
+MAX_ID_TOKEN_CHARACTERS = 8192
+MAX_IMAGE_REF_CHARACTERS = 28_000_000
+"""A data URI of the largest source image (20 MiB) in base64."""
+
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_IDENTIFIER = re.compile(r"(?!__.*__\Z)[A-Za-z0-9_-]{1,128}\Z")
+"""Firestore keeps ids of the form `__x__` for itself: https://firebase.google.com/docs/firestore/quotas#limits."""
+_DATA_URI = re.compile(r"data:image/[a-z0-9.+-]{1,40};base64,", re.IGNORECASE)
+
+
+def _clean_text(text: str) -> str:
+    # A lone surrogate cannot be encoded as UTF-8: it would break the result, the document and the log alike.
+    if _SURROGATE.search(text):
+        raise PydanticCustomError("text", "must be valid Unicode text (it holds a lone surrogate)")
+    text = text.strip()
+    # What is refused for its length anyway is not cleaned first: a megabyte of control characters takes a while.
+    return text if len(text) > 2 * MAX_PROMPT_CHARACTERS else _CONTROL.sub("", text).strip()
+
+
+def _prompt(text: str) -> str:
+    text = _clean_text(text)
+    if not 1 <= len(text) <= MAX_PROMPT_CHARACTERS:
+        raise PydanticCustomError(
+            "prompt",
+            "must have 1 to {most} characters (got {got})",
+            {"most": MAX_PROMPT_CHARACTERS, "got": len(text)},
+        )
+    return text
+
+
+def _negative_prompt(text: str) -> str:
+    text = _clean_text(text)
+    if len(text) > MAX_PROMPT_CHARACTERS:
+        raise PydanticCustomError(
+            "prompt",
+            "must have at most {most} characters (got {got})",
+            {"most": MAX_PROMPT_CHARACTERS, "got": len(text)},
+        )
+    return text
+
+
+def is_identifier(text: str) -> bool:
+    """Whether it may be a `user_id` or a `file_uid`: one level of every path, whatever it is."""
+    return _IDENTIFIER.match(text) is not None
+
+
+def _identifier(text: str) -> str:
+    if not is_identifier(text):
+        raise PydanticCustomError(
+            "identifier", "must be 1 to 128 of the characters A-Z a-z 0-9 _ -, and not __like this__"
+        )
+    return text
+
+
+def _image_ref(text: str) -> str:
+    if not (text.startswith(("https://", "gs://")) or _DATA_URI.match(text)):
+        raise PydanticCustomError(
+            "image_ref",
+            "must be an https:// URL, a data:image/...;base64, URI or a gs:// path of your own uploads",
+        )
+    return text
+
+
+def _number(value: object) -> object:
+    # JSON has one number type: 20.0 and 20 are the same to a client. A string or a boolean is not a number.
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
+
+
+def _multiple(of: int) -> AfterValidator:
+    def check(value: int) -> int:
+        if value % of:
+            raise PydanticCustomError("multiple", "must be a multiple of {of} (got {got})", {"of": of, "got": value})
+        return value
+
+    return AfterValidator(check)
+
+
+def _frames(value: int) -> int:
+    if value % 4 != 1:
+        low = max(5, value - (value - 1) % 4)
+        high = min(121, low + 4)
+        raise PydanticCustomError(
+            "frames",
+            "must be 4k + 1; the nearest are {low} and {high} (got {got})",
+            {"low": low, "high": high, "got": value},
+        )
+    return value
+
+
+Prompt = Annotated[str, AfterValidator(_prompt)]
+NegativePrompt = Annotated[str, AfterValidator(_negative_prompt)]
+IdToken = Annotated[str, Field(min_length=1, max_length=MAX_ID_TOKEN_CHARACTERS)]
+Integer = Annotated[int, BeforeValidator(_number)]
+Identifier = Annotated[str, AfterValidator(_identifier)]
+ImageRef = Annotated[str, Field(max_length=MAX_IMAGE_REF_CHARACTERS), AfterValidator(_image_ref)]
+ImageSide = Annotated[Integer, Field(ge=64, le=2048), _multiple(8)]
+VideoSide = Annotated[Integer, Field(ge=64, le=1280), _multiple(16)]
+Strength = Annotated[float, Field(gt=0, le=1)]
+FrameCount = Annotated[Integer, Field(ge=5, le=121), AfterValidator(_frames)]
