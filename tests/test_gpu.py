@@ -114,6 +114,26 @@ async def test_a_call_that_does_not_come_back_makes_the_thread_stuck(release: th
         gpu.submit(lambda: None)
 
 
+async def test_what_a_stuck_call_raises_at_last_is_nobodys(
+    release: threading.Event, caplog: pytest.LogCaptureFixture
+) -> None:
+    gpu = GpuThread()
+
+    def hang() -> None:
+        release.wait(10)
+        raise ValueError("long after")
+
+    call = gpu.submit(hang)
+    with pytest.raises(GpuFault):
+        await gpu.finish(call, 0.05)
+    release.set()
+    with pytest.raises(ValueError, match="long after"):
+        await asyncio.to_thread(call.result, 10)
+    await asyncio.sleep(0.05)
+    gc.collect()
+    assert "long after" not in caplog.text
+
+
 async def test_who_stands_in_line_behind_a_stuck_call_is_told_at_once(release: threading.Event) -> None:
     gpu = GpuThread()
     ran: list[str] = []

@@ -51,7 +51,10 @@ class GpuThread:
         Raises:
             GpuFault: it did not come back; the thread is `stuck` from now on.
         """
-        done, _ = await asyncio.wait({asyncio.wrap_future(future)}, timeout=grace)
+        answer = asyncio.wrap_future(future)
+        # What comes after the grace is nobody's any more: without this asyncio would log it, with its traceback.
+        answer.add_done_callback(lambda late: late.cancelled() or late.exception())
+        done, _ = await asyncio.wait({answer}, timeout=grace)
         if not done:
             self.stuck = True
             self._turn_away()
