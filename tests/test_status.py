@@ -175,6 +175,18 @@ def test_a_poison_job_is_written_as_failed(documents: MemoryDocuments) -> None:
     assert fields(documents)["error"]["code"] == "poison_job"
 
 
+def test_a_poison_job_is_refused_even_where_that_cannot_be_written(documents: MemoryDocuments) -> None:
+    for number in range(3):
+        StatusDocument(documents, OWNER, bid(f"n{number}"), {}).claim(soon())
+    documents.before = is_down("firestore", calls=("create", "update"))
+    fourth = StatusDocument(documents, OWNER, bid("n4"), {})
+    decision = fourth.claim(soon(0.3))
+    assert isinstance(decision, Refuse)
+    assert decision.error.code == "poison_job"
+    assert fourth.refused
+    assert fields(documents)["status"] == "processing"  # the reaper's, once its lease is over
+
+
 def test_a_retry_after_failure_starts_clean(documents: MemoryDocuments, document: StatusDocument) -> None:
     document.claim(soon())
     documents.write_as_app(PATH, {"cancel_requested": True})
