@@ -87,6 +87,11 @@ def test_the_weights_are_safetensors_in_float16_and_nothing_is_a_pickle() -> Non
         assert all(bool(tensor.isfinite().all()) for tensor in tensors.values()), path
 
 
+def test_no_file_names_a_folder_of_the_machine_that_trained_it() -> None:
+    texts = [path.read_text(encoding="utf-8") for path in FILES if path.suffix == ".json"]
+    assert [text for text in texts if "_name_or_path" in text] == []
+
+
 def test_all_of_it_is_small() -> None:
     assert sum(path.stat().st_size for path in FILES) <= MOST_BYTES
 

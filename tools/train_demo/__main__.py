@@ -19,7 +19,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("worker/demo_models"), help="where the models are written")
     parser.add_argument("--work", type=Path, default=Path("outputs/train_demo"), help="where a run keeps its progress")
     parser.add_argument("--threads", type=int, default=1, help="threads of this process")
-    parser.add_argument("--further", action="store_true", help="train the denoisers that --out holds further")
+    parser.add_argument(
+        "--further", action="store_true", help="train the denoisers that --out holds further, at a third of the rate"
+    )
     parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"which of {', '.join(_STAGES)} (default: all)")
     options = parser.parse_args()
     unknown = [stage for stage in options.stages if stage not in _STAGES]
@@ -53,19 +55,19 @@ def _image_vae(o: argparse.Namespace) -> None:
 def _image_unet(o: argparse.Namespace) -> None:
     from tools.train_demo.images import base
 
-    base(o.out / "sdxl", o.work, steps=3800, further=o.further)
+    base(o.out / "sdxl", o.work, steps=9000, further=o.further)
 
 
 def _image_refiner(o: argparse.Namespace) -> None:
     from tools.train_demo.images import refiner
 
-    refiner(o.out / "sdxl", o.out / "sdxl-refiner", o.work, steps=200)
+    refiner(o.out / "sdxl", o.out / "sdxl-refiner", o.work, steps=400)
 
 
 def _image_decoder(o: argparse.Namespace) -> None:
-    from tools.train_demo.autoencoders import image_decoder
+    from tools.train_demo.decoders import image_decoder
 
-    image_decoder(o.out / "sdxl" / "vae", o.work, steps=400)
+    image_decoder(o.out / "sdxl", o.work, steps=1500)
 
 
 def _video_text(o: argparse.Namespace) -> None:
@@ -83,13 +85,13 @@ def _video_vae(o: argparse.Namespace) -> None:
 def _video_transformer(o: argparse.Namespace) -> None:
     from tools.train_demo.clips import transformer
 
-    transformer(o.out / "wan", o.work, steps=3900, further=o.further)
+    transformer(o.out / "wan", o.work, steps=9000, further=o.further)
 
 
 def _video_decoder(o: argparse.Namespace) -> None:
-    from tools.train_demo.autoencoders import video_decoder
+    from tools.train_demo.decoders import video_decoder
 
-    video_decoder(o.out / "wan" / "vae", o.work, steps=400)
+    video_decoder(o.out / "wan", o.work, steps=1500)
 
 
 _STAGES: dict[str, Callable[[argparse.Namespace], None]] = {

@@ -14,10 +14,18 @@ from tools.train_demo.trainer import fit
 
 _library: Any = diffusers  # its classes carry half of their annotations
 
-_IMAGE_CUTS = ((64, 24), (96, 12), (96, 12), (192, 3))
+IMAGE_CUTS = ((64, 24), (96, 12), (96, 12), (192, 3))
 """Side in pixels, and how many in a batch of about the same size."""
-_VIDEO_CUTS = ((1, 64, 64, 16), (5, 64, 64, 4), (9, 48, 64, 3), (9, 48, 64, 3))
-"""Frames, height and width in pixels, and how many in a batch."""
+VIDEO_CUTS = (
+    (1, 64, 64, 16),
+    (1, 96, 96, 8),
+    (5, 64, 64, 4),
+    (9, 48, 64, 3),
+    (17, 48, 48, 3),
+    (33, 32, 32, 3),
+    (33, 32, 48, 2),
+)
+"""Frames, height and width in pixels, and how many in a batch. Trained on nine frames at most, later ones drift."""
 _NOISE = 0.15
 """Of the latents' own spread: what a decoder learns to look past, so that a denoiser need not be perfect."""
 
@@ -28,11 +36,11 @@ def image_autoencoder(out: Path, work: Path, steps: int) -> None:
     vae = architecture.image_vae().to(memory_format=torch.channels_last)
 
     def loss_of(rng: random.Random, step: int) -> torch.Tensor:
-        side, count = rng.choice(_IMAGE_CUTS)
+        side, count = rng.choice(IMAGE_CUTS)
         pixels = (cut_outs(rng, count, side, side)[:, 0] * 2 - 1).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16):
             latents = vae.encode(pixels).latent_dist
-            back = vae.decode(_disturbed(latents)).sample
+            back = vae.decode(disturbed(latents)).sample
         return _loss(back.float(), pixels, latents, step / steps)
 
     fit("image_vae", vae, loss_of, steps=steps, rate=2e-3, work=work)
@@ -46,67 +54,18 @@ def image_autoencoder(out: Path, work: Path, steps: int) -> None:
     vae.half().save_pretrained(out)
 
 
-def image_decoder(out: Path, work: Path, steps: int) -> None:
-    """Train the decoder of SDXL's autoencoder in `out` further; its latents stay as they are."""
-    vae = _library.AutoencoderKL.from_pretrained(out).float().to(memory_format=torch.channels_last)
-
-    def pair(rng: random.Random) -> tuple[torch.Tensor, torch.Tensor]:
-        side, count = rng.choice(_IMAGE_CUTS)
-        pixels = (cut_outs(rng, count, side, side)[:, 0] * 2 - 1).contiguous(memory_format=torch.channels_last)
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            return pixels, _disturbed(vae.encode(pixels).latent_dist)
-
-    def loss_of(rng: random.Random, _: int) -> torch.Tensor:
-        pixels, latents = pair(rng)
-        with torch.autocast("cpu", torch.bfloat16):
-            back = vae.decode(latents).sample
-        return _distance(back.float(), pixels)
-
-    _decoder_alone(vae)
-    fit("image_decoder", vae, loss_of, steps=steps, rate=2e-3, work=work)
-    rng = random.Random("error of the image decoder")
-    with torch.no_grad():
-        pixels, latents = pair(rng)
-        error = (vae.decode(latents.float()).sample - pixels).abs().mean().item() / 2
-    print(f"image_decoder: mean error {error:.4f} of 1", flush=True)
-    vae.half().save_pretrained(out)
-
-
-def video_decoder(out: Path, work: Path, steps: int) -> None:
-    """Train the decoder of Wan's autoencoder in `out` further; its latents stay as they are."""
-    vae = _library.AutoencoderKLWan.from_pretrained(out).float()
-
-    def pair(rng: random.Random) -> tuple[torch.Tensor, torch.Tensor]:
-        frames, height, width, count = rng.choice(_VIDEO_CUTS)
-        pixels = cut_outs(rng, count, height, width, frames).transpose(1, 2) * 2 - 1
-        with torch.no_grad():
-            return pixels, _disturbed(vae.encode(pixels).latent_dist)
-
-    def loss_of(rng: random.Random, _: int) -> torch.Tensor:
-        pixels, latents = pair(rng)
-        return _distance(vae.decode(latents).sample, pixels)
-
-    _decoder_alone(vae)
-    fit("video_decoder", vae, loss_of, steps=steps, rate=2e-3, work=work)
-    rng = random.Random("error of the video decoder")
-    with torch.no_grad():
-        pixels, latents = pair(rng)
-        error = (vae.decode(latents).sample - pixels).abs().mean().item() / 2
-    print(f"video_decoder: mean error {error:.4f} of 1", flush=True)
-    vae.half().save_pretrained(out)
-
-
 def video_autoencoder(out: Path, work: Path, steps: int) -> None:
     """Train Wan's autoencoder and write it to `out`, its latents' mean and spread per channel measured."""
     torch.manual_seed(11)
     vae = architecture.video_vae()
 
     def loss_of(rng: random.Random, step: int) -> torch.Tensor:
-        frames, height, width, count = rng.choice(_VIDEO_CUTS)
+        frames, height, width, count = rng.choice(VIDEO_CUTS)
         pixels = cut_outs(rng, count, height, width, frames).transpose(1, 2) * 2 - 1
-        latents = vae.encode(pixels).latent_dist
-        back = vae.decode(_disturbed(latents)).sample
-        return _loss(back, pixels, latents, step / steps)
+        with torch.autocast("cpu", torch.bfloat16):
+            latents = vae.encode(pixels).latent_dist
+            back = vae.decode(disturbed(latents)).sample
+        return _loss(back.float(), pixels, latents, step / steps)
 
     fit("video_vae", vae, loss_of, steps=steps, rate=2e-3, work=work)
     rng = random.Random("spread of video latents")
@@ -122,8 +81,10 @@ def video_autoencoder(out: Path, work: Path, steps: int) -> None:
     vae.half().save_pretrained(out)
 
 
-def cut_outs(rng: random.Random, count: int, height: int, width: int, frames: int = 1) -> torch.Tensor:
-    """Shapes anywhere, of any size and angle, in the world's colours or any other, moving by chance.
+def cut_outs(
+    rng: random.Random, count: int, height: int, width: int, frames: int = 1, *, palette: float = 0.6
+) -> torch.Tensor:
+    """Shapes anywhere, of any size and angle, moving by chance; `palette` of the colours are the world's own.
 
     (count, frames, 3, height, width), 0 to 1.
     """
@@ -139,42 +100,37 @@ def cut_outs(rng: random.Random, count: int, height: int, width: int, frames: in
         across, down = (pace * math.cos(way), pace * math.sin(way)) if kind == 1 else (0.0, 0.0)
         growth, turn = (1.015 if kind == 2 else 1.0), (math.radians(3) if kind == 3 else 0.0)
         place.append([[x + across * f, y + down * f, radius * growth**f, angle + turn * f] for f in range(frames)])
-        first, second = _colour(rng), _colour(rng)
+        first, second = _colour(rng, palette), _colour(rng, palette)
         ink.append(first)
         ground.append(second)
     return render(shapes, torch.tensor(place), (torch.tensor(ink), torch.tensor(ground)), height, width)
 
 
-def _colour(rng: random.Random) -> list[float]:
-    if rng.random() < 0.6:
+def _colour(rng: random.Random, palette: float) -> list[float]:
+    if rng.random() < palette:
         return [value / 255 for value in COLOURS[rng.choice(sorted(COLOURS))]]
     return [rng.random() for _ in range(3)]
 
 
-def _disturbed(latents: Any) -> torch.Tensor:
-    # As far as this autoencoder's latents spread just now, not as far as they should.
+def disturbed(latents: Any, noise: float = _NOISE) -> torch.Tensor:
+    """A sample of an encoder's distribution, with up to `noise` of the latents' present spread as noise."""
     sample: torch.Tensor = latents.sample()
-    return sample + _NOISE * sample.detach().float().std() * torch.randn_like(sample) * torch.rand(
+    return sample + noise * sample.detach().float().std() * torch.randn_like(sample) * torch.rand(
         sample.shape[0], *[1] * (sample.ndim - 1)
     )
 
 
 def _loss(back: torch.Tensor, pixels: torch.Tensor, latents: Any, part: float) -> torch.Tensor:
     kl: torch.Tensor = latents.kl().mean() / latents.mean[0].numel()
-    return _distance(back, pixels) + 3e-4 * kl.float() * (1 - 0.5 * part)
+    return distance(back, pixels) + 3e-4 * kl.float() * (1 - 0.5 * part)
 
 
-def _distance(back: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+def distance(back: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+    """What a decoder is trained by: the mean error, absolute and squared, and that of the neighbours' differences."""
     # Edges are few pixels of many: the differences between neighbours give them weight.
     error = back - pixels
     across, down = error.diff(dim=-1).abs().mean(), error.diff(dim=-2).abs().mean()
     return error.abs().mean() + error.square().mean() + 0.5 * (across + down)
-
-
-def _decoder_alone(vae: Any) -> None:
-    vae.requires_grad_(False)
-    vae.decoder.requires_grad_(True)
-    vae.post_quant_conv.requires_grad_(True)
 
 
 def _spread(latents: torch.Tensor) -> str:

@@ -20,10 +20,11 @@ _texts: Any = transformers  # as above
 NATIVE = (256, 256)
 _OTHERS = ((512, 512), (1024, 1024), (256, 384), (384, 256), (192, 320), (512, 768), (128, 128))
 """Other sizes (height, width) that are asked for; the last part of the training shows some of each."""
-_NATIVE_ALONE = 0.45
-_OTHERS_SHARE = 0.45
+_NATIVE_ALONE = 0.5
+_OTHERS_SHARE = 0.35
 _BATCH = 32
 _SHAPE_WEIGHT = 4.0
+_OUTLINE_WEIGHT = 6.0
 _WITHOUT_WORDS = 0.12
 """Part of the samples that are trained without their caption, for classifier-free guidance (Ho & Salimans 2022)."""
 
@@ -95,7 +96,7 @@ def base(folder: Path, work: Path, steps: int, *, further: bool = False) -> None
         unet,
         lambda rng, step: loss(unet, rng, step / steps),
         steps=steps,
-        rate=1.5e-3,
+        rate=5e-4 if further else 1.5e-3,
         work=work,
         warmup=200,
     )
@@ -180,10 +181,15 @@ class _Loss:
 def shape_weight(latents: torch.Tensor) -> torch.Tensor:
     """(batch, 1, ..., height, width): more where a shape is, by how far the latents are from the background's.
 
-    A shape is a tenth of a picture: unweighted, a denoiser learns backgrounds first and shapes long after.
+    A shape is a tenth of a picture: unweighted, a denoiser learns backgrounds first and shapes long after. And most of
+    it is the same for every shape: what tells a star from a circle is its outline, which weighs most.
     """
     ground = latents.flatten(-2).median(-1).values[..., None, None]
-    return 1 + _SHAPE_WEIGHT * ((latents - ground).abs().sum(1, keepdim=True) > 1).float()
+    inside = ((latents - ground).abs().sum(1, keepdim=True) > 1).float()
+    pictures = inside.reshape(-1, 1, *inside.shape[-2:])
+    grown = torch.nn.functional.max_pool2d(pictures, 3, 1, 1)
+    shrunk = -torch.nn.functional.max_pool2d(-pictures, 3, 1, 1)
+    return 1 + _SHAPE_WEIGHT * inside + _OUTLINE_WEIGHT * (grown - shrunk).reshape(inside.shape)
 
 
 def prompt_of(scene: Scene, rng: random.Random) -> str:

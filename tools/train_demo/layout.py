@@ -17,7 +17,7 @@ _SAYS: dict[str, dict[str, Any]] = {
         "width": 256,
         "height": 256,
         "num_inference_steps": 12,
-        "guidance_scale": 3.0,
+        "guidance_scale": 2.0,
         "warnings": [_WARNING],
     },
     "sdxl-refiner": {"name": "demo", "width": 256, "height": 256},
@@ -82,6 +82,11 @@ def complete(out: Path) -> None:
         head = {"_class_name": index["_class_name"], "_diffusers_version": diffusers.__version__}
         _write(folder / "model_index.json", head | index)
         _write(folder / "worker.json", _SAYS[name])
+    for path in out.rglob("config.json"):
+        # Where a part was trained further from is a folder on the machine that did.
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if config.pop("_name_or_path", None) is not None:
+            _write(path, config)
     for part in _SHARED_WITH_REFINER:
         if (out / "sdxl" / part).exists():
             shutil.copytree(out / "sdxl" / part, out / "sdxl-refiner" / part, dirs_exist_ok=True)

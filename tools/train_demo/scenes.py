@@ -25,7 +25,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 }
 """Name -> sRGB, 0 to 255."""
 SHAPES = ("circle", "square", "triangle", "star")
-SIZES = {"small": (0.105, 0.115), "large": (0.17, 0.185)}
+SIZES = {"small": (0.125, 0.135), "large": (0.17, 0.185)}
 """Name -> range of the radius, as a part of the picture's shorter side."""
 COLUMNS = {"left": 0.27, "centre": 0.5, "right": 0.73}
 ROWS = {"top": 0.27, "centre": 0.5, "bottom": 0.73}

@@ -3,7 +3,7 @@
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -24,8 +24,11 @@ def fit(
     work: Path,
     warmup: int = 100,
     decay: float = 0.01,
+    matrices: Sequence[torch.nn.Parameter] = (),
 ) -> None:
     """Train `model` in place for `steps`, and leave it with its averaged weights.
+
+    `matrices` are stepped by Muon (Jordan et al. 2024) at twice the rate, all others by AdamW.
 
     `loss_of(rng, step)` draws from `rng` and from torch's generator, both seeded by the step: a run that was
     interrupted goes on from `work/<name>.pt` as if it had not been. The learning rate rises for `warmup` steps and
@@ -33,14 +36,23 @@ def fit(
     """
     path = work / f"{name}.pt"
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.98), weight_decay=decay, fused=True)
+    turned = {id(parameter) for parameter in matrices}
+    others = [parameter for parameter in parameters if id(parameter) not in turned]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=decay, fused=True)
+    ]
+    rates = [rate]
+    if matrices:
+        optimizers.append(torch.optim.Muon(matrices, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
+        rates.append(2 * rate)
     average = [parameter.detach().clone() for parameter in parameters]
     start = 0
     if path.exists():
         saved = torch.load(path, weights_only=True)
         start = saved["step"]
         model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
+        for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
         average = saved["average"]
     elif path.with_suffix(".done").exists():
         model.load_state_dict(torch.load(path.with_suffix(".done"), weights_only=True))
@@ -52,15 +64,16 @@ def fit(
     for step in range(start, steps):
         torch.manual_seed(step)
         rng = random.Random(f"{name} {step}")
-        for group in optimizer.param_groups:
-            group["lr"] = rate * min(1.0, (step + 1) / warmup) * _cosine(step / steps)
+        _pace(optimizers, [full * min(1.0, (step + 1) / warmup) * _cosine(step / steps) for full in rates])
         loss = loss_of(rng, step)
         if not torch.isfinite(loss):
             raise RuntimeError(f"{name}: the loss of step {step} is not finite")
-        optimizer.zero_grad(set_to_none=True)
+        for parameter in parameters:
+            parameter.grad = None
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it out
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         keep = min(AVERAGE_OVER, (step + 1) / (step + 10))
         torch._foreach_lerp_(average, [parameter.detach() for parameter in parameters], 1 - keep)
         recent += loss.item()
@@ -69,7 +82,7 @@ def fit(
             print(f"{name}: step {step + 1}/{steps}, loss {recent / _SAY_EVERY:.4f}, {pace:.2f} s a step", flush=True)
             recent = 0.0
         if time.monotonic() - saved_at > _SAVE_EVERY:
-            _save(path, model, optimizer, average, step + 1)
+            _save(path, model, optimizers, average, step + 1)
             saved_at = time.monotonic()
     with torch.no_grad():
         for parameter, mean in zip(parameters, average, strict=True):
@@ -80,12 +93,23 @@ def fit(
 
 
 def _save(
-    path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, average: list[torch.Tensor], step: int
+    path: Path,
+    model: torch.nn.Module,
+    optimizers: list[torch.optim.Optimizer],
+    average: list[torch.Tensor],
+    step: int,
 ) -> None:
     scratch = path.with_suffix(".part")
-    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average, "step": step}
+    states = [optimizer.state_dict() for optimizer in optimizers]
+    state = {"model": model.state_dict(), "optimizers": states, "average": average, "step": step}
     torch.save(state, scratch)
     scratch.replace(path)
+
+
+def _pace(optimizers: list[torch.optim.Optimizer], rates: list[float]) -> None:
+    for optimizer, rate in zip(optimizers, rates, strict=True):
+        for group in optimizer.param_groups:
+            group["lr"] = rate
 
 
 def _cosine(part: float) -> float:

@@ -1,0 +1,199 @@
+"""Training of the two decoders alone, on what the trained denoisers make of scenes. The latents stay as they are.
+
+Half of the samples are drawn scenes that the denoiser got noisy and brought back: they lie where they lay, and their
+outlines have the denoiser's own errors, which the decoder learns to see past. Knows pixels, latents and denoisers.
+"""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+
+from tools.train_demo import architecture, clips, images
+from tools.train_demo.autoencoders import IMAGE_CUTS, VIDEO_CUTS, cut_outs, distance, disturbed
+from tools.train_demo.captions import describe
+from tools.train_demo.scenes import Scene, paint
+from tools.train_demo.trainer import fit
+
+_library: Any = diffusers  # its classes carry half of their annotations
+
+_NOISE = 0.5
+"""Of the latents' own spread, at most, in the samples that no denoiser made."""
+_PALETTE = 0.9
+"""Part of the colours in them that are the world's own: these a decoder learns by heart."""
+_REDRAWN = 0.4
+"""Part of the batches that a denoiser made."""
+_STEPS = 4
+"""Denoising steps from a noisy scene back to a clean one."""
+_GUIDANCE = (1.0, 3.0)
+_CUT = 14
+"""Side of what is decoded of a redrawn picture, in latents: a whole shape with its surroundings."""
+_FRAMES_CUT = 5
+"""Of a clip, in latents."""
+
+
+def image_decoder(folder: Path, work: Path, steps: int) -> None:
+    """Train the decoder of SDXL's autoencoder below `folder`, beside its trained UNet."""
+    vae = _library.AutoencoderKL.from_pretrained(folder / "vae").float().to(memory_format=torch.channels_last)
+    redrawn = _Kept(_RedrawnPictures(folder, vae, work))
+
+    def plain(rng: random.Random) -> tuple[torch.Tensor, torch.Tensor]:
+        side, count = rng.choice(IMAGE_CUTS)
+        pixels = cut_outs(rng, count, side, side, palette=_PALETTE)[:, 0] * 2 - 1
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            return pixels, disturbed(vae.encode(pixels).latent_dist, _NOISE)
+
+    def loss_of(rng: random.Random, _: int) -> torch.Tensor:
+        pixels, latents = redrawn(rng) if rng.random() < _REDRAWN else plain(rng)
+        with torch.autocast("cpu", torch.bfloat16):
+            back = vae.decode(latents.contiguous(memory_format=torch.channels_last)).sample
+        return distance(back.float(), pixels)
+
+    _decoder_alone(vae)
+    fit("image_decoder", vae, loss_of, steps=steps, rate=2e-3, work=work)
+    vae.half().save_pretrained(folder / "vae")
+
+
+def video_decoder(folder: Path, work: Path, steps: int) -> None:
+    """Train the decoder of Wan's autoencoder below `folder`, beside its trained transformer."""
+    vae = _library.AutoencoderKLWan.from_pretrained(folder / "vae").float()
+    redrawn = _Kept(_RedrawnClips(folder, vae, work))
+
+    def plain(rng: random.Random) -> tuple[torch.Tensor, torch.Tensor]:
+        frames, height, width, count = rng.choice(VIDEO_CUTS)
+        pixels = cut_outs(rng, count, height, width, frames, palette=_PALETTE).transpose(1, 2) * 2 - 1
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            return pixels, disturbed(vae.encode(pixels).latent_dist, _NOISE)
+
+    def loss_of(rng: random.Random, _: int) -> torch.Tensor:
+        pixels, latents = redrawn(rng) if rng.random() < _REDRAWN else plain(rng)
+        with torch.autocast("cpu", torch.bfloat16):
+            back = vae.decode(latents).sample
+        return distance(back.float(), pixels)
+
+    _decoder_alone(vae)
+    fit("video_decoder", vae, loss_of, steps=steps, rate=2e-3, work=work)
+    vae.half().save_pretrained(folder / "vae")
+
+
+class _Kept:
+    """Batches that are used a few times each: bringing a scene back costs more than learning from it."""
+
+    _ANEW = 0.4
+    _COUNT = 12
+
+    def __init__(self, redraw: Callable[[random.Random], tuple[torch.Tensor, torch.Tensor]]) -> None:
+        self._redraw = redraw
+        self._batches: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def __call__(self, rng: random.Random) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self._batches or rng.random() < self._ANEW:
+            self._batches = [*self._batches[1 - self._COUNT :], self._redraw(rng)]
+            return self._batches[-1]
+        return rng.choice(self._batches)
+
+
+class _RedrawnPictures:
+    """Cut-outs of scenes and their latents, as the UNet gives them back."""
+
+    _BATCH = 8
+
+    def __init__(self, folder: Path, vae: Any, work: Path) -> None:
+        self._factor = float(vae.config.scaling_factor)
+        self._pictures = images.Pictures(vae, images.NATIVE, 2500, work)
+        self._words = images.Words(folder)
+        self._unet = _library.UNet2DConditionModel.from_pretrained(folder / "unet").float().eval()
+        self._signal = architecture.image_scheduler().alphas_cumprod
+
+    @torch.no_grad()
+    def __call__(self, rng: random.Random) -> tuple[torch.Tensor, torch.Tensor]:
+        """(8, 3, side, side) pixels, -1 to 1, and (8, 4, side / 8, side / 8) latents."""
+        clean, scenes = self._pictures.look(rng, self._BATCH, 1)
+        words, pooled = self._words.encode([describe(scene, rng, complete=True).text for scene in scenes])
+        words, pooled = torch.cat([words, 0 * words]), torch.cat([pooled, 0 * pooled])
+        height, width = images.NATIVE
+        sizes = torch.tensor([[height, width, 0.0, 0.0, height, width]]).expand(len(pooled), -1)
+        guidance, start = rng.uniform(*_GUIDANCE), rng.randint(300, 600)
+        latents, noise = clean, torch.randn_like(clean)
+        for index in range(_STEPS):
+            step = start * (_STEPS - index) // _STEPS
+            signal = self._signal[step]
+            noisy = signal.sqrt() * latents + (1 - signal).sqrt() * noise
+            with torch.autocast("cpu", torch.bfloat16):
+                velocity = self._unet(
+                    torch.cat([noisy, noisy]),
+                    step,
+                    encoder_hidden_states=words,
+                    added_cond_kwargs={"text_embeds": pooled, "time_ids": sizes},
+                ).sample.float()
+            told, free = velocity.chunk(2)
+            velocity = free + guidance * (told - free)
+            latents = signal.sqrt() * noisy - (1 - signal).sqrt() * velocity
+            noise = signal.sqrt() * velocity + (1 - signal).sqrt() * noisy
+        pixels = paint(scenes, height, width)[:, 0] * 2 - 1
+        return _around(scenes, pixels, latents / self._factor, rng)
+
+
+class _RedrawnClips:
+    """Cut-outs of single pictures and of beginnings of clips, and their latents, as the transformer gives them back."""
+
+    _BUCKETS = (clips.BUCKETS[0], clips.BUCKETS[0], clips.BUCKETS[1])
+    _BATCH = 8
+
+    def __init__(self, folder: Path, vae: Any, work: Path) -> None:
+        self._mean = torch.tensor(vae.config.latents_mean).view(1, -1, 1, 1, 1)
+        self._std = torch.tensor(vae.config.latents_std).view(1, -1, 1, 1, 1)
+        self._clips = {bucket: clips.Clips(vae, bucket, work) for bucket in self._BUCKETS}
+        self._words = clips.Words(folder)
+        self._transformer = _library.WanTransformer3DModel.from_pretrained(folder / "transformer").float().eval()
+        clips.attend_quickly(self._transformer)
+
+    @torch.no_grad()
+    def __call__(self, rng: random.Random) -> tuple[torch.Tensor, torch.Tensor]:
+        """(batch, 3, frames, height, width) pixels, -1 to 1, and their latents."""
+        bucket = rng.choice(self._BUCKETS)
+        clean, scenes = self._clips[bucket].look(rng)
+        clean, scenes = clean[: self._BATCH], scenes[: self._BATCH]
+        words = self._words.encode([describe(scene, rng, complete=True).text for scene in scenes] + [""] * len(scenes))
+        guidance, start = rng.uniform(*_GUIDANCE), rng.uniform(0.4, 0.8)
+        latents = (1 - start) * clean + start * torch.randn_like(clean)
+        for index in range(_STEPS):
+            level = start * (_STEPS - index) / _STEPS
+            with torch.autocast("cpu", torch.bfloat16):
+                flow = self._transformer(
+                    torch.cat([latents, latents]),
+                    torch.full((2 * len(latents),), level * 1000),
+                    words,
+                    return_dict=False,
+                )[0].float()
+            told, free = flow.chunk(2)
+            latents = latents - start / _STEPS * (free + guidance * (told - free))
+        frames = min(bucket.frames, 4 * (_FRAMES_CUT - 1) + 1)
+        pixels = paint(scenes, bucket.height, bucket.width, bucket.frames).transpose(1, 2)[:, :, :frames] * 2 - 1
+        return _around(scenes, pixels, (latents * self._std + self._mean)[:, :, :_FRAMES_CUT], rng)
+
+
+def _around(
+    scenes: list[Scene], pixels: torch.Tensor, latents: torch.Tensor, rng: random.Random
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of each picture the part about its shape, a little off the middle."""
+    height, width = latents.shape[-2:]
+    parts: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for scene, picture, code in zip(scenes, pixels, latents, strict=True):
+        top, left = (
+            max(0, min(round(place * side) - _CUT // 2 + rng.randint(-3, 3), side - _CUT))
+            for place, side in ((scene.y, height), (scene.x, width))
+        )
+        rows, columns = slice(top, top + _CUT), slice(left, left + _CUT)
+        finer = picture[..., 8 * top : 8 * (top + _CUT), 8 * left : 8 * (left + _CUT)]
+        parts.append((finer, code[..., rows, columns]))
+    return torch.stack([part[0] for part in parts]), torch.stack([part[1] for part in parts])
+
+
+def _decoder_alone(vae: Any) -> None:
+    vae.requires_grad_(False)
+    vae.decoder.requires_grad_(True)
+    vae.post_quant_conv.requires_grad_(True)
