@@ -108,7 +108,7 @@ class Words:
 
 
 class _Attention:
-    """`WanAttnProcessor`, for training on one core: the same sums in half the time on short sequences.
+    """`WanAttnProcessor`, for training on one core: the same sums, faster on short sequences.
 
     Products of batched matrices instead of the flash kernel, whose backward pass is slow on a CPU in bfloat16; rotary
     positions as complex products; and over hundreds of equal padding rows at the cost of one, whose weight is theirs

@@ -1,6 +1,6 @@
 """Training of the two decoders alone, on what the trained denoisers make of scenes. The latents stay as they are.
 
-Half of the samples are drawn scenes that the denoiser got noisy and brought back: they lie where they lay, and their
+Some of the samples are drawn scenes that the denoiser got noisy and brought back: they lie where they lay, and their
 outlines have the denoiser's own errors, which the decoder learns to see past. Knows pixels, latents and denoisers.
 """
 
@@ -20,6 +20,8 @@ from tools.train_demo.trainer import fit
 
 _library: Any = diffusers  # its classes carry half of their annotations
 
+_Batches = Callable[[random.Random], tuple[torch.Tensor, torch.Tensor]]
+"""Draws pixels and their latents."""
 _NOISE = 0.5
 """Of the latents' own spread, at most, in the samples that no denoiser made."""
 _PALETTE = 0.9
@@ -46,14 +48,7 @@ def image_decoder(folder: Path, work: Path, steps: int) -> None:
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             return pixels, disturbed(vae.encode(pixels).latent_dist, _NOISE)
 
-    def loss_of(rng: random.Random, _: int) -> torch.Tensor:
-        pixels, latents = redrawn(rng) if rng.random() < _REDRAWN else plain(rng)
-        with torch.autocast("cpu", torch.bfloat16):
-            back = vae.decode(latents.contiguous(memory_format=torch.channels_last)).sample
-        return distance(back.float(), pixels)
-
-    _decoder_alone(vae)
-    fit("image_decoder", vae, loss_of, steps=steps, rate=2e-3, work=work)
+    _train("image_decoder", vae, plain, redrawn, steps=steps, work=work)
     vae.half().save_pretrained(folder / "vae")
 
 
@@ -68,15 +63,21 @@ def video_decoder(folder: Path, work: Path, steps: int) -> None:
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             return pixels, disturbed(vae.encode(pixels).latent_dist, _NOISE)
 
+    _train("video_decoder", vae, plain, redrawn, steps=steps, work=work)
+    vae.half().save_pretrained(folder / "vae")
+
+
+def _train(name: str, vae: Any, plain: _Batches, redrawn: _Batches, *, steps: int, work: Path) -> None:
     def loss_of(rng: random.Random, _: int) -> torch.Tensor:
         pixels, latents = redrawn(rng) if rng.random() < _REDRAWN else plain(rng)
         with torch.autocast("cpu", torch.bfloat16):
             back = vae.decode(latents).sample
         return distance(back.float(), pixels)
 
-    _decoder_alone(vae)
-    fit("video_decoder", vae, loss_of, steps=steps, rate=2e-3, work=work)
-    vae.half().save_pretrained(folder / "vae")
+    vae.requires_grad_(False)
+    vae.decoder.requires_grad_(True)
+    vae.post_quant_conv.requires_grad_(True)
+    fit(name, vae, loss_of, steps=steps, rate=2e-3, work=work)
 
 
 class _Kept:
@@ -85,7 +86,7 @@ class _Kept:
     _ANEW = 0.4
     _COUNT = 12
 
-    def __init__(self, redraw: Callable[[random.Random], tuple[torch.Tensor, torch.Tensor]]) -> None:
+    def __init__(self, redraw: _Batches) -> None:
         self._redraw = redraw
         self._batches: list[tuple[torch.Tensor, torch.Tensor]] = []
 
@@ -191,9 +192,3 @@ def _around(
         finer = picture[..., 8 * top : 8 * (top + _CUT), 8 * left : 8 * (left + _CUT)]
         parts.append((finer, code[..., rows, columns]))
     return torch.stack([part[0] for part in parts]), torch.stack([part[1] for part in parts])
-
-
-def _decoder_alone(vae: Any) -> None:
-    vae.requires_grad_(False)
-    vae.decoder.requires_grad_(True)
-    vae.post_quant_conv.requires_grad_(True)
