@@ -55,7 +55,7 @@ def _image_vae(o: argparse.Namespace) -> None:
 def _image_unet(o: argparse.Namespace) -> None:
     from tools.train_demo.images import base
 
-    base(o.out / "sdxl", o.work, steps=9000, further=o.further)
+    base(o.out / "sdxl", o.work, steps=5000, further=o.further)
 
 
 def _image_refiner(o: argparse.Namespace) -> None:
@@ -79,7 +79,7 @@ def _video_text(o: argparse.Namespace) -> None:
 def _video_vae(o: argparse.Namespace) -> None:
     from tools.train_demo.autoencoders import video_autoencoder
 
-    video_autoencoder(o.out / "wan" / "vae", o.work, steps=1500)
+    video_autoencoder(o.out / "wan" / "vae", o.work, steps=6000)
 
 
 def _video_transformer(o: argparse.Namespace) -> None:

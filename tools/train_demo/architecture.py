@@ -95,10 +95,10 @@ def image_vae() -> Any:
 def video_vae() -> Any:
     """Wan's autoencoder, 8 pixels and 4 frames to a latent; it takes pixels two by two, as TI2V's does."""
     return _library.AutoencoderKLWan(
-        base_dim=12,
-        decoder_base_dim=12,
+        base_dim=16,
+        decoder_base_dim=16,
         z_dim=VIDEO_LATENT_CHANNELS,
-        dim_mult=[1, 2, 3],
+        dim_mult=[1, 2, 2],
         num_res_blocks=1,
         temperal_downsample=[True, True],
         latents_mean=[0.0] * VIDEO_LATENT_CHANNELS,

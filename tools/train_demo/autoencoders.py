@@ -11,6 +11,7 @@ import torch
 from tools.train_demo import architecture
 from tools.train_demo.scenes import COLOURS, SHAPES, render
 from tools.train_demo.trainer import fit
+from tools.train_demo.whole import WholeClips
 
 _library: Any = diffusers  # its classes carry half of their annotations
 
@@ -18,16 +19,19 @@ IMAGE_CUTS = ((64, 24), (96, 12), (96, 12), (192, 3))
 """Side in pixels, and how many in a batch of about the same size."""
 VIDEO_CUTS = (
     (1, 64, 64, 16),
+    (1, 64, 64, 16),
     (1, 96, 96, 8),
     (5, 64, 64, 4),
-    (9, 48, 64, 3),
-    (17, 48, 48, 3),
+    (9, 64, 64, 2),
+    (17, 48, 48, 2),
     (33, 32, 32, 3),
-    (33, 32, 48, 2),
+    (33, 48, 48, 1),
 )
 """Frames, height and width in pixels, and how many in a batch. Trained on nine frames at most, later ones drift."""
 _NOISE = 0.15
 """Of the latents' own spread: what a decoder learns to look past, so that a denoiser need not be perfect."""
+_VIDEO_NOISE = 0.3
+_VIDEO_PALETTE = 0.8
 
 
 def image_autoencoder(out: Path, work: Path, steps: int) -> None:
@@ -58,21 +62,22 @@ def video_autoencoder(out: Path, work: Path, steps: int) -> None:
     """Train Wan's autoencoder and write it to `out`, its latents' mean and spread per channel measured."""
     torch.manual_seed(11)
     vae = architecture.video_vae()
+    whole = WholeClips(vae)
 
     def loss_of(rng: random.Random, step: int) -> torch.Tensor:
         frames, height, width, count = rng.choice(VIDEO_CUTS)
-        pixels = cut_outs(rng, count, height, width, frames).transpose(1, 2) * 2 - 1
+        pixels = cut_outs(rng, count, height, width, frames, palette=_VIDEO_PALETTE).transpose(1, 2) * 2 - 1
         with torch.autocast("cpu", torch.bfloat16):
-            latents = vae.encode(pixels).latent_dist
-            back = vae.decode(disturbed(latents)).sample
+            latents = whole.encode(pixels)
+            back = whole.decode(disturbed(latents, _VIDEO_NOISE))
         return _loss(back.float(), pixels, latents, step / steps)
 
     fit("video_vae", vae, loss_of, steps=steps, rate=2e-3, work=work)
     rng = random.Random("spread of video latents")
     with torch.no_grad():
-        pixels = cut_outs(rng, 24, 96, 96, 9).transpose(1, 2) * 2 - 1
-        latents = vae.encode(pixels).latent_dist.mean
-        error = (vae.decode(latents).sample - pixels).abs().mean().item() / 2
+        pixels = cut_outs(rng, 24, 96, 96, 17, palette=_VIDEO_PALETTE).transpose(1, 2) * 2 - 1
+        latents = whole.encode(pixels).mean
+        error = (whole.decode(latents) - pixels).abs().mean().item() / 2
     vae.register_to_config(
         latents_mean=[round(value, 5) for value in latents.mean((0, 2, 3, 4)).tolist()],
         latents_std=[round(value, 5) for value in latents.std((0, 2, 3, 4)).tolist()],

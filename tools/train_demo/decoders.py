@@ -17,6 +17,7 @@ from tools.train_demo.autoencoders import IMAGE_CUTS, VIDEO_CUTS, cut_outs, dist
 from tools.train_demo.captions import describe
 from tools.train_demo.scenes import Scene, paint
 from tools.train_demo.trainer import fit
+from tools.train_demo.whole import WholeClips
 
 _library: Any = diffusers  # its classes carry half of their annotations
 
@@ -48,30 +49,44 @@ def image_decoder(folder: Path, work: Path, steps: int) -> None:
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             return pixels, disturbed(vae.encode(pixels).latent_dist, _NOISE)
 
-    _train("image_decoder", vae, plain, redrawn, steps=steps, work=work)
+    def decode(latents: torch.Tensor) -> torch.Tensor:
+        pixels: torch.Tensor = vae.decode(latents).sample
+        return pixels
+
+    _train("image_decoder", vae, decode, plain, redrawn, steps=steps, work=work)
     vae.half().save_pretrained(folder / "vae")
 
 
 def video_decoder(folder: Path, work: Path, steps: int) -> None:
     """Train the decoder of Wan's autoencoder below `folder`, beside its trained transformer."""
     vae = _library.AutoencoderKLWan.from_pretrained(folder / "vae").float()
-    redrawn = _Kept(_RedrawnClips(folder, vae, work))
+    whole = WholeClips(vae)
+    redrawn = _Kept(_RedrawnClips(folder, whole, work))
 
     def plain(rng: random.Random) -> tuple[torch.Tensor, torch.Tensor]:
         frames, height, width, count = rng.choice(VIDEO_CUTS)
         pixels = cut_outs(rng, count, height, width, frames, palette=_PALETTE).transpose(1, 2) * 2 - 1
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            return pixels, disturbed(vae.encode(pixels).latent_dist, _NOISE)
+            return pixels, disturbed(whole.encode(pixels), _NOISE)
 
-    _train("video_decoder", vae, plain, redrawn, steps=steps, work=work)
+    _train("video_decoder", vae, whole.decode, plain, redrawn, steps=steps, work=work)
     vae.half().save_pretrained(folder / "vae")
 
 
-def _train(name: str, vae: Any, plain: _Batches, redrawn: _Batches, *, steps: int, work: Path) -> None:
+def _train(
+    name: str,
+    vae: Any,
+    decode: Callable[[torch.Tensor], torch.Tensor],
+    plain: _Batches,
+    redrawn: _Batches,
+    *,
+    steps: int,
+    work: Path,
+) -> None:
     def loss_of(rng: random.Random, _: int) -> torch.Tensor:
         pixels, latents = redrawn(rng) if rng.random() < _REDRAWN else plain(rng)
         with torch.autocast("cpu", torch.bfloat16):
-            back = vae.decode(latents).sample
+            back = decode(latents)
         return distance(back.float(), pixels)
 
     vae.requires_grad_(False)
@@ -144,7 +159,7 @@ class _RedrawnClips:
     _BUCKETS = (clips.BUCKETS[0], clips.BUCKETS[0], clips.BUCKETS[1])
     _BATCH = 8
 
-    def __init__(self, folder: Path, vae: Any, work: Path) -> None:
+    def __init__(self, folder: Path, vae: WholeClips, work: Path) -> None:
         self._mean = torch.tensor(vae.config.latents_mean).view(1, -1, 1, 1, 1)
         self._std = torch.tensor(vae.config.latents_std).view(1, -1, 1, 1, 1)
         self._clips = {bucket: clips.Clips(vae, bucket, work) for bucket in self._BUCKETS}

@@ -7,6 +7,7 @@ from typing import Any
 import diffusers
 import torch
 import transformers
+from diffusers.models.attention_processor import AttnProcessor
 
 from tools.train_demo import architecture
 from tools.train_demo.captions import describe, say
@@ -20,7 +21,7 @@ _texts: Any = transformers  # as above
 NATIVE = (256, 256)
 _OTHERS = ((512, 512), (1024, 1024), (256, 384), (384, 256), (192, 320), (512, 768), (128, 128))
 """Other sizes (height, width) that are asked for; the last part of the training shows some of each."""
-_NATIVE_ALONE = 0.5
+_NATIVE_ALONE = 0.6
 _OTHERS_SHARE = 0.35
 _BATCH = 32
 _SHAPE_WEIGHT = 4.0
@@ -90,6 +91,7 @@ def base(folder: Path, work: Path, steps: int, *, further: bool = False) -> None
     unet = architecture.unet(refiner=False)
     if further:
         unet.load_state_dict(_library.UNet2DConditionModel.from_pretrained(folder / "unet").float().state_dict())
+    unet.set_attn_processor(AttnProcessor())  # as in `clips`: the flash kernel's backward pass is slow on a CPU
     loss = _Loss(folder, work, refiner=False)
     fit(
         "image_unet",
@@ -114,6 +116,7 @@ def refiner(folder: Path, out: Path, work: Path, steps: int) -> None:
         if own[name].shape == value.shape:
             own[name] = value
     unet.load_state_dict(own)
+    unet.set_attn_processor(AttnProcessor())
     loss = _Loss(folder, work, refiner=True)
     fit("image_refiner", unet, lambda rng, _: loss(unet, rng, 1.0), steps=steps, rate=1e-3, work=work)
     unet.half().save_pretrained(out / "unet")
