@@ -1,6 +1,7 @@
 """Training of Wan's transformer. Knows video latents, words and noise; knows no outlines."""
 
 import dataclasses
+import functools
 import math
 import random
 from pathlib import Path
@@ -11,8 +12,10 @@ import torch
 import transformers
 
 from tools.train_demo import architecture
-from tools.train_demo.images import prompt_of, scenes_by_chance, shape_weight
+from tools.train_demo.captions import ATTRIBUTES, Caption
+from tools.train_demo.images import caption_of, scenes_by_chance, shape_weight
 from tools.train_demo.scenes import Scene, paint
+from tools.train_demo.texts import CODE_SCALE, code_of
 from tools.train_demo.trainer import fit
 from tools.train_demo.whole import WholeClips
 
@@ -22,6 +25,9 @@ _texts: Any = transformers  # as above
 _WORD_TOKENS = 40
 """Words that a training caption is cut at; Wan's pipelines pad theirs with zeros to 512."""
 _PADDED_TO = 512
+_NOTHING = Caption("", dict.fromkeys(ATTRIBUTES))
+_SAID_AFTER, _PLACE_AFTER = 1, 2
+"""Blocks of the transformer after which it is asked, in training alone, what the caption says and where a token is."""
 _WITHOUT_WORDS = 0.12
 _FIRST_FRAME_GIVEN = 0.4
 """Part of the batches of clips that are trained to go on from a given picture."""
@@ -178,6 +184,8 @@ def transformer(folder: Path, work: Path, steps: int, *, further: bool = False) 
             # Rotary positions are relative: nothing tells a token where the picture ends. Being asked for its place, in
             # training only, it learns to find out.
             "place": torch.nn.Linear(_width(), 2),
+            # In the same way it is asked what the caption says: every token has to fetch all of it from the words.
+            "said": torch.nn.Linear(_width(), architecture.CODE),
         }
     )
     attend_quickly(network)
@@ -204,12 +212,13 @@ class _Loss:
         self._words = Words(folder)
         self._vae = WholeClips(_library.AutoencoderKLWan.from_pretrained(folder / "vae").float().eval())
         self._clips: dict[Bucket, Clips] = {}
-        self._transformer, self._place = model["transformer"], model["place"]
-        self._hidden = torch.empty(0)
-        self._transformer.blocks[2].register_forward_hook(self._keep)
+        self._transformer, self._place, self._said = model["transformer"], model["place"], model["said"]
+        self._hidden: dict[int, torch.Tensor] = {}
+        for index in (_SAID_AFTER, _PLACE_AFTER):
+            self._transformer.blocks[index].register_forward_hook(functools.partial(self._keep, index))
 
-    def _keep(self, _module: Any, _arguments: Any, output: torch.Tensor) -> None:
-        self._hidden = output
+    def _keep(self, index: int, _module: Any, _arguments: Any, output: torch.Tensor) -> None:
+        self._hidden[index] = output.float()
 
     def __call__(self, rng: random.Random, part: float) -> torch.Tensor:
         stage = sum(part >= start for start in _PARTS)
@@ -217,8 +226,8 @@ class _Loss:
         if bucket not in self._clips:
             self._clips[bucket] = Clips(self._vae, bucket, self._work)
         latents, scenes = self._clips[bucket].look(rng)
-        texts = ["" if rng.random() < _WITHOUT_WORDS else prompt_of(scene, rng) for scene in scenes]
-        words = self._words.encode(texts)
+        captions = [_NOTHING if rng.random() < _WITHOUT_WORDS else caption_of(scene, rng) for scene in scenes]
+        words = self._words.encode([caption.text for caption in captions])
         count, _, frames, height, width = latents.shape
         level = torch.rand(count)
         level = _SHIFT * level / (1 + (_SHIFT - 1) * level)
@@ -237,13 +246,15 @@ class _Loss:
         # Of a given frame nothing is asked.
         asked = (levels > 0).float() * shape_weight(latents)
         flow: torch.Tensor = ((seen - (noise - latents)).square() * asked).sum() / asked.expand_as(seen).sum()
-        return flow + 0.1 * self._place_error(frames, height // 2, width // 2)
+        code = torch.stack([code_of(caption.said) for caption in captions])[:, None] / CODE_SCALE
+        said: torch.Tensor = (self._said(self._hidden[_SAID_AFTER]) - code).square().mean()
+        return flow + 0.1 * self._place_error(frames, height // 2, width // 2) + said
 
     def _place_error(self, frames: int, rows: int, columns: int) -> torch.Tensor:
         down = (torch.arange(rows) + 0.5) / rows * 2 - 1
         across = (torch.arange(columns) + 0.5) / columns * 2 - 1
         place = torch.stack(torch.meshgrid(down, across, indexing="ij"), dim=-1).flatten(0, 1).repeat(frames, 1)
-        error: torch.Tensor = (self._place(self._hidden.float()) - place).square().mean()
+        error: torch.Tensor = (self._place(self._hidden[_PLACE_AFTER]) - place).square().mean()
         return error
 
 

@@ -32,10 +32,10 @@ _REDRAWN = 0.4
 _STEPS = 4
 """Denoising steps from a noisy scene back to a clean one."""
 _GUIDANCE = (1.0, 3.0)
-_CUT = 14
-"""Side of what is decoded of a redrawn picture, in latents: a whole shape with its surroundings."""
-_FRAMES_CUT = 5
-"""Of a clip, in latents."""
+_CUT, _CLIP_CUT = 14, 9
+"""Side of what is decoded of a redrawn picture or clip, in latents: a whole shape with its surroundings."""
+_FRAMES_CUT = 3
+"""Frames of a clip, in latents."""
 
 
 def image_decoder(folder: Path, work: Path, steps: int) -> None:
@@ -150,14 +150,14 @@ class _RedrawnPictures:
             latents = signal.sqrt() * noisy - (1 - signal).sqrt() * velocity
             noise = signal.sqrt() * velocity + (1 - signal).sqrt() * noisy
         pixels = paint(scenes, height, width)[:, 0] * 2 - 1
-        return _around(scenes, pixels, latents / self._factor, rng)
+        return _around(scenes, pixels, latents / self._factor, _CUT, rng)
 
 
 class _RedrawnClips:
     """Cut-outs of single pictures and of beginnings of clips, and their latents, as the transformer gives them back."""
 
     _BUCKETS = (clips.BUCKETS[0], clips.BUCKETS[0], clips.BUCKETS[1])
-    _BATCH = 8
+    _BATCH, _CLIPS = 8, 3
 
     def __init__(self, folder: Path, vae: WholeClips, work: Path) -> None:
         self._mean = torch.tensor(vae.config.latents_mean).view(1, -1, 1, 1, 1)
@@ -172,7 +172,8 @@ class _RedrawnClips:
         """(batch, 3, frames, height, width) pixels, -1 to 1, and their latents."""
         bucket = rng.choice(self._BUCKETS)
         clean, scenes = self._clips[bucket].look(rng)
-        clean, scenes = clean[: self._BATCH], scenes[: self._BATCH]
+        count = self._BATCH if bucket.frames == 1 else self._CLIPS
+        clean, scenes = clean[:count], scenes[:count]
         words = self._words.encode([describe(scene, rng, complete=True).text for scene in scenes] + [""] * len(scenes))
         guidance, start = rng.uniform(*_GUIDANCE), rng.uniform(0.4, 0.8)
         latents = (1 - start) * clean + start * torch.randn_like(clean)
@@ -189,21 +190,21 @@ class _RedrawnClips:
             latents = latents - start / _STEPS * (free + guidance * (told - free))
         frames = min(bucket.frames, 4 * (_FRAMES_CUT - 1) + 1)
         pixels = paint(scenes, bucket.height, bucket.width, bucket.frames).transpose(1, 2)[:, :, :frames] * 2 - 1
-        return _around(scenes, pixels, (latents * self._std + self._mean)[:, :, :_FRAMES_CUT], rng)
+        return _around(scenes, pixels, (latents * self._std + self._mean)[:, :, :_FRAMES_CUT], _CLIP_CUT, rng)
 
 
 def _around(
-    scenes: list[Scene], pixels: torch.Tensor, latents: torch.Tensor, rng: random.Random
+    scenes: list[Scene], pixels: torch.Tensor, latents: torch.Tensor, cut: int, rng: random.Random
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Of each picture the part about its shape, a little off the middle."""
     height, width = latents.shape[-2:]
     parts: list[tuple[torch.Tensor, torch.Tensor]] = []
     for scene, picture, code in zip(scenes, pixels, latents, strict=True):
         top, left = (
-            max(0, min(round(place * side) - _CUT // 2 + rng.randint(-3, 3), side - _CUT))
+            max(0, min(round(place * side) - cut // 2 + rng.randint(-3, 3), side - cut))
             for place, side in ((scene.y, height), (scene.x, width))
         )
-        rows, columns = slice(top, top + _CUT), slice(left, left + _CUT)
-        finer = picture[..., 8 * top : 8 * (top + _CUT), 8 * left : 8 * (left + _CUT)]
+        rows, columns = slice(top, top + cut), slice(left, left + cut)
+        finer = picture[..., 8 * top : 8 * (top + cut), 8 * left : 8 * (left + cut)]
         parts.append((finer, code[..., rows, columns]))
     return torch.stack([part[0] for part in parts]), torch.stack([part[1] for part in parts])

@@ -10,7 +10,7 @@ import transformers
 from diffusers.models.attention_processor import AttnProcessor
 
 from tools.train_demo import architecture
-from tools.train_demo.captions import describe, say
+from tools.train_demo.captions import Caption, describe, say
 from tools.train_demo.prompts import held_out
 from tools.train_demo.scenes import Scene, draw_lots, paint
 from tools.train_demo.trainer import fit
@@ -146,7 +146,7 @@ class _Loss:
         height, width = pictures.size
         count = max(2, _BATCH * NATIVE[0] * NATIVE[1] // (height * width))
         latents, scenes = pictures.look(rng, min(count, 64), fresh)
-        texts = [prompt_of(scene, rng) for scene in scenes]
+        texts = [caption_of(scene, rng).text for scene in scenes]
         without = torch.rand(len(scenes)) < _WITHOUT_WORDS
         if self._refiner:
             # Without words the refiner reads those of no words; the base reads zeros.
@@ -195,10 +195,9 @@ def shape_weight(latents: torch.Tensor) -> torch.Tensor:
     return 1 + _SHAPE_WEIGHT * inside + _OUTLINE_WEIGHT * (grown - shrunk).reshape(inside.shape)
 
 
-def prompt_of(scene: Scene, rng: random.Random) -> str:
+def caption_of(scene: Scene, rng: random.Random) -> Caption:
     """A caption to train a denoiser on: half of them name everything."""
-    caption = describe(scene, rng, complete=True) if rng.random() < 0.5 else say(scene, rng)
-    return caption.text
+    return describe(scene, rng, complete=True) if rng.random() < 0.5 else say(scene, rng)
 
 
 def scenes_by_chance(rng: random.Random, count: int, *, moving: bool = False) -> list[Scene]:

@@ -55,7 +55,8 @@ def _resample(self: Any, x: torch.Tensor, _cache: Any = None, _index: Any = None
 
 def _normalise(self: Any, x: torch.Tensor) -> torch.Tensor:
     scale = torch.rsqrt((x * x).mean(1 if self.channel_first else -1, keepdim=True) + 1e-6)
-    return x * scale * self.gamma.to(x.dtype)
+    normalised: torch.Tensor = x * scale * self.gamma.to(x.dtype)
+    return normalised
 
 
 def _convolve(self: Any, x: torch.Tensor, _cache: Any = None) -> torch.Tensor:
