@@ -50,10 +50,10 @@ class Bucket:
 
 
 BUCKETS = (
-    Bucket(1, 112, 192, kept=2500, fresh=1.0, batch=24, share=(1.0, 0.35, 0.2)),
-    Bucket(17, 112, 192, kept=800, fresh=0.2, batch=5, share=(0.0, 0.45, 0.3)),
-    Bucket(41, 112, 192, kept=160, fresh=0.0, batch=3, share=(0.0, 0.2, 0.15)),
-    Bucket(81, 112, 192, kept=140, fresh=0.0, batch=2, share=(0.0, 0.0, 0.2)),
+    Bucket(1, 112, 192, kept=1500, fresh=1.0, batch=24, share=(1.0, 0.35, 0.2)),
+    Bucket(17, 112, 192, kept=400, fresh=0.3, batch=5, share=(0.0, 0.45, 0.3)),
+    Bucket(41, 112, 192, kept=100, fresh=0.05, batch=3, share=(0.0, 0.2, 0.15)),
+    Bucket(81, 112, 192, kept=70, fresh=0.05, batch=2, share=(0.0, 0.0, 0.2)),
     Bucket(1, 480, 832, kept=150, fresh=0.0, batch=2, share=(0.0, 0.0, 0.06)),
     Bucket(1, 240, 416, kept=200, fresh=0.0, batch=8, share=(0.0, 0.0, 0.06)),
     Bucket(9, 480, 832, kept=24, fresh=0.0, batch=1, share=(0.0, 0.0, 0.03)),
@@ -152,9 +152,9 @@ def attend_quickly(network: Any) -> None:
 def heed_words(network: Any) -> None:
     """Let a transformer that is not trained yet look at the words instead of at what they are padded with.
 
-    Hundreds of rows of padding drown ten words: at random weights, and still after 9,000 steps of training from there,
-    nineteen twentieths of the cross-attention went to the padding. So the padding's embedding begins at zero, and what
-    is left of it in the keys, the bias, points away from the queries' bias along one direction of each head.
+    At random weights hundreds of rows of padding drown ten words in the cross-attention. So the padding's embedding
+    begins at zero, and what is left of it in the keys, the bias, points away from the queries' bias along one direction
+    of each head.
     """
     embedder = network.condition_embedder.text_embedder
     with torch.no_grad():
@@ -193,7 +193,7 @@ def transformer(folder: Path, work: Path, steps: int, *, further: bool = False) 
     fit(
         "video_transformer",
         model,
-        lambda rng, step: loss(rng, step / steps),
+        lambda rng, step: loss(rng, max(step / steps, _PARTS[0] if further else 0.0)),
         steps=steps,
         rate=5e-4 if further else 1.5e-3,
         work=work,

@@ -13,7 +13,15 @@ import diffusers
 import torch
 
 from tools.train_demo import architecture, clips, images
-from tools.train_demo.autoencoders import IMAGE_CUTS, VIDEO_CUTS, cut_outs, distance, disturbed
+from tools.train_demo.autoencoders import (
+    IMAGE_CUTS,
+    VIDEO_CUTS,
+    VIDEO_LARGEST,
+    VIDEO_OUTLINES,
+    cut_outs,
+    distance,
+    disturbed,
+)
 from tools.train_demo.captions import describe
 from tools.train_demo.scenes import Scene, paint
 from tools.train_demo.trainer import fit
@@ -65,11 +73,13 @@ def video_decoder(folder: Path, work: Path, steps: int) -> None:
 
     def plain(rng: random.Random) -> tuple[torch.Tensor, torch.Tensor]:
         frames, height, width, count = rng.choice(VIDEO_CUTS)
-        pixels = cut_outs(rng, count, height, width, frames, palette=_PALETTE).transpose(1, 2) * 2 - 1
+        pixels = (
+            cut_outs(rng, count, height, width, frames, palette=_PALETTE, largest=VIDEO_LARGEST).transpose(1, 2) * 2 - 1
+        )
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             return pixels, disturbed(whole.encode(pixels), _NOISE)
 
-    _train("video_decoder", vae, whole.decode, plain, redrawn, steps=steps, work=work)
+    _train("video_decoder", vae, whole.decode, plain, redrawn, steps=steps, work=work, outlines=VIDEO_OUTLINES)
     vae.half().save_pretrained(folder / "vae")
 
 
@@ -82,12 +92,13 @@ def _train(
     *,
     steps: int,
     work: Path,
+    outlines: float = 0.0,
 ) -> None:
     def loss_of(rng: random.Random, _: int) -> torch.Tensor:
         pixels, latents = redrawn(rng) if rng.random() < _REDRAWN else plain(rng)
         with torch.autocast("cpu", torch.bfloat16):
             back = decode(latents)
-        return distance(back.float(), pixels)
+        return distance(back.float(), pixels, outlines)
 
     vae.requires_grad_(False)
     vae.decoder.requires_grad_(True)

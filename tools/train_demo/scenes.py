@@ -31,7 +31,7 @@ COLUMNS = {"left": 0.27, "centre": 0.5, "right": 0.73}
 ROWS = {"top": 0.27, "centre": 0.5, "bottom": 0.73}
 MOTIONS = ("still", "left", "right", "up", "down", "grows", "turns")
 JITTER = 0.02
-"""How far a shape's centre may be from its place's, as a part of the side."""
+"""How far a still shape's centre may be from its place's, as a part of the side."""
 SPEED = 0.0085
 """A moving shape's way in one frame, as a part of the side that it moves along."""
 MARGIN = 0.2
@@ -43,7 +43,7 @@ GROWN = 0.42
 TURN = math.radians(3.0)
 """A turning shape's angle in one frame, clockwise as seen."""
 TILT = math.radians(4.0)
-"""A shape stands upright up to this angle, either way."""
+"""A still shape stands upright up to this angle, either way."""
 
 # The radius in `Scene` is a circle's of about the same area; the others' own radii are these multiples of it.
 _HALF_SIDE = 0.9  # of the square
@@ -74,7 +74,10 @@ class Scene:
 
 
 def draw_lots(rng: random.Random, *, moving: bool = False) -> Scene:
-    """A scene by chance; with `moving` any of `MOTIONS` that has room to be seen, else a still one."""
+    """A scene by chance; with `moving` any of `MOTIONS` that has room to be seen, else a still one.
+
+    A scene of a clip begins exactly in its place, upright, and in its size's middle.
+    """
     colour, background = rng.sample(sorted(COLOURS), 2)
     shape = rng.choice(SHAPES)
     size = rng.choice(sorted(SIZES))
@@ -88,19 +91,11 @@ def draw_lots(rng: random.Random, *, moving: bool = False) -> Scene:
         row = rng.choice(["centre", "top"])
     if motion == "turns":
         shape = rng.choice([name for name in SHAPES if name != "circle"])
-    return Scene(
-        shape=shape,
-        colour=colour,
-        background=background,
-        column=column,
-        row=row,
-        size=size,
-        motion=motion,
-        x=COLUMNS[column] + rng.uniform(-JITTER, JITTER),
-        y=ROWS[row] + rng.uniform(-JITTER, JITTER),
-        radius=rng.uniform(*SIZES[size]),
-        angle=rng.uniform(-TILT, TILT),
-    )
+    x, y, radius, angle = COLUMNS[column], ROWS[row], sum(SIZES[size]) / 2, 0.0
+    if not moving:
+        x, y = x + rng.uniform(-JITTER, JITTER), y + rng.uniform(-JITTER, JITTER)
+        radius, angle = rng.uniform(*SIZES[size]), rng.uniform(-TILT, TILT)
+    return Scene(shape, colour, background, column, row, size, motion, x, y, radius, angle)
 
 
 def paint(scenes: list[Scene], height: int, width: int, frames: int = 1) -> torch.Tensor:

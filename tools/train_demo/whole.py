@@ -1,4 +1,4 @@
-"""Wan's autoencoder over a whole clip at once, for training: the same sums as frame by frame, up to four times as fast.
+"""Wan's autoencoder over a whole clip at once, for training: the same sums as frame by frame, in fewer steps.
 
 diffusers takes a clip four frames at a time and hands what a causal convolution has to remember from one part to the
 next, so that a long clip fits a card. Small cut-outs fit anyway. Knows the autoencoder's parts; knows no data.
