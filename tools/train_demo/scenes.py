@@ -31,7 +31,7 @@ COLUMNS = {"left": 0.27, "centre": 0.5, "right": 0.73}
 ROWS = {"top": 0.27, "centre": 0.5, "bottom": 0.73}
 MOTIONS = ("still", "left", "right", "up", "down", "grows", "turns")
 JITTER = 0.02
-"""How far a still shape's centre may be from its place's, as a part of the side."""
+"""How far a shape's centre may be from its place's in a picture, though not in a clip, as a part of the side."""
 SPEED = 0.0085
 """A moving shape's way in one frame, as a part of the side that it moves along."""
 MARGIN = 0.2
@@ -43,7 +43,7 @@ GROWN = 0.42
 TURN = math.radians(3.0)
 """A turning shape's angle in one frame, clockwise as seen."""
 TILT = math.radians(4.0)
-"""A still shape stands upright up to this angle, either way."""
+"""A picture's shape, though not a clip's, stands upright up to this angle, either way."""
 
 # The radius in `Scene` is a circle's of about the same area; the others' own radii are these multiples of it.
 _HALF_SIDE = 0.9  # of the square
