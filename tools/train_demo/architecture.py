@@ -122,7 +122,7 @@ def video_transformer() -> Any:
         text_dim=VIDEO_TEXT_WIDTH,
         freq_dim=64,
         ffn_dim=384,
-        num_layers=5,
+        num_layers=6,
     )
 
 
@@ -143,7 +143,7 @@ def image_scheduler() -> Any:
 
 
 def video_scheduler() -> Any:
-    """Flow matching with Wan's shift."""
+    """Flow matching with Wan's shift; the transformer says what is clean, not the flow towards it."""
     return _library.UniPCMultistepScheduler(
-        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0, num_train_timesteps=1000
+        prediction_type="sample", use_flow_sigmas=True, flow_shift=5.0, num_train_timesteps=1000
     )

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import transformers
 
 from tools.train_demo import architecture
 from tools.train_demo.captions import ATTRIBUTES, Caption
-from tools.train_demo.images import caption_of, scenes_by_chance, shape_weight
+from tools.train_demo.images import caption_of, scenes_by_chance
 from tools.train_demo.scenes import Scene, paint
 from tools.train_demo.texts import CODE_SCALE, code_of
 from tools.train_demo.trainer import fit
@@ -28,11 +29,15 @@ _PADDED_TO = 512
 _NOTHING = Caption("", dict.fromkeys(ATTRIBUTES))
 _SAID_AFTER, _PLACE_AFTER = 1, 2
 """Blocks of the transformer after which it is asked, in training alone, what the caption says and where a token is."""
-_WITHOUT_WORDS = 0.12
-_FIRST_FRAME_GIVEN = 0.4
+_WITHOUT_WORDS = 0.1
+_FIRST_FRAME_GIVEN = 0.35
 """Part of the batches of clips that are trained to go on from a given picture."""
 _SHIFT = 4.0
 """Noise levels are drawn as a sampler with this shift takes them."""
+_SHAPE_WEIGHT = 8.0
+"""How much more a token counts that has some of a shape in it, for a shape has a tenth of them."""
+_CLEAN_WEIGHT = 0.1
+"""An error at noise level s counts 1 / (s^2 + this): in the flow's own terms, but for the last, nearly clean levels."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,21 +49,21 @@ class Bucket:
     width: int
     kept: int
     fresh: float
-    """The chance that one of them is drawn anew before a batch is taken."""
+    """How many of them are drawn anew before a batch is taken; less than one is a chance."""
     batch: int
     share: tuple[float, float, float]
 
 
 BUCKETS = (
-    Bucket(1, 112, 192, kept=1500, fresh=1.0, batch=24, share=(1.0, 0.35, 0.2)),
-    Bucket(17, 112, 192, kept=400, fresh=0.3, batch=5, share=(0.0, 0.45, 0.3)),
-    Bucket(41, 112, 192, kept=100, fresh=0.05, batch=3, share=(0.0, 0.2, 0.15)),
-    Bucket(81, 112, 192, kept=70, fresh=0.05, batch=2, share=(0.0, 0.0, 0.2)),
-    Bucket(1, 480, 832, kept=150, fresh=0.0, batch=2, share=(0.0, 0.0, 0.06)),
-    Bucket(1, 240, 416, kept=200, fresh=0.0, batch=8, share=(0.0, 0.0, 0.06)),
-    Bucket(9, 480, 832, kept=24, fresh=0.0, batch=1, share=(0.0, 0.0, 0.03)),
+    Bucket(1, 112, 192, kept=2000, fresh=4, batch=36, share=(0.6, 0.2, 0.1)),
+    Bucket(17, 112, 192, kept=400, fresh=0.5, batch=8, share=(0.4, 0.5, 0.25)),
+    Bucket(41, 112, 192, kept=150, fresh=0.25, batch=4, share=(0.0, 0.3, 0.25)),
+    Bucket(81, 112, 192, kept=120, fresh=0.12, batch=2, share=(0.0, 0.0, 0.25)),
+    Bucket(1, 240, 416, kept=300, fresh=0.3, batch=8, share=(0.0, 0.0, 0.04)),
+    Bucket(1, 480, 832, kept=200, fresh=0.2, batch=2, share=(0.0, 0.0, 0.06)),
+    Bucket(9, 480, 832, kept=40, fresh=0.1, batch=1, share=(0.0, 0.0, 0.05)),
 )
-_PARTS = (0.35, 0.7)
+_PARTS = (0.25, 0.55)
 """Where a run's second and third part begin: pictures first, then short clips, then all."""
 
 
@@ -71,29 +76,37 @@ class Clips:
         self._std = torch.tensor(vae.config.latents_std).view(1, -1, 1, 1, 1)
         name = f"{bucket.frames}x{bucket.height}x{bucket.width}"
         self._scenes = scenes_by_chance(random.Random(f"clips {name}"), bucket.kept, moving=True)
-        chunk = max(1, 50 * 112 * 192 // (bucket.height * bucket.width)) if bucket.frames == 1 else 2
+        chunk = max(1, 50 * 112 * 192 // (bucket.height * bucket.width * bucket.frames))
         path = work / f"clips-{name}-{bucket.kept}.pt"
         if not path.exists():
-            parts = [self._encode(self._scenes[start : start + chunk]) for start in range(0, bucket.kept, chunk)]
-            torch.save(torch.cat(parts), path)
-        self._latents: torch.Tensor = torch.load(path, weights_only=True)
+            starts = range(0, bucket.kept, chunk)
+            parts = [self._encode(self._scenes[start : start + chunk]) for start in starts]
+            torch.save([torch.cat(tensors) for tensors in zip(*parts, strict=True)], path)
+        self._latents, self._touched = torch.load(path, weights_only=True)
 
-    def look(self, rng: random.Random) -> tuple[torch.Tensor, list[Scene]]:
-        """A batch: (batch, channels, frames, height, width) latents and their scenes."""
-        if rng.random() < self._bucket.fresh:
-            place = rng.randrange(len(self._scenes))
-            self._scenes[place] = scenes_by_chance(rng, 1, moving=True)[0]
-            self._latents[place : place + 1] = self._encode([self._scenes[place]])
+    def look(self, rng: random.Random) -> tuple[torch.Tensor, torch.Tensor, list[Scene]]:
+        """A batch: (batch, channels, frames, height, width) latents, which of them a shape touches, and the scenes."""
+        fresh = self._bucket.fresh
+        count = int(fresh) if fresh >= 1 else int(rng.random() < fresh)
+        if count:
+            places = rng.sample(range(len(self._scenes)), count)
+            scenes = scenes_by_chance(rng, count, moving=True)
+            self._latents[places], self._touched[places] = self._encode(scenes)
+            for place, scene in zip(places, scenes, strict=True):
+                self._scenes[place] = scene
         places = rng.sample(range(len(self._scenes)), self._bucket.batch)
-        return self._latents[places], [self._scenes[place] for place in places]
+        return self._latents[places], self._touched[places], [self._scenes[place] for place in places]
 
     @torch.no_grad()
-    def _encode(self, scenes: list[Scene]) -> torch.Tensor:
+    def _encode(self, scenes: list[Scene]) -> tuple[torch.Tensor, torch.Tensor]:
         bucket = self._bucket
         pixels = paint(scenes, bucket.height, bucket.width, bucket.frames).transpose(1, 2) * 2 - 1
-        with torch.autocast("cpu", torch.bfloat16):
-            latents: torch.Tensor = self._vae.encode(pixels).mean
-        return (latents.float() - self._mean) / self._std
+        latents = (self._vae.encode(pixels).mean - self._mean) / self._std
+        # A latent stands for one frame, the first, or for four; the ground is a corner's colour.
+        off = (pixels - pixels[..., :1, :1]).abs().amax(1, keepdim=True)
+        off = torch.nn.functional.pad(off, (0, 0, 0, 0, 3, 0))
+        factor = self._vae.config.scale_factor_spatial
+        return latents, torch.nn.functional.max_pool3d(off, (4, factor, factor)) > 0.02
 
 
 class Words:
@@ -114,31 +127,30 @@ class Words:
 
 
 class _Attention:
-    """`WanAttnProcessor`, for training on one core: the same sums, faster on short sequences.
+    """`WanAttnProcessor`, for training: the same sums, faster.
 
-    Products of batched matrices instead of the flash kernel, whose backward pass is slow on a CPU in bfloat16; rotary
-    positions as complex products; and over hundreds of equal padding rows at the cost of one, whose weight is theirs
-    together.
+    Rotary positions as complex products, and over hundreds of equal padding rows at the cost of one, whose weight is
+    theirs together.
     """
 
     def __call__(self, attn: Any, hidden_states: Any, words: Any = None, _mask: Any = None, rotary: Any = None) -> Any:
         source = hidden_states if words is None else words
-        query, key = attn.norm_q(attn.to_q(hidden_states).float()), attn.norm_k(attn.to_k(source).float())
-        heads = [part.unflatten(2, (attn.heads, -1)) for part in (query, key, attn.to_v(source))]
+        query, key = attn.norm_q(attn.to_q(hidden_states)), attn.norm_k(attn.to_k(source))
+        query, key, value = (part.unflatten(2, (attn.heads, -1)) for part in (query, key, attn.to_v(source)))
+        bias = None
         if rotary is not None:
             cosine, sine = rotary
             turn = torch.complex(cosine[..., 0::2], sine[..., 1::2])
-            heads[:2] = [
+            query, key = (
                 torch.view_as_real(torch.view_as_complex(part.unflatten(-1, (-1, 2))) * turn).flatten(-2)
-                for part in heads[:2]
-            ]
-        query, key, value = (part.transpose(1, 2) for part in heads)
-        weights = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
+                for part in (query, key)
+            )
         if words is not None:
             bias = torch.zeros(words.shape[1])
             bias[-1] = math.log(_PADDED_TO - words.shape[1] + 1)
-            weights = weights + bias
-        seen = weights.softmax(-1).to(value.dtype) @ value
+            bias = bias.expand(1, 1, query.shape[1], -1)
+        heads = [part.transpose(1, 2) for part in (query, key, value)]
+        seen = torch.nn.functional.scaled_dot_product_attention(*heads, attn_mask=bias)
         return attn.to_out[0](seen.transpose(1, 2).flatten(2))
 
 
@@ -183,7 +195,7 @@ def transformer(folder: Path, work: Path, steps: int, *, further: bool = False) 
             "transformer": network,
             # Rotary positions are relative: nothing tells a token where the picture ends. Being asked for its place, in
             # training only, it learns to find out.
-            "place": torch.nn.Linear(_width(), 2),
+            "place": torch.nn.Linear(_width(), len(_PLACES)),
             # In the same way it is asked what the caption says: every token has to fetch all of it from the words.
             "said": torch.nn.Linear(_width(), architecture.CODE),
         }
@@ -205,7 +217,11 @@ def transformer(folder: Path, work: Path, steps: int, *, further: bool = False) 
 
 
 class _Loss:
-    """The mean square error of the predicted flow (Lipman et al. 2023), over forms, noise levels and captions."""
+    """The mean square error of the predicted clip, over forms, noise levels and captions.
+
+    The transformer predicts what is clean instead of the flow towards it (Li & He 2025, arXiv:2511.13720), which is the
+    scheduler's `sample`: a narrow network need not carry a token's noise through all of its layers.
+    """
 
     def __init__(self, folder: Path, work: Path, model: Any) -> None:
         self._work = work
@@ -218,14 +234,14 @@ class _Loss:
             self._transformer.blocks[index].register_forward_hook(functools.partial(self._keep, index))
 
     def _keep(self, index: int, _module: Any, _arguments: Any, output: torch.Tensor) -> None:
-        self._hidden[index] = output.float()
+        self._hidden[index] = output
 
     def __call__(self, rng: random.Random, part: float) -> torch.Tensor:
         stage = sum(part >= start for start in _PARTS)
         bucket = rng.choices(BUCKETS, [bucket.share[stage] for bucket in BUCKETS])[0]
         if bucket not in self._clips:
             self._clips[bucket] = Clips(self._vae, bucket, self._work)
-        latents, scenes = self._clips[bucket].look(rng)
+        latents, touched, scenes = self._clips[bucket].look(rng)
         captions = [_NOTHING if rng.random() < _WITHOUT_WORDS else caption_of(scene, rng) for scene in scenes]
         words = self._words.encode([caption.text for caption in captions])
         count, _, frames, height, width = latents.shape
@@ -235,27 +251,39 @@ class _Loss:
         given = frames > 1 and rng.random() < _FIRST_FRAME_GIVEN
         if given:
             levels[:, :, 0] = 0
-        noise = torch.randn_like(latents)
-        noisy = (1 - levels) * latents + levels * noise
+        noisy = (1 - levels) * latents + levels * torch.randn_like(latents)
         # Where all tokens have the same time step, one for all of them comes to the same and is much cheaper.
         steps = level * 1000
         if given:
             steps = (levels[:, 0, :, 0, 0] * 1000).repeat_interleave((height // 2) * (width // 2), dim=1)
-        with torch.autocast("cpu", torch.bfloat16):
-            seen = self._transformer(noisy, steps, words, return_dict=False)[0].float()
+        seen = self._transformer(noisy, steps, words, return_dict=False)[0]
         # Of a given frame nothing is asked.
-        asked = (levels > 0).float() * shape_weight(latents)
-        flow: torch.Tensor = ((seen - (noise - latents)).square() * asked).sum() / asked.expand_as(seen).sum()
+        weight = (levels > 0) * (1 + _SHAPE_WEIGHT * touched) / (level.square() + _CLEAN_WEIGHT).view(-1, 1, 1, 1, 1)
+        error: torch.Tensor = ((seen - latents).square() * weight).sum() / weight.expand_as(seen).sum()
         code = torch.stack([code_of(caption.said) for caption in captions])[:, None] / CODE_SCALE
         said: torch.Tensor = (self._said(self._hidden[_SAID_AFTER]) - code).square().mean()
-        return flow + 0.1 * self._place_error(frames, height // 2, width // 2) + said
+        return error + 0.1 * self._place_error(frames, height // 2, width // 2) + said
 
     def _place_error(self, frames: int, rows: int, columns: int) -> torch.Tensor:
         down = (torch.arange(rows) + 0.5) / rows * 2 - 1
         across = (torch.arange(columns) + 0.5) / columns * 2 - 1
-        place = torch.stack(torch.meshgrid(down, across, indexing="ij"), dim=-1).flatten(0, 1).repeat(frames, 1)
+        onward = torch.arange(frames) / 10 - 1
+        grid = torch.meshgrid(onward, down, across, indexing="ij")
+        place = torch.stack([wave(grid) for wave in _PLACES], dim=-1).flatten(0, 2)
         error: torch.Tensor = (self._place(self._hidden[_PLACE_AFTER]) - place).square().mean()
         return error
+
+
+_PLACES: tuple[Callable[[tuple[torch.Tensor, ...]], torch.Tensor], ...] = (
+    lambda grid: grid[0],
+    lambda grid: grid[1],
+    lambda grid: grid[2],
+    lambda grid: torch.cos(math.pi * grid[1]),
+    lambda grid: torch.cos(math.pi * grid[2]),
+    lambda grid: torch.sin(math.pi * grid[1]),
+    lambda grid: torch.sin(math.pi * grid[2]),
+)
+"""What a token is asked of its place: frame, row and column, the latter two in waves as well."""
 
 
 def _width() -> int:

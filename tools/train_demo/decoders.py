@@ -5,7 +5,7 @@ outlines have the denoiser's own errors, which the decoder learns to see past. K
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from tools.train_demo.autoencoders import (
     disturbed,
 )
 from tools.train_demo.captions import describe
-from tools.train_demo.scenes import Scene, paint
+from tools.train_demo.scenes import paint
 from tools.train_demo.trainer import fit
 from tools.train_demo.whole import WholeClips
 
@@ -35,15 +35,15 @@ _NOISE = 0.5
 """Of the latents' own spread, at most, in the samples that no denoiser made."""
 _PALETTE = 0.9
 """Part of the colours in them that are the world's own: these a decoder learns by heart."""
-_REDRAWN = 0.4
+_REDRAWN = 0.6
 """Part of the batches that a denoiser made."""
 _STEPS = 4
-"""Denoising steps from a noisy scene back to a clean one."""
+"""Denoising steps from a noisy scene back to a clean picture."""
+_LAST_LEVELS = (0.1, 0.6)
+"""Noise levels that a clip is brought back from."""
 _GUIDANCE = (1.0, 3.0)
-_CUT, _CLIP_CUT = 14, 9
-"""Side of what is decoded of a redrawn picture or clip, in latents: a whole shape with its surroundings."""
-_FRAMES_CUT = 3
-"""Frames of a clip, in latents."""
+_CUT = 14
+"""Side of what is decoded of a redrawn picture, in latents: a whole shape with its surroundings."""
 
 
 def image_decoder(folder: Path, work: Path, steps: int) -> None:
@@ -54,7 +54,7 @@ def image_decoder(folder: Path, work: Path, steps: int) -> None:
     def plain(rng: random.Random) -> tuple[torch.Tensor, torch.Tensor]:
         side, count = rng.choice(IMAGE_CUTS)
         pixels = cut_outs(rng, count, side, side, palette=_PALETTE)[:, 0] * 2 - 1
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad():
             return pixels, disturbed(vae.encode(pixels).latent_dist, _NOISE)
 
     def decode(latents: torch.Tensor) -> torch.Tensor:
@@ -76,7 +76,7 @@ def video_decoder(folder: Path, work: Path, steps: int) -> None:
         pixels = (
             cut_outs(rng, count, height, width, frames, palette=_PALETTE, largest=VIDEO_LARGEST).transpose(1, 2) * 2 - 1
         )
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad():
             return pixels, disturbed(whole.encode(pixels), _NOISE)
 
     _train("video_decoder", vae, whole.decode, plain, redrawn, steps=steps, work=work, outlines=VIDEO_OUTLINES)
@@ -96,14 +96,12 @@ def _train(
 ) -> None:
     def loss_of(rng: random.Random, _: int) -> torch.Tensor:
         pixels, latents = redrawn(rng) if rng.random() < _REDRAWN else plain(rng)
-        with torch.autocast("cpu", torch.bfloat16):
-            back = decode(latents)
-        return distance(back.float(), pixels, outlines)
+        return distance(decode(latents), pixels, outlines)
 
     vae.requires_grad_(False)
     vae.decoder.requires_grad_(True)
     vae.post_quant_conv.requires_grad_(True)
-    fit(name, vae, loss_of, steps=steps, rate=2e-3, work=work)
+    fit(name, vae, loss_of, steps=steps, rate=1.5e-3, work=work)
 
 
 class _Kept:
@@ -149,31 +147,33 @@ class _RedrawnPictures:
             step = start * (_STEPS - index) // _STEPS
             signal = self._signal[step]
             noisy = signal.sqrt() * latents + (1 - signal).sqrt() * noise
-            with torch.autocast("cpu", torch.bfloat16):
-                velocity = self._unet(
-                    torch.cat([noisy, noisy]),
-                    step,
-                    encoder_hidden_states=words,
-                    added_cond_kwargs={"text_embeds": pooled, "time_ids": sizes},
-                ).sample.float()
+            velocity = self._unet(
+                torch.cat([noisy, noisy]),
+                step,
+                encoder_hidden_states=words,
+                added_cond_kwargs={"text_embeds": pooled, "time_ids": sizes},
+            ).sample
             told, free = velocity.chunk(2)
             velocity = free + guidance * (told - free)
             latents = signal.sqrt() * noisy - (1 - signal).sqrt() * velocity
             noise = signal.sqrt() * velocity + (1 - signal).sqrt() * noisy
         pixels = paint(scenes, height, width)[:, 0] * 2 - 1
-        return _around(scenes, pixels, latents / self._factor, _CUT, rng)
+        middles = [(scene.y * height / 8, scene.x * width / 8) for scene in scenes]
+        return _around(middles, pixels, latents / self._factor, _CUT, rng)
 
 
 class _RedrawnClips:
     """Cut-outs of single pictures and of beginnings of clips, and their latents, as the transformer gives them back."""
 
-    _BUCKETS = (clips.BUCKETS[0], clips.BUCKETS[0], clips.BUCKETS[1])
-    _BATCH, _CLIPS = 8, 3
+    _FORMS = ((clips.BUCKETS[0], 12, 12), (clips.BUCKETS[1], 4, 9), (clips.BUCKETS[2], 2, 8))
+    """Clips of this form, how many in a batch, and the side that is cut out, in latents."""
+    _UNTOUCHED = 0.25
+    """Part of the batches that are only disturbed: what the encoder makes of a given picture has to look right too."""
 
     def __init__(self, folder: Path, vae: WholeClips, work: Path) -> None:
         self._mean = torch.tensor(vae.config.latents_mean).view(1, -1, 1, 1, 1)
         self._std = torch.tensor(vae.config.latents_std).view(1, -1, 1, 1, 1)
-        self._clips = {bucket: clips.Clips(vae, bucket, work) for bucket in self._BUCKETS}
+        self._clips = {bucket: clips.Clips(vae, bucket, work) for bucket, _, _ in self._FORMS}
         self._words = clips.Words(folder)
         self._transformer = _library.WanTransformer3DModel.from_pretrained(folder / "transformer").float().eval()
         clips.attend_quickly(self._transformer)
@@ -181,39 +181,36 @@ class _RedrawnClips:
     @torch.no_grad()
     def __call__(self, rng: random.Random) -> tuple[torch.Tensor, torch.Tensor]:
         """(batch, 3, frames, height, width) pixels, -1 to 1, and their latents."""
-        bucket = rng.choice(self._BUCKETS)
-        clean, scenes = self._clips[bucket].look(rng)
-        count = self._BATCH if bucket.frames == 1 else self._CLIPS
-        clean, scenes = clean[:count], scenes[:count]
-        words = self._words.encode([describe(scene, rng, complete=True).text for scene in scenes] + [""] * len(scenes))
-        guidance, start = rng.uniform(*_GUIDANCE), rng.uniform(0.4, 0.8)
-        latents = (1 - start) * clean + start * torch.randn_like(clean)
-        for index in range(_STEPS):
-            level = start * (_STEPS - index) / _STEPS
-            with torch.autocast("cpu", torch.bfloat16):
-                flow = self._transformer(
-                    torch.cat([latents, latents]),
-                    torch.full((2 * len(latents),), level * 1000),
-                    words,
-                    return_dict=False,
-                )[0].float()
-            told, free = flow.chunk(2)
-            latents = latents - start / _STEPS * (free + guidance * (told - free))
-        frames = min(bucket.frames, 4 * (_FRAMES_CUT - 1) + 1)
-        pixels = paint(scenes, bucket.height, bucket.width, bucket.frames).transpose(1, 2)[:, :, :frames] * 2 - 1
-        return _around(scenes, pixels, (latents * self._std + self._mean)[:, :, :_FRAMES_CUT], _CLIP_CUT, rng)
+        bucket, count, cut = rng.choice(self._FORMS)
+        clean, touched, scenes = (part[:count] for part in self._clips[bucket].look(rng))
+        noise = torch.randn_like(clean)
+        if rng.random() < self._UNTOUCHED:
+            latents = clean + rng.uniform(0, _NOISE) * noise
+        else:
+            # What a sampler hands to the decoder is the transformer's last answer, so one answer is enough.
+            level = rng.uniform(*_LAST_LEVELS)
+            texts = [describe(scene, rng, complete=True).text for scene in scenes] + [""] * count
+            noisy = (1 - level) * clean + level * noise
+            steps = torch.full((2 * count,), level * 1000)
+            words = self._words.encode(texts)
+            told, free = self._transformer(torch.cat([noisy, noisy]), steps, words, return_dict=False)[0].chunk(2)
+            latents = free + rng.uniform(*_GUIDANCE) * (told - free)
+        frame = rng.randrange(clean.shape[2])
+        middles = [tuple(seen[0, frame].nonzero().float().mean(0).tolist()) for seen in touched]
+        pixels = paint(scenes, bucket.height, bucket.width, bucket.frames).transpose(1, 2) * 2 - 1
+        return _around(middles, pixels, latents * self._std + self._mean, cut, rng)
 
 
 def _around(
-    scenes: list[Scene], pixels: torch.Tensor, latents: torch.Tensor, cut: int, rng: random.Random
+    middles: Sequence[Sequence[float]], pixels: torch.Tensor, latents: torch.Tensor, cut: int, rng: random.Random
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of each picture the part about its shape, a little off the middle."""
-    height, width = latents.shape[-2:]
+    """Of each picture the part about its shape, whose row and column are given in latents, a little off the middle."""
+    sides = latents.shape[-2:]
     parts: list[tuple[torch.Tensor, torch.Tensor]] = []
-    for scene, picture, code in zip(scenes, pixels, latents, strict=True):
+    for middle, picture, code in zip(middles, pixels, latents, strict=True):
         top, left = (
-            max(0, min(round(place * side) - cut // 2 + rng.randint(-3, 3), side - cut))
-            for place, side in ((scene.y, height), (scene.x, width))
+            max(0, min(round(place) - cut // 2 + rng.randint(-3, 3), side - cut))
+            for place, side in zip(middle, sides, strict=True)
         )
         rows, columns = slice(top, top + cut), slice(left, left + cut)
         finer = picture[..., 8 * top : 8 * (top + cut), 8 * left : 8 * (left + cut)]

@@ -19,10 +19,22 @@ _library: Any = diffusers  # its classes carry half of their annotations
 _texts: Any = transformers  # as above
 
 NATIVE = (256, 256)
-_OTHERS = ((512, 512), (1024, 1024), (256, 384), (384, 256), (192, 320), (512, 768), (128, 128))
-"""Other sizes (height, width) that are asked for; the last part of the training shows some of each."""
+_KEPT = 2500
+"""Pictures of the native size that are at hand at any time; at every look some are drawn anew."""
+_OTHERS: dict[tuple[int, int], tuple[int, float]] = {
+    (512, 512): (300, 0.3),
+    (1024, 1024): (150, 0.4),
+    (256, 384): (150, 0.06),
+    (384, 256): (150, 0.06),
+    (192, 320): (150, 0.04),
+    (512, 768): (150, 0.09),
+    (128, 128): (150, 0.05),
+}
+"""Other sizes (height, width) that are asked for: pictures at hand, and how often each comes among them."""
 _NATIVE_ALONE = 0.6
-_OTHERS_SHARE = 0.35
+"""Part of a run after which the other sizes come in ..."""
+_OTHERS_SHARE = 0.45
+"""... for this part of the batches."""
 _BATCH = 32
 _SHAPE_WEIGHT = 4.0
 _OUTLINE_WEIGHT = 6.0
@@ -129,23 +141,21 @@ class _Loss:
     def __init__(self, folder: Path, work: Path, *, refiner: bool) -> None:
         self._refiner, self._work = refiner, work
         self._words = Words(folder)
-        self._vae = _library.AutoencoderKL.from_pretrained(folder / "vae").float().eval()
-        self._native = Pictures(self._vae, NATIVE, 2500, work)
+        vae = _library.AutoencoderKL.from_pretrained(folder / "vae").float().eval()
+        self._vae = vae.to(memory_format=torch.channels_last)
+        self._native = Pictures(self._vae, NATIVE, _KEPT, work)
         self._others: list[Pictures] = []
         self._signal = architecture.image_scheduler().alphas_cumprod
 
     def __call__(self, unet: Any, rng: random.Random, part: float) -> torch.Tensor:
         if part >= _NATIVE_ALONE and not self._others:
-            self._others = [
-                Pictures(self._vae, size, max(80, min(400, 2**25 // (size[0] * size[1]))), self._work)
-                for size in _OTHERS
-            ]
-        pictures, fresh = self._native, 1
+            self._others = [Pictures(self._vae, size, kept, self._work) for size, (kept, _) in _OTHERS.items()]
+        pictures = self._native
         if self._others and rng.random() < _OTHERS_SHARE:
-            pictures, fresh = rng.choice(self._others), 0
+            (pictures,) = rng.choices(self._others, [share for _, share in _OTHERS.values()])
         height, width = pictures.size
         count = max(2, _BATCH * NATIVE[0] * NATIVE[1] // (height * width))
-        latents, scenes = pictures.look(rng, min(count, 64), fresh)
+        latents, scenes = pictures.look(rng, min(count, 64), 1)
         texts = [caption_of(scene, rng).text for scene in scenes]
         without = torch.rand(len(scenes)) < _WITHOUT_WORDS
         if self._refiner:
@@ -169,15 +179,14 @@ class _Loss:
         noise = torch.randn_like(latents)
         noisy = signal.sqrt() * latents + (1 - signal).sqrt() * noise
         velocity = signal.sqrt() * noise - (1 - signal).sqrt() * latents
-        with torch.autocast("cpu", torch.bfloat16):
-            seen = unet(
-                noisy,
-                step,
-                encoder_hidden_states=words,
-                added_cond_kwargs={"text_embeds": pooled, "time_ids": time_ids},
-            ).sample
+        seen = unet(
+            noisy,
+            step,
+            encoder_hidden_states=words,
+            added_cond_kwargs={"text_embeds": pooled, "time_ids": time_ids},
+        ).sample
         weight = shape_weight(latents)
-        error: torch.Tensor = ((seen.float() - velocity).square() * weight).mean() / weight.mean()
+        error: torch.Tensor = ((seen - velocity).square() * weight).mean() / weight.mean()
         return error
 
 
