@@ -61,7 +61,7 @@ def _image_unet(o: argparse.Namespace) -> None:
 def _image_refiner(o: argparse.Namespace) -> None:
     from tools.train_demo.images import refiner
 
-    refiner(o.out / "sdxl", o.out / "sdxl-refiner", o.work, steps=400)
+    refiner(o.out / "sdxl", o.out / "sdxl-refiner", o.work, steps=800)
 
 
 def _image_decoder(o: argparse.Namespace) -> None:
@@ -85,7 +85,7 @@ def _video_vae(o: argparse.Namespace) -> None:
 def _video_transformer(o: argparse.Namespace) -> None:
     from tools.train_demo.clips import transformer
 
-    transformer(o.out / "wan", o.work, steps=3000 if o.further else 5300, further=o.further)
+    transformer(o.out / "wan", o.work, steps=3000 if o.further else 5800, further=o.further)
 
 
 def _video_decoder(o: argparse.Namespace) -> None:

@@ -48,10 +48,9 @@ def image_autoencoder(out: Path, work: Path, steps: int) -> None:
     def loss_of(rng: random.Random, step: int) -> torch.Tensor:
         side, count = rng.choice(IMAGE_CUTS)
         pixels = (cut_outs(rng, count, side, side)[:, 0] * 2 - 1).contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16):
-            latents = vae.encode(pixels).latent_dist
-            back = vae.decode(disturbed(latents)).sample
-        return _loss(back.float(), pixels, latents, step / steps)
+        latents = vae.encode(pixels).latent_dist
+        back = vae.decode(disturbed(latents)).sample
+        return _loss(back, pixels, latents, step / steps)
 
     fit("image_vae", vae, loss_of, steps=steps, rate=2e-3, work=work)
     rng = random.Random("spread of image latents")
@@ -77,10 +76,9 @@ def video_autoencoder(out: Path, work: Path, steps: int) -> None:
             * 2
             - 1
         )
-        with torch.autocast("cpu", torch.bfloat16):
-            latents = whole.encode(pixels)
-            back = whole.decode(disturbed(latents, _VIDEO_NOISE))
-        return _loss(back.float(), pixels, latents, step / steps, VIDEO_OUTLINES)
+        latents = whole.encode(pixels)
+        back = whole.decode(disturbed(latents, _VIDEO_NOISE))
+        return _loss(back, pixels, latents, step / steps, VIDEO_OUTLINES)
 
     fit("video_vae", vae, loss_of, steps=steps, rate=2e-3, work=work)
     rng = random.Random("spread of video latents")

@@ -36,6 +36,7 @@ _SHIFT = 4.0
 """Noise levels are drawn as a sampler with this shift takes them."""
 _SHAPE_WEIGHT = 8.0
 """How much more a token counts that has some of a shape in it, for a shape has a tenth of them."""
+_PLACE_WEIGHT = 0.3
 _CLEAN_WEIGHT = 0.1
 """An error at noise level s counts 1 / (s^2 + this): in the flow's own terms, but for the last, nearly clean levels."""
 
@@ -55,13 +56,13 @@ class Bucket:
 
 
 BUCKETS = (
-    Bucket(1, 112, 192, kept=2000, fresh=4, batch=36, share=(0.6, 0.2, 0.1)),
-    Bucket(17, 112, 192, kept=400, fresh=0.5, batch=8, share=(0.4, 0.5, 0.25)),
-    Bucket(41, 112, 192, kept=150, fresh=0.25, batch=4, share=(0.0, 0.3, 0.25)),
-    Bucket(81, 112, 192, kept=120, fresh=0.12, batch=2, share=(0.0, 0.0, 0.25)),
+    Bucket(1, 112, 192, kept=2000, fresh=4, batch=36, share=(0.6, 0.25, 0.25)),
+    Bucket(17, 112, 192, kept=400, fresh=0.5, batch=8, share=(0.4, 0.5, 0.33)),
+    Bucket(41, 112, 192, kept=150, fresh=0.25, batch=4, share=(0.0, 0.25, 0.16)),
+    Bucket(81, 112, 192, kept=120, fresh=0.12, batch=2, share=(0.0, 0.0, 0.14)),
     Bucket(1, 240, 416, kept=300, fresh=0.3, batch=8, share=(0.0, 0.0, 0.04)),
-    Bucket(1, 480, 832, kept=200, fresh=0.2, batch=2, share=(0.0, 0.0, 0.06)),
-    Bucket(9, 480, 832, kept=40, fresh=0.1, batch=1, share=(0.0, 0.0, 0.05)),
+    Bucket(1, 480, 832, kept=200, fresh=0.2, batch=2, share=(0.0, 0.0, 0.05)),
+    Bucket(9, 480, 832, kept=40, fresh=0.1, batch=1, share=(0.0, 0.0, 0.03)),
 )
 _PARTS = (0.25, 0.55)
 """Where a run's second and third part begin: pictures first, then short clips, then all."""
@@ -262,12 +263,12 @@ class _Loss:
         error: torch.Tensor = ((seen - latents).square() * weight).sum() / weight.expand_as(seen).sum()
         code = torch.stack([code_of(caption.said) for caption in captions])[:, None] / CODE_SCALE
         said: torch.Tensor = (self._said(self._hidden[_SAID_AFTER]) - code).square().mean()
-        return error + 0.1 * self._place_error(frames, height // 2, width // 2) + said
+        return error + _PLACE_WEIGHT * self._place_error(frames, height // 2, width // 2) + said
 
     def _place_error(self, frames: int, rows: int, columns: int) -> torch.Tensor:
         down = (torch.arange(rows) + 0.5) / rows * 2 - 1
         across = (torch.arange(columns) + 0.5) / columns * 2 - 1
-        onward = torch.arange(frames) / 10 - 1
+        onward = 3 * torch.sqrt(torch.arange(frames) / 20) - 1
         grid = torch.meshgrid(onward, down, across, indexing="ij")
         place = torch.stack([wave(grid) for wave in _PLACES], dim=-1).flatten(0, 2)
         error: torch.Tensor = (self._place(self._hidden[_PLACE_AFTER]) - place).square().mean()
