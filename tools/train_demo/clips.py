@@ -150,8 +150,8 @@ class _Attention:
             bias = torch.zeros(words.shape[1])
             bias[-1] = math.log(_PADDED_TO - words.shape[1] + 1)
             bias = bias.expand(1, 1, query.shape[1], -1)
-        heads = [part.transpose(1, 2) for part in (query, key, value)]
-        seen = torch.nn.functional.scaled_dot_product_attention(*heads, attn_mask=bias)
+        query, key, value = (part.transpose(1, 2) for part in (query, key, value))
+        seen = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
         return attn.to_out[0](seen.transpose(1, 2).flatten(2))
 
 

@@ -182,7 +182,8 @@ class _RedrawnClips:
     def __call__(self, rng: random.Random) -> tuple[torch.Tensor, torch.Tensor]:
         """(batch, 3, frames, height, width) pixels, -1 to 1, and their latents."""
         bucket, count, cut = rng.choice(self._FORMS)
-        clean, touched, scenes = (part[:count] for part in self._clips[bucket].look(rng))
+        clean, touched, scenes = self._clips[bucket].look(rng)
+        clean, touched, scenes = clean[:count], touched[:count], scenes[:count]
         noise = torch.randn_like(clean)
         if rng.random() < self._UNTOUCHED:
             latents = clean + rng.uniform(0, _NOISE) * noise
