@@ -43,7 +43,7 @@ class Shot:
 
 
 SHOTS = (
-    Shot("red star on blue"),
+    Shot("red star on blue", seed=3),
     Shot("a small blue circle at the top, white background"),
     Shot("on black: a big yellow triangle, bottom right"),
     Shot("pink background with a tiny green square in the middle"),
