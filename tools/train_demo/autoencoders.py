@@ -144,7 +144,7 @@ def disturbed(latents: Any, noise: float = _NOISE) -> torch.Tensor:
 
 def _loss(back: torch.Tensor, pixels: torch.Tensor, latents: Any, part: float, outlines: float = 0.0) -> torch.Tensor:
     kl: torch.Tensor = latents.kl().mean() / latents.mean[0].numel()
-    return distance(back, pixels, outlines) + 3e-4 * kl.float() * (1 - 0.5 * part)
+    return distance(back, pixels, outlines) + 3e-4 * kl * (1 - 0.5 * part)
 
 
 def distance(back: torch.Tensor, pixels: torch.Tensor, outlines: float = 0.0) -> torch.Tensor:

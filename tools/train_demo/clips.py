@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import math
 import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +36,7 @@ _SHIFT = 4.0
 _SHAPE_WEIGHT = 8.0
 """How much more a token counts that has some of a shape in it, for a shape has a tenth of them."""
 _PLACE_WEIGHT = 0.3
+"""How much a token's error about its own place counts beside that of the clip."""
 _CLEAN_WEIGHT = 0.1
 """An error at noise level s counts 1 / (s^2 + this): in the flow's own terms, but for the last, nearly clean levels."""
 
@@ -50,7 +50,7 @@ class Bucket:
     width: int
     kept: int
     fresh: float
-    """How many of them are drawn anew before a batch is taken; less than one is a chance."""
+    """How many of them are drawn anew before a batch is taken, on the average."""
     batch: int
     share: tuple[float, float, float]
 
@@ -65,7 +65,7 @@ BUCKETS = (
     Bucket(9, 480, 832, kept=40, fresh=0.1, batch=1, share=(0.0, 0.0, 0.03)),
 )
 _PARTS = (0.25, 0.55)
-"""Where a run's second and third part begin: pictures first, then short clips, then all."""
+"""Where a run's second and third part begin: pictures and short clips first, then longer ones, then all."""
 
 
 class Clips:
@@ -87,8 +87,7 @@ class Clips:
 
     def look(self, rng: random.Random) -> tuple[torch.Tensor, torch.Tensor, list[Scene]]:
         """A batch: (batch, channels, frames, height, width) latents, which of them a shape touches, and the scenes."""
-        fresh = self._bucket.fresh
-        count = int(fresh) if fresh >= 1 else int(rng.random() < fresh)
+        count = int(self._bucket.fresh) + (rng.random() < self._bucket.fresh % 1)
         if count:
             places = rng.sample(range(len(self._scenes)), count)
             scenes = scenes_by_chance(rng, count, moving=True)
@@ -196,7 +195,7 @@ def transformer(folder: Path, work: Path, steps: int, *, further: bool = False) 
             "transformer": network,
             # Rotary positions are relative: nothing tells a token where the picture ends. Being asked for its place, in
             # training only, it learns to find out.
-            "place": torch.nn.Linear(_width(), len(_PLACES)),
+            "place": torch.nn.Linear(_width(), _places(1, 1, 1).shape[-1]),
             # In the same way it is asked what the caption says: every token has to fetch all of it from the words.
             "said": torch.nn.Linear(_width(), architecture.CODE),
         }
@@ -263,28 +262,22 @@ class _Loss:
         error: torch.Tensor = ((seen - latents).square() * weight).sum() / weight.expand_as(seen).sum()
         code = torch.stack([code_of(caption.said) for caption in captions])[:, None] / CODE_SCALE
         said: torch.Tensor = (self._said(self._hidden[_SAID_AFTER]) - code).square().mean()
-        return error + _PLACE_WEIGHT * self._place_error(frames, height // 2, width // 2) + said
-
-    def _place_error(self, frames: int, rows: int, columns: int) -> torch.Tensor:
-        down = (torch.arange(rows) + 0.5) / rows * 2 - 1
-        across = (torch.arange(columns) + 0.5) / columns * 2 - 1
-        onward = 3 * torch.sqrt(torch.arange(frames) / 20) - 1
-        grid = torch.meshgrid(onward, down, across, indexing="ij")
-        place = torch.stack([wave(grid) for wave in _PLACES], dim=-1).flatten(0, 2)
-        error: torch.Tensor = (self._place(self._hidden[_PLACE_AFTER]) - place).square().mean()
-        return error
+        places = _places(frames, height // 2, width // 2)
+        lost: torch.Tensor = (self._place(self._hidden[_PLACE_AFTER]) - places).square().mean()
+        return error + _PLACE_WEIGHT * lost + said
 
 
-_PLACES: tuple[Callable[[tuple[torch.Tensor, ...]], torch.Tensor], ...] = (
-    lambda grid: grid[0],
-    lambda grid: grid[1],
-    lambda grid: grid[2],
-    lambda grid: torch.cos(math.pi * grid[1]),
-    lambda grid: torch.cos(math.pi * grid[2]),
-    lambda grid: torch.sin(math.pi * grid[1]),
-    lambda grid: torch.sin(math.pi * grid[2]),
-)
-"""What a token is asked of its place: frame, row and column, the latter two in waves as well."""
+def _places(frames: int, rows: int, columns: int) -> torch.Tensor:
+    """What a token is asked of its place, (frames * rows * columns, 7): when, down and across, the latter in waves too.
+
+    Time counts from the clip's beginning and not by its length, since a moving shape's way does; its root spreads the
+    first frames apart. It spans about as much as rows and columns do: at a tenth of that it was not learned.
+    """
+    when = 3 * torch.sqrt(torch.arange(frames) / 20) - 1
+    down, across = ((torch.arange(side) + 0.5) / side * 2 - 1 for side in (rows, columns))
+    when, down, across = torch.meshgrid(when, down, across, indexing="ij")
+    waves = [wave(math.pi * side) for wave in (torch.cos, torch.sin) for side in (down, across)]
+    return torch.stack([when, down, across, *waves], dim=-1).flatten(0, 2)
 
 
 def _width() -> int:

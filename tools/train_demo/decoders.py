@@ -36,7 +36,7 @@ _NOISE = 0.5
 _PALETTE = 0.9
 """Part of the colours in them that are the world's own: these a decoder learns by heart."""
 _REDRAWN = 0.6
-"""Part of the batches that a denoiser made."""
+"""Part of the batches that are whole scenes, nearly all of them made by a denoiser."""
 _STEPS = 4
 """Denoising steps from a noisy scene back to a clean picture."""
 _LAST_LEVELS = (0.1, 0.6)
@@ -128,7 +128,7 @@ class _RedrawnPictures:
 
     def __init__(self, folder: Path, vae: Any, work: Path) -> None:
         self._factor = float(vae.config.scaling_factor)
-        self._pictures = images.Pictures(vae, images.NATIVE, 2500, work)
+        self._pictures = images.Pictures(vae, images.NATIVE, images.KEPT, work)
         self._words = images.Words(folder)
         self._unet = _library.UNet2DConditionModel.from_pretrained(folder / "unet").float().eval()
         self._signal = architecture.image_scheduler().alphas_cumprod
@@ -168,7 +168,7 @@ class _RedrawnClips:
     _FORMS = ((clips.BUCKETS[0], 12, 12), (clips.BUCKETS[1], 4, 9), (clips.BUCKETS[2], 2, 8))
     """Clips of this form, how many in a batch, and the side that is cut out, in latents."""
     _UNTOUCHED = 0.25
-    """Part of the batches that are only disturbed: what the encoder makes of a given picture has to look right too."""
+    """Part of them that are only disturbed: what the encoder makes of a given picture has to look right too."""
 
     def __init__(self, folder: Path, vae: WholeClips, work: Path) -> None:
         self._mean = torch.tensor(vae.config.latents_mean).view(1, -1, 1, 1, 1)

@@ -19,7 +19,7 @@ _library: Any = diffusers  # its classes carry half of their annotations
 _texts: Any = transformers  # as above
 
 NATIVE = (256, 256)
-_KEPT = 2500
+KEPT = 2500
 """Pictures of the native size that are at hand at any time; at every look some are drawn anew."""
 _OTHERS: dict[tuple[int, int], tuple[int, float]] = {
     (512, 512): (300, 0.3),
@@ -142,7 +142,7 @@ class _Loss:
         self._words = Words(folder)
         vae = _library.AutoencoderKL.from_pretrained(folder / "vae").float().eval()
         self._vae = vae.to(memory_format=torch.channels_last)
-        self._native = Pictures(self._vae, NATIVE, _KEPT, work)
+        self._native = Pictures(self._vae, NATIVE, KEPT, work)
         self._others: list[Pictures] = []
         self._signal = architecture.image_scheduler().alphas_cumprod
 
@@ -184,23 +184,22 @@ class _Loss:
             encoder_hidden_states=words,
             added_cond_kwargs={"text_embeds": pooled, "time_ids": time_ids},
         ).sample
-        weight = shape_weight(latents)
+        weight = _shape_weight(latents)
         error: torch.Tensor = ((seen - velocity).square() * weight).mean() / weight.mean()
         return error
 
 
-def shape_weight(latents: torch.Tensor) -> torch.Tensor:
-    """(batch, 1, ..., height, width): more where a shape is, by how far the latents are from the background's.
+def _shape_weight(latents: torch.Tensor) -> torch.Tensor:
+    """(batch, 1, height, width): more where a shape is, by how far the latents are from the background's.
 
     A shape is a tenth of a picture: unweighted, a denoiser learns backgrounds first and shapes long after. And most of
     it is the same for every shape: what tells a star from a circle is its outline, which weighs most.
     """
     ground = latents.flatten(-2).median(-1).values[..., None, None]
     inside = ((latents - ground).abs().sum(1, keepdim=True) > 1).float()
-    pictures = inside.reshape(-1, 1, *inside.shape[-2:])
-    grown = torch.nn.functional.max_pool2d(pictures, 3, 1, 1)
-    shrunk = -torch.nn.functional.max_pool2d(-pictures, 3, 1, 1)
-    return 1 + _SHAPE_WEIGHT * inside + _OUTLINE_WEIGHT * (grown - shrunk).reshape(inside.shape)
+    grown = torch.nn.functional.max_pool2d(inside, 3, 1, 1)
+    shrunk = -torch.nn.functional.max_pool2d(-inside, 3, 1, 1)
+    return 1 + _SHAPE_WEIGHT * inside + _OUTLINE_WEIGHT * (grown - shrunk)
 
 
 def caption_of(scene: Scene, rng: random.Random) -> Caption:

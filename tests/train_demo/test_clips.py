@@ -1,0 +1,65 @@
+"""What Wan's transformer is trained with comes to what its pipelines run it with."""
+
+import itertools
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from tools.train_demo import architecture, clips
+from tools.train_demo.scenes import paint
+from tools.train_demo.whole import WholeClips
+from worker.pipelines.places import DEMO_MODELS
+from worker.pipelines.weights import read_json
+
+
+def test_attention_for_training_comes_to_the_pipelines_own_with_padded_words() -> None:
+    torch.manual_seed(0)
+    network = architecture.video_transformer().eval()
+    latents = torch.randn(2, architecture.VIDEO_LATENT_CHANNELS, 3, 6, 8)
+    words = torch.randn(2, 11, architecture.VIDEO_TEXT_WIDTH)
+    words[:, -1] = 0
+    steps = torch.tensor([300.0, 900.0])
+    padded = torch.nn.functional.pad(words, (0, 0, 0, 512 - words.shape[1]))
+    with torch.no_grad():
+        (own,) = network(latents, steps, padded, return_dict=False)
+        clips.attend_quickly(network)
+        (quick,) = network(latents, steps, words, return_dict=False)
+    torch.testing.assert_close(quick, own, rtol=1e-4, atol=1e-5)
+
+
+def test_the_shipped_scheduler_takes_what_the_transformer_is_trained_to_say() -> None:
+    shipped = read_json(DEMO_MODELS / "wan" / "scheduler" / "scheduler_config.json")
+    assert shipped["prediction_type"] == architecture.video_scheduler().config.prediction_type == "sample"
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> clips.Clips:
+    torch.manual_seed(0)
+    bucket = clips.Bucket(17, 112, 192, kept=6, fresh=1.5, batch=6, share=(1.0, 1.0, 1.0))
+    return clips.Clips(WholeClips(architecture.video_vae().eval()), bucket, tmp_path)
+
+
+def test_a_latent_is_touched_where_its_pixels_are_not_all_the_ground(kept: clips.Clips) -> None:
+    latents, touched, scenes = kept.look(random.Random(0))
+    assert latents.shape == (6, architecture.VIDEO_LATENT_CHANNELS, 5, 14, 24)
+    assert touched.shape == (6, 1, 5, 14, 24)
+    for scene, seen in zip(scenes, touched[:, 0], strict=True):
+        pixels = paint([scene], 112, 192, 17)[0]
+        blocks = ((pixels - pixels[..., :1, :1]).abs().amax(1) > 0.01).reshape(17, 14, 8, 24, 8).any(4).any(2)
+        assert torch.equal(seen[0], blocks[0]), "the first latent is the first frame alone"
+        assert torch.equal(seen[1:], blocks[1:].reshape(4, 4, 14, 24).any(1)), "the others are four frames each"
+
+
+def test_as_many_clips_as_asked_for_are_drawn_anew_on_the_average(kept: clips.Clips) -> None:
+    # A batch is all of them here.
+    batches = [{id(scene): scene for scene in kept.look(random.Random(look))[2]} for look in range(12)]
+    assert {len(new.keys() - old.keys()) for old, new in itertools.pairwise(batches)} == {1, 2}
+
+
+def test_every_place_of_a_clip_is_another() -> None:
+    places = clips._places(21, 7, 12)
+    assert places.shape == (21 * 7 * 12, 7)
+    assert len({tuple(place) for place in places.tolist()}) == len(places)
+    assert places[:, :3].std(0).min() > 0.5, "time is asked for as loudly as rows and columns"
