@@ -1,5 +1,6 @@
 """What Wan's transformer is trained with comes to what its pipelines run it with."""
 
+import dataclasses
 import itertools
 import random
 from pathlib import Path
@@ -42,20 +43,48 @@ def kept(tmp_path: Path) -> clips.Clips:
 
 
 def test_a_latent_is_touched_where_its_pixels_are_not_all_the_ground(kept: clips.Clips) -> None:
-    latents, touched, scenes = kept.look(random.Random(0))
-    assert latents.shape == (6, architecture.VIDEO_LATENT_CHANNELS, 5, 14, 24)
-    assert touched.shape == (6, 1, 5, 14, 24)
-    for scene, seen in zip(scenes, touched[:, 0], strict=True):
+    seen = kept.look(random.Random(0))
+    assert seen.latents.shape == (6, architecture.VIDEO_LATENT_CHANNELS, 5, 14, 24)
+    assert seen.touched.shape == (6, 1, 5, 14, 24)
+    for scene, touched in zip(seen.scenes, seen.touched[:, 0], strict=True):
         pixels = paint([scene], 112, 192, 17)[0]
         blocks = ((pixels - pixels[..., :1, :1]).abs().amax(1) > 0.01).reshape(17, 14, 8, 24, 8).any(4).any(2)
-        assert torch.equal(seen[0], blocks[0]), "the first latent is the first frame alone"
-        assert torch.equal(seen[1:], blocks[1:].reshape(4, 4, 14, 24).any(1)), "the others are four frames each"
+        assert torch.equal(touched[0], blocks[0]), "the first latent is the first frame alone"
+        assert torch.equal(touched[1:], blocks[1:].reshape(4, 4, 14, 24).any(1)), "the others are four frames each"
+
+
+def test_the_cover_of_a_cell_is_the_part_of_its_pixels_that_are_the_shape(kept: clips.Clips) -> None:
+    seen = kept.look(random.Random(1))
+    assert seen.cover.shape == (6, 1, 5, 28, 48)
+    for scene, cover in zip(seen.scenes, seen.cover[:, 0], strict=True):
+        # A white shape on black is its own cover; of four frames the last one counts.
+        white = paint([dataclasses.replace(scene, colour="white", background="black")], 112, 192, 17)[0, ::4, 0]
+        black, most = white.min(), white.max()
+        cells = ((white - black) / (most - black)).reshape(5, 28, 4, 48, 4).mean((2, 4))
+        torch.testing.assert_close(cover, cells, rtol=0, atol=2e-3)
+
+
+def test_cells_are_asked_of_the_tokens_that_they_lie_in() -> None:
+    cover = torch.arange(2 * 4 * 12.0).reshape(1, 1, 2, 4, 12)
+    tokens = clips._by_token(cover, rows=1, columns=3)
+    assert tokens.shape == (1, 2 * 1 * 3, 16)
+    assert torch.equal(tokens[0, 4], cover[0, 0, 1, :, 4:8].flatten())
 
 
 def test_as_many_clips_as_asked_for_are_drawn_anew_on_the_average(kept: clips.Clips) -> None:
-    # A batch is all of them here.
-    batches = [{id(scene): scene for scene in kept.look(random.Random(look))[2]} for look in range(12)]
-    assert {len(new.keys() - old.keys()) for old, new in itertools.pairwise(batches)} == {1, 2}
+    # A batch is all of them here, and they come two at a time.
+    batches = [{id(scene): scene for scene in kept.look(random.Random(look)).scenes} for look in range(24)]
+    new = [len(after.keys() - before.keys()) for before, after in itertools.pairwise(batches)]
+    assert set(new) == {0, 2}
+    assert sum(new) / len(new) == pytest.approx(1.5, abs=0.5)
+
+
+def test_a_border_is_the_first_and_the_last_of_frames_rows_and_columns() -> None:
+    borders = clips._borders(3, 4, 5).reshape(3, 4, 5, 6)
+    assert borders[0, 0, 0].tolist() == [1, 0, 1, 0, 1, 0]
+    assert borders[2, 3, 4].tolist() == [0, 1, 0, 1, 0, 1]
+    assert borders[1, 1:3, 1:4].sum() == 0
+    assert clips._borders(1, 4, 5)[:, :2].all(), "a single frame is first and last"
 
 
 def test_every_place_of_a_clip_is_another() -> None:

@@ -122,7 +122,7 @@ def video_transformer() -> Any:
         text_dim=VIDEO_TEXT_WIDTH,
         freq_dim=64,
         ffn_dim=384,
-        num_layers=6,
+        num_layers=7,
     )
 
 

@@ -26,8 +26,16 @@ _WORD_TOKENS = 40
 """Words that a training caption is cut at; Wan's pipelines pad theirs with zeros to 512."""
 _PADDED_TO = 512
 _NOTHING = Caption("", dict.fromkeys(ATTRIBUTES))
-_SAID_AFTER, _PLACE_AFTER = 1, 2
-"""Blocks of the transformer after which it is asked, in training alone, what the caption says and where a token is."""
+_BORDER_AFTER, _SAID_AFTER, _PLACE_AFTER, _COVER_AFTER = 0, 1, 2, 4
+"""Blocks of the transformer after which each token is asked, in training alone, which borders it lies on, what the
+caption says, where it is, and how much of its cells the shape covers.
+"""
+_CELLS = 4
+"""Cells of a token's side that it is asked the cover of."""
+_AT_ONCE = 2
+"""Clips that are encoded together at least: over a single one torch takes another, ten times slower convolution."""
+_COMPLETE = 0.6
+"""Part of the captions that name everything."""
 _WITHOUT_WORDS = 0.1
 _FIRST_FRAME_GIVEN = 0.35
 """Part of the batches of clips that are trained to go on from a given picture."""
@@ -35,8 +43,8 @@ _SHIFT = 4.0
 """Noise levels are drawn as a sampler with this shift takes them."""
 _SHAPE_WEIGHT = 8.0
 """How much more a token counts that has some of a shape in it, for a shape has a tenth of them."""
-_PLACE_WEIGHT = 0.3
-"""How much a token's error about its own place counts beside that of the clip."""
+_COVER_WEIGHT = 0.5
+"""How much a token's error about the shape's cover counts beside that of the clip."""
 _CLEAN_WEIGHT = 0.1
 """An error at noise level s counts 1 / (s^2 + this): in the flow's own terms, but for the last, nearly clean levels."""
 
@@ -77,36 +85,53 @@ class Clips:
         self._std = torch.tensor(vae.config.latents_std).view(1, -1, 1, 1, 1)
         name = f"{bucket.frames}x{bucket.height}x{bucket.width}"
         self._scenes = scenes_by_chance(random.Random(f"clips {name}"), bucket.kept, moving=True)
-        chunk = max(1, 50 * 112 * 192 // (bucket.height * bucket.width * bucket.frames))
+        chunk = max(_AT_ONCE, 50 * 112 * 192 // (bucket.height * bucket.width * bucket.frames))
         path = work / f"clips-{name}-{bucket.kept}.pt"
         if not path.exists():
             starts = range(0, bucket.kept, chunk)
             parts = [self._encode(self._scenes[start : start + chunk]) for start in starts]
             torch.save([torch.cat(tensors) for tensors in zip(*parts, strict=True)], path)
-        self._latents, self._touched = torch.load(path, weights_only=True)
+        self._latents, self._touched, self._cover = torch.load(path, weights_only=True)
 
-    def look(self, rng: random.Random) -> tuple[torch.Tensor, torch.Tensor, list[Scene]]:
-        """A batch: (batch, channels, frames, height, width) latents, which of them a shape touches, and the scenes."""
-        count = int(self._bucket.fresh) + (rng.random() < self._bucket.fresh % 1)
+    def look(self, rng: random.Random) -> "Look":
+        """A batch, after some of what is at hand was drawn anew."""
+        count = _AT_ONCE * int(self._bucket.fresh / _AT_ONCE + rng.random())
         if count:
             places = rng.sample(range(len(self._scenes)), count)
             scenes = scenes_by_chance(rng, count, moving=True)
-            self._latents[places], self._touched[places] = self._encode(scenes)
+            self._latents[places], self._touched[places], self._cover[places] = self._encode(scenes)
             for place, scene in zip(places, scenes, strict=True):
                 self._scenes[place] = scene
         places = rng.sample(range(len(self._scenes)), self._bucket.batch)
-        return self._latents[places], self._touched[places], [self._scenes[place] for place in places]
+        scenes = [self._scenes[place] for place in places]
+        return Look(self._latents[places], self._touched[places], self._cover[places].float(), scenes)
 
     @torch.no_grad()
-    def _encode(self, scenes: list[Scene]) -> tuple[torch.Tensor, torch.Tensor]:
+    def _encode(self, scenes: list[Scene]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         bucket = self._bucket
         pixels = paint(scenes, bucket.height, bucket.width, bucket.frames).transpose(1, 2) * 2 - 1
         latents = (self._vae.encode(pixels).mean - self._mean) / self._std
         # A latent stands for one frame, the first, or for four; the ground is a corner's colour.
         off = (pixels - pixels[..., :1, :1]).abs().amax(1, keepdim=True)
-        off = torch.nn.functional.pad(off, (0, 0, 0, 0, 3, 0))
         factor = self._vae.config.scale_factor_spatial
-        return latents, torch.nn.functional.max_pool3d(off, (4, factor, factor)) > 0.02
+        touched = torch.nn.functional.max_pool3d(torch.nn.functional.pad(off, (0, 0, 0, 0, 3, 0)), (4, factor, factor))
+        # Of four frames the last one's cover; cells are parts of tokens, which are two latents high and wide.
+        cell = 2 * factor // _CELLS
+        cover = torch.nn.functional.avg_pool3d(off[:, :, ::4] / off.amax((2, 3, 4), keepdim=True), (1, cell, cell))
+        return latents, touched > 0.02, cover.half()
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """A batch of clips."""
+
+    latents: torch.Tensor
+    """(batch, channels, frames, height, width)"""
+    touched: torch.Tensor
+    """(batch, 1, frames, height, width): which of the latents the shape touches."""
+    cover: torch.Tensor
+    """(batch, 1, frames, 2 height, 2 width), 0 to 1: how much of each cell the shape covers."""
+    scenes: list[Scene]
 
 
 class Words:
@@ -194,10 +219,13 @@ def transformer(folder: Path, work: Path, steps: int, *, further: bool = False) 
         {
             "transformer": network,
             # Rotary positions are relative: nothing tells a token where the picture ends. Being asked for its place, in
-            # training only, it learns to find out.
+            # training only, it learns to find out; and first, which is the harder part, whether it lies on a border.
+            "border": torch.nn.Linear(_width(), _borders(1, 1, 1).shape[-1]),
             "place": torch.nn.Linear(_width(), _places(1, 1, 1).shape[-1]),
             # In the same way it is asked what the caption says: every token has to fetch all of it from the words.
             "said": torch.nn.Linear(_width(), architecture.CODE),
+            # And last, where the shape is, whatever its colour.
+            "cover": torch.nn.Linear(_width(), _CELLS * _CELLS),
         }
     )
     attend_quickly(network)
@@ -228,9 +256,10 @@ class _Loss:
         self._words = Words(folder)
         self._vae = WholeClips(_library.AutoencoderKLWan.from_pretrained(folder / "vae").float().eval())
         self._clips: dict[Bucket, Clips] = {}
-        self._transformer, self._place, self._said = model["transformer"], model["place"], model["said"]
+        self._transformer = model["transformer"]
+        self._probes = {name: probe for name, probe in model.items() if name != "transformer"}
         self._hidden: dict[int, torch.Tensor] = {}
-        for index in (_SAID_AFTER, _PLACE_AFTER):
+        for index in (_BORDER_AFTER, _SAID_AFTER, _PLACE_AFTER, _COVER_AFTER):
             self._transformer.blocks[index].register_forward_hook(functools.partial(self._keep, index))
 
     def _keep(self, index: int, _module: Any, _arguments: Any, output: torch.Tensor) -> None:
@@ -241,10 +270,14 @@ class _Loss:
         bucket = rng.choices(BUCKETS, [bucket.share[stage] for bucket in BUCKETS])[0]
         if bucket not in self._clips:
             self._clips[bucket] = Clips(self._vae, bucket, self._work)
-        latents, touched, scenes = self._clips[bucket].look(rng)
-        captions = [_NOTHING if rng.random() < _WITHOUT_WORDS else caption_of(scene, rng) for scene in scenes]
+        seen = self._clips[bucket].look(rng)
+        latents = seen.latents
+        captions = [
+            _NOTHING if rng.random() < _WITHOUT_WORDS else caption_of(scene, rng, _COMPLETE) for scene in seen.scenes
+        ]
         words = self._words.encode([caption.text for caption in captions])
         count, _, frames, height, width = latents.shape
+        rows, columns = height // 2, width // 2
         level = torch.rand(count)
         level = _SHIFT * level / (1 + (_SHIFT - 1) * level)
         levels = level[:, None, None, None, None].expand(-1, 1, frames, 1, 1).clone()
@@ -253,18 +286,48 @@ class _Loss:
             levels[:, :, 0] = 0
         noisy = (1 - levels) * latents + levels * torch.randn_like(latents)
         # Where all tokens have the same time step, one for all of them comes to the same and is much cheaper.
-        steps = level * 1000
-        if given:
-            steps = (levels[:, 0, :, 0, 0] * 1000).repeat_interleave((height // 2) * (width // 2), dim=1)
-        seen = self._transformer(noisy, steps, words, return_dict=False)[0]
+        token_level = levels[:, 0, :, 0, 0].repeat_interleave(rows * columns, dim=1)
+        answer = self._transformer(noisy, (token_level if given else level) * 1000, words, return_dict=False)[0]
         # Of a given frame nothing is asked.
-        weight = (levels > 0) * (1 + _SHAPE_WEIGHT * touched) / (level.square() + _CLEAN_WEIGHT).view(-1, 1, 1, 1, 1)
-        error: torch.Tensor = ((seen - latents).square() * weight).sum() / weight.expand_as(seen).sum()
+        weight = (levels > 0) * (1 + _SHAPE_WEIGHT * seen.touched)
+        weight = weight / (level.square() + _CLEAN_WEIGHT).view(-1, 1, 1, 1, 1)
+        error: torch.Tensor = ((answer - latents).square() * weight).sum() / weight.expand_as(answer).sum()
+
         code = torch.stack([code_of(caption.said) for caption in captions])[:, None] / CODE_SCALE
-        said: torch.Tensor = (self._said(self._hidden[_SAID_AFTER]) - code).square().mean()
-        places = _places(frames, height // 2, width // 2)
-        lost: torch.Tensor = (self._place(self._hidden[_PLACE_AFTER]) - places).square().mean()
-        return error + _PLACE_WEIGHT * lost + said
+        said: torch.Tensor = (self._ask("said", _SAID_AFTER) - code).square().mean()
+
+        tokens = torch.nn.functional.avg_pool3d(weight, (1, 2, 2)).flatten(1)[..., None]
+        lost = (self._ask("cover", _COVER_AFTER) - _by_token(seen.cover, rows, columns)).square() * tokens
+        cover: torch.Tensor = lost.sum() / tokens.expand_as(lost).sum()
+
+        # A token can tell where it is by its noise and that of the others; where there is little, it need not.
+        much = token_level[..., None]
+        lost = (self._ask("place", _PLACE_AFTER) - _places(frames, rows, columns)).square() * much
+        place: torch.Tensor = lost.mean()
+        borders = _borders(frames, rows, columns).expand(count, -1, -1)
+        border = torch.nn.functional.binary_cross_entropy_with_logits(
+            self._ask("border", _BORDER_AFTER), borders, weight=much
+        )
+        return error + said + _COVER_WEIGHT * cover + place + border
+
+    def _ask(self, name: str, index: int) -> torch.Tensor:
+        answer: torch.Tensor = self._probes[name](self._hidden[index])
+        return answer
+
+
+def _by_token(cover: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    """(batch, 1, frames, cells down, cells across) -> (batch, frames * rows * columns, cells of a token)."""
+    cells = cover[:, 0].reshape(len(cover), -1, rows, _CELLS, columns, _CELLS)
+    return cells.transpose(3, 4).reshape(len(cover), -1, _CELLS * _CELLS)
+
+
+def _borders(frames: int, rows: int, columns: int) -> torch.Tensor:
+    """Whether a token is of the first or last frame, row or column, (frames * rows * columns, 6): 0 or 1."""
+    borders = torch.zeros(frames, rows, columns, 6)
+    for axis in range(3):
+        for side, end in enumerate((0, -1)):
+            borders[..., 2 * axis + side].select(axis, end).fill_(1)
+    return borders.flatten(0, 2)
 
 
 def _places(frames: int, rows: int, columns: int) -> torch.Tensor:

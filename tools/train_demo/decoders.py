@@ -182,8 +182,8 @@ class _RedrawnClips:
     def __call__(self, rng: random.Random) -> tuple[torch.Tensor, torch.Tensor]:
         """(batch, 3, frames, height, width) pixels, -1 to 1, and their latents."""
         bucket, count, cut = rng.choice(self._FORMS)
-        clean, touched, scenes = self._clips[bucket].look(rng)
-        clean, touched, scenes = clean[:count], touched[:count], scenes[:count]
+        seen = self._clips[bucket].look(rng)
+        clean, touched, scenes = seen.latents[:count], seen.touched[:count], seen.scenes[:count]
         noise = torch.randn_like(clean)
         if rng.random() < self._UNTOUCHED:
             latents = clean + rng.uniform(0, _NOISE) * noise
@@ -197,7 +197,7 @@ class _RedrawnClips:
             told, free = self._transformer(torch.cat([noisy, noisy]), steps, words, return_dict=False)[0].chunk(2)
             latents = free + rng.uniform(*_GUIDANCE) * (told - free)
         frame = rng.randrange(clean.shape[2])
-        middles = [tuple(seen[0, frame].nonzero().float().mean(0).tolist()) for seen in touched]
+        middles = [tuple(one[0, frame].nonzero().float().mean(0).tolist()) for one in touched]
         pixels = paint(scenes, bucket.height, bucket.width, bucket.frames).transpose(1, 2) * 2 - 1
         return _around(middles, pixels, latents * self._std + self._mean, cut, rng)
 

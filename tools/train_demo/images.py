@@ -107,7 +107,7 @@ def base(folder: Path, work: Path, steps: int, *, further: bool = False) -> None
     fit(
         "image_unet",
         unet,
-        lambda rng, step: loss(unet, rng, step / steps),
+        lambda rng, step: loss(unet, rng, max(step / steps, _NATIVE_ALONE if further else 0.0)),
         steps=steps,
         rate=5e-4 if further else 1.5e-3,
         work=work,
@@ -202,9 +202,9 @@ def _shape_weight(latents: torch.Tensor) -> torch.Tensor:
     return 1 + _SHAPE_WEIGHT * inside + _OUTLINE_WEIGHT * (grown - shrunk)
 
 
-def caption_of(scene: Scene, rng: random.Random) -> Caption:
-    """A caption to train a denoiser on: half of them name everything."""
-    return describe(scene, rng, complete=True) if rng.random() < 0.5 else say(scene, rng)
+def caption_of(scene: Scene, rng: random.Random, complete: float = 0.4) -> Caption:
+    """A caption to train a denoiser on: this part of them name everything."""
+    return describe(scene, rng, complete=True) if rng.random() < complete else say(scene, rng)
 
 
 def scenes_by_chance(rng: random.Random, count: int, *, moving: bool = False) -> list[Scene]:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from tools.train_demo.muon import Muon
+
 AVERAGE_OVER = 0.998
 """The decay of the weights' running average: what is shipped is the average, not the last step."""
 _SAVE_EVERY = 120.0  # seconds
@@ -42,7 +44,7 @@ def fit(
     ]
     rates = [rate]
     if matrices:
-        optimizers.append(torch.optim.Muon(matrices, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
+        optimizers.append(Muon(matrices, lr=rate, weight_decay=decay))
         rates.append(2 * rate)
     average = [parameter.detach().clone() for parameter in parameters]
     start = 0

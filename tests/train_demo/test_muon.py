@@ -1,0 +1,32 @@
+"""Muon takes the steps that torch's own takes, in float32 and all matrices of one shape together."""
+
+import copy
+
+import torch
+
+from tools.train_demo.muon import Muon, orthogonal
+
+
+def test_steps_are_those_of_torchs_own_but_for_its_bfloat16() -> None:
+    torch.manual_seed(0)
+    ours = [torch.nn.Parameter(torch.randn(shape)) for shape in ((16, 16), (24, 8), (8, 24), (16, 16))]
+    begun, theirs = copy.deepcopy(ours), copy.deepcopy(ours)
+    mine = Muon(ours, lr=0.01, weight_decay=0.1)
+    torchs = torch.optim.Muon(theirs, lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    for _ in range(5):
+        for one, other in zip(ours, theirs, strict=True):
+            one.grad = torch.randn_like(one)
+            other.grad = one.grad.clone()
+        mine.step()
+        torchs.step()
+    for one, other, first in zip(ours, theirs, begun, strict=True):
+        assert (one - other).norm() < 0.05 * (one - first).norm()
+
+
+def test_singular_values_come_near_to_one() -> None:
+    torch.manual_seed(0)
+    for shape in ((3, 32, 32), (2, 8, 40), (2, 40, 8)):
+        values = torch.linalg.svdvals(orthogonal(torch.randn(shape)))
+        # Jordan's coefficients leave them between 0.7 and 1.2, the smallest ones of square matrices below.
+        assert values.max() < 1.3
+        assert values.median() > 0.6
