@@ -37,7 +37,7 @@ _AT_ONCE = 2
 _COMPLETE = 0.6
 """Part of the captions that name everything."""
 _WITHOUT_WORDS = 0.1
-_FIRST_FRAME_GIVEN = 0.35
+_FIRST_FRAME_GIVEN = 0.25
 """Part of the batches of clips that are trained to go on from a given picture."""
 _SHIFT = 4.0
 """Noise levels are drawn as a sampler with this shift takes them."""
