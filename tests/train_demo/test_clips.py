@@ -92,3 +92,32 @@ def test_every_place_of_a_clip_is_another() -> None:
     assert places.shape == (21 * 7 * 12, 7)
     assert len({tuple(place) for place in places.tolist()}) == len(places)
     assert places[:, :3].std(0).min() > 0.5, "time is asked for as loudly as rows and columns"
+
+
+@pytest.mark.parametrize("given", [False, True], ids=["text", "first frame given"])
+def test_right_answers_lead_from_pure_noise_to_the_noisy_clip_of_the_level(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, given: bool
+) -> None:
+    torch.manual_seed(0)
+    network = torch.nn.ModuleDict({"transformer": architecture.video_transformer()})
+    loss = clips._Loss(DEMO_MODELS / "wan", tmp_path, network)
+    latents, levels = torch.randn(2, 8, 5, 14, 24), torch.full((2, 1, 5, 1, 1), 0.4)
+    levels[1] = 0.9
+    if given:
+        levels[:, :, 0] = 0
+
+    def right(noisy: torch.Tensor, at: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+        assert len(noisy) == len(at) == len(words), "guidance asks twice"
+        if given:
+            assert torch.equal(noisy[:2, :, 0], latents[:, :, 0])
+            assert (at[:, :, 0] == 0).all()
+        return latents.repeat(len(noisy) // 2, 1, 1, 1, 1)
+
+    monkeypatch.setattr(loss, "_answer", right)
+    words = clips.Words(DEMO_MODELS / "wan").encode(["a red star on blue", "a small circle"])
+    for seed in range(8):
+        noisy = loss._from_own_answers(latents, levels, words, random.Random(seed))
+        noise = (noisy - (1 - levels) * latents)[:, :, int(given) :] / levels[:, :, int(given) :]
+        assert noise.flatten(1).std(1).tolist() == pytest.approx([1, 1], abs=0.03)
+        if given:
+            assert torch.equal(noisy[:, :, 0], latents[:, :, 0])

@@ -11,14 +11,16 @@ def test_steps_are_those_of_torchs_own_but_for_its_bfloat16() -> None:
     torch.manual_seed(0)
     ours = [torch.nn.Parameter(torch.randn(shape)) for shape in ((16, 16), (24, 8), (8, 24), (16, 16))]
     begun, theirs = copy.deepcopy(ours), copy.deepcopy(ours)
-    mine = Muon(ours, lr=0.01, weight_decay=0.1)
-    torchs = torch.optim.Muon(theirs, lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    optimizers: list[torch.optim.Optimizer] = [
+        Muon(ours, lr=0.01, weight_decay=0.1),
+        torch.optim.Muon(theirs, lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+    ]
     for _ in range(5):
         for one, other in zip(ours, theirs, strict=True):
             one.grad = torch.randn_like(one)
             other.grad = one.grad.clone()
-        mine.step()
-        torchs.step()
+        for optimizer in optimizers:
+            optimizer.step()
     for one, other, first in zip(ours, theirs, begun, strict=True):
         assert (one - other).norm() < 0.05 * (one - first).norm()
 

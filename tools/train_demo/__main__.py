@@ -85,7 +85,7 @@ def _video_vae(o: argparse.Namespace) -> None:
 def _video_transformer(o: argparse.Namespace) -> None:
     from tools.train_demo.clips import transformer
 
-    transformer(o.out / "wan", o.work, steps=3000 if o.further else 4800, further=o.further)
+    transformer(o.out / "wan", o.work, steps=3600 if o.further else 4800, further=o.further)
 
 
 def _video_decoder(o: argparse.Namespace) -> None:

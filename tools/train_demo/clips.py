@@ -37,6 +37,11 @@ _AT_ONCE = 2
 _COMPLETE = 0.6
 """Part of the captions that name everything."""
 _WITHOUT_WORDS = 0.1
+_OWN_ANSWERS = (0.0, 0.25, 0.5)
+"""Part of the batches, in each part of the run, whose noisy clips come out of the transformer's own answers."""
+_OWN_STEPS = (1, 1, 2, 3)
+"""How many of its answers such a clip went through; one of these."""
+_OWN_GUIDANCE = (1.0, 1.0, 1.5, 2.0)
 _FIRST_FRAME_GIVEN = 0.25
 """Part of the batches of clips that are trained to go on from a given picture."""
 _SHIFT = 4.0
@@ -64,10 +69,10 @@ class Bucket:
 
 
 BUCKETS = (
-    Bucket(1, 112, 192, kept=2000, fresh=4, batch=36, share=(0.6, 0.25, 0.25)),
-    Bucket(17, 112, 192, kept=400, fresh=0.5, batch=8, share=(0.4, 0.5, 0.33)),
-    Bucket(41, 112, 192, kept=150, fresh=0.25, batch=4, share=(0.0, 0.25, 0.16)),
-    Bucket(81, 112, 192, kept=120, fresh=0.12, batch=2, share=(0.0, 0.0, 0.14)),
+    Bucket(1, 112, 192, kept=2000, fresh=4, batch=36, share=(0.6, 0.25, 0.22)),
+    Bucket(17, 112, 192, kept=400, fresh=0.5, batch=8, share=(0.4, 0.5, 0.28)),
+    Bucket(41, 112, 192, kept=150, fresh=0.25, batch=4, share=(0.0, 0.25, 0.2)),
+    Bucket(81, 112, 192, kept=120, fresh=0.12, batch=2, share=(0.0, 0.0, 0.18)),
     Bucket(1, 240, 416, kept=300, fresh=0.3, batch=8, share=(0.0, 0.0, 0.04)),
     Bucket(1, 480, 832, kept=200, fresh=0.2, batch=2, share=(0.0, 0.0, 0.05)),
     Bucket(9, 480, 832, kept=40, fresh=0.1, batch=1, share=(0.0, 0.0, 0.03)),
@@ -233,9 +238,9 @@ def transformer(folder: Path, work: Path, steps: int, *, further: bool = False) 
     fit(
         "video_transformer",
         model,
-        lambda rng, step: loss(rng, max(step / steps, _PARTS[0] if further else 0.0)),
+        lambda rng, step: loss(rng, max(step / steps, _PARTS[1] if further else 0.0)),
         steps=steps,
-        rate=5e-4 if further else 1.5e-3,
+        rate=7.5e-4 if further else 1.5e-3,
         work=work,
         warmup=200,
         matrices=[weight for weight in network.blocks.parameters() if weight.ndim == 2],
@@ -272,8 +277,10 @@ class _Loss:
             self._clips[bucket] = Clips(self._vae, bucket, self._work)
         seen = self._clips[bucket].look(rng)
         latents = seen.latents
+        own = rng.random() < _OWN_ANSWERS[stage]
         captions = [
-            _NOTHING if rng.random() < _WITHOUT_WORDS else caption_of(scene, rng, _COMPLETE) for scene in seen.scenes
+            _NOTHING if not own and rng.random() < _WITHOUT_WORDS else caption_of(scene, rng, 1 if own else _COMPLETE)
+            for scene in seen.scenes
         ]
         words = self._words.encode([caption.text for caption in captions])
         count, _, frames, height, width = latents.shape
@@ -284,10 +291,12 @@ class _Loss:
         given = frames > 1 and rng.random() < _FIRST_FRAME_GIVEN
         if given:
             levels[:, :, 0] = 0
-        noisy = (1 - levels) * latents + levels * torch.randn_like(latents)
-        # Where all tokens have the same time step, one for all of them comes to the same and is much cheaper.
-        token_level = levels[:, 0, :, 0, 0].repeat_interleave(rows * columns, dim=1)
-        answer = self._transformer(noisy, (token_level if given else level) * 1000, words, return_dict=False)[0]
+        if own:
+            noisy = self._from_own_answers(latents, levels, words, rng)
+        else:
+            noisy = (1 - levels) * latents + levels * torch.randn_like(latents)
+        token_level = _by_frame(levels, rows * columns)
+        answer = self._answer(noisy, levels if given else level, words)
         # Of a given frame nothing is asked.
         weight = (levels > 0) * (1 + _SHAPE_WEIGHT * seen.touched)
         weight = weight / (level.square() + _CLEAN_WEIGHT).view(-1, 1, 1, 1, 1)
@@ -310,9 +319,55 @@ class _Loss:
         )
         return error + said + _COVER_WEIGHT * cover + place + border
 
+    def _answer(self, noisy: torch.Tensor, levels: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+        # Where all tokens have the same time step, one for all of them comes to the same and is much cheaper.
+        if levels.ndim > 1:
+            levels = _by_frame(levels, noisy.shape[3] * noisy.shape[4] // 4)
+        answer: torch.Tensor = self._transformer(noisy, levels * 1000, words, return_dict=False)[0]
+        return answer
+
+    @torch.no_grad()
+    def _from_own_answers(
+        self, latents: torch.Tensor, levels: torch.Tensor, words: torch.Tensor, rng: random.Random
+    ) -> torch.Tensor:
+        """What a sampler has come to at `levels` when it began with nothing but noise (and a given first frame).
+
+        A sampler goes on from the transformer's own answers, which are a little soft; trained on noisy true clips
+        alone it takes what is soft for what is asked for, and ten steps end worse than one.
+        """
+        given = bool((levels[:, :, 0] == 0).all())
+        guidance, count = rng.choice(_OWN_GUIDANCE), rng.choice(_OWN_STEPS)
+        if guidance > 1:
+            nothing = self._words.encode([""])
+            nothing = torch.nn.functional.pad(nothing, (0, 0, 0, words.shape[1] - nothing.shape[1]))
+            words = torch.cat([words, nothing.expand(len(words), -1, -1)])
+        noisy = torch.randn_like(latents)
+        reached = torch.ones_like(levels)
+        for index in range(1, count + 1):
+            if given:
+                noisy[:, :, 0], reached[:, :, 0] = latents[:, :, 0], 0
+            following = 1 + (levels - 1) * index / count
+            asked, at = noisy, reached if given else reached[:, 0, 0, 0, 0]
+            if guidance > 1:
+                asked, at = torch.cat([noisy, noisy]), torch.cat([at, at])
+            answer = self._answer(asked, at, words)
+            if guidance > 1:
+                told, free = answer.chunk(2)
+                answer = free + guidance * (told - free)
+            noisy = torch.lerp(answer, noisy, following / reached.clamp(min=1e-6))
+            reached = following
+        if given:
+            noisy[:, :, 0] = latents[:, :, 0]
+        return noisy
+
     def _ask(self, name: str, index: int) -> torch.Tensor:
         answer: torch.Tensor = self._probes[name](self._hidden[index])
         return answer
+
+
+def _by_frame(levels: torch.Tensor, tokens: int) -> torch.Tensor:
+    """(batch, 1, frames, 1, 1) -> (batch, frames * tokens): each frame's for all of its tokens."""
+    return levels[:, 0, :, 0, 0].repeat_interleave(tokens, dim=1)
 
 
 def _by_token(cover: torch.Tensor, rows: int, columns: int) -> torch.Tensor:

@@ -23,7 +23,7 @@ from tools.train_demo.autoencoders import (
     disturbed,
 )
 from tools.train_demo.captions import describe
-from tools.train_demo.scenes import paint
+from tools.train_demo.scenes import Scene, paint
 from tools.train_demo.trainer import fit
 from tools.train_demo.whole import WholeClips
 
@@ -38,9 +38,9 @@ _PALETTE = 0.9
 _REDRAWN = 0.6
 """Part of the batches that are whole scenes, nearly all of them made by a denoiser."""
 _STEPS = 4
-"""Denoising steps from a noisy scene back to a clean picture."""
-_LAST_LEVELS = (0.1, 0.6)
-"""Noise levels that a clip is brought back from."""
+"""Denoising steps from a noisy scene back to a clean picture, at most in clips."""
+_LAST = 0.1
+"""Where a sampler of ten steps takes its last one, as a part of the way from clean to noise."""
 _GUIDANCE = (1.0, 3.0)
 _CUT = 14
 """Side of what is decoded of a redrawn picture, in latents: a whole shape with its surroundings."""
@@ -96,8 +96,11 @@ def _train(
 ) -> None:
     def loss_of(rng: random.Random, _: int) -> torch.Tensor:
         pixels, latents = redrawn(rng) if rng.random() < _REDRAWN else plain(rng)
-        return distance(decode(latents), pixels, outlines)
+        with torch.autocast("cpu", torch.bfloat16, enabled=quick):
+            back = decode(latents)
+        return distance(back.float(), pixels, outlines)
 
+    quick = torch.cpu._is_avx512_bf16_supported()  # convolutions take half of the time in it then
     vae.requires_grad_(False)
     vae.decoder.requires_grad_(True)
     vae.post_quant_conv.requires_grad_(True)
@@ -107,7 +110,7 @@ def _train(
 class _Kept:
     """Batches that are used a few times each: bringing a scene back costs more than learning from it."""
 
-    _ANEW = 0.4
+    _ANEW = 0.3
     _COUNT = 12
 
     def __init__(self, redraw: _Batches) -> None:
@@ -165,8 +168,14 @@ class _RedrawnPictures:
 class _RedrawnClips:
     """Cut-outs of single pictures and of beginnings of clips, and their latents, as the transformer gives them back."""
 
-    _FORMS = ((clips.BUCKETS[0], 12, 12), (clips.BUCKETS[1], 4, 9), (clips.BUCKETS[2], 2, 8))
+    _FORMS = (
+        (clips.BUCKETS[0], 12, 12),
+        (clips.BUCKETS[1], 4, 9),
+        (clips.BUCKETS[2], 2, 8),
+        (clips.BUCKETS[3], 2, 6),
+    )
     """Clips of this form, how many in a batch, and the side that is cut out, in latents."""
+    _SHARE = (0.3, 0.3, 0.2, 0.2)
     _UNTOUCHED = 0.25
     """Part of them that are only disturbed: what the encoder makes of a given picture has to look right too."""
 
@@ -177,29 +186,42 @@ class _RedrawnClips:
         self._words = clips.Words(folder)
         self._transformer = _library.WanTransformer3DModel.from_pretrained(folder / "transformer").float().eval()
         clips.attend_quickly(self._transformer)
+        self._shift = float(architecture.video_scheduler().config.flow_shift)
 
     @torch.no_grad()
     def __call__(self, rng: random.Random) -> tuple[torch.Tensor, torch.Tensor]:
         """(batch, 3, frames, height, width) pixels, -1 to 1, and their latents."""
-        bucket, count, cut = rng.choice(self._FORMS)
+        ((bucket, count, cut),) = rng.choices(self._FORMS, self._SHARE)
         seen = self._clips[bucket].look(rng)
         clean, touched, scenes = seen.latents[:count], seen.touched[:count], seen.scenes[:count]
-        noise = torch.randn_like(clean)
         if rng.random() < self._UNTOUCHED:
-            latents = clean + rng.uniform(0, _NOISE) * noise
+            latents = clean + rng.uniform(0, _NOISE) * torch.randn_like(clean)
         else:
-            # What a sampler hands to the decoder is the transformer's last answer, so one answer is enough.
-            level = rng.uniform(*_LAST_LEVELS)
-            texts = [describe(scene, rng, complete=True).text for scene in scenes] + [""] * count
-            noisy = (1 - level) * clean + level * noise
-            steps = torch.full((2 * count,), level * 1000)
-            words = self._words.encode(texts)
-            told, free = self._transformer(torch.cat([noisy, noisy]), steps, words, return_dict=False)[0].chunk(2)
-            latents = free + rng.uniform(*_GUIDANCE) * (told - free)
+            latents = self._brought_back(clean, scenes, rng)
         frame = rng.randrange(clean.shape[2])
         middles = [tuple(one[0, frame].nonzero().float().mean(0).tolist()) for one in touched]
         pixels = paint(scenes, bucket.height, bucket.width, bucket.frames).transpose(1, 2) * 2 - 1
         return _around(middles, pixels, latents * self._std + self._mean, cut, rng)
+
+    def _brought_back(self, clean: torch.Tensor, scenes: list[Scene], rng: random.Random) -> torch.Tensor:
+        """The clips from anywhere between nearly clean and nothing but noise, as a sampler brings them back.
+
+        What a caption says in full has but one answer, so that the clip that is wanted is known even at the last.
+        """
+        texts = [describe(scene, rng, complete=True).text for scene in scenes] + [""] * len(scenes)
+        words = self._words.encode(texts)
+        start, guidance = rng.uniform(_LAST, 1), rng.uniform(*_GUIDANCE)
+        levels = [
+            self._shift * way / (1 + (self._shift - 1) * way)
+            for way in torch.linspace(start, _LAST, 1 + round((_STEPS - 1) * start)).tolist()
+        ]
+        latents = (1 - levels[0]) * clean + levels[0] * torch.randn_like(clean)
+        for level, following in zip(levels, [*levels[1:], 0.0], strict=True):
+            steps = torch.full((2 * len(clean),), level * 1000)
+            answers = self._transformer(torch.cat([latents, latents]), steps, words, return_dict=False)[0]
+            told, free = answers.chunk(2)
+            latents = torch.lerp(free + guidance * (told - free), latents, following / level)
+        return latents
 
 
 def _around(
