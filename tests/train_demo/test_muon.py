@@ -32,3 +32,17 @@ def test_singular_values_come_near_to_one() -> None:
         # Jordan's coefficients leave them between 0.7 and 1.2, the smallest ones of square matrices below.
         assert values.max() < 1.3
         assert values.median() > 0.6
+
+
+def test_a_kernel_is_a_matrix_of_its_output_channels_and_what_was_not_reached_stays() -> None:
+    torch.manual_seed(0)
+    kernel, flat, unreached = (torch.nn.Parameter(torch.randn(shape)) for shape in ((8, 4, 3, 3), (8, 36), (8, 36)))
+    flat.data.copy_(kernel.detach().flatten(1))
+    before = unreached.detach().clone()
+    optimizer: torch.optim.Optimizer = Muon([kernel, flat, unreached], lr=0.01, weight_decay=0.1)
+    kernel.grad = torch.randn_like(kernel)
+    flat.grad = kernel.grad.flatten(1)
+    optimizer.step()
+    torch.testing.assert_close(kernel.flatten(1), flat)
+    assert not torch.equal(flat, before)
+    assert torch.equal(unreached, before)

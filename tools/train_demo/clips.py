@@ -41,7 +41,7 @@ _OWN_ANSWERS = (0.0, 0.25, 0.5)
 """Part of the batches, in each part of the run, whose noisy clips come out of the transformer's own answers."""
 _OWN_STEPS = (1, 1, 2, 3)
 """How many of its answers such a clip went through; one of these."""
-_OWN_GUIDANCE = (1.0, 1.0, 1.5, 2.0)
+_OWN_GUIDANCE = (1.0, 1.0, 1.0, 1.0, 1.5, 2.0)
 _FIRST_FRAME_GIVEN = 0.25
 """Part of the batches of clips that are trained to go on from a given picture."""
 _SHIFT = 4.0
@@ -69,10 +69,10 @@ class Bucket:
 
 
 BUCKETS = (
-    Bucket(1, 112, 192, kept=2000, fresh=4, batch=36, share=(0.6, 0.25, 0.22)),
-    Bucket(17, 112, 192, kept=400, fresh=0.5, batch=8, share=(0.4, 0.5, 0.28)),
+    Bucket(1, 112, 192, kept=2000, fresh=4, batch=36, share=(0.6, 0.25, 0.24)),
+    Bucket(17, 112, 192, kept=400, fresh=0.5, batch=8, share=(0.4, 0.5, 0.3)),
     Bucket(41, 112, 192, kept=150, fresh=0.25, batch=4, share=(0.0, 0.25, 0.2)),
-    Bucket(81, 112, 192, kept=120, fresh=0.12, batch=2, share=(0.0, 0.0, 0.18)),
+    Bucket(81, 112, 192, kept=120, fresh=0.12, batch=2, share=(0.0, 0.0, 0.14)),
     Bucket(1, 240, 416, kept=300, fresh=0.3, batch=8, share=(0.0, 0.0, 0.04)),
     Bucket(1, 480, 832, kept=200, fresh=0.2, batch=2, share=(0.0, 0.0, 0.05)),
     Bucket(9, 480, 832, kept=40, fresh=0.1, batch=1, share=(0.0, 0.0, 0.03)),

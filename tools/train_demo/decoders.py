@@ -42,6 +42,9 @@ _STEPS = 4
 _LAST = 0.1
 """Where a sampler of ten steps takes its last one, as a part of the way from clean to noise."""
 _GUIDANCE = (1.0, 3.0)
+_CLIPS_NOISE = 0.15
+"""A clip's shapes are small, and what is learned of noise is lost in outlines: about the transformer's own error."""
+_CLIPS_GUIDANCE = (1.0, 1.5)
 _CUT = 14
 """Side of what is decoded of a redrawn picture, in latents: a whole shape with its surroundings."""
 
@@ -77,7 +80,7 @@ def video_decoder(folder: Path, work: Path, steps: int) -> None:
             cut_outs(rng, count, height, width, frames, palette=_PALETTE, largest=VIDEO_LARGEST).transpose(1, 2) * 2 - 1
         )
         with torch.no_grad():
-            return pixels, disturbed(whole.encode(pixels), _NOISE)
+            return pixels, disturbed(whole.encode(pixels), _CLIPS_NOISE)
 
     _train("video_decoder", vae, whole.decode, plain, redrawn, steps=steps, work=work, outlines=VIDEO_OUTLINES)
     vae.half().save_pretrained(folder / "vae")
@@ -104,7 +107,8 @@ def _train(
     vae.requires_grad_(False)
     vae.decoder.requires_grad_(True)
     vae.post_quant_conv.requires_grad_(True)
-    fit(name, vae, loss_of, steps=steps, rate=1.5e-3, work=work)
+    kernels = [weight for weight in vae.decoder.parameters() if weight.ndim > 1 and weight.flatten(1).shape[1] > 1]
+    fit(name, vae, loss_of, steps=steps, rate=2e-3, work=work, matrices=kernels)
 
 
 class _Kept:
@@ -195,7 +199,7 @@ class _RedrawnClips:
         seen = self._clips[bucket].look(rng)
         clean, touched, scenes = seen.latents[:count], seen.touched[:count], seen.scenes[:count]
         if rng.random() < self._UNTOUCHED:
-            latents = clean + rng.uniform(0, _NOISE) * torch.randn_like(clean)
+            latents = clean + rng.uniform(0, _CLIPS_NOISE) * torch.randn_like(clean)
         else:
             latents = self._brought_back(clean, scenes, rng)
         frame = rng.randrange(clean.shape[2])
@@ -210,7 +214,7 @@ class _RedrawnClips:
         """
         texts = [describe(scene, rng, complete=True).text for scene in scenes] + [""] * len(scenes)
         words = self._words.encode(texts)
-        start, guidance = rng.uniform(_LAST, 1), rng.uniform(*_GUIDANCE)
+        start, guidance = rng.uniform(_LAST, 1), rng.uniform(*_CLIPS_GUIDANCE)
         levels = [
             self._shift * way / (1 + (self._shift - 1) * way)
             for way in torch.linspace(start, _LAST, 1 + round((_STEPS - 1) * start)).tolist()

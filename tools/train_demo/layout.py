@@ -26,7 +26,7 @@ _SAYS: dict[str, dict[str, Any]] = {
         "width": 192,
         "height": 112,
         "num_inference_steps": 10,
-        "guidance_scale": 2.0,
+        "guidance_scale": 1.0,
         "num_frames": 81,
         "fps": 15,
         "size_multiple": 16,

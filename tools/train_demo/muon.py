@@ -1,4 +1,4 @@
-"""Muon (Jordan et al. 2024) in float32, for matrices. Knows gradients; knows no networks.
+"""Muon (Jordan et al. 2024) in float32, for matrices and kernels. Knows gradients; knows no networks.
 
 `torch.optim.Muon` takes its matrices one after the other and in bfloat16, which processors without such units emulate:
 there it takes a quarter of a whole training step. Here all matrices of one shape go together.
@@ -20,7 +20,9 @@ _QUINTIC = (3.4445, -4.7750, 2.0315)
 class Muon(torch.optim.Optimizer):
     """Steps along the nearest orthogonal matrix of the gradients' running mean, with Nesterov's look ahead.
 
-    An update has the root mean square of AdamW's, 0.2 times the rate (Liu et al. 2025, arXiv:2502.16982).
+    A convolution's kernel counts as a matrix of one row for each channel that comes out; what a step did not reach
+    stays as it is. An update has the root mean square of AdamW's, 0.2 times the rate (Liu et al. 2025,
+    arXiv:2502.16982).
     """
 
     def __init__(self, matrices: Sequence[torch.nn.Parameter], lr: float, weight_decay: float) -> None:
@@ -32,19 +34,18 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             alike: defaultdict[torch.Size, list[torch.nn.Parameter]] = defaultdict(list)
             for matrix in group["params"]:
-                alike[matrix.shape].append(matrix)
+                if matrix.grad is not None:
+                    alike[matrix.flatten(1).shape].append(matrix)
             for shape, matrices in alike.items():
-                updates = orthogonal(torch.stack([self._ahead(matrix) for matrix in matrices]))
+                updates = orthogonal(torch.stack([self._ahead(matrix, matrix.grad).flatten(1) for matrix in matrices]))
                 rate = group["lr"] * 0.2 * math.sqrt(max(shape))
                 for matrix, update in zip(matrices, updates, strict=True):
-                    matrix.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-rate)
+                    matrix.mul_(1 - group["lr"] * group["weight_decay"]).add_(update.view_as(matrix), alpha=-rate)
 
-    def _ahead(self, matrix: torch.nn.Parameter) -> torch.Tensor:
-        if matrix.grad is None:
-            raise ValueError("a matrix without a gradient: Muon is for those that every step reaches")
+    def _ahead(self, matrix: torch.nn.Parameter, gradient: torch.Tensor) -> torch.Tensor:
         mean = self.state[matrix].setdefault("momentum_buffer", torch.zeros_like(matrix))
-        mean.lerp_(matrix.grad, 1 - _MOMENTUM)
-        return matrix.grad.lerp(mean, _MOMENTUM)
+        mean.lerp_(gradient, 1 - _MOMENTUM)
+        return gradient.lerp(mean, _MOMENTUM)
 
 
 def orthogonal(matrices: torch.Tensor) -> torch.Tensor:

@@ -30,10 +30,10 @@ def fit(
 ) -> None:
     """Train `model` in place for `steps`, and leave it with its averaged weights.
 
-    `matrices` are stepped by Muon (Jordan et al. 2024) at twice the rate, all others by AdamW. `loss_of(rng, step)`
-    draws from `rng` and from torch's generator, both seeded by the step: a run that was interrupted goes on from
-    `work/<name>.pt`. The learning rate rises for `warmup` steps and falls to a fiftieth along a cosine. Raises
-    RuntimeError where a loss is not finite.
+    `matrices`, kernels too, are stepped by Muon (Jordan et al. 2024) at twice the rate, all others by AdamW.
+    `loss_of(rng, step)` draws from `rng` and from torch's generator, both seeded by the step: a run that was
+    interrupted goes on from `work/<name>.pt`. The learning rate rises for `warmup` steps and falls to a fiftieth along
+    a cosine. Raises RuntimeError where a loss is not finite.
     """
     path = work / f"{name}.pt"
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
