@@ -219,7 +219,7 @@ class _RedrawnClips:
             self._shift * way / (1 + (self._shift - 1) * way)
             for way in torch.linspace(start, _LAST, 1 + round((_STEPS - 1) * start)).tolist()
         ]
-        latents = (1 - levels[0]) * clean + levels[0] * torch.randn_like(clean)
+        latents: torch.Tensor = (1 - levels[0]) * clean + levels[0] * torch.randn_like(clean)
         for level, following in zip(levels, [*levels[1:], 0.0], strict=True):
             steps = torch.full((2 * len(clean),), level * 1000)
             answers = self._transformer(torch.cat([latents, latents]), steps, words, return_dict=False)[0]

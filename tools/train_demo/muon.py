@@ -32,14 +32,14 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]  # torch's has overloads
         """Take one step; there is no use for a closure."""
         for group in self.param_groups:
-            alike: defaultdict[torch.Size, list[torch.nn.Parameter]] = defaultdict(list)
+            alike: defaultdict[torch.Size, list[tuple[torch.nn.Parameter, torch.Tensor]]] = defaultdict(list)
             for matrix in group["params"]:
                 if matrix.grad is not None:
-                    alike[matrix.flatten(1).shape].append(matrix)
-            for shape, matrices in alike.items():
-                updates = orthogonal(torch.stack([self._ahead(matrix, matrix.grad).flatten(1) for matrix in matrices]))
+                    alike[matrix.flatten(1).shape].append((matrix, matrix.grad))
+            for shape, pairs in alike.items():
+                updates = orthogonal(torch.stack([self._ahead(*pair).flatten(1) for pair in pairs]))
                 rate = group["lr"] * 0.2 * math.sqrt(max(shape))
-                for matrix, update in zip(matrices, updates, strict=True):
+                for (matrix, _), update in zip(pairs, updates, strict=True):
                     matrix.mul_(1 - group["lr"] * group["weight_decay"]).add_(update.view_as(matrix), alpha=-rate)
 
     def _ahead(self, matrix: torch.nn.Parameter, gradient: torch.Tensor) -> torch.Tensor:
