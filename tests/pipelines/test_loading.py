@@ -150,7 +150,10 @@ def test_a_single_file_draws_what_its_folder_draws(
     assert engine.describe("text2img").name == "my-model.safetensors"
     start = runner(engine)
     for task in ("text2img", "inpaint"):
-        assert np.array_equal(start(task)[0], run_small(task)[0])
+        # Weights that lie elsewhere in memory may be summed in another order: a value now and then rounds otherwise.
+        apart = np.abs(start(task)[0].astype(int) - run_small(task)[0])
+        assert apart.max() <= 1
+        assert np.count_nonzero(apart) <= apart.size // 1000
 
 
 def test_a_single_file_without_the_config_files_says_what_is_missing(small_sdxl: Path, tmp_path: Path) -> None:
