@@ -20,7 +20,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("outputs/train_demo"), help="where a run keeps its progress")
     parser.add_argument("--threads", type=int, default=1, help="threads of this process")
     parser.add_argument(
-        "--further", action="store_true", help="train the denoisers that --out holds further, at a third of the rate"
+        "--further", action="store_true", help="train the denoisers that --out holds further, at a lower rate"
     )
     parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"which of {', '.join(_STAGES)} (default: all)")
     options = parser.parse_args()
