@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tools.train_demo import architecture, clips
+from tools.train_demo import architecture, clips, transformer
+from tools.train_demo.answers import Answers, Words
 from tools.train_demo.scenes import paint
 from tools.train_demo.whole import WholeClips
 from worker.pipelines.places import DEMO_MODELS
@@ -25,7 +26,7 @@ def test_attention_for_training_comes_to_the_pipelines_own_with_padded_words() -
     padded = torch.nn.functional.pad(words, (0, 0, 0, 512 - words.shape[1]))
     with torch.no_grad():
         (own,) = network(latents, steps, padded, return_dict=False)
-        clips.attend_quickly(network)
+        Answers(network)
         (quick,) = network(latents, steps, words, return_dict=False)
     torch.testing.assert_close(quick, own, rtol=1e-4, atol=1e-5)
 
@@ -43,7 +44,7 @@ def kept(tmp_path: Path) -> clips.Clips:
 
 
 def test_a_latent_is_touched_where_its_pixels_are_not_all_the_ground(kept: clips.Clips) -> None:
-    seen = kept.look(random.Random(0))
+    seen = kept.look(random.Random(0), loose=True)
     assert seen.latents.shape == (6, architecture.VIDEO_LATENT_CHANNELS, 5, 14, 24)
     assert seen.touched.shape == (6, 1, 5, 14, 24)
     for scene, touched in zip(seen.scenes, seen.touched[:, 0], strict=True):
@@ -54,7 +55,7 @@ def test_a_latent_is_touched_where_its_pixels_are_not_all_the_ground(kept: clips
 
 
 def test_the_cover_of_a_cell_is_the_part_of_its_pixels_that_are_the_shape(kept: clips.Clips) -> None:
-    seen = kept.look(random.Random(1))
+    seen = kept.look(random.Random(1), loose=True)
     assert seen.cover.shape == (6, 1, 5, 28, 48)
     for scene, cover in zip(seen.scenes, seen.cover[:, 0], strict=True):
         # A white shape on black is its own cover; of four frames the last one counts.
@@ -66,29 +67,29 @@ def test_the_cover_of_a_cell_is_the_part_of_its_pixels_that_are_the_shape(kept: 
 
 def test_cells_are_asked_of_the_tokens_that_they_lie_in() -> None:
     cover = torch.arange(2 * 4 * 12.0).reshape(1, 1, 2, 4, 12)
-    tokens = clips._by_token(cover, rows=1, columns=3)
+    tokens = transformer._by_token(cover, rows=1, columns=3)
     assert tokens.shape == (1, 2 * 1 * 3, 16)
     assert torch.equal(tokens[0, 4], cover[0, 0, 1, :, 4:8].flatten())
 
 
 def test_as_many_clips_as_asked_for_are_drawn_anew_on_the_average(kept: clips.Clips) -> None:
     # A batch is all of them here, and they come two at a time.
-    batches = [{id(scene): scene for scene in kept.look(random.Random(look)).scenes} for look in range(24)]
+    batches = [{id(scene): scene for scene in kept.look(random.Random(look), loose=True).scenes} for look in range(24)]
     new = [len(after.keys() - before.keys()) for before, after in itertools.pairwise(batches)]
     assert set(new) == {0, 2}
     assert sum(new) / len(new) == pytest.approx(1.5, abs=0.5)
 
 
 def test_a_border_is_the_first_and_the_last_of_frames_rows_and_columns() -> None:
-    borders = clips._borders(3, 4, 5).reshape(3, 4, 5, 6)
+    borders = transformer._borders(3, 4, 5).reshape(3, 4, 5, 6)
     assert borders[0, 0, 0].tolist() == [1, 0, 1, 0, 1, 0]
     assert borders[2, 3, 4].tolist() == [0, 1, 0, 1, 0, 1]
     assert borders[1, 1:3, 1:4].sum() == 0
-    assert clips._borders(1, 4, 5)[:, :2].all(), "a single frame is first and last"
+    assert transformer._borders(1, 4, 5)[:, :2].all(), "a single frame is first and last"
 
 
 def test_every_place_of_a_clip_is_another() -> None:
-    places = clips._places(21, 7, 12)
+    places = transformer._places(21, 7, 12)
     assert places.shape == (21 * 7 * 12, 7)
     assert len({tuple(place) for place in places.tolist()}) == len(places)
     assert places[:, :3].std(0).min() > 0.5, "time is asked for as loudly as rows and columns"
@@ -100,10 +101,10 @@ def test_right_answers_lead_from_pure_noise_to_the_noisy_clip_of_the_level(
 ) -> None:
     torch.manual_seed(0)
     network = torch.nn.ModuleDict({"transformer": architecture.video_transformer()})
-    loss = clips._Loss(DEMO_MODELS / "wan", tmp_path, network)
-    latents, levels = torch.randn(2, 8, 5, 14, 24), torch.full((2, 1, 5, 1, 1), 0.4)
-    levels[1] = 0.9
+    loss = transformer._Loss(DEMO_MODELS / "wan", tmp_path, network)
+    latents, levels = torch.randn(2, 8, 5, 14, 24), torch.tensor([0.4, 0.9]).view(2, 1, 1, 1, 1)
     if given:
+        levels = levels.repeat(1, 1, 5, 1, 1)
         levels[:, :, 0] = 0
 
     def right(noisy: torch.Tensor, at: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
@@ -113,8 +114,8 @@ def test_right_answers_lead_from_pure_noise_to_the_noisy_clip_of_the_level(
             assert (at[:, :, 0] == 0).all()
         return latents.repeat(len(noisy) // 2, 1, 1, 1, 1)
 
-    monkeypatch.setattr(loss, "_answer", right)
-    words = clips.Words(DEMO_MODELS / "wan").encode(["a red star on blue", "a small circle"])
+    monkeypatch.setattr(Answers, "__call__", lambda _, *asked: right(*asked))
+    words = Words(DEMO_MODELS / "wan").encode(["a red star on blue", "a small circle"])
     for seed in range(8):
         noisy = loss._from_own_answers(latents, levels, words, random.Random(seed))
         noise = (noisy - (1 - levels) * latents)[:, :, int(given) :] / levels[:, :, int(given) :]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tools.train_demo import architecture
-from tools.train_demo.clips import heed_words
+from tools.train_demo.transformer import heed_words
 from tools.train_demo.whole import WholeClips
 
 

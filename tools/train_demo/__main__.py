@@ -83,7 +83,7 @@ def _video_vae(o: argparse.Namespace) -> None:
 
 
 def _video_transformer(o: argparse.Namespace) -> None:
-    from tools.train_demo.clips import transformer
+    from tools.train_demo.transformer import transformer
 
     transformer(o.out / "wan", o.work, steps=3600 if o.further else 4800, further=o.further)
 

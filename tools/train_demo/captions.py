@@ -55,19 +55,23 @@ class Caption:
     said: dict[str, str | None]
 
 
-def describe(scene: Scene, rng: random.Random, *, complete: bool = False) -> Caption:
-    """One way to say it. With `complete` every attribute is named, otherwise each may be left out."""
+def describe(scene: Scene, rng: random.Random, *, complete: bool = False, certain: bool = False) -> Caption:
+    """One way to say it: what goes without saying may be left out, and the shape and its colours.
 
-    def keep(chance: float) -> bool:
-        return complete or rng.random() < chance
+    A shape is large, in the centre and at rest unless a caption says otherwise. With `complete` everything is named,
+    with `certain` all that does not go without saying.
+    """
+
+    def keep(chance: float, *, goes_without: bool = True) -> bool:
+        return complete or not goes_without or rng.random() < chance
 
     moving = scene.motion != "still"
-    shape = scene.shape if keep(0.9) else None
-    colour = scene.colour if keep(0.85) else None
-    background = scene.background if keep(0.8) else None
-    size = scene.size if keep(0.5) else None
-    motion = scene.motion if moving and keep(0.85) else None
-    place = keep(0.7)
+    shape = scene.shape if keep(0.9, goes_without=not certain) else None
+    colour = scene.colour if keep(0.85, goes_without=not certain) else None
+    background = scene.background if keep(0.8, goes_without=not certain) else None
+    size = scene.size if keep(0.5, goes_without=scene.size == "large") else None
+    motion = scene.motion if moving else None
+    place = keep(0.5, goes_without=scene.column == scene.row == "centre")
     column, row, place_words = _place(scene, rng) if place else (None, None, "")
     if shape is None and colour is None:
         # "on the left" without anything that is there: too little to type.

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from tools.train_demo import outline
-from tools.train_demo.scenes import COLOURS, COLUMNS, GROWN, GROWTH, ROWS, SIZES, SPEED, TURN
+from tools.train_demo.scenes import COLOURS, COLUMNS, GROWN, GROWTH, ROWS, SIZES, SPEED_ACROSS, SPEED_DOWN, TURN
 
 Array = NDArray[np.float64]
 Pixels = NDArray[np.uint8]
@@ -225,10 +225,12 @@ def motion(frames: Sequence[Pixels] | Pixels) -> str | None:
     if len(seen) < 0.8 * len(looks) or _same([one.colour for one in seen]) is None:
         return None
     x, y, radius = (np.array([getattr(one, name) for one in seen]) for name in ("x", "y", "radius"))
-    if np.hypot(np.diff(x), np.diff(y)).max() > max(_JITTER, 2.5 * SPEED * every):
+    if np.hypot(np.diff(x) / SPEED_ACROSS, np.diff(y) / SPEED_DOWN).max() > max(_JITTER / SPEED_ACROSS, 2.5 * every):
         return None  # it jumps
-    way = min(SPEED * (count - 1), _MOST_WAY)
-    across, down = float(x[-1] - x[0]) / way, float(y[-1] - y[0]) / way
+    across, down = (
+        float(at[-1] - at[0]) / min(speed * (count - 1), _MOST_WAY)
+        for at, speed in ((x, SPEED_ACROSS), (y, SPEED_DOWN))
+    )
     room = math.log(GROWN / float(radius[0])) if radius[0] < 0.9 * GROWN else math.inf
     grown = math.log(float(radius[-1] / radius[0])) / min(math.log(GROWTH) * (count - 1), room)
     shape = _same([one.shape for one in seen])

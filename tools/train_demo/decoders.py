@@ -13,6 +13,7 @@ import diffusers
 import torch
 
 from tools.train_demo import architecture, clips, images
+from tools.train_demo.answers import Answers, Words
 from tools.train_demo.autoencoders import (
     IMAGE_CUTS,
     VIDEO_CUTS,
@@ -187,9 +188,10 @@ class _RedrawnClips:
         self._mean = torch.tensor(vae.config.latents_mean).view(1, -1, 1, 1, 1)
         self._std = torch.tensor(vae.config.latents_std).view(1, -1, 1, 1, 1)
         self._clips = {bucket: clips.Clips(vae, bucket, work) for bucket, _, _ in self._FORMS}
-        self._words = clips.Words(folder)
-        self._transformer = _library.WanTransformer3DModel.from_pretrained(folder / "transformer").float().eval()
-        clips.attend_quickly(self._transformer)
+        self._words = Words(folder)
+        self._nothing = self._words.encode([""])
+        network = _library.WanTransformer3DModel.from_pretrained(folder / "transformer").float().eval()
+        self._answers = Answers(network)
         self._shift = float(architecture.video_scheduler().config.flow_shift)
 
     @torch.no_grad()
@@ -212,20 +214,13 @@ class _RedrawnClips:
 
         What a caption says in full has but one answer, so that the clip that is wanted is known even at the last.
         """
-        texts = [describe(scene, rng, complete=True).text for scene in scenes] + [""] * len(scenes)
-        words = self._words.encode(texts)
+        words = self._words.encode([describe(scene, rng, certain=True).text for scene in scenes])
         start, guidance = rng.uniform(_LAST, 1), rng.uniform(*_CLIPS_GUIDANCE)
-        levels = [
-            self._shift * way / (1 + (self._shift - 1) * way)
-            for way in torch.linspace(start, _LAST, 1 + round((_STEPS - 1) * start)).tolist()
-        ]
-        latents: torch.Tensor = (1 - levels[0]) * clean + levels[0] * torch.randn_like(clean)
-        for level, following in zip(levels, [*levels[1:], 0.0], strict=True):
-            steps = torch.full((2 * len(clean),), level * 1000)
-            answers = self._transformer(torch.cat([latents, latents]), steps, words, return_dict=False)[0]
-            told, free = answers.chunk(2)
-            latents = torch.lerp(free + guidance * (told - free), latents, following / level)
-        return latents
+        way = torch.linspace(start, _LAST, 1 + round((_STEPS - 1) * start))
+        levels = [*(self._shift * way / (1 + (self._shift - 1) * way)), torch.zeros(())]
+        noisy = torch.lerp(clean, torch.randn_like(clean), levels[0])
+        levels = [level.expand(len(clean), 1, 1, 1, 1) for level in levels]
+        return self._answers.led_on(noisy, levels, words, nothing=self._nothing, guidance=guidance)
 
 
 def _around(

@@ -32,10 +32,15 @@ ROWS = {"top": 0.27, "centre": 0.5, "bottom": 0.73}
 MOTIONS = ("still", "left", "right", "up", "down", "grows", "turns")
 JITTER = 0.02
 """How far a shape's centre may be from its place's in a picture, though not in a clip, as a part of the side."""
-SPEED = 0.0085
-"""A moving shape's way in one frame, as a part of the side that it moves along."""
-MARGIN = 0.2
-"""A moving shape rests when its centre is this near to the border, as a part of the side."""
+CLIP_COLUMNS = {"left": 1 / 4, "centre": 1 / 2, "right": 3 / 4}
+CLIP_ROWS = {"top": 2 / 7, "centre": 1 / 2, "bottom": 5 / 7}
+"""Where a clip's shapes begin and rest: at 192 x 112 pixels on the corners of an autoencoder's blocks of 8 x 8."""
+CLIP_SIZES = {"small": 0.14, "large": 0.19}
+"""A clip has fewer pixels than a picture, and no play in its shapes' sizes: they can be a little larger."""
+SPEED_ACROSS, SPEED_DOWN = 1 / 96, 1 / 56
+"""A moving shape's way in one frame, as a part of the side that it moves along: at 192 x 112 two pixels, so that in the
+four frames of a latent it comes from one corner of the blocks to the next.
+"""
 GROWTH = 1.015
 """A growing shape's radius in one frame, as a factor ..."""
 GROWN = 0.42
@@ -76,7 +81,7 @@ class Scene:
 def draw_lots(rng: random.Random, *, moving: bool = False) -> Scene:
     """A scene by chance; with `moving` any of `MOTIONS` that has room to be seen, else a still one.
 
-    A scene of a clip begins exactly in its place, upright, and in its size's middle.
+    A scene of a clip begins exactly in one of nine places, upright, and in one of two sizes.
     """
     colour, background = rng.sample(sorted(COLOURS), 2)
     shape = rng.choice(SHAPES)
@@ -91,11 +96,23 @@ def draw_lots(rng: random.Random, *, moving: bool = False) -> Scene:
         row = rng.choice(["centre", "top"])
     if motion == "turns":
         shape = rng.choice([name for name in SHAPES if name != "circle"])
-    x, y, radius, angle = COLUMNS[column], ROWS[row], sum(SIZES[size]) / 2, 0.0
-    if not moving:
-        x, y = x + rng.uniform(-JITTER, JITTER), y + rng.uniform(-JITTER, JITTER)
-        radius, angle = rng.uniform(*SIZES[size]), rng.uniform(-TILT, TILT)
+    if moving:
+        x, y, radius, angle = CLIP_COLUMNS[column], CLIP_ROWS[row], CLIP_SIZES[size], 0.0
+    else:
+        x, y, radius, angle = in_play(column, row, size, rng)
     return Scene(shape, colour, background, column, row, size, motion, x, y, radius, angle)
+
+
+def exact(scene: Scene) -> bool:
+    """Whether a clip's scene begins where `draw_lots` puts it."""
+    place = CLIP_COLUMNS[scene.column], CLIP_ROWS[scene.row], CLIP_SIZES[scene.size], 0.0
+    return (scene.x, scene.y, scene.radius, scene.angle) == place
+
+
+def in_play(column: str, row: str, size: str, rng: random.Random) -> tuple[float, float, float, float]:
+    """Where a picture's shape is, how large and how upright: what a caption leaves to chance of its place and size."""
+    x, y = COLUMNS[column] + rng.uniform(-JITTER, JITTER), ROWS[row] + rng.uniform(-JITTER, JITTER)
+    return x, y, rng.uniform(*SIZES[size]), rng.uniform(-TILT, TILT)
 
 
 def paint(scenes: list[Scene], height: int, width: int, frames: int = 1) -> torch.Tensor:
@@ -104,9 +121,8 @@ def paint(scenes: list[Scene], height: int, width: int, frames: int = 1) -> torc
     step = torch.arange(frames, dtype=torch.float32)[None, :]
     motion = [s.motion for s in scenes]
     x, y, radius, angle = (column[:, None].expand(-1, frames) for column in first.unbind(1))
-    x = x + step * SPEED * _where(motion, right=1.0, left=-1.0)
-    y = y + step * SPEED * _where(motion, down=1.0, up=-1.0)
-    x, y = x.clamp(MARGIN, 1 - MARGIN), y.clamp(MARGIN, 1 - MARGIN)
+    x = _moved(x, step * SPEED_ACROSS * _where(motion, right=1.0, left=-1.0), *CLIP_COLUMNS.values())
+    y = _moved(y, step * SPEED_DOWN * _where(motion, down=1.0, up=-1.0), *CLIP_ROWS.values())
     radius = torch.where(_where(motion, grows=1.0) > 0, (radius * GROWTH**step).clamp(max=GROWN), radius)
     angle = angle + step * TURN * _where(motion, turns=1.0)
     ink = torch.tensor([COLOURS[s.colour] for s in scenes], dtype=torch.float32) / 255
@@ -139,6 +155,11 @@ def render(
     cover = (0.5 - distance).clamp(0, 1)[:, :, None]
     ink, ground = (colour[:, None, :, None, None] for colour in colours)
     return ground + (ink - ground) * cover
+
+
+def _moved(start: torch.Tensor, way: torch.Tensor, first: float, _middle: float, last: float) -> torch.Tensor:
+    # What is beyond the places already, as a given picture's shape may be, stays there.
+    return torch.clamp(start + way, start.clamp(max=first), start.clamp(min=last))
 
 
 def _where(motions: list[str], **values: float) -> torch.Tensor:

@@ -1,0 +1,116 @@
+"""Wan's transformer as the training asks it: its answers to noisy clips, and what they lead to one after the other.
+
+Knows latents, noise levels and words; knows no scenes.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+_texts: Any = transformers  # its classes carry half of their annotations
+
+_WORD_TOKENS = 40
+"""Words that a training caption is cut at; Wan's pipelines pad theirs with zeros to 512."""
+_PADDED_TO = 512
+
+
+class Words:
+    """Wan's text encoder as its pipelines use it: every token, the rest zeros."""
+
+    def __init__(self, folder: Path) -> None:
+        self._tokenizer = _texts.T5Tokenizer.from_pretrained(folder / "tokenizer")
+        self._encoder = _texts.UMT5EncoderModel.from_pretrained(folder / "text_encoder").float().eval()
+
+    @torch.no_grad()
+    def encode(self, texts: list[str]) -> torch.Tensor:
+        """(texts, tokens + 1, width); the last row is the zeros that `_Attention` counts as all the padding."""
+        options = {"padding": "longest", "truncation": True, "max_length": _WORD_TOKENS, "return_tensors": "pt"}
+        tokens = self._tokenizer(texts, **options)
+        seen = self._encoder(**tokens).last_hidden_state * tokens["attention_mask"][..., None]
+        rows: torch.Tensor = torch.nn.functional.pad(seen, (0, 0, 0, 1))
+        return rows
+
+
+class Answers:
+    """What a transformer, which is given `_Attention`, says of noisy clips.
+
+    `levels` are of shape (batch, 1, 1, 1, 1), or (batch, 1, frames, 1, 1) where frames differ: 0 is clean, 1 noise.
+    `words` are those of `Words`.
+    """
+
+    def __init__(self, network: Any) -> None:
+        self._network = network
+        for block in network.blocks:
+            block.attn1.set_processor(_Attention())
+            block.attn2.set_processor(_Attention())
+
+    def __call__(self, noisy: torch.Tensor, levels: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+        """The clean clips, (batch, channels, frames, height, width)."""
+        # Where all tokens have the same time step, one for all of them comes to the same and is much cheaper.
+        steps = levels.flatten() if levels.shape[2] == 1 else by_frame(levels, noisy.shape[3] * noisy.shape[4] // 4)
+        answer: torch.Tensor = self._network(noisy, steps * 1000, words, return_dict=False)[0]
+        return answer
+
+    @torch.no_grad()
+    def led_on(
+        self,
+        noisy: torch.Tensor,
+        levels: Sequence[torch.Tensor],
+        words: torch.Tensor,
+        *,
+        nothing: torch.Tensor,
+        guidance: float = 1.0,
+    ) -> torch.Tensor:
+        """What a sampler makes of clips that are as noisy as the first of `levels`, when it has come to the last.
+
+        `nothing` are the words of an empty prompt, for guidance above 1. Frames of level 0 stay as they are.
+        """
+        if guidance > 1:
+            nothing = torch.nn.functional.pad(nothing, (0, 0, 0, words.shape[1] - nothing.shape[1]))
+            words = torch.cat([words, nothing.expand(len(words), -1, -1)])
+        for level, following in itertools.pairwise(levels):
+            if guidance > 1:
+                told, free = self(torch.cat([noisy, noisy]), torch.cat([level, level]), words).chunk(2)
+                answer = free + guidance * (told - free)
+            else:
+                answer = self(noisy, level, words)
+            noisy = torch.lerp(answer, noisy, torch.where(level > 0, following / level, 1.0))
+        return noisy
+
+
+class _Attention:
+    """`WanAttnProcessor`, for training: the same sums, faster.
+
+    Rotary positions as complex products, and over hundreds of equal padding rows at the cost of one, whose weight is
+    theirs together.
+    """
+
+    def __call__(self, attn: Any, hidden_states: Any, words: Any = None, _mask: Any = None, rotary: Any = None) -> Any:
+        source = hidden_states if words is None else words
+        query, key = attn.norm_q(attn.to_q(hidden_states)), attn.norm_k(attn.to_k(source))
+        query, key, value = (part.unflatten(2, (attn.heads, -1)) for part in (query, key, attn.to_v(source)))
+        bias = None
+        if rotary is not None:
+            cosine, sine = rotary
+            turn = torch.complex(cosine[..., 0::2], sine[..., 1::2])
+            query, key = (
+                torch.view_as_real(torch.view_as_complex(part.unflatten(-1, (-1, 2))) * turn).flatten(-2)
+                for part in (query, key)
+            )
+        if words is not None:
+            bias = torch.zeros(words.shape[1])
+            bias[-1] = math.log(_PADDED_TO - words.shape[1] + 1)
+            bias = bias.expand(1, 1, query.shape[1], -1)
+        query, key, value = (part.transpose(1, 2) for part in (query, key, value))
+        seen = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        return attn.to_out[0](seen.transpose(1, 2).flatten(2))
+
+
+def by_frame(levels: torch.Tensor, tokens: int) -> torch.Tensor:
+    """(batch, 1, frames, 1, 1) -> (batch, frames * tokens): each frame's for all of its tokens."""
+    return levels[:, 0, :, 0, 0].repeat_interleave(tokens, dim=1)

@@ -1,0 +1,224 @@
+"""Training of Wan's transformer. Knows video latents, words and noise; knows no outlines."""
+
+import functools
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+
+from tools.train_demo import architecture
+from tools.train_demo.answers import Answers, Words, by_frame
+from tools.train_demo.captions import ATTRIBUTES, Caption
+from tools.train_demo.clips import BUCKETS, CELLS, PARTS, Bucket, Clips
+from tools.train_demo.images import caption_of
+from tools.train_demo.texts import CODE_SCALE, code_of
+from tools.train_demo.trainer import fit
+from tools.train_demo.whole import WholeClips
+
+_library: Any = diffusers  # its classes carry half of their annotations
+
+_UNTOLD = Caption("", dict.fromkeys(ATTRIBUTES))
+_BORDER_AFTER, _SAID_AFTER, _PLACE_AFTER, _COVER_AFTER = 0, 1, 2, 4
+"""Blocks of the transformer after which each token is asked, in training alone, which borders it lies on, what the
+caption says, where it is, and how much of its cells the shape covers.
+"""
+_CERTAIN = 0.6
+"""Part of the captions that leave nothing to chance."""
+_WITHOUT_WORDS = 0.1
+_OWN_ANSWERS = (0.0, 0.25, 0.5)
+"""Part of the batches, in each part of the run, whose noisy clips come out of the transformer's own answers."""
+_OWN_STEPS = (1, 1, 2, 3)
+"""How many of its answers such a clip went through; one of these."""
+_OWN_GUIDANCE = (1.0, 1.0, 1.0, 1.0, 1.5, 2.0)
+_FIRST_FRAME_GIVEN = 0.25
+"""Part of the batches of clips that are trained to go on from a given picture."""
+_SHIFT = 4.0
+"""Noise levels are drawn as a sampler with this shift takes them."""
+_SHAPE_WEIGHT = 8.0
+"""How much more a token counts that has some of a shape in it, for a shape has a tenth of them."""
+_COVER_WEIGHT = 0.5
+"""How much a token's error about the shape's cover counts beside that of the clip."""
+_CLEAN_WEIGHT = 0.1
+"""An error at noise level s counts 1 / (s^2 + this): in the flow's own terms, but for the last, nearly clean levels."""
+
+
+def heed_words(network: Any) -> None:
+    """Let a transformer that is not trained yet look at the words instead of at what they are padded with.
+
+    At random weights hundreds of rows of padding drown ten words in the cross-attention. So the padding's embedding
+    begins at zero, and what is left of it in the keys, the bias, points away from the queries' bias along one direction
+    of each head.
+    """
+    embedder = network.condition_embedder.text_embedder
+    with torch.no_grad():
+        embedder.linear_1.bias.zero_()
+        embedder.linear_2.bias.zero_()
+        for block in network.blocks:
+            attention = block.attn2
+            along = torch.zeros(attention.to_q.out_features)
+            along[:: network.config.attention_head_dim] = 1
+            attention.to_q.bias.copy_(2 * along)
+            attention.to_k.bias.copy_(-0.1 * along)
+            attention.norm_q.weight.add_(along)
+            attention.norm_k.weight.add_(along)
+
+
+def transformer(folder: Path, work: Path, steps: int, *, further: bool = False) -> None:
+    """Train Wan's transformer, with `further` from the weights in `folder`, and write it and its scheduler there."""
+    torch.manual_seed(30)
+    network = architecture.video_transformer()
+    heed_words(network)
+    if further:
+        trained = _library.WanTransformer3DModel.from_pretrained(folder / "transformer")
+        network.load_state_dict(trained.float().state_dict())
+    model = torch.nn.ModuleDict(
+        {
+            "transformer": network,
+            # Rotary positions are relative: nothing tells a token where the picture ends. Being asked for its place, in
+            # training only, it learns to find out; and first, which is the harder part, whether it lies on a border.
+            "border": torch.nn.Linear(_width(), _borders(1, 1, 1).shape[-1]),
+            "place": torch.nn.Linear(_width(), _places(1, 1, 1).shape[-1]),
+            # In the same way it is asked what the caption says: every token has to fetch all of it from the words.
+            "said": torch.nn.Linear(_width(), architecture.CODE),
+            # And last, where the shape is, whatever its colour.
+            "cover": torch.nn.Linear(_width(), CELLS * CELLS),
+        }
+    )
+    loss = _Loss(folder, work, model)
+    fit(
+        "video_transformer",
+        model,
+        lambda rng, step: loss(rng, max(step / steps, PARTS[1] if further else 0.0)),
+        steps=steps,
+        rate=7.5e-4 if further else 1.5e-3,
+        work=work,
+        warmup=200,
+        matrices=[weight for weight in network.blocks.parameters() if weight.ndim == 2],
+    )
+    network.half().save_pretrained(folder / "transformer")
+    architecture.video_scheduler().save_pretrained(folder / "scheduler")
+
+
+class _Loss:
+    """The mean square error of the predicted clip, over forms, noise levels and captions.
+
+    The transformer predicts what is clean instead of the flow towards it (Li & He 2025, arXiv:2511.13720), which is the
+    scheduler's `sample`: a narrow network need not carry a token's noise through all of its layers.
+    """
+
+    def __init__(self, folder: Path, work: Path, model: Any) -> None:
+        self._work = work
+        self._words = Words(folder)
+        self._nothing = self._words.encode([""])
+        self._vae = WholeClips(_library.AutoencoderKLWan.from_pretrained(folder / "vae").float().eval())
+        self._clips: dict[Bucket, Clips] = {}
+        self._answers = Answers(model["transformer"])
+        self._probes = {name: probe for name, probe in model.items() if name != "transformer"}
+        self._hidden: dict[int, torch.Tensor] = {}
+        for index in (_BORDER_AFTER, _SAID_AFTER, _PLACE_AFTER, _COVER_AFTER):
+            model["transformer"].blocks[index].register_forward_hook(functools.partial(self._keep, index))
+
+    def _keep(self, index: int, _module: Any, _arguments: Any, output: torch.Tensor) -> None:
+        self._hidden[index] = output
+
+    def __call__(self, rng: random.Random, part: float) -> torch.Tensor:
+        stage = sum(part >= start for start in PARTS)
+        bucket = rng.choices(BUCKETS, [bucket.share[stage] for bucket in BUCKETS])[0]
+        if bucket not in self._clips:
+            self._clips[bucket] = Clips(self._vae, bucket, self._work)
+        given = bucket.frames > 1 and rng.random() < _FIRST_FRAME_GIVEN
+        seen = self._clips[bucket].look(rng, loose=given)
+        latents = seen.latents
+        own = rng.random() < _OWN_ANSWERS[stage]
+        captions = [
+            _UNTOLD if not own and rng.random() < _WITHOUT_WORDS else caption_of(scene, rng, 1 if own else _CERTAIN)
+            for scene in seen.scenes
+        ]
+        words = self._words.encode([caption.text for caption in captions])
+        count, _, frames, height, width = latents.shape
+        rows, columns = height // 2, width // 2
+        level = torch.rand(count)
+        level = _SHIFT * level / (1 + (_SHIFT - 1) * level)
+        levels = level.view(-1, 1, 1, 1, 1)
+        if given:
+            levels = levels.expand(-1, -1, frames, -1, -1).clone()
+            levels[:, :, 0] = 0
+        if own:
+            noisy = self._from_own_answers(latents, levels, words, rng)
+        else:
+            noisy = (1 - levels) * latents + levels * torch.randn_like(latents)
+        answer = self._answers(noisy, levels, words)
+        # Of a given frame nothing is asked.
+        weight = (levels > 0) * (1 + _SHAPE_WEIGHT * seen.touched)
+        weight = weight / (level.square() + _CLEAN_WEIGHT).view(-1, 1, 1, 1, 1)
+        error: torch.Tensor = ((answer - latents).square() * weight).sum() / weight.expand_as(answer).sum()
+
+        code = torch.stack([code_of(caption.said) for caption in captions])[:, None] / CODE_SCALE
+        said: torch.Tensor = (self._ask("said", _SAID_AFTER) - code).square().mean()
+
+        tokens = torch.nn.functional.avg_pool3d(weight, (1, 2, 2)).flatten(1)[..., None]
+        lost = (self._ask("cover", _COVER_AFTER) - _by_token(seen.cover, rows, columns)).square() * tokens
+        cover: torch.Tensor = lost.sum() / tokens.expand_as(lost).sum()
+
+        # A token can tell where it is by its noise and that of the others; where there is little, it need not.
+        much = by_frame(levels.expand(-1, -1, frames, -1, -1), rows * columns)[..., None]
+        lost = (self._ask("place", _PLACE_AFTER) - _places(frames, rows, columns)).square() * much
+        place: torch.Tensor = lost.mean()
+        borders = _borders(frames, rows, columns).expand(count, -1, -1)
+        border = torch.nn.functional.binary_cross_entropy_with_logits(
+            self._ask("border", _BORDER_AFTER), borders, weight=much
+        )
+        return error + said + _COVER_WEIGHT * cover + place + border
+
+    def _from_own_answers(
+        self, latents: torch.Tensor, levels: torch.Tensor, words: torch.Tensor, rng: random.Random
+    ) -> torch.Tensor:
+        """What a sampler has come to at `levels` when it began with nothing but noise (and a given first frame).
+
+        A sampler goes on from the transformer's own answers, which are a little soft; trained on noisy true clips
+        alone it takes what is soft for what is asked for, and ten steps end worse than one.
+        """
+        guidance, count = rng.choice(_OWN_GUIDANCE), rng.choice(_OWN_STEPS)
+        way = [torch.where(levels > 0, 1 + (levels - 1) * index / count, 0.0) for index in range(count + 1)]
+        noisy = torch.where(levels > 0, torch.randn_like(latents), latents)
+        return self._answers.led_on(noisy, way, words, nothing=self._nothing, guidance=guidance)
+
+    def _ask(self, name: str, index: int) -> torch.Tensor:
+        answer: torch.Tensor = self._probes[name](self._hidden[index])
+        return answer
+
+
+def _by_token(cover: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    """(batch, 1, frames, cells down, cells across) -> (batch, frames * rows * columns, cells of a token)."""
+    cells = cover[:, 0].reshape(len(cover), -1, rows, CELLS, columns, CELLS)
+    return cells.transpose(3, 4).reshape(len(cover), -1, CELLS * CELLS)
+
+
+def _borders(frames: int, rows: int, columns: int) -> torch.Tensor:
+    """Whether a token is of the first or last frame, row or column, (frames * rows * columns, 6): 0 or 1."""
+    borders = torch.zeros(frames, rows, columns, 6)
+    for axis in range(3):
+        for side, end in enumerate((0, -1)):
+            borders[..., 2 * axis + side].select(axis, end).fill_(1)
+    return borders.flatten(0, 2)
+
+
+def _places(frames: int, rows: int, columns: int) -> torch.Tensor:
+    """What a token is asked of its place, (frames * rows * columns, 7): when, down and across, the latter in waves too.
+
+    Time counts from the clip's beginning and not by its length, since a moving shape's way does; its root spreads the
+    first frames apart. It spans about as much as rows and columns do: at a tenth of that it was not learned.
+    """
+    when = 3 * torch.sqrt(torch.arange(frames) / 20) - 1
+    down, across = ((torch.arange(side) + 0.5) / side * 2 - 1 for side in (rows, columns))
+    when, down, across = torch.meshgrid(when, down, across, indexing="ij")
+    waves = [wave(math.pi * side) for wave in (torch.cos, torch.sin) for side in (down, across)]
+    return torch.stack([when, down, across, *waves], dim=-1).flatten(0, 2)
+
+
+def _width() -> int:
+    config = architecture.video_transformer().config
+    return int(config.num_attention_heads * config.attention_head_dim)
