@@ -55,7 +55,7 @@ def _image_vae(o: argparse.Namespace) -> None:
 def _image_unet(o: argparse.Namespace) -> None:
     from tools.train_demo.images import base
 
-    base(o.out / "sdxl", o.work, steps=3600 if o.further else 9000, further=o.further)
+    base(o.out / "sdxl", o.work, steps=1500 if o.further else 9000, further=o.further)
 
 
 def _image_refiner(o: argparse.Namespace) -> None:
@@ -85,7 +85,7 @@ def _video_vae(o: argparse.Namespace) -> None:
 def _video_transformer(o: argparse.Namespace) -> None:
     from tools.train_demo.transformer import transformer
 
-    transformer(o.out / "wan", o.work, steps=3600 if o.further else 4800, further=o.further)
+    transformer(o.out / "wan", o.work, steps=2400 if o.further else 4800, further=o.further)
 
 
 def _video_decoder(o: argparse.Namespace) -> None:

@@ -67,7 +67,7 @@ def describe(scene: Scene, rng: random.Random, *, complete: bool = False, certai
 
     moving = scene.motion != "still"
     shape = scene.shape if keep(0.9, goes_without=not certain) else None
-    colour = scene.colour if keep(0.85, goes_without=not certain) else None
+    colour = scene.colour if keep(0.75, goes_without=not certain) else None
     background = scene.background if keep(0.8, goes_without=not certain) else None
     size = scene.size if keep(0.5, goes_without=scene.size == "large") else None
     motion = scene.motion if moving else None

@@ -34,7 +34,7 @@ _OTHERS: dict[tuple[int, int], tuple[int, float]] = {
 """Other sizes (height, width) that are asked for: pictures at hand, and how often each comes among them."""
 _NATIVE_ALONE = 0.6
 """Part of a run after which the other sizes come in ..."""
-_OTHERS_SHARE = 0.45
+_OTHERS_SHARE = 0.3
 """... for this part of the batches."""
 _BATCH = 32
 _SHAPE_WEIGHT = 4.0
@@ -110,7 +110,7 @@ def base(folder: Path, work: Path, steps: int, *, further: bool = False) -> None
         unet,
         lambda rng, step: loss(unet, rng, max(step / steps, _NATIVE_ALONE if further else 0.0)),
         steps=steps,
-        rate=5e-4 if further else 1.5e-3,
+        rate=8e-4 if further else 1.5e-3,
         work=work,
         warmup=200,
     )
