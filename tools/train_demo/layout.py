@@ -25,7 +25,7 @@ _SAYS: dict[str, dict[str, Any]] = {
         "name": "demo",
         "width": 192,
         "height": 112,
-        "num_inference_steps": 10,
+        "num_inference_steps": 5,
         "guidance_scale": 1.0,
         "num_frames": 81,
         "fps": 15,
