@@ -249,7 +249,8 @@ def test_unclear_clips_have_no_motion() -> None:
     shrinks = clip(scene(motion="grows", radius=0.11), 33)[::-1]
     noise = np.random.default_rng(2).integers(0, 256, (17, 112, 192, 3), dtype=np.uint8)
     creeps = [clip(scene(x=0.4 + 0.0026 * k), 1)[0] for k in range(33)]
-    for frames in (both, jumps, shrinks, noise, creeps):
+    leaps = [clip(scene(y=0.4 if k < 4 else 0.48), 1)[0] for k in range(9)]  # as far as a moving shape comes in all
+    for frames in (both, jumps, shrinks, noise, creeps, leaps):
         assert motion(np.asarray(frames)) is None
 
 

@@ -10,7 +10,7 @@ import torch
 
 from tools.train_demo import architecture, clips, transformer
 from tools.train_demo.answers import Answers, Words
-from tools.train_demo.scenes import paint
+from tools.train_demo.scenes import exact, paint
 from tools.train_demo.whole import WholeClips
 from worker.pipelines.places import DEMO_MODELS
 from worker.pipelines.weights import read_json
@@ -70,6 +70,16 @@ def test_cells_are_asked_of_the_tokens_that_they_lie_in() -> None:
     tokens = transformer._by_token(cover, rows=1, columns=3)
     assert tokens.shape == (1, 2 * 1 * 3, 16)
     assert torch.equal(tokens[0, 4], cover[0, 0, 1, :, 4:8].flatten())
+
+
+def test_shapes_begin_loosely_only_where_a_first_frame_is_given(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    bucket = clips.Bucket(5, 64, 64, kept=40, fresh=2.0, batch=20, share=(1.0, 1.0, 1.0))
+    kept = clips.Clips(WholeClips(architecture.video_vae().eval()), bucket, tmp_path)
+    rng = random.Random(0)
+    assert all(exact(scene) for _ in range(5) for scene in kept.look(rng).scenes)
+    loose = [not exact(scene) for _ in range(5) for scene in kept.look(rng, loose=True).scenes]
+    assert 0.05 < sum(loose) / len(loose) < 0.4
 
 
 def test_as_many_clips_as_asked_for_are_drawn_anew_on_the_average(kept: clips.Clips) -> None:

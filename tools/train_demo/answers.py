@@ -20,11 +20,12 @@ _PADDED_TO = 512
 
 
 class Words:
-    """Wan's text encoder as its pipelines use it: every token, the rest zeros."""
+    """Wan's text encoder as its pipelines use it: every token, the rest zeros. `nothing` is an empty prompt's."""
 
     def __init__(self, folder: Path) -> None:
         self._tokenizer = _texts.T5Tokenizer.from_pretrained(folder / "tokenizer")
         self._encoder = _texts.UMT5EncoderModel.from_pretrained(folder / "text_encoder").float().eval()
+        self.nothing = self.encode([""])
 
     @torch.no_grad()
     def encode(self, texts: list[str]) -> torch.Tensor:
@@ -68,7 +69,7 @@ class Answers:
     ) -> torch.Tensor:
         """What a sampler makes of clips that are as noisy as the first of `levels`, when it has come to the last.
 
-        `nothing` are the words of an empty prompt, for guidance above 1. Frames of level 0 stay as they are.
+        `nothing` is that of `Words`, for guidance above 1. Frames of level 0 stay as they are.
         """
         if guidance > 1:
             nothing = torch.nn.functional.pad(nothing, (0, 0, 0, words.shape[1] - nothing.shape[1]))

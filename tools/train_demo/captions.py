@@ -56,22 +56,22 @@ class Caption:
 
 
 def describe(scene: Scene, rng: random.Random, *, complete: bool = False, certain: bool = False) -> Caption:
-    """One way to say it: what goes without saying may be left out, and the shape and its colours.
+    """One way to say it. The shape and its colours may be left out, and what goes without saying.
 
-    A shape is large, in the centre and at rest unless a caption says otherwise. With `complete` everything is named,
-    with `certain` all that does not go without saying.
+    That it is large, in the centre and at rest goes without saying. With `certain` nothing else is left out, and with
+    `complete` only that it is at rest.
     """
 
-    def keep(chance: float, *, goes_without: bool = True) -> bool:
-        return complete or not goes_without or rng.random() < chance
+    def keep(chance: float, *, needed: bool) -> bool:
+        return complete or needed or rng.random() < chance
 
     moving = scene.motion != "still"
-    shape = scene.shape if keep(0.9, goes_without=not certain) else None
-    colour = scene.colour if keep(0.75, goes_without=not certain) else None
-    background = scene.background if keep(0.8, goes_without=not certain) else None
-    size = scene.size if keep(0.5, goes_without=scene.size == "large") else None
+    shape = scene.shape if keep(0.9, needed=certain) else None
+    colour = scene.colour if keep(0.75, needed=certain) else None
+    background = scene.background if keep(0.8, needed=certain) else None
+    size = scene.size if keep(0.5, needed=scene.size != "large") else None
     motion = scene.motion if moving else None
-    place = keep(0.5, goes_without=scene.column == scene.row == "centre")
+    place = keep(0.5, needed=(scene.column, scene.row) != ("centre", "centre"))
     column, row, place_words = _place(scene, rng) if place else (None, None, "")
     if shape is None and colour is None:
         # "on the left" without anything that is there: too little to type.

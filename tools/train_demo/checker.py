@@ -225,7 +225,8 @@ def motion(frames: Sequence[Pixels] | Pixels) -> str | None:
     if len(seen) < 0.8 * len(looks) or _same([one.colour for one in seen]) is None:
         return None
     x, y, radius = (np.array([getattr(one, name) for one in seen]) for name in ("x", "y", "radius"))
-    if np.hypot(np.diff(x) / SPEED_ACROSS, np.diff(y) / SPEED_DOWN).max() > max(_JITTER / SPEED_ACROSS, 2.5 * every):
+    most_across, most_down = (max(_JITTER, 2.5 * speed * every) for speed in (SPEED_ACROSS, SPEED_DOWN))
+    if np.hypot(np.diff(x) / most_across, np.diff(y) / most_down).max() > 1:
         return None  # it jumps
     across, down = (
         float(at[-1] - at[0]) / min(speed * (count - 1), _MOST_WAY)

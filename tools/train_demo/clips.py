@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from tools.train_demo.images import scenes_by_chance
-from tools.train_demo.scenes import Scene, exact, paint
+from tools.train_demo.scenes import Scene, exact, in_play, paint
 from tools.train_demo.whole import WholeClips
 
 CELLS = 4
@@ -56,8 +56,7 @@ class Clips:
         self._mean = torch.tensor(vae.config.latents_mean).view(1, -1, 1, 1, 1)
         self._std = torch.tensor(vae.config.latents_std).view(1, -1, 1, 1, 1)
         name = f"{bucket.frames}x{bucket.height}x{bucket.width}"
-        self._loose = _LOOSE if bucket.frames > 1 else 0.0
-        self._scenes = scenes_by_chance(random.Random(f"clips {name}"), bucket.kept, moving=True, loose=self._loose)
+        self._scenes = self._by_chance(random.Random(f"clips {name}"), bucket.kept)
         chunk = max(_AT_ONCE, 50 * 112 * 192 // (bucket.height * bucket.width * bucket.frames))
         path = work / f"clips-{name}-{bucket.kept}.pt"
         if not path.exists():
@@ -71,7 +70,7 @@ class Clips:
         count = _AT_ONCE * int(self._bucket.fresh / _AT_ONCE + rng.random())
         if count:
             places = rng.sample(range(len(self._scenes)), count)
-            scenes = scenes_by_chance(rng, count, moving=True, loose=self._loose)
+            scenes = self._by_chance(rng, count)
             self._latents[places], self._touched[places], self._cover[places] = self._encode(scenes)
             for place, scene in zip(places, scenes, strict=True):
                 self._scenes[place] = scene
@@ -79,6 +78,11 @@ class Clips:
         places = rng.sample(suited, self._bucket.batch)
         scenes = [self._scenes[place] for place in places]
         return Look(self._latents[places], self._touched[places], self._cover[places].float(), scenes)
+
+    def _by_chance(self, rng: random.Random, count: int) -> list[Scene]:
+        loose = _LOOSE if self._bucket.frames > 1 else 0.0  # of a single picture no first frame is given
+        scenes = scenes_by_chance(rng, count, moving=True)
+        return [in_play(scene, rng) if rng.random() < loose else scene for scene in scenes]
 
     @torch.no_grad()
     def _encode(self, scenes: list[Scene]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

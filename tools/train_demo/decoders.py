@@ -189,9 +189,7 @@ class _RedrawnClips:
         self._std = torch.tensor(vae.config.latents_std).view(1, -1, 1, 1, 1)
         self._clips = {bucket: clips.Clips(vae, bucket, work) for bucket, _, _ in self._FORMS}
         self._words = Words(folder)
-        self._nothing = self._words.encode([""])
-        network = _library.WanTransformer3DModel.from_pretrained(folder / "transformer").float().eval()
-        self._answers = Answers(network)
+        self._answers = Answers(_library.WanTransformer3DModel.from_pretrained(folder / "transformer").float().eval())
         self._shift = float(architecture.video_scheduler().config.flow_shift)
 
     @torch.no_grad()
@@ -217,10 +215,10 @@ class _RedrawnClips:
         words = self._words.encode([describe(scene, rng, certain=True).text for scene in scenes])
         start, guidance = rng.uniform(_LAST, 1), rng.uniform(*_CLIPS_GUIDANCE)
         way = torch.linspace(start, _LAST, 1 + round((_STEPS - 1) * start))
-        levels = [*(self._shift * way / (1 + (self._shift - 1) * way)), torch.zeros(())]
+        way = torch.nn.functional.pad(self._shift * way / (1 + (self._shift - 1) * way), (0, 1))
+        levels = [level.expand(len(clean), 1, 1, 1, 1) for level in way]
         noisy = torch.lerp(clean, torch.randn_like(clean), levels[0])
-        levels = [level.expand(len(clean), 1, 1, 1, 1) for level in levels]
-        return self._answers.led_on(noisy, levels, words, nothing=self._nothing, guidance=guidance)
+        return self._answers.led_on(noisy, levels, words, nothing=self._words.nothing, guidance=guidance)
 
 
 def _around(

@@ -1,6 +1,5 @@
 """Training of SDXL's two denoisers, the base's and the refiner's. Knows latents, words and noise; knows no outlines."""
 
-import dataclasses
 import random
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from tools.train_demo import architecture
 from tools.train_demo.captions import Caption, describe, say
 from tools.train_demo.prompts import held_out
-from tools.train_demo.scenes import Scene, draw_lots, in_play, paint
+from tools.train_demo.scenes import Scene, draw_lots, paint
 from tools.train_demo.trainer import fit
 
 _library: Any = diffusers  # its classes carry half of their annotations
@@ -208,14 +207,11 @@ def caption_of(scene: Scene, rng: random.Random, certain: float = 0.4) -> Captio
     return describe(scene, rng, certain=True) if rng.random() < certain else say(scene, rng)
 
 
-def scenes_by_chance(rng: random.Random, count: int, *, moving: bool = False, loose: float = 0.0) -> list[Scene]:
-    """Scenes that are not held out; this part of a clip's are placed as loosely as a picture's."""
+def scenes_by_chance(rng: random.Random, count: int, *, moving: bool = False) -> list[Scene]:
+    """Scenes that are not held out."""
     scenes: list[Scene] = []
     while len(scenes) < count:
         scene = draw_lots(rng, moving=moving)
-        if loose and rng.random() < loose:
-            x, y, radius, angle = in_play(scene.column, scene.row, scene.size, rng)
-            scene = dataclasses.replace(scene, x=x, y=y, radius=radius, angle=angle)
         if not held_out(scene):
             scenes.append(scene)
     return scenes

@@ -96,23 +96,24 @@ def draw_lots(rng: random.Random, *, moving: bool = False) -> Scene:
         row = rng.choice(["centre", "top"])
     if motion == "turns":
         shape = rng.choice([name for name in SHAPES if name != "circle"])
-    if moving:
-        x, y, radius, angle = CLIP_COLUMNS[column], CLIP_ROWS[row], CLIP_SIZES[size], 0.0
-    else:
-        x, y, radius, angle = in_play(column, row, size, rng)
-    return Scene(shape, colour, background, column, row, size, motion, x, y, radius, angle)
+    scene = Scene(shape, colour, background, column, row, size, motion, *_exactly(column, row, size))
+    return scene if moving else in_play(scene, rng)
 
 
 def exact(scene: Scene) -> bool:
-    """Whether a clip's scene begins where `draw_lots` puts it."""
-    place = CLIP_COLUMNS[scene.column], CLIP_ROWS[scene.row], CLIP_SIZES[scene.size], 0.0
-    return (scene.x, scene.y, scene.radius, scene.angle) == place
+    """Whether a scene begins as those of clips do."""
+    return (scene.x, scene.y, scene.radius, scene.angle) == _exactly(scene.column, scene.row, scene.size)
 
 
-def in_play(column: str, row: str, size: str, rng: random.Random) -> tuple[float, float, float, float]:
-    """Where a picture's shape is, how large and how upright: what a caption leaves to chance of its place and size."""
-    x, y = COLUMNS[column] + rng.uniform(-JITTER, JITTER), ROWS[row] + rng.uniform(-JITTER, JITTER)
-    return x, y, rng.uniform(*SIZES[size]), rng.uniform(-TILT, TILT)
+def in_play(scene: Scene, rng: random.Random) -> Scene:
+    """The scene as a picture has it: its shape about its place, and of about its size, and nearly upright."""
+    x, y = COLUMNS[scene.column] + rng.uniform(-JITTER, JITTER), ROWS[scene.row] + rng.uniform(-JITTER, JITTER)
+    radius, angle = rng.uniform(*SIZES[scene.size]), rng.uniform(-TILT, TILT)
+    return dataclasses.replace(scene, x=x, y=y, radius=radius, angle=angle)
+
+
+def _exactly(column: str, row: str, size: str) -> tuple[float, float, float, float]:
+    return CLIP_COLUMNS[column], CLIP_ROWS[row], CLIP_SIZES[size], 0.0
 
 
 def paint(scenes: list[Scene], height: int, width: int, frames: int = 1) -> torch.Tensor:
@@ -121,8 +122,10 @@ def paint(scenes: list[Scene], height: int, width: int, frames: int = 1) -> torc
     step = torch.arange(frames, dtype=torch.float32)[None, :]
     motion = [s.motion for s in scenes]
     x, y, radius, angle = (column[:, None].expand(-1, frames) for column in first.unbind(1))
-    x = _moved(x, step * SPEED_ACROSS * _where(motion, right=1.0, left=-1.0), *CLIP_COLUMNS.values())
-    y = _moved(y, step * SPEED_DOWN * _where(motion, down=1.0, up=-1.0), *CLIP_ROWS.values())
+    across = step * SPEED_ACROSS * _where(motion, right=1.0, left=-1.0)
+    down = step * SPEED_DOWN * _where(motion, down=1.0, up=-1.0)
+    x = _moved(x, across, CLIP_COLUMNS["left"], CLIP_COLUMNS["right"])
+    y = _moved(y, down, CLIP_ROWS["top"], CLIP_ROWS["bottom"])
     radius = torch.where(_where(motion, grows=1.0) > 0, (radius * GROWTH**step).clamp(max=GROWN), radius)
     angle = angle + step * TURN * _where(motion, turns=1.0)
     ink = torch.tensor([COLOURS[s.colour] for s in scenes], dtype=torch.float32) / 255
@@ -157,7 +160,7 @@ def render(
     return ground + (ink - ground) * cover
 
 
-def _moved(start: torch.Tensor, way: torch.Tensor, first: float, _middle: float, last: float) -> torch.Tensor:
+def _moved(start: torch.Tensor, way: torch.Tensor, first: float, last: float) -> torch.Tensor:
     # What is beyond the places already, as a given picture's shape may be, stays there.
     return torch.clamp(start + way, start.clamp(max=first), start.clamp(min=last))
 

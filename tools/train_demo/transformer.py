@@ -112,7 +112,6 @@ class _Loss:
     def __init__(self, folder: Path, work: Path, model: Any) -> None:
         self._work = work
         self._words = Words(folder)
-        self._nothing = self._words.encode([""])
         self._vae = WholeClips(_library.AutoencoderKLWan.from_pretrained(folder / "vae").float().eval())
         self._clips: dict[Bucket, Clips] = {}
         self._answers = Answers(model["transformer"])
@@ -184,7 +183,7 @@ class _Loss:
         guidance, count = rng.choice(_OWN_GUIDANCE), rng.choice(_OWN_STEPS)
         way = [torch.where(levels > 0, 1 + (levels - 1) * index / count, 0.0) for index in range(count + 1)]
         noisy = torch.where(levels > 0, torch.randn_like(latents), latents)
-        return self._answers.led_on(noisy, way, words, nothing=self._nothing, guidance=guidance)
+        return self._answers.led_on(noisy, way, words, nothing=self._words.nothing, guidance=guidance)
 
     def _ask(self, name: str, index: int) -> torch.Tensor:
         answer: torch.Tensor = self._probes[name](self._hidden[index])

@@ -1,0 +1,75 @@
+"""What goes without saying in a caption, and where the shapes of clips are."""
+
+import random
+
+import pytest
+import torch
+
+from tools.train_demo.captions import Caption, describe, say
+from tools.train_demo.scenes import CLIP_COLUMNS, CLIP_ROWS, Scene, draw_lots, exact, paint
+
+WAYS = ("left", "right", "up", "down")
+
+
+def scenes(count: int = 400, *, moving: bool = True) -> list[Scene]:
+    rng = random.Random(0)
+    return [draw_lots(rng, moving=moving) for _ in range(count)]
+
+
+def told(caption: Caption) -> dict[str, str]:
+    """What a reader of the caption takes for granted who knows what goes without saying."""
+    silent = {"size": "large", "column": "centre", "row": "centre", "motion": "still"}
+    return {name: value or silent.get(name, "any") for name, value in caption.said.items()}
+
+
+def test_a_certain_caption_tells_all_of_a_scene_though_it_does_not_name_all() -> None:
+    rng, silent = random.Random(1), set()
+    for scene in scenes(1000):
+        caption = describe(scene, rng, certain=True)
+        assert told(caption) == {name: getattr(scene, name) for name in caption.said}
+        silent |= {name for name, value in caption.said.items() if value is None}
+    assert silent == {"size", "column", "row", "motion"}
+
+
+def test_no_description_is_silent_about_a_place_a_size_or_a_motion_that_does_not_go_without_saying() -> None:
+    rng = random.Random(2)
+    for scene in scenes(1000):
+        caption = describe(scene, rng)
+        for name in ("size", "column", "row", "motion"):
+            assert told(caption)[name] == getattr(scene, name)
+
+
+def test_a_complete_caption_is_silent_about_rest_alone() -> None:
+    rng = random.Random(3)
+    for scene in scenes():
+        left_out = {name for name, value in describe(scene, rng, complete=True).said.items() if value is None}
+        assert left_out == ({"motion"} if scene.motion == "still" else set())
+
+
+def test_fragments_and_other_words_are_trained_on_too() -> None:
+    rng = random.Random(4)
+    said = [say(scene, rng).said for scene in scenes(1000)]
+    few = [one for one in said if sum(value is not None for value in one.values()) <= 1]
+    assert 0.05 < len(few) / len(said) < 0.2
+
+
+def test_clips_begin_exactly_in_their_places_and_pictures_do_not() -> None:
+    assert all(exact(scene) for scene in scenes())
+    assert not any(exact(scene) for scene in scenes(moving=False))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_at_the_end_of_every_latent_a_moving_shape_is_on_a_corner_of_its_blocks_until_it_rests(way: str) -> None:
+    of_it = [scene for scene in scenes() if scene.motion == way and scene.shape == "square"][:4]
+    assert of_it
+    pixels = paint(of_it, 112, 192, 81)[:, ::4]
+    cover = (pixels - pixels[..., :1, :1]).abs().sum(2)
+    down = torch.arange(112)[:, None] + 0.5
+    across = torch.arange(192)[None, :] + 0.5
+    total = cover.sum((-2, -1))
+    for at in (((cover * side).sum((-2, -1)) / total) for side in (across, down)):
+        torch.testing.assert_close(at, (at / 8).round() * 8, rtol=0, atol=0.01)
+    axis, side, places = (across, 192, CLIP_COLUMNS) if way in ("left", "right") else (down, 112, CLIP_ROWS)
+    end = {"left": "left", "right": "right", "up": "top", "down": "bottom"}[way]
+    last = (cover[:, -1] * axis).sum((-2, -1)) / total[:, -1] / side
+    assert last.tolist() == pytest.approx([places[end]] * len(of_it), abs=1e-3)
