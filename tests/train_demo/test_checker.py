@@ -221,7 +221,7 @@ STARTS: dict[str, dict[str, object]] = {
 @pytest.mark.parametrize("frames", [17, 81, 121])
 @pytest.mark.parametrize("name", MOTIONS)
 def test_a_motion_is_seen(name: str, frames: int) -> None:
-    for shape in ("triangle", "star") if name == "turns" else ("circle", "triangle"):
+    for shape in ("square", "triangle", "star") if name == "turns" else ("circle", "triangle"):
         one = scene(shape=shape, motion=name, **STARTS[name])
         assert motion(clip(one, frames)) == name, shape
 

@@ -100,9 +100,12 @@ def test_a_border_is_the_first_and_the_last_of_frames_rows_and_columns() -> None
 
 def test_every_place_of_a_clip_is_another() -> None:
     places = transformer._places(21, 7, 12)
-    assert places.shape == (21 * 7 * 12, 7)
+    assert places.shape == (21 * 7 * 12, 9)
     assert len({tuple(place) for place in places.tolist()}) == len(places)
     assert places[:, :3].std(0).min() > 0.5, "time is asked for as loudly as rows and columns"
+    turns = places.reshape(21, 7, 12, 9)[:, 0, 0, 7:]
+    torch.testing.assert_close(turns[6:], turns[:-6], msg="a turning shape looks the same after six latents")
+    assert len({tuple(turn) for turn in turns[:6].round(decimals=3).tolist()}) == 6
 
 
 @pytest.mark.parametrize("given", [False, True], ids=["text", "first frame given"])

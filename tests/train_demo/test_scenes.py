@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tools.train_demo.captions import Caption, describe, say
-from tools.train_demo.scenes import CLIP_COLUMNS, CLIP_ROWS, Scene, draw_lots, exact, paint
+from tools.train_demo.scenes import CLIP_COLUMNS, CLIP_ROWS, TURN_FRAMES, Scene, draw_lots, exact, paint
 
 WAYS = ("left", "right", "up", "down")
 
@@ -56,6 +56,16 @@ def test_fragments_and_other_words_are_trained_on_too() -> None:
 def test_clips_begin_exactly_in_their_places_and_pictures_do_not() -> None:
     assert all(exact(scene) for scene in scenes())
     assert not any(exact(scene) for scene in scenes(moving=False))
+
+
+@pytest.mark.parametrize("shape", ["square", "triangle", "star"])
+def test_a_turning_shape_looks_as_it_did_after_six_latents_and_not_before(shape: str) -> None:
+    turning = next(scene for scene in scenes() if scene.motion == "turns" and scene.shape == shape)
+    assert TURN_FRAMES == 6 * 4
+    pixels = paint([turning], 112, 192, TURN_FRAMES + 2)[0]
+    apart = (pixels - pixels[0]).abs().amax((1, 2, 3))
+    assert apart[TURN_FRAMES] < 1e-3
+    assert apart[1:TURN_FRAMES].min() > 0.1
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -43,7 +43,7 @@ def main() -> None:
 def _image_text(o: argparse.Namespace) -> None:
     from tools.train_demo.texts import clip_encoders
 
-    clip_encoders(o.out / "sdxl", o.work, steps=1100)
+    clip_encoders(o.out / "sdxl", o.work, steps=5000)
 
 
 def _image_vae(o: argparse.Namespace) -> None:
@@ -67,7 +67,7 @@ def _image_refiner(o: argparse.Namespace) -> None:
 def _image_decoder(o: argparse.Namespace) -> None:
     from tools.train_demo.decoders import image_decoder
 
-    image_decoder(o.out / "sdxl", o.work, steps=1500)
+    image_decoder(o.out / "sdxl", o.work, steps=2500)
 
 
 def _video_text(o: argparse.Namespace) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from tools.train_demo import architecture
-from tools.train_demo.scenes import COLOURS, SHAPES, render
+from tools.train_demo.scenes import COLOURS, SHAPES, render, turn_of
 from tools.train_demo.trainer import fit
 from tools.train_demo.whole import WholeClips
 
@@ -123,7 +123,7 @@ def cut_outs(
         pace, way = rng.uniform(0, 4), rng.uniform(0, 2 * math.pi)
         kind = rng.randrange(4)
         across, down = (pace * math.cos(way), pace * math.sin(way)) if kind == 1 else (0.0, 0.0)
-        growth, turn = (1.015 if kind == 2 else 1.0), (math.radians(3) if kind == 3 else 0.0)
+        growth, turn = (1.015 if kind == 2 else 1.0), (turn_of(shapes[-1]) if kind == 3 else 0.0)
         place.append([[x + across * f, y + down * f, radius * growth**f, angle + turn * f] for f in range(frames)])
         first, second = _colour(rng, palette), _colour(rng, palette)
         ink.append(first)

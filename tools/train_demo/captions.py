@@ -76,13 +76,17 @@ def describe(scene: Scene, rng: random.Random, *, complete: bool = False, certai
     if shape is None and colour is None:
         # "on the left" without anything that is there: too little to type.
         shape = scene.shape
-    subject = _subject(shape, colour, size, rng)
+    apart = not complete and rng.random() < 0.1  # "star, red, small"
+    subject = _subject(shape, None if apart else colour, None if apart else size, rng)
     if motion and rng.random() < 0.6:
         subject += " " + _motion(motion, rng)
         motion_words = ""
     else:
         motion_words = _motion(motion, rng) if motion else ""
-    rest = [part for part in (place_words, _background(background, rng), motion_words) if part]
+    rest = [place_words, _background(background, rng), motion_words]
+    if apart:
+        rest += [_colour(colour, rng), _size(size, rng)]
+    rest = [part for part in rest if part]
     text = _join(subject, rest, moving, rng)
     said = {
         "shape": shape,

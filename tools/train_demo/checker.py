@@ -14,7 +14,18 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from tools.train_demo import outline
-from tools.train_demo.scenes import COLOURS, COLUMNS, GROWN, GROWTH, ROWS, SIZES, SPEED_ACROSS, SPEED_DOWN, TURN
+from tools.train_demo.scenes import (
+    COLOURS,
+    COLUMNS,
+    CORNERS,
+    GROWN,
+    GROWTH,
+    ROWS,
+    SIZES,
+    SPEED_ACROSS,
+    SPEED_DOWN,
+    turn_of,
+)
 
 Array = NDArray[np.float64]
 Pixels = NDArray[np.uint8]
@@ -206,7 +217,7 @@ def _nearest(value: float, places: dict[str, float]) -> str:
 _SHOWN, _NOT_SHOWN = 0.4, 0.2
 """Shares of what is expected of a motion in so many frames, above which it is there and below which it is not."""
 _EVERY = 6
-"""At most so many frames from one look to the next: a star that turns looks the same every 24 frames."""
+"""At most so many frames from one look to the next, a quarter of what a turning shape takes to look the same."""
 _JITTER = 0.06
 """How far a decoder may shake a shape from one look to the next."""
 _MOST_WAY, _MOST_TURN = 0.27, math.radians(60)
@@ -235,12 +246,12 @@ def motion(frames: Sequence[Pixels] | Pixels) -> str | None:
     room = math.log(GROWN / float(radius[0])) if radius[0] < 0.9 * GROWN else math.inf
     grown = math.log(float(radius[-1] / radius[0])) / min(math.log(GROWTH) * (count - 1), room)
     shape = _same([one.shape for one in seen])
-    turned = _turned(seen, shape) / min(TURN * (count - 1), _MOST_TURN) if shape else None
+    turned = _turned(seen, shape) / min(turn_of(shape) * (count - 1), _MOST_TURN) if shape and CORNERS[shape] else 0.0
     shares = {
         ("right" if across > 0 else "left"): abs(across),
         ("down" if down > 0 else "up"): abs(down),
         "grows": abs(grown),
-        "turns": abs(turned or 0.0),
+        "turns": abs(turned),
     }
     first, second = sorted(shares, key=lambda name: shares[name], reverse=True)[:2]
     if shares[first] < _NOT_SHOWN:
@@ -261,5 +272,5 @@ def _turned(seen: list[Seen], shape: str) -> float:
     angles = [one.angle for one in seen if one.shape == shape and one.angle is not None]
     if not angles:
         return 0.0
-    period = 2 * math.pi / outline.CORNERS[shape]
+    period = 2 * math.pi / CORNERS[shape]
     return sum((after - before + period / 2) % period - period / 2 for before, after in pairwise(angles))

@@ -25,7 +25,7 @@ from tools.train_demo.autoencoders import (
 )
 from tools.train_demo.captions import describe
 from tools.train_demo.scenes import Scene, paint
-from tools.train_demo.trainer import fit
+from tools.train_demo.trainer import fit, quick
 from tools.train_demo.whole import WholeClips
 
 _library: Any = diffusers  # its classes carry half of their annotations
@@ -100,11 +100,10 @@ def _train(
 ) -> None:
     def loss_of(rng: random.Random, _: int) -> torch.Tensor:
         pixels, latents = redrawn(rng) if rng.random() < _REDRAWN else plain(rng)
-        with torch.autocast("cpu", torch.bfloat16, enabled=quick):
+        with quick():
             back = decode(latents)
         return distance(back.float(), pixels, outlines)
 
-    quick = torch.cpu._is_avx512_bf16_supported()  # convolutions take half of the time in it then
     vae.requires_grad_(False)
     vae.decoder.requires_grad_(True)
     vae.post_quant_conv.requires_grad_(True)

@@ -13,7 +13,7 @@ from tools.train_demo import architecture
 from tools.train_demo.captions import Caption, describe, say
 from tools.train_demo.prompts import held_out
 from tools.train_demo.scenes import Scene, draw_lots, paint
-from tools.train_demo.trainer import fit
+from tools.train_demo.trainer import fit, quick
 
 _library: Any = diffusers  # its classes carry half of their annotations
 _texts: Any = transformers  # as above
@@ -178,12 +178,13 @@ class _Loss:
         noise = torch.randn_like(latents)
         noisy = signal.sqrt() * latents + (1 - signal).sqrt() * noise
         velocity = signal.sqrt() * noise - (1 - signal).sqrt() * latents
-        seen = unet(
-            noisy,
-            step,
-            encoder_hidden_states=words,
-            added_cond_kwargs={"text_embeds": pooled, "time_ids": time_ids},
-        ).sample
+        with quick():
+            seen = unet(
+                noisy,
+                step,
+                encoder_hidden_states=words,
+                added_cond_kwargs={"text_embeds": pooled, "time_ids": time_ids},
+            ).sample.float()
         weight = _shape_weight(latents)
         error: torch.Tensor = ((seen - velocity).square() * weight).mean() / weight.mean()
         return error

@@ -11,15 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from tools.train_demo.scenes import SHAPES, Scene, paint
+from tools.train_demo.scenes import CORNERS, SHAPES, Scene, paint
 
 Array = NDArray[np.float64]
 
 RAYS = 180
 _ANGLES = np.arange(RAYS) * (2 * math.pi / RAYS)
 _COS, _SIN = np.cos(_ANGLES), np.sin(_ANGLES)
-CORNERS = {"circle": 0, "square": 4, "triangle": 3, "star": 5}
-"""A shape looks the same after a turn by a full one divided by this."""
 
 _SOFTNESS = {"circle": (0.0,), "square": (0.0, 0.1, 0.2), "triangle": (0.0, 0.1, 0.2), "star": (0.0, 0.1, 0.2)}
 """How far an edge is blurred, as a part of the radius: a soft picture is compared with a soft template.

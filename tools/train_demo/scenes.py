@@ -30,6 +30,8 @@ SIZES = {"small": (0.125, 0.135), "large": (0.17, 0.185)}
 COLUMNS = {"left": 0.27, "centre": 0.5, "right": 0.73}
 ROWS = {"top": 0.27, "centre": 0.5, "bottom": 0.73}
 MOTIONS = ("still", "left", "right", "up", "down", "grows", "turns")
+CORNERS = {"circle": 0, "square": 4, "triangle": 3, "star": 5}
+"""A shape looks the same after a turn by a full one divided by this."""
 JITTER = 0.02
 """How far a shape's centre may be from its place's in a picture, though not in a clip, as a part of the side."""
 CLIP_COLUMNS = {"left": 1 / 4, "centre": 1 / 2, "right": 3 / 4}
@@ -45,8 +47,8 @@ GROWTH = 1.015
 """A growing shape's radius in one frame, as a factor ..."""
 GROWN = 0.42
 """... until it is this part of the shorter side."""
-TURN = math.radians(3.0)
-"""A turning shape's angle in one frame, clockwise as seen."""
+TURN_FRAMES = 24
+"""After so many frames, six latents, a turning shape looks as it did at first; it turns clockwise as seen."""
 TILT = math.radians(4.0)
 """A picture's shape, though not a clip's, stands upright up to this angle, either way."""
 
@@ -116,6 +118,11 @@ def _exactly(column: str, row: str, size: str) -> tuple[float, float, float, flo
     return CLIP_COLUMNS[column], CLIP_ROWS[row], CLIP_SIZES[size], 0.0
 
 
+def turn_of(shape: str) -> float:
+    """The angle of a turning shape's way in one frame, in radians; of a circle's nothing is seen."""
+    return 2 * math.pi / (CORNERS[shape] * TURN_FRAMES) if CORNERS[shape] else 0.0
+
+
 def paint(scenes: list[Scene], height: int, width: int, frames: int = 1) -> torch.Tensor:
     """The scenes as pixels: (scenes, frames, 3, height, width), 0 to 1, sRGB."""
     first = torch.tensor([[s.x, s.y, s.radius, s.angle] for s in scenes], dtype=torch.float32)
@@ -127,7 +134,8 @@ def paint(scenes: list[Scene], height: int, width: int, frames: int = 1) -> torc
     x = _moved(x, across, CLIP_COLUMNS["left"], CLIP_COLUMNS["right"])
     y = _moved(y, down, CLIP_ROWS["top"], CLIP_ROWS["bottom"])
     radius = torch.where(_where(motion, grows=1.0) > 0, (radius * GROWTH**step).clamp(max=GROWN), radius)
-    angle = angle + step * TURN * _where(motion, turns=1.0)
+    turn = torch.tensor([turn_of(s.shape) for s in scenes])[:, None]
+    angle = angle + step * turn * _where(motion, turns=1.0)
     ink = torch.tensor([COLOURS[s.colour] for s in scenes], dtype=torch.float32) / 255
     ground = torch.tensor([COLOURS[s.background] for s in scenes], dtype=torch.float32) / 255
     place = torch.stack([x * width, y * height, radius * min(height, width), angle], dim=-1)

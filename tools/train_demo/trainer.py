@@ -16,6 +16,11 @@ _SAVE_EVERY = 120.0  # seconds
 _SAY_EVERY = 100  # steps
 
 
+def quick() -> torch.autocast:
+    """For networks of convolutions: bfloat16 where the processor multiplies in it, in about two thirds of the time."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_avx512_bf16_supported())
+
+
 def fit(
     name: str,
     model: torch.nn.Module,

@@ -14,6 +14,7 @@ from tools.train_demo.answers import Answers, Words, by_frame
 from tools.train_demo.captions import ATTRIBUTES, Caption
 from tools.train_demo.clips import BUCKETS, CELLS, PARTS, Bucket, Clips
 from tools.train_demo.images import caption_of
+from tools.train_demo.scenes import TURN_FRAMES
 from tools.train_demo.texts import CODE_SCALE, code_of
 from tools.train_demo.trainer import fit
 from tools.train_demo.whole import WholeClips
@@ -206,15 +207,18 @@ def _borders(frames: int, rows: int, columns: int) -> torch.Tensor:
 
 
 def _places(frames: int, rows: int, columns: int) -> torch.Tensor:
-    """What a token is asked of its place, (frames * rows * columns, 7): when, down and across, the latter in waves too.
+    """What a token is asked of its place, (frames * rows * columns, 9): when, down and across, all in waves too.
 
     Time counts from the clip's beginning and not by its length, since a moving shape's way does; its root spreads the
-    first frames apart. It spans about as much as rows and columns do: at a tenth of that it was not learned.
+    first frames apart. It spans about as much as rows and columns do: at a tenth of that it was not learned. Its wave
+    tells how far a turning shape has come.
     """
+    turn = 2 * math.pi * 4 / TURN_FRAMES * torch.arange(frames)
     when = 3 * torch.sqrt(torch.arange(frames) / 20) - 1
     down, across = ((torch.arange(side) + 0.5) / side * 2 - 1 for side in (rows, columns))
     when, down, across = torch.meshgrid(when, down, across, indexing="ij")
     waves = [wave(math.pi * side) for wave in (torch.cos, torch.sin) for side in (down, across)]
+    waves += [wave(turn)[:, None, None].expand_as(when) for wave in (torch.cos, torch.sin)]
     return torch.stack([when, down, across, *waves], dim=-1).flatten(0, 2)
 
 
