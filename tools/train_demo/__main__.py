@@ -5,8 +5,11 @@ Knows the order of the stages and how long each is trained; knows nothing of how
 
 import argparse
 import os
+import signal
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 # Before torch is imported: spinning threads slow whatever else runs on the same cores.
@@ -18,26 +21,64 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.train_demo", description="Train the demo models.")
     parser.add_argument("--out", type=Path, default=Path("worker/demo_models"), help="where the models are written")
     parser.add_argument("--work", type=Path, default=Path("outputs/train_demo"), help="where a run keeps its progress")
-    parser.add_argument("--threads", type=int, default=1, help="threads of this process")
+    parser.add_argument("--threads", type=int, default=2, help="threads in all (default: %(default)s)")
     parser.add_argument(
         "--further", action="store_true", help="train the denoisers that --out holds further, at a lower rate"
     )
-    parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"which of {', '.join(_STAGES)} (default: all)")
+    parser.add_argument(
+        "stages",
+        nargs="*",
+        metavar="STAGE",
+        help=f"which of {', '.join(_STAGES)}, one after the other (default: all, the two halves beside each other)",
+    )
     options = parser.parse_args()
     unknown = [stage for stage in options.stages if stage not in _STAGES]
     if unknown:
         parser.error(f"no such stage: {', '.join(unknown)}")
+    if options.stages:
+        _train(options)
+    else:
+        begun = time.monotonic()
+        for lanes in _COURSE:
+            _side_by_side(options, lanes)
+        print(f"all: {(time.monotonic() - begun) / 60:.1f} min", flush=True)
+
+
+def _train(options: argparse.Namespace) -> None:
     import torch
 
     from tools.train_demo.layout import complete
 
     torch.set_num_threads(options.threads)
     options.work.mkdir(parents=True, exist_ok=True)
-    for stage in options.stages or _STAGES:
+    for stage in options.stages:
         begun = time.monotonic()
         _STAGES[stage](options)
-        complete(options.out)
+        complete(options.out, stage.partition("_")[0])
         print(f"{stage}: {(time.monotonic() - begun) / 60:.1f} min", flush=True)
+
+
+def _side_by_side(options: argparse.Namespace, lanes: Sequence[Sequence[str]]) -> None:
+    """Train each lane's stages in a process of its own; exits where one of them fails, or when told to stop."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    given = ["--out", str(options.out), "--work", str(options.work)] + ["--further"] * options.further
+    given += ["--threads", str(max(1, options.threads // len(lanes)))]
+    running: list[subprocess.Popen[bytes]] = []
+    try:
+        for lane in lanes:
+            stages = [stage for stage in lane if not options.further or stage not in _KEPT_FURTHER]
+            running.append(subprocess.Popen([sys.executable, "-m", "tools.train_demo", *given, *stages]))
+        left = list(running)
+        while left:
+            time.sleep(0.2)
+            ended = [process for process in left if process.poll() is not None]
+            if any(process.returncode for process in ended):
+                sys.exit(1)
+            left = [process for process in left if process not in ended]
+    finally:
+        for process in running:
+            process.terminate()
+            process.wait()
 
 
 def _image_text(o: argparse.Namespace) -> None:
@@ -105,6 +146,17 @@ _STAGES: dict[str, Callable[[argparse.Namespace], None]] = {
     "video_transformer": _video_transformer,
     "video_decoder": _video_decoder,
 }
+
+_COURSE = (
+    (
+        ("image_text", "image_vae", "image_unet", "image_refiner", "image_decoder"),
+        ("video_text", "video_vae", "video_transformer"),
+    ),
+    (("video_decoder",),),
+)
+"""The whole run: lanes of stages that are trained beside each other, with a thread each, and then the last with all."""
+_KEPT_FURTHER = ("image_text", "image_vae", "video_text", "video_vae")
+"""Stages that `--further` leaves as they are unless they are named."""
 
 if __name__ == "__main__":
     main()

@@ -3,6 +3,7 @@
 Knows files; knows no weights.
 """
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -74,23 +75,28 @@ _SHARED_WITH_REFINER = ("text_encoder_2", "tokenizer_2", "vae")
 """As in the large models, the refiner's folder holds copies of these parts of the base's."""
 
 
-def complete(out: Path) -> None:
-    """Write what the trained parts below `out` need to be loaded; parts that are not trained yet are left out."""
-    for name, index in _INDEXES.items():
-        folder = out / name
+HALVES = {"image": ("sdxl", "sdxl-refiner"), "video": ("wan",)}
+"""What is trained by itself: nothing of one half is needed for the other."""
+
+
+def complete(out: Path, half: str) -> None:
+    """Write what the trained parts of one of `HALVES` need to be loaded, as far as they are trained yet."""
+    folders = [out / name for name in HALVES[half]]
+    for folder in folders:
+        index = _INDEXES[folder.name]
         folder.mkdir(parents=True, exist_ok=True)
         head = {"_class_name": index["_class_name"], "_diffusers_version": diffusers.__version__}
         _write(folder / "model_index.json", head | index)
-        _write(folder / "worker.json", _SAYS[name])
-    for path in out.rglob("config.json"):
+        _write(folder / "worker.json", _SAYS[folder.name])
+    for path in itertools.chain.from_iterable(folder.rglob("config.json") for folder in folders):
         # Where a part was trained further from is a folder on the machine that did.
         config = json.loads(path.read_text(encoding="utf-8"))
         if config.pop("_name_or_path", None) is not None:
             _write(path, config)
-    for part in _SHARED_WITH_REFINER:
+    for part in _SHARED_WITH_REFINER if half == "image" else ():
         if (out / "sdxl" / part).exists():
             shutil.copytree(out / "sdxl" / part, out / "sdxl-refiner" / part, dirs_exist_ok=True)
-    for path in out.rglob("*"):
+    for path in itertools.chain.from_iterable((folder, *folder.rglob("*")) for folder in folders):
         # Weights are written for their writer alone; the image's user is another one.
         path.chmod(0o755 if path.is_dir() else 0o644)
 
