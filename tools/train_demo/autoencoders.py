@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from tools.train_demo import architecture
 from tools.train_demo.scenes import COLOURS, SHAPES, render, turn_of
-from tools.train_demo.trainer import fit
+from tools.train_demo.trainer import fit, quick
 from tools.train_demo.whole import WholeClips
 
 _library: Any = diffusers  # its classes carry half of their annotations
@@ -51,9 +51,10 @@ def image_autoencoder(out: Path, work: Path, steps: int) -> None:
     def loss_of(rng: random.Random, step: int) -> torch.Tensor:
         side, count = rng.choice(IMAGE_CUTS)
         pixels = (cut_outs(rng, count, side, side)[:, 0] * 2 - 1).contiguous(memory_format=torch.channels_last)
-        latents = vae.encode(pixels).latent_dist
-        back = vae.decode(disturbed(latents)).sample
-        return _loss(back, pixels, latents, step / steps)
+        with quick():
+            latents = vae.encode(pixels).latent_dist
+            back = vae.decode(disturbed(latents)).sample
+        return _loss(back.float(), pixels, latents, step / steps)
 
     fit("image_vae", vae, loss_of, steps=steps, rate=2e-3, work=work)
     rng = random.Random("spread of image latents")
@@ -79,9 +80,10 @@ def video_autoencoder(out: Path, work: Path, steps: int) -> None:
             * 2
             - 1
         )
-        latents = whole.encode(pixels)
-        back = whole.decode(disturbed(latents, _VIDEO_NOISE))
-        return _loss(back, pixels, latents, step / steps, VIDEO_OUTLINES)
+        with quick():
+            latents = whole.encode(pixels)
+            back = whole.decode(disturbed(latents, _VIDEO_NOISE))
+        return _loss(back.float(), pixels, latents, step / steps, VIDEO_OUTLINES)
 
     fit("video_vae", vae, loss_of, steps=steps, rate=2e-3, work=work)
     rng = random.Random("spread of video latents")
