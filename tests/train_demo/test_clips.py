@@ -31,6 +31,28 @@ def test_attention_for_training_comes_to_the_pipelines_own_with_padded_words() -
     torch.testing.assert_close(quick, own, rtol=1e-4, atol=1e-5)
 
 
+def test_frames_that_are_taken_of_a_clip_keep_their_rotary_positions() -> None:
+    answers = Answers(architecture.video_transformer())
+    whole, some = torch.empty(1, 1, 9, 4, 6), torch.empty(1, 1, 4, 4, 6)
+    of_all = answers._rotary(whole)
+    answers._rotary.at = [0, 2, 5, 8]
+    for part, full in zip(answers._rotary(some), of_all, strict=True):
+        torch.testing.assert_close(part.unflatten(1, (4, -1)), full.unflatten(1, (9, -1))[:, [0, 2, 5, 8]])
+
+
+def test_some_frames_are_taken_of_more_clips_with_all_that_is_known_of_them(kept: clips.Clips) -> None:
+    rng = random.Random(3)
+    some = kept.look(rng, loose=True, taken=4)
+    assert len(some.at) == 4
+    assert (some.at[0], some.at[-1]) == (0, 4)
+    assert some.at == sorted(set(some.at))
+    assert some.latents.shape[:3] == (len(some.scenes), architecture.VIDEO_LATENT_CHANNELS, 4)
+    for scene, touched in zip(some.scenes, some.touched[:, 0], strict=True):
+        pixels = paint([scene], 112, 192, 17)[0, [4 * latent for latent in some.at]]
+        blocks = ((pixels - pixels[..., :1, :1]).abs().amax(1) > 0.01).reshape(4, 14, 8, 24, 8).any(4).any(2)
+        assert (touched | ~blocks).all(), "the last of a latent's frames, and maybe more, touch it"
+
+
 def test_the_shipped_scheduler_takes_what_the_transformer_is_trained_to_say() -> None:
     shipped = read_json(DEMO_MODELS / "wan" / "scheduler" / "scheduler_config.json")
     assert shipped["prediction_type"] == architecture.video_scheduler().config.prediction_type == "sample"
@@ -99,7 +121,7 @@ def test_a_border_is_the_first_and_the_last_of_frames_rows_and_columns() -> None
 
 
 def test_every_place_of_a_clip_is_another() -> None:
-    places = transformer._places(21, 7, 12)
+    places = transformer._places(range(21), 7, 12)
     assert places.shape == (21 * 7 * 12, 9)
     assert len({tuple(place) for place in places.tolist()}) == len(places)
     assert places[:, :3].std(0).min() > 0.5, "time is asked for as loudly as rows and columns"
@@ -127,10 +149,11 @@ def test_right_answers_lead_from_pure_noise_to_the_noisy_clip_of_the_level(
             assert (at[:, :, 0] == 0).all()
         return latents.repeat(len(noisy) // 2, 1, 1, 1, 1)
 
-    monkeypatch.setattr(Answers, "__call__", lambda _, *asked: right(*asked))
+    monkeypatch.setattr(Answers, "__call__", lambda _, *asked, at: right(*asked))
+    seen = clips.Look(latents, latents[:, :1] > 0, latents[:, :1], [], at=list(range(5)))
     words = Words(DEMO_MODELS / "wan").encode(["a red star on blue", "a small circle"])
     for seed in range(8):
-        noisy = loss._from_own_answers(latents, levels, words, random.Random(seed))
+        noisy = loss._from_own_answers(seen, levels, words, random.Random(seed))
         noise = (noisy - (1 - levels) * latents)[:, :, int(given) :] / levels[:, :, int(given) :]
         assert noise.flatten(1).std(1).tolist() == pytest.approx([1, 1], abs=0.03)
         if given:

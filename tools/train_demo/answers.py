@@ -46,12 +46,16 @@ class Answers:
 
     def __init__(self, network: Any) -> None:
         self._network = network
+        self._rotary = network.rope = _Rotary(network.rope)
         for block in network.blocks:
             block.attn1.set_processor(_Attention())
             block.attn2.set_processor(_Attention())
 
-    def __call__(self, noisy: torch.Tensor, levels: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
-        """The clean clips, (batch, channels, frames, height, width)."""
+    def __call__(
+        self, noisy: torch.Tensor, levels: torch.Tensor, words: torch.Tensor, *, at: Sequence[int] | None = None
+    ) -> torch.Tensor:
+        """The clean clips, (batch, channels, frames, height, width); `at` is which frames of longer clips they have."""
+        self._rotary.at = at
         # Where all tokens have the same time step, one for all of them comes to the same and is much cheaper.
         steps = levels.flatten() if levels.shape[2] == 1 else by_frame(levels, noisy.shape[3] * noisy.shape[4] // 4)
         answer: torch.Tensor = self._network(noisy, steps * 1000, words, return_dict=False)[0]
@@ -66,6 +70,7 @@ class Answers:
         *,
         nothing: torch.Tensor,
         guidance: float = 1.0,
+        at: Sequence[int] | None = None,
     ) -> torch.Tensor:
         """What a sampler makes of clips that are as noisy as the first of `levels`, when it has come to the last.
 
@@ -76,12 +81,30 @@ class Answers:
             words = torch.cat([words, nothing.expand(len(words), -1, -1)])
         for level, following in itertools.pairwise(levels):
             if guidance > 1:
-                told, free = self(torch.cat([noisy, noisy]), torch.cat([level, level]), words).chunk(2)
+                told, free = self(torch.cat([noisy, noisy]), torch.cat([level, level]), words, at=at).chunk(2)
                 answer = free + guidance * (told - free)
             else:
-                answer = self(noisy, level, words)
+                answer = self(noisy, level, words, at=at)
             noisy = torch.lerp(answer, noisy, torch.where(level > 0, following / level, 1.0))
         return noisy
+
+
+class _Rotary(torch.nn.Module):
+    """Wan's rotary positions where only the frames `at` of a clip are there; all of them with None."""
+
+    at: Sequence[int] | None = None
+
+    def __init__(self, whole: torch.nn.Module) -> None:
+        super().__init__()
+        self._whole = whole
+
+    def forward(self, hidden: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        if self.at is None:
+            cosine, sine = self._whole(hidden)
+            return cosine, sine
+        frames = self.at[-1] + 1
+        parts = self._whole(hidden.new_empty(1, 1, frames, *hidden.shape[3:]))  # nothing but its shape is looked at
+        return tuple(part.unflatten(1, (frames, -1))[:, self.at].flatten(1, 2) for part in parts)
 
 
 class _Attention:

@@ -67,8 +67,11 @@ class Clips:
             torch.save([torch.cat(tensors) for tensors in zip(*parts, strict=True)], path)
         self._latents, self._touched, self._cover = torch.load(path, weights_only=True)
 
-    def look(self, rng: random.Random, *, loose: bool = False) -> "Look":
-        """A batch, after some of what is at hand was drawn anew; of clips that begin exactly in a place, or of all."""
+    def look(self, rng: random.Random, *, loose: bool = False, taken: int | None = None) -> "Look":
+        """A batch, after some of what is at hand was drawn anew; of clips that begin exactly in a place, or of all.
+
+        With `taken` only so many latents of each clip, and more clips: the first, the last, and by chance between them.
+        """
         count = _AT_ONCE * int(self._bucket.fresh / _AT_ONCE + rng.random())
         if count:
             places = rng.sample(range(len(self._scenes)), count)
@@ -77,9 +80,12 @@ class Clips:
             for place, scene in zip(places, scenes, strict=True):
                 self._scenes[place] = scene
         suited = [place for place, scene in enumerate(self._scenes) if loose or exact(scene)]
-        places = rng.sample(suited, self._bucket.batch)
+        frames = self._latents.shape[2]
+        at = [0, *sorted(rng.sample(range(1, frames - 1), taken - 2)), frames - 1] if taken else list(range(frames))
+        places = rng.sample(suited, min(len(suited), round(self._bucket.batch * frames / len(at))))
         scenes = [self._scenes[place] for place in places]
-        return Look(self._latents[places], self._touched[places], self._cover[places].float(), scenes)
+        latents, touched, cover = (kept[places][:, :, at] for kept in (self._latents, self._touched, self._cover))
+        return Look(latents, touched, cover.float(), scenes, at)
 
     def _by_chance(self, rng: random.Random, count: int) -> list[Scene]:
         loose = _LOOSE if self._bucket.frames > 1 else 0.0  # of a single picture no first frame is given
@@ -116,3 +122,5 @@ class Look:
     cover: torch.Tensor
     """(batch, 1, frames, 2 height, 2 width), 0 to 1: how much of each cell the shape covers."""
     scenes: list[Scene]
+    at: list[int]
+    """Which of the clip's latents these are."""

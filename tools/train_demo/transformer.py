@@ -3,6 +3,7 @@
 import functools
 import math
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from tools.train_demo import architecture
 from tools.train_demo.answers import Answers, Words, by_frame
 from tools.train_demo.captions import ATTRIBUTES, Caption
-from tools.train_demo.clips import BUCKETS, CELLS, PARTS, Bucket, Clips
+from tools.train_demo.clips import BUCKETS, CELLS, PARTS, Bucket, Clips, Look
 from tools.train_demo.images import caption_of
 from tools.train_demo.scenes import TURN_FRAMES
 from tools.train_demo.texts import CODE_SCALE, code_of
@@ -36,6 +37,10 @@ _OWN_STEPS = (1, 1, 2, 3)
 _OWN_GUIDANCE = (1.0, 1.0, 1.0, 1.0, 1.5, 2.0)
 _FIRST_FRAME_GIVEN = 0.25
 """Part of the batches of clips that are trained to go on from a given picture."""
+_TAKEN = 11
+"""Latents that are taken of a longer clip: what it costs is mostly the attention of every token to every other ..."""
+_WHOLE = 0.2
+"""... but for this part of the batches, which have all of them."""
 _SHIFT = 4.0
 """Noise levels are drawn as a sampler with this shift takes them."""
 _SHAPE_WEIGHT = 8.0
@@ -81,7 +86,7 @@ def transformer(folder: Path, work: Path, steps: int, *, further: bool = False) 
             # Rotary positions are relative: nothing tells a token where the picture ends. Being asked for its place, in
             # training only, it learns to find out; and first, which is the harder part, whether it lies on a border.
             "border": torch.nn.Linear(_width(), _borders(1, 1, 1).shape[-1]),
-            "place": torch.nn.Linear(_width(), _places(1, 1, 1).shape[-1]),
+            "place": torch.nn.Linear(_width(), _places([0], 1, 1).shape[-1]),
             # In the same way it is asked what the caption says: every token has to fetch all of it from the words.
             "said": torch.nn.Linear(_width(), architecture.CODE),
             # And last, where the shape is, whatever its colour.
@@ -129,8 +134,9 @@ class _Loss:
         bucket = rng.choices(BUCKETS, [bucket.share[stage] for bucket in BUCKETS])[0]
         if bucket not in self._clips:
             self._clips[bucket] = Clips(self._vae, bucket, self._work)
+        taken = _TAKEN if bucket.frames > 4 * _TAKEN and rng.random() > _WHOLE else None
         given = bucket.frames > 1 and rng.random() < _FIRST_FRAME_GIVEN
-        seen = self._clips[bucket].look(rng, loose=given)
+        seen = self._clips[bucket].look(rng, loose=given, taken=taken)
         latents = seen.latents
         own = rng.random() < _OWN_ANSWERS[stage]
         captions = [
@@ -147,10 +153,10 @@ class _Loss:
             levels = levels.expand(-1, -1, frames, -1, -1).clone()
             levels[:, :, 0] = 0
         if own:
-            noisy = self._from_own_answers(latents, levels, words, rng)
+            noisy = self._from_own_answers(seen, levels, words, rng)
         else:
             noisy = (1 - levels) * latents + levels * torch.randn_like(latents)
-        answer = self._answers(noisy, levels, words)
+        answer = self._answers(noisy, levels, words, at=seen.at)
         # Of a given frame nothing is asked.
         weight = (levels > 0) * (1 + _SHAPE_WEIGHT * seen.touched)
         weight = weight / (level.square() + _CLEAN_WEIGHT).view(-1, 1, 1, 1, 1)
@@ -165,7 +171,7 @@ class _Loss:
 
         # A token can tell where it is by its noise and that of the others; where there is little, it need not.
         much = by_frame(levels.expand(-1, -1, frames, -1, -1), rows * columns)[..., None]
-        lost = (self._ask("place", _PLACE_AFTER) - _places(frames, rows, columns)).square() * much
+        lost = (self._ask("place", _PLACE_AFTER) - _places(seen.at, rows, columns)).square() * much
         place: torch.Tensor = lost.mean()
         borders = _borders(frames, rows, columns).expand(count, -1, -1)
         border = torch.nn.functional.binary_cross_entropy_with_logits(
@@ -174,7 +180,7 @@ class _Loss:
         return error + said + _COVER_WEIGHT * cover + place + border
 
     def _from_own_answers(
-        self, latents: torch.Tensor, levels: torch.Tensor, words: torch.Tensor, rng: random.Random
+        self, seen: Look, levels: torch.Tensor, words: torch.Tensor, rng: random.Random
     ) -> torch.Tensor:
         """What a sampler has come to at `levels` when it began with nothing but noise (and a given first frame).
 
@@ -183,8 +189,8 @@ class _Loss:
         """
         guidance, count = rng.choice(_OWN_GUIDANCE), rng.choice(_OWN_STEPS)
         way = [torch.where(levels > 0, 1 + (levels - 1) * index / count, 0.0) for index in range(count + 1)]
-        noisy = torch.where(levels > 0, torch.randn_like(latents), latents)
-        return self._answers.led_on(noisy, way, words, nothing=self._words.nothing, guidance=guidance)
+        noisy = torch.where(levels > 0, torch.randn_like(seen.latents), seen.latents)
+        return self._answers.led_on(noisy, way, words, nothing=self._words.nothing, guidance=guidance, at=seen.at)
 
     def _ask(self, name: str, index: int) -> torch.Tensor:
         answer: torch.Tensor = self._probes[name](self._hidden[index])
@@ -206,15 +212,15 @@ def _borders(frames: int, rows: int, columns: int) -> torch.Tensor:
     return borders.flatten(0, 2)
 
 
-def _places(frames: int, rows: int, columns: int) -> torch.Tensor:
+def _places(at: Sequence[int], rows: int, columns: int) -> torch.Tensor:
     """What a token is asked of its place, (frames * rows * columns, 9): when, down and across, all in waves too.
 
     Time counts from the clip's beginning and not by its length, since a moving shape's way does; its root spreads the
     first frames apart. It spans about as much as rows and columns do: at a tenth of that it was not learned. Its wave
     tells how far a turning shape has come.
     """
-    turn = 2 * math.pi * 4 / TURN_FRAMES * torch.arange(frames)
-    when = 3 * torch.sqrt(torch.arange(frames) / 20) - 1
+    turn = 2 * math.pi * 4 / TURN_FRAMES * torch.tensor(at)
+    when = 3 * torch.sqrt(torch.tensor(at) / 20) - 1
     down, across = ((torch.arange(side) + 0.5) / side * 2 - 1 for side in (rows, columns))
     when, down, across = torch.meshgrid(when, down, across, indexing="ij")
     waves = [wave(math.pi * side) for wave in (torch.cos, torch.sin) for side in (down, across)]
