@@ -67,7 +67,7 @@ def describe(scene: Scene, rng: random.Random, *, complete: bool = False, certai
 
     moving = scene.motion != "still"
     shape = scene.shape if keep(0.9, needed=certain) else None
-    colour = scene.colour if keep(0.75, needed=certain) else None
+    colour = scene.colour if keep(0.65, needed=certain) else None
     background = scene.background if keep(0.8, needed=certain) else None
     size = scene.size if keep(0.5, needed=scene.size != "large") else None
     motion = scene.motion if moving else None

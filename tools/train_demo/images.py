@@ -22,8 +22,8 @@ NATIVE = (256, 256)
 KEPT = 2500
 """Pictures of the native size that are at hand at any time; at every look some are drawn anew."""
 _OTHERS: dict[tuple[int, int], tuple[int, float]] = {
-    (512, 512): (300, 0.3),
-    (1024, 1024): (150, 0.4),
+    (512, 512): (300, 0.25),
+    (1024, 1024): (150, 0.45),
     (256, 384): (150, 0.06),
     (384, 256): (150, 0.06),
     (192, 320): (150, 0.04),
@@ -31,9 +31,9 @@ _OTHERS: dict[tuple[int, int], tuple[int, float]] = {
     (128, 128): (150, 0.05),
 }
 """Other sizes (height, width) that are asked for: pictures at hand, and how often each comes among them."""
-_NATIVE_ALONE = 0.6
+_NATIVE_ALONE = 0.5
 """Part of a run after which the other sizes come in ..."""
-_OTHERS_SHARE = 0.3
+_OTHERS_SHARE = 0.4
 """... for this part of the batches."""
 _BATCH = 32
 _SHAPE_WEIGHT = 4.0
@@ -203,7 +203,7 @@ def _shape_weight(latents: torch.Tensor) -> torch.Tensor:
     return 1 + _SHAPE_WEIGHT * inside + _OUTLINE_WEIGHT * (grown - shrunk)
 
 
-def caption_of(scene: Scene, rng: random.Random, certain: float = 0.4) -> Caption:
+def caption_of(scene: Scene, rng: random.Random, certain: float = 0.3) -> Caption:
     """A caption to train a denoiser on: this part of them leave nothing to chance."""
     return describe(scene, rng, certain=True) if rng.random() < certain else say(scene, rng)
 
