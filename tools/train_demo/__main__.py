@@ -21,7 +21,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.train_demo", description="Train the demo models.")
     parser.add_argument("--out", type=Path, default=Path("worker/demo_models"), help="where the models are written")
     parser.add_argument("--work", type=Path, default=Path("outputs/train_demo"), help="where a run keeps its progress")
-    parser.add_argument("--threads", type=int, default=2, help="threads in all (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=2, help="threads in all, at least one a half (%(default)s)")
     parser.add_argument(
         "--further", action="store_true", help="train the denoisers that --out holds further, at a lower rate"
     )
