@@ -1,6 +1,7 @@
 """What goes without saying in a caption, and where the shapes of clips are."""
 
 import random
+import re
 
 import pytest
 import torch
@@ -37,6 +38,20 @@ def test_no_description_is_silent_about_a_place_a_size_or_a_motion_that_does_not
         caption = describe(scene, rng)
         for name in ("size", "column", "row", "motion"):
             assert told(caption)[name] == getattr(scene, name)
+
+
+def test_what_a_caption_says_of_colour_and_size_is_in_its_words_beside_the_shape_or_apart_from_it() -> None:
+    rng, apart = random.Random(5), 0
+    words = {"purple": {"purple", "violet"}, "cyan": {"cyan", "turquoise"}}
+    words |= {"small": {"small", "little", "tiny"}, "large": {"large", "big", "huge"}}
+    for scene in scenes(1000, moving=False):
+        caption = describe(scene, rng)
+        text = re.findall(r"[a-z]+", caption.text.lower())
+        for name in ("colour", "background", "size"):
+            value = caption.said[name]
+            assert value is None or words.get(value, {value}) & set(text), caption
+        apart += bool(re.search(r"(circle|square|triangle|star), (small|big|large|red|green|blue)\b", caption.text))
+    assert apart, "some adjectives come after their shape"
 
 
 def test_a_complete_caption_is_silent_about_rest_alone() -> None:
