@@ -21,7 +21,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.train_demo", description="Train the demo models.")
     parser.add_argument("--out", type=Path, default=Path("worker/demo_models"), help="where the models are written")
     parser.add_argument("--work", type=Path, default=Path("outputs/train_demo"), help="where a run keeps its progress")
-    parser.add_argument("--threads", type=int, default=2, help="threads in all, at least one a half (%(default)s)")
+    parser.add_argument("--threads", type=int, default=2, help="threads in all, at least one a stage (%(default)s)")
     parser.add_argument(
         "--further", action="store_true", help="train the denoisers that --out holds further, at a lower rate"
     )
@@ -29,8 +29,10 @@ def main() -> None:
         "stages",
         nargs="*",
         metavar="STAGE",
-        help=f"which of {', '.join(_STAGES)}, one after the other (default: all, the two halves beside each other)",
+        help=f"which of {', '.join(_STAGES)}, one after the other (default: all, two beside each other)",
     )
+    # One of a whole run's lanes, which leaves it to the run to complete the folders: two at once would meet there.
+    parser.add_argument("--lane", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     unknown = [stage for stage in options.stages if stage not in _STAGES]
     if unknown:
@@ -38,9 +40,13 @@ def main() -> None:
     if options.stages:
         _train(options)
     else:
+        from tools.train_demo.layout import HALVES, complete
+
         begun = time.monotonic()
         for lanes in _COURSE:
             _side_by_side(options, lanes)
+            for half in HALVES:
+                complete(options.out, half)
         print(f"all: {(time.monotonic() - begun) / 60:.1f} min", flush=True)
 
 
@@ -54,20 +60,22 @@ def _train(options: argparse.Namespace) -> None:
     for stage in options.stages:
         begun = time.monotonic()
         _STAGES[stage](options)
-        complete(options.out, stage.partition("_")[0])
+        if not options.lane:
+            complete(options.out, stage.partition("_")[0])
         print(f"{stage}: {(time.monotonic() - begun) / 60:.1f} min", flush=True)
 
 
 def _side_by_side(options: argparse.Namespace, lanes: Sequence[Sequence[str]]) -> None:
     """Train each lane's stages in a process of its own; exits where one of them fails, or when told to stop."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    given = ["--out", str(options.out), "--work", str(options.work)] + ["--further"] * options.further
-    given += ["--threads", str(max(1, options.threads // len(lanes)))]
+    left_out = _KEPT_FURTHER if options.further else ()
+    lanes = [lane for lane in ([stage for stage in lane if stage not in left_out] for lane in lanes) if lane]
+    given = ["--lane", "--out", str(options.out), "--work", str(options.work)] + ["--further"] * options.further
+    given += ["--threads", str(max(1, options.threads // max(1, len(lanes))))]
     running: list[subprocess.Popen[bytes]] = []
     try:
-        for lane in lanes:
-            stages = [stage for stage in lane if not options.further or stage not in _KEPT_FURTHER]
-            running.append(subprocess.Popen([sys.executable, "-m", "tools.train_demo", *given, *stages]))
+        command = [sys.executable, "-m", "tools.train_demo", *given]
+        running.extend(subprocess.Popen([*command, *stages]) for stages in lanes)
         left = list(running)
         while left:
             time.sleep(0.2)
@@ -148,13 +156,13 @@ _STAGES: dict[str, Callable[[argparse.Namespace], None]] = {
 }
 
 _COURSE = (
-    (
-        ("image_text", "image_vae", "image_unet", "image_refiner", "image_decoder"),
-        ("video_text", "video_vae", "video_transformer"),
-    ),
+    (("video_text", "image_text", "image_vae"), ("video_vae",)),
+    (("image_unet", "image_refiner", "image_decoder"), ("video_transformer",)),
     (("video_decoder",),),
 )
-"""The whole run: lanes of stages that are trained beside each other, with a thread each, and then the last with all."""
+"""The whole run: lanes of stages that are trained beside each other, with a thread each, in about the same time; and
+then the last with all threads.
+"""
 _KEPT_FURTHER = ("image_text", "image_vae", "video_text", "video_vae")
 """Stages that `--further` leaves as they are unless they are named."""
 

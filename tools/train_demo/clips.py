@@ -19,7 +19,7 @@ _AT_ONCE = 2
 """Clips that are encoded together at least: over a single one torch takes another, ten times slower convolution."""
 _LOOSE = 0.35
 """Part of the clips whose shapes begin anywhere about a place, as a given picture's may."""
-_OTHER_THAN_TURNING = 0.5
+_OTHER_THAN_TURNING = 0.3
 """Part of the other motions' clips that are kept: a turning shape has six outlines, and takes longest to learn."""
 
 
@@ -38,13 +38,13 @@ class Bucket:
 
 
 BUCKETS = (
-    Bucket(1, 112, 192, kept=2000, fresh=4, batch=36, share=(0.6, 0.25, 0.1)),
-    Bucket(17, 112, 192, kept=400, fresh=0.5, batch=8, share=(0.4, 0.5, 0.15)),
+    Bucket(1, 112, 192, kept=2000, fresh=4, batch=36, share=(0.6, 0.25, 0.07)),
+    Bucket(17, 112, 192, kept=400, fresh=0.5, batch=8, share=(0.4, 0.5, 0.28)),
     Bucket(41, 112, 192, kept=200, fresh=0.3, batch=4, share=(0.0, 0.25, 0.25)),
-    Bucket(81, 112, 192, kept=150, fresh=0.2, batch=2, share=(0.0, 0.0, 0.42)),
+    Bucket(81, 112, 192, kept=150, fresh=0.2, batch=2, share=(0.0, 0.0, 0.34)),
     Bucket(1, 240, 416, kept=300, fresh=0.3, batch=8, share=(0.0, 0.0, 0.02)),
-    Bucket(1, 480, 832, kept=200, fresh=0.2, batch=2, share=(0.0, 0.0, 0.03)),
-    Bucket(9, 480, 832, kept=40, fresh=0.1, batch=1, share=(0.0, 0.0, 0.03)),
+    Bucket(1, 480, 832, kept=200, fresh=0.2, batch=2, share=(0.0, 0.0, 0.02)),
+    Bucket(9, 480, 832, kept=40, fresh=0.1, batch=1, share=(0.0, 0.0, 0.02)),
 )
 PARTS = (0.25, 0.55)
 """Where a run's second and third part begin: pictures and short clips first, then longer ones, then all."""

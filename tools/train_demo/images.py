@@ -35,6 +35,8 @@ _NATIVE_ALONE = 0.5
 """Part of a run after which the other sizes come in ..."""
 _OTHERS_SHARE = 0.4
 """... for this part of the batches."""
+_OTHERS_FRESH = 0.25
+"""How often one of these is drawn anew before a batch: to encode a large one takes as long as to learn from it."""
 _BATCH = 32
 _SHAPE_WEIGHT = 4.0
 _OUTLINE_WEIGHT = 6.0
@@ -154,7 +156,8 @@ class _Loss:
             (pictures,) = rng.choices(self._others, [share for _, share in _OTHERS.values()])
         height, width = pictures.size
         count = max(2, _BATCH * NATIVE[0] * NATIVE[1] // (height * width))
-        latents, scenes = pictures.look(rng, min(count, 64), 1)
+        fresh = 1 if pictures is self._native else int(rng.random() < _OTHERS_FRESH)
+        latents, scenes = pictures.look(rng, min(count, 64), fresh)
         texts = [caption_of(scene, rng).text for scene in scenes]
         without = torch.rand(len(scenes)) < _WITHOUT_WORDS
         if self._refiner:

@@ -37,7 +37,7 @@ _OWN_STEPS = (1, 1, 2, 3)
 _OWN_GUIDANCE = (1.0, 1.0, 1.0, 1.0, 1.5, 2.0)
 _FIRST_FRAME_GIVEN = 0.25
 """Part of the batches of clips that are trained to go on from a given picture."""
-_TAKEN = 11
+_TAKEN = 9
 """Latents that are taken of a longer clip: what it costs is mostly the attention of every token to every other ..."""
 _WHOLE = 0.2
 """... but for this part of the batches, which have all of them."""
@@ -99,7 +99,7 @@ def transformer(folder: Path, work: Path, steps: int, *, further: bool = False) 
         model,
         lambda rng, step: loss(rng, max(step / steps, PARTS[1] if further else 0.0)),
         steps=steps,
-        rate=7.5e-4 if further else 1.5e-3,
+        rate=9e-4 if further else 1.5e-3,
         work=work,
         warmup=200,
         matrices=[weight for weight in network.blocks.parameters() if weight.ndim == 2],
