@@ -5,7 +5,6 @@ Not collected with the other tests while the training of the shipped weights is 
 `pytest tests/train_demo/acceptance.py`.
 """
 
-from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.train_demo.drawn import drawn, scene
-from tools.train_demo.checker import Seen, look, motion
+from tools.train_demo.checker import Seen, colours, look, motion
 from tools.train_demo.prompts import Case, clip_cases, image_cases
 from tools.train_demo.studio import Studio
 from tools.train_demo.tally import Tally, right
@@ -104,16 +103,17 @@ def test_clips_begin_with_the_scene_and_move_as_told(studio: Studio) -> None:
 # -- the parts of a request
 
 
-def test_a_negative_prompt_removes_its_colour(studio: Studio) -> None:
-    prompt = "a large circle in the centre"
-    before = [look(draw(studio, prompt, seed)).colour for seed in range(5)]
-    assert Counter(before)[None] <= 1
-    after = [
-        look(draw(studio, prompt, seed, negative_prompt=colour)).colour if colour else None
-        for seed, colour in enumerate(before)
-    ]
-    removed = [new != old and new is not None for old, new in zip(before, after, strict=True) if old]
-    assert sum(removed) >= len(removed) - 1, (before, after)
+@pytest.mark.parametrize("prompt", ["a star on a white background", "a large circle in the centre"])
+def test_a_negative_prompt_removes_its_colour(studio: Studio, prompt: str) -> None:
+    # Such a prompt leaves the colour open, and shapes are drawn in two or three.
+    kept = []
+    for seed in range(6):
+        before = colours(draw(studio, prompt, seed))
+        most = max(before, key=lambda name: before[name])
+        after = colours(draw(studio, prompt, seed, negative_prompt=most))
+        assert after, "there is still something to see"
+        kept.append(after.get(most, 0.0) / before[most])
+    assert sum(share < 0.2 for share in kept) >= 5, kept
 
 
 def repainted(

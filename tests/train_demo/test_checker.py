@@ -20,7 +20,7 @@ from tests.train_demo.drawn import (
     specked,
     through,
 )
-from tools.train_demo.checker import Seen, look, motion
+from tools.train_demo.checker import Seen, colours, look, motion
 from tools.train_demo.scenes import COLOURS, COLUMNS, MOTIONS, ROWS, SHAPES, Scene
 
 ATTRIBUTES = ("shape", "colour", "background", "column", "row", "size")
@@ -143,6 +143,21 @@ def test_a_shape_of_two_colours_has_none() -> None:
     pixels = drawn(scene(shape="circle", colour="red"))
     pixels[:, 128:] = drawn(scene(shape="circle", colour="green"))[:, 128:]
     assert look(pixels).colour is None
+
+
+def test_a_shape_of_two_colours_has_its_share_of_each() -> None:
+    pixels = drawn(scene(shape="square", colour="red", background="white")).copy()
+    lower = pixels[128:]
+    lower[(lower == COLOURS["red"]).all(axis=2)] = COLOURS["blue"]
+    shares = colours(pixels)
+    assert sum(shares.values()) == pytest.approx(1)
+    assert shares["red"] == pytest.approx(0.5, abs=0.06)
+    assert shares["blue"] == pytest.approx(0.5, abs=0.06)
+
+
+def test_a_picture_of_nothing_has_no_colours() -> None:
+    assert colours(np.full((256, 256, 3), COLOURS["green"], dtype=np.uint8)) == {}
+    assert colours(uniform_noise()) == {}
 
 
 def ring() -> Pixels:

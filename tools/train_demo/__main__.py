@@ -110,7 +110,7 @@ def _image_unet(o: argparse.Namespace) -> None:
 def _image_refiner(o: argparse.Namespace) -> None:
     from tools.train_demo.images import refiner
 
-    refiner(o.out / "sdxl", o.out / "sdxl-refiner", o.work, steps=800)
+    refiner(o.out / "sdxl", o.out / "sdxl-refiner", o.work, steps=2000)
 
 
 def _image_decoder(o: argparse.Namespace) -> None:

@@ -119,6 +119,21 @@ def name_of(colour: Array) -> str | None:
     return tuple(COLOURS)[int(distances.argmin())] if near else None
 
 
+def colours(pixels: Pixels) -> dict[str, float]:
+    """Shares, 0 to 1, of the named colours in what stands off the background, each pixel counted with the nearest name.
+
+    For a shape of several colours, of which `look` names none. Empty where there is no background, or nothing on it.
+    """
+    picture = _averaged(pixels, max(1, min(pixels.shape[:2]) // _WORKING_SIDE))
+    ground = _ground(picture)
+    off = picture[_apart(picture, ground) > _SAME] if ground is not None else picture[:0]
+    if not len(off):
+        return {}
+    nearest = np.linalg.norm(_oklab(off)[:, None] - _PALETTE, axis=2).argmin(axis=1)
+    shares = np.bincount(nearest, minlength=len(COLOURS)) / len(off)
+    return {name: float(share) for name, share in zip(COLOURS, shares, strict=True) if share}
+
+
 def _oklab(colour: Array) -> Array:
     """sRGB, (..., 3), 0 to 1 -> OKLab (Ottosson 2020, bottosson.github.io/posts/oklab)."""
     linear = np.where(colour <= 0.04045, colour / 12.92, ((colour + 0.055) / 1.055) ** 2.4)
