@@ -1,8 +1,6 @@
 """The built-in models draw what they are asked for: every part of a request is seen in the pixels.
 
 Runs the worker's engine on the shipped weights, at their defaults, and looks with the checker of `tools.train_demo`.
-Not collected with the other tests while the training of the shipped weights is not finished: run it by its name,
-`pytest tests/train_demo/acceptance.py`.
 """
 
 from typing import Any
