@@ -22,18 +22,18 @@ NATIVE = (256, 256)
 KEPT = 2500
 """Pictures of the native size that are at hand at any time; at every look some are drawn anew."""
 _OTHERS: dict[tuple[int, int], tuple[int, float]] = {
-    (512, 512): (300, 0.25),
-    (1024, 1024): (150, 0.45),
+    (512, 512): (300, 0.32),
+    (1024, 1024): (150, 0.4),
     (256, 384): (150, 0.06),
     (384, 256): (150, 0.06),
     (192, 320): (150, 0.04),
-    (512, 768): (150, 0.09),
+    (512, 768): (150, 0.07),
     (128, 128): (150, 0.05),
 }
 """Other sizes (height, width) that are asked for: pictures at hand, and how often each comes among them."""
-_NATIVE_ALONE = 0.5
+_NATIVE_ALONE = 0.35
 """Part of a run after which the other sizes come in ..."""
-_OTHERS_SHARE = 0.4
+_OTHERS_SHARE = 0.45
 """... for this part of the batches."""
 _OTHERS_FRESH = 0.25
 """How often one of these is drawn anew before a batch: to encode a large one takes as long as to learn from it."""
