@@ -71,7 +71,9 @@ def _side_by_side(options: argparse.Namespace, lanes: Sequence[Sequence[str]]) -
     left_out = _KEPT_FURTHER if options.further else ()
     lanes = [lane for lane in ([stage for stage in lane if stage not in left_out] for lane in lanes) if lane]
     given = ["--lane", "--out", str(options.out), "--work", str(options.work)] + ["--further"] * options.further
-    given += ["--threads", str(max(1, options.threads // max(1, len(lanes))))]
+    if not lanes:
+        return
+    given += ["--threads", str(max(1, options.threads // len(lanes)))]
     running: list[subprocess.Popen[bytes]] = []
     try:
         command = [sys.executable, "-m", "tools.train_demo", *given]
