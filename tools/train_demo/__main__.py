@@ -106,13 +106,19 @@ def _image_vae(o: argparse.Namespace) -> None:
 def _image_unet(o: argparse.Namespace) -> None:
     from tools.train_demo.images import base
 
-    base(o.out / "sdxl", o.work, steps=1500 if o.further else 10_000, further=o.further)
+    base(o.out / "sdxl", o.work, steps=1500 if o.further else 11_000, further=o.further)
 
 
 def _image_refiner(o: argparse.Namespace) -> None:
     from tools.train_demo.images import refiner
 
     refiner(o.out / "sdxl", o.out / "sdxl-refiner", o.work, steps=2000)
+
+
+def _image_native(o: argparse.Namespace) -> None:
+    from tools.train_demo.images import native
+
+    native(o.out / "sdxl", o.work, steps=1400)
 
 
 def _image_decoder(o: argparse.Namespace) -> None:
@@ -136,13 +142,13 @@ def _video_vae(o: argparse.Namespace) -> None:
 def _video_transformer(o: argparse.Namespace) -> None:
     from tools.train_demo.transformer import transformer
 
-    transformer(o.out / "wan", o.work, steps=2400 if o.further else 4800, further=o.further)
+    transformer(o.out / "wan", o.work, steps=2400 if o.further else 5000, further=o.further)
 
 
 def _video_decoder(o: argparse.Namespace) -> None:
     from tools.train_demo.decoders import video_decoder
 
-    video_decoder(o.out / "wan", o.work, steps=3500)
+    video_decoder(o.out / "wan", o.work, steps=2800)
 
 
 _STAGES: dict[str, Callable[[argparse.Namespace], None]] = {
@@ -150,6 +156,7 @@ _STAGES: dict[str, Callable[[argparse.Namespace], None]] = {
     "image_vae": _image_vae,
     "image_unet": _image_unet,
     "image_refiner": _image_refiner,
+    "image_native": _image_native,
     "image_decoder": _image_decoder,
     "video_text": _video_text,
     "video_vae": _video_vae,
@@ -159,7 +166,7 @@ _STAGES: dict[str, Callable[[argparse.Namespace], None]] = {
 
 _COURSE = (
     (("video_text", "image_text", "image_vae"), ("video_vae",)),
-    (("image_unet", "image_refiner", "image_decoder"), ("video_transformer",)),
+    (("image_unet", "image_native", "image_refiner", "image_decoder"), ("video_transformer",)),
     (("video_decoder",),),
 )
 """The whole run: lanes of stages that are trained beside each other, with a thread each, in about the same time; and

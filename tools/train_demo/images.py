@@ -1,5 +1,6 @@
 """Training of SDXL's two denoisers, the base's and the refiner's. Knows latents, words and noise; knows no outlines."""
 
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -33,13 +34,18 @@ _OTHERS: dict[tuple[int, int], tuple[int, float]] = {
 """Other sizes (height, width) that are asked for: pictures at hand, and how often each comes among them."""
 _NATIVE_ALONE = 0.35
 """Part of a run after which the other sizes come in ..."""
-_OTHERS_SHARE = 0.45
-"""... for this part of the batches."""
+_OTHERS_SHARE = 0.3
+"""... for this part of the batches ..."""
+_OTHERS_LAST = 0.12
+"""... and for this one at last: other sizes cost the native one's shapes their outlines."""
 _OTHERS_FRESH = 0.25
 """How often one of these is drawn anew before a batch: to encode a large one takes as long as to learn from it."""
 _BATCH = 32
 _SHAPE_WEIGHT = 4.0
 _OUTLINE_WEIGHT = 6.0
+"""At the native size; twice as much at twice the side, where an outline has half as much of the picture."""
+_DECIDED_FROM = 450
+"""The time step of the native size from which on a scene is decided."""
 _WITHOUT_WORDS = 0.12
 """Part of the samples that are trained without their caption, for classifier-free guidance (Ho & Salimans 2022)."""
 
@@ -119,6 +125,17 @@ def base(folder: Path, work: Path, steps: int, *, further: bool = False) -> None
     architecture.image_scheduler().save_pretrained(folder / "scheduler")
 
 
+def native(folder: Path, work: Path, steps: int) -> None:
+    """Train the base UNet in `folder` at last on the native size, with a few of the others so that they stay."""
+    torch.manual_seed(22)
+    unet = architecture.unet(refiner=False)
+    unet.load_state_dict(_library.UNet2DConditionModel.from_pretrained(folder / "unet").float().state_dict())
+    unet.set_attn_processor(AttnProcessor())
+    loss = _Loss(folder, work, refiner=False, others=_OTHERS_LAST)
+    fit("image_native", unet, lambda rng, _: loss(unet, rng, 1.0), steps=steps, rate=6e-4, work=work)
+    unet.half().save_pretrained(folder / "unet")
+
+
 def refiner(folder: Path, out: Path, work: Path, steps: int) -> None:
     """Train the refiner from the base's weights, and write it and its scheduler below `out`."""
     torch.manual_seed(21)
@@ -139,8 +156,8 @@ def refiner(folder: Path, out: Path, work: Path, steps: int) -> None:
 class _Loss:
     """The mean square error of the predicted velocity (Salimans & Ho 2022), over sizes, noise levels and captions."""
 
-    def __init__(self, folder: Path, work: Path, *, refiner: bool) -> None:
-        self._refiner, self._work = refiner, work
+    def __init__(self, folder: Path, work: Path, *, refiner: bool, others: float = _OTHERS_SHARE) -> None:
+        self._refiner, self._work, self._others_share = refiner, work, others
         self._words = Words(folder)
         vae = _library.AutoencoderKL.from_pretrained(folder / "vae").float().eval()
         self._vae = vae.to(memory_format=torch.channels_last)
@@ -152,7 +169,7 @@ class _Loss:
         if part >= _NATIVE_ALONE and not self._others:
             self._others = [Pictures(self._vae, size, kept, self._work) for size, (kept, _) in _OTHERS.items()]
         pictures = self._native
-        if self._others and rng.random() < _OTHERS_SHARE:
+        if self._others and rng.random() < self._others_share:
             (pictures,) = rng.choices(self._others, [share for _, share in _OTHERS.values()])
         height, width = pictures.size
         count = max(2, _BATCH * NATIVE[0] * NATIVE[1] // (height * width))
@@ -176,7 +193,8 @@ class _Loss:
             time_ids = torch.tensor([[height, width, 0.0, 0.0, height, width]]).expand(len(scenes), -1)
             # Half of them where a scene is decided.
             step = torch.randint(0, 1000, (len(scenes),))
-            step = torch.where(torch.rand(len(scenes)) < 0.5, torch.randint(450, 1000, (len(scenes),)), step)
+            decisive = torch.randint(self._decided_from(height * width), 1000, (len(scenes),))
+            step = torch.where(torch.rand(len(scenes)) < 0.5, decisive, step)
         signal = self._signal[step][:, None, None, None]
         noise = torch.randn_like(latents)
         noisy = signal.sqrt() * latents + (1 - signal).sqrt() * noise
@@ -188,22 +206,32 @@ class _Loss:
                 encoder_hidden_states=words,
                 added_cond_kwargs={"text_embeds": pooled, "time_ids": time_ids},
             ).sample.float()
-        weight = _shape_weight(latents)
+        weight = _shape_weight(latents, math.sqrt(height * width / (NATIVE[0] * NATIVE[1])))
         error: torch.Tensor = ((seen - velocity).square() * weight).mean() / weight.mean()
         return error
 
+    def _decided_from(self, pixels: int) -> int:
+        """The time step at which a picture of so many pixels can be seen as a native one can at its own.
 
-def _shape_weight(latents: torch.Tensor) -> torch.Tensor:
+        A shape of four times the latents is seen through four times the noise (Hoogeboom et al. 2023,
+        arXiv:2301.11093).
+        """
+        ratio = self._signal / (1 - self._signal)
+        return int((ratio > ratio[_DECIDED_FROM] * NATIVE[0] * NATIVE[1] / pixels).sum())
+
+
+def _shape_weight(latents: torch.Tensor, scale: float) -> torch.Tensor:
     """(batch, 1, height, width): more where a shape is, by how far the latents are from the background's.
 
     A shape is a tenth of a picture: unweighted, a denoiser learns backgrounds first and shapes long after. And most of
-    it is the same for every shape: what tells a star from a circle is its outline, which weighs most.
+    it is the same for every shape: what tells a star from a circle is its outline, which weighs most. `scale` is how
+    much longer than the native size's the picture's sides are.
     """
     ground = latents.flatten(-2).median(-1).values[..., None, None]
     inside = ((latents - ground).abs().sum(1, keepdim=True) > 1).float()
     grown = torch.nn.functional.max_pool2d(inside, 3, 1, 1)
     shrunk = -torch.nn.functional.max_pool2d(-inside, 3, 1, 1)
-    return 1 + _SHAPE_WEIGHT * inside + _OUTLINE_WEIGHT * (grown - shrunk)
+    return 1 + _SHAPE_WEIGHT * inside + _OUTLINE_WEIGHT * scale * (grown - shrunk)
 
 
 def caption_of(scene: Scene, rng: random.Random, certain: float = 0.3) -> Caption:
