@@ -1,6 +1,5 @@
 """Training of SDXL's two denoisers, the base's and the refiner's. Knows latents, words and noise; knows no outlines."""
 
-import math
 import random
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ NATIVE = (256, 256)
 KEPT = 2500
 """Pictures of the native size that are at hand at any time; at every look some are drawn anew."""
 _OTHERS: dict[tuple[int, int], tuple[int, float]] = {
-    (512, 512): (300, 0.32),
+    (512, 512): (300, 0.3),
     (1024, 1024): (150, 0.4),
     (256, 384): (150, 0.06),
     (384, 256): (150, 0.06),
@@ -32,7 +31,7 @@ _OTHERS: dict[tuple[int, int], tuple[int, float]] = {
     (128, 128): (150, 0.05),
 }
 """Other sizes (height, width) that are asked for: pictures at hand, and how often each comes among them."""
-_NATIVE_ALONE = 0.35
+_NATIVE_ALONE = 0.6
 """Part of a run after which the other sizes come in ..."""
 _OTHERS_SHARE = 0.3
 """... for this part of the batches ..."""
@@ -43,9 +42,6 @@ _OTHERS_FRESH = 0.25
 _BATCH = 32
 _SHAPE_WEIGHT = 4.0
 _OUTLINE_WEIGHT = 6.0
-"""At the native size; twice as much at twice the side, where an outline has half as much of the picture."""
-_DECIDED_FROM = 450
-"""The time step of the native size from which on a scene is decided."""
 _WITHOUT_WORDS = 0.12
 """Part of the samples that are trained without their caption, for classifier-free guidance (Ho & Salimans 2022)."""
 
@@ -193,8 +189,7 @@ class _Loss:
             time_ids = torch.tensor([[height, width, 0.0, 0.0, height, width]]).expand(len(scenes), -1)
             # Half of them where a scene is decided.
             step = torch.randint(0, 1000, (len(scenes),))
-            decisive = torch.randint(self._decided_from(height * width), 1000, (len(scenes),))
-            step = torch.where(torch.rand(len(scenes)) < 0.5, decisive, step)
+            step = torch.where(torch.rand(len(scenes)) < 0.5, torch.randint(450, 1000, (len(scenes),)), step)
         signal = self._signal[step][:, None, None, None]
         noise = torch.randn_like(latents)
         noisy = signal.sqrt() * latents + (1 - signal).sqrt() * noise
@@ -206,32 +201,22 @@ class _Loss:
                 encoder_hidden_states=words,
                 added_cond_kwargs={"text_embeds": pooled, "time_ids": time_ids},
             ).sample.float()
-        weight = _shape_weight(latents, math.sqrt(height * width / (NATIVE[0] * NATIVE[1])))
+        weight = _shape_weight(latents)
         error: torch.Tensor = ((seen - velocity).square() * weight).mean() / weight.mean()
         return error
 
-    def _decided_from(self, pixels: int) -> int:
-        """The time step at which a picture of so many pixels can be seen as a native one can at its own.
 
-        A shape of four times the latents is seen through four times the noise (Hoogeboom et al. 2023,
-        arXiv:2301.11093).
-        """
-        ratio = self._signal / (1 - self._signal)
-        return int((ratio > ratio[_DECIDED_FROM] * NATIVE[0] * NATIVE[1] / pixels).sum())
-
-
-def _shape_weight(latents: torch.Tensor, scale: float) -> torch.Tensor:
+def _shape_weight(latents: torch.Tensor) -> torch.Tensor:
     """(batch, 1, height, width): more where a shape is, by how far the latents are from the background's.
 
     A shape is a tenth of a picture: unweighted, a denoiser learns backgrounds first and shapes long after. And most of
-    it is the same for every shape: what tells a star from a circle is its outline, which weighs most. `scale` is how
-    much longer than the native size's the picture's sides are.
+    it is the same for every shape: what tells a star from a circle is its outline, which weighs most.
     """
     ground = latents.flatten(-2).median(-1).values[..., None, None]
     inside = ((latents - ground).abs().sum(1, keepdim=True) > 1).float()
     grown = torch.nn.functional.max_pool2d(inside, 3, 1, 1)
     shrunk = -torch.nn.functional.max_pool2d(-inside, 3, 1, 1)
-    return 1 + _SHAPE_WEIGHT * inside + _OUTLINE_WEIGHT * scale * (grown - shrunk)
+    return 1 + _SHAPE_WEIGHT * inside + _OUTLINE_WEIGHT * (grown - shrunk)
 
 
 def caption_of(scene: Scene, rng: random.Random, certain: float = 0.3) -> Caption:

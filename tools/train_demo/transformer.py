@@ -44,9 +44,7 @@ _WHOLE = 0.2
 _SHIFT = 4.0
 """Noise levels are drawn as a sampler with this shift takes them."""
 _SHAPE_WEIGHT = 8.0
-"""How much more a token counts that has some of a shape in it, for a shape has a tenth of them. At twice the native
-size's side an outline has half as much of the clip, and counts as much again.
-"""
+"""How much more a token counts that has some of a shape in it, for a shape has a tenth of them."""
 _COVER_WEIGHT = 0.5
 """How much a token's error about the shape's cover counts beside that of the clip."""
 _CLEAN_WEIGHT = 0.1
@@ -160,8 +158,7 @@ class _Loss:
             noisy = (1 - levels) * latents + levels * torch.randn_like(latents)
         answer = self._answers(noisy, levels, words, at=seen.at)
         # Of a given frame nothing is asked.
-        scale = math.sqrt(bucket.height * bucket.width / (BUCKETS[0].height * BUCKETS[0].width))
-        weight = (levels > 0) * (1 + _SHAPE_WEIGHT * (seen.touched + (scale - 1) * _outline(seen)))
+        weight = (levels > 0) * (1 + _SHAPE_WEIGHT * seen.touched)
         weight = weight / (level.square() + _CLEAN_WEIGHT).view(-1, 1, 1, 1, 1)
         error: torch.Tensor = ((answer - latents).square() * weight).sum() / weight.expand_as(answer).sum()
 
@@ -198,12 +195,6 @@ class _Loss:
     def _ask(self, name: str, index: int) -> torch.Tensor:
         answer: torch.Tensor = self._probes[name](self._hidden[index])
         return answer
-
-
-def _outline(seen: Look) -> torch.Tensor:
-    """(batch, 1, frames, height, width): which latents the shape touches and does not fill."""
-    bare = torch.nn.functional.max_pool3d(1 - seen.cover, (1, 2, 2)) > 0
-    return seen.touched & bare
 
 
 def _by_token(cover: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
