@@ -109,16 +109,16 @@ def _image_unet(o: argparse.Namespace) -> None:
     base(o.out / "sdxl", o.work, steps=1500 if o.further else 10_000, further=o.further)
 
 
-def _image_refiner(o: argparse.Namespace) -> None:
-    from tools.train_demo.images import refiner
-
-    refiner(o.out / "sdxl", o.out / "sdxl-refiner", o.work, steps=2000)
-
-
 def _image_native(o: argparse.Namespace) -> None:
     from tools.train_demo.images import native
 
     native(o.out / "sdxl", o.work, steps=1400)
+
+
+def _image_refiner(o: argparse.Namespace) -> None:
+    from tools.train_demo.images import refiner
+
+    refiner(o.out / "sdxl", o.out / "sdxl-refiner", o.work, steps=2000)
 
 
 def _image_decoder(o: argparse.Namespace) -> None:
@@ -155,8 +155,8 @@ _STAGES: dict[str, Callable[[argparse.Namespace], None]] = {
     "image_text": _image_text,
     "image_vae": _image_vae,
     "image_unet": _image_unet,
-    "image_refiner": _image_refiner,
     "image_native": _image_native,
+    "image_refiner": _image_refiner,
     "image_decoder": _image_decoder,
     "video_text": _video_text,
     "video_vae": _video_vae,

@@ -105,7 +105,7 @@ def base(folder: Path, work: Path, steps: int, *, further: bool = False) -> None
     torch.manual_seed(20)
     unet = architecture.unet(refiner=False)
     if further:
-        unet.load_state_dict(_library.UNet2DConditionModel.from_pretrained(folder / "unet").float().state_dict())
+        unet.load_state_dict(_trained(folder))
     unet.set_attn_processor(AttnProcessor())  # as in `clips`: the flash kernel's backward pass is slow on a CPU
     loss = _Loss(folder, work, refiner=False)
     fit(
@@ -125,7 +125,7 @@ def native(folder: Path, work: Path, steps: int) -> None:
     """Train the base UNet in `folder` at last on the native size, with a few of the others so that they stay."""
     torch.manual_seed(22)
     unet = architecture.unet(refiner=False)
-    unet.load_state_dict(_library.UNet2DConditionModel.from_pretrained(folder / "unet").float().state_dict())
+    unet.load_state_dict(_trained(folder))
     unet.set_attn_processor(AttnProcessor())
     loss = _Loss(folder, work, refiner=False, others=_OTHERS_LAST)
     fit("image_native", unet, lambda rng, _: loss(unet, rng, 1.0), steps=steps, rate=6e-4, work=work)
@@ -136,9 +136,8 @@ def refiner(folder: Path, out: Path, work: Path, steps: int) -> None:
     """Train the refiner from the base's weights, and write it and its scheduler below `out`."""
     torch.manual_seed(21)
     unet = architecture.unet(refiner=True)
-    trained = _library.UNet2DConditionModel.from_pretrained(folder / "unet").float().state_dict()
     own = unet.state_dict()
-    for name, value in trained.items():
+    for name, value in _trained(folder).items():
         if own[name].shape == value.shape:
             own[name] = value
     unet.load_state_dict(own)
@@ -147,6 +146,14 @@ def refiner(folder: Path, out: Path, work: Path, steps: int) -> None:
     fit("image_refiner", unet, lambda rng, _: loss(unet, rng, 1.0), steps=steps, rate=1e-3, work=work)
     unet.half().save_pretrained(out / "unet")
     architecture.image_scheduler().save_pretrained(out / "scheduler")
+
+
+def _trained(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights of the base's UNet."""
+    weights: dict[str, torch.Tensor] = (
+        _library.UNet2DConditionModel.from_pretrained(folder / "unet").float().state_dict()
+    )
+    return weights
 
 
 class _Loss:
