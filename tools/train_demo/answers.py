@@ -12,6 +12,8 @@ from typing import Any
 import torch
 import transformers
 
+from tools.train_demo.trainer import quick
+
 _texts: Any = transformers  # its classes carry half of their annotations
 
 _WORD_TOKENS = 40
@@ -50,6 +52,8 @@ class Answers:
         for block in network.blocks:
             block.attn1.set_processor(_Attention())
             block.attn2.set_processor(_Attention())
+        # What goes on from block to block stays float32, whatever the matrices are multiplied in.
+        network.patch_embedding.register_forward_hook(lambda _module, _arguments, output: output.float())
 
     def __call__(
         self, noisy: torch.Tensor, levels: torch.Tensor, words: torch.Tensor, *, at: Sequence[int] | None = None
@@ -58,8 +62,9 @@ class Answers:
         self._rotary.at = at
         # Where all tokens have the same time step, one for all of them comes to the same and is much cheaper.
         steps = levels.flatten() if levels.shape[2] == 1 else by_frame(levels, noisy.shape[3] * noisy.shape[4] // 4)
-        answer: torch.Tensor = self._network(noisy, steps * 1000, words, return_dict=False)[0]
-        return answer
+        with quick():
+            answer: torch.Tensor = self._network(noisy, steps * 1000, words, return_dict=False)[0]
+        return answer.float()
 
     @torch.no_grad()
     def led_on(
@@ -116,22 +121,25 @@ class _Attention:
 
     def __call__(self, attn: Any, hidden_states: Any, words: Any = None, _mask: Any = None, rotary: Any = None) -> Any:
         source = hidden_states if words is None else words
-        query, key = attn.norm_q(attn.to_q(hidden_states)), attn.norm_k(attn.to_k(source))
-        query, key, value = (part.unflatten(2, (attn.heads, -1)) for part in (query, key, attn.to_v(source)))
-        bias = None
-        if rotary is not None:
-            cosine, sine = rotary
-            turn = torch.complex(cosine[..., 0::2], sine[..., 1::2])
-            query, key = (
-                torch.view_as_real(torch.view_as_complex(part.unflatten(-1, (-1, 2))) * turn).flatten(-2)
-                for part in (query, key)
-            )
-        if words is not None:
-            bias = torch.zeros(words.shape[1])
-            bias[-1] = math.log(_PADDED_TO - words.shape[1] + 1)
-            bias = bias.expand(1, 1, query.shape[1], -1)
-        query, key, value = (part.transpose(1, 2) for part in (query, key, value))
-        seen = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        query, key, value = attn.to_q(hidden_states), attn.to_k(source), attn.to_v(source)
+        # The rest in float32: in bfloat16 the flash kernel's backward pass takes twice as long.
+        with torch.autocast("cpu", enabled=False):
+            query, key, value = attn.norm_q(query.float()), attn.norm_k(key.float()), value.float()
+            query, key, value = (part.unflatten(2, (attn.heads, -1)) for part in (query, key, value))
+            bias = None
+            if rotary is not None:
+                cosine, sine = rotary
+                turn = torch.complex(cosine[..., 0::2], sine[..., 1::2])
+                query, key = (
+                    torch.view_as_real(torch.view_as_complex(part.unflatten(-1, (-1, 2))) * turn).flatten(-2)
+                    for part in (query, key)
+                )
+            if words is not None:
+                bias = torch.zeros(words.shape[1])
+                bias[-1] = math.log(_PADDED_TO - words.shape[1] + 1)
+                bias = bias.expand(1, 1, query.shape[1], -1)
+            query, key, value = (part.transpose(1, 2) for part in (query, key, value))
+            seen = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
         return attn.to_out[0](seen.transpose(1, 2).flatten(2))
 
 

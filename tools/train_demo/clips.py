@@ -11,6 +11,7 @@ import torch
 
 from tools.train_demo.images import scenes_by_chance
 from tools.train_demo.scenes import Scene, exact, in_play, paint
+from tools.train_demo.trainer import quick
 from tools.train_demo.whole import WholeClips
 
 CELLS = 4
@@ -100,7 +101,9 @@ class Clips:
     def _encode(self, scenes: list[Scene]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         bucket = self._bucket
         pixels = paint(scenes, bucket.height, bucket.width, bucket.frames).transpose(1, 2) * 2 - 1
-        latents = (self._vae.encode(pixels).mean - self._mean) / self._std
+        with quick():
+            mean = self._vae.encode(pixels).mean
+        latents = (mean.float() - self._mean) / self._std
         # A latent stands for one frame, the first, or for four; the ground is a corner's colour.
         off = (pixels - pixels[..., :1, :1]).abs().amax(1, keepdim=True)
         factor = self._vae.config.scale_factor_spatial

@@ -154,13 +154,14 @@ class _RedrawnPictures:
             step = start * (_STEPS - index) // _STEPS
             signal = self._signal[step]
             noisy = signal.sqrt() * latents + (1 - signal).sqrt() * noise
-            velocity = self._unet(
-                torch.cat([noisy, noisy]),
-                step,
-                encoder_hidden_states=words,
-                added_cond_kwargs={"text_embeds": pooled, "time_ids": sizes},
-            ).sample
-            told, free = velocity.chunk(2)
+            with quick():
+                velocity = self._unet(
+                    torch.cat([noisy, noisy]),
+                    step,
+                    encoder_hidden_states=words,
+                    added_cond_kwargs={"text_embeds": pooled, "time_ids": sizes},
+                ).sample
+            told, free = velocity.float().chunk(2)
             velocity = free + guidance * (told - free)
             latents = signal.sqrt() * noisy - (1 - signal).sqrt() * velocity
             noise = signal.sqrt() * velocity + (1 - signal).sqrt() * noisy

@@ -73,8 +73,9 @@ class Pictures:
     @torch.no_grad()
     def _encode(self, scenes: list[Scene]) -> torch.Tensor:
         pixels = (paint(scenes, *self.size)[:, 0] * 2 - 1).contiguous(memory_format=torch.channels_last)
-        latents: torch.Tensor = self._vae.encode(pixels).latent_dist.mean
-        return latents * float(self._vae.config.scaling_factor)
+        with quick():
+            latents: torch.Tensor = self._vae.encode(pixels).latent_dist.mean
+        return latents.float() * float(self._vae.config.scaling_factor)
 
 
 class Words:
