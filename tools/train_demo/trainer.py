@@ -17,7 +17,7 @@ _SAY_EVERY = 100  # steps
 
 
 def quick() -> torch.autocast:
-    """bfloat16 where the processor multiplies in it: networks of convolutions and matrices take two thirds of the time."""
+    """bfloat16 where the processor multiplies in it: convolutions and matrices take two thirds of the time there."""
     return torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_avx512_bf16_supported())
 
 
