@@ -106,7 +106,7 @@ def _image_vae(o: argparse.Namespace) -> None:
 def _image_unet(o: argparse.Namespace) -> None:
     from tools.train_demo.images import base
 
-    base(o.out / "sdxl", o.work, steps=1500 if o.further else 9600, further=o.further)
+    base(o.out / "sdxl", o.work, steps=1500 if o.further else 8400, further=o.further)
 
 
 def _image_native(o: argparse.Namespace) -> None:
@@ -142,13 +142,13 @@ def _video_vae(o: argparse.Namespace) -> None:
 def _video_transformer(o: argparse.Namespace) -> None:
     from tools.train_demo.transformer import transformer
 
-    transformer(o.out / "wan", o.work, steps=2400 if o.further else 6600, further=o.further)
+    transformer(o.out / "wan", o.work, steps=2400 if o.further else 6200, further=o.further)
 
 
 def _video_decoder(o: argparse.Namespace) -> None:
     from tools.train_demo.decoders import video_decoder
 
-    video_decoder(o.out / "wan", o.work, steps=3000)
+    video_decoder(o.out / "wan", o.work, steps=2600)
 
 
 _STAGES: dict[str, Callable[[argparse.Namespace], None]] = {

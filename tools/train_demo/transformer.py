@@ -34,10 +34,10 @@ _OWN_ANSWERS = (0.0, 0.25, 0.5)
 """Part of the batches, in each part of the run, whose noisy clips come out of the transformer's own answers."""
 _OWN_STEPS = (1, 1, 2, 3)
 """How many of its answers such a clip went through; one of these."""
-_OWN_GUIDANCE = (1.0, 1.0, 1.0, 1.0, 1.5, 2.0)
+_OWN_GUIDANCE = (1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.5, 2.0)
 _FIRST_FRAME_GIVEN = 0.25
 """Part of the batches of clips that are trained to go on from a given picture."""
-_TAKEN = 9
+_TAKEN = 7
 """Latents that are taken of a longer clip: what it costs is mostly the attention of every token to every other ..."""
 _WHOLE = 0.2
 """... but for this part of the batches, which have all of them."""
