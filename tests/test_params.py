@@ -1,15 +1,17 @@
 """Parameters: what a request leaves open comes from the model, and what is too large is refused."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from worker.errors import InvalidInput
-from worker.params import ImageParams, ModelDefaults, Params, VideoParams, job_cost, public_params, resolve
+from worker.params import Draft, ImageParams, ModelDefaults, Params, VideoParams, job_cost, public_params, resolve
 from worker.request import Scheduler, parse
 
 SDXL = ModelDefaults("sdxl", 1024, 1024, num_inference_steps=30, guidance_scale=5.0, has_refiner=True)
 WAN = ModelDefaults("wan", 832, 480, num_inference_steps=50, guidance_scale=5.0, size_multiple=16)
+DRAFTING = replace(SDXL, draft_strength=0.3)
 WAN_22 = ModelDefaults("wan22", 1280, 704, num_inference_steps=50, guidance_scale=5.0, size_multiple=32, fps=24)
 PICTURE = "data:image/png;base64,iVBORw0KGgo="
 LIMITS = {"max_image_pixels": 2_359_296, "max_job_cost": 8_000_000_000}
@@ -124,6 +126,44 @@ def test_with_a_refiner_the_steps_that_are_really_run_count() -> None:
     assert job_cost(image(**pixels, high_noise_frac=0.8)) == 64 * 64 * 30
     # 24 of the base's 30 and the last fifth of the refiner's 100
     assert job_cost(image(**pixels, high_noise_frac=0.8, refiner_inference_steps=100)) == 64 * 64 * 44
+
+
+def test_a_size_far_beyond_the_models_own_is_drawn_small_first_where_the_model_asks_for_it() -> None:
+    assert image(DRAFTING, width=1536, height=1536).draft == Draft(1024, 1024, 0.3)
+    assert image(DRAFTING, width=2048, height=1152).draft == Draft(1368, 768, 0.3)
+    assert image(DRAFTING, width=1448, height=1448).draft is None  # just below twice the pixels
+    assert image(SDXL, width=1536, height=1536).draft is None
+    wan = replace(WAN, draft_strength=0.2)
+    assert video(wan, video_width=1280, video_height=720).draft == Draft(848, 480, 0.2)
+    assert video(wan).draft is None
+
+
+@pytest.mark.parametrize("task", ["img2img", "inpaint", "img2video"])
+def test_what_starts_from_a_picture_is_made_in_one_pass(task: str) -> None:
+    fields: dict[str, Any] = {"image_url": PICTURE} | ({"mask_url": PICTURE} if task == "inpaint" else {})
+    if task == "img2video":
+        fields |= {"video_width": 1280, "video_height": 1280}
+    else:
+        fields |= {"width": 1536, "height": 1536}
+    assert made(DRAFTING, task_type=task, **fields).draft is None
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 49])
+def test_a_draft_is_finished_in_at_least_one_step(steps: int) -> None:
+    one = image(replace(DRAFTING, draft_strength=0.02), width=1536, height=1536, num_inference_steps=steps).draft
+    assert one is not None
+    assert int(steps * one.strength) == 1
+    refined = image(
+        DRAFTING, width=1536, height=1536, num_inference_steps=30, high_noise_frac=0.1, refiner_inference_steps=2
+    )
+    assert refined.draft is not None
+    assert int(2 * refined.draft.strength) == 1
+
+
+def test_two_passes_cost_the_draft_and_what_is_left_at_full_size() -> None:
+    params = image(DRAFTING, width=1536, height=1536, num_inference_steps=10, num_images=2)
+    assert job_cost(params) == (1024 * 1024 * 10 + 1536 * 1536 * 3) * 2
+    assert public_params(params)["draft"] == {"width": 1024, "height": 1024, "strength": 0.3}
 
 
 def test_too_many_pixels_are_refused_also_where_the_model_would_make_them_by_itself() -> None:

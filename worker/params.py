@@ -3,12 +3,22 @@
 Pure arithmetic. Knows no weights, no I/O and no torch; what is decided here is what the response's `params` says.
 """
 
+import math
 import secrets
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from worker.errors import FieldProblem, InvalidInput
-from worker.request import ImageRequest, Img2ImgRequest, InpaintRequest, Request, Scheduler, VideoRequest
+from worker.request import (
+    ImageRequest,
+    Img2ImgRequest,
+    InpaintRequest,
+    Request,
+    Scheduler,
+    Text2ImgRequest,
+    Text2VideoRequest,
+    VideoRequest,
+)
 
 SEED_RANGE = 2**32
 
@@ -29,8 +39,21 @@ class ModelDefaults:
     num_frames: int = 81
     fps: int = 15
     has_refiner: bool = False
+    draft_strength: float | None = None
+    """For sizes far beyond the native one: share of the noise schedule that is run at full size, 0 < s <= 1, after a
+    draft at about the native size. None: in one pass at any size."""
     warnings: tuple[str, ...] = ()
     """Said with every result of this model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """The first of two passes: the whole schedule at about the native size. What it made is enlarged and finished."""
+
+    width: int
+    height: int
+    strength: float
+    """Share of the schedule that the second pass runs at full size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +75,8 @@ class ImageParams:
     """Share of the schedule that the base model runs before the refiner takes over; None: no refiner."""
     refiner_inference_steps: int | None = None
     """Length of the schedule of which the refiner runs the last part; None: no refiner."""
+    draft: Draft | None = None
+    """Of a text2img of two passes; None: one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +93,15 @@ class VideoParams:
     guidance_scale: float
     flow_shift: float
     seed: int
+    draft: Draft | None = None
+    """Of a text2video of two passes; None: one."""
 
 
 Params = ImageParams | VideoParams
 
 _PRIVATE = {"prompt", "negative_prompt", "seeds", "seed"}
+_DRAFTED_ABOVE = 2
+"""So many times the native pixels are still made in one pass."""
 
 
 def public_params(params: Params) -> dict[str, Any]:
@@ -108,13 +137,18 @@ def resolve(request: Request, defaults: ModelDefaults, *, max_image_pixels: int,
 
 def job_cost(params: Params) -> int:
     """Pixels x frames x denoising steps x images: what a job's GPU time grows with."""
+    steps = float(params.num_inference_steps)
     if isinstance(params, VideoParams):
-        return params.width * params.height * params.num_frames * params.num_inference_steps
-    steps = params.num_inference_steps
-    if params.refiner_inference_steps is not None and params.high_noise_frac is not None:
-        refined = params.refiner_inference_steps * (1 - params.high_noise_frac)
-        steps = round(steps * params.high_noise_frac + refined)
-    return params.width * params.height * steps * len(params.seeds)
+        times = params.num_frames
+    else:
+        times = len(params.seeds)
+        if params.refiner_inference_steps is not None and params.high_noise_frac is not None:
+            refined = params.refiner_inference_steps * (1 - params.high_noise_frac)
+            steps = round(steps * params.high_noise_frac + refined)
+    if params.draft is None:
+        return round(params.width * params.height * steps) * times
+    drafted = params.draft.width * params.draft.height * params.num_inference_steps
+    return round(drafted + params.width * params.height * steps * params.draft.strength) * times
 
 
 def _image_params(request: ImageRequest, defaults: ModelDefaults, seed: int) -> ImageParams:
@@ -126,6 +160,7 @@ def _image_params(request: ImageRequest, defaults: ModelDefaults, seed: int) -> 
         raise InvalidInput([FieldProblem(field, "needs a refiner, and this worker has none (SDXL_REFINER)")])
     _check_multiple(defaults.size_multiple, width=width, height=height)
     guidance = defaults.guidance_scale if request.guidance_scale is None else request.guidance_scale
+    fewest = min(steps, request.refiner_inference_steps or steps)
     return ImageParams(
         prompt=request.prompt,
         negative_prompt=request.negative_prompt,
@@ -138,12 +173,14 @@ def _image_params(request: ImageRequest, defaults: ModelDefaults, seed: int) -> 
         strength=request.strength if isinstance(request, Img2ImgRequest | InpaintRequest) else None,
         high_noise_frac=(0.8 if request.high_noise_frac is None else request.high_noise_frac) if refine else None,
         refiner_inference_steps=(request.refiner_inference_steps or steps) if refine else None,
+        draft=_draft(defaults, width, height, fewest) if isinstance(request, Text2ImgRequest) else None,
     )
 
 
 def _video_params(request: VideoRequest, defaults: ModelDefaults, seed: int) -> VideoParams:
     width, height = request.video_width or defaults.width, request.video_height or defaults.height
     _check_multiple(defaults.size_multiple, video_width=width, video_height=height)
+    steps = request.num_inference_steps or defaults.num_inference_steps
     return VideoParams(
         prompt=request.prompt,
         negative_prompt=request.negative_prompt,
@@ -151,14 +188,27 @@ def _video_params(request: VideoRequest, defaults: ModelDefaults, seed: int) -> 
         height=height,
         num_frames=request.num_frames or defaults.num_frames,
         fps=request.fps or defaults.fps,
-        num_inference_steps=request.num_inference_steps or defaults.num_inference_steps,
+        num_inference_steps=steps,
         guidance_scale=(
             defaults.guidance_scale if request.video_guidance_scale is None else request.video_guidance_scale
         ),
         # Wan's own advice: 3.0 up to 480p, 5.0 above (https://github.com/Wan-Video/Wan2.1, "sample_shift").
         flow_shift=request.flow_shift or (3.0 if min(width, height) <= 480 else 5.0),
         seed=seed,
+        draft=_draft(defaults, width, height, steps) if isinstance(request, Text2VideoRequest) else None,
     )
+
+
+def _draft(defaults: ModelDefaults, width: int, height: int, steps: int) -> Draft | None:
+    """The first pass for a size far beyond the model's own, in that size's proportions."""
+    native = defaults.width * defaults.height
+    if not defaults.draft_strength or width * height <= _DRAFTED_ABOVE * native:
+        return None
+    multiple, scale = defaults.size_multiple, math.sqrt(native / (width * height))
+    small = [max(1, round(side * scale / multiple)) * multiple for side in (width, height)]
+    # At least one step of so few; the margin is for the multiplication that brings them back.
+    strength = min(1.0, max(defaults.draft_strength, (1 + 1e-6) / steps))
+    return Draft(small[0], small[1], strength)
 
 
 def _check_multiple(multiple: int, **sides: int) -> None:

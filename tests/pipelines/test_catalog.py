@@ -144,6 +144,9 @@ def test_a_folder_tells_its_native_size_and_its_own_defaults(tmp_path: Path) -> 
     defaults = models.describe("text2img")
     assert (defaults.name, defaults.num_inference_steps, defaults.guidance_scale) == ("Turbo", 4, 0)
     assert (defaults.width, defaults.height) == (512, 512)
+    assert defaults.draft_strength is None
+    put(folder / "worker.json", {"draft_strength": 0.3})
+    assert models.describe("text2img").draft_strength == 0.3
 
 
 def test_a_model_of_ones_own_keeps_its_own_vae(tmp_path: Path) -> None:

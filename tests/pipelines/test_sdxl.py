@@ -1,12 +1,16 @@
 """SDXL's three tasks and its refiner, on the demo weights."""
 
+from typing import Any
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.pipelines.builders import Recorder, image_params, picture, sources_of, stripe_mask
 from tests.pipelines.conftest import Runner
 from worker.errors import Cancelled
 from worker.generation import Sources
+from worker.params import Draft
 from worker.pipelines.catalog import Catalog
 from worker.pipelines.engine import Engine
 from worker.request import Scheduler
@@ -33,6 +37,32 @@ def test_image_k_equals_the_single_image_of_its_seed(run: Runner, task: str, ext
     for index, seed in enumerate((11, 12, 13)):
         (alone,) = run(task, seeds=(seed,), **extra)
         assert np.array_equal(several[index], alone)
+
+
+@pytest.mark.parametrize("extra", [{}, REFINED, REFINED | {"high_noise_frac": 0.1}], ids=["base", "both", "refiner"])
+def test_a_large_image_is_drawn_small_and_finished_at_its_size(run: Runner, extra: dict[str, float]) -> None:
+    drafted: dict[str, Any] = {"width": 128, "height": 96, "draft": Draft(64, 48, 0.5), "num_inference_steps": 4}
+    control = Recorder()
+    several = run("text2img", seeds=(11, 12), control=control, **drafted | extra)
+    assert [image.shape for image in several] == [(96, 128, 3)] * 2
+    assert control.steps == [*range(1, control.progress[-1].total_steps + 1)]
+    assert control.steps[-1] == 2 * (4 + 2)
+    (alone,) = run("text2img", seeds=(12,), **drafted | extra)
+    assert np.array_equal(several[1], alone)
+    (small,) = run("text2img", seeds=(12,), **drafted | {"width": 64, "height": 48, "draft": None})
+    halved = np.asarray(Image.fromarray(alone).resize((64, 48), Image.Resampling.BOX), dtype=np.float32)
+    (in_one,) = run("text2img", seeds=(12,), **drafted | {"draft": None})
+    other = np.asarray(Image.fromarray(in_one).resize((64, 48), Image.Resampling.BOX), dtype=np.float32)
+    assert np.abs(halved - small).mean() < np.abs(other - small).mean(), "it goes on from what was drawn small"
+
+
+@pytest.mark.parametrize("scheduler", [None, *Scheduler])
+def test_every_scheduler_finishes_a_draft(run: Runner, scheduler: Scheduler | None) -> None:
+    control = Recorder()
+    (image,) = run("text2img", width=128, height=128, draft=Draft(64, 64, 0.4), scheduler=scheduler, control=control)
+    assert image.shape == (128, 128, 3)
+    assert control.steps[-1] == control.progress[-1].total_steps
+    assert control.steps == sorted(control.steps)
 
 
 @pytest.mark.parametrize("scheduler", [None, *Scheduler])

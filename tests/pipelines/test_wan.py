@@ -1,15 +1,18 @@
 """Wan's two tasks in the three layouts: TI2V (the demo model), Wan 2.1 T2V and Wan 2.1 I2V."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from tests.pipelines.builders import Recorder, picture
 from tests.pipelines.conftest import Runner, runner
 from worker.config import Settings
 from worker.errors import Cancelled
 from worker.generation import Sources
+from worker.params import Draft
 from worker.pipelines.catalog import Catalog
 from worker.pipelines.engine import Engine
 
@@ -38,6 +41,33 @@ def test_wan_21_checkpoints_run_in_their_own_layouts(run_21: Runner, task: str) 
     assert first.shape == (5, 64, 64, 3)
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
+
+
+def test_a_large_clip_is_drawn_small_and_finished_at_its_size(run: Runner, run_21: Runner) -> None:
+    asked: dict[str, Any] = {"width": 128, "height": 96, "num_inference_steps": 4}
+    for start in (run, run_21):
+        control = Recorder()
+        (clip,) = start("text2video", draft=Draft(64, 48, 0.5), control=control, **asked)
+        assert clip.shape == (5, 96, 128, 3)
+        assert control.steps == [1, 2, 3, 4, 5, 6]
+        assert control.progress[-1].total_steps == 6
+        (again,) = start("text2video", draft=Draft(64, 48, 0.5), **asked)
+        assert np.array_equal(clip, again)
+
+
+def test_a_clip_is_finished_from_what_was_drawn_small(run: Runner) -> None:
+    asked: dict[str, Any] = {"width": 128, "height": 96, "num_inference_steps": 5}
+    (small,) = run("text2video", **asked | {"width": 64, "height": 48})
+    (drafted,) = run("text2video", draft=Draft(64, 48, 0.2), **asked)
+    (in_one,) = run("text2video", **asked)
+    away = [np.abs(_halved(clip) - small.astype(np.float32)).mean() for clip in (drafted, in_one)]
+    assert away[0] < away[1]
+
+
+def _halved(clip: NDArray[np.uint8]) -> NDArray[np.float32]:
+    frames, height, width, _ = clip.shape
+    halved: NDArray[np.float32] = clip.reshape(frames, height // 2, 2, width // 2, 2, 3).astype(np.float32).mean((2, 4))
+    return halved
 
 
 @pytest.mark.parametrize("change", [{"seed": 8}, {"num_inference_steps": 3}, {"prompt": "a cat"}, {"flow_shift": 7.0}])

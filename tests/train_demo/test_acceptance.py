@@ -150,6 +150,17 @@ def star() -> tuple[str, ...]:
     return "star", "red", "blue", "left", "centre"
 
 
+@pytest.mark.parametrize("side", [512, 1024])
+def test_a_large_image_shows_the_scene(studio: Studio, star: tuple[str, ...], side: int) -> None:
+    assert told(look(draw(studio, STAR, width=side, height=side))) == star
+
+
+def test_a_large_clip_shows_the_scene(studio: Studio) -> None:
+    prompt = "a large green square in the centre, white background, moving right"
+    (clip,) = studio.run("text2video", prompt, seed=1, video_width=832, video_height=480, num_frames=5)
+    assert told(look(clip[0])) == ("square", "green", "white", "centre", "centre")
+
+
 @pytest.mark.parametrize("scheduler", [None, *Scheduler])
 def test_every_scheduler_draws_the_scene(studio: Studio, star: tuple[str, ...], scheduler: Scheduler | None) -> None:
     assert told(look(draw(studio, STAR, scheduler=scheduler))) == star

@@ -19,6 +19,7 @@ _SAYS: dict[str, dict[str, Any]] = {
         "height": 256,
         "num_inference_steps": 12,
         "guidance_scale": 2.0,
+        "draft_strength": 0.3,
         "warnings": [_WARNING],
     },
     "sdxl-refiner": {"name": "demo", "width": 256, "height": 256},
@@ -31,6 +32,7 @@ _SAYS: dict[str, dict[str, Any]] = {
         "num_frames": 81,
         "fps": 15,
         "size_multiple": 16,
+        "draft_strength": 0.2,
         "warnings": [_WARNING],
     },
 }

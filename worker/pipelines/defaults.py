@@ -27,6 +27,7 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "num_frames": int,
     "fps": int,
     "size_multiple": int,
+    "draft_strength": (int, float),
 }
 
 

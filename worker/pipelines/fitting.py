@@ -1,6 +1,6 @@
-"""A client's picture -> the size of the job. Pure Pillow and NumPy; knows no models.
+"""A picture -> the size of the job. Pure Pillow and NumPy; knows no models.
 
-Pictures are scaled to cover the target and cropped about their centre, never distorted.
+A client's pictures are scaled to cover the target and cropped about their centre, never distorted.
 """
 
 from typing import TYPE_CHECKING
@@ -29,6 +29,11 @@ def fit_image(image: Image.Image, width: int, height: int, control: "Control") -
     if image.size == (width, height):
         return image
     return ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
+
+
+def enlarged(drawn: "NDArray[np.uint8]", width: int, height: int) -> Image.Image:
+    """A picture of ours, (height, width, 3), at another size of nearly its proportions."""
+    return Image.fromarray(drawn).resize((width, height), Image.Resampling.LANCZOS)
 
 
 def fit_mask(

@@ -48,10 +48,24 @@ def decode_clip(vae: Any, latents: torch.Tensor) -> "NDArray[np.uint8]":
 def encode_image(vae: Any, image: "Image.Image", device: torch.device) -> torch.Tensor:
     """An RGB picture -> (1, 4, h / 8, w / 8) SDXL latents in the VAE's dtype: the mean of the posterior, so no dice."""
     pixels = torch.from_numpy(np.array(image, dtype=np.float32)).permute(2, 0, 1).unsqueeze(0) / 127.5 - 1.0
+    return _encode(vae, pixels.to(device), lambda mean: _standardised(vae, mean))
 
+
+@torch.no_grad()
+def encode_clip(vae: Any, frames: "NDArray[np.uint8]", device: torch.device) -> torch.Tensor:
+    """(4f - 3, height, width, 3) frames -> (1, z, f, h, w) Wan latents in the VAE's dtype, again without dice."""
+    pixels = torch.from_numpy(frames).to(device).permute(3, 0, 1, 2).unsqueeze(0).float() / 127.5 - 1.0
+
+    def standardised(mean: torch.Tensor) -> torch.Tensor:
+        middle, inverse = _clip_statistics(vae, mean)
+        return (mean - middle) * inverse
+
+    return _encode(vae, pixels, standardised)
+
+
+def _encode(vae: Any, pixels: torch.Tensor, standardised: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
     def encode(dtype: torch.dtype) -> torch.Tensor:
-        posterior = vae.encode(pixels.to(device=device, dtype=dtype)).latent_dist
-        return _standardised(vae, posterior.mode())
+        return standardised(vae.encode(pixels.to(dtype)).latent_dist.mode())
 
     latents = encode(vae.dtype)
     if not torch.isfinite(latents).all() and vae.dtype != torch.float32:
@@ -93,10 +107,7 @@ def _image(vae: Any, latents: torch.Tensor) -> torch.Tensor | None:
 
 
 def _clip(vae: Any, latents: torch.Tensor) -> torch.Tensor | None:
-    shape = (1, -1, 1, 1, 1)
-    mean = torch.tensor(vae.config.latents_mean).view(shape).to(latents.device, latents.dtype)
-    # As in diffusers' WanPipeline: times the standard deviation, written as a division by its inverse.
-    inverse = 1.0 / torch.tensor(vae.config.latents_std).view(shape).to(latents.device, latents.dtype)
+    mean, inverse = _clip_statistics(vae, latents)
     video = vae.decode(latents / inverse + mean, return_dict=False)[0][0]
     frames = torch.empty((*video.shape[1:], 3), dtype=torch.uint8, device=video.device)
     for start in range(0, video.shape[1], _FRAMES_AT_ONCE):
@@ -105,6 +116,13 @@ def _clip(vae: Any, latents: torch.Tensor) -> torch.Tensor | None:
             return None
         frames[start : start + _FRAMES_AT_ONCE] = _quantised(part).permute(1, 2, 3, 0)
     return _usable(frames)
+
+
+def _clip_statistics(vae: Any, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Per-channel mean and, as in diffusers' WanPipeline, inverse of the standard deviation."""
+    shape = (1, -1, 1, 1, 1)
+    mean = torch.tensor(vae.config.latents_mean).view(shape).to(like.device, like.dtype)
+    return mean, 1.0 / torch.tensor(vae.config.latents_std).view(shape).to(like.device, like.dtype)
 
 
 def _quantised(values: torch.Tensor) -> torch.Tensor:

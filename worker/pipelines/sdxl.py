@@ -18,7 +18,7 @@ from diffusers import (
 from diffusers.utils.torch_utils import randn_tensor
 
 from worker.generation import Control, GeneratedImage, Progress, Sources
-from worker.params import ImageParams
+from worker.params import Draft, ImageParams
 from worker.pipelines import fitting, pixels
 from worker.pipelines.loading import SdxlParts
 from worker.pipelines.schedulers import image_scheduler
@@ -43,13 +43,18 @@ class SdxlJob:
             self._source = fitting.fit_image(sources.image, *size, control)
         if sources.image is not None and sources.mask is not None:
             self._repaint = fitting.fit_mask(sources.mask, sources.image.size, *size, control)
+        self._strength = params.strength if params.draft is None else params.draft.strength
+        self._draft_steps = 0
+        if params.draft is not None:
+            self._draft_steps = len(self._timesteps(parts.scheduler, params.num_inference_steps, None))
         self._base_steps, self._refiner_steps = self._plan()
         self._done = 0
-        self._total = (self._base_steps + self._refiner_steps) * len(params.seeds)
+        self._steps = self._draft_steps + self._base_steps + self._refiner_steps
+        self._total = self._steps * len(params.seeds)
 
     def run(self, first: int = 0) -> Iterator[GeneratedImage]:
         """Images `first`, `first` + 1, ... each from its own seed: image k is what a job of that seed alone makes."""
-        self._done = (self._base_steps + self._refiner_steps) * first
+        self._done = self._steps * first
         self._condition()
         for index, seed in list(enumerate(self._params.seeds))[first:]:
             latents = self._denoise(seed)
@@ -63,7 +68,7 @@ class SdxlJob:
     def _plan(self) -> tuple[int, int]:
         """Steps of the base and of the refiner for one image: each noise level belongs to one of the two experts."""
         params, parts = self._params, self._parts
-        base = self._timesteps(parts.scheduler, params.num_inference_steps, params.strength)
+        base = self._timesteps(parts.scheduler, params.num_inference_steps, self._strength)
         if params.high_noise_frac is None or parts.refiner_unet is None:
             return len(base), 0
         steps = params.refiner_inference_steps or params.num_inference_steps
@@ -72,7 +77,7 @@ class SdxlJob:
         high = sum(step >= cutoff for step in base)
         if high == 0:
             # Even the first step is below the split (a low strength, a low fraction): it is all the refiner's.
-            return 0, len(self._timesteps(parts.refiner_scheduler, steps, params.strength))
+            return 0, len(self._timesteps(parts.refiner_scheduler, steps, self._strength))
         low = sum(step < cutoff for step in self._timesteps(parts.refiner_scheduler, steps, None))
         return (high, low) if low else (len(base), 0)
 
@@ -88,7 +93,7 @@ class SdxlJob:
         self._control.checkpoint()
         params, parts = self._params, self._parts
         self._base_embeds = self._refiner_embeds = None
-        if self._base_steps:
+        if self._base_steps or self._draft_steps:
             self._warn_of_cut_prompts(parts.tokenizer)
             # Where the model was trained so, no negative prompt means zeros, which is not the embedding of "".
             self._base_embeds = self._embed(self._pipeline(StableDiffusionXLPipeline), params.negative_prompt or None)
@@ -122,16 +127,33 @@ class SdxlJob:
         }
 
     def _denoise(self, seed: int) -> torch.Tensor:
-        latents = None
+        latents, source = None, self._source_latents
+        if self._params.draft is not None:
+            source = self._drawn_small(seed, self._params.draft)
         if self._base_steps:
-            latents = self._denoise_base(torch.Generator("cpu").manual_seed(seed))
+            latents = self._denoise_base(torch.Generator("cpu").manual_seed(seed), source)
         if self._refiner_steps:
-            latents = self._denoise_refiner(torch.Generator("cpu").manual_seed(seed), seed, latents)
+            latents = self._denoise_refiner(torch.Generator("cpu").manual_seed(seed), seed, latents, source)
         if latents is None:
             raise AssertionError("a job has at least one step")
         return latents
 
-    def _denoise_base(self, generator: torch.Generator) -> torch.Tensor:
+    def _drawn_small(self, seed: int, draft: Draft) -> torch.Tensor:
+        """The latents of a picture that was drawn at the draft's size and enlarged: what the second pass goes on from.
+
+        Far above its native size a model loses the whole of a picture (SDXL repeats objects: He et al. 2023,
+        arXiv:2310.07702). How it is laid out is settled where the model is at home; the full size gets its details.
+        """
+        params = self._params
+        options = {"num_inference_steps": params.num_inference_steps, "width": draft.width, "height": draft.height}
+        pipeline, generator = self._pipeline(StableDiffusionXLPipeline), torch.Generator("cpu").manual_seed(seed)
+        latents = self._call(pipeline, self._base_embeds, generator, self._stepper(self._draft_steps), options)
+        self._control.checkpoint()
+        vae = self._parts.vae
+        picture = fitting.enlarged(pixels.decode_image(vae, latents), params.width, params.height)
+        return pixels.encode_image(vae, picture, self._device).to(self._parts.unet.dtype)
+
+    def _denoise_base(self, generator: torch.Generator, source: torch.Tensor | None) -> torch.Tensor:
         params = self._params
         options: dict[str, Any] = {
             "num_inference_steps": params.num_inference_steps,
@@ -139,25 +161,27 @@ class SdxlJob:
             "denoising_end": params.high_noise_frac if self._refiner_steps else None,
         }
         size = {"width": params.width, "height": params.height}
-        if self._source_latents is None:
+        if source is None:
             pipeline = self._pipeline(StableDiffusionXLPipeline)
             options |= size
         elif self._mask is None:
             pipeline = self._pipeline(StableDiffusionXLImg2ImgPipeline)
-            options |= {"image": self._source_latents, "strength": params.strength}
+            options |= {"image": source, "strength": self._strength}
         else:
             pipeline = self._pipeline(StableDiffusionXLInpaintPipeline)
-            options |= {"image": self._source_latents, "mask_image": self._mask, "strength": params.strength, **size}
+            options |= {"image": source, "mask_image": self._mask, "strength": self._strength, **size}
         return self._call(pipeline, self._base_embeds, generator, self._stepper(self._base_steps), options)
 
-    def _denoise_refiner(self, generator: torch.Generator, seed: int, latents: torch.Tensor | None) -> torch.Tensor:
+    def _denoise_refiner(
+        self, generator: torch.Generator, seed: int, latents: torch.Tensor | None, source: torch.Tensor | None
+    ) -> torch.Tensor:
         params = self._params
         pipeline = self._pipeline(StableDiffusionXLImg2ImgPipeline, refiner=True)
         options: dict[str, Any] = {"num_inference_steps": params.refiner_inference_steps or params.num_inference_steps}
         if latents is not None:
             options |= {"image": latents, "denoising_start": params.high_noise_frac}
-        elif self._source_latents is not None:
-            options |= {"image": self._source_latents, "strength": params.strength}
+        elif source is not None:
+            options |= {"image": source, "strength": self._strength}
         else:
             # No picture to start from: at full strength what is added to these zeros is all the noise there is.
             channels, factor = self._parts.vae.config.latent_channels, pipeline.vae_scale_factor

@@ -6,16 +6,21 @@ users, no files and no placement.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-from diffusers import WanImageToVideoPipeline, WanPipeline
+from diffusers import WanImageToVideoPipeline, WanPipeline, WanVideoToVideoPipeline
+from diffusers.utils.torch_utils import randn_tensor
 
 from worker.generation import Control, GeneratedClip, Progress, Sources
 from worker.params import VideoParams
 from worker.pipelines import fitting, pixels
 from worker.pipelines.loading import WanParts
 from worker.pipelines.schedulers import video_scheduler
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 MAX_PROMPT_TOKENS = 512
 """What Wan was trained with, and the length its text encoder pads to."""
@@ -34,6 +39,9 @@ class WanJob:
         self._source = None
         if sources.image is not None:
             self._source = fitting.fit_image(sources.image, params.width, params.height, control)
+        self._done, self._total = 0, params.num_inference_steps
+        if params.draft is not None:
+            self._total += _left(params.num_inference_steps, params.draft.strength)
 
     def run(self, first: int = 0) -> Iterator[GeneratedClip]:
         """The clip, (num_frames, height, width, 3)."""
@@ -51,29 +59,76 @@ class WanJob:
         yield GeneratedClip(self._params.seed, frames)
 
     def _denoise(self) -> torch.Tensor:
-        params = self._params
-        options = {} if self._source is None else {"image": self._source}
+        params, draft = self._params, self._params.draft
         with torch.no_grad(), fastest_attention(self._device):
-            latents: torch.Tensor = self._pipeline()(
-                **options,
-                prompt=params.prompt,
-                negative_prompt=params.negative_prompt,
-                width=params.width,
-                height=params.height,
-                num_frames=params.num_frames,
-                num_inference_steps=params.num_inference_steps,
-                guidance_scale=params.guidance_scale,
-                generator=torch.Generator("cpu").manual_seed(params.seed),
-                max_sequence_length=MAX_PROMPT_TOKENS,
-                output_type="latent",
-                callback_on_step_end=self._step,
-            ).frames
+            if draft is None:
+                return self._draw(params.width, params.height)
+            latents = self._draw(draft.width, draft.height)
+            self._control.checkpoint()
+            return self._finish(pixels.decode_clip(self._parts.vae, latents), draft.strength)
+
+    def _draw(self, width: int, height: int) -> torch.Tensor:
+        options: dict[str, Any] = {} if self._source is None else {"image": self._source}
+        size = {"width": width, "height": height, "num_frames": self._params.num_frames}
+        return self._call(self._pipeline(), options | size)
+
+    def _finish(self, drawn: "NDArray[np.uint8]", strength: float) -> torch.Tensor:
+        """The second pass: a clip that was drawn small, enlarged, and denoised once more from a little noise.
+
+        The schedule is not shifted here: a shift gives most steps to the noise levels where a clip is laid out. In
+        diffusers this pipeline takes a VAE of Wan 2.1 alone; it is given latents, and has only to denoise.
+        """
+        params, parts = self._params, self._parts
+        size = params.width, params.height
+        frames = np.stack([np.asarray(fitting.enlarged(frame, *size), dtype=np.uint8) for frame in drawn])
+        clean = pixels.encode_clip(parts.vae, frames, self._device).float()
+        scheduler = video_scheduler(parts.scheduler, 1.0)
+        scheduler.set_timesteps(params.num_inference_steps, device=self._device)
+        left = _left(params.num_inference_steps, strength)
+        noise = randn_tensor(clean.shape, generator=self._dice(), device=clean.device, dtype=clean.dtype)
+        level = scheduler.timesteps[-left].reshape(1)
+        if hasattr(scheduler, "scale_noise"):  # the flow's own Euler calls it so
+            noisy = scheduler.scale_noise(clean, level, noise)
+        else:
+            noisy = scheduler.add_noise(clean, noise, level)
+        kind: Any = WanVideoToVideoPipeline
+        pipeline = kind(
+            tokenizer=parts.tokenizer,
+            text_encoder=parts.text_encoder,
+            vae=parts.vae,
+            # Of two experts the one for little noise.
+            transformer=parts.transformer_2 or parts.transformer,
+            scheduler=scheduler,
+        )
+        return self._call(
+            pipeline, {"latents": noisy, "strength": strength, "width": params.width, "height": params.height}
+        )
+
+    def _call(self, pipeline: Any, options: dict[str, Any]) -> torch.Tensor:
+        pipeline.set_progress_bar_config(disable=True)
+        params, before = self._params, self._done
+
+        def step(pipeline: Any, index: int, _timestep: Any, _tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
+            self._done = before + index + 1
+            self._control.report(Progress("generating", self._done, self._total))
+            self._control.checkpoint()
+            return {}
+
+        latents: torch.Tensor = pipeline(
+            **options,
+            prompt=params.prompt,
+            negative_prompt=params.negative_prompt,
+            num_inference_steps=params.num_inference_steps,
+            guidance_scale=params.guidance_scale,
+            generator=self._dice(),
+            max_sequence_length=MAX_PROMPT_TOKENS,
+            output_type="latent",
+            callback_on_step_end=step,
+        ).frames
         return latents
 
-    def _step(self, pipeline: Any, index: int, _timestep: Any, _tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
-        self._control.report(Progress("generating", index + 1, pipeline.num_timesteps))
-        self._control.checkpoint()
-        return {}
+    def _dice(self) -> torch.Generator:
+        return torch.Generator("cpu").manual_seed(self._params.seed)
 
     def _pipeline(self) -> Any:
         """A pipeline over the loaded networks with a scheduler of its own, shifted as this request wants it."""
@@ -92,9 +147,7 @@ class WanJob:
         if self._source is not None:
             kind = WanImageToVideoPipeline
             shared |= {"image_encoder": parts.image_encoder, "image_processor": parts.image_processor}
-        pipeline = kind(**shared)
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline
+        return kind(**shared)
 
     def _warn_of_cut_prompts(self) -> None:
         for name in ("prompt", "negative_prompt"):
@@ -103,6 +156,11 @@ class WanJob:
                 self._control.warn(
                     f"{name}: the model reads {MAX_PROMPT_TOKENS} tokens and this has {tokens}; the rest was left out"
                 )
+
+
+def _left(steps: int, strength: float) -> int:
+    """Steps of a schedule that are run at this strength, as diffusers counts them."""
+    return int(steps * strength)
 
 
 @contextmanager
