@@ -148,7 +148,7 @@ def _video_transformer(o: argparse.Namespace) -> None:
 def _video_decoder(o: argparse.Namespace) -> None:
     from tools.train_demo.decoders import video_decoder
 
-    video_decoder(o.out / "wan", o.work, steps=2600)
+    video_decoder(o.out / "wan", o.work, steps=2400)
 
 
 _STAGES: dict[str, Callable[[argparse.Namespace], None]] = {
