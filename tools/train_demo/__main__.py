@@ -106,7 +106,7 @@ def _image_vae(o: argparse.Namespace) -> None:
 def _image_unet(o: argparse.Namespace) -> None:
     from tools.train_demo.images import base
 
-    base(o.out / "sdxl", o.work, steps=1500 if o.further else 8400, further=o.further)
+    base(o.out / "sdxl", o.work, steps=1500 if o.further else 9600, further=o.further)
 
 
 def _image_native(o: argparse.Namespace) -> None:

@@ -33,9 +33,9 @@ _OTHERS: dict[tuple[int, int], tuple[int, float]] = {
 """Other sizes (height, width) that are asked for: pictures at hand, and how often each comes among them."""
 _NATIVE_ALONE = 0.6
 """Part of a run after which the other sizes come in ..."""
-_OTHERS_SHARE = 0.3
+_OTHERS_SHARE = 0.15
 """... for this part of the batches ..."""
-_OTHERS_LAST = 0.12
+_OTHERS_LAST = 0.08
 """... and for this one at last: other sizes cost the native one's shapes their outlines."""
 _OTHERS_FRESH = 0.25
 """How often one of these is drawn anew before a batch: to encode a large one takes as long as to learn from it."""
