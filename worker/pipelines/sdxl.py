@@ -43,7 +43,7 @@ class SdxlJob:
             self._source = fitting.fit_image(sources.image, *size, control)
         if sources.image is not None and sources.mask is not None:
             self._repaint = fitting.fit_mask(sources.mask, sources.image.size, *size, control)
-        self._strength = params.strength if params.draft is None else params.draft.strength
+        self._strength = self._params.strength if params.draft is None else params.draft.strength
         self._draft_steps = 0
         if params.draft is not None:
             self._draft_steps = len(self._timesteps(parts.scheduler, params.num_inference_steps, None))
