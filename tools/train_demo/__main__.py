@@ -142,13 +142,13 @@ def _video_vae(o: argparse.Namespace) -> None:
 def _video_transformer(o: argparse.Namespace) -> None:
     from tools.train_demo.transformer import transformer
 
-    transformer(o.out / "wan", o.work, steps=2400 if o.further else 6200, further=o.further)
+    transformer(o.out / "wan", o.work, steps=4500 if o.further else 5400, further=o.further)
 
 
 def _video_decoder(o: argparse.Namespace) -> None:
     from tools.train_demo.decoders import video_decoder
 
-    video_decoder(o.out / "wan", o.work, steps=2400)
+    video_decoder(o.out / "wan", o.work, steps=4500)
 
 
 _STAGES: dict[str, Callable[[argparse.Namespace], None]] = {
