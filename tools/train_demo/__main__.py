@@ -142,7 +142,7 @@ def _video_vae(o: argparse.Namespace) -> None:
 def _video_transformer(o: argparse.Namespace) -> None:
     from tools.train_demo.transformer import transformer
 
-    transformer(o.out / "wan", o.work, steps=4500 if o.further else 5400, further=o.further)
+    transformer(o.out / "wan", o.work, steps=2400 if o.further else 5400, further=o.further)
 
 
 def _video_decoder(o: argparse.Namespace) -> None:
