@@ -1,10 +1,13 @@
 """Wan's two tasks in the three layouts: TI2V (the demo model), Wan 2.1 T2V and Wan 2.1 I2V."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from diffusers import FlowMatchEulerDiscreteScheduler
 from numpy.typing import NDArray
 
 from tests.pipelines.builders import Recorder, picture
@@ -62,6 +65,25 @@ def test_a_clip_is_finished_from_what_was_drawn_small(run: Runner) -> None:
     (in_one,) = run("text2video", **asked)
     away = [np.abs(_halved(clip) - small.astype(np.float32)).mean() for clip in (drafted, in_one)]
     assert away[0] < away[1]
+
+
+def test_the_flows_own_euler_finishes_a_draft_too(demo_settings: Settings, wan_t2v: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "euler"
+    shutil.copytree(wan_t2v, folder)
+    shutil.rmtree(folder / "scheduler")
+    euler: Any = FlowMatchEulerDiscreteScheduler
+    euler(shift=5.0).save_pretrained(folder / "scheduler")
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    index["scheduler"] = ["diffusers", "FlowMatchEulerDiscreteScheduler"]
+    (folder / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
+    settings = demo_settings.model_copy(update={"wan_model": str(folder)})
+    start = runner(Engine(settings, catalog=Catalog(settings, cuda=False, where=())))
+    control = Recorder()
+    (clip,) = start(
+        "text2video", width=128, height=96, num_inference_steps=4, draft=Draft(64, 48, 0.5), control=control
+    )
+    assert clip.shape == (5, 96, 128, 3)
+    assert control.steps == [1, 2, 3, 4, 5, 6]
 
 
 def _halved(clip: NDArray[np.uint8]) -> NDArray[np.float32]:
