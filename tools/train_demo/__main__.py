@@ -22,6 +22,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("worker/demo_models"), help="where the models are written")
     parser.add_argument("--work", type=Path, default=Path("outputs/train_demo"), help="where a run keeps its progress")
     parser.add_argument("--threads", type=int, default=2, help="threads in all, at least one a stage (%(default)s)")
+    parser.add_argument("--device", help="where to train, as cuda (default: a GPU where there is one)")
     parser.add_argument(
         "--further", action="store_true", help="train the denoisers that --out holds further, at a lower rate"
     )
@@ -53,9 +54,11 @@ def main() -> None:
 def _train(options: argparse.Namespace) -> None:
     import torch
 
+    from tools.train_demo import device
     from tools.train_demo.layout import complete
 
     torch.set_num_threads(options.threads)
+    device.use(options.device)
     options.work.mkdir(parents=True, exist_ok=True)
     for stage in options.stages:
         begun = time.monotonic()
@@ -73,6 +76,7 @@ def _side_by_side(options: argparse.Namespace, lanes: Sequence[Sequence[str]]) -
     given = ["--lane", "--out", str(options.out), "--work", str(options.work)] + ["--further"] * options.further
     if not lanes:
         return
+    given += ["--device", options.device] if options.device else []
     given += ["--threads", str(max(1, options.threads // len(lanes)))]
     running: list[subprocess.Popen[bytes]] = []
     try:

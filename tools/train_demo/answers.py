@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import transformers
 
-from tools.train_demo.trainer import quick
+from tools.train_demo.device import exact, quick, tokens, trained
 
 _texts: Any = transformers  # its classes carry half of their annotations
 
@@ -26,15 +26,14 @@ class Words:
 
     def __init__(self, folder: Path) -> None:
         self._tokenizer = _texts.T5Tokenizer.from_pretrained(folder / "tokenizer")
-        self._encoder = _texts.UMT5EncoderModel.from_pretrained(folder / "text_encoder").float().eval()
+        self._encoder = trained(_texts.UMT5EncoderModel, folder / "text_encoder")
         self.nothing = self.encode([""])
 
     @torch.no_grad()
     def encode(self, texts: list[str]) -> torch.Tensor:
         """(texts, tokens + 1, width); the last row is the zeros that `_Attention` counts as all the padding."""
-        options = {"padding": "longest", "truncation": True, "max_length": _WORD_TOKENS, "return_tensors": "pt"}
-        tokens = self._tokenizer(texts, **options)
-        seen = self._encoder(**tokens).last_hidden_state * tokens["attention_mask"][..., None]
+        ids = tokens(self._tokenizer, texts, padding="longest", max_length=_WORD_TOKENS)
+        seen = self._encoder(**ids).last_hidden_state * ids["attention_mask"][..., None]
         rows: torch.Tensor = torch.nn.functional.pad(seen, (0, 0, 0, 1))
         return rows
 
@@ -123,7 +122,7 @@ class _Attention:
         source = hidden_states if words is None else words
         query, key, value = attn.to_q(hidden_states), attn.to_k(source), attn.to_v(source)
         # The rest in float32: in bfloat16 the flash kernel's backward pass takes twice as long.
-        with torch.autocast("cpu", enabled=False):
+        with exact():
             query, key, value = attn.norm_q(query.float()), attn.norm_k(key.float()), value.float()
             query, key, value = (part.unflatten(2, (attn.heads, -1)) for part in (query, key, value))
             bias = None

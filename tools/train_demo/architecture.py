@@ -7,6 +7,7 @@ stabilityai/stable-diffusion-xl-base-1.0, -refiner-1.0 and Wan-AI/Wan2.2-TI2V-5B
 from typing import Any
 
 import diffusers
+import torch
 import transformers
 
 from tools.train_demo.captions import ATTRIBUTES
@@ -131,19 +132,21 @@ def image_scheduler() -> Any:
 
     So a flat background's colour cannot shine through the first denoising step, as it would with SDXL's own levels.
     """
-    return _library.EulerDiscreteScheduler(
-        beta_start=0.0001,
-        beta_end=0.02,
-        beta_schedule="linear",
-        num_train_timesteps=1000,
-        prediction_type="v_prediction",
-        timestep_spacing="trailing",
-        steps_offset=0,
-    )
+    with torch.device("cpu"):  # it reckons with NumPy
+        return _library.EulerDiscreteScheduler(
+            beta_start=0.0001,
+            beta_end=0.02,
+            beta_schedule="linear",
+            num_train_timesteps=1000,
+            prediction_type="v_prediction",
+            timestep_spacing="trailing",
+            steps_offset=0,
+        )
 
 
 def video_scheduler() -> Any:
     """Flow matching with Wan's shift; the transformer says what is clean, not the flow towards it."""
-    return _library.UniPCMultistepScheduler(
-        prediction_type="sample", use_flow_sigmas=True, flow_shift=5.0, num_train_timesteps=1000
-    )
+    with torch.device("cpu"):  # as above
+        return _library.UniPCMultistepScheduler(
+            prediction_type="sample", use_flow_sigmas=True, flow_shift=5.0, num_train_timesteps=1000
+        )

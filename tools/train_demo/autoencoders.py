@@ -10,8 +10,9 @@ import torch
 from torch.nn import functional
 
 from tools.train_demo import architecture
+from tools.train_demo.device import quick
 from tools.train_demo.scenes import COLOURS, SHAPES, render, turn_of
-from tools.train_demo.trainer import fit, quick
+from tools.train_demo.trainer import fit
 from tools.train_demo.whole import WholeClips
 
 _library: Any = diffusers  # its classes carry half of their annotations

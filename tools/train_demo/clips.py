@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
+from tools.train_demo.device import quick
 from tools.train_demo.images import scenes_by_chance
 from tools.train_demo.scenes import Scene, exact, in_play, paint
-from tools.train_demo.trainer import quick
 from tools.train_demo.whole import WholeClips
 
 CELLS = 4
@@ -65,7 +65,9 @@ class Clips:
             starts = range(0, bucket.kept, chunk)
             parts = [self._encode(self._scenes[start : start + chunk]) for start in starts]
             torch.save([torch.cat(tensors) for tensors in zip(*parts, strict=True)], path)
-        self._latents, self._touched, self._cover = torch.load(path, weights_only=True)
+        self._latents, self._touched, self._cover = torch.load(
+            path, weights_only=True, map_location=torch.get_default_device()
+        )
 
     def look(self, rng: random.Random, *, loose: bool = False, taken: int | None = None) -> "Look":
         """A batch, after some of what is at hand was drawn anew; of clips that begin exactly in a place, or of all.

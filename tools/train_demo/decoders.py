@@ -24,8 +24,9 @@ from tools.train_demo.autoencoders import (
     disturbed,
 )
 from tools.train_demo.captions import describe
+from tools.train_demo.device import quick, trained
 from tools.train_demo.scenes import Scene, paint
-from tools.train_demo.trainer import fit, quick
+from tools.train_demo.trainer import fit
 from tools.train_demo.whole import WholeClips
 
 _library: Any = diffusers  # its classes carry half of their annotations
@@ -52,7 +53,7 @@ _CUT = 14
 
 def image_decoder(folder: Path, work: Path, steps: int) -> None:
     """Train the decoder of SDXL's autoencoder below `folder`, beside its trained UNet."""
-    vae = _library.AutoencoderKL.from_pretrained(folder / "vae").float().to(memory_format=torch.channels_last)
+    vae = trained(_library.AutoencoderKL, folder / "vae").to(memory_format=torch.channels_last)
     redrawn = _Kept(_RedrawnPictures(folder, vae, work))
 
     def plain(rng: random.Random) -> tuple[torch.Tensor, torch.Tensor]:
@@ -71,7 +72,7 @@ def image_decoder(folder: Path, work: Path, steps: int) -> None:
 
 def video_decoder(folder: Path, work: Path, steps: int) -> None:
     """Train the decoder of Wan's autoencoder below `folder`, beside its trained transformer."""
-    vae = _library.AutoencoderKLWan.from_pretrained(folder / "vae").float()
+    vae = trained(_library.AutoencoderKLWan, folder / "vae")
     whole = WholeClips(vae)
     redrawn = _Kept(_RedrawnClips(folder, whole, work))
 
@@ -137,8 +138,8 @@ class _RedrawnPictures:
         self._factor = float(vae.config.scaling_factor)
         self._pictures = images.Pictures(vae, images.NATIVE, images.KEPT, work)
         self._words = images.Words(folder)
-        self._unet = _library.UNet2DConditionModel.from_pretrained(folder / "unet").float().eval()
-        self._signal = architecture.image_scheduler().alphas_cumprod
+        self._unet = trained(_library.UNet2DConditionModel, folder / "unet")
+        self._signal = architecture.image_scheduler().alphas_cumprod.to(torch.get_default_device())
 
     @torch.no_grad()
     def __call__(self, rng: random.Random) -> tuple[torch.Tensor, torch.Tensor]:
@@ -189,7 +190,7 @@ class _RedrawnClips:
         self._std = torch.tensor(vae.config.latents_std).view(1, -1, 1, 1, 1)
         self._clips = {bucket: clips.Clips(vae, bucket, work) for bucket, _, _ in self._FORMS}
         self._words = Words(folder)
-        self._answers = Answers(_library.WanTransformer3DModel.from_pretrained(folder / "transformer").float().eval())
+        self._answers = Answers(trained(_library.WanTransformer3DModel, folder / "transformer"))
         self._shift = float(architecture.video_scheduler().config.flow_shift)
 
     @torch.no_grad()

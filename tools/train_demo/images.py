@@ -11,9 +11,10 @@ from diffusers.models.attention_processor import AttnProcessor
 
 from tools.train_demo import architecture
 from tools.train_demo.captions import Caption, describe, say
+from tools.train_demo.device import quick, tokens, trained
 from tools.train_demo.prompts import held_out
 from tools.train_demo.scenes import Scene, draw_lots, paint
-from tools.train_demo.trainer import fit, quick
+from tools.train_demo.trainer import fit
 
 _library: Any = diffusers  # its classes carry half of their annotations
 _texts: Any = transformers  # as above
@@ -57,7 +58,7 @@ class Pictures:
         if not path.exists():
             parts = [self._encode(self._scenes[start : start + chunk]) for start in range(0, count, chunk)]
             torch.save(torch.cat(parts), path)
-        self._latents: torch.Tensor = torch.load(path, weights_only=True)
+        self._latents: torch.Tensor = torch.load(path, weights_only=True, map_location=torch.get_default_device())
 
     def look(self, rng: random.Random, count: int, fresh: int) -> tuple[torch.Tensor, list[Scene]]:
         """`count` latents and their scenes, after `fresh` ones were drawn anew."""
@@ -86,15 +87,14 @@ class Words:
             _texts.CLIPTokenizer.from_pretrained(folder / name) for name in ("tokenizer", "tokenizer_2")
         ]
         first, second = _texts.CLIPTextModel, _texts.CLIPTextModelWithProjection
-        self._first = first.from_pretrained(folder / "text_encoder").float().eval()
-        self._second = second.from_pretrained(folder / "text_encoder_2").float().eval()
+        self._first = trained(first, folder / "text_encoder")
+        self._second = trained(second, folder / "text_encoder_2")
 
     @torch.no_grad()
     def encode(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """(texts, 77, both widths) and (texts, CODE)."""
         ids = [
-            tokenizer(texts, padding="max_length", truncation=True, max_length=77, return_tensors="pt").input_ids
-            for tokenizer in self._tokenizers
+            tokens(tokenizer, texts, padding="max_length", max_length=77)["input_ids"] for tokenizer in self._tokenizers
         ]
         first = self._first(ids[0], output_hidden_states=True)
         second = self._second(ids[1], output_hidden_states=True)
@@ -106,7 +106,7 @@ def base(folder: Path, work: Path, steps: int, *, further: bool = False) -> None
     torch.manual_seed(20)
     unet = architecture.unet(refiner=False)
     if further:
-        unet.load_state_dict(_trained(folder))
+        unet.load_state_dict(_weights(folder))
     unet.set_attn_processor(AttnProcessor())  # as in `clips`: the flash kernel's backward pass is slow on a CPU
     loss = _Loss(folder, work, refiner=False)
     fit(
@@ -126,7 +126,7 @@ def native(folder: Path, work: Path, steps: int) -> None:
     """Train the base UNet in `folder` at last on the native size, with a few of the others so that they stay."""
     torch.manual_seed(22)
     unet = architecture.unet(refiner=False)
-    unet.load_state_dict(_trained(folder))
+    unet.load_state_dict(_weights(folder))
     unet.set_attn_processor(AttnProcessor())
     loss = _Loss(folder, work, refiner=False, others=_OTHERS_LAST)
     fit("image_native", unet, lambda rng, _: loss(unet, rng, 1.0), steps=steps, rate=6e-4, work=work)
@@ -138,7 +138,7 @@ def refiner(folder: Path, out: Path, work: Path, steps: int) -> None:
     torch.manual_seed(21)
     unet = architecture.unet(refiner=True)
     own = unet.state_dict()
-    for name, value in _trained(folder).items():
+    for name, value in _weights(folder).items():
         if own[name].shape == value.shape:
             own[name] = value
     unet.load_state_dict(own)
@@ -149,11 +149,9 @@ def refiner(folder: Path, out: Path, work: Path, steps: int) -> None:
     architecture.image_scheduler().save_pretrained(out / "scheduler")
 
 
-def _trained(folder: Path) -> dict[str, torch.Tensor]:
+def _weights(folder: Path) -> dict[str, torch.Tensor]:
     """The weights of the base's UNet."""
-    weights: dict[str, torch.Tensor] = (
-        _library.UNet2DConditionModel.from_pretrained(folder / "unet").float().state_dict()
-    )
+    weights: dict[str, torch.Tensor] = trained(_library.UNet2DConditionModel, folder / "unet").state_dict()
     return weights
 
 
@@ -163,11 +161,11 @@ class _Loss:
     def __init__(self, folder: Path, work: Path, *, refiner: bool, others: float = _OTHERS_SHARE) -> None:
         self._refiner, self._work, self._others_share = refiner, work, others
         self._words = Words(folder)
-        vae = _library.AutoencoderKL.from_pretrained(folder / "vae").float().eval()
+        vae = trained(_library.AutoencoderKL, folder / "vae")
         self._vae = vae.to(memory_format=torch.channels_last)
         self._native = Pictures(self._vae, NATIVE, KEPT, work)
         self._others: list[Pictures] = []
-        self._signal = architecture.image_scheduler().alphas_cumprod
+        self._signal = architecture.image_scheduler().alphas_cumprod.to(torch.get_default_device())
 
     def __call__(self, unet: Any, rng: random.Random, part: float) -> torch.Tensor:
         if part >= _NATIVE_ALONE and not self._others:
@@ -180,10 +178,11 @@ class _Loss:
         fresh = 1 if pictures is self._native else int(rng.random() < _OTHERS_FRESH)
         latents, scenes = pictures.look(rng, min(count, 64), fresh)
         texts = [caption_of(scene, rng).text for scene in scenes]
-        without = torch.rand(len(scenes)) < _WITHOUT_WORDS
+        left_out = [rng.random() < _WITHOUT_WORDS for _ in scenes]
+        without = torch.tensor(left_out)
         if self._refiner:
             # Without words the refiner reads those of no words; the base reads zeros.
-            texts = ["" if is_without else text for text, is_without in zip(texts, without.tolist(), strict=True)]
+            texts = ["" if is_left_out else text for text, is_left_out in zip(texts, left_out, strict=True)]
         words, pooled = self._words.encode(texts)
         if not self._refiner:
             words = words.masked_fill(without[:, None, None], 0)

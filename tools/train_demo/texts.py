@@ -6,6 +6,7 @@ its pooled embedding, Wan's at every token: so words in any order come to the sa
 
 import functools
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import transformers
 
 from tools.train_demo import architecture, vocabulary
 from tools.train_demo.captions import ATTRIBUTES, Caption, say
+from tools.train_demo.device import tokens
 from tools.train_demo.prompts import held_out
 from tools.train_demo.scenes import draw_lots
 from tools.train_demo.trainer import fit
@@ -25,15 +27,18 @@ _BATCH = 96
 _LENGTH = 77
 
 
-def code_of(said: dict[str, str | None]) -> torch.Tensor:
-    """(CODE,): `CODE_SCALE` at what was said of each attribute, 0 elsewhere."""
-    places = []
-    for name, values in ATTRIBUTES.items():
-        place = torch.zeros(len(values) + 1)
-        value = said[name]
-        place[len(values) if value is None else values.index(value)] = CODE_SCALE
-        places.append(place)
-    return torch.cat(places)
+def codes_of(captions: Sequence[Caption]) -> torch.Tensor:
+    """(captions, CODE): `CODE_SCALE` at what was said of each attribute, 0 elsewhere."""
+    codes = []
+    for caption in captions:
+        code: list[float] = []
+        for name, values in ATTRIBUTES.items():
+            place = [0.0] * (len(values) + 1)
+            value = caption.said[name]
+            place[len(values) if value is None else values.index(value)] = CODE_SCALE
+            code += place
+        codes.append(code)
+    return torch.tensor(codes)
 
 
 def clip_encoders(out: Path, work: Path, steps: int) -> None:
@@ -80,13 +85,13 @@ def t5_encoder(out: Path, work: Path, steps: int) -> None:
     _look_at_neighbours(encoder)
 
     def codes(texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        tokens = _tokens(tokenizer, texts, 128, special=True)
-        return head(encoder(**tokens).last_hidden_state), tokens["attention_mask"]
+        ids = _tokens(tokenizer, texts, 128, special=True)
+        return head(encoder(**ids).last_hidden_state), ids["attention_mask"]
 
     def loss_of(rng: random.Random, _: int) -> torch.Tensor:
         captions = captions_by_chance(rng, _BATCH, moving=True)
         seen, mask = codes([caption.text for caption in captions])
-        wanted = torch.stack([code_of(caption.said) for caption in captions])[:, None]
+        wanted = codes_of(captions)[:, None]
         return ((seen - wanted).square().sum(-1) * mask).sum() / mask.sum()
 
     fit("video_text_encoder", both, loss_of, steps=steps, rate=2e-3, work=work)
@@ -126,13 +131,13 @@ def _look_at_neighbours(encoder: Any) -> None:
 def _pooled_loss(encoder: Any, tokenizer: Any, rng: random.Random, _step: int) -> torch.Tensor:
     captions = captions_by_chance(rng, _BATCH, moving=False)
     seen: torch.Tensor = encoder(**_tokens(tokenizer, [caption.text for caption in captions], _LENGTH)).text_embeds
-    return (seen - torch.stack([code_of(caption.said) for caption in captions])).square().sum(-1).mean()
+    return (seen - codes_of(captions)).square().sum(-1).mean()
 
 
 def _tokens(tokenizer: Any, texts: list[str], length: int, *, special: bool = False) -> Any:
-    tokens = tokenizer(texts, padding="longest", truncation=True, max_length=length, return_tensors="pt")
+    ids = tokens(tokenizer, texts, padding="longest", max_length=length)
     # CLIP's encoders are causal and the pooled token is the text's end: what is padded after it changes nothing.
-    return tokens if special else {"input_ids": tokens["input_ids"]}
+    return ids if special else {"input_ids": ids["input_ids"]}
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,11 +15,6 @@ AVERAGE_OVER = 0.998
 """The decay of the weights' running average: what is shipped is the average, not the last step."""
 _SAVE_EVERY = 120.0  # seconds
 _SAY_EVERY = 100  # steps
-
-
-def quick() -> torch.autocast:
-    """bfloat16 where the processor multiplies in it: convolutions and matrices take two thirds of the time there."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_avx512_bf16_supported())
 
 
 def fit(
@@ -54,14 +50,14 @@ def fit(
     average = [parameter.detach().clone() for parameter in parameters]
     start = 0
     if path.exists():
-        saved = torch.load(path, weights_only=True)
+        saved = _load(path)
         start = saved["step"]
         model.load_state_dict(saved["model"])
         for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(state)
         average = saved["average"]
     elif path.with_suffix(".done").exists():
-        model.load_state_dict(torch.load(path.with_suffix(".done"), weights_only=True))
+        model.load_state_dict(_load(path.with_suffix(".done")))
         model.requires_grad_(False).eval()
         return
     model.train()
@@ -72,7 +68,8 @@ def fit(
         rng = random.Random(f"{name} {step}")
         _pace(optimizers, [full * min(1.0, (step + 1) / warmup) * _cosine(step / steps) for full in rates])
         loss = loss_of(rng, step)
-        if not torch.isfinite(loss):
+        value = loss.item()
+        if not math.isfinite(value):
             raise RuntimeError(f"{name}: the loss of step {step} is not finite")
         for parameter in parameters:
             parameter.grad = None
@@ -82,7 +79,7 @@ def fit(
             optimizer.step()
         keep = min(AVERAGE_OVER, (step + 1) / (step + 10))
         torch._foreach_lerp_(average, [parameter.detach() for parameter in parameters], 1 - keep)
-        recent += loss.item()
+        recent += value
         if (step + 1) % _SAY_EVERY == 0:
             pace = (time.monotonic() - begun) / (step + 1 - start)
             print(f"{name}: step {step + 1}/{steps}, loss {recent / _SAY_EVERY:.4f}, {pace:.2f} s a step", flush=True)
@@ -110,6 +107,10 @@ def _save(
     state = {"model": model.state_dict(), "optimizers": states, "average": average, "step": step}
     torch.save(state, scratch)
     scratch.replace(path)
+
+
+def _load(path: Path) -> Any:
+    return torch.load(path, weights_only=True, map_location=torch.get_default_device())
 
 
 def _pace(optimizers: list[torch.optim.Optimizer], rates: list[float]) -> None:

@@ -14,9 +14,10 @@ from tools.train_demo import architecture
 from tools.train_demo.answers import Answers, Words, by_frame
 from tools.train_demo.captions import ATTRIBUTES, Caption
 from tools.train_demo.clips import BUCKETS, CELLS, PARTS, Bucket, Clips, Look
+from tools.train_demo.device import trained
 from tools.train_demo.images import caption_of
 from tools.train_demo.scenes import TURN_FRAMES
-from tools.train_demo.texts import CODE_SCALE, code_of
+from tools.train_demo.texts import CODE_SCALE, codes_of
 from tools.train_demo.trainer import fit
 from tools.train_demo.whole import WholeClips
 
@@ -78,8 +79,8 @@ def transformer(folder: Path, work: Path, steps: int, *, further: bool = False) 
     network = architecture.video_transformer()
     heed_words(network)
     if further:
-        trained = _library.WanTransformer3DModel.from_pretrained(folder / "transformer")
-        network.load_state_dict(trained.float().state_dict())
+        once = trained(_library.WanTransformer3DModel, folder / "transformer")
+        network.load_state_dict(once.state_dict())
     model = torch.nn.ModuleDict(
         {
             "transformer": network,
@@ -118,7 +119,7 @@ class _Loss:
     def __init__(self, folder: Path, work: Path, model: Any) -> None:
         self._work = work
         self._words = Words(folder)
-        self._vae = WholeClips(_library.AutoencoderKLWan.from_pretrained(folder / "vae").float().eval())
+        self._vae = WholeClips(trained(_library.AutoencoderKLWan, folder / "vae"))
         self._clips: dict[Bucket, Clips] = {}
         self._answers = Answers(model["transformer"])
         self._probes = {name: probe for name, probe in model.items() if name != "transformer"}
@@ -162,7 +163,7 @@ class _Loss:
         weight = weight / (level.square() + _CLEAN_WEIGHT).view(-1, 1, 1, 1, 1)
         error: torch.Tensor = ((answer - latents).square() * weight).sum() / weight.expand_as(answer).sum()
 
-        code = torch.stack([code_of(caption.said) for caption in captions])[:, None] / CODE_SCALE
+        code = codes_of(captions)[:, None] / CODE_SCALE
         said: torch.Tensor = (self._ask("said", _SAID_AFTER) - code).square().mean()
 
         tokens = torch.nn.functional.avg_pool3d(weight, (1, 2, 2)).flatten(1)[..., None]

@@ -1,0 +1,52 @@
+"""Where the training runs: on which device, in which precision, and how trained parts come there. Knows no data.
+
+Tensors are made on torch's default device, which `use` sets before anything else.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def use(name: str | None) -> None:
+    """Train on the device of this name, as `cuda`; with None on a GPU where there is one, and else on the processor.
+
+    Raises RuntimeError where torch has no such device.
+    """
+    chosen = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    torch.empty(0, device=chosen)
+    # A default device costs every call a little: on a processor it is the default already.
+    torch.set_default_device(None if chosen.type == "cpu" else chosen)
+    torch.set_float32_matmul_precision("high")  # TF32; on a processor it changes nothing
+    torch.backends.cudnn.allow_tf32 = True
+
+
+def quick() -> torch.autocast:
+    """bfloat16 where it is multiplied in: convolutions and matrices take two thirds of the time on a processor."""
+    kind = torch.get_default_device().type
+    return _autocast(kind != "cpu" or torch.cpu._is_avx512_bf16_supported())
+
+
+def exact() -> torch.autocast:
+    """float32 again, within `quick`."""
+    return _autocast(False)
+
+
+def _autocast(enabled: bool) -> torch.autocast:
+    kind = torch.get_default_device().type
+    known = torch.amp.is_autocast_available(kind)
+    return torch.autocast(kind if known else "cpu", torch.bfloat16, enabled=enabled and known)
+
+
+def trained(kind: Any, folder: Path) -> Any:
+    """The part that was saved in the folder, a diffusers or transformers class, in float32 and for evaluation."""
+    with torch.device("cpu"):
+        part = kind.from_pretrained(folder).float().eval()
+    return part.to(torch.get_default_device())
+
+
+def tokens(tokenizer: Any, texts: list[str], **options: Any) -> Any:
+    """The texts as tensors of token ids, with their mask; what is longer than `max_length` is cut off."""
+    seen = tokenizer(texts, truncation=True, return_tensors="pt", **options)
+    return {name: value.to(torch.get_default_device()) for name, value in seen.items()}
