@@ -4,7 +4,8 @@ import copy
 
 import torch
 
-from tools.train_demo.muon import Muon, orthogonal
+from tools.train_demo import architecture
+from tools.train_demo.muon import Muon, kernels, orthogonal
 
 
 def test_steps_are_those_of_torchs_own_but_for_its_bfloat16() -> None:
@@ -46,3 +47,12 @@ def test_a_kernel_is_a_matrix_of_its_output_channels_and_what_was_not_reached_st
     torch.testing.assert_close(kernel.flatten(1), flat)
     assert not torch.equal(flat, before)
     assert torch.equal(unreached, before)
+
+
+def test_kernels_are_all_matrices_but_those_at_a_networks_ends() -> None:
+    for network in (architecture.unet(refiner=False), architecture.image_vae(), architecture.video_vae()):
+        stepped = {id(weight) for weight in kernels(network)}
+        for name, weight in network.named_parameters():
+            ends = "conv_in" in name or "conv_out" in name
+            vector = weight.ndim == 1 or weight.shape[1:].numel() == 1
+            assert (id(weight) in stepped) == (not ends and not vector), name

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from tools.train_demo import architecture
 from tools.train_demo.device import quick
+from tools.train_demo.muon import kernels
 from tools.train_demo.scenes import COLOURS, SHAPES, render, turn_of
 from tools.train_demo.trainer import fit
 from tools.train_demo.whole import WholeClips
@@ -21,15 +22,15 @@ IMAGE_CUTS = ((64, 24), (96, 12), (96, 12), (192, 3))
 """Side in pixels, and how many in a batch of about the same size."""
 VIDEO_CUTS = (
     (1, 64, 64, 16),
-    (1, 64, 64, 16),
     (1, 96, 96, 8),
     (5, 64, 64, 4),
     (9, 64, 64, 2),
     (17, 48, 48, 2),
     (33, 32, 32, 3),
     (33, 48, 48, 2),
+    (81, 32, 32, 2),
 )
-"""Frames, height and width in pixels, and how many in a batch. Trained on nine frames at most, later ones drift.
+"""Frames, height and width in pixels, and how many in a batch. Frames later than those of the longest drift in colour.
 
 Two at least: over a single clip torch takes another convolution, whose step takes three times as long as two clips'.
 """
@@ -57,7 +58,7 @@ def image_autoencoder(out: Path, work: Path, steps: int) -> None:
             back = vae.decode(disturbed(latents)).sample
         return _loss(back.float(), pixels, latents, step / steps)
 
-    fit("image_vae", vae, loss_of, steps=steps, rate=2e-3, work=work)
+    fit("image_vae", vae, loss_of, steps=steps, rate=2e-3, work=work, matrices=kernels(vae))
     rng = random.Random("spread of image latents")
     with torch.no_grad():
         pixels = cut_outs(rng, 64, 128, 128)[:, 0] * 2 - 1
@@ -86,7 +87,7 @@ def video_autoencoder(out: Path, work: Path, steps: int) -> None:
             back = whole.decode(disturbed(latents, _VIDEO_NOISE))
         return _loss(back.float(), pixels, latents, step / steps, VIDEO_OUTLINES)
 
-    fit("video_vae", vae, loss_of, steps=steps, rate=2e-3, work=work)
+    fit("video_vae", vae, loss_of, steps=steps, rate=2e-3, work=work, matrices=kernels(vae))
     rng = random.Random("spread of video latents")
     with torch.no_grad():
         pixels = cut_outs(rng, 24, 96, 96, 17, palette=_VIDEO_PALETTE, largest=VIDEO_LARGEST).transpose(1, 2) * 2 - 1

@@ -25,6 +25,7 @@ from tools.train_demo.autoencoders import (
 )
 from tools.train_demo.captions import describe
 from tools.train_demo.device import quick, trained
+from tools.train_demo.muon import kernels
 from tools.train_demo.scenes import Scene, paint
 from tools.train_demo.trainer import fit
 from tools.train_demo.whole import WholeClips
@@ -108,8 +109,7 @@ def _train(
     vae.requires_grad_(False)
     vae.decoder.requires_grad_(True)
     vae.post_quant_conv.requires_grad_(True)
-    kernels = [weight for weight in vae.decoder.parameters() if weight.ndim > 1 and weight.flatten(1).shape[1] > 1]
-    fit(name, vae, loss_of, steps=steps, rate=2e-3, work=work, matrices=kernels)
+    fit(name, vae, loss_of, steps=steps, rate=2e-3, work=work, matrices=kernels(vae.decoder))
 
 
 class _Kept:

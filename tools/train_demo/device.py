@@ -16,10 +16,11 @@ def use(name: str | None) -> None:
     """
     chosen = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
     torch.empty(0, device=chosen)
-    # A default device costs every call a little: on a processor it is the default already.
-    torch.set_default_device(None if chosen.type == "cpu" else chosen)
-    torch.set_float32_matmul_precision("high")  # TF32; on a processor it changes nothing
-    torch.backends.cudnn.allow_tf32 = True
+    if chosen.type == "cpu":
+        torch.set_default_device(None)  # it is the default, and one that is set costs every call a little
+        return
+    torch.set_default_device(chosen)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
 
 
 def quick() -> torch.autocast:

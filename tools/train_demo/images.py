@@ -12,6 +12,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from tools.train_demo import architecture
 from tools.train_demo.captions import Caption, describe, say
 from tools.train_demo.device import quick, tokens, trained
+from tools.train_demo.muon import kernels
 from tools.train_demo.prompts import held_out
 from tools.train_demo.scenes import Scene, draw_lots, paint
 from tools.train_demo.trainer import fit
@@ -117,6 +118,7 @@ def base(folder: Path, work: Path, steps: int, *, further: bool = False) -> None
         rate=8e-4 if further else 1.5e-3,
         work=work,
         warmup=200,
+        matrices=kernels(unet),
     )
     unet.half().save_pretrained(folder / "unet")
     architecture.image_scheduler().save_pretrained(folder / "scheduler")
@@ -129,7 +131,15 @@ def native(folder: Path, work: Path, steps: int) -> None:
     unet.load_state_dict(_weights(folder))
     unet.set_attn_processor(AttnProcessor())
     loss = _Loss(folder, work, refiner=False, others=_OTHERS_LAST)
-    fit("image_native", unet, lambda rng, _: loss(unet, rng, 1.0), steps=steps, rate=6e-4, work=work)
+    fit(
+        "image_native",
+        unet,
+        lambda rng, _: loss(unet, rng, 1.0),
+        steps=steps,
+        rate=6e-4,
+        work=work,
+        matrices=kernels(unet),
+    )
     unet.half().save_pretrained(folder / "unet")
 
 
@@ -144,7 +154,15 @@ def refiner(folder: Path, out: Path, work: Path, steps: int) -> None:
     unet.load_state_dict(own)
     unet.set_attn_processor(AttnProcessor())
     loss = _Loss(folder, work, refiner=True)
-    fit("image_refiner", unet, lambda rng, _: loss(unet, rng, 1.0), steps=steps, rate=1e-3, work=work)
+    fit(
+        "image_refiner",
+        unet,
+        lambda rng, _: loss(unet, rng, 1.0),
+        steps=steps,
+        rate=1e-3,
+        work=work,
+        matrices=kernels(unet),
+    )
     unet.half().save_pretrained(out / "unet")
     architecture.image_scheduler().save_pretrained(out / "scheduler")
 

@@ -11,10 +11,23 @@ from typing import Any
 
 import torch
 
+_ENDS = {"conv_in", "conv_out"}
 _MOMENTUM = 0.95
 _ITERATIONS = 5
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 """Jordan's coefficients: singular values come near to 1, which is enough, in the fewest iterations."""
+
+
+def kernels(network: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """The matrices and kernels of a convolutional network, but for those it begins and ends with.
+
+    Those, with a row or a column for each colour, and all vectors are left to AdamW, as in Jordan et al.
+    """
+    return [
+        weight
+        for name, weight in network.named_parameters()
+        if min(weight.flatten(1).shape if weight.ndim > 1 else [1]) > 1 and _ENDS.isdisjoint(name.split("."))
+    ]
 
 
 class Muon(torch.optim.Optimizer):
