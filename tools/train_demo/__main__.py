@@ -110,19 +110,19 @@ def _image_vae(o: argparse.Namespace) -> None:
 def _image_unet(o: argparse.Namespace) -> None:
     from tools.train_demo.images import base
 
-    base(o.out / "sdxl", o.work, steps=1500 if o.further else 9600, further=o.further)
+    base(o.out / "sdxl", o.work, steps=5000 if o.further else 26_000, further=o.further)
 
 
 def _image_native(o: argparse.Namespace) -> None:
     from tools.train_demo.images import native
 
-    native(o.out / "sdxl", o.work, steps=1400)
+    native(o.out / "sdxl", o.work, steps=4000)
 
 
 def _image_refiner(o: argparse.Namespace) -> None:
     from tools.train_demo.images import refiner
 
-    refiner(o.out / "sdxl", o.out / "sdxl-refiner", o.work, steps=2000)
+    refiner(o.out / "sdxl", o.out / "sdxl-refiner", o.work, steps=5000)
 
 
 def _image_decoder(o: argparse.Namespace) -> None:
@@ -146,7 +146,7 @@ def _video_vae(o: argparse.Namespace) -> None:
 def _video_transformer(o: argparse.Namespace) -> None:
     from tools.train_demo.transformer import transformer
 
-    transformer(o.out / "wan", o.work, steps=2400 if o.further else 5400, further=o.further)
+    transformer(o.out / "wan", o.work, steps=3600 if o.further else 9000, further=o.further)
 
 
 def _video_decoder(o: argparse.Namespace) -> None:

@@ -39,12 +39,12 @@ class Bucket:
 
 
 BUCKETS = (
-    Bucket(1, 112, 192, kept=2000, fresh=4, batch=36, share=(0.6, 0.25, 0.06)),
-    Bucket(17, 112, 192, kept=400, fresh=0.5, batch=8, share=(0.4, 0.5, 0.28)),
-    Bucket(41, 112, 192, kept=200, fresh=0.3, batch=4, share=(0.0, 0.25, 0.26)),
-    Bucket(81, 112, 192, kept=150, fresh=0.2, batch=2, share=(0.0, 0.0, 0.36)),
-    Bucket(1, 240, 416, kept=300, fresh=0.3, batch=8, share=(0.0, 0.0, 0.02)),
-    Bucket(1, 480, 832, kept=200, fresh=0.2, batch=2, share=(0.0, 0.0, 0.02)),
+    Bucket(1, 112, 192, kept=2000, fresh=2, batch=18, share=(0.6, 0.25, 0.06)),
+    Bucket(17, 112, 192, kept=400, fresh=0.3, batch=4, share=(0.4, 0.5, 0.28)),
+    Bucket(41, 112, 192, kept=200, fresh=0.2, batch=2, share=(0.0, 0.25, 0.26)),
+    Bucket(81, 112, 192, kept=150, fresh=0.15, batch=1, share=(0.0, 0.0, 0.36)),
+    Bucket(1, 240, 416, kept=300, fresh=0.2, batch=4, share=(0.0, 0.0, 0.02)),
+    Bucket(1, 480, 832, kept=200, fresh=0.1, batch=1, share=(0.0, 0.0, 0.02)),
 )
 PARTS = (0.25, 0.55)
 """Where a run's second and third part begin: pictures and short clips first, then longer ones, then all."""
@@ -69,22 +69,26 @@ class Clips:
             path, weights_only=True, map_location=torch.get_default_device()
         )
 
-    def look(self, rng: random.Random, *, loose: bool = False, taken: int | None = None) -> "Look":
+    def look(
+        self, rng: random.Random, *, loose: bool = False, taken: int | None = None, count: int | None = None
+    ) -> "Look":
         """A batch, after some of what is at hand was drawn anew; of clips that begin exactly in a place, or of all.
 
         With `taken` only so many latents of each clip, and more clips: the first, the last, and by chance between them.
+        `count` clips instead of as many as the bucket has in a batch.
         """
-        count = _AT_ONCE * int(self._bucket.fresh / _AT_ONCE + rng.random())
-        if count:
-            places = rng.sample(range(len(self._scenes)), count)
-            scenes = self._by_chance(rng, count)
+        anew = _AT_ONCE * int(self._bucket.fresh / _AT_ONCE + rng.random())
+        if anew:
+            places = rng.sample(range(len(self._scenes)), anew)
+            scenes = self._by_chance(rng, anew)
             self._latents[places], self._touched[places], self._cover[places] = self._encode(scenes)
             for place, scene in zip(places, scenes, strict=True):
                 self._scenes[place] = scene
         suited = [place for place, scene in enumerate(self._scenes) if loose or exact(scene)]
         frames = self._latents.shape[2]
         at = [0, *sorted(rng.sample(range(1, frames - 1), taken - 2)), frames - 1] if taken else list(range(frames))
-        places = rng.sample(suited, min(len(suited), round(self._bucket.batch * frames / len(at))))
+        count = count or round(self._bucket.batch * frames / len(at))
+        places = rng.sample(suited, min(len(suited), count))
         scenes = [self._scenes[place] for place in places]
         latents, touched, cover = (kept[places][:, :, at] for kept in (self._latents, self._touched, self._cover))
         return Look(latents, touched, cover.float(), scenes, at)

@@ -197,8 +197,8 @@ class _RedrawnClips:
     def __call__(self, rng: random.Random) -> tuple[torch.Tensor, torch.Tensor]:
         """(batch, 3, frames, height, width) pixels, -1 to 1, and their latents."""
         ((bucket, count, cut),) = rng.choices(self._FORMS, self._SHARE)
-        seen = self._clips[bucket].look(rng)
-        clean, touched, scenes = seen.latents[:count], seen.touched[:count], seen.scenes[:count]
+        seen = self._clips[bucket].look(rng, count=count)
+        clean, touched, scenes = seen.latents, seen.touched, seen.scenes
         if rng.random() < self._UNTOUCHED:
             latents = clean + rng.uniform(0, _CLIPS_NOISE) * torch.randn_like(clean)
         else:

@@ -22,7 +22,7 @@ _texts: Any = transformers  # as above
 
 NATIVE = (256, 256)
 KEPT = 2500
-"""Pictures of the native size that are at hand at any time; at every look some are drawn anew."""
+"""Pictures of the native size that are at hand at any time; some of them are drawn anew on the way."""
 _OTHERS: dict[tuple[int, int], tuple[int, float]] = {
     (512, 512): (300, 0.3),
     (1024, 1024): (150, 0.4),
@@ -39,9 +39,12 @@ _OTHERS_SHARE = 0.15
 """... for this part of the batches ..."""
 _OTHERS_LAST = 0.08
 """... and for this one at last: other sizes cost the native one's shapes their outlines."""
-_OTHERS_FRESH = 0.25
-"""How often one of these is drawn anew before a batch: to encode a large one takes as long as to learn from it."""
-_BATCH = 32
+_FRESH, _OTHERS_FRESH = 0.4, 0.1
+"""How often a picture of the native size, and one of another, is drawn anew before a batch: to encode a large one takes
+as long as to learn from it.
+"""
+_BATCH = 8
+"""Pictures of the native size in a batch: many small steps come further in the same time than few large ones."""
 _SHAPE_WEIGHT = 4.0
 _OUTLINE_WEIGHT = 6.0
 _WITHOUT_WORDS = 0.12
@@ -115,7 +118,7 @@ def base(folder: Path, work: Path, steps: int, *, further: bool = False) -> None
         unet,
         lambda rng, step: loss(unet, rng, max(step / steps, _NATIVE_ALONE if further else 0.0)),
         steps=steps,
-        rate=8e-4 if further else 1.5e-3,
+        rate=8e-4 if further else 2.5e-3,
         work=work,
         warmup=200,
         matrices=kernels(unet),
@@ -193,7 +196,7 @@ class _Loss:
             (pictures,) = rng.choices(self._others, [share for _, share in _OTHERS.values()])
         height, width = pictures.size
         count = max(2, _BATCH * NATIVE[0] * NATIVE[1] // (height * width))
-        fresh = 1 if pictures is self._native else int(rng.random() < _OTHERS_FRESH)
+        fresh = int(rng.random() < (_FRESH if pictures is self._native else _OTHERS_FRESH))
         latents, scenes = pictures.look(rng, min(count, 64), fresh)
         texts = [caption_of(scene, rng).text for scene in scenes]
         left_out = [rng.random() < _WITHOUT_WORDS for _ in scenes]
