@@ -2,7 +2,9 @@
 
 import copy
 
+import pytest
 import torch
+import transformers
 
 from tools.train_demo import architecture
 from tools.train_demo.muon import Muon, kernels, orthogonal
@@ -49,10 +51,20 @@ def test_a_kernel_is_a_matrix_of_its_output_channels_and_what_was_not_reached_st
     assert torch.equal(unreached, before)
 
 
-def test_kernels_are_all_matrices_but_those_at_a_networks_ends() -> None:
-    for network in (architecture.unet(refiner=False), architecture.image_vae(), architecture.video_vae()):
-        stepped = {id(weight) for weight in kernels(network)}
-        for name, weight in network.named_parameters():
-            ends = "conv_in" in name or "conv_out" in name
-            vector = weight.ndim == 1 or weight.shape[1:].numel() == 1
-            assert (id(weight) in stepped) == (not ends and not vector), name
+@pytest.mark.parametrize(
+    ("network", "ends"),
+    [
+        (architecture.unet(refiner=False), {"conv_in", "conv_out"}),
+        (architecture.image_vae(), {"conv_in", "conv_out"}),
+        (architecture.video_vae(), {"conv_in", "conv_out"}),
+        (transformers.CLIPTextModel(architecture.clip(50, 48, 2)), {"token_embedding", "position_embedding"}),
+        (transformers.UMT5EncoderModel(architecture.t5(50)), {"shared", "relative_attention_bias"}),
+    ],
+    ids=["unet", "image_vae", "video_vae", "clip", "t5"],
+)
+def test_kernels_are_all_matrices_but_those_at_a_networks_ends(network: torch.nn.Module, ends: set[str]) -> None:
+    stepped = {id(weight) for weight in kernels(network)}
+    for name, weight in network.named_parameters():
+        at_an_end = not ends.isdisjoint(name.split("."))
+        vector = weight.ndim == 1 or weight.shape[1:].numel() == 1
+        assert (id(weight) in stepped) == (not at_an_end and not vector), name

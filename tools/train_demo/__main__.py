@@ -98,7 +98,7 @@ def _side_by_side(options: argparse.Namespace, lanes: Sequence[Sequence[str]]) -
 def _image_text(o: argparse.Namespace) -> None:
     from tools.train_demo.texts import clip_encoders
 
-    clip_encoders(o.out / "sdxl", o.work, steps=5000)
+    clip_encoders(o.out / "sdxl", o.work, steps=3000)
 
 
 def _image_vae(o: argparse.Namespace) -> None:

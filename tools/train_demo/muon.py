@@ -11,7 +11,10 @@ from typing import Any
 
 import torch
 
-_ENDS = {"conv_in", "conv_out"}
+_ENDS = {
+    *("conv_in", "conv_out"),
+    *("token_embedding", "position_embedding", "shared", "embed_tokens", "relative_attention_bias", "head"),
+}
 _MOMENTUM = 0.95
 _ITERATIONS = 5
 _QUINTIC = (3.4445, -4.7750, 2.0315)
@@ -19,9 +22,10 @@ _QUINTIC = (3.4445, -4.7750, 2.0315)
 
 
 def kernels(network: torch.nn.Module) -> list[torch.nn.Parameter]:
-    """The matrices and kernels of a convolutional network, but for those it begins and ends with.
+    """The matrices and kernels of a network, but for those that it begins and ends with.
 
-    Those, with a row or a column for each colour, and all vectors are left to AdamW, as in Jordan et al.
+    Those, with a row or a column for each colour, word or position, and all vectors are left to AdamW, as in Jordan et
+    al.
     """
     return [
         weight

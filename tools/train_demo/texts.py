@@ -16,6 +16,7 @@ import transformers
 from tools.train_demo import architecture, vocabulary
 from tools.train_demo.captions import ATTRIBUTES, Caption, say
 from tools.train_demo.device import tokens
+from tools.train_demo.muon import kernels
 from tools.train_demo.prompts import held_out
 from tools.train_demo.scenes import draw_lots
 from tools.train_demo.trainer import fit
@@ -61,6 +62,7 @@ def clip_encoders(out: Path, work: Path, steps: int) -> None:
             steps=steps if name else steps // 2,
             rate=3e-3,
             work=work,
+            matrices=kernels(encoder),
         )
         right = _rightness(lambda texts, e=encoder, t=tokenizer: e(**_tokens(t, texts, _LENGTH)).text_embeds)
         print(f"text_encoder{name}: {right:.2%} of what captions say is understood", flush=True)
@@ -94,7 +96,7 @@ def t5_encoder(out: Path, work: Path, steps: int) -> None:
         wanted = codes_of(captions)[:, None]
         return ((seen - wanted).square().sum(-1) * mask).sum() / mask.sum()
 
-    fit("video_text_encoder", both, loss_of, steps=steps, rate=2e-3, work=work)
+    fit("video_text_encoder", both, loss_of, steps=steps, rate=2e-3, work=work, matrices=kernels(both))
 
     def first(texts: list[str]) -> torch.Tensor:
         seen, mask = codes(texts)
