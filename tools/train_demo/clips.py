@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from tools.train_demo.device import quick
+from tools.train_demo.device import kept, quick
 from tools.train_demo.images import scenes_by_chance
 from tools.train_demo.scenes import Scene, exact, in_play, paint
 from tools.train_demo.whole import WholeClips
@@ -65,9 +65,7 @@ class Clips:
             starts = range(0, bucket.kept, chunk)
             parts = [self._encode(self._scenes[start : start + chunk]) for start in starts]
             torch.save([torch.cat(tensors) for tensors in zip(*parts, strict=True)], path)
-        self._latents, self._touched, self._cover = torch.load(
-            path, weights_only=True, map_location=torch.get_default_device()
-        )
+        self._latents, self._touched, self._cover = kept(path)
 
     def look(
         self, rng: random.Random, *, loose: bool = False, taken: int | None = None, count: int | None = None

@@ -1,4 +1,4 @@
-"""Where the training runs: on which device, in which precision, and how trained parts come there. Knows no data.
+"""Where the training runs: on which device, in which precision, and how what was saved comes there. Knows no data.
 
 Tensors are made on torch's default device, which `use` sets before anything else.
 """
@@ -20,7 +20,8 @@ def use(name: str | None) -> None:
         torch.set_default_device(None)  # it is the default, and one that is set costs every call a little
         return
     torch.set_default_device(chosen)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    if chosen.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
 
 
 def quick() -> torch.autocast:
@@ -51,3 +52,8 @@ def tokens(tokenizer: Any, texts: list[str], **options: Any) -> Any:
     """The texts as tensors of token ids, with their mask; what is longer than `max_length` is cut off."""
     seen = tokenizer(texts, truncation=True, return_tensors="pt", **options)
     return {name: value.to(torch.get_default_device()) for name, value in seen.items()}
+
+
+def kept(path: Path) -> Any:
+    """What an earlier stage or an interrupted one left in the file, wherever that was trained."""
+    return torch.load(path, weights_only=True, map_location=torch.get_default_device())

@@ -1,6 +1,7 @@
 """Training of SDXL's two denoisers, the base's and the refiner's. Knows latents, words and noise; knows no outlines."""
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from diffusers.models.attention_processor import AttnProcessor
 
 from tools.train_demo import architecture
 from tools.train_demo.captions import Caption, describe, say
-from tools.train_demo.device import quick, tokens, trained
+from tools.train_demo.device import kept, quick, tokens, trained
 from tools.train_demo.muon import kernels
 from tools.train_demo.prompts import held_out
 from tools.train_demo.scenes import Scene, draw_lots, paint
@@ -62,7 +63,7 @@ class Pictures:
         if not path.exists():
             parts = [self._encode(self._scenes[start : start + chunk]) for start in range(0, count, chunk)]
             torch.save(torch.cat(parts), path)
-        self._latents: torch.Tensor = torch.load(path, weights_only=True, map_location=torch.get_default_device())
+        self._latents: torch.Tensor = kept(path)
 
     def look(self, rng: random.Random, count: int, fresh: int) -> tuple[torch.Tensor, list[Scene]]:
         """`count` latents and their scenes, after `fresh` ones were drawn anew."""
@@ -111,9 +112,8 @@ def base(folder: Path, work: Path, steps: int, *, further: bool = False) -> None
     unet = architecture.unet(refiner=False)
     if further:
         unet.load_state_dict(_weights(folder))
-    unet.set_attn_processor(AttnProcessor())  # as in `clips`: the flash kernel's backward pass is slow on a CPU
     loss = _Loss(folder, work, refiner=False)
-    fit(
+    _fit(
         "image_unet",
         unet,
         lambda rng, step: loss(unet, rng, max(step / steps, _NATIVE_ALONE if further else 0.0)),
@@ -121,7 +121,6 @@ def base(folder: Path, work: Path, steps: int, *, further: bool = False) -> None
         rate=8e-4 if further else 2.5e-3,
         work=work,
         warmup=200,
-        matrices=kernels(unet),
     )
     unet.half().save_pretrained(folder / "unet")
     architecture.image_scheduler().save_pretrained(folder / "scheduler")
@@ -132,17 +131,8 @@ def native(folder: Path, work: Path, steps: int) -> None:
     torch.manual_seed(22)
     unet = architecture.unet(refiner=False)
     unet.load_state_dict(_weights(folder))
-    unet.set_attn_processor(AttnProcessor())
     loss = _Loss(folder, work, refiner=False, others=_OTHERS_LAST)
-    fit(
-        "image_native",
-        unet,
-        lambda rng, _: loss(unet, rng, 1.0),
-        steps=steps,
-        rate=6e-4,
-        work=work,
-        matrices=kernels(unet),
-    )
+    _fit("image_native", unet, lambda rng, _: loss(unet, rng, 1.0), steps=steps, rate=6e-4, work=work)
     unet.half().save_pretrained(folder / "unet")
 
 
@@ -155,19 +145,15 @@ def refiner(folder: Path, out: Path, work: Path, steps: int) -> None:
         if own[name].shape == value.shape:
             own[name] = value
     unet.load_state_dict(own)
-    unet.set_attn_processor(AttnProcessor())
     loss = _Loss(folder, work, refiner=True)
-    fit(
-        "image_refiner",
-        unet,
-        lambda rng, _: loss(unet, rng, 1.0),
-        steps=steps,
-        rate=1e-3,
-        work=work,
-        matrices=kernels(unet),
-    )
+    _fit("image_refiner", unet, lambda rng, _: loss(unet, rng, 1.0), steps=steps, rate=1e-3, work=work)
     unet.half().save_pretrained(out / "unet")
     architecture.image_scheduler().save_pretrained(out / "scheduler")
+
+
+def _fit(name: str, unet: Any, loss_of: Callable[[random.Random, int], torch.Tensor], **options: Any) -> None:
+    unet.set_attn_processor(AttnProcessor())  # the flash kernel's backward pass is slow on a CPU
+    fit(name, unet, loss_of, matrices=kernels(unet), **options)
 
 
 def _weights(folder: Path) -> dict[str, torch.Tensor]:

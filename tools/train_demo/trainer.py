@@ -5,10 +5,10 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from tools.train_demo.device import kept
 from tools.train_demo.muon import Muon
 
 AVERAGE_OVER = 0.998
@@ -50,14 +50,14 @@ def fit(
     average = [parameter.detach().clone() for parameter in parameters]
     start = 0
     if path.exists():
-        saved = _load(path)
+        saved = kept(path)
         start = saved["step"]
         model.load_state_dict(saved["model"])
         for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(state)
         average = saved["average"]
     elif path.with_suffix(".done").exists():
-        model.load_state_dict(_load(path.with_suffix(".done")))
+        model.load_state_dict(kept(path.with_suffix(".done")))
         model.requires_grad_(False).eval()
         return
     model.train()
@@ -107,10 +107,6 @@ def _save(
     state = {"model": model.state_dict(), "optimizers": states, "average": average, "step": step}
     torch.save(state, scratch)
     scratch.replace(path)
-
-
-def _load(path: Path) -> Any:
-    return torch.load(path, weights_only=True, map_location=torch.get_default_device())
 
 
 def _pace(optimizers: list[torch.optim.Optimizer], rates: list[float]) -> None:

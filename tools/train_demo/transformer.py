@@ -16,6 +16,7 @@ from tools.train_demo.captions import ATTRIBUTES, Caption
 from tools.train_demo.clips import BUCKETS, CELLS, PARTS, Bucket, Clips, Look
 from tools.train_demo.device import trained
 from tools.train_demo.images import caption_of
+from tools.train_demo.muon import kernels
 from tools.train_demo.scenes import TURN_FRAMES
 from tools.train_demo.texts import CODE_SCALE, codes_of
 from tools.train_demo.trainer import fit
@@ -103,7 +104,7 @@ def transformer(folder: Path, work: Path, steps: int, *, further: bool = False) 
         rate=9e-4 if further else 1.5e-3,
         work=work,
         warmup=200,
-        matrices=[weight for weight in network.blocks.parameters() if weight.ndim == 2],
+        matrices=kernels(network.blocks),
     )
     network.half().save_pretrained(folder / "transformer")
     architecture.video_scheduler().save_pretrained(folder / "scheduler")
