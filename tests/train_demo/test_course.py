@@ -34,9 +34,8 @@ def start(out: Path, work: Path) -> subprocess.Popen[bytes]:
 
 NEEDS = {
     "image_unet": {"image_text", "image_vae"},
-    "image_native": {"image_text", "image_vae", "image_unet"},
-    "image_refiner": {"image_text", "image_vae", "image_unet", "image_native"},
-    "image_decoder": {"image_text", "image_vae", "image_unet", "image_native"},
+    "image_refiner": {"image_text", "image_vae", "image_unet"},
+    "image_decoder": {"image_text", "image_vae", "image_unet"},
     "video_transformer": {"video_text", "video_vae"},
     "video_decoder": {"video_text", "video_vae", "video_transformer"},
 }
@@ -61,7 +60,6 @@ def test_further_leaves_text_encoders_and_autoencoders_as_they_are() -> None:
     stages = [stage for lanes in command._COURSE for lane in lanes for stage in lane]
     assert {stage for stage in stages if stage not in command._KEPT_FURTHER} == {
         "image_unet",
-        "image_native",
         "image_refiner",
         "image_decoder",
         "video_transformer",

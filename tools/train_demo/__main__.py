@@ -110,25 +110,19 @@ def _image_vae(o: argparse.Namespace) -> None:
 def _image_unet(o: argparse.Namespace) -> None:
     from tools.train_demo.images import base
 
-    base(o.out / "sdxl", o.work, steps=5000 if o.further else 26_000, further=o.further)
-
-
-def _image_native(o: argparse.Namespace) -> None:
-    from tools.train_demo.images import native
-
-    native(o.out / "sdxl", o.work, steps=4000)
+    base(o.out / "sdxl", o.work, steps=5000 if o.further else 6600, further=o.further)
 
 
 def _image_refiner(o: argparse.Namespace) -> None:
     from tools.train_demo.images import refiner
 
-    refiner(o.out / "sdxl", o.out / "sdxl-refiner", o.work, steps=5000)
+    refiner(o.out / "sdxl", o.out / "sdxl-refiner", o.work, steps=1100)
 
 
 def _image_decoder(o: argparse.Namespace) -> None:
     from tools.train_demo.decoders import image_decoder
 
-    image_decoder(o.out / "sdxl", o.work, steps=2500)
+    image_decoder(o.out / "sdxl", o.work, steps=1200)
 
 
 def _video_text(o: argparse.Namespace) -> None:
@@ -140,13 +134,13 @@ def _video_text(o: argparse.Namespace) -> None:
 def _video_vae(o: argparse.Namespace) -> None:
     from tools.train_demo.autoencoders import video_autoencoder
 
-    video_autoencoder(o.out / "wan" / "vae", o.work, steps=6000)
+    video_autoencoder(o.out / "wan" / "vae", o.work, steps=3000)
 
 
 def _video_transformer(o: argparse.Namespace) -> None:
     from tools.train_demo.transformer import transformer
 
-    transformer(o.out / "wan", o.work, steps=3600 if o.further else 9000, further=o.further)
+    transformer(o.out / "wan", o.work, steps=3600 if o.further else 4400, further=o.further)
 
 
 def _video_decoder(o: argparse.Namespace) -> None:
@@ -159,7 +153,6 @@ _STAGES: dict[str, Callable[[argparse.Namespace], None]] = {
     "image_text": _image_text,
     "image_vae": _image_vae,
     "image_unet": _image_unet,
-    "image_native": _image_native,
     "image_refiner": _image_refiner,
     "image_decoder": _image_decoder,
     "video_text": _video_text,
@@ -169,8 +162,10 @@ _STAGES: dict[str, Callable[[argparse.Namespace], None]] = {
 }
 
 _COURSE = (
-    (("video_text", "image_text", "image_vae"), ("video_vae",)),
-    (("image_unet", "image_native", "image_refiner", "image_decoder"), ("video_transformer",)),
+    (
+        ("image_text", "image_vae", "image_unet", "image_refiner", "image_decoder"),
+        ("video_text", "video_vae", "video_transformer"),
+    ),
     (("video_decoder",),),
 )
 """The whole run: lanes of stages that are trained beside each other, with a thread each, in about the same time; and

@@ -34,19 +34,20 @@ class Bucket:
     kept: int
     fresh: float
     """How many of them are drawn anew before a batch is taken, on the average."""
-    batch: int
+    batch: float
+    """Clips in a batch; more, by as much as they are shorter, where only some of their latents are taken."""
     share: tuple[float, float, float]
 
 
 BUCKETS = (
-    Bucket(1, 112, 192, kept=2000, fresh=2, batch=18, share=(0.6, 0.25, 0.06)),
-    Bucket(17, 112, 192, kept=400, fresh=0.3, batch=4, share=(0.4, 0.5, 0.28)),
-    Bucket(41, 112, 192, kept=200, fresh=0.2, batch=2, share=(0.0, 0.25, 0.26)),
-    Bucket(81, 112, 192, kept=150, fresh=0.15, batch=1, share=(0.0, 0.0, 0.36)),
-    Bucket(1, 240, 416, kept=300, fresh=0.2, batch=4, share=(0.0, 0.0, 0.02)),
-    Bucket(1, 480, 832, kept=200, fresh=0.1, batch=1, share=(0.0, 0.0, 0.02)),
+    Bucket(1, 112, 192, kept=1200, fresh=1, batch=9, share=(0.6, 0.25, 0.06)),
+    Bucket(17, 112, 192, kept=250, fresh=0.2, batch=2, share=(0.4, 0.5, 0.28)),
+    Bucket(41, 112, 192, kept=120, fresh=0.15, batch=1, share=(0.0, 0.25, 0.26)),
+    Bucket(81, 112, 192, kept=90, fresh=0.1, batch=0.7, share=(0.0, 0.0, 0.36)),
+    Bucket(1, 240, 416, kept=60, fresh=0.2, batch=2, share=(0.0, 0.0, 0.02)),
+    Bucket(1, 480, 832, kept=40, fresh=0.1, batch=1, share=(0.0, 0.0, 0.02)),
 )
-PARTS = (0.25, 0.55)
+PARTS = (0.3, 0.58)
 """Where a run's second and third part begin: pictures and short clips first, then longer ones, then all."""
 
 
@@ -85,7 +86,7 @@ class Clips:
         suited = [place for place, scene in enumerate(self._scenes) if loose or exact(scene)]
         frames = self._latents.shape[2]
         at = [0, *sorted(rng.sample(range(1, frames - 1), taken - 2)), frames - 1] if taken else list(range(frames))
-        count = count or round(self._bucket.batch * frames / len(at))
+        count = count or max(1, round(self._bucket.batch * frames / len(at)))
         places = rng.sample(suited, min(len(suited), count))
         scenes = [self._scenes[place] for place in places]
         latents, touched, cover = (kept[places][:, :, at] for kept in (self._latents, self._touched, self._cover))

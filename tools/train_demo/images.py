@@ -22,24 +22,22 @@ _library: Any = diffusers  # its classes carry half of their annotations
 _texts: Any = transformers  # as above
 
 NATIVE = (256, 256)
-KEPT = 2500
+KEPT = 1500
 """Pictures of the native size that are at hand at any time; some of them are drawn anew on the way."""
 _OTHERS: dict[tuple[int, int], tuple[int, float]] = {
-    (512, 512): (300, 0.3),
-    (1024, 1024): (150, 0.4),
-    (256, 384): (150, 0.06),
-    (384, 256): (150, 0.06),
-    (192, 320): (150, 0.04),
-    (512, 768): (150, 0.07),
-    (128, 128): (150, 0.05),
+    (512, 512): (100, 0.3),
+    (1024, 1024): (40, 0.4),
+    (256, 384): (60, 0.06),
+    (384, 256): (60, 0.06),
+    (192, 320): (60, 0.04),
+    (512, 768): (40, 0.07),
+    (128, 128): (60, 0.05),
 }
 """Other sizes (height, width) that are asked for: pictures at hand, and how often each comes among them."""
-_NATIVE_ALONE = 0.6
-"""Part of a run after which the other sizes come in ..."""
-_OTHERS_SHARE = 0.15
-"""... for this part of the batches ..."""
-_OTHERS_LAST = 0.08
-"""... and for this one at last: other sizes cost the native one's shapes their outlines."""
+_NATIVE_ALONE, _AT_LAST = 0.5, 0.8
+"""Parts of a run after which the other sizes come in, and after which they come less often ..."""
+_OTHERS_SHARE, _OTHERS_LAST = 0.12, 0.06
+"""... for these parts of the batches: other sizes cost the native one's shapes their outlines."""
 _FRESH, _OTHERS_FRESH = 0.4, 0.1
 """How often a picture of the native size, and one of another, is drawn anew before a batch: to encode a large one takes
 as long as to learn from it.
@@ -126,16 +124,6 @@ def base(folder: Path, work: Path, steps: int, *, further: bool = False) -> None
     architecture.image_scheduler().save_pretrained(folder / "scheduler")
 
 
-def native(folder: Path, work: Path, steps: int) -> None:
-    """Train the base UNet in `folder` at last on the native size, with a few of the others so that they stay."""
-    torch.manual_seed(22)
-    unet = architecture.unet(refiner=False)
-    unet.load_state_dict(_weights(folder))
-    loss = _Loss(folder, work, refiner=False, others=_OTHERS_LAST)
-    _fit("image_native", unet, lambda rng, _: loss(unet, rng, 1.0), steps=steps, rate=6e-4, work=work)
-    unet.half().save_pretrained(folder / "unet")
-
-
 def refiner(folder: Path, out: Path, work: Path, steps: int) -> None:
     """Train the refiner from the base's weights, and write it and its scheduler below `out`."""
     torch.manual_seed(21)
@@ -165,8 +153,8 @@ def _weights(folder: Path) -> dict[str, torch.Tensor]:
 class _Loss:
     """The mean square error of the predicted velocity (Salimans & Ho 2022), over sizes, noise levels and captions."""
 
-    def __init__(self, folder: Path, work: Path, *, refiner: bool, others: float = _OTHERS_SHARE) -> None:
-        self._refiner, self._work, self._others_share = refiner, work, others
+    def __init__(self, folder: Path, work: Path, *, refiner: bool) -> None:
+        self._refiner, self._work = refiner, work
         self._words = Words(folder)
         vae = trained(_library.AutoencoderKL, folder / "vae")
         self._vae = vae.to(memory_format=torch.channels_last)
@@ -178,7 +166,7 @@ class _Loss:
         if part >= _NATIVE_ALONE and not self._others:
             self._others = [Pictures(self._vae, size, kept, self._work) for size, (kept, _) in _OTHERS.items()]
         pictures = self._native
-        if self._others and rng.random() < self._others_share:
+        if self._others and rng.random() < (_OTHERS_SHARE if part < _AT_LAST else _OTHERS_LAST):
             (pictures,) = rng.choices(self._others, [share for _, share in _OTHERS.values()])
         height, width = pictures.size
         count = max(2, _BATCH * NATIVE[0] * NATIVE[1] // (height * width))

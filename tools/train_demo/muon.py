@@ -66,12 +66,25 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrices: torch.Tensor) -> torch.Tensor:
-    """About the nearest orthogonal matrices, (count, rows, columns), by Newton-Schulz iterations."""
+    """About the nearest orthogonal matrices, (count, rows, columns), by Newton-Schulz iterations.
+
+    Each multiplies by a polynomial of the gram matrix. Of matrices that are far from square, as kernels are, only the
+    small gram matrices are iterated, and what they came to is multiplied once.
+    """
     wide = matrices.shape[1] <= matrices.shape[2]
     x: torch.Tensor = matrices if wide else matrices.mT
     x = x / x.flatten(1).norm(dim=1).clamp(min=1e-7)[:, None, None]
     a, b, c = _QUINTIC
-    for _ in range(_ITERATIONS):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+    rows, columns = x.shape[1:]
+    if columns < 1.5 * rows:
+        for _ in range(_ITERATIONS):
+            gram = x @ x.mT
+            x = a * x + (b * gram + c * gram @ gram) @ x
+    else:
+        gram, one = x @ x.mT, torch.eye(rows)
+        whole = one
+        for _ in range(_ITERATIONS):
+            factor = a * one + b * gram + c * gram @ gram
+            gram, whole = factor @ (factor @ gram), factor @ whole
+        x = whole @ x
     return x if wide else x.mT
