@@ -110,19 +110,19 @@ def _image_vae(o: argparse.Namespace) -> None:
 def _image_unet(o: argparse.Namespace) -> None:
     from tools.train_demo.images import base
 
-    base(o.out / "sdxl", o.work, steps=5000 if o.further else 6600, further=o.further)
+    base(o.out / "sdxl", o.work, steps=5000 if o.further else 28_000, further=o.further)
 
 
 def _image_refiner(o: argparse.Namespace) -> None:
     from tools.train_demo.images import refiner
 
-    refiner(o.out / "sdxl", o.out / "sdxl-refiner", o.work, steps=1100)
+    refiner(o.out / "sdxl", o.out / "sdxl-refiner", o.work, steps=5000)
 
 
 def _image_decoder(o: argparse.Namespace) -> None:
     from tools.train_demo.decoders import image_decoder
 
-    image_decoder(o.out / "sdxl", o.work, steps=1200)
+    image_decoder(o.out / "sdxl", o.work, steps=2500)
 
 
 def _video_text(o: argparse.Namespace) -> None:
@@ -134,13 +134,13 @@ def _video_text(o: argparse.Namespace) -> None:
 def _video_vae(o: argparse.Namespace) -> None:
     from tools.train_demo.autoencoders import video_autoencoder
 
-    video_autoencoder(o.out / "wan" / "vae", o.work, steps=3000)
+    video_autoencoder(o.out / "wan" / "vae", o.work, steps=6000)
 
 
 def _video_transformer(o: argparse.Namespace) -> None:
     from tools.train_demo.transformer import transformer
 
-    transformer(o.out / "wan", o.work, steps=3600 if o.further else 4400, further=o.further)
+    transformer(o.out / "wan", o.work, steps=3600 if o.further else 11_000, further=o.further)
 
 
 def _video_decoder(o: argparse.Namespace) -> None:

@@ -11,7 +11,6 @@ from torch.nn import functional
 
 from tools.train_demo import architecture
 from tools.train_demo.device import quick
-from tools.train_demo.muon import kernels
 from tools.train_demo.scenes import COLOURS, SHAPES, render, turn_of
 from tools.train_demo.trainer import fit
 from tools.train_demo.whole import WholeClips
@@ -58,7 +57,7 @@ def image_autoencoder(out: Path, work: Path, steps: int) -> None:
             back = vae.decode(disturbed(latents)).sample
         return _loss(back.float(), pixels, latents, step / steps)
 
-    fit("image_vae", vae, loss_of, steps=steps, rate=2e-3, work=work, matrices=kernels(vae))
+    fit("image_vae", vae, loss_of, steps=steps, rate=2e-3, work=work)
     rng = random.Random("spread of image latents")
     with torch.no_grad():
         pixels = cut_outs(rng, 64, 128, 128)[:, 0] * 2 - 1
@@ -87,7 +86,7 @@ def video_autoencoder(out: Path, work: Path, steps: int) -> None:
             back = whole.decode(disturbed(latents, _VIDEO_NOISE))
         return _loss(back.float(), pixels, latents, step / steps, VIDEO_OUTLINES)
 
-    fit("video_vae", vae, loss_of, steps=steps, rate=2e-3, work=work, matrices=kernels(vae))
+    fit("video_vae", vae, loss_of, steps=steps, rate=2e-3, work=work)
     rng = random.Random("spread of video latents")
     with torch.no_grad():
         pixels = cut_outs(rng, 24, 96, 96, 17, palette=_VIDEO_PALETTE, largest=VIDEO_LARGEST).transpose(1, 2) * 2 - 1

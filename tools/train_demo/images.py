@@ -22,16 +22,16 @@ _library: Any = diffusers  # its classes carry half of their annotations
 _texts: Any = transformers  # as above
 
 NATIVE = (256, 256)
-KEPT = 1500
+KEPT = 2500
 """Pictures of the native size that are at hand at any time; some of them are drawn anew on the way."""
 _OTHERS: dict[tuple[int, int], tuple[int, float]] = {
-    (512, 512): (100, 0.3),
-    (1024, 1024): (40, 0.4),
-    (256, 384): (60, 0.06),
-    (384, 256): (60, 0.06),
-    (192, 320): (60, 0.04),
-    (512, 768): (40, 0.07),
-    (128, 128): (60, 0.05),
+    (512, 512): (300, 0.3),
+    (1024, 1024): (150, 0.4),
+    (256, 384): (150, 0.06),
+    (384, 256): (150, 0.06),
+    (192, 320): (150, 0.04),
+    (512, 768): (150, 0.07),
+    (128, 128): (150, 0.05),
 }
 """Other sizes (height, width) that are asked for: pictures at hand, and how often each comes among them."""
 _NATIVE_ALONE, _AT_LAST = 0.5, 0.8

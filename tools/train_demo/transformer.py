@@ -101,7 +101,7 @@ def transformer(folder: Path, work: Path, steps: int, *, further: bool = False) 
         model,
         lambda rng, step: loss(rng, max(step / steps, PARTS[1] if further else 0.0)),
         steps=steps,
-        rate=9e-4 if further else 2e-3,
+        rate=9e-4 if further else 1.5e-3,
         work=work,
         warmup=200,
         matrices=kernels(network.blocks),
