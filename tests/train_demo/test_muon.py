@@ -37,6 +37,19 @@ def test_singular_values_come_near_to_one() -> None:
         assert values.median() > 0.6
 
 
+def test_what_is_far_from_square_and_of_a_low_rank_is_as_exact() -> None:
+    # Over the gram matrix the smallest singular values are squared, and so are soonest lost in float32.
+    torch.manual_seed(0)
+    matrices = torch.randn(2, 32, 4, dtype=torch.float64) @ torch.randn(2, 4, 96, dtype=torch.float64)
+    exact = matrices / matrices.flatten(1).norm(dim=1)[:, None, None]
+    a, b, c = 3.4445, -4.7750, 2.0315
+    for _ in range(5):
+        gram = exact @ exact.mT
+        exact = a * exact + (b * gram + c * gram @ gram) @ exact
+    assert (orthogonal(matrices.float()) - exact).norm() < 1e-3 * exact.norm()
+    assert (orthogonal(matrices.float().mT) - exact.mT).norm() < 1e-3 * exact.norm()
+
+
 def test_a_kernel_is_a_matrix_of_its_output_channels_and_what_was_not_reached_stays() -> None:
     torch.manual_seed(0)
     kernel, flat, unreached = (torch.nn.Parameter(torch.randn(shape)) for shape in ((8, 4, 3, 3), (8, 36), (8, 36)))

@@ -89,7 +89,7 @@ class Clips:
         count = count or max(1, round(self._bucket.batch * frames / len(at)))
         places = rng.sample(suited, min(len(suited), count))
         scenes = [self._scenes[place] for place in places]
-        latents, touched, cover = (kept[places][:, :, at] for kept in (self._latents, self._touched, self._cover))
+        latents, touched, cover = (of_all[places][:, :, at] for of_all in (self._latents, self._touched, self._cover))
         return Look(latents, touched, cover.float(), scenes, at)
 
     def _by_chance(self, rng: random.Random, count: int) -> list[Scene]:

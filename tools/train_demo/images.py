@@ -164,7 +164,7 @@ class _Loss:
 
     def __call__(self, unet: Any, rng: random.Random, part: float) -> torch.Tensor:
         if part >= _NATIVE_ALONE and not self._others:
-            self._others = [Pictures(self._vae, size, kept, self._work) for size, (kept, _) in _OTHERS.items()]
+            self._others = [Pictures(self._vae, size, count, self._work) for size, (count, _) in _OTHERS.items()]
         pictures = self._native
         if self._others and rng.random() < (_OTHERS_SHARE if part < _AT_LAST else _OTHERS_LAST):
             (pictures,) = rng.choices(self._others, [share for _, share in _OTHERS.values()])

@@ -81,7 +81,7 @@ def orthogonal(matrices: torch.Tensor) -> torch.Tensor:
             gram = x @ x.mT
             x = a * x + (b * gram + c * gram @ gram) @ x
     else:
-        gram, one = x @ x.mT, torch.eye(rows)
+        gram, one = x @ x.mT, torch.eye(rows, dtype=x.dtype, device=x.device)
         whole = one
         for _ in range(_ITERATIONS):
             factor = a * one + b * gram + c * gram @ gram
