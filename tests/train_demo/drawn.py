@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from tools.train_demo.scenes import COLOURS, SHAPES, Scene, draw_lots, paint
+from tools.train_demo.scenes import COLOURS, SHAPES, Scene, draw_lots, in_play, paint
 
 Pixels = NDArray[np.uint8]
 
@@ -43,7 +43,7 @@ def every_shape_and_colour(seed: int, count: int = 40) -> Iterator[Scene]:
         drawn = draw_lots(rng)
         while (drawn.colour, drawn.shape) != (colour, shape):
             drawn = draw_lots(rng)
-        yield drawn
+        yield in_play(drawn, rng)
         count -= 1
 
 

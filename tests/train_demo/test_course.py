@@ -33,11 +33,11 @@ def start(out: Path, work: Path) -> subprocess.Popen[bytes]:
 
 
 NEEDS = {
-    "image_unet": {"image_text", "image_vae"},
-    "image_refiner": {"image_text", "image_vae", "image_unet"},
-    "image_decoder": {"image_text", "image_vae", "image_unet"},
-    "video_transformer": {"video_text", "video_vae"},
-    "video_decoder": {"video_text", "video_vae", "video_transformer"},
+    "image_unet": {"image_text"},
+    "image_refiner": {"image_text", "image_unet"},
+    "image_decoder": {"image_text", "image_encoder", "image_unet"},
+    "video_transformer": {"video_text"},
+    "video_decoder": {"video_text", "video_encoder", "video_transformer"},
 }
 
 

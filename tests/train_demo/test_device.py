@@ -14,7 +14,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tools.train_demo import autoencoders, clips, decoders, device, images, texts, transformer
+from tools.train_demo import clips, decoders, device, encoders, images, texts, transformer
 from worker.pipelines.places import DEMO_MODELS
 
 BATCHES = 4
@@ -49,12 +49,10 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it out
         raise Enough
 
-    for module in (autoencoders, decoders, images, texts, transformer):
+    for module in (decoders, encoders, images, texts, transformer):
         monkeypatch.setattr(module, "fit", fit)
-    few = {size: (2, share) for size, (_, share) in images._OTHERS.items()}
-    monkeypatch.setattr(images, "_OTHERS", few)
     monkeypatch.setattr(images, "_NATIVE_ALONE", 0.0)
-    monkeypatch.setattr(images, "KEPT", 4)
+    monkeypatch.setattr(images, "_OTHERS_SHARE", 0.5)
     buckets = tuple(
         dataclasses.replace(bucket, kept=4, share=(1 / len(clips.BUCKETS),) * 3) for bucket in clips.BUCKETS
     )
@@ -69,11 +67,11 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 STAGES: dict[str, Callable[[Path], None]] = {
     "image_text": lambda work: texts.clip_encoders(work / "sdxl", work, 100),
     "video_text": lambda work: texts.t5_encoder(work / "wan", work, 100),
-    "image_vae": lambda work: autoencoders.image_autoencoder(work / "vae", work, 100),
-    "video_vae": lambda work: autoencoders.video_autoencoder(work / "vae", work, 100),
+    "image_encoder": lambda work: encoders.image_encoder(work / "vae", work, 100),
+    "video_encoder": lambda work: encoders.video_encoder(work / "vae", work, 100),
     "image_unet": lambda work: images.base(DEMO_MODELS / "sdxl", work, 100),
     "image_refiner": lambda work: images.refiner(DEMO_MODELS / "sdxl", work, work, 100),
-    "video_transformer": lambda work: transformer.transformer(DEMO_MODELS / "wan", work, 100, further=True),
+    "video_transformer": lambda work: transformer.transformer(DEMO_MODELS / "wan", work, 100),
 }
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tools.train_demo import __main__ as command
-from tools.train_demo import autoencoders, clips, decoders, images, texts, trainer, transformer
+from tools.train_demo import clips, decoders, encoders, images, texts, trainer, transformer
 from tools.train_demo.studio import Studio
 
 
@@ -17,7 +17,7 @@ def test_all_stages_from_nothing_make_models_that_the_worker_loads(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     out = tmp_path / "models"
-    train(out, tmp_path / "work", ["video_text", "image_text", "image_vae", "video_vae"], monkeypatch)
+    train(out, tmp_path / "work", ["video_text", "image_text", "image_encoder", "video_encoder"], monkeypatch)
     train(out, tmp_path / "work", ["image_unet", "image_refiner", "image_decoder"], monkeypatch)
     train(out, tmp_path / "work", ["video_transformer", "video_decoder"], monkeypatch)
     done = {path.stem for path in (tmp_path / "work").glob("*.done")}
@@ -39,10 +39,9 @@ def train(out: Path, work: Path, stages: list[str], monkeypatch: pytest.MonkeyPa
     buckets = tuple(dataclasses.replace(bucket, kept=4) for bucket in clips.BUCKETS)
     forms = zip(buckets, decoders._RedrawnClips._FORMS, strict=False)
     with monkeypatch.context() as patch:
-        for module in (autoencoders, decoders, images, texts, transformer):
+        for module in (decoders, encoders, images, texts, transformer):
             patch.setattr(module, "fit", briefly)
-        patch.setattr(images, "KEPT", 8)
-        patch.setattr(images, "_OTHERS", {size: (2, share) for size, (_, share) in images._OTHERS.items()})
+        patch.setattr(images, "_NATIVE_ALONE", 0.0)
         patch.setattr(clips, "BUCKETS", buckets)
         patch.setattr(transformer, "BUCKETS", buckets)
         patch.setattr(decoders._RedrawnClips, "_FORMS", tuple((bucket, *form[1:]) for bucket, form in forms))

@@ -98,80 +98,80 @@ def _side_by_side(options: argparse.Namespace, lanes: Sequence[Sequence[str]]) -
 def _image_text(o: argparse.Namespace) -> None:
     from tools.train_demo.texts import clip_encoders
 
-    clip_encoders(o.out / "sdxl", o.work, steps=3000)
+    clip_encoders(o.out / "sdxl", o.work, steps=2000)
 
 
-def _image_vae(o: argparse.Namespace) -> None:
-    from tools.train_demo.autoencoders import image_autoencoder
+def _image_encoder(o: argparse.Namespace) -> None:
+    from tools.train_demo.encoders import image_encoder
 
-    image_autoencoder(o.out / "sdxl" / "vae", o.work, steps=1500)
+    image_encoder(o.out / "sdxl" / "vae", o.work, steps=600)
 
 
 def _image_unet(o: argparse.Namespace) -> None:
     from tools.train_demo.images import base
 
-    base(o.out / "sdxl", o.work, steps=5000 if o.further else 28_000, further=o.further)
+    base(o.out / "sdxl", o.work, steps=5000 if o.further else 4600, further=o.further)
 
 
 def _image_refiner(o: argparse.Namespace) -> None:
     from tools.train_demo.images import refiner
 
-    refiner(o.out / "sdxl", o.out / "sdxl-refiner", o.work, steps=5000)
+    refiner(o.out / "sdxl", o.out / "sdxl-refiner", o.work, steps=800)
 
 
 def _image_decoder(o: argparse.Namespace) -> None:
     from tools.train_demo.decoders import image_decoder
 
-    image_decoder(o.out / "sdxl", o.work, steps=2500)
+    image_decoder(o.out / "sdxl", o.work, steps=1500)
 
 
 def _video_text(o: argparse.Namespace) -> None:
     from tools.train_demo.texts import t5_encoder
 
-    t5_encoder(o.out / "wan", o.work, steps=2200)
+    t5_encoder(o.out / "wan", o.work, steps=1500)
 
 
-def _video_vae(o: argparse.Namespace) -> None:
-    from tools.train_demo.autoencoders import video_autoencoder
+def _video_encoder(o: argparse.Namespace) -> None:
+    from tools.train_demo.encoders import video_encoder
 
-    video_autoencoder(o.out / "wan" / "vae", o.work, steps=6000)
+    video_encoder(o.out / "wan" / "vae", o.work, steps=1000)
 
 
 def _video_transformer(o: argparse.Namespace) -> None:
     from tools.train_demo.transformer import transformer
 
-    transformer(o.out / "wan", o.work, steps=3600 if o.further else 11_000, further=o.further)
+    transformer(o.out / "wan", o.work, steps=3600 if o.further else 5500, further=o.further)
 
 
 def _video_decoder(o: argparse.Namespace) -> None:
     from tools.train_demo.decoders import video_decoder
 
-    video_decoder(o.out / "wan", o.work, steps=4500)
+    video_decoder(o.out / "wan", o.work, steps=1500)
 
 
 _STAGES: dict[str, Callable[[argparse.Namespace], None]] = {
     "image_text": _image_text,
-    "image_vae": _image_vae,
+    "image_encoder": _image_encoder,
     "image_unet": _image_unet,
     "image_refiner": _image_refiner,
     "image_decoder": _image_decoder,
     "video_text": _video_text,
-    "video_vae": _video_vae,
+    "video_encoder": _video_encoder,
     "video_transformer": _video_transformer,
     "video_decoder": _video_decoder,
 }
 
 _COURSE = (
     (
-        ("image_text", "image_vae", "image_unet", "image_refiner", "image_decoder"),
-        ("video_text", "video_vae", "video_transformer"),
+        ("image_text", "image_encoder", "image_unet", "image_refiner", "image_decoder"),
+        ("video_text", "video_encoder", "video_transformer"),
     ),
     (("video_decoder",),),
 )
 """The whole run: lanes of stages that are trained beside each other, with a thread each, in about the same time; and
 then the last with all threads.
 """
-_KEPT_FURTHER = ("image_text", "image_vae", "video_text", "video_vae")
+_KEPT_FURTHER = ("image_text", "image_encoder", "video_text", "video_encoder")
 """Stages that `--further` leaves as they are unless they are named."""
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from tools.train_demo.captions import ATTRIBUTES
+from tools.train_demo.latents import CLIPS_SCALE, SCALE
 
 _library: Any = diffusers  # its classes carry half of their annotations
 
@@ -22,7 +23,8 @@ TEXT_WIDTH_2 = 64
 """... and of its second, wider one."""
 VIDEO_TEXT_WIDTH = 64
 LATENT_CHANNELS = 4
-VIDEO_LATENT_CHANNELS = 8
+"""What is in them: `latents`."""
+VIDEO_LATENT_CHANNELS = 12
 _TIME_WIDTH = 8
 
 
@@ -90,6 +92,7 @@ def image_vae() -> Any:
         norm_num_groups=1,
         mid_block_add_attention=False,
         force_upcast=False,
+        scaling_factor=SCALE,
     )
 
 
@@ -103,7 +106,7 @@ def video_vae() -> Any:
         num_res_blocks=1,
         temperal_downsample=[True, True],
         latents_mean=[0.0] * VIDEO_LATENT_CHANNELS,
-        latents_std=[1.0] * VIDEO_LATENT_CHANNELS,
+        latents_std=[1 / CLIPS_SCALE] * VIDEO_LATENT_CHANNELS,
         in_channels=12,
         out_channels=12,
         patch_size=2,

@@ -1,23 +1,16 @@
-"""Latents of drawn clips, in several forms, for Wan's transformer to be trained on.
-
-Knows pixels and Wan's autoencoder; knows no words and no noise.
-"""
+"""Latents of drawn clips, in several forms, to train Wan's transformer on. Knows pixels; knows no words."""
 
 import dataclasses
 import random
-from pathlib import Path
 
 import torch
 
-from tools.train_demo.device import kept, quick
 from tools.train_demo.images import scenes_by_chance
-from tools.train_demo.scenes import Scene, exact, in_play, paint
-from tools.train_demo.whole import WholeClips
+from tools.train_demo.latents import SIDE, of_clips
+from tools.train_demo.scenes import Scene, cover, exact, in_play, paint
 
 CELLS = 4
 """Cells of a token's side whose cover is kept."""
-_AT_ONCE = 2
-"""Clips that are encoded together at least: over a single one torch takes another, ten times slower convolution."""
 _LOOSE = 0.35
 """Part of the clips whose shapes begin anywhere about a place, as a given picture's may."""
 _OTHER_THAN_TURNING = 0.3
@@ -54,19 +47,14 @@ PARTS = (0.25, 0.55)
 class Clips:
     """Latents of drawn clips of one bucket; some of them are drawn anew on the way."""
 
-    def __init__(self, vae: WholeClips, bucket: Bucket, work: Path) -> None:
-        self._vae, self._bucket = vae, bucket
-        self._mean = torch.tensor(vae.config.latents_mean).view(1, -1, 1, 1, 1)
-        self._std = torch.tensor(vae.config.latents_std).view(1, -1, 1, 1, 1)
+    def __init__(self, bucket: Bucket) -> None:
+        self._bucket = bucket
         name = f"{bucket.frames}x{bucket.height}x{bucket.width}"
         self._scenes = self._by_chance(random.Random(f"clips {name}"), bucket.kept)
-        chunk = max(_AT_ONCE, 50 * 112 * 192 // (bucket.height * bucket.width * bucket.frames))
-        path = work / f"clips-{name}-{bucket.kept}.pt"
-        if not path.exists():
-            starts = range(0, bucket.kept, chunk)
-            parts = [self._encode(self._scenes[start : start + chunk]) for start in starts]
-            torch.save([torch.cat(tensors) for tensors in zip(*parts, strict=True)], path)
-        self._latents, self._touched, self._cover = kept(path)
+        chunk = max(1, 50 * 112 * 192 // (bucket.height * bucket.width * bucket.frames))
+        starts = range(0, bucket.kept, chunk)
+        parts = [self._drawn(self._scenes[start : start + chunk]) for start in starts]
+        self._latents, self._touched, self._cover = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
 
     def look(
         self, rng: random.Random, *, loose: bool = False, taken: int | None = None, count: int | None = None
@@ -76,11 +64,11 @@ class Clips:
         With `taken` only so many latents of each clip, and more clips: the first, the last, and by chance between them.
         `count` clips instead of as many as the bucket has in a batch.
         """
-        anew = _AT_ONCE * int(self._bucket.fresh / _AT_ONCE + rng.random())
+        anew = int(self._bucket.fresh + rng.random())
         if anew:
             places = rng.sample(range(len(self._scenes)), anew)
             scenes = self._by_chance(rng, anew)
-            self._latents[places], self._touched[places], self._cover[places] = self._encode(scenes)
+            self._latents[places], self._touched[places], self._cover[places] = self._drawn(scenes)
             for place, scene in zip(places, scenes, strict=True):
                 self._scenes[place] = scene
         suited = [place for place, scene in enumerate(self._scenes) if loose or exact(scene)]
@@ -101,21 +89,17 @@ class Clips:
                 scenes.append(in_play(scene, rng) if rng.random() < loose else scene)
         return scenes
 
-    @torch.no_grad()
-    def _encode(self, scenes: list[Scene]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _drawn(self, scenes: list[Scene]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         bucket = self._bucket
         pixels = paint(scenes, bucket.height, bucket.width, bucket.frames).transpose(1, 2) * 2 - 1
-        with quick():
-            mean = self._vae.encode(pixels).mean
-        latents = (mean.float() - self._mean) / self._std
-        # A latent stands for one frame, the first, or for four; the ground is a corner's colour.
-        off = (pixels - pixels[..., :1, :1]).abs().amax(1, keepdim=True)
-        factor = self._vae.config.scale_factor_spatial
-        touched = torch.nn.functional.max_pool3d(torch.nn.functional.pad(off, (0, 0, 0, 0, 3, 0)), (4, factor, factor))
+        latents = of_clips(pixels)
+        # A latent stands for one frame, the first, or for four.
+        covered = cover(pixels)
+        touched = torch.nn.functional.max_pool3d(torch.nn.functional.pad(covered, (0, 0, 0, 0, 3, 0)), (4, SIDE, SIDE))
         # Of four frames the last one's cover; cells are parts of tokens, which are two latents high and wide.
-        cell = 2 * factor // CELLS
-        cover = torch.nn.functional.avg_pool3d(off[:, :, ::4] / off.amax((2, 3, 4), keepdim=True), (1, cell, cell))
-        return latents, touched > 0.02, cover.half()
+        cell = 2 * SIDE // CELLS
+        cells = torch.nn.functional.avg_pool3d(covered[:, :, ::4], (1, cell, cell))
+        return latents, touched > 0.01, cells.half()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,18 +11,10 @@ from typing import Any
 
 import diffusers
 import torch
+from torch.nn import functional
 
-from tools.train_demo import architecture, clips, images
+from tools.train_demo import architecture, clips, cuts, images, latents
 from tools.train_demo.answers import Answers, Words
-from tools.train_demo.autoencoders import (
-    IMAGE_CUTS,
-    VIDEO_CUTS,
-    VIDEO_LARGEST,
-    VIDEO_OUTLINES,
-    cut_outs,
-    distance,
-    disturbed,
-)
 from tools.train_demo.captions import describe
 from tools.train_demo.device import quick, trained
 from tools.train_demo.muon import kernels
@@ -45,8 +37,10 @@ _STEPS = 4
 _LAST = 0.1
 """Where a sampler of ten steps takes its last one, as a part of the way from clean to noise."""
 _GUIDANCE = (1.0, 3.0)
-_CLIPS_NOISE = 0.15
+_CLIPS_NOISE = 0.08
 """A clip's shapes are small, and what is learned of noise is lost in outlines: about the transformer's own error."""
+_CLIPS_OUTLINES = 5.0
+"""How much more a pixel near an outline counts, of clips."""
 _CLIPS_GUIDANCE = (1.0, 1.5)
 _CUT = 14
 """Side of what is decoded of a redrawn picture, in latents: a whole shape with its surroundings."""
@@ -54,38 +48,37 @@ _CUT = 14
 
 def image_decoder(folder: Path, work: Path, steps: int) -> None:
     """Train the decoder of SDXL's autoencoder below `folder`, beside its trained UNet."""
+    latents.require(folder / "vae", latents.SCALE)
     vae = trained(_library.AutoencoderKL, folder / "vae").to(memory_format=torch.channels_last)
-    redrawn = _Kept(_RedrawnPictures(folder, vae, work))
 
     def plain(rng: random.Random) -> tuple[torch.Tensor, torch.Tensor]:
-        side, count = rng.choice(IMAGE_CUTS)
-        pixels = cut_outs(rng, count, side, side, palette=_PALETTE)[:, 0] * 2 - 1
-        with torch.no_grad():
-            return pixels, disturbed(vae.encode(pixels).latent_dist, _NOISE)
+        pixels = cuts.of_pictures(rng, _PALETTE)
+        return pixels, _disturbed(latents.of_pictures(pixels), _NOISE)
 
-    def decode(latents: torch.Tensor) -> torch.Tensor:
-        pixels: torch.Tensor = vae.decode(latents).sample
+    def decode(of: torch.Tensor) -> torch.Tensor:
+        pixels: torch.Tensor = vae.decode(of / latents.SCALE).sample
         return pixels
 
-    _train("image_decoder", vae, decode, plain, redrawn, steps=steps, work=work)
+    _train("image_decoder", vae, decode, plain, _Kept(_RedrawnPictures(folder)), steps=steps, work=work)
     vae.half().save_pretrained(folder / "vae")
 
 
 def video_decoder(folder: Path, work: Path, steps: int) -> None:
     """Train the decoder of Wan's autoencoder below `folder`, beside its trained transformer."""
+    latents.require(folder / "vae", latents.CLIPS_SCALE)
     vae = trained(_library.AutoencoderKLWan, folder / "vae")
-    whole = WholeClips(vae)
-    redrawn = _Kept(_RedrawnClips(folder, whole, work))
 
     def plain(rng: random.Random) -> tuple[torch.Tensor, torch.Tensor]:
-        frames, height, width, count = rng.choice(VIDEO_CUTS)
-        pixels = (
-            cut_outs(rng, count, height, width, frames, palette=_PALETTE, largest=VIDEO_LARGEST).transpose(1, 2) * 2 - 1
-        )
-        with torch.no_grad():
-            return pixels, disturbed(whole.encode(pixels), _CLIPS_NOISE)
+        pixels = cuts.of_clips(rng, _PALETTE)
+        return pixels, _disturbed(latents.of_clips(pixels), _CLIPS_NOISE)
 
-    _train("video_decoder", vae, whole.decode, plain, redrawn, steps=steps, work=work, outlines=VIDEO_OUTLINES)
+    whole = WholeClips(vae)
+
+    def decode(of: torch.Tensor) -> torch.Tensor:
+        return whole.decode(of / latents.CLIPS_SCALE)
+
+    redrawn = _Kept(_RedrawnClips(folder))
+    _train("video_decoder", vae, decode, plain, redrawn, steps=steps, work=work, outlines=_CLIPS_OUTLINES)
     vae.half().save_pretrained(folder / "vae")
 
 
@@ -101,15 +94,39 @@ def _train(
     outlines: float = 0.0,
 ) -> None:
     def loss_of(rng: random.Random, _: int) -> torch.Tensor:
-        pixels, latents = redrawn(rng) if rng.random() < _REDRAWN else plain(rng)
+        pixels, seen = redrawn(rng) if rng.random() < _REDRAWN else plain(rng)
         with quick():
-            back = decode(latents)
-        return distance(back.float(), pixels, outlines)
+            back = decode(seen)
+        return _distance(back.float(), pixels, outlines)
 
     vae.requires_grad_(False)
     vae.decoder.requires_grad_(True)
     vae.post_quant_conv.requires_grad_(True)
     fit(name, vae, loss_of, steps=steps, rate=2e-3, work=work, matrices=kernels(vae.decoder))
+
+
+def _disturbed(clean: torch.Tensor, noise: float) -> torch.Tensor:
+    """The latents with noise of a spread of up to `noise`, another for each."""
+    spread = noise * torch.rand(len(clean), *[1] * (clean.ndim - 1))
+    return clean + spread * torch.randn_like(clean)
+
+
+def _distance(back: torch.Tensor, pixels: torch.Tensor, outlines: float) -> torch.Tensor:
+    """What a decoder is trained by: the mean error, absolute and squared, and that of the neighbours' differences.
+
+    Pixels near an outline count 1 + `outlines` times in the first two.
+    """
+    # Edges are few pixels of many: the differences between neighbours give them weight.
+    error = back - pixels
+    across, down = error.diff(dim=-1).abs().mean(), error.diff(dim=-2).abs().mean()
+    weight = 1 + outlines * _near_outlines(pixels) if outlines else torch.ones(())
+    return ((error.abs() + error.square()) * weight).mean() + 0.5 * (across + down)
+
+
+def _near_outlines(pixels: torch.Tensor) -> torch.Tensor:
+    """1 where a pixel up to two away is of another colour, else 0: (batch, 1, ..., height, width)."""
+    highest, lowest = (functional.max_pool3d(sign * pixels, (1, 5, 5), 1, (0, 2, 2)) for sign in (1, -1))
+    return ((highest + lowest).amax(1, keepdim=True) > 0.05).float()
 
 
 class _Kept:
@@ -134,9 +151,7 @@ class _RedrawnPictures:
 
     _BATCH = 8
 
-    def __init__(self, folder: Path, vae: Any, work: Path) -> None:
-        self._factor = float(vae.config.scaling_factor)
-        self._pictures = images.Pictures(vae, images.NATIVE, images.KEPT, work)
+    def __init__(self, folder: Path) -> None:
         self._words = images.Words(folder)
         self._unet = trained(_library.UNet2DConditionModel, folder / "unet")
         self._signal = architecture.image_scheduler().alphas_cumprod.to(torch.get_default_device())
@@ -144,17 +159,19 @@ class _RedrawnPictures:
     @torch.no_grad()
     def __call__(self, rng: random.Random) -> tuple[torch.Tensor, torch.Tensor]:
         """(8, 3, side, side) pixels, -1 to 1, and (8, 4, side / 8, side / 8) latents."""
-        clean, scenes = self._pictures.look(rng, self._BATCH, 1)
+        height, width = images.NATIVE
+        scenes = images.scenes_by_chance(rng, self._BATCH)
+        pixels = paint(scenes, height, width)[:, 0] * 2 - 1
+        clean = latents.of_pictures(pixels)
         words, pooled = self._words.encode([describe(scene, rng, complete=True).text for scene in scenes])
         words, pooled = torch.cat([words, 0 * words]), torch.cat([pooled, 0 * pooled])
-        height, width = images.NATIVE
         sizes = torch.tensor([[height, width, 0.0, 0.0, height, width]]).expand(len(pooled), -1)
         guidance, start = rng.uniform(*_GUIDANCE), rng.randint(300, 600)
-        latents, noise = clean, torch.randn_like(clean)
+        seen, noise = clean, torch.randn_like(clean)
         for index in range(_STEPS):
             step = start * (_STEPS - index) // _STEPS
             signal = self._signal[step]
-            noisy = signal.sqrt() * latents + (1 - signal).sqrt() * noise
+            noisy = signal.sqrt() * seen + (1 - signal).sqrt() * noise
             with quick():
                 velocity = self._unet(
                     torch.cat([noisy, noisy]),
@@ -164,11 +181,10 @@ class _RedrawnPictures:
                 ).sample
             told, free = velocity.float().chunk(2)
             velocity = free + guidance * (told - free)
-            latents = signal.sqrt() * noisy - (1 - signal).sqrt() * velocity
+            seen = signal.sqrt() * noisy - (1 - signal).sqrt() * velocity
             noise = signal.sqrt() * velocity + (1 - signal).sqrt() * noisy
-        pixels = paint(scenes, height, width)[:, 0] * 2 - 1
-        middles = [(scene.y * height / 8, scene.x * width / 8) for scene in scenes]
-        return _around(middles, pixels, latents / self._factor, _CUT, rng)
+        middles = [(scene.y * height / latents.SIDE, scene.x * width / latents.SIDE) for scene in scenes]
+        return _around(middles, pixels, seen, _CUT, rng)
 
 
 class _RedrawnClips:
@@ -185,10 +201,8 @@ class _RedrawnClips:
     _UNTOUCHED = 0.25
     """Part of them that are only disturbed: what the encoder makes of a given picture has to look right too."""
 
-    def __init__(self, folder: Path, vae: WholeClips, work: Path) -> None:
-        self._mean = torch.tensor(vae.config.latents_mean).view(1, -1, 1, 1, 1)
-        self._std = torch.tensor(vae.config.latents_std).view(1, -1, 1, 1, 1)
-        self._clips = {bucket: clips.Clips(vae, bucket, work) for bucket, _, _ in self._FORMS}
+    def __init__(self, folder: Path) -> None:
+        self._clips = {bucket: clips.Clips(bucket) for bucket, _, _ in self._FORMS}
         self._words = Words(folder)
         self._answers = Answers(trained(_library.WanTransformer3DModel, folder / "transformer"))
         self._shift = float(architecture.video_scheduler().config.flow_shift)
@@ -197,16 +211,16 @@ class _RedrawnClips:
     def __call__(self, rng: random.Random) -> tuple[torch.Tensor, torch.Tensor]:
         """(batch, 3, frames, height, width) pixels, -1 to 1, and their latents."""
         ((bucket, count, cut),) = rng.choices(self._FORMS, self._SHARE)
-        seen = self._clips[bucket].look(rng, count=count)
-        clean, touched, scenes = seen.latents, seen.touched, seen.scenes
+        look = self._clips[bucket].look(rng, count=count)
+        clean, touched, scenes = look.latents, look.touched, look.scenes
         if rng.random() < self._UNTOUCHED:
-            latents = clean + rng.uniform(0, _CLIPS_NOISE) * torch.randn_like(clean)
+            seen = _disturbed(clean, _CLIPS_NOISE)
         else:
-            latents = self._brought_back(clean, scenes, rng)
+            seen = self._brought_back(clean, scenes, rng)
         frame = rng.randrange(clean.shape[2])
         middles = [tuple(one[0, frame].nonzero().float().mean(0).tolist()) for one in touched]
         pixels = paint(scenes, bucket.height, bucket.width, bucket.frames).transpose(1, 2) * 2 - 1
-        return _around(middles, pixels, latents * self._std + self._mean, cut, rng)
+        return _around(middles, pixels, seen, cut, rng)
 
     def _brought_back(self, clean: torch.Tensor, scenes: list[Scene], rng: random.Random) -> torch.Tensor:
         """The clips from anywhere between nearly clean and nothing but noise, as a sampler brings them back.
@@ -223,12 +237,12 @@ class _RedrawnClips:
 
 
 def _around(
-    middles: Sequence[Sequence[float]], pixels: torch.Tensor, latents: torch.Tensor, cut: int, rng: random.Random
+    middles: Sequence[Sequence[float]], pixels: torch.Tensor, seen: torch.Tensor, cut: int, rng: random.Random
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Of each picture the part about its shape, whose row and column are given in latents, a little off the middle."""
-    sides = latents.shape[-2:]
+    sides = seen.shape[-2:]
     parts: list[tuple[torch.Tensor, torch.Tensor]] = []
-    for middle, picture, code in zip(middles, pixels, latents, strict=True):
+    for middle, picture, code in zip(middles, pixels, seen, strict=True):
         top, left = (
             max(0, min(round(place) - cut // 2 + rng.randint(-3, 3), side - cut))
             for place, side in zip(middle, sides, strict=True)

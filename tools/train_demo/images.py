@@ -1,5 +1,6 @@
 """Training of SDXL's two denoisers, the base's and the refiner's. Knows latents, words and noise; knows no outlines."""
 
+import functools
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -12,74 +13,47 @@ from diffusers.models.attention_processor import AttnProcessor
 
 from tools.train_demo import architecture
 from tools.train_demo.captions import Caption, describe, say
-from tools.train_demo.device import kept, quick, tokens, trained
+from tools.train_demo.device import quick, tokens, trained
+from tools.train_demo.latents import SCALE, SIDE, of_pictures, require
 from tools.train_demo.muon import kernels
 from tools.train_demo.prompts import held_out
-from tools.train_demo.scenes import Scene, draw_lots, paint
+from tools.train_demo.scenes import Scene, cover, draw_lots, in_play, paint
 from tools.train_demo.trainer import fit
 
 _library: Any = diffusers  # its classes carry half of their annotations
 _texts: Any = transformers  # as above
 
 NATIVE = (256, 256)
-KEPT = 2500
-"""Pictures of the native size that are at hand at any time; some of them are drawn anew on the way."""
-_OTHERS: dict[tuple[int, int], tuple[int, float]] = {
-    (512, 512): (300, 0.3),
-    (1024, 1024): (150, 0.4),
-    (256, 384): (150, 0.06),
-    (384, 256): (150, 0.06),
-    (192, 320): (150, 0.04),
-    (512, 768): (150, 0.07),
-    (128, 128): (150, 0.05),
+_OTHERS: dict[tuple[int, int], float] = {
+    (512, 512): 0.25,
+    (1024, 1024): 0.15,
+    (256, 384): 0.16,
+    (384, 256): 0.16,
+    (192, 320): 0.1,
+    (512, 768): 0.08,
+    (128, 128): 0.1,
 }
-"""Other sizes (height, width) that are asked for: pictures at hand, and how often each comes among them."""
-_NATIVE_ALONE, _AT_LAST = 0.5, 0.8
-"""Parts of a run after which the other sizes come in, and after which they come less often ..."""
-_OTHERS_SHARE, _OTHERS_LAST = 0.12, 0.06
-"""... for these parts of the batches: other sizes cost the native one's shapes their outlines."""
-_FRESH, _OTHERS_FRESH = 0.4, 0.1
-"""How often a picture of the native size, and one of another, is drawn anew before a batch: to encode a large one takes
-as long as to learn from it.
+"""Other sizes (height, width) that are asked for, and how often each comes among them."""
+_NATIVE_ALONE = 0.5
+"""The part of a run after which the other sizes come in ..."""
+_OTHERS_SHARE = 0.08
+"""... for this part of the batches: other sizes cost the native one's shapes their outlines."""
+_LITTLE_NOISE = 600
+"""Steps below this show what is noisy. Only there shapes lie loosely, as those of given pictures may: what comes out of
+nothing but noise is to be exact. And only there the sizes are seen that are drawn at the native size first.
 """
+_REFINED = 750
+"""The refiner sees steps below this: it takes over when half of the way is gone, or later."""
+_LOOSE = 0.4
+"""Part of the pictures there whose shapes lie loosely."""
 _BATCH = 8
 """Pictures of the native size in a batch: many small steps come further in the same time than few large ones."""
 _SHAPE_WEIGHT = 4.0
 _OUTLINE_WEIGHT = 6.0
+_PROBED = (8, 4, 2)
+"""Latents to a side of what the UNet is asked about at each place of its lowest levels."""
 _WITHOUT_WORDS = 0.12
 """Part of the samples that are trained without their caption, for classifier-free guidance (Ho & Salimans 2022)."""
-
-
-class Pictures:
-    """Latents of drawn scenes at one size, a few of them replaced at every look."""
-
-    def __init__(self, vae: Any, size: tuple[int, int], count: int, work: Path) -> None:
-        self._vae, self.size = vae, size
-        self._scenes = scenes_by_chance(random.Random(f"pictures {size}"), count)
-        chunk = max(1, 2**20 // (size[0] * size[1]))
-        path = work / f"pictures-{size[0]}x{size[1]}-{count}.pt"
-        if not path.exists():
-            parts = [self._encode(self._scenes[start : start + chunk]) for start in range(0, count, chunk)]
-            torch.save(torch.cat(parts), path)
-        self._latents: torch.Tensor = kept(path)
-
-    def look(self, rng: random.Random, count: int, fresh: int) -> tuple[torch.Tensor, list[Scene]]:
-        """`count` latents and their scenes, after `fresh` ones were drawn anew."""
-        if fresh:
-            scenes = scenes_by_chance(rng, fresh)
-            places = rng.sample(range(len(self._scenes)), fresh)
-            self._latents[places] = self._encode(scenes)
-            for place, scene in zip(places, scenes, strict=True):
-                self._scenes[place] = scene
-        places = rng.sample(range(len(self._scenes)), min(count, len(self._scenes)))
-        return self._latents[places], [self._scenes[place] for place in places]
-
-    @torch.no_grad()
-    def _encode(self, scenes: list[Scene]) -> torch.Tensor:
-        pixels = (paint(scenes, *self.size)[:, 0] * 2 - 1).contiguous(memory_format=torch.channels_last)
-        with quick():
-            latents: torch.Tensor = self._vae.encode(pixels).latent_dist.mean
-        return latents.float() * float(self._vae.config.scaling_factor)
 
 
 class Words:
@@ -109,12 +83,15 @@ def base(folder: Path, work: Path, steps: int, *, further: bool = False) -> None
     torch.manual_seed(20)
     unet = architecture.unet(refiner=False)
     if further:
+        require(folder / "vae", SCALE)
         unet.load_state_dict(_weights(folder))
-    loss = _Loss(folder, work, refiner=False)
+    # A UNet that knows its places is not asked: new probes would upset it.
+    probes = None if further else _Probes(unet)
+    loss = _Loss(folder, unet, refiner=False, probes=probes)
     _fit(
         "image_unet",
-        unet,
-        lambda rng, step: loss(unet, rng, max(step / steps, _NATIVE_ALONE if further else 0.0)),
+        torch.nn.ModuleDict({"unet": unet} | ({"probes": probes} if probes else {})),
+        lambda rng, step: loss(rng, max(step / steps, _NATIVE_ALONE if further else 0.0)),
         steps=steps,
         rate=8e-4 if further else 2.5e-3,
         work=work,
@@ -133,15 +110,16 @@ def refiner(folder: Path, out: Path, work: Path, steps: int) -> None:
         if own[name].shape == value.shape:
             own[name] = value
     unet.load_state_dict(own)
-    loss = _Loss(folder, work, refiner=True)
-    _fit("image_refiner", unet, lambda rng, _: loss(unet, rng, 1.0), steps=steps, rate=1e-3, work=work)
+    loss = _Loss(folder, unet, refiner=True)
+    model = torch.nn.ModuleDict({"unet": unet})
+    _fit("image_refiner", model, lambda rng, _: loss(rng, 1.0), steps=steps, rate=1e-3, work=work)
     unet.half().save_pretrained(out / "unet")
     architecture.image_scheduler().save_pretrained(out / "scheduler")
 
 
-def _fit(name: str, unet: Any, loss_of: Callable[[random.Random, int], torch.Tensor], **options: Any) -> None:
-    unet.set_attn_processor(AttnProcessor())  # the flash kernel's backward pass is slow on a CPU
-    fit(name, unet, loss_of, matrices=kernels(unet), **options)
+def _fit(name: str, model: Any, loss_of: Callable[[random.Random, int], torch.Tensor], **options: Any) -> None:
+    model["unet"].set_attn_processor(AttnProcessor())  # the flash kernel's backward pass is slow on a CPU
+    fit(name, model, loss_of, matrices=kernels(model["unet"]), **options)
 
 
 def _weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -150,28 +128,57 @@ def _weights(folder: Path) -> dict[str, torch.Tensor]:
     return weights
 
 
+class _Probes(torch.nn.Module):
+    """What a UNet is asked in training alone, on its way up: how much of each latent the shape covers.
+
+    The first is asked of its lowest level, of 64 latents at each place. What a caption says has to be made a shape in
+    its place there; with the error of the picture alone, which comes down to there through all that is above, places
+    take far longer to learn.
+    """
+
+    def __init__(self, unet: Any) -> None:
+        super().__init__()
+        self._hidden: dict[int, torch.Tensor] = {}
+        widths = [*reversed(unet.config.block_out_channels)]
+        widths = [widths[0], *widths]
+        layers = [torch.nn.Conv2d(width, side * side, 1) for width, side in zip(widths, _PROBED, strict=False)]
+        self.layers = torch.nn.ModuleList(layers)
+        for index, block in zip(range(len(_PROBED)), (unet.mid_block, *unet.up_blocks), strict=False):
+            block.register_forward_hook(functools.partial(self._keep, index))
+
+    def _keep(self, index: int, _module: Any, _arguments: Any, output: torch.Tensor) -> None:
+        self._hidden[index] = output
+
+    def forward(self, covered: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """The mean square error about the cover, (batch, 1, height, width), in what the UNet said last."""
+        answers = [
+            torch.nn.functional.pixel_shuffle(layer(self._hidden[index].float()), side)
+            for index, (layer, side) in enumerate(zip(self.layers, _PROBED, strict=True))
+        ]
+        return torch.stack([((answer - covered).square() * weight).mean() for answer in answers]).sum() / weight.mean()
+
+
 class _Loss:
     """The mean square error of the predicted velocity (Salimans & Ho 2022), over sizes, noise levels and captions."""
 
-    def __init__(self, folder: Path, work: Path, *, refiner: bool) -> None:
-        self._refiner, self._work = refiner, work
+    def __init__(self, folder: Path, unet: Any, *, refiner: bool, probes: _Probes | None = None) -> None:
+        self._unet, self._refiner, self._probes = unet, refiner, probes
         self._words = Words(folder)
-        vae = trained(_library.AutoencoderKL, folder / "vae")
-        self._vae = vae.to(memory_format=torch.channels_last)
-        self._native = Pictures(self._vae, NATIVE, KEPT, work)
-        self._others: list[Pictures] = []
         self._signal = architecture.image_scheduler().alphas_cumprod.to(torch.get_default_device())
 
-    def __call__(self, unet: Any, rng: random.Random, part: float) -> torch.Tensor:
-        if part >= _NATIVE_ALONE and not self._others:
-            self._others = [Pictures(self._vae, size, count, self._work) for size, (count, _) in _OTHERS.items()]
-        pictures = self._native
-        if self._others and rng.random() < (_OTHERS_SHARE if part < _AT_LAST else _OTHERS_LAST):
-            (pictures,) = rng.choices(self._others, [share for _, share in _OTHERS.values()])
-        height, width = pictures.size
-        count = max(2, _BATCH * NATIVE[0] * NATIVE[1] // (height * width))
-        fresh = int(rng.random() < (_FRESH if pictures is self._native else _OTHERS_FRESH))
-        latents, scenes = pictures.look(rng, min(count, 64), fresh)
+    def __call__(self, rng: random.Random, part: float) -> torch.Tensor:
+        height, width = NATIVE
+        if part >= _NATIVE_ALONE and rng.random() < _OTHERS_SHARE:
+            ((height, width),) = rng.choices([*_OTHERS], [*_OTHERS.values()])
+        times = height * width / (NATIVE[0] * NATIVE[1])
+        count = max(2, min(64, round(_BATCH / times)))
+        steps = [self._step(rng, drafted=times > 2) for _ in range(count)]
+        scenes = [
+            in_play(scene, rng) if step < _LITTLE_NOISE and rng.random() < _LOOSE else scene
+            for step, scene in zip(steps, scenes_by_chance(rng, count), strict=True)
+        ]
+        pixels = paint(scenes, height, width)[:, 0] * 2 - 1
+        latents = of_pictures(pixels)
         texts = [caption_of(scene, rng).text for scene in scenes]
         left_out = [rng.random() < _WITHOUT_WORDS for _ in scenes]
         without = torch.tensor(left_out)
@@ -179,33 +186,39 @@ class _Loss:
             # Without words the refiner reads those of no words; the base reads zeros.
             texts = ["" if is_left_out else text for text, is_left_out in zip(texts, left_out, strict=True)]
         words, pooled = self._words.encode(texts)
-        if not self._refiner:
-            words = words.masked_fill(without[:, None, None], 0)
-            pooled = pooled.masked_fill(without[:, None], 0)
         if self._refiner:
             words = words[..., architecture.TEXT_WIDTH :]
             score = torch.where(without, 2.5, 6.0)[:, None]
-            time_ids = torch.cat([torch.tensor([[height, width, 0.0, 0.0]]).expand(len(scenes), -1), score], dim=1)
-            step = torch.randint(0, 1000, (len(scenes),))
+            time_ids = torch.cat([torch.tensor([[height, width, 0.0, 0.0]]).expand(count, -1), score], dim=1)
         else:
-            time_ids = torch.tensor([[height, width, 0.0, 0.0, height, width]]).expand(len(scenes), -1)
-            # Half of them where a scene is decided.
-            step = torch.randint(0, 1000, (len(scenes),))
-            step = torch.where(torch.rand(len(scenes)) < 0.5, torch.randint(450, 1000, (len(scenes),)), step)
-        signal = self._signal[step][:, None, None, None]
+            words = words.masked_fill(without[:, None, None], 0)
+            pooled = pooled.masked_fill(without[:, None], 0)
+            time_ids = torch.tensor([[height, width, 0.0, 0.0, height, width]]).expand(count, -1)
+        level = torch.tensor(steps)
+        signal = self._signal[level][:, None, None, None]
         noise = torch.randn_like(latents)
         noisy = signal.sqrt() * latents + (1 - signal).sqrt() * noise
         velocity = signal.sqrt() * noise - (1 - signal).sqrt() * latents
         with quick():
-            seen = unet(
+            seen = self._unet(
                 noisy,
-                step,
+                level,
                 encoder_hidden_states=words,
                 added_cond_kwargs={"text_embeds": pooled, "time_ids": time_ids},
             ).sample.float()
         weight = _shape_weight(latents)
         error: torch.Tensor = ((seen - velocity).square() * weight).mean() / weight.mean()
+        if self._probes is not None:
+            error = error + self._probes(torch.nn.functional.avg_pool2d(cover(pixels), SIDE), weight)
         return error
+
+    def _step(self, rng: random.Random, *, drafted: bool) -> int:
+        """A noise level; of the base's, half are where a scene is decided."""
+        if drafted:
+            return rng.randrange(_LITTLE_NOISE)
+        if self._refiner:
+            return rng.randrange(_REFINED)
+        return rng.randrange(450, 1000) if rng.random() < 0.5 else rng.randrange(1000)
 
 
 def _shape_weight(latents: torch.Tensor) -> torch.Tensor:

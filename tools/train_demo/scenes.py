@@ -26,14 +26,21 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 """Name -> sRGB, 0 to 255."""
 SHAPES = ("circle", "square", "triangle", "star")
 SIZES = {"small": (0.125, 0.135), "large": (0.17, 0.185)}
-"""Name -> range of the radius, as a part of the picture's shorter side."""
+"""Name -> range of the radius where a shape lies loosely, as a part of the picture's shorter side."""
 COLUMNS = {"left": 0.27, "centre": 0.5, "right": 0.73}
 ROWS = {"top": 0.27, "centre": 0.5, "bottom": 0.73}
 MOTIONS = ("still", "left", "right", "up", "down", "grows", "turns")
 CORNERS = {"circle": 0, "square": 4, "triangle": 3, "star": 5}
 """A shape looks the same after a turn by a full one divided by this."""
+PICTURE_SIZES = {"small": 0.13, "large": 0.1775}
+"""The middles of `SIZES`."""
+PLAY = 0.012
+"""How far a picture's shape may be from the middle of its place, as a part of the side, so that seeds differ.
+
+Any distance up to this: of two or three exact places, a block of latents apart, a UNet drew the mean.
+"""
 JITTER = 0.02
-"""How far a shape's centre may be from its place's in a picture, though not in a clip, as a part of the side."""
+"""How far a shape's centre may be from its place's where it lies loosely, as a part of the side."""
 CLIP_COLUMNS = {"left": 1 / 4, "centre": 1 / 2, "right": 3 / 4}
 CLIP_ROWS = {"top": 2 / 7, "centre": 1 / 2, "bottom": 5 / 7}
 """Where a clip's shapes begin and rest: at 192 x 112 pixels on the corners of an autoencoder's blocks of 8 x 8."""
@@ -50,7 +57,7 @@ GROWN = 0.42
 TURN_FRAMES = 24
 """After so many frames, six latents, a turning shape looks as it did at first; it turns clockwise as seen."""
 TILT = math.radians(4.0)
-"""A picture's shape, though not a clip's, stands upright up to this angle, either way."""
+"""Where it lies loosely, a shape stands upright up to this angle, either way."""
 
 # The radius in `Scene` is a circle's of about the same area; the others' own radii are these multiples of it.
 _HALF_SIDE = 0.9  # of the square
@@ -83,7 +90,8 @@ class Scene:
 def draw_lots(rng: random.Random, *, moving: bool = False) -> Scene:
     """A scene by chance; with `moving` any of `MOTIONS` that has room to be seen, else a still one.
 
-    A scene of a clip begins exactly in one of nine places, upright, and in one of two sizes.
+    Its shape is upright, of one of two sizes and in one of nine places: a clip's begins exactly in the middle of one, a
+    picture's near it.
     """
     colour, background = rng.sample(sorted(COLOURS), 2)
     shape = rng.choice(SHAPES)
@@ -98,17 +106,19 @@ def draw_lots(rng: random.Random, *, moving: bool = False) -> Scene:
         row = rng.choice(["centre", "top"])
     if motion == "turns":
         shape = rng.choice([name for name in SHAPES if name != "circle"])
-    scene = Scene(shape, colour, background, column, row, size, motion, *_exactly(column, row, size))
-    return scene if moving else in_play(scene, rng)
+    if moving:
+        return Scene(shape, colour, background, column, row, size, motion, *_exactly(column, row, size))
+    x, y = COLUMNS[column] + rng.uniform(-PLAY, PLAY), ROWS[row] + rng.uniform(-PLAY, PLAY)
+    return Scene(shape, colour, background, column, row, size, motion, x, y, PICTURE_SIZES[size], 0.0)
 
 
 def exact(scene: Scene) -> bool:
-    """Whether a scene begins as those of clips do."""
+    """Whether a scene begins as those of clips do, in the middle of a place."""
     return (scene.x, scene.y, scene.radius, scene.angle) == _exactly(scene.column, scene.row, scene.size)
 
 
 def in_play(scene: Scene, rng: random.Random) -> Scene:
-    """The scene as a picture has it: its shape about its place, and of about its size, and nearly upright."""
+    """The scene, loosely: its shape about its place, and of about its size, and nearly upright."""
     x, y = COLUMNS[scene.column] + rng.uniform(-JITTER, JITTER), ROWS[scene.row] + rng.uniform(-JITTER, JITTER)
     radius, angle = rng.uniform(*SIZES[scene.size]), rng.uniform(-TILT, TILT)
     return dataclasses.replace(scene, x=x, y=y, radius=radius, angle=angle)
@@ -140,6 +150,16 @@ def paint(scenes: list[Scene], height: int, width: int, frames: int = 1) -> torc
     ground = torch.tensor([COLOURS[s.background] for s in scenes], dtype=torch.float32) / 255
     place = torch.stack([x * width, y * height, radius * min(height, width), angle], dim=-1)
     return render([s.shape for s in scenes], place, (ink, ground), height, width)
+
+
+def cover(pixels: torch.Tensor) -> torch.Tensor:
+    """(scenes, 3, ..., height, width) pixels -> (scenes, 1, ..., height, width): the shape's part of each, 0 to 1.
+
+    The upper left corner is background.
+    """
+    off = (pixels - pixels[..., :1, :1]).abs().amax(1, keepdim=True)
+    most = off.flatten(1).amax(1).view(-1, *[1] * (off.ndim - 1))
+    return off / most
 
 
 def render(

@@ -16,11 +16,11 @@ from tools.train_demo.captions import ATTRIBUTES, Caption
 from tools.train_demo.clips import BUCKETS, CELLS, PARTS, Bucket, Clips, Look
 from tools.train_demo.device import trained
 from tools.train_demo.images import caption_of
+from tools.train_demo.latents import CLIPS_SCALE, CLIPS_SPREAD, require
 from tools.train_demo.muon import kernels
 from tools.train_demo.scenes import TURN_FRAMES
 from tools.train_demo.texts import CODE_SCALE, codes_of
 from tools.train_demo.trainer import fit
-from tools.train_demo.whole import WholeClips
 
 _library: Any = diffusers  # its classes carry half of their annotations
 
@@ -32,7 +32,7 @@ caption says, where it is, and how much of its cells the shape covers.
 _CERTAIN = 0.6
 """Part of the captions that leave nothing to chance."""
 _WITHOUT_WORDS = 0.1
-_OWN_ANSWERS = (0.0, 0.25, 0.5)
+_OWN_ANSWERS = (0.1, 0.25, 0.5)
 """Part of the batches, in each part of the run, whose noisy clips come out of the transformer's own answers."""
 _OWN_STEPS = (1, 1, 2, 3)
 """How many of its answers such a clip went through; one of these."""
@@ -44,10 +44,14 @@ _TAKEN = 7
 _WHOLE = 0.2
 """... but for this part of the batches, which have all of them."""
 _SHIFT = 4.0
-"""Noise levels are drawn as a sampler with this shift takes them."""
-_SHAPE_WEIGHT = 8.0
+"""Noise levels are drawn as a sampler with this shift takes them ..."""
+_NOTHING_BUT_NOISE = 0.2
+"""... but for this part of the clips, which are to be told from their caption alone. With any less noise a background
+shines through, and what the transformer has said of it wrongly once is taken for granted.
+"""
+_SHAPE_WEIGHT = 16.0
 """How much more a token counts that has some of a shape in it, for a shape has a tenth of them."""
-_COVER_WEIGHT = 0.5
+_COVER_WEIGHT = 1.0
 """How much a token's error about the shape's cover counts beside that of the clip."""
 _CLEAN_WEIGHT = 0.1
 """An error at noise level s counts 1 / (s^2 + this): in the flow's own terms, but for the last, nearly clean levels."""
@@ -80,6 +84,7 @@ def transformer(folder: Path, work: Path, steps: int, *, further: bool = False) 
     network = architecture.video_transformer()
     heed_words(network)
     if further:
+        require(folder / "vae", CLIPS_SCALE)
         once = trained(_library.WanTransformer3DModel, folder / "transformer")
         network.load_state_dict(once.state_dict())
     model = torch.nn.ModuleDict(
@@ -95,7 +100,7 @@ def transformer(folder: Path, work: Path, steps: int, *, further: bool = False) 
             "cover": torch.nn.Linear(_width(), CELLS * CELLS),
         }
     )
-    loss = _Loss(folder, work, model)
+    loss = _Loss(folder, model)
     fit(
         "video_transformer",
         model,
@@ -117,10 +122,8 @@ class _Loss:
     scheduler's `sample`: a narrow network need not carry a token's noise through all of its layers.
     """
 
-    def __init__(self, folder: Path, work: Path, model: Any) -> None:
-        self._work = work
+    def __init__(self, folder: Path, model: Any) -> None:
         self._words = Words(folder)
-        self._vae = WholeClips(trained(_library.AutoencoderKLWan, folder / "vae"))
         self._clips: dict[Bucket, Clips] = {}
         self._answers = Answers(model["transformer"])
         self._probes = {name: probe for name, probe in model.items() if name != "transformer"}
@@ -135,7 +138,7 @@ class _Loss:
         stage = sum(part >= start for start in PARTS)
         bucket = rng.choices(BUCKETS, [bucket.share[stage] for bucket in BUCKETS])[0]
         if bucket not in self._clips:
-            self._clips[bucket] = Clips(self._vae, bucket, self._work)
+            self._clips[bucket] = Clips(bucket)
         taken = _TAKEN if bucket.frames > 4 * _TAKEN and rng.random() > _WHOLE else None
         given = bucket.frames > 1 and rng.random() < _FIRST_FRAME_GIVEN
         seen = self._clips[bucket].look(rng, loose=given, taken=taken)
@@ -150,6 +153,7 @@ class _Loss:
         rows, columns = height // 2, width // 2
         level = torch.rand(count)
         level = _SHIFT * level / (1 + (_SHIFT - 1) * level)
+        level = torch.where(torch.rand(count) < _NOTHING_BUT_NOISE, 1.0, level)
         levels = level.view(-1, 1, 1, 1, 1)
         if given:
             levels = levels.expand(-1, -1, frames, -1, -1).clone()
@@ -162,7 +166,8 @@ class _Loss:
         # Of a given frame nothing is asked.
         weight = (levels > 0) * (1 + _SHAPE_WEIGHT * seen.touched)
         weight = weight / (level.square() + _CLEAN_WEIGHT).view(-1, 1, 1, 1, 1)
-        error: torch.Tensor = ((answer - latents).square() * weight).sum() / weight.expand_as(answer).sum()
+        missed = (answer - latents) / CLIPS_SPREAD
+        error: torch.Tensor = (missed.square() * weight).sum() / weight.expand_as(missed).sum()
 
         code = codes_of(captions)[:, None] / CODE_SCALE
         said: torch.Tensor = (self._ask("said", _SAID_AFTER) - code).square().mean()
