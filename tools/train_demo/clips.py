@@ -33,15 +33,14 @@ class Bucket:
 
 
 BUCKETS = (
-    Bucket(1, 112, 192, kept=2000, fresh=1, batch=9, share=(0.6, 0.25, 0.06)),
-    Bucket(17, 112, 192, kept=400, fresh=0.2, batch=2, share=(0.4, 0.5, 0.28)),
-    Bucket(41, 112, 192, kept=200, fresh=0.15, batch=1, share=(0.0, 0.25, 0.26)),
-    Bucket(81, 112, 192, kept=150, fresh=0.1, batch=0.7, share=(0.0, 0.0, 0.36)),
+    Bucket(1, 112, 192, kept=2000, fresh=1, batch=9, share=(0.6, 0.2, 0.06)),
+    Bucket(17, 112, 192, kept=400, fresh=0.2, batch=2, share=(0.4, 0.5, 0.3)),
+    Bucket(81, 112, 192, kept=250, fresh=0.15, batch=0.7, share=(0.0, 0.3, 0.6)),
     Bucket(1, 240, 416, kept=300, fresh=0.2, batch=2, share=(0.0, 0.0, 0.02)),
     Bucket(1, 480, 832, kept=200, fresh=0.1, batch=1, share=(0.0, 0.0, 0.02)),
 )
-PARTS = (0.25, 0.55)
-"""Where a run's second and third part begin: pictures and short clips first, then longer ones, then all."""
+PARTS = (0.2, 0.4)
+"""Where a run's second and third part begin: pictures and short clips first, then some long ones too, then most."""
 
 
 class Clips:

@@ -193,11 +193,10 @@ class _RedrawnClips:
     _FORMS = (
         (clips.BUCKETS[0], 12, 12),
         (clips.BUCKETS[1], 4, 9),
-        (clips.BUCKETS[2], 2, 8),
-        (clips.BUCKETS[3], 2, 6),
+        (clips.BUCKETS[2], 2, 6),
     )
     """Clips of this form, how many in a batch, and the side that is cut out, in latents."""
-    _SHARE = (0.3, 0.3, 0.2, 0.2)
+    _SHARE = (0.3, 0.4, 0.3)
     _UNTOUCHED = 0.25
     """Part of them that are only disturbed: what the encoder makes of a given picture has to look right too."""
 
