@@ -42,10 +42,10 @@ _LITTLE_NOISE = 600
 """Steps below this show what is noisy. Only there shapes lie loosely, as those of given pictures may: what comes out of
 nothing but noise is to be exact. And only there the sizes are seen that are drawn at the native size first.
 """
-_REFINED = 750
-"""The refiner sees steps below this: it takes over when half of the way is gone, or later."""
 _LOOSE = 0.4
 """Part of the pictures there whose shapes lie loosely."""
+_REFINED = 750
+"""The refiner sees steps below this: it takes over when half of the way is gone, or later."""
 _BATCH = 8
 """Pictures of the native size in a batch: many small steps come further in the same time than few large ones."""
 _SHAPE_WEIGHT = 4.0
