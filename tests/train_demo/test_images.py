@@ -73,9 +73,8 @@ def test_the_unet_is_asked_for_the_cover_of_every_latent_at_three_levels() -> No
     unet = architecture.unet(refiner=False)
     probes = images._Probes(unet)
     with torch.no_grad():
-        for layer in probes.layers:
-            layer.weight.zero_()
-            layer.bias.fill_(0.25)
+        for name, value in probes.named_parameters():
+            value.fill_(0.25 if name.endswith("bias") else 0.0)
         unet(
             torch.randn(2, architecture.LATENT_CHANNELS, 24, 40),
             500,
