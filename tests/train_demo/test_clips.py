@@ -131,7 +131,10 @@ def test_right_answers_lead_from_pure_noise_to_the_noisy_clip_of_the_level(
     torch.manual_seed(0)
     network = torch.nn.ModuleDict({"transformer": architecture.video_transformer()})
     loss = transformer._Loss(DEMO_MODELS / "wan", network)
-    latents, levels = torch.randn(2, 12, 5, 14, 24), torch.tensor([0.4, 0.9]).view(2, 1, 1, 1, 1)
+    latents, levels = (
+        torch.randn(2, architecture.VIDEO_LATENT_CHANNELS, 5, 14, 24),
+        torch.tensor([0.4, 0.9]).view(2, 1, 1, 1, 1),
+    )
     if given:
         levels = levels.repeat(1, 1, 5, 1, 1)
         levels[:, :, 0] = 0

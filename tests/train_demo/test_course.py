@@ -56,7 +56,7 @@ def test_the_course_takes_every_stage_once_and_after_what_it_needs() -> None:
     assert ended == set(command._STAGES)
 
 
-def test_further_leaves_text_encoders_and_autoencoders_as_they_are() -> None:
+def test_further_leaves_text_encoders_and_encoders_as_they_are() -> None:
     stages = [stage for lanes in command._COURSE for lane in lanes for stage in lane]
     assert {stage for stage in stages if stage not in command._KEPT_FURTHER} == {
         "image_unet",

@@ -44,22 +44,31 @@ def shown(monkeypatch: pytest.MonkeyPatch, *, refiner: bool, part: float) -> lis
     return unet.seen
 
 
+@pytest.fixture(scope="module")
+def late() -> list[tuple[int, tuple[int, int], Scene]]:
+    """Of the base, towards the end of a run."""
+    with pytest.MonkeyPatch.context() as patch:
+        return shown(patch, refiner=False, part=1.0)
+
+
 def upright(scene: Scene) -> bool:
     return scene.angle == 0 and scene.radius in PICTURE_SIZES.values()
 
 
-def test_shapes_lie_loosely_only_where_little_enough_noise_shows_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = shown(monkeypatch, refiner=False, part=1.0)
-    assert all(upright(scene) for step, _, scene in seen if step >= images._LITTLE_NOISE)
-    little = [upright(scene) for step, _, scene in seen if step < images._LITTLE_NOISE]
+def test_shapes_lie_loosely_only_where_little_enough_noise_shows_them(
+    late: list[tuple[int, tuple[int, int], Scene]],
+) -> None:
+    assert all(upright(scene) for step, _, scene in late if step >= images._LITTLE_NOISE)
+    little = [upright(scene) for step, _, scene in late if step < images._LITTLE_NOISE]
     assert 0.4 < sum(little) / len(little) < 0.8
 
 
-def test_other_sizes_come_later_and_drafted_ones_with_little_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_sizes_come_later_and_drafted_ones_with_little_noise(
+    monkeypatch: pytest.MonkeyPatch, late: list[tuple[int, tuple[int, int], Scene]]
+) -> None:
     assert {size for _, size, _ in shown(monkeypatch, refiner=False, part=0.1)} == {images.NATIVE}
-    seen = shown(monkeypatch, refiner=False, part=1.0)
-    assert max(step for step, size, _ in seen if size == (256, 768)) < images._LITTLE_NOISE
-    assert max(step for step, size, _ in seen if size == (64, 64)) > images._LITTLE_NOISE
+    assert max(step for step, size, _ in late if size == (256, 768)) < images._LITTLE_NOISE
+    assert max(step for step, size, _ in late if size == (64, 64)) > images._LITTLE_NOISE
 
 
 def test_the_refiner_sees_what_it_takes_over_and_the_base_all(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,11 +139,12 @@ class _Probes(torch.nn.Module):
     def __init__(self, unet: Any) -> None:
         super().__init__()
         self._hidden: dict[int, torch.Tensor] = {}
+        self.layers = torch.nn.ModuleList()
         widths = [*reversed(unet.config.block_out_channels)]
-        widths = [widths[0], *widths]
-        layers = [torch.nn.Conv2d(width, side * side, 1) for width, side in zip(widths, _PROBED, strict=False)]
-        self.layers = torch.nn.ModuleList(layers)
-        for index, block in zip(range(len(_PROBED)), (unet.mid_block, *unet.up_blocks), strict=False):
+        # The middle is as wide as the first block above it; only the lowest blocks are asked.
+        levels = zip((unet.mid_block, *unet.up_blocks), (widths[0], *widths), _PROBED, strict=False)
+        for index, (block, width, side) in enumerate(levels):
+            self.layers.append(torch.nn.Conv2d(width, side * side, 1))
             block.register_forward_hook(functools.partial(self._keep, index))
 
     def _keep(self, index: int, _module: Any, _arguments: Any, output: torch.Tensor) -> None:

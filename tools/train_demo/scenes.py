@@ -32,7 +32,7 @@ ROWS = {"top": 0.27, "centre": 0.5, "bottom": 0.73}
 MOTIONS = ("still", "left", "right", "up", "down", "grows", "turns")
 CORNERS = {"circle": 0, "square": 4, "triangle": 3, "star": 5}
 """A shape looks the same after a turn by a full one divided by this."""
-PICTURE_SIZES = {"small": 0.13, "large": 0.1775}
+PICTURE_SIZES = {name: sum(ends) / 2 for name, ends in SIZES.items()}
 """The middles of `SIZES`."""
 PLAY = 0.012
 """How far a picture's shape may be from the middle of its place, as a part of the side, so that seeds differ.
