@@ -1,5 +1,6 @@
 """One command trains everything: which stages it takes, and that none of its processes outlives it."""
 
+import argparse
 import os
 import signal
 import subprocess
@@ -65,6 +66,30 @@ def test_further_leaves_text_encoders_and_encoders_as_they_are() -> None:
         "video_transformer",
         "video_decoder",
     }
+
+
+LANE = """
+import sys, time
+threads, *stages = sys.argv[sys.argv.index("--threads") + 1:]
+with open("seen", "a") as seen:
+    print(threads, *stages, file=seen)
+while "image_unet" not in open("seen").read():
+    time.sleep(0.01)
+if stages == ["image_unet"] and threads == "1":
+    time.sleep(60)  # as long as another lane is there
+"""
+
+
+def test_a_lane_that_is_left_goes_on_with_all_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tools" / "train_demo").mkdir(parents=True)
+    (tmp_path / "tools" / "train_demo" / "__main__.py").write_text(LANE)
+    monkeypatch.chdir(tmp_path)  # where `python -m` looks first
+    monkeypatch.setattr(command.signal, "signal", lambda *_: None)
+    options = argparse.Namespace(out=tmp_path, work=tmp_path, threads=2, device=None, further=False)
+    command._side_by_side(options, [["image_text", "image_encoder"], ["image_unet"]])
+    first, second, last = (tmp_path / "seen").read_text().splitlines()
+    assert {first, second} == {"1 image_text image_encoder", "1 image_unet"}
+    assert last == "2 image_unet"
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")

@@ -69,30 +69,32 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _side_by_side(options: argparse.Namespace, lanes: Sequence[Sequence[str]]) -> None:
-    """Train each lane's stages in a process of its own; exits where one of them fails, or when told to stop."""
+    """Train each lane's stages in a process of its own; exits where one of them fails, or when told to stop.
+
+    When a lane ends, those that are left begin again where they were, with its threads.
+    """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     left_out = _KEPT_FURTHER if options.further else ()
     lanes = [lane for lane in ([stage for stage in lane if stage not in left_out] for lane in lanes) if lane]
-    given = ["--lane", "--out", str(options.out), "--work", str(options.work)] + ["--further"] * options.further
-    if not lanes:
-        return
-    given += ["--device", options.device] if options.device else []
-    given += ["--threads", str(max(1, options.threads // len(lanes)))]
-    running: list[subprocess.Popen[bytes]] = []
-    try:
-        command = [sys.executable, "-m", "tools.train_demo", *given]
-        running.extend(subprocess.Popen([*command, *stages]) for stages in lanes)
-        left = list(running)
-        while left:
-            time.sleep(0.2)
-            ended = [process for process in left if process.poll() is not None]
-            if any(process.returncode for process in ended):
+    command = [sys.executable, "-m", "tools.train_demo", "--lane", "--out", str(options.out)]
+    command += ["--work", str(options.work)] + ["--further"] * options.further
+    command += ["--device", options.device] if options.device else []
+    while lanes:
+        threads = str(max(1, options.threads // len(lanes)))
+        running: list[subprocess.Popen[bytes]] = []
+        try:
+            running.extend(subprocess.Popen([*command, "--threads", threads, *stages]) for stages in lanes)
+            codes: list[int | None] = [None]
+            while all(code is None for code in codes):
+                time.sleep(0.2)
+                codes = [process.poll() for process in running]
+            if any(codes):
                 sys.exit(1)
-            left = [process for process in left if process not in ended]
-    finally:
-        for process in running:
-            process.terminate()
-            process.wait()
+        finally:
+            for process in running:
+                process.terminate()
+                process.wait()
+        lanes = [lane for lane, code in zip(lanes, codes, strict=True) if code is None]
 
 
 def _image_text(o: argparse.Namespace) -> None:
@@ -110,19 +112,19 @@ def _image_encoder(o: argparse.Namespace) -> None:
 def _image_unet(o: argparse.Namespace) -> None:
     from tools.train_demo.images import base
 
-    base(o.out / "sdxl", o.work, steps=5000 if o.further else 4600, further=o.further)
+    base(o.out / "sdxl", o.work, steps=5000 if o.further else 7500, further=o.further)
 
 
 def _image_refiner(o: argparse.Namespace) -> None:
     from tools.train_demo.images import refiner
 
-    refiner(o.out / "sdxl", o.out / "sdxl-refiner", o.work, steps=800)
+    refiner(o.out / "sdxl", o.out / "sdxl-refiner", o.work, steps=1000)
 
 
 def _image_decoder(o: argparse.Namespace) -> None:
     from tools.train_demo.decoders import image_decoder
 
-    image_decoder(o.out / "sdxl", o.work, steps=1500)
+    image_decoder(o.out / "sdxl", o.work, steps=2000)
 
 
 def _video_text(o: argparse.Namespace) -> None:
@@ -140,13 +142,13 @@ def _video_encoder(o: argparse.Namespace) -> None:
 def _video_transformer(o: argparse.Namespace) -> None:
     from tools.train_demo.transformer import transformer
 
-    transformer(o.out / "wan", o.work, steps=3600 if o.further else 5500, further=o.further)
+    transformer(o.out / "wan", o.work, steps=3600 if o.further else 10000, further=o.further)
 
 
 def _video_decoder(o: argparse.Namespace) -> None:
     from tools.train_demo.decoders import video_decoder
 
-    video_decoder(o.out / "wan", o.work, steps=1500)
+    video_decoder(o.out / "wan", o.work, steps=1800)
 
 
 _STAGES: dict[str, Callable[[argparse.Namespace], None]] = {

@@ -39,9 +39,9 @@ _OWN_STEPS = (1, 1, 2, 3)
 _OWN_GUIDANCE = (1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.5, 2.0)
 _FIRST_FRAME_GIVEN = 0.25
 """Part of the batches of clips that are trained to go on from a given picture."""
-_TAKEN = 5
+_TAKEN = 7
 """Latents that are taken of a longer clip: what it costs is mostly the attention of every token to every other ..."""
-_WHOLE = 0.1
+_WHOLE = 0.2
 """... but for this part of the batches, which have all of them."""
 _SHIFT = 4.0
 """Noise levels are drawn as a sampler with this shift takes them ..."""
