@@ -35,6 +35,7 @@ def start(out: Path, work: Path) -> subprocess.Popen[bytes]:
 
 NEEDS = {
     "image_unet": {"image_text"},
+    "image_sizes": {"image_text", "image_unet"},
     "image_refiner": {"image_text", "image_unet"},
     "image_decoder": {"image_text", "image_encoder", "image_unet"},
     "video_transformer": {"video_text"},
@@ -61,6 +62,7 @@ def test_further_leaves_text_encoders_and_encoders_as_they_are() -> None:
     stages = [stage for lanes in command._COURSE for lane in lanes for stage in lane]
     assert {stage for stage in stages if stage not in command._KEPT_FURTHER} == {
         "image_unet",
+        "image_sizes",
         "image_refiner",
         "image_decoder",
         "video_transformer",

@@ -70,6 +70,7 @@ STAGES: dict[str, Callable[[Path], None]] = {
     "image_encoder": lambda work: encoders.image_encoder(work / "vae", work, 100),
     "video_encoder": lambda work: encoders.video_encoder(work / "vae", work, 100),
     "image_unet": lambda work: images.base(DEMO_MODELS / "sdxl", work, 100),
+    "image_sizes": lambda work: images.sizes(DEMO_MODELS / "sdxl", work, 100),
     "image_refiner": lambda work: images.refiner(DEMO_MODELS / "sdxl", work, work, 100),
     "video_transformer": lambda work: transformer.transformer(DEMO_MODELS / "wan", work, 100),
 }

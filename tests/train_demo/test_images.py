@@ -1,6 +1,8 @@
 """What SDXL's two UNets are shown in training, and what they are asked beside it."""
 
 import random
+from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -33,22 +35,21 @@ class Shown:
         return SimpleNamespace(sample=torch.zeros_like(noisy))
 
 
-def shown(monkeypatch: pytest.MonkeyPatch, *, refiner: bool, part: float) -> list[tuple[int, tuple[int, int], Scene]]:
+def shown(monkeypatch: pytest.MonkeyPatch, *, refiner: bool, others: float) -> list[tuple[int, tuple[int, int], Scene]]:
     unet = Shown(monkeypatch)
-    monkeypatch.setattr(images, "_OTHERS_SHARE", 0.5)
     monkeypatch.setattr(images, "_OTHERS", {(64, 64): 1.0, (256, 768): 0.3})
     loss = images._Loss(DEMO_MODELS / "sdxl", unet, refiner=refiner)
     for step in range(BATCHES):
         torch.manual_seed(step)
-        loss(random.Random(step), part)
+        loss(random.Random(step), others)
     return unet.seen
 
 
 @pytest.fixture(scope="module")
-def late() -> list[tuple[int, tuple[int, int], Scene]]:
-    """Of the base, towards the end of a run."""
+def mixed() -> list[tuple[int, tuple[int, int], Scene]]:
+    """Of the base, with other sizes in half of the batches."""
     with pytest.MonkeyPatch.context() as patch:
-        return shown(patch, refiner=False, part=1.0)
+        return shown(patch, refiner=False, others=0.5)
 
 
 def upright(scene: Scene) -> bool:
@@ -56,24 +57,37 @@ def upright(scene: Scene) -> bool:
 
 
 def test_shapes_lie_loosely_only_where_little_enough_noise_shows_them(
-    late: list[tuple[int, tuple[int, int], Scene]],
+    mixed: list[tuple[int, tuple[int, int], Scene]],
 ) -> None:
-    assert all(upright(scene) for step, _, scene in late if step >= images._LITTLE_NOISE)
-    little = [upright(scene) for step, _, scene in late if step < images._LITTLE_NOISE]
+    assert all(upright(scene) for step, _, scene in mixed if step >= images._LITTLE_NOISE)
+    little = [upright(scene) for step, _, scene in mixed if step < images._LITTLE_NOISE]
     assert 0.4 < sum(little) / len(little) < 0.8
 
 
-def test_other_sizes_come_later_and_drafted_ones_with_little_noise(
-    monkeypatch: pytest.MonkeyPatch, late: list[tuple[int, tuple[int, int], Scene]]
+def test_other_sizes_come_where_asked_for_and_drafted_ones_with_little_noise(
+    monkeypatch: pytest.MonkeyPatch, mixed: list[tuple[int, tuple[int, int], Scene]]
 ) -> None:
-    assert {size for _, size, _ in shown(monkeypatch, refiner=False, part=0.1)} == {images.NATIVE}
-    assert max(step for step, size, _ in late if size == (256, 768)) < images._LITTLE_NOISE
-    assert max(step for step, size, _ in late if size == (64, 64)) > images._LITTLE_NOISE
+    assert {size for _, size, _ in shown(monkeypatch, refiner=False, others=0.0)} == {images.NATIVE}
+    assert max(step for step, size, _ in mixed if size == (256, 768)) < images._LITTLE_NOISE
+    assert max(step for step, size, _ in mixed if size == (64, 64)) > images._LITTLE_NOISE
+
+
+def test_the_base_sees_its_native_size_alone_at_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[float] = []
+
+    def fit(_name: str, _model: Any, loss_of: Callable[[random.Random, int], Any], **_options: Any) -> None:
+        for step in (0, 49, 50, 99):
+            loss_of(random.Random(), step)
+
+    monkeypatch.setattr(images, "_Loss", lambda *_, **__: lambda _rng, others: asked.append(others))
+    monkeypatch.setattr(images, "fit", fit)
+    images.base(tmp_path, tmp_path, steps=100)
+    assert asked == [0, 0, images._OTHERS_SHARE, images._OTHERS_SHARE]
 
 
 def test_the_refiner_sees_what_it_takes_over_and_the_base_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert max(step for step, _, _ in shown(monkeypatch, refiner=True, part=1.0)) < images._REFINED
-    steps = [step for step, _, _ in shown(monkeypatch, refiner=False, part=0.0)]
+    assert max(step for step, _, _ in shown(monkeypatch, refiner=True, others=0.5)) < images._REFINED
+    steps = [step for step, _, _ in shown(monkeypatch, refiner=False, others=0.0)]
     assert min(steps) < 50
     assert max(steps) > 950
 

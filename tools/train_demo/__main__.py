@@ -115,6 +115,12 @@ def _image_unet(o: argparse.Namespace) -> None:
     base(o.out / "sdxl", o.work, steps=5000 if o.further else 7500, further=o.further)
 
 
+def _image_sizes(o: argparse.Namespace) -> None:
+    from tools.train_demo.images import sizes
+
+    sizes(o.out / "sdxl", o.work, steps=1200)
+
+
 def _image_refiner(o: argparse.Namespace) -> None:
     from tools.train_demo.images import refiner
 
@@ -142,7 +148,7 @@ def _video_encoder(o: argparse.Namespace) -> None:
 def _video_transformer(o: argparse.Namespace) -> None:
     from tools.train_demo.transformer import transformer
 
-    transformer(o.out / "wan", o.work, steps=3600 if o.further else 10000, further=o.further)
+    transformer(o.out / "wan", o.work, steps=3600 if o.further else 9400, further=o.further)
 
 
 def _video_decoder(o: argparse.Namespace) -> None:
@@ -155,6 +161,7 @@ _STAGES: dict[str, Callable[[argparse.Namespace], None]] = {
     "image_text": _image_text,
     "image_encoder": _image_encoder,
     "image_unet": _image_unet,
+    "image_sizes": _image_sizes,
     "image_refiner": _image_refiner,
     "image_decoder": _image_decoder,
     "video_text": _video_text,
@@ -165,7 +172,7 @@ _STAGES: dict[str, Callable[[argparse.Namespace], None]] = {
 
 _COURSE = (
     (
-        ("image_text", "image_encoder", "image_unet", "image_refiner", "image_decoder"),
+        ("image_text", "image_encoder", "image_unet", "image_refiner", "image_decoder", "image_sizes"),
         ("video_text", "video_encoder", "video_transformer"),
     ),
     (("video_decoder",),),

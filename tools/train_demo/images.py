@@ -25,19 +25,24 @@ _texts: Any = transformers  # as above
 
 NATIVE = (256, 256)
 _OTHERS: dict[tuple[int, int], float] = {
-    (512, 512): 0.25,
-    (1024, 1024): 0.15,
+    (512, 512): 0.15,
+    (1024, 1024): 0.1,
     (256, 384): 0.16,
     (384, 256): 0.16,
-    (192, 320): 0.1,
-    (512, 768): 0.08,
-    (128, 128): 0.1,
+    (208, 304): 0.1,
+    (304, 208): 0.1,
+    (192, 320): 0.06,
+    (320, 192): 0.06,
+    (512, 768): 0.06,
+    (128, 128): 0.05,
 }
 """Other sizes (height, width) that are asked for, and how often each comes among them."""
 _NATIVE_ALONE = 0.5
-"""The part of a run after which the other sizes come in ..."""
+"""The part of the base's run after which the other sizes come in ..."""
 _OTHERS_SHARE = 0.08
 """... for this part of the batches: other sizes cost the native one's shapes their outlines."""
+_SIZES_SHARE = 0.5
+"""And this is their part when the base, which knows its native size well, is trained for them."""
 _LITTLE_NOISE = 600
 """Steps below this show what is noisy. Only there shapes lie loosely, as those of given pictures may: what comes out of
 nothing but noise is to be exact. And only there the sizes are seen that are drawn at the native size first.
@@ -91,7 +96,7 @@ def base(folder: Path, work: Path, steps: int, *, further: bool = False) -> None
     _fit(
         "image_unet",
         torch.nn.ModuleDict({"unet": unet} | ({"probes": probes} if probes else {})),
-        lambda rng, step: loss(rng, max(step / steps, _NATIVE_ALONE if further else 0.0)),
+        lambda rng, step: loss(rng, _OTHERS_SHARE if further or step / steps >= _NATIVE_ALONE else 0.0),
         steps=steps,
         rate=8e-4 if further else 2.5e-3,
         work=work,
@@ -99,6 +104,17 @@ def base(folder: Path, work: Path, steps: int, *, further: bool = False) -> None
     )
     unet.half().save_pretrained(folder / "unet")
     architecture.image_scheduler().save_pretrained(folder / "scheduler")
+
+
+def sizes(folder: Path, work: Path, steps: int) -> None:
+    """Train the base's UNet in `folder` further, half of the batches in other sizes, and write it there."""
+    torch.manual_seed(22)
+    unet = architecture.unet(refiner=False)
+    unet.load_state_dict(_weights(folder))
+    loss = _Loss(folder, unet, refiner=False)
+    model = torch.nn.ModuleDict({"unet": unet})
+    _fit("image_sizes", model, lambda rng, _: loss(rng, _SIZES_SHARE), steps=steps, rate=8e-4, work=work)
+    unet.half().save_pretrained(folder / "unet")
 
 
 def refiner(folder: Path, out: Path, work: Path, steps: int) -> None:
@@ -112,7 +128,7 @@ def refiner(folder: Path, out: Path, work: Path, steps: int) -> None:
     unet.load_state_dict(own)
     loss = _Loss(folder, unet, refiner=True)
     model = torch.nn.ModuleDict({"unet": unet})
-    _fit("image_refiner", model, lambda rng, _: loss(rng, 1.0), steps=steps, rate=1e-3, work=work)
+    _fit("image_refiner", model, lambda rng, _: loss(rng, _OTHERS_SHARE), steps=steps, rate=1e-3, work=work)
     unet.half().save_pretrained(out / "unet")
     architecture.image_scheduler().save_pretrained(out / "scheduler")
 
@@ -167,9 +183,9 @@ class _Loss:
         self._words = Words(folder)
         self._signal = architecture.image_scheduler().alphas_cumprod.to(torch.get_default_device())
 
-    def __call__(self, rng: random.Random, part: float) -> torch.Tensor:
+    def __call__(self, rng: random.Random, others: float) -> torch.Tensor:
         height, width = NATIVE
-        if part >= _NATIVE_ALONE and rng.random() < _OTHERS_SHARE:
+        if rng.random() < others:
             ((height, width),) = rng.choices([*_OTHERS], [*_OTHERS.values()])
         times = height * width / (NATIVE[0] * NATIVE[1])
         count = max(2, min(64, round(_BATCH / times)))
