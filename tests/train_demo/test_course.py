@@ -86,7 +86,7 @@ def test_a_lane_that_is_left_goes_on_with_all_threads(tmp_path: Path, monkeypatc
     (tmp_path / "tools" / "train_demo").mkdir(parents=True)
     (tmp_path / "tools" / "train_demo" / "__main__.py").write_text(LANE)
     monkeypatch.chdir(tmp_path)  # where `python -m` looks first
-    monkeypatch.setattr(command.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
     options = argparse.Namespace(out=tmp_path, work=tmp_path, threads=2, device=None, further=False)
     command._side_by_side(options, [["image_text", "image_encoder"], ["image_unet"]])
     first, second, last = (tmp_path / "seen").read_text().splitlines()
