@@ -88,7 +88,6 @@ def base(folder: Path, work: Path, steps: int, *, further: bool = False) -> None
     torch.manual_seed(20)
     unet = architecture.unet(refiner=False)
     if further:
-        require(folder / "vae", SCALE)
         unet.load_state_dict(_weights(folder))
     # A UNet that knows its places is not asked: new probes would upset it.
     probes = None if further else _Probes(unet)
@@ -139,7 +138,8 @@ def _fit(name: str, model: Any, loss_of: Callable[[random.Random, int], torch.Te
 
 
 def _weights(folder: Path) -> dict[str, torch.Tensor]:
-    """The weights of the base's UNet."""
+    """The weights of the base's UNet, to go on from; raises ValueError where it was trained for other latents."""
+    require(folder / "vae", SCALE)
     weights: dict[str, torch.Tensor] = trained(_library.UNet2DConditionModel, folder / "unet").state_dict()
     return weights
 
