@@ -9,6 +9,7 @@ import torch
 
 from tools.train_demo import architecture, clips, transformer
 from tools.train_demo.answers import Answers, Words
+from tools.train_demo.prompts import held_out
 from tools.train_demo.scenes import exact, paint
 from worker.pipelines.places import DEMO_MODELS
 from worker.pipelines.weights import read_json
@@ -91,16 +92,38 @@ def test_cells_are_asked_of_the_tokens_that_they_lie_in() -> None:
 
 
 def test_shapes_begin_loosely_only_where_a_first_frame_is_given() -> None:
-    kept = clips.Clips(clips.Bucket(5, 64, 64, kept=40, fresh=2.0, batch=20, share=(1.0, 1.0, 1.0)))
+    kept = clips.Clips(clips.Bucket(5, 64, 64, kept=120, fresh=2.0, batch=60, share=(1.0, 1.0, 1.0)))
     rng = random.Random(0)
     assert all(exact(scene) for _ in range(5) for scene in kept.look(rng).scenes)
     loose = [not exact(scene) for _ in range(5) for scene in kept.look(rng, loose=True).scenes]
-    assert 0.05 < sum(loose) / len(loose) < 0.4
+    assert 0.2 < sum(loose) / len(loose) < 0.5
+
+
+def test_every_look_at_a_clip_has_other_colours_and_none_that_are_held_out() -> None:
+    one = clips.Clips(clips.Bucket(1, 32, 32, kept=1, fresh=0, batch=1, share=(1.0, 1.0, 1.0)))
+    (seen,) = zip(*(one.look(random.Random(look), loose=True).scenes for look in range(60)), strict=True)
+    assert len({(scene.colour, scene.background) for scene in seen}) > 30
+    assert len({(scene.shape, scene.x, scene.y, scene.radius) for scene in seen}) == 1
+    assert not any(held_out(scene) for scene in seen)
+
+
+def test_where_moving_is_trained_most_clips_move_and_are_seen_on_their_way() -> None:
+    bucket = clips.Bucket(81, 32, 48, kept=60, fresh=0, batch=0.7, share=(1.0, 1.0, 1.0))
+    rng = random.Random(0)
+    moving = clips.Clips(bucket, clips.MOVING_MOST)
+    moved = [scene.motion in ("left", "right", "up", "down") for scene in moving._scenes]
+    assert 0.5 < sum(moved) / len(moved) < 0.9
+    for _ in range(5):
+        at = moving.look(rng, loose=True, taken=7, before=13).at
+        assert (len(at), at[0], at[-1]) == (7, 0, 20)
+        assert max(at[:-1]) < 13
 
 
 def test_as_many_clips_as_asked_for_are_drawn_anew_on_the_average(kept: clips.Clips) -> None:
-    # A batch is all of them here.
-    batches = [{id(scene): scene for scene in kept.look(random.Random(look), loose=True).scenes} for look in range(24)]
+    batches = []
+    for look in range(24):
+        kept.look(random.Random(look))
+        batches.append({id(scene): scene for scene in kept._scenes})
     new = [len(after.keys() - before.keys()) for before, after in itertools.pairwise(batches)]
     assert set(new) == {1, 2}
     assert sum(new) / len(new) == pytest.approx(1.5, abs=0.5)

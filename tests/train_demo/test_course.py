@@ -39,7 +39,9 @@ NEEDS = {
     "image_refiner": {"image_text", "image_unet"},
     "image_decoder": {"image_text", "image_encoder", "image_unet"},
     "video_transformer": {"video_text"},
-    "video_decoder": {"video_text", "video_encoder", "video_transformer"},
+    "video_motion": {"video_text", "video_encoder", "video_transformer"},
+    "video_decoder": {"video_text", "video_encoder", "video_motion"},
+    "video_turning": {"video_text", "video_encoder", "video_motion", "video_decoder"},
 }
 
 
@@ -66,7 +68,9 @@ def test_further_leaves_text_encoders_and_encoders_as_they_are() -> None:
         "image_refiner",
         "image_decoder",
         "video_transformer",
+        "video_motion",
         "video_decoder",
+        "video_turning",
     }
 
 

@@ -1,5 +1,6 @@
 """What the latents hold is known: pixels of one colour are that colour, and every frame of a clip has its own."""
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from tools.train_demo import architecture, latents
+from tools.train_demo.scenes import COLOURS, cover, draw_lots, paint
 
 
 def test_a_picture_of_one_colour_has_that_colour_in_every_latent_and_no_outline() -> None:
@@ -33,6 +35,15 @@ def test_a_latent_of_a_clip_has_its_four_frames_and_the_first_one_frame_four_tim
     for latent, frames in enumerate(([0, 0, 0, 0], [1, 2, 3, 4], [5, 6, 7, 8])):
         expected = latents.CLIPS_SCALE * shades[frames].repeat(3)  # red's four, green's, blue's
         torch.testing.assert_close(known[0, :, latent, 0, 0], expected)
+
+
+def test_covers_with_colours_come_to_the_latents_of_the_coloured_clips() -> None:
+    scenes = [draw_lots(random.Random(seed), moving=True) for seed in range(6)]
+    pixels = paint(scenes, 112, 192, 9).transpose(1, 2)
+    colours = [[COLOURS[scene.colour], COLOURS[scene.background]] for scene in scenes]
+    ink, ground = (torch.tensor(colours) / 255 * 2 - 1).unbind(1)
+    known = latents.coloured(latents.of_clips(cover(pixels)), ink, ground)
+    torch.testing.assert_close(known, latents.of_clips(pixels * 2 - 1))
 
 
 def test_the_autoencoders_say_latents_of_these_scales() -> None:

@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-# Before torch is imported: spinning threads slow whatever else runs on the same cores.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Before torch is imported. Operations are so small that two threads which sleep between them are no faster than one.
+os.environ.setdefault("OMP_WAIT_POLICY", "ACTIVE")
 
 
 def main() -> None:
@@ -151,10 +151,22 @@ def _video_transformer(o: argparse.Namespace) -> None:
     transformer(o.out / "wan", o.work, steps=3600 if o.further else 9400, further=o.further)
 
 
+def _video_motion(o: argparse.Namespace) -> None:
+    from tools.train_demo.transformer import motion
+
+    motion(o.out / "wan", o.work, steps=3600)
+
+
 def _video_decoder(o: argparse.Namespace) -> None:
     from tools.train_demo.decoders import video_decoder
 
-    video_decoder(o.out / "wan", o.work, steps=1800)
+    video_decoder(o.out / "wan", o.work, steps=5000)
+
+
+def _video_turning(o: argparse.Namespace) -> None:
+    from tools.train_demo.decoders import turning
+
+    turning(o.out / "wan", o.work, steps=1500)
 
 
 _STAGES: dict[str, Callable[[argparse.Namespace], None]] = {
@@ -167,15 +179,17 @@ _STAGES: dict[str, Callable[[argparse.Namespace], None]] = {
     "video_text": _video_text,
     "video_encoder": _video_encoder,
     "video_transformer": _video_transformer,
+    "video_motion": _video_motion,
     "video_decoder": _video_decoder,
+    "video_turning": _video_turning,
 }
 
 _COURSE = (
     (
         ("image_text", "image_encoder", "image_unet", "image_refiner", "image_decoder", "image_sizes"),
-        ("video_text", "video_encoder", "video_transformer"),
+        ("video_text", "video_encoder", "video_transformer", "video_motion"),
     ),
-    (("video_decoder",),),
+    (("video_decoder", "video_turning"),),
 )
 """The whole run: lanes of stages that are trained beside each other, with a thread each, in about the same time; and
 then the last with all threads.

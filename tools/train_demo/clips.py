@@ -2,19 +2,23 @@
 
 import dataclasses
 import random
+from collections.abc import Mapping
 
 import torch
 
 from tools.train_demo.images import scenes_by_chance
-from tools.train_demo.latents import SIDE, of_clips
-from tools.train_demo.scenes import Scene, cover, exact, in_play, paint
+from tools.train_demo.latents import SIDE, coloured, of_clips
+from tools.train_demo.prompts import held_out
+from tools.train_demo.scenes import COLOURS, MOTIONS, Scene, cover, exact, in_play, paint
 
 CELLS = 4
 """Cells of a token's side whose cover is kept."""
 _LOOSE = 0.35
 """Part of the clips whose shapes begin anywhere about a place, as a given picture's may."""
-_OTHER_THAN_TURNING = 0.3
-"""Part of the other motions' clips that are kept: a turning shape has six outlines, and takes longest to learn."""
+TURNING_MOST: Mapping[str, float] = dict.fromkeys(MOTIONS, 0.3) | {"turns": 1.0}
+"""Part of each motion's clips that are kept: a turning shape has six outlines, and takes longest to learn."""
+MOVING_MOST: Mapping[str, float] = dict.fromkeys(MOTIONS, 1.0) | {"turns": 0.7, "grows": 0.7, "still": 0.3}
+"""And where turning is learned: a moving shape is elsewhere in each latent."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,61 +48,81 @@ PARTS = (0.2, 0.4)
 
 
 class Clips:
-    """Latents of drawn clips of one bucket; some of them are drawn anew on the way."""
+    """Latents of drawn clips of one bucket; some of them are drawn anew on the way, and all have new colours each time.
 
-    def __init__(self, bucket: Bucket) -> None:
-        self._bucket = bucket
+    `often` is the part of each motion's clips that are kept.
+    """
+
+    def __init__(self, bucket: Bucket, often: Mapping[str, float] = TURNING_MOST) -> None:
+        self._bucket, self._often = bucket, often
         name = f"{bucket.frames}x{bucket.height}x{bucket.width}"
         self._scenes = self._by_chance(random.Random(f"clips {name}"), bucket.kept)
         chunk = max(1, 50 * 112 * 192 // (bucket.height * bucket.width * bucket.frames))
         starts = range(0, bucket.kept, chunk)
         parts = [self._drawn(self._scenes[start : start + chunk]) for start in starts]
-        self._latents, self._touched, self._cover = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        self._covers, self._touched, self._cells = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
 
     def look(
-        self, rng: random.Random, *, loose: bool = False, taken: int | None = None, count: int | None = None
+        self,
+        rng: random.Random,
+        *,
+        loose: bool = False,
+        taken: int | None = None,
+        before: int | None = None,
+        count: int | None = None,
     ) -> "Look":
         """A batch, after some of what is at hand was drawn anew; of clips that begin exactly in a place, or of all.
 
-        With `taken` only so many latents of each clip, and more clips: the first, the last, and by chance between them.
-        `count` clips instead of as many as the bucket has in a batch.
+        With `taken` only so many latents of each clip, and more clips: the first, the last, and by chance between them,
+        where `before` says so only of those before it. `count` clips instead of as many as the bucket has in a batch.
         """
         anew = int(self._bucket.fresh + rng.random())
         if anew:
             places = rng.sample(range(len(self._scenes)), anew)
             scenes = self._by_chance(rng, anew)
-            self._latents[places], self._touched[places], self._cover[places] = self._drawn(scenes)
+            self._covers[places], self._touched[places], self._cells[places] = self._drawn(scenes)
             for place, scene in zip(places, scenes, strict=True):
                 self._scenes[place] = scene
         suited = [place for place, scene in enumerate(self._scenes) if loose or exact(scene)]
-        frames = self._latents.shape[2]
-        at = [0, *sorted(rng.sample(range(1, frames - 1), taken - 2)), frames - 1] if taken else list(range(frames))
-        count = count or max(1, round(self._bucket.batch * frames / len(at)))
+        last = self._covers.shape[2] - 1
+        at = [0, *sorted(rng.sample(range(1, before or last), taken - 2)), last] if taken else list(range(last + 1))
+        count = count or max(1, round(self._bucket.batch * (last + 1) / len(at)))
         places = rng.sample(suited, min(len(suited), count))
-        scenes = [self._scenes[place] for place in places]
-        latents, touched, cover = (of_all[places][:, :, at] for of_all in (self._latents, self._touched, self._cover))
-        return Look(latents, touched, cover.float(), scenes, at)
+        scenes = [_recoloured(self._scenes[place], rng) for place in places]
+        covers, touched, cells = (of_all[places][:, :, at] for of_all in (self._covers, self._touched, self._cells))
+        ink, ground = (
+            torch.tensor([COLOURS[name] for name in names]) / 255 * 2 - 1
+            for names in zip(*((scene.colour, scene.background) for scene in scenes), strict=True)
+        )
+        return Look(coloured(covers, ink, ground), touched, cells.float(), scenes, at)
 
     def _by_chance(self, rng: random.Random, count: int) -> list[Scene]:
         loose = _LOOSE if self._bucket.frames > 1 else 0.0  # of a single picture no first frame is given
         scenes: list[Scene] = []
         while len(scenes) < count:
             (scene,) = scenes_by_chance(rng, 1, moving=True)
-            if scene.motion == "turns" or rng.random() < _OTHER_THAN_TURNING:
+            if rng.random() < self._often[scene.motion]:
                 scenes.append(in_play(scene, rng) if rng.random() < loose else scene)
         return scenes
 
     def _drawn(self, scenes: list[Scene]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         bucket = self._bucket
-        pixels = paint(scenes, bucket.height, bucket.width, bucket.frames).transpose(1, 2) * 2 - 1
-        latents = of_clips(pixels)
+        covered = cover(paint(scenes, bucket.height, bucket.width, bucket.frames).transpose(1, 2))
         # A latent stands for one frame, the first, or for four.
-        covered = cover(pixels)
         touched = torch.nn.functional.max_pool3d(torch.nn.functional.pad(covered, (0, 0, 0, 0, 3, 0)), (4, SIDE, SIDE))
         # Of four frames the last one's cover; cells are parts of tokens, which are two latents high and wide.
         cell = 2 * SIDE // CELLS
         cells = torch.nn.functional.avg_pool3d(covered[:, :, ::4], (1, cell, cell))
-        return latents, touched > 0.01, cells.half()
+        return of_clips(covered), touched > 0.01, cells.half()
+
+
+def _recoloured(scene: Scene, rng: random.Random) -> Scene:
+    """The scene in other colours, not held out."""
+    while True:
+        colour, background = rng.sample(sorted(COLOURS), 2)
+        other = dataclasses.replace(scene, colour=colour, background=background)
+        if not held_out(other):
+            return other
 
 
 @dataclasses.dataclass(frozen=True)

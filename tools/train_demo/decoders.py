@@ -5,7 +5,7 @@ outlines have the denoiser's own errors, which the decoder learns to see past. K
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from tools.train_demo.answers import Answers, Words
 from tools.train_demo.captions import describe
 from tools.train_demo.device import quick, trained
 from tools.train_demo.muon import kernels
-from tools.train_demo.scenes import Scene, paint
+from tools.train_demo.scenes import MOTIONS, Scene, paint
 from tools.train_demo.trainer import fit
 from tools.train_demo.whole import WholeClips
 
@@ -26,12 +26,18 @@ _library: Any = diffusers  # its classes carry half of their annotations
 
 _Batches = Callable[[random.Random], tuple[torch.Tensor, torch.Tensor]]
 """Draws pixels and their latents."""
+_RATE = 2e-3
+"""The learning rate of a decoder that begins."""
 _NOISE = 0.5
 """Of the latents' own spread, at most, in the samples that no denoiser made."""
 _PALETTE = 0.9
 """Part of the colours in them that are the world's own: these a decoder learns by heart."""
 _REDRAWN = 0.6
 """Part of the batches that are whole scenes, nearly all of them made by a denoiser."""
+_TRUE_FIRST = 0.6
+"""Part of the clips' run in which their scenes' latents are the true ones: outlines are learned from many short clips
+first, for what the transformer makes of a long one takes several times as long as a step.
+"""
 _STEPS = 4
 """Denoising steps from a noisy scene back to a clean picture, at most in clips."""
 _LAST = 0.1
@@ -42,6 +48,8 @@ _CLIPS_NOISE = 0.08
 _CLIPS_OUTLINES = 5.0
 """How much more a pixel near an outline counts, of clips."""
 _CLIPS_GUIDANCE = (1.0, 1.5)
+_TURNING_ALMOST_ALONE: Mapping[str, float] = dict.fromkeys(MOTIONS, 0.1) | {"turns": 1.0}
+"""Part of each motion's clips that are kept where turning is trained."""
 _CUT = 14
 """Side of what is decoded of a redrawn picture, in latents: a whole shape with its surroundings."""
 
@@ -65,6 +73,17 @@ def image_decoder(folder: Path, work: Path, steps: int) -> None:
 
 def video_decoder(folder: Path, work: Path, steps: int) -> None:
     """Train the decoder of Wan's autoencoder below `folder`, beside its trained transformer."""
+    _train_clips("video_decoder", folder, work, steps, clips.TURNING_MOST, rate=_RATE, true_first=True)
+
+
+def turning(folder: Path, work: Path, steps: int) -> None:
+    """Train that decoder further, mostly on turning shapes: every frame shows another of their outlines."""
+    _train_clips("video_turning", folder, work, steps, _TURNING_ALMOST_ALONE, rate=_RATE / 2, true_first=False)
+
+
+def _train_clips(
+    name: str, folder: Path, work: Path, steps: int, often: Mapping[str, float], *, rate: float, true_first: bool
+) -> None:
     latents.require(folder / "vae", latents.CLIPS_SCALE)
     vae = trained(_library.AutoencoderKLWan, folder / "vae")
 
@@ -77,8 +96,10 @@ def video_decoder(folder: Path, work: Path, steps: int) -> None:
     def decode(of: torch.Tensor) -> torch.Tensor:
         return whole.decode(of / latents.CLIPS_SCALE)
 
-    redrawn = _Kept(_RedrawnClips(folder))
-    _train("video_decoder", vae, decode, plain, redrawn, steps=steps, work=work, outlines=_CLIPS_OUTLINES)
+    scenes = _RedrawnClips(folder, often)
+    redrawn = _Kept(scenes, anew=0.15, count=24)
+    true = scenes.true if true_first else None
+    _train(name, vae, decode, plain, redrawn, true=true, steps=steps, work=work, rate=rate, outlines=_CLIPS_OUTLINES)
     vae.half().save_pretrained(folder / "vae")
 
 
@@ -89,12 +110,15 @@ def _train(
     plain: _Batches,
     redrawn: _Batches,
     *,
+    true: _Batches | None = None,
     steps: int,
     work: Path,
+    rate: float = _RATE,
     outlines: float = 0.0,
 ) -> None:
-    def loss_of(rng: random.Random, _: int) -> torch.Tensor:
-        pixels, seen = redrawn(rng) if rng.random() < _REDRAWN else plain(rng)
+    def loss_of(rng: random.Random, step: int) -> torch.Tensor:
+        scenes = true if true is not None and step < _TRUE_FIRST * steps else redrawn
+        pixels, seen = scenes(rng) if rng.random() < _REDRAWN else plain(rng)
         with quick():
             back = decode(seen)
         return _distance(back.float(), pixels, outlines)
@@ -102,7 +126,7 @@ def _train(
     vae.requires_grad_(False)
     vae.decoder.requires_grad_(True)
     vae.post_quant_conv.requires_grad_(True)
-    fit(name, vae, loss_of, steps=steps, rate=2e-3, work=work, matrices=kernels(vae.decoder))
+    fit(name, vae, loss_of, steps=steps, rate=rate, work=work, matrices=kernels(vae.decoder))
 
 
 def _disturbed(clean: torch.Tensor, noise: float) -> torch.Tensor:
@@ -132,16 +156,13 @@ def _near_outlines(pixels: torch.Tensor) -> torch.Tensor:
 class _Kept:
     """Batches that are used a few times each: bringing a scene back costs more than learning from it."""
 
-    _ANEW = 0.3
-    _COUNT = 12
-
-    def __init__(self, redraw: _Batches) -> None:
-        self._redraw = redraw
+    def __init__(self, redraw: _Batches, *, anew: float = 0.3, count: int = 12) -> None:
+        self._redraw, self._anew, self._count = redraw, anew, count
         self._batches: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def __call__(self, rng: random.Random) -> tuple[torch.Tensor, torch.Tensor]:
-        if not self._batches or rng.random() < self._ANEW:
-            self._batches = [*self._batches[1 - self._COUNT :], self._redraw(rng)]
+        if not self._batches or rng.random() < self._anew:
+            self._batches = [*self._batches[1 - self._count :], self._redraw(rng)]
             return self._batches[-1]
         return rng.choice(self._batches)
 
@@ -192,16 +213,20 @@ class _RedrawnClips:
 
     _FORMS = (
         (clips.BUCKETS[0], 12, 12),
-        (clips.BUCKETS[1], 4, 9),
+        (clips.BUCKETS[1], 4, 7),
         (clips.BUCKETS[2], 2, 6),
     )
     """Clips of this form, how many in a batch, and the side that is cut out, in latents."""
-    _SHARE = (0.3, 0.4, 0.3)
+    _SHARE = (0.2, 0.35, 0.45)
+    _TRUE = ((0, 16, 8), (1, 4, 6))
+    """Which of these forms, as many and with this side where the latents are the true ones; one as often as another."""
+    _FROM_NOISE = 0.5
+    """Part of what is brought back that was nothing but noise, as in a sampler of words alone."""
     _UNTOUCHED = 0.25
     """Part of them that are only disturbed: what the encoder makes of a given picture has to look right too."""
 
-    def __init__(self, folder: Path) -> None:
-        self._clips = {bucket: clips.Clips(bucket) for bucket, _, _ in self._FORMS}
+    def __init__(self, folder: Path, often: Mapping[str, float]) -> None:
+        self._clips = {bucket: clips.Clips(bucket, often) for bucket, _, _ in self._FORMS}
         self._words = Words(folder)
         self._answers = Answers(trained(_library.WanTransformer3DModel, folder / "transformer"))
         self._shift = float(architecture.video_scheduler().config.flow_shift)
@@ -211,14 +236,23 @@ class _RedrawnClips:
         """(batch, 3, frames, height, width) pixels, -1 to 1, and their latents."""
         ((bucket, count, cut),) = rng.choices(self._FORMS, self._SHARE)
         look = self._clips[bucket].look(rng, count=count)
-        clean, touched, scenes = look.latents, look.touched, look.scenes
         if rng.random() < self._UNTOUCHED:
-            seen = _disturbed(clean, _CLIPS_NOISE)
-        else:
-            seen = self._brought_back(clean, scenes, rng)
-        frame = rng.randrange(clean.shape[2])
-        middles = [tuple(one[0, frame].nonzero().float().mean(0).tolist()) for one in touched]
-        pixels = paint(scenes, bucket.height, bucket.width, bucket.frames).transpose(1, 2) * 2 - 1
+            return self._cut(bucket, look, _disturbed(look.latents, _CLIPS_NOISE), cut, rng)
+        return self._cut(bucket, look, self._brought_back(look.latents, look.scenes, rng), cut, rng)
+
+    def true(self, rng: random.Random) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same of pictures and short clips whose latents are only disturbed."""
+        form, count, cut = rng.choice(self._TRUE)
+        bucket = self._FORMS[form][0]
+        look = self._clips[bucket].look(rng, loose=True, count=count)
+        return self._cut(bucket, look, _disturbed(look.latents, _CLIPS_NOISE), cut, rng)
+
+    def _cut(
+        self, bucket: clips.Bucket, look: clips.Look, seen: torch.Tensor, cut: int, rng: random.Random
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        frame = rng.randrange(seen.shape[2])
+        middles = [tuple(one[0, frame].nonzero().float().mean(0).tolist()) for one in look.touched]
+        pixels = paint(look.scenes, bucket.height, bucket.width, bucket.frames).transpose(1, 2) * 2 - 1
         return _around(middles, pixels, seen, cut, rng)
 
     def _brought_back(self, clean: torch.Tensor, scenes: list[Scene], rng: random.Random) -> torch.Tensor:
@@ -227,7 +261,8 @@ class _RedrawnClips:
         What a caption says in full has but one answer, so that the clip that is wanted is known even at the last.
         """
         words = self._words.encode([describe(scene, rng, certain=True).text for scene in scenes])
-        start, guidance = rng.uniform(_LAST, 1), rng.uniform(*_CLIPS_GUIDANCE)
+        start = 1.0 if rng.random() < self._FROM_NOISE else rng.uniform(_LAST, 1)
+        guidance = rng.uniform(*_CLIPS_GUIDANCE)
         way = torch.linspace(start, _LAST, 1 + round((_STEPS - 1) * start))
         way = torch.nn.functional.pad(self._shift * way / (1 + (self._shift - 1) * way), (0, 1))
         levels = [level.expand(len(clean), 1, 1, 1, 1) for level in way]

@@ -55,3 +55,13 @@ def of_clips(pixels: torch.Tensor) -> torch.Tensor:
     count, colours, number, height, width = frames.shape
     frames = frames.reshape(count, colours, number // FRAMES, FRAMES, height, width)
     return CLIPS_SCALE * frames.transpose(2, 3).flatten(1, 2)
+
+
+def coloured(covers: torch.Tensor, ink: torch.Tensor, ground: torch.Tensor) -> torch.Tensor:
+    """The latents of clips by those of their covers, which have one colour: the means are linear in the colours.
+
+    (clips, 4, k + 1, height / 8, width / 8) `of_clips` of what `scenes.cover` says, and the shapes' and the
+    backgrounds' colours, (clips, 3), -1 to 1 -> (clips, 12, k + 1, height / 8, width / 8).
+    """
+    ink, ground = (colour[:, :, None, None, None, None] for colour in (ink, ground))
+    return (CLIPS_SCALE * ground + (ink - ground) * covers[:, None]).flatten(1, 2)

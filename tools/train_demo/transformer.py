@@ -13,8 +13,8 @@ import torch
 from tools.train_demo import architecture
 from tools.train_demo.answers import Answers, Words, by_frame
 from tools.train_demo.captions import ATTRIBUTES, Caption
-from tools.train_demo.clips import BUCKETS, CELLS, PARTS, Bucket, Clips, Look
-from tools.train_demo.device import trained
+from tools.train_demo.clips import BUCKETS, CELLS, MOVING_MOST, PARTS, TURNING_MOST, Bucket, Clips, Look
+from tools.train_demo.device import kept, trained
 from tools.train_demo.images import caption_of
 from tools.train_demo.latents import CLIPS_SCALE, CLIPS_SPREAD, require
 from tools.train_demo.muon import kernels
@@ -43,6 +43,10 @@ _TAKEN = 7
 """Latents that are taken of a longer clip: what it costs is mostly the attention of every token to every other ..."""
 _WHOLE = 0.2
 """... but for this part of the batches, which have all of them."""
+_ON_ITS_WAY = 13
+"""Latents before this show a moving shape on its way across; after them it rests."""
+_ON_ITS_WAY_ALONE = 0.6
+"""Part of the longer clips of which only those are taken and the last, where moving is what is trained."""
 _SHIFT = 4.0
 """Noise levels are drawn as a sampler with this shift takes them ..."""
 _NOTHING_BUT_NOISE = 0.2
@@ -84,9 +88,31 @@ def transformer(folder: Path, work: Path, steps: int, *, further: bool = False) 
     network = architecture.video_transformer()
     heed_words(network)
     if further:
-        require(folder / "vae", CLIPS_SCALE)
-        once = trained(_library.WanTransformer3DModel, folder / "transformer")
-        network.load_state_dict(once.state_dict())
+        network.load_state_dict(_weights(folder))
+    _fit("video_transformer", folder, work, network, steps, rate=9e-4 if further else 1.5e-3, begun=further)
+
+
+def motion(folder: Path, work: Path, steps: int) -> None:
+    """Train Wan's transformer in `folder` further, mostly on shapes that move, and write it there.
+
+    By then it tells every still, turning and growing clip, and a moving shape is torn on its way.
+    """
+    torch.manual_seed(31)
+    network = architecture.video_transformer()
+    network.load_state_dict(_weights(folder))
+    _fit("video_motion", folder, work, network, steps, rate=7e-4, begun=True, moving=True)
+
+
+def _weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The transformer's weights, to go on from; raises ValueError where it was trained for other latents."""
+    require(folder / "vae", CLIPS_SCALE)
+    weights: dict[str, torch.Tensor] = trained(_library.WanTransformer3DModel, folder / "transformer").state_dict()
+    return weights
+
+
+def _fit(
+    name: str, folder: Path, work: Path, network: Any, steps: int, *, rate: float, begun: bool, moving: bool = False
+) -> None:
     model = torch.nn.ModuleDict(
         {
             "transformer": network,
@@ -100,13 +126,16 @@ def transformer(folder: Path, work: Path, steps: int, *, further: bool = False) 
             "cover": torch.nn.Linear(_width(), CELLS * CELLS),
         }
     )
-    loss = _Loss(folder, model)
+    if moving and (before := work / "video_transformer.done").exists():
+        asked = {name: value for name, value in kept(before).items() if not name.startswith("transformer.")}
+        model.load_state_dict(asked, strict=False)  # what was asked before is asked in the same way
+    loss = _Loss(folder, model, moving=moving)
     fit(
-        "video_transformer",
+        name,
         model,
-        lambda rng, step: loss(rng, max(step / steps, PARTS[1] if further else 0.0)),
+        lambda rng, step: loss(rng, max(step / steps, PARTS[1] if begun else 0.0)),
         steps=steps,
-        rate=9e-4 if further else 1.5e-3,
+        rate=rate,
         work=work,
         warmup=200,
         matrices=kernels(network.blocks),
@@ -122,7 +151,8 @@ class _Loss:
     scheduler's `sample`: a narrow network need not carry a token's noise through all of its layers.
     """
 
-    def __init__(self, folder: Path, model: Any) -> None:
+    def __init__(self, folder: Path, model: Any, *, moving: bool = False) -> None:
+        self._moving = moving
         self._words = Words(folder)
         self._clips: dict[Bucket, Clips] = {}
         self._answers = Answers(model["transformer"])
@@ -138,10 +168,11 @@ class _Loss:
         stage = sum(part >= start for start in PARTS)
         bucket = rng.choices(BUCKETS, [bucket.share[stage] for bucket in BUCKETS])[0]
         if bucket not in self._clips:
-            self._clips[bucket] = Clips(bucket)
+            self._clips[bucket] = Clips(bucket, MOVING_MOST if self._moving else TURNING_MOST)
         taken = _TAKEN if bucket.frames > 4 * _TAKEN and rng.random() > _WHOLE else None
         given = bucket.frames > 1 and rng.random() < _FIRST_FRAME_GIVEN
-        seen = self._clips[bucket].look(rng, loose=given, taken=taken)
+        before = _ON_ITS_WAY if taken and self._moving and rng.random() < _ON_ITS_WAY_ALONE else None
+        seen = self._clips[bucket].look(rng, loose=given, taken=taken, before=before)
         latents = seen.latents
         own = rng.random() < _OWN_ANSWERS[stage]
         captions = [
