@@ -18,7 +18,7 @@ _LOOSE = 0.35
 TURNING_MOST: Mapping[str, float] = dict.fromkeys(MOTIONS, 0.3) | {"turns": 1.0}
 """Part of each motion's clips that are kept: a turning shape has six outlines, and takes longest to learn."""
 MOVING_MOST: Mapping[str, float] = dict.fromkeys(MOTIONS, 1.0) | {"turns": 0.7, "grows": 0.7, "still": 0.3}
-"""And where turning is learned: a moving shape is elsewhere in each latent."""
+"""And of those that a transformer is trained further with: a moving shape is elsewhere in each latent."""
 
 
 @dataclasses.dataclass(frozen=True)

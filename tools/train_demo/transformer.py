@@ -95,7 +95,8 @@ def transformer(folder: Path, work: Path, steps: int, *, further: bool = False) 
 def motion(folder: Path, work: Path, steps: int) -> None:
     """Train Wan's transformer in `folder` further, mostly on shapes that move, and write it there.
 
-    By then it tells every still, turning and growing clip, and a moving shape is torn on its way.
+    By then still, growing and turning shapes are nearly right, and so are moving ones that have come to rest; on their
+    way they are torn.
     """
     torch.manual_seed(31)
     network = architecture.video_transformer()
