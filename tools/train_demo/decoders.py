@@ -237,8 +237,10 @@ class _RedrawnClips:
         ((bucket, count, cut),) = rng.choices(self._FORMS, self._SHARE)
         look = self._clips[bucket].look(rng, count=count)
         if rng.random() < self._UNTOUCHED:
-            return self._cut(bucket, look, _disturbed(look.latents, _CLIPS_NOISE), cut, rng)
-        return self._cut(bucket, look, self._brought_back(look.latents, look.scenes, rng), cut, rng)
+            seen = _disturbed(look.latents, _CLIPS_NOISE)
+        else:
+            seen = self._brought_back(look.latents, look.scenes, rng)
+        return self._cut(bucket, look, seen, cut, rng)
 
     def true(self, rng: random.Random) -> tuple[torch.Tensor, torch.Tensor]:
         """The same of pictures and short clips whose latents are only disturbed."""
