@@ -148,13 +148,13 @@ def _video_encoder(o: argparse.Namespace) -> None:
 def _video_transformer(o: argparse.Namespace) -> None:
     from tools.train_demo.transformer import transformer
 
-    transformer(o.out / "wan", o.work, steps=3600 if o.further else 9400, further=o.further)
+    transformer(o.out / "wan", o.work, steps=3600 if o.further else 8000, further=o.further)
 
 
 def _video_motion(o: argparse.Namespace) -> None:
     from tools.train_demo.transformer import motion
 
-    motion(o.out / "wan", o.work, steps=3600)
+    motion(o.out / "wan", o.work, steps=4000)
 
 
 def _video_decoder(o: argparse.Namespace) -> None:
