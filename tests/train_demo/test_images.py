@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tools.train_demo import architecture, images
-from tools.train_demo.latents import of_pictures
+from tools.train_demo.latents import SIDE, of_pictures
 from tools.train_demo.scenes import PICTURE_SIZES, Scene, draw_lots, paint
 from worker.pipelines.places import DEMO_MODELS
 
@@ -92,19 +92,21 @@ def test_the_refiner_sees_what_it_takes_over_and_the_base_all(monkeypatch: pytes
     assert max(steps) > 950
 
 
-def test_the_unet_is_asked_for_the_cover_of_every_latent_at_three_levels() -> None:
+@pytest.mark.parametrize(("height", "width"), [images.NATIVE, *images._OTHERS])
+def test_the_unet_is_asked_for_the_cover_of_every_latent_at_three_levels_at_every_size(height: int, width: int) -> None:
+    sides = (height // SIDE, width // SIDE)
     unet = architecture.unet(refiner=False)
     probes = images._Probes(unet)
     with torch.no_grad():
         for name, value in probes.named_parameters():
             value.fill_(0.25 if name.endswith("bias") else 0.0)
         unet(
-            torch.randn(2, architecture.LATENT_CHANNELS, 24, 40),
+            torch.randn(2, architecture.LATENT_CHANNELS, *sides),
             500,
             encoder_hidden_states=torch.zeros(2, 77, architecture.TEXT_WIDTH + architecture.TEXT_WIDTH_2),
             added_cond_kwargs={"text_embeds": torch.zeros(2, architecture.CODE), "time_ids": torch.zeros(2, 6)},
         )
-    cover, weight = torch.full((2, 1, 24, 40), 0.75), torch.rand(2, 1, 24, 40)
+    cover, weight = torch.full((2, 1, *sides), 0.75), torch.rand(2, 1, *sides)
     torch.testing.assert_close(probes(cover, weight), torch.tensor(3 * 0.5**2))
 
 

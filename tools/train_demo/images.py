@@ -168,8 +168,10 @@ class _Probes(torch.nn.Module):
 
     def forward(self, covered: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """The mean square error about the cover, (batch, 1, height, width), in what the UNet said last."""
+        height, width = covered.shape[-2:]
+        # Halved sides are rounded up, so that a place at the end of the lowest levels may reach beyond the picture.
         answers = [
-            torch.nn.functional.pixel_shuffle(layer(self._hidden[index].float()), side)
+            torch.nn.functional.pixel_shuffle(layer(self._hidden[index].float()), side)[..., :height, :width]
             for index, (layer, side) in enumerate(zip(self.layers, _PROBED, strict=True))
         ]
         return torch.stack([((answer - covered).square() * weight).mean() for answer in answers]).sum() / weight.mean()
