@@ -41,7 +41,6 @@ NEEDS = {
     "video_transformer": {"video_text"},
     "video_motion": {"video_text", "video_encoder", "video_transformer"},
     "video_decoder": {"video_text", "video_encoder", "video_motion"},
-    "video_turning": {"video_text", "video_encoder", "video_motion", "video_decoder"},
 }
 
 
@@ -70,7 +69,6 @@ def test_further_leaves_text_encoders_and_encoders_as_they_are() -> None:
         "video_transformer",
         "video_motion",
         "video_decoder",
-        "video_turning",
     }
 
 

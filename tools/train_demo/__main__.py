@@ -163,12 +163,6 @@ def _video_decoder(o: argparse.Namespace) -> None:
     video_decoder(o.out / "wan", o.work, steps=5000)
 
 
-def _video_turning(o: argparse.Namespace) -> None:
-    from tools.train_demo.decoders import turning
-
-    turning(o.out / "wan", o.work, steps=1500)
-
-
 _STAGES: dict[str, Callable[[argparse.Namespace], None]] = {
     "image_text": _image_text,
     "image_encoder": _image_encoder,
@@ -181,7 +175,6 @@ _STAGES: dict[str, Callable[[argparse.Namespace], None]] = {
     "video_transformer": _video_transformer,
     "video_motion": _video_motion,
     "video_decoder": _video_decoder,
-    "video_turning": _video_turning,
 }
 
 _COURSE = (
@@ -189,7 +182,7 @@ _COURSE = (
         ("image_text", "image_encoder", "image_unet", "image_refiner", "image_decoder", "image_sizes"),
         ("video_text", "video_encoder", "video_transformer", "video_motion"),
     ),
-    (("video_decoder", "video_turning"),),
+    (("video_decoder",),),
 )
 """The whole run: lanes of stages that are trained beside each other, with a thread each, in about the same time; and
 then the last with all threads.

@@ -5,7 +5,7 @@ outlines have the denoiser's own errors, which the decoder learns to see past. K
 """
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from tools.train_demo.answers import Answers, Words
 from tools.train_demo.captions import describe
 from tools.train_demo.device import quick, trained
 from tools.train_demo.muon import kernels
-from tools.train_demo.scenes import MOTIONS, Scene, paint
+from tools.train_demo.scenes import Scene, paint
 from tools.train_demo.trainer import fit
 from tools.train_demo.whole import WholeClips
 
@@ -26,8 +26,6 @@ _library: Any = diffusers  # its classes carry half of their annotations
 
 _Batches = Callable[[random.Random], tuple[torch.Tensor, torch.Tensor]]
 """Draws pixels and their latents."""
-_RATE = 2e-3
-"""The learning rate of a decoder that begins."""
 _NOISE = 0.5
 """Of the latents' own spread, at most, in the samples that no denoiser made."""
 _PALETTE = 0.9
@@ -48,8 +46,6 @@ _CLIPS_NOISE = 0.08
 _CLIPS_OUTLINES = 5.0
 """How much more a pixel near an outline counts, of clips."""
 _CLIPS_GUIDANCE = (1.0, 1.5)
-_TURNING_ALMOST_ALONE: Mapping[str, float] = dict.fromkeys(MOTIONS, 0.1) | {"turns": 1.0}
-"""Part of each motion's clips that are kept where turning is trained."""
 _CUT = 14
 """Side of what is decoded of a redrawn picture, in latents: a whole shape with its surroundings."""
 
@@ -73,17 +69,6 @@ def image_decoder(folder: Path, work: Path, steps: int) -> None:
 
 def video_decoder(folder: Path, work: Path, steps: int) -> None:
     """Train the decoder of Wan's autoencoder below `folder`, beside its trained transformer."""
-    _train_clips("video_decoder", folder, work, steps, clips.TURNING_MOST, rate=_RATE, true_first=True)
-
-
-def turning(folder: Path, work: Path, steps: int) -> None:
-    """Train that decoder further, mostly on turning shapes: every frame shows another of their outlines."""
-    _train_clips("video_turning", folder, work, steps, _TURNING_ALMOST_ALONE, rate=_RATE / 2, true_first=False)
-
-
-def _train_clips(
-    name: str, folder: Path, work: Path, steps: int, often: Mapping[str, float], *, rate: float, true_first: bool
-) -> None:
     latents.require(folder / "vae", latents.CLIPS_SCALE)
     vae = trained(_library.AutoencoderKLWan, folder / "vae")
 
@@ -96,10 +81,11 @@ def _train_clips(
     def decode(of: torch.Tensor) -> torch.Tensor:
         return whole.decode(of / latents.CLIPS_SCALE)
 
-    scenes = _RedrawnClips(folder, often)
+    scenes = _RedrawnClips(folder)
     redrawn = _Kept(scenes, anew=0.15, count=24)
-    true = scenes.true if true_first else None
-    _train(name, vae, decode, plain, redrawn, true=true, steps=steps, work=work, rate=rate, outlines=_CLIPS_OUTLINES)
+    _train(
+        "video_decoder", vae, decode, plain, redrawn, true=scenes.true, steps=steps, work=work, outlines=_CLIPS_OUTLINES
+    )
     vae.half().save_pretrained(folder / "vae")
 
 
@@ -113,7 +99,6 @@ def _train(
     true: _Batches | None = None,
     steps: int,
     work: Path,
-    rate: float = _RATE,
     outlines: float = 0.0,
 ) -> None:
     def loss_of(rng: random.Random, step: int) -> torch.Tensor:
@@ -126,7 +111,7 @@ def _train(
     vae.requires_grad_(False)
     vae.decoder.requires_grad_(True)
     vae.post_quant_conv.requires_grad_(True)
-    fit(name, vae, loss_of, steps=steps, rate=rate, work=work, matrices=kernels(vae.decoder))
+    fit(name, vae, loss_of, steps=steps, rate=2e-3, work=work, matrices=kernels(vae.decoder))
 
 
 def _disturbed(clean: torch.Tensor, noise: float) -> torch.Tensor:
@@ -225,8 +210,8 @@ class _RedrawnClips:
     _UNTOUCHED = 0.25
     """Part of them that are only disturbed: what the encoder makes of a given picture has to look right too."""
 
-    def __init__(self, folder: Path, often: Mapping[str, float]) -> None:
-        self._clips = {bucket: clips.Clips(bucket, often) for bucket, _, _ in self._FORMS}
+    def __init__(self, folder: Path) -> None:
+        self._clips = {bucket: clips.Clips(bucket) for bucket, _, _ in self._FORMS}
         self._words = Words(folder)
         self._answers = Answers(trained(_library.WanTransformer3DModel, folder / "transformer"))
         self._shift = float(architecture.video_scheduler().config.flow_shift)

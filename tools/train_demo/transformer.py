@@ -93,10 +93,10 @@ def transformer(folder: Path, work: Path, steps: int, *, further: bool = False) 
 
 
 def motion(folder: Path, work: Path, steps: int) -> None:
-    """Train Wan's transformer in `folder` further, mostly on shapes that move, and write it there.
+    """Train Wan's transformer in `folder` further, mostly on shapes that move or turn, and write it there.
 
-    By then still, growing and turning shapes are nearly right, and so are moving ones that have come to rest; on their
-    way they are torn.
+    By then still and growing shapes are nearly right, and so are moving ones that have come to rest; on their way they
+    are torn.
     """
     torch.manual_seed(31)
     network = architecture.video_transformer()
