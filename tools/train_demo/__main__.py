@@ -184,8 +184,8 @@ _COURSE = (
     ),
     (("video_decoder",),),
 )
-"""The whole run: lanes of stages that are trained beside each other, with a thread each, in about the same time; and
-then the last with all threads.
+"""The whole run: lanes of stages that are trained beside each other, with a thread each until one is left, and then the
+last stage; what is left goes on with all threads.
 """
 _KEPT_FURTHER = ("image_text", "image_encoder", "video_text", "video_encoder")
 """Stages that `--further` leaves as they are unless they are named."""
