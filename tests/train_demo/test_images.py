@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tools.train_demo import architecture, images
+from tools.train_demo.images import caption_of
 from tools.train_demo.latents import SIDE, of_pictures
 from tools.train_demo.scenes import PICTURE_SIZES, Scene, draw_lots, paint
 from worker.pipelines.places import DEMO_MODELS
@@ -62,6 +63,18 @@ def test_shapes_lie_loosely_only_where_little_enough_noise_shows_them(
     assert all(upright(scene) for step, _, scene in mixed if step >= images._LITTLE_NOISE)
     little = [upright(scene) for step, _, scene in mixed if step < images._LITTLE_NOISE]
     assert 0.4 < sum(little) / len(little) < 0.8
+
+
+def test_words_are_of_another_picture_at_times_and_only_where_the_picture_is_seen_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[Scene] = []
+    monkeypatch.setattr(images, "caption_of", lambda scene, rng: told.append(scene) or caption_of(scene, rng))
+    seen = shown(monkeypatch, refiner=False, others=0.0)
+    others = [(step, scene != other) for (step, _, scene), other in zip(seen, told, strict=True)]
+    assert not any(is_another for step, is_another in others if step >= images._SHOWN_WELL)
+    well = [is_another for step, is_another in others if step < images._SHOWN_WELL]
+    assert 0.05 < sum(well) / len(well) < 0.4
 
 
 def test_other_sizes_come_where_asked_for_and_drafted_ones_with_little_noise(

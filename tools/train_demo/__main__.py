@@ -154,7 +154,7 @@ def _video_transformer(o: argparse.Namespace) -> None:
 def _video_motion(o: argparse.Namespace) -> None:
     from tools.train_demo.transformer import motion
 
-    motion(o.out / "wan", o.work, steps=4000)
+    motion(o.out / "wan", o.work, steps=5000)
 
 
 def _video_decoder(o: argparse.Namespace) -> None:

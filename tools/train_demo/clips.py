@@ -7,12 +7,12 @@ from collections.abc import Mapping
 import torch
 
 from tools.train_demo.images import scenes_by_chance
-from tools.train_demo.latents import SIDE, coloured, of_clips
+from tools.train_demo.latents import SIDE, by_latent, coloured, of_clips
 from tools.train_demo.prompts import held_out
 from tools.train_demo.scenes import COLOURS, MOTIONS, Scene, cover, exact, in_play, paint
 
 CELLS = 4
-"""Cells of a token's side whose cover is kept."""
+"""Cells of a token's side whose cover is kept; a token is two latents high and wide."""
 _LOOSE = 0.35
 """Part of the clips whose shapes begin anywhere about a place, as a given picture's may."""
 TURNING_MOST: Mapping[str, float] = dict.fromkeys(MOTIONS, 0.3) | {"turns": 1.0}
@@ -110,9 +110,8 @@ class Clips:
         covered = cover(paint(scenes, bucket.height, bucket.width, bucket.frames).transpose(1, 2))
         # A latent stands for one frame, the first, or for four.
         touched = torch.nn.functional.max_pool3d(torch.nn.functional.pad(covered, (0, 0, 0, 0, 3, 0)), (4, SIDE, SIDE))
-        # Of four frames the last one's cover; cells are parts of tokens, which are two latents high and wide.
         cell = 2 * SIDE // CELLS
-        cells = torch.nn.functional.avg_pool3d(covered[:, :, ::4], (1, cell, cell))
+        cells = by_latent(torch.nn.functional.avg_pool3d(covered, (1, cell, cell)))
         return of_clips(covered), touched > 0.01, cells.half()
 
 
@@ -134,7 +133,7 @@ class Look:
     touched: torch.Tensor
     """(batch, 1, frames, height, width): which of the latents the shape touches."""
     cover: torch.Tensor
-    """(batch, 1, frames, 2 height, 2 width), 0 to 1: how much of each cell the shape covers."""
+    """(batch, 4, frames, 2 height, 2 width), 0 to 1: how much of each cell the shape covers in each of four frames."""
     scenes: list[Scene]
     at: list[int]
     """Which of the clip's latents these are."""

@@ -49,6 +49,12 @@ nothing but noise is to be exact. And only there the sizes are seen that are dra
 """
 _LOOSE = 0.4
 """Part of the pictures there whose shapes lie loosely."""
+_SHOWN_WELL = 300
+"""Steps below this show a picture as it is ..."""
+_MISTOLD = 0.2
+"""... whatever the words say: this part of them have another picture's caption there. With its own alone, a UNet takes a
+given picture's background for noise where the prompt names another, however little it is to be changed.
+"""
 _REFINED = 750
 """The refiner sees steps below this: it takes over when half of the way is gone, or later."""
 _BATCH = 8
@@ -198,7 +204,11 @@ class _Loss:
         ]
         pixels = paint(scenes, height, width)[:, 0] * 2 - 1
         latents = of_pictures(pixels)
-        texts = [caption_of(scene, rng).text for scene in scenes]
+        told = [
+            scenes_by_chance(rng, 1)[0] if step < _SHOWN_WELL and rng.random() < _MISTOLD else scene
+            for step, scene in zip(steps, scenes, strict=True)
+        ]
+        texts = [caption_of(scene, rng).text for scene in told]
         left_out = [rng.random() < _WITHOUT_WORDS for _ in scenes]
         without = torch.tensor(left_out)
         if self._refiner:

@@ -50,11 +50,15 @@ def of_clips(pixels: torch.Tensor) -> torch.Tensor:
     The mean red, green and blue of each of the four frames; the first frame, which has a latent to itself, is there
     four times.
     """
-    mean = functional.avg_pool3d(pixels, (1, SIDE, SIDE))
-    frames = torch.cat([mean[:, :, :1].expand(-1, -1, FRAMES - 1, -1, -1), mean], dim=2)
-    count, colours, number, height, width = frames.shape
-    frames = frames.reshape(count, colours, number // FRAMES, FRAMES, height, width)
-    return CLIPS_SCALE * frames.transpose(2, 3).flatten(1, 2)
+    return CLIPS_SCALE * by_latent(functional.avg_pool3d(pixels, (1, SIDE, SIDE)))
+
+
+def by_latent(frames: torch.Tensor) -> torch.Tensor:
+    """(clips, channels, 4 k + 1, height, width), of each frame -> (clips, 4 channels, k + 1, height, width)."""
+    frames = torch.cat([frames[:, :, :1].expand(-1, -1, FRAMES - 1, -1, -1), frames], dim=2)
+    count, channels, number, height, width = frames.shape
+    frames = frames.reshape(count, channels, number // FRAMES, FRAMES, height, width)
+    return frames.transpose(2, 3).flatten(1, 2)
 
 
 def coloured(covers: torch.Tensor, ink: torch.Tensor, ground: torch.Tensor) -> torch.Tensor:

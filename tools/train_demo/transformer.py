@@ -16,7 +16,7 @@ from tools.train_demo.captions import ATTRIBUTES, Caption
 from tools.train_demo.clips import BUCKETS, CELLS, MOVING_MOST, PARTS, TURNING_MOST, Bucket, Clips, Look
 from tools.train_demo.device import kept, trained
 from tools.train_demo.images import caption_of
-from tools.train_demo.latents import CLIPS_SCALE, CLIPS_SPREAD, require
+from tools.train_demo.latents import CLIPS_SCALE, CLIPS_SPREAD, FRAMES, require
 from tools.train_demo.muon import kernels
 from tools.train_demo.scenes import TURN_FRAMES
 from tools.train_demo.texts import CODE_SCALE, codes_of
@@ -124,7 +124,7 @@ def _fit(
             # In the same way it is asked what the caption says: every token has to fetch all of it from the words.
             "said": torch.nn.Linear(_width(), architecture.CODE),
             # And last, where the shape is, whatever its colour.
-            "cover": torch.nn.Linear(_width(), CELLS * CELLS),
+            "cover": torch.nn.Linear(_width(), FRAMES * CELLS * CELLS),
         }
     )
     if moving and (before := work / "video_transformer.done").exists():
@@ -237,9 +237,9 @@ class _Loss:
 
 
 def _by_token(cover: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-    """(batch, 1, frames, cells down, cells across) -> (batch, frames * rows * columns, cells of a token)."""
-    cells = cover[:, 0].reshape(len(cover), -1, rows, CELLS, columns, CELLS)
-    return cells.transpose(3, 4).reshape(len(cover), -1, CELLS * CELLS)
+    """(batch, 4, frames, cells down, cells across) -> (batch, frames * rows * columns, 4 times a token's cells)."""
+    cells = cover.unflatten(-1, (columns, CELLS)).unflatten(-3, (rows, CELLS))
+    return cells.permute(0, 2, 3, 5, 1, 4, 6).flatten(4).flatten(1, 3)
 
 
 def _borders(frames: int, rows: int, columns: int) -> torch.Tensor:
@@ -252,18 +252,20 @@ def _borders(frames: int, rows: int, columns: int) -> torch.Tensor:
 
 
 def _places(at: Sequence[int], rows: int, columns: int) -> torch.Tensor:
-    """What a token is asked of its place, (frames * rows * columns, 9): when, down and across, all in waves too.
+    """What a token is asked of its place, (frames * rows * columns, 12): when, down and across, all in waves too.
 
     Time counts from the clip's beginning and not by its length, since a moving shape's way does; its root spreads the
-    first frames apart. It spans about as much as rows and columns do: at a tenth of that it was not learned. Its wave
-    tells how far a turning shape has come.
+    first frames apart. It spans about as much as rows and columns do: at a tenth of that it was not learned. Its waves,
+    of six latents, three and two, tell how far a turning shape has come, each of its six outlines as apart from the next
+    as from any other.
     """
-    turn = 2 * math.pi * 4 / TURN_FRAMES * torch.tensor(at)
+    turn = 2 * math.pi * FRAMES / TURN_FRAMES * torch.tensor(at)
     when = 3 * torch.sqrt(torch.tensor(at) / 20) - 1
     down, across = ((torch.arange(side) + 0.5) / side * 2 - 1 for side in (rows, columns))
     when, down, across = torch.meshgrid(when, down, across, indexing="ij")
     waves = [wave(math.pi * side) for wave in (torch.cos, torch.sin) for side in (down, across)]
-    waves += [wave(turn)[:, None, None].expand_as(when) for wave in (torch.cos, torch.sin)]
+    turns = [torch.cos(turn), torch.sin(turn), torch.cos(2 * turn), torch.sin(2 * turn), torch.cos(3 * turn)]
+    waves += [wave[:, None, None].expand_as(when) for wave in turns]
     return torch.stack([when, down, across, *waves], dim=-1).flatten(0, 2)
 
 
