@@ -9,7 +9,7 @@ import pytest
 
 from tests.fakes import MemoryDocuments, fails_times, is_down
 from worker.claim import Bid, Refuse, Replay, Start
-from worker.errors import BackendError, Cancelled, Deleted, InvalidInput, JobTimeout, Superseded
+from worker.errors import BackendError, Cancelled, Deleted, IdempotencyMismatch, InvalidInput, JobTimeout, Superseded
 from worker.fields import LEASE_SECONDS, document_path
 from worker.generation import Progress
 from worker.request import Owner
@@ -139,6 +139,22 @@ def test_a_deleted_document_is_not_written_again(documents: MemoryDocuments, doc
     with pytest.raises(Deleted):
         document.complete(DATA, soon())
     assert PATH not in documents.stored
+
+
+@pytest.mark.parametrize("ended", [True, False])
+@pytest.mark.parametrize(("request_hash", "reason"), [("hash", Superseded), ("another", IdempotencyMismatch)])
+def test_who_could_not_claim_learns_at_the_end_whose_the_document_is(
+    documents: MemoryDocuments, document: StatusDocument, request_hash: str, reason: type[Exception], *, ended: bool
+) -> None:
+    other = StatusDocument(documents, OWNER, bid("n2", "job-2", request_hash), {"prompt": "p"})
+    other.claim(soon())
+    if ended:
+        other.complete(DATA, soon())
+    before = dict(documents.stored)
+    with pytest.raises(reason):
+        document.complete(DATA, soon())
+    assert document.refused
+    assert documents.stored == before
 
 
 def test_an_attempt_that_was_taken_over_changes_nothing_any_more(

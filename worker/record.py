@@ -71,8 +71,10 @@ class Record:
         try:
             # Who gives up on a claim does not end it: it is waited for before anything else is written (`close`).
             decision = await asyncio.shield(self._claiming)
-        except BackendError:
+        except BackendError as reason:
             warn(UNREACHED)
+            facts = {"action": "unclaimed", "job_id": self._job_id}
+            log.warning("the document could not be claimed, the job goes on without it: %s", reason, extra=facts)
         if not document.refused:
             self._keeper = Keeper(document, stop)
         return decision
@@ -91,7 +93,7 @@ class Record:
         """Write the result; whether the document is in step now.
 
         Raises:
-            Deleted, Superseded: the result must not be kept, or is not this attempt's to give.
+            Deleted, Superseded, IdempotencyMismatch: the result must not be kept, or is not this attempt's to give.
         """
         if self._document is None:
             return True
@@ -113,7 +115,7 @@ class Record:
                 await asyncio.to_thread(self._open(request_data, "").refuse, error, deadline)
             elif not self._document.refused:
                 await asyncio.to_thread(self._document.fail, error, deadline)
-        except (BackendError, Deleted, Superseded) as reason:
+        except (BackendError, JobError) as reason:
             log.warning(
                 "a failure was not written: %s", reason, extra={"action": "not_written", "job_id": self._job_id}
             )

@@ -15,7 +15,7 @@ from typing import Any
 from worker import fields
 from worker.claim import Bid, Decision, Refuse, Start, decide, is_own, may_record_refusal
 from worker.documents import CALL_SECONDS, Documents, FieldValue, Snapshot
-from worker.errors import BackendError, Cancelled, Deleted, JobError, Superseded
+from worker.errors import BackendError, Cancelled, Deleted, IdempotencyMismatch, JobError, Superseded
 from worker.generation import Progress
 from worker.request import Owner
 
@@ -105,6 +105,7 @@ class StatusDocument:
 
         Raises:
             Deleted, Superseded: nothing was written.
+            IdempotencyMismatch: as above; a document that could not be claimed is another request's.
             BackendError: Firestore did not answer in time.
         """
         self._finish(fields.completed(generation_data), deadline)
@@ -143,6 +144,9 @@ class StatusDocument:
                 # Firestore was away when the job started: what it says now is decided anew.
                 decision = decide(snapshot.fields, self._bid, snapshot.read_at)
                 if not isinstance(decision, Start):
+                    self.refused = True
+                    if isinstance(decision, Refuse) and isinstance(decision.error, IdempotencyMismatch):
+                        raise decision.error
                     raise Superseded
                 changes = {**self._processing(snapshot, decision), **terminal}
             else:

@@ -76,6 +76,25 @@ async def test_case_30_firestore_is_back_before_the_end(make_world: MakeWorld, m
     assert UNSYNCED not in response["warnings"]
 
 
+async def test_case_30_firestore_is_back_and_holds_the_result_of_another_request(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Only the end shows that the file_uid was taken; what it was taken for stays, and an operator can see why."""
+    monkeypatch.setattr(record, "CLAIM_SECONDS", 0.5)
+    world = make_world(Script(step_seconds=0.1))
+    first = await world.serve(cloud("c30d"))
+    _take_down(world, "UNAVAILABLE")
+    late = asyncio.create_task(world.serve(cloud("c30d", "another fox", num_inference_steps=15), "job-2"))
+    await asyncio.to_thread(until, lambda: world.ledger.painted("c30d") == 2)
+    _heal(world)
+    response = await late
+    assert response["error_code"] == "idempotency_mismatch"
+    unclaimed = [entry for entry in caplog.records if getattr(entry, "action", "") == "unclaimed"]
+    assert [getattr(entry, "job_id", "") for entry in unclaimed] == ["job-2"]
+    world.check_completed("c30d", first)
+    await world.lives()
+
+
 async def test_case_30_a_job_that_firestore_did_not_know_is_claimed_when_it_is_back(
     make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from tests.emulators.firebase import DocumentWrite
+from tests.emulators.worker_process import WorkerProcess
 from tests.faults.storm import ENDS_IN_ITS_OWN_WAY, Storm
 from tests.faults.world import MAX_POST_BYTES, Endpoint, fetch, is_of, reap
 from worker.claim import WORKER_LOST
 from worker.outbox import KEPT
-from worker.record import UNREACHED
 
 SEED = int(os.environ.get("FAULTS_SEED", "20261122"))
 JOBS = int(os.environ.get("FAULTS_JOBS", "200"))
@@ -98,7 +98,7 @@ def _done_twice(endpoint: Endpoint, storm: Storm) -> tuple[list[str], list[str]]
     Of two attempts that claim before there is a result, the earlier one may only learn of the later one after it began
     to paint; what it paints is thrown away. An attempt that is given the job later must not begin at all.
     """
-    workers = {worker.pid: worker.worker_id for worker in endpoint.workers}
+    workers = {worker.pid: worker for worker in endpoint.workers}
     history = history_of(endpoint)
     twice: list[str] = []
     fenced_off: list[str] = []
@@ -109,8 +109,8 @@ def _done_twice(endpoint: Endpoint, storm: Storm) -> tuple[list[str], list[str]]
         stored = [write.at for write in history[name] if _stores(write)]
         if not stored or event["at"] < stored[0]:
             continue
-        claims = [write for write in history[name] if (write.fields or {}).get("worker_id") == worker]
-        in_time = any(write.at < stored[0] for write in claims) or _was_unreached(endpoint, name, worker)
+        claims = [write for write in history[name] if (write.fields or {}).get("worker_id") == worker.worker_id]
+        in_time = any(write.at < stored[0] for write in claims) or _was_unreached(worker, name)
         (fenced_off if in_time else twice).append(name)
     return twice, fenced_off
 
@@ -120,11 +120,9 @@ def _stores(write: DocumentWrite) -> bool:
     return fields.get("status") == "completed" and fields["generation_data"]["storage"] == "firebase"
 
 
-def _was_unreached(endpoint: Endpoint, name: str, worker: str) -> bool:
-    """Whether a worker says that Firestore was away when it began, so that it could know of no other."""
-    answers = [post.payload for post in endpoint.plane.posts if post.worker_id == worker and post.kind == "result"]
-    mine = [answer["output"] for answer in answers if answer and answer["output"].get("file_uid") == name]
-    return any(UNREACHED in answer.get("warnings", []) for answer in mine)
+def _was_unreached(worker: WorkerProcess, name: str) -> bool:
+    """Whether a worker logged that Firestore was away when it began, so that it could know of no other."""
+    return any('"unclaimed"' in line and f'"{name}-job-' in line for line in worker.log.splitlines())
 
 
 def _ask_again_for_what_failed(endpoint: Endpoint, storm: Storm) -> int:

@@ -52,8 +52,8 @@ _LOOSE = 0.4
 _SHOWN_WELL = 300
 """Steps below this show a picture as it is ..."""
 _MISTOLD = 0.2
-"""... whatever the words say: this part of them have another picture's caption there. With its own alone, a UNet takes a
-given picture's background for noise where the prompt names another, however little it is to be changed.
+"""... whatever the words say: this part of them have another picture's caption there. With its own alone, a UNet takes
+a given picture's background for noise where the prompt names another, however little it is to be changed.
 """
 _REFINED = 750
 """The refiner sees steps below this: it takes over when half of the way is gone, or later."""

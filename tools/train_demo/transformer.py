@@ -256,8 +256,8 @@ def _places(at: Sequence[int], rows: int, columns: int) -> torch.Tensor:
 
     Time counts from the clip's beginning and not by its length, since a moving shape's way does; its root spreads the
     first frames apart. It spans about as much as rows and columns do: at a tenth of that it was not learned. Its waves,
-    of six latents, three and two, tell how far a turning shape has come, each of its six outlines as apart from the next
-    as from any other.
+    of six latents, three and two, tell how far a turning shape has come: each of its six outlines is as far from the
+    next as from any other.
     """
     turn = 2 * math.pi * FRAMES / TURN_FRAMES * torch.tensor(at)
     when = 3 * torch.sqrt(torch.tensor(at) / 20) - 1
