@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tools.train_demo import architecture, images
+from tools.train_demo.captions import Caption
 from tools.train_demo.images import caption_of
 from tools.train_demo.latents import SIDE, of_pictures
 from tools.train_demo.scenes import PICTURE_SIZES, Scene, draw_lots, paint
@@ -69,7 +70,12 @@ def test_words_are_of_another_picture_at_times_and_only_where_the_picture_is_see
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     told: list[Scene] = []
-    monkeypatch.setattr(images, "caption_of", lambda scene, rng: told.append(scene) or caption_of(scene, rng))
+
+    def noted(scene: Scene, rng: random.Random) -> Caption:
+        told.append(scene)
+        return caption_of(scene, rng)
+
+    monkeypatch.setattr(images, "caption_of", noted)
     seen = shown(monkeypatch, refiner=False, others=0.0)
     others = [(step, scene != other) for (step, _, scene), other in zip(seen, told, strict=True)]
     assert not any(is_another for step, is_another in others if step >= images._SHOWN_WELL)

@@ -238,7 +238,7 @@ class _Loss:
 
 def _by_token(cover: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
     """(batch, 4, frames, cells down, cells across) -> (batch, frames * rows * columns, 4 times a token's cells)."""
-    cells = cover.unflatten(-1, (columns, CELLS)).unflatten(-3, (rows, CELLS))
+    cells = cover.reshape(len(cover), FRAMES, -1, rows, CELLS, columns, CELLS)
     return cells.permute(0, 2, 3, 5, 1, 4, 6).flatten(4).flatten(1, 3)
 
 
