@@ -13,7 +13,7 @@ import pytest
 from tests.emulators.firebase import DocumentWrite
 from tests.emulators.worker_process import WorkerProcess
 from tests.faults.storm import ENDS_IN_ITS_OWN_WAY, Storm
-from tests.faults.world import MAX_POST_BYTES, Endpoint, fetch, is_of, reap
+from tests.faults.world import MAX_POST_BYTES, Endpoint, cloud, fetch, is_of, reap
 from worker.claim import WORKER_LOST
 from worker.outbox import KEPT
 
@@ -122,7 +122,16 @@ def _stores(write: DocumentWrite) -> bool:
 
 def _was_unreached(worker: WorkerProcess, name: str) -> bool:
     """Whether a worker logged that Firestore was away when it began, so that it could know of no other."""
-    return any('"unclaimed"' in line and f'"{name}-job-' in line for line in worker.log.splitlines())
+    return f"action=unclaimed job_id={name}-job-" in worker.log
+
+
+@pytest.mark.e2e
+def test_a_worker_that_could_not_claim_is_known_by_its_log(endpoint: Endpoint) -> None:
+    worker = endpoint.ready()
+    endpoint.answer(endpoint.plane.submit(cloud("reached"), "reached-job-0"))
+    endpoint.firebase.firestore_proxy.refuse()
+    endpoint.answer(endpoint.plane.submit(cloud("unreached"), "unreached-job-0"))
+    assert [_was_unreached(worker, name) for name in ("reached", "unreached")] == [False, True]
 
 
 def _ask_again_for_what_failed(endpoint: Endpoint, storm: Storm) -> int:
