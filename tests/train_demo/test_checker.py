@@ -20,6 +20,7 @@ from tests.train_demo.drawn import (
     specked,
     through,
 )
+from tools.train_demo import scenes
 from tools.train_demo.checker import Seen, colours, look, motion
 from tools.train_demo.scenes import COLOURS, COLUMNS, MOTIONS, ROWS, SHAPES, Scene
 
@@ -239,6 +240,13 @@ def test_a_motion_is_seen(name: str, frames: int) -> None:
     for shape in ("square", "triangle", "star") if name == "turns" else ("circle", "triangle"):
         one = scene(shape=shape, motion=name, **STARTS[name])
         assert motion(clip(one, frames)) == name, shape
+
+
+def test_a_shape_that_turns_more_slowly_is_seen_turning(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as slow:
+        slow.setattr(scenes, "TURN_FRAMES", 24)
+        clips = [clip(scene(shape=shape, motion="turns"), 33) for shape in ("square", "triangle", "star")]
+    assert [motion(frames) for frames in clips] == ["turns"] * 3
 
 
 @pytest.mark.parametrize("name", MOTIONS)

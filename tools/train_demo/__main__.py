@@ -112,13 +112,13 @@ def _image_encoder(o: argparse.Namespace) -> None:
 def _image_unet(o: argparse.Namespace) -> None:
     from tools.train_demo.images import base
 
-    base(o.out / "sdxl", o.work, steps=5000 if o.further else 7500, further=o.further)
+    base(o.out / "sdxl", o.work, steps=5000 if o.further else 9000, further=o.further)
 
 
 def _image_sizes(o: argparse.Namespace) -> None:
     from tools.train_demo.images import sizes
 
-    sizes(o.out / "sdxl", o.work, steps=1200)
+    sizes(o.out / "sdxl", o.work, steps=2000)
 
 
 def _image_refiner(o: argparse.Namespace) -> None:
@@ -130,7 +130,7 @@ def _image_refiner(o: argparse.Namespace) -> None:
 def _image_decoder(o: argparse.Namespace) -> None:
     from tools.train_demo.decoders import image_decoder
 
-    image_decoder(o.out / "sdxl", o.work, steps=2000)
+    image_decoder(o.out / "sdxl", o.work, steps=2500)
 
 
 def _video_text(o: argparse.Namespace) -> None:
@@ -154,7 +154,7 @@ def _video_transformer(o: argparse.Namespace) -> None:
 def _video_motion(o: argparse.Namespace) -> None:
     from tools.train_demo.transformer import motion
 
-    motion(o.out / "wan", o.work, steps=5000)
+    motion(o.out / "wan", o.work, steps=6000)
 
 
 def _video_decoder(o: argparse.Namespace) -> None:

@@ -231,7 +231,7 @@ def _nearest(value: float, places: dict[str, float]) -> str:
 
 _SHOWN, _NOT_SHOWN = 0.4, 0.2
 """Shares of what is expected of a motion in so many frames, above which it is there and below which it is not."""
-_EVERY = 6
+_EVERY = 2
 """At most so many frames from one look to the next, a quarter of what a turning shape takes to look the same."""
 _JITTER = 0.06
 """How far a decoder may shake a shape from one look to the next."""

@@ -16,7 +16,7 @@ CELLS = 4
 _LOOSE = 0.35
 """Part of the clips whose shapes begin anywhere about a place, as a given picture's may."""
 TURNING_MOST: Mapping[str, float] = dict.fromkeys(MOTIONS, 0.3) | {"turns": 1.0}
-"""Part of each motion's clips that are kept: a turning shape has six outlines, and takes longest to learn."""
+"""Part of each motion's clips that are kept: a turning shape has the most outlines to learn."""
 MOVING_MOST: Mapping[str, float] = dict.fromkeys(MOTIONS, 0.5) | {"turns": 1.0, "grows": 0.35, "still": 0.15}
 """And of those that a transformer is trained further with: a moving shape is elsewhere in each latent."""
 

@@ -51,7 +51,7 @@ _LOOSE = 0.4
 """Part of the pictures there whose shapes lie loosely."""
 _SHOWN_WELL = 300
 """Steps below this show a picture as it is ..."""
-_MISTOLD = 0.2
+_MISTOLD = 0.1
 """... whatever the words say: this part of them have another picture's caption there. With its own alone, a UNet takes
 a given picture's background for noise where the prompt names another, however little it is to be changed.
 """

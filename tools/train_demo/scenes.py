@@ -54,8 +54,8 @@ GROWTH = 1.015
 """A growing shape's radius in one frame, as a factor ..."""
 GROWN = 0.42
 """... until it is this part of the shorter side."""
-TURN_FRAMES = 24
-"""After so many frames, six latents, a turning shape looks as it did at first; it turns clockwise as seen."""
+TURN_FRAMES = 8
+"""After so many frames, two latents, a turning shape looks as it did at first; it turns clockwise as seen."""
 TILT = math.radians(4.0)
 """Where it lies loosely, a shape stands upright up to this angle, either way."""
 

@@ -252,20 +252,18 @@ def _borders(frames: int, rows: int, columns: int) -> torch.Tensor:
 
 
 def _places(at: Sequence[int], rows: int, columns: int) -> torch.Tensor:
-    """What a token is asked of its place, (frames * rows * columns, 12): when, down and across, all in waves too.
+    """What a token is asked of its place, (frames * rows * columns, 8): when, down and across, all in waves too.
 
     Time counts from the clip's beginning and not by its length, since a moving shape's way does; its root spreads the
-    first frames apart. It spans about as much as rows and columns do: at a tenth of that it was not learned. Its waves,
-    of six latents, three and two, tell how far a turning shape has come: each of its six outlines is as far from the
-    next as from any other.
+    first frames apart. It spans about as much as rows and columns do: at a tenth of that it was not learned. Its wave
+    tells which of its two latents a turning shape has come to.
     """
     turn = 2 * math.pi * FRAMES / TURN_FRAMES * torch.tensor(at)
     when = 3 * torch.sqrt(torch.tensor(at) / 20) - 1
     down, across = ((torch.arange(side) + 0.5) / side * 2 - 1 for side in (rows, columns))
     when, down, across = torch.meshgrid(when, down, across, indexing="ij")
     waves = [wave(math.pi * side) for wave in (torch.cos, torch.sin) for side in (down, across)]
-    turns = [torch.cos(turn), torch.sin(turn), torch.cos(2 * turn), torch.sin(2 * turn), torch.cos(3 * turn)]
-    waves += [wave[:, None, None].expand_as(when) for wave in turns]
+    waves.append(torch.cos(turn)[:, None, None].expand_as(when))
     return torch.stack([when, down, across, *waves], dim=-1).flatten(0, 2)
 
 
