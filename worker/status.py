@@ -145,6 +145,7 @@ class StatusDocument:
                 decision = decide(snapshot.fields, self._bid, snapshot.read_at)
                 if not isinstance(decision, Start):
                     self.refused = True
+                    # Only another request's attempts never adopt what this one stored; for the others it stays.
                     if isinstance(decision, Refuse) and isinstance(decision.error, IdempotencyMismatch):
                         raise decision.error
                     raise Superseded
