@@ -40,7 +40,8 @@ NEEDS = {
     "image_decoder": {"image_text", "image_encoder", "image_unet"},
     "video_transformer": {"video_text"},
     "video_motion": {"video_text", "video_encoder", "video_transformer"},
-    "video_decoder": {"video_text", "video_encoder", "video_motion"},
+    "video_turning": {"video_text", "video_encoder", "video_motion"},
+    "video_decoder": {"video_text", "video_encoder", "video_turning"},
 }
 
 
@@ -68,6 +69,7 @@ def test_further_leaves_text_encoders_and_encoders_as_they_are() -> None:
         "image_decoder",
         "video_transformer",
         "video_motion",
+        "video_turning",
         "video_decoder",
     }
 

@@ -75,6 +75,7 @@ STAGES: dict[str, Callable[[Path], None]] = {
     "image_refiner": lambda work: images.refiner(DEMO_MODELS / "sdxl", work, work, 100),
     "video_transformer": lambda work: transformer.transformer(DEMO_MODELS / "wan", work, 100),
     "video_motion": lambda work: transformer.motion(begun(work / "wan"), work, 100),
+    "video_turning": lambda work: transformer.turning(begun(work / "wan"), work, 100),
 }
 
 

@@ -19,7 +19,7 @@ def test_all_stages_from_nothing_make_models_that_the_worker_loads(
     out = tmp_path / "models"
     train(out, tmp_path / "work", ["video_text", "image_text", "image_encoder", "video_encoder"], monkeypatch)
     train(out, tmp_path / "work", ["image_unet", "image_refiner", "image_decoder", "image_sizes"], monkeypatch)
-    train(out, tmp_path / "work", ["video_transformer", "video_motion", "video_decoder"], monkeypatch)
+    train(out, tmp_path / "work", ["video_transformer", "video_motion", "video_turning", "video_decoder"], monkeypatch)
     done = {path.stem for path in (tmp_path / "work").glob("*.done")}
     assert done >= set(command._STAGES) - {"image_text", "video_text"}, "these have names of their own"
 

@@ -157,6 +157,12 @@ def _video_motion(o: argparse.Namespace) -> None:
     motion(o.out / "wan", o.work, steps=6000)
 
 
+def _video_turning(o: argparse.Namespace) -> None:
+    from tools.train_demo.transformer import turning
+
+    turning(o.out / "wan", o.work, steps=3000)
+
+
 def _video_decoder(o: argparse.Namespace) -> None:
     from tools.train_demo.decoders import video_decoder
 
@@ -174,13 +180,14 @@ _STAGES: dict[str, Callable[[argparse.Namespace], None]] = {
     "video_encoder": _video_encoder,
     "video_transformer": _video_transformer,
     "video_motion": _video_motion,
+    "video_turning": _video_turning,
     "video_decoder": _video_decoder,
 }
 
 _COURSE = (
     (
         ("image_text", "image_encoder", "image_unet", "image_refiner", "image_decoder", "image_sizes"),
-        ("video_text", "video_encoder", "video_transformer", "video_motion"),
+        ("video_text", "video_encoder", "video_transformer", "video_motion", "video_turning"),
     ),
     (("video_decoder",),),
 )

@@ -19,6 +19,8 @@ TURNING_MOST: Mapping[str, float] = dict.fromkeys(MOTIONS, 0.3) | {"turns": 1.0}
 """Part of each motion's clips that are kept: a turning shape has the most outlines to learn."""
 MOVING_MOST: Mapping[str, float] = dict.fromkeys(MOTIONS, 0.5) | {"turns": 1.0, "grows": 0.35, "still": 0.15}
 """And of those that a transformer is trained further with: a moving shape is elsewhere in each latent."""
+TURNING_HALF: Mapping[str, float] = dict.fromkeys(MOTIONS, 0.2) | {"turns": 1.0, "grows": 0.12, "still": 0.1}
+"""And of those that it is trained with at last: what moves is right by then, half of the clips turn."""
 
 
 @dataclasses.dataclass(frozen=True)

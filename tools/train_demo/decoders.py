@@ -32,7 +32,7 @@ _PALETTE = 0.9
 """Part of the colours in them that are the world's own: these a decoder learns by heart."""
 _REDRAWN = 0.6
 """Part of the batches that are whole scenes, nearly all of them made by a denoiser."""
-_TRUE_FIRST = 0.6
+_TRUE_FIRST = 0.5
 """Part of the clips' run in which their scenes' latents are the true ones: outlines are learned from many short clips
 first, for what the transformer makes of a long one takes several times as long as a step.
 """
