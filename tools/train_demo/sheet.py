@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.train_demo.sheet", description="Make the README's pictures.")
     parser.add_argument("--out", type=Path, default=Path("docs"))
     parser.add_argument("--models", type=Path, help="folder with sdxl, sdxl-refiner and wan (default: the built-in)")
-    parser.add_argument("--frames", type=int, default=49, help="of the clip")
+    parser.add_argument("--frames", type=int, default=81, help="of the clip")
     options = parser.parse_args(argv)
     options.out.mkdir(parents=True, exist_ok=True)
     studio = Studio(options.models)
