@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from tools.train_demo import architecture, clips, transformer
+from tools.train_demo import architecture, clips, tokens, transformer
 from tools.train_demo.answers import Answers, Words
 from tools.train_demo.prompts import held_out
 from tools.train_demo.scenes import exact, paint
@@ -87,9 +87,9 @@ def test_the_cover_of_a_cell_is_the_part_of_its_pixels_that_are_the_shape(kept: 
 
 def test_cells_are_asked_of_the_tokens_that_they_lie_in() -> None:
     cover = torch.arange(4 * 2 * 8 * 12.0).reshape(1, 4, 2, 8, 12)
-    tokens = transformer._by_token(cover, rows=2, columns=3)
-    assert tokens.shape == (1, 2 * 2 * 3, 4 * 16)
-    assert torch.equal(tokens[0, 6 + 3 + 1], cover[0, :, 1, 4:, 4:8].flatten())
+    each = tokens.by_token(cover, rows=2, columns=3)
+    assert each.shape == (1, 2 * 2 * 3, 4 * 16)
+    assert torch.equal(each[0, 6 + 3 + 1], cover[0, :, 1, 4:, 4:8].flatten())
 
 
 def test_shapes_begin_loosely_only_where_a_first_frame_is_given() -> None:
@@ -137,15 +137,15 @@ def test_as_many_clips_as_asked_for_are_drawn_anew_on_the_average(kept: clips.Cl
 
 
 def test_a_border_is_the_first_and_the_last_of_frames_rows_and_columns() -> None:
-    borders = transformer._borders(3, 4, 5).reshape(3, 4, 5, 6)
+    borders = tokens.borders(3, 4, 5).reshape(3, 4, 5, 6)
     assert borders[0, 0, 0].tolist() == [1, 0, 1, 0, 1, 0]
     assert borders[2, 3, 4].tolist() == [0, 1, 0, 1, 0, 1]
     assert borders[1, 1:3, 1:4].sum() == 0
-    assert transformer._borders(1, 4, 5)[:, :2].all(), "a single frame is first and last"
+    assert tokens.borders(1, 4, 5)[:, :2].all(), "a single frame is first and last"
 
 
 def test_every_place_of_a_clip_is_another() -> None:
-    places = transformer._places(range(21), 7, 12)
+    places = tokens.places(range(21), 7, 12)
     assert places.shape == (21 * 7 * 12, 8)
     assert len({tuple(place) for place in places.tolist()}) == len(places)
     assert places[:, :3].std(0).min() > 0.5, "time is asked for as loudly as rows and columns"

@@ -5,7 +5,6 @@ The other device is torch's `meta`, which knows shapes and no values; what needs
 
 import dataclasses
 import random
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tools.train_demo import architecture, clips, decoders, device, encoders, images, texts, transformer
+from tools.train_demo import clips, decoders, device, encoders, images, texts, transformer
 from worker.pipelines.places import DEMO_MODELS
 
 BATCHES = 4
@@ -74,18 +73,9 @@ STAGES: dict[str, Callable[[Path], None]] = {
     "image_sizes": lambda work: images.sizes(DEMO_MODELS / "sdxl", work, 100),
     "image_refiner": lambda work: images.refiner(DEMO_MODELS / "sdxl", work, work, 100),
     "video_transformer": lambda work: transformer.transformer(DEMO_MODELS / "wan", work, 100),
-    "video_motion": lambda work: transformer.motion(begun(work / "wan"), work, 100),
-    "video_turning": lambda work: transformer.turning(begun(work / "wan"), work, 100),
+    "video_motion": lambda work: transformer.motion(DEMO_MODELS / "wan", work, 100),
+    "video_turning": lambda work: transformer.turning(DEMO_MODELS / "wan", work, 100),
 }
-
-
-def begun(folder: Path) -> Path:
-    """The folder, with the shipped encoder of texts, and a transformer and an autoencoder as they are trained now."""
-    shutil.copytree(DEMO_MODELS / "wan", folder, ignore=shutil.ignore_patterns("transformer", "vae"))
-    with torch.device("cpu"):
-        architecture.video_transformer().save_pretrained(folder / "transformer")
-        architecture.video_vae().save_config(folder / "vae")
-    return folder
 
 
 @pytest.mark.usefixtures("elsewhere")

@@ -1,9 +1,8 @@
 """Training of Wan's transformer. Knows video latents, words and noise; knows no outlines."""
 
 import functools
-import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +27,8 @@ from tools.train_demo.device import kept, trained
 from tools.train_demo.images import caption_of
 from tools.train_demo.latents import CLIPS_SCALE, CLIPS_SPREAD, FRAMES, require
 from tools.train_demo.muon import kernels
-from tools.train_demo.scenes import TURN_FRAMES
 from tools.train_demo.texts import CODE_SCALE, codes_of
+from tools.train_demo.tokens import borders, by_token, places
 from tools.train_demo.trainer import fit
 
 _library: Any = diffusers  # its classes carry half of their annotations
@@ -152,8 +151,8 @@ def _fit(
             "transformer": network,
             # Rotary positions are relative: nothing tells a token where the picture ends. Being asked for its place, in
             # training only, it learns to find out; and first, which is the harder part, whether it lies on a border.
-            "border": torch.nn.Linear(_width(), _borders(1, 1, 1).shape[-1]),
-            "place": torch.nn.Linear(_width(), _places([0], 1, 1).shape[-1]),
+            "border": torch.nn.Linear(_width(), borders(1, 1, 1).shape[-1]),
+            "place": torch.nn.Linear(_width(), places([0], 1, 1).shape[-1]),
             # In the same way it is asked what the caption says: every token has to fetch all of it from the words.
             "said": torch.nn.Linear(_width(), architecture.CODE),
             # And last, where the shape is, whatever its colour.
@@ -240,16 +239,16 @@ class _Loss:
         said: torch.Tensor = (self._ask("said", _SAID_AFTER) - code).square().mean()
 
         tokens = torch.nn.functional.avg_pool3d(weight, (1, 2, 2)).flatten(1)[..., None]
-        lost = (self._ask("cover", _COVER_AFTER) - _by_token(seen.cover, rows, columns)).square() * tokens
+        lost = (self._ask("cover", _COVER_AFTER) - by_token(seen.cover, rows, columns)).square() * tokens
         cover: torch.Tensor = lost.sum() / tokens.expand_as(lost).sum()
 
         # A token can tell where it is by its noise and that of the others; where there is little, it need not.
         much = by_frame(levels.expand(-1, -1, frames, -1, -1), rows * columns)[..., None]
-        lost = (self._ask("place", _PLACE_AFTER) - _places(seen.at, rows, columns)).square() * much
+        lost = (self._ask("place", _PLACE_AFTER) - places(seen.at, rows, columns)).square() * much
         place: torch.Tensor = lost.mean()
-        borders = _borders(frames, rows, columns).expand(count, -1, -1)
+        sides = borders(frames, rows, columns).expand(count, -1, -1)
         border = torch.nn.functional.binary_cross_entropy_with_logits(
-            self._ask("border", _BORDER_AFTER), borders, weight=much
+            self._ask("border", _BORDER_AFTER), sides, weight=much
         )
         return error + said + _COVER_WEIGHT * cover + place + border
 
@@ -269,37 +268,6 @@ class _Loss:
     def _ask(self, name: str, index: int) -> torch.Tensor:
         answer: torch.Tensor = self._probes[name](self._hidden[index])
         return answer
-
-
-def _by_token(cover: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-    """(batch, 4, frames, cells down, cells across) -> (batch, frames * rows * columns, 4 times a token's cells)."""
-    cells = cover.reshape(len(cover), FRAMES, -1, rows, CELLS, columns, CELLS)
-    return cells.permute(0, 2, 3, 5, 1, 4, 6).flatten(4).flatten(1, 3)
-
-
-def _borders(frames: int, rows: int, columns: int) -> torch.Tensor:
-    """Whether a token is of the first or last frame, row or column, (frames * rows * columns, 6): 0 or 1."""
-    borders = torch.zeros(frames, rows, columns, 6)
-    for axis in range(3):
-        for side, end in enumerate((0, -1)):
-            borders[..., 2 * axis + side].select(axis, end).fill_(1)
-    return borders.flatten(0, 2)
-
-
-def _places(at: Sequence[int], rows: int, columns: int) -> torch.Tensor:
-    """What a token is asked of its place, (frames * rows * columns, 8): when, down and across, all in waves too.
-
-    Time counts from the clip's beginning and not by its length, since a moving shape's way does; its root spreads the
-    first frames apart. It spans about as much as rows and columns do: at a tenth of that it was not learned. Its wave
-    tells which of its two latents a turning shape has come to.
-    """
-    turn = 2 * math.pi * FRAMES / TURN_FRAMES * torch.tensor(at)
-    when = 3 * torch.sqrt(torch.tensor(at) / 20) - 1
-    down, across = ((torch.arange(side) + 0.5) / side * 2 - 1 for side in (rows, columns))
-    when, down, across = torch.meshgrid(when, down, across, indexing="ij")
-    waves = [wave(math.pi * side) for wave in (torch.cos, torch.sin) for side in (down, across)]
-    waves.append(torch.cos(turn)[:, None, None].expand_as(when))
-    return torch.stack([when, down, across, *waves], dim=-1).flatten(0, 2)
 
 
 def _width() -> int:
