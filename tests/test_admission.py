@@ -11,8 +11,9 @@ import pytest
 
 from tests.test_task import CLOUD, PATH, World, data_uri
 from worker.admission import NO_DOCUMENTS, Admission
-from worker.claim import Replay, request_hash
+from worker.claim import Replay
 from worker.errors import DownloadFailed, DuplicateInProgress, UrlBlocked
+from worker.fingerprint import fingerprint
 from worker.generation import Sources
 from worker.record import Record
 from worker.recovery import Finished
@@ -31,7 +32,7 @@ class Door:
         self.request: Request = parse(job_input)
         self.warnings: list[str] = []
         self.timings: dict[str, float] = {}
-        self.hash = request_hash(self.request)
+        self.hash = fingerprint(self.request)
         owner = self.request.owner
         assert owner is not None
         self.record = Record(self.tools.documents, owner, job_id=job_id, worker_id="worker-1")

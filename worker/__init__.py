@@ -19,7 +19,7 @@
       config, logs, errors, generation (values and Protocols that the others share), progress
 
 Imports run one way:
-errors < config < request, params, generation, media, documents < identity, claim < fields, storage, inputs < status
-< keeper < record, delivery < admission, turn < task < handler.
+errors < config < request < fingerprint, params, generation, media, documents < identity, claim < fields, storage,
+inputs < status < keeper < record, delivery < admission, turn < task < handler.
 Nothing here imports torch, diffusers or Google's clients before a job needs them.
 """

@@ -16,15 +16,12 @@ The protocol in one table; knows no Firestore and no clock. `status` carries it 
     failed as poison, the same job again          not: `poison_job`
 """
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from worker.errors import DuplicateInProgress, IdempotencyMismatch, JobError, PoisonJob
-from worker.request import Request
 
 WORKER_LOST = "worker_lost"
 """The code that the reaper writes; no worker ever answers with it."""
@@ -126,10 +123,3 @@ def may_record_refusal(fields: Mapping[str, Any] | None, now: datetime) -> bool:
     if status == "completed":
         return False
     return fields is None or status != "processing" or lease_is_over(fields, now)
-
-
-def request_hash(request: Request) -> str:
-    """SHA-256 over what the request asks for, without who asks: the same picture asked for again has the same hash."""
-    asked = request.model_dump(mode="json", exclude={"id_token", "user_id", "file_uid", "use_cloud_storage"})
-    canonical = json.dumps(asked, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()

@@ -6,12 +6,12 @@ no document and no model, and never logs or repeats a token.
 """
 
 import asyncio
-import hashlib
 import hmac
 from collections.abc import Callable
 from typing import Any, Protocol
 
 from worker.errors import BackendError, Forbidden, Internal, Unauthenticated
+from worker.fingerprint import canonical_sha256
 from worker.request import Envelope
 
 IDENTITY_SECONDS = 6.0
@@ -130,13 +130,11 @@ def request_hash(raw_input: object) -> str:
     Raises:
         Forbidden: no JSON that RFC 8785 can write (a lone surrogate, an integer past 2^53), so nobody signed it.
     """
-    import rfc8785
-
     signed = (
         {key: value for key, value in raw_input.items() if key != "id_token"} if isinstance(raw_input, dict) else {}
     )
     try:
-        return hashlib.sha256(rfc8785.dumps(signed)).hexdigest()
+        return canonical_sha256(signed)
     except (ValueError, RecursionError):
         raise Forbidden("the ticket in id_token cannot be for this request: it has no canonical form") from None
 

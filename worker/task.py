@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from worker import result
 from worker.admission import Admission
-from worker.claim import Replay, request_hash
+from worker.claim import Replay
 from worker.delivery import Delivery, Destination
 from worker.errors import (
     Cancelled,
@@ -31,6 +31,7 @@ from worker.errors import (
     Superseded,
     Unauthenticated,
 )
+from worker.fingerprint import fingerprint
 from worker.generation import Generated, Progress, Sources
 from worker.logs import where
 from worker.params import Params, VideoParams, resolve
@@ -141,7 +142,7 @@ class _Run:
         self._clock("validate", self._started)
         self._facts = result.manifest(params, defaults.name)
         # In a thread: an inline picture of 20 MB takes most of a second, in which nothing else may wait.
-        self._hash = await asyncio.to_thread(request_hash, request)
+        self._hash = await asyncio.to_thread(fingerprint, request)
         log.info("job accepted", extra={"action": "job_accepted", "job_id": self.job.id, **self._described(request)})
         stored = await self._generate(request, params)
         if isinstance(stored, Replay):
