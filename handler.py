@@ -14,21 +14,21 @@ import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from worker import logs
-from worker.config import ConfigError, Settings, load_settings, set_library_defaults
-from worker.errors import Cancelled
-from worker.firebase import Firebase
-from worker.generation import Progress
-from worker.gpu import GpuThread
-from worker.identity import Identity, Tickets
-from worker.inputs import SourceLoader
-from worker.outbox import Outbox
-from worker.pipelines.engine import Engine
-from worker.ports import Collaborators
-from worker.progress import Throttle, Unattended, terminal_bar
-from worker.stop import StopSignal
-from worker.storage import Storage
-from worker.task import Job, run
+from worker.auth.caller import Identity, Tickets
+from worker.core import logs
+from worker.core.config import ConfigError, Settings, load_settings, set_library_defaults
+from worker.core.errors import Cancelled
+from worker.core.stop import StopSignal
+from worker.delivery.spool import Outbox
+from worker.engine.engine import Engine
+from worker.engine.protocol import Progress
+from worker.firebase.app import Firebase
+from worker.job.gpu_thread import GpuThread
+from worker.job.progress import Throttle, Unattended, terminal_bar
+from worker.job.runner import Job, run
+from worker.job.services import Collaborators
+from worker.sources.loader import SourceLoader
+from worker.storage.results import Storage
 
 log = logging.getLogger("worker")
 

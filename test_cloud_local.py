@@ -16,9 +16,9 @@ import numpy as np
 
 import handler
 from tests import showing
-from worker.config import REPOSITORY, load_settings
-from worker.ports import Collaborators
-from worker.progress import TerminalBar
+from worker.core.config import REPOSITORY, load_settings
+from worker.job.progress import TerminalBar
+from worker.job.services import Collaborators
 
 OUTPUTS = REPOSITORY / "outputs"
 SEED = 20260101

@@ -18,11 +18,11 @@ from typing import Any
 import handler
 from tests import showing
 from tests.emulators.firebase import FirebaseEmulators, environment
-from worker.config import Settings, load_settings
-from worker.fields import document_path
-from worker.firestore import FirestoreDocuments
-from worker.ports import Collaborators
-from worker.request import Owner
+from worker.api.request import Owner
+from worker.core.config import Settings, load_settings
+from worker.document.schema import document_path
+from worker.firebase.firestore import FirestoreDocuments
+from worker.job.services import Collaborators
 
 USER = "example-user"
 EXAMPLES: dict[str, dict[str, Any]] = {

@@ -1,4 +1,4 @@
-"""What each encoder and level costs: why `worker/media.py` uses the ones it uses.
+"""What each encoder and level costs: why `worker/media` uses the ones it uses.
 
     python benchmarks/encoders.py [--repeat 5] [--no-video]
 
@@ -24,7 +24,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tests.media_probe import decode_frames
-from worker import media
+from worker.media import video as media
 
 Pixels = NDArray[np.uint8]
 

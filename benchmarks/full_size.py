@@ -19,12 +19,12 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.full_size_models import WRITERS
-from worker.config import REPOSITORY, load_settings, set_library_defaults
-from worker.generation import Progress, Sources
-from worker.params import ImageParams, Params, VideoParams
-from worker.pipelines.catalog import Catalog
-from worker.pipelines.engine import Engine
-from worker.request import REQUESTS
+from worker.api.params import ImageParams, Params, VideoParams
+from worker.api.request import REQUESTS
+from worker.core.config import REPOSITORY, load_settings, set_library_defaults
+from worker.engine.engine import Engine
+from worker.engine.models.registry import Catalog
+from worker.engine.protocol import Progress, Sources
 
 
 @dataclass(slots=True)

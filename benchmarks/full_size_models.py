@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from worker.pipelines.places import DEMO_MODELS
+from worker.engine.models.hub import DEMO_MODELS
 
 # unet/config.json and vae/config.json of stabilityai/stable-diffusion-xl-base-1.0 and -refiner-1.0 (2.57 B and 2.26 B).
 SDXL_UNET: dict[str, Any] = {

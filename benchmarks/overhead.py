@@ -34,12 +34,12 @@ import handler
 from tests import showing
 from tests.emulators.faults import FaultyFirebase
 from tests.emulators.firebase import bucket_at, environment
-from worker.config import load_settings, set_library_defaults
-from worker.generation import Control, Generated, GeneratedImage, Generator, Placement, Sources
-from worker.params import ModelDefaults, Params, resolve
-from worker.ports import Collaborators
-from worker.progress import Unattended
-from worker.request import Request, parse
+from worker.api.params import ModelDefaults, Params, resolve
+from worker.api.request import Request, parse
+from worker.core.config import load_settings, set_library_defaults
+from worker.engine.protocol import Control, Generated, GeneratedImage, Generator, Placement, Sources
+from worker.job.progress import Unattended
+from worker.job.services import Collaborators
 
 USER = "benchmark"
 PROMPT = {"prompt": "a red star on a blue background", "seed": 1}

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from worker.config import Settings, set_library_defaults
+from worker.core.config import Settings, set_library_defaults
 
 pytest_plugins = ["tests.emulators.plugin"]
 

@@ -15,12 +15,12 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
-from worker.documents import FieldValue, Snapshot
-from worker.errors import BackendError, ModelUnavailable, Unauthenticated
-from worker.generation import Control, Generated, GeneratedClip, GeneratedImage, Placement, Progress, Sources
-from worker.params import ImageParams, ModelDefaults, Params
-from worker.request import Request
-from worker.storage import ObjectInfo
+from worker.api.params import ImageParams, ModelDefaults, Params
+from worker.api.request import Request
+from worker.core.errors import BackendError, ModelUnavailable, Unauthenticated
+from worker.document.store import FieldValue, Snapshot
+from worker.engine.protocol import Control, Generated, GeneratedClip, GeneratedImage, Placement, Progress, Sources
+from worker.storage.results import ObjectInfo
 
 
 class MemoryDocuments:

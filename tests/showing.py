@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from tests.media_probe import Clip, probe
-from worker import logs
-from worker.config import load_settings, set_library_defaults
+from worker.core import logs
+from worker.core.config import load_settings, set_library_defaults
 
 SUFFIXES = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp", "video/mp4": ".mp4"}
 

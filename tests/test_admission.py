@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 
 from tests.test_task import CLOUD, PATH, World, data_uri
-from worker.admission import NO_DOCUMENTS, Admission
-from worker.claim import Replay
-from worker.errors import DownloadFailed, DuplicateInProgress, UrlBlocked
-from worker.fingerprint import fingerprint
-from worker.generation import Sources
-from worker.record import Record
-from worker.recovery import Finished
-from worker.request import Request, Source, parse
-from worker.stop import StopSignal
-from worker.storage import Provenance
+from worker.api.fingerprint import fingerprint
+from worker.api.request import Request, Source, parse
+from worker.core.errors import DownloadFailed, DuplicateInProgress, UrlBlocked
+from worker.core.stop import StopSignal
+from worker.delivery.recovery import Finished
+from worker.document.lease import Record
+from worker.document.transitions import Replay
+from worker.engine.protocol import Sources
+from worker.job.preflight import NO_DOCUMENTS, Admission
+from worker.storage.results import Provenance
 
 IMG2IMG = {**CLOUD, "task_type": "img2img", "image_url": data_uri()}
 

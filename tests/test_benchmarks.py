@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from tests.emulators.firebase import FirebaseEmulators
-from worker.config import REPOSITORY
+from worker.core.config import REPOSITORY
 
 pytestmark = pytest.mark.e2e
 

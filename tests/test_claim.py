@@ -1,11 +1,11 @@
-"""The claim: one row of the table in `worker.claim` a case."""
+"""The claim: one row of the table in `worker.document.transitions` a case."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from worker.claim import Bid, Refuse, Replay, Start, decide, may_record_refusal
+from worker.document.transitions import Bid, Refuse, Replay, Start, decide, may_record_refusal
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 BID = Bid(job_id="job-1", worker_id="w", request_hash="hash", nonce="nonce-1")

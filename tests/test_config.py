@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from worker.config import TASK_TYPES, ConfigError, Settings, has_cuda_driver, load_settings, set_library_defaults
+from worker.core.config import TASK_TYPES, ConfigError, Settings, has_cuda_driver, load_settings, set_library_defaults
 
 DEFAULTS: dict[str, Any] = {
     "FIREBASE_SERVICE_ACCOUNT_KEY": None,

@@ -11,11 +11,11 @@ import pytest
 from tests.fakes import PaintingGenerator, fails_times, is_down
 from tests.test_outbox import VolumeWorld
 from tests.test_task import CLOUD, PATH, World
-from worker.generation import Control, Generated, GeneratedImage, Sources
-from worker.outbox import DELIVERED
-from worker.params import Params
-from worker.recovery import RECOVERED
-from worker.request import REQUESTS, Request
+from worker.api.params import Params
+from worker.api.request import REQUESTS, Request
+from worker.delivery.recovery import RECOVERED
+from worker.delivery.spool import DELIVERED
+from worker.engine.protocol import Control, Generated, GeneratedImage, Sources
 
 VIDEO = {**CLOUD, "task_type": "text2video", "num_frames": 5}
 

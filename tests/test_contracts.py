@@ -8,10 +8,10 @@ import pytest
 from tests.emulators.firebase import FirebaseEmulators, environment
 from tests.emulators.gcs import FakeGcs
 from tests.fakes import MemoryBucket, MemoryDocuments
-from worker.config import load_settings
-from worker.documents import Documents, FieldValue
-from worker.firebase import Firebase
-from worker.storage import TOKENS, Bucket
+from worker.core.config import load_settings
+from worker.document.store import Documents, FieldValue
+from worker.firebase.app import Firebase
+from worker.storage.results import TOKENS, Bucket
 
 PATH = "generations/user/files/file"
 

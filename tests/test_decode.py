@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, PngImagePlugin
 
-from worker import decode
-from worker.errors import InvalidImage
+from worker.core.errors import InvalidImage
+from worker.media import decode
 
 MAX_PIXELS = 16_777_216
 RED, WHITE, BLACK = (255, 0, 0), (255, 255, 255), (0, 0, 0)

@@ -15,13 +15,13 @@ from PIL import Image
 
 from tests.fakes import MemoryBucket, fails_times, is_down
 from tests.media_probe import probe
-from worker.delivery import Delivery, Destination
-from worker.errors import BackendError, Cancelled, ResultTooLarge, Superseded
-from worker.generation import Generated, GeneratedClip, GeneratedImage, Progress
-from worker.media import Encoded
-from worker.request import Owner, parse
-from worker.result import Delivered
-from worker.storage import Provenance, Storage
+from worker.api.request import Owner, parse
+from worker.api.response import Delivered
+from worker.core.errors import BackendError, Cancelled, ResultTooLarge, Superseded
+from worker.delivery.uploader import Delivery, Destination
+from worker.engine.protocol import Generated, GeneratedClip, GeneratedImage, Progress
+from worker.media.video import Encoded
+from worker.storage.results import Provenance, Storage
 
 LIMIT = 9_000_000
 CLAIMED_AT = "2026-01-01T00:00:00.000000Z"

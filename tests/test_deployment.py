@@ -42,7 +42,7 @@ def part_of_worker(name: str) -> Any:
 def setting_names() -> set[str]:
     """Every environment variable that the worker's settings read, in capitals."""
     names = set()
-    for name, field in part_of_worker("worker.config").Settings.model_fields.items():
+    for name, field in part_of_worker("worker.core.config").Settings.model_fields.items():
         names |= {str(choice).upper() for choice in getattr(field.validation_alias, "choices", [name])}
     return names
 
@@ -128,8 +128,8 @@ def test_each_preset_sets_only_variables_that_the_hub_asks_for() -> None:
 def test_each_preset_configures_a_model_for_every_task_that_it_promises(
     preset: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = part_of_worker("worker.config")
-    catalog = part_of_worker("worker.pipelines.catalog")
+    config = part_of_worker("worker.core.config")
+    catalog = part_of_worker("worker.engine.models.registry")
     for name in setting_names():
         monkeypatch.delenv(name, raising=False)
     for key, field in INPUTS.items():
@@ -148,7 +148,7 @@ def test_each_preset_configures_a_model_for_every_task_that_it_promises(
     "key", sorted(key for key, field in INPUTS.items() if field["type"] == "number" or key == "LOG_LEVEL")
 )
 def test_the_hub_shows_the_same_defaults_as_the_worker_has(key: str) -> None:
-    fields = part_of_worker("worker.config").Settings.model_fields
+    fields = part_of_worker("worker.core.config").Settings.model_fields
     assert fields[key.lower()].default == INPUTS[key]["default"]
 
 
@@ -159,19 +159,21 @@ def test_no_hub_default_or_test_value_holds_a_secret() -> None:
 
 
 def test_the_hubs_tests_run_every_task() -> None:
-    parse = part_of_worker("worker.request").parse
-    assert {parse(test["input"]).task_type for test in TESTS["tests"]} == set(part_of_worker("worker.request").REQUESTS)
+    parse = part_of_worker("worker.api.request").parse
+    assert {parse(test["input"]).task_type for test in TESTS["tests"]} == set(
+        part_of_worker("worker.api.request").REQUESTS
+    )
 
 
 @pytest.mark.parametrize("test", TESTS["tests"], ids=lambda test: test["name"])
 def test_each_hub_test_is_a_legal_request_with_a_timeout_in_milliseconds(test: dict[str, Any]) -> None:
     assert 5_000 <= test["timeout"] <= 600_000
-    part_of_worker("worker.request").parse(test["input"])
+    part_of_worker("worker.api.request").parse(test["input"])
 
 
 def test_the_input_that_the_sdk_picks_up_by_itself_is_a_legal_request() -> None:
     assert set(TEST_INPUT) == {"input"}
-    assert part_of_worker("worker.request").parse(TEST_INPUT["input"]).task_type == "text2img"
+    assert part_of_worker("worker.api.request").parse(TEST_INPUT["input"]).task_type == "text2img"
 
 
 # --- The image ------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from worker.errors import (
+from worker.core.errors import (
     ERROR_CODES,
     BackendError,
     CallerError,

@@ -10,9 +10,9 @@ import pytest
 
 from tests.emulators.install import InstallError, MissingNodeError, find_node, install, node_environment
 from tests.emulators.plugin import missing
-from worker.errors import Forbidden, Unauthenticated
-from worker.identity import Identity, Tickets
-from worker.request import envelope
+from worker.api.request import envelope
+from worker.auth.caller import Identity, Tickets
+from worker.core.errors import Forbidden, Unauthenticated
 
 FUNCTIONS = Path(__file__).parents[1] / "examples" / "functions"
 SECRET = "0123456789abcdef-0123456789abcdef"

@@ -11,9 +11,9 @@ import pytest
 
 from tests.https_server import HOST, PICTURE, HttpsServer
 from tests.test_decode import flat_memory
-from worker import fetch
-from worker.errors import Cancelled, DownloadFailed, JobError, UrlBlocked
-from worker.fetch import Address, Fetcher, is_public
+from worker.core.errors import Cancelled, DownloadFailed, JobError, UrlBlocked
+from worker.sources import http as fetch
+from worker.sources.http import Address, Fetcher, is_public
 
 
 @pytest.fixture(scope="module")

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from worker import fields
-from worker.claim import Bid, Start
-from worker.documents import FieldValue
-from worker.errors import InvalidInput
-from worker.generation import Progress
-from worker.request import Owner
+from worker.api.request import Owner
+from worker.core.errors import InvalidInput
+from worker.document import schema as fields
+from worker.document.store import FieldValue
+from worker.document.transitions import Bid, Start
+from worker.engine.protocol import Progress
 
 OWNER = Owner("user", "file")
 BID = Bid("job-1", "worker-1", "hash", "n1")

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from worker.fingerprint import fingerprint
-from worker.request import Img2ImgRequest, Text2ImgRequest, parse
+from worker.api.fingerprint import fingerprint
+from worker.api.request import Img2ImgRequest, Text2ImgRequest, parse
 
 PICTURE = "https://example.com/a.png"
 GOLDEN: list[tuple[dict[str, Any], str]] = [

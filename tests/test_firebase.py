@@ -22,18 +22,18 @@ from tests import showing
 from tests.emulators.faults import Fault, FaultyFirebase
 from tests.emulators.firebase import FirebaseEmulators, environment
 from tests.fakes import PaintingGenerator
-from worker.config import ConfigError, load_settings
-from worker.errors import BackendError, Unauthenticated
-from worker.firebase import Firebase, FirebaseUsers
-from worker.firestore import FirestoreDocuments
-from worker.gpu import GpuThread
-from worker.identity import Identity
-from worker.inputs import SourceLoader
-from worker.ports import Collaborators
-from worker.service_key import read_key
-from worker.stop import StopSignal
-from worker.storage import Storage
-from worker.task import Job, run
+from worker.auth.caller import Identity
+from worker.core.config import ConfigError, load_settings
+from worker.core.errors import BackendError, Unauthenticated
+from worker.core.stop import StopSignal
+from worker.firebase.app import Firebase, FirebaseUsers
+from worker.firebase.credentials import read_key
+from worker.firebase.firestore import FirestoreDocuments
+from worker.job.gpu_thread import GpuThread
+from worker.job.runner import Job, run
+from worker.job.services import Collaborators
+from worker.sources.loader import SourceLoader
+from worker.storage.results import Storage
 
 OBJECT = "generating/user/image/file.png"
 DOCUMENT = "generations/user/files/file"

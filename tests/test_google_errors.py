@@ -9,8 +9,8 @@ from google.api_core import exceptions as api
 from google.auth import exceptions as google_auth
 from google.cloud.storage.exceptions import DataCorruption
 
-from worker.errors import BackendError
-from worker.google_errors import google_errors, translated
+from worker.core.errors import BackendError
+from worker.firebase.errors import google_errors, translated
 
 MAPPED: list[tuple[type[Any], str]] = [
     (google_auth.TransportError, "unreachable"),

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from worker.errors import Cancelled, GpuFault, OutOfMemory
-from worker.gpu import GpuThread
+from worker.core.errors import Cancelled, GpuFault, OutOfMemory
+from worker.job.gpu_thread import GpuThread
 
 
 @pytest.fixture

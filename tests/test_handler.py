@@ -24,15 +24,15 @@ import handler
 from tests import showing
 from tests.emulators.worker_process import clean_environment
 from tests.fakes import HasNoModel, MemoryBucket, MemoryDocuments, PaintingGenerator, Raises, Slow
-from worker import turn
-from worker.config import has_cuda_driver, load_settings
-from worker.errors import Internal
-from worker.generation import Control, Placement, Progress
-from worker.gpu import GpuThread
-from worker.identity import Identity
-from worker.inputs import SourceLoader
-from worker.ports import Collaborators
-from worker.storage import Storage
+from worker.auth.caller import Identity
+from worker.core.config import has_cuda_driver, load_settings
+from worker.core.errors import Internal
+from worker.engine.protocol import Control, Placement, Progress
+from worker.job import gpu_queue as turn
+from worker.job.gpu_thread import GpuThread
+from worker.job.services import Collaborators
+from worker.sources.loader import SourceLoader
+from worker.storage.results import Storage
 
 ROOT = Path(__file__).parents[1]
 PATH = "generations/user/files/file"

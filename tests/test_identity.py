@@ -17,11 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fakes import TokenUsers
-from worker import identity
-from worker.config import ConfigError, load_settings
-from worker.errors import BackendError, Forbidden, Internal, JobError, Unauthenticated
-from worker.identity import Identity, Tickets, Users, request_hash
-from worker.request import envelope
+from worker.api.request import envelope
+from worker.auth import caller as identity
+from worker.auth.caller import Identity, Tickets, Users, request_hash
+from worker.core.config import ConfigError, load_settings
+from worker.core.errors import BackendError, Forbidden, Internal, JobError, Unauthenticated
 
 SECRET = "a secret that both sides hold, 32+"
 HOUR = 3600

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.media_probe import probe
-from worker import inline
-from worker.errors import ResultTooLarge
-from worker.media import VIDEO_CRF, Encoded, encode_image, encode_video
+from worker.core.errors import ResultTooLarge
+from worker.media import inline
+from worker.media.video import VIDEO_CRF, Encoded, encode_image, encode_video
 
 Pixels = NDArray[np.uint8]
 

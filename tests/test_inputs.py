@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from tests.https_server import HOST, HttpsServer
-from worker.config import Settings
-from worker.errors import Cancelled, DownloadFailed, Forbidden, InvalidImage, InvalidInput, JobError, UrlBlocked
-from worker.fetch import Fetcher
-from worker.inputs import SourceLoader, own_object_path
-from worker.request import Source, parse
+from worker.api.request import Source, parse
+from worker.core.config import Settings
+from worker.core.errors import Cancelled, DownloadFailed, Forbidden, InvalidImage, InvalidInput, JobError, UrlBlocked
+from worker.sources.http import Fetcher
+from worker.sources.loader import SourceLoader, own_object_path
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
@@ -264,6 +264,6 @@ def test_a_stop_request_ends_loading_before_the_next_picture(asked_until_stop: i
 
 def test_importing_what_handles_media_imports_no_pixels() -> None:
     names = "('torch', 'numpy', 'PIL', 'imageio_ffmpeg')"
-    code = f"import sys, worker.inputs, worker.media, worker.inline; print([m for m in {names} if m in sys.modules])"
+    code = f"import sys, worker.sources.loader, worker.media.video, worker.media.inline; print([m for m in {names} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 
 from tests.fakes import MemoryDocuments, fails_times, is_down
-from worker import keeper as keeper_module
-from worker.claim import Bid
-from worker.errors import Cancelled
-from worker.fields import LEASE_SECONDS
-from worker.generation import Progress
-from worker.keeper import Keeper
-from worker.request import Owner
-from worker.status import HEARTBEAT_SECONDS, WATCH_SECONDS, StatusDocument
-from worker.stop import StopSignal
+from worker.api.request import Owner
+from worker.core.errors import Cancelled
+from worker.core.stop import StopSignal
+from worker.document import keeper as keeper_module
+from worker.document.keeper import Keeper
+from worker.document.schema import LEASE_SECONDS
+from worker.document.session import HEARTBEAT_SECONDS, WATCH_SECONDS, StatusDocument
+from worker.document.transitions import Bid
+from worker.engine.protocol import Progress
 
 PATH = "generations/user/files/file"
 TICK = 0.05

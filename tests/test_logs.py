@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from worker.config import load_settings
-from worker.logs import configure, redact, where
+from worker.core.config import load_settings
+from worker.core.logs import configure, redact, where
 
 PEM = "-----BEGIN PRIVATE KEY-----\nMIIEvSECRETSECRET\n-----END PRIVATE KEY-----\n"
 JWT = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJTRUNSRVQifQ.SECRET-signature_part"

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.media_probe import decode_frames, probe
-from worker import media
-from worker.errors import Cancelled, DiskFull, Internal
+from worker.core.errors import Cancelled, DiskFull, Internal
+from worker.media import video as media
 
 Pixels = NDArray[np.uint8]
 

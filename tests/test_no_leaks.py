@@ -13,9 +13,9 @@ import pytest
 
 import handler
 from tests import showing
-from worker.config import load_settings
-from worker.generation import Progress
-from worker.ports import Collaborators
+from worker.core.config import load_settings
+from worker.engine.protocol import Progress
+from worker.job.services import Collaborators
 
 pytestmark = [
     pytest.mark.e2e,

@@ -11,11 +11,11 @@ import pytest
 
 from tests.fakes import MemoryBucket, MemoryDocuments, PaintingGenerator, is_down
 from tests.test_task import CLOUD, PATH, World
-from worker.claim import WORKER_LOST
-from worker.media import Encoded
-from worker.outbox import DELIVERED, Item, Outbox
-from worker.request import Owner
-from worker.storage import Provenance, Storage
+from worker.api.request import Owner
+from worker.delivery.spool import DELIVERED, Item, Outbox
+from worker.document.transitions import WORKER_LOST
+from worker.media.video import Encoded
+from worker.storage.results import Provenance, Storage
 
 OWNER = Owner("user", "file")
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from worker.errors import InvalidInput
-from worker.params import Draft, ImageParams, ModelDefaults, Params, VideoParams, job_cost, public_params, resolve
-from worker.request import Scheduler, parse
+from worker.api.params import Draft, ImageParams, ModelDefaults, Params, VideoParams, job_cost, public_params, resolve
+from worker.api.request import Scheduler, parse
+from worker.core.errors import InvalidInput
 
 SDXL = ModelDefaults("sdxl", 1024, 1024, num_inference_steps=30, guidance_scale=5.0, has_refiner=True)
 WAN = ModelDefaults("wan", 832, 480, num_inference_steps=50, guidance_scale=5.0, size_multiple=16)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from worker.generation import Progress
-from worker.progress import TerminalBar, Throttle, Unattended, terminal_bar
+from worker.engine.protocol import Progress
+from worker.job.progress import TerminalBar, Throttle, Unattended, terminal_bar
 
 
 class Sink:

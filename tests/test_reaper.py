@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 
 from tests.emulators.firebase import FirebaseEmulators, environment
-from worker.claim import Bid, Refuse, Start
-from worker.config import REPOSITORY, load_settings
-from worker.errors import Superseded
-from worker.fields import document_path
-from worker.firebase import Firebase
-from worker.firestore import FirestoreDocuments
+from worker.api.request import Owner
+from worker.core.config import REPOSITORY, load_settings
+from worker.core.errors import Superseded
+from worker.document.schema import document_path
+from worker.document.session import StatusDocument
+from worker.document.transitions import Bid, Refuse, Start
+from worker.firebase.app import Firebase
+from worker.firebase.firestore import FirestoreDocuments
 from worker.reaper import reap
-from worker.request import Owner
-from worker.status import StatusDocument
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from tests.fakes import is_down
 from tests.test_task import CLOUD, PATH, World
-from worker.recovery import RECOVERED
+from worker.delivery.recovery import RECOVERED
 
 
 async def test_a_job_that_died_between_upload_and_document_is_finished_without_the_gpu() -> None:

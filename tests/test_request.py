@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker.errors import InvalidInput
-from worker.request import (
+from worker.api.request import (
     REQUESTS,
     Img2ImgRequest,
     InpaintRequest,
@@ -20,6 +19,7 @@ from worker.request import (
     envelope,
     parse,
 )
+from worker.core.errors import InvalidInput
 
 PICTURE = "data:image/png;base64,iVBORw0KGgo="
 REQUIRED: dict[str, dict[str, Any]] = {

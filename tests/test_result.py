@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from worker.errors import Cancelled, GpuFault, InvalidInput, ResultTooLarge
-from worker.params import ModelDefaults, Params, resolve
-from worker.request import Request, envelope, parse
-from worker.result import Delivered, File, check_size, failure, generation_data, manifest, replay, success
+from worker.api.params import ModelDefaults, Params, resolve
+from worker.api.request import Request, envelope, parse
+from worker.api.response import Delivered, File, check_size, failure, generation_data, manifest, replay, success
+from worker.core.errors import Cancelled, GpuFault, InvalidInput, ResultTooLarge
 
 OWNER = {"user_id": "user", "file_uid": "file"}
 DEFAULTS = ModelDefaults("demo", 64, 64, num_inference_steps=4, guidance_scale=5.0)

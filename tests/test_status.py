@@ -8,12 +8,20 @@ from typing import Any
 import pytest
 
 from tests.fakes import MemoryDocuments, fails_times, is_down
-from worker.claim import Bid, Refuse, Replay, Start
-from worker.errors import BackendError, Cancelled, Deleted, IdempotencyMismatch, InvalidInput, JobTimeout, Superseded
-from worker.fields import LEASE_SECONDS, document_path
-from worker.generation import Progress
-from worker.request import Owner
-from worker.status import StatusDocument
+from worker.api.request import Owner
+from worker.core.errors import (
+    BackendError,
+    Cancelled,
+    Deleted,
+    IdempotencyMismatch,
+    InvalidInput,
+    JobTimeout,
+    Superseded,
+)
+from worker.document.schema import LEASE_SECONDS, document_path
+from worker.document.session import StatusDocument
+from worker.document.transitions import Bid, Refuse, Replay, Start
+from worker.engine.protocol import Progress
 
 OWNER = Owner("user", "file")
 PATH = "generations/user/files/file"

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from worker.errors import Cancelled, JobTimeout
-from worker.stop import StopSignal
+from worker.core.errors import Cancelled, JobTimeout
+from worker.core.stop import StopSignal
 
 
 async def test_without_a_reason_the_job_goes_on() -> None:

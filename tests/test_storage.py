@@ -8,10 +8,10 @@ from urllib.parse import unquote
 import pytest
 
 from tests.fakes import MemoryBucket, fails_times, is_down
-from worker.errors import BackendError, DownloadFailed, StorageUnavailable, Superseded
-from worker.media import Encoded
-from worker.request import Owner
-from worker.storage import TOKENS, Provenance, Storage, object_path
+from worker.api.request import Owner
+from worker.core.errors import BackendError, DownloadFailed, StorageUnavailable, Superseded
+from worker.media.video import Encoded
+from worker.storage.results import TOKENS, Provenance, Storage, object_path
 
 PATH = "generating/user/image/file.png"
 OWNER = Owner("user", "file")

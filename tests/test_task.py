@@ -24,17 +24,17 @@ from tests.fakes import (
     TokenUsers,
     is_down,
 )
-from worker import turn
-from worker.config import Settings, load_settings
-from worker.errors import Cancelled, GpuFault, Internal, OutOfMemory
-from worker.generation import Progress
-from worker.gpu import GpuThread
-from worker.identity import Identity, Tickets, request_hash
-from worker.inputs import SourceLoader
-from worker.ports import Collaborators
-from worker.stop import StopSignal
-from worker.storage import Storage
-from worker.task import Job, run
+from worker.auth.caller import Identity, Tickets, request_hash
+from worker.core.config import Settings, load_settings
+from worker.core.errors import Cancelled, GpuFault, Internal, OutOfMemory
+from worker.core.stop import StopSignal
+from worker.engine.protocol import Progress
+from worker.job import gpu_queue as turn
+from worker.job.gpu_thread import GpuThread
+from worker.job.runner import Job, run
+from worker.job.services import Collaborators
+from worker.sources.loader import SourceLoader
+from worker.storage.results import Storage
 
 PATH = "generations/user/files/file"
 SECRET = "shared with the app's backend, 32+"

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from tests.fakes import PaintingGenerator, Slow
-from worker import turn as turn_module
-from worker.errors import Cancelled, GpuFault, JobError, JobTimeout, Superseded
-from worker.generation import Control, Generated, Placement, Progress, Sources
-from worker.gpu import GpuThread
-from worker.params import resolve
-from worker.request import parse
-from worker.stop import StopSignal
-from worker.turn import Turn, Work
+from worker.api.params import resolve
+from worker.api.request import parse
+from worker.core.errors import Cancelled, GpuFault, JobError, JobTimeout, Superseded
+from worker.core.stop import StopSignal
+from worker.engine.protocol import Control, Generated, Placement, Progress, Sources
+from worker.job import gpu_queue as turn_module
+from worker.job.gpu_queue import Turn, Work
+from worker.job.gpu_thread import GpuThread
 
 
 class Loads(PaintingGenerator):

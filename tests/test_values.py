@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from worker import values
+from worker.api import field_types as values
 
 RIGHT: list[tuple[Any, Any, Any]] = [
     (values.Prompt, "  a fox ", "a fox"),

@@ -15,13 +15,13 @@ import time
 from collections.abc import Sequence
 from typing import Protocol
 
-from worker import logs
-from worker.claim import WORKER_LOST, lease_is_over
-from worker.config import ConfigError, load_settings, set_library_defaults
-from worker.documents import CALL_SECONDS, Documents
-from worker.errors import BackendError
-from worker.fields import disowned, failed
-from worker.firebase import Firebase
+from worker.core import logs
+from worker.core.config import ConfigError, load_settings, set_library_defaults
+from worker.core.errors import BackendError
+from worker.document.schema import disowned, failed
+from worker.document.store import CALL_SECONDS, Documents
+from worker.document.transitions import WORKER_LOST, lease_is_over
+from worker.firebase.app import Firebase
 
 BATCH = 200
 LOST = "the worker that made this was lost; ask again"

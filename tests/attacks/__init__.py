@@ -2,9 +2,9 @@
 
 `test_table.py` holds the rows 1 to 65, `test_tickets.py` 66 to 69: the tickets of an app's backend.
 
-Each input goes through `worker.task.run` with the real parser, downloader and decoder. A refusal is right when it has
-its code, names the field, repeats nothing long, reaches no model, no network and no object, leaves no document but the
-`failed` one of its own valid owner, logs nothing it should not, and the next job succeeds. `harmless` are inputs that
+Each input goes through `worker.job.runner.run` with the real parser, downloader and decoder. A refusal is right when it
+has its code, names the field, repeats nothing long, reaches no model, no network and no object, leaves no document but
+the `failed` one of its own valid owner, logs nothing it should not, and the next job succeeds. `harmless` are inputs that
 are served as plain text or as a cleaned picture.
 
 Rows that cannot be run here, and why:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tests.attacks.world import TABLE, World, table
-from worker.config import load_settings
-from worker.logs import configure
+from worker.core.config import load_settings
+from worker.core.logs import configure
 
 
 @pytest.fixture(scope="module")

@@ -21,9 +21,9 @@ from PIL import Image
 
 from tests.test_decode import SEEDS as PICTURES
 from tests.test_decode import flat_memory, saved
-from worker.decode import decode_image, decode_mask
-from worker.errors import InvalidImage, InvalidInput
-from worker.request import REQUESTS, envelope, parse
+from worker.api.request import REQUESTS, envelope, parse
+from worker.core.errors import InvalidImage, InvalidInput
+from worker.media.decode import decode_image, decode_mask
 
 # What Pillow says of broken files; the worker silences it, pytest puts it back.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning", "ignore::DeprecationWarning")

@@ -26,20 +26,22 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from tests.attacks.world import note
 from tests.fakes import Hangs, HasNoModel, PaintingGenerator, Raises, Slow, is_down
 from tests.test_task import World
-from worker import delivery, task, turn
-from worker.config import load_settings
-from worker.errors import BackendError, Cancelled, GpuFault, Internal, OutOfMemory, Superseded, Unauthenticated
-from worker.fetch import Fetcher
-from worker.firebase import Firebase
-from worker.generation import Control, Generated, GeneratedImage, Placement, Sources
-from worker.identity import Identity, Tickets, Users
-from worker.inputs import SourceLoader
-from worker.logs import configure
-from worker.params import ModelDefaults, Params
-from worker.ports import Collaborators
-from worker.request import Request
-from worker.stop import StopSignal
-from worker.storage import Storage
+from worker.api.params import ModelDefaults, Params
+from worker.api.request import Request
+from worker.auth.caller import Identity, Tickets, Users
+from worker.core.config import load_settings
+from worker.core.errors import BackendError, Cancelled, GpuFault, Internal, OutOfMemory, Superseded, Unauthenticated
+from worker.core.logs import configure
+from worker.core.stop import StopSignal
+from worker.delivery import uploader as delivery
+from worker.engine.protocol import Control, Generated, GeneratedImage, Placement, Sources
+from worker.firebase.app import Firebase
+from worker.job import gpu_queue as turn
+from worker.job import runner as task
+from worker.job.services import Collaborators
+from worker.sources.http import Fetcher
+from worker.sources.loader import SourceLoader
+from worker.storage.results import Storage
 
 PROMPT, NEGATIVE = "canary-prompt-5b1f", "canary-negative-77aa"
 TOKEN, QUERY = "eyJhbGciOiJSUzI1NiJ9.canary-id-token-90c1.sig", "canary-query-4e2d"

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from worker.errors import InvalidInput
-from worker.logs import redact
-from worker.request import envelope, parse
+from worker.api.request import envelope, parse
+from worker.core.errors import InvalidInput
+from worker.core.logs import redact
 
 MEGABYTE = 1_000_000
 BOUND_SECONDS = 0.5

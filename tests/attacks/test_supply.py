@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from worker.config import load_settings
-from worker.errors import ModelUnavailable
-from worker.pipelines.catalog import Catalog
+from worker.core.config import load_settings
+from worker.core.errors import ModelUnavailable
+from worker.engine.models.registry import Catalog
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = sorted(

@@ -35,10 +35,10 @@ import handler
 from tests.attacks.world import GOOD, OWNER, World, note
 from tests.https_server import HOST, HttpsServer
 from tests.test_decode import chunk, flat_memory, png, saved
-from worker.config import ConfigError, load_settings
-from worker.fetch import Address
-from worker.firebase import Firebase
-from worker.request import REQUESTS, Text2ImgRequest
+from worker.api.request import REQUESTS, Text2ImgRequest
+from worker.core.config import ConfigError, load_settings
+from worker.firebase.app import Firebase
+from worker.sources.http import Address
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 IMG2IMG = {"task_type": "img2img", "prompt": "a fox"}

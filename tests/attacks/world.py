@@ -19,13 +19,13 @@ from typing import Any
 
 from tests import test_task
 from tests.fakes import PaintingGenerator
-from worker.fetch import Address, Fetcher, is_public, resolve_with_system
-from worker.generation import Control, Generated, Sources
-from worker.identity import Identity, Tickets, Users
-from worker.inputs import SourceLoader
-from worker.params import Params
-from worker.ports import Collaborators
-from worker.request import Request, envelope, parse
+from worker.api.params import Params
+from worker.api.request import Request, envelope, parse
+from worker.auth.caller import Identity, Tickets, Users
+from worker.engine.protocol import Control, Generated, Sources
+from worker.job.services import Collaborators
+from worker.sources.http import Address, Fetcher, is_public, resolve_with_system
+from worker.sources.loader import SourceLoader
 
 OWNER = {"use_cloud_storage": True, "user_id": "user", "file_uid": "file"}
 GOOD = {"prompt": "a fox", "seed": 7, **OWNER}

@@ -18,9 +18,9 @@ from typing import Any
 import handler
 from tests.faults.painting_worker import Painter, Script
 from tests.faults.world import cloud
-from worker import logs
-from worker.config import load_settings, set_library_defaults
-from worker.ports import Collaborators
+from worker.core import logs
+from worker.core.config import load_settings, set_library_defaults
+from worker.job.services import Collaborators
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 

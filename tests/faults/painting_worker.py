@@ -23,16 +23,16 @@ from typing import Any, Literal
 import numpy as np
 
 from tests.fakes import PaintingGenerator
-from worker import turn
-from worker.bucket import FirebaseBucket
-from worker.config import Settings
-from worker.errors import GpuFault, ModelUnavailable, OutOfMemory
-from worker.firebase import Firebase
-from worker.firestore import FirestoreDocuments
-from worker.generation import Control, Generated, GeneratedImage, Placement, Sources
-from worker.params import ModelDefaults, Params
-from worker.request import Request
-from worker.storage import ObjectInfo
+from worker.api.params import ModelDefaults, Params
+from worker.api.request import Request
+from worker.core.config import Settings
+from worker.core.errors import GpuFault, ModelUnavailable, OutOfMemory
+from worker.engine.protocol import Control, Generated, GeneratedImage, Placement, Sources
+from worker.firebase.app import Firebase
+from worker.firebase.firestore import FirestoreDocuments
+from worker.firebase.gcs import FirebaseBucket
+from worker.job import gpu_queue as turn
+from worker.storage.results import ObjectInfo
 
 Moment = Literal[
     "before_claim",

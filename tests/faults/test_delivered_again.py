@@ -11,8 +11,8 @@ import pytest
 from tests.emulators.worker_process import WorkerProcess
 from tests.faults.conftest import MakeWorld
 from tests.faults.world import Endpoint, World, cloud, path_of, reap, until
-from worker import keeper
-from worker.result import REPLAY_WARNING
+from worker.api.response import REPLAY_WARNING
+from worker.document import keeper
 
 SLOW: dict[str, Any] = {"num_inference_steps": 100}
 """Two seconds of painting."""

@@ -8,9 +8,10 @@ import pytest
 from tests.faults.conftest import MakeWorld
 from tests.faults.painting_worker import Script
 from tests.faults.world import World, cloud, until
-from worker import keeper, record
-from worker.record import UNREACHED
-from worker.task import UNSYNCED
+from worker.document import keeper
+from worker.document import lease as record
+from worker.document.lease import UNREACHED
+from worker.job.runner import UNSYNCED
 
 FIREBASE_DOWN_SECONDS = 15.0
 

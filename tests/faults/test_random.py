@@ -14,8 +14,8 @@ from tests.emulators.firebase import DocumentWrite
 from tests.emulators.worker_process import WorkerProcess
 from tests.faults.storm import ENDS_IN_ITS_OWN_WAY, Storm
 from tests.faults.world import MAX_POST_BYTES, Endpoint, cloud, fetch, is_of, reap
-from worker.claim import WORKER_LOST
-from worker.outbox import KEPT
+from worker.delivery.spool import KEPT
+from worker.document.transitions import WORKER_LOST
 
 SEED = int(os.environ.get("FAULTS_SEED", "20261122"))
 JOBS = int(os.environ.get("FAULTS_JOBS", "200"))

@@ -13,7 +13,7 @@ from tests.emulators.faults import Fault
 from tests.faults.conftest import MakeWorld
 from tests.faults.painting_worker import Script
 from tests.faults.world import World, cloud, fetch
-from worker import delivery
+from worker.delivery import uploader as delivery
 
 FIREBASE_DOWN_SECONDS = 15.0
 """A Firebase that is down costs a job less than this."""

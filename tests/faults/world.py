@@ -28,7 +28,7 @@ from tests.emulators.firebase import DocumentWrite, environment
 from tests.emulators.process import group_members
 from tests.emulators.worker_process import ROOT, WorkerProcess, clean_environment
 from tests.faults.painting_worker import Painter, Script
-from worker.config import load_settings
+from worker.core.config import load_settings
 
 USER = "user-1"
 SCRIPT = Path(__file__).with_name("painting_worker.py")

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from worker.errors import Cancelled
-from worker.generation import Progress, Sources
-from worker.params import ImageParams, VideoParams
+from worker.api.params import ImageParams, VideoParams
+from worker.core.errors import Cancelled
+from worker.engine.protocol import Progress, Sources
 
 
 class Recorder:

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from tests.pipelines import small_models
 from tests.pipelines.builders import Recorder, image_params, sources_of, video_params
-from worker.config import Settings, load_settings
-from worker.generation import GeneratedImage, Sources
-from worker.pipelines.catalog import Catalog
-from worker.pipelines.engine import Engine
-from worker.pipelines.places import DEMO_MODELS
-from worker.request import REQUESTS, Request
+from worker.api.request import REQUESTS, Request
+from worker.core.config import Settings, load_settings
+from worker.engine.engine import Engine
+from worker.engine.models.hub import DEMO_MODELS
+from worker.engine.models.registry import Catalog
+from worker.engine.protocol import GeneratedImage, Sources
 
 Runner = Callable[..., list[NDArray[np.uint8]]]
 

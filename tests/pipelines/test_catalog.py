@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from worker.config import TASK_TYPES, Settings, load_settings
-from worker.errors import ModelUnavailable
-from worker.pipelines import places
-from worker.pipelines.catalog import FAMILY, SDXL_BASE, SDXL_VAE, WAN_T2V, Catalog
-from worker.pipelines.places import DEMO_MODELS, Place
-from worker.pipelines.weights import read_json
+from worker.core.config import TASK_TYPES, Settings, load_settings
+from worker.core.errors import ModelUnavailable
+from worker.engine.models import hub as places
+from worker.engine.models.checkpoint import read_json
+from worker.engine.models.hub import DEMO_MODELS, Place
+from worker.engine.models.registry import FAMILY, SDXL_BASE, SDXL_VAE, WAN_T2V, Catalog
 
 EMPTY_SAFETENSORS = (2).to_bytes(8, "little") + b"{}"
 
@@ -214,7 +214,7 @@ def test_a_wrong_variable_is_named_and_no_path_is_told(tmp_path: Path, case: str
 
 def test_nothing_here_imports_torch() -> None:
     code = (
-        "import sys, worker.pipelines.engine as e; from worker.config import load_settings;"
+        "import sys, worker.engine.engine as e; from worker.core.config import load_settings;"
         "e.Engine(load_settings()).describe('text2video');"
         "bad = {'torch', 'diffusers', 'transformers'} & set(sys.modules); sys.exit(str(bad) if bad else 0)"
     )

@@ -10,10 +10,10 @@ import torch
 from safetensors import safe_open
 
 from tests.pipelines.conftest import Runner
-from worker.config import REPOSITORY
-from worker.pipelines.catalog import Role, folder_problem
-from worker.pipelines.places import DEMO_MODELS
-from worker.pipelines.weights import components, has_weights, read_json
+from worker.core.config import REPOSITORY
+from worker.engine.models.checkpoint import components, has_weights, read_json
+from worker.engine.models.hub import DEMO_MODELS
+from worker.engine.models.registry import Role, folder_problem
 
 KIT: Any = diffusers
 FOLDERS: dict[str, Role] = {"sdxl": "sdxl", "sdxl-refiner": "refiner", "wan": "wan"}

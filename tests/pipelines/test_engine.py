@@ -10,14 +10,15 @@ import torch
 
 from tests.pipelines.builders import Recorder, image_params, picture, sources_of, video_params
 from tests.pipelines.conftest import Runner, request_of, runner
-from worker.config import TASK_TYPES, Settings, load_settings
-from worker.errors import GpuFault, ModelUnavailable, OutOfMemory
-from worker.generation import Generator, Placement, Sources
-from worker.pipelines import machine, shelf
-from worker.pipelines.catalog import Catalog
-from worker.pipelines.engine import Engine
-from worker.pipelines.placement import GIB
-from worker.request import Scheduler
+from worker.api.request import Scheduler
+from worker.core.config import TASK_TYPES, Settings, load_settings
+from worker.core.errors import GpuFault, ModelUnavailable, OutOfMemory
+from worker.engine.engine import Engine
+from worker.engine.memory import cache as shelf
+from worker.engine.memory import device as machine
+from worker.engine.memory.placement import GIB
+from worker.engine.models.registry import Catalog
+from worker.engine.protocol import Generator, Placement, Sources
 
 
 @pytest.fixture
@@ -231,7 +232,7 @@ def test_a_poisoned_card_is_a_fault_and_is_not_tried_again(fresh: Engine, monkey
 
 
 def test_loading_that_fails_leaves_nothing_half_loaded(fresh: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    from worker.pipelines.loading import Loader
+    from worker.engine.models.loader import Loader
 
     load = Loader._network
     calls: list[str] = []

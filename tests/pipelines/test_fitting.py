@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from tests.pipelines.builders import Recorder, picture
-from worker.pipelines.fitting import cropped_share, fit_image, fit_mask
+from worker.engine.resize import cropped_share, fit_image, fit_mask
 
 
 def test_a_picture_of_the_right_size_is_not_touched() -> None:

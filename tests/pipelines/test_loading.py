@@ -15,12 +15,12 @@ from safetensors.torch import load_file, save_file
 from tests.pipelines.builders import Recorder, single_file
 from tests.pipelines.conftest import Runner, runner
 from tests.pipelines.test_catalog import catalog
-from worker.config import load_settings
-from worker.errors import Cancelled, ModelUnavailable
-from worker.pipelines.catalog import SDXL_BASE
-from worker.pipelines.engine import Engine
-from worker.pipelines.loading import Loader, Parts, SdxlParts
-from worker.pipelines.places import Place
+from worker.core.config import load_settings
+from worker.core.errors import Cancelled, ModelUnavailable
+from worker.engine.engine import Engine
+from worker.engine.models.hub import Place
+from worker.engine.models.loader import Loader, Parts, SdxlParts
+from worker.engine.models.registry import SDXL_BASE
 
 Loading = Callable[..., Parts]
 

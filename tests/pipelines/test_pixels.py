@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from tests.pipelines.builders import picture
-from worker.errors import Internal
-from worker.pipelines import pixels
+from worker.core.errors import Internal
+from worker.engine import vae as pixels
 
 _KIT: Any = diffusers
 CPU = torch.device("cpu")

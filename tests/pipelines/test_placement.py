@@ -2,8 +2,8 @@
 
 import pytest
 
-from worker.generation import Placement
-from worker.pipelines.placement import GIB, SLACK, Demand, Resident, decide
+from worker.engine.memory.placement import GIB, SLACK, Demand, Resident, decide
+from worker.engine.protocol import Placement
 
 NEW = Demand("new", weights=6 * GIB, largest=5 * GIB, room=3 * GIB)
 OLD = Resident("old", 7 * GIB, last_used=1)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.pipelines.test_catalog import catalog, fake_sdxl
-from worker.pipelines.places import Place, default_places, find
+from worker.engine.models.hub import Place, default_places, find
 
 HUB_ID = "stabilityai/stable-diffusion-xl-base-1.0"
 FLAT = "stabilityai--stable-diffusion-xl-base-1.0"

@@ -14,13 +14,14 @@ from safetensors.torch import load_file, save_file
 from tests.pipelines.builders import Recorder, image_params, picture, sources_of, video_params
 from tests.pipelines.conftest import Runner, request_of
 from tests.pipelines.small_models import safety_checker
-from worker.config import TASK_TYPES, Settings
-from worker.errors import Internal, ModelUnavailable, OutOfMemory
-from worker.generation import Generated, GeneratedClip, GeneratedImage
-from worker.pipelines import machine, places
-from worker.pipelines.catalog import SAFETY, Catalog, Weights
-from worker.pipelines.engine import Engine
-from worker.pipelines.safety import SafetyChecker
+from worker.core.config import TASK_TYPES, Settings
+from worker.core.errors import Internal, ModelUnavailable, OutOfMemory
+from worker.engine.engine import Engine
+from worker.engine.memory import device as machine
+from worker.engine.models import hub as places
+from worker.engine.models.registry import SAFETY, Catalog, Weights
+from worker.engine.protocol import Generated, GeneratedClip, GeneratedImage
+from worker.engine.safety import SafetyChecker
 
 MakeEngine = Callable[..., Engine]
 

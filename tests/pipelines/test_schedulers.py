@@ -5,8 +5,8 @@ from typing import Any
 import diffusers
 import pytest
 
-from worker.pipelines.schedulers import CHOICES, image_scheduler, video_scheduler
-from worker.request import Scheduler
+from worker.api.request import Scheduler
+from worker.engine.schedulers import CHOICES, image_scheduler, video_scheduler
 
 _KIT: Any = diffusers
 

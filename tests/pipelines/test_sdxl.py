@@ -8,12 +8,12 @@ from PIL import Image
 
 from tests.pipelines.builders import Recorder, image_params, picture, sources_of, stripe_mask
 from tests.pipelines.conftest import Runner
-from worker.errors import Cancelled
-from worker.generation import Sources
-from worker.params import Draft
-from worker.pipelines.catalog import Catalog
-from worker.pipelines.engine import Engine
-from worker.request import Scheduler
+from worker.api.params import Draft
+from worker.api.request import Scheduler
+from worker.core.errors import Cancelled
+from worker.engine.engine import Engine
+from worker.engine.models.registry import Catalog
+from worker.engine.protocol import Sources
 
 IMAGE_TASKS = ("text2img", "img2img", "inpaint")
 REFINED = {"high_noise_frac": 0.5, "refiner_inference_steps": 4, "num_inference_steps": 4}
@@ -203,8 +203,8 @@ def test_the_three_pipelines_share_every_network(engine: Engine) -> None:
     import diffusers
     import torch
 
-    from worker.pipelines.loading import SdxlParts
-    from worker.pipelines.sdxl import SdxlJob
+    from worker.engine.families.sdxl import SdxlJob
+    from worker.engine.models.loader import SdxlParts
 
     refining = diffusers.StableDiffusionXLImg2ImgPipeline
     kinds = (diffusers.StableDiffusionXLPipeline, refining, diffusers.StableDiffusionXLInpaintPipeline)

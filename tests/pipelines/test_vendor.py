@@ -11,16 +11,8 @@ import torch
 from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 from safetensors import SafetensorError
 
-from worker.errors import (
-    Cancelled,
-    DiskFull,
-    GpuFault,
-    InvalidImage,
-    JobTimeout,
-    ModelUnavailable,
-    OutOfMemory,
-)
-from worker.pipelines.vendor import POISON, importing, translate, translated
+from worker.core.errors import Cancelled, DiskFull, GpuFault, InvalidImage, JobTimeout, ModelUnavailable, OutOfMemory
+from worker.engine.vendor_errors import POISON, importing, translate, translated
 
 _RESPONSE = httpx2.Response(404, request=httpx2.Request("GET", "https://example.com"))
 

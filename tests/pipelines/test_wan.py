@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from tests.pipelines.builders import Recorder, picture
 from tests.pipelines.conftest import Runner, runner
-from worker.config import Settings
-from worker.errors import Cancelled
-from worker.generation import Sources
-from worker.params import Draft
-from worker.pipelines.catalog import Catalog
-from worker.pipelines.engine import Engine
+from worker.api.params import Draft
+from worker.core.config import Settings
+from worker.core.errors import Cancelled
+from worker.engine.engine import Engine
+from worker.engine.models.registry import Catalog
+from worker.engine.protocol import Sources
 
 VIDEO_TASKS = ("text2video", "img2video")
 

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import save_file
 
 from tests.pipelines.test_catalog import catalog
-from worker.pipelines.weigh import bundle_bytes
-from worker.pipelines.weights import header, loaded_bytes, read_json, variant_of, weight_files
+from worker.engine.memory.footprint import bundle_bytes
+from worker.engine.models.checkpoint import header, loaded_bytes, read_json, variant_of, weight_files
 
 
 def test_floats_count_in_the_dtype_they_are_loaded_in(tmp_path: Path) -> None:
@@ -39,8 +39,8 @@ def test_what_is_no_safetensors_file_has_no_header(tmp_path: Path, content: byte
 
 def test_a_bundle_weighs_what_its_networks_take_once_loaded() -> None:
     from tests.pipelines.builders import Recorder
-    from worker.config import load_settings
-    from worker.pipelines.engine import Engine
+    from worker.core.config import load_settings
+    from worker.engine.engine import Engine
 
     models = catalog(cuda=False)
     engine = Engine(load_settings(), catalog=models)

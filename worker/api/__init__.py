@@ -1,0 +1,1 @@
+"""The wire format: what a request may say, what it asks for, and the JSON that goes back. Pure."""

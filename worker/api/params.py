@@ -1,0 +1,221 @@
+"""A request and a model's defaults -> the concrete parameters of a job, and what the job costs.
+
+Pure arithmetic. Knows no weights, no I/O and no torch; what is decided here is what the response's `params` says.
+"""
+
+import math
+import secrets
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from worker.api.request import (
+    ImageRequest,
+    Img2ImgRequest,
+    InpaintRequest,
+    Request,
+    Scheduler,
+    Text2ImgRequest,
+    Text2VideoRequest,
+    VideoRequest,
+)
+from worker.core.errors import FieldProblem, InvalidInput
+
+SEED_RANGE = 2**32
+
+
+@dataclass(frozen=True, slots=True)
+class ModelDefaults:
+    """What a configured model says of itself, read from its small JSON files, without loading it."""
+
+    name: str
+    """What the response's `model` says: `demo`, a hub id, or the name of a folder or file."""
+    width: int
+    height: int
+    """Native size in pixels."""
+    num_inference_steps: int
+    guidance_scale: float
+    size_multiple: int = 8
+    """Width and height must be multiples of this: 8 for SDXL, 16 for Wan 2.1, 32 for Wan 2.2 TI2V."""
+    num_frames: int = 81
+    fps: int = 15
+    has_refiner: bool = False
+    draft_strength: float | None = None
+    """For sizes far beyond the native one: share of the noise schedule that is run at full size, 0 < s <= 1, after a
+    draft at about the native size. None: in one pass at any size."""
+    warnings: tuple[str, ...] = ()
+    """Said with every result of this model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """The first of two passes: the whole schedule at about the native size. What it made is enlarged and finished."""
+
+    width: int
+    height: int
+    strength: float
+    """Share of the schedule that the second pass runs at full size."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageParams:
+    """One image job with nothing left open. Image k starts from `seeds[k]`."""
+
+    prompt: str
+    negative_prompt: str
+    width: int
+    height: int
+    num_inference_steps: int
+    guidance_scale: float
+    scheduler: Scheduler | None
+    """None: the model's own."""
+    seeds: tuple[int, ...]
+    strength: float | None = None
+    """Share of the noise schedule that is run, 0 < s <= 1; None for text2img."""
+    high_noise_frac: float | None = None
+    """Share of the schedule that the base model runs before the refiner takes over; None: no refiner."""
+    refiner_inference_steps: int | None = None
+    """Length of the schedule of which the refiner runs the last part; None: no refiner."""
+    draft: Draft | None = None
+    """Of a text2img of two passes; None: one."""
+
+
+@dataclass(frozen=True, slots=True)
+class VideoParams:
+    """One video job with nothing left open."""
+
+    prompt: str
+    negative_prompt: str
+    width: int
+    height: int
+    num_frames: int
+    fps: int
+    num_inference_steps: int
+    guidance_scale: float
+    flow_shift: float
+    seed: int
+    draft: Draft | None = None
+    """Of a text2video of two passes; None: one."""
+
+
+Params = ImageParams | VideoParams
+
+_PRIVATE = {"prompt", "negative_prompt", "seeds", "seed"}
+_DRAFTED_ABOVE = 2
+"""So many times the native pixels are still made in one pass."""
+
+
+def public_params(params: Params) -> dict[str, Any]:
+    """`params` as the response shows them: what was really used, without the texts and the seeds beside them."""
+    return {key: value for key, value in asdict(params).items() if key not in _PRIVATE and value is not None}
+
+
+def resolve(request: Request, defaults: ModelDefaults, *, max_image_pixels: int, max_job_cost: int) -> Params:
+    """Fill what the request left open from the model's defaults, and refuse what is too large.
+
+    Raises:
+        InvalidInput: a size the model cannot make, too many pixels, or a cost over `max_job_cost`.
+    """
+    seed = secrets.randbelow(SEED_RANGE) if request.seed is None else request.seed
+    if isinstance(request, ImageRequest):
+        params: Params = _image_params(request, defaults, seed)
+        pixels = params.width * params.height
+        if pixels > max_image_pixels:
+            raise InvalidInput(
+                [FieldProblem("width", f"width x height may be at most {max_image_pixels} pixels (got {pixels})")]
+            )
+    else:
+        params = _video_params(request, defaults, seed)
+    cost = job_cost(params)
+    if cost > max_job_cost:
+        what = "width x height x steps x images"
+        if isinstance(params, VideoParams):
+            what = "video_width x video_height x num_frames x steps"
+        problem = f"{what} may be at most {max_job_cost} (got {cost})"
+        raise InvalidInput([FieldProblem("num_inference_steps", problem)])
+    return params
+
+
+def job_cost(params: Params) -> int:
+    """Pixels x frames x denoising steps x images: what a job's GPU time grows with."""
+    steps = float(params.num_inference_steps)
+    if isinstance(params, VideoParams):
+        times = params.num_frames
+    else:
+        times = len(params.seeds)
+        if params.refiner_inference_steps is not None and params.high_noise_frac is not None:
+            refined = params.refiner_inference_steps * (1 - params.high_noise_frac)
+            steps = round(steps * params.high_noise_frac + refined)
+    if params.draft is None:
+        return round(params.width * params.height * steps) * times
+    drafted = params.draft.width * params.draft.height * params.num_inference_steps
+    return round(drafted + params.width * params.height * steps * params.draft.strength) * times
+
+
+def _image_params(request: ImageRequest, defaults: ModelDefaults, seed: int) -> ImageParams:
+    width, height = request.width or defaults.width, request.height or defaults.height
+    steps = request.num_inference_steps or defaults.num_inference_steps
+    refine = request.high_noise_frac is not None or request.refiner_inference_steps is not None
+    if refine and not defaults.has_refiner:
+        field = "high_noise_frac" if request.high_noise_frac is not None else "refiner_inference_steps"
+        raise InvalidInput([FieldProblem(field, "needs a refiner, and this worker has none (SDXL_REFINER)")])
+    _check_multiple(defaults.size_multiple, width=width, height=height)
+    guidance = defaults.guidance_scale if request.guidance_scale is None else request.guidance_scale
+    fewest = min(steps, request.refiner_inference_steps or steps)
+    return ImageParams(
+        prompt=request.prompt,
+        negative_prompt=request.negative_prompt,
+        width=width,
+        height=height,
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        scheduler=request.scheduler,
+        seeds=tuple((seed + k) % SEED_RANGE for k in range(request.num_images)),
+        strength=request.strength if isinstance(request, Img2ImgRequest | InpaintRequest) else None,
+        high_noise_frac=(0.8 if request.high_noise_frac is None else request.high_noise_frac) if refine else None,
+        refiner_inference_steps=(request.refiner_inference_steps or steps) if refine else None,
+        draft=_draft(defaults, width, height, fewest) if isinstance(request, Text2ImgRequest) else None,
+    )
+
+
+def _video_params(request: VideoRequest, defaults: ModelDefaults, seed: int) -> VideoParams:
+    width, height = request.video_width or defaults.width, request.video_height or defaults.height
+    _check_multiple(defaults.size_multiple, video_width=width, video_height=height)
+    steps = request.num_inference_steps or defaults.num_inference_steps
+    return VideoParams(
+        prompt=request.prompt,
+        negative_prompt=request.negative_prompt,
+        width=width,
+        height=height,
+        num_frames=request.num_frames or defaults.num_frames,
+        fps=request.fps or defaults.fps,
+        num_inference_steps=steps,
+        guidance_scale=(
+            defaults.guidance_scale if request.video_guidance_scale is None else request.video_guidance_scale
+        ),
+        # Wan's own advice: 3.0 up to 480p, 5.0 above (https://github.com/Wan-Video/Wan2.1, "sample_shift").
+        flow_shift=request.flow_shift or (3.0 if min(width, height) <= 480 else 5.0),
+        seed=seed,
+        draft=_draft(defaults, width, height, steps) if isinstance(request, Text2VideoRequest) else None,
+    )
+
+
+def _draft(defaults: ModelDefaults, width: int, height: int, steps: int) -> Draft | None:
+    """The first pass for a size far beyond the model's own, in that size's proportions."""
+    native = defaults.width * defaults.height
+    if not defaults.draft_strength or width * height <= _DRAFTED_ABOVE * native:
+        return None
+    multiple, scale = defaults.size_multiple, math.sqrt(native / (width * height))
+    small = [max(1, round(side * scale / multiple)) * multiple for side in (width, height)]
+    # At least one step of so few; the margin is for the multiplication that brings them back.
+    strength = min(1.0, max(defaults.draft_strength, (1 + 1e-6) / steps))
+    return Draft(small[0], small[1], strength)
+
+
+def _check_multiple(multiple: int, **sides: int) -> None:
+    wrong = [
+        FieldProblem(name, f"must be a multiple of {multiple} for this model (got {side})")
+        for name, side in sides.items()
+        if side % multiple
+    ]
+    if wrong:
+        raise InvalidInput(wrong)

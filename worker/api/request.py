@@ -1,0 +1,243 @@
+"""`job["input"]` -> one of the five request models, or one message that names every bad field.
+
+A union tagged by `task_type`. Knows fields, their ranges and which task has them (section 1 of the contract); knows no
+model, no network, no files and no document. What depends on the model in use (native size, steps) stays None here;
+`params` fills it.
+"""
+
+import itertools
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar, Literal, get_args
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from worker.api.field_types import (
+    MAX_ID_TOKEN_CHARACTERS,
+    FrameCount,
+    Identifier,
+    IdToken,
+    ImageRef,
+    ImageSide,
+    Integer,
+    NegativePrompt,
+    Prompt,
+    Strength,
+    VideoSide,
+    is_identifier,
+)
+from worker.api.validation_errors import problem, short
+from worker.core.errors import FieldProblem, InvalidInput
+
+
+class Scheduler(StrEnum):
+    """The schedulers a client may choose, by the names RunPod's SDXL worker made common."""
+
+    DDIM = "DDIM"
+    PNDM = "PNDM"
+    KLMS = "KLMS"
+    K_EULER = "K_EULER"
+    K_EULER_ANCESTRAL = "K_EULER_ANCESTRAL"
+    DPM_SOLVER_MULTISTEP = "DPMSolverMultistep"
+    DPM_SOLVER_SINGLESTEP = "DPMSolverSinglestep"
+    DPM_SOLVER_MULTISTEP_KARRAS = "DPMSolverMultistepKarras"
+    DPM_SOLVER_SDE_MULTISTEP_KARRAS = "DPMSolverSDEMultistepKarras"
+    HEUN = "HEUN"
+    UNIPC = "UniPC"
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose generation it is: the two ids that make up every path."""
+
+    user_id: str
+    file_uid: str
+
+
+class BaseRequest(BaseModel):
+    """The fields that every task has."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+    inline_fields: ClassVar[tuple[str, ...]] = ()
+
+    prompt: Prompt
+    negative_prompt: NegativePrompt = ""
+    seed: Annotated[Integer, Field(ge=0, le=4_294_967_295)] | None = None
+    num_inference_steps: Annotated[Integer, Field(ge=1, le=100)] | None = None
+    user_id: Identifier | None = None
+    file_uid: Identifier | None = None
+    use_cloud_storage: bool = False
+    id_token: IdToken | None = None
+
+    @model_validator(mode="after")
+    def _cloud_needs_an_owner(self) -> "BaseRequest":
+        if self.use_cloud_storage:
+            missing = [name for name in ("user_id", "file_uid") if getattr(self, name) is None]
+            if missing:
+                raise PydanticCustomError(
+                    "owner",
+                    "{fields}: required when use_cloud_storage is true",
+                    {"fields": ", ".join(missing)},
+                )
+        return self
+
+    @property
+    def owner(self) -> Owner | None:
+        """The owner of a cloud job; None for a job whose result goes back inline."""
+        if self.use_cloud_storage and self.user_id and self.file_uid:
+            return Owner(self.user_id, self.file_uid)
+        return None
+
+    def public(self) -> dict[str, Any]:
+        """The request as the document keeps it: no `id_token`, a short placeholder for inline image data."""
+        data = self.model_dump(mode="json", exclude={"id_token"})
+        for name in self.inline_fields:
+            if data[name].startswith("data:"):
+                data[name] = f"(inline image, {len(data[name])} characters)"
+        return data
+
+
+class ImageRequest(BaseRequest):
+    """What the image tasks share."""
+
+    width: ImageSide | None = None
+    height: ImageSide | None = None
+    num_images: Annotated[Integer, Field(ge=1, le=4)] = 1
+    guidance_scale: Annotated[float, Field(ge=0, le=30)] | None = None
+    scheduler: Annotated[Scheduler, Field(strict=False)] | None = None
+    output_format: Literal["png", "jpeg", "webp"] = "png"
+    high_noise_frac: Annotated[float, Field(ge=0, le=1)] | None = None
+    refiner_inference_steps: Annotated[Integer, Field(ge=1, le=100)] | None = None
+
+
+class Text2ImgRequest(ImageRequest):
+    """Images from words."""
+
+    task_type: Literal["text2img"] = "text2img"
+
+
+class Img2ImgRequest(ImageRequest):
+    """Images from an image and words."""
+
+    inline_fields = ("image_url",)
+
+    task_type: Literal["img2img"]
+    image_url: ImageRef
+    strength: Strength = 0.6
+
+
+class InpaintRequest(ImageRequest):
+    """A part of an image, drawn again: white in the mask is repainted."""
+
+    inline_fields = ("image_url", "mask_url")
+
+    task_type: Literal["inpaint"]
+    image_url: ImageRef
+    mask_url: ImageRef
+    strength: Strength = 0.99
+
+
+class VideoRequest(BaseRequest):
+    """What the video tasks share."""
+
+    video_width: VideoSide | None = None
+    video_height: VideoSide | None = None
+    num_frames: FrameCount | None = None
+    fps: Annotated[Integer, Field(ge=1, le=60)] | None = None
+    video_guidance_scale: Annotated[float, Field(ge=0, le=30)] | None = None
+    flow_shift: Annotated[float, Field(ge=0.1, le=20)] | None = None
+
+
+class Text2VideoRequest(VideoRequest):
+    """A clip from words."""
+
+    task_type: Literal["text2video"]
+
+
+class Img2VideoRequest(VideoRequest):
+    """A clip that starts from an image."""
+
+    inline_fields = ("image_url",)
+
+    task_type: Literal["img2video"]
+    image_url: ImageRef
+
+
+Request = Text2ImgRequest | Img2ImgRequest | InpaintRequest | Text2VideoRequest | Img2VideoRequest
+Source = Img2ImgRequest | InpaintRequest | Img2VideoRequest
+
+REQUESTS: dict[str, type[Request]] = {
+    get_args(model.model_fields["task_type"].annotation)[0]: model for model in get_args(Request)
+}
+DEFAULT_TASK = "text2img"
+_ADAPTERS = {task: TypeAdapter(model) for task, model in REQUESTS.items()}
+_FIELDS = {task: tuple(model.model_fields) for task, model in REQUESTS.items()}
+
+
+def parse(raw: object) -> Request:
+    """Validate `job["input"]`.
+
+    Raises:
+        InvalidInput: naming every field that is wrong, with its value in a short form and what would be right.
+    """
+    if not isinstance(raw, dict):
+        raise InvalidInput([FieldProblem("input", f"must be an object with at least a prompt (got {short(raw)})")])
+    task = raw.get("task_type", DEFAULT_TASK)
+    if not isinstance(task, str) or task not in REQUESTS:
+        raise InvalidInput([FieldProblem("task_type", f"must be one of {', '.join(REQUESTS)} (got {short(task)})")])
+    try:
+        return _ADAPTERS[task].validate_python({**_worth_reading(raw, task), "task_type": task})
+    except ValidationError as error:
+        details = error.errors(include_url=False, include_context=True)
+        raise InvalidInput([problem(detail, task, _FIELDS) for detail in details[:MAX_PROBLEMS]]) from None
+
+
+MAX_PROBLEMS = 25
+"""A message that names every one of ten thousand unknown keys helps nobody."""
+
+
+def _worth_reading(raw: dict[Any, Any], task: str) -> dict[Any, Any]:
+    """The task's own fields, and as many others as a message can name: each one more costs time and helps nobody."""
+    own = REQUESTS[task].model_fields
+    unknown = itertools.islice((name for name in raw if name not in own), MAX_PROBLEMS)
+    return {name: raw[name] for name in (*(name for name in own if name in raw), *unknown)}
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """What can be told of a request that may not be valid as a whole: enough to answer it and to write its document."""
+
+    task_type: str | None
+    user_id: str | None
+    file_uid: str | None
+    owner: Owner | None
+    id_token: str | None
+
+
+def envelope(raw: object) -> Envelope:
+    """Read the ids off a request without trusting the rest of it; never raises."""
+    data = raw if isinstance(raw, dict) else {}
+
+    def identifier(name: str) -> str | None:
+        value = data.get(name)
+        return value if isinstance(value, str) and is_identifier(value) else None
+
+    task, token = data.get("task_type", DEFAULT_TASK), data.get("id_token")
+    user_id, file_uid = identifier("user_id"), identifier("file_uid")
+    wants_cloud = data.get("use_cloud_storage") is True
+    return Envelope(
+        task_type=task if isinstance(task, str) and task in REQUESTS else None,
+        user_id=user_id,
+        file_uid=file_uid,
+        owner=Owner(user_id, file_uid) if wants_cloud and user_id and file_uid else None,
+        id_token=token if isinstance(token, str) and len(token) <= MAX_ID_TOKEN_CHARACTERS else None,
+    )

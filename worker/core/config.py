@@ -1,0 +1,183 @@
+"""Settings: the only reader of the environment, once, into one frozen object.
+
+Knows variable names, types, ranges and defaults. Does not know what they are used for, and opens nothing. A wrong value
+raises `ConfigError` naming the variable and never its content: a variable may hold a key.
+"""
+
+import functools
+import importlib.util
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+TASK_TYPES = ("text2img", "img2img", "inpaint", "text2video", "img2video")
+REPOSITORY = Path(__file__).resolve().parents[2]
+RUNPOD_VOLUME = Path("/runpod-volume")
+MIN_SECRET_CHARACTERS = 32
+"""RFC 7518, section 3.2: a key for HS256 has at least as many bits as its hash."""
+EMULATOR_VARIABLES = ("FIRESTORE_EMULATOR_HOST", "STORAGE_EMULATOR_HOST", "FIREBASE_AUTH_EMULATOR_HOST")
+
+
+class ConfigError(Exception):
+    """The environment holds a value the worker cannot start with."""
+
+
+class Settings(BaseSettings):
+    """One field per variable of the contract's section 5, and a few that name places on this machine."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", case_sensitive=False, populate_by_name=True)
+
+    firebase_service_account_key: SecretStr | None = None
+    firebase_storage_bucket: str | None = None
+    firestore_emulator_host: str | None = None
+    storage_emulator_host: str | None = None
+    firebase_auth_emulator_host: str | None = None
+    google_cloud_project: str | None = Field(
+        None, validation_alias=AliasChoices("GOOGLE_CLOUD_PROJECT", "GCLOUD_PROJECT")
+    )
+    """Project of the emulators; with a real key, the key's own project counts."""
+
+    sdxl_model: str | None = None
+    sdxl_vae: str | None = None
+    sdxl_refiner: str | None = None
+    wan_model: str | None = None
+    wan_i2v_model: str | None = None
+    preload_tasks: Annotated[tuple[str, ...] | None, NoDecode] = None
+
+    safety_checker: Literal["off", "flag", "block"] = "off"
+    safety_model: str | None = None
+
+    require_id_token: bool = False
+    check_revoked: bool = False
+    ticket_secret: SecretStr | None = None
+    job_timeout_seconds: float = Field(540, gt=0, le=7 * 24 * 3600)
+    max_image_pixels: int = Field(2_359_296, ge=64 * 64)
+    max_job_cost: int = Field(8_000_000_000, ge=1)
+    max_result_bytes: int = Field(9_000_000, ge=10_000, le=20_000_000)
+    max_input_image_bytes: int = Field(20_971_520, ge=1024)
+    max_input_image_pixels: int = Field(16_777_216, ge=64 * 64)
+    worker_concurrency: int = Field(1, ge=1, le=16)
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
+
+    log_prompts: bool = False
+    """Whether prompts are logged in full; otherwise only their length and hash are."""
+
+    models_dir: Path = Path("/models")
+    """Where an image has its baked models, as `{org}--{name}` folders."""
+
+    outbox_dir: Path = RUNPOD_VOLUME / "outbox"
+    """Where results are kept that can neither be uploaded nor returned; used only where its parent folder exists."""
+
+    runpod_endpoint_id: str | None = None
+    runpod_pod_id: str | None = None
+    runpod_webhook_get_job: str | None = None
+    runpod_webhook_post_output: str | None = None
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _upper(cls, value: object) -> object:
+        return value.upper() if isinstance(value, str) else value
+
+    @field_validator("safety_checker", mode="before")
+    @classmethod
+    def _lower(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
+
+    @field_validator("ticket_secret")
+    @classmethod
+    def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return None
+        # A secret store or a shell may have added a newline on one side only.
+        secret = value.get_secret_value().strip()
+        if len(secret) < MIN_SECRET_CHARACTERS:
+            raise ValueError(
+                f"must have at least {MIN_SECRET_CHARACTERS} characters, such as from `openssl rand -hex 32`"
+            )
+        return SecretStr(secret)
+
+    @field_validator("preload_tasks", mode="before")
+    @classmethod
+    def _task_list(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        names = tuple(name.strip() for name in value.split(",") if name.strip())
+        unknown = [name for name in names if name not in TASK_TYPES]
+        if unknown:
+            raise ValueError(f"must list tasks out of {', '.join(TASK_TYPES)}, separated by commas")
+        return names
+
+    @field_validator("storage_emulator_host")
+    @classmethod
+    def _with_scheme(cls, value: str | None) -> str | None:
+        if value and not value.startswith(("http://", "https://")):
+            raise ValueError("must be a URL with its scheme, such as http://127.0.0.1:9199")
+        return value.rstrip("/") if value else None
+
+    @model_validator(mode="after")
+    def _no_emulators_on_the_platform(self) -> "Settings":
+        # With the auth emulator's variable set, firebase-admin accepts unsigned tokens.
+        named = [name for name in EMULATOR_VARIABLES if getattr(self, name.lower())]
+        if self.runpod_endpoint_id and named:
+            raise ValueError(f"{', '.join(named)} must not be set on RunPod; emulators are for local work")
+        return self
+
+    @property
+    def on_platform(self) -> bool:
+        """Whether RunPod hands out the jobs (and not a test input or the local API)."""
+        return bool(self.runpod_webhook_get_job)
+
+    @property
+    def uses_emulators(self) -> bool:
+        """Whether Google's clients talk to local emulators, for which no key is needed."""
+        return bool(self.firestore_emulator_host or self.storage_emulator_host)
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Read the environment. `overrides` (by field name) win over it; empty variables count as not set.
+
+    Raises:
+        ConfigError: naming each wrong variable and what would be right, never its value.
+    """
+    try:
+        return Settings(_env_ignore_empty=True, **overrides)  # type: ignore[arg-type]  # values are validated by pydantic
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in detail['loc']).upper() or 'environment'}: "
+            f"{detail['msg'].removeprefix('Value error, ')}"
+            for detail in error.errors(include_input=False, include_url=False)
+        )
+        raise ConfigError(problems) from None
+
+
+@functools.cache
+def has_cuda_driver() -> bool:
+    """Whether this machine shows an NVIDIA device; answers without importing torch."""
+    return (
+        any(Path(node).exists() for node in ("/dev/nvidiactl", "/dev/dxg"))
+        and bool(importlib.util.find_spec("torch"))
+        and os.environ.get("CUDA_VISIBLE_DEVICES") not in {"", "-1"}
+    )
+
+
+def set_library_defaults() -> None:
+    """Quiet the libraries, unless the operator said otherwise; to be called before they are imported.
+
+    RunPod's SDK logs whole results at its default level; Google's storage client looks up the bucket in the background.
+    """
+    for name, value in {
+        "RUNPOD_LOG_LEVEL": "INFO",
+        "DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA": "true",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        # Threads that wait for each other by spinning take several times as long as soon as a core is shared.
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "GRPC_VERBOSITY": "ERROR",
+    }.items():
+        os.environ.setdefault(name, value)
+    for name in EMULATOR_VARIABLES:
+        if not os.environ.get(name):
+            os.environ.pop(name, None)  # Google's clients take an empty variable for a host

@@ -1,0 +1,98 @@
+"""Logging: one line an event, with an `action` and its facts; JSON lines on RunPod, readable ones elsewhere.
+
+Knows formats and what must never be printed. Keys, tokens, inline images and anything that looks like one are blotted
+out of every line, whoever wrote it; errors are logged as their type and place, never with a message that may quote a
+client.
+"""
+
+import json
+import logging
+import re
+import sys
+import threading
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from worker.core.config import Settings
+
+_SECRETS = re.compile(
+    r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)"
+    r"|(?<=token=)[^&\s\"']+"
+    r"|(?i:(?<=bearer )[\w.~+/=-]+)"
+    r"|\beyJ[\w-]{8,}\.[\w-]+\.[\w-]*"
+    r"|\b(?:eyJ|MII)[\w+/=-]{64,}"  # a key without its frame: base64 of the JSON, base64 of the DER
+    r"|(?<=;base64,)[A-Za-z0-9+/=_-]{16,}",
+    re.DOTALL,
+)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+log = logging.getLogger(__name__)
+
+
+def redact(text: str) -> str:
+    """The text on one line, with whatever looks like a key, token or inline image blotted out."""
+    return _CONTROL.sub(_escaped, _SECRETS.sub("[redacted]", text))
+
+
+def _escaped(control: re.Match[str]) -> str:
+    return control[0].encode("unicode_escape").decode()
+
+
+def _redacted(value: object) -> Any:
+    """The same for everything inside a fact: after `json.dumps` a redaction could eat the quotes around a value."""
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, Mapping):
+        return {redact(str(key)): _redacted(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_redacted(item) for item in value]
+    return redact(str(value))
+
+
+def where(error: BaseException) -> str:
+    """An error's type and the functions it came through, innermost last; no message, no path."""
+    frames = traceback.extract_tb(error.__traceback__)[-4:]
+    places = " > ".join(f"{Path(frame.filename).stem}.{frame.name}:{frame.lineno}" for frame in frames)
+    return f"{type(error).__name__} in {places or 'an unknown place'}"
+
+
+class _Formatter(logging.Formatter):
+    def __init__(self, *, as_json: bool) -> None:
+        super().__init__()
+        self._as_json = as_json
+
+    def format(self, record: logging.LogRecord) -> str:
+        facts = {key: value for key, value in vars(record).items() if key not in _STANDARD}
+        message = record.getMessage()
+        if record.name == "asyncio":
+            # Further lines show tasks and exceptions as Python writes them: with paths, and with what the error says.
+            message = message.split("\n", 1)[0]
+        if record.exc_info and record.exc_info[1] is not None:
+            message = f"{message} ({where(record.exc_info[1])})"
+        if self._as_json:
+            line: dict[str, Any] = {"level": record.levelname, "logger": record.name, "message": message, **facts}
+            return json.dumps(_redacted(line))
+        tail = " ".join(f"{key}={value}" for key, value in facts.items())
+        return redact(f"{record.levelname:<7} {record.name}: {message}" + (f"  {tail}" if tail else ""))
+
+
+def _thread_ended(ended: threading.ExceptHookArgs) -> None:
+    if ended.exc_value is not None and not isinstance(ended.exc_value, SystemExit):
+        facts = {"action": "thread_ended", "thread_name": ended.thread.name if ended.thread else None}
+        log.error("a thread ended with %s", where(ended.exc_value), extra=facts)
+
+
+def configure(settings: Settings, stream: TextIO | None = None) -> None:
+    """Send all logging to `stream` (stderr) in our format, at `LOG_LEVEL`."""
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(_Formatter(as_json=bool(settings.runpod_endpoint_id)))
+    logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
+    # Python itself prints a line that cannot be formatted, and an error that ends a thread, with all they say.
+    logging.raiseExceptions = False
+    threading.excepthook = _thread_ended
+    # These tell of every request and every file, with hosts and paths in it.
+    for chatty in ("httpx", "httpcore", "urllib3", "google", "filelock", "PIL", "huggingface_hub", "asyncio"):
+        logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLevelName(settings.log_level)))

@@ -1,0 +1,1 @@
+"""From generated pixels to files that a client can open."""

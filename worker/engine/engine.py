@@ -1,0 +1,200 @@
+"""Every model of this worker behind one door: the `Generator` that the task calls.
+
+Knows which task runs on which bundle and what to try when memory runs out. Knows nothing of how a picture is made, nor
+how weights come to be loaded. All but `describe` run in the one GPU thread. Importing this module imports no torch.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from worker.api.params import ModelDefaults, Params
+from worker.core.config import TASK_TYPES, Settings
+from worker.core.errors import GpuFault, JobError, ModelUnavailable, OutOfMemory
+from worker.engine.memory import device as machine
+from worker.engine.memory.cache import Loaded, Shelf
+from worker.engine.models.registry import Bundle, Catalog
+from worker.engine.protocol import Control, Generated, Placement, Progress, Sources
+from worker.engine.safety import SafetyChecker
+from worker.engine.vendor_errors import translated
+
+if TYPE_CHECKING:
+    from worker.api.request import Request
+
+log = logging.getLogger(__name__)
+
+
+class Engine:
+    """Loads models when they are needed, keeps as many as fit, runs jobs. Implements `protocol.Generator`."""
+
+    def __init__(self, settings: Settings, *, catalog: Catalog | None = None) -> None:
+        self.catalog = catalog or Catalog(settings)
+        self._shelf = Shelf(self.catalog)
+        self._safety: SafetyChecker | None = None
+
+    def describe(self, task_type: str) -> ModelDefaults:
+        """What the model of a task says of itself; small files only, any thread.
+
+        Raises:
+            ModelUnavailable: no model is configured for the task, or the safety checker that the operator asked for is
+                not there; the message names the variable to set.
+        """
+        self.catalog.safety()
+        return self.catalog.describe(task_type)
+
+    def prepare(self, task_type: str, control: Control) -> Placement:
+        """Have the weights of a task where they will run; what stands in their way is evicted, oldest use first.
+
+        Raises:
+            ModelUnavailable, OutOfMemory, GpuFault, DiskFull, or what `control.checkpoint` raises.
+        """
+        self._have_safety(control)
+        return self._shelf.take(self.catalog.bundle(task_type), control)
+
+    def generate(self, request: "Request", params: Params, sources: Sources, control: Control) -> Iterator[Generated]:
+        """Run one job; yields each image as soon as it is decoded, or one clip.
+
+        A job that runs out of memory is tried once more from the picture it had come to, with everything else off the
+        card, its own networks brought there one at a time, and the VAE working in tiles.
+
+        Raises:
+            OutOfMemory, GpuFault, Internal (no usable picture), or what `control.checkpoint` raises, within one
+            denoising step.
+        """
+        bundle = self.catalog.bundle(request.task_type)
+        self._have_safety(control)
+        self._shelf.take(bundle, control)
+        done = 0
+        try:
+            for picture in self._run(bundle, params, sources, control, first=0):
+                done += 1
+                yield picture
+        except OutOfMemory:
+            log.warning("out of memory: one more try in less", extra={"action": "out_of_memory"})
+        else:
+            return
+        self._shelf.shrink_to(bundle)
+        with _in_tiles(self._shelf[bundle]):
+            yield from self._run(bundle, params, sources, control, first=done)
+        control.warn("the card ran short of memory, so this was made the slow way; a smaller size would be faster")
+
+    def preload(self, tasks: Sequence[str] | None, control: Control) -> tuple[str, ...]:
+        """Load models before the first job: those of `tasks`, or all that are on this machine and fit side by side.
+
+        Returns the tasks that are ready. A task that cannot be had is logged and left for its first job to report.
+
+        Raises:
+            GpuFault, or what `control.checkpoint` raises.
+        """
+        ready: list[str] = []
+        try:
+            self._have_safety(control)
+        except GpuFault:
+            raise
+        except JobError as error:
+            log.warning("no task is preloaded: %s", error, extra={"action": "preload"})
+            return ()
+        for task in TASK_TYPES if tasks is None else tasks:
+            try:
+                bundle = self.catalog.bundle(task)
+                if tasks is None and (reason := self._leaves_for_later(bundle)):
+                    log.info("%s is not preloaded: %s", task, reason, extra={"action": "preload", "task_type": task})
+                    continue
+                self._shelf.take(bundle, control)
+                ready.append(task)
+            except GpuFault:
+                raise
+            except JobError as error:
+                log.warning("%s is not preloaded: %s", task, error, extra={"action": "preload", "task_type": task})
+        return tuple(ready)
+
+    def health(self) -> tuple[str, ...]:
+        """The tasks that are configured and, as far as the disk shows, can be served; tries the card if there is one.
+
+        Raises:
+            ModelUnavailable: not one task can be served, or not the safety check that the operator asked for.
+            GpuFault: this machine shows a card, and a small computation on it does not work.
+        """
+        if self.catalog.cuda:
+            machine.try_card()
+        self._have_safety()
+        served: list[str] = []
+        problem: JobError | None = None
+        for task in TASK_TYPES:
+            try:
+                self.catalog.describe(task)
+                served.append(task)
+            except JobError as error:
+                problem = problem or error
+        if not served:
+            raise problem or ModelUnavailable()
+        return tuple(served)
+
+    @property
+    def loaded(self) -> dict[str, str]:
+        """Name of each loaded model -> `resident` or `offloaded`."""
+        return self._shelf.modes
+
+    def unload(self) -> None:
+        """Let go of every model."""
+        self._safety = None
+        self._shelf.clear()
+
+    def _leaves_for_later(self, bundle: Bundle) -> str | None:
+        """Why a model that nobody asked for by name is not loaded ahead of its first job; None when it is."""
+        if bundle in self._shelf:
+            return None
+        if any(part.kind == "hub" and not part.optional for part in bundle.all):
+            return "its weights are not on this machine yet; naming it in PRELOAD_TASKS downloads them"
+        placement = self._shelf.decide(bundle)
+        return placement.reason if placement.evicted or placement.mode != "resident" else None
+
+    def _run(
+        self, bundle: Bundle, params: Params, sources: Sources, control: Control, *, first: int
+    ) -> Iterator[Generated]:
+        entry = self._shelf[bundle]
+        with self._shelf.cleanly():
+            with translated("run"):
+                pictures = self._job(entry, params, sources, control).run(first)
+            while True:
+                # Not a for loop around a yield: what the receiver of a picture raises is none of the model's errors.
+                with translated("run"):
+                    picture = next(pictures, None)
+                if picture is None:
+                    break
+                yield self._checked(picture)
+        entry.residence.rest()
+
+    def _have_safety(self, control: Control | None = None) -> None:
+        """Load the safety checker, once, where the operator asked for one.
+
+        It comes before the models, which are then placed in what it leaves free.
+        """
+        weights = self.catalog.safety()
+        if weights is not None and self._safety is None:
+            if control is not None:
+                control.checkpoint()
+                control.report(Progress("loading", 0, 1))
+            self._safety = SafetyChecker(weights, cuda=self.catalog.cuda)
+
+    def _checked(self, generated: Generated) -> Generated:
+        return generated if self._safety is None else replace(generated, nsfw=self._safety.objects_to(generated))
+
+    def _job(self, entry: Loaded, params: Params, sources: Sources, control: Control) -> Any:
+        from worker.engine.families.sdxl import SdxlJob
+        from worker.engine.families.wan import WanJob
+
+        job: Any = SdxlJob if entry.bundle.family == "sdxl" else WanJob
+        return job(entry.parts, machine.device(cuda=self.catalog.cuda), params, sources, control)
+
+
+@contextmanager
+def _in_tiles(entry: Loaded) -> Iterator[None]:
+    vae = entry.parts.vae
+    vae.enable_tiling()
+    try:
+        yield
+    finally:
+        vae.disable_tiling()

@@ -1,0 +1,282 @@
+"""SDXL: text to image, image to image and inpainting on one set of networks, with an optional refiner.
+
+Reads like the papers: condition (https://arxiv.org/abs/2307.01952, section 2), denoise (base, then the refiner as an
+ensemble of experts, appendix B), decode. Knows latents and schedules; knows no users, no files and no placement.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import (
+    StableDiffusionXLImg2ImgPipeline,
+    StableDiffusionXLInpaintPipeline,
+    StableDiffusionXLPipeline,
+)
+from diffusers.utils.torch_utils import randn_tensor
+
+from worker.api.params import Draft, ImageParams
+from worker.engine import resize as fitting
+from worker.engine import vae as pixels
+from worker.engine.models.loader import SdxlParts
+from worker.engine.protocol import Control, GeneratedImage, Progress, Sources
+from worker.engine.schedulers import image_scheduler
+
+Embeddings = dict[str, torch.Tensor | None]
+StepCallback = Callable[[Any, int, Any, dict[str, torch.Tensor]], dict[str, torch.Tensor]]
+
+
+class SdxlJob:
+    """One image job on loaded networks. Nothing of it outlives it but the pictures."""
+
+    def __init__(
+        self, parts: SdxlParts, device: torch.device, params: ImageParams, sources: Sources, control: Control
+    ) -> None:
+        self._parts = parts
+        self._device = device
+        self._params = _at_least_one_step(params, control)
+        self._control = control
+        self._source = self._repaint = None
+        size = params.width, params.height
+        if sources.image is not None:
+            self._source = fitting.fit_image(sources.image, *size, control)
+        if sources.image is not None and sources.mask is not None:
+            self._repaint = fitting.fit_mask(sources.mask, sources.image.size, *size, control)
+        self._strength = self._params.strength if params.draft is None else params.draft.strength
+        self._draft_steps = 0
+        if params.draft is not None:
+            self._draft_steps = len(self._timesteps(parts.scheduler, params.num_inference_steps, None))
+        self._base_steps, self._refiner_steps = self._plan()
+        self._done = 0
+        self._steps = self._draft_steps + self._base_steps + self._refiner_steps
+        self._total = self._steps * len(params.seeds)
+
+    def run(self, first: int = 0) -> Iterator[GeneratedImage]:
+        """Images `first`, `first` + 1, ... each from its own seed: image k is what a job of that seed alone makes."""
+        self._done = self._steps * first
+        self._condition()
+        for index, seed in list(enumerate(self._params.seeds))[first:]:
+            latents = self._denoise(seed)
+            self._control.checkpoint()
+            image = pixels.decode_image(self._parts.vae, latents)
+            del latents
+            if self._repaint is not None and self._source is not None:
+                image = np.where(self._repaint[..., None], image, np.asarray(self._source))
+            yield GeneratedImage(index, seed, np.ascontiguousarray(image))
+
+    def _plan(self) -> tuple[int, int]:
+        """Steps of the base and of the refiner for one image: each noise level belongs to one of the two experts."""
+        params, parts = self._params, self._parts
+        base = self._timesteps(parts.scheduler, params.num_inference_steps, self._strength)
+        if params.high_noise_frac is None or parts.refiner_unet is None:
+            return len(base), 0
+        steps = params.refiner_inference_steps or params.num_inference_steps
+        trained = parts.scheduler.config.num_train_timesteps
+        cutoff = round(trained - params.high_noise_frac * trained)
+        high = sum(step >= cutoff for step in base)
+        if high == 0:
+            # Even the first step is below the split (a low strength, a low fraction): it is all the refiner's.
+            return 0, len(self._timesteps(parts.refiner_scheduler, steps, self._strength))
+        low = sum(step < cutoff for step in self._timesteps(parts.refiner_scheduler, steps, None))
+        return (high, low) if low else (len(base), 0)
+
+    def _timesteps(self, own: Any, steps: int, strength: float | None) -> list[float]:
+        scheduler = image_scheduler(own, self._params.scheduler)
+        scheduler.set_timesteps(steps)
+        skipped = 0 if strength is None else max(steps - int(steps * strength), 0)
+        return [float(step) for step in scheduler.timesteps[skipped * scheduler.order :]]
+
+    @torch.no_grad()
+    def _condition(self) -> None:
+        """Embed the prompts and the source picture: once a job, not once an image."""
+        self._control.checkpoint()
+        params, parts = self._params, self._parts
+        self._base_embeds = self._refiner_embeds = None
+        if self._base_steps or self._draft_steps:
+            self._warn_of_cut_prompts(parts.tokenizer)
+            # Where the model was trained so, no negative prompt means zeros, which is not the embedding of "".
+            self._base_embeds = self._embed(self._pipeline(StableDiffusionXLPipeline), params.negative_prompt or None)
+        if self._refiner_steps:
+            refiner = self._pipeline(StableDiffusionXLImg2ImgPipeline, refiner=True)
+            self._refiner_embeds = self._embed(refiner, params.negative_prompt)
+        self._source_latents = self._mask = None
+        if self._source is not None:
+            latents = pixels.encode_image(parts.vae, self._source, self._device)
+            self._source_latents = latents.to(parts.unet.dtype)
+        if self._repaint is not None:
+            # A latent covers 8 x 8 pixels and is repainted when any of them is: a thin stroke must not fall through.
+            full = torch.from_numpy(self._repaint).float()[None, None].to(self._device)
+            factor = full.shape[-1] // self._source_latents.shape[-1] if self._source_latents is not None else 8
+            coarse = torch.nn.functional.max_pool2d(full, factor)
+            self._mask = torch.nn.functional.interpolate(coarse, scale_factor=factor)
+
+    def _embed(self, pipeline: Any, negative_prompt: str | None) -> Embeddings:
+        positive, negative, pooled, negative_pooled = pipeline.encode_prompt(
+            prompt=self._params.prompt,
+            device=self._device,
+            num_images_per_prompt=1,
+            do_classifier_free_guidance=self._params.guidance_scale > 1,
+            negative_prompt=negative_prompt,
+        )
+        return {
+            "prompt_embeds": positive,
+            "negative_prompt_embeds": negative,
+            "pooled_prompt_embeds": pooled,
+            "negative_pooled_prompt_embeds": negative_pooled,
+        }
+
+    def _denoise(self, seed: int) -> torch.Tensor:
+        latents, source = None, self._source_latents
+        if self._params.draft is not None:
+            source = self._drawn_small(seed, self._params.draft)
+        if self._base_steps:
+            latents = self._denoise_base(torch.Generator("cpu").manual_seed(seed), source)
+        if self._refiner_steps:
+            latents = self._denoise_refiner(torch.Generator("cpu").manual_seed(seed), seed, latents, source)
+        if latents is None:
+            raise AssertionError("a job has at least one step")
+        return latents
+
+    def _drawn_small(self, seed: int, draft: Draft) -> torch.Tensor:
+        """The latents of a picture that was drawn at the draft's size and enlarged: what the second pass goes on from.
+
+        Far above its native size a model loses the whole of a picture (SDXL repeats objects: He et al. 2023,
+        arXiv:2310.07702). How it is laid out is settled where the model is at home; the full size gets its details.
+        """
+        params = self._params
+        options = {"num_inference_steps": params.num_inference_steps, "width": draft.width, "height": draft.height}
+        pipeline, generator = self._pipeline(StableDiffusionXLPipeline), torch.Generator("cpu").manual_seed(seed)
+        latents = self._call(pipeline, self._base_embeds, generator, self._stepper(self._draft_steps), options)
+        self._control.checkpoint()
+        vae = self._parts.vae
+        picture = fitting.enlarged(pixels.decode_image(vae, latents), params.width, params.height)
+        return pixels.encode_image(vae, picture, self._device).to(self._parts.unet.dtype)
+
+    def _denoise_base(self, generator: torch.Generator, source: torch.Tensor | None) -> torch.Tensor:
+        params = self._params
+        options: dict[str, Any] = {
+            "num_inference_steps": params.num_inference_steps,
+            # A share of 1.0 would mean no split at all to diffusers.
+            "denoising_end": params.high_noise_frac if self._refiner_steps else None,
+        }
+        size = {"width": params.width, "height": params.height}
+        if source is None:
+            pipeline = self._pipeline(StableDiffusionXLPipeline)
+            options |= size
+        elif self._mask is None:
+            pipeline = self._pipeline(StableDiffusionXLImg2ImgPipeline)
+            options |= {"image": source, "strength": self._strength}
+        else:
+            pipeline = self._pipeline(StableDiffusionXLInpaintPipeline)
+            options |= {"image": source, "mask_image": self._mask, "strength": self._strength, **size}
+        return self._call(pipeline, self._base_embeds, generator, self._stepper(self._base_steps), options)
+
+    def _denoise_refiner(
+        self, generator: torch.Generator, seed: int, latents: torch.Tensor | None, source: torch.Tensor | None
+    ) -> torch.Tensor:
+        params = self._params
+        pipeline = self._pipeline(StableDiffusionXLImg2ImgPipeline, refiner=True)
+        options: dict[str, Any] = {"num_inference_steps": params.refiner_inference_steps or params.num_inference_steps}
+        if latents is not None:
+            options |= {"image": latents, "denoising_start": params.high_noise_frac}
+        elif source is not None:
+            options |= {"image": source, "strength": self._strength}
+        else:
+            # No picture to start from: at full strength what is added to these zeros is all the noise there is.
+            channels, factor = self._parts.vae.config.latent_channels, pipeline.vae_scale_factor
+            shape = (1, channels, params.height // factor, params.width // factor)
+            zeros = torch.zeros(shape, dtype=self._parts.refiner_unet.dtype, device=self._device)
+            options |= {"image": zeros, "strength": 1.0}
+        step = self._stepper(self._refiner_steps, keep=self._keeper(seed))
+        return self._call(pipeline, self._refiner_embeds, generator, step, options)
+
+    def _call(
+        self, pipeline: Any, embeds: Embeddings | None, generator: torch.Generator, step: StepCallback, options: Any
+    ) -> torch.Tensor:
+        latents: torch.Tensor = pipeline(
+            **(embeds or {}),
+            **options,
+            generator=generator,
+            guidance_scale=self._params.guidance_scale,
+            output_type="latent",
+            callback_on_step_end=step,
+        ).images
+        return latents
+
+    def _stepper(self, planned: int, keep: StepCallback | None = None) -> StepCallback:
+        """Called after each step: asks whether to go on, tells how far it is, and lets `keep` correct the latents."""
+        before = self._done
+
+        def step(pipeline: Any, index: int, timestep: Any, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+            # Some schedulers call the network more often than they have steps; the count is of planned steps.
+            self._done = before + min(planned, -(-(index + 1) * planned // max(pipeline.num_timesteps, 1)))
+            self._control.report(Progress("generating", self._done, self._total))
+            self._control.checkpoint()
+            return keep(pipeline, index, timestep, tensors) if keep else {}
+
+        return step
+
+    def _keeper(self, seed: int) -> StepCallback | None:
+        """For the refiner of an inpainting: what is not repainted follows the source at each step's own noise level."""
+        if self._mask is None or self._source_latents is None:
+            return None
+        source = self._source_latents
+        generator = torch.Generator("cpu").manual_seed(seed)
+        noise = randn_tensor(source.shape, generator=generator, device=source.device, dtype=source.dtype)
+        mask = torch.nn.functional.interpolate(self._mask, size=source.shape[-2:]).to(source.dtype)
+
+        def keep(
+            pipeline: Any, index: int, _timestep: Any, tensors: dict[str, torch.Tensor]
+        ) -> dict[str, torch.Tensor]:
+            known, left = source, pipeline.num_timesteps - index - 1
+            if left:
+                scheduler = pipeline.scheduler
+                known = scheduler.add_noise(source, noise, scheduler.timesteps[-left].reshape(1))
+            return {"latents": (1 - mask) * known + mask * tensors["latents"]}
+
+        return keep
+
+    def _pipeline(self, kind: Any, *, refiner: bool = False) -> Any:
+        """A pipeline over the shared networks with a scheduler of its own; making one costs a millisecond."""
+        parts = self._parts
+        options: dict[str, Any] = {
+            "force_zeros_for_empty_prompt": parts.force_zeros_for_empty_prompt and not refiner,
+            "add_watermarker": False,
+        }
+        if refiner:
+            options["requires_aesthetics_score"] = parts.refiner_aesthetics
+        own = parts.refiner_scheduler if refiner else parts.scheduler
+        pipeline = kind(
+            vae=parts.vae,
+            text_encoder=None if refiner else parts.text_encoder,
+            text_encoder_2=parts.text_encoder_2,
+            tokenizer=None if refiner else parts.tokenizer,
+            tokenizer_2=parts.tokenizer_2,
+            unet=parts.refiner_unet if refiner else parts.unet,
+            scheduler=image_scheduler(own, self._params.scheduler),
+            **options,
+        )
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    def _warn_of_cut_prompts(self, tokenizer: Any) -> None:
+        for name in ("prompt", "negative_prompt"):
+            tokens = len(tokenizer(getattr(self._params, name)).input_ids)
+            if tokens > tokenizer.model_max_length:
+                self._control.warn(
+                    f"{name}: the model reads {tokenizer.model_max_length} tokens and this has {tokens}; "
+                    "the rest was left out"
+                )
+
+
+def _at_least_one_step(params: ImageParams, control: Control) -> ImageParams:
+    """`params` with a strength at which at least one of its steps runs."""
+    if params.strength is None:
+        return params
+    steps = min(params.num_inference_steps, params.refiner_inference_steps or params.num_inference_steps)
+    if int(steps * params.strength) >= 1:
+        return params
+    control.warn(f"strength: {params.strength} of {steps} steps is less than one step; one was run")
+    return replace(params, strength=min(1.0, (1 + 1e-6) / steps))

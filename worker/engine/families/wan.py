@@ -1,0 +1,185 @@
+"""Wan: text to video and image to video, for the layouts of Wan 2.1 (T2V, I2V) and Wan 2.2 (TI2V, two experts).
+
+Condition, denoise (flow matching, https://arxiv.org/abs/2503.20314), decode. Knows latents and schedules; knows no
+users, no files and no placement.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from diffusers import WanImageToVideoPipeline, WanPipeline, WanVideoToVideoPipeline
+from diffusers.utils.torch_utils import randn_tensor
+
+from worker.api.params import VideoParams
+from worker.engine import resize as fitting
+from worker.engine import vae as pixels
+from worker.engine.models.loader import WanParts
+from worker.engine.protocol import Control, GeneratedClip, Progress, Sources
+from worker.engine.schedulers import video_scheduler
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+MAX_PROMPT_TOKENS = 512
+"""What Wan was trained with, and the length its text encoder pads to."""
+
+
+class WanJob:
+    """One video job on loaded networks. Nothing of it outlives it but the frames."""
+
+    def __init__(
+        self, parts: WanParts, device: torch.device, params: VideoParams, sources: Sources, control: Control
+    ) -> None:
+        self._parts = parts
+        self._device = device
+        self._params = params
+        self._control = control
+        self._source = None
+        if sources.image is not None:
+            self._source = fitting.fit_image(sources.image, params.width, params.height, control)
+        self._done, self._total = 0, params.num_inference_steps
+        if params.draft is not None:
+            self._total += _left(params.num_inference_steps, params.draft.strength)
+
+    def run(self, first: int = 0) -> Iterator[GeneratedClip]:
+        """The clip, (num_frames, height, width, 3)."""
+        if first:
+            return
+        self._warn_of_cut_prompts()
+        self._control.checkpoint()
+        try:
+            latents = self._denoise()
+            self._control.checkpoint()
+            frames = pixels.decode_clip(self._parts.vae, latents)
+        finally:
+            # A run that was stopped leaves the frames it had come to in the VAE's cache.
+            self._parts.vae.clear_cache()
+        yield GeneratedClip(self._params.seed, frames)
+
+    def _denoise(self) -> torch.Tensor:
+        params, draft = self._params, self._params.draft
+        with torch.no_grad(), fastest_attention(self._device):
+            if draft is None:
+                return self._draw(params.width, params.height)
+            latents = self._draw(draft.width, draft.height)
+            self._control.checkpoint()
+            return self._finish(pixels.decode_clip(self._parts.vae, latents), draft.strength)
+
+    def _draw(self, width: int, height: int) -> torch.Tensor:
+        options: dict[str, Any] = {} if self._source is None else {"image": self._source}
+        size = {"width": width, "height": height, "num_frames": self._params.num_frames}
+        return self._call(self._pipeline(), options | size)
+
+    def _finish(self, drawn: "NDArray[np.uint8]", strength: float) -> torch.Tensor:
+        """The second pass: a clip that was drawn small, enlarged, and denoised once more from a little noise.
+
+        The schedule is not shifted here: a shift gives most steps to the noise levels where a clip is laid out. In
+        diffusers this pipeline takes a VAE of Wan 2.1 alone; it is given latents, and has only to denoise.
+        """
+        params, parts = self._params, self._parts
+        size = params.width, params.height
+        frames = np.stack([np.asarray(fitting.enlarged(frame, *size), dtype=np.uint8) for frame in drawn])
+        clean = pixels.encode_clip(parts.vae, frames, self._device).float()
+        scheduler = video_scheduler(parts.scheduler, 1.0)
+        scheduler.set_timesteps(params.num_inference_steps, device=self._device)
+        left = _left(params.num_inference_steps, strength)
+        noise = randn_tensor(clean.shape, generator=self._dice(), device=clean.device, dtype=clean.dtype)
+        level = scheduler.timesteps[-left].reshape(1)
+        if hasattr(scheduler, "scale_noise"):  # the flow's own Euler calls it so
+            noisy = scheduler.scale_noise(clean, level, noise)
+        else:
+            noisy = scheduler.add_noise(clean, noise, level)
+        kind: Any = WanVideoToVideoPipeline
+        pipeline = kind(
+            tokenizer=parts.tokenizer,
+            text_encoder=parts.text_encoder,
+            vae=parts.vae,
+            # Of two experts the one for little noise.
+            transformer=parts.transformer_2 or parts.transformer,
+            scheduler=scheduler,
+        )
+        return self._call(
+            pipeline, {"latents": noisy, "strength": strength, "width": params.width, "height": params.height}
+        )
+
+    def _call(self, pipeline: Any, options: dict[str, Any]) -> torch.Tensor:
+        pipeline.set_progress_bar_config(disable=True)
+        params, before = self._params, self._done
+
+        def step(pipeline: Any, index: int, _timestep: Any, _tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
+            self._done = before + index + 1
+            self._control.report(Progress("generating", self._done, self._total))
+            self._control.checkpoint()
+            return {}
+
+        latents: torch.Tensor = pipeline(
+            **options,
+            prompt=params.prompt,
+            negative_prompt=params.negative_prompt,
+            num_inference_steps=params.num_inference_steps,
+            guidance_scale=params.guidance_scale,
+            generator=self._dice(),
+            max_sequence_length=MAX_PROMPT_TOKENS,
+            output_type="latent",
+            callback_on_step_end=step,
+        ).frames
+        return latents
+
+    def _dice(self) -> torch.Generator:
+        return torch.Generator("cpu").manual_seed(self._params.seed)
+
+    def _pipeline(self) -> Any:
+        """A pipeline over the loaded networks with a scheduler of its own, shifted as this request wants it."""
+        parts = self._parts
+        shared: dict[str, Any] = {
+            "tokenizer": parts.tokenizer,
+            "text_encoder": parts.text_encoder,
+            "vae": parts.vae,
+            "transformer": parts.transformer,
+            "transformer_2": parts.transformer_2,
+            "boundary_ratio": parts.boundary_ratio,
+            "expand_timesteps": parts.expand_timesteps,
+            "scheduler": video_scheduler(parts.scheduler, self._params.flow_shift),
+        }
+        kind: Any = WanPipeline
+        if self._source is not None:
+            kind = WanImageToVideoPipeline
+            shared |= {"image_encoder": parts.image_encoder, "image_processor": parts.image_processor}
+        return kind(**shared)
+
+    def _warn_of_cut_prompts(self) -> None:
+        for name in ("prompt", "negative_prompt"):
+            tokens = len(self._parts.tokenizer(getattr(self._params, name)).input_ids)
+            if tokens > MAX_PROMPT_TOKENS:
+                self._control.warn(
+                    f"{name}: the model reads {MAX_PROMPT_TOKENS} tokens and this has {tokens}; the rest was left out"
+                )
+
+
+def _left(steps: int, strength: float) -> int:
+    """Steps of a schedule that are run at this strength, as diffusers counts them."""
+    return int(steps * strength)
+
+
+@contextmanager
+def fastest_attention(device: torch.device) -> Iterator[None]:
+    """On Hopper, cuDNN's attention first (1.3x of a Wan step there), the others behind it; elsewhere torch's order.
+
+    An order of preference, not a choice: a shape that cuDNN refuses goes to the next. Only Wan runs inside it.
+    """
+    if device.type != "cuda" or torch.cuda.get_device_capability(device)[0] != 9:
+        yield
+        return
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    order = [
+        SDPBackend.CUDNN_ATTENTION,
+        SDPBackend.FLASH_ATTENTION,
+        SDPBackend.EFFICIENT_ATTENTION,
+        SDPBackend.MATH,
+    ]
+    with sdpa_kernel(order, set_priority=True):
+        yield

@@ -1,0 +1,1 @@
+"""Which models are in memory, and where their weights live while they run."""

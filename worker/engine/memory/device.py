@@ -1,0 +1,66 @@
+"""The card, or the machine where there is none: how much memory is free, and whether the card computes.
+
+Imports torch only where there is a card to ask.
+"""
+
+from typing import TYPE_CHECKING
+
+from worker.core.errors import GpuFault, OutOfMemory
+from worker.engine.memory.placement import GIB
+from worker.engine.vendor_errors import translated
+
+if TYPE_CHECKING:
+    import torch
+
+
+def device(*, cuda: bool) -> "torch.device":
+    """Where models run."""
+    import torch
+
+    return torch.device("cuda" if cuda else "cpu")
+
+
+def memory(*, cuda: bool) -> tuple[int, int]:
+    """Bytes free and in all: of the card, or of the machine.
+
+    Raises:
+        GpuFault: the card does not answer.
+    """
+    if not cuda:
+        return _machine_memory()
+    import torch
+
+    with translated("run"):
+        free, total = torch.cuda.mem_get_info()
+        # What the allocator holds but does not use is as good as free.
+        return free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated(), total
+
+
+def try_card() -> None:
+    """Run a small matrix product on the card and check its result.
+
+    Raises:
+        GpuFault: it does not work, or gives another result.
+    """
+    import torch
+
+    try:
+        with translated("run"):
+            square = torch.ones(64, 64, device="cuda", dtype=torch.float16)
+            total = float((square @ square).float().sum())
+    except (GpuFault, OutOfMemory):
+        raise
+    except (RuntimeError, AssertionError) as error:  # no driver, or a torch built without CUDA
+        raise GpuFault from error
+    if total != 64.0**3:
+        raise GpuFault
+
+
+def _machine_memory() -> tuple[int, int]:
+    """What is available to a new program, and in all (Linux; elsewhere taken as plenty)."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            lines = dict(line.split(":", 1) for line in file)
+        return int(lines["MemAvailable"].split()[0]) * 1024, int(lines["MemTotal"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return 64 * GIB, 64 * GIB

@@ -1,0 +1,1 @@
+"""Which weights serve which task, where they are, and how they are loaded."""

@@ -1,0 +1,254 @@
+"""Which weights serve which task, and whether they are what their variable asks for. Imports no torch.
+
+Reads the settings' model variables and the small JSON files beside the weights; a client only ever sees the names of
+variables, never a path.
+"""
+
+import functools
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from worker.api.params import ModelDefaults
+from worker.core.config import Settings, has_cuda_driver
+from worker.core.errors import ModelUnavailable
+from worker.engine.models import hub as places
+from worker.engine.models.checkpoint import components, has_weights, header, read_json
+from worker.engine.models.defaults import sdxl_defaults, wan_defaults
+
+Family = Literal["sdxl", "wan"]
+Role = Literal["sdxl", "vae", "refiner", "wan", "safety"]
+Kind = Literal["folder", "file", "hub"]
+
+SDXL_BASE = "stabilityai/stable-diffusion-xl-base-1.0"
+SDXL_VAE = "madebyollin/sdxl-vae-fp16-fix"
+SAFETY = "CompVis/stable-diffusion-safety-checker"
+WAN_T2V = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
+FAMILY: dict[str, Family] = {
+    "text2img": "sdxl",
+    "img2img": "sdxl",
+    "inpaint": "sdxl",
+    "text2video": "wan",
+    "img2video": "wan",
+}
+
+_CLASSES: dict[Role, frozenset[str]] = {
+    "sdxl": frozenset({"StableDiffusionXLPipeline", "StableDiffusionXLInpaintPipeline"}),
+    "refiner": frozenset({"StableDiffusionXLImg2ImgPipeline"}),
+    "wan": frozenset({"WanPipeline", "WanImageToVideoPipeline"}),
+}
+_DEMO_FOLDERS: dict[Role, str] = {"sdxl": "sdxl", "refiner": "sdxl-refiner", "wan": "wan"}
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """What one variable names. `path` is None for a hub id that is nowhere on this machine yet."""
+
+    variable: str
+    role: Role
+    kind: Kind
+    name: str
+    """What the response calls it: `demo`, the hub id, or the name of the folder or file."""
+    path: Path | None
+    optional: bool = False
+    """Nobody asked for it by name: where it cannot be had, the worker goes on without."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """The weights that are loaded together and serve a task. Two tasks of the same bundle share every network."""
+
+    family: Family
+    main: Weights
+    vae: Weights | None = None
+    refiner: Weights | None = None
+
+    @property
+    def name(self) -> str:
+        """A short name for logs and placement, unique among the bundles of a worker."""
+        return f"{self.family}:{self.main.name}" + ("+i2v" if self.main.variable == "WAN_I2V_MODEL" else "")
+
+    @property
+    def all(self) -> tuple[Weights, ...]:
+        """Every part, the main one first."""
+        return tuple(part for part in (self.main, self.vae, self.refiner) if part is not None)
+
+    def having(self, part: Weights) -> "Bundle":
+        """This bundle with `part` in its place."""
+        match part.role:
+            case "vae":
+                return replace(self, vae=part)
+            case "refiner":
+                return replace(self, refiner=part)
+            case _:
+                return replace(self, main=part)
+
+
+class Catalog:
+    """The configured models of one worker. Nothing is remembered: a model that arrives on the disk is seen."""
+
+    def __init__(
+        self, settings: Settings, *, cuda: bool | None = None, where: tuple[places.Place, ...] | None = None
+    ) -> None:
+        self._settings = settings
+        self._cuda = has_cuda_driver() if cuda is None else cuda
+        self._where = where
+
+    @property
+    def cuda(self) -> bool:
+        """Whether the models run on a card: then half precision, and the real models by default."""
+        return self._cuda
+
+    @functools.cached_property
+    def _places(self) -> tuple[places.Place, ...]:
+        return places.default_places(self._settings.models_dir) if self._where is None else self._where
+
+    def bundle(self, task_type: str) -> Bundle:
+        """The weights of a task.
+
+        Raises:
+            ModelUnavailable: none is configured, or what is configured is not there or is something else.
+        """
+        return self._sdxl() if FAMILY[task_type] == "sdxl" else self._wan(task_type)
+
+    def describe(self, task_type: str) -> ModelDefaults:
+        """What the task's model says of itself: native size, steps, guidance. Reads small files only.
+
+        Raises:
+            ModelUnavailable: as `bundle`.
+        """
+        bundle = self.bundle(task_type)
+        main = bundle.main
+        folder = main.path if main.kind == "folder" else None
+        if bundle.family == "sdxl":
+            return replace(sdxl_defaults(main.name, folder), has_refiner=bundle.refiner is not None)
+        return wan_defaults(main.name, folder, ti2v=wan_layout(main) == "ti2v")
+
+    def safety(self) -> Weights | None:
+        """The checker that every result must pass; None where the operator asked for none.
+
+        Raises:
+            ModelUnavailable: what is configured is not there or is something else.
+        """
+        if self._settings.safety_checker == "off":
+            return None
+        return self._weights("SAFETY_MODEL", "safety", self._settings.safety_model or SAFETY)
+
+    def sdxl_configs(self) -> Path | None:
+        """A folder with SDXL's configs and tokenizers, which a single `.safetensors` file lacks; None: not here."""
+        return places.find(SDXL_BASE, self._places, lambda folder: (folder / "tokenizer" / "vocab.json").is_file())
+
+    def _sdxl(self) -> Bundle:
+        settings = self._settings
+        value = settings.sdxl_model or (SDXL_BASE if self._cuda else "demo")
+        main = self._weights("SDXL_MODEL", "sdxl", value)
+        vae = refiner = None
+        if settings.sdxl_vae and settings.sdxl_vae != "demo":
+            vae = self._weights("SDXL_VAE", "vae", settings.sdxl_vae)
+        elif value == SDXL_BASE and self._cuda and not settings.sdxl_vae:
+            vae = replace(self._weights("SDXL_VAE", "vae", SDXL_VAE), optional=True)
+        if settings.sdxl_refiner:
+            refiner = self._weights("SDXL_REFINER", "refiner", settings.sdxl_refiner)
+        elif main.name == "demo" and not self._cuda:
+            refiner = self._weights("SDXL_REFINER", "refiner", "demo")
+        if refiner is not None and (refiner.name == "demo") != (main.name == "demo"):
+            raise ModelUnavailable("SDXL_REFINER does not go with SDXL_MODEL: only one of them is demo")
+        return Bundle("sdxl", main, vae, refiner)
+
+    def _wan(self, task_type: str) -> Bundle:
+        settings = self._settings
+        t2v = settings.wan_model or (WAN_T2V if self._cuda else "demo")
+        if task_type == "text2video":
+            main = self._weights("WAN_MODEL", "wan", t2v)
+        elif settings.wan_i2v_model:
+            main = self._weights("WAN_I2V_MODEL", "wan", settings.wan_i2v_model)
+        else:
+            main = self._weights("WAN_MODEL", "wan", t2v)
+            if wan_layout(main) != "ti2v":
+                if self._cuda:
+                    raise ModelUnavailable(
+                        "no model is configured for img2video; set WAN_I2V_MODEL "
+                        "(or WAN_MODEL to a checkpoint that does both, such as Wan 2.2 TI2V)"
+                    )
+                main = self._weights("WAN_I2V_MODEL", "wan", "demo")
+        layout = wan_layout(main)
+        if layout is not None and task_type not in _SERVES[layout]:
+            wanted = "an image-to-video" if task_type == "img2video" else "a text-to-video"
+            raise ModelUnavailable(f"{main.variable} is not {wanted} checkpoint, so it cannot serve {task_type}")
+        if task_type == "img2video" and settings.wan_i2v_model and settings.wan_i2v_model == t2v:
+            main = replace(main, variable="WAN_MODEL")  # one checkpoint for both is loaded once
+        return Bundle("wan", main)
+
+    def _weights(self, variable: str, role: Role, value: str) -> Weights:
+        if value == "demo":
+            if role not in _DEMO_FOLDERS:
+                raise ModelUnavailable(f"{variable} cannot be demo")
+            folder = places.DEMO_MODELS / _DEMO_FOLDERS[role]
+            if problem := folder_problem(folder, role):
+                raise ModelUnavailable(f"{variable} names the built-in demo model, whose folder {problem}")
+            return Weights(variable, role, "folder", "demo", folder)
+        path = Path(value).expanduser()
+        if value.endswith(".safetensors"):
+            if role not in {"sdxl", "vae"}:
+                raise ModelUnavailable(f"{variable} must be a hub id or a folder; only SDXL loads from a single file")
+            if not path.is_file():
+                raise ModelUnavailable(f"{variable} names a file that is not there")
+            if not header(path):
+                raise ModelUnavailable(f"{variable} names a file that is not in the safetensors format")
+            return Weights(variable, role, "file", path.name, path)
+        if path.is_dir():
+            if problem := folder_problem(path, role):
+                raise ModelUnavailable(f"{variable} names a folder that {problem}")
+            return Weights(variable, role, "folder", path.resolve().name, path)
+        if path.is_absolute() or value.startswith((".", "~")):
+            raise ModelUnavailable(f"{variable} names a folder that is not there")
+        if not places.HUB_ID.match(value):
+            raise ModelUnavailable(f"{variable} must be a hub id (org/name), a folder, a .safetensors file or demo")
+        found = places.find(value, self._places, lambda folder: not folder_problem(folder, role))
+        return Weights(variable, role, "hub" if found is None else "folder", value, found)
+
+
+WanLayout = Literal["t2v", "i2v", "ti2v"]
+_SERVES: dict[WanLayout, frozenset[str]] = {
+    "t2v": frozenset({"text2video"}),
+    "i2v": frozenset({"img2video"}),
+    "ti2v": frozenset({"text2video", "img2video"}),
+}
+
+
+def wan_layout(weights: Weights) -> WanLayout | None:
+    """What a Wan checkpoint does: text to video, image to video, or both (Wan 2.2 TI2V). None: it cannot be told yet.
+
+    An image-to-video transformer takes more channels than it gives: the latents, the mask and the first frame.
+    """
+    if weights.path is None:
+        return "ti2v" if "TI2V" in weights.name.upper() else None
+    if read_json(weights.path / "model_index.json").get("expand_timesteps"):
+        return "ti2v"
+    config = read_json(weights.path / "transformer" / "config.json")
+    return "t2v" if config.get("in_channels", 16) == config.get("out_channels", 16) else "i2v"
+
+
+def folder_problem(folder: Path, role: Role) -> str | None:
+    """Why `folder` cannot be loaded as `role`, as the end of a sentence; None when nothing seems wrong."""
+    if role == "vae":
+        if read_json(folder / "config.json").get("_class_name") != "AutoencoderKL":
+            return "is not an SDXL VAE (its config.json does not name AutoencoderKL)"
+        return None if any(folder.glob("*.safetensors")) else "has no .safetensors weights"
+    if role == "safety":
+        if read_json(folder / "config.json").get("architectures") != ["StableDiffusionSafetyChecker"]:
+            return "is not a safety checker (its config.json does not name StableDiffusionSafetyChecker)"
+        if not (folder / "preprocessor_config.json").is_file():
+            return "has no preprocessor_config.json"
+        return None if any(folder.glob("*.safetensors")) else "has no .safetensors weights"
+    index = read_json(folder / "model_index.json")
+    if not index:
+        return "is not a model in diffusers' layout (no model_index.json)"
+    if index.get("_class_name") not in _CLASSES[role]:
+        return f"holds another kind of model (not one of {', '.join(sorted(_CLASSES[role]))})"
+    for component in filter(has_weights, components(folder)):
+        if not any((folder / component).glob("*.safetensors")):
+            return f"has no .safetensors weights for its {component}"
+    if role == "sdxl" and read_json(folder / "unet" / "config.json").get("in_channels", 4) != 4:
+        return "holds an inpainting-only UNet; the plain one serves all three image tasks"
+    return None

@@ -1,0 +1,47 @@
+"""A scheduler per request, made from the model's own scheduler's config. Knows names and options; holds no state.
+
+Schedulers keep state between steps, so none is ever shared by two runs.
+"""
+
+from typing import Any
+
+import diffusers
+
+from worker.api.request import Scheduler
+
+CHOICES: dict[Scheduler, tuple[str, dict[str, Any]]] = {
+    # Latents are not pictures: clipping them to [-1, 1] (DDIM's default) would ruin them.
+    Scheduler.DDIM: ("DDIMScheduler", {"clip_sample": False}),
+    # The Runge-Kutta warm-up is off for latent models, as in their own configs.
+    Scheduler.PNDM: ("PNDMScheduler", {"skip_prk_steps": True}),
+    Scheduler.KLMS: ("LMSDiscreteScheduler", {}),
+    Scheduler.K_EULER: ("EulerDiscreteScheduler", {}),
+    Scheduler.K_EULER_ANCESTRAL: ("EulerAncestralDiscreteScheduler", {}),
+    Scheduler.DPM_SOLVER_MULTISTEP: ("DPMSolverMultistepScheduler", {}),
+    Scheduler.DPM_SOLVER_SINGLESTEP: ("DPMSolverSinglestepScheduler", {}),
+    Scheduler.DPM_SOLVER_MULTISTEP_KARRAS: ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
+    Scheduler.DPM_SOLVER_SDE_MULTISTEP_KARRAS: (
+        "DPMSolverMultistepScheduler",
+        {"use_karras_sigmas": True, "algorithm_type": "sde-dpmsolver++"},
+    ),
+    Scheduler.HEUN: ("HeunDiscreteScheduler", {}),
+    Scheduler.UNIPC: ("UniPCMultistepScheduler", {}),
+}
+"""The contract's names -> diffusers' classes and what is set beyond the model's own config."""
+
+
+def image_scheduler(own: Any, choice: Scheduler | None) -> Any:
+    """A new scheduler of the chosen kind; of the model's own kind when `choice` is None."""
+    if choice is None:
+        return type(own).from_config(own.config)
+    name, options = CHOICES[choice]
+    return getattr(diffusers, name).from_config(own.config, **options)
+
+
+def video_scheduler(own: Any, flow_shift: float) -> Any:
+    """A new scheduler of the model's own kind with the request's shift of the flow's noise levels.
+
+    The multistep solvers name it `flow_shift`, the flow-matching Euler one `shift`.
+    """
+    name = "flow_shift" if "flow_shift" in own.config else "shift"
+    return type(own).from_config(own.config, **{name: flow_shift})

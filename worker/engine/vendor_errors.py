@@ -1,0 +1,143 @@
+"""The vendors' libraries at this package's border: their errors become ours in one table, their chatter is turned off.
+
+Knows which exceptions torch, safetensors, diffusers and the operating system raise; knows no models and no requests.
+"""
+
+import errno
+import gc
+import logging
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+from worker.core.errors import Cancelled, DiskFull, GpuFault, Internal, JobError, ModelUnavailable, OutOfMemory
+
+log = logging.getLogger(__name__)
+
+Doing = Literal["load", "run"]
+
+POISON = (
+    "device-side assert",
+    "illegal memory access",
+    "illegal instruction",
+    "misaligned address",
+    "uncorrectable ecc",
+    "ecc error",
+    "unspecified launch failure",
+    "launch timed out",
+    "hardware stack error",
+    "invalid program counter",
+    "cudnn_status_internal_error",
+    "cudnn_status_execution_failed",
+    "cublas_status_internal_error",
+    "cublas_status_execution_failed",
+    "cublas_status_not_initialized",
+    "cuda driver error",
+    "cuda-capable device(s) is/are busy",
+    "no cuda gpus are available",
+    "gpu is lost",
+    "device unavailable",
+    "driver shutting down",
+)
+"""Messages after which nothing on this CUDA context works any more (sticky errors), or the card itself is gone."""
+
+NO_MEMORY = ("out of memory", "cublas_status_alloc_failed", "can't allocate memory", "not enough memory")
+"""Messages of an allocation that failed; the context lives on."""
+
+_HTTP_CLIENTS = frozenset({"httpx", "httpx2", "httpcore", "httpcore2", "requests"})  # huggingface_hub 2 uses the second
+
+UNREADABLE = "the weights of this model could not be read; the worker's log says why"
+UNREACHABLE = "the weights of this model are not on this worker and could not be downloaded"
+
+
+def translate(error: BaseException, doing: Doing) -> BaseException:
+    """The error of ours that a vendor's error means; `error` itself when it means nothing special.
+
+    Messages of vendors hold paths, hosts and sizes: none of their text goes into ours.
+    """
+    if isinstance(error, JobError | Cancelled) or not isinstance(error, Exception):
+        return error
+    text = str(error).lower()
+    if isinstance(error, MemoryError):
+        return OutOfMemory("the worker ran out of memory; ask for a smaller size, fewer frames or fewer images")
+    if isinstance(error, RuntimeError):  # torch.OutOfMemoryError and torch.AcceleratorError are RuntimeErrors
+        if type(error).__name__ == "OutOfMemoryError" or any(mark in text for mark in NO_MEMORY):
+            return OutOfMemory()
+        if type(error).__name__ == "AcceleratorError" or any(mark in text for mark in POISON):
+            return GpuFault()
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return DiskFull()
+    if doing == "load":
+        module = type(error).__module__.partition(".")[0]
+        if module in _HTTP_CLIENTS or _is_hub_error(error):
+            return ModelUnavailable(UNREACHABLE)
+        if module == "safetensors" or type(error).__name__ == "SafetensorError":
+            return ModelUnavailable(UNREADABLE)
+        if isinstance(error, OSError | ValueError | KeyError | RuntimeError | TypeError | AttributeError | ImportError):
+            return ModelUnavailable(UNREADABLE)
+    return error
+
+
+def _is_hub_error(error: Exception) -> bool:
+    return any(kind.__module__.startswith("huggingface_hub") for kind in type(error).__mro__)
+
+
+@contextmanager
+def translated(doing: Doing) -> Iterator[None]:
+    """Run the body; a vendor's error leaves it as ours, with its cause kept and the memory of its frames let go."""
+    try:
+        yield
+    except Exception as error:
+        ours = translate(error, doing)
+        # A traceback keeps every local variable of the failed call alive: gigabytes, on the card.
+        traceback.clear_frames(error.__traceback__)
+        if ours is error:
+            raise
+        log.warning(
+            "%s became %s", type(error).__name__, type(ours).__name__, extra={"action": "vendor_error", "doing": doing}
+        )
+        raise ours from error
+
+
+def release_memory() -> None:
+    """Give back what nothing refers to any more: Python's garbage, then the allocator's cached blocks on the card."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        try:
+            torch.cuda.empty_cache()
+        except RuntimeError as error:
+            raise GpuFault from error
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Import large libraries in the body: about a sixth sooner, because no collection walks through what only grows."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
+def quiet() -> None:
+    """Turn off the vendors' progress bars and notices. Their notices quote prompts; their errors stay."""
+    import diffusers
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    del diffusers
+    for vendor in (diffusers_logging, transformers_logging):
+        vendor.set_verbosity_error()
+        vendor.disable_progress_bar()
+    warnings.filterwarnings("ignore", module=r"(diffusers|transformers|huggingface_hub|torch)\b.*")
+
+
+def no_picture() -> Internal:
+    """What a job fails with when the model's output holds no picture."""
+    return Internal("the model gave no usable picture (its numbers were not finite, or every pixel was the same)")

@@ -1,0 +1,123 @@
+"""Firebase, thinly: one app, its documents and its bucket behind our Protocols, and who its users are.
+
+Google's clients are imported when they are first needed, here and in `firestore`, `bucket` and `google_errors` alone.
+Knows no field of a document, no path and no job.
+"""
+
+import functools
+import uuid
+from typing import Any
+
+from worker.core.config import ConfigError, Settings
+from worker.core.errors import Unauthenticated
+from worker.firebase.credentials import read_key
+from worker.firebase.errors import translated
+from worker.firebase.firestore import FirestoreDocuments
+from worker.firebase.gcs import FirebaseBucket
+
+HTTP_SECONDS = 5.0
+CLOCK_SKEW_SECONDS = 10
+
+
+class FirebaseUsers:
+    """Who a user is, by the ID token that Firebase gave their phone."""
+
+    def __init__(self, app: Any, *, check_revoked: bool = False) -> None:
+        self._app, self._check_revoked = app, check_revoked
+
+    def uid(self, id_token: str) -> str:
+        """The user id of a valid token: signature, audience, issuer and expiry are checked.
+
+        With `check_revoked` Google is asked whether the user was disabled, deleted or signed out since.
+
+        Raises:
+            Unauthenticated: the token is not valid (any more).
+            BackendError: Google's public keys or the user could not be fetched.
+        """
+        from firebase_admin import auth
+
+        with translated("auth"):
+            try:
+                claims = auth.verify_id_token(
+                    id_token, self._app, check_revoked=self._check_revoked, clock_skew_seconds=CLOCK_SKEW_SECONDS
+                )
+            except auth.ExpiredIdTokenError:
+                raise Unauthenticated("the id_token has expired; sign in again or refresh it") from None
+            except (auth.RevokedIdTokenError, auth.UserDisabledError, auth.UserNotFoundError):
+                raise Unauthenticated("the user of this id_token was signed out, disabled or deleted") from None
+            except (auth.InvalidIdTokenError, ValueError, TypeError, AttributeError, RecursionError):
+                # Google's library takes a token's header for an object, whatever it is.
+                raise Unauthenticated("the id_token is not valid for this project") from None
+        return str(claims["uid"])
+
+
+class Firebase:
+    """One Firebase app, connected when first used."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Check what is configured, without importing or connecting anything.
+
+        Raises:
+            ConfigError: the key cannot be read, or nothing says which project it is.
+        """
+        self._settings = settings
+        self._key: dict[str, Any] | None = None
+        if not settings.uses_emulators:
+            if settings.firebase_service_account_key is None:
+                raise ConfigError("FIREBASE_SERVICE_ACCOUNT_KEY: is not set")
+            self._key = read_key(settings.firebase_service_account_key.get_secret_value())
+
+    @functools.cached_property
+    def _app(self) -> Any:
+        import firebase_admin
+
+        if self._key is None:
+            from google.auth.credentials import AnonymousCredentials
+
+            credential: Any = AnonymousCredentials()  # type: ignore[no-untyped-call]  # google-auth is partly typed
+        else:
+            credential = firebase_admin.credentials.Certificate(self._key)
+        options = {"projectId": self.project, "httpTimeout": HTTP_SECONDS}
+        return firebase_admin.initialize_app(credential, options, name=f"worker-{uuid.uuid4()}")
+
+    @property
+    def project(self) -> str:
+        """The Firebase project's id."""
+        return str(self._key["project_id"]) if self._key else self._settings.google_cloud_project or "demo-worker"
+
+    @functools.cached_property
+    def documents(self) -> FirestoreDocuments | None:
+        """Firestore; None where only the Storage emulator is there."""
+        if self._key is None and not self._settings.firestore_emulator_host:
+            return None
+        from firebase_admin import firestore
+
+        return FirestoreDocuments(firestore.client(self._app))
+
+    @functools.cached_property
+    def bucket(self) -> FirebaseBucket | None:
+        """The configured bucket; None where none is configured."""
+        if not self._settings.firebase_storage_bucket:
+            return None
+        if self._key is None and not self._settings.storage_emulator_host:
+            return None
+        from firebase_admin import storage
+
+        return FirebaseBucket(storage.bucket(self._settings.firebase_storage_bucket, self._app))
+
+    @functools.cached_property
+    def users(self) -> FirebaseUsers:
+        """Verification of ID tokens."""
+        return FirebaseUsers(self._app, check_revoked=self._settings.check_revoked)
+
+    def connect(self) -> None:
+        """Import and build the clients now, before the first job needs them.
+
+        Raises:
+            ConfigError: the key is not one that Google's library takes.
+        """
+        try:
+            _ = (self.documents, self.bucket)
+        except ValueError:
+            # firebase-admin's message may quote the key.
+            raise ConfigError("FIREBASE_SERVICE_ACCOUNT_KEY: its private key cannot be read") from None

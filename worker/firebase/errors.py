@@ -1,0 +1,56 @@
+"""Google's errors become ours, in one table.
+
+Knows what Google's clients raise and what it means for the next step; knows no call.
+"""
+
+import contextlib
+import functools
+import logging
+from collections.abc import Iterator
+
+from worker.core.errors import BackendError
+
+log = logging.getLogger(__name__)
+
+
+@functools.cache
+def google_errors() -> tuple[tuple[tuple[type[BaseException], ...], str], ...]:
+    """What Google's clients raise, and what it means for the next step; the first match counts."""
+    import requests
+    from firebase_admin import exceptions as firebase
+    from google.api_core import exceptions as api
+    from google.auth import exceptions as auth
+    from google.cloud.storage.exceptions import DataCorruption
+
+    return (
+        ((auth.TransportError, auth.TimeoutError, requests.ConnectionError, requests.Timeout), "unreachable"),
+        ((auth.GoogleAuthError,), "refused"),
+        ((api.ServerError, api.TooManyRequests, api.RetryError, api.Aborted, api.Cancelled), "unreachable"),
+        ((DataCorruption, requests.RequestException, OSError), "unreachable"),
+        ((firebase.PermissionDeniedError, firebase.UnauthenticatedError), "refused"),
+        ((firebase.FirebaseError,), "unreachable"),
+        ((api.GoogleAPIError, ValueError), "refused"),
+    )
+
+
+@contextlib.contextmanager
+def translated(service: str, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Google's errors leave as `BackendError`, logged once by their type; what is in none of them passes.
+
+    `passing` are errors that may pass by trying again here, whatever they mean elsewhere.
+    """
+    try:
+        yield
+    except BackendError:
+        raise
+    except Exception as error:
+        for types, kind in ((passing, "unreachable"), *google_errors()):
+            if isinstance(error, types):
+                log.warning(
+                    "%s: %s",
+                    service,
+                    type(error).__name__,
+                    extra={"action": "backend_error", "service": service, "kind": kind},
+                )
+                raise BackendError(service, kind) from error
+        raise

@@ -1,0 +1,138 @@
+"""`Bucket` over Google Cloud Storage, with token metadata, preconditions, checked CRC32C and one time budget a call.
+
+Knows Google's client, which is imported when it is first used. Knows no path and no job.
+"""
+
+import base64
+import contextlib
+import functools
+import struct
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from worker.core.errors import BackendError
+from worker.firebase.errors import translated
+from worker.storage.results import ObjectInfo
+
+CONNECT_SECONDS = 2.5
+READ_SECONDS = 4.0
+"""Longest silence of the other side while a request is under way; a slow but moving upload is never cut."""
+
+T = TypeVar("T")
+
+
+class FirebaseBucket:
+    """`Bucket` over Google Cloud Storage, with token metadata, preconditions and checked CRC32C."""
+
+    def __init__(self, bucket: Any) -> None:
+        self._bucket = bucket
+        self.name: str = bucket.name
+
+    def info(self, path: str, *, deadline: float) -> ObjectInfo | None:
+        """The object's generation, checksum and metadata."""
+        blob = _within(deadline, functools.partial(self._bucket.get_blob, path))
+        return _object_info(blob) if blob is not None else None
+
+    def upload(
+        self,
+        path: str,
+        data: bytes,
+        *,
+        content_type: str,
+        metadata: Mapping[str, str],
+        replaces: int,
+        deadline: float,
+    ) -> ObjectInfo | None:
+        """One conditional upload; retried within the deadline, which the precondition makes safe."""
+        from google.api_core.exceptions import BadRequest, PreconditionFailed
+
+        blob = self._bucket.blob(path)
+        blob.metadata = dict(metadata)
+        blob.cache_control = "private, max-age=31536000"
+
+        def once(**bounds: Any) -> ObjectInfo | None:
+            try:
+                blob.upload_from_string(
+                    data, content_type=content_type, if_generation_match=replaces, checksum="crc32c", **bounds
+                )
+            except PreconditionFailed:
+                return None
+            return _object_info(blob)
+
+        # What is sent here is well formed: where the service says it is not, it was damaged on its way.
+        return _within(deadline, once, passing=(BadRequest,))
+
+    def adopt(self, path: str, metadata: Mapping[str, str], *, seen: ObjectInfo, deadline: float) -> ObjectInfo | None:
+        """Change metadata of the object as it was seen; None where it is gone or changed."""
+        from google.api_core.exceptions import NotFound, PreconditionFailed
+
+        blob = self._bucket.blob(path)
+        blob.metadata = dict(metadata)
+        as_seen = {"if_generation_match": seen.generation, "if_metageneration_match": seen.metageneration}
+
+        def once(**bounds: Any) -> ObjectInfo | None:
+            try:
+                blob.patch(**as_seen, **bounds)
+            except (NotFound, PreconditionFailed):
+                return None
+            return _object_info(blob)
+
+        return _within(deadline, once)
+
+    def delete(self, path: str, *, generation: int, metageneration: int, deadline: float) -> None:
+        """Delete the object as it was left; a missing, newer or adopted one is left alone."""
+        from google.api_core.exceptions import NotFound, PreconditionFailed
+
+        as_left = {"if_generation_match": generation, "if_metageneration_match": metageneration}
+
+        def once(**bounds: Any) -> None:
+            with contextlib.suppress(NotFound, PreconditionFailed):
+                self._bucket.blob(path).delete(**as_left, **bounds)
+
+        _within(deadline, once)
+
+    def read(self, path: str, *, max_bytes: int, deadline: float) -> bytes | None:
+        """The whole object, after a look at its size."""
+        blob = _within(deadline, functools.partial(self._bucket.get_blob, path))
+        if blob is None:
+            return None
+        if blob.size > max_bytes:
+            raise ValueError(blob.size)
+        data: bytes = _within(deadline, functools.partial(blob.download_as_bytes, if_generation_match=blob.generation))
+        return data
+
+    def crc32c(self, data: bytes) -> str:
+        """Base64 of the big-endian CRC32C."""
+        import google_crc32c
+
+        return base64.b64encode(struct.pack(">I", google_crc32c.value(data))).decode()
+
+
+def _within(deadline: float, call: Callable[..., T], passing: tuple[type[Exception], ...] = ()) -> T:
+    """`call`, tried again while what failed may pass and there is time.
+
+    Google's own retries give the last try as much time as the first one had, past any deadline.
+    """
+    pause = 0.2
+    while True:
+        left = max(0.1, deadline - time.monotonic())
+        try:
+            with translated("storage", passing):
+                return call(timeout=(min(CONNECT_SECONDS, left), min(READ_SECONDS, left)), retry=None)
+        except BackendError as error:
+            if error.kind != "unreachable" or time.monotonic() + pause >= deadline:
+                raise
+        time.sleep(pause)
+        pause = min(2 * pause, 2.0)
+
+
+def _object_info(blob: Any) -> ObjectInfo:
+    return ObjectInfo(
+        generation=int(blob.generation or 0),
+        size=int(blob.size or 0),
+        crc32c=blob.crc32c or "",
+        metadata=dict(blob.metadata or {}),
+        content_type=blob.content_type or "",
+        metageneration=int(blob.metageneration or 1),
+    )

@@ -1,0 +1,1 @@
+"""One job from its arrival to its answer."""

@@ -1,0 +1,110 @@
+"""Progress of one job: the newest `Progress`, handed to small sinks, at most once a second each.
+
+Knows events and sinks, not what a sink does with them. Progress may be lost; what ends a job is never told here.
+"""
+
+import asyncio
+import contextlib
+import logging
+import sys
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from worker.engine.protocol import Progress
+
+log = logging.getLogger(__name__)
+
+AsyncSink = Callable[[Progress], Awaitable[None]]
+INTERVAL_SECONDS = 1.0
+
+
+class Throttle:
+    """Feeds one asynchronous sink with the newest progress, one call at a time, at most once an interval.
+
+    `close` waits for a call under way, and nothing is sent after it: RunPod would take a late progress post for news.
+    """
+
+    def __init__(self, sink: AsyncSink, interval: float = INTERVAL_SECONDS) -> None:
+        self._sink, self._interval = sink, interval
+        self._newest: Progress | None = None
+        self._wake = asyncio.Event()
+        self._closed = asyncio.Event()
+        self._task = asyncio.create_task(self._pump())
+
+    def __call__(self, progress: Progress) -> None:
+        """Take note; called in the event loop."""
+        self._newest = progress
+        self._wake.set()
+
+    async def _pump(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            if self._closed.is_set():
+                return
+            progress, self._newest = self._newest, None
+            if progress is not None:
+                await self._sink(progress)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._closed.wait(), self._interval)
+
+    async def close(self) -> None:
+        """Send nothing more; returns when nothing is under way."""
+        self._closed.set()
+        self._wake.set()
+        await self._task
+
+
+class Unattended:
+    """A `Control` for work that belongs to no job: nothing stops it, and whoever watches sees its progress."""
+
+    def __init__(self, watch: Callable[[Progress], None] = lambda _: None) -> None:
+        self.report = watch
+
+    def checkpoint(self) -> None:
+        """Go on."""
+
+    def warn(self, warning: str) -> None:
+        """Log it: there is nobody else to tell."""
+        log.warning("%s", warning, extra={"action": "loading"})
+
+
+def terminal_bar(title: str) -> "TerminalBar | None":
+    """A bar where a person watches, None elsewhere."""
+    return TerminalBar(title) if sys.stderr.isatty() else None
+
+
+class TerminalBar:
+    """A progress bar for people: loading, steps, uploading, on one line each."""
+
+    def __init__(self, title: str) -> None:
+        self._title, self._stage = title, ""
+        self._bar: Any = None
+        self._lock = threading.Lock()
+
+    def __call__(self, progress: Progress) -> None:
+        """Draw."""
+        from tqdm import tqdm  # only where somebody watches
+
+        with self._lock:
+            if progress.stage != self._stage:
+                self._end()
+                self._stage = progress.stage
+                self._bar = tqdm(
+                    total=progress.total_steps or 1, desc=f"{self._title}: {progress.stage}", file=sys.stderr
+                )
+            if progress.total_steps:
+                self._bar.total = progress.total_steps
+            self._bar.n = progress.step
+            self._bar.refresh()
+
+    def _end(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def close(self) -> None:
+        """Leave the finished line and start a new one."""
+        with self._lock:
+            self._end()

@@ -1,0 +1,44 @@
+"""What a job needs of the world: the Protocols that are passed in, and the one value that holds them all.
+
+Knows no implementation. `handler.build` fills it for real, tests fill it with what misbehaves.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from worker.api.request import Source
+from worker.auth.caller import Identity
+from worker.core.config import Settings
+from worker.delivery.spool import Outbox
+from worker.document.store import Documents
+from worker.engine.protocol import Generator, Sources
+from worker.job.gpu_thread import GpuThread
+from worker.storage.results import Storage
+
+
+class SourceImages(Protocol):
+    """The client's pictures."""
+
+    def load(self, request: Source, user_id: str | None, checkpoint: Callable[[], None]) -> Sources:
+        """Fetch and decode; `user_id` is whose folders in the bucket may be read.
+
+        Raises:
+            UrlBlocked, DownloadFailed, InvalidImage, InvalidInput, Forbidden, StorageUnavailable.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Collaborators:
+    """Everything a job needs. None stands for what is not configured."""
+
+    settings: Settings
+    generator: Generator
+    gpu: GpuThread
+    sources: SourceImages
+    documents: Documents | None
+    storage: Storage | None
+    identity: Identity
+    worker_id: str
+    outbox: Outbox | None = None

@@ -1,0 +1,1 @@
+"""Pixels to bytes and back. No torch, no network."""

@@ -1,0 +1,165 @@
+"""The way without storage: results as `data:` URIs that fit into a response.
+
+Knows byte budgets and the order in which quality is given up; the size in pixels never is. Does not know the response's
+fields: the caller says how often each file's URI stands in it. The same pixels and budget give the same files.
+"""
+
+import base64
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from worker.core.errors import ResultTooLarge
+from worker.media.video import VIDEO_CRF, Encoded, encode_image, encode_video
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+LOSSLESS = 100
+WEBP_LADDER = (LOSSLESS, 95, 90, 80, 65, 50, 35, 20)
+"""WebP qualities, best first, that are tried when a result does not fit."""
+LOSSLESS_SHARE = 0.8
+"""Lossless WebP is some 10 % smaller than PNG, drawings more; when a fifth or more must go, it is not worth the try."""
+MAX_CRF = 46
+"""Beyond this rate factor a clip is a smear; an honest error serves better."""
+
+MAX_REENCODES = 2
+"""Once by the rule of thumb, and once more for a clip that breaks it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """Files whose data URIs fit the budget, and what had to be done for it, in words for the receiver."""
+
+    files: list[Encoded]
+    warnings: list[str]
+
+
+def data_uri(file: Encoded) -> str:
+    """`data:<type>;base64,<data>`; plain ASCII without anything that JSON escapes."""
+    return f"data:{file.content_type};base64,{base64.b64encode(file.data).decode('ascii')}"
+
+
+def uri_length(file: Encoded) -> int:
+    """Characters of `data_uri(file)`, without making it."""
+    return len(f"data:{file.content_type};base64,") + 4 * math.ceil(len(file.data) / 3)
+
+
+def total_length(files: Sequence[Encoded], copies: Sequence[int]) -> int:
+    """Characters of all data URIs when the one of file k stands `copies[k]` times in the response."""
+    return sum(uri_length(file) * count for file, count in zip(files, copies, strict=True))
+
+
+def next_quality(content_type: str, tried: int | None, share: float) -> int | None:
+    """The WebP quality to try next, or None when there is none left.
+
+    Args:
+        content_type: of the files as they were first encoded.
+        tried: the quality that was tried last; None at first.
+        share: budget / what the files take now; below 1.
+    """
+    if tried is not None:
+        lower = [quality for quality in WEBP_LADDER if quality < tried]
+        return lower[0] if lower else None
+    if content_type == "image/png":
+        return LOSSLESS if share >= LOSSLESS_SHARE else 95
+    # A JPEG of quality 95 was asked for, or a WebP of 90: start where the file is sure to shrink.
+    return 90 if content_type == "image/jpeg" else 80
+
+
+def fit_images(
+    images: "Sequence[NDArray[np.uint8]]", encoded: Sequence[Encoded], budget: int, copies: Sequence[int]
+) -> Fitted:
+    """The files as they are if they fit, else all of them as WebP at the best quality that does.
+
+    Args:
+        images: the pixels, each (height, width, 3), in the order of `encoded`.
+        encoded: the files in the format that was asked for.
+        budget: characters that all data URIs together may take in the response.
+        copies: how many times each file's data URI stands in the response.
+
+    Raises:
+        ResultTooLarge: not even the lowest quality fits; the message says how large the result is.
+    """
+    files = list(encoded)
+    quality: int | None = None
+    while (length := total_length(files, copies)) > budget:
+        quality = next_quality(encoded[0].content_type, quality, budget / length)
+        if quality is None:
+            raise ResultTooLarge(_too_large("images", length, budget))
+        files = [encode_image(pixels, "webp", quality) for pixels in images]
+    if quality is None:
+        return Fitted(files, [])
+    how = "without loss" if quality == LOSSLESS else f"at quality {quality}"
+    warning = f"The images did not fit into the response as {_name(encoded[0])}; they were encoded as WebP {how}."
+    return Fitted(files, [warning])
+
+
+def next_crf(crf: int, share: float) -> int | None:
+    """The rate factor at which a clip should take a little less than `share` (below 1) of what it takes at `crf`.
+
+    Six steps about halve a clip (https://trac.ffmpeg.org/wiki/Encode/H.264), noisy ones faster; one more is for safety.
+    None when it would be above `MAX_CRF`, or when nothing is left of the budget.
+    """
+    if share <= 0 or crf >= MAX_CRF:
+        return None
+    wanted = crf + math.ceil(6 * math.log2(1 / share)) + 1
+    # A clip that shrinks faster than the rule may still fit at the limit; hopeless ones are not even tried.
+    return min(wanted, MAX_CRF) if wanted <= MAX_CRF + 6 else None
+
+
+def fit_video(
+    frames: "NDArray[np.uint8]",
+    fps: int,
+    encoded: Encoded,
+    *,
+    budget: int,
+    copies: int,
+    checkpoint: Callable[[], None] | None = None,
+) -> Fitted:
+    """The clip as it is if it fits, else encoded again at a lower rate; size, frames and fps stay.
+
+    Args:
+        frames: (frames, height, width, 3), RGB.
+        fps: frames per second.
+        encoded: the clip at `VIDEO_CRF`.
+        budget: characters that the clip's data URIs together may take in the response.
+        copies: how many times its data URI stands in the response.
+        checkpoint: as in `encode_video`.
+
+    Raises:
+        ResultTooLarge: no rate that is worth looking at fits; the message says how large the clip is.
+        DiskFull, Internal: as `encode_video`.
+    """
+    file, crf, tries = encoded, VIDEO_CRF, 0
+    while (length := total_length([file], [copies])) > budget:
+        lower = next_crf(crf, budget / length) if tries < MAX_REENCODES else None
+        if lower is None:
+            raise ResultTooLarge(_too_large("video", total_length([encoded], [copies]), budget))
+        crf, tries = lower, tries + 1
+        file = encode_video(frames, fps, crf=crf, checkpoint=checkpoint)
+    if file is encoded:
+        return Fitted([file], [])
+    before, after = _megabytes(len(encoded.data)), _megabytes(len(file.data))
+    return Fitted(
+        [file],
+        [f"The video did not fit into the response; it was encoded again at a lower rate ({before} to {after})."],
+    )
+
+
+def _name(file: Encoded) -> str:
+    return {"image/png": "PNG", "image/jpeg": "JPEG", "image/webp": "WebP"}[file.content_type]
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:.2f} MB" if count < 10_000_000 else f"{count / 1e6:.1f} MB"
+
+
+def _too_large(what: str, length: int, budget: int) -> str:
+    verb = "takes" if what == "video" else "take"
+    return (
+        f"the {what} {verb} {_megabytes(length)} in the response and {_megabytes(max(budget, 0))} are left for it; "
+        "use use_cloud_storage or ask for a smaller result"
+    )

@@ -1,0 +1,180 @@
+"""Pixels -> PNG, JPEG or WebP bytes; frames -> an MP4 that phones play.
+
+Knows encoders and containers. Does not know whose picture it is, what it was made from (nothing of that is written into
+a file) or where it goes. Every function blocks: call them in a thread, Pillow and ffmpeg leave the interpreter free.
+The levels are chosen by `benchmarks/encoders.py`.
+"""
+
+import errno
+import io
+import os
+import select
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from worker.core.errors import DiskFull, Internal
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+ImageFormat = Literal["png", "jpeg", "webp"]
+
+JPEG_QUALITY = 95
+WEBP_QUALITY = 90
+VIDEO_CRF = 18
+"""x264's constant rate factor, 0 (lossless) ... 51; 18 is about where a viewer stops seeing the encoder."""
+VIDEO_PRESET = "veryfast"
+
+SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "mp4": ".mp4"}
+_ZLIB_RLE = 3
+# A frame of 832x480 is 1.2 MB: the default pipe of 64 KiB would cost twenty switches between two processes for each.
+_PIPE_BYTES = 1 << 20
+_ASK_EVERY_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One finished file. `suffix` has its dot; `width` and `height` are pixels."""
+
+    data: bytes = field(repr=False)
+    content_type: str
+    suffix: str
+    width: int
+    height: int
+
+
+def encode_image(pixels: "NDArray[np.uint8]", fmt: ImageFormat, quality: int | None = None) -> Encoded:
+    """Encode one picture; the file carries pixels and nothing else.
+
+    Args:
+        pixels: (height, width, 3), RGB.
+        fmt: `png` (lossless; `quality` is ignored), `jpeg` (4:4:4) or `webp`.
+        quality: 1 ... 100, by default 95 for JPEG and 90 for WebP; 100 in WebP means lossless.
+
+    The same pixels give the same bytes.
+    """
+    from PIL import Image
+
+    image = Image.fromarray(pixels)
+    out = io.BytesIO()
+    match fmt:
+        case "png":
+            # Filtered rows of a photo hold few repeats but for runs of one byte: run lengths and Huffman codes alone
+            # make a file no larger than Pillow's default (level 6) in a fifth of its time.
+            image.save(out, "PNG", compress_level=1, compress_type=_ZLIB_RLE)
+        case "jpeg":
+            image.save(out, "JPEG", quality=quality or JPEG_QUALITY, subsampling=0)
+        case "webp" if quality == 100:
+            # Here "quality" is effort. With less of it the file is larger than the PNG, with more it hardly shrinks.
+            image.save(out, "WEBP", lossless=True, quality=20, method=1)
+        case "webp":
+            image.save(out, "WEBP", quality=quality or WEBP_QUALITY, method=4)
+    return Encoded(out.getvalue(), f"image/{fmt}", SUFFIXES[fmt], image.width, image.height)
+
+
+def encode_video(
+    frames: "NDArray[np.uint8]",
+    fps: int,
+    *,
+    crf: int = VIDEO_CRF,
+    preset: str = VIDEO_PRESET,
+    checkpoint: Callable[[], None] | None = None,
+) -> Encoded:
+    """Encode a clip as H.264 (High, yuv420p, BT.709) in an MP4 whose index stands in front.
+
+    Args:
+        frames: (frames, height, width, 3), RGB, both sides even; no copy is made of a C-contiguous array.
+        fps: frames per second, 1 ... 60.
+        crf: rate factor, 0 ... 51; every 6 more about halve the file.
+        preset: x264's own names, `ultrafast` ... `veryslow`.
+        checkpoint: asked several times a second; what it raises stops ffmpeg and is passed on.
+
+    Raises:
+        DiskFull: no room for the temporary file.
+        Internal: ffmpeg is missing or failed.
+    """
+    _, height, width, _ = frames.shape
+    raw = (frames if frames.flags.c_contiguous else frames.copy()).data.cast("B")
+    folder: Path | None = None
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="clip-"))
+        # +faststart opens the finished file again to move its index, so it has to be a real one.
+        path = folder / "clip.mp4"
+        command = _ffmpeg_command(path, width=width, height=height, fps=fps, crf=crf, preset=preset)
+        code = _feed(command, raw, checkpoint or (lambda: None))
+        if code != 0:
+            # ffmpeg exits with the low byte of its negative error number. Its own words may hold paths: not repeated.
+            full = code == 256 - errno.ENOSPC or shutil.disk_usage(folder).free < (1 << 20)
+            raise DiskFull if full else Internal("The video could not be encoded.")
+        return Encoded(path.read_bytes(), "video/mp4", SUFFIXES["mp4"], width, height)
+    except OSError as error:
+        raise (DiskFull if error.errno == errno.ENOSPC else Internal("The video could not be encoded.")) from error
+    finally:
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _ffmpeg_command(path: Path, *, width: int, height: int, fps: int, crf: int, preset: str) -> list[str]:
+    import imageio_ffmpeg
+
+    try:
+        ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
+    except RuntimeError as error:
+        raise Internal("The worker has no video encoder.") from error
+    # Without the matrix named, ffmpeg converts with BT.601 and players that assume BT.709 shift every colour.
+    colour = "scale=out_color_matrix=bt709:out_range=tv,format=yuv420p"
+    tags = "setparams=range=tv:colorspace=bt709:color_primaries=bt709:color_trc=bt709"
+    # x264 keeps its 250 frames between keyframes: clips are shorter, and a second keyframe can cost half as much again.
+    return [
+        *(ffmpeg, "-nostdin", "-hide_banner", "-v", "quiet", "-y"),
+        *("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps), "-i", "pipe:0"),
+        *("-an", "-vf", f"{colour},{tags}"),
+        *("-c:v", "libx264", "-preset", preset, "-crf", str(crf), "-profile:v", "high"),
+        *("-map_metadata", "-1", "-fflags", "+bitexact", "-flags:v", "+bitexact"),
+        *("-movflags", "+faststart", "-f", "mp4", str(path)),
+    ]
+
+
+def _feed(command: list[str], raw: memoryview, checkpoint: Callable[[], None]) -> int:
+    """Write `raw` into the command's standard input and return its exit status; on any way out it has ended."""
+    # Its own session: Ctrl-C on a terminal reaches the worker, which then decides.
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        bufsize=0,
+        pipesize=_PIPE_BYTES,
+        start_new_session=True,
+    )
+    try:
+        assert process.stdin is not None  # noqa: S101 - true by stdin=PIPE, for the type checker
+        pipe = process.stdin.fileno()
+        # A blocking write would wait for as long as a hung encoder pleases, deaf to a stop request.
+        os.set_blocking(pipe, False)
+        with process.stdin:
+            while raw:
+                checkpoint()
+                if select.select([], [pipe], [], _ASK_EVERY_SECONDS)[1]:
+                    try:
+                        raw = raw[os.write(pipe, raw[:_PIPE_BYTES]) :]
+                    except BlockingIOError:
+                        continue
+                    except BrokenPipeError:
+                        break  # it ended early: the exit status says why
+        while True:
+            checkpoint()
+            try:
+                return process.wait(_ASK_EVERY_SECONDS)
+            except subprocess.TimeoutExpired:
+                continue
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()

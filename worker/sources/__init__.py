@@ -1,0 +1,1 @@
+"""The client's pictures, fetched from untrusted places."""

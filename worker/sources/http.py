@@ -1,0 +1,290 @@
+"""A stranger's https:// URL -> its bytes, without being led anywhere inside.
+
+Knows names, addresses, TLS and redirects. Does not know images or what the bytes are for. An address is checked where
+the connection is made, and that very address is dialled: nothing can change between the check and the use.
+Follows OWASP's Server-Side Request Forgery Prevention Cheat Sheet.
+"""
+
+import functools
+import ipaddress
+import socket
+import ssl
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import httpcore
+import httpx
+
+from worker.core.errors import DownloadFailed, UrlBlocked
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Resolver = Callable[[str, int], Sequence[str]]
+"""A host name and a port -> every address it has. Raises OSError when it has none."""
+
+MAX_URL_CHARACTERS = 8192
+MAX_REDIRECTS = 5
+DEADLINE_SECONDS = 15.0
+_ASK_EVERY_SECONDS = 0.5
+_CONNECT_SECONDS = 5.0
+_HEADERS = (
+    (b"Accept", b"image/png, image/jpeg, image/webp"),
+    (b"Accept-Encoding", b"identity"),
+    (b"User-Agent", b"generation-worker/1"),
+)
+
+# IANA's special-purpose registries, and what they leave out. Python 3.11's `is_global` lets several of these through.
+_BLOCKED_V4 = [
+    ipaddress.IPv4Network(network)
+    for network in (
+        "0.0.0.0/8",
+        "10.0.0.0/8",
+        "100.64.0.0/10",  # carrier-grade NAT; also a cloud's metadata service
+        "127.0.0.0/8",
+        "168.63.129.16/32",  # Azure's platform address, public by its number only
+        "169.254.0.0/16",  # link-local; the metadata service of most clouds
+        "172.16.0.0/12",
+        "192.0.0.0/24",  # also Oracle's metadata service
+        "192.0.2.0/24",
+        "192.31.196.0/24",
+        "192.52.193.0/24",
+        "192.88.99.0/24",  # 6to4 relays
+        "192.168.0.0/16",
+        "192.175.48.0/24",
+        "198.18.0.0/15",
+        "198.51.100.0/24",
+        "203.0.113.0/24",
+        "224.0.0.0/3",  # multicast, reserved, broadcast
+    )
+]
+_GLOBAL_V6 = ipaddress.IPv6Network("2000::/3")
+"""All that IANA has given out for the public internet; fc00::/7, fe80::/10, fec0::/10, ff00::/8, ::1 lie outside."""
+_BLOCKED_V6 = [
+    ipaddress.IPv6Network(network)
+    for network in ("2001::/23", "2001:db8::/32", "2002::/16", "2620:4f:8000::/48", "3fff::/20")
+]
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+
+
+def is_public(address: Address) -> bool:
+    """Whether an address is one that anybody on the internet could reach."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return address.is_global and not any(address in network for network in _BLOCKED_V4)
+    if address in _NAT64:
+        # On a network without IPv4, every old host resolves to one of these: what counts is where it leads.
+        return is_public(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
+    return address in _GLOBAL_V6 and not any(address in network for network in _BLOCKED_V6)
+
+
+def resolve_with_system(host: str, port: int) -> Sequence[str]:
+    """Every address the system's resolver has for a host, its order kept."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
+
+
+@functools.cache
+def _system_tls() -> ssl.SSLContext:
+    # trust_env=False: SSL_CERT_FILE and SSLKEYLOGFILE of the environment do not count.
+    return httpx.create_ssl_context(trust_env=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Fetcher:
+    """Downloads small files. The collaborators are for tests; the defaults are the strict ones."""
+
+    max_bytes: int
+    deadline_seconds: float = DEADLINE_SECONDS
+    resolve: Resolver = resolve_with_system
+    is_allowed: Callable[[Address], bool] = is_public
+    ports: frozenset[int] = frozenset({443})
+    tls: ssl.SSLContext | None = field(default=None, repr=False)
+
+    def fetch(self, url: str, what: str, checkpoint: Callable[[], None] | None = None) -> bytes:
+        """Download `url` within the deadline; redirects are followed by hand and checked like the first URL.
+
+        Args:
+            url: an https:// URL from a stranger.
+            what: the field it came from; every message starts with it. Neither URL nor host is repeated.
+            checkpoint: asked about twice a second; what it raises ends the download and is passed on.
+
+        Raises:
+            UrlBlocked: not https on an allowed port, malformed, or leads to an address that is not public.
+            DownloadFailed: no such host, no answer, an error status, too large, too slow.
+        """
+        dial = _Dialler(self, what, time.monotonic() + self.deadline_seconds, checkpoint or (lambda: None))
+        target = self._check(url, what)
+        try:
+            with httpcore.ConnectionPool(ssl_context=self.tls or _system_tls(), network_backend=dial) as pool:
+                for _ in range(MAX_REDIRECTS + 1):
+                    with pool.stream("GET", _core_url(target), headers=_HEADERS) as response:
+                        location = _location(response)
+                        if location is None:
+                            return self._read(response, what)
+                    target = self._check(self._join(target, location, what), what)
+        except httpcore.TimeoutException as error:
+            raise dial.too_slow() from error
+        except (httpcore.NetworkError, httpcore.ProtocolError, ssl.SSLError, zlib.error) as error:
+            raise DownloadFailed(f"{what}: the server could not be reached or broke off") from error
+        raise DownloadFailed(f"{what}: redirects more than {MAX_REDIRECTS} times; use the final URL", retryable=False)
+
+    def _check(self, url: str, what: str) -> httpx.URL:
+        """What can be told of a URL without asking anybody."""
+        if len(url) > MAX_URL_CHARACTERS or any(c <= " " or c == "\\" or "\x7f" <= c <= "\xa0" for c in url):
+            raise UrlBlocked(
+                f"{what}: must be a URL of at most {MAX_URL_CHARACTERS} characters without spaces or backslashes"
+            )
+        try:
+            parsed = httpx.URL(url)
+            host, port = parsed.raw_host.decode("ascii"), 443 if parsed.port is None else parsed.port
+        except (httpx.InvalidURL, UnicodeError, ValueError) as error:
+            raise UrlBlocked(f"{what}: is not a URL that can be read") from error
+        if parsed.scheme != "https" or port not in self.ports:
+            raise UrlBlocked(f"{what}: must be an https:// URL on the standard port, and so must what it redirects to")
+        if parsed.userinfo or not host or len(host) > 253:
+            raise UrlBlocked(f"{what}: must be a URL with a host name and without a user name or password")
+        return parsed
+
+    def _join(self, base: httpx.URL, location: bytes, what: str) -> str:
+        try:
+            return str(base.join(location.decode("ascii")))
+        except (httpx.InvalidURL, UnicodeError, ValueError) as error:
+            raise UrlBlocked(f"{what}: redirects to something that is not a URL") from error
+
+    def _read(self, response: httpcore.Response, what: str) -> bytes:
+        if response.status != 200:
+            passing = response.status >= 500 or response.status in {408, 429}
+            raise DownloadFailed(f"{what}: the server answered with status {response.status}", retryable=passing)
+        headers = {name.lower(): value for name, value in response.headers}
+        length = headers.get(b"content-length", b"")
+        too_large = DownloadFailed(
+            f"{what}: is larger than the {self.max_bytes} bytes that are allowed", retryable=False
+        )
+        if length.isdigit() and int(length) > self.max_bytes:
+            raise too_large
+        body = bytearray()
+        for piece in _decoded(response.iter_stream(), headers.get(b"content-encoding", b"identity").lower(), what):
+            body += piece
+            if len(body) > self.max_bytes:
+                raise too_large
+        return bytes(body)
+
+
+def _core_url(url: httpx.URL) -> httpcore.URL:
+    return httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
+
+
+def _location(response: httpcore.Response) -> bytes | None:
+    if response.status not in {301, 302, 303, 307, 308}:
+        return None
+    return next((value for name, value in response.headers if name.lower() == b"location"), None)
+
+
+def _decoded(pieces: Iterable[bytes], encoding: bytes, what: str) -> Iterator[bytes]:
+    """The body without its content encoding, in small pieces: a bomb is noticed while it unfolds."""
+    if encoding in {b"", b"identity"}:
+        yield from pieces
+        return
+    if encoding not in {b"gzip", b"x-gzip", b"deflate"}:
+        raise DownloadFailed(f"{what}: the server sent the file in an encoding that was not asked for", retryable=False)
+    unfold = zlib.decompressobj(wbits=47)  # 32 + 15: gzip or zlib, whichever the header says
+    for piece in pieces:
+        while piece:
+            yield unfold.decompress(piece, 1 << 16)
+            piece = unfold.unconsumed_tail  # noqa: PLW2901 - what is left of the piece is the piece
+    if not unfold.eof:
+        raise DownloadFailed(f"{what}: the server broke off")
+
+
+class _Dialler(httpcore.NetworkBackend):
+    """Connects to checked addresses only, and holds every wait to the download's deadline."""
+
+    def __init__(self, fetcher: Fetcher, what: str, deadline: float, checkpoint: Callable[[], None]) -> None:
+        self.checkpoint = checkpoint
+        self._fetcher, self._what, self._deadline = fetcher, what, deadline
+        self._backend = httpcore.SyncBackend()
+
+    def left(self, at_most: float) -> float:
+        """Seconds to wait now; asks whether to go on.
+
+        Raises:
+            DownloadFailed: the deadline has passed.
+        """
+        self.checkpoint()
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise self.too_slow()
+        return min(left, at_most)
+
+    def too_slow(self) -> DownloadFailed:
+        seconds = self._fetcher.deadline_seconds
+        return DownloadFailed(f"{self._what}: could not be downloaded within {seconds:g} seconds")
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.NetworkStream:
+        addresses = self._resolve(host, port)
+        if not all(self._fetcher.is_allowed(address) for address in addresses):
+            raise UrlBlocked(f"{self._what}: leads to an address that is not public; use a public https:// URL")
+        failure: Exception = httpcore.ConnectError()
+        for address in addresses:
+            try:
+                stream = self._backend.connect_tcp(str(address), port, self.left(_CONNECT_SECONDS))
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failure = error
+            else:
+                return _Stream(stream, self)
+        raise failure
+
+    def _resolve(self, host: str, port: int) -> list[Address]:
+        # The system's resolver knows no timeout. A thread that waits for a dead name server ends by itself, later.
+        found: list[str] = []
+
+        def ask() -> None:
+            try:
+                found.extend(self._fetcher.resolve(host, port))
+            except (OSError, UnicodeError):
+                found.clear()
+
+        thread = threading.Thread(target=ask, name="resolve", daemon=True)
+        thread.start()
+        while thread.is_alive():
+            thread.join(self.left(_ASK_EVERY_SECONDS))
+        if not found:
+            raise DownloadFailed(f"{self._what}: its host name has no address")
+        return [ipaddress.ip_address(address) for address in found]
+
+
+class _Stream(httpcore.NetworkStream):
+    """A connection whose every read asks whether to go on, and ends with the deadline and not some time after it."""
+
+    def __init__(self, stream: httpcore.NetworkStream, dial: _Dialler) -> None:
+        self._stream, self._dial = stream, dial
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        while True:
+            try:
+                return self._stream.read(max_bytes, self._dial.left(_ASK_EVERY_SECONDS))
+            except httpcore.ReadTimeout:
+                continue
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._stream.write(buffer, self._dial.left(_CONNECT_SECONDS))
+
+    def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.NetworkStream:
+        left = self._dial.left(_CONNECT_SECONDS)
+        return _Stream(self._stream.start_tls(ssl_context, server_hostname, left), self._dial)
+
+    def get_extra_info(self, info: str) -> object:
+        return self._stream.get_extra_info(info)
+
+    def close(self) -> None:
+        self._stream.close()

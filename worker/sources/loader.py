@@ -1,0 +1,135 @@
+"""`image_url` and `mask_url` -> pictures in memory, safely.
+
+Knows where a picture may come from: inline, the public internet, the user's own folders. Does not know models or the
+sizes they like, how a download or a bucket works, or how bytes become pixels. Every error names the field.
+"""
+
+import base64
+import re
+from collections.abc import Callable
+from typing import Protocol
+
+from worker.api.request import InpaintRequest, Source
+from worker.core.config import Settings
+from worker.core.errors import DownloadFailed, FieldProblem, Forbidden, InvalidImage, InvalidInput
+from worker.engine.protocol import Sources
+from worker.media.decode import decode_image, decode_mask
+from worker.sources.http import Fetcher
+
+USER_FOLDERS = ("uploads", "generating")
+MAX_OBJECT_NAME_BYTES = 1024
+"""Cloud Storage's own limit for the name of an object."""
+
+_DATA_URI = re.compile(r"data:image/[a-z0-9.+-]{1,40};base64,", re.IGNORECASE)
+_OBJECT_URL = re.compile(r"gs://(?P<bucket>[a-z0-9][a-z0-9._-]{1,220}[a-z0-9])/(?P<path>.+)", re.DOTALL)
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+class ReadObject(Protocol):
+    """Reads one object of the configured bucket."""
+
+    def __call__(self, path: str, max_bytes: int) -> bytes:
+        """The object's bytes.
+
+        Raises:
+            DownloadFailed: there is no such object, or it is larger than `max_bytes`.
+            StorageUnavailable: the storage does not answer.
+        """
+        ...
+
+
+class SourceLoader:
+    """Loads what a request refers to. Blocking: call it in a thread."""
+
+    def __init__(
+        self, settings: Settings, read_object: ReadObject | None = None, fetcher: Fetcher | None = None
+    ) -> None:
+        self._settings = settings
+        self._read_object = read_object
+        self._fetcher = fetcher or Fetcher(settings.max_input_image_bytes)
+
+    def load(self, request: Source, user_id: str | None, checkpoint: Callable[[], None] = lambda: None) -> Sources:
+        """The request's pictures in their own size: the image RGB, the mask L (white = repaint).
+
+        Args:
+            request: one of the requests that have an `image_url`.
+            user_id: whose folders a gs:// path may lie in, as far as that is established; None: nobody's.
+            checkpoint: asked before each picture and during downloads; what it raises is passed on.
+
+        Raises:
+            InvalidInput, Forbidden, UrlBlocked, DownloadFailed, InvalidImage: each names the field.
+            StorageUnavailable: the bucket does not answer.
+        """
+        pixels = self._settings.max_input_image_pixels
+        image = decode_image(self._read(request.image_url, "image_url", user_id, checkpoint), "image_url", pixels)
+        if not isinstance(request, InpaintRequest):
+            return Sources(image)
+        mask = decode_mask(self._read(request.mask_url, "mask_url", user_id, checkpoint), "mask_url", pixels)
+        return Sources(image, mask)
+
+    def _read(self, ref: str, what: str, user_id: str | None, checkpoint: Callable[[], None]) -> bytes:
+        checkpoint()
+        if header := _DATA_URI.match(ref):
+            return _decode_base64(ref[header.end() :], what, self._settings.max_input_image_bytes)
+        if ref.startswith("gs://"):
+            return self._read_own_object(ref, what, user_id)
+        return self._fetcher.fetch(ref, what, checkpoint)
+
+    def _read_own_object(self, ref: str, what: str, user_id: str | None) -> bytes:
+        bucket = self._settings.firebase_storage_bucket
+        if self._read_object is None or not bucket:
+            raise InvalidInput(
+                [FieldProblem(what, "gs:// needs Firebase, which this worker has none of; use https://")]
+            )
+        if user_id is None:
+            raise InvalidInput([FieldProblem(what, "gs:// needs the user_id whose upload it is")])
+        path = own_object_path(ref, what, bucket=bucket, user_id=user_id)
+        limit = self._settings.max_input_image_bytes
+        try:
+            data = self._read_object(path, limit)
+        except DownloadFailed as error:
+            raise DownloadFailed(f"{what}: {error.message}", retryable=error.retryable) from None
+        if len(data) > limit:
+            raise InvalidImage(f"{what}: is larger than the {limit} bytes that are allowed")
+        return data
+
+
+def own_object_path(ref: str, what: str, *, bucket: str, user_id: str) -> str:
+    """The object's name out of a gs:// reference, if it is the user's own.
+
+    Raises:
+        InvalidInput: not a name that an app's upload could have.
+        Forbidden: another bucket, or outside `uploads/{user_id}/` and `generating/{user_id}/`.
+    """
+    match = _OBJECT_URL.fullmatch(ref)
+    path = match["path"] if match else ""
+    parts = path.split("/")
+    if (
+        not match
+        or _UNPRINTABLE.search(path)
+        or "\\" in path
+        or any(part in {"", ".", ".."} for part in parts)
+        or len(path.encode()) > MAX_OBJECT_NAME_BYTES
+    ):
+        raise InvalidInput([FieldProblem(what, "must be gs://<bucket>/uploads/<user_id>/<name>, a plain path")])
+    if match["bucket"] != bucket.removeprefix("gs://").rstrip("/"):
+        raise Forbidden(f"{what}: must lie in this worker's own bucket")
+    if len(parts) < 3 or parts[0] not in USER_FOLDERS or parts[1] != user_id:
+        raise Forbidden(f"{what}: must lie under uploads/ or generating/ of the request's own user_id")
+    return path
+
+
+def _decode_base64(text: str, what: str, max_bytes: int) -> bytes:
+    # Checked before anything is decoded: what is refused for its length costs no memory.
+    length = 3 * len(text) // 4 - text[-2:].count("=")
+    if length > max_bytes:
+        raise InvalidInput([FieldProblem(what, f"must hold at most {max_bytes} bytes (got {length})")])
+    try:
+        # Python's strict decoder still lets surplus padding pass.
+        data = base64.b64decode(text, validate=True) if len(text) % 4 == 0 else None
+    except ValueError:
+        data = None
+    if data is None:
+        problem = "must be standard base64 after the comma, padded, without line breaks"
+        raise InvalidInput([FieldProblem(what, problem)])
+    return data

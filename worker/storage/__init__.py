@@ -1,0 +1,1 @@
+"""Result objects in the bucket: paths, tokens, and whose they are."""

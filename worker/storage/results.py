@@ -1,0 +1,258 @@
+"""Media and owner -> an object in the bucket and the URL that serves it.
+
+Knows paths and download tokens (section 3 of the contract); knows no prompt, no document and no Google client. Uploads
+are conditional: an object is created where there is none, and replaced only as the generation that was looked at.
+"""
+
+import json
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+from urllib.parse import quote
+
+from worker.api.request import Owner
+from worker.core.errors import BackendError, DownloadFailed, StorageUnavailable, Superseded
+from worker.media.video import Encoded
+
+TOKENS = "firebaseStorageDownloadTokens"
+"""The custom metadata in which Firebase keeps an object's download tokens, a list separated by commas."""
+SERVICE = "https://firebasestorage.googleapis.com"
+READ_SECONDS = 10.0
+MAX_CHANGES = 6
+"""How often an object may turn out to be another one than was seen, before its upload is given up."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """What the bucket says of an object."""
+
+    generation: int
+    size: int
+    crc32c: str
+    """Base64 of the big-endian checksum, as Google writes it."""
+    metadata: Mapping[str, str]
+    content_type: str = ""
+    metageneration: int = 1
+    """Grows with each change of the metadata: who adopts an object changes it, so that nobody else deletes it."""
+
+
+class Bucket(Protocol):
+    """One bucket. Calls block until `deadline` (on `time.monotonic`) at the latest, and retry what may pass by itself.
+
+    Raises:
+        BackendError: `unreachable` or `refused`.
+    """
+
+    name: str
+
+    def info(self, path: str, *, deadline: float) -> ObjectInfo | None:
+        """The object, or None."""
+        ...
+
+    def upload(
+        self,
+        path: str,
+        data: bytes,
+        *,
+        content_type: str,
+        metadata: Mapping[str, str],
+        replaces: int,
+        deadline: float,
+    ) -> ObjectInfo | None:
+        """Write the object if its generation is still `replaces` (0: there is none); None: it is not."""
+        ...
+
+    def adopt(self, path: str, metadata: Mapping[str, str], *, seen: ObjectInfo, deadline: float) -> ObjectInfo | None:
+        """Change the metadata of the object if it is still as `seen`; None: it is not."""
+        ...
+
+    def delete(self, path: str, *, generation: int, metageneration: int, deadline: float) -> None:
+        """Delete exactly this object as it was left; nothing happens where it is gone, replaced or adopted."""
+        ...
+
+    def read(self, path: str, *, max_bytes: int, deadline: float) -> bytes | None:
+        """The object's bytes, None where there is none; ValueError where it is larger than `max_bytes`."""
+        ...
+
+    def crc32c(self, data: bytes) -> str:
+        """The checksum of `data` as the bucket would give it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Which job made an object, kept in its metadata: a later attempt knows its own, a late one knows it is late."""
+
+    job_id: str
+    attempt: int
+    request_hash: str
+    claimed_at: str
+    """When the attempt claimed the document, as a UTC timestamp that sorts; of two attempts the later one is right."""
+    manifest: str = "{}"
+    """JSON of what the job knows of its result, so that its document can be finished from its objects alone."""
+    claimed: bool = True
+    """Whether its document is claimed. Without a claim what is there may be another job's: nothing is replaced."""
+
+    def claim(self) -> dict[str, str]:
+        """Whose an object is."""
+        return {"job_id": self.job_id, "attempt": str(self.attempt), "claimed_at": self.claimed_at}
+
+    def metadata(self, token: str, seed: int, encoded: Encoded, nsfw: bool | None = None) -> dict[str, str]:
+        """The custom metadata of an object; Cloud Storage allows 8 KiB of it."""
+        return {
+            TOKENS: token,
+            **self.claim(),
+            "request_hash": self.request_hash,
+            "manifest": self.manifest,
+            "seed": str(seed),
+            "width": str(encoded.width),
+            "height": str(encoded.height),
+            **({} if nsfw is None else {"nsfw": json.dumps(nsfw)}),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """An object that is there, and where it is served."""
+
+    path: str
+    url: str
+    generation: int
+    metageneration: int = 1
+    found: bool = False
+    """Whether it was there already, and was only adopted."""
+
+
+class Storage:
+    """Results in one bucket. All methods block; the caller runs them in threads, several at once."""
+
+    def __init__(self, bucket: Bucket, emulator_url: str | None = None) -> None:
+        self._bucket = bucket
+        self._service = emulator_url or SERVICE
+
+    def put(
+        self,
+        path: str,
+        encoded: Encoded,
+        seed: int,
+        provenance: Provenance,
+        deadline: float,
+        *,
+        nsfw: bool | None = None,
+    ) -> Stored:
+        """Upload, or adopt an identical object of an earlier attempt. A repeated upload keeps its download token.
+
+        Raises:
+            Superseded: a newer attempt has written the object.
+            BackendError: it could not be stored by `deadline`, or not without replacing what may be another job's.
+        """
+        # A first attempt needs no look: the precondition finds what is there.
+        found = self._bucket.info(path, deadline=deadline) if provenance.attempt > 1 else None
+        for _ in range(MAX_CHANGES):
+            token = str(uuid.uuid4())
+            if found is not None:
+                if found.metadata.get("claimed_at", "") > provenance.claimed_at:
+                    raise Superseded
+                same_request = found.metadata.get("request_hash") == provenance.request_hash
+                if same_request and _token(found) and found.crc32c == self._bucket.crc32c(encoded.data):
+                    adopted = self.adopt(self._stored(path, _token(found), found), found, provenance, deadline)
+                    if adopted is not None:
+                        return adopted
+                    found = self._bucket.info(path, deadline=deadline)
+                    continue
+                if not provenance.claimed:
+                    raise BackendError("storage", "refused")
+                if same_request:
+                    token = _token(found) or token
+            stored = self._bucket.upload(
+                path,
+                encoded.data,
+                content_type=encoded.content_type,
+                metadata=provenance.metadata(token, seed, encoded, nsfw),
+                replaces=found.generation if found else 0,
+                deadline=deadline,
+            )
+            if stored is not None:
+                return self._stored(path, token, stored)
+            found = self._bucket.info(path, deadline=deadline)
+        raise BackendError("storage", "unreachable")  # others write the object faster than this attempt can look
+
+    def recall(
+        self, paths: Sequence[str], request_hash: str, deadline: float
+    ) -> list[tuple[Stored, ObjectInfo]] | None:
+        """The objects under these paths, if every one is there and was made for this request.
+
+        Raises:
+            BackendError: that could not be found out by `deadline`.
+        """
+        found: list[tuple[Stored, ObjectInfo]] = []
+        for path in paths:
+            info = self._bucket.info(path, deadline=deadline)
+            if info is None or info.metadata.get("request_hash") != request_hash or not _token(info):
+                return None
+            found.append((self._stored(path, _token(info), info), info))
+        return found
+
+    def adopt(self, stored: Stored, seen: ObjectInfo, provenance: Provenance, deadline: float) -> Stored | None:
+        """Make an object that is there this attempt's own; None where somebody else was faster, or is newer.
+
+        Raises:
+            BackendError: that could not be done by `deadline`.
+        """
+        if seen.metadata.get("claimed_at", "") > provenance.claimed_at:
+            return None
+        adopted = self._bucket.adopt(stored.path, provenance.claim(), seen=seen, deadline=deadline)
+        return self._stored(stored.path, _token(seen), adopted, found=True) if adopted is not None else None
+
+    def _stored(self, path: str, token: str, info: ObjectInfo, *, found: bool = False) -> Stored:
+        return Stored(path, self.url(path, token), info.generation, info.metageneration, found)
+
+    def remove(self, stored: Sequence[Stored], seconds: float = 3.0) -> None:
+        """Take back objects of a job whose result is not kept.
+
+        Raises:
+            BackendError: some may still be there.
+        """
+        deadline, failure = time.monotonic() + seconds, None
+        for item in stored:
+            try:
+                self._bucket.delete(
+                    item.path, generation=item.generation, metageneration=item.metageneration, deadline=deadline
+                )
+            except BackendError as error:
+                failure = error
+        if failure is not None:
+            raise failure
+
+    def read_object(self, path: str, max_bytes: int) -> bytes:
+        """The bytes of a source image in the bucket.
+
+        Raises:
+            DownloadFailed: there is no such object, or it is larger than `max_bytes`.
+            StorageUnavailable: the bucket does not answer.
+        """
+        try:
+            data = self._bucket.read(path, max_bytes=max_bytes, deadline=time.monotonic() + READ_SECONDS)
+        except ValueError:
+            raise DownloadFailed(f"the source image has more than {max_bytes} bytes", retryable=False) from None
+        except BackendError:
+            raise StorageUnavailable("the source image could not be read from the bucket; try again") from None
+        if data is None:
+            raise DownloadFailed("there is no such source image in the bucket", retryable=False)
+        return data
+
+    def url(self, path: str, token: str) -> str:
+        """The download URL: whoever holds it may read the object, nobody else."""
+        return f"{self._service}/v0/b/{self._bucket.name}/o/{quote(path, safe='')}?alt=media&token={token}"
+
+
+def object_path(owner: Owner, *, video: bool, suffix: str, index: int, count: int) -> str:
+    """`generating/{user_id}/image/{file_uid}[_k].{suffix}` or `…/video/{file_uid}.mp4`; `suffix` has its dot."""
+    number = f"_{index}" if count > 1 else ""
+    return f"generating/{owner.user_id}/{'video' if video else 'image'}/{owner.file_uid}{number}{suffix}"
+
+
+def _token(found: ObjectInfo) -> str:
+    return found.metadata.get(TOKENS, "").split(",")[0]
