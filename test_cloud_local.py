@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 import handler
-from tests import showing
+from tools import showing
 from worker.core.config import REPOSITORY, load_settings
 from worker.job.progress import TerminalBar
 from worker.job.services import Collaborators

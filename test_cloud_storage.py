@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import handler
-from tests import showing
-from tests.emulators.firebase import FirebaseEmulators, environment
+from tools import showing
+from tools.emulators.firebase import FirebaseEmulators, environment
 from worker.api.request import Owner
 from worker.core.config import Settings, load_settings
 from worker.document.schema import document_path

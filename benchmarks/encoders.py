@@ -23,7 +23,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tests.media_probe import decode_frames
+from tools.media_probe import decode_frames
 from worker.media import video as media
 
 Pixels = NDArray[np.uint8]

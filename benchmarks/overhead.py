@@ -31,9 +31,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import handler
-from tests import showing
-from tests.emulators.faults import FaultyFirebase
-from tests.emulators.firebase import bucket_at, environment
+from tests.support.faulty_firebase import FaultyFirebase
+from tools import showing
+from tools.emulators.firebase import bucket_at, environment
 from worker.api.params import ModelDefaults, Params, resolve
 from worker.api.request import Request, parse
 from worker.core.config import load_settings, set_library_defaults

@@ -1,4 +1,4 @@
-"""Fixtures that all tests share; the local world comes from `tests.emulators`."""
+"""Fixtures that all tests share; the local world comes from `tools.emulators`."""
 
 import os
 
@@ -6,7 +6,7 @@ import pytest
 
 from worker.core.config import Settings, set_library_defaults
 
-pytest_plugins = ["tests.emulators.plugin"]
+pytest_plugins = ["tests.support.fixtures"]
 
 set_library_defaults()
 os.environ["HF_HUB_OFFLINE"] = "1"  # nothing is ever downloaded: a test that would try fails at once

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.emulators.firebase import FirebaseEmulators
+from tools.emulators.firebase import FirebaseEmulators
 from worker.core.config import REPOSITORY
 
 pytestmark = pytest.mark.e2e

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.emulators.install import InstallError, MissingNodeError, find_node, install, node_environment
-from tests.emulators.plugin import missing
+from tests.support.fixtures import missing
+from tools.emulators.install import InstallError, MissingNodeError, find_node, install, node_environment
 from worker.api.request import envelope
 from worker.auth.caller import Identity, Tickets
 from worker.core.errors import Forbidden, Unauthenticated

@@ -21,9 +21,9 @@ from typing import Any
 import pytest
 
 import handler
-from tests import showing
-from tests.emulators.worker_process import clean_environment
-from tests.fakes import HasNoModel, MemoryBucket, MemoryDocuments, PaintingGenerator, Raises, Slow
+from tests.support.fakes import HasNoModel, MemoryBucket, MemoryDocuments, PaintingGenerator, Raises, Slow
+from tools import showing
+from tools.emulators.worker_process import clean_environment
 from worker.auth.caller import Identity
 from worker.core.config import has_cuda_driver, load_settings
 from worker.core.errors import Internal

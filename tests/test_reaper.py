@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.emulators.firebase import FirebaseEmulators, environment
+from tools.emulators.firebase import FirebaseEmulators, environment
 from worker.api.request import Owner
 from worker.core.config import REPOSITORY, load_settings
 from worker.core.errors import Superseded

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from tests import showing
-from tests.emulators.control_plane import ControlPlane
-from tests.emulators.firebase import FirebaseEmulators
-from tests.emulators.worker_process import WorkerProcess
+from tools import showing
+from tools.emulators.control_plane import ControlPlane
+from tools.emulators.firebase import FirebaseEmulators
+from tools.emulators.worker_process import WorkerProcess
 
 pytestmark = pytest.mark.e2e
 

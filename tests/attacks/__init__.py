@@ -4,8 +4,8 @@
 
 Each input goes through `worker.job.runner.run` with the real parser, downloader and decoder. A refusal is right when it
 has its code, names the field, repeats nothing long, reaches no model, no network and no object, leaves no document but
-the `failed` one of its own valid owner, logs nothing it should not, and the next job succeeds. `harmless` are inputs that
-are served as plain text or as a cleaned picture.
+the `failed` one of its own valid owner, logs nothing it should not, and the next job succeeds. `harmless` are inputs
+that are served as plain text or as a cleaned picture.
 
 Rows that cannot be run here, and why:
 

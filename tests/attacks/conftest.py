@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.attacks.world import TABLE, World, table
+from tests.support.attacked_world import TABLE, World, table
 from worker.core.config import load_settings
 from worker.core.logs import configure
 

@@ -23,9 +23,9 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from tests.attacks.world import note
-from tests.fakes import Hangs, HasNoModel, PaintingGenerator, Raises, Slow, is_down
-from tests.test_task import World
+from tests.job.test_runner import World
+from tests.support.attacked_world import note
+from tests.support.fakes import Hangs, HasNoModel, PaintingGenerator, Raises, Slow, is_down
 from worker.api.params import ModelDefaults, Params
 from worker.api.request import Request
 from worker.auth.caller import Identity, Tickets, Users

@@ -32,9 +32,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import handler
-from tests.attacks.world import GOOD, OWNER, World, note
-from tests.https_server import HOST, HttpsServer
-from tests.test_decode import chunk, flat_memory, png, saved
+from tests.media.test_decode import chunk, flat_memory, png, saved
+from tests.support.attacked_world import GOOD, OWNER, World, note
+from tests.support.https_server import HOST, HttpsServer
 from worker.api.request import REQUESTS, Text2ImgRequest
 from worker.core.config import ConfigError, load_settings
 from worker.firebase.app import Firebase

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from tests.attacks.world import GOOD, World, note
+from tests.support.attacked_world import GOOD, World, note
 from worker.auth.caller import MAX_TICKET_SECONDS, Tickets, request_hash
 
 SECRET = "a secret that backend and worker hold, 32+"

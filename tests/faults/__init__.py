@@ -15,7 +15,7 @@ What cannot be shown on a machine without a card, a cloud or RunPod's queue, and
     13    CANCELLED in RunPod's own queue                  shown against a stand-in for its queue
     16    RunPod's executionTimeout                        only our own watchdog, which has to be there before it
     18    the card's memory is back where it was           no card; the second try at a smaller footprint is the
-                                                           models' own (tests/pipelines)
+                                                           models' own (tests/engine)
     19    a real illegal access or ECC error               no card; the painter raises what the models make of it
     20    the kernel kills the main process, PID 1         killed with its group, as a container dies; that Python is
                                                            PID 1 is the Dockerfile's (tests/test_deployment.py)

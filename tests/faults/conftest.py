@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from tests.emulators.faults import FaultyFirebase
-from tests.faults.painting_worker import Script
-from tests.faults.world import Endpoint, World
+from tests.support.faulty_firebase import FaultyFirebase
+from tests.support.faulty_world import Endpoint, World
+from tests.support.painting_worker import Script
 
 MakeWorld = Callable[..., World]
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import handler
-from tests.faults.painting_worker import Painter, Script
-from tests.faults.world import cloud
+from tests.support.faulty_world import cloud
+from tests.support.painting_worker import Painter, Script
 from worker.core import logs
 from worker.core.config import load_settings, set_library_defaults
 from worker.job.services import Collaborators

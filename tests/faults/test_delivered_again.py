@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.emulators.worker_process import WorkerProcess
 from tests.faults.conftest import MakeWorld
-from tests.faults.world import Endpoint, World, cloud, path_of, reap, until
+from tests.support.faulty_world import Endpoint, World, cloud, path_of, reap, until
+from tools.emulators.worker_process import WorkerProcess
 from worker.api.response import REPLAY_WARNING
 from worker.document import keeper
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.emulators.firebase import FirebaseEmulators
-from tests.emulators.worker_process import ROOT, clean_environment
+from tools.emulators.firebase import FirebaseEmulators
+from tools.emulators.worker_process import ROOT, clean_environment
 
 JOBS = int(os.environ.get("FAULTS_ENDURANCE_JOBS", "2000"))
 LAPS = 20

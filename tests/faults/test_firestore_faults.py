@@ -6,8 +6,8 @@ import time
 import pytest
 
 from tests.faults.conftest import MakeWorld
-from tests.faults.painting_worker import Script
-from tests.faults.world import World, cloud, until
+from tests.support.faulty_world import World, cloud, until
+from tests.support.painting_worker import Script
 from worker.document import keeper
 from worker.document import lease as record
 from worker.document.lease import UNREACHED

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from tests.faults.conftest import MakeWorld
-from tests.faults.painting_worker import Script
-from tests.faults.world import Endpoint, cloud, until
+from tests.support.faulty_world import Endpoint, cloud, until
+from tests.support.painting_worker import Script
 
 SLOW: dict[str, Any] = {"num_inference_steps": 100}
 """Two seconds of painting."""

@@ -5,10 +5,10 @@ import time
 
 import pytest
 
-from tests.emulators.plugin import missing
 from tests.faults.conftest import MakeWorld
-from tests.faults.painting_worker import Script
-from tests.faults.world import Endpoint, World, children, cloud, until
+from tests.support.faulty_world import Endpoint, World, children, cloud, until
+from tests.support.fixtures import missing
+from tests.support.painting_worker import Script
 
 
 @pytest.mark.e2e

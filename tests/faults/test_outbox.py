@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.emulators.faults import Fault
-from tests.faults.world import Endpoint, cloud, until
+from tests.support.faulty_firebase import Fault
+from tests.support.faulty_world import Endpoint, cloud, until
 
 LARGE = {"num_images": 2, "width": 512, "height": 512}
 

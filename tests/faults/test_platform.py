@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.faults.world import Endpoint, cloud, until
+from tests.support.faulty_world import Endpoint, cloud, until
 
 
 @pytest.mark.e2e

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from tests.emulators.firebase import DocumentWrite
-from tests.emulators.worker_process import WorkerProcess
-from tests.faults.storm import ENDS_IN_ITS_OWN_WAY, Storm
-from tests.faults.world import MAX_POST_BYTES, Endpoint, cloud, fetch, is_of, reap
+from tests.support.faulty_world import MAX_POST_BYTES, Endpoint, cloud, fetch, is_of, reap
+from tests.support.storm import ENDS_IN_ITS_OWN_WAY, Storm
+from tools.emulators.firebase import DocumentWrite
+from tools.emulators.worker_process import WorkerProcess
 from worker.delivery.spool import KEPT
 from worker.document.transitions import WORKER_LOST
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.emulators.faults import Fault
 from tests.faults.conftest import MakeWorld
-from tests.faults.painting_worker import Script
-from tests.faults.world import World, cloud, fetch
+from tests.support.faulty_firebase import Fault
+from tests.support.faulty_world import World, cloud, fetch
+from tests.support.painting_worker import Script
 from worker.delivery import uploader as delivery
 
 FIREBASE_DOWN_SECONDS = 15.0

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.emulators.install import InstallError, MissingNodeError, find_node, install, node_environment
-from tests.emulators.plugin import missing
+from tests.support.fixtures import missing
+from tools.emulators.install import InstallError, MissingNodeError, find_node, install, node_environment
 
 RULES = Path(__file__).parent
 ROOT = RULES.parents[1]

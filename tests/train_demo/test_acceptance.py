@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from worker.request import Scheduler
 
 from tests.train_demo.drawn import drawn, scene
 from tools.train_demo.checker import Seen, colours, look, motion
 from tools.train_demo.prompts import Case, clip_cases, image_cases
 from tools.train_demo.studio import Studio
 from tools.train_demo.tally import Tally, right
-from worker.request import Scheduler
 
 Pixels = NDArray[np.uint8]
 FRAMES = 17

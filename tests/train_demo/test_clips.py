@@ -6,13 +6,13 @@ import random
 
 import pytest
 import torch
+from worker.pipelines.places import DEMO_MODELS
+from worker.pipelines.weights import read_json
 
 from tools.train_demo import architecture, clips, tokens, transformer
 from tools.train_demo.answers import Answers, Words
 from tools.train_demo.prompts import held_out
 from tools.train_demo.scenes import exact, paint
-from worker.pipelines.places import DEMO_MODELS
-from worker.pipelines.weights import read_json
 
 
 def test_attention_for_training_comes_to_the_pipelines_own_with_padded_words() -> None:

@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from worker.pipelines.places import DEMO_MODELS
 
 from tools.train_demo import clips, decoders, device, encoders, images, texts, transformer
-from worker.pipelines.places import DEMO_MODELS
 
 BATCHES = 4
 COPIES = {"aten._to_copy.default", "aten.copy_.default", "aten.set_.source_Storage"}

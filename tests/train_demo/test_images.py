@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from worker.pipelines.places import DEMO_MODELS
 
 from tools.train_demo import architecture, images
 from tools.train_demo.captions import Caption
 from tools.train_demo.images import caption_of
 from tools.train_demo.latents import SIDE, of_pictures
 from tools.train_demo.scenes import PICTURE_SIZES, Scene, draw_lots, paint
-from worker.pipelines.places import DEMO_MODELS
 
 BATCHES = 40
 

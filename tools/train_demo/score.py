@@ -15,12 +15,12 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that spin slow whatever else runs
 
 import torch
+from worker.request import Scheduler
 
 from tools.train_demo.checker import Seen, look, motion
 from tools.train_demo.prompts import Case, clip_cases, image_cases
 from tools.train_demo.studio import Studio
 from tools.train_demo.tally import Tally, header, right
-from worker.request import Scheduler
 
 FEW = 20
 """Images of a row that compares settings."""

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-
 from worker.config import load_settings, set_library_defaults
 from worker.generation import GeneratedImage, Progress, Sources
 from worker.params import ModelDefaults, resolve

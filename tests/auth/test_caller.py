@@ -1,0 +1,331 @@
+"""Who asks: every way to be refused, by a message that repeats nothing; and the tickets that outlive an ID token."""
+
+import asyncio
+import base64
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support.fakes import TokenUsers
+from worker.api.request import envelope
+from worker.auth import caller as identity
+from worker.auth.caller import Identity, Tickets, Users, request_hash
+from worker.core.config import ConfigError, load_settings
+from worker.core.errors import BackendError, Forbidden, Internal, JobError, Unauthenticated
+
+SECRET = "a secret that both sides hold, 32+"
+HOUR = 3600
+INPUT: dict[str, Any] = {
+    "prompt": "a fox",
+    "seed": 7,
+    "user_id": "user",
+    "file_uid": "file",
+    "use_cloud_storage": True,
+}
+
+
+def encoded(claims: Any, *, key: str = SECRET, algorithm: str = "HS256", **header: Any) -> str:
+    """A JWT made by hand, so that it may be wrong in ways that a library refuses to make."""
+    parts = [{"alg": algorithm, "typ": "JWT", **header}, claims]
+    body = ".".join(base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts)
+    mac = jwt.get_algorithm_by_name("HS256").sign(body.encode(), key.encode())
+    return f"{body}.{base64.urlsafe_b64encode(mac).decode().rstrip('=')}"
+
+
+def claims(**changes: Any) -> dict[str, Any]:
+    now = int(time.time())
+    made = {
+        "aud": "generation-worker",
+        "sub": "user",
+        "file_uid": "file",
+        "request_hash": request_hash(INPUT),
+        "iat": now,
+        "exp": now + 25 * HOUR,
+        **changes,
+    }
+    return {name: value for name, value in made.items() if value is not ...}
+
+
+def who(*, users: Users | None = None, secret: str | None = SECRET, required: bool = True) -> Identity:
+    return Identity(users, Tickets(secret) if secret else None, required=required)
+
+
+def ask(asked: Identity, token: object, *, acts_for_user: bool = True, **changes: Any) -> None:
+    """Raises what the worker would answer; the token stands in the input as it does in a job."""
+    job_input = {**INPUT, **changes, "id_token": token}
+    asyncio.run(asked.check(envelope(job_input), job_input, acts_for_user=acts_for_user))
+
+
+def now(offset: float) -> int:
+    return int(time.time() + offset)
+
+
+# -- tickets
+
+
+def test_a_ticket_for_this_user_file_and_request_is_taken() -> None:
+    ask(who(), encoded(claims()))
+
+
+def test_a_ticket_is_right_after_a_day_in_the_queue() -> None:
+    made = now(-24 * HOUR)
+    ask(who(), encoded(claims(iat=made, exp=made + 25 * HOUR)))
+
+
+def test_clocks_may_differ_by_seconds() -> None:
+    ask(who(), encoded(claims(exp=now(-5), iat=now(-HOUR))))
+    ask(who(), encoded(claims(iat=now(5))))
+
+
+REFUSED: dict[str, tuple[Callable[[], str], type[JobError], str]] = {
+    "expired": (lambda: encoded(claims(exp=now(-60), iat=now(-HOUR))), Unauthenticated, "has expired"),
+    "from the future": (lambda: encoded(claims(iat=now(600))), Unauthenticated, "from the future"),
+    "not yet": (lambda: encoded(claims(nbf=now(600))), Unauthenticated, "from the future"),
+    "for longer than 25 h": (lambda: encoded(claims(exp=now(26 * HOUR))), Unauthenticated, "at most 25 hours"),
+    "for ever": (lambda: encoded(claims(exp=10**18)), Unauthenticated, "at most 25 hours"),
+    "without an end": (lambda: encoded(claims(exp=...)), Unauthenticated, "not valid for this worker"),
+    "exp is no number": (lambda: encoded(claims(exp="tomorrow")), Unauthenticated, "not valid for this worker"),
+    "exp is infinite": (lambda: encoded(claims(exp=float("inf"))), Unauthenticated, "not valid for this worker"),
+    "exp is null": (lambda: encoded(claims(exp=None)), Unauthenticated, "not valid for this worker"),
+    "exp is a string of digits": (lambda: encoded(claims(exp=str(now(60)))), Unauthenticated, "not valid for this"),
+    "without a beginning": (lambda: encoded(claims(iat=...)), Unauthenticated, "not valid for this worker"),
+    "another audience": (lambda: encoded(claims(aud="other")), Unauthenticated, "not valid for this worker"),
+    "two audiences": (lambda: encoded(claims(aud=["generation-worker", "x"])), Unauthenticated, "not valid for"),
+    "no audience": (lambda: encoded(claims(aud=...)), Unauthenticated, "not valid for this worker"),
+    "another secret": (lambda: encoded(claims(), key=SECRET[::-1]), Unauthenticated, "not valid for this worker"),
+    "no signature": (lambda: encoded(claims()).rpartition(".")[0] + ".", Unauthenticated, "not valid for this worker"),
+    "changed payload": (
+        lambda: encoded(claims()).split(".")[0] + "." + ".".join(encoded(claims(sub="x"), key="k" * 32).split(".")[1:]),
+        Unauthenticated,
+        "not valid for this worker",
+    ),
+    "a list for claims": (lambda: encoded(["user"]), Unauthenticated, "not valid for this worker"),
+    "critical extensions": (lambda: encoded(claims(), crit=["x"], x=1), Unauthenticated, "not valid"),
+    "another user": (lambda: encoded(claims(sub="mallory")), Forbidden, "user_id: must be the user"),
+    "no user": (lambda: encoded(claims(sub=...)), Unauthenticated, "not valid for this worker"),
+    "a number for a user": (lambda: encoded(claims(sub=5)), Unauthenticated, "not valid for this worker"),
+    "another file": (lambda: encoded(claims(file_uid="other")), Forbidden, "file_uid: must be the one"),
+    "any file": (lambda: encoded(claims(file_uid=True)), Forbidden, "file_uid: must be the one"),
+    "no file": (lambda: encoded(claims(file_uid=...)), Unauthenticated, "not valid for this worker"),
+    "another request": (lambda: encoded(claims(request_hash="0" * 64)), Forbidden, "made for another request"),
+    "any request": (lambda: encoded(claims(request_hash=["x"])), Forbidden, "made for another request"),
+    "no request": (lambda: encoded(claims(request_hash=...)), Unauthenticated, "not valid for this worker"),
+    "upper-case hash": (
+        lambda: encoded(claims(request_hash=request_hash(INPUT).upper())),
+        Forbidden,
+        "made for another request",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_a_wrong_ticket_is_refused_in_words_that_repeat_nothing_of_it(
+    kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    make, error, says = REFUSED[kind]
+    token = make()
+    with pytest.raises(error, match=says) as caught:
+        ask(who(users=TokenUsers()), token)
+    assert caught.value.__cause__ is None
+    for secret in (SECRET, *(part for part in token.split(".") if len(part) > 8)):
+        assert secret not in f"{caught.value!r} {caught.value} {caplog.text}"
+
+
+@pytest.mark.parametrize("algorithm", ["none", "None", "HS384", "HS512", "RS256", "ES256", "", None, 5, ["HS256"]])
+def test_another_algorithm_is_no_ticket_and_firebase_is_asked_instead(algorithm: Any) -> None:
+    """Correctly signed with our secret, but not said to be: nobody chooses the algorithm but the worker."""
+    token = encoded(claims(), algorithm=algorithm)
+    with pytest.raises(Unauthenticated, match="not valid for this project"):
+        ask(who(users=TokenUsers()), token)
+    with pytest.raises(Unauthenticated, match="cannot check an id_token"):
+        ask(who(users=None), token)
+
+
+def test_a_public_key_is_no_secret() -> None:
+    """The classic confusion: HS256 over a public key that everybody has."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048).public_key()
+    pem = key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo).decode()
+    with pytest.raises(Unauthenticated, match="not valid for this worker"):
+        ask(who(users=TokenUsers()), encoded(claims(), key=pem))
+
+
+@pytest.mark.parametrize("required", [True, False])
+@pytest.mark.parametrize("users", [TokenUsers(), None])
+def test_without_a_secret_no_ticket_is_taken(users: TokenUsers | None, required: bool) -> None:
+    with pytest.raises(Unauthenticated, match="TICKET_SECRET"):
+        ask(who(users=users, secret=None, required=required), encoded(claims()))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"prompt": "a fox "},
+        {"seed": 8},
+        {"seed": "7"},
+        {"num_images": 4},
+        {"use_cloud_storage": False},
+        {"negative_prompt": None},
+        {"unknown": 1},
+        {"prompt": "\ud800"},
+        {"seed": 2**53},
+        {"seed": 10**400},
+        {"guidance_scale": float("nan")},
+        {"\ud800": 1},
+    ],
+    ids=lambda change: repr(change)[:40],
+)
+def test_a_changed_input_needs_a_new_ticket(change: dict[str, Any]) -> None:
+    with pytest.raises(Forbidden, match="ticket in id_token"):
+        ask(who(), encoded(claims()), **change)
+
+
+def test_an_input_nested_without_end_has_no_ticket() -> None:
+    deep: Any = "x"
+    for _ in range(5000):
+        deep = [deep]
+    with pytest.raises(Forbidden, match="no canonical form"):
+        ask(who(), encoded(claims()), prompt=deep)
+
+
+def test_the_hash_is_over_canonical_json_without_the_token() -> None:
+    """RFC 8785: keys in order, numbers as ECMAScript writes them, UTF-8; its own example of section 3.2.2."""
+    rfc = {
+        "numbers": [333333333.33333329, 1e30, 4.50, 2e-3, 0.000000000000000000000000001],
+        "string": "€$\u000f\u000aA'\u0042\u0022\u005c\\\"/",
+        "literals": [None, True, False],
+    }
+    canonical = (
+        r'{"literals":[null,true,false],"numbers":[333333333.3333333,1e+30,4.5,0.002,1e-27],'
+        r'"string":"€$\u000f\nA' + "'" + r'B\"\\\\\"/"}'
+    )
+    expected = hashlib.sha256(canonical.encode()).hexdigest()
+    assert request_hash(rfc) == expected
+    assert request_hash({**rfc, "id_token": "anything"}) == expected
+
+
+TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
+VALUES = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53) + 1, 2**53 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | TEXT
+)
+
+
+@given(st.dictionaries(TEXT, VALUES, max_size=8))
+def test_json_written_anew_in_another_order_has_the_same_hash(job_input: dict[str, Any]) -> None:
+    anew = json.loads(json.dumps(dict(reversed(job_input.items())), ensure_ascii=False))
+    assert request_hash(anew) == request_hash(job_input)
+    assert request_hash({**job_input, "one more": 1}) != request_hash({**job_input, "one more": 2})
+
+
+def test_a_source_picture_of_megabytes_is_hashed_quickly() -> None:
+    job_input = {**INPUT, "image_url": "data:image/png;base64," + "iVBORw0K" * 1_000_000}
+    started = time.monotonic()
+    assert request_hash(job_input) != request_hash(INPUT)
+    assert time.monotonic() - started < 2
+
+
+# -- ID tokens
+
+
+def test_an_id_token_of_the_user_is_taken() -> None:
+    for secret in (SECRET, None):
+        ask(who(users=TokenUsers(), secret=secret), "token-of-user")
+
+
+def test_an_id_token_of_somebody_else_is_forbidden_even_where_none_is_required() -> None:
+    for required in (True, False):
+        with pytest.raises(Forbidden, match="user_id: must be the user that the id_token belongs to"):
+            ask(who(users=TokenUsers(), required=required), "token-of-mallory")
+
+
+@pytest.mark.parametrize("token", [None, "", "x" * 8193, 5, ["token-of-user"], {"alg": "none"}])
+def test_no_token_or_none_that_could_be_one_is_nobody(token: object) -> None:
+    with pytest.raises(Unauthenticated):
+        ask(who(users=TokenUsers()), token)
+
+
+@pytest.mark.parametrize(
+    "token", ["x", "..", "W10.e30.x", "NQ.NQ.x", "\ud800.\ud800.x", base64.b64encode(b"[" * 5000).decode() + ".e30.x"]
+)
+def test_garbage_is_nobody(token: str) -> None:
+    with pytest.raises(Unauthenticated, match="not valid for this project"):
+        ask(who(users=TokenUsers()), token)
+
+
+def test_a_worker_that_requires_proof_and_can_check_none_takes_nobody() -> None:
+    nobody = who(users=None, secret=None)
+    assert not nobody.can_check
+    for token in (None, "token-of-user"):
+        with pytest.raises(Unauthenticated, match="this worker cannot check"):
+            ask(nobody, token)
+    assert who(users=None).can_check
+    assert who(users=TokenUsers(), secret=None).can_check
+
+
+def test_where_no_proof_is_required_a_job_without_one_is_taken() -> None:
+    ask(who(users=TokenUsers(), required=False), None)
+    ask(who(users=None, secret=None, required=False), "token-of-anybody")
+
+
+def test_a_job_for_nobody_needs_no_proof() -> None:
+    ask(who(), None, acts_for_user=False)
+
+
+class Unreachable(TokenUsers):
+    """Google does not answer."""
+
+    def uid(self, id_token: str) -> str:
+        raise BackendError("auth", "unreachable")
+
+
+class Silent(TokenUsers):
+    """Google takes its time."""
+
+    def uid(self, id_token: str) -> str:
+        time.sleep(0.5)
+        return "user"
+
+
+@pytest.mark.parametrize("users", [Unreachable(), Silent()])
+def test_what_cannot_be_found_out_in_time_is_neither_yes_nor_no(
+    users: TokenUsers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(identity, "IDENTITY_SECONDS", 0.05)
+    with pytest.raises(Internal, match="try again") as caught:
+        ask(who(users=users), "token-of-user")
+    assert caught.value.retryable
+
+
+# -- settings
+
+
+def test_the_secret_is_never_shown_and_loses_the_newline_of_its_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TICKET_SECRET", f"{SECRET}\n")
+    settings = load_settings()
+    assert SECRET not in f"{settings!r} {settings}"
+    assert settings.ticket_secret is not None
+    assert settings.ticket_secret.get_secret_value() == SECRET
+    assert not settings.check_revoked
+
+
+@pytest.mark.parametrize("value", ["short-and-secret", "x" * 31, f"short{' ' * 40}"])
+def test_a_short_secret_stops_the_worker_at_boot(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TICKET_SECRET", value)
+    with pytest.raises(ConfigError, match="TICKET_SECRET: must have at least 32 characters") as caught:
+        load_settings()
+    assert "short" not in str(caught.value)
+    assert "xxx" not in str(caught.value)

@@ -1,0 +1,202 @@
+"""The outbox: what could neither be uploaded nor returned is delivered later, once, with its document."""
+
+import json
+import os
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.job.test_runner import CLOUD, PATH, World
+from tests.support.fakes import MemoryBucket, MemoryDocuments, PaintingGenerator, is_down
+from worker.api.request import Owner
+from worker.delivery.spool import DELIVERED, Item, Outbox
+from worker.document.transitions import WORKER_LOST
+from worker.media.video import Encoded
+from worker.storage.results import Provenance, Storage
+
+OWNER = Owner("user", "file")
+
+
+class VolumeWorld(World):
+    """A worker with an outbox, and pictures too large for a response."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(PaintingGenerator(side=512), max_result_bytes=20_000)
+        self.outbox = Outbox(folder)
+
+    def tools(self) -> Any:
+        tools = super().tools()
+        return type(tools)(**{name: getattr(tools, name) for name in tools.__slots__} | {"outbox": self.outbox})
+
+    def deliver(self) -> int:
+        return self.outbox.deliver(Storage(self.bucket), self.documents)
+
+
+async def kept(tmp_path: Path, **job: Any) -> VolumeWorld:
+    world = VolumeWorld(tmp_path / "outbox")
+    world.bucket.before = is_down("storage", "refused")
+    response = await world.run({**CLOUD, **job})
+    assert response["error_code"] == "storage_unavailable"
+    assert "is kept and will be delivered later" in response["error"]
+    assert response["retryable"] is False
+    assert world.document["error"]["code"] == "storage_unavailable"
+    return world
+
+
+async def test_a_kept_result_is_delivered_with_its_document_when_storage_is_back(tmp_path: Path) -> None:
+    world = await kept(tmp_path, num_images=2)
+    assert world.deliver() == 0, "nothing can be delivered while the storage is away"
+    world.bucket.before = lambda *_: None
+    assert world.deliver() == 1
+    assert world.paths == ["generating/user/image/file_0.png", "generating/user/image/file_1.png"]
+    document = world.document
+    assert (document["status"], document["generation_data"]["storage"]) == ("completed", "firebase")
+    assert "error" not in document
+    data = document["generation_data"]
+    assert (data["seeds"], data["warnings"]) == ([7, 8], [DELIVERED])
+    assert data["images"][0] == data["image_url"] == data["files"][0]["url"]
+    assert list((tmp_path / "outbox").iterdir()) == []
+    assert world.deliver() == 0
+    again = await world.run({**CLOUD, "num_images": 2}, job_id="job-2")
+    assert again["images"] == data["images"]
+    assert world.generator.generated == 2
+
+
+async def test_without_a_volume_the_caller_is_told_to_try_again() -> None:
+    world = World(PaintingGenerator(side=512), max_result_bytes=20_000)
+    world.bucket.before = is_down("storage", "refused")
+    response = await world.run(CLOUD)
+    assert (response["error_code"], response["retryable"]) == ("storage_unavailable", True)
+    assert "too large to be returned" in response["error"]
+
+
+@pytest.mark.parametrize("change", [None, {"status": "completed"}, {"attempt": 2}], ids=["deleted", "done", "again"])
+async def test_nobody_gets_a_result_they_do_not_wait_for_any_more(
+    tmp_path: Path, change: dict[str, Any] | None
+) -> None:
+    world = await kept(tmp_path)
+    world.bucket.before = lambda *_: None
+    world.documents.write_as_app(PATH, change)
+    before = dict(world.documents.stored)
+    assert world.deliver() == 0
+    assert world.documents.stored == before
+    assert world.paths == []
+    assert list((tmp_path / "outbox").iterdir()) == []
+
+
+@pytest.mark.parametrize("reaped", [False, True])
+async def test_a_job_that_could_not_even_write_its_failure_is_delivered_when_its_lease_is_over(
+    tmp_path: Path, reaped: bool
+) -> None:
+    world = VolumeWorld(tmp_path / "outbox")
+    world.bucket.before = is_down("storage", "refused")
+    world.documents.after = lambda *_: setattr(world.documents, "before", is_down("firestore"))  # from the claim on
+    response = await world.run(CLOUD)
+    assert "is kept and will be delivered later" in response["error"]
+    world.bucket.before = world.documents.before = world.documents.after = lambda *_: None
+    assert world.document["status"] == "processing"
+    assert world.deliver() == 0, "its worker may still be about to write"
+    assert len(list((tmp_path / "outbox").iterdir())) == 1
+    past = {"expires_at": datetime.now(UTC) - timedelta(seconds=1)}
+    lost = {"status": "failed", "error": {"code": WORKER_LOST}, "claim": {"nonce": "", "deaths": 1}}
+    world.documents.write_as_app(PATH, past | (lost if reaped else {}))
+    assert world.deliver() == 1
+    assert (world.document["status"], world.document["generation_data"]["seed"]) == ("completed", 7)
+    assert not {"error", "expires_at", "progress"} & set(world.document)
+    assert len(world.paths) == 1
+
+
+async def test_a_job_that_firestore_never_knew_of_is_delivered_with_a_new_document(tmp_path: Path) -> None:
+    world = VolumeWorld(tmp_path / "outbox")
+    world.bucket.before, world.documents.before = is_down("storage", "refused"), is_down("firestore")
+    response = await world.run(CLOUD)
+    assert "is kept and will be delivered later" in response["error"]
+    world.bucket.before = world.documents.before = lambda *_: None
+    assert not world.documents.stored
+    assert world.deliver() == 1
+    document = world.document
+    assert (document["status"], document["job_id"], document["attempt"]) == ("completed", "job-1", 1)
+    assert document["request_data"]["prompt"] == "a fox"
+    assert len(world.paths) == 1
+
+
+@pytest.mark.parametrize("fields", [{"status": "completed"}, {"status": "failed", "error": {"code": "cancelled"}}])
+async def test_what_another_job_made_of_a_document_meanwhile_is_left_alone(
+    tmp_path: Path, fields: dict[str, Any]
+) -> None:
+    world = VolumeWorld(tmp_path / "outbox")
+    world.bucket.before, world.documents.before = is_down("storage", "refused"), is_down("firestore")
+    await world.run(CLOUD)
+    world.bucket.before = world.documents.before = lambda *_: None
+    world.documents.write_as_app(PATH, {**fields, "job_id": "job-2", "attempt": 1})
+    before = dict(world.documents.stored)
+    assert world.deliver() == 0
+    assert (world.documents.stored, world.paths) == (before, [])
+
+
+async def test_a_label_that_the_user_sets_meanwhile_is_kept(tmp_path: Path) -> None:
+    world = await kept(tmp_path)
+    world.documents.write_as_app(PATH, {"favorite": True})
+    world.bucket.before = lambda *_: None
+    assert world.deliver() == 1
+    assert world.document["favorite"] is True
+
+
+def item(size: int = 10) -> Item:
+    return Item("generating/user/image/file.png", Encoded(b"x" * size, "image/png", ".png", 8, 8), 1)
+
+
+def provenance() -> Provenance:
+    return Provenance("job-1", 1, "hash", "2026-01-01T00:00:00.000000Z", json.dumps({"model": "m"}))
+
+
+def test_the_outbox_is_bounded_in_bytes(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path, max_bytes=5000)
+    assert outbox.keep(OWNER, provenance(), [item(2000)], {}) is True
+    assert outbox.keep(OWNER, provenance(), [item(4000)], {}) is False
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_the_outbox_is_bounded_in_age(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path)
+    assert outbox.keep(OWNER, provenance(), [item()], {})
+    (entry,) = tmp_path.iterdir()
+    entry.rename(tmp_path / f"{int(time.time()) - 3 * 86400}-old")
+    assert outbox.deliver(Storage(MemoryBucket()), MemoryDocuments()) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_costs_nothing_but_the_entry(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    assert Outbox(tmp_path / "file" / "outbox").keep(OWNER, provenance(), [item()], {}) is False
+    assert Outbox(tmp_path / "nowhere").deliver(Storage(MemoryBucket()), MemoryDocuments()) == 0
+
+
+def test_an_entry_that_cannot_be_read_is_dropped_and_the_next_one_delivered(tmp_path: Path) -> None:
+    broken = tmp_path / f"{int(time.time()) - 5}-broken"
+    broken.mkdir()
+    (broken / "entry.json").write_text("{")
+    outbox = Outbox(tmp_path)
+    outbox.keep(OWNER, provenance(), [item()], {})
+    documents = MemoryDocuments()
+    fields = {"status": "failed", "error": {"code": "storage_unavailable"}, "job_id": "job-1", "attempt": 1}
+    documents.write_as_app(PATH, fields)
+    assert outbox.deliver(Storage(MemoryBucket()), documents) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_entry_that_a_dead_worker_had_taken_is_taken_back(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path)
+    outbox.keep(OWNER, provenance(), [item()], {})
+    (entry,) = tmp_path.iterdir()
+    taken = entry.rename(tmp_path / f"taken-{entry.name}")
+    assert outbox.deliver(Storage(MemoryBucket()), MemoryDocuments()) == 0
+    assert taken.exists(), "a living worker's entry is left alone"
+    os.utime(taken, (time.time() - 3600,) * 2)
+    documents = MemoryDocuments()
+    fields = {"status": "failed", "error": {"code": "storage_unavailable"}, "job_id": "job-1", "attempt": 1}
+    documents.write_as_app(PATH, fields)
+    assert outbox.deliver(Storage(MemoryBucket()), documents) == 1

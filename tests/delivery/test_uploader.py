@@ -1,0 +1,259 @@
+"""Delivery: files in the order of the seeds, in the bucket or all inline, and nothing half of each."""
+
+import asyncio
+import base64
+import io
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.support.fakes import MemoryBucket, fails_times, is_down
+from tools.media_probe import probe
+from worker.api.request import Owner, parse
+from worker.api.response import Delivered
+from worker.core.errors import BackendError, Cancelled, ResultTooLarge, Superseded
+from worker.delivery.uploader import Delivery, Destination
+from worker.engine.protocol import Generated, GeneratedClip, GeneratedImage, Progress
+from worker.media.video import Encoded
+from worker.storage.results import Provenance, Storage
+
+LIMIT = 9_000_000
+CLAIMED_AT = "2026-01-01T00:00:00.000000Z"
+PATHS = [f"generating/user/image/file_{k}.png" for k in range(3)]
+
+
+def image(index: int, side: int = 64) -> GeneratedImage:
+    pixels = np.random.default_rng(index).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    return GeneratedImage(index, 7 + index, pixels)
+
+
+def clip(frames: int = 5) -> GeneratedClip:
+    return GeneratedClip(7, np.random.default_rng(0).integers(0, 256, (frames, 64, 64, 3), dtype=np.uint8))
+
+
+class Job:
+    """One job's delivery into a bucket in memory, or inline where `cloud` is false."""
+
+    def __init__(
+        self, *, cloud: bool = True, count: int = 3, checkpoint: Callable[[], None] = lambda: None, **fields: Any
+    ) -> None:
+        self.bucket = MemoryBucket()
+        self.progress: list[Progress] = []
+        if fields.get("task_type") != "text2video":
+            fields["num_images"] = count
+        self.provenance = Provenance("job-1", 1, "hash", CLAIMED_AT)
+        destination = Destination(Storage(self.bucket), Owner("user", "file"), lambda: self.provenance)
+        self.delivery = Delivery(
+            parse({"prompt": "x", **fields}),
+            5,
+            destination if cloud else None,
+            on_done=self.progress.append,
+            checkpoint=checkpoint,
+        )
+
+    async def deliver(self, *things: Generated, limit: int = LIMIT) -> Delivered:
+        for thing in things:
+            self.delivery.take(thing)
+        return await self.delivery.finish(limit)
+
+
+def opened(uri: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(uri.split(",", 1)[1])))
+
+
+@pytest.mark.parametrize("claimed", [True, False])
+async def test_what_was_found_is_taken_back_only_by_who_holds_the_claim(claimed: bool) -> None:
+    """Without a claim it may be the result that another job's document is completed with."""
+    theirs = Job(count=1)
+    await theirs.deliver(image(0))
+    mine = Job(count=1)
+    mine.bucket.objects |= theirs.bucket.objects
+    mine.provenance = replace(mine.provenance, job_id="job-2", claimed=claimed)
+    delivered = await mine.deliver(image(0))
+    assert delivered.storage == "firebase"
+    await mine.delivery.discard()
+    assert bool(mine.bucket.objects) is not claimed
+
+
+async def test_files_come_in_the_order_of_the_images_however_long_each_upload_takes() -> None:
+    job = Job()
+
+    def first_is_slowest(call: str, path: str) -> None:
+        if call == "upload":
+            time.sleep(0.1 * (3 - int(path[-5])))
+
+    job.bucket.before = first_is_slowest
+    delivered = await job.deliver(image(0), image(1), image(2))
+    assert [file.seed for file in delivered.files] == [7, 8, 9]
+    assert [file.storage_path for file in delivered.files] == PATHS
+    assert delivered.uris == tuple(file.url for file in delivered.files)
+    assert (delivered.storage, delivered.warnings) == ("firebase", ())
+    for file, index in zip(delivered.files, range(3), strict=True):
+        assert file.storage_path is not None
+        data = job.bucket.objects[file.storage_path][0]
+        assert (len(data), file.width, file.height, file.content_type) == (file.bytes, 64, 64, "image/png")
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(data))), image(index).pixels)
+
+
+async def test_one_uploads_while_the_next_is_still_being_made() -> None:
+    job = Job(count=2)
+    job.delivery.take(image(0))
+    deadline = time.monotonic() + 2
+    while not job.bucket.uploads:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.005)
+    job.delivery.take(image(1))
+    assert len((await job.delivery.finish(LIMIT)).files) == 2
+
+
+async def test_uploads_run_side_by_side() -> None:
+    job = Job()
+    together = threading.Barrier(3, timeout=5)
+
+    def wait_for_the_others(call: str, _path: str) -> None:
+        if call == "upload":
+            together.wait()
+
+    job.bucket.before = wait_for_the_others
+    await job.deliver(image(0), image(1), image(2))
+    assert job.bucket.uploads == 3
+
+
+async def test_the_event_loop_stays_free_while_files_are_encoded() -> None:
+    job = Job(count=1)
+    finished = asyncio.create_task(job.deliver(image(0, 1024)))
+    longest, last = 0.0, time.monotonic()
+    while not finished.done():
+        await asyncio.sleep(0)
+        longest, last = max(longest, time.monotonic() - last), time.monotonic()
+    assert longest < 0.2
+    assert len((await finished).files) == 1
+
+
+async def test_timings_tell_encoding_and_uploading_apart() -> None:
+    job = Job(count=1)
+    job.bucket.before = lambda call, _path: time.sleep(0.2) if call == "upload" else None
+    await job.deliver(image(0))
+    assert 0.2 <= job.delivery.timings["upload"] < 0.6
+    assert 0 < job.delivery.timings["encode"] < 0.2
+
+
+async def test_uploading_is_told_from_the_moment_all_is_generated() -> None:
+    job = Job()
+    job.delivery.take(image(0))
+    await asyncio.sleep(0.1)
+    assert job.progress == []
+    job.delivery.take(image(1))
+    job.delivery.take(image(2))
+    await job.delivery.finish(LIMIT)
+    assert {(progress.stage, progress.total_steps) for progress in job.progress} == {("uploading", 3)}
+    steps = [progress.step for progress in job.progress]
+    assert steps == sorted(steps)
+    assert steps[-1] == 3
+
+
+async def test_a_clip_is_one_mp4() -> None:
+    job = Job(task_type="text2video", num_frames=5)
+    (file,) = (await job.deliver(clip())).files
+    assert (file.storage_path, file.content_type) == ("generating/user/video/file.mp4", "video/mp4")
+    found = probe(job.bucket.objects["generating/user/video/file.mp4"][0])
+    assert (found.codec, found.frames, found.width, found.height) == ("h264", 5, 64, 64)
+
+
+@pytest.mark.parametrize("kind", ["unreachable", "refused"])
+async def test_if_one_upload_fails_all_files_come_inline_and_none_stays(kind: str) -> None:
+    job = Job()
+    job.bucket.before = lambda call, path: is_down("storage", kind)(call, path) if path == PATHS[1] else None
+    delivered = await job.deliver(image(0), image(1), image(2))
+    assert delivered.storage == "base64"
+    assert job.bucket.objects == {}
+    assert [(file.url, file.storage_path, file.seed) for file in delivered.files] == [
+        (None, None, k) for k in (7, 8, 9)
+    ]
+    for uri, index in zip(delivered.uris, range(3), strict=True):
+        assert np.array_equal(np.asarray(opened(uri)), image(index).pixels)
+    assert [warning.split(":")[0] for warning in delivered.warnings] == ["storage_unavailable"]
+
+
+async def test_a_request_without_cloud_storage_is_inline_without_a_warning() -> None:
+    job = Job(cloud=False, count=2)
+    delivered = await job.deliver(image(0), image(1))
+    assert (delivered.storage, delivered.warnings, len(delivered.uris)) == ("base64", (), 2)
+    assert job.bucket.objects == {}
+
+
+async def test_what_does_not_fit_is_encoded_again_and_says_so() -> None:
+    delivered = await Job(cloud=False, count=1).deliver(image(0, 256), limit=100_000)
+    assert delivered.files[0].content_type == "image/webp"
+    assert 2 * len(delivered.uris[0]) < 100_000
+    assert opened(delivered.uris[0]).size == (256, 256)
+    assert delivered.warnings
+
+
+async def test_what_cannot_fit_is_an_error() -> None:
+    with pytest.raises(ResultTooLarge):
+        await Job(cloud=False, count=1).deliver(image(0, 512), limit=10_000)
+
+
+async def test_a_newer_attempts_objects_are_left_alone_and_ours_go() -> None:
+    job = Job(count=2)
+    newer = Provenance("job-2", 2, "hash", "2027").metadata("theirs", 7, Encoded(b"", "image/png", ".png", 64, 64))
+    for path in PATHS[:2]:
+        job.bucket.upload(path, b"newer", content_type="image/png", metadata=newer, replaces=0, deadline=0)
+    with pytest.raises(Superseded):
+        await job.deliver(image(0), image(1))
+    assert {data for data, _, _ in job.bucket.objects.values()} == {b"newer"}
+
+
+async def test_discard_takes_back_what_was_uploaded_and_waits_for_what_is_under_way() -> None:
+    job = Job(count=2)
+    job.bucket.before = lambda call, path: time.sleep(0.2) if (call, path) == ("upload", PATHS[1]) else None
+    job.delivery.take(image(0))
+    job.delivery.take(image(1))
+    await asyncio.sleep(0.1)
+    await job.delivery.discard()
+    assert (job.bucket.uploads, job.bucket.objects) == (2, {})
+
+
+async def test_objects_that_cannot_be_taken_back_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    job = Job(count=1)
+    job.bucket.before = is_down("storage", calls=["delete"])
+    job.delivery.take(image(0))
+    await job.delivery.discard()
+    (record,) = caplog.records
+    assert (getattr(record, "action", ""), getattr(record, "count", 0)) == ("orphans", 1)
+
+
+async def test_the_fallback_loses_no_picture_when_the_bucket_cannot_even_delete() -> None:
+    job = Job(count=2)
+
+    def second_fails_and_no_delete(call: str, path: str) -> None:
+        if call == "delete" or path == PATHS[1]:
+            raise BackendError("storage", "unreachable")
+
+    job.bucket.before = second_fails_and_no_delete
+    delivered = await job.deliver(image(0), image(1))
+    assert (delivered.storage, len(delivered.uris)) == ("base64", 2)
+
+
+async def test_encoding_a_clip_stops_when_the_job_does() -> None:
+    def stop() -> None:
+        raise Cancelled
+
+    job = Job(task_type="text2video", num_frames=5, checkpoint=stop)
+    with pytest.raises(Cancelled):
+        await job.deliver(clip(60))
+    assert job.bucket.objects == {}
+
+
+async def test_an_upload_that_fails_for_a_moment_is_the_buckets_business() -> None:
+    """The bucket retries within its deadline; delivery asks once."""
+    job = Job(count=1)
+    job.bucket.before = fails_times(1, is_down("storage"))
+    assert (await job.deliver(image(0))).storage == "base64"

@@ -1,0 +1,252 @@
+"""The keeper: a document stays alive while its job lives, and what it says reaches the job."""
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+from tests.support.fakes import MemoryDocuments, fails_times, is_down
+from worker.api.request import Owner
+from worker.core.errors import Cancelled
+from worker.core.stop import StopSignal
+from worker.document import keeper as keeper_module
+from worker.document.keeper import Keeper
+from worker.document.schema import LEASE_SECONDS
+from worker.document.session import HEARTBEAT_SECONDS, WATCH_SECONDS, StatusDocument
+from worker.document.transitions import Bid
+from worker.engine.protocol import Progress
+
+PATH = "generations/user/files/file"
+TICK = 0.05
+
+
+class Kept:
+    """A claimed document in memory, its keeper and the job's stop signal."""
+
+    def __init__(self, *, claimed: bool = True) -> None:
+        self.documents = MemoryDocuments()
+        self.asked: list[str] = []
+        self.documents.before = lambda call, _path: self.asked.append(call)
+        self.document = StatusDocument(self.documents, Owner("user", "file"), Bid("job-1", "w", "hash", "n1"), {})
+        if claimed:
+            self.document.claim(time.monotonic() + 1)
+        self.stop = StopSignal()
+        self.keeper = Keeper(self.document, self.stop)
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        return self.documents.stored[PATH][0]
+
+    @property
+    def writes(self) -> int:
+        return len(self.documents.history[PATH]) - 1
+
+
+@pytest.fixture(autouse=True)
+def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeper_module, "INTERVAL_SECONDS", TICK)
+    monkeypatch.setattr(keeper_module, "WATCH_SECONDS", 2 * TICK)
+    monkeypatch.setattr(keeper_module, "HEARTBEAT_SECONDS", 4 * TICK)
+
+
+def step(number: int) -> Progress:
+    return Progress("generating", number, 100)
+
+
+def taken_over(kept: Kept, job: str = "job-1") -> None:
+    bid = Bid(job, "w2", "hash", "n2")
+    StatusDocument(kept.documents, Owner("user", "file"), bid, {}).claim(time.monotonic() + 1)
+
+
+def test_the_real_times_are_the_contracts() -> None:
+    assert 10 <= HEARTBEAT_SECONDS <= 15
+    assert LEASE_SECONDS == 90
+    assert WATCH_SECONDS <= 5
+
+
+async def test_a_heartbeat_is_written_again_and_again() -> None:
+    kept = Kept()
+    first = kept.fields["expires_at"]
+    await asyncio.sleep(13 * TICK)
+    await kept.keeper.close()
+    assert 2 <= kept.writes <= 3
+    assert kept.fields["expires_at"] > first
+    assert kept.fields["progress"]["stage"] == "queued"
+
+
+async def test_progress_is_written_at_most_once_an_interval_and_the_newest_counts() -> None:
+    kept = Kept()
+    for number in range(1, 41):
+        kept.keeper.note(step(number))
+        await asyncio.sleep(TICK / 10)
+    await kept.keeper.close()
+    steps = [state["progress"]["step"] for state in kept.documents.history[PATH]]
+    assert kept.writes <= 5
+    assert steps == sorted(steps)
+    assert steps[-1] >= 25
+
+
+async def test_nothing_is_written_after_close() -> None:
+    kept = Kept()
+    kept.keeper.note(step(1))
+    await kept.keeper.close()
+    writes = kept.writes
+    kept.keeper.note(step(2))
+    await asyncio.sleep(6 * TICK)
+    assert kept.writes == writes
+
+
+async def test_close_waits_for_a_write_under_way() -> None:
+    kept = Kept()
+    writing: list[bool] = []
+
+    def slow(call: str, _path: str) -> None:
+        if call == "update":
+            writing.append(True)
+            time.sleep(0.2)
+            writing.pop()
+
+    kept.documents.before = slow
+    kept.keeper.note(step(1))
+    while not writing:
+        await asyncio.sleep(0.005)
+    await kept.keeper.close()
+    assert not writing
+    assert kept.fields["progress"]["step"] == 1
+
+
+@pytest.mark.parametrize("busy", [True, False])
+async def test_a_cancel_wish_stops_the_job_whether_or_not_there_is_progress(busy: bool) -> None:
+    kept = Kept()
+    kept.documents.write_as_app(PATH, {"cancel_requested": True})
+    if busy:
+        kept.keeper.note(step(1))
+    assert isinstance(await asyncio.wait_for(kept.stop.wait(), 2), Cancelled)
+    await kept.keeper.close()
+
+
+async def test_anything_but_true_is_no_cancel_wish() -> None:
+    kept = Kept()
+    for value in (False, "true", 1, None):
+        kept.documents.write_as_app(PATH, {"cancel_requested": value})
+        await asyncio.sleep(3 * TICK)
+    assert kept.stop.reason is None
+    await kept.keeper.close()
+
+
+async def test_a_deleted_document_ends_the_job() -> None:
+    kept = Kept()
+    kept.documents.write_as_app(PATH, None)
+    assert (await asyncio.wait_for(kept.stop.wait(), 2)).code == "deleted"
+    await kept.keeper.close()
+    assert PATH not in kept.documents.stored
+
+
+async def test_a_takeover_ends_the_job() -> None:
+    kept = Kept()
+    taken_over(kept)
+    assert (await asyncio.wait_for(kept.stop.wait(), 2)).code == "superseded"
+    await kept.keeper.close()
+    assert kept.fields["worker_id"] == "w2"
+
+
+async def test_news_that_are_fresh_are_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeper_module, "FRESH_SECONDS", 60.0)
+    kept = Kept()
+    kept.asked.clear()
+    await kept.keeper.confirm()
+    assert kept.asked == []
+    await kept.keeper.close()
+
+
+@pytest.mark.parametrize("what", ["superseded", "deleted", "cancelled"])
+async def test_old_news_are_asked_for_and_what_ends_the_job_is_told_at_once(
+    what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper_module, "FRESH_SECONDS", 0.0)
+    monkeypatch.setattr(keeper_module, "WATCH_SECONDS", 60.0)
+    kept = Kept()
+    if what == "superseded":
+        taken_over(kept)
+    else:
+        kept.documents.write_as_app(PATH, None if what == "deleted" else {"cancel_requested": True})
+    await kept.keeper.confirm()
+    assert kept.stop.reason is not None
+    assert kept.stop.reason.code == what
+    await kept.keeper.close()
+
+
+async def test_a_firestore_that_is_away_stops_nobody_who_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeper_module, "FRESH_SECONDS", 0.0)
+    kept = Kept()
+    kept.documents.before = is_down("firestore")
+    await kept.keeper.confirm()
+    assert kept.stop.reason is None
+    await kept.keeper.close()
+    kept.asked.clear()
+    await kept.keeper.confirm()
+    assert kept.asked == [], "who has closed asks nothing any more"
+
+
+async def test_a_document_that_could_not_be_claimed_is_claimed_when_firestore_is_back() -> None:
+    kept = Kept(claimed=False)
+    kept.documents.before = fails_times(1, is_down("firestore"))
+    kept.keeper.note(step(7))
+    await asyncio.sleep(0.5)
+    assert kept.document.claimed
+    assert (kept.fields["status"], kept.fields["job_id"]) == ("processing", "job-1")
+    assert kept.fields["progress"]["step"] == 7
+    assert kept.stop.reason is None
+    await kept.keeper.close()
+
+
+@pytest.mark.parametrize("ended", [True, False])
+async def test_a_late_claim_that_another_job_was_faster_with_ends_this_one(ended: bool) -> None:
+    kept = Kept(claimed=False)
+    if ended:
+        data = {"storage": "firebase", "images": ["https://u"]}
+        done = {"status": "completed", "claim": {"request_hash": "hash"}, "generation_data": data}
+        kept.documents.write_as_app(PATH, done)
+    else:
+        taken_over(kept, "job-2")
+    before = dict(kept.documents.stored)
+    reason = await asyncio.wait_for(kept.stop.wait(), 2)
+    assert reason.code == ("superseded" if ended else "duplicate_in_progress")
+    await kept.keeper.close()
+    assert kept.documents.stored == before
+
+
+async def test_an_outage_is_survived_and_no_progress_is_lost_for_good() -> None:
+    kept = Kept()
+    kept.documents.before = fails_times(3, is_down("firestore"))
+    kept.keeper.note(step(5))
+    await asyncio.sleep(8 * TICK)
+    assert kept.stop.reason is None
+    assert kept.fields["progress"]["step"] == 5
+    await kept.keeper.close()
+
+
+async def test_after_a_write_whose_answer_was_lost_the_next_one_is_written() -> None:
+    kept = Kept()
+    kept.documents.after = fails_times(1, is_down("firestore"))
+    kept.keeper.note(step(1))
+    await asyncio.sleep(3 * TICK)
+    kept.keeper.note(step(2))
+    await asyncio.sleep(3 * TICK)
+    await kept.keeper.close()
+    assert (kept.fields["progress"]["step"], kept.stop.reason) == (2, None)
+
+
+async def test_a_mistake_of_ours_does_not_end_the_job() -> None:
+    """Keeping the document up is worth less than the generation."""
+    kept = Kept()
+
+    def broken(call: str, _path: str) -> None:
+        raise RuntimeError(call)
+
+    kept.documents.before = broken
+    kept.keeper.note(step(1))
+    await asyncio.sleep(3 * TICK)
+    await kept.keeper.close()
+    assert kept.stop.reason is None

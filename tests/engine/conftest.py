@@ -1,0 +1,95 @@
+"""The built-in models are loaded once for the whole directory, small ones made once; a run is one call."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tests.support import small_models
+from tests.support.engine_jobs import Recorder, image_params, sources_of, video_params
+from worker.api.request import REQUESTS, Request
+from worker.core.config import Settings, load_settings
+from worker.engine.engine import Engine
+from worker.engine.models.hub import DEMO_MODELS
+from worker.engine.models.registry import Catalog
+from worker.engine.protocol import GeneratedImage, Sources
+
+Runner = Callable[..., list[NDArray[np.uint8]]]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # diffusers' schedulers hand tensors to NumPy in a way that NumPy 2 has deprecated; there is nothing here to change.
+    quiet = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+    for item in items:
+        if "tests/engine/" in item.nodeid:
+            item.add_marker(quiet)
+
+
+@pytest.fixture(scope="session")
+def demo_models() -> Path:
+    """The folder that ships with the worker; tests read it and copy from it."""
+    return DEMO_MODELS
+
+
+@pytest.fixture(scope="session")
+def demo_settings(demo_models: Path) -> Settings:
+    return load_settings(
+        models_dir=demo_models / "none",
+        sdxl_model="demo",
+        sdxl_refiner="demo",
+        wan_model="demo",
+        wan_i2v_model="demo",
+    )
+
+
+@pytest.fixture(scope="session")
+def engine(demo_settings: Settings) -> Engine:
+    return Engine(demo_settings, catalog=Catalog(demo_settings, cuda=False, where=()))
+
+
+@pytest.fixture(scope="session")
+def small_sdxl(demo_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_models.sdxl(demo_models / "sdxl", tmp_path_factory.mktemp("small") / "sdxl")
+
+
+@pytest.fixture(scope="session")
+def wan_t2v(demo_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_models.wan_21(demo_models / "wan", tmp_path_factory.mktemp("t2v") / "wan-t2v", image_to_video=False)
+
+
+@pytest.fixture(scope="session")
+def wan_i2v(demo_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_models.wan_21(demo_models / "wan", tmp_path_factory.mktemp("i2v") / "wan-i2v", image_to_video=True)
+
+
+@pytest.fixture(scope="session")
+def run(engine: Engine) -> Runner:
+    """Run a small job of a task; keywords change its parameters. Gives the pixels of each picture, or [the frames]."""
+    return runner(engine)
+
+
+def runner(engine: Engine) -> Runner:
+    def start(
+        task_type: str, *, control: Recorder | None = None, sources: Sources | None = None, **changes: Any
+    ) -> list[NDArray[np.uint8]]:
+        request = request_of(task_type)
+        is_video = task_type.endswith("video")
+        if task_type in {"img2img", "inpaint"}:
+            changes = {"strength": 0.7} | changes
+        params = video_params(**changes) if is_video else image_params(**changes)
+        given = sources_of(task_type) if sources is None else sources
+        pictures = engine.generate(request, params, given, control or Recorder())
+        return [picture.pixels if isinstance(picture, GeneratedImage) else picture.frames for picture in pictures]
+
+    return start
+
+
+def request_of(task_type: str) -> Request:
+    """A request of this task with nothing but its required fields; the engine reads only its task."""
+    urls = dict.fromkeys(("image_url", "mask_url"), "https://example.com/a.png")
+    model = REQUESTS[task_type]
+    fields = {name: url for name, url in urls.items() if name in model.model_fields}
+    return model.model_validate({"task_type": task_type, "prompt": "a red circle", **fields})

@@ -1,0 +1,223 @@
+"""SDXL's three tasks and its refiner, on the demo weights."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.engine.conftest import Runner
+from tests.support.engine_jobs import Recorder, image_params, picture, sources_of, stripe_mask
+from worker.api.params import Draft
+from worker.api.request import Scheduler
+from worker.core.errors import Cancelled
+from worker.engine.engine import Engine
+from worker.engine.models.registry import Catalog
+from worker.engine.protocol import Sources
+
+IMAGE_TASKS = ("text2img", "img2img", "inpaint")
+REFINED = {"high_noise_frac": 0.5, "refiner_inference_steps": 4, "num_inference_steps": 4}
+
+
+@pytest.mark.parametrize("task", IMAGE_TASKS)
+def test_an_image_has_the_size_asked_for(run: Runner, task: str) -> None:
+    (image,) = run(task, width=72, height=104)
+    assert image.shape == (104, 72, 3)
+    assert image.dtype == np.uint8
+    assert image.flags.c_contiguous
+    assert image.std() > 1
+
+
+@pytest.mark.parametrize("task", IMAGE_TASKS)
+@pytest.mark.parametrize("extra", [{}, REFINED], ids=["base", "refined"])
+def test_image_k_equals_the_single_image_of_its_seed(run: Runner, task: str, extra: dict[str, float]) -> None:
+    several = run(task, seeds=(11, 12, 13), **extra)
+    assert len(several) == 3
+    assert not np.array_equal(several[0], several[1])
+    for index, seed in enumerate((11, 12, 13)):
+        (alone,) = run(task, seeds=(seed,), **extra)
+        assert np.array_equal(several[index], alone)
+
+
+@pytest.mark.parametrize("extra", [{}, REFINED, REFINED | {"high_noise_frac": 0.1}], ids=["base", "both", "refiner"])
+def test_a_large_image_is_drawn_small_and_finished_at_its_size(run: Runner, extra: dict[str, float]) -> None:
+    drafted: dict[str, Any] = {"width": 128, "height": 96, "draft": Draft(64, 48, 0.5), "num_inference_steps": 4}
+    control = Recorder()
+    several = run("text2img", seeds=(11, 12), control=control, **drafted | extra)
+    assert [image.shape for image in several] == [(96, 128, 3)] * 2
+    assert control.steps == [*range(1, control.progress[-1].total_steps + 1)]
+    assert control.steps[-1] == 2 * (4 + 2)
+    (alone,) = run("text2img", seeds=(12,), **drafted | extra)
+    assert np.array_equal(several[1], alone)
+    (small,) = run("text2img", seeds=(12,), **drafted | {"width": 64, "height": 48, "draft": None})
+    halved = np.asarray(Image.fromarray(alone).resize((64, 48), Image.Resampling.BOX), dtype=np.float32)
+    (in_one,) = run("text2img", seeds=(12,), **drafted | {"draft": None})
+    other = np.asarray(Image.fromarray(in_one).resize((64, 48), Image.Resampling.BOX), dtype=np.float32)
+    assert np.abs(halved - small).mean() < np.abs(other - small).mean(), "it goes on from what was drawn small"
+
+
+@pytest.mark.parametrize("scheduler", [None, *Scheduler])
+def test_every_scheduler_finishes_a_draft(run: Runner, scheduler: Scheduler | None) -> None:
+    control = Recorder()
+    (image,) = run("text2img", width=128, height=128, draft=Draft(64, 64, 0.4), scheduler=scheduler, control=control)
+    assert image.shape == (128, 128, 3)
+    assert control.steps[-1] == control.progress[-1].total_steps
+    assert control.steps == sorted(control.steps)
+
+
+@pytest.mark.parametrize("scheduler", [None, *Scheduler])
+@pytest.mark.parametrize("task", IMAGE_TASKS)
+def test_every_scheduler_runs_every_task(run: Runner, task: str, scheduler: Scheduler | None) -> None:
+    control = Recorder()
+    (image,) = run(task, scheduler=scheduler, control=control)
+    assert image.std() > 1
+    assert control.steps[-1] == control.progress[-1].total_steps
+    assert control.steps == sorted(control.steps)
+
+
+@pytest.mark.parametrize("scheduler", [None, *Scheduler])
+def test_every_scheduler_hands_over_to_the_refiner(run: Runner, scheduler: Scheduler | None) -> None:
+    control = Recorder()
+    (refined,) = run("text2img", scheduler=scheduler, control=control, **REFINED)
+    (base,) = run("text2img", scheduler=scheduler, num_inference_steps=4)
+    assert not np.array_equal(refined, base)
+    assert control.steps[-1] == control.progress[-1].total_steps
+
+
+@pytest.mark.parametrize("task", IMAGE_TASKS)
+@pytest.mark.parametrize("fraction", [0.0, 0.05, 0.8, 0.999])
+@pytest.mark.parametrize("steps", [1, 4])
+def test_any_split_between_base_and_refiner_ends_in_a_picture(
+    run: Runner, task: str, fraction: float, steps: int
+) -> None:
+    control = Recorder()
+    extra = {} if task == "text2img" else {"strength": 0.3}
+    (image,) = run(
+        task,
+        high_noise_frac=fraction,
+        refiner_inference_steps=steps,
+        num_inference_steps=steps,
+        control=control,
+        **extra,
+    )
+    assert image.std() > 1
+    assert control.steps[-1] == control.progress[-1].total_steps >= 1
+
+
+def test_a_full_fraction_is_the_base_alone(run: Runner) -> None:
+    assert np.array_equal(run("text2img", high_noise_frac=1.0, refiner_inference_steps=3)[0], run("text2img")[0])
+
+
+def test_below_the_split_the_refiner_does_all_of_an_image_to_image(run: Runner) -> None:
+    """A strength of at most 1 - high_noise_frac has no high noise for the base."""
+    settings = {"strength": 0.4, "high_noise_frac": 0.5, "refiner_inference_steps": 5, "num_inference_steps": 5}
+    control = Recorder()
+    run("img2img", control=control, **settings)
+    assert control.progress[-1].total_steps == 2  # 0.4 of 5 steps, all the refiner's
+
+
+def test_progress_counts_all_images_and_the_refiner(run: Runner) -> None:
+    control = Recorder()
+    run("text2img", seeds=(1, 2), control=control, **REFINED)
+    generating = [progress for progress in control.progress if progress.stage == "generating"]
+    assert generating[-1].step == generating[-1].total_steps == len(generating) == 8
+
+
+@pytest.mark.parametrize("guidance", [0.0, 1.0])
+def test_without_guidance_the_negative_prompt_does_not_matter(run: Runner, guidance: float) -> None:
+    (plain,) = run("text2img", guidance_scale=guidance)
+    (negative,) = run("text2img", guidance_scale=guidance, negative_prompt="blue")
+    assert np.array_equal(plain, negative)
+
+
+def test_prompts_reach_the_model(run: Runner) -> None:
+    plain, other, negative = (
+        run("text2img", **changes)[0] for changes in ({}, {"prompt": "a cat"}, {"negative_prompt": "blue"})
+    )
+    assert not np.array_equal(plain, other)
+    assert not np.array_equal(plain, negative)
+
+
+def test_a_prompt_that_is_too_long_is_told(run: Runner) -> None:
+    control = Recorder()
+    run("text2img", prompt="red circle " * 60, control=control)
+    assert [warning for warning in control.warnings if warning.startswith("prompt: the model reads 77 tokens")]
+    assert "red circle" not in control.warnings[0]
+
+
+@pytest.mark.parametrize("extra", [{}, REFINED], ids=["base", "refined"])
+def test_inpainting_leaves_every_pixel_outside_the_mask_as_it_was(run: Runner, extra: dict[str, float]) -> None:
+    source, mask = picture(), stripe_mask()
+    (image,) = run("inpaint", sources=Sources(source, mask), strength=1.0, **extra)
+    repaint = np.asarray(mask) >= 128
+    assert np.array_equal(image[~repaint], np.asarray(source)[~repaint])
+    assert not np.array_equal(image[repaint], np.asarray(source)[repaint])
+
+
+def test_a_one_pixel_mask_is_repainted(run: Runner) -> None:
+    """The latents are eight times coarser than the mask; a thin stroke must not fall between them."""
+    source, mask = picture(), stripe_mask()
+    mask.paste(0, (0, 0, 64, 64))
+    mask.putpixel((3, 5), 255)
+    (image,) = run("inpaint", sources=Sources(source, mask), strength=1.0)
+    changed = np.argwhere((image != np.asarray(source)).any(axis=-1))
+    assert changed.tolist() == [[5, 3]]
+
+
+def test_a_tiny_strength_still_runs_one_step(run: Runner) -> None:
+    for task in ("img2img", "inpaint"):
+        control = Recorder()
+        run(task, strength=0.01, control=control)
+        assert control.steps == [1]
+        assert any(warning.startswith("strength:") for warning in control.warnings)
+
+
+def test_a_low_strength_stays_near_the_source(run: Runner) -> None:
+    """Both decode the same source: the less of the schedule runs, the less it has moved."""
+    low = run("img2img", strength=0.2, num_inference_steps=10)[0].astype(int)
+    same = run("img2img", strength=0.1, num_inference_steps=10)[0].astype(int)
+    high = run("img2img", strength=1.0, num_inference_steps=10)[0].astype(int)
+    assert abs(low - same).mean() < abs(high - same).mean()
+
+
+def test_a_source_of_other_proportions_is_cropped_and_told(run: Runner) -> None:
+    control = Recorder()
+    (image,) = run("img2img", sources=Sources(picture(200, 100)), control=control)
+    assert image.shape == (64, 64, 3)
+    assert any("50 % of it was cropped" in warning for warning in control.warnings)
+
+
+@pytest.mark.parametrize("task", IMAGE_TASKS)
+def test_a_cancel_at_step_3_stops_within_the_step_and_leaves_nothing(run: Runner, task: str) -> None:
+    settings = {"num_inference_steps": 8} | ({"strength": 1.0} if task != "text2img" else {})
+    (before,) = run(task, **settings)
+    control = Recorder(cancel_at=3)
+    with pytest.raises(Cancelled):
+        run(task, control=control, **settings)
+    assert control.steps[-1] == 3
+    (after,) = run(task, **settings)
+    assert np.array_equal(before, after)
+
+
+def test_the_three_pipelines_share_every_network(engine: Engine) -> None:
+    import diffusers
+    import torch
+
+    from worker.engine.families.sdxl import SdxlJob
+    from worker.engine.models.loader import SdxlParts
+
+    refining = diffusers.StableDiffusionXLImg2ImgPipeline
+    kinds = (diffusers.StableDiffusionXLPipeline, refining, diffusers.StableDiffusionXLInpaintPipeline)
+    parts = engine._shelf[engine.catalog.bundle("text2img")].parts
+    assert isinstance(parts, SdxlParts)
+    job = SdxlJob(parts, torch.device("cpu"), image_params(), sources_of("text2img"), Recorder())
+    pipelines = [job._pipeline(kind) for kind in kinds]
+    for name in ("unet", "vae", "text_encoder", "text_encoder_2"):
+        assert len({id(getattr(pipeline, name)) for pipeline in pipelines}) == 1
+    assert len({id(pipeline.scheduler) for pipeline in pipelines}) == 3
+    assert id(job._pipeline(refining, refiner=True).vae) == id(parts.vae)
+
+
+def test_the_catalog_puts_the_three_tasks_on_one_bundle(engine: Engine) -> None:
+    catalog: Catalog = engine.catalog
+    assert catalog.bundle("text2img") == catalog.bundle("img2img") == catalog.bundle("inpaint")

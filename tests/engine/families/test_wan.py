@@ -1,0 +1,157 @@
+"""Wan's two tasks in the three layouts: TI2V (the demo model), Wan 2.1 T2V and Wan 2.1 I2V."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from diffusers import FlowMatchEulerDiscreteScheduler
+from numpy.typing import NDArray
+
+from tests.engine.conftest import Runner, runner
+from tests.support.engine_jobs import Recorder, picture
+from worker.api.params import Draft
+from worker.core.config import Settings
+from worker.core.errors import Cancelled
+from worker.engine.engine import Engine
+from worker.engine.models.registry import Catalog
+from worker.engine.protocol import Sources
+
+VIDEO_TASKS = ("text2video", "img2video")
+
+
+@pytest.fixture(scope="module")
+def run_21(demo_settings: Settings, wan_t2v: Path, wan_i2v: Path) -> Runner:
+    settings = demo_settings.model_copy(update={"wan_model": str(wan_t2v), "wan_i2v_model": str(wan_i2v)})
+    return runner(Engine(settings, catalog=Catalog(settings, cuda=False, where=())))
+
+
+@pytest.mark.parametrize("task", VIDEO_TASKS)
+@pytest.mark.parametrize(("width", "height", "frames"), [(64, 64, 5), (80, 96, 9)])
+def test_a_clip_has_the_shape_asked_for(run: Runner, task: str, width: int, height: int, frames: int) -> None:
+    (clip,) = run(task, width=width, height=height, num_frames=frames)
+    assert clip.shape == (frames, height, width, 3)
+    assert clip.dtype == np.uint8
+    assert clip.flags.c_contiguous
+    assert clip.std() > 1
+
+
+@pytest.mark.parametrize("task", VIDEO_TASKS)
+def test_wan_21_checkpoints_run_in_their_own_layouts(run_21: Runner, task: str) -> None:
+    first, again, other = (run_21(task, seed=seed)[0] for seed in (1, 1, 2))
+    assert first.shape == (5, 64, 64, 3)
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_a_large_clip_is_drawn_small_and_finished_at_its_size(run: Runner, run_21: Runner) -> None:
+    asked: dict[str, Any] = {"width": 128, "height": 96, "num_inference_steps": 4}
+    for start in (run, run_21):
+        control = Recorder()
+        (clip,) = start("text2video", draft=Draft(64, 48, 0.5), control=control, **asked)
+        assert clip.shape == (5, 96, 128, 3)
+        assert control.steps == [1, 2, 3, 4, 5, 6]
+        assert control.progress[-1].total_steps == 6
+        (again,) = start("text2video", draft=Draft(64, 48, 0.5), **asked)
+        assert np.array_equal(clip, again)
+
+
+def test_a_clip_is_finished_from_what_was_drawn_small(run: Runner) -> None:
+    asked: dict[str, Any] = {"width": 128, "height": 96, "num_inference_steps": 5}
+    (small,) = run("text2video", **asked | {"width": 64, "height": 48})
+    (drafted,) = run("text2video", draft=Draft(64, 48, 0.2), **asked)
+    (in_one,) = run("text2video", **asked)
+    away = [np.abs(_halved(clip) - small.astype(np.float32)).mean() for clip in (drafted, in_one)]
+    assert away[0] < away[1]
+
+
+def test_the_flows_own_euler_finishes_a_draft_too(demo_settings: Settings, wan_t2v: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "euler"
+    shutil.copytree(wan_t2v, folder)
+    shutil.rmtree(folder / "scheduler")
+    euler: Any = FlowMatchEulerDiscreteScheduler
+    euler(shift=5.0).save_pretrained(folder / "scheduler")
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    index["scheduler"] = ["diffusers", "FlowMatchEulerDiscreteScheduler"]
+    (folder / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
+    settings = demo_settings.model_copy(update={"wan_model": str(folder)})
+    start = runner(Engine(settings, catalog=Catalog(settings, cuda=False, where=())))
+    control = Recorder()
+    (clip,) = start(
+        "text2video", width=128, height=96, num_inference_steps=4, draft=Draft(64, 48, 0.5), control=control
+    )
+    assert clip.shape == (5, 96, 128, 3)
+    assert control.steps == [1, 2, 3, 4, 5, 6]
+
+
+def _halved(clip: NDArray[np.uint8]) -> NDArray[np.float32]:
+    frames, height, width, _ = clip.shape
+    halved: NDArray[np.float32] = clip.reshape(frames, height // 2, 2, width // 2, 2, 3).astype(np.float32).mean((2, 4))
+    return halved
+
+
+@pytest.mark.parametrize("change", [{"seed": 8}, {"num_inference_steps": 3}, {"prompt": "a cat"}, {"flow_shift": 7.0}])
+@pytest.mark.parametrize("task", VIDEO_TASKS)
+def test_seed_steps_prompt_and_shift_reach_the_model(run: Runner, task: str, change: dict[str, float]) -> None:
+    (before,) = run(task)
+    (changed,) = run(task, **change)
+    assert not np.array_equal(before, changed)
+
+
+@pytest.mark.parametrize("task", VIDEO_TASKS)
+def test_the_shift_of_one_job_does_not_reach_the_next(run: Runner, task: str) -> None:
+    (before,) = run(task, flow_shift=3.0)
+    run(task, flow_shift=9.0)
+    (after,) = run(task, flow_shift=3.0)
+    assert np.array_equal(before, after)
+
+
+def test_the_source_picture_reaches_the_clip(run: Runner, run_21: Runner) -> None:
+    for start in (run, run_21):
+        one, other = (start("img2video", sources=Sources(picture(seed=seed)))[0] for seed in (1, 2))
+        assert not np.array_equal(one, other)
+
+
+def test_a_source_of_other_proportions_is_cropped_and_told(run: Runner) -> None:
+    control = Recorder()
+    run("img2video", sources=Sources(picture(128, 64)), control=control)
+    assert any("cropped" in warning for warning in control.warnings)
+
+
+@pytest.mark.parametrize("task", VIDEO_TASKS)
+def test_a_cancel_at_step_3_stops_within_the_step_and_leaves_nothing(run: Runner, task: str) -> None:
+    (before,) = run(task, num_inference_steps=6)
+    control = Recorder(cancel_at=3)
+    with pytest.raises(Cancelled):
+        run(task, control=control, num_inference_steps=6)
+    assert control.steps == [1, 2, 3]
+    (after,) = run(task, num_inference_steps=6)
+    assert np.array_equal(before, after)
+
+
+def test_the_bytes_are_those_of_the_pipeline_itself(demo_models: Path, run: Runner) -> None:
+    """Our own decode rounds as diffusers' PIL output does."""
+    import torch
+    from diffusers import WanPipeline
+
+    kind: type = WanPipeline
+    pipeline = kind.from_pretrained(  # type: ignore[attr-defined]  # diffusers types half of itself
+        demo_models / "wan", dtype=torch.float32
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    config = pipeline.scheduler.config
+    pipeline.scheduler = type(pipeline.scheduler).from_config(config, flow_shift=5.0)
+    frames = pipeline(
+        prompt="a red circle",
+        negative_prompt="",
+        width=64,
+        height=64,
+        num_frames=5,
+        num_inference_steps=2,
+        generator=torch.Generator("cpu").manual_seed(7),
+        output_type="pil",
+    ).frames[0]
+    (ours,) = run("text2video", flow_shift=5.0)
+    assert np.array_equal(ours, np.stack([np.asarray(frame) for frame in frames]))

@@ -1,0 +1,64 @@
+"""What a model weighs, from its file headers."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests.engine.models.test_registry import catalog
+from worker.engine.memory.footprint import bundle_bytes
+from worker.engine.models.checkpoint import header, loaded_bytes, read_json, variant_of, weight_files
+
+
+def test_floats_count_in_the_dtype_they_are_loaded_in(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_file({"a": torch.zeros(10, 10), "b": torch.zeros(5, dtype=torch.int64)}, path)
+    assert loaded_bytes([path], 4) == 440
+    assert loaded_bytes([path], 2) == 240
+
+
+def test_half_precision_files_are_chosen_for_the_card_or_where_they_are_all_there_is(tmp_path: Path) -> None:
+    (tmp_path / "m.safetensors").touch()
+    assert variant_of(tmp_path, half=True) is None
+    (tmp_path / "m.fp16.safetensors").touch()
+    assert variant_of(tmp_path, half=True) == "fp16"
+    assert variant_of(tmp_path, half=False) is None
+    assert [path.name for path in weight_files(tmp_path, half=True)] == ["m.fp16.safetensors"]
+    (tmp_path / "m.safetensors").unlink()
+    assert variant_of(tmp_path, half=False) == "fp16"
+
+
+@pytest.mark.parametrize("content", [b"", b"short", b"\xff" * 64, (2).to_bytes(8, "little") + b"]["])
+def test_what_is_no_safetensors_file_has_no_header(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(content)
+    assert header(path) == {}
+    assert read_json(path) == {}
+
+
+def test_a_bundle_weighs_what_its_networks_take_once_loaded() -> None:
+    from tests.support.engine_jobs import Recorder
+    from worker.core.config import load_settings
+    from worker.engine.engine import Engine
+
+    models = catalog(cuda=False)
+    engine = Engine(load_settings(), catalog=models)
+    for task in ("text2img", "text2video"):
+        engine.prepare(task, Recorder())
+        bundle = models.bundle(task)
+        sizes = bundle_bytes(bundle, cuda=False)
+        parameters = {
+            name: sum(tensor.numel() * tensor.element_size() for tensor in module.parameters())
+            for name, module in engine._shelf[bundle].parts.modules().items()
+        }
+        assert set(sizes) == set(parameters)
+        for name, size in parameters.items():
+            assert sizes[name] == pytest.approx(size, rel=0.02)
+
+
+def test_on_the_card_most_parts_weigh_half() -> None:
+    bundle = catalog(cuda=False).bundle("text2video")
+    wide, narrow = (bundle_bytes(bundle, cuda=cuda) for cuda in (False, True))
+    assert narrow["transformer"] * 2 == wide["transformer"]
+    assert narrow["vae"] == wide["vae"]

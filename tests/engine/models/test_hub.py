@@ -1,0 +1,66 @@
+"""Where a hub id is looked for, over folder trees; nothing is downloaded."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.engine.models.test_registry import catalog, fake_sdxl
+from worker.engine.models.hub import Place, default_places, find
+
+HUB_ID = "stabilityai/stable-diffusion-xl-base-1.0"
+FLAT = "stabilityai--stable-diffusion-xl-base-1.0"
+
+
+def cached(hub: Path, commit: str, *, is_main: bool) -> Path:
+    folder = fake_sdxl(hub / f"models--{FLAT}" / "snapshots" / commit)
+    if is_main:
+        refs = folder.parent.parent / "refs"
+        refs.mkdir(exist_ok=True)
+        (refs / "main").write_text(commit)
+    return folder
+
+
+def test_the_order_is_runpod_cache_then_volume_then_image_then_hugging_face(tmp_path: Path) -> None:
+    names = [(place.root.as_posix(), place.layout) for place in default_places(tmp_path)]
+    assert names[0] == ("/runpod-volume/huggingface-cache/hub", "hub")
+    assert names[1] == ("/runpod-volume/models", "plain")
+    assert names[2] == (tmp_path.as_posix(), "plain")
+    assert names[3][1] == "hub"
+
+
+def test_the_first_place_that_has_it_wins(tmp_path: Path) -> None:
+    places = (Place(tmp_path / "hub", "hub"), Place(tmp_path / "volume", "plain"), Place(tmp_path / "image", "plain"))
+    models = catalog(cuda=True, where=places)
+    assert models.bundle("text2img").main.path is None
+    for root in ("image", "volume"):
+        folder = fake_sdxl(tmp_path / root / FLAT)
+        assert models.bundle("text2img").main.path == folder
+    snapshot = cached(tmp_path / "hub", "abc", is_main=False)
+    main = models.bundle("text2img").main
+    assert (main.path, main.kind, main.name) == (snapshot, "folder", HUB_ID)
+
+
+def test_the_snapshot_of_main_is_taken_among_several(tmp_path: Path) -> None:
+    cached(tmp_path, "aaa", is_main=False)
+    main = cached(tmp_path, "bbb", is_main=True)
+    assert Place(tmp_path, "hub").find(HUB_ID) == main
+
+
+def test_several_snapshots_without_a_main_are_not_guessed_at(tmp_path: Path) -> None:
+    cached(tmp_path, "aaa", is_main=False)
+    cached(tmp_path, "bbb", is_main=False)
+    assert Place(tmp_path, "hub").find(HUB_ID) is None
+
+
+def test_a_download_that_was_cut_off_is_passed_over(tmp_path: Path) -> None:
+    folder = fake_sdxl(tmp_path / "volume" / FLAT)
+    places = (Place(tmp_path / "volume", "plain"),)
+    assert catalog(cuda=True, where=places).bundle("text2img").main.path == folder
+    (folder / "unet" / "model.safetensors").unlink()
+    assert catalog(cuda=True, where=places).bundle("text2img").main.path is None
+
+
+@pytest.mark.parametrize("layout", ["hub", "plain"])
+def test_an_empty_place_has_nothing(tmp_path: Path, layout: str) -> None:
+    place = Place(tmp_path / "none", "hub" if layout == "hub" else "plain")
+    assert find(HUB_ID, (place,), lambda folder: True) is None

@@ -1,0 +1,281 @@
+"""The engine as a whole: state, memory, failures and what is left after them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.engine.conftest import Runner, request_of, runner
+from tests.support.engine_jobs import Recorder, image_params, picture, sources_of, video_params
+from worker.api.request import Scheduler
+from worker.core.config import TASK_TYPES, Settings, load_settings
+from worker.core.errors import GpuFault, ModelUnavailable, OutOfMemory
+from worker.engine.engine import Engine
+from worker.engine.memory import cache as shelf
+from worker.engine.memory import device as machine
+from worker.engine.memory.placement import GIB
+from worker.engine.models.registry import Catalog
+from worker.engine.protocol import Generator, Placement, Sources
+
+
+@pytest.fixture
+def fresh(demo_settings: Settings) -> Engine:
+    """An engine that no other test sees."""
+    return Engine(demo_settings, catalog=Catalog(demo_settings, cuda=False, where=()))
+
+
+def sdxl_parts(engine: Engine) -> Any:
+    engine.prepare("text2img", Recorder())
+    return engine._shelf[engine.catalog.bundle("text2img")].parts
+
+
+def test_the_engine_is_a_generator(engine: Engine) -> None:
+    generator: Generator = engine
+    assert generator.describe("text2img").name == "demo"
+
+
+def test_a_job_gives_the_same_bytes_before_and_after_all_others(run: Runner) -> None:
+    """Twenty jobs in a row, tasks, schedulers and shifts mixed: nothing of one reaches another."""
+    refined = {"high_noise_frac": 0.5, "refiner_inference_steps": 3}
+    jobs: list[tuple[str, dict[str, Any]]] = [
+        *((task, {"scheduler": scheduler}) for task, scheduler in zip(TASK_TYPES[:3] * 4, Scheduler, strict=False)),
+        ("text2img", refined),
+        ("inpaint", refined),
+        ("text2video", {"flow_shift": 9.0}),
+        ("img2video", {"flow_shift": 1.0}),
+        ("img2img", {"width": 128, "guidance_scale": 0.0}),
+        ("text2video", {"num_frames": 9}),
+        ("inpaint", {"strength": 1.0, "seeds": (1, 2)}),
+        ("img2video", {"width": 96}),
+    ]
+    before = {task: run(task)[0] for task in TASK_TYPES}
+    for task, changes in jobs:
+        run(task, **changes)
+    for task in TASK_TYPES:
+        assert np.array_equal(before[task], run(task)[0]), task
+
+
+def test_each_picture_is_handed_out_before_the_next_is_begun(engine: Engine) -> None:
+    control = Recorder()
+    pictures = engine.generate(request_of("text2img"), image_params(seeds=(1, 2)), Sources(), control)
+    next(pictures)
+    assert control.steps == [1, 2, 3]
+    assert [next(pictures).seed, next(pictures, None)] == [2, None]
+
+
+def test_a_receiver_that_goes_away_or_fails_leaves_the_engine_well(engine: Engine, run: Runner) -> None:
+    (before,) = run("text2img")
+
+    def receive(pictures: Iterator[object]) -> None:
+        for _ in pictures:
+            raise ValueError("the receiver's own error")
+
+    with pytest.raises(ValueError, match="receiver's own"):
+        receive(engine.generate(request_of("text2img"), image_params(seeds=(1, 2)), Sources(), Recorder()))
+    assert np.array_equal(before, run("text2img")[0])
+
+
+def test_loading_is_told_and_done_once(fresh: Engine) -> None:
+    control = Recorder()
+    placement = fresh.prepare("inpaint", control)
+    assert placement.mode == "resident"
+    assert {progress.stage for progress in control.progress} == {"loading"}
+    again = Recorder()
+    for task in ("text2img", "img2img", "inpaint"):
+        assert fresh.prepare(task, again) == Placement("resident", "already there")
+    assert again.progress == []
+    assert fresh.loaded == {"sdxl:demo": "resident"}
+
+
+def test_both_video_tasks_of_one_checkpoint_are_loaded_once(demo_settings: Settings) -> None:
+    settings = demo_settings.model_copy(update={"wan_i2v_model": None})
+    engine = Engine(settings, catalog=Catalog(settings, cuda=False, where=()))
+    engine.prepare("text2video", Recorder())
+    engine.prepare("img2video", Recorder())
+    assert engine.loaded == {"wan:demo": "resident"}
+
+
+def test_the_least_recently_used_model_makes_room(fresh: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = [64 * GIB]
+    monkeypatch.setattr(machine, "memory", lambda *, cuda: (free[0], 64 * GIB))
+    fresh.prepare("text2video", Recorder())
+    fresh.prepare("text2img", Recorder())
+    assert set(fresh.loaded) == {"wan:demo", "sdxl:demo"}
+    fresh._shelf.evict(["sdxl:demo"])
+    weights = fresh._shelf[fresh.catalog.bundle("text2video")].residence.bytes
+    free[0] = GIB + GIB // 2 + weights // 2  # enough for SDXL only once Wan has gone
+    monkeypatch.setattr(shelf, "bundle_bytes", lambda bundle, *, cuda: {"unet": weights})
+    placement = fresh.prepare("text2img", Recorder())
+    assert placement.evicted == ("wan:demo",)
+    assert set(fresh.loaded) == {"sdxl:demo"}
+
+
+def test_preloading_takes_what_fits_side_by_side(fresh: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert fresh.preload(None, Recorder()) == TASK_TYPES
+    fresh.unload()
+    monkeypatch.setattr(machine, "memory", lambda *, cuda: (GIB if fresh.loaded else 8 * GIB, 8 * GIB))
+    assert fresh.preload(None, Recorder()) == TASK_TYPES[:3]
+    assert set(fresh.loaded) == {"sdxl:demo"}
+
+
+def test_preloading_leaves_a_task_that_cannot_be_had_to_its_first_job(demo_settings: Settings) -> None:
+    settings = demo_settings.model_copy(update={"sdxl_model": "/gone", "sdxl_refiner": None})
+    engine = Engine(settings, catalog=Catalog(settings, cuda=False, where=()))
+    assert engine.preload(("text2img", "text2video"), Recorder()) == ("text2video",)
+    assert engine.health() == ("text2video", "img2video")
+    with pytest.raises(ModelUnavailable, match="SDXL_MODEL"):
+        engine.prepare("text2img", Recorder())
+
+
+def test_preloading_downloads_nothing_that_nobody_named() -> None:
+    settings = load_settings(
+        sdxl_model="org/model", wan_model="org/other", wan_i2v_model="org/third", sdxl_refiner=None
+    )
+    engine = Engine(settings, catalog=Catalog(settings, cuda=False, where=()))
+    assert engine.preload(None, Recorder()) == ()
+
+
+def test_a_worker_without_any_model_is_not_healthy(demo_settings: Settings) -> None:
+    values = {"sdxl_model": "/gone", "sdxl_refiner": None, "wan_model": "/gone", "wan_i2v_model": "/gone"}
+    settings = demo_settings.model_copy(update=values)
+    with pytest.raises(ModelUnavailable, match="SDXL_MODEL"):
+        Engine(settings, catalog=Catalog(settings, cuda=False, where=())).health()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a card")
+def test_a_card_that_is_expected_and_does_not_work_is_a_fault(demo_settings: Settings) -> None:
+    with pytest.raises(GpuFault):
+        Engine(demo_settings, catalog=Catalog(demo_settings, cuda=True, where=())).health()
+
+
+class _Scarce:
+    """Makes a VAE's decode run out of memory, the first `times` times or as long as it does not work in tiles."""
+
+    def __init__(self, vae: Any, monkeypatch: pytest.MonkeyPatch, *, unless_tiled: bool) -> None:
+        self.calls = 0
+        decode = vae.decode
+
+        def scarce(*args: Any, **kwargs: Any) -> Any:
+            self.calls += 1
+            if not (unless_tiled and vae.use_tiling):
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+            return decode(*args, **kwargs)
+
+        monkeypatch.setattr(vae, "decode", scarce)
+
+
+def test_out_of_memory_is_tried_once_more_in_less(fresh: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = runner(fresh)
+    (before,) = start("text2img")
+    vae = sdxl_parts(fresh).vae
+    fresh.prepare("text2video", Recorder())
+    with monkeypatch.context() as patch:
+        scarce = _Scarce(vae, patch, unless_tiled=True)
+        control = Recorder()
+        (image,) = start("text2img", control=control)
+        assert scarce.calls == 2
+    assert np.array_equal(image, before)  # 64 x 64 is one tile
+    assert any("short of memory" in warning for warning in control.warnings)
+    assert set(fresh.loaded) == {"sdxl:demo"}
+    assert not vae.use_tiling
+    assert np.array_equal(start("text2img")[0], before)
+
+
+def test_the_second_try_goes_on_from_the_picture_it_had_come_to(fresh: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = runner(fresh)
+    before = start("text2img", seeds=(1, 2, 3))
+    vae, decode = sdxl_parts(fresh).vae, sdxl_parts(fresh).vae.decode
+    calls: list[int] = []
+
+    def fails_the_second_time(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return decode(*args, **kwargs)
+
+    monkeypatch.setattr(vae, "decode", fails_the_second_time)
+    after = start("text2img", seeds=(1, 2, 3))
+    assert len(calls) == 4
+    assert all(np.array_equal(one, other) for one, other in zip(before, after, strict=True))
+
+
+def test_out_of_memory_twice_fails_with_a_hint_and_the_next_job_succeeds(
+    fresh: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = runner(fresh)
+    (before,) = start("text2img")
+    vae = sdxl_parts(fresh).vae
+    with monkeypatch.context() as patch:
+        scarce = _Scarce(vae, patch, unless_tiled=False)
+        with pytest.raises(OutOfMemory, match="smaller size"):
+            start("text2img")
+        assert scarce.calls == 2
+    assert not vae.use_tiling
+    assert np.array_equal(start("text2img")[0], before)
+
+
+def test_a_poisoned_card_is_a_fault_and_is_not_tried_again(fresh: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    unet = sdxl_parts(fresh).unet
+    calls: list[int] = []
+
+    def poisoned(*_: Any, **__: Any) -> Any:
+        calls.append(1)
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(unet, "forward", poisoned)
+    with pytest.raises(GpuFault):
+        runner(fresh)("text2img")
+    assert len(calls) == 1
+
+
+def test_loading_that_fails_leaves_nothing_half_loaded(fresh: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    from worker.engine.models.loader import Loader
+
+    load = Loader._network
+    calls: list[str] = []
+
+    def fails_at_the_unet(self: Loader, folder: Path, name: str, dtype: torch.dtype) -> Any:
+        calls.append(name)
+        if name == "unet":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return load(self, folder, name, dtype)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Loader, "_network", fails_at_the_unet)
+        with pytest.raises(OutOfMemory):
+            fresh.prepare("text2img", Recorder())
+    assert fresh.loaded == {}
+    assert fresh.prepare("text2img", Recorder()).mode == "resident"
+
+
+def test_networks_brought_one_at_a_time_draw_the_same(fresh: Engine, run: Runner) -> None:
+    """Offloading, with the CPU standing in for the card: the hooks are the same."""
+    refined = {"high_noise_frac": 0.5, "refiner_inference_steps": 3, "num_inference_steps": 3}
+    for task in ("text2img", "inpaint", "text2video", "img2video"):
+        fresh.prepare(task, Recorder())
+        fresh._shelf[fresh.catalog.bundle(task)].residence.settle(Placement("offloaded", "for the test"))
+        changes = {} if task.endswith("video") else refined
+        request = request_of(task)
+        params = (
+            video_params()
+            if task.endswith("video")
+            else image_params(**changes, strength=0.7 if task == "inpaint" else None)
+        )
+        job = fresh._run(fresh.catalog.bundle(task), params, sources_of(task), Recorder(), first=0)
+        (picture_of_it,) = job
+        pixels = getattr(picture_of_it, "pixels", None)
+        frames = picture_of_it.frames if pixels is None else pixels  # type: ignore[union-attr]  # a clip has frames
+        assert np.array_equal(frames, run(task, **changes)[0])
+        assert request.task_type == task
+    assert set(fresh.loaded.values()) == {"offloaded"}
+    fresh.prepare("text2img", Recorder())
+    assert fresh.loaded["sdxl:demo"] == "resident"
+
+
+def test_a_source_of_any_mode_and_size_is_taken(run: Runner) -> None:
+    for source in (picture(7, 5), picture(500, 33).convert("L")):
+        assert run("img2img", sources=Sources(source))[0].shape == (64, 64, 3)
+        assert run("img2video", sources=Sources(source))[0].shape == (5, 64, 64, 3)

@@ -1,0 +1,273 @@
+"""The content safety check: each result carries its flag and its own pixels, and without a checker nothing runs."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.engine.conftest import Runner, request_of
+from tests.support.engine_jobs import Recorder, image_params, picture, sources_of, video_params
+from tests.support.small_models import safety_checker
+from worker.core.config import TASK_TYPES, Settings
+from worker.core.errors import Internal, ModelUnavailable, OutOfMemory
+from worker.engine.engine import Engine
+from worker.engine.memory import device as machine
+from worker.engine.models import hub as places
+from worker.engine.models.registry import SAFETY, Catalog, Weights
+from worker.engine.protocol import Generated, GeneratedClip, GeneratedImage
+from worker.engine.safety import SafetyChecker
+
+MakeEngine = Callable[..., Engine]
+
+
+@pytest.fixture(scope="module")
+def flags_all(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return safety_checker(tmp_path_factory.mktemp("safety") / "all", flags=True)
+
+
+@pytest.fixture(scope="module")
+def flags_nothing(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return safety_checker(tmp_path_factory.mktemp("safety") / "nothing", flags=False)
+
+
+@pytest.fixture
+def with_checker(demo_settings: Settings) -> MakeEngine:
+    def make(folder: Path | str, mode: str = "flag", **changes: Any) -> Engine:
+        update = {"safety_checker": mode, "safety_model": str(folder)} | changes
+        settings = demo_settings.model_copy(update=update)
+        return Engine(settings, catalog=Catalog(settings, cuda=False, where=()))
+
+    return make
+
+
+def generate(engine: Engine, task: str, **changes: Any) -> list[Generated]:
+    params = video_params(**changes) if task.endswith("video") else image_params(**changes)
+    return list(engine.generate(request_of(task), params, sources_of(task), Recorder()))
+
+
+def weights(folder: Path) -> Weights:
+    return Weights("SAFETY_MODEL", "safety", "folder", folder.name, folder)
+
+
+def spoiled(source: Path, folder: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> Path:
+    shutil.copytree(source, folder)
+    save_file(change(load_file(source / "model.safetensors")), folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize("mode", ["flag", "block"])
+def test_what_the_checker_objects_to_is_flagged_and_keeps_its_pixels(
+    with_checker: MakeEngine, flags_all: Path, run: Runner, mode: str
+) -> None:
+    engine = with_checker(flags_all, mode)
+    images = generate(engine, "text2img", seeds=(7, 8))
+    assert [image.nsfw for image in images] == [True, True]
+    for image, unchecked in zip(images, run("text2img", seeds=(7, 8)), strict=True):
+        assert isinstance(image, GeneratedImage)
+        assert np.array_equal(image.pixels, unchecked)
+    (clip,) = generate(engine, "text2video")
+    assert isinstance(clip, GeneratedClip)
+    assert clip.nsfw is True
+    assert np.array_equal(clip.frames, run("text2video")[0])
+
+
+def test_what_it_does_not_object_to_is_marked_as_checked(with_checker: MakeEngine, flags_nothing: Path) -> None:
+    engine = with_checker(flags_nothing)
+    for task in ("text2img", "img2video"):
+        assert [generated.nsfw for generated in generate(engine, task)] == [False]
+
+
+def test_off_means_that_nothing_is_looked_for_or_loaded(with_checker: MakeEngine) -> None:
+    engine = with_checker("/gone", "off")
+    assert [image.nsfw for image in generate(engine, "text2img")] == [None]
+    assert engine.health() == TASK_TYPES
+
+
+def test_one_picture_is_told_from_others(tmp_path: Path) -> None:
+    checker = SafetyChecker(weights(safety_checker(tmp_path / "one", flags=picture(seed=1))), cuda=False)
+    for seed in range(4):
+        assert checker.objects_to(GeneratedImage(0, 7, np.asarray(picture(seed=seed)))) == (seed == 1)
+
+
+@pytest.mark.parametrize("frames", [1, 5, 9])
+def test_of_a_clip_the_first_the_middle_and_the_last_frame_count(tmp_path: Path, frames: int) -> None:
+    checker = SafetyChecker(weights(safety_checker(tmp_path / "one", flags=picture(seed=1))), cuda=False)
+    bad, good = np.asarray(picture(seed=1)), np.asarray(picture(seed=2))
+    for index in range(frames):
+        clip = GeneratedClip(7, np.stack([bad if number == index else good for number in range(frames)]))
+        assert checker.objects_to(clip) == (index in {0, frames // 2, frames - 1})
+
+
+def test_the_published_weights_names_are_understood(flags_nothing: Path, tmp_path: Path) -> None:
+    """The published file has one "vision_model." more than this version of transformers writes."""
+
+    def published(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        renamed = {name.replace("vision_model.", "vision_model.vision_model.", 1): state[name] for name in state}
+        return renamed | {"vision_model.vision_model.embeddings.position_ids": torch.arange(17)[None]}
+
+    old = SafetyChecker(weights(spoiled(flags_nothing, tmp_path / "old", published)), cuda=False)
+    new = SafetyChecker(weights(flags_nothing), cuda=False)
+    for name, value in new._checker.state_dict().items():
+        assert torch.equal(old._checker.state_dict()[name], value), name
+
+
+def test_missing_weights_are_not_made_up(with_checker: MakeEngine, flags_all: Path, tmp_path: Path) -> None:
+    def without_a_layer(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: value for name, value in state.items() if "layers.1." not in name}
+
+    engine = with_checker(spoiled(flags_all, tmp_path / "cut", without_a_layer))
+    with pytest.raises(ModelUnavailable, match=r"SAFETY_MODEL: .* not complete"):
+        engine.prepare("text2img", Recorder())
+
+
+def test_a_checker_that_gives_no_answer_lets_nothing_through(
+    with_checker: MakeEngine, flags_all: Path, tmp_path: Path
+) -> None:
+    def not_finite(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return state | {"visual_projection.weight": state["visual_projection.weight"] * float("nan")}
+
+    with pytest.raises(Internal, match="no answer"):
+        generate(with_checker(spoiled(flags_all, tmp_path / "nan", not_finite)), "text2img")
+
+
+@pytest.mark.parametrize("mode", ["flag", "block"])
+def test_without_the_checker_that_was_asked_for_no_task_is_served(
+    with_checker: MakeEngine, demo_models: Path, tmp_path: Path, mode: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    for folder in ("/gone", tmp_path / "empty", demo_models / "sdxl", "demo"):
+        engine = with_checker(folder, mode)
+        assert engine.preload(None, Recorder()) == ()
+        assert engine.loaded == {}
+        for call in (
+            lambda engine=engine: engine.describe("text2img"),
+            lambda engine=engine: engine.prepare("text2video", Recorder()),
+            lambda engine=engine: generate(engine, "text2img"),
+            engine.health,
+        ):
+            with pytest.raises(ModelUnavailable, match="SAFETY_MODEL") as caught:
+                call()
+            assert str(tmp_path) not in str(caught.value)
+
+
+def test_weights_that_cannot_be_read_are_found_before_the_first_job(
+    with_checker: MakeEngine, flags_all: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(flags_all, tmp_path / "torn"))
+    (folder / "model.safetensors").write_bytes(b"torn")
+    engine = with_checker(folder)
+    with pytest.raises(ModelUnavailable, match="SAFETY_MODEL: the weights of this model could not be read"):
+        engine.health()
+
+
+def test_pickled_weights_are_not_loaded(with_checker: MakeEngine, flags_all: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(flags_all, tmp_path / "pickled"))
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelUnavailable, match=r"SAFETY_MODEL .* no \.safetensors weights"):
+        with_checker(folder).health()
+
+
+def test_by_default_it_is_the_published_one_and_found_where_models_lie(
+    demo_settings: Settings, flags_all: Path, tmp_path: Path
+) -> None:
+    settings = demo_settings.model_copy(update={"safety_checker": "block"})
+    where = (places.Place(tmp_path, "plain"),)
+    found = Catalog(settings, cuda=False, where=where).safety()
+    assert found is not None
+    assert (found.kind, found.name, found.path) == ("hub", SAFETY, None)
+    baked = Path(shutil.copytree(flags_all, tmp_path / SAFETY.replace("/", "--")))
+    engine = Engine(settings, catalog=Catalog(settings, cuda=False, where=where))
+    found = engine.catalog.safety()
+    assert found is not None
+    assert (found.kind, found.path) == ("folder", baked)
+    assert engine.health() == TASK_TYPES
+    (baked / "config.json").write_text(json.dumps({"architectures": ["CLIPModel"]}))
+    assert engine.catalog.safety() == Weights("SAFETY_MODEL", "safety", "hub", SAFETY, None)
+
+
+def test_a_checker_that_cannot_be_downloaded_stops_every_job(
+    with_checker: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def unreachable(hub_id: str, kind: str, *, half: bool) -> Path:
+        asked.append((hub_id, kind))
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(places, "download", unreachable)
+    engine = with_checker("org/checker")
+    assert engine.preload(None, Recorder()) == ()
+    for call in (engine.health, lambda: engine.prepare("text2img", Recorder())):
+        with pytest.raises(ModelUnavailable, match=r"^model_unavailable: SAFETY_MODEL: ") as caught:
+            call()
+        assert "route" not in str(caught.value)
+    assert asked == [("org/checker", "safety")] * 3
+
+
+def test_half_precision_answers_as_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU stands in for the card."""
+    monkeypatch.setattr(machine, "device", lambda *, cuda: torch.device("cpu"))
+    checker = SafetyChecker(weights(safety_checker(tmp_path / "one", flags=picture(seed=1))), cuda=True)
+    assert {value.dtype for value in checker._checker.state_dict().values() if value.is_floating_point()} == {
+        torch.float16
+    }
+    assert [checker.objects_to(GeneratedImage(0, 7, np.asarray(picture(seed=seed)))) for seed in (1, 2)] == [
+        True,
+        False,
+    ]
+
+
+def test_it_is_loaded_once_and_before_the_models(
+    with_checker: MakeEngine, flags_nothing: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = with_checker(flags_nothing)
+    order: list[str] = []
+    load, take = SafetyChecker.__init__, engine._shelf.take
+
+    def loads(self: SafetyChecker, *args: Any, **kwargs: Any) -> None:
+        order.append("checker")
+        load(self, *args, **kwargs)
+
+    def takes(*args: Any) -> Any:
+        order.append("model")
+        return take(*args)
+
+    monkeypatch.setattr(SafetyChecker, "__init__", loads)
+    monkeypatch.setattr(engine._shelf, "take", takes)
+    engine.prepare("text2img", Recorder())
+    generate(engine, "text2img")
+    assert order[0] == "checker"
+    assert order.count("checker") == 1
+
+
+def test_a_check_that_runs_out_of_memory_is_tried_once_more_and_never_skipped(
+    with_checker: MakeEngine, flags_all: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = with_checker(flags_all)
+    engine.prepare("text2img", Recorder())
+    assert engine._safety is not None
+    forward, calls = engine._safety._checker.forward, [0]
+
+    def scarce(times: int) -> Callable[..., Any]:
+        calls[0] = 0
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            calls[0] += 1
+            if calls[0] <= times:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return forward(*args, **kwargs)
+
+        return run
+
+    monkeypatch.setattr(engine._safety._checker, "forward", scarce(1))
+    assert [image.nsfw for image in generate(engine, "text2img", seeds=(1, 2))] == [True, True]
+    monkeypatch.setattr(engine._safety._checker, "forward", scarce(2))
+    with pytest.raises(OutOfMemory):
+        generate(engine, "text2img")

@@ -1,0 +1,432 @@
+"""Firebase at the border: keys in every shape they arrive in, users by their tokens, and what an outage costs a job."""
+
+import base64
+import io
+import json
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import firebase_admin
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from google.auth import crypt, jwt
+from google.auth import exceptions as google_auth
+from google.oauth2 import id_token
+from PIL import Image
+
+from tests.support.fakes import PaintingGenerator
+from tests.support.faulty_firebase import Fault, FaultyFirebase
+from tools import showing
+from tools.emulators.firebase import FirebaseEmulators, environment
+from worker.auth.caller import Identity
+from worker.core.config import ConfigError, load_settings
+from worker.core.errors import BackendError, Unauthenticated
+from worker.core.stop import StopSignal
+from worker.firebase.app import Firebase, FirebaseUsers
+from worker.firebase.credentials import read_key
+from worker.firebase.firestore import FirestoreDocuments
+from worker.job.gpu_thread import GpuThread
+from worker.job.runner import Job, run
+from worker.job.services import Collaborators
+from worker.sources.loader import SourceLoader
+from worker.storage.results import Storage
+
+OBJECT = "generating/user/image/file.png"
+DOCUMENT = "generations/user/files/file"
+
+
+# -- the key
+
+
+@pytest.fixture(scope="module")
+def pem() -> str:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    options = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return key.private_bytes(*options).decode()
+
+
+@pytest.fixture(scope="module")
+def account(pem: str) -> dict[str, str]:
+    return {
+        "type": "service_account",
+        "project_id": "demo-project",
+        "private_key_id": "0123456789abcdef",
+        "private_key": pem,
+        "client_email": "worker@demo-project.iam.gserviceaccount.com",
+        "client_id": "1",
+        "token_uri": "https://oauth2.googleapis.com/token",
+    }
+
+
+SHAPES: dict[str, Callable[[dict[str, str]], str]] = {
+    "JSON": json.dumps,
+    "JSON on many lines": lambda account: json.dumps(account, indent=2),
+    "in single quotes": lambda account: f"'{json.dumps(account)}'",
+    "in double quotes, with spaces": lambda account: f' "{json.dumps(account)}"\n',
+    "base64": lambda account: base64.b64encode(json.dumps(account).encode()).decode(),
+    "base64 on many lines": lambda account: base64.encodebytes(json.dumps(account).encode()).decode(),
+    "real newlines inside the JSON": lambda account: json.dumps(account).replace("\\n", "\n"),
+    "newlines escaped once more": lambda account: json.dumps(account).replace("\\n", "\\\\n"),
+    "newlines escaped twice more": lambda account: json.dumps(account).replace("\\n", "\\\\\\\\n"),
+    "every newline of a multi-line JSON escaped": lambda account: json.dumps(account, indent=2).replace("\n", "\\n"),
+    "CRLF": lambda account: json.dumps({**account, "private_key": account["private_key"].replace("\n", "\r\n")}),
+    "CRLF around the fields": lambda account: json.dumps(account, indent=2).replace("\n", "\r\n"),
+    "the key itself in quotes": lambda account: json.dumps({**account, "private_key": f'"{account["private_key"]}"'}),
+    "no newline at the key's end": lambda account: json.dumps(
+        {**account, "private_key": account["private_key"].strip()}
+    ),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_key_is_read_in_whatever_shape_it_arrives_and_google_takes_it(account: dict[str, str], shape: str) -> None:
+    key = read_key(SHAPES[shape](account))
+    assert key | {"private_key": ""} == account | {"private_key": ""}
+    assert "\\" not in key["private_key"]
+    certificate = firebase_admin.credentials.Certificate(key)
+    assert certificate.project_id == "demo-project"
+    assert certificate.get_credential().sign_bytes(b"x")
+
+
+@pytest.mark.parametrize("shape", ["JSON", "JSON on many lines", "base64", "newlines escaped once more"])
+def test_a_key_is_read_from_a_file(account: dict[str, str], shape: str, tmp_path: Path) -> None:
+    path = tmp_path / "key.json"
+    if shape == "base64":
+        # Not what a file holds: what a variable of less than 1024 characters may hold.
+        short = {name: account[name] for name in ("type", "project_id", "client_email", "token_uri")}
+        short["private_key"] = "k"
+        assert read_key(base64.b64encode(json.dumps(short).encode()).decode())["project_id"] == "demo-project"
+        return
+    path.write_text(SHAPES[shape](account))
+    key = read_key(str(path))
+    assert firebase_admin.credentials.Certificate(key).project_id == "demo-project"
+
+
+@pytest.mark.parametrize("field", ["project_id", "client_email", "private_key", "token_uri"])
+def test_a_field_that_is_missing_is_named(account: dict[str, str], field: str) -> None:
+    with pytest.raises(ConfigError, match=f"it lacks {field}") as caught:
+        read_key(json.dumps({name: value for name, value in account.items() if name != field}))
+    assert "MII" not in str(caught.value)
+
+
+def _garbled(pem: str) -> str:
+    lines = pem.splitlines()
+    return "\n".join([lines[0], *reversed(lines[1:-1]), lines[-1]])
+
+
+BROKEN: dict[str, Callable[[dict[str, str]], str]] = {
+    "cut off": lambda account: json.dumps(account)[:900],
+    "cut off base64": lambda account: SHAPES["base64"](account)[:-50] + "!",
+    "not an object": lambda account: json.dumps([account["private_key"]]),
+    "only the key": lambda account: account["private_key"],
+    "another kind of key": lambda account: json.dumps({**account, "type": "authorized_user"}),
+    "a key that is none": lambda account: json.dumps({**account, "private_key": _garbled(account["private_key"])}),
+    "a key that is a number": lambda account: json.dumps({**account, "private_key": 5}),
+    "half a key": lambda account: json.dumps({**account, "private_key": account["private_key"][:800]}),
+    "no key": lambda account: json.dumps({**account, "private_key": ""}),
+    "a missing file": lambda _account: "/nowhere/key.json",
+    "a folder": lambda _account: "/",
+    "an unknown home": lambda _account: "~nobody-of-that-name/key.json",
+    "a null byte": lambda _account: "/a\0b",
+    "noise": lambda _account: "\u202e\ud7ff" * 40,
+    "deep nesting": lambda _account: '{"a":' * 100_000,
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_key_is_a_clear_error_that_holds_nothing_of_it(
+    account: dict[str, str], kind: str, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    value = BROKEN[kind](account)
+    with pytest.raises(ConfigError) as caught:
+        Firebase(load_settings(firebase_service_account_key=value, firebase_storage_bucket="b")).connect()
+    assert str(caught.value).startswith("FIREBASE_SERVICE_ACCOUNT_KEY: ")
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+    said = str(caught.value) + repr(caught.value) + caplog.text + "".join(capfd.readouterr())
+    body = account["private_key"].splitlines()[1:-1]
+    for part in ("PRIVATE KEY", *body, account["client_email"], "/nowhere", "nobody-of-that-name"):
+        assert part not in said
+
+
+def test_without_a_key_there_is_nothing_to_connect() -> None:
+    with pytest.raises(ConfigError, match="is not set"):
+        Firebase(load_settings())
+
+
+def test_a_good_key_makes_the_clients_without_asking_anybody(account: dict[str, str]) -> None:
+    firebase = Firebase(load_settings(firebase_service_account_key=json.dumps(account), firebase_storage_bucket="b"))
+    assert firebase.project == "demo-project"
+    firebase.connect()
+    assert isinstance(firebase.documents, FirestoreDocuments)
+    assert firebase.bucket is not None
+    assert firebase.bucket.name == "b"
+
+
+def test_without_a_bucket_there_are_documents_only(account: dict[str, str]) -> None:
+    firebase = Firebase(load_settings(firebase_service_account_key=json.dumps(account)))
+    firebase.connect()
+    assert (firebase.bucket, firebase.documents is None) == (None, False)
+
+
+@pytest.mark.parametrize(
+    ("variables", "there"),
+    [
+        ({"FIRESTORE_EMULATOR_HOST": "127.0.0.1:1"}, (True, False)),
+        ({"STORAGE_EMULATOR_HOST": "http://127.0.0.1:1"}, (False, True)),
+    ],
+)
+def test_one_emulator_alone_never_leads_to_the_real_other_one(
+    variables: dict[str, str], there: tuple[bool, bool], account: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    key = json.dumps(account)
+    firebase = Firebase(load_settings(firebase_storage_bucket="b", firebase_service_account_key=key))
+    assert (firebase.documents is not None, firebase.bucket is not None) == there
+
+
+# -- users
+
+
+@pytest.fixture
+def users(firebase: FirebaseEmulators, monkeypatch: pytest.MonkeyPatch) -> FirebaseUsers:
+    firebase.create_user("starter")  # the Auth emulator starts when it is first needed
+    for name, value in firebase.env.items():
+        monkeypatch.setenv(name, value)
+    return Firebase(load_settings()).users
+
+
+def unsigned(claims: dict[str, Any]) -> str:
+    parts = ({"alg": "none", "typ": "JWT"}, claims)
+    return ".".join(base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts) + "."
+
+
+def claims_of(project: str, **changes: Any) -> dict[str, Any]:
+    now = int(time.time())
+    base = {
+        "iss": f"https://securetoken.google.com/{project}",
+        "aud": project,
+        "sub": "alice",
+        "iat": now - 5,
+        "exp": now + 3600,
+        "auth_time": now - 5,
+    }
+    return base | changes
+
+
+def test_a_valid_token_tells_its_user(firebase: FirebaseEmulators, users: FirebaseUsers) -> None:
+    assert users.uid(firebase.create_user("alice")) == "alice"
+
+
+NESTED = base64.urlsafe_b64encode(b"[" * 5000).decode()
+
+
+@pytest.mark.parametrize(
+    "token",
+    ["x", "a.b.c", "", "eyJhbGciOiJub25lIn0.e30.", "é" * 50, "W10.e30.", "NQ.NQ.x", "bnVsbA.W10.", "\ud800.\ud800.x",
+     f"{NESTED}.e30.x", f"eyJhbGciOiJub25lIn0.{NESTED}."],
+)  # fmt: skip
+def test_garbage_is_nobody(users: FirebaseUsers, token: str) -> None:
+    with pytest.raises(Unauthenticated) as caught:
+        users.uid(token)
+    assert caught.value.message == "the id_token is not valid for this project"
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"aud": "other", "iss": "https://securetoken.google.com/other"}, "not valid for this project"),
+        ({"iss": "https://evil.example"}, "not valid for this project"),
+        ({"sub": ""}, "not valid for this project"),
+        ({"sub": "x" * 129}, "not valid for this project"),
+    ],
+    ids=["other project", "other issuer", "no user", "long user"],
+)
+def test_a_token_that_is_not_for_us_is_refused(
+    firebase: FirebaseEmulators, users: FirebaseUsers, changes: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(Unauthenticated, match=says):
+        users.uid(unsigned(claims_of(firebase.project, **changes)))
+
+
+@pytest.fixture
+def production(account: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> FirebaseUsers:
+    """Without the Auth emulator: tokens are signed, and `account`'s own key stands for Google's."""
+    key = serialization.load_pem_private_key(account["private_key"].encode(), None)
+    public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    monkeypatch.setattr(id_token, "_fetch_certs", lambda _request, _url: {"key-1": public.decode()})
+    return Firebase(load_settings(firebase_service_account_key=json.dumps(account))).users
+
+
+def signed(pem: str, **changes: Any) -> str:
+    google: Any = crypt.RSASigner  # google-auth is partly typed
+    encode: Any = jwt.encode
+    return str(encode(google.from_string(pem, "key-1"), claims_of("demo-project", **changes)).decode())
+
+
+def test_a_signed_token_tells_its_user(production: FirebaseUsers, pem: str) -> None:
+    assert production.uid(signed(pem)) == "alice"
+
+
+def test_a_token_that_has_expired_says_so(production: FirebaseUsers, pem: str) -> None:
+    past = int(time.time()) - 3600
+    with pytest.raises(Unauthenticated, match="has expired; sign in again"):
+        production.uid(signed(pem, iat=past - 3600, exp=past))
+    assert production.uid(signed(pem, iat=past, exp=int(time.time()) - 2)) == "alice", "clocks may differ by seconds"
+
+
+def test_a_token_signed_by_anybody_else_is_nobody(production: FirebaseUsers, pem: str) -> None:
+    other = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    for token in (signed(other.decode()), signed(pem)[:-8] + "AAAAAAAA", unsigned(claims_of("demo-project"))):
+        with pytest.raises(Unauthenticated, match="not valid for this project"):
+            production.uid(token)
+
+
+@pytest.mark.parametrize("token", ["W10.e30.x", "NQ.NQ.x", "bnVsbA.W10.x", "\ud800.\ud800.x", f"{NESTED}.e30.x"])
+def test_garbage_is_nobody_in_production_too(production: FirebaseUsers, token: str) -> None:
+    with pytest.raises(Unauthenticated, match="not valid for this project"):
+        production.uid(token)
+
+
+def test_revocation_is_asked_for_where_the_operator_wants_it(
+    firebase: FirebaseEmulators, users: FirebaseUsers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Signed out everywhere, disabled, deleted: refused by the emulator's own account, with CHECK_REVOKED."""
+    monkeypatch.setenv("CHECK_REVOKED", "true")
+    strict = Firebase(load_settings())
+    token = firebase.create_user("zoe")
+    assert strict.users.uid(token) == "zoe"
+    firebase_admin.auth.update_user("zoe", disabled=True, app=strict._app)
+    with pytest.raises(Unauthenticated, match="disabled"):
+        strict.users.uid(token)
+    firebase_admin.auth.delete_user("zoe", app=strict._app)
+    with pytest.raises(Unauthenticated, match="deleted"):
+        strict.users.uid(token)
+
+
+def test_a_user_who_cannot_be_looked_up_is_no_verdict(
+    account: dict[str, str], production: FirebaseUsers, pem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The key's own token address is closed: no access to Google, so nothing is known about revocation."""
+    key = {**account, "token_uri": "http://127.0.0.1:9/token"}
+    strict = Firebase(load_settings(firebase_service_account_key=json.dumps(key), check_revoked=True)).users
+    started = time.monotonic()
+    with pytest.raises(BackendError, match="auth unreachable"):
+        strict.uid(signed(pem))
+    assert time.monotonic() - started < 30
+
+
+def test_keys_that_cannot_be_fetched_are_no_verdict(
+    production: FirebaseUsers, pem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(_request: object, _url: object) -> None:
+        raise google_auth.TransportError("no route")  # type: ignore[no-untyped-call]  # google-auth is partly typed
+
+    monkeypatch.setattr(id_token, "_fetch_certs", unreachable)
+    with pytest.raises(BackendError, match="auth unreachable"):
+        production.uid(signed(pem))
+
+
+# -- whole jobs through the real adapters, with something broken between
+
+
+class Worker:
+    """One worker with a painter for a model and the real Firebase adapters."""
+
+    def __init__(self, firebase: FaultyFirebase) -> None:
+        self.firebase = firebase
+        with environment(firebase.env):
+            settings = load_settings()
+            connected = Firebase(settings)
+            connected.connect()
+        assert connected.bucket is not None
+        storage = Storage(connected.bucket, settings.storage_emulator_host)
+        self.tools = Collaborators(
+            settings=settings,
+            generator=PaintingGenerator(),
+            gpu=GpuThread(),
+            sources=SourceLoader(settings, storage.read_object),
+            documents=connected.documents,
+            storage=storage,
+            identity=Identity(None, None, required=False),
+            worker_id="worker-1",
+        )
+
+    async def job(self, **fields: Any) -> dict[str, Any]:
+        asked = {"prompt": "a fox", "use_cloud_storage": True, "user_id": "user", "file_uid": "file", "seed": 7}
+        return await run(Job("job-1", {**asked, **fields}), self.tools, StopSignal())
+
+    def uploads(self) -> list[Any]:
+        return [seen for seen in self.firebase.storage_proxy.requests if seen.method == "POST"]
+
+    def objects(self) -> list[str]:
+        return [blob.name for blob in self.firebase.objects.list_blobs()]
+
+    def document(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.firebase.documents.document(DOCUMENT).get().to_dict()
+        return found
+
+
+@pytest.fixture
+def worker(faulty_firebase: FaultyFirebase) -> Worker:
+    return Worker(faulty_firebase)
+
+
+def check_inline(response: dict[str, Any]) -> None:
+    assert response["storage"] == "base64", response
+    picture = Image.open(io.BytesIO(showing.content(response["image_url"])))
+    assert picture.size == (64, 64)
+    assert response["warnings"]
+
+
+STORAGE_DOWN: dict[str, Callable[[FaultyFirebase], None]] = {
+    "refused": lambda firebase: firebase.storage_proxy.refuse(),
+    "hang": lambda firebase: firebase.storage_proxy.add(Fault("hang", times=None)),
+    "503, then hang": lambda firebase: firebase.storage_proxy.add(
+        Fault("status", times=5, status=503), Fault("hang", times=None)
+    ),
+}
+FIRESTORE_DOWN: dict[str, Callable[[FaultyFirebase], None]] = {
+    "refused": lambda firebase: firebase.firestore_proxy.refuse(),
+    "black hole": lambda firebase: firebase.firestore_proxy.black_hole(),
+    "503 forever": lambda firebase: firebase.fail_firestore("BatchGetDocuments", "UNAVAILABLE", times=None),
+}
+
+
+OUTAGES = [
+    pytest.param("503, then hang", None, 12, id="storage 503, then hang"),
+    pytest.param(None, "503 forever", 9, id="firestore 503 forever"),
+    pytest.param("refused", "refused", 15, id="both refused"),
+    pytest.param("hang", "black hole", 15, id="both silent"),
+]
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(("storage", "firestore", "seconds"), OUTAGES)
+async def test_a_dead_firebase_costs_a_job_seconds_and_never_its_result(
+    worker: Worker, storage: str | None, firestore: str | None, seconds: float
+) -> None:
+    if storage:
+        STORAGE_DOWN[storage](worker.firebase)
+    if firestore:
+        FIRESTORE_DOWN[firestore](worker.firebase)
+    started = time.monotonic()
+    response = await worker.job()
+    assert time.monotonic() - started < seconds
+    showing.check_image(showing.content(response["image_url"]), 64, 64)
+    assert response["storage"] == ("base64" if storage else "firebase")
+    assert any("the upload failed" in warning for warning in response["warnings"]) is bool(storage)
+    assert any("firestore_synced: false" in warning for warning in response["warnings"]) is bool(firestore)
+    if not firestore:
+        document = worker.document()
+        assert document["status"] == "completed"
+        assert (document["generation_data"]["storage"], document["generation_data"]["images"]) == ("base64", [])

@@ -1,0 +1,132 @@
+"""One contract, several implementations: the unit tests' fakes behave as the emulators do through real clients."""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.fakes import MemoryBucket, MemoryDocuments
+from tests.support.gcs import FakeGcs
+from tools.emulators.firebase import FirebaseEmulators, environment
+from worker.core.config import load_settings
+from worker.document.store import Documents, FieldValue
+from worker.firebase.app import Firebase
+from worker.storage.results import TOKENS, Bucket
+
+PATH = "generations/user/files/file"
+
+
+def soon() -> float:
+    return time.monotonic() + 10
+
+
+@pytest.fixture(params=["memory", "emulator"])
+def documents(request: pytest.FixtureRequest) -> Iterator[Documents]:
+    if request.param == "memory":
+        yield MemoryDocuments()
+        return
+    emulators: FirebaseEmulators = request.getfixturevalue("firebase")
+    with environment(emulators.env):
+        found = Firebase(load_settings()).documents
+        assert found is not None
+        yield found
+
+
+@pytest.fixture(params=["memory", "gcs", "emulator"])
+def bucket(request: pytest.FixtureRequest) -> Iterator[Bucket]:
+    if request.param == "memory":
+        yield MemoryBucket()
+        return
+    server: FakeGcs | FirebaseEmulators = request.getfixturevalue("fake_gcs" if request.param == "gcs" else "firebase")
+    with environment(server.env):
+        found = Firebase(load_settings()).bucket
+        assert found is not None
+        yield found
+
+
+def test_an_absent_document_has_no_fields_but_a_time(documents: Documents) -> None:
+    snapshot = documents.read(PATH, timeout=5)
+    assert snapshot.fields is None
+    assert snapshot.read_at.tzinfo is not None
+
+
+def test_a_document_is_created_once(documents: Documents) -> None:
+    assert documents.create(PATH, {"status": "processing", "at": FieldValue.SERVER_TIME}, timeout=5) is not None
+    assert documents.create(PATH, {"status": "other"}, timeout=5) is None
+    fields = documents.read(PATH, timeout=5).fields
+    assert fields is not None
+    assert fields["status"] == "processing"
+    assert abs(fields["at"].timestamp() - time.time()) < 60
+
+
+def test_an_update_needs_the_version_it_was_decided_on(documents: Documents) -> None:
+    first = documents.create(PATH, {"a": 1, "b": {"c": 1}, "gone": True}, timeout=5)
+    second = documents.update(PATH, {"a": 2, "gone": FieldValue.REMOVE}, unchanged=first, timeout=5)
+    assert second is not None
+    assert documents.update(PATH, {"a": 3}, unchanged=first, timeout=5) is None
+    snapshot = documents.read(PATH, timeout=5)
+    assert snapshot.fields == {"a": 2, "b": {"c": 1}}
+    assert documents.update(PATH, {"a": 4}, unchanged=snapshot.version, timeout=5) is not None
+
+
+def test_a_missing_document_is_not_made_by_an_update(documents: Documents) -> None:
+    version = documents.create("generations/user/files/other", {"a": 1}, timeout=5)
+    assert documents.update(PATH, {"a": 1}, unchanged=version, timeout=5) is None
+    assert documents.read(PATH, timeout=5).fields is None
+
+
+def test_an_object_is_created_once_and_replaced_only_as_the_generation_that_was_seen(bucket: Bucket) -> None:
+    def put(data: bytes, replaces: int, token: str) -> int | None:
+        stored = bucket.upload(
+            "generating/user/image/file.png",
+            data,
+            content_type="image/png",
+            metadata={TOKENS: token, "attempt": "1"},
+            replaces=replaces,
+            deadline=soon(),
+        )
+        return stored.generation if stored else None
+
+    first = put(b"first", 0, "t1")
+    assert first is not None
+    assert put(b"twin", 0, "t2") is None
+    info = bucket.info("generating/user/image/file.png", deadline=soon())
+    assert info is not None
+    assert (info.generation, info.size, info.crc32c) == (first, 5, bucket.crc32c(b"first"))
+    assert info.metadata[TOKENS] == "t1"
+    second = put(b"second", first, "t1")
+    assert second is not None
+    assert put(b"late", first, "t1") is None
+    assert bucket.read("generating/user/image/file.png", max_bytes=100, deadline=soon()) == b"second"
+    if isinstance(bucket, MemoryBucket):  # the local server deletes whatever the generation; Google does not
+        bucket.delete("generating/user/image/file.png", generation=first, metageneration=1, deadline=soon())
+        assert bucket.info("generating/user/image/file.png", deadline=soon()) is not None
+    bucket.delete("generating/user/image/file.png", generation=second, metageneration=1, deadline=soon())
+    assert bucket.info("generating/user/image/file.png", deadline=soon()) is None
+
+
+def test_reading_is_bounded_and_absence_is_none(bucket: Bucket) -> None:
+    assert bucket.read("uploads/user/none.png", max_bytes=10, deadline=soon()) is None
+    bucket.upload("uploads/user/a.png", b"x" * 11, content_type="image/png", metadata={}, replaces=0, deadline=soon())
+    with pytest.raises(ValueError, match="11"):
+        bucket.read("uploads/user/a.png", max_bytes=10, deadline=soon())
+
+
+@pytest.mark.parametrize("bucket", ["memory", "emulator"], indirect=True)
+def test_an_adopted_object_is_not_deleted_by_who_made_it(bucket: Bucket) -> None:
+    path = "generating/user/image/file.png"
+    made = bucket.upload(
+        path, b"x", content_type="image/png", metadata={TOKENS: "t", "job_id": "1"}, replaces=0, deadline=soon()
+    )
+    assert made is not None
+    seen = bucket.info(path, deadline=soon())
+    assert seen is not None
+    adopted = bucket.adopt(path, {"job_id": "2"}, seen=seen, deadline=soon())
+    assert adopted is not None
+    assert bucket.adopt(path, {"job_id": "3"}, seen=seen, deadline=soon()) is None
+    bucket.delete(path, generation=made.generation, metageneration=made.metageneration, deadline=soon())
+    left = bucket.info(path, deadline=soon())
+    assert left is not None
+    assert (left.metadata["job_id"], left.metadata[TOKENS]) == ("2", "t")
+    bucket.delete(path, generation=adopted.generation, metageneration=adopted.metageneration, deadline=soon())
+    assert bucket.info(path, deadline=soon()) is None

@@ -1,0 +1,147 @@
+"""Admission: document, files and sources are asked for side by side, and their answers count in that order."""
+
+import asyncio
+import dataclasses
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.job.test_runner import CLOUD, PATH, World, data_uri
+from worker.api.fingerprint import fingerprint
+from worker.api.request import Request, Source, parse
+from worker.core.errors import DownloadFailed, DuplicateInProgress, UrlBlocked
+from worker.core.stop import StopSignal
+from worker.delivery.recovery import Finished
+from worker.document.lease import Record
+from worker.document.transitions import Replay
+from worker.engine.protocol import Sources
+from worker.job.preflight import NO_DOCUMENTS, Admission
+from worker.storage.results import Provenance
+
+IMG2IMG = {**CLOUD, "task_type": "img2img", "image_url": data_uri()}
+
+
+class Door:
+    """A world's door, for one request of one job."""
+
+    def __init__(self, world: World, job_input: dict[str, Any], job_id: str = "job-1") -> None:
+        self.tools = world.tools()
+        self.request: Request = parse(job_input)
+        self.warnings: list[str] = []
+        self.timings: dict[str, float] = {}
+        self.hash = fingerprint(self.request)
+        owner = self.request.owner
+        assert owner is not None
+        self.record = Record(self.tools.documents, owner, job_id=job_id, worker_id="worker-1")
+
+    async def enter(self) -> Sources | Replay | Finished:
+        door = Admission(
+            self.tools,
+            self.request,
+            self.hash,
+            self.record,
+            stop=StopSignal(),
+            warn=self.warnings.append,
+            clock=lambda stage, started: self.timings.__setitem__(stage, time.monotonic() - started),
+        )
+        try:
+            return await door.enter(self.request.public(), self._provenance)
+        finally:
+            await self.record.close()
+
+    def _provenance(self) -> Provenance:
+        return Provenance("job-1", self.record.attempt, self.hash, self.record.claimed_at)
+
+
+class SlowSources:
+    """Sources that take their time, and may fail then."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error, self.began, self.ended = error, threading.Event(), threading.Event()
+
+    def load(self, request: Source, user_id: str | None, checkpoint: Callable[[], None]) -> Sources:
+        self.began.set()
+        time.sleep(0.5)
+        self.ended.set()
+        if self.error is not None:
+            raise self.error
+        return Sources()
+
+
+async def test_a_new_request_gets_its_pictures_and_its_document() -> None:
+    world = World()
+    door = Door(world, IMG2IMG)
+    admitted = await door.enter()
+    assert isinstance(admitted, Sources)
+    assert admitted.image is not None
+    assert world.document["status"] == "processing"
+    assert set(door.timings) == {"claim", "sources"}
+
+
+async def test_the_claim_and_the_pictures_are_under_way_at_the_same_time() -> None:
+    world, sources = World(), SlowSources()
+    side_by_side: list[bool] = []
+    world.documents.before = lambda *_: side_by_side.append(sources.began.wait(5) and not sources.ended.is_set())
+    door = Door(world, IMG2IMG)
+    door.tools = dataclasses.replace(door.tools, sources=sources)
+    await door.enter()
+    assert side_by_side[0]
+
+
+async def test_a_stored_result_ends_it_and_no_picture_is_waited_for() -> None:
+    world = World()
+    await world.run(IMG2IMG)
+    door = Door(world, IMG2IMG, "job-2")
+    sources = SlowSources()
+    door.tools = dataclasses.replace(door.tools, sources=sources)
+    assert isinstance(await door.enter(), Replay)
+    assert not sources.ended.is_set()
+
+
+async def test_files_that_are_all_there_are_taken_instead_of_generating() -> None:
+    world = World()
+    first = await world.run(CLOUD)
+    world.documents.write_as_app(PATH, None)
+    found = await Door(world, CLOUD, "job-2").enter()
+    assert isinstance(found, Finished)
+    assert list(found.delivered.uris) == first["images"]
+    assert len(found.adopted) == 1
+
+
+async def test_another_jobs_document_counts_before_a_picture_that_cannot_be_had() -> None:
+    world = World()
+    await Door(world, IMG2IMG).enter()
+    door = Door(world, IMG2IMG, "job-2")
+    door.tools = dataclasses.replace(door.tools, sources=SlowSources(DownloadFailed()))
+    with pytest.raises(DuplicateInProgress):
+        await door.enter()
+
+
+async def test_a_picture_that_cannot_be_had_is_told_and_nothing_is_left_unheard(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    world = World()
+    sources = SlowSources(UrlBlocked())
+    door = Door(world, IMG2IMG)
+    door.tools = dataclasses.replace(door.tools, sources=sources)
+    with pytest.raises(UrlBlocked):
+        await door.enter()
+    refused = Door(world, IMG2IMG, "job-2")
+    late = SlowSources(UrlBlocked())
+    refused.tools = dataclasses.replace(refused.tools, sources=late)
+    with pytest.raises(DuplicateInProgress):
+        await refused.enter()
+    await asyncio.to_thread(late.ended.wait, 5)
+    await asyncio.sleep(0.05)
+    assert "never retrieved" not in caplog.text
+
+
+async def test_without_firebase_the_request_is_told_that_it_has_no_document() -> None:
+    world = World()
+    world.firebase = False
+    door = Door(world, CLOUD)
+    assert isinstance(await door.enter(), Sources)
+    assert door.warnings == [NO_DOCUMENTS]

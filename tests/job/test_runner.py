@@ -1,0 +1,510 @@
+"""A job from validation to result: what the caller is told, what the document says and what the bucket holds agree."""
+
+import asyncio
+import base64
+import io
+import json
+import threading
+import time
+from typing import Any
+
+import jwt
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.support.fakes import (
+    Hangs,
+    HasNoModel,
+    MemoryBucket,
+    MemoryDocuments,
+    PaintingGenerator,
+    Raises,
+    Slow,
+    TokenUsers,
+    is_down,
+)
+from worker.auth.caller import Identity, Tickets, request_hash
+from worker.core.config import Settings, load_settings
+from worker.core.errors import Cancelled, GpuFault, Internal, OutOfMemory
+from worker.core.stop import StopSignal
+from worker.engine.protocol import Progress
+from worker.job import gpu_queue as turn
+from worker.job.gpu_thread import GpuThread
+from worker.job.runner import Job, run
+from worker.job.services import Collaborators
+from worker.sources.loader import SourceLoader
+from worker.storage.results import Storage
+
+PATH = "generations/user/files/file"
+SECRET = "shared with the app's backend, 32+"
+CLOUD = {"prompt": "a fox", "use_cloud_storage": True, "user_id": "user", "file_uid": "file", "seed": 7}
+
+
+class World:
+    """One worker with everything in memory."""
+
+    def __init__(self, generator: PaintingGenerator | None = None, **settings: Any) -> None:
+        self.generator = generator or PaintingGenerator()
+        self.documents, self.bucket = MemoryDocuments(), MemoryBucket()
+        self.settings: Settings = load_settings(firebase_storage_bucket=self.bucket.name, **settings)
+        self.gpu = GpuThread()
+        self.firebase = True
+        self.progress: list[Progress] = []
+
+    def tools(self) -> Collaborators:
+        storage = Storage(self.bucket) if self.firebase else None
+        return Collaborators(
+            settings=self.settings,
+            generator=self.generator,
+            gpu=self.gpu,
+            sources=SourceLoader(self.settings, storage.read_object if storage else None),
+            documents=self.documents if self.firebase else None,
+            storage=storage,
+            identity=Identity(
+                TokenUsers() if self.firebase else None, Tickets(SECRET), required=self.settings.require_id_token
+            ),
+            worker_id="worker-1",
+        )
+
+    async def run(self, job_input: object, job_id: str = "job-1", stop: StopSignal | None = None) -> dict[str, Any]:
+        return await run(Job(job_id, job_input), self.tools(), stop or StopSignal(), self.progress.append)
+
+    @property
+    def document(self) -> dict[str, Any]:
+        return self.documents.stored[PATH][0]
+
+    @property
+    def paths(self) -> list[str]:
+        return sorted(self.bucket.objects)
+
+
+def picture(uri: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(uri.split(",", 1)[1])))
+
+
+async def test_a_cloud_job_agrees_in_response_document_and_bucket() -> None:
+    world = World()
+    response = await world.run({**CLOUD, "num_images": 2})
+    assert "error" not in response
+    assert world.paths == ["generating/user/image/file_0.png", "generating/user/image/file_1.png"]
+    assert world.document["status"] == "completed"
+    data = world.document["generation_data"]
+    for name in ("images", "image_url", "seed", "seeds", "files", "storage", "model", "timings"):
+        assert response[name] == data[name]
+    assert response["images"][0] == response["image_url"] == response["files"][0]["url"]
+    assert (response["seed"], response["seeds"]) == (7, [7, 8])
+    assert (response["storage"], response["task_type"]) == ("firebase", "text2img")
+    assert (response["user_id"], response["file_uid"]) == ("user", "file")
+    assert response["warnings"] == []
+    for url, path in zip(response["images"], world.paths, strict=True):
+        data_, info, content_type = world.bucket.objects[path]
+        token = info.metadata["firebaseStorageDownloadTokens"]
+        quoted = path.replace("/", "%2F")
+        assert url == f"https://firebasestorage.googleapis.com/v0/b/demo-bucket/o/{quoted}?alt=media&token={token}"
+        assert content_type == "image/png"
+        assert Image.open(io.BytesIO(data_)).size == (64, 64)
+
+
+async def test_a_single_image_has_no_number_in_its_path() -> None:
+    world = World()
+    await world.run({**CLOUD, "output_format": "jpeg"})
+    assert world.paths == ["generating/user/image/file.jpg"]
+
+
+async def test_a_video_is_delivered_with_its_facts() -> None:
+    world = World()
+    job = {**CLOUD, "task_type": "text2video", "num_frames": 5, "fps": 10}
+    response = await world.run(job)
+    assert world.paths == ["generating/user/video/file.mp4"]
+    assert response["videos"] == [response["video_url"]]
+    assert response["video_info"] == {"frames": 5, "width": 64, "height": 64, "fps": 10, "duration_seconds": 0.5}
+    assert response["files"][0]["content_type"] == "video/mp4"
+    assert "images" not in response
+
+
+async def test_the_document_is_there_before_any_step_and_its_terminal_state_comes_last() -> None:
+    world = World(Slow())
+    await world.run(CLOUD)
+    statuses = [state["status"] for state in world.documents.history[PATH]]
+    assert statuses[0] == "processing"
+    assert statuses[-1] == "completed"
+    assert statuses.count("completed") == 1
+    first_step = next(p for p in world.progress if p.stage == "generating")
+    assert first_step.step == 1
+
+
+async def test_without_cloud_storage_the_result_is_inline_and_nothing_is_written() -> None:
+    world = World()
+    response = await world.run({"prompt": "a fox", "seed": 3, "num_images": 2})
+    assert response["storage"] == "base64"
+    assert [picture(uri).size for uri in response["images"]] == [(64, 64)] * 2
+    assert response["image_url"] == response["images"][0]
+    assert not world.documents.stored
+    assert not world.bucket.objects
+    assert response["warnings"] == []
+
+
+async def test_image_k_of_a_batch_is_the_single_image_with_seed_plus_k() -> None:
+    world = World()
+    batch = await world.run({"prompt": "x", "seed": 4294967295, "num_images": 2})
+    single = await world.run({"prompt": "x", "seed": 0})
+    assert batch["seeds"] == [4294967295, 0]
+    assert batch["images"][1] == single["images"][0]
+
+
+async def test_without_firebase_a_cloud_job_comes_back_inline_with_a_warning() -> None:
+    world = World()
+    world.firebase = False
+    response = await world.run(CLOUD)
+    assert response["storage"] == "base64"
+    assert any("use_cloud_storage" in warning for warning in response["warnings"])
+
+
+@pytest.mark.parametrize("kind", ["unreachable", "refused"])
+async def test_a_failed_upload_comes_back_inline_and_the_document_says_so(kind: str) -> None:
+    world = World()
+    world.bucket.before = is_down("storage", kind)
+    response = await world.run({**CLOUD, "num_images": 2})
+    assert response["storage"] == "base64"
+    assert [picture(uri).size for uri in response["images"]] == [(64, 64)] * 2
+    assert any("upload failed" in warning for warning in response["warnings"])
+    data = world.document["generation_data"]
+    assert world.document["status"] == "completed"
+    assert (data["storage"], data["images"], data["image_url"]) == ("base64", [], None)
+    assert world.document["job_id"] == "job-1"
+
+
+async def test_when_one_of_two_uploads_fails_nothing_partial_stays() -> None:
+    world = World()
+
+    def second_fails(call: str, path: str) -> None:
+        if path.endswith("_1.png"):
+            is_down("storage")(call, path)
+
+    world.bucket.before = second_fails
+    response = await world.run({**CLOUD, "num_images": 2})
+    assert response["storage"] == "base64"
+    assert len(response["images"]) == 2
+    assert world.paths == []
+
+
+async def test_a_dead_firestore_costs_the_document_not_the_result() -> None:
+    world = World()
+    world.documents.before = is_down("firestore")
+    started = time.monotonic()
+    response = await world.run(CLOUD)
+    assert response["storage"] == "firebase"
+    assert world.paths == ["generating/user/image/file.png"]
+    assert any("firestore_synced: false" in warning for warning in response["warnings"])
+    assert time.monotonic() - started < 15
+
+
+async def test_a_result_that_cannot_fit_is_an_error_not_silence() -> None:
+    world = World(PaintingGenerator(side=512), max_result_bytes=20_000)
+    response = await world.run({"prompt": "x", "task_type": "text2video", "num_frames": 81})
+    assert response["error_code"] == "result_too_large"
+
+
+async def test_a_result_too_large_for_base64_is_encoded_again_until_it_fits() -> None:
+    world = World(PaintingGenerator(side=256), max_result_bytes=100_000)
+    response = await world.run({"prompt": "x"})
+    assert len(json.dumps(response)) <= 100_000
+    assert response["files"][0]["content_type"] == "image/webp"
+    assert response["warnings"]
+
+
+@pytest.mark.parametrize(
+    ("job_input", "code"),
+    [
+        ({**CLOUD, "width": 1023}, "invalid_input"),
+        ({**CLOUD, "width": 2048, "height": 2048}, "invalid_input"),
+        ({**CLOUD, "high_noise_frac": 0.8}, "invalid_input"),
+    ],
+)
+async def test_a_refused_cloud_job_ends_as_a_failed_document(job_input: dict[str, Any], code: str) -> None:
+    world = World()
+    response = await world.run(job_input)
+    assert response["error_code"] == code
+    assert response["error"].startswith(f"{code}: ")
+    assert (response["user_id"], response["file_uid"], response["task_type"]) == ("user", "file", "text2img")
+    assert world.document["status"] == "failed"
+    assert world.document["error"] == {
+        "code": code,
+        "message": response["error"].removeprefix(f"{code}: "),
+        "retryable": False,
+    }
+    assert world.generator.generated == 0
+
+
+async def test_a_refusal_touches_neither_a_result_nor_another_users_wish() -> None:
+    world = World()
+    await world.run(CLOUD)
+    before = world.document
+    response = await world.run({**CLOUD, "width": 1023}, job_id="job-2")
+    assert response["error_code"] == "invalid_input"
+    assert world.document == before
+
+
+async def test_a_task_without_a_model_says_which_variable_to_set() -> None:
+    world = World(HasNoModel())
+    response = await world.run(CLOUD)
+    assert response["error_code"] == "model_unavailable"
+    assert "SDXL_MODEL" in response["error"]
+    assert world.document["status"] == "failed"
+
+
+async def test_a_job_over_the_cost_limit_is_refused_before_the_model() -> None:
+    world = World(max_job_cost=64 * 64 * 4 - 1)
+    response = await world.run({"prompt": "x"})
+    assert response["error_code"] == "invalid_input"
+    assert str(64 * 64 * 4) in response["error"]
+    assert world.generator.generated == 0
+
+
+@pytest.mark.parametrize("error", [OutOfMemory(), Internal("no usable picture")])
+async def test_a_model_that_fails_is_told_and_the_next_job_succeeds(error: Exception) -> None:
+    generator = Raises(error)
+    world = World(generator)
+    response = await world.run(CLOUD)
+    assert response["error_code"] == error.code  # type: ignore[attr-defined]  # a JobError
+    assert world.document["status"] == "failed"
+    generator.error = None
+    assert (await world.run(CLOUD, job_id="job-2"))["storage"] == "firebase"
+    assert (world.document["status"], world.document["attempt"]) == ("completed", 2)
+
+
+async def test_an_unexpected_error_tells_nothing_of_the_inside(caplog: pytest.LogCaptureFixture) -> None:
+    world = World(Raises(RuntimeError("/secret/path a fox token=abc")))
+    response = await world.run(CLOUD)
+    assert response["error_code"] == "internal"
+    assert response["retryable"] is True
+    said = json.dumps(response) + json.dumps(world.document, default=str) + caplog.text
+    for secret in ("secret", "token=abc", "Traceback", "RuntimeError("):
+        assert secret not in said
+    reference = response["error"].split("reference ")[1].rstrip(")")
+    assert any(getattr(record, "reference", None) == reference for record in caplog.records)
+
+
+async def test_a_gpu_fault_asks_for_a_fresh_worker() -> None:
+    response = await World(Raises(GpuFault())).run(CLOUD)
+    assert (response["error_code"], response["refresh_worker"]) == ("gpu_fault", True)
+
+
+async def test_a_stop_reaches_the_model_within_a_step_and_the_document() -> None:
+    generator = Slow(steps=30)
+    world = World(generator)
+    stop = StopSignal()
+    job = asyncio.create_task(world.run(CLOUD, stop=stop))
+    while generator.steps_done < 3:
+        await asyncio.sleep(0.01)
+    stop.request(Cancelled())
+    response = await job
+    assert response["error_code"] == "cancelled"
+    assert generator.steps_done <= 4
+    assert generator.running == 0
+    assert world.document["status"] == "failed"
+    assert world.document["error"]["code"] == "cancelled"
+    assert world.paths == []
+
+
+async def test_a_users_cancel_wish_stops_the_job_within_seconds() -> None:
+    generator = Slow(steps=100)
+    world = World(generator)
+    job = asyncio.create_task(world.run(CLOUD))
+    while generator.steps_done < 3:
+        await asyncio.sleep(0.01)
+    world.documents.write_as_app(PATH, {"cancel_requested": True})
+    response = await asyncio.wait_for(job, 6)
+    assert response["error_code"] == "cancelled"
+    assert world.document["status"] == "failed"
+
+
+async def test_a_document_deleted_in_between_stays_deleted_and_its_objects_go() -> None:
+    generator = Slow(steps=10)
+    world = World(generator)
+    job = asyncio.create_task(world.run(CLOUD))
+    while generator.steps_done < 3:
+        await asyncio.sleep(0.01)
+    world.documents.write_as_app(PATH, None)
+    assert (await job)["error_code"] == "deleted"
+    assert PATH not in world.documents.stored
+    assert world.paths == []
+
+
+@pytest.mark.parametrize("call", ["read", "create"])
+async def test_a_stop_in_the_middle_of_the_claim_leaves_no_document_processing(call: str) -> None:
+    """The claim cannot be interrupted: what it does is waited for, so that the end is written after it."""
+    world = World()
+    arrived = threading.Event()
+
+    def slow(name: str, _path: str) -> None:
+        if name == call and not arrived.is_set():
+            arrived.set()
+            time.sleep(0.5)
+
+    world.documents.before = slow
+    stop = StopSignal()
+    job = asyncio.create_task(world.run(CLOUD, stop=stop))
+    await asyncio.to_thread(arrived.wait, 5)
+    stop.request(Cancelled())
+    assert (await job)["error_code"] == "cancelled"
+    await asyncio.sleep(0.7)
+    assert world.document["error"]["code"] == "cancelled"
+    assert [state["status"] for state in world.documents.history[PATH]][-1] == "failed"
+    assert world.generator.generated == 0
+
+
+async def test_the_watchdog_ends_a_job_that_takes_too_long() -> None:
+    world = World(Slow(steps=100), job_timeout_seconds=0.5)
+    response = await world.run(CLOUD)
+    assert (response["error_code"], response["retryable"]) == ("timeout", True)
+    assert world.document["error"]["code"] == "timeout"
+
+
+async def test_a_hung_step_is_a_timeout_and_the_worker_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turn, "STOP_GRACE_SECONDS", 0.3)
+    generator = Hangs()
+    world = World(generator, job_timeout_seconds=0.3)
+    response = await world.run(CLOUD)
+    assert (response["error_code"], response["refresh_worker"]) == ("timeout", True)
+    assert world.document["error"]["code"] == "timeout"
+    later = await world.run({"prompt": "x"}, job_id="job-2")
+    assert (later["error_code"], later["refresh_worker"]) == ("gpu_fault", True)
+    generator.release.set()
+
+
+async def test_a_finished_generation_asked_for_again_costs_no_gpu() -> None:
+    world = World()
+    first = await world.run(CLOUD)
+    again = await world.run(CLOUD, job_id="job-2")
+    assert again["images"] == first["images"]
+    assert again["warnings"]
+    assert (world.generator.generated, world.bucket.uploads) == (1, 1)
+
+
+async def test_another_request_under_the_same_id_is_refused() -> None:
+    world = World()
+    await world.run(CLOUD)
+    before = world.document
+    response = await world.run({**CLOUD, "seed": 8}, job_id="job-2")
+    assert response["error_code"] == "idempotency_mismatch"
+    assert world.document == before
+
+
+async def test_twins_generate_once() -> None:
+    world = World(Slow())
+    first = asyncio.create_task(world.run(CLOUD))
+    await asyncio.sleep(0.15)
+    second = await world.run(CLOUD, job_id="job-2")
+    assert second["error_code"] == "duplicate_in_progress"
+    assert "error" not in await first
+    assert world.generator.generated == 1
+
+
+async def test_two_jobs_at_once_never_generate_at_the_same_time() -> None:
+    world = World(Slow())
+    jobs = [world.run({**CLOUD, "file_uid": f"f{number}"}, job_id=f"job-{number}") for number in range(3)]
+    responses = await asyncio.gather(*jobs)
+    assert all(response["storage"] == "firebase" for response in responses)
+    assert world.generator.most_running == 1
+
+
+@pytest.mark.parametrize(
+    ("token", "code"),
+    [(None, "unauthenticated"), ("forged", "unauthenticated"), ("token-of-mallory", "forbidden")],
+)
+async def test_where_tokens_are_required_only_the_user_gets_a_document(token: str | None, code: str) -> None:
+    world = World(require_id_token=True)
+    response = await world.run({**CLOUD, "id_token": token})
+    assert response["error_code"] == code
+    bad = await world.run({**CLOUD, "id_token": token, "width": 1023})
+    assert bad["error_code"] == "invalid_input"
+    assert not world.documents.stored
+    assert not world.bucket.objects
+    good = await world.run({**CLOUD, "id_token": "token-of-user"})
+    assert good["storage"] == "firebase"
+    assert "token-of" not in json.dumps(world.document, default=str)
+
+
+def ticket(job_input: dict[str, Any]) -> str:
+    """As the app's backend signs it, three hours ago."""
+    owner = {"sub": job_input["user_id"], "file_uid": job_input["file_uid"], "request_hash": request_hash(job_input)}
+    made = int(time.time()) - 3 * 3600
+    claims = {"aud": "generation-worker", "iat": made, "exp": made + 25 * 3600, **owner}
+    return jwt.encode(claims, SECRET, algorithm="HS256")
+
+
+async def test_a_job_that_queued_for_hours_is_served_on_its_ticket_and_its_refusal_is_written() -> None:
+    world = World(require_id_token=True)
+    response = await world.run({**CLOUD, "id_token": ticket(CLOUD)})
+    assert response["storage"] == "firebase"
+    assert world.document["status"] == "completed"
+    assert "eyJ" not in json.dumps([response, world.document], default=str)
+    signed_but_wrong = {**CLOUD, "width": 1023, "file_uid": "other"}
+    response = await world.run({**signed_but_wrong, "id_token": ticket(signed_but_wrong)})
+    assert response["error_code"] == "invalid_input"
+    assert world.documents.stored["generations/user/files/other"][0]["error"]["code"] == "invalid_input"
+
+
+@pytest.mark.parametrize("change", [{"user_id": "victim"}, {"file_uid": "other"}, {"num_images": 4}, {"width": 1023}])
+async def test_a_ticket_for_another_job_reaches_nobodys_document(change: dict[str, Any]) -> None:
+    world = World(require_id_token=True)
+    response = await world.run({**CLOUD, **change, "id_token": ticket(CLOUD)})
+    assert response["error_code"] == ("invalid_input" if "width" in change else "forbidden")
+    assert not world.documents.stored
+    assert not world.bucket.objects
+    assert world.generator.generated == 0
+
+
+def data_uri(size: tuple[int, int] = (64, 64)) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((size[1], size[0], 3), 128, np.uint8)).save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+@pytest.mark.parametrize("url", ["https://127.0.0.1/x.png", "https://localhost/x.png", "https://169.254.169.254/"])
+async def test_a_blocked_source_fails_the_document_before_the_model(url: str) -> None:
+    world = World()
+    response = await world.run({**CLOUD, "task_type": "img2img", "image_url": url})
+    assert response["error_code"] == "url_blocked"
+    assert world.document["error"]["code"] == "url_blocked"
+    assert world.generator.generated == 0
+
+
+async def test_a_source_image_reaches_the_model_and_not_the_document() -> None:
+    world = World()
+    response = await world.run({**CLOUD, "task_type": "img2img", "image_url": data_uri()})
+    assert response["storage"] == "firebase"
+    assert world.document["request_data"]["image_url"].startswith("(inline image")
+
+
+async def test_progress_only_moves_on_and_ends_before_the_result() -> None:
+    world = World()
+    await world.run({**CLOUD, "num_images": 2})
+    percents = [progress.percent for progress in world.progress]
+    assert percents == sorted(percents)
+    stages = list(dict.fromkeys(progress.stage for progress in world.progress))
+    assert stages == ["loading", "generating", "uploading"]
+    seen = len(world.progress)
+    await asyncio.sleep(0.1)
+    assert len(world.progress) == seen
+
+
+@pytest.mark.parametrize("job_input", [None, [], "x", {}, {"prompt": 5}])
+async def test_nonsense_is_answered(job_input: object) -> None:
+    response = await World().run(job_input)
+    assert response["error_code"] == "invalid_input"
+    assert response["retryable"] is False
+
+
+@pytest.mark.parametrize("log_prompts", [False, True])
+async def test_an_accepted_job_is_logged_with_its_prompt_only_where_the_operator_asked(
+    caplog: pytest.LogCaptureFixture, log_prompts: bool
+) -> None:
+    caplog.set_level("INFO", "worker")
+    await World(log_prompts=log_prompts).run(CLOUD)
+    (accepted,) = [record for record in caplog.records if getattr(record, "action", "") == "job_accepted"]
+    assert (vars(accepted)["job_id"], vars(accepted)["prompt_characters"]) == ("job-1", 5)
+    assert ("a fox" in str(vars(accepted))) is log_prompts
+    assert ("prompt_sha256" in vars(accepted)) is not log_prompts

@@ -1,1 +1,0 @@
-"""The pipelines on small weights: real diffusers classes, real files, on the CPU."""

@@ -1,0 +1,448 @@
+"""A stranger's URL is followed to public addresses only, in bounded time and space, and nothing of it is repeated."""
+
+import ipaddress
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import pytest
+
+from tests.media.test_decode import flat_memory
+from tests.support.https_server import HOST, PICTURE, HttpsServer
+from worker.core.errors import Cancelled, DownloadFailed, JobError, UrlBlocked
+from worker.sources import http as fetch
+from worker.sources.http import Address, Fetcher, is_public
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[HttpsServer]:
+    with HttpsServer() as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def forget(server: HttpsServer) -> None:
+    server.requests.clear()
+
+
+def loopback(host: str, port: int) -> Sequence[str]:
+    return ["127.0.0.1"]
+
+
+def anywhere(address: Address) -> bool:
+    return True
+
+
+@pytest.fixture
+def get(server: HttpsServer) -> Callable[..., bytes]:
+    """Fetch from the local server through the real TLS, with only the address policy opened."""
+
+    def fetch_from(path: str, checkpoint: Callable[[], None] | None = None, **options: object) -> bytes:
+        chosen = {
+            "max_bytes": 100_000,
+            "deadline_seconds": 5.0,
+            "resolve": loopback,
+            "is_allowed": anywhere,
+            "ports": frozenset({443, server.port}),
+            "tls": server.tls,
+        } | options
+        url = path if path.startswith("https:") else f"https://{HOST}:{server.port}{path}"
+        return Fetcher(**chosen).fetch(url, "image_url", checkpoint)  # type: ignore[arg-type]  # options by name
+
+    return fetch_from
+
+
+def never(host: str, port: int) -> Sequence[str]:
+    raise AssertionError("nobody should have been asked")
+
+
+# --- what may be reached ---
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1",
+        "127.255.255.254",
+        "0.0.0.0",
+        "0.1.2.3",
+        "10.0.0.1",
+        "100.64.0.1",
+        "100.100.100.200",
+        "169.254.169.254",
+        "169.254.170.2",
+        "172.16.0.1",
+        "172.31.255.255",
+        "192.168.1.1",
+        "192.0.0.192",
+        "192.0.0.8",
+        "192.0.2.1",
+        "192.88.99.1",
+        "198.18.0.1",
+        "198.19.255.255",
+        "198.51.100.1",
+        "203.0.113.1",
+        "224.0.0.1",
+        "239.255.255.255",
+        "240.0.0.1",
+        "255.255.255.255",
+        "168.63.129.16",
+        "::",
+        "::1",
+        "::ffff:127.0.0.1",
+        "::ffff:8.8.8.8",
+        "::7f00:1",
+        "fe80::1",
+        "fe80::1%1",
+        "fec0::1",
+        "fc00::1",
+        "fd00:ec2::254",
+        "ff02::1",
+        "2001:db8::1",
+        "2001::1",
+        "2001:20::1",
+        "2002:7f00:1::",
+        "2002:808:808::",
+        "3fff::1",
+        "5f00::1",
+        "100::1",
+        "64:ff9b::7f00:1",
+        "64:ff9b::a9fe:a9fe",
+        "64:ff9b:1::8.8.8.8",
+        "4000::1",
+    ],
+)
+def test_no_address_inside_is_public(address: str) -> None:
+    assert not is_public(ipaddress.ip_address(address))
+
+
+@pytest.mark.parametrize(
+    "address", ["8.8.8.8", "1.1.1.1", "151.101.1.69", "2606:4700::1111", "2a00:1450:4001:80b::200a", "64:ff9b::8.8.8.8"]
+)
+def test_public_addresses_are_public(address: str) -> None:
+    assert is_public(ipaddress.ip_address(address))
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "localhost",
+        "localhost.",
+        "LOCALHOST",
+        "127.0.0.1",
+        "127.1",
+        "127.0.1",
+        "0x7f000001",
+        "0x7f.1",
+        "2130706433",
+        "017700000001",
+        "0177.0.0.1",
+        "0",
+        "[::1]",
+        "[::]",
+        "[::ffff:127.0.0.1]",
+        "[::ffff:7f00:1]",
+        "[0:0:0:0:0:ffff:7f00:1]",
+        "169.254.169.254",
+        "2852039166",
+        "[fd00:ec2::254]",
+        "[2002:7f00:1::]",
+        "[fec0::1]",
+        "192.0.0.192",
+        "168.63.129.16",
+        "10.0.0.1",
+        "[fe80::1]",
+        "[64:ff9b::7f00:1]",
+        "①②⑦.⓪.⓪.①",
+        "127。0。0。1",
+    ],
+)
+def test_every_spelling_of_an_inner_address_is_blocked_by_the_default_policy(host: str) -> None:
+    """The system's own resolver reads the spelling, so there is none that it reads and the check does not."""
+    fetcher = Fetcher(1000, deadline_seconds=5)
+    with pytest.raises((UrlBlocked, DownloadFailed)) as caught:
+        fetcher.fetch(f"https://{host}/picture.png", "image_url")
+    if not isinstance(caught.value, UrlBlocked):  # a resolver may know no such name: nothing was dialled
+        assert "has no address" in caught.value.message
+        assert not host.replace(".", "").isdigit()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://example.com/a.png",
+        "HTTP://example.com/a.png",
+        "ftp://example.com/a.png",
+        "file:///etc/passwd",
+        "gopher://example.com/",
+        "data:image/png;base64,AAAA",
+        "//example.com/a.png",
+        "example.com/a.png",
+        "https:///a.png",
+        "https://",
+        "https:example.com",
+        "https://example.com:22/",
+        "https://example.com:80/",
+        "https://example.com:6379/",
+        "https://example.com:99999/",
+        "https://example.com:0/",
+        "https://example.com:-1/",
+        "https://example.com:abc/",
+        "https://user:pw@example.com/",
+        "https://user@example.com/",
+        "https://127.0.0.1\\@8.8.8.8/",
+        "https://8.8.8.8\\.example.com/",
+        "https://[::1",
+        "https://[zz]/",
+        "https://exam ple.com/",
+        "https://example.com/a\r\nHost: evil",
+        "https://example.com/\x00",
+        "https://xn--a\u0301/",
+        "https://\u202eexample.com/",
+        "https://" + "a" * 300 + ".com/",
+        "https://" + "a." * 200 + "com/",
+        "https://example.com/" + "a" * 9000,
+        "https://\ud800/",
+        "",
+    ],
+)
+def test_what_is_no_plain_https_url_is_blocked_before_anybody_is_asked(url: str) -> None:
+    with pytest.raises(UrlBlocked) as caught:
+        Fetcher(1000, resolve=never).fetch(url, "mask_url")
+    assert caught.value.message.startswith("mask_url: ")
+    assert "example" not in caught.value.message
+
+
+def test_one_inner_address_among_public_ones_blocks_the_host(get: Callable[..., bytes]) -> None:
+    with pytest.raises(UrlBlocked):
+        get("/picture", resolve=lambda host, port: ["8.8.8.8", "127.0.0.1"], is_allowed=is_public)
+
+
+def test_the_address_that_was_checked_is_the_one_that_is_dialled(get: Callable[..., bytes]) -> None:
+    """A name server that answers differently the second time is not asked a second time."""
+    answers = iter([["127.0.0.1"], ["127.0.0.2"], ["127.0.0.3"]])
+    checked: list[str] = []
+
+    def allowed(address: Address) -> bool:
+        checked.append(str(address))
+        return str(address) == "127.0.0.1"
+
+    assert get("/picture", resolve=lambda host, port: next(answers), is_allowed=allowed) == PICTURE
+    assert checked == ["127.0.0.1"]
+    assert next(answers) == ["127.0.0.2"]
+
+
+def test_an_address_that_does_not_answer_leaves_the_next_one(get: Callable[..., bytes]) -> None:
+    assert get("/picture", resolve=lambda host, port: ["127.0.0.77", "127.0.0.1"]) == PICTURE
+
+
+# --- TLS ---
+
+
+def test_the_server_is_asked_by_its_name_and_gets_no_more_than_it_needs(
+    get: Callable[..., bytes], server: HttpsServer
+) -> None:
+    assert get("/picture?token=a%2Fb#fragment") == PICTURE
+    ((path, headers),) = server.requests
+    assert path == "/picture?token=a%2Fb"
+    assert headers.pop("Host") == f"{HOST}:{server.port}"
+    assert set(headers) == {"Accept", "Accept-Encoding", "User-Agent"}
+
+
+def test_a_certificate_for_another_name_is_refused(get: Callable[..., bytes], server: HttpsServer) -> None:
+    with pytest.raises(DownloadFailed):
+        get(f"https://other.example:{server.port}/picture")
+    assert server.requests == []
+
+
+def test_a_certificate_nobody_vouches_for_is_refused(get: Callable[..., bytes], server: HttpsServer) -> None:
+    with pytest.raises(DownloadFailed):
+        get("/picture", tls=None)
+    assert server.requests == []
+
+
+def test_the_environment_has_no_say(
+    get: Callable[..., bytes], server: HttpsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No proxy, no netrc, no certificates of the environment."""
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere")
+    assert get("/picture") == PICTURE
+
+
+# --- redirects ---
+
+
+@pytest.mark.parametrize("hops", [1, 5])
+def test_a_few_redirects_are_followed(hops: int, get: Callable[..., bytes]) -> None:
+    assert get(f"/hops/{hops}") == PICTURE
+
+
+def test_many_redirects_are_not(get: Callable[..., bytes], server: HttpsServer) -> None:
+    with pytest.raises(DownloadFailed, match="redirects more than 5 times"):
+        get("/hops/20")
+    assert len(server.requests) == 6
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "http://pictures.example/a",
+        "https://pictures.example:22/a",
+        "file:///etc/passwd",
+        "ftp://pictures.example/a",
+        "//user:pw@pictures.example/",
+        "https://[::1",
+        "gopher:x",
+        "https://pictures.example\\@127.0.0.1/",
+    ],
+)
+def test_a_redirect_to_where_no_url_may_go_is_blocked(target: str, get: Callable[..., bytes]) -> None:
+    with pytest.raises(UrlBlocked) as caught:
+        get(f"/to?{target}")
+    assert "pictures" not in caught.value.message
+
+
+def test_a_redirect_to_an_inner_address_is_blocked_before_it_is_dialled(
+    get: Callable[..., bytes], server: HttpsServer
+) -> None:
+    def resolve(host: str, port: int) -> Sequence[str]:
+        return ["127.0.0.1"] if host == HOST else ["169.254.169.254"]
+
+    with pytest.raises(UrlBlocked):
+        get(
+            f"/to?https://metadata.example:{server.port}/latest",
+            resolve=resolve,
+            is_allowed=lambda address: str(address) == "127.0.0.1",
+        )
+    assert len(server.requests) == 1
+
+
+def test_cookies_are_not_kept(get: Callable[..., bytes], server: HttpsServer) -> None:
+    assert get("/cookie") == PICTURE
+    assert "Cookie" not in server.requests[-1][1]
+
+
+def test_a_redirect_without_a_target_is_a_failed_download(get: Callable[..., bytes]) -> None:
+    with pytest.raises(DownloadFailed, match="status 302"):
+        get("/nowhere")
+
+
+# --- bodies ---
+
+
+@pytest.mark.parametrize("status", [204, 206, 304, 401, 403, 404, 410, 429, 500, 503])
+def test_another_status_is_named(status: int, get: Callable[..., bytes]) -> None:
+    with pytest.raises(
+        DownloadFailed, match=rf"^download_failed: image_url: the server answered with status {status}$"
+    ):
+        get(f"/status/{status}")
+
+
+@pytest.mark.parametrize("page", ["/endless", "/huge-length", "/gzip-bomb"])
+def test_a_body_is_cut_off_at_the_limit_however_it_comes(page: str, get: Callable[..., bytes]) -> None:
+    start = time.monotonic()
+    with flat_memory(20), pytest.raises(DownloadFailed, match="larger than the 100000 bytes"):
+        get(page)
+    assert time.monotonic() - start < 3
+
+
+def test_a_body_of_exactly_the_limit_is_taken(get: Callable[..., bytes], server: HttpsServer) -> None:
+    server.files["/exact"] = bytes(100_000)
+    assert len(get("/exact")) == 100_000
+    with pytest.raises(DownloadFailed):
+        get("/exact", max_bytes=99_999)
+
+
+@pytest.mark.parametrize("page", ["/drip", "/drip-headers"])
+def test_a_server_that_drips_is_left_at_the_deadline(page: str, get: Callable[..., bytes]) -> None:
+    """A timeout for each read would never fire: a byte comes in time, every time."""
+    start = time.monotonic()
+    with pytest.raises(DownloadFailed, match="within 1 seconds"):
+        get(page, deadline_seconds=1.0)
+    assert time.monotonic() - start < 2
+
+
+def test_a_gzipped_picture_is_unfolded(get: Callable[..., bytes]) -> None:
+    assert get("/gzip") == PICTURE
+
+
+@pytest.mark.parametrize("page", ["/liar", "/gzip-broken", "/brotli", "/garbage", "/fat-headers"])
+def test_a_server_that_breaks_off_or_babbles_is_a_failed_download(page: str, get: Callable[..., bytes]) -> None:
+    with pytest.raises(DownloadFailed):
+        get(page)
+
+
+# --- the network under it ---
+
+
+def test_a_closed_port_is_a_failed_download(get: Callable[..., bytes]) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    with pytest.raises(DownloadFailed):
+        get(f"https://{HOST}:{port}/", ports=frozenset({port}))
+
+
+def test_a_host_without_an_address_is_a_failed_download(get: Callable[..., bytes]) -> None:
+    def unknown(host: str, port: int) -> Sequence[str]:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    with pytest.raises(DownloadFailed, match="no address"):
+        get("/picture", resolve=unknown)
+
+
+def test_a_name_server_that_does_not_answer_costs_the_deadline_and_no_more(get: Callable[..., bytes]) -> None:
+    gone = threading.Event()
+
+    def dead(host: str, port: int) -> Sequence[str]:
+        gone.wait(20)
+        return []
+
+    start = time.monotonic()
+    with pytest.raises(DownloadFailed, match=r"within 0\.5 seconds"):
+        get("/picture", resolve=dead, deadline_seconds=0.5)
+    gone.set()
+    assert time.monotonic() - start < 2
+
+
+def test_a_server_that_never_shakes_hands_costs_the_deadline_and_no_more(get: Callable[..., bytes]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        port = mute.getsockname()[1]
+        start = time.monotonic()
+        with pytest.raises(DownloadFailed):
+            get(f"https://{HOST}:{port}/", ports=frozenset({port}), deadline_seconds=0.7)
+        assert time.monotonic() - start < 2
+
+
+def test_a_stop_request_ends_a_download_that_drips(get: Callable[..., bytes]) -> None:
+    deadline = time.monotonic() + 0.5
+
+    def checkpoint() -> None:
+        if time.monotonic() > deadline:
+            raise Cancelled
+
+    start = time.monotonic()
+    with pytest.raises(Cancelled):
+        get("/drip", checkpoint)
+    assert time.monotonic() - start < 2
+
+
+def test_no_message_holds_a_url_a_host_or_an_address(get: Callable[..., bytes], server: HttpsServer) -> None:
+    pages = ["/status/500", "/hops/20", "/to?http://secret.example/", "/endless", "/liar", "/garbage", "/brotli"]
+    for page in pages:
+        with pytest.raises(JobError) as caught:
+            get(page)
+        message = str(caught.value)
+        assert message.split(": ")[1] == "image_url"
+        assert not any(part in message for part in (HOST, "example", "127.0.0.1", str(server.port), page))
+
+
+def test_the_default_context_checks_names_and_chains() -> None:
+    context = fetch._system_tls()
+    assert context.check_hostname
+    assert context.verify_mode == ssl.CERT_REQUIRED
+    assert context.keylog_filename is None

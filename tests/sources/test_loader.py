@@ -1,0 +1,270 @@
+"""A request's pictures come from where they may come from, and every refusal names the field."""
+
+import base64
+import io
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import pytest
+from PIL import Image
+
+from tests.support.https_server import HOST, HttpsServer
+from worker.api.request import Source, parse
+from worker.core.config import Settings
+from worker.core.errors import Cancelled, DownloadFailed, Forbidden, InvalidImage, InvalidInput, JobError, UrlBlocked
+from worker.sources.http import Fetcher
+from worker.sources.loader import SourceLoader, own_object_path
+
+RED, BLUE = (255, 0, 0), (0, 0, 255)
+
+
+def png(colour: tuple[int, int, int], size: tuple[int, int] = (16, 8)) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", size, colour).save(out, "PNG")
+    return out.getvalue()
+
+
+def data_uri(data: bytes, kind: str = "png") -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+class Bucket:
+    """Objects in memory; remembers what was asked of it."""
+
+    def __init__(self, **objects: bytes) -> None:
+        self.objects = {name.replace("__", "/"): data for name, data in objects.items()}
+        self.asked: list[tuple[str, int]] = []
+
+    def __call__(self, path: str, max_bytes: int) -> bytes:
+        self.asked.append((path, max_bytes))
+        if path not in self.objects:
+            raise DownloadFailed("there is no such object")
+        return self.objects[path]
+
+
+def settings(**values: object) -> Settings:
+    return Settings(_env_file=None, **{"firebase_storage_bucket": "app.appspot.com"} | values)  # type: ignore[arg-type]  # by name
+
+
+def img2img(image_url: str) -> Source:
+    request = parse({"task_type": "img2img", "prompt": "p", "image_url": image_url})
+    assert isinstance(request, Source)
+    return request
+
+
+def inpaint(image_url: str, mask_url: str) -> Source:
+    request = parse({"task_type": "inpaint", "prompt": "p", "image_url": image_url, "mask_url": mask_url})
+    assert isinstance(request, Source)
+    return request
+
+
+def refused(
+    error: type[JobError], url: str, bucket: Bucket | None = None, user_id: str | None = "ann", **values: object
+) -> str:
+    with pytest.raises(error) as caught:
+        SourceLoader(settings(**values), bucket).load(img2img(url), user_id)
+    assert "image_url: " in str(caught.value)
+    assert url[-30:] not in str(caught.value)
+    return caught.value.message
+
+
+@pytest.mark.parametrize("kind", ["png", "PNG", "jpeg", "x-whatever"])
+def test_an_inline_image_is_read_by_its_content(kind: str) -> None:
+    sources = SourceLoader(settings()).load(img2img(data_uri(png(RED), kind)), None)
+    assert sources.image is not None
+    assert (sources.image.mode, sources.image.size, sources.image.getpixel((0, 0))) == ("RGB", (16, 8), RED)
+    assert sources.mask is None
+
+
+def test_a_mask_comes_as_grey() -> None:
+    white = png((255, 255, 255), (4, 4))
+    sources = SourceLoader(settings()).load(inpaint(data_uri(png(RED)), data_uri(white)), None)
+    assert sources.mask is not None
+    assert (sources.mask.mode, sources.mask.size, sources.mask.getextrema()) == ("L", (4, 4), (255, 255))
+
+
+def test_errors_of_the_mask_name_the_mask() -> None:
+    with pytest.raises(InvalidImage, match=r"^invalid_image: mask_url: "):
+        SourceLoader(settings()).load(inpaint(data_uri(png(RED)), data_uri(b"no image")), None)
+
+
+GOOD = base64.b64encode(png(RED)).decode()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        GOOD[:40] + "\n" + GOOD[40:],
+        GOOD[:40] + "\r\n" + GOOD[40:],
+        " " + GOOD,
+        GOOD + " ",
+        GOOD[:40] + "-_" + GOOD[42:],
+        GOOD.rstrip("=") + "A===",
+        GOOD.rstrip("=") + "A==",
+        GOOD[:-1],
+        "=" + GOOD,
+        GOOD[:40] + "=" + GOOD[40:],
+        GOOD + "====",
+        GOOD[:40] + "é" + GOOD[41:],
+        GOOD[:40] + "\ud800" + GOOD[41:],
+        GOOD[:40] + "%2B" + GOOD[43:],
+        GOOD[:40] + "\x00" + GOOD[41:],
+    ],
+)
+def test_base64_is_read_strictly(text: str) -> None:
+    request = img2img(data_uri(png(RED))).model_copy(update={"image_url": f"data:image/png;base64,{text}"})
+    with pytest.raises((InvalidInput, InvalidImage)) as caught:
+        SourceLoader(settings()).load(request, None)
+    assert isinstance(caught.value, InvalidInput)
+    assert caught.value.problems[0].field == "image_url"
+
+
+def test_an_empty_inline_image_is_no_image() -> None:
+    refused(InvalidImage, "data:image/png;base64,")
+
+
+def test_an_inline_image_over_the_limit_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base64, "b64decode", None)
+    message = refused(InvalidInput, "data:image/png;base64," + "A" * 2000, max_input_image_bytes=1024)
+    assert "at most 1024 bytes" in message
+
+
+def test_an_inline_image_of_exactly_the_limit_is_taken() -> None:
+    data = png(RED)
+    padded = data + bytes(1024 - len(data))  # readers stop at IEND
+    loader = SourceLoader(settings(max_input_image_bytes=1024))
+    assert loader.load(img2img(data_uri(padded)), None).image is not None
+    with pytest.raises(InvalidInput):
+        loader.load(img2img(data_uri(padded + bytes(1))), None)
+
+
+def test_the_pixel_limit_is_the_settings() -> None:
+    message = refused(InvalidImage, data_uri(png(RED, (100, 100))), max_input_image_pixels=4096)
+    assert "100 x 100" in message
+
+
+@pytest.mark.parametrize("folder", ["uploads", "generating"])
+def test_an_object_of_the_user_is_read(folder: str) -> None:
+    bucket = Bucket()
+    bucket.objects[f"{folder}/ann/photos/été 1.png"] = png(BLUE)
+    loader = SourceLoader(settings(), bucket)
+    sources = loader.load(img2img(f"gs://app.appspot.com/{folder}/ann/photos/été 1.png"), "ann")
+    assert sources.image is not None
+    assert sources.image.getpixel((0, 0)) == BLUE
+    assert bucket.asked == [(f"{folder}/ann/photos/été 1.png", 20_971_520)]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "gs://app.appspot.com/uploads/bob/a.png",
+        "gs://app.appspot.com/uploads/ann2/a.png",
+        "gs://app.appspot.com/uploads/an/a.png",
+        "gs://app.appspot.com/uploads/ANN/a.png",
+        "gs://app.appspot.com/uploads/a.png",
+        "gs://app.appspot.com/ann/a.png",
+        "gs://app.appspot.com/private/ann/a.png",
+        "gs://app.appspot.com/uploads/%61nn/a.png",
+        "gs://other.appspot.com/uploads/ann/a.png",
+        "gs://app.appspot.com.evil.example/uploads/ann/a.png",
+    ],
+)
+def test_an_object_of_somebody_else_is_forbidden_and_not_asked_for(url: str) -> None:
+    bucket = Bucket()
+    refused(Forbidden, url, bucket)
+    assert bucket.asked == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "gs://app.appspot.com",
+        "gs://app.appspot.com/",
+        "gs:///uploads/ann/a.png",
+        "gs://app.appspot.com/uploads/ann/",
+        "gs://app.appspot.com/uploads/ann/../bob/a.png",
+        "gs://app.appspot.com/uploads/ann/./a.png",
+        "gs://app.appspot.com/uploads/../uploads/ann/a.png",
+        "gs://app.appspot.com//uploads/ann/a.png",
+        "gs://app.appspot.com/uploads/ann//a.png",
+        "gs://app.appspot.com/uploads/ann/a\\b.png",
+        "gs://app.appspot.com/uploads/ann/a\nb.png",
+        "gs://app.appspot.com/uploads/ann/a\x00.png",
+        "gs://app.appspot.com/uploads/ann/\ud800.png",
+        "gs://app.appspot.com/uploads/ann/" + "é" * 600,
+        "gs://ann@app.appspot.com/uploads/ann/a.png",
+        "gs://app.appspot.com:80/uploads/ann/a.png",
+    ],
+)
+def test_a_path_that_no_upload_has_is_invalid_and_not_asked_for(url: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        own_object_path(url, "image_url", bucket="app.appspot.com", user_id="ann")
+    assert caught.value.problems[0].field == "image_url"
+    assert url not in str(caught.value)
+
+
+def test_without_firebase_or_a_user_an_object_is_an_invalid_field() -> None:
+    url = "gs://app.appspot.com/uploads/ann/a.png"
+    assert "Firebase" in refused(InvalidInput, url, None)
+    assert "Firebase" in refused(InvalidInput, url, Bucket(), firebase_storage_bucket=None)
+    assert "user_id" in refused(InvalidInput, url, Bucket(), user_id=None)
+
+
+def test_a_bucket_that_sends_more_than_was_asked_for_is_not_trusted() -> None:
+    bucket = Bucket()
+    bucket.objects["uploads/ann/a.png"] = bytes(5000)
+    refused(InvalidImage, "gs://app.appspot.com/uploads/ann/a.png", bucket, max_input_image_bytes=1024)
+
+
+def test_a_missing_object_is_the_adapters_error() -> None:
+    with pytest.raises(DownloadFailed):
+        SourceLoader(settings(), Bucket()).load(img2img("gs://app.appspot.com/uploads/ann/no.png"), "ann")
+
+
+def test_pictures_come_over_https() -> None:
+    def loopback(host: str, port: int) -> Sequence[str]:
+        return ["127.0.0.1"]
+
+    with HttpsServer() as server:
+        server.files |= {"/image.jpg?size=2": png(RED), "/mask.png": png((0, 0, 0)), "/page": b"<html>"}
+        fetcher = Fetcher(
+            100_000, resolve=loopback, is_allowed=lambda _: True, ports=frozenset({server.port}), tls=server.tls
+        )
+        loader = SourceLoader(settings(), None, fetcher)
+        site = f"https://{HOST}:{server.port}"
+        sources = loader.load(inpaint(f"{site}/image.jpg?size=2", f"{site}/mask.png"), None)
+        assert sources.image is not None
+        assert sources.mask is not None
+        assert sources.image.getpixel((0, 0)) == RED
+        assert sources.mask.getextrema() == (0, 0)
+        with pytest.raises(InvalidImage, match="image_url"):
+            loader.load(img2img(f"{site}/page"), None)
+
+
+def test_the_default_policy_goes_nowhere_inside() -> None:
+    refused(UrlBlocked, "https://127.0.0.1/a.png")
+    refused(UrlBlocked, "https://169.254.169.254/latest/meta-data/")
+
+
+@pytest.mark.parametrize("asked_until_stop", [1, 2])
+def test_a_stop_request_ends_loading_before_the_next_picture(asked_until_stop: int) -> None:
+    asked = 0
+
+    def checkpoint() -> None:
+        nonlocal asked
+        asked += 1
+        if asked == asked_until_stop:
+            raise Cancelled
+
+    request = inpaint(data_uri(png(RED)), data_uri(b"never read"))
+    with pytest.raises(Cancelled):
+        SourceLoader(settings()).load(request, None, checkpoint)
+
+
+def test_importing_what_handles_media_imports_no_pixels() -> None:
+    names = "('torch', 'numpy', 'PIL', 'imageio_ffmpeg')"
+    ours = "worker.sources.loader, worker.media.video, worker.media.inline"
+    code = f"import sys, {ours}; print([m for m in {names} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,285 @@
+"""What the fault tests look at: one Firebase that can be made to fail, workers in this process or in their own.
+
+`Truth` reads past every proxy. `World` serves jobs in this process with the real adapters; `Endpoint` runs worker
+processes under RunPod's stand-in.
+"""
+
+import base64
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+
+import handler
+from tests.support.faulty_firebase import FaultyFirebase
+from tests.support.painting_worker import Painter, Script
+from tools.emulators.control_plane import ControlPlane
+from tools.emulators.firebase import DocumentWrite, environment
+from tools.emulators.process import group_members
+from tools.emulators.worker_process import ROOT, WorkerProcess, clean_environment
+from worker.core.config import load_settings
+
+USER = "user-1"
+SCRIPT = Path(__file__).with_name("painting_worker.py")
+MAX_POST_BYTES = 10_000_000
+"""RunPod drops larger results (invariant I7)."""
+
+
+def path_of(file_uid: str, user: str = USER) -> str:
+    return f"generations/{user}/files/{file_uid}"
+
+
+def cloud(file_uid: str, prompt: str = "a fox", /, **fields: Any) -> dict[str, Any]:
+    """A small request for cloud storage."""
+    owner = {"user_id": USER, "file_uid": file_uid, "use_cloud_storage": True}
+    return {**owner, "prompt": prompt, "seed": 7, **fields}
+
+
+class Truth:
+    """What Firestore and the bucket really hold."""
+
+    def __init__(self, firebase: FaultyFirebase) -> None:
+        self.firebase = firebase
+
+    def document(self, file_uid: str) -> dict[str, Any] | None:
+        found: dict[str, Any] | None = self.firebase.documents.document(path_of(file_uid)).get().to_dict()
+        return found
+
+    def status(self, file_uid: str) -> str | None:
+        return (self.document(file_uid) or {}).get("status")
+
+    def writes(self, file_uid: str) -> list[DocumentWrite]:
+        return self.firebase.writes(path_of(file_uid))
+
+    def statuses(self, file_uid: str) -> list[str]:
+        """The statuses that were written, in order."""
+        return [str(write.fields["status"]) for write in self.writes(file_uid) if "status" in (write.fields or {})]
+
+    def write_as_app(self, file_uid: str, fields: Mapping[str, Any]) -> None:
+        self.firebase.documents.document(path_of(file_uid)).set(dict(fields), merge=True)
+
+    def let_lease_run_out(self, file_uid: str) -> None:
+        """Ninety seconds pass, in which nobody kept the document."""
+        past = datetime.now(UTC) - timedelta(seconds=1)
+        self.firebase.documents.document(path_of(file_uid)).update({"expires_at": past, "heartbeat_at": past})
+
+    def objects(self, file_uid: str | None = None) -> dict[str, Any]:
+        """Objects by name; only those of one generation if given."""
+        blobs = {blob.name: blob for blob in self.firebase.objects.list_blobs()}
+        return {name: blob for name, blob in blobs.items() if file_uid is None or is_of(name, file_uid)}
+
+    def generations(self, file_uid: str) -> list[int]:
+        return [blob.generation for blob in self.objects(file_uid).values()]
+
+    def uploads(self, kind: str | None = None) -> int:
+        """How many upload requests came to the bucket's door (and met this fault)."""
+        seen = [request for request in self.firebase.storage_proxy.requests if "/upload/" in request.path]
+        return len([request for request in seen if kind is None or request.fault == kind])
+
+    def check_completed(self, file_uid: str, response: Mapping[str, Any], *, count: int = 1) -> dict[str, Any]:
+        """Response, document, objects and URLs agree on a result in the bucket (I1, I3, I6); the document."""
+        assert "error" not in response, response
+        assert response["storage"] == "firebase", response
+        document = self.document(file_uid)
+        assert document is not None
+        assert document["status"] == "completed", document
+        data = document["generation_data"]
+        assert (data["images"], data["files"]) == (response["images"], response["files"])
+        self.check_files(file_uid, data, count=count)
+        return document
+
+    def check_files(
+        self, file_uid: str, data: Mapping[str, Any], *, count: int = 1, objects: Mapping[str, Any] | None = None
+    ) -> None:
+        """Every file of a stored result is there, whole, and its URL serves it; and nothing else is there.
+
+        `objects` are those of the generation, if they were listed already.
+        """
+        objects = self.objects(file_uid) if objects is None else objects
+        assert sorted(file["storage_path"] for file in data["files"]) == sorted(objects)
+        assert len(objects) == count
+        for file in data["files"]:
+            blob = objects[file["storage_path"]]
+            content = fetch(file["url"])
+            assert content is not None, "the URL does not serve its file"
+            assert len(content) == blob.size == file["bytes"]
+            checksum = google_crc32c.value(content).to_bytes(4, "big")
+            assert blob.crc32c == base64.b64encode(checksum).decode()
+            assert content[:4] in {b"\x89PNG", b"RIFF", b"\xff\xd8\xff\xe0"}
+
+    def check_failed(self, file_uid: str, response: Mapping[str, Any] | None, code: str, *, retryable: bool) -> None:
+        """The document is failed for that reason, the response says the same, no object stays."""
+        document = self.document(file_uid)
+        assert document is not None
+        assert document["status"] == "failed", document
+        assert (document["error"]["code"], document["error"]["retryable"]) == (code, retryable)
+        assert "generation_data" not in document
+        assert self.objects(file_uid) == {}
+        if response is not None:
+            assert (response["error_code"], response["retryable"]) == (code, retryable), response
+            assert response["error"] == f"{code}: {document['error']['message']}"
+
+    def nothing_outside(self) -> bool:
+        """Whether nothing was written but documents of generations and objects under `generating/` (I6)."""
+        documents = all(write.path.startswith("generations/") for write in self.firebase.writes())
+        return documents and all(name.startswith("generating/") for name in self.objects())
+
+
+def is_of(name: str, file_uid: str) -> bool:
+    stem = name.rsplit("/", 1)[1].rsplit(".", 1)[0]
+    return stem == file_uid or (stem.startswith(f"{file_uid}_") and stem.removeprefix(f"{file_uid}_").isdigit())
+
+
+def fetch(url: str) -> bytes | None:
+    """What a client gets from a download URL; None where it is not served."""
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            content: bytes = answer.read()
+    except urllib.error.HTTPError:
+        return None
+    return content
+
+
+def until(condition: Callable[[], object], seconds: float = 20.0, what: str = "condition") -> None:
+    """Wait until something holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"no {what} within {seconds:g} s"
+        time.sleep(0.02)
+
+
+class Ledger:
+    """What painters painted."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def events(self) -> list[dict[str, Any]]:
+        """`{"event": "begin" | "end", "at", "pid", "file_uid"}`, in order."""
+        return [json.loads(line) for line in self.path.read_text().splitlines()] if self.path.exists() else []
+
+    def painted(self, file_uid: str) -> int:
+        """How often a generation began."""
+        return sum(1 for event in self.events() if (event["file_uid"], event["event"]) == (file_uid, "begin"))
+
+    def overlaps(self) -> int:
+        """How often a process began a generation before its last one had ended (I5)."""
+        running: dict[int, bool] = {}
+        count = 0
+        for event in self.events():
+            count += event["event"] == "begin" and running.get(event["pid"], False)
+            running[event["pid"]] = event["event"] == "begin"
+        return count
+
+
+class World(Truth):
+    """One worker inside this process: `handler.build` and `handler.serve` with a painter."""
+
+    def __init__(
+        self, firebase: FaultyFirebase, ledger: Path, script: Script | None = None, **settings: object
+    ) -> None:
+        super().__init__(firebase)
+        self.ledger = Ledger(ledger)
+        self.painter = Painter(dataclasses.replace(script or Script(), ledger=str(ledger)))
+        with environment(firebase.env):
+            built = handler.build(load_settings(**settings))
+        self.tools = dataclasses.replace(built, generator=self.painter)
+
+    async def serve(self, job_input: Mapping[str, Any], job_id: str = "job-1") -> dict[str, Any]:
+        response = await handler.serve({"id": job_id, "input": dict(job_input)}, self.tools)
+        body = json.dumps(response, allow_nan=False).encode()
+        assert len(body) < MAX_POST_BYTES
+        return response
+
+    async def lives(self) -> None:
+        """The same worker takes another job and succeeds."""
+        name = f"after-{time.monotonic_ns()}"
+        self.check_completed(name, await self.serve(cloud(name), name))
+
+
+class Endpoint(Truth):
+    """Painting workers, the control plane that feeds them, and the Firebase behind them."""
+
+    def __init__(self, firebase: FaultyFirebase, folder: Path) -> None:
+        super().__init__(firebase)
+        self.ledger = Ledger(folder / "ledger.jsonl")
+        self._stack = ExitStack()
+        self.plane = self._stack.enter_context(ControlPlane())
+        self.workers: list[WorkerProcess] = []
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def start(self, worker_id: str = "worker-1", env: Mapping[str, str] | None = None, **script: Any) -> WorkerProcess:
+        """Start a worker; it may not be ready yet."""
+        painter = json.dumps({"ledger": str(self.ledger.path), **script})
+        variables = {**self.firebase.env, "PAINTER": painter, "PYTHONPATH": str(ROOT), **(env or {})}
+        worker = WorkerProcess(self.plane, variables, script=SCRIPT, worker_id=worker_id)
+        self.workers.append(self._stack.enter_context(worker))
+        return worker
+
+    def ready(self, worker_id: str = "worker-1", env: Mapping[str, str] | None = None, **script: Any) -> WorkerProcess:
+        """Start a worker that takes jobs."""
+        return self.start(worker_id, env, **script).wait_ready()
+
+    def answer(self, job: str, *, count: int = 1, seconds: float = 60.0) -> dict[str, Any]:
+        """The response to a job as its client sees it."""
+        posted = self.plane.wait(job, seconds, count=count)
+        output: dict[str, Any] = posted["output"]
+        # RunPod's SDK takes `error` out of the response and puts it beside it.
+        return {**output, "error": posted["error"]} if "error" in posted else output
+
+    def serve(self, job_input: Mapping[str, Any], seconds: float = 60.0) -> dict[str, Any]:
+        return self.answer(self.plane.submit(dict(job_input)), seconds=seconds)
+
+    def lives(self, worker: WorkerProcess | None = None) -> None:
+        """The same process (the newest, if not named) takes another job and succeeds."""
+        worker = worker or self.workers[-1]
+        assert worker.returncode is None, f"the worker ended with {worker.returncode}"
+        name = f"after-{time.monotonic_ns()}"
+        job = self.plane.submit(cloud(name))
+        self.check_completed(name, self.answer(job))
+        assert self.plane.workers_of(job) == [worker.worker_id]
+
+    def wait_processing(self, file_uid: str) -> None:
+        until(lambda: self.status(file_uid) == "processing", what=f"claim of {file_uid}")
+
+    def check_posts(self) -> None:
+        """Nothing was posted that RunPod would drop (I7), and nothing was written where it must not be (I6)."""
+        for post in self.plane.posts:
+            assert post.payload is not None, "a post is not strict JSON"
+            assert len(post.body) < MAX_POST_BYTES
+        assert self.nothing_outside()
+        assert self.ledger.overlaps() == 0
+
+
+def reap(firebase: FaultyFirebase) -> str:
+    """Run the reaper as cron does; what it logged."""
+    command = [sys.executable, "-m", "worker.reaper"]
+    done = subprocess.run(
+        command,
+        env=clean_environment() | firebase.env,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def children(worker: WorkerProcess) -> list[int]:
+    """Processes of a worker's group that still run."""
+    return [pid for pid in group_members(worker.pid) if pid != os.getpid()]

