@@ -17,7 +17,7 @@ import numpy as np
 import handler
 from tools import showing
 from worker.core.config import REPOSITORY, load_settings
-from worker.job.progress import TerminalBar
+from worker.job.progress import terminal_bar
 from worker.job.services import Collaborators
 
 OUTPUTS = REPOSITORY / "outputs"
@@ -26,10 +26,11 @@ Result = tuple[dict[str, Any], list[bytes], float]
 
 
 async def make(tools: Collaborators, name: str, job_input: dict[str, Any]) -> Result:
-    """Run one job with a progress bar; its response, its files and its seconds."""
-    bar, started = TerminalBar(name), time.monotonic()
+    """Run one job, with a progress bar where a person watches; its response, its files and its seconds."""
+    bar, started = terminal_bar(name), time.monotonic()
     response = await handler.serve({"id": f"local-{name}", "input": {"seed": SEED, **job_input}}, tools, bar)
-    bar.close()
+    if bar is not None:
+        bar.close()
     assert "error" not in response, f"{name}: {response['error']}"
     assert response["storage"] == "base64", f"{name}: no Firebase is configured here, yet: {response['storage']}"
     assert response["seed"] == SEED

@@ -1,0 +1,27 @@
+"""The script that runs every task on this machine: what it says where no person watches."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import handler
+import test_cloud_local
+from worker.core.config import load_settings
+
+JOBS: dict[str, dict[str, Any]] = {
+    "text2img": {"num_inference_steps": 2},
+    "text2video": {"task_type": "text2video", "num_frames": 5, "num_inference_steps": 2},
+}
+
+
+@pytest.mark.parametrize("task", JOBS)
+async def test_no_bar_is_drawn_into_a_file_by_the_script_or_by_a_library(
+    task: str, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    tools = handler.build(load_settings(models_dir=tmp_path))
+    response, files, _ = await test_cloud_local.make(tools, task, {"prompt": "a red star", **JOBS[task]})
+    assert response["model"] == "demo"
+    assert files
+    shown = capfd.readouterr()
+    assert "\r" not in shown.out + shown.err
