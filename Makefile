@@ -21,7 +21,7 @@ export PROMPT
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format serve cloud emulators image lock audit clean
+.PHONY: help setup demo unit test check format serve cloud emulators image lock audit clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
@@ -39,6 +39,9 @@ $(VENV)/.installed: requirements.txt requirements-dev.txt constraints.txt
 
 demo: setup ## one job of every task on this machine, without Firebase; files under outputs/
 	$(PY) test_cloud_local.py $${PROMPT:+"$$PROMPT"}
+
+unit: setup ## the tests that start no other process and are over in a moment
+	$(PY) -m pytest -n 2 --dist loadfile -m "not e2e and not slow" $(PYTEST)
 
 test: setup emulators ## the tests
 	$(PY) -m pytest -n 2 --dist loadfile $(PYTEST)
