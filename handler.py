@@ -14,14 +14,15 @@ import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from worker.auth.caller import Identity, Tickets
+from worker.auth.caller import Identity
+from worker.auth.tickets import Tickets
 from worker.core import logs
 from worker.core.config import ConfigError, Settings, load_settings, set_library_defaults
 from worker.core.errors import Cancelled
 from worker.core.stop import StopSignal
+from worker.core.types import Progress
 from worker.delivery.spool import Outbox
 from worker.engine.engine import Engine
-from worker.engine.protocol import Progress
 from worker.firebase.app import Firebase
 from worker.job.gpu_thread import GpuThread
 from worker.job.progress import Throttle, Unattended, terminal_bar

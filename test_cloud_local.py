@@ -17,6 +17,7 @@ import numpy as np
 import handler
 from tools import showing
 from worker.core.config import REPOSITORY, load_settings
+from worker.core.types import TaskType
 from worker.job.progress import terminal_bar
 from worker.job.services import Collaborators
 
@@ -43,8 +44,8 @@ async def run_all(prompt: str) -> list[tuple[str, Result]]:
         firebase_service_account_key=None, firestore_emulator_host=None, storage_emulator_host=None
     )
     tools = handler.build(settings)
-    native = tools.generator.describe("text2img")
-    clip = tools.generator.describe("text2video")
+    native = tools.generator.describe(TaskType.TEXT2IMG)
+    clip = tools.generator.describe(TaskType.TEXT2VIDEO)
     width, height = native.width, native.height
     source, mask = showing.source_picture(width, height), showing.centre_mask(width, height)
     still = showing.source_picture(clip.width, clip.height)

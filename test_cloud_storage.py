@@ -18,8 +18,8 @@ from typing import Any
 import handler
 from tools import showing
 from tools.emulators.firebase import FirebaseEmulators, environment
-from worker.api.request import Owner
 from worker.core.config import Settings, load_settings
+from worker.core.types import Owner
 from worker.document.schema import document_path
 from worker.firebase.firestore import FirestoreDocuments
 from worker.job.services import Collaborators

@@ -24,7 +24,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tools.media_probe import decode_frames
-from worker.media import video as media
+from worker.media import image, video
 
 Pixels = NDArray[np.uint8]
 
@@ -83,8 +83,8 @@ def pillow(pixels: Pixels, fmt: str, **options: object) -> Callable[[], bytes]:
 
 def opened(data: bytes) -> Pixels:
     """The pixels in a file."""
-    with Image.open(io.BytesIO(data)) as image:
-        return np.asarray(image.convert("RGB"))
+    with Image.open(io.BytesIO(data)) as opened:
+        return np.asarray(opened.convert("RGB"))
 
 
 def image_rows(pixels: Pixels) -> list[Row]:
@@ -95,19 +95,19 @@ def image_rows(pixels: Pixels) -> list[Row]:
         for name, strategy in strategies.items():
             if (level, name) == (1, "rle"):
                 rows.append(
-                    Row("png  level 1 rle", lambda: media.encode_image(pixels, "png").data, opened, chosen=True)
+                    Row("png  level 1 rle", lambda: image.encode_image(pixels, "png").data, opened, chosen=True)
                 )
             else:
                 encode = pillow(pixels, "PNG", compress_level=level, compress_type=strategy)
                 rows.append(Row(f"png  level {level} {name}", encode, opened))
     for quality in (90, 95):
         for name, sampling in (("4:4:4", 0), ("4:2:0", 2)):
-            chosen = (quality, sampling) == (media.JPEG_QUALITY, 0)
+            chosen = (quality, sampling) == (image.JPEG_QUALITY, 0)
             encode = pillow(pixels, "JPEG", quality=quality, subsampling=sampling)
             rows.append(Row(f"jpeg quality {quality} {name}", encode, opened, chosen))
-    for quality in (80, media.WEBP_QUALITY, 95):
+    for quality in (80, image.WEBP_QUALITY, 95):
         for method in (0, 2, 4, 6):
-            chosen = (quality, method) == (media.WEBP_QUALITY, 4)
+            chosen = (quality, method) == (image.WEBP_QUALITY, 4)
             encode = pillow(pixels, "WEBP", quality=quality, method=method)
             rows.append(Row(f"webp quality {quality} method {method}", encode, opened, chosen))
     for method, effort in ((0, 0), (1, 20), (4, 50)):
@@ -138,10 +138,10 @@ def video_rows(frames: Pixels) -> list[Row]:
     rows = [Row("float frames, imageio quality 5", plain, shown)]
     for preset in ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium"):
         for crf in (18, 23):
-            chosen = (preset, crf) == (media.VIDEO_PRESET, media.VIDEO_CRF)
+            chosen = (preset, crf) == (video.VIDEO_PRESET, video.VIDEO_CRF)
 
             def encode(preset: str = preset, crf: int = crf) -> bytes:
-                return media.encode_video(frames, FPS, preset=preset, crf=crf).data
+                return video.encode_video(frames, FPS, preset=preset, crf=crf).data
 
             rows.append(Row(f"x264 {preset} crf {crf}", encode, shown, chosen))
     return rows

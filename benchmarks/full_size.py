@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from worker.core.types import TaskType
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
@@ -22,9 +24,9 @@ from benchmarks.full_size_models import WRITERS
 from worker.api.params import ImageParams, Params, VideoParams
 from worker.api.request import REQUESTS
 from worker.core.config import REPOSITORY, load_settings, set_library_defaults
+from worker.core.types import Progress, Sources
 from worker.engine.engine import Engine
 from worker.engine.models.registry import Catalog
-from worker.engine.protocol import Progress, Sources
 
 
 @dataclass(slots=True)
@@ -52,7 +54,7 @@ class Job:
     """One line of the table."""
 
     name: str
-    task_type: str
+    task_type: TaskType
     params: Params
 
 
@@ -126,17 +128,17 @@ def small_form() -> tuple[Engine, list[Job]]:
     """The demo models: native sizes, and the two sizes of the README's example requests."""
     settings = load_settings(sdxl_model="demo", sdxl_refiner="demo", wan_model="demo", wan_i2v_model="demo")
     engine = Engine(settings, catalog=Catalog(settings, cuda=False))
-    image, clip = engine.describe("text2img"), engine.describe("text2video")
+    image, clip = engine.describe(TaskType.TEXT2IMG), engine.describe(TaskType.TEXT2VIDEO)
     steps, native = image.num_inference_steps, (image.width, image.height)
     return engine, [
-        Job("text2img native", "text2img", _image(*native, steps)),
-        Job("text2img native, refiner", "text2img", _image(*native, steps, refined=True)),
-        Job("img2img native", "img2img", _image(*native, steps, strength=0.6)),
-        Job("inpaint native", "inpaint", _image(*native, steps, strength=0.99)),
-        Job("text2img 1024x1024", "text2img", _image(1024, 1024, steps)),
+        Job("text2img native", TaskType.TEXT2IMG, _image(*native, steps)),
+        Job("text2img native, refiner", TaskType.TEXT2IMG, _image(*native, steps, refined=True)),
+        Job("img2img native", TaskType.IMG2IMG, _image(*native, steps, strength=0.6)),
+        Job("inpaint native", TaskType.INPAINT, _image(*native, steps, strength=0.99)),
+        Job("text2img 1024x1024", TaskType.TEXT2IMG, _image(1024, 1024, steps)),
         *(
             Job(f"{task} {width}x{height}x{frames}", task, _clip(width, height, frames, clip.num_inference_steps))
-            for task in ("text2video", "img2video")
+            for task in (TaskType.TEXT2VIDEO, TaskType.IMG2VIDEO)
             for width, height, frames in ((clip.width, clip.height, clip.num_frames), (832, 480, 49))
         ),
     ]
@@ -157,12 +159,12 @@ def full_form(folder: Path, wan_steps: int) -> tuple[Engine, list[Job]]:
     )
     engine = Engine(settings, catalog=Catalog(settings, cuda=True))
     return engine, [
-        Job("text2img 1024x1024, 30 steps", "text2img", _image(1024, 1024, 30)),
-        Job("text2img, refiner 24 + 6", "text2img", _image(1024, 1024, 30, refined=True)),
-        Job("img2img, strength 0.6", "img2img", _image(1024, 1024, 30, strength=0.6)),
-        Job("inpaint, strength 0.99", "inpaint", _image(1024, 1024, 30, strength=0.99)),
-        Job(f"text2video 832x480x49, {wan_steps}", "text2video", _clip(832, 480, 49, wan_steps)),
-        Job(f"img2video 832x480x49, {wan_steps}", "img2video", _clip(832, 480, 49, wan_steps)),
+        Job("text2img 1024x1024, 30 steps", TaskType.TEXT2IMG, _image(1024, 1024, 30)),
+        Job("text2img, refiner 24 + 6", TaskType.TEXT2IMG, _image(1024, 1024, 30, refined=True)),
+        Job("img2img, strength 0.6", TaskType.IMG2IMG, _image(1024, 1024, 30, strength=0.6)),
+        Job("inpaint, strength 0.99", TaskType.INPAINT, _image(1024, 1024, 30, strength=0.99)),
+        Job(f"text2video 832x480x49, {wan_steps}", TaskType.TEXT2VIDEO, _clip(832, 480, 49, wan_steps)),
+        Job(f"img2video 832x480x49, {wan_steps}", TaskType.IMG2VIDEO, _clip(832, 480, 49, wan_steps)),
     ]
 
 

@@ -37,7 +37,8 @@ from tools.emulators.firebase import bucket_at, environment
 from worker.api.params import ModelDefaults, Params, resolve
 from worker.api.request import Request, parse
 from worker.core.config import load_settings, set_library_defaults
-from worker.engine.protocol import Control, Generated, GeneratedImage, Generator, Placement, Sources
+from worker.core.types import Control, Sources, TaskType
+from worker.engine.protocol import Generated, GeneratedImage, Generator, Placement
 from worker.job.progress import Unattended
 from worker.job.services import Collaborators
 
@@ -78,8 +79,8 @@ class Stopwatch:
 
     def __init__(self, inner: Generator) -> None:
         self._inner = inner
-        self.describe: Callable[[str], ModelDefaults] = inner.describe
-        self.prepare: Callable[[str, Control], Placement] = inner.prepare
+        self.describe: Callable[[TaskType], ModelDefaults] = inner.describe
+        self.prepare: Callable[[TaskType, Control], Placement] = inner.prepare
         self.preload, self.health = inner.preload, inner.health
         self.seconds = 0.0
         self.made: list[Generated] = []

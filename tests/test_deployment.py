@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tools.bake_models import choose_files, component_folders
+from worker.core.types import TaskType
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
@@ -137,7 +138,7 @@ def test_each_preset_configures_a_model_for_every_task_that_it_promises(
         monkeypatch.setenv(key, {True: "true", False: "false"}[value] if isinstance(value, bool) else str(value))
     settings = config.load_settings()
     models = catalog.Catalog(settings, cuda=True, where=())
-    for task in settings.preload_tasks or config.TASK_TYPES:
+    for task in settings.preload_tasks or config.tuple(TaskType):
         assert (
             models.bundle(task).main.name
             == (preset["defaults"]["SDXL_MODEL" if models.bundle(task).family == "sdxl" else "WAN_MODEL"])

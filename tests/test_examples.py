@@ -11,7 +11,8 @@ import pytest
 from tests.support.fixtures import missing
 from tools.emulators.install import InstallError, MissingNodeError, find_node, install, node_environment
 from worker.api.request import envelope
-from worker.auth.caller import Identity, Tickets
+from worker.auth.caller import Identity
+from worker.auth.tickets import Tickets
 from worker.core.errors import Forbidden, Unauthenticated
 
 FUNCTIONS = Path(__file__).parents[1] / "examples" / "functions"

@@ -27,7 +27,8 @@ from tools.emulators.worker_process import clean_environment
 from worker.auth.caller import Identity
 from worker.core.config import has_cuda_driver, load_settings
 from worker.core.errors import Internal
-from worker.engine.protocol import Control, Placement, Progress
+from worker.core.types import Control, Progress, TaskType
+from worker.engine.protocol import Placement
 from worker.job import gpu_queue as turn
 from worker.job.gpu_thread import GpuThread
 from worker.job.services import Collaborators
@@ -201,7 +202,7 @@ async def test_a_document_that_breaks_while_the_job_runs_does_not_cost_the_resul
 class LoadsSlowly(PaintingGenerator):
     """Takes a second to have its weights ready, whatever the job says meanwhile."""
 
-    def prepare(self, task_type: str, control: Control) -> Placement:
+    def prepare(self, task_type: TaskType, control: Control) -> Placement:
         time.sleep(1.0)
         return super().prepare(task_type, control)
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from tools.emulators.firebase import FirebaseEmulators, environment
-from worker.api.request import Owner
 from worker.core.config import REPOSITORY, load_settings
 from worker.core.errors import Superseded
+from worker.core.types import Owner
 from worker.document.schema import document_path
 from worker.document.session import StatusDocument
 from worker.document.transitions import Bid, Refuse, Start

@@ -13,13 +13,13 @@ from worker.api.request import (
     REQUESTS,
     Img2ImgRequest,
     InpaintRequest,
-    Owner,
     Text2ImgRequest,
     Text2VideoRequest,
     envelope,
     parse,
 )
 from worker.core.errors import InvalidInput
+from worker.core.types import Owner
 
 PICTURE = "data:image/png;base64,iVBORw0KGgo="
 REQUIRED: dict[str, dict[str, Any]] = {

@@ -28,13 +28,15 @@ from tests.support.attacked_world import note
 from tests.support.fakes import Hangs, HasNoModel, PaintingGenerator, Raises, Slow, is_down
 from worker.api.params import ModelDefaults, Params
 from worker.api.request import Request
-from worker.auth.caller import Identity, Tickets, Users
+from worker.auth.caller import Identity, Users
+from worker.auth.tickets import Tickets
 from worker.core.config import load_settings
 from worker.core.errors import BackendError, Cancelled, GpuFault, Internal, OutOfMemory, Superseded, Unauthenticated
 from worker.core.logs import configure
 from worker.core.stop import StopSignal
+from worker.core.types import Control, Sources, TaskType
 from worker.delivery import uploader as delivery
-from worker.engine.protocol import Control, Generated, GeneratedImage, Placement, Sources
+from worker.engine.protocol import Generated, GeneratedImage, Placement
 from worker.firebase.app import Firebase
 from worker.job import gpu_queue as turn
 from worker.job import runner as task
@@ -139,14 +141,14 @@ def noisy(*calls: str) -> Callable[[str, str], None]:
 class CannotDescribe(PaintingGenerator):
     """Breaks when asked what it is."""
 
-    def describe(self, task_type: str) -> ModelDefaults:
+    def describe(self, task_type: TaskType) -> ModelDefaults:
         raise KeyError(SPOKEN_BY_LIBRARIES)
 
 
 class CannotLoad(PaintingGenerator):
     """Breaks when it is to be loaded."""
 
-    def prepare(self, task_type: str, control: Control) -> Placement:
+    def prepare(self, task_type: TaskType, control: Control) -> Placement:
         raise OSError(2, SPOKEN_BY_LIBRARIES, f"/runpod-volume/{MESSAGE}")
 
 

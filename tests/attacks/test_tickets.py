@@ -21,7 +21,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tests.support.attacked_world import GOOD, World, note
-from worker.auth.caller import MAX_TICKET_SECONDS, Tickets, request_hash
+from worker.auth.tickets import MAX_TICKET_SECONDS, Tickets, request_hash
 
 SECRET = "a secret that backend and worker hold, 32+"
 HOUR = 3600

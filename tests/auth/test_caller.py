@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from tests.support.fakes import TokenUsers
 from worker.api.request import envelope
 from worker.auth import caller as identity
-from worker.auth.caller import Identity, Tickets, Users, request_hash
+from worker.auth.caller import Identity, Users
+from worker.auth.tickets import Tickets, request_hash
 from worker.core.config import ConfigError, load_settings
 from worker.core.errors import BackendError, Forbidden, Internal, JobError, Unauthenticated
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from worker.core.config import TASK_TYPES, ConfigError, Settings, has_cuda_driver, load_settings, set_library_defaults
+from worker.core.config import ConfigError, Settings, has_cuda_driver, load_settings, set_library_defaults
+from worker.core.types import TaskType
 
 DEFAULTS: dict[str, Any] = {
     "FIREBASE_SERVICE_ACCOUNT_KEY": None,
@@ -135,7 +136,7 @@ def test_every_wrong_variable_is_named_in_one_message(monkeypatch: pytest.Monkey
     said = problem(monkeypatch, WORKER_CONCURRENCY="many", PRELOAD_TASKS="text2music", LOG_LEVEL="LOUD")
     for name in ("WORKER_CONCURRENCY", "PRELOAD_TASKS", "LOG_LEVEL"):
         assert f"{name}: " in said
-    assert ", ".join(TASK_TYPES) in said
+    assert ", ".join(tuple(TaskType)) in said
     assert "Value error" not in said
 
 

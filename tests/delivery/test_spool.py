@@ -11,10 +11,10 @@ import pytest
 
 from tests.job.test_runner import CLOUD, PATH, World
 from tests.support.fakes import MemoryBucket, MemoryDocuments, PaintingGenerator, is_down
-from worker.api.request import Owner
+from worker.core.types import Owner
 from worker.delivery.spool import DELIVERED, Item, Outbox
 from worker.document.transitions import WORKER_LOST
-from worker.media.video import Encoded
+from worker.media.image import Encoded
 from worker.storage.results import Provenance, Storage
 
 OWNER = Owner("user", "file")

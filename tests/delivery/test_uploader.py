@@ -15,12 +15,13 @@ from PIL import Image
 
 from tests.support.fakes import MemoryBucket, fails_times, is_down
 from tools.media_probe import probe
-from worker.api.request import Owner, parse
+from worker.api.request import parse
 from worker.api.response import Delivered
 from worker.core.errors import BackendError, Cancelled, ResultTooLarge, Superseded
+from worker.core.types import Owner, Progress
 from worker.delivery.uploader import Delivery, Destination
-from worker.engine.protocol import Generated, GeneratedClip, GeneratedImage, Progress
-from worker.media.video import Encoded
+from worker.engine.protocol import Generated, GeneratedClip, GeneratedImage
+from worker.media.image import Encoded
 from worker.storage.results import Provenance, Storage
 
 LIMIT = 9_000_000

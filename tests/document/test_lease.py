@@ -7,15 +7,14 @@ from typing import Any
 import pytest
 
 from tests.support.fakes import MemoryDocuments, fails_times, is_down
-from worker.api.request import Owner
 from worker.core.errors import Cancelled
 from worker.core.stop import StopSignal
+from worker.core.types import Owner, Progress
 from worker.document import keeper as keeper_module
 from worker.document.keeper import Keeper
 from worker.document.schema import LEASE_SECONDS
 from worker.document.session import HEARTBEAT_SECONDS, WATCH_SECONDS, StatusDocument
 from worker.document.transitions import Bid
-from worker.engine.protocol import Progress
 
 PATH = "generations/user/files/file"
 TICK = 0.05

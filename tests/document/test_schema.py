@@ -5,12 +5,11 @@ from typing import Any
 
 import pytest
 
-from worker.api.request import Owner
 from worker.core.errors import InvalidInput
+from worker.core.types import Owner, Progress
 from worker.document import schema as fields
 from worker.document.store import FieldValue
 from worker.document.transitions import Bid, Start
-from worker.engine.protocol import Progress
 
 OWNER = Owner("user", "file")
 BID = Bid("job-1", "worker-1", "hash", "n1")

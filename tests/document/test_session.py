@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from tests.support.fakes import MemoryDocuments, fails_times, is_down
-from worker.api.request import Owner
 from worker.core.errors import (
     BackendError,
     Cancelled,
@@ -18,10 +17,10 @@ from worker.core.errors import (
     JobTimeout,
     Superseded,
 )
+from worker.core.types import Owner, Progress
 from worker.document.schema import LEASE_SECONDS, document_path
 from worker.document.session import StatusDocument
 from worker.document.transitions import Bid, Refuse, Replay, Start
-from worker.engine.protocol import Progress
 
 OWNER = Owner("user", "file")
 PATH = "generations/user/files/file"

@@ -12,10 +12,11 @@ from tests.support import small_models
 from tests.support.engine_jobs import Recorder, image_params, sources_of, video_params
 from worker.api.request import REQUESTS, Request
 from worker.core.config import Settings, load_settings
+from worker.core.types import Sources, TaskType
 from worker.engine.engine import Engine
 from worker.engine.models.hub import DEMO_MODELS
 from worker.engine.models.registry import Catalog
-from worker.engine.protocol import GeneratedImage, Sources
+from worker.engine.protocol import GeneratedImage
 
 Runner = Callable[..., list[NDArray[np.uint8]]]
 
@@ -75,7 +76,7 @@ def runner(engine: Engine) -> Runner:
     def start(
         task_type: str, *, control: Recorder | None = None, sources: Sources | None = None, **changes: Any
     ) -> list[NDArray[np.uint8]]:
-        request = request_of(task_type)
+        request = request_of(TaskType(task_type))
         is_video = task_type.endswith("video")
         if task_type in {"img2img", "inpaint"}:
             changes = {"strength": 0.7} | changes
@@ -87,7 +88,7 @@ def runner(engine: Engine) -> Runner:
     return start
 
 
-def request_of(task_type: str) -> Request:
+def request_of(task_type: TaskType) -> Request:
     """A request of this task with nothing but its required fields; the engine reads only its task."""
     urls = dict.fromkeys(("image_url", "mask_url"), "https://example.com/a.png")
     model = REQUESTS[task_type]

@@ -11,14 +11,15 @@ import torch
 from tests.engine.conftest import Runner, request_of, runner
 from tests.support.engine_jobs import Recorder, image_params, picture, sources_of, video_params
 from worker.api.request import Scheduler
-from worker.core.config import TASK_TYPES, Settings, load_settings
+from worker.core.config import Settings, load_settings
 from worker.core.errors import GpuFault, ModelUnavailable, OutOfMemory
+from worker.core.types import Sources, TaskType
 from worker.engine.engine import Engine
 from worker.engine.memory import cache as shelf
 from worker.engine.memory import device as machine
 from worker.engine.memory.placement import GIB
 from worker.engine.models.registry import Catalog
-from worker.engine.protocol import Generator, Placement, Sources
+from worker.engine.protocol import Generator, Placement
 
 
 @pytest.fixture
@@ -28,20 +29,21 @@ def fresh(demo_settings: Settings) -> Engine:
 
 
 def sdxl_parts(engine: Engine) -> Any:
-    engine.prepare("text2img", Recorder())
-    return engine._shelf[engine.catalog.bundle("text2img")].parts
+    engine.prepare(TaskType.TEXT2IMG, Recorder())
+    return engine._shelf[engine.catalog.bundle(TaskType.TEXT2IMG)].parts
 
 
 def test_the_engine_is_a_generator(engine: Engine) -> None:
     generator: Generator = engine
-    assert generator.describe("text2img").name == "demo"
+    assert generator.describe(TaskType.TEXT2IMG).name == "demo"
 
 
 def test_a_job_gives_the_same_bytes_before_and_after_all_others(run: Runner) -> None:
     """Twenty jobs in a row, tasks, schedulers and shifts mixed: nothing of one reaches another."""
     refined = {"high_noise_frac": 0.5, "refiner_inference_steps": 3}
+    image_tasks = [task for task in TaskType if not task.is_video]
     jobs: list[tuple[str, dict[str, Any]]] = [
-        *((task, {"scheduler": scheduler}) for task, scheduler in zip(TASK_TYPES[:3] * 4, Scheduler, strict=False)),
+        *((task, {"scheduler": scheduler}) for task, scheduler in zip(image_tasks * 4, Scheduler, strict=False)),
         ("text2img", refined),
         ("inpaint", refined),
         ("text2video", {"flow_shift": 9.0}),
@@ -51,16 +53,16 @@ def test_a_job_gives_the_same_bytes_before_and_after_all_others(run: Runner) -> 
         ("inpaint", {"strength": 1.0, "seeds": (1, 2)}),
         ("img2video", {"width": 96}),
     ]
-    before = {task: run(task)[0] for task in TASK_TYPES}
+    before = {task: run(task)[0] for task in tuple(TaskType)}
     for task, changes in jobs:
         run(task, **changes)
-    for task in TASK_TYPES:
+    for task in tuple(TaskType):
         assert np.array_equal(before[task], run(task)[0]), task
 
 
 def test_each_picture_is_handed_out_before_the_next_is_begun(engine: Engine) -> None:
     control = Recorder()
-    pictures = engine.generate(request_of("text2img"), image_params(seeds=(1, 2)), Sources(), control)
+    pictures = engine.generate(request_of(TaskType.TEXT2IMG), image_params(seeds=(1, 2)), Sources(), control)
     next(pictures)
     assert control.steps == [1, 2, 3]
     assert [next(pictures).seed, next(pictures, None)] == [2, None]
@@ -74,18 +76,18 @@ def test_a_receiver_that_goes_away_or_fails_leaves_the_engine_well(engine: Engin
             raise ValueError("the receiver's own error")
 
     with pytest.raises(ValueError, match="receiver's own"):
-        receive(engine.generate(request_of("text2img"), image_params(seeds=(1, 2)), Sources(), Recorder()))
+        receive(engine.generate(request_of(TaskType.TEXT2IMG), image_params(seeds=(1, 2)), Sources(), Recorder()))
     assert np.array_equal(before, run("text2img")[0])
 
 
 def test_loading_is_told_and_done_once(fresh: Engine) -> None:
     control = Recorder()
-    placement = fresh.prepare("inpaint", control)
+    placement = fresh.prepare(TaskType.INPAINT, control)
     assert placement.mode == "resident"
     assert {progress.stage for progress in control.progress} == {"loading"}
     again = Recorder()
     for task in ("text2img", "img2img", "inpaint"):
-        assert fresh.prepare(task, again) == Placement("resident", "already there")
+        assert fresh.prepare(TaskType(task), again) == Placement("resident", "already there")
     assert again.progress == []
     assert fresh.loaded == {"sdxl:demo": "resident"}
 
@@ -93,41 +95,41 @@ def test_loading_is_told_and_done_once(fresh: Engine) -> None:
 def test_both_video_tasks_of_one_checkpoint_are_loaded_once(demo_settings: Settings) -> None:
     settings = demo_settings.model_copy(update={"wan_i2v_model": None})
     engine = Engine(settings, catalog=Catalog(settings, cuda=False, where=()))
-    engine.prepare("text2video", Recorder())
-    engine.prepare("img2video", Recorder())
+    engine.prepare(TaskType.TEXT2VIDEO, Recorder())
+    engine.prepare(TaskType.IMG2VIDEO, Recorder())
     assert engine.loaded == {"wan:demo": "resident"}
 
 
 def test_the_least_recently_used_model_makes_room(fresh: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     free = [64 * GIB]
     monkeypatch.setattr(machine, "memory", lambda *, cuda: (free[0], 64 * GIB))
-    fresh.prepare("text2video", Recorder())
-    fresh.prepare("text2img", Recorder())
+    fresh.prepare(TaskType.TEXT2VIDEO, Recorder())
+    fresh.prepare(TaskType.TEXT2IMG, Recorder())
     assert set(fresh.loaded) == {"wan:demo", "sdxl:demo"}
     fresh._shelf.evict(["sdxl:demo"])
-    weights = fresh._shelf[fresh.catalog.bundle("text2video")].residence.bytes
+    weights = fresh._shelf[fresh.catalog.bundle(TaskType.TEXT2VIDEO)].residence.bytes
     free[0] = GIB + GIB // 2 + weights // 2  # enough for SDXL only once Wan has gone
     monkeypatch.setattr(shelf, "bundle_bytes", lambda bundle, *, cuda: {"unet": weights})
-    placement = fresh.prepare("text2img", Recorder())
+    placement = fresh.prepare(TaskType.TEXT2IMG, Recorder())
     assert placement.evicted == ("wan:demo",)
     assert set(fresh.loaded) == {"sdxl:demo"}
 
 
 def test_preloading_takes_what_fits_side_by_side(fresh: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert fresh.preload(None, Recorder()) == TASK_TYPES
+    assert fresh.preload(None, Recorder()) == tuple(TaskType)
     fresh.unload()
     monkeypatch.setattr(machine, "memory", lambda *, cuda: (GIB if fresh.loaded else 8 * GIB, 8 * GIB))
-    assert fresh.preload(None, Recorder()) == TASK_TYPES[:3]
+    assert fresh.preload(None, Recorder()) == tuple(TaskType)[:3]
     assert set(fresh.loaded) == {"sdxl:demo"}
 
 
 def test_preloading_leaves_a_task_that_cannot_be_had_to_its_first_job(demo_settings: Settings) -> None:
     settings = demo_settings.model_copy(update={"sdxl_model": "/gone", "sdxl_refiner": None})
     engine = Engine(settings, catalog=Catalog(settings, cuda=False, where=()))
-    assert engine.preload(("text2img", "text2video"), Recorder()) == ("text2video",)
+    assert engine.preload((TaskType.TEXT2IMG, TaskType.TEXT2VIDEO), Recorder()) == ("text2video",)
     assert engine.health() == ("text2video", "img2video")
     with pytest.raises(ModelUnavailable, match="SDXL_MODEL"):
-        engine.prepare("text2img", Recorder())
+        engine.prepare(TaskType.TEXT2IMG, Recorder())
 
 
 def test_preloading_downloads_nothing_that_nobody_named() -> None:
@@ -171,7 +173,7 @@ def test_out_of_memory_is_tried_once_more_in_less(fresh: Engine, monkeypatch: py
     start = runner(fresh)
     (before,) = start("text2img")
     vae = sdxl_parts(fresh).vae
-    fresh.prepare("text2video", Recorder())
+    fresh.prepare(TaskType.TEXT2VIDEO, Recorder())
     with monkeypatch.context() as patch:
         scarce = _Scarce(vae, patch, unless_tiled=True)
         control = Recorder()
@@ -246,32 +248,32 @@ def test_loading_that_fails_leaves_nothing_half_loaded(fresh: Engine, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr(Loader, "_network", fails_at_the_unet)
         with pytest.raises(OutOfMemory):
-            fresh.prepare("text2img", Recorder())
+            fresh.prepare(TaskType.TEXT2IMG, Recorder())
     assert fresh.loaded == {}
-    assert fresh.prepare("text2img", Recorder()).mode == "resident"
+    assert fresh.prepare(TaskType.TEXT2IMG, Recorder()).mode == "resident"
 
 
 def test_networks_brought_one_at_a_time_draw_the_same(fresh: Engine, run: Runner) -> None:
     """Offloading, with the CPU standing in for the card: the hooks are the same."""
     refined = {"high_noise_frac": 0.5, "refiner_inference_steps": 3, "num_inference_steps": 3}
     for task in ("text2img", "inpaint", "text2video", "img2video"):
-        fresh.prepare(task, Recorder())
-        fresh._shelf[fresh.catalog.bundle(task)].residence.settle(Placement("offloaded", "for the test"))
+        fresh.prepare(TaskType(task), Recorder())
+        fresh._shelf[fresh.catalog.bundle(TaskType(task))].residence.settle(Placement("offloaded", "for the test"))
         changes = {} if task.endswith("video") else refined
-        request = request_of(task)
+        request = request_of(TaskType(task))
         params = (
             video_params()
             if task.endswith("video")
             else image_params(**changes, strength=0.7 if task == "inpaint" else None)
         )
-        job = fresh._run(fresh.catalog.bundle(task), params, sources_of(task), Recorder(), first=0)
+        job = fresh._run(fresh.catalog.bundle(TaskType(task)), params, sources_of(task), Recorder(), first=0)
         (picture_of_it,) = job
         pixels = getattr(picture_of_it, "pixels", None)
         frames = picture_of_it.frames if pixels is None else pixels  # type: ignore[union-attr]  # a clip has frames
         assert np.array_equal(frames, run(task, **changes)[0])
         assert request.task_type == task
     assert set(fresh.loaded.values()) == {"offloaded"}
-    fresh.prepare("text2img", Recorder())
+    fresh.prepare(TaskType.TEXT2IMG, Recorder())
     assert fresh.loaded["sdxl:demo"] == "resident"
 
 

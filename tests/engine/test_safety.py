@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 from tests.engine.conftest import Runner, request_of
 from tests.support.engine_jobs import Recorder, image_params, picture, sources_of, video_params
 from tests.support.small_models import safety_checker
-from worker.core.config import TASK_TYPES, Settings
+from worker.core.config import Settings
 from worker.core.errors import Internal, ModelUnavailable, OutOfMemory
+from worker.core.types import TaskType
 from worker.engine.engine import Engine
 from worker.engine.memory import device as machine
 from worker.engine.models import hub as places
@@ -48,7 +49,7 @@ def with_checker(demo_settings: Settings) -> MakeEngine:
 
 def generate(engine: Engine, task: str, **changes: Any) -> list[Generated]:
     params = video_params(**changes) if task.endswith("video") else image_params(**changes)
-    return list(engine.generate(request_of(task), params, sources_of(task), Recorder()))
+    return list(engine.generate(request_of(TaskType(task)), params, sources_of(task), Recorder()))
 
 
 def weights(folder: Path) -> Weights:
@@ -86,7 +87,7 @@ def test_what_it_does_not_object_to_is_marked_as_checked(with_checker: MakeEngin
 def test_off_means_that_nothing_is_looked_for_or_loaded(with_checker: MakeEngine) -> None:
     engine = with_checker("/gone", "off")
     assert [image.nsfw for image in generate(engine, "text2img")] == [None]
-    assert engine.health() == TASK_TYPES
+    assert engine.health() == tuple(TaskType)
 
 
 def test_one_picture_is_told_from_others(tmp_path: Path) -> None:
@@ -123,7 +124,7 @@ def test_missing_weights_are_not_made_up(with_checker: MakeEngine, flags_all: Pa
 
     engine = with_checker(spoiled(flags_all, tmp_path / "cut", without_a_layer))
     with pytest.raises(ModelUnavailable, match=r"SAFETY_MODEL: .* not complete"):
-        engine.prepare("text2img", Recorder())
+        engine.prepare(TaskType.TEXT2IMG, Recorder())
 
 
 def test_a_checker_that_gives_no_answer_lets_nothing_through(
@@ -146,8 +147,8 @@ def test_without_the_checker_that_was_asked_for_no_task_is_served(
         assert engine.preload(None, Recorder()) == ()
         assert engine.loaded == {}
         for call in (
-            lambda engine=engine: engine.describe("text2img"),
-            lambda engine=engine: engine.prepare("text2video", Recorder()),
+            lambda engine=engine: engine.describe(TaskType.TEXT2IMG),
+            lambda engine=engine: engine.prepare(TaskType.TEXT2VIDEO, Recorder()),
             lambda engine=engine: generate(engine, "text2img"),
             engine.health,
         ):
@@ -187,7 +188,7 @@ def test_by_default_it_is_the_published_one_and_found_where_models_lie(
     found = engine.catalog.safety()
     assert found is not None
     assert (found.kind, found.path) == ("folder", baked)
-    assert engine.health() == TASK_TYPES
+    assert engine.health() == tuple(TaskType)
     (baked / "config.json").write_text(json.dumps({"architectures": ["CLIPModel"]}))
     assert engine.catalog.safety() == Weights("SAFETY_MODEL", "safety", "hub", SAFETY, None)
 
@@ -204,7 +205,7 @@ def test_a_checker_that_cannot_be_downloaded_stops_every_job(
     monkeypatch.setattr(places, "download", unreachable)
     engine = with_checker("org/checker")
     assert engine.preload(None, Recorder()) == ()
-    for call in (engine.health, lambda: engine.prepare("text2img", Recorder())):
+    for call in (engine.health, lambda: engine.prepare(TaskType.TEXT2IMG, Recorder())):
         with pytest.raises(ModelUnavailable, match=r"^model_unavailable: SAFETY_MODEL: ") as caught:
             call()
         assert "route" not in str(caught.value)
@@ -241,7 +242,7 @@ def test_it_is_loaded_once_and_before_the_models(
 
     monkeypatch.setattr(SafetyChecker, "__init__", loads)
     monkeypatch.setattr(engine._shelf, "take", takes)
-    engine.prepare("text2img", Recorder())
+    engine.prepare(TaskType.TEXT2IMG, Recorder())
     generate(engine, "text2img")
     assert order[0] == "checker"
     assert order.count("checker") == 1
@@ -251,7 +252,7 @@ def test_a_check_that_runs_out_of_memory_is_tried_once_more_and_never_skipped(
     with_checker: MakeEngine, flags_all: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = with_checker(flags_all)
-    engine.prepare("text2img", Recorder())
+    engine.prepare(TaskType.TEXT2IMG, Recorder())
     assert engine._safety is not None
     forward, calls = engine._safety._checker.forward, [0]
 

@@ -11,7 +11,8 @@ from tools.emulators.firebase import FirebaseEmulators, environment
 from worker.core.config import load_settings
 from worker.document.store import Documents, FieldValue
 from worker.firebase.app import Firebase
-from worker.storage.results import TOKENS, Bucket
+from worker.storage.results import TOKENS
+from worker.storage.store import Bucket
 
 PATH = "generations/user/files/file"
 

@@ -13,9 +13,10 @@ from tests.job.test_runner import CLOUD, PATH, World
 from tests.support.fakes import PaintingGenerator, fails_times, is_down
 from worker.api.params import Params
 from worker.api.request import REQUESTS, Request
+from worker.core.types import Control, Sources
 from worker.delivery.recovery import RECOVERED
 from worker.delivery.spool import DELIVERED
-from worker.engine.protocol import Control, Generated, GeneratedImage, Sources
+from worker.engine.protocol import Generated, GeneratedImage
 
 VIDEO = {**CLOUD, "task_type": "text2video", "num_frames": 5}
 

@@ -13,7 +13,8 @@ from worker.api.params import resolve
 from worker.api.request import parse
 from worker.core.errors import Cancelled, GpuFault, JobError, JobTimeout, Superseded
 from worker.core.stop import StopSignal
-from worker.engine.protocol import Control, Generated, Placement, Progress, Sources
+from worker.core.types import Control, Progress, Sources, TaskType
+from worker.engine.protocol import Generated, Placement
 from worker.job import gpu_queue as turn_module
 from worker.job.gpu_queue import Turn, Work
 from worker.job.gpu_thread import GpuThread
@@ -26,7 +27,7 @@ class Loads(PaintingGenerator):
         super().__init__()
         self.loading, self.loaded = threading.Event(), threading.Event()
 
-    def prepare(self, task_type: str, control: Control) -> Placement:
+    def prepare(self, task_type: TaskType, control: Control) -> Placement:
         self.loading.set()
         self.loaded.wait(10)
         return super().prepare(task_type, control)
@@ -42,7 +43,7 @@ class Player:
         self.timings: dict[str, float] = {}
         self.wanted: Callable[[], None] = lambda: None
         request = parse({"prompt": "a fox", "seed": 7})
-        params = resolve(request, generator.describe("text2img"), max_image_pixels=10**7, max_job_cost=10**12)
+        params = resolve(request, generator.describe(TaskType.TEXT2IMG), max_image_pixels=10**7, max_job_cost=10**12)
         work = Work(request, params, self, confirm=self._confirm, take=self.taken.append, clock=self._clock)
         self.turn = Turn(self.gpu, generator, work, self.stop)
 

@@ -14,7 +14,7 @@ import pytest
 import handler
 from tools import showing
 from worker.core.config import load_settings
-from worker.engine.protocol import Progress
+from worker.core.types import Progress
 from worker.job.services import Collaborators
 
 pytestmark = [

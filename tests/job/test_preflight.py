@@ -14,10 +14,10 @@ from worker.api.fingerprint import fingerprint
 from worker.api.request import Request, Source, parse
 from worker.core.errors import DownloadFailed, DuplicateInProgress, UrlBlocked
 from worker.core.stop import StopSignal
+from worker.core.types import Sources
 from worker.delivery.recovery import Finished
 from worker.document.lease import Record
 from worker.document.transitions import Replay
-from worker.engine.protocol import Sources
 from worker.job.preflight import NO_DOCUMENTS, Admission
 from worker.storage.results import Provenance
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from worker.engine.protocol import Progress
+from worker.core.types import Progress
 from worker.job.progress import TerminalBar, Throttle, Unattended, terminal_bar
 
 

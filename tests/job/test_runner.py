@@ -24,11 +24,12 @@ from tests.support.fakes import (
     TokenUsers,
     is_down,
 )
-from worker.auth.caller import Identity, Tickets, request_hash
+from worker.auth.caller import Identity
+from worker.auth.tickets import Tickets, request_hash
 from worker.core.config import Settings, load_settings
 from worker.core.errors import Cancelled, GpuFault, Internal, OutOfMemory
 from worker.core.stop import StopSignal
-from worker.engine.protocol import Progress
+from worker.core.types import Progress
 from worker.job import gpu_queue as turn
 from worker.job.gpu_thread import GpuThread
 from worker.job.runner import Job, run

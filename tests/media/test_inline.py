@@ -12,7 +12,8 @@ from PIL import Image
 from tools.media_probe import probe
 from worker.core.errors import ResultTooLarge
 from worker.media import inline
-from worker.media.video import VIDEO_CRF, Encoded, encode_image, encode_video
+from worker.media.image import Encoded, encode_image
+from worker.media.video import VIDEO_CRF, encode_video
 
 Pixels = NDArray[np.uint8]
 

@@ -18,6 +18,7 @@ from PIL import Image
 from tools.media_probe import decode_frames, probe
 from worker.core.errors import Cancelled, DiskFull, Internal
 from worker.media import video as media
+from worker.media.image import ImageFormat, encode_image
 
 Pixels = NDArray[np.uint8]
 
@@ -48,7 +49,7 @@ def clip(frames: int = 9, height: int = 96, width: int = 128) -> Pixels:
 
 def test_png_gives_back_every_pixel() -> None:
     pixels = picture()
-    encoded = media.encode_image(pixels, "png")
+    encoded = encode_image(pixels, "png")
     assert (encoded.content_type, encoded.suffix, encoded.width, encoded.height) == ("image/png", ".png", 128, 96)
     with Image.open(io.BytesIO(encoded.data)) as image:
         assert image.format == "PNG"
@@ -57,16 +58,16 @@ def test_png_gives_back_every_pixel() -> None:
 
 def test_webp_of_quality_100_gives_back_every_pixel() -> None:
     pixels = picture()
-    with Image.open(io.BytesIO(media.encode_image(pixels, "webp", 100).data)) as image:
+    with Image.open(io.BytesIO(encode_image(pixels, "webp", 100).data)) as image:
         assert np.array_equal(np.asarray(image.convert("RGB")), pixels)
 
 
 @pytest.mark.parametrize(
     ("fmt", "content_type", "suffix"), [("jpeg", "image/jpeg", ".jpg"), ("webp", "image/webp", ".webp")]
 )
-def test_lossy_formats_keep_the_picture_close(fmt: media.ImageFormat, content_type: str, suffix: str) -> None:
+def test_lossy_formats_keep_the_picture_close(fmt: ImageFormat, content_type: str, suffix: str) -> None:
     pixels = picture()
-    encoded = media.encode_image(pixels, fmt)
+    encoded = encode_image(pixels, fmt)
     assert (encoded.content_type, encoded.suffix) == (content_type, suffix)
     with Image.open(io.BytesIO(encoded.data)) as image:
         assert image.size == (128, 96)
@@ -75,16 +76,16 @@ def test_lossy_formats_keep_the_picture_close(fmt: media.ImageFormat, content_ty
 
 
 @pytest.mark.parametrize("fmt", ["jpeg", "webp"])
-def test_lower_quality_is_smaller(fmt: media.ImageFormat) -> None:
-    sizes = [len(media.encode_image(picture(), fmt, quality).data) for quality in (90, 60, 30)]
+def test_lower_quality_is_smaller(fmt: ImageFormat) -> None:
+    sizes = [len(encode_image(picture(), fmt, quality).data) for quality in (90, 60, 30)]
     assert sizes == sorted(sizes, reverse=True)
     assert len(set(sizes)) == 3
 
 
 @pytest.mark.parametrize("fmt", ["png", "jpeg", "webp"])
-def test_images_carry_no_metadata_and_repeat_byte_for_byte(fmt: media.ImageFormat) -> None:
-    encoded = media.encode_image(picture(), fmt)
-    assert media.encode_image(picture(), fmt).data == encoded.data
+def test_images_carry_no_metadata_and_repeat_byte_for_byte(fmt: ImageFormat) -> None:
+    encoded = encode_image(picture(), fmt)
+    assert encode_image(picture(), fmt).data == encoded.data
     with Image.open(io.BytesIO(encoded.data)) as image:
         assert set(image.info) <= {
             "jfif",
@@ -106,7 +107,7 @@ def test_png_is_no_larger_than_pillows_default_and_faster() -> None:
     start = time.perf_counter()
     Image.fromarray(pixels).save(default, "PNG")
     middle = time.perf_counter()
-    encoded = media.encode_image(pixels, "png")
+    encoded = encode_image(pixels, "png")
     end = time.perf_counter()
     assert len(encoded.data) <= 1.05 * len(default.getvalue())
     assert end - middle < middle - start
@@ -261,7 +262,7 @@ def test_a_missing_encoder_is_an_internal_error(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_files_repr_does_not_hold_its_bytes() -> None:
-    assert len(repr(media.encode_image(picture(), "png"))) < 200
+    assert len(repr(encode_image(picture(), "png"))) < 200
 
 
 def _use_encoder(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:

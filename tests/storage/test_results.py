@@ -8,9 +8,9 @@ from urllib.parse import unquote
 import pytest
 
 from tests.support.fakes import MemoryBucket, fails_times, is_down
-from worker.api.request import Owner
 from worker.core.errors import BackendError, DownloadFailed, StorageUnavailable, Superseded
-from worker.media.video import Encoded
+from worker.core.types import Owner
+from worker.media.image import Encoded
 from worker.storage.results import TOKENS, Provenance, Storage, object_path
 
 PATH = "generating/user/image/file.png"

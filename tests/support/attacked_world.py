@@ -21,8 +21,10 @@ from tests.job import test_runner as test_task
 from tests.support.fakes import PaintingGenerator
 from worker.api.params import Params
 from worker.api.request import Request, envelope, parse
-from worker.auth.caller import Identity, Tickets, Users
-from worker.engine.protocol import Control, Generated, Sources
+from worker.auth.caller import Identity, Users
+from worker.auth.tickets import Tickets
+from worker.core.types import Control, Sources
+from worker.engine.protocol import Generated
 from worker.job.services import Collaborators
 from worker.sources.http import Address, Fetcher, is_public, resolve_with_system
 from worker.sources.loader import SourceLoader

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from worker.api.params import ImageParams, VideoParams
 from worker.core.errors import Cancelled
-from worker.engine.protocol import Progress, Sources
+from worker.core.types import Progress, Sources
 
 
 class Recorder:

@@ -18,9 +18,10 @@ import numpy as np
 from worker.api.params import ImageParams, ModelDefaults, Params
 from worker.api.request import Request
 from worker.core.errors import BackendError, ModelUnavailable, Unauthenticated
+from worker.core.types import Control, Progress, Sources, TaskType
 from worker.document.store import FieldValue, Snapshot
-from worker.engine.protocol import Control, Generated, GeneratedClip, GeneratedImage, Placement, Progress, Sources
-from worker.storage.results import ObjectInfo
+from worker.engine.protocol import Generated, GeneratedClip, GeneratedImage, Placement
+from worker.storage.store import ObjectInfo
 
 
 class MemoryDocuments:
@@ -189,7 +190,7 @@ class PaintingGenerator:
         self.most_running = 0
         self.steps_done = 0
 
-    def describe(self, task_type: str) -> ModelDefaults:
+    def describe(self, task_type: TaskType) -> ModelDefaults:
         return ModelDefaults(
             name="fake",
             width=self.side,
@@ -200,11 +201,11 @@ class PaintingGenerator:
             has_refiner=False,
         )
 
-    def prepare(self, task_type: str, control: Control) -> Placement:
+    def prepare(self, task_type: TaskType, control: Control) -> Placement:
         control.checkpoint()
         return Placement("resident", "painting needs no room")
 
-    def preload(self, tasks: Sequence[str] | None, control: Control) -> Sequence[str]:
+    def preload(self, tasks: Sequence[TaskType] | None, control: Control) -> Sequence[str]:
         return tuple(tasks or ())
 
     def health(self) -> Sequence[str]:
@@ -263,7 +264,7 @@ class Raises(PaintingGenerator):
 class HasNoModel(PaintingGenerator):
     """Serves no task."""
 
-    def describe(self, task_type: str) -> ModelDefaults:
+    def describe(self, task_type: TaskType) -> ModelDefaults:
         raise ModelUnavailable(f"no model is configured for {task_type}; set SDXL_MODEL")
 
 

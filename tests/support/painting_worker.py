@@ -27,12 +27,13 @@ from worker.api.params import ModelDefaults, Params
 from worker.api.request import Request
 from worker.core.config import Settings
 from worker.core.errors import GpuFault, ModelUnavailable, OutOfMemory
-from worker.engine.protocol import Control, Generated, GeneratedImage, Placement, Sources
+from worker.core.types import Control, Sources, TaskType
+from worker.engine.protocol import Generated, GeneratedImage, Placement
 from worker.firebase.app import Firebase
 from worker.firebase.firestore import FirestoreDocuments
 from worker.firebase.gcs import FirebaseBucket
 from worker.job import gpu_queue as turn
-from worker.storage.results import ObjectInfo
+from worker.storage.store import ObjectInfo
 
 Moment = Literal[
     "before_claim",
@@ -103,7 +104,7 @@ class Painter(PaintingGenerator):
         """Lets go of what hangs."""
         self._script, self._fate = script, fate or Fate(script)
 
-    def describe(self, task_type: str) -> ModelDefaults:
+    def describe(self, task_type: TaskType) -> ModelDefaults:
         return dataclasses.replace(super().describe(task_type), name="painter")
 
     def health(self) -> Sequence[str]:
@@ -111,7 +112,7 @@ class Painter(PaintingGenerator):
             raise ModelUnavailable("the weights of text2img cannot be read")
         return super().health()
 
-    def prepare(self, task_type: str, control: Control) -> Placement:
+    def prepare(self, task_type: TaskType, control: Control) -> Placement:
         self._fate.meets("loading")
         return super().prepare(task_type, control)
 

@@ -36,6 +36,7 @@ from worker.api.field_types import (
 )
 from worker.api.validation_errors import problem, short
 from worker.core.errors import FieldProblem, InvalidInput
+from worker.core.types import Owner, TaskType
 
 
 class Scheduler(StrEnum):
@@ -52,14 +53,6 @@ class Scheduler(StrEnum):
     DPM_SOLVER_SDE_MULTISTEP_KARRAS = "DPMSolverSDEMultistepKarras"
     HEUN = "HEUN"
     UNIPC = "UniPC"
-
-
-@dataclass(frozen=True, slots=True)
-class Owner:
-    """Whose generation it is: the two ids that make up every path."""
-
-    user_id: str
-    file_uid: str
 
 
 class BaseRequest(BaseModel):
@@ -122,7 +115,7 @@ class ImageRequest(BaseRequest):
 class Text2ImgRequest(ImageRequest):
     """Images from words."""
 
-    task_type: Literal["text2img"] = "text2img"
+    task_type: Literal[TaskType.TEXT2IMG] = TaskType.TEXT2IMG
 
 
 class Img2ImgRequest(ImageRequest):
@@ -130,7 +123,7 @@ class Img2ImgRequest(ImageRequest):
 
     inline_fields = ("image_url",)
 
-    task_type: Literal["img2img"]
+    task_type: Literal[TaskType.IMG2IMG]
     image_url: ImageRef
     strength: Strength = 0.6
 
@@ -140,7 +133,7 @@ class InpaintRequest(ImageRequest):
 
     inline_fields = ("image_url", "mask_url")
 
-    task_type: Literal["inpaint"]
+    task_type: Literal[TaskType.INPAINT]
     image_url: ImageRef
     mask_url: ImageRef
     strength: Strength = 0.99
@@ -160,7 +153,7 @@ class VideoRequest(BaseRequest):
 class Text2VideoRequest(VideoRequest):
     """A clip from words."""
 
-    task_type: Literal["text2video"]
+    task_type: Literal[TaskType.TEXT2VIDEO]
 
 
 class Img2VideoRequest(VideoRequest):
@@ -168,17 +161,17 @@ class Img2VideoRequest(VideoRequest):
 
     inline_fields = ("image_url",)
 
-    task_type: Literal["img2video"]
+    task_type: Literal[TaskType.IMG2VIDEO]
     image_url: ImageRef
 
 
 Request = Text2ImgRequest | Img2ImgRequest | InpaintRequest | Text2VideoRequest | Img2VideoRequest
 Source = Img2ImgRequest | InpaintRequest | Img2VideoRequest
 
-REQUESTS: dict[str, type[Request]] = {
+REQUESTS: dict[TaskType, type[Request]] = {
     get_args(model.model_fields["task_type"].annotation)[0]: model for model in get_args(Request)
 }
-DEFAULT_TASK = "text2img"
+DEFAULT_TASK = TaskType.TEXT2IMG
 _ADAPTERS = {task: TypeAdapter(model) for task, model in REQUESTS.items()}
 _FIELDS = {task: tuple(model.model_fields) for task, model in REQUESTS.items()}
 
@@ -191,9 +184,10 @@ def parse(raw: object) -> Request:
     """
     if not isinstance(raw, dict):
         raise InvalidInput([FieldProblem("input", f"must be an object with at least a prompt (got {short(raw)})")])
-    task = raw.get("task_type", DEFAULT_TASK)
-    if not isinstance(task, str) or task not in REQUESTS:
-        raise InvalidInput([FieldProblem("task_type", f"must be one of {', '.join(REQUESTS)} (got {short(task)})")])
+    named = raw.get("task_type", DEFAULT_TASK)
+    task = _task(named)
+    if task is None:
+        raise InvalidInput([FieldProblem("task_type", f"must be one of {', '.join(REQUESTS)} (got {short(named)})")])
     try:
         return _ADAPTERS[task].validate_python({**_worth_reading(raw, task), "task_type": task})
     except ValidationError as error:
@@ -205,7 +199,11 @@ MAX_PROBLEMS = 25
 """A message that names every one of ten thousand unknown keys helps nobody."""
 
 
-def _worth_reading(raw: dict[Any, Any], task: str) -> dict[Any, Any]:
+def _task(value: object) -> TaskType | None:
+    return TaskType(value) if isinstance(value, str) and value in REQUESTS else None
+
+
+def _worth_reading(raw: dict[Any, Any], task: TaskType) -> dict[Any, Any]:
     """The task's own fields, and as many others as a message can name: each one more costs time and helps nobody."""
     own = REQUESTS[task].model_fields
     unknown = itertools.islice((name for name in raw if name not in own), MAX_PROBLEMS)
@@ -216,7 +214,7 @@ def _worth_reading(raw: dict[Any, Any], task: str) -> dict[Any, Any]:
 class Envelope:
     """What can be told of a request that may not be valid as a whole: enough to answer it and to write its document."""
 
-    task_type: str | None
+    task_type: TaskType | None
     user_id: str | None
     file_uid: str | None
     owner: Owner | None
@@ -235,7 +233,7 @@ def envelope(raw: object) -> Envelope:
     user_id, file_uid = identifier("user_id"), identifier("file_uid")
     wants_cloud = data.get("use_cloud_storage") is True
     return Envelope(
-        task_type=task if isinstance(task, str) and task in REQUESTS else None,
+        task_type=_task(task),
         user_id=user_id,
         file_uid=file_uid,
         owner=Owner(user_id, file_uid) if wants_cloud and user_id and file_uid else None,

@@ -13,7 +13,7 @@ from worker.api.request import Envelope, Request
 from worker.core.errors import Cancelled, JobError, ResultTooLarge
 
 if TYPE_CHECKING:
-    from worker.media.video import Encoded
+    from worker.media.image import Encoded
 
 REPLAY_WARNING = "this generation was already finished; its stored result is returned"
 

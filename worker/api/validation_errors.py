@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails
 from worker.core.errors import FieldProblem
 
 
-def problem(detail: ErrorDetails, task: str, fields: Mapping[str, Sequence[str]]) -> FieldProblem:  # noqa: PLR0912 - a table of cases
+def problem(detail: ErrorDetails, task: str, fields: Mapping[Any, Sequence[str]]) -> FieldProblem:  # noqa: PLR0912 - a table of cases
     """One of pydantic's findings as a person would say it. `fields` are the fields of each task."""
     field = str(detail["loc"][0]) if detail["loc"] else ""
     value, context = detail.get("input"), detail.get("ctx") or {}
@@ -52,7 +52,7 @@ def problem(detail: ErrorDetails, task: str, fields: Mapping[str, Sequence[str]]
             return FieldProblem(field, detail["msg"])
 
 
-def _unknown(field: str, task: str, fields: Mapping[str, Sequence[str]]) -> str:
+def _unknown(field: str, task: str, fields: Mapping[Any, Sequence[str]]) -> str:
     owners = [other for other, names in fields.items() if field in names]
     if owners:
         return f"is not a field of {task} (it belongs to {', '.join(owners)})"

@@ -13,7 +13,8 @@ from typing import Annotated, Literal
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-TASK_TYPES = ("text2img", "img2img", "inpaint", "text2video", "img2video")
+from worker.core.types import TaskType
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 RUNPOD_VOLUME = Path("/runpod-volume")
 MIN_SECRET_CHARACTERS = 32
@@ -45,7 +46,7 @@ class Settings(BaseSettings):
     sdxl_refiner: str | None = None
     wan_model: str | None = None
     wan_i2v_model: str | None = None
-    preload_tasks: Annotated[tuple[str, ...] | None, NoDecode] = None
+    preload_tasks: Annotated[tuple[TaskType, ...] | None, NoDecode] = None
 
     safety_checker: Literal["off", "flag", "block"] = "off"
     safety_model: str | None = None
@@ -105,9 +106,9 @@ class Settings(BaseSettings):
         if not isinstance(value, str):
             return value
         names = tuple(name.strip() for name in value.split(",") if name.strip())
-        unknown = [name for name in names if name not in TASK_TYPES]
+        unknown = [name for name in names if name not in set(TaskType)]
         if unknown:
-            raise ValueError(f"must list tasks out of {', '.join(TASK_TYPES)}, separated by commas")
+            raise ValueError(f"must list tasks out of {', '.join(TaskType)}, separated by commas")
         return names
 
     @field_validator("storage_emulator_host")

@@ -9,11 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from worker.api.request import ImageRequest, Owner, Request
+from worker.api.request import ImageRequest, Request
 from worker.api.response import Delivered, File, flagged
 from worker.core.errors import BackendError
-from worker.media.video import SUFFIXES
-from worker.storage.results import ObjectInfo, Provenance, Storage, Stored, object_path
+from worker.core.types import Owner
+from worker.media.image import SUFFIXES
+from worker.storage.results import Provenance, Storage, Stored, object_path
+from worker.storage.store import ObjectInfo
 
 RECALL_SECONDS = 2.0
 RECOVERED = "the files of this generation were already stored; its document was finished from them"

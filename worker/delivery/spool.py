@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from worker.api import response as result
-from worker.api.request import Owner
 from worker.api.response import Delivered, File
 from worker.core.errors import BackendError, StorageUnavailable, Superseded
 from worker.core.logs import where
+from worker.core.types import Owner
 from worker.document.schema import completed, disowned, document_path
 from worker.document.session import StatusDocument
 from worker.document.store import CALL_SECONDS, Documents, Snapshot
 from worker.document.transitions import WORKER_LOST, Bid, lease_is_over
-from worker.media.video import Encoded
+from worker.media.image import Encoded
 from worker.storage.results import Provenance, Storage, Stored
 
 MAX_BYTES = 2 << 30

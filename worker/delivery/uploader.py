@@ -10,13 +10,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from worker.api.request import ImageRequest, Owner, Request
+from worker.api.request import ImageRequest, Request
 from worker.api.response import Delivered, File, flagged
 from worker.core.errors import BackendError, Forbidden, ResultTooLarge, StorageUnavailable
+from worker.core.types import Owner, Progress
 from worker.delivery.spool import Item, Outbox
-from worker.engine.protocol import Generated, GeneratedImage, Progress
+from worker.engine.protocol import Generated, GeneratedImage
+from worker.media.image import Encoded, encode_image
 from worker.media.inline import data_uri, fit_images, fit_video
-from worker.media.video import Encoded, encode_image, encode_video
+from worker.media.video import encode_video
 from worker.storage.results import Provenance, Storage, Stored, object_path
 
 UPLOAD_SECONDS = 8.0

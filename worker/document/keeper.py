@@ -15,9 +15,9 @@ from functools import partial
 from worker.core.errors import BackendError, Cancelled, JobError, Superseded
 from worker.core.logs import where
 from worker.core.stop import StopSignal
+from worker.core.types import Progress
 from worker.document.session import HEARTBEAT_SECONDS, WATCH_SECONDS, StatusDocument
 from worker.document.transitions import Refuse, Replay
-from worker.engine.protocol import Progress
 from worker.job.progress import INTERVAL_SECONDS
 
 FRESH_SECONDS = 1.0

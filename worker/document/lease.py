@@ -12,14 +12,13 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from worker.api.request import Owner
 from worker.core.errors import BackendError, Cancelled, Deleted, JobError, Superseded
 from worker.core.stop import StopSignal
+from worker.core.types import Owner, Progress
 from worker.document.keeper import Keeper
 from worker.document.session import StatusDocument
 from worker.document.store import Documents
 from worker.document.transitions import Bid, Decision
-from worker.engine.protocol import Progress
 
 CLAIM_SECONDS = 3.5
 TERMINAL_SECONDS = 2.5

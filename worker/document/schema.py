@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from worker.api.request import Owner
 from worker.core.errors import Cancelled, JobError
+from worker.core.types import Owner, Progress
 from worker.document.store import FieldValue
 from worker.document.transitions import Bid, Start
-from worker.engine.protocol import Progress
 
 LEASE_SECONDS = 90
 ENDED = dict.fromkeys(("progress", "heartbeat_at", "expires_at"), FieldValue.REMOVE)

@@ -12,12 +12,11 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from worker.api.request import Owner
 from worker.core.errors import BackendError, Cancelled, Deleted, IdempotencyMismatch, JobError, Superseded
+from worker.core.types import Owner, Progress
 from worker.document import schema as fields
 from worker.document.store import CALL_SECONDS, Documents, FieldValue, Snapshot
 from worker.document.transitions import Bid, Decision, Refuse, Start, decide, is_own, may_record_refusal
-from worker.engine.protocol import Progress
 
 HEARTBEAT_SECONDS = 10
 WATCH_SECONDS = 3

@@ -11,12 +11,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from worker.api.params import ModelDefaults, Params
-from worker.core.config import TASK_TYPES, Settings
+from worker.core.config import Settings
 from worker.core.errors import GpuFault, JobError, ModelUnavailable, OutOfMemory
+from worker.core.types import Control, Progress, Sources, TaskType
 from worker.engine.memory import device as machine
 from worker.engine.memory.cache import Loaded, Shelf
 from worker.engine.models.registry import Bundle, Catalog
-from worker.engine.protocol import Control, Generated, Placement, Progress, Sources
+from worker.engine.protocol import Generated, Placement
 from worker.engine.safety import SafetyChecker
 from worker.engine.vendor_errors import translated
 
@@ -34,7 +35,7 @@ class Engine:
         self._shelf = Shelf(self.catalog)
         self._safety: SafetyChecker | None = None
 
-    def describe(self, task_type: str) -> ModelDefaults:
+    def describe(self, task_type: TaskType) -> ModelDefaults:
         """What the model of a task says of itself; small files only, any thread.
 
         Raises:
@@ -44,7 +45,7 @@ class Engine:
         self.catalog.safety()
         return self.catalog.describe(task_type)
 
-    def prepare(self, task_type: str, control: Control) -> Placement:
+    def prepare(self, task_type: TaskType, control: Control) -> Placement:
         """Have the weights of a task where they will run; what stands in their way is evicted, oldest use first.
 
         Raises:
@@ -80,7 +81,7 @@ class Engine:
             yield from self._run(bundle, params, sources, control, first=done)
         control.warn("the card ran short of memory, so this was made the slow way; a smaller size would be faster")
 
-    def preload(self, tasks: Sequence[str] | None, control: Control) -> tuple[str, ...]:
+    def preload(self, tasks: Sequence[TaskType] | None, control: Control) -> tuple[str, ...]:
         """Load models before the first job: those of `tasks`, or all that are on this machine and fit side by side.
 
         Returns the tasks that are ready. A task that cannot be had is logged and left for its first job to report.
@@ -96,7 +97,7 @@ class Engine:
         except JobError as error:
             log.warning("no task is preloaded: %s", error, extra={"action": "preload"})
             return ()
-        for task in TASK_TYPES if tasks is None else tasks:
+        for task in TaskType if tasks is None else tasks:
             try:
                 bundle = self.catalog.bundle(task)
                 if tasks is None and (reason := self._leaves_for_later(bundle)):
@@ -122,7 +123,7 @@ class Engine:
         self._have_safety()
         served: list[str] = []
         problem: JobError | None = None
-        for task in TASK_TYPES:
+        for task in TaskType:
             try:
                 self.catalog.describe(task)
                 served.append(task)

@@ -7,31 +7,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from worker.core.types import Control, Sources, TaskType
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from PIL import Image
 
     from worker.api.params import ModelDefaults, Params
     from worker.api.request import Request
-
-Stage = Literal["queued", "loading", "generating", "uploading"]
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """One moment of a job. May be throttled or lost; the terminal state is told another way."""
-
-    stage: Stage
-    step: int = 0
-    total_steps: int = 0
-
-    @property
-    def percent(self) -> int:
-        """0 ... 100 over the whole job: loading counts for 5, the denoising steps for 85, uploading for the rest."""
-        share = self.step / self.total_steps if self.total_steps else 0.0
-        start, width = {"queued": (0, 0), "loading": (0, 5), "generating": (5, 85), "uploading": (90, 10)}[self.stage]
-        return round(start + width * min(share, 1.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +44,6 @@ Generated = GeneratedImage | GeneratedClip
 
 
 @dataclass(frozen=True, slots=True)
-class Sources:
-    """The client's pictures, decoded, upright, RGB (the mask: L, white = repaint), in their own size."""
-
-    image: "Image.Image | None" = None
-    mask: "Image.Image | None" = None
-
-
-@dataclass(frozen=True, slots=True)
 class Placement:
     """Where a task's weights live while it runs, and why."""
 
@@ -77,30 +52,10 @@ class Placement:
     evicted: tuple[str, ...] = field(default=())
 
 
-class Control(Protocol):
-    """The job's side of a model run: it is asked at each step whether to go on, and told how far it is."""
-
-    def checkpoint(self) -> None:
-        """Return to go on.
-
-        Raises:
-            Cancelled, JobTimeout, or another of the job's reasons to stop.
-        """
-        ...
-
-    def report(self, progress: Progress) -> None:
-        """Take note of progress; returns at once."""
-        ...
-
-    def warn(self, warning: str) -> None:
-        """Say something of the result that its receiver should know."""
-        ...
-
-
 class Generator(Protocol):
     """Every model of this worker behind one door. All but `describe` are called in the one GPU thread."""
 
-    def describe(self, task_type: str) -> "ModelDefaults":
+    def describe(self, task_type: TaskType) -> "ModelDefaults":
         """What the model of a task says of itself; reads small files only, imports nothing heavy, any thread.
 
         Raises:
@@ -108,7 +63,7 @@ class Generator(Protocol):
         """
         ...
 
-    def prepare(self, task_type: str, control: Control) -> Placement:
+    def prepare(self, task_type: TaskType, control: Control) -> Placement:
         """Have the weights of a task where they will run.
 
         Raises:
@@ -116,7 +71,7 @@ class Generator(Protocol):
         """
         ...
 
-    def preload(self, tasks: Sequence[str] | None, control: Control) -> Sequence[str]:
+    def preload(self, tasks: Sequence[TaskType] | None, control: Control) -> Sequence[str]:
         """Load the weights of `tasks` (None: all that fit) before the first job; the tasks that are ready."""
         ...
 

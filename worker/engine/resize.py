@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from worker.engine.protocol import Control
+    from worker.core.types import Control
 
 MASK_THRESHOLD = 128
 """Mask values from here to 255 are repainted."""

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from worker.core.errors import BackendError
 from worker.firebase.errors import translated
-from worker.storage.results import ObjectInfo
+from worker.storage.store import ObjectInfo
 
 CONNECT_SECONDS = 2.5
 READ_SECONDS = 4.0

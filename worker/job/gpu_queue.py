@@ -14,7 +14,8 @@ from worker.api.params import Params
 from worker.api.request import Request
 from worker.core.errors import Cancelled, GpuFault, JobError
 from worker.core.stop import StopSignal
-from worker.engine.protocol import Control, Generated, Generator, Progress, Sources
+from worker.core.types import Control, Progress, Sources
+from worker.engine.protocol import Generated, Generator
 from worker.job.gpu_thread import GpuThread
 
 STOP_GRACE_SECONDS = 30.0

@@ -11,10 +11,10 @@ from typing import Any
 
 from worker.api.request import Img2ImgRequest, Img2VideoRequest, InpaintRequest, Request
 from worker.core.stop import StopSignal
+from worker.core.types import Sources
 from worker.delivery.recovery import Finished, Found, adopt, recover
 from worker.document.lease import Record
 from worker.document.transitions import Decision, Refuse, Replay
-from worker.engine.protocol import Sources
 from worker.job.services import Collaborators
 from worker.storage.results import Provenance
 

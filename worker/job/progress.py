@@ -11,7 +11,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from worker.engine.protocol import Progress
+from worker.core.types import Progress
 
 log = logging.getLogger(__name__)
 

@@ -33,11 +33,12 @@ from worker.core.errors import (
 )
 from worker.core.logs import where
 from worker.core.stop import StopSignal
+from worker.core.types import Progress, Sources
 from worker.delivery.recovery import Finished
 from worker.delivery.uploader import Delivery, Destination
 from worker.document.lease import Record
 from worker.document.transitions import Replay
-from worker.engine.protocol import Generated, Progress, Sources
+from worker.engine.protocol import Generated
 from worker.job.gpu_queue import Turn, Work
 from worker.job.preflight import Admission
 from worker.job.services import Collaborators

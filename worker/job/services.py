@@ -10,9 +10,10 @@ from typing import Protocol
 from worker.api.request import Source
 from worker.auth.caller import Identity
 from worker.core.config import Settings
+from worker.core.types import Sources
 from worker.delivery.spool import Outbox
 from worker.document.store import Documents
-from worker.engine.protocol import Generator, Sources
+from worker.engine.protocol import Generator
 from worker.job.gpu_thread import GpuThread
 from worker.storage.results import Storage
 

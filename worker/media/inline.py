@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from worker.core.errors import ResultTooLarge
-from worker.media.video import VIDEO_CRF, Encoded, encode_image, encode_video
+from worker.media.image import Encoded, encode_image
+from worker.media.video import VIDEO_CRF, encode_video
 
 if TYPE_CHECKING:
     import numpy as np

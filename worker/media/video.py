@@ -1,81 +1,35 @@
-"""Pixels -> PNG, JPEG or WebP bytes; frames -> an MP4 that phones play.
+"""Frames -> an MP4 that phones play.
 
-Knows encoders and containers. Does not know whose picture it is, what it was made from (nothing of that is written into
-a file) or where it goes. Every function blocks: call them in a thread, Pillow and ffmpeg leave the interpreter free.
-The levels are chosen by `benchmarks/encoders.py`.
+Knows ffmpeg and its container. Does not know whose clip it is, what it was made from (nothing of that is written into a
+file) or where it goes. Blocks: call it in a thread, ffmpeg leaves the interpreter free. The levels are chosen by
+`benchmarks/encoders.py`.
 """
 
 import errno
-import io
 import os
 import select
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from worker.core.errors import DiskFull, Internal
+from worker.media.image import SUFFIXES, Encoded
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-ImageFormat = Literal["png", "jpeg", "webp"]
 
-JPEG_QUALITY = 95
-WEBP_QUALITY = 90
 VIDEO_CRF = 18
 """x264's constant rate factor, 0 (lossless) ... 51; 18 is about where a viewer stops seeing the encoder."""
 VIDEO_PRESET = "veryfast"
 
-SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "mp4": ".mp4"}
-_ZLIB_RLE = 3
 # A frame of 832x480 is 1.2 MB: the default pipe of 64 KiB would cost twenty switches between two processes for each.
 _PIPE_BYTES = 1 << 20
 _ASK_EVERY_SECONDS = 0.2
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """One finished file. `suffix` has its dot; `width` and `height` are pixels."""
-
-    data: bytes = field(repr=False)
-    content_type: str
-    suffix: str
-    width: int
-    height: int
-
-
-def encode_image(pixels: "NDArray[np.uint8]", fmt: ImageFormat, quality: int | None = None) -> Encoded:
-    """Encode one picture; the file carries pixels and nothing else.
-
-    Args:
-        pixels: (height, width, 3), RGB.
-        fmt: `png` (lossless; `quality` is ignored), `jpeg` (4:4:4) or `webp`.
-        quality: 1 ... 100, by default 95 for JPEG and 90 for WebP; 100 in WebP means lossless.
-
-    The same pixels give the same bytes.
-    """
-    from PIL import Image
-
-    image = Image.fromarray(pixels)
-    out = io.BytesIO()
-    match fmt:
-        case "png":
-            # Filtered rows of a photo hold few repeats but for runs of one byte: run lengths and Huffman codes alone
-            # make a file no larger than Pillow's default (level 6) in a fifth of its time.
-            image.save(out, "PNG", compress_level=1, compress_type=_ZLIB_RLE)
-        case "jpeg":
-            image.save(out, "JPEG", quality=quality or JPEG_QUALITY, subsampling=0)
-        case "webp" if quality == 100:
-            # Here "quality" is effort. With less of it the file is larger than the PNG, with more it hardly shrinks.
-            image.save(out, "WEBP", lossless=True, quality=20, method=1)
-        case "webp":
-            image.save(out, "WEBP", quality=quality or WEBP_QUALITY, method=4)
-    return Encoded(out.getvalue(), f"image/{fmt}", SUFFIXES[fmt], image.width, image.height)
 
 
 def encode_video(

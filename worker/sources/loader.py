@@ -12,7 +12,7 @@ from typing import Protocol
 from worker.api.request import InpaintRequest, Source
 from worker.core.config import Settings
 from worker.core.errors import DownloadFailed, FieldProblem, Forbidden, InvalidImage, InvalidInput
-from worker.engine.protocol import Sources
+from worker.core.types import Sources
 from worker.media.decode import decode_image, decode_mask
 from worker.sources.http import Fetcher
 

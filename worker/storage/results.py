@@ -7,14 +7,14 @@ are conditional: an object is created where there is none, and replaced only as 
 import json
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 from urllib.parse import quote
 
-from worker.api.request import Owner
 from worker.core.errors import BackendError, DownloadFailed, StorageUnavailable, Superseded
-from worker.media.video import Encoded
+from worker.core.types import Owner
+from worker.media.image import Encoded
+from worker.storage.store import Bucket, ObjectInfo
 
 TOKENS = "firebaseStorageDownloadTokens"
 """The custom metadata in which Firebase keeps an object's download tokens, a list separated by commas."""
@@ -22,63 +22,6 @@ SERVICE = "https://firebasestorage.googleapis.com"
 READ_SECONDS = 10.0
 MAX_CHANGES = 6
 """How often an object may turn out to be another one than was seen, before its upload is given up."""
-
-
-@dataclass(frozen=True, slots=True)
-class ObjectInfo:
-    """What the bucket says of an object."""
-
-    generation: int
-    size: int
-    crc32c: str
-    """Base64 of the big-endian checksum, as Google writes it."""
-    metadata: Mapping[str, str]
-    content_type: str = ""
-    metageneration: int = 1
-    """Grows with each change of the metadata: who adopts an object changes it, so that nobody else deletes it."""
-
-
-class Bucket(Protocol):
-    """One bucket. Calls block until `deadline` (on `time.monotonic`) at the latest, and retry what may pass by itself.
-
-    Raises:
-        BackendError: `unreachable` or `refused`.
-    """
-
-    name: str
-
-    def info(self, path: str, *, deadline: float) -> ObjectInfo | None:
-        """The object, or None."""
-        ...
-
-    def upload(
-        self,
-        path: str,
-        data: bytes,
-        *,
-        content_type: str,
-        metadata: Mapping[str, str],
-        replaces: int,
-        deadline: float,
-    ) -> ObjectInfo | None:
-        """Write the object if its generation is still `replaces` (0: there is none); None: it is not."""
-        ...
-
-    def adopt(self, path: str, metadata: Mapping[str, str], *, seen: ObjectInfo, deadline: float) -> ObjectInfo | None:
-        """Change the metadata of the object if it is still as `seen`; None: it is not."""
-        ...
-
-    def delete(self, path: str, *, generation: int, metageneration: int, deadline: float) -> None:
-        """Delete exactly this object as it was left; nothing happens where it is gone, replaced or adopted."""
-        ...
-
-    def read(self, path: str, *, max_bytes: int, deadline: float) -> bytes | None:
-        """The object's bytes, None where there is none; ValueError where it is larger than `max_bytes`."""
-        ...
-
-    def crc32c(self, data: bytes) -> str:
-        """The checksum of `data` as the bucket would give it."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,9 @@ from tests.support.engine_jobs import Recorder, image_params, picture, sources_o
 from worker.api.params import Draft
 from worker.api.request import Scheduler
 from worker.core.errors import Cancelled
+from worker.core.types import Sources, TaskType
 from worker.engine.engine import Engine
 from worker.engine.models.registry import Catalog
-from worker.engine.protocol import Sources
 
 IMAGE_TASKS = ("text2img", "img2img", "inpaint")
 REFINED = {"high_noise_frac": 0.5, "refiner_inference_steps": 4, "num_inference_steps": 4}
@@ -208,7 +208,7 @@ def test_the_three_pipelines_share_every_network(engine: Engine) -> None:
 
     refining = diffusers.StableDiffusionXLImg2ImgPipeline
     kinds = (diffusers.StableDiffusionXLPipeline, refining, diffusers.StableDiffusionXLInpaintPipeline)
-    parts = engine._shelf[engine.catalog.bundle("text2img")].parts
+    parts = engine._shelf[engine.catalog.bundle(TaskType.TEXT2IMG)].parts
     assert isinstance(parts, SdxlParts)
     job = SdxlJob(parts, torch.device("cpu"), image_params(), sources_of("text2img"), Recorder())
     pipelines = [job._pipeline(kind) for kind in kinds]
@@ -220,4 +220,4 @@ def test_the_three_pipelines_share_every_network(engine: Engine) -> None:
 
 def test_the_catalog_puts_the_three_tasks_on_one_bundle(engine: Engine) -> None:
     catalog: Catalog = engine.catalog
-    assert catalog.bundle("text2img") == catalog.bundle("img2img") == catalog.bundle("inpaint")
+    assert catalog.bundle(TaskType.TEXT2IMG) == catalog.bundle(TaskType.IMG2IMG) == catalog.bundle(TaskType.INPAINT)

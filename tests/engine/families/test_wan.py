@@ -15,9 +15,9 @@ from tests.support.engine_jobs import Recorder, picture
 from worker.api.params import Draft
 from worker.core.config import Settings
 from worker.core.errors import Cancelled
+from worker.core.types import Sources
 from worker.engine.engine import Engine
 from worker.engine.models.registry import Catalog
-from worker.engine.protocol import Sources
 
 VIDEO_TASKS = ("text2video", "img2video")
 

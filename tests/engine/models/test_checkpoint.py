@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.engine.models.test_registry import catalog
+from worker.core.types import TaskType
 from worker.engine.memory.footprint import bundle_bytes
 from worker.engine.models.checkpoint import header, loaded_bytes, read_json, variant_of, weight_files
 
@@ -45,8 +46,8 @@ def test_a_bundle_weighs_what_its_networks_take_once_loaded() -> None:
     models = catalog(cuda=False)
     engine = Engine(load_settings(), catalog=models)
     for task in ("text2img", "text2video"):
-        engine.prepare(task, Recorder())
-        bundle = models.bundle(task)
+        engine.prepare(TaskType(task), Recorder())
+        bundle = models.bundle(TaskType(task))
         sizes = bundle_bytes(bundle, cuda=False)
         parameters = {
             name: sum(tensor.numel() * tensor.element_size() for tensor in module.parameters())
@@ -58,7 +59,7 @@ def test_a_bundle_weighs_what_its_networks_take_once_loaded() -> None:
 
 
 def test_on_the_card_most_parts_weigh_half() -> None:
-    bundle = catalog(cuda=False).bundle("text2video")
+    bundle = catalog(cuda=False).bundle(TaskType.TEXT2VIDEO)
     wide, narrow = (bundle_bytes(bundle, cuda=cuda) for cuda in (False, True))
     assert narrow["transformer"] * 2 == wide["transformer"]
     assert narrow["vae"] == wide["vae"]

@@ -17,6 +17,7 @@ from tests.engine.models.test_registry import catalog
 from tests.support.engine_jobs import Recorder, single_file
 from worker.core.config import load_settings
 from worker.core.errors import Cancelled, ModelUnavailable
+from worker.core.types import TaskType
 from worker.engine.engine import Engine
 from worker.engine.models.hub import Place
 from worker.engine.models.loader import Loader, Parts, SdxlParts
@@ -40,7 +41,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 def load() -> Loading:
     def start(task: str = "text2img", *, cuda: bool = False, control: Recorder | None = None, **values: Any) -> Parts:
         models = catalog(cuda=False, **values)
-        return Loader(models.bundle(task), cuda=cuda, control=control or Recorder()).load()
+        return Loader(models.bundle(TaskType(task)), cuda=cuda, control=control or Recorder()).load()
 
     return start
 
@@ -147,7 +148,7 @@ def test_a_single_file_draws_what_its_folder_draws(
     """One checkpoint in the original implementation's names, read with the config files that are on this machine."""
     path = single_file(small_sdxl, tmp_path / "my-model.safetensors")
     engine = engine_of(sdxl_model=str(path), where=as_sdxl_base)
-    assert engine.describe("text2img").name == "my-model.safetensors"
+    assert engine.describe(TaskType.TEXT2IMG).name == "my-model.safetensors"
     start = runner(engine)
     for task in ("text2img", "inpaint"):
         # Weights that lie elsewhere in memory may be summed in another order: a value now and then rounds otherwise.
@@ -160,7 +161,7 @@ def test_a_single_file_without_the_config_files_says_what_is_missing(small_sdxl:
     path = single_file(small_sdxl, tmp_path / "my-model.safetensors")
     models = catalog(cuda=False, sdxl_model=str(path))
     with pytest.raises(ModelUnavailable, match="configuration and tokenizer files"):
-        Loader(models.bundle("text2img"), cuda=False, control=Recorder()).load()
+        Loader(models.bundle(TaskType.TEXT2IMG), cuda=False, control=Recorder()).load()
 
 
 def test_a_tokenizer_without_its_fast_file_reads_alike(load: Loading, demo_models: Path, tmp_path: Path) -> None:
@@ -211,6 +212,6 @@ def test_weights_that_are_cut_off_are_model_unavailable(demo_models: Path, tmp_p
     path.write_bytes(path.read_bytes()[:5000])
     engine = engine_of(sdxl_model=str(folder))
     with pytest.raises(ModelUnavailable) as caught:
-        engine.prepare("text2img", Recorder())
+        engine.prepare(TaskType.TEXT2IMG, Recorder())
     assert str(tmp_path) not in str(caught.value)
     assert engine.loaded == {}

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from worker.core.config import TASK_TYPES, Settings, load_settings
+from worker.core.config import Settings, load_settings
 from worker.core.errors import ModelUnavailable
+from worker.core.types import TaskType
 from worker.engine.models import hub as places
 from worker.engine.models.checkpoint import read_json
 from worker.engine.models.hub import DEMO_MODELS, Place
-from worker.engine.models.registry import FAMILY, SDXL_BASE, SDXL_VAE, WAN_T2V, Catalog
+from worker.engine.models.registry import SDXL_BASE, SDXL_VAE, WAN_T2V, Catalog
 
 EMPTY_SAFETENSORS = (2).to_bytes(8, "little") + b"{}"
 
@@ -63,8 +64,8 @@ def catalog(*, cuda: bool, where: tuple[Place, ...] = (), **values: Any) -> Cata
 
 def test_without_a_card_every_task_has_a_demo_model() -> None:
     models = catalog(cuda=False)
-    for task in TASK_TYPES:
-        own = read_json(DEMO_MODELS / FAMILY[task] / "worker.json")
+    for task in tuple(TaskType):
+        own = read_json(DEMO_MODELS / ("wan" if task.is_video else "sdxl") / "worker.json")
         defaults = models.describe(task)
         assert defaults.name == "demo"
         assert {key: getattr(defaults, key) for key in own} == own | {"warnings": tuple(own["warnings"])}
@@ -74,24 +75,24 @@ def test_without_a_card_every_task_has_a_demo_model() -> None:
 
 def test_a_card_runs_the_demo_models_where_they_are_asked_for() -> None:
     models = catalog(cuda=True, sdxl_model="demo", wan_model="demo")
-    assert {models.describe(task).name for task in TASK_TYPES} == {"demo"}
-    assert models.bundle("text2video") == models.bundle("img2video")
+    assert {models.describe(task).name for task in tuple(TaskType)} == {"demo"}
+    assert models.bundle(TaskType.TEXT2VIDEO) == models.bundle(TaskType.IMG2VIDEO)
 
 
 def test_a_worker_without_its_demo_models_names_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(places, "DEMO_MODELS", tmp_path)
     for task, variable in {"text2img": "SDXL_MODEL", "text2video": "WAN_MODEL"}.items():
         with pytest.raises(ModelUnavailable, match=f"{variable} names the built-in demo model, whose folder is not"):
-            catalog(cuda=False).describe(task)
+            catalog(cuda=False).describe(TaskType(task))
 
 
 def test_on_a_card_the_defaults_are_the_real_models() -> None:
     models = catalog(cuda=True)
-    bundle = models.bundle("text2img")
+    bundle = models.bundle(TaskType.TEXT2IMG)
     assert (bundle.main.name, bundle.refiner) == (SDXL_BASE, None)
     assert bundle.vae is not None
     assert (bundle.vae.name, bundle.vae.optional) == (SDXL_VAE, True)
-    image, video = models.describe("inpaint"), models.describe("text2video")
+    image, video = models.describe(TaskType.INPAINT), models.describe(TaskType.TEXT2VIDEO)
     assert (image.name, image.width, image.height, image.num_inference_steps) == (SDXL_BASE, 1024, 1024, 30)
     assert (image.guidance_scale, image.has_refiner, image.warnings) == (5.0, False, ())
     assert (video.name, video.width, video.height, video.num_inference_steps) == (WAN_T2V, 832, 480, 50)
@@ -100,23 +101,23 @@ def test_on_a_card_the_defaults_are_the_real_models() -> None:
 
 def test_a_task_without_a_model_says_which_variable_to_set() -> None:
     with pytest.raises(ModelUnavailable, match="set WAN_I2V_MODEL"):
-        catalog(cuda=True).bundle("img2video")
+        catalog(cuda=True).bundle(TaskType.IMG2VIDEO)
 
 
 def test_a_checkpoint_that_does_both_serves_both(tmp_path: Path) -> None:
     folder = fake_wan(tmp_path / "ti2v", in_channels=48, scale=16, expand_timesteps=True)
     models = catalog(cuda=True, wan_model=str(folder))
-    assert models.bundle("text2video") == models.bundle("img2video")
-    defaults = models.describe("img2video")
+    assert models.bundle(TaskType.TEXT2VIDEO) == models.bundle(TaskType.IMG2VIDEO)
+    defaults = models.describe(TaskType.IMG2VIDEO)
     assert (defaults.name, defaults.width, defaults.height, defaults.size_multiple) == ("ti2v", 1280, 704, 32)
     twice = catalog(cuda=True, wan_model=str(folder), wan_i2v_model=str(folder))
-    assert twice.bundle("text2video") == twice.bundle("img2video")
+    assert twice.bundle(TaskType.TEXT2VIDEO) == twice.bundle(TaskType.IMG2VIDEO)
 
 
 def test_a_ti2v_id_serves_both_before_it_is_here() -> None:
     models = catalog(cuda=True, wan_model="Wan-AI/Wan2.2-TI2V-5B-Diffusers")
-    assert models.bundle("img2video").main.variable == "WAN_MODEL"
-    assert models.describe("text2video").size_multiple == 32
+    assert models.bundle(TaskType.IMG2VIDEO).main.variable == "WAN_MODEL"
+    assert models.describe(TaskType.TEXT2VIDEO).size_multiple == 32
 
 
 @pytest.mark.parametrize(
@@ -127,32 +128,32 @@ def test_a_checkpoint_for_the_other_video_task_is_refused(
 ) -> None:
     values: dict[str, Any] = {variable: str(fake_wan(tmp_path / "wan", in_channels=channels))}
     with pytest.raises(ModelUnavailable, match=f"{variable.upper()} is not a.* checkpoint"):
-        catalog(cuda=True, **values).bundle(task)
+        catalog(cuda=True, **values).bundle(TaskType(task))
 
 
 def test_two_wan_checkpoints_are_two_bundles(tmp_path: Path) -> None:
     t2v, i2v = fake_wan(tmp_path / "a" / "wan"), fake_wan(tmp_path / "b" / "wan", in_channels=36)
     models = catalog(cuda=True, wan_model=str(t2v), wan_i2v_model=str(i2v))
-    assert models.bundle("text2video").name != models.bundle("img2video").name
+    assert models.bundle(TaskType.TEXT2VIDEO).name != models.bundle(TaskType.IMG2VIDEO).name
 
 
 def test_a_folder_tells_its_native_size_and_its_own_defaults(tmp_path: Path) -> None:
     folder = fake_sdxl(tmp_path / "turbo", sample_size=64)
     models = catalog(cuda=True, sdxl_model=str(folder))
-    assert (models.describe("text2img").width, models.describe("text2img").name) == (512, "turbo")
+    assert (models.describe(TaskType.TEXT2IMG).width, models.describe(TaskType.TEXT2IMG).name) == (512, "turbo")
     put(folder / "worker.json", {"name": "Turbo", "num_inference_steps": 4, "guidance_scale": 0, "height": "tall"})
-    defaults = models.describe("text2img")
+    defaults = models.describe(TaskType.TEXT2IMG)
     assert (defaults.name, defaults.num_inference_steps, defaults.guidance_scale) == ("Turbo", 4, 0)
     assert (defaults.width, defaults.height) == (512, 512)
     assert defaults.draft_strength is None
     put(folder / "worker.json", {"draft_strength": 0.3})
-    assert models.describe("text2img").draft_strength == 0.3
+    assert models.describe(TaskType.TEXT2IMG).draft_strength == 0.3
 
 
 def test_a_model_of_ones_own_keeps_its_own_vae(tmp_path: Path) -> None:
     folder = fake_sdxl(tmp_path / "mine")
-    assert catalog(cuda=True, sdxl_model=str(folder)).bundle("text2img").vae is None
-    named = catalog(cuda=True, sdxl_model=str(folder), sdxl_vae=SDXL_VAE).bundle("text2img").vae
+    assert catalog(cuda=True, sdxl_model=str(folder)).bundle(TaskType.TEXT2IMG).vae is None
+    named = catalog(cuda=True, sdxl_model=str(folder), sdxl_vae=SDXL_VAE).bundle(TaskType.TEXT2IMG).vae
     assert named is not None
     assert not named.optional
 
@@ -205,7 +206,7 @@ def test_a_wrong_variable_is_named_and_no_path_is_told(tmp_path: Path, case: str
     values, message = broken(tmp_path)[case]
     task = "text2video" if "wan_model" in values else "text2img"
     with pytest.raises(ModelUnavailable) as caught:
-        catalog(cuda=True, **values).describe(task)
+        catalog(cuda=True, **values).describe(TaskType(task))
     assert message in str(caught.value)
     assert next(iter(values)).upper() in str(caught.value)
     assert str(tmp_path) not in str(caught.value)
@@ -215,7 +216,7 @@ def test_a_wrong_variable_is_named_and_no_path_is_told(tmp_path: Path, case: str
 def test_nothing_here_imports_torch() -> None:
     code = (
         "import sys, worker.engine.engine as e; from worker.core.config import load_settings;"
-        "e.Engine(load_settings()).describe('text2video');"
+        "e.Engine(load_settings()).describe(e.TaskType('text2video'));"
         "bad = {'torch', 'diffusers', 'transformers'} & set(sys.modules); sys.exit(str(bad) if bad else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)

@@ -18,10 +18,11 @@ from diffusers import (
 from diffusers.utils.torch_utils import randn_tensor
 
 from worker.api.params import Draft, ImageParams
+from worker.core.types import Control, Progress, Sources
 from worker.engine import resize as fitting
 from worker.engine import vae as pixels
 from worker.engine.models.loader import SdxlParts
-from worker.engine.protocol import Control, GeneratedImage, Progress, Sources
+from worker.engine.protocol import GeneratedImage
 from worker.engine.schedulers import image_scheduler
 
 Embeddings = dict[str, torch.Tensor | None]

@@ -14,10 +14,11 @@ from diffusers import WanImageToVideoPipeline, WanPipeline, WanVideoToVideoPipel
 from diffusers.utils.torch_utils import randn_tensor
 
 from worker.api.params import VideoParams
+from worker.core.types import Control, Progress, Sources
 from worker.engine import resize as fitting
 from worker.engine import vae as pixels
 from worker.engine.models.loader import WanParts
-from worker.engine.protocol import Control, GeneratedClip, Progress, Sources
+from worker.engine.protocol import GeneratedClip
 from worker.engine.schedulers import video_scheduler
 
 if TYPE_CHECKING:

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from worker.core.errors import GpuFault, ModelUnavailable, OutOfMemory
+from worker.core.types import Control, Progress
 from worker.engine.memory import device as machine
 from worker.engine.memory.footprint import bundle_bytes
 from worker.engine.memory.placement import GIB, Demand, Resident, decide
 from worker.engine.models import hub as places
 from worker.engine.models.registry import SDXL_BASE, Bundle, Catalog
-from worker.engine.protocol import Control, Placement, Progress
+from worker.engine.protocol import Placement
 from worker.engine.vendor_errors import importing, quiet, release_memory, translated
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ import torch
 import transformers
 
 from worker.core.errors import ModelUnavailable
+from worker.core.types import Control, Progress
 from worker.engine.models.checkpoint import components, read_json, variant_of
 from worker.engine.models.registry import Bundle
-from worker.engine.protocol import Control, Progress
 
 log = logging.getLogger(__name__)
 

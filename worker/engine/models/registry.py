@@ -12,9 +12,9 @@ from typing import Literal
 from worker.api.params import ModelDefaults
 from worker.core.config import Settings, has_cuda_driver
 from worker.core.errors import ModelUnavailable
+from worker.core.types import TaskType
 from worker.engine.models import hub as places
-from worker.engine.models.checkpoint import components, has_weights, header, read_json
-from worker.engine.models.defaults import sdxl_defaults, wan_defaults
+from worker.engine.models.checkpoint import components, has_weights, header, read_json, sdxl_defaults, wan_defaults
 
 Family = Literal["sdxl", "wan"]
 Role = Literal["sdxl", "vae", "refiner", "wan", "safety"]
@@ -24,13 +24,6 @@ SDXL_BASE = "stabilityai/stable-diffusion-xl-base-1.0"
 SDXL_VAE = "madebyollin/sdxl-vae-fp16-fix"
 SAFETY = "CompVis/stable-diffusion-safety-checker"
 WAN_T2V = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
-FAMILY: dict[str, Family] = {
-    "text2img": "sdxl",
-    "img2img": "sdxl",
-    "inpaint": "sdxl",
-    "text2video": "wan",
-    "img2video": "wan",
-}
 
 _CLASSES: dict[Role, frozenset[str]] = {
     "sdxl": frozenset({"StableDiffusionXLPipeline", "StableDiffusionXLInpaintPipeline"}),
@@ -103,15 +96,15 @@ class Catalog:
     def _places(self) -> tuple[places.Place, ...]:
         return places.default_places(self._settings.models_dir) if self._where is None else self._where
 
-    def bundle(self, task_type: str) -> Bundle:
+    def bundle(self, task_type: TaskType) -> Bundle:
         """The weights of a task.
 
         Raises:
             ModelUnavailable: none is configured, or what is configured is not there or is something else.
         """
-        return self._sdxl() if FAMILY[task_type] == "sdxl" else self._wan(task_type)
+        return self._wan(task_type) if task_type.is_video else self._sdxl()
 
-    def describe(self, task_type: str) -> ModelDefaults:
+    def describe(self, task_type: TaskType) -> ModelDefaults:
         """What the task's model says of itself: native size, steps, guidance. Reads small files only.
 
         Raises:
@@ -155,10 +148,10 @@ class Catalog:
             raise ModelUnavailable("SDXL_REFINER does not go with SDXL_MODEL: only one of them is demo")
         return Bundle("sdxl", main, vae, refiner)
 
-    def _wan(self, task_type: str) -> Bundle:
+    def _wan(self, task_type: TaskType) -> Bundle:
         settings = self._settings
         t2v = settings.wan_model or (WAN_T2V if self._cuda else "demo")
-        if task_type == "text2video":
+        if task_type is TaskType.TEXT2VIDEO:
             main = self._weights("WAN_MODEL", "wan", t2v)
         elif settings.wan_i2v_model:
             main = self._weights("WAN_I2V_MODEL", "wan", settings.wan_i2v_model)
@@ -173,9 +166,9 @@ class Catalog:
                 main = self._weights("WAN_I2V_MODEL", "wan", "demo")
         layout = wan_layout(main)
         if layout is not None and task_type not in _SERVES[layout]:
-            wanted = "an image-to-video" if task_type == "img2video" else "a text-to-video"
+            wanted = "an image-to-video" if task_type is TaskType.IMG2VIDEO else "a text-to-video"
             raise ModelUnavailable(f"{main.variable} is not {wanted} checkpoint, so it cannot serve {task_type}")
-        if task_type == "img2video" and settings.wan_i2v_model and settings.wan_i2v_model == t2v:
+        if task_type is TaskType.IMG2VIDEO and settings.wan_i2v_model and settings.wan_i2v_model == t2v:
             main = replace(main, variable="WAN_MODEL")  # one checkpoint for both is loaded once
         return Bundle("wan", main)
 
@@ -209,10 +202,10 @@ class Catalog:
 
 
 WanLayout = Literal["t2v", "i2v", "ti2v"]
-_SERVES: dict[WanLayout, frozenset[str]] = {
-    "t2v": frozenset({"text2video"}),
-    "i2v": frozenset({"img2video"}),
-    "ti2v": frozenset({"text2video", "img2video"}),
+_SERVES: dict[WanLayout, frozenset[TaskType]] = {
+    "t2v": frozenset({TaskType.TEXT2VIDEO}),
+    "i2v": frozenset({TaskType.IMG2VIDEO}),
+    "ti2v": frozenset({TaskType.TEXT2VIDEO, TaskType.IMG2VIDEO}),
 }
 
 
