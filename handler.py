@@ -21,13 +21,13 @@ from worker.core.config import ConfigError, Settings, load_settings, set_library
 from worker.core.errors import Cancelled
 from worker.core.stop import StopSignal
 from worker.core.types import Progress
-from worker.delivery.spool import Outbox
+from worker.delivery.spool import Spool
 from worker.engine.engine import Engine
 from worker.firebase.app import Firebase
 from worker.job.gpu_thread import GpuThread
 from worker.job.progress import Throttle, Unattended, terminal_bar
 from worker.job.runner import Job, run
-from worker.job.services import Collaborators
+from worker.job.services import Services
 from worker.sources.loader import SourceLoader
 from worker.storage.results import Storage
 
@@ -37,12 +37,12 @@ PROGRESS_SECONDS = 2.0
 """Longest wait for RunPod to take one progress post."""
 
 
-def build(settings: Settings) -> Collaborators:
+def build(settings: Settings) -> Services:
     """Put the worker together; connects to nothing and loads nothing."""
     firebase = _firebase(settings)
     bucket = firebase.bucket if firebase else None
     storage = Storage(bucket, settings.storage_emulator_host) if bucket else None
-    return Collaborators(
+    return Services(
         settings=settings,
         generator=Engine(settings),
         gpu=GpuThread(),
@@ -51,7 +51,7 @@ def build(settings: Settings) -> Collaborators:
         storage=storage,
         identity=_identity(settings, firebase),
         worker_id=settings.runpod_pod_id or f"local-{uuid.uuid4().hex[:8]}",
-        outbox=Outbox(settings.outbox_dir) if settings.outbox_dir.parent.is_dir() else None,
+        spool=Spool(settings.outbox_dir) if settings.outbox_dir.parent.is_dir() else None,
     )
 
 
@@ -75,7 +75,7 @@ def _firebase(settings: Settings) -> Firebase | None:
 
 
 @functools.cache
-def collaborators() -> Collaborators:
+def shared_services() -> Services:
     """This process's worker, built when first needed."""
     return build(load_settings())
 
@@ -86,31 +86,31 @@ async def handler(job: dict[str, Any]) -> dict[str, Any]:
     A stop signal arrives as cancellation of this coroutine. The generation is asked to stop at its next denoising step,
     the document is brought to its terminal state, the GPU is free; only then does the cancellation go on.
     """
-    tools, bar = collaborators(), terminal_bar(str(job.get("id", "job")))
+    services, bar = shared_services(), terminal_bar(str(job.get("id", "job")))
     try:
-        response = await serve(job, tools, bar)
+        response = await serve(job, services, bar)
     finally:
         if bar is not None:
             bar.close()
-    if response.get("refresh_worker") and tools.settings.on_platform:
+    if response.get("refresh_worker") and services.settings.on_platform:
         # `refresh_worker` asks RunPod to stop the pod, but the SDK goes on taking jobs until it does: drain and leave.
         signal.raise_signal(signal.SIGTERM)
     return response
 
 
 async def serve(
-    job: dict[str, Any], tools: Collaborators, watch: Callable[[Progress], None] | None = None
+    job: dict[str, Any], services: Services, watch: Callable[[Progress], None] | None = None
 ) -> dict[str, Any]:
     """As `handler`, with a worker of the caller's own; `watch` sees all progress, in the event loop."""
     stop = StopSignal()
-    posts = Throttle(_progress_sink(job)) if tools.settings.runpod_webhook_post_output else None
+    posts = Throttle(_progress_sink(job)) if services.settings.runpod_webhook_post_output else None
 
     def on_progress(progress: Progress) -> None:
         for sink in (posts, watch):
             if sink is not None:
                 sink(progress)
 
-    work = asyncio.create_task(run(Job(str(job.get("id", "local")), job.get("input")), tools, stop, on_progress))
+    work = asyncio.create_task(run(Job(str(job.get("id", "local")), job.get("input")), services, stop, on_progress))
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:
@@ -153,36 +153,36 @@ def _progress_sink(job: dict[str, Any]) -> Callable[[Progress], Awaitable[None]]
     return post
 
 
-def _register_fitness_checks(tools: Collaborators) -> None:
+def _register_fitness_checks(services: Services) -> None:
     """What must hold before this worker takes a job; RunPod replaces a worker that fails one."""
     import runpod
 
     @runpod.serverless.register_fitness_check  # type: ignore[untyped-decorator]  # the SDK has no types
     def models_found_and_card_works() -> None:
-        tools.gpu.submit(tools.generator.health).result()
+        services.gpu.submit(services.generator.health).result()
 
     @runpod.serverless.register_fitness_check  # type: ignore[untyped-decorator]  # the SDK has no types
     def firebase_key_is_readable() -> None:
         # Without Firebase a worker still serves, inline; one that must check users first would refuse every cloud job.
-        if tools.identity.required and not tools.identity.can_check:
+        if services.identity.required and not services.identity.can_check:
             raise RuntimeError("REQUIRE_ID_TOKEN needs a readable FIREBASE_SERVICE_ACCOUNT_KEY or a TICKET_SECRET")
-        log.info("Firebase is %s", "ready" if tools.identity.users else "not in use", extra={"action": "firebase"})
+        log.info("Firebase is %s", "ready" if services.identity.users else "not in use", extra={"action": "firebase"})
 
 
-def _preload(tools: Collaborators) -> None:
+def _preload(services: Services) -> None:
     """In the GPU thread."""
     bar = terminal_bar("models")
-    ready = tools.generator.preload(tools.settings.preload_tasks, Unattended(bar) if bar else Unattended())
+    ready = services.generator.preload(services.settings.preload_tasks, Unattended(bar) if bar else Unattended())
     if bar is not None:
         bar.close()
     log.info("ready for %s", ", ".join(ready) or "no task yet", extra={"action": "preloaded"})
 
 
-def deliver_outbox(tools: Collaborators) -> None:
+def deliver_spool(services: Services) -> None:
     """Deliver what an earlier worker had to keep, beside the first jobs."""
-    if tools.outbox is None or tools.storage is None or tools.documents is None:
+    if services.spool is None or services.storage is None or services.documents is None:
         return
-    threading.Thread(target=tools.outbox.deliver, args=(tools.storage, tools.documents), daemon=True).start()
+    threading.Thread(target=services.spool.deliver, args=(services.storage, services.documents), daemon=True).start()
 
 
 def main() -> None:
@@ -193,14 +193,14 @@ def main() -> None:
     except ConfigError as error:
         sys.exit(f"cannot start: {error}")
     logs.configure(settings)
-    tools = collaborators()
+    services = shared_services()
     serves_many = settings.on_platform or "--rp_serve_api" in sys.argv
-    loading = tools.gpu.submit(lambda: _preload(tools)) if serves_many else None
+    loading = services.gpu.submit(lambda: _preload(services)) if serves_many else None
     import runpod  # takes a second or two, in which the models are being loaded
 
-    _register_fitness_checks(tools)
+    _register_fitness_checks(services)
     if loading is not None:
-        deliver_outbox(tools)
+        deliver_spool(services)
         loading.result()
     runpod.serverless.start(
         {"handler": handler, "concurrency_modifier": lambda _: settings.worker_concurrency},

@@ -19,17 +19,17 @@ from tools import showing
 from worker.core.config import REPOSITORY, load_settings
 from worker.core.types import TaskType
 from worker.job.progress import terminal_bar
-from worker.job.services import Collaborators
+from worker.job.services import Services
 
 OUTPUTS = REPOSITORY / "outputs"
 SEED = 20260101
 Result = tuple[dict[str, Any], list[bytes], float]
 
 
-async def make(tools: Collaborators, name: str, job_input: dict[str, Any]) -> Result:
+async def make(services: Services, name: str, job_input: dict[str, Any]) -> Result:
     """Run one job, with a progress bar where a person watches; its response, its files and its seconds."""
     bar, started = terminal_bar(name), time.monotonic()
-    response = await handler.serve({"id": f"local-{name}", "input": {"seed": SEED, **job_input}}, tools, bar)
+    response = await handler.serve({"id": f"local-{name}", "input": {"seed": SEED, **job_input}}, services, bar)
     if bar is not None:
         bar.close()
     assert "error" not in response, f"{name}: {response['error']}"
@@ -43,9 +43,9 @@ async def run_all(prompt: str) -> list[tuple[str, Result]]:
     settings = load_settings(
         firebase_service_account_key=None, firestore_emulator_host=None, storage_emulator_host=None
     )
-    tools = handler.build(settings)
-    native = tools.generator.describe(TaskType.TEXT2IMG)
-    clip = tools.generator.describe(TaskType.TEXT2VIDEO)
+    services = handler.build(settings)
+    native = services.generator.describe(TaskType.TEXT2IMG)
+    clip = services.generator.describe(TaskType.TEXT2VIDEO)
     width, height = native.width, native.height
     source, mask = showing.source_picture(width, height), showing.centre_mask(width, height)
     still = showing.source_picture(clip.width, clip.height)
@@ -59,7 +59,7 @@ async def run_all(prompt: str) -> list[tuple[str, Result]]:
         "text2img again": {"num_images": 2},
     }
     results = [
-        (name, await make(tools, name.replace(" ", "-"), {"prompt": prompt, **job})) for name, job in jobs.items()
+        (name, await make(services, name.replace(" ", "-"), {"prompt": prompt, **job})) for name, job in jobs.items()
     ]
     by_name = dict(results)
     assert by_name["text2img"][1] == by_name["text2img again"][1], "the same seed gave other bytes"

@@ -21,8 +21,8 @@ from tools.emulators.firebase import FirebaseEmulators, environment
 from worker.core.config import Settings, load_settings
 from worker.core.types import Owner
 from worker.document.schema import document_path
-from worker.firebase.firestore import FirestoreDocuments
-from worker.job.services import Collaborators
+from worker.firebase.firestore import FirestoreStore
+from worker.job.services import Services
 
 USER = "example-user"
 EXAMPLES: dict[str, dict[str, Any]] = {
@@ -55,11 +55,11 @@ def firebase(out: Out) -> Iterator[None]:
 class Listener:
     """What a phone sees of one document: every state in order, printed as it comes."""
 
-    def __init__(self, tools: Collaborators, owner: Owner, out: Out) -> None:
-        assert isinstance(tools.documents, FirestoreDocuments)
+    def __init__(self, services: Services, owner: Owner, out: Out) -> None:
+        assert isinstance(services.documents, FirestoreStore)
         self.states: list[dict[str, Any]] = []
         self._out, self._started = out, time.monotonic()
-        document = tools.documents.client.document(document_path(owner))
+        document = services.documents.client.document(document_path(owner))
         self._watch = document.on_snapshot(self._changed)
 
     def _changed(self, snapshots: Any, _changes: Any, _read_at: Any) -> None:
@@ -83,13 +83,13 @@ class Listener:
         return self.states[-1]
 
 
-async def send(tools: Collaborators, name: str, job_input: dict[str, Any], out: Out) -> list[object]:
+async def send(services: Services, name: str, job_input: dict[str, Any], out: Out) -> list[object]:
     """One request from phone to result; asserts that all parties tell the same, and returns its row of the table."""
     file_uid = f"{name}-{uuid.uuid4().hex[:8]}"
     owner = {"user_id": USER, "file_uid": file_uid, "use_cloud_storage": True}
     out(f"\n{name}: {job_input}")
-    listener, started = Listener(tools, Owner(USER, file_uid), out), time.monotonic()
-    response = await handler.serve({"id": f"example-{file_uid}", "input": {**job_input, **owner}}, tools)
+    listener, started = Listener(services, Owner(USER, file_uid), out), time.monotonic()
+    response = await handler.serve({"id": f"example-{file_uid}", "input": {**job_input, **owner}}, services)
     seconds = time.monotonic() - started
     document = await listener.finished()
     assert "error" not in response, f"{name}: {response['error']}"
@@ -123,10 +123,10 @@ def without_bucket(settings: Settings) -> Settings:
 async def run_all(prompt: str, out: Out) -> list[list[object]]:
     """The examples, then the fallback."""
     settings = load_settings()
-    tools = handler.build(settings)
-    assert tools.documents is not None, "Firebase is configured, but its key cannot be used"
-    assert tools.storage is not None, "FIREBASE_STORAGE_BUCKET is not set"
-    rows = [await send(tools, name, {"prompt": prompt, **job}, out) for name, job in EXAMPLES.items()]
+    services = handler.build(settings)
+    assert services.documents is not None, "Firebase is configured, but its key cannot be used"
+    assert services.storage is not None, "FIREBASE_STORAGE_BUCKET is not set"
+    rows = [await send(services, name, {"prompt": prompt, **job}, out) for name, job in EXAMPLES.items()]
     assert [row[3] for row in rows] == ["firebase", "firebase"], "a result was not stored in Firebase"
     bucketless = handler.build(without_bucket(settings))
     rows.append(await send(bucketless, "fallback", {"prompt": prompt, **FALLBACK}, out))

@@ -26,7 +26,7 @@ from worker.api.request import REQUESTS
 from worker.core.config import REPOSITORY, load_settings, set_library_defaults
 from worker.core.types import Progress, Sources
 from worker.engine.engine import Engine
-from worker.engine.models.registry import Catalog
+from worker.engine.models.registry import ModelRegistry
 
 
 @dataclass(slots=True)
@@ -36,7 +36,7 @@ class Watch:
     steps: list[float] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
-    def checkpoint(self) -> None:
+    def raise_if_stopped(self) -> None:
         """Go on."""
 
     def report(self, progress: Progress) -> None:
@@ -127,7 +127,7 @@ def measure(engine: Engine, job: Job, run: str, *, cuda: bool) -> str:
 def small_form() -> tuple[Engine, list[Job]]:
     """The demo models: native sizes, and the two sizes of the README's example requests."""
     settings = load_settings(sdxl_model="demo", sdxl_refiner="demo", wan_model="demo", wan_i2v_model="demo")
-    engine = Engine(settings, catalog=Catalog(settings, cuda=False))
+    engine = Engine(settings, registry=ModelRegistry(settings, cuda=False))
     image, clip = engine.describe(TaskType.TEXT2IMG), engine.describe(TaskType.TEXT2VIDEO)
     steps, native = image.num_inference_steps, (image.width, image.height)
     return engine, [
@@ -157,7 +157,7 @@ def full_form(folder: Path, wan_steps: int) -> tuple[Engine, list[Job]]:
         wan_model=str(folder / "wan"),
         wan_i2v_model=str(folder / "wan-i2v"),
     )
-    engine = Engine(settings, catalog=Catalog(settings, cuda=True))
+    engine = Engine(settings, registry=ModelRegistry(settings, cuda=True))
     return engine, [
         Job("text2img 1024x1024, 30 steps", TaskType.TEXT2IMG, _image(1024, 1024, 30)),
         Job("text2img, refiner 24 + 6", TaskType.TEXT2IMG, _image(1024, 1024, 30, refined=True)),

@@ -40,7 +40,7 @@ from worker.core.config import load_settings, set_library_defaults
 from worker.core.types import Control, Sources, TaskType
 from worker.engine.protocol import Generated, GeneratedImage, Generator, Placement
 from worker.job.progress import Unattended
-from worker.job.services import Collaborators
+from worker.job.services import Services
 
 USER = "benchmark"
 PROMPT = {"prompt": "a red star on a blue background", "seed": 1}
@@ -105,8 +105,8 @@ class Stopwatch:
 class Ours:
     """The worker itself."""
 
-    def __init__(self, tools: Collaborators, watch: Stopwatch) -> None:
-        self._tools, self._watch = tools, watch
+    def __init__(self, services: Services, watch: Stopwatch) -> None:
+        self._services, self._watch = services, watch
 
     def run(self, job_input: dict[str, Any]) -> Run:
         """One job through the handler."""
@@ -114,7 +114,7 @@ class Ours:
         job = {**job_input, "user_id": USER, "file_uid": file_uid, "use_cloud_storage": True}
         self._watch.start()
         started = time.perf_counter()
-        response = asyncio.run(handler.serve({"id": file_uid, "input": job}, self._tools))
+        response = asyncio.run(handler.serve({"id": file_uid, "input": job}, self._services))
         total = time.perf_counter() - started
         assert response.get("storage") == "firebase", response
         timings = response["timings"]
@@ -124,13 +124,13 @@ class Ours:
 class Plain:
     """One thing after another, each with its library's defaults."""
 
-    def __init__(self, tools: Collaborators, watch: Stopwatch, firebase: FaultyFirebase) -> None:
+    def __init__(self, services: Services, watch: Stopwatch, firebase: FaultyFirebase) -> None:
         from firebase_admin import firestore  # its client takes the emulator's address from the environment
 
-        assert tools.documents is not None
-        self._tools, self._watch = tools, watch
+        assert services.documents is not None
+        self._services, self._watch = services, watch
         self._bucket = bucket_at(firebase.storage_proxy.url, firebase.project, firebase.bucket)
-        self._client = tools.documents.client  # type: ignore[attr-defined]  # FirestoreDocuments: the same connection
+        self._client = services.documents.client  # type: ignore[attr-defined]  # FirestoreDocuments: the same connection
         self._now = firestore.SERVER_TIMESTAMP
 
     def run(self, job_input: dict[str, Any]) -> Run:
@@ -140,7 +140,7 @@ class Plain:
         file_uid = uuid.uuid4().hex
         document = self._client.document(f"generations/{USER}/files/{file_uid}")
         document.set({"status": "processing", "request_data": job_input, "updated_at": self._now}, merge=True)
-        made = self._tools.gpu.submit(lambda: self._generate(job_input)).result()
+        made = self._services.gpu.submit(lambda: self._generate(job_input)).result()
         document.set({"status": "uploading", "updated_at": self._now}, merge=True)
         clock = dict.fromkeys(STAGES, 0.0)
         urls: list[str] = []
@@ -158,7 +158,7 @@ class Plain:
         return Run(time.perf_counter() - started, self._watch.seconds, clock)
 
     def _generate(self, job_input: dict[str, Any]) -> list[NDArray[Any]]:
-        request, settings = parse(job_input), self._tools.settings
+        request, settings = parse(job_input), self._services.settings
         params = resolve(
             request,
             self._watch.describe(request.task_type),
@@ -211,10 +211,10 @@ def measure(
 ) -> dict[tuple[str, float, str], list[Run]]:
     """(case, latency, way) -> its runs. Round by round and in turn: what else the machine does hits all alike."""
     settings = load_settings(sdxl_model="demo", wan_model="demo")
-    tools = handler.build(settings)
-    watch = Stopwatch(tools.generator)
-    tools = dataclasses.replace(tools, generator=watch)
-    ours, plain = Ours(tools, watch), Plain(tools, watch, firebase)
+    services = handler.build(settings)
+    watch = Stopwatch(services.generator)
+    services = dataclasses.replace(services, generator=watch)
+    ours, plain = Ours(services, watch), Plain(services, watch, firebase)
     warm_up(cases, ours, plain, watch)
     runs: dict[tuple[str, float, str], list[Run]] = {}
     for turn in range(repeat):

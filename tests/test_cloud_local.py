@@ -19,8 +19,8 @@ JOBS: dict[str, dict[str, Any]] = {
 async def test_no_bar_is_drawn_into_a_file_by_the_script_or_by_a_library(
     task: str, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    tools = handler.build(load_settings(models_dir=tmp_path))
-    response, files, _ = await test_cloud_local.make(tools, task, {"prompt": "a red star", **JOBS[task]})
+    services = handler.build(load_settings(models_dir=tmp_path))
+    response, files, _ = await test_cloud_local.make(services, task, {"prompt": "a red star", **JOBS[task]})
     assert response["model"] == "demo"
     assert files
     shown = capfd.readouterr()

@@ -130,18 +130,18 @@ def test_each_preset_configures_a_model_for_every_task_that_it_promises(
     preset: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = part_of_worker("worker.core.config")
-    catalog = part_of_worker("worker.engine.models.registry")
+    registry = part_of_worker("worker.engine.models.registry")
     for name in setting_names():
         monkeypatch.delenv(name, raising=False)
     for key, field in INPUTS.items():
         value = preset["defaults"].get(key, field["default"])
         monkeypatch.setenv(key, {True: "true", False: "false"}[value] if isinstance(value, bool) else str(value))
     settings = config.load_settings()
-    models = catalog.Catalog(settings, cuda=True, where=())
+    models = registry.ModelRegistry(settings, cuda=True, where=())
     for task in settings.preload_tasks or config.tuple(TaskType):
         assert (
-            models.bundle(task).main.name
-            == (preset["defaults"]["SDXL_MODEL" if models.bundle(task).family == "sdxl" else "WAN_MODEL"])
+            models.spec(task).main.name
+            == (preset["defaults"]["SDXL_MODEL" if models.spec(task).family == "sdxl" else "WAN_MODEL"])
         )
 
 

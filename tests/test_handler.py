@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 import handler
-from tests.support.fakes import HasNoModel, MemoryBucket, MemoryDocuments, PaintingGenerator, Raises, Slow
+from tests.support.fakes import HasNoModel, MemoryBucket, MemoryDocumentStore, PaintingGenerator, Raises, Slow
 from tools import showing
 from tools.emulators.worker_process import clean_environment
 from worker.auth.caller import Identity
@@ -31,7 +31,7 @@ from worker.core.types import Control, Progress, TaskType
 from worker.engine.protocol import Placement
 from worker.job import gpu_queue as turn
 from worker.job.gpu_thread import GpuThread
-from worker.job.services import Collaborators
+from worker.job.services import Services
 from worker.sources.loader import SourceLoader
 from worker.storage.results import Storage
 
@@ -45,10 +45,10 @@ class World:
     """One worker in memory, in the handler's place of the real one."""
 
     def __init__(self, generator: PaintingGenerator, **settings: Any) -> None:
-        self.generator, self.documents, self.bucket = generator, MemoryDocuments(), MemoryBucket()
+        self.generator, self.documents, self.bucket = generator, MemoryDocumentStore(), MemoryBucket()
         self.settings = load_settings(firebase_storage_bucket=self.bucket.name, **settings)
         storage = Storage(self.bucket)
-        self.tools = Collaborators(
+        self.services = Services(
             settings=self.settings,
             generator=generator,
             gpu=GpuThread(),
@@ -64,7 +64,7 @@ class World:
         return self.documents.stored[PATH][0]
 
     def start(self, monkeypatch: pytest.MonkeyPatch, **fields: Any) -> "asyncio.Task[dict[str, Any]]":
-        monkeypatch.setattr(handler, "collaborators", lambda: self.tools)
+        monkeypatch.setattr(handler, "shared_services", lambda: self.services)
         return asyncio.create_task(handler.handler({"id": "job-1", "input": {**CLOUD, **fields}}))
 
     async def step(self, number: int) -> None:
@@ -78,7 +78,7 @@ class World:
 @pytest.mark.e2e
 @pytest.mark.skipif(has_cuda_driver(), reason="on a card the default models are the real ones, which are not here")
 async def test_one_awaited_call_makes_a_picture_with_no_variable_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handler, "collaborators", functools.cache(lambda: handler.build(load_settings())))
+    monkeypatch.setattr(handler, "shared_services", functools.cache(lambda: handler.build(load_settings())))
     response = await handler.handler({"id": "job-1", "input": SMALL})
     assert (response["storage"], response["model"], response["seeds"]) == ("base64", "demo", [5])
     showing.check_image(showing.content(response["image_url"]), 64, 64)
@@ -88,7 +88,7 @@ async def test_one_awaited_call_makes_a_picture_with_no_variable_set(monkeypatch
 
 @pytest.mark.parametrize("job", [{}, {"id": None}, {"id": 5, "input": []}, {"input": {}, "s3Config": {"secret": "x"}}])
 async def test_a_job_without_sense_is_answered(monkeypatch: pytest.MonkeyPatch, job: dict[str, Any]) -> None:
-    monkeypatch.setattr(handler, "collaborators", lambda: World(PaintingGenerator()).tools)
+    monkeypatch.setattr(handler, "shared_services", lambda: World(PaintingGenerator()).services)
     response = await handler.handler(job)
     assert response["error_code"] == "invalid_input"
     assert isinstance(response["error"], str)
@@ -112,7 +112,7 @@ async def test_a_cancelled_call_ends_only_when_model_and_document_have_ended(
     assert (world.generator.running, world.generator.steps_done <= 5) == (0, True)
     assert (world.document["status"], world.document["error"]["code"]) == ("failed", "cancelled")
     assert world.bucket.objects == {}
-    assert await asyncio.wrap_future(world.tools.gpu.submit(lambda: "free")) == "free"
+    assert await asyncio.wrap_future(world.services.gpu.submit(lambda: "free")) == "free"
 
 
 async def test_a_call_cancelled_before_it_began_touches_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,14 +214,14 @@ async def test_a_bad_source_does_not_wait_for_the_weights_nor_call_them_hung(mon
     started = time.monotonic()
     response = await world.start(monkeypatch, **source)
     assert (response["error_code"], time.monotonic() - started < 0.8) == ("url_blocked", True)
-    assert world.tools.gpu.stuck is False
+    assert world.services.gpu.stuck is False
     assert (await world.start(monkeypatch, file_uid="next"))["storage"] == "firebase"
 
 
 async def test_progress_is_seen_in_order_and_ends_before_the_response() -> None:
     world = World(PaintingGenerator())
     seen: list[Progress] = []
-    await handler.serve({"id": "job-1", "input": CLOUD}, world.tools, seen.append)
+    await handler.serve({"id": "job-1", "input": CLOUD}, world.services, seen.append)
     count = len(seen)
     assert [progress.stage for progress in seen][:1] == ["loading"]
     assert [progress.percent for progress in seen] == sorted(progress.percent for progress in seen)
@@ -233,18 +233,18 @@ async def test_progress_is_seen_in_order_and_ends_before_the_response() -> None:
 
 
 def test_without_firebase_there_are_neither_documents_nor_urls_nor_users() -> None:
-    tools = handler.build(load_settings())
-    assert (tools.documents, tools.storage, tools.identity.users) == (None, None, None)
-    assert tools.worker_id.startswith("local-")
+    services = handler.build(load_settings())
+    assert (services.documents, services.storage, services.identity.users) == (None, None, None)
+    assert services.worker_id.startswith("local-")
     assert handler.build(load_settings(runpod_pod_id="pod-1")).worker_id == "pod-1"
 
 
 def test_a_garbled_key_costs_firebase_and_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    tools = handler.build(
+    services = handler.build(
         load_settings(firebase_service_account_key='{"private_key": "SECRET', firebase_storage_bucket="b")
     )
-    assert tools.documents is None
+    assert services.documents is None
     (record,) = caplog.records
     assert getattr(record, "action", "") == "firebase_disabled"
     assert record.getMessage().startswith("FIREBASE_SERVICE_ACCOUNT_KEY: ")
@@ -262,7 +262,7 @@ def checks(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def test_a_sound_worker_passes_its_fitness_checks(checks: list[Any]) -> None:
-    handler._register_fitness_checks(World(PaintingGenerator()).tools)
+    handler._register_fitness_checks(World(PaintingGenerator()).services)
     assert len(checks) == 2
     for check in checks:
         check()
@@ -275,13 +275,13 @@ def test_a_worker_without_a_usable_model_or_card_is_replaced(checks: list[Any]) 
         def health(self) -> list[str]:
             raise Internal("the card does not work")
 
-    handler._register_fitness_checks(World(Unfit()).tools)
+    handler._register_fitness_checks(World(Unfit()).services)
     with pytest.raises(Internal, match="card"):
         checks[0]()
 
 
 def test_a_worker_that_must_check_users_and_cannot_is_replaced(checks: list[Any]) -> None:
-    handler._register_fitness_checks(World(PaintingGenerator(), require_id_token=True).tools)
+    handler._register_fitness_checks(World(PaintingGenerator(), require_id_token=True).services)
     with pytest.raises(RuntimeError, match="REQUIRE_ID_TOKEN"):
         checks[1]()
 

@@ -72,7 +72,7 @@ def test_importing_the_handler_imports_nothing_heavy(loaded: set[str], package: 
 
 
 def test_importing_the_handler_starts_no_thread_and_builds_nothing() -> None:
-    code = "import threading, handler; print(threading.active_count(), handler.collaborators.cache_info().currsize)"
+    code = "import threading, handler; print(threading.active_count(), handler.shared_services.cache_info().currsize)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["1", "0"]
 

@@ -14,24 +14,26 @@ from worker.core.config import REPOSITORY, load_settings
 from worker.core.errors import Superseded
 from worker.core.types import Owner
 from worker.document.schema import document_path
-from worker.document.session import StatusDocument
-from worker.document.transitions import Bid, Refuse, Start
+from worker.document.session import DocumentSession
+from worker.document.transitions import ClaimRequest, Deny, Grant
 from worker.firebase.app import Firebase
-from worker.firebase.firestore import FirestoreDocuments
+from worker.firebase.firestore import FirestoreStore
 from worker.reaper import reap
 
 
 @pytest.fixture
-def documents(firebase: FirebaseEmulators) -> Iterator[FirestoreDocuments]:
+def documents(firebase: FirebaseEmulators) -> Iterator[FirestoreStore]:
     with environment(firebase.env):
         found = Firebase(load_settings()).documents
         assert found is not None
         yield found
 
 
-def claimed(documents: FirestoreDocuments, user: str, job: str = "job-1") -> StatusDocument:
-    document = StatusDocument(documents, Owner(user, "file"), Bid(job, "w", "hash", f"nonce-{time.time()}"), {})
-    assert isinstance(document.claim(time.monotonic() + 5), Start)
+def claimed(documents: FirestoreStore, user: str, job: str = "job-1") -> DocumentSession:
+    document = DocumentSession(
+        documents, Owner(user, "file"), ClaimRequest(job, "w", "hash", f"nonce-{time.time()}"), {}
+    )
+    assert isinstance(document.claim(time.monotonic() + 5), Grant)
     return document
 
 
@@ -45,7 +47,7 @@ def expire(firebase: FirebaseEmulators, user: str) -> None:
     firebase.documents.document(document_path(Owner(user, "file"))).update({"expires_at": over})
 
 
-def test_only_documents_past_their_lease_are_marked(firebase: FirebaseEmulators, documents: FirestoreDocuments) -> None:
+def test_only_documents_past_their_lease_are_marked(firebase: FirebaseEmulators, documents: FirestoreStore) -> None:
     lost, alive, done = (claimed(documents, user) for user in ("lost", "alive", "done"))
     done.complete({"storage": "firebase"}, time.monotonic() + 5)
     expire(firebase, "lost")
@@ -63,20 +65,18 @@ def test_only_documents_past_their_lease_are_marked(firebase: FirebaseEmulators,
     assert reap(documents) == 0
 
 
-def test_a_job_that_was_reaped_three_times_is_poison(
-    firebase: FirebaseEmulators, documents: FirestoreDocuments
-) -> None:
+def test_a_job_that_was_reaped_three_times_is_poison(firebase: FirebaseEmulators, documents: FirestoreStore) -> None:
     for _ in range(3):
         claimed(documents, "poor")
         expire(firebase, "poor")
         assert reap(documents) == 1
-    document = StatusDocument(documents, Owner("poor", "file"), Bid("job-1", "w", "hash", "n"), {})
+    document = DocumentSession(documents, Owner("poor", "file"), ClaimRequest("job-1", "w", "hash", "n"), {})
     decision = document.claim(time.monotonic() + 5)
-    assert isinstance(decision, Refuse)
+    assert isinstance(decision, Deny)
     assert fields(firebase, "poor")["error"]["code"] == "poison_job"
 
 
-def test_it_runs_as_a_command(firebase: FirebaseEmulators, documents: FirestoreDocuments) -> None:
+def test_it_runs_as_a_command(firebase: FirebaseEmulators, documents: FirestoreStore) -> None:
     claimed(documents, "lost")
     expire(firebase, "lost")
     with environment(firebase.env):

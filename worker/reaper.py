@@ -19,7 +19,7 @@ from worker.core import logs
 from worker.core.config import ConfigError, load_settings, set_library_defaults
 from worker.core.errors import BackendError
 from worker.document.schema import disowned, failed
-from worker.document.store import CALL_SECONDS, Documents
+from worker.document.store import CALL_SECONDS, DocumentStore
 from worker.document.transitions import WORKER_LOST, lease_is_over
 from worker.firebase.app import Firebase
 
@@ -29,7 +29,7 @@ LOST = "the worker that made this was lost; ask again"
 log = logging.getLogger(__name__)
 
 
-class ExpiredDocuments(Documents, Protocol):
+class ExpiredDocuments(DocumentStore, Protocol):
     """Documents that can also be found by their lease."""
 
     def expired(self, *, limit: int, timeout: float) -> Sequence[str]:

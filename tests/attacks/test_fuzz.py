@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.media.test_decode import SEEDS as PICTURES
-from tests.media.test_decode import flat_memory, saved
+from tests.support.hostile_pictures import SEEDS as PICTURES
+from tests.support.hostile_pictures import flat_memory, saved
 from worker.api.request import REQUESTS, envelope, parse
 from worker.core.errors import InvalidImage, InvalidInput
 from worker.media.decode import decode_image, decode_mask

@@ -23,9 +23,9 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from tests.job.test_runner import World
 from tests.support.attacked_world import note
 from tests.support.fakes import Hangs, HasNoModel, PaintingGenerator, Raises, Slow, is_down
+from tests.support.memory_world import World
 from worker.api.params import ModelDefaults, Params
 from worker.api.request import Request
 from worker.auth.caller import Identity, Users
@@ -40,7 +40,7 @@ from worker.engine.protocol import Generated, GeneratedImage, Placement
 from worker.firebase.app import Firebase
 from worker.job import gpu_queue as turn
 from worker.job import runner as task
-from worker.job.services import Collaborators
+from worker.job.services import Services
 from worker.sources.http import Fetcher
 from worker.sources.loader import SourceLoader
 from worker.storage.results import Storage
@@ -107,12 +107,12 @@ class Failing(World):
         self._users = users or Anybody()
         self.responses: list[dict[str, Any]] = []
 
-    def tools(self) -> Collaborators:
-        tools = super().tools()
-        read = tools.storage.read_object if tools.storage else None
+    def services(self) -> Services:
+        services = super().services()
+        read = services.storage.read_object if services.storage else None
         fetcher = Fetcher(1_000_000, deadline_seconds=1, resolve=self._resolve)
         return dataclasses.replace(
-            tools,
+            services,
             sources=SourceLoader(self.settings, read, fetcher),
             identity=Identity(self._users, Tickets(TICKET_SECRET), required=True),
         )
@@ -398,10 +398,10 @@ async def test_a_real_client_that_gets_no_access_says_nothing_of_its_key(
     bucket = Firebase(settings).bucket
     assert bucket is not None
     world = Failing()
-    tools = dataclasses.replace(world.tools(), storage=Storage(bucket), settings=settings)
+    services = dataclasses.replace(world.services(), storage=Storage(bucket), settings=settings)
     monkeypatch.setattr(delivery, "UPLOAD_SECONDS", 2.0)
     started = time.monotonic()
-    response = await task.run(task.Job("job-1", CLOUD), tools, StopSignal())
+    response = await task.run(task.Job("job-1", CLOUD), services, StopSignal())
     assert time.monotonic() - started < 25
     assert response["storage"] == "base64"
     gc.collect()

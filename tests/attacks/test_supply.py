@@ -11,7 +11,7 @@ import pytest
 from worker.core.config import load_settings
 from worker.core.errors import ModelUnavailable
 from worker.core.types import TaskType
-from worker.engine.models.registry import Catalog
+from worker.engine.models.registry import ModelRegistry
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = sorted(
@@ -107,7 +107,7 @@ def test_the_catalogue_takes_no_pickle(suffix: str, tmp_path: Path) -> None:
     (folder / "unet" / f"diffusion_pytorch_model.{suffix}").write_bytes(weights.read_bytes())
     for value in (str(weights), str(folder), f"https://evil.example/model.{suffix}"):
         with pytest.raises(ModelUnavailable) as caught:
-            Catalog(load_settings(sdxl_model=value), cuda=False, where=()).bundle(TaskType.TEXT2IMG)
+            ModelRegistry(load_settings(sdxl_model=value), cuda=False, where=()).spec(TaskType.TEXT2IMG)
         assert str(tmp_path) not in str(caught.value)
 
 
@@ -115,7 +115,7 @@ def test_a_pickle_that_calls_itself_safetensors_is_not_taken(tmp_path: Path) -> 
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(b"\x80\x04cos\nsystem\n(S'id'\ntR.")
     with pytest.raises(ModelUnavailable, match="not in the safetensors format"):
-        Catalog(load_settings(sdxl_model=str(weights)), cuda=False, where=()).bundle(TaskType.TEXT2IMG)
+        ModelRegistry(load_settings(sdxl_model=str(weights)), cuda=False, where=()).spec(TaskType.TEXT2IMG)
 
 
 def test_everything_is_pinned() -> None:

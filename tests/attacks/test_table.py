@@ -32,8 +32,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import handler
-from tests.media.test_decode import chunk, flat_memory, png, saved
 from tests.support.attacked_world import GOOD, OWNER, World, note
+from tests.support.hostile_pictures import chunk, flat_memory, png, saved
 from tests.support.https_server import HOST, HttpsServer
 from worker.api.request import REQUESTS, Text2ImgRequest
 from worker.core.config import ConfigError, load_settings
@@ -147,7 +147,7 @@ def test_credentials_of_a_bucket_beside_the_input_are_not_read(world: World) -> 
     creds = {"endpointUrl": "https://evil.example", "accessId": "id", "accessSecret": secret, "bucketName": "b"}
     job = {"id": "job-s3", "input": GOOD, "s3Config": creds, "webhook": "http://127.0.0.1:9/"}
     world.forget()
-    response = world.hand_over(lambda: handler.serve(job, world.tools()))
+    response = world.hand_over(lambda: handler.serve(job, world.services()))
     assert response["storage"] == "firebase"
     assert secret not in json.dumps(response) + json.dumps(world.documents.stored, default=str) + world.log.getvalue()
     note((60, UNKNOWN[60][0]), harmless=1)
@@ -1023,11 +1023,11 @@ def test_a_malformed_key_costs_firebase_and_is_not_logged(log: io.StringIO) -> N
     ):
         log.seek(0)
         log.truncate()
-        tools = handler.build(load_settings(firebase_service_account_key=value, firebase_storage_bucket="b"))
-        assert tools.documents is None
-        assert tools.storage is None
+        services = handler.build(load_settings(firebase_service_account_key=value, firebase_storage_bucket="b"))
+        assert services.documents is None
+        assert services.storage is None
         assert "firebase_disabled" in log.getvalue()
-        assert "SECRET" not in log.getvalue() + repr(tools.settings)
+        assert "SECRET" not in log.getvalue() + repr(services.settings)
         note(row, refused=1)
 
 

@@ -11,7 +11,7 @@ from worker.core.stop import StopSignal
 
 async def test_without_a_reason_the_job_goes_on() -> None:
     stop = StopSignal()
-    stop.checkpoint()
+    stop.raise_if_stopped()
     assert await stop.guard(asyncio.sleep(0, "done")) == "done"
 
 
@@ -20,7 +20,7 @@ async def test_the_first_reason_wins() -> None:
     stop.request(JobTimeout("slow"))
     stop.request(Cancelled())
     with pytest.raises(JobTimeout, match="timeout: slow"):
-        stop.checkpoint()
+        stop.raise_if_stopped()
     assert (await stop.wait()).code == "timeout"
 
 
@@ -31,7 +31,7 @@ async def test_every_raise_is_a_new_exception_that_says_the_same(reason: JobTime
     raised: list[Any] = []
     for _ in range(2):
         with pytest.raises(type(reason)) as caught:
-            stop.checkpoint()
+            stop.raise_if_stopped()
         raised.append(caught.value)
     assert raised[0] is not raised[1]
     assert {(error.message, error.retryable) for error in raised} == {(reason.message, reason.retryable)}

@@ -1,7 +1,7 @@
 """Recovery: files that are all there are never made again, whatever became of their document."""
 
-from tests.job.test_runner import CLOUD, PATH, World
 from tests.support.fakes import is_down
+from tests.support.memory_world import CLOUD, PATH, World
 from worker.delivery.recovery import RECOVERED
 
 
@@ -53,7 +53,7 @@ async def test_files_that_were_found_go_with_a_document_that_is_deleted_meanwhil
     world.documents.write_as_app(PATH, lost)
 
     def deleted(call: str, _path: str) -> None:
-        if call == "adopt":
+        if call == "take_over":
             world.documents.write_as_app(PATH, None)
 
     world.bucket.before = deleted

@@ -9,30 +9,15 @@ from typing import Any
 
 import pytest
 
-from tests.job.test_runner import CLOUD, PATH, World
-from tests.support.fakes import MemoryBucket, MemoryDocuments, PaintingGenerator, is_down
+from tests.support.fakes import MemoryBucket, MemoryDocumentStore, PaintingGenerator, is_down
+from tests.support.memory_world import CLOUD, PATH, VolumeWorld, World
 from worker.core.types import Owner
-from worker.delivery.spool import DELIVERED, Item, Outbox
+from worker.delivery.spool import DELIVERED, Item, Spool
 from worker.document.transitions import WORKER_LOST
 from worker.media.image import Encoded
-from worker.storage.results import Provenance, Storage
+from worker.storage.results import ObjectOwner, Storage
 
 OWNER = Owner("user", "file")
-
-
-class VolumeWorld(World):
-    """A worker with an outbox, and pictures too large for a response."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(PaintingGenerator(side=512), max_result_bytes=20_000)
-        self.outbox = Outbox(folder)
-
-    def tools(self) -> Any:
-        tools = super().tools()
-        return type(tools)(**{name: getattr(tools, name) for name in tools.__slots__} | {"outbox": self.outbox})
-
-    def deliver(self) -> int:
-        return self.outbox.deliver(Storage(self.bucket), self.documents)
 
 
 async def kept(tmp_path: Path, **job: Any) -> VolumeWorld:
@@ -149,54 +134,54 @@ def item(size: int = 10) -> Item:
     return Item("generating/user/image/file.png", Encoded(b"x" * size, "image/png", ".png", 8, 8), 1)
 
 
-def provenance() -> Provenance:
-    return Provenance("job-1", 1, "hash", "2026-01-01T00:00:00.000000Z", json.dumps({"model": "m"}))
+def provenance() -> ObjectOwner:
+    return ObjectOwner("job-1", 1, "hash", "2026-01-01T00:00:00.000000Z", json.dumps({"model": "m"}))
 
 
 def test_the_outbox_is_bounded_in_bytes(tmp_path: Path) -> None:
-    outbox = Outbox(tmp_path, max_bytes=5000)
-    assert outbox.keep(OWNER, provenance(), [item(2000)], {}) is True
-    assert outbox.keep(OWNER, provenance(), [item(4000)], {}) is False
+    spool = Spool(tmp_path, max_bytes=5000)
+    assert spool.keep(OWNER, provenance(), [item(2000)], {}) is True
+    assert spool.keep(OWNER, provenance(), [item(4000)], {}) is False
     assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_the_outbox_is_bounded_in_age(tmp_path: Path) -> None:
-    outbox = Outbox(tmp_path)
-    assert outbox.keep(OWNER, provenance(), [item()], {})
+    spool = Spool(tmp_path)
+    assert spool.keep(OWNER, provenance(), [item()], {})
     (entry,) = tmp_path.iterdir()
     entry.rename(tmp_path / f"{int(time.time()) - 3 * 86400}-old")
-    assert outbox.deliver(Storage(MemoryBucket()), MemoryDocuments()) == 0
+    assert spool.deliver(Storage(MemoryBucket()), MemoryDocumentStore()) == 0
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_written_costs_nothing_but_the_entry(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
-    assert Outbox(tmp_path / "file" / "outbox").keep(OWNER, provenance(), [item()], {}) is False
-    assert Outbox(tmp_path / "nowhere").deliver(Storage(MemoryBucket()), MemoryDocuments()) == 0
+    assert Spool(tmp_path / "file" / "outbox").keep(OWNER, provenance(), [item()], {}) is False
+    assert Spool(tmp_path / "nowhere").deliver(Storage(MemoryBucket()), MemoryDocumentStore()) == 0
 
 
 def test_an_entry_that_cannot_be_read_is_dropped_and_the_next_one_delivered(tmp_path: Path) -> None:
     broken = tmp_path / f"{int(time.time()) - 5}-broken"
     broken.mkdir()
     (broken / "entry.json").write_text("{")
-    outbox = Outbox(tmp_path)
-    outbox.keep(OWNER, provenance(), [item()], {})
-    documents = MemoryDocuments()
+    spool = Spool(tmp_path)
+    spool.keep(OWNER, provenance(), [item()], {})
+    documents = MemoryDocumentStore()
     fields = {"status": "failed", "error": {"code": "storage_unavailable"}, "job_id": "job-1", "attempt": 1}
     documents.write_as_app(PATH, fields)
-    assert outbox.deliver(Storage(MemoryBucket()), documents) == 1
+    assert spool.deliver(Storage(MemoryBucket()), documents) == 1
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_entry_that_a_dead_worker_had_taken_is_taken_back(tmp_path: Path) -> None:
-    outbox = Outbox(tmp_path)
-    outbox.keep(OWNER, provenance(), [item()], {})
+    spool = Spool(tmp_path)
+    spool.keep(OWNER, provenance(), [item()], {})
     (entry,) = tmp_path.iterdir()
     taken = entry.rename(tmp_path / f"taken-{entry.name}")
-    assert outbox.deliver(Storage(MemoryBucket()), MemoryDocuments()) == 0
+    assert spool.deliver(Storage(MemoryBucket()), MemoryDocumentStore()) == 0
     assert taken.exists(), "a living worker's entry is left alone"
     os.utime(taken, (time.time() - 3600,) * 2)
-    documents = MemoryDocuments()
+    documents = MemoryDocumentStore()
     fields = {"status": "failed", "error": {"code": "storage_unavailable"}, "job_id": "job-1", "attempt": 1}
     documents.write_as_app(PATH, fields)
-    assert outbox.deliver(Storage(MemoryBucket()), documents) == 1
+    assert spool.deliver(Storage(MemoryBucket()), documents) == 1

@@ -19,10 +19,10 @@ from worker.api.request import parse
 from worker.api.response import Delivered
 from worker.core.errors import BackendError, Cancelled, ResultTooLarge, Superseded
 from worker.core.types import Owner, Progress
-from worker.delivery.uploader import Delivery, Destination
+from worker.delivery.uploader import Destination, Uploader
 from worker.engine.protocol import Generated, GeneratedClip, GeneratedImage
 from worker.media.image import Encoded
-from worker.storage.results import Provenance, Storage
+from worker.storage.results import ObjectOwner, Storage
 
 LIMIT = 9_000_000
 CLAIMED_AT = "2026-01-01T00:00:00.000000Z"
@@ -42,20 +42,20 @@ class Job:
     """One job's delivery into a bucket in memory, or inline where `cloud` is false."""
 
     def __init__(
-        self, *, cloud: bool = True, count: int = 3, checkpoint: Callable[[], None] = lambda: None, **fields: Any
+        self, *, cloud: bool = True, count: int = 3, raise_if_stopped: Callable[[], None] = lambda: None, **fields: Any
     ) -> None:
         self.bucket = MemoryBucket()
         self.progress: list[Progress] = []
         if fields.get("task_type") != "text2video":
             fields["num_images"] = count
-        self.provenance = Provenance("job-1", 1, "hash", CLAIMED_AT)
+        self.provenance = ObjectOwner("job-1", 1, "hash", CLAIMED_AT)
         destination = Destination(Storage(self.bucket), Owner("user", "file"), lambda: self.provenance)
-        self.delivery = Delivery(
+        self.delivery = Uploader(
             parse({"prompt": "x", **fields}),
             5,
             destination if cloud else None,
             on_done=self.progress.append,
-            checkpoint=checkpoint,
+            raise_if_stopped=raise_if_stopped,
         )
 
     async def deliver(self, *things: Generated, limit: int = LIMIT) -> Delivered:
@@ -204,7 +204,7 @@ async def test_what_cannot_fit_is_an_error() -> None:
 
 async def test_a_newer_attempts_objects_are_left_alone_and_ours_go() -> None:
     job = Job(count=2)
-    newer = Provenance("job-2", 2, "hash", "2027").metadata("theirs", 7, Encoded(b"", "image/png", ".png", 64, 64))
+    newer = ObjectOwner("job-2", 2, "hash", "2027").metadata("theirs", 7, Encoded(b"", "image/png", ".png", 64, 64))
     for path in PATHS[:2]:
         job.bucket.upload(path, b"newer", content_type="image/png", metadata=newer, replaces=0, deadline=0)
     with pytest.raises(Superseded):
@@ -247,7 +247,7 @@ async def test_encoding_a_clip_stops_when_the_job_does() -> None:
     def stop() -> None:
         raise Cancelled
 
-    job = Job(task_type="text2video", num_frames=5, checkpoint=stop)
+    job = Job(task_type="text2video", num_frames=5, raise_if_stopped=stop)
     with pytest.raises(Cancelled):
         await job.deliver(clip(60))
     assert job.bucket.objects == {}

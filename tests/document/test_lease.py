@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from tests.support.fakes import MemoryDocuments, fails_times, is_down
+from tests.support.fakes import MemoryDocumentStore, fails_times, is_down
 from worker.core.errors import Cancelled
 from worker.core.stop import StopSignal
 from worker.core.types import Owner, Progress
 from worker.document import keeper as keeper_module
-from worker.document.keeper import Keeper
+from worker.document.keeper import LeaseKeeper
 from worker.document.schema import LEASE_SECONDS
-from worker.document.session import HEARTBEAT_SECONDS, WATCH_SECONDS, StatusDocument
-from worker.document.transitions import Bid
+from worker.document.session import HEARTBEAT_SECONDS, WATCH_SECONDS, DocumentSession
+from worker.document.transitions import ClaimRequest
 
 PATH = "generations/user/files/file"
 TICK = 0.05
@@ -24,14 +24,16 @@ class Kept:
     """A claimed document in memory, its keeper and the job's stop signal."""
 
     def __init__(self, *, claimed: bool = True) -> None:
-        self.documents = MemoryDocuments()
+        self.documents = MemoryDocumentStore()
         self.asked: list[str] = []
         self.documents.before = lambda call, _path: self.asked.append(call)
-        self.document = StatusDocument(self.documents, Owner("user", "file"), Bid("job-1", "w", "hash", "n1"), {})
+        self.document = DocumentSession(
+            self.documents, Owner("user", "file"), ClaimRequest("job-1", "w", "hash", "n1"), {}
+        )
         if claimed:
             self.document.claim(time.monotonic() + 1)
         self.stop = StopSignal()
-        self.keeper = Keeper(self.document, self.stop)
+        self.keeper = LeaseKeeper(self.document, self.stop)
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -54,8 +56,8 @@ def step(number: int) -> Progress:
 
 
 def taken_over(kept: Kept, job: str = "job-1") -> None:
-    bid = Bid(job, "w2", "hash", "n2")
-    StatusDocument(kept.documents, Owner("user", "file"), bid, {}).claim(time.monotonic() + 1)
+    bid = ClaimRequest(job, "w2", "hash", "n2")
+    DocumentSession(kept.documents, Owner("user", "file"), bid, {}).claim(time.monotonic() + 1)
 
 
 def test_the_real_times_are_the_contracts() -> None:

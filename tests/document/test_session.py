@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.fakes import MemoryDocuments, fails_times, is_down
+from tests.support.fakes import MemoryDocumentStore, fails_times, is_down
 from worker.core.errors import (
     BackendError,
     Cancelled,
@@ -19,8 +19,8 @@ from worker.core.errors import (
 )
 from worker.core.types import Owner, Progress
 from worker.document.schema import LEASE_SECONDS, document_path
-from worker.document.session import StatusDocument
-from worker.document.transitions import Bid, Refuse, Replay, Start
+from worker.document.session import DocumentSession
+from worker.document.transitions import AlreadyDone, ClaimRequest, Deny, Grant
 
 OWNER = Owner("user", "file")
 PATH = "generations/user/files/file"
@@ -31,21 +31,21 @@ def soon(seconds: float = 1.0) -> float:
     return time.monotonic() + seconds
 
 
-def bid(nonce: str = "n1", job: str = "job-1", request: str = "hash") -> Bid:
-    return Bid(job, "worker-1", request, nonce)
+def bid(nonce: str = "n1", job: str = "job-1", request: str = "hash") -> ClaimRequest:
+    return ClaimRequest(job, "worker-1", request, nonce)
 
 
 @pytest.fixture
-def documents() -> MemoryDocuments:
-    return MemoryDocuments()
+def documents() -> MemoryDocumentStore:
+    return MemoryDocumentStore()
 
 
 @pytest.fixture
-def document(documents: MemoryDocuments) -> StatusDocument:
-    return StatusDocument(documents, OWNER, bid(), {"prompt": "p"})
+def document(documents: MemoryDocumentStore) -> DocumentSession:
+    return DocumentSession(documents, OWNER, bid(), {"prompt": "p"})
 
 
-def fields(documents: MemoryDocuments) -> dict[str, Any]:
+def fields(documents: MemoryDocumentStore) -> dict[str, Any]:
     return documents.stored[PATH][0]
 
 
@@ -54,9 +54,9 @@ def test_the_path_is_the_contracts() -> None:
 
 
 def test_a_claim_writes_all_that_stands_there_from_the_start(
-    documents: MemoryDocuments, document: StatusDocument
+    documents: MemoryDocumentStore, document: DocumentSession
 ) -> None:
-    assert document.claim(soon()) == Start(1)
+    assert document.claim(soon()) == Grant(1)
     written = fields(documents)
     expected = {
         "status": "processing",
@@ -75,7 +75,7 @@ def test_a_claim_writes_all_that_stands_there_from_the_start(
     assert "completed_at" not in written
 
 
-def test_fields_that_the_app_wrote_before_are_kept(documents: MemoryDocuments, document: StatusDocument) -> None:
+def test_fields_that_the_app_wrote_before_are_kept(documents: MemoryDocumentStore, document: DocumentSession) -> None:
     created = datetime(2026, 1, 1, tzinfo=UTC)
     documents.write_as_app(PATH, {"status": "queued", "favorite": True, "created_at": created})
     document.claim(soon())
@@ -85,7 +85,7 @@ def test_fields_that_the_app_wrote_before_are_kept(documents: MemoryDocuments, d
 
 
 def test_a_result_replaces_the_progress_and_keeps_the_request(
-    documents: MemoryDocuments, document: StatusDocument
+    documents: MemoryDocumentStore, document: DocumentSession
 ) -> None:
     document.claim(soon())
     document.beat(Progress("generating", 3, 10), heartbeat=False)
@@ -99,7 +99,7 @@ def test_a_result_replaces_the_progress_and_keeps_the_request(
 
 
 def test_a_failure_says_its_code_message_and_whether_to_try_again(
-    documents: MemoryDocuments, document: StatusDocument
+    documents: MemoryDocumentStore, document: DocumentSession
 ) -> None:
     document.claim(soon())
     document.fail(JobTimeout("too long"), soon())
@@ -109,7 +109,7 @@ def test_a_failure_says_its_code_message_and_whether_to_try_again(
     assert isinstance(done["completed_at"], datetime)
 
 
-def test_a_heartbeat_moves_the_lease_on(documents: MemoryDocuments, document: StatusDocument) -> None:
+def test_a_heartbeat_moves_the_lease_on(documents: MemoryDocumentStore, document: DocumentSession) -> None:
     document.claim(soon())
     before = fields(documents)["expires_at"]
     time.sleep(0.01)
@@ -118,7 +118,7 @@ def test_a_heartbeat_moves_the_lease_on(documents: MemoryDocuments, document: St
 
 
 def test_a_users_label_in_between_is_kept_and_progress_goes_on(
-    documents: MemoryDocuments, document: StatusDocument
+    documents: MemoryDocumentStore, document: DocumentSession
 ) -> None:
     document.claim(soon())
     documents.write_as_app(PATH, {"favorite": True})
@@ -128,7 +128,7 @@ def test_a_users_label_in_between_is_kept_and_progress_goes_on(
 
 
 def test_a_cancel_wish_is_seen_with_the_next_write_and_without_one(
-    documents: MemoryDocuments, document: StatusDocument
+    documents: MemoryDocumentStore, document: DocumentSession
 ) -> None:
     document.claim(soon())
     documents.write_as_app(PATH, {"cancel_requested": True})
@@ -138,7 +138,7 @@ def test_a_cancel_wish_is_seen_with_the_next_write_and_without_one(
         document.beat(None, heartbeat=False)
 
 
-def test_a_deleted_document_is_not_written_again(documents: MemoryDocuments, document: StatusDocument) -> None:
+def test_a_deleted_document_is_not_written_again(documents: MemoryDocumentStore, document: DocumentSession) -> None:
     document.claim(soon())
     documents.write_as_app(PATH, None)
     with pytest.raises(Deleted):
@@ -151,9 +151,14 @@ def test_a_deleted_document_is_not_written_again(documents: MemoryDocuments, doc
 @pytest.mark.parametrize("ended", [True, False])
 @pytest.mark.parametrize(("request_hash", "reason"), [("hash", Superseded), ("another", IdempotencyMismatch)])
 def test_who_could_not_claim_learns_at_the_end_whose_the_document_is(
-    documents: MemoryDocuments, document: StatusDocument, request_hash: str, reason: type[Exception], *, ended: bool
+    documents: MemoryDocumentStore,
+    document: DocumentSession,
+    request_hash: str,
+    reason: type[Exception],
+    *,
+    ended: bool,
 ) -> None:
-    other = StatusDocument(documents, OWNER, bid("n2", "job-2", request_hash), {"prompt": "p"})
+    other = DocumentSession(documents, OWNER, bid("n2", "job-2", request_hash), {"prompt": "p"})
     other.claim(soon())
     if ended:
         other.complete(DATA, soon())
@@ -165,11 +170,11 @@ def test_who_could_not_claim_learns_at_the_end_whose_the_document_is(
 
 
 def test_an_attempt_that_was_taken_over_changes_nothing_any_more(
-    documents: MemoryDocuments, document: StatusDocument
+    documents: MemoryDocumentStore, document: DocumentSession
 ) -> None:
     document.claim(soon())
-    second = StatusDocument(documents, OWNER, bid("n2"), {"prompt": "p"})
-    assert second.claim(soon()) == Start(2, 1)
+    second = DocumentSession(documents, OWNER, bid("n2"), {"prompt": "p"})
+    assert second.claim(soon()) == Grant(2, 1)
     with pytest.raises(Superseded):
         document.beat(Progress("generating", 1, 4), heartbeat=True)
     with pytest.raises(Superseded):
@@ -181,59 +186,59 @@ def test_an_attempt_that_was_taken_over_changes_nothing_any_more(
     assert fields(documents)["status"] == "completed"
 
 
-def test_a_finished_generation_is_replayed(documents: MemoryDocuments, document: StatusDocument) -> None:
+def test_a_finished_generation_is_replayed(documents: MemoryDocumentStore, document: DocumentSession) -> None:
     document.claim(soon())
     document.complete(DATA, soon())
-    again = StatusDocument(documents, OWNER, bid("n2", "job-2"), {})
-    assert again.claim(soon()) == Replay(DATA)
+    again = DocumentSession(documents, OWNER, bid("n2", "job-2"), {})
+    assert again.claim(soon()) == AlreadyDone(DATA)
     assert again.refused
 
 
-def test_a_poison_job_is_written_as_failed(documents: MemoryDocuments) -> None:
+def test_a_poison_job_is_written_as_failed(documents: MemoryDocumentStore) -> None:
     for number in range(3):
-        StatusDocument(documents, OWNER, bid(f"n{number}"), {}).claim(soon())
-    decision = StatusDocument(documents, OWNER, bid("n4"), {}).claim(soon())
-    assert isinstance(decision, Refuse)
+        DocumentSession(documents, OWNER, bid(f"n{number}"), {}).claim(soon())
+    decision = DocumentSession(documents, OWNER, bid("n4"), {}).claim(soon())
+    assert isinstance(decision, Deny)
     assert fields(documents)["status"] == "failed"
     assert fields(documents)["error"]["code"] == "poison_job"
 
 
-def test_a_poison_job_is_refused_even_where_that_cannot_be_written(documents: MemoryDocuments) -> None:
+def test_a_poison_job_is_refused_even_where_that_cannot_be_written(documents: MemoryDocumentStore) -> None:
     for number in range(3):
-        StatusDocument(documents, OWNER, bid(f"n{number}"), {}).claim(soon())
+        DocumentSession(documents, OWNER, bid(f"n{number}"), {}).claim(soon())
     documents.before = is_down("firestore", calls=("create", "update"))
-    fourth = StatusDocument(documents, OWNER, bid("n4"), {})
+    fourth = DocumentSession(documents, OWNER, bid("n4"), {})
     decision = fourth.claim(soon(0.3))
-    assert isinstance(decision, Refuse)
+    assert isinstance(decision, Deny)
     assert decision.error.code == "poison_job"
     assert fourth.refused
     assert fields(documents)["status"] == "processing"  # the reaper's, once its lease is over
 
 
-def test_a_retry_after_failure_starts_clean(documents: MemoryDocuments, document: StatusDocument) -> None:
+def test_a_retry_after_failure_starts_clean(documents: MemoryDocumentStore, document: DocumentSession) -> None:
     document.claim(soon())
     documents.write_as_app(PATH, {"cancel_requested": True})
     document.fail(Cancelled(), soon())
-    assert StatusDocument(documents, OWNER, bid("n2", "job-2"), {}).claim(soon()) == Start(2)
+    assert DocumentSession(documents, OWNER, bid("n2", "job-2"), {}).claim(soon()) == Grant(2)
     again = fields(documents)
     assert again["status"] == "processing"
     assert not {"error", "completed_at", "cancel_requested", "generation_data"} & again.keys()
 
 
 @pytest.mark.parametrize("call", ["create", "update"])
-def test_a_claim_whose_answer_was_lost_is_recognised(documents: MemoryDocuments, call: str) -> None:
+def test_a_claim_whose_answer_was_lost_is_recognised(documents: MemoryDocumentStore, call: str) -> None:
     if call == "update":
         documents.write_as_app(PATH, {"status": "queued"})
     documents.after = fails_times(1, is_down("firestore", calls=[call]))
-    document = StatusDocument(documents, OWNER, bid(), {})
-    assert document.claim(soon(2)) == Start(1)
+    document = DocumentSession(documents, OWNER, bid(), {})
+    assert document.claim(soon(2)) == Grant(1)
     assert fields(documents)["attempt"] == 1
     document.complete(DATA, soon())
     assert fields(documents)["status"] == "completed"
 
 
 def test_a_terminal_write_whose_answer_was_lost_is_written_once(
-    documents: MemoryDocuments, document: StatusDocument
+    documents: MemoryDocumentStore, document: DocumentSession
 ) -> None:
     document.claim(soon())
     documents.after = fails_times(1, is_down("firestore"))
@@ -241,8 +246,8 @@ def test_a_terminal_write_whose_answer_was_lost_is_written_once(
     assert [state["status"] for state in documents.history[PATH]].count("completed") == 1
 
 
-def test_firestore_away_at_the_claim_and_back_at_the_end_still_gets_the_result(documents: MemoryDocuments) -> None:
-    document = StatusDocument(documents, OWNER, bid(), {"prompt": "p"})
+def test_firestore_away_at_the_claim_and_back_at_the_end_still_gets_the_result(documents: MemoryDocumentStore) -> None:
+    document = DocumentSession(documents, OWNER, bid(), {"prompt": "p"})
     documents.before = is_down("firestore")
     with pytest.raises(BackendError):
         document.claim(soon(0.3))
@@ -253,7 +258,9 @@ def test_firestore_away_at_the_claim_and_back_at_the_end_still_gets_the_result(d
     assert "progress" not in done
 
 
-def test_a_dead_firestore_is_given_up_at_the_deadline(documents: MemoryDocuments, document: StatusDocument) -> None:
+def test_a_dead_firestore_is_given_up_at_the_deadline(
+    documents: MemoryDocumentStore, document: DocumentSession
+) -> None:
     documents.before = is_down("firestore")
     started = time.monotonic()
     with pytest.raises(BackendError):
@@ -261,7 +268,7 @@ def test_a_dead_firestore_is_given_up_at_the_deadline(documents: MemoryDocuments
     assert time.monotonic() - started < 1.0
 
 
-def test_a_refused_firestore_is_not_asked_twice(documents: MemoryDocuments, document: StatusDocument) -> None:
+def test_a_refused_firestore_is_not_asked_twice(documents: MemoryDocumentStore, document: DocumentSession) -> None:
     documents.before = is_down("firestore", "refused")
     started = time.monotonic()
     with pytest.raises(BackendError):
@@ -270,20 +277,20 @@ def test_a_refused_firestore_is_not_asked_twice(documents: MemoryDocuments, docu
 
 
 @pytest.mark.parametrize("status", ["completed", "processing"])
-def test_a_refusal_leaves_results_and_live_jobs_alone(documents: MemoryDocuments, status: str) -> None:
-    first = StatusDocument(documents, OWNER, bid(), {})
+def test_a_refusal_leaves_results_and_live_jobs_alone(documents: MemoryDocumentStore, status: str) -> None:
+    first = DocumentSession(documents, OWNER, bid(), {})
     first.claim(soon())
     if status == "completed":
         first.complete(DATA, soon())
     before = fields(documents)
-    refused = StatusDocument(documents, OWNER, bid("n2", "job-2", ""), {"task_type": "text2img"})
+    refused = DocumentSession(documents, OWNER, bid("n2", "job-2", ""), {"task_type": "text2img"})
     assert refused.refuse(InvalidInput([]), soon()) is False
     assert fields(documents) == before
 
 
-def test_a_refusal_makes_a_failed_document_where_there_was_none(documents: MemoryDocuments) -> None:
+def test_a_refusal_makes_a_failed_document_where_there_was_none(documents: MemoryDocumentStore) -> None:
     documents.write_as_app(PATH, {"status": "queued", "label": "x"})
-    refused = StatusDocument(documents, OWNER, bid(), {"task_type": "text2img"})
+    refused = DocumentSession(documents, OWNER, bid(), {"task_type": "text2img"})
     assert refused.refuse(InvalidInput([]), soon()) is True
     done = fields(documents)
     assert (done["status"], done["error"]["code"], done["label"]) == ("failed", "invalid_input", "x")

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from worker.document.transitions import Bid, Refuse, Replay, Start, decide, may_record_refusal
+from worker.document.transitions import AlreadyDone, ClaimRequest, Deny, Grant, decide, may_record_refusal
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-BID = Bid(job_id="job-1", worker_id="w", request_hash="hash", nonce="nonce-1")
+BID = ClaimRequest(job_id="job-1", worker_id="w", request_hash="hash", nonce="nonce-1")
 
 
 def document(status: str | None, **fields: Any) -> dict[str, Any]:
@@ -29,29 +29,29 @@ OVER = {"expires_at": NOW - timedelta(seconds=1)}
 @pytest.mark.parametrize(
     ("found", "expected"),
     [
-        pytest.param(None, Start(1), id="absent"),
-        pytest.param({"status": "queued", "favorite": True}, Start(1), id="only the app's own fields"),
-        pytest.param(document("processing", claim={"nonce": "nonce-1"}), Start(1), id="our own claim, answer lost"),
-        pytest.param(document("processing"), Start(2, 1), id="the same job delivered again"),
-        pytest.param(document("processing", job_id="job-0", **OVER), Start(2, 1), id="another job, lease over"),
-        pytest.param(document("failed", attempt=7), Start(8), id="failed before"),
-        pytest.param(document("failed", error={"code": "worker_lost"}, claim={"deaths": 2}), Start(2, 2), id="reaped"),
+        pytest.param(None, Grant(1), id="absent"),
+        pytest.param({"status": "queued", "favorite": True}, Grant(1), id="only the app's own fields"),
+        pytest.param(document("processing", claim={"nonce": "nonce-1"}), Grant(1), id="our own claim, answer lost"),
+        pytest.param(document("processing"), Grant(2, 1), id="the same job delivered again"),
+        pytest.param(document("processing", job_id="job-0", **OVER), Grant(2, 1), id="another job, lease over"),
+        pytest.param(document("failed", attempt=7), Grant(8), id="failed before"),
+        pytest.param(document("failed", error={"code": "worker_lost"}, claim={"deaths": 2}), Grant(2, 2), id="reaped"),
         pytest.param(
-            document("failed", error={"code": "timeout"}, claim={"deaths": 3}), Start(2), id="failed in words"
+            document("failed", error={"code": "timeout"}, claim={"deaths": 3}), Grant(2), id="failed in words"
         ),
-        pytest.param(document("failed", error={"code": "poison_job"}, job_id="job-0"), Start(2), id="asked for anew"),
+        pytest.param(document("failed", error={"code": "poison_job"}, job_id="job-0"), Grant(2), id="asked for anew"),
         pytest.param(
-            document("completed", generation_data={"storage": "base64"}), Start(2), id="completed, but went inline"
+            document("completed", generation_data={"storage": "base64"}), Grant(2), id="completed, but went inline"
         ),
     ],
 )
-def test_the_job_may_start(found: dict[str, Any] | None, expected: Start) -> None:
+def test_the_job_may_start(found: dict[str, Any] | None, expected: Grant) -> None:
     assert decide(found, BID, NOW) == expected
 
 
 def test_a_finished_generation_is_answered_from_the_document() -> None:
     data = {"storage": "firebase", "images": ["u"]}
-    assert decide(document("completed", generation_data=data, job_id="job-0"), BID, NOW) == Replay(data)
+    assert decide(document("completed", generation_data=data, job_id="job-0"), BID, NOW) == AlreadyDone(data)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_a_finished_generation_is_answered_from_the_document() -> None:
 )
 def test_the_job_may_not_start(found: dict[str, Any], code: str) -> None:
     decision = decide(found, BID, NOW)
-    assert isinstance(decision, Refuse)
+    assert isinstance(decision, Deny)
     assert decision.error.code == code
     assert decision.record is (code == "poison_job" and found.get("error") != {"code": "poison_job"})
 
@@ -83,9 +83,9 @@ def test_three_deaths_are_given_before_a_job_is_poison() -> None:
     attempts = []
     for _ in range(5):
         decision = decide(found, BID, NOW)
-        if isinstance(decision, Refuse):
+        if isinstance(decision, Deny):
             break
-        assert isinstance(decision, Start)
+        assert isinstance(decision, Grant)
         attempts.append(decision.attempt)
         found = document("processing", attempt=decision.attempt, claim={"deaths": decision.deaths})
     assert attempts == [1, 2, 3]

@@ -15,7 +15,7 @@ from worker.core.config import Settings, load_settings
 from worker.core.types import Sources, TaskType
 from worker.engine.engine import Engine
 from worker.engine.models.hub import DEMO_MODELS
-from worker.engine.models.registry import Catalog
+from worker.engine.models.registry import ModelRegistry
 from worker.engine.protocol import GeneratedImage
 
 Runner = Callable[..., list[NDArray[np.uint8]]]
@@ -48,7 +48,7 @@ def demo_settings(demo_models: Path) -> Settings:
 
 @pytest.fixture(scope="session")
 def engine(demo_settings: Settings) -> Engine:
-    return Engine(demo_settings, catalog=Catalog(demo_settings, cuda=False, where=()))
+    return Engine(demo_settings, registry=ModelRegistry(demo_settings, cuda=False, where=()))
 
 
 @pytest.fixture(scope="session")

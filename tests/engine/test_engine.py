@@ -18,19 +18,19 @@ from worker.engine.engine import Engine
 from worker.engine.memory import cache as shelf
 from worker.engine.memory import device as machine
 from worker.engine.memory.placement import GIB
-from worker.engine.models.registry import Catalog
+from worker.engine.models.registry import ModelRegistry
 from worker.engine.protocol import Generator, Placement
 
 
 @pytest.fixture
 def fresh(demo_settings: Settings) -> Engine:
     """An engine that no other test sees."""
-    return Engine(demo_settings, catalog=Catalog(demo_settings, cuda=False, where=()))
+    return Engine(demo_settings, registry=ModelRegistry(demo_settings, cuda=False, where=()))
 
 
 def sdxl_parts(engine: Engine) -> Any:
     engine.prepare(TaskType.TEXT2IMG, Recorder())
-    return engine._shelf[engine.catalog.bundle(TaskType.TEXT2IMG)].parts
+    return engine._cache[engine.registry.spec(TaskType.TEXT2IMG)].parts
 
 
 def test_the_engine_is_a_generator(engine: Engine) -> None:
@@ -94,7 +94,7 @@ def test_loading_is_told_and_done_once(fresh: Engine) -> None:
 
 def test_both_video_tasks_of_one_checkpoint_are_loaded_once(demo_settings: Settings) -> None:
     settings = demo_settings.model_copy(update={"wan_i2v_model": None})
-    engine = Engine(settings, catalog=Catalog(settings, cuda=False, where=()))
+    engine = Engine(settings, registry=ModelRegistry(settings, cuda=False, where=()))
     engine.prepare(TaskType.TEXT2VIDEO, Recorder())
     engine.prepare(TaskType.IMG2VIDEO, Recorder())
     assert engine.loaded == {"wan:demo": "resident"}
@@ -106,10 +106,10 @@ def test_the_least_recently_used_model_makes_room(fresh: Engine, monkeypatch: py
     fresh.prepare(TaskType.TEXT2VIDEO, Recorder())
     fresh.prepare(TaskType.TEXT2IMG, Recorder())
     assert set(fresh.loaded) == {"wan:demo", "sdxl:demo"}
-    fresh._shelf.evict(["sdxl:demo"])
-    weights = fresh._shelf[fresh.catalog.bundle(TaskType.TEXT2VIDEO)].residence.bytes
+    fresh._cache.evict(["sdxl:demo"])
+    weights = fresh._cache[fresh.registry.spec(TaskType.TEXT2VIDEO)].offloader.bytes
     free[0] = GIB + GIB // 2 + weights // 2  # enough for SDXL only once Wan has gone
-    monkeypatch.setattr(shelf, "bundle_bytes", lambda bundle, *, cuda: {"unet": weights})
+    monkeypatch.setattr(shelf, "spec_bytes", lambda spec, *, cuda: {"unet": weights})
     placement = fresh.prepare(TaskType.TEXT2IMG, Recorder())
     assert placement.evicted == ("wan:demo",)
     assert set(fresh.loaded) == {"sdxl:demo"}
@@ -125,7 +125,7 @@ def test_preloading_takes_what_fits_side_by_side(fresh: Engine, monkeypatch: pyt
 
 def test_preloading_leaves_a_task_that_cannot_be_had_to_its_first_job(demo_settings: Settings) -> None:
     settings = demo_settings.model_copy(update={"sdxl_model": "/gone", "sdxl_refiner": None})
-    engine = Engine(settings, catalog=Catalog(settings, cuda=False, where=()))
+    engine = Engine(settings, registry=ModelRegistry(settings, cuda=False, where=()))
     assert engine.preload((TaskType.TEXT2IMG, TaskType.TEXT2VIDEO), Recorder()) == ("text2video",)
     assert engine.health() == ("text2video", "img2video")
     with pytest.raises(ModelUnavailable, match="SDXL_MODEL"):
@@ -136,7 +136,7 @@ def test_preloading_downloads_nothing_that_nobody_named() -> None:
     settings = load_settings(
         sdxl_model="org/model", wan_model="org/other", wan_i2v_model="org/third", sdxl_refiner=None
     )
-    engine = Engine(settings, catalog=Catalog(settings, cuda=False, where=()))
+    engine = Engine(settings, registry=ModelRegistry(settings, cuda=False, where=()))
     assert engine.preload(None, Recorder()) == ()
 
 
@@ -144,13 +144,13 @@ def test_a_worker_without_any_model_is_not_healthy(demo_settings: Settings) -> N
     values = {"sdxl_model": "/gone", "sdxl_refiner": None, "wan_model": "/gone", "wan_i2v_model": "/gone"}
     settings = demo_settings.model_copy(update=values)
     with pytest.raises(ModelUnavailable, match="SDXL_MODEL"):
-        Engine(settings, catalog=Catalog(settings, cuda=False, where=())).health()
+        Engine(settings, registry=ModelRegistry(settings, cuda=False, where=())).health()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a card")
 def test_a_card_that_is_expected_and_does_not_work_is_a_fault(demo_settings: Settings) -> None:
     with pytest.raises(GpuFault):
-        Engine(demo_settings, catalog=Catalog(demo_settings, cuda=True, where=())).health()
+        Engine(demo_settings, registry=ModelRegistry(demo_settings, cuda=True, where=())).health()
 
 
 class _Scarce:
@@ -258,7 +258,7 @@ def test_networks_brought_one_at_a_time_draw_the_same(fresh: Engine, run: Runner
     refined = {"high_noise_frac": 0.5, "refiner_inference_steps": 3, "num_inference_steps": 3}
     for task in ("text2img", "inpaint", "text2video", "img2video"):
         fresh.prepare(TaskType(task), Recorder())
-        fresh._shelf[fresh.catalog.bundle(TaskType(task))].residence.settle(Placement("offloaded", "for the test"))
+        fresh._cache[fresh.registry.spec(TaskType(task))].offloader.settle(Placement("offloaded", "for the test"))
         changes = {} if task.endswith("video") else refined
         request = request_of(TaskType(task))
         params = (
@@ -266,7 +266,7 @@ def test_networks_brought_one_at_a_time_draw_the_same(fresh: Engine, run: Runner
             if task.endswith("video")
             else image_params(**changes, strength=0.7 if task == "inpaint" else None)
         )
-        job = fresh._run(fresh.catalog.bundle(TaskType(task)), params, sources_of(task), Recorder(), first=0)
+        job = fresh._run(fresh.registry.spec(TaskType(task)), params, sources_of(task), Recorder(), first=0)
         (picture_of_it,) = job
         pixels = getattr(picture_of_it, "pixels", None)
         frames = picture_of_it.frames if pixels is None else pixels  # type: ignore[union-attr]  # a clip has frames

@@ -20,7 +20,7 @@ from worker.core.types import TaskType
 from worker.engine.engine import Engine
 from worker.engine.memory import device as machine
 from worker.engine.models import hub as places
-from worker.engine.models.registry import SAFETY, Catalog, Weights
+from worker.engine.models.registry import SAFETY, ModelRegistry, WeightSource
 from worker.engine.protocol import Generated, GeneratedClip, GeneratedImage
 from worker.engine.safety import SafetyChecker
 
@@ -42,7 +42,7 @@ def with_checker(demo_settings: Settings) -> MakeEngine:
     def make(folder: Path | str, mode: str = "flag", **changes: Any) -> Engine:
         update = {"safety_checker": mode, "safety_model": str(folder)} | changes
         settings = demo_settings.model_copy(update=update)
-        return Engine(settings, catalog=Catalog(settings, cuda=False, where=()))
+        return Engine(settings, registry=ModelRegistry(settings, cuda=False, where=()))
 
     return make
 
@@ -52,8 +52,8 @@ def generate(engine: Engine, task: str, **changes: Any) -> list[Generated]:
     return list(engine.generate(request_of(TaskType(task)), params, sources_of(task), Recorder()))
 
 
-def weights(folder: Path) -> Weights:
-    return Weights("SAFETY_MODEL", "safety", "folder", folder.name, folder)
+def weights(folder: Path) -> WeightSource:
+    return WeightSource("SAFETY_MODEL", "safety", "folder", folder.name, folder)
 
 
 def spoiled(source: Path, folder: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> Path:
@@ -180,17 +180,17 @@ def test_by_default_it_is_the_published_one_and_found_where_models_lie(
 ) -> None:
     settings = demo_settings.model_copy(update={"safety_checker": "block"})
     where = (places.Place(tmp_path, "plain"),)
-    found = Catalog(settings, cuda=False, where=where).safety()
+    found = ModelRegistry(settings, cuda=False, where=where).safety()
     assert found is not None
     assert (found.kind, found.name, found.path) == ("hub", SAFETY, None)
     baked = Path(shutil.copytree(flags_all, tmp_path / SAFETY.replace("/", "--")))
-    engine = Engine(settings, catalog=Catalog(settings, cuda=False, where=where))
-    found = engine.catalog.safety()
+    engine = Engine(settings, registry=ModelRegistry(settings, cuda=False, where=where))
+    found = engine.registry.safety()
     assert found is not None
     assert (found.kind, found.path) == ("folder", baked)
     assert engine.health() == tuple(TaskType)
     (baked / "config.json").write_text(json.dumps({"architectures": ["CLIPModel"]}))
-    assert engine.catalog.safety() == Weights("SAFETY_MODEL", "safety", "hub", SAFETY, None)
+    assert engine.registry.safety() == WeightSource("SAFETY_MODEL", "safety", "hub", SAFETY, None)
 
 
 def test_a_checker_that_cannot_be_downloaded_stops_every_job(
@@ -230,7 +230,7 @@ def test_it_is_loaded_once_and_before_the_models(
 ) -> None:
     engine = with_checker(flags_nothing)
     order: list[str] = []
-    load, take = SafetyChecker.__init__, engine._shelf.take
+    load, take = SafetyChecker.__init__, engine._cache.take
 
     def loads(self: SafetyChecker, *args: Any, **kwargs: Any) -> None:
         order.append("checker")
@@ -241,7 +241,7 @@ def test_it_is_loaded_once_and_before_the_models(
         return take(*args)
 
     monkeypatch.setattr(SafetyChecker, "__init__", loads)
-    monkeypatch.setattr(engine._shelf, "take", takes)
+    monkeypatch.setattr(engine._cache, "take", takes)
     engine.prepare(TaskType.TEXT2IMG, Recorder())
     generate(engine, "text2img")
     assert order[0] == "checker"

@@ -20,7 +20,7 @@ from tests.support.faulty_world import cloud
 from tests.support.painting_worker import Painter, Script
 from worker.core import logs
 from worker.core.config import load_settings, set_library_defaults
-from worker.job.services import Collaborators
+from worker.job.services import Services
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -55,10 +55,10 @@ def job_input(number: int) -> dict[str, Any]:
             return cloud(name)
 
 
-async def serve(number: int, tools: Collaborators, painter: Painter) -> str:
+async def serve(number: int, services: Services, painter: Painter) -> str:
     """Serve one job; how it ended."""
     painter.step_seconds = 0.01 if number % 20 == 9 else 0.0
-    work = asyncio.create_task(handler.serve({"id": f"job-{number}", "input": job_input(number)}, tools))
+    work = asyncio.create_task(handler.serve({"id": f"job-{number}", "input": job_input(number)}, services))
     if number % 20 == 9:
         await asyncio.sleep(0.1)
         work.cancel()
@@ -79,12 +79,12 @@ def weight() -> dict[str, int]:
 
 async def run(jobs: int, laps: int) -> None:
     """All jobs, one after the other."""
-    tools = handler.build(load_settings())
+    services = handler.build(load_settings())
     painter = Painter(Script())
-    tools = dataclasses.replace(tools, generator=painter)
+    services = dataclasses.replace(services, generator=painter)
     ended: Counter[str] = Counter()
     for number in range(jobs):
-        ended[await serve(number, tools, painter)] += 1
+        ended[await serve(number, services, painter)] += 1
         if (number + 1) % (jobs // laps) == 0:
             print(json.dumps({"jobs": number + 1, "ended": ended, **weight()}), flush=True)
 

@@ -1,7 +1,6 @@
 """Firebase at the border: keys in every shape they arrive in, users by their tokens, and what an outage costs a job."""
 
 import base64
-import io
 import json
 import logging
 import time
@@ -16,28 +15,16 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from google.auth import crypt, jwt
 from google.auth import exceptions as google_auth
 from google.oauth2 import id_token
-from PIL import Image
 
-from tests.support.fakes import PaintingGenerator
 from tests.support.faulty_firebase import Fault, FaultyFirebase
+from tests.support.firebase_worker import Worker
 from tools import showing
-from tools.emulators.firebase import FirebaseEmulators, environment
-from worker.auth.caller import Identity
+from tools.emulators.firebase import FirebaseEmulators
 from worker.core.config import ConfigError, load_settings
 from worker.core.errors import BackendError, Unauthenticated
-from worker.core.stop import StopSignal
 from worker.firebase.app import Firebase, FirebaseUsers
 from worker.firebase.credentials import read_key
-from worker.firebase.firestore import FirestoreDocuments
-from worker.job.gpu_thread import GpuThread
-from worker.job.runner import Job, run
-from worker.job.services import Collaborators
-from worker.sources.loader import SourceLoader
-from worker.storage.results import Storage
-
-OBJECT = "generating/user/image/file.png"
-DOCUMENT = "generations/user/files/file"
-
+from worker.firebase.firestore import FirestoreStore
 
 # -- the key
 
@@ -163,7 +150,7 @@ def test_a_good_key_makes_the_clients_without_asking_anybody(account: dict[str, 
     firebase = Firebase(load_settings(firebase_service_account_key=json.dumps(account), firebase_storage_bucket="b"))
     assert firebase.project == "demo-project"
     firebase.connect()
-    assert isinstance(firebase.documents, FirestoreDocuments)
+    assert isinstance(firebase.documents, FirestoreStore)
     assert firebase.bucket is not None
     assert firebase.bucket.name == "b"
 
@@ -339,53 +326,9 @@ def test_keys_that_cannot_be_fetched_are_no_verdict(
 # -- whole jobs through the real adapters, with something broken between
 
 
-class Worker:
-    """One worker with a painter for a model and the real Firebase adapters."""
-
-    def __init__(self, firebase: FaultyFirebase) -> None:
-        self.firebase = firebase
-        with environment(firebase.env):
-            settings = load_settings()
-            connected = Firebase(settings)
-            connected.connect()
-        assert connected.bucket is not None
-        storage = Storage(connected.bucket, settings.storage_emulator_host)
-        self.tools = Collaborators(
-            settings=settings,
-            generator=PaintingGenerator(),
-            gpu=GpuThread(),
-            sources=SourceLoader(settings, storage.read_object),
-            documents=connected.documents,
-            storage=storage,
-            identity=Identity(None, None, required=False),
-            worker_id="worker-1",
-        )
-
-    async def job(self, **fields: Any) -> dict[str, Any]:
-        asked = {"prompt": "a fox", "use_cloud_storage": True, "user_id": "user", "file_uid": "file", "seed": 7}
-        return await run(Job("job-1", {**asked, **fields}), self.tools, StopSignal())
-
-    def uploads(self) -> list[Any]:
-        return [seen for seen in self.firebase.storage_proxy.requests if seen.method == "POST"]
-
-    def objects(self) -> list[str]:
-        return [blob.name for blob in self.firebase.objects.list_blobs()]
-
-    def document(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.firebase.documents.document(DOCUMENT).get().to_dict()
-        return found
-
-
 @pytest.fixture
 def worker(faulty_firebase: FaultyFirebase) -> Worker:
     return Worker(faulty_firebase)
-
-
-def check_inline(response: dict[str, Any]) -> None:
-    assert response["storage"] == "base64", response
-    picture = Image.open(io.BytesIO(showing.content(response["image_url"])))
-    assert picture.size == (64, 64)
-    assert response["warnings"]
 
 
 STORAGE_DOWN: dict[str, Callable[[FaultyFirebase], None]] = {

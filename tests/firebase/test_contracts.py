@@ -5,11 +5,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.fakes import MemoryBucket, MemoryDocuments
+from tests.support.fakes import MemoryBucket, MemoryDocumentStore
 from tests.support.gcs import FakeGcs
 from tools.emulators.firebase import FirebaseEmulators, environment
 from worker.core.config import load_settings
-from worker.document.store import Documents, FieldValue
+from worker.document.store import DocumentStore, FieldValue
 from worker.firebase.app import Firebase
 from worker.storage.results import TOKENS
 from worker.storage.store import Bucket
@@ -22,9 +22,9 @@ def soon() -> float:
 
 
 @pytest.fixture(params=["memory", "emulator"])
-def documents(request: pytest.FixtureRequest) -> Iterator[Documents]:
+def documents(request: pytest.FixtureRequest) -> Iterator[DocumentStore]:
     if request.param == "memory":
-        yield MemoryDocuments()
+        yield MemoryDocumentStore()
         return
     emulators: FirebaseEmulators = request.getfixturevalue("firebase")
     with environment(emulators.env):
@@ -45,13 +45,13 @@ def bucket(request: pytest.FixtureRequest) -> Iterator[Bucket]:
         yield found
 
 
-def test_an_absent_document_has_no_fields_but_a_time(documents: Documents) -> None:
+def test_an_absent_document_has_no_fields_but_a_time(documents: DocumentStore) -> None:
     snapshot = documents.read(PATH, timeout=5)
     assert snapshot.fields is None
     assert snapshot.read_at.tzinfo is not None
 
 
-def test_a_document_is_created_once(documents: Documents) -> None:
+def test_a_document_is_created_once(documents: DocumentStore) -> None:
     assert documents.create(PATH, {"status": "processing", "at": FieldValue.SERVER_TIME}, timeout=5) is not None
     assert documents.create(PATH, {"status": "other"}, timeout=5) is None
     fields = documents.read(PATH, timeout=5).fields
@@ -60,7 +60,7 @@ def test_a_document_is_created_once(documents: Documents) -> None:
     assert abs(fields["at"].timestamp() - time.time()) < 60
 
 
-def test_an_update_needs_the_version_it_was_decided_on(documents: Documents) -> None:
+def test_an_update_needs_the_version_it_was_decided_on(documents: DocumentStore) -> None:
     first = documents.create(PATH, {"a": 1, "b": {"c": 1}, "gone": True}, timeout=5)
     second = documents.update(PATH, {"a": 2, "gone": FieldValue.REMOVE}, unchanged=first, timeout=5)
     assert second is not None
@@ -70,7 +70,7 @@ def test_an_update_needs_the_version_it_was_decided_on(documents: Documents) -> 
     assert documents.update(PATH, {"a": 4}, unchanged=snapshot.version, timeout=5) is not None
 
 
-def test_a_missing_document_is_not_made_by_an_update(documents: Documents) -> None:
+def test_a_missing_document_is_not_made_by_an_update(documents: DocumentStore) -> None:
     version = documents.create("generations/user/files/other", {"a": 1}, timeout=5)
     assert documents.update(PATH, {"a": 1}, unchanged=version, timeout=5) is None
     assert documents.read(PATH, timeout=5).fields is None
@@ -122,12 +122,12 @@ def test_an_adopted_object_is_not_deleted_by_who_made_it(bucket: Bucket) -> None
     assert made is not None
     seen = bucket.info(path, deadline=soon())
     assert seen is not None
-    adopted = bucket.adopt(path, {"job_id": "2"}, seen=seen, deadline=soon())
-    assert adopted is not None
-    assert bucket.adopt(path, {"job_id": "3"}, seen=seen, deadline=soon()) is None
+    taken_over = bucket.take_over(path, {"job_id": "2"}, seen=seen, deadline=soon())
+    assert taken_over is not None
+    assert bucket.take_over(path, {"job_id": "3"}, seen=seen, deadline=soon()) is None
     bucket.delete(path, generation=made.generation, metageneration=made.metageneration, deadline=soon())
     left = bucket.info(path, deadline=soon())
     assert left is not None
     assert (left.metadata["job_id"], left.metadata[TOKENS]) == ("2", "t")
-    bucket.delete(path, generation=adopted.generation, metageneration=adopted.metageneration, deadline=soon())
+    bucket.delete(path, generation=taken_over.generation, metageneration=taken_over.metageneration, deadline=soon())
     assert bucket.info(path, deadline=soon()) is None

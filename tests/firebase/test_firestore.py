@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from tests.firebase.test_app import DOCUMENT, Worker
 from tests.support.faulty_firebase import FaultyFirebase
+from tests.support.firebase_worker import DOCUMENT, Worker
 
 
 @pytest.fixture

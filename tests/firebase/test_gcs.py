@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from tests.firebase.test_app import OBJECT, Worker, check_inline
 from tests.support.faulty_firebase import Fault, FaultyFirebase
+from tests.support.firebase_worker import OBJECT, Worker, check_inline
 from tools import showing
 
 

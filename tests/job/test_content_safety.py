@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.delivery.test_spool import VolumeWorld
-from tests.job.test_runner import CLOUD, PATH, World
 from tests.support.fakes import PaintingGenerator, fails_times, is_down
+from tests.support.memory_world import CLOUD, PATH, VolumeWorld, World
 from worker.api.params import Params
 from worker.api.request import REQUESTS, Request
 from worker.core.types import Control, Sources

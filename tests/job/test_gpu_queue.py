@@ -16,7 +16,7 @@ from worker.core.stop import StopSignal
 from worker.core.types import Control, Progress, Sources, TaskType
 from worker.engine.protocol import Generated, Placement
 from worker.job import gpu_queue as turn_module
-from worker.job.gpu_queue import Turn, Work
+from worker.job.gpu_queue import GpuSlot, Work
 from worker.job.gpu_thread import GpuThread
 
 
@@ -45,10 +45,10 @@ class Player:
         request = parse({"prompt": "a fox", "seed": 7})
         params = resolve(request, generator.describe(TaskType.TEXT2IMG), max_image_pixels=10**7, max_job_cost=10**12)
         work = Work(request, params, self, confirm=self._confirm, take=self.taken.append, clock=self._clock)
-        self.turn = Turn(self.gpu, generator, work, self.stop)
+        self.turn = GpuSlot(self.gpu, generator, work, self.stop)
 
-    def checkpoint(self) -> None:
-        self.stop.checkpoint()
+    def raise_if_stopped(self) -> None:
+        self.stop.raise_if_stopped()
 
     def report(self, progress: Progress) -> None:
         pass

@@ -15,7 +15,7 @@ import handler
 from tools import showing
 from worker.core.config import load_settings
 from worker.core.types import Progress
-from worker.job.services import Collaborators
+from worker.job.services import Services
 
 pytestmark = [
     pytest.mark.e2e,
@@ -69,18 +69,18 @@ class Census:
 
 
 @pytest.fixture
-def tools() -> Collaborators:
+def services() -> Services:
     models = dict.fromkeys(("sdxl_model", "sdxl_refiner", "wan_model", "wan_i2v_model"), "demo")
     return handler.build(load_settings(**models))
 
 
 async def serve(
-    tools: Collaborators, job_input: dict[str, Any], watch: Callable[[Progress], None] | None = None
+    services: Services, job_input: dict[str, Any], watch: Callable[[Progress], None] | None = None
 ) -> dict[str, Any]:
-    return await handler.serve({"id": "job", "input": job_input}, tools, watch)
+    return await handler.serve({"id": "job", "input": job_input}, services, watch)
 
 
-async def cancelled_at_step(tools: Collaborators, job_input: dict[str, Any], step: int) -> int:
+async def cancelled_at_step(services: Services, job_input: dict[str, Any], step: int) -> int:
     """Stop a job as RunPod does; how far it came."""
     seen: list[int] = []
     reached = asyncio.Event()
@@ -91,7 +91,7 @@ async def cancelled_at_step(tools: Collaborators, job_input: dict[str, Any], ste
             if progress.step >= step:
                 reached.set()
 
-    job = asyncio.create_task(serve(tools, job_input, watch))
+    job = asyncio.create_task(serve(services, job_input, watch))
     await reached.wait()
     job.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -100,22 +100,22 @@ async def cancelled_at_step(tools: Collaborators, job_input: dict[str, Any], ste
 
 
 async def test_the_first_job_gives_the_same_bytes_after_all_others_and_nothing_is_left(
-    tools: Collaborators, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     process = Census(tmp_path)
-    first = [showing.uris(await serve(tools, job)) for job in A]
+    first = [showing.uris(await serve(services, job)) for job in A]
     assert all(first)
     before: tuple[list[str], int, list[Path]] | None = None
     for number, job in enumerate(BETWEEN):
         if job["num_inference_steps"] == 50:
-            assert await cancelled_at_step(tools, job, 3) < 50
+            assert await cancelled_at_step(services, job, 3) < 50
             continue
-        response = await serve(tools, job)
+        response = await serve(services, job)
         assert response.get("error_code") == ("invalid_input" if job.get("width") == 63 else None), response
         if number == 5:  # by now every task has run once: what is made once has been made
             before = process.count()
-    last = [showing.uris(await serve(tools, job)) for job in A]
+    last = [showing.uris(await serve(services, job)) for job in A]
     assert len(A) + len(BETWEEN) + len(A) == 20
     assert last == first
     assert process.count() == before

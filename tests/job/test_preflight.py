@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-from tests.job.test_runner import CLOUD, PATH, World, data_uri
+from tests.support.memory_world import CLOUD, PATH, World, data_uri
 from worker.api.fingerprint import fingerprint
 from worker.api.request import Request, Source, parse
 from worker.core.errors import DownloadFailed, DuplicateInProgress, UrlBlocked
 from worker.core.stop import StopSignal
 from worker.core.types import Sources
 from worker.delivery.recovery import Finished
-from worker.document.lease import Record
-from worker.document.transitions import Replay
-from worker.job.preflight import NO_DOCUMENTS, Admission
-from worker.storage.results import Provenance
+from worker.document.lease import Lease
+from worker.document.transitions import AlreadyDone
+from worker.job.preflight import NO_DOCUMENTS, Preflight
+from worker.storage.results import ObjectOwner
 
 IMG2IMG = {**CLOUD, "task_type": "img2img", "image_url": data_uri()}
 
@@ -28,18 +28,18 @@ class Door:
     """A world's door, for one request of one job."""
 
     def __init__(self, world: World, job_input: dict[str, Any], job_id: str = "job-1") -> None:
-        self.tools = world.tools()
+        self.services = world.services()
         self.request: Request = parse(job_input)
         self.warnings: list[str] = []
         self.timings: dict[str, float] = {}
         self.hash = fingerprint(self.request)
         owner = self.request.owner
         assert owner is not None
-        self.record = Record(self.tools.documents, owner, job_id=job_id, worker_id="worker-1")
+        self.record = Lease(self.services.documents, owner, job_id=job_id, worker_id="worker-1")
 
-    async def enter(self) -> Sources | Replay | Finished:
-        door = Admission(
-            self.tools,
+    async def enter(self) -> Sources | AlreadyDone | Finished:
+        door = Preflight(
+            self.services,
             self.request,
             self.hash,
             self.record,
@@ -52,8 +52,8 @@ class Door:
         finally:
             await self.record.close()
 
-    def _provenance(self) -> Provenance:
-        return Provenance("job-1", self.record.attempt, self.hash, self.record.claimed_at)
+    def _provenance(self) -> ObjectOwner:
+        return ObjectOwner("job-1", self.record.attempt, self.hash, self.record.claimed_at)
 
 
 class SlowSources:
@@ -62,7 +62,7 @@ class SlowSources:
     def __init__(self, error: Exception | None = None) -> None:
         self.error, self.began, self.ended = error, threading.Event(), threading.Event()
 
-    def load(self, request: Source, user_id: str | None, checkpoint: Callable[[], None]) -> Sources:
+    def load(self, request: Source, user_id: str | None, raise_if_stopped: Callable[[], None]) -> Sources:
         self.began.set()
         time.sleep(0.5)
         self.ended.set()
@@ -86,7 +86,7 @@ async def test_the_claim_and_the_pictures_are_under_way_at_the_same_time() -> No
     side_by_side: list[bool] = []
     world.documents.before = lambda *_: side_by_side.append(sources.began.wait(5) and not sources.ended.is_set())
     door = Door(world, IMG2IMG)
-    door.tools = dataclasses.replace(door.tools, sources=sources)
+    door.services = dataclasses.replace(door.services, sources=sources)
     await door.enter()
     assert side_by_side[0]
 
@@ -96,8 +96,8 @@ async def test_a_stored_result_ends_it_and_no_picture_is_waited_for() -> None:
     await world.run(IMG2IMG)
     door = Door(world, IMG2IMG, "job-2")
     sources = SlowSources()
-    door.tools = dataclasses.replace(door.tools, sources=sources)
-    assert isinstance(await door.enter(), Replay)
+    door.services = dataclasses.replace(door.services, sources=sources)
+    assert isinstance(await door.enter(), AlreadyDone)
     assert not sources.ended.is_set()
 
 
@@ -108,14 +108,14 @@ async def test_files_that_are_all_there_are_taken_instead_of_generating() -> Non
     found = await Door(world, CLOUD, "job-2").enter()
     assert isinstance(found, Finished)
     assert list(found.delivered.uris) == first["images"]
-    assert len(found.adopted) == 1
+    assert len(found.taken_over) == 1
 
 
 async def test_another_jobs_document_counts_before_a_picture_that_cannot_be_had() -> None:
     world = World()
     await Door(world, IMG2IMG).enter()
     door = Door(world, IMG2IMG, "job-2")
-    door.tools = dataclasses.replace(door.tools, sources=SlowSources(DownloadFailed()))
+    door.services = dataclasses.replace(door.services, sources=SlowSources(DownloadFailed()))
     with pytest.raises(DuplicateInProgress):
         await door.enter()
 
@@ -126,12 +126,12 @@ async def test_a_picture_that_cannot_be_had_is_told_and_nothing_is_left_unheard(
     world = World()
     sources = SlowSources(UrlBlocked())
     door = Door(world, IMG2IMG)
-    door.tools = dataclasses.replace(door.tools, sources=sources)
+    door.services = dataclasses.replace(door.services, sources=sources)
     with pytest.raises(UrlBlocked):
         await door.enter()
     refused = Door(world, IMG2IMG, "job-2")
     late = SlowSources(UrlBlocked())
-    refused.tools = dataclasses.replace(refused.tools, sources=late)
+    refused.services = dataclasses.replace(refused.services, sources=late)
     with pytest.raises(DuplicateInProgress):
         await refused.enter()
     await asyncio.to_thread(late.ended.wait, 5)

@@ -150,7 +150,7 @@ def test_the_bar_shows_stage_and_step_on_stderr_and_leaves_stdout_alone(
 def test_work_without_a_job_goes_on_and_logs_its_warnings(caplog: pytest.LogCaptureFixture) -> None:
     seen: list[Any] = []
     control = Unattended(seen.append)
-    control.checkpoint()
+    control.raise_if_stopped()
     control.report(step(1))
     control.warn("slow")
     assert seen == [step(1)]

@@ -9,75 +9,22 @@ import time
 from typing import Any
 
 import jwt
-import numpy as np
 import pytest
 from PIL import Image
 
 from tests.support.fakes import (
     Hangs,
     HasNoModel,
-    MemoryBucket,
-    MemoryDocuments,
     PaintingGenerator,
     Raises,
     Slow,
-    TokenUsers,
     is_down,
 )
-from worker.auth.caller import Identity
-from worker.auth.tickets import Tickets, request_hash
-from worker.core.config import Settings, load_settings
+from tests.support.memory_world import CLOUD, PATH, SECRET, World, data_uri
+from worker.auth.tickets import request_hash
 from worker.core.errors import Cancelled, GpuFault, Internal, OutOfMemory
 from worker.core.stop import StopSignal
-from worker.core.types import Progress
 from worker.job import gpu_queue as turn
-from worker.job.gpu_thread import GpuThread
-from worker.job.runner import Job, run
-from worker.job.services import Collaborators
-from worker.sources.loader import SourceLoader
-from worker.storage.results import Storage
-
-PATH = "generations/user/files/file"
-SECRET = "shared with the app's backend, 32+"
-CLOUD = {"prompt": "a fox", "use_cloud_storage": True, "user_id": "user", "file_uid": "file", "seed": 7}
-
-
-class World:
-    """One worker with everything in memory."""
-
-    def __init__(self, generator: PaintingGenerator | None = None, **settings: Any) -> None:
-        self.generator = generator or PaintingGenerator()
-        self.documents, self.bucket = MemoryDocuments(), MemoryBucket()
-        self.settings: Settings = load_settings(firebase_storage_bucket=self.bucket.name, **settings)
-        self.gpu = GpuThread()
-        self.firebase = True
-        self.progress: list[Progress] = []
-
-    def tools(self) -> Collaborators:
-        storage = Storage(self.bucket) if self.firebase else None
-        return Collaborators(
-            settings=self.settings,
-            generator=self.generator,
-            gpu=self.gpu,
-            sources=SourceLoader(self.settings, storage.read_object if storage else None),
-            documents=self.documents if self.firebase else None,
-            storage=storage,
-            identity=Identity(
-                TokenUsers() if self.firebase else None, Tickets(SECRET), required=self.settings.require_id_token
-            ),
-            worker_id="worker-1",
-        )
-
-    async def run(self, job_input: object, job_id: str = "job-1", stop: StopSignal | None = None) -> dict[str, Any]:
-        return await run(Job(job_id, job_input), self.tools(), stop or StopSignal(), self.progress.append)
-
-    @property
-    def document(self) -> dict[str, Any]:
-        return self.documents.stored[PATH][0]
-
-    @property
-    def paths(self) -> list[str]:
-        return sorted(self.bucket.objects)
 
 
 def picture(uri: str) -> Image.Image:
@@ -456,12 +403,6 @@ async def test_a_ticket_for_another_job_reaches_nobodys_document(change: dict[st
     assert not world.documents.stored
     assert not world.bucket.objects
     assert world.generator.generated == 0
-
-
-def data_uri(size: tuple[int, int] = (64, 64)) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(np.full((size[1], size[0], 3), 128, np.uint8)).save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 @pytest.mark.parametrize("url", ["https://127.0.0.1/x.png", "https://localhost/x.png", "https://169.254.169.254/"])

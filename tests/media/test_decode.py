@@ -1,15 +1,11 @@
 """Whatever the bytes are, the outcome is an upright picture without metadata, or an error that names the field."""
 
 import contextlib
-import io
 import os
-import re
 import struct
-import sys
 import time
 import zlib
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -17,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, PngImagePlugin
 
+from tests.support.hostile_pictures import RED, SEEDS, chunk, flat_memory, png, saved
 from worker.core.errors import InvalidImage
 from worker.media import decode
 
 MAX_PIXELS = 16_777_216
-RED, WHITE, BLACK = (255, 0, 0), (255, 255, 255), (0, 0, 0)
+WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 
 
 def image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -30,41 +27,6 @@ def image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 def mask(data: bytes) -> Image.Image:
     return decode.decode_mask(data, "mask_url", MAX_PIXELS)
-
-
-def saved(picture: Image.Image, fmt: str = "PNG", **options: object) -> bytes:
-    out = io.BytesIO()
-    picture.save(out, fmt, **options)
-    return out.getvalue()
-
-
-def chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-
-def png(width: int, height: int, *chunks: bytes, rows: bytes | None = None) -> bytes:
-    """An RGB PNG with extra chunks before its pixels; `rows` are the filtered rows, by default black."""
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    pixels = zlib.compress(bytes(height * (3 * width + 1)) if rows is None else rows)
-    return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
-
-
-@contextlib.contextmanager
-def flat_memory(megabytes: int) -> Iterator[None]:
-    """What happens inside adds at most so much to the memory this process holds at any moment (told on Linux only)."""
-    if sys.platform != "linux":
-        yield
-        return
-
-    def kilobytes(name: str) -> int:
-        found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-        assert found
-        return int(found[1])
-
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again from here
-    before = kilobytes("VmRSS")
-    yield
-    assert kilobytes("VmHWM") - before < 1000 * megabytes
 
 
 @pytest.mark.parametrize("fmt", ["PNG", "JPEG", "WEBP"])
@@ -252,20 +214,6 @@ def test_a_progressive_photo_and_a_motion_photo_are_fine() -> None:
     data = saved(noise, "JPEG", progressive=True, restart_marker_blocks=3)
     assert image(data).size == (256, 256)
     assert image(data + b"\xff\xda" * 1000).size == (256, 256)
-
-
-SEEDS = [
-    saved(Image.effect_noise((24, 16), 60).convert("RGB"), "PNG"),
-    saved(Image.effect_noise((24, 16), 60).convert("RGB"), "JPEG", progressive=True),
-    saved(Image.effect_noise((24, 16), 60).convert("RGBA"), "WEBP", lossless=True),
-    saved(Image.new("P", (24, 16)), "PNG", transparency=0),
-    saved(
-        Image.new("RGB", (24, 16)),
-        "JPEG",
-        exif=b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0",
-    ),
-    saved(Image.new("RGB", (24, 16)), "PNG", save_all=True, append_images=[Image.new("RGB", (24, 16), RED)]),
-]
 
 
 @settings(max_examples=400, deadline=None)

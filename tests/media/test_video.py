@@ -185,7 +185,7 @@ def test_encoding_copies_no_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     frames = clip(9)
     seen: list[memoryview] = []
 
-    def feed(command: list[str], raw: memoryview, checkpoint: object) -> int:
+    def feed(command: list[str], raw: memoryview, raise_if_stopped: object) -> int:
         seen.append(raw)
         Path(command[-1]).write_bytes(b"")
         return 0
@@ -199,7 +199,7 @@ def test_encoding_copies_no_frames(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_stop_request_ends_the_encoder_at_once() -> None:
     asked = 0
 
-    def checkpoint() -> None:
+    def raise_if_stopped() -> None:
         nonlocal asked
         asked += 1
         if asked == 3:
@@ -207,7 +207,7 @@ def test_a_stop_request_ends_the_encoder_at_once() -> None:
 
     children = _children()
     with pytest.raises(Cancelled):
-        media.encode_video(clip(25, 480, 832), 15, preset="veryslow", checkpoint=checkpoint)
+        media.encode_video(clip(25, 480, 832), 15, preset="veryslow", raise_if_stopped=raise_if_stopped)
     assert asked == 3
     assert _children() <= children
 
@@ -216,13 +216,13 @@ def test_a_stop_request_ends_an_encoder_that_hangs(tmp_path: Path, monkeypatch: 
     _use_encoder(tmp_path, monkeypatch, "exec sleep 60")
     deadline = time.monotonic() + 0.5
 
-    def checkpoint() -> None:
+    def raise_if_stopped() -> None:
         if time.monotonic() > deadline:
             raise Cancelled
 
     start = time.monotonic()
     with pytest.raises(Cancelled):
-        media.encode_video(clip(25, 480, 832), 15, checkpoint=checkpoint)
+        media.encode_video(clip(25, 480, 832), 15, raise_if_stopped=raise_if_stopped)
     assert time.monotonic() - start < 3
 
 

@@ -71,11 +71,11 @@ def test_the_rules_behave_in_the_official_emulators() -> None:
     if unable:
         pytest.skip(f"{unable}; `cd tests/rules && npm ci && npm test` runs it where both can be had")
     try:
-        tools, packages = install(), install(RULES, development=True)
+        services, packages = install(), install(RULES, development=True)
     except (MissingNodeError, InstallError) as error:
         missing(f"the rules cannot be tested: {error}")
     environment = node_environment()
-    environment |= {"NODE_PATH": str(packages), "PATH": f"{tools / '.bin'}{os.pathsep}{environment['PATH']}"}
+    environment |= {"NODE_PATH": str(packages), "PATH": f"{services / '.bin'}{os.pathsep}{environment['PATH']}"}
     script = json.loads((RULES / "package.json").read_text())["scripts"]["test"]
     # A shell, as npm itself uses one: the script quotes for it.
     ran = subprocess.run(

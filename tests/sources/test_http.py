@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
-from tests.media.test_decode import flat_memory
+from tests.support.hostile_pictures import flat_memory
 from tests.support.https_server import HOST, PICTURE, HttpsServer
 from worker.core.errors import Cancelled, DownloadFailed, JobError, UrlBlocked
 from worker.sources import http as fetch
@@ -39,7 +39,7 @@ def anywhere(address: Address) -> bool:
 def get(server: HttpsServer) -> Callable[..., bytes]:
     """Fetch from the local server through the real TLS, with only the address policy opened."""
 
-    def fetch_from(path: str, checkpoint: Callable[[], None] | None = None, **options: object) -> bytes:
+    def fetch_from(path: str, raise_if_stopped: Callable[[], None] | None = None, **options: object) -> bytes:
         chosen = {
             "max_bytes": 100_000,
             "deadline_seconds": 5.0,
@@ -49,7 +49,7 @@ def get(server: HttpsServer) -> Callable[..., bytes]:
             "tls": server.tls,
         } | options
         url = path if path.startswith("https:") else f"https://{HOST}:{server.port}{path}"
-        return Fetcher(**chosen).fetch(url, "image_url", checkpoint)  # type: ignore[arg-type]  # options by name
+        return Fetcher(**chosen).fetch(url, "image_url", raise_if_stopped)  # type: ignore[arg-type]  # options by name
 
     return fetch_from
 
@@ -421,13 +421,13 @@ def test_a_server_that_never_shakes_hands_costs_the_deadline_and_no_more(get: Ca
 def test_a_stop_request_ends_a_download_that_drips(get: Callable[..., bytes]) -> None:
     deadline = time.monotonic() + 0.5
 
-    def checkpoint() -> None:
+    def raise_if_stopped() -> None:
         if time.monotonic() > deadline:
             raise Cancelled
 
     start = time.monotonic()
     with pytest.raises(Cancelled):
-        get("/drip", checkpoint)
+        get("/drip", raise_if_stopped)
     assert time.monotonic() - start < 2
 
 

@@ -251,7 +251,7 @@ def test_the_default_policy_goes_nowhere_inside() -> None:
 def test_a_stop_request_ends_loading_before_the_next_picture(asked_until_stop: int) -> None:
     asked = 0
 
-    def checkpoint() -> None:
+    def raise_if_stopped() -> None:
         nonlocal asked
         asked += 1
         if asked == asked_until_stop:
@@ -259,7 +259,7 @@ def test_a_stop_request_ends_loading_before_the_next_picture(asked_until_stop: i
 
     request = inpaint(data_uri(png(RED)), data_uri(b"never read"))
     with pytest.raises(Cancelled):
-        SourceLoader(settings()).load(request, None, checkpoint)
+        SourceLoader(settings()).load(request, None, raise_if_stopped)
 
 
 def test_importing_what_handles_media_imports_no_pixels() -> None:

@@ -11,7 +11,7 @@ from tests.support.fakes import MemoryBucket, fails_times, is_down
 from worker.core.errors import BackendError, DownloadFailed, StorageUnavailable, Superseded
 from worker.core.types import Owner
 from worker.media.image import Encoded
-from worker.storage.results import TOKENS, Provenance, Storage, object_path
+from worker.storage.results import TOKENS, ObjectOwner, Storage, object_path
 
 PATH = "generating/user/image/file.png"
 OWNER = Owner("user", "file")
@@ -21,8 +21,8 @@ def file(data: bytes = b"pixels", content_type: str = "image/png", suffix: str =
     return Encoded(data, content_type, suffix, 64, 64)
 
 
-def provenance(attempt: int = 1, job: str = "job-1", request: str = "hash") -> Provenance:
-    return Provenance(job, attempt, request, claimed_at=f"2026-01-01T00:00:0{attempt}.000000Z", manifest='{"a": 1}')
+def provenance(attempt: int = 1, job: str = "job-1", request: str = "hash") -> ObjectOwner:
+    return ObjectOwner(job, attempt, request, claimed_at=f"2026-01-01T00:00:0{attempt}.000000Z", manifest='{"a": 1}')
 
 
 def soon() -> float:

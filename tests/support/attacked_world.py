@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.job import test_runner as test_task
+from tests.support import memory_world
 from tests.support.fakes import PaintingGenerator
 from worker.api.params import Params
 from worker.api.request import Request, envelope, parse
@@ -25,13 +25,13 @@ from worker.auth.caller import Identity, Users
 from worker.auth.tickets import Tickets
 from worker.core.types import Control, Sources
 from worker.engine.protocol import Generated
-from worker.job.services import Collaborators
+from worker.job.services import Services
 from worker.sources.http import Address, Fetcher, is_public, resolve_with_system
 from worker.sources.loader import SourceLoader
 
 OWNER = {"use_cloud_storage": True, "user_id": "user", "file_uid": "file"}
 GOOD = {"prompt": "a fox", "seed": 7, **OWNER}
-PATH = test_task.PATH
+PATH = memory_world.PATH
 
 LEAKS = re.compile(
     r"Traceback|File \"|\b\w+Error\(|site-packages|PRIVATE KEY|token=[^&\s\"'\[]|\beyJ[\w-]{8,}"
@@ -154,7 +154,7 @@ class Names:
         return resolve_with_system(host, port)
 
 
-class World(test_task.World):
+class World(memory_world.World):
     """A worker that is attacked. `log` is all that it has logged since, at DEBUG."""
 
     generator: Watching
@@ -186,14 +186,14 @@ class World(test_task.World):
         self._jobs = 0
         self.good()  # whatever is made once has been made
 
-    def tools(self) -> Collaborators:
-        tools = super().tools()
-        read = tools.storage.read_object if tools.storage else None
+    def services(self) -> Services:
+        services = super().services()
+        read = services.storage.read_object if services.storage else None
         return dataclasses.replace(
-            tools,
+            services,
             sources=SourceLoader(self.settings, read, self.fetcher),
             identity=Identity(
-                self._users or tools.identity.users, self._tickets, required=self.settings.require_id_token
+                self._users or services.identity.users, self._tickets, required=self.settings.require_id_token
             ),
         )
 

@@ -21,7 +21,7 @@ class Recorder:
         self.progress: list[Progress] = []
         self.warnings: list[str] = []
 
-    def checkpoint(self) -> None:
+    def raise_if_stopped(self) -> None:
         if self.cancel_at is not None and self.steps and self.steps[-1] >= self.cancel_at:
             raise Cancelled
 

@@ -24,7 +24,7 @@ from worker.engine.protocol import Generated, GeneratedClip, GeneratedImage, Pla
 from worker.storage.store import ObjectInfo
 
 
-class MemoryDocuments:
+class MemoryDocumentStore:
     """`Documents` in memory. `history` keeps every state a document went through, as a listener would see them."""
 
     def __init__(self) -> None:
@@ -112,8 +112,10 @@ class MemoryBucket:
         self.after("upload", path)
         return info
 
-    def adopt(self, path: str, metadata: Mapping[str, str], *, seen: ObjectInfo, deadline: float) -> ObjectInfo | None:
-        self.before("adopt", path)
+    def take_over(
+        self, path: str, metadata: Mapping[str, str], *, seen: ObjectInfo, deadline: float
+    ) -> ObjectInfo | None:
+        self.before("take_over", path)
         with self._lock:
             if path not in self.objects or self.objects[path][1] != seen:
                 return None
@@ -202,7 +204,7 @@ class PaintingGenerator:
         )
 
     def prepare(self, task_type: TaskType, control: Control) -> Placement:
-        control.checkpoint()
+        control.raise_if_stopped()
         return Placement("resident", "painting needs no room")
 
     def preload(self, tasks: Sequence[TaskType] | None, control: Control) -> Sequence[str]:
@@ -235,7 +237,7 @@ class PaintingGenerator:
     def _steps(self, params: Params, control: Control, index: int, count: int) -> None:
         total = params.num_inference_steps * count
         for step in range(params.num_inference_steps):
-            control.checkpoint()
+            control.raise_if_stopped()
             time.sleep(self.step_seconds)
             self.steps_done += 1
             control.report(Progress("generating", index * params.num_inference_steps + step + 1, total))
@@ -287,7 +289,7 @@ class Cancellations:
         self.seen: list[Progress] = []
         self.warnings: list[str] = []
 
-    def checkpoint(self) -> None:
+    def raise_if_stopped(self) -> None:
         if self.error is not None and self.generating_steps >= self.at_step:
             raise self.error
 

@@ -194,10 +194,10 @@ class World(Truth):
         self.painter = Painter(dataclasses.replace(script or Script(), ledger=str(ledger)))
         with environment(firebase.env):
             built = handler.build(load_settings(**settings))
-        self.tools = dataclasses.replace(built, generator=self.painter)
+        self.services = dataclasses.replace(built, generator=self.painter)
 
     async def serve(self, job_input: Mapping[str, Any], job_id: str = "job-1") -> dict[str, Any]:
-        response = await handler.serve({"id": job_id, "input": dict(job_input)}, self.tools)
+        response = await handler.serve({"id": job_id, "input": dict(job_input)}, self.services)
         body = json.dumps(response, allow_nan=False).encode()
         assert len(body) < MAX_POST_BYTES
         return response

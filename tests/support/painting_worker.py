@@ -30,7 +30,7 @@ from worker.core.errors import GpuFault, ModelUnavailable, OutOfMemory
 from worker.core.types import Control, Sources, TaskType
 from worker.engine.protocol import Generated, GeneratedImage, Placement
 from worker.firebase.app import Firebase
-from worker.firebase.firestore import FirestoreDocuments
+from worker.firebase.firestore import FirestoreStore
 from worker.firebase.gcs import FirebaseBucket
 from worker.job import gpu_queue as turn
 from worker.storage.store import ObjectInfo
@@ -155,7 +155,7 @@ class Painter(PaintingGenerator):
             ledger.write(json.dumps(line) + "\n")
 
 
-class MortalDocuments(FirestoreDocuments):
+class MortalDocuments(FirestoreStore):
     """Firestore, with the moments around the claim and the terminal write."""
 
     fate: Fate
@@ -205,7 +205,7 @@ class MortalFirebase(Firebase):
     fate: Fate
 
     @functools.cached_property
-    def documents(self) -> FirestoreDocuments | None:
+    def documents(self) -> FirestoreStore | None:
         found = super().documents
         if found is None:
             return None

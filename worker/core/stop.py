@@ -37,7 +37,7 @@ class StopSignal:
             self._reason = reason
         self._loop.call_soon_threadsafe(self._event.set)
 
-    def checkpoint(self) -> None:
+    def raise_if_stopped(self) -> None:
         """Return to go on.
 
         Raises:
@@ -64,7 +64,7 @@ class StopSignal:
         try:
             await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
             if not task.done():
-                self.checkpoint()
+                self.raise_if_stopped()
             return await task
         finally:
             stopped.cancel()

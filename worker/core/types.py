@@ -64,7 +64,7 @@ class Sources:
 class Control(Protocol):
     """The job's side of a model run: it is asked at each step whether to go on, and told how far it is."""
 
-    def checkpoint(self) -> None:
+    def raise_if_stopped(self) -> None:
         """Return to go on.
 
         Raises:

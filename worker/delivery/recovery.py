@@ -14,7 +14,7 @@ from worker.api.response import Delivered, File, flagged
 from worker.core.errors import BackendError
 from worker.core.types import Owner
 from worker.media.image import SUFFIXES
-from worker.storage.results import Provenance, Storage, Stored, object_path
+from worker.storage.results import ObjectOwner, Storage, Stored, object_path
 from worker.storage.store import ObjectInfo
 
 RECALL_SECONDS = 2.0
@@ -28,7 +28,7 @@ class Finished:
     facts: Mapping[str, Any]
     delivered: Delivered
     warnings: tuple[str, ...] = ()
-    adopted: tuple[Stored, ...] = ()
+    taken_over: tuple[Stored, ...] = ()
     """Objects of an earlier attempt that are this one's now."""
 
 
@@ -59,19 +59,19 @@ def recover(storage: Storage, request: Request, owner: Owner, request_hash: str)
     return Found(objects, Finished(facts, delivered, (RECOVERED, *flagged(files))))
 
 
-def adopt(storage: Storage, found: Found, provenance: Provenance) -> Finished | None:
+def take_over(storage: Storage, found: Found, provenance: ObjectOwner) -> Finished | None:
     """Make the objects this attempt's own, so that whoever made them cannot take them back; None where that fails."""
     deadline = time.monotonic() + RECALL_SECONDS
-    adopted: list[Stored] = []
+    taken_over: list[Stored] = []
     try:
         for stored, seen in found.objects:
-            mine = storage.adopt(stored, seen, provenance, deadline)
+            mine = storage.take_over(stored, seen, provenance, deadline)
             if mine is None:
                 return None
-            adopted.append(mine)
+            taken_over.append(mine)
     except BackendError:
         return None
-    return replace(found.finished, adopted=tuple(adopted))
+    return replace(found.finished, taken_over=tuple(taken_over))
 
 
 def object_paths(request: Request, owner: Owner) -> list[str]:

@@ -22,11 +22,11 @@ from worker.core.errors import BackendError, StorageUnavailable, Superseded
 from worker.core.logs import where
 from worker.core.types import Owner
 from worker.document.schema import completed, disowned, document_path
-from worker.document.session import StatusDocument
-from worker.document.store import CALL_SECONDS, Documents, Snapshot
-from worker.document.transitions import WORKER_LOST, Bid, lease_is_over
+from worker.document.session import DocumentSession
+from worker.document.store import CALL_SECONDS, DocumentStore, Snapshot
+from worker.document.transitions import WORKER_LOST, ClaimRequest, lease_is_over
 from worker.media.image import Encoded
-from worker.storage.results import Provenance, Storage, Stored
+from worker.storage.results import ObjectOwner, Storage, Stored
 
 MAX_BYTES = 2 << 30
 MAX_AGE_SECONDS = 48 * 3600
@@ -51,14 +51,14 @@ class Item:
     nsfw: bool | None = None
 
 
-class Outbox:
+class Spool:
     """Entries in one folder of the volume, which several workers may share."""
 
     def __init__(self, folder: Path, *, max_bytes: int = MAX_BYTES, max_age: float = MAX_AGE_SECONDS) -> None:
         self._folder, self._max_bytes, self._max_age = folder, max_bytes, max_age
 
     def keep(
-        self, owner: Owner, provenance: Provenance, items: Sequence[Item], request_data: Mapping[str, Any]
+        self, owner: Owner, provenance: ObjectOwner, items: Sequence[Item], request_data: Mapping[str, Any]
     ) -> bool:
         """Put a result aside, with what its document keeps of the request; whether there was room for it."""
         entry = self._folder / f"{int(time.time())}-{uuid.uuid4().hex}"
@@ -84,7 +84,7 @@ class Outbox:
         log.info("a result is kept", extra={"action": "outbox_kept", "job_id": provenance.job_id, "bytes": size})
         return True
 
-    def deliver(self, storage: Storage, documents: Documents) -> int:
+    def deliver(self, storage: Storage, documents: DocumentStore) -> int:
         """Deliver what is kept, oldest first, until something does not answer; how many results were delivered."""
         delivered = 0
         try:
@@ -97,7 +97,7 @@ class Outbox:
             log.warning("the outbox waits: %s", type(error).__name__, extra={"action": "outbox_waits"})
         return delivered
 
-    def _deliver_one(self, name: str, storage: Storage, documents: Documents) -> bool:
+    def _deliver_one(self, name: str, storage: Storage, documents: DocumentStore) -> bool:
         try:
             with self._taken(name) as entry:
                 return entry is not None and _deliver(entry, storage, documents)
@@ -143,7 +143,7 @@ class _NotYet(BackendError):
 
 
 def _described(
-    owner: Owner, provenance: Provenance, items: Sequence[Item], request_data: Mapping[str, Any]
+    owner: Owner, provenance: ObjectOwner, items: Sequence[Item], request_data: Mapping[str, Any]
 ) -> dict[str, Any]:
     files = [
         {
@@ -161,10 +161,10 @@ def _described(
     return {**described, "files": files, "request_data": dict(request_data)}
 
 
-def _deliver(entry: Path, storage: Storage, documents: Documents) -> bool:
+def _deliver(entry: Path, storage: Storage, documents: DocumentStore) -> bool:
     """Upload an entry's files and finish its document; False where nobody waits for it any more."""
     description = json.loads((entry / "entry.json").read_text(encoding="utf-8"))
-    owner, provenance = Owner(**description["owner"]), Provenance(**description["provenance"])
+    owner, provenance = Owner(**description["owner"]), ObjectOwner(**description["provenance"])
     stored: list[Stored] = []
     files: list[File] = []
     try:
@@ -187,7 +187,11 @@ def _deliver(entry: Path, storage: Storage, documents: Documents) -> bool:
 
 
 def _complete(
-    documents: Documents, owner: Owner, provenance: Provenance, request_data: Mapping[str, Any], data: Mapping[str, Any]
+    documents: DocumentStore,
+    owner: Owner,
+    provenance: ObjectOwner,
+    request_data: Mapping[str, Any],
+    data: Mapping[str, Any],
 ) -> None:
     """Write the result where the document is still as its job left it.
 
@@ -195,8 +199,8 @@ def _complete(
         Superseded, BackendError.
     """
     if not provenance.claimed:
-        bid = Bid(provenance.job_id, "outbox", provenance.request_hash, uuid.uuid4().hex)
-        StatusDocument(documents, owner, bid, request_data).complete(data, time.monotonic() + COMPLETE_SECONDS)
+        bid = ClaimRequest(provenance.job_id, "outbox", provenance.request_hash, uuid.uuid4().hex)
+        DocumentSession(documents, owner, bid, request_data).complete(data, time.monotonic() + COMPLETE_SECONDS)
         return
     version = None
     while version is None:
@@ -206,7 +210,7 @@ def _complete(
         version = documents.update(document_path(owner), done, unchanged=snapshot.version, timeout=CALL_SECONDS * 2)
 
 
-def _look(documents: Documents, owner: Owner, provenance: Provenance) -> Snapshot:
+def _look(documents: DocumentStore, owner: Owner, provenance: ObjectOwner) -> Snapshot:
     """The document, as long as it waits for this result.
 
     Raises:
@@ -219,7 +223,7 @@ def _look(documents: Documents, owner: Owner, provenance: Provenance) -> Snapsho
     return snapshot
 
 
-def _still_waits(snapshot: Snapshot, provenance: Provenance) -> bool:
+def _still_waits(snapshot: Snapshot, provenance: ObjectOwner) -> bool:
     """Whether a document is as its job left it: failed for want of storage, never told of its end, or not known."""
     fields = snapshot.fields or {}
     status, code = fields.get("status"), (fields.get("error") or {}).get("code")

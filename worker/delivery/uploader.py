@@ -14,12 +14,12 @@ from worker.api.request import ImageRequest, Request
 from worker.api.response import Delivered, File, flagged
 from worker.core.errors import BackendError, Forbidden, ResultTooLarge, StorageUnavailable
 from worker.core.types import Owner, Progress
-from worker.delivery.spool import Item, Outbox
+from worker.delivery.spool import Item, Spool
 from worker.engine.protocol import Generated, GeneratedImage
 from worker.media.image import Encoded, encode_image
 from worker.media.inline import data_uri, fit_images, fit_video
 from worker.media.video import encode_video
-from worker.storage.results import Provenance, Storage, Stored, object_path
+from worker.storage.results import ObjectOwner, Storage, Stored, object_path
 
 UPLOAD_SECONDS = 8.0
 """How long one upload may go without success before its result goes back inline."""
@@ -35,12 +35,12 @@ class Destination:
 
     storage: Storage
     owner: Owner
-    provenance: Callable[[], Provenance]
+    provenance: Callable[[], ObjectOwner]
     """Whose the objects are; asked again for each, because a document may be claimed late."""
-    outbox: Outbox | None = None
+    spool: Spool | None = None
 
 
-class Delivery:
+class Uploader:
     """Takes what one job generates, in the event loop, and delivers it."""
 
     def __init__(
@@ -49,14 +49,14 @@ class Delivery:
         fps: int,
         destination: Destination | None,
         on_done: Callable[[Progress], None],
-        checkpoint: Callable[[], None],
+        raise_if_stopped: Callable[[], None],
         *,
         blocks: bool = False,
     ) -> None:
         """`blocks`: only what the content safety check has seen and not flagged is delivered."""
         self._request, self._fps, self._destination = request, fps, destination
         self._count = request.num_images if isinstance(request, ImageRequest) else 1
-        self._on_done, self._checkpoint, self._blocks = on_done, checkpoint, blocks
+        self._on_done, self._raise_if_stopped, self._blocks = on_done, raise_if_stopped, blocks
         self._done, self._refused, self._all_taken = 0, 0, False
         self._taken: list[Generated] = []
         self._tasks: list[asyncio.Task[tuple[Encoded, Stored | None]]] = []
@@ -116,9 +116,9 @@ class Delivery:
             Item(self._path(destination, file, index), file, taken.seed, taken.nsfw)
             for index, (file, taken) in enumerate(zip(encoded, self._taken, strict=True))
         ]
-        outbox, owner = destination.outbox, destination.owner
+        spool, owner = destination.spool, destination.owner
         about = (owner, destination.provenance(), items, self._request.public())
-        if outbox is not None and await asyncio.to_thread(outbox.keep, *about):
+        if spool is not None and await asyncio.to_thread(spool.keep, *about):
             kept = "the upload failed; the result is kept and will be delivered later"
             return StorageUnavailable(kept, retryable=False)
         return StorageUnavailable("the upload failed, and the result is too large to be returned; try again")
@@ -181,7 +181,7 @@ class Delivery:
         if isinstance(generated, GeneratedImage):
             assert isinstance(self._request, ImageRequest)  # noqa: S101 - images come from image requests
             return encode_image(generated.pixels, self._request.output_format)
-        return encode_video(generated.frames, self._fps, checkpoint=self._checkpoint)
+        return encode_video(generated.frames, self._fps, raise_if_stopped=self._raise_if_stopped)
 
     def _stored(self, outcomes: list[tuple[Encoded, Stored | None]]) -> Delivered:
         files = tuple(
@@ -201,7 +201,13 @@ class Delivery:
             fitted = await asyncio.to_thread(fit_images, images, encoded, budget, copies)
         else:
             fitted = await asyncio.to_thread(
-                fit_video, first.frames, self._fps, encoded[0], budget=budget, copies=2, checkpoint=self._checkpoint
+                fit_video,
+                first.frames,
+                self._fps,
+                encoded[0],
+                budget=budget,
+                copies=2,
+                raise_if_stopped=self._raise_if_stopped,
             )
         files = tuple(
             File.of(file, generated.seed, nsfw=generated.nsfw)

@@ -16,8 +16,8 @@ from worker.core.errors import BackendError, Cancelled, JobError, Superseded
 from worker.core.logs import where
 from worker.core.stop import StopSignal
 from worker.core.types import Progress
-from worker.document.session import HEARTBEAT_SECONDS, WATCH_SECONDS, StatusDocument
-from worker.document.transitions import Refuse, Replay
+from worker.document.session import HEARTBEAT_SECONDS, WATCH_SECONDS, DocumentSession
+from worker.document.transitions import AlreadyDone, Deny
 from worker.job.progress import INTERVAL_SECONDS
 
 FRESH_SECONDS = 1.0
@@ -28,10 +28,10 @@ LATE_CLAIM_SECONDS = 1.0
 log = logging.getLogger(__name__)
 
 
-class Keeper:
+class LeaseKeeper:
     """Runs from the claim to the terminal state; nothing is written after `close` returned."""
 
-    def __init__(self, document: StatusDocument, stop: StopSignal) -> None:
+    def __init__(self, document: DocumentSession, stop: StopSignal) -> None:
         self._document, self._stop = document, stop
         self._newest: Progress | None = None
         self._seen_at = time.monotonic()
@@ -73,9 +73,9 @@ class Keeper:
 
     def _claim(self) -> None:
         decision = self._document.claim(time.monotonic() + LATE_CLAIM_SECONDS)
-        if isinstance(decision, Refuse):
+        if isinstance(decision, Deny):
             raise decision.error
-        if isinstance(decision, Replay):
+        if isinstance(decision, AlreadyDone):
             raise Superseded
 
     async def _keep(self) -> None:

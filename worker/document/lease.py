@@ -15,10 +15,10 @@ from typing import Any
 from worker.core.errors import BackendError, Cancelled, Deleted, JobError, Superseded
 from worker.core.stop import StopSignal
 from worker.core.types import Owner, Progress
-from worker.document.keeper import Keeper
-from worker.document.session import StatusDocument
-from worker.document.store import Documents
-from worker.document.transitions import Bid, Decision
+from worker.document.keeper import LeaseKeeper
+from worker.document.session import DocumentSession
+from worker.document.store import DocumentStore
+from worker.document.transitions import ClaimRequest, Decision
 
 CLAIM_SECONDS = 3.5
 TERMINAL_SECONDS = 2.5
@@ -27,15 +27,15 @@ UNREACHED = "firestore: could not be reached when the job started; its document 
 log = logging.getLogger(__name__)
 
 
-class Record:
+class Lease:
     """All methods are for the event loop. Without `documents` every method does nothing."""
 
-    def __init__(self, documents: Documents | None, owner: Owner, *, job_id: str, worker_id: str) -> None:
+    def __init__(self, documents: DocumentStore | None, owner: Owner, *, job_id: str, worker_id: str) -> None:
         self._documents, self._owner = documents, owner
         self._job_id, self._worker_id = job_id, worker_id
         self._began = datetime.now(UTC)
-        self._document: StatusDocument | None = None
-        self._keeper: Keeper | None = None
+        self._document: DocumentSession | None = None
+        self._keeper: LeaseKeeper | None = None
         self._claiming: asyncio.Task[Decision] | None = None
 
     @property
@@ -75,7 +75,7 @@ class Record:
             facts = {"action": "unclaimed", "job_id": self._job_id}
             log.warning("the document could not be claimed, the job goes on without it: %s", reason, extra=facts)
         if not document.refused:
-            self._keeper = Keeper(document, stop)
+            self._keeper = LeaseKeeper(document, stop)
         return decision
 
     async def confirm(self) -> None:
@@ -126,7 +126,7 @@ class Record:
         if self._keeper is not None:
             await self._keeper.close()
 
-    def _open(self, request_data: Mapping[str, Any], request_hash: str) -> StatusDocument:
+    def _open(self, request_data: Mapping[str, Any], request_hash: str) -> DocumentSession:
         assert self._documents is not None  # noqa: S101 - asked by every caller
-        bid = Bid(self._job_id, self._worker_id, request_hash, uuid.uuid4().hex)
-        return StatusDocument(self._documents, self._owner, bid, request_data)
+        bid = ClaimRequest(self._job_id, self._worker_id, request_hash, uuid.uuid4().hex)
+        return DocumentSession(self._documents, self._owner, bid, request_data)

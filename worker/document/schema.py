@@ -10,7 +10,7 @@ from typing import Any
 from worker.core.errors import Cancelled, JobError
 from worker.core.types import Owner, Progress
 from worker.document.store import FieldValue
-from worker.document.transitions import Bid, Start
+from worker.document.transitions import ClaimRequest, Grant
 
 LEASE_SECONDS = 90
 ENDED = dict.fromkeys(("progress", "heartbeat_at", "expires_at"), FieldValue.REMOVE)
@@ -25,7 +25,7 @@ def document_path(owner: Owner) -> str:
 
 
 def processing(
-    found: Fields | None, owner: Owner, bid: Bid, start: Start, request_data: Fields, *, now: datetime
+    found: Fields | None, owner: Owner, bid: ClaimRequest, start: Grant, request_data: Fields, *, now: datetime
 ) -> Fields:
     """A job has claimed the document that was `found`; what its app wrote there is kept."""
     fields = _identity(found, owner, bid, start.attempt, request_data)
@@ -81,7 +81,9 @@ def failed(code: str, message: str, *, retryable: bool) -> Fields:
     }
 
 
-def refused(found: Fields | None, owner: Owner, bid: Bid, error: JobError | Cancelled, request_data: Fields) -> Fields:
+def refused(
+    found: Fields | None, owner: Owner, bid: ClaimRequest, error: JobError | Cancelled, request_data: Fields
+) -> Fields:
     """A request that was never begun has failed."""
     attempt = int((found or {}).get("attempt") or 1)
     failure = failed(error.code, error.message, retryable=error.retryable)
@@ -106,7 +108,9 @@ def ends_like(found: Fields | None, terminal: Fields) -> bool:
     )
 
 
-def _identity(found: Fields | None, owner: Owner, bid: Bid, attempt: int, request_data: Fields) -> dict[str, Any]:
+def _identity(
+    found: Fields | None, owner: Owner, bid: ClaimRequest, attempt: int, request_data: Fields
+) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "user_id": owner.user_id,
         "file_uid": owner.file_uid,

@@ -15,8 +15,8 @@ from typing import Any
 from worker.core.errors import BackendError, Cancelled, Deleted, IdempotencyMismatch, JobError, Superseded
 from worker.core.types import Owner, Progress
 from worker.document import schema as fields
-from worker.document.store import CALL_SECONDS, Documents, FieldValue, Snapshot
-from worker.document.transitions import Bid, Decision, Refuse, Start, decide, is_own, may_record_refusal
+from worker.document.store import CALL_SECONDS, DocumentStore, FieldValue, Snapshot
+from worker.document.transitions import ClaimRequest, Decision, Deny, Grant, decide, is_own, may_record_refusal
 
 HEARTBEAT_SECONDS = 10
 WATCH_SECONDS = 3
@@ -26,16 +26,18 @@ MAX_SWAPS = 6
 log = logging.getLogger(__name__)
 
 
-class StatusDocument:
+class DocumentSession:
     """One job's document. All methods block; the caller runs them in threads, one at a time."""
 
-    def __init__(self, documents: Documents, owner: Owner, bid: Bid, request_data: Mapping[str, Any]) -> None:
+    def __init__(
+        self, documents: DocumentStore, owner: Owner, bid: ClaimRequest, request_data: Mapping[str, Any]
+    ) -> None:
         self._documents, self._owner, self._bid = documents, owner, bid
         self._request_data = dict(request_data)
         self._path = fields.document_path(owner)
         self._version: object = None
         self._clock: tuple[datetime, float] | None = None
-        self._claimed: Start | None = None
+        self._claimed: Grant | None = None
         self.attempt = 0
         self.claimed_at: datetime | None = None
         """The server's time at the claim."""
@@ -52,9 +54,9 @@ class StatusDocument:
         while True:
             snapshot = self._read(deadline)
             decision = decide(snapshot.fields, self._bid, snapshot.read_at)
-            if not isinstance(decision, Start):
+            if not isinstance(decision, Grant):
                 self.refused = True
-                if isinstance(decision, Refuse) and decision.record:
+                if isinstance(decision, Deny) and decision.record:
                     with contextlib.suppress(BackendError):  # refused it is, whether or not that could be written
                         self._swap(snapshot, self._refusal(snapshot, decision.error), deadline)
                 return decision
@@ -142,10 +144,10 @@ class StatusDocument:
             if self._claimed is None:
                 # Firestore was away when the job started: what it says now is decided anew.
                 decision = decide(snapshot.fields, self._bid, snapshot.read_at)
-                if not isinstance(decision, Start):
+                if not isinstance(decision, Grant):
                     self.refused = True
                     # Only another request's attempts never adopt what this one stored; for the others it stays.
-                    if isinstance(decision, Refuse) and isinstance(decision.error, IdempotencyMismatch):
+                    if isinstance(decision, Deny) and isinstance(decision.error, IdempotencyMismatch):
                         raise decision.error
                     raise Superseded
                 changes = {**self._processing(snapshot, decision), **terminal}
@@ -193,7 +195,7 @@ class StatusDocument:
             self._version = version
         return version is not None
 
-    def _processing(self, snapshot: Snapshot, start: Start) -> Mapping[str, Any]:
+    def _processing(self, snapshot: Snapshot, start: Grant) -> Mapping[str, Any]:
         now = self._now()
         return fields.processing(snapshot.fields, self._owner, self._bid, start, self._request_data, now=now)
 

@@ -29,7 +29,7 @@ class Snapshot:
     read_at: datetime
 
 
-class Documents(Protocol):
+class DocumentStore(Protocol):
     """Documents by path, with compare-and-swap. Every call is bounded by `timeout` seconds and retries nothing.
 
     Raises:

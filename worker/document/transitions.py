@@ -25,12 +25,12 @@ from worker.core.errors import DuplicateInProgress, IdempotencyMismatch, JobErro
 
 WORKER_LOST = "worker_lost"
 """The code that the reaper writes; no worker ever answers with it."""
-MAX_DEATHS = 3
+MAX_LOST_WORKERS = 3
 """A job that ended this many workers is not given to another one."""
 
 
 @dataclass(frozen=True, slots=True)
-class Bid:
+class ClaimRequest:
     """Who wants the document: a job on a worker. `nonce` is new for every delivery, so that a lost answer is known."""
 
     job_id: str
@@ -40,7 +40,7 @@ class Bid:
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class Grant:
     """Generate; `attempt` is the fence that later writes are checked against."""
 
     attempt: int
@@ -48,65 +48,67 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True)
-class Replay:
+class AlreadyDone:
     """The result is there already."""
 
     generation_data: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Refuse:
+class Deny:
     """The document is not this job's to touch, except where `record` says that the refusal is to be written on it."""
 
     error: JobError
     record: bool = False
 
 
-Decision = Start | Replay | Refuse
+Decision = Grant | AlreadyDone | Deny
 
 
-def decide(fields: Mapping[str, Any] | None, bid: Bid, now: datetime) -> Decision:
+def decide(fields: Mapping[str, Any] | None, bid: ClaimRequest, now: datetime) -> Decision:
     """Read the table above. `fields` is the document or None, `now` the server's time."""
     status = (fields or {}).get("status")
     if fields is None or status not in {"processing", "completed", "failed"}:
-        return Start(1)
+        return Grant(1)
     claim = fields.get("claim") or {}
     attempt = int(fields.get("attempt") or 0)
     same_request = claim.get("request_hash") == bid.request_hash
     if status == "completed":
         if not same_request:
-            return Refuse(IdempotencyMismatch())
+            return Deny(IdempotencyMismatch())
         data = fields.get("generation_data") or {}
-        return Replay(data) if data.get("storage") == "firebase" else Start(attempt + 1)
+        return AlreadyDone(data) if data.get("storage") == "firebase" else Grant(attempt + 1)
     if status == "failed":
         return _again(fields, bid, attempt)
     return _contend(fields, bid, now, attempt=attempt, same_request=same_request)
 
 
-def _again(fields: Mapping[str, Any], bid: Bid, attempt: int) -> Decision:
+def _again(fields: Mapping[str, Any], bid: ClaimRequest, attempt: int) -> Decision:
     code = (fields.get("error") or {}).get("code")
     if code == PoisonJob.code and fields.get("job_id") == bid.job_id:
-        return Refuse(PoisonJob())
+        return Deny(PoisonJob())
     # Only deaths are counted: a job that failed in words may be asked for again as often as one likes.
     deaths = int((fields.get("claim") or {}).get("deaths") or 0) if code == WORKER_LOST else 0
-    if deaths >= MAX_DEATHS:
-        return Refuse(PoisonJob(), record=True)
-    return Start(attempt + 1, deaths)
+    if deaths >= MAX_LOST_WORKERS:
+        return Deny(PoisonJob(), record=True)
+    return Grant(attempt + 1, deaths)
 
 
-def _contend(fields: Mapping[str, Any], bid: Bid, now: datetime, *, attempt: int, same_request: bool) -> Decision:
+def _contend(
+    fields: Mapping[str, Any], bid: ClaimRequest, now: datetime, *, attempt: int, same_request: bool
+) -> Decision:
     claim = fields.get("claim") or {}
     deaths = int(claim.get("deaths") or 0)
     if is_own(fields, bid):
-        return Start(attempt, deaths)
+        return Grant(attempt, deaths)
     if fields.get("job_id") != bid.job_id and not lease_is_over(fields, now):
-        return Refuse(DuplicateInProgress() if same_request else IdempotencyMismatch())
-    if deaths + 1 >= MAX_DEATHS:
-        return Refuse(PoisonJob(), record=True)
-    return Start(attempt + 1, deaths + 1)
+        return Deny(DuplicateInProgress() if same_request else IdempotencyMismatch())
+    if deaths + 1 >= MAX_LOST_WORKERS:
+        return Deny(PoisonJob(), record=True)
+    return Grant(attempt + 1, deaths + 1)
 
 
-def is_own(fields: Mapping[str, Any], bid: Bid) -> bool:
+def is_own(fields: Mapping[str, Any], bid: ClaimRequest) -> bool:
     """Whether the document carries exactly this delivery's claim."""
     return fields.get("status") == "processing" and (fields.get("claim") or {}).get("nonce") == bid.nonce
 

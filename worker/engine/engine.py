@@ -15,8 +15,8 @@ from worker.core.config import Settings
 from worker.core.errors import GpuFault, JobError, ModelUnavailable, OutOfMemory
 from worker.core.types import Control, Progress, Sources, TaskType
 from worker.engine.memory import device as machine
-from worker.engine.memory.cache import Loaded, Shelf
-from worker.engine.models.registry import Bundle, Catalog
+from worker.engine.memory.cache import Loaded, ModelCache
+from worker.engine.models.registry import ModelRegistry, ModelSpec
 from worker.engine.protocol import Generated, Placement
 from worker.engine.safety import SafetyChecker
 from worker.engine.vendor_errors import translated
@@ -30,9 +30,9 @@ log = logging.getLogger(__name__)
 class Engine:
     """Loads models when they are needed, keeps as many as fit, runs jobs. Implements `protocol.Generator`."""
 
-    def __init__(self, settings: Settings, *, catalog: Catalog | None = None) -> None:
-        self.catalog = catalog or Catalog(settings)
-        self._shelf = Shelf(self.catalog)
+    def __init__(self, settings: Settings, *, registry: ModelRegistry | None = None) -> None:
+        self.registry = registry or ModelRegistry(settings)
+        self._cache = ModelCache(self.registry)
         self._safety: SafetyChecker | None = None
 
     def describe(self, task_type: TaskType) -> ModelDefaults:
@@ -42,8 +42,8 @@ class Engine:
             ModelUnavailable: no model is configured for the task, or the safety checker that the operator asked for is
                 not there; the message names the variable to set.
         """
-        self.catalog.safety()
-        return self.catalog.describe(task_type)
+        self.registry.safety()
+        return self.registry.describe(task_type)
 
     def prepare(self, task_type: TaskType, control: Control) -> Placement:
         """Have the weights of a task where they will run; what stands in their way is evicted, oldest use first.
@@ -52,7 +52,7 @@ class Engine:
             ModelUnavailable, OutOfMemory, GpuFault, DiskFull, or what `control.checkpoint` raises.
         """
         self._have_safety(control)
-        return self._shelf.take(self.catalog.bundle(task_type), control)
+        return self._cache.take(self.registry.spec(task_type), control)
 
     def generate(self, request: "Request", params: Params, sources: Sources, control: Control) -> Iterator[Generated]:
         """Run one job; yields each image as soon as it is decoded, or one clip.
@@ -64,21 +64,21 @@ class Engine:
             OutOfMemory, GpuFault, Internal (no usable picture), or what `control.checkpoint` raises, within one
             denoising step.
         """
-        bundle = self.catalog.bundle(request.task_type)
+        spec = self.registry.spec(request.task_type)
         self._have_safety(control)
-        self._shelf.take(bundle, control)
+        self._cache.take(spec, control)
         done = 0
         try:
-            for picture in self._run(bundle, params, sources, control, first=0):
+            for picture in self._run(spec, params, sources, control, first=0):
                 done += 1
                 yield picture
         except OutOfMemory:
             log.warning("out of memory: one more try in less", extra={"action": "out_of_memory"})
         else:
             return
-        self._shelf.shrink_to(bundle)
-        with _in_tiles(self._shelf[bundle]):
-            yield from self._run(bundle, params, sources, control, first=done)
+        self._cache.shrink_to(spec)
+        with _in_tiles(self._cache[spec]):
+            yield from self._run(spec, params, sources, control, first=done)
         control.warn("the card ran short of memory, so this was made the slow way; a smaller size would be faster")
 
     def preload(self, tasks: Sequence[TaskType] | None, control: Control) -> tuple[str, ...]:
@@ -99,11 +99,11 @@ class Engine:
             return ()
         for task in TaskType if tasks is None else tasks:
             try:
-                bundle = self.catalog.bundle(task)
-                if tasks is None and (reason := self._leaves_for_later(bundle)):
+                spec = self.registry.spec(task)
+                if tasks is None and (reason := self._leaves_for_later(spec)):
                     log.info("%s is not preloaded: %s", task, reason, extra={"action": "preload", "task_type": task})
                     continue
-                self._shelf.take(bundle, control)
+                self._cache.take(spec, control)
                 ready.append(task)
             except GpuFault:
                 raise
@@ -118,14 +118,14 @@ class Engine:
             ModelUnavailable: not one task can be served, or not the safety check that the operator asked for.
             GpuFault: this machine shows a card, and a small computation on it does not work.
         """
-        if self.catalog.cuda:
-            machine.try_card()
+        if self.registry.cuda:
+            machine.try_gpu()
         self._have_safety()
         served: list[str] = []
         problem: JobError | None = None
         for task in TaskType:
             try:
-                self.catalog.describe(task)
+                self.registry.describe(task)
                 served.append(task)
             except JobError as error:
                 problem = problem or error
@@ -136,27 +136,27 @@ class Engine:
     @property
     def loaded(self) -> dict[str, str]:
         """Name of each loaded model -> `resident` or `offloaded`."""
-        return self._shelf.modes
+        return self._cache.modes
 
     def unload(self) -> None:
         """Let go of every model."""
         self._safety = None
-        self._shelf.clear()
+        self._cache.clear()
 
-    def _leaves_for_later(self, bundle: Bundle) -> str | None:
+    def _leaves_for_later(self, spec: ModelSpec) -> str | None:
         """Why a model that nobody asked for by name is not loaded ahead of its first job; None when it is."""
-        if bundle in self._shelf:
+        if spec in self._cache:
             return None
-        if any(part.kind == "hub" and not part.optional for part in bundle.all):
+        if any(part.kind == "hub" and not part.optional for part in spec.all):
             return "its weights are not on this machine yet; naming it in PRELOAD_TASKS downloads them"
-        placement = self._shelf.decide(bundle)
+        placement = self._cache.decide(spec)
         return placement.reason if placement.evicted or placement.mode != "resident" else None
 
     def _run(
-        self, bundle: Bundle, params: Params, sources: Sources, control: Control, *, first: int
+        self, spec: ModelSpec, params: Params, sources: Sources, control: Control, *, first: int
     ) -> Iterator[Generated]:
-        entry = self._shelf[bundle]
-        with self._shelf.cleanly():
+        entry = self._cache[spec]
+        with self._cache.cleanly():
             with translated("run"):
                 pictures = self._job(entry, params, sources, control).run(first)
             while True:
@@ -166,19 +166,19 @@ class Engine:
                 if picture is None:
                     break
                 yield self._checked(picture)
-        entry.residence.rest()
+        entry.offloader.rest()
 
     def _have_safety(self, control: Control | None = None) -> None:
         """Load the safety checker, once, where the operator asked for one.
 
         It comes before the models, which are then placed in what it leaves free.
         """
-        weights = self.catalog.safety()
+        weights = self.registry.safety()
         if weights is not None and self._safety is None:
             if control is not None:
-                control.checkpoint()
+                control.raise_if_stopped()
                 control.report(Progress("loading", 0, 1))
-            self._safety = SafetyChecker(weights, cuda=self.catalog.cuda)
+            self._safety = SafetyChecker(weights, cuda=self.registry.cuda)
 
     def _checked(self, generated: Generated) -> Generated:
         return generated if self._safety is None else replace(generated, nsfw=self._safety.objects_to(generated))
@@ -187,8 +187,8 @@ class Engine:
         from worker.engine.families.sdxl import SdxlJob
         from worker.engine.families.wan import WanJob
 
-        job: Any = SdxlJob if entry.bundle.family == "sdxl" else WanJob
-        return job(entry.parts, machine.device(cuda=self.catalog.cuda), params, sources, control)
+        job: Any = SdxlJob if entry.spec.family == "sdxl" else WanJob
+        return job(entry.parts, machine.device(cuda=self.registry.cuda), params, sources, control)
 
 
 @contextmanager

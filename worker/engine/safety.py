@@ -12,7 +12,7 @@ from worker.core.errors import Internal, ModelUnavailable
 from worker.engine.memory import device as machine
 from worker.engine.models import hub as places
 from worker.engine.models.checkpoint import variant_of
-from worker.engine.models.registry import Weights
+from worker.engine.models.registry import WeightSource
 from worker.engine.protocol import Generated, GeneratedImage
 from worker.engine.vendor_errors import quiet, translated
 
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 class SafetyChecker:
     """CLIP's vision tower and 20 concepts (https://arxiv.org/abs/2210.04610), on the card in half precision: 0.6 GB."""
 
-    def __init__(self, weights: Weights, *, cuda: bool) -> None:
+    def __init__(self, weights: WeightSource, *, cuda: bool) -> None:
         """Load it.
 
         Raises:

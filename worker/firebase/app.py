@@ -12,7 +12,7 @@ from worker.core.config import ConfigError, Settings
 from worker.core.errors import Unauthenticated
 from worker.firebase.credentials import read_key
 from worker.firebase.errors import translated
-from worker.firebase.firestore import FirestoreDocuments
+from worker.firebase.firestore import FirestoreStore
 from worker.firebase.gcs import FirebaseBucket
 
 HTTP_SECONDS = 5.0
@@ -86,13 +86,13 @@ class Firebase:
         return str(self._key["project_id"]) if self._key else self._settings.google_cloud_project or "demo-worker"
 
     @functools.cached_property
-    def documents(self) -> FirestoreDocuments | None:
+    def documents(self) -> FirestoreStore | None:
         """Firestore; None where only the Storage emulator is there."""
         if self._key is None and not self._settings.firestore_emulator_host:
             return None
         from firebase_admin import firestore
 
-        return FirestoreDocuments(firestore.client(self._app))
+        return FirestoreStore(firestore.client(self._app))
 
     @functools.cached_property
     def bucket(self) -> FirebaseBucket | None:

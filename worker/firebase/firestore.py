@@ -11,7 +11,7 @@ from worker.document.store import FieldValue, Snapshot
 from worker.firebase.errors import translated
 
 
-class FirestoreDocuments:
+class FirestoreStore:
     """`Documents` over Firestore. One call, one attempt: who calls knows better when to try again."""
 
     def __init__(self, client: Any) -> None:

@@ -63,7 +63,9 @@ class FirebaseBucket:
         # What is sent here is well formed: where the service says it is not, it was damaged on its way.
         return _within(deadline, once, passing=(BadRequest,))
 
-    def adopt(self, path: str, metadata: Mapping[str, str], *, seen: ObjectInfo, deadline: float) -> ObjectInfo | None:
+    def take_over(
+        self, path: str, metadata: Mapping[str, str], *, seen: ObjectInfo, deadline: float
+    ) -> ObjectInfo | None:
         """Change metadata of the object as it was seen; None where it is gone or changed."""
         from google.api_core.exceptions import NotFound, PreconditionFailed
 

@@ -40,7 +40,7 @@ class Work:
     clock: Callable[[str, float], None]
 
 
-class Turn:
+class GpuSlot:
     """For the event loop; `_work_through` alone runs in the GPU thread."""
 
     def __init__(self, gpu: GpuThread, generator: Generator, work: Work, stop: StopSignal) -> None:
@@ -66,7 +66,7 @@ class Turn:
             await self._stop.guard(self._finished())
         finally:
             await self._leave()
-        self._stop.checkpoint()
+        self._stop.raise_if_stopped()
 
     async def give_up(self) -> None:
         """Generate nothing. What is being loaded is for the next job: only who was asked to stop waits for it.
@@ -80,7 +80,7 @@ class Turn:
 
     def _work_through(self) -> None:
         work, started = self._work, time.monotonic()
-        self._stop.checkpoint()
+        self._stop.raise_if_stopped()
         work.control.report(Progress("loading"))
         self._generator.prepare(work.request.task_type, work.control)
         work.clock("load", started)
@@ -98,7 +98,7 @@ class Turn:
             await self._work.confirm()
 
         asyncio.run_coroutine_threadsafe(confirm(), self._loop).result()
-        self._stop.checkpoint()
+        self._stop.raise_if_stopped()
 
     async def _leave(self) -> None:
         if self._call.done() or self._call.cancel():
@@ -106,7 +106,7 @@ class Turn:
         try:
             await self._gpu.finish(self._call, STOP_GRACE_SECONDS if self._generating else LOADING_GRACE_SECONDS)
         except GpuFault:
-            self._stop.checkpoint()
+            self._stop.raise_if_stopped()
             raise
         except (JobError, Cancelled) as error:
             log.debug("the GPU was left: %s", error, extra={"action": "gpu_left"})

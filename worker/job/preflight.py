@@ -12,35 +12,35 @@ from typing import Any
 from worker.api.request import Img2ImgRequest, Img2VideoRequest, InpaintRequest, Request
 from worker.core.stop import StopSignal
 from worker.core.types import Sources
-from worker.delivery.recovery import Finished, Found, adopt, recover
-from worker.document.lease import Record
-from worker.document.transitions import Decision, Refuse, Replay
-from worker.job.services import Collaborators
-from worker.storage.results import Provenance
+from worker.delivery.recovery import Finished, Found, recover, take_over
+from worker.document.lease import Lease
+from worker.document.transitions import AlreadyDone, Decision, Deny
+from worker.job.services import Services
+from worker.storage.results import ObjectOwner
 
 NO_DOCUMENTS = "Firebase is not configured on this worker: no document is written"
 
 
-class Admission:
+class Preflight:
     """One request at the door. Tells `warn` what its receiver should know, and `clock` how long each part took."""
 
     def __init__(
         self,
-        tools: Collaborators,
+        services: Services,
         request: Request,
         request_hash: str,
-        record: Record | None,
+        record: Lease | None,
         *,
         stop: StopSignal,
         warn: Callable[[str], None],
         clock: Callable[[str, float], None],
     ) -> None:
-        self._tools, self._request, self._hash, self._record = tools, request, request_hash, record
+        self._services, self._request, self._hash, self._record = services, request, request_hash, record
         self._stop, self._warn, self._clock = stop, warn, clock
 
     async def enter(
-        self, request_data: Mapping[str, Any], provenance: Callable[[], Provenance]
-    ) -> Sources | Replay | Finished:
+        self, request_data: Mapping[str, Any], provenance: Callable[[], ObjectOwner]
+    ) -> Sources | AlreadyDone | Finished:
         """Pictures to generate from, or the result where there is one already.
 
         Args:
@@ -55,11 +55,11 @@ class Admission:
         found = asyncio.create_task(self._recover())
         try:
             decision = await self._claim(request_data)
-            if isinstance(decision, Refuse):
+            if isinstance(decision, Deny):
                 raise decision.error
-            if isinstance(decision, Replay):
+            if isinstance(decision, AlreadyDone):
                 return decision
-            return await self._adopt(await found, provenance) or await sources
+            return await self._take_over(await found, provenance) or await sources
         finally:
             sources.cancel()
             found.cancel()
@@ -68,7 +68,7 @@ class Admission:
     async def _claim(self, request_data: Mapping[str, Any]) -> Decision | None:
         if self._record is None:
             return None
-        if self._tools.documents is None:
+        if self._services.documents is None:
             self._warn(NO_DOCUMENTS)
         started = time.monotonic()
         try:
@@ -77,15 +77,15 @@ class Admission:
             self._clock("claim", started)
 
     async def _recover(self) -> Found | None:
-        owner, storage = self._request.owner, self._tools.storage
+        owner, storage = self._request.owner, self._services.storage
         if owner is None or storage is None:
             return None
         return await asyncio.to_thread(recover, storage, self._request, owner, self._hash)
 
-    async def _adopt(self, found: Found | None, provenance: Callable[[], Provenance]) -> Finished | None:
-        if found is None or self._tools.storage is None:
+    async def _take_over(self, found: Found | None, provenance: Callable[[], ObjectOwner]) -> Finished | None:
+        if found is None or self._services.storage is None:
             return None
-        return await asyncio.to_thread(adopt, self._tools.storage, found, provenance())
+        return await asyncio.to_thread(take_over, self._services.storage, found, provenance())
 
     async def _load_sources(self) -> Sources:
         request = self._request
@@ -93,6 +93,8 @@ class Admission:
             return Sources()
         started = time.monotonic()
         try:
-            return await asyncio.to_thread(self._tools.sources.load, request, request.user_id, self._stop.checkpoint)
+            return await asyncio.to_thread(
+                self._services.sources.load, request, request.user_id, self._stop.raise_if_stopped
+            )
         finally:
             self._clock("sources", started)

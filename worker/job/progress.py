@@ -62,7 +62,7 @@ class Unattended:
     def __init__(self, watch: Callable[[Progress], None] = lambda _: None) -> None:
         self.report = watch
 
-    def checkpoint(self) -> None:
+    def raise_if_stopped(self) -> None:
         """Go on."""
 
     def warn(self, warning: str) -> None:

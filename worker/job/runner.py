@@ -35,14 +35,14 @@ from worker.core.logs import where
 from worker.core.stop import StopSignal
 from worker.core.types import Progress, Sources
 from worker.delivery.recovery import Finished
-from worker.delivery.uploader import Delivery, Destination
-from worker.document.lease import Record
-from worker.document.transitions import Replay
+from worker.delivery.uploader import Destination, Uploader
+from worker.document.lease import Lease
+from worker.document.transitions import AlreadyDone
 from worker.engine.protocol import Generated
-from worker.job.gpu_queue import Turn, Work
-from worker.job.preflight import Admission
-from worker.job.services import Collaborators
-from worker.storage.results import Provenance, Stored
+from worker.job.gpu_queue import GpuSlot, Work
+from worker.job.preflight import Preflight
+from worker.job.services import Services
+from worker.storage.results import ObjectOwner, Stored
 
 UNSYNCED = "firestore_synced: false; the document could not be brought up to date"
 
@@ -60,14 +60,14 @@ class Job:
 
 
 async def run(
-    job: Job, tools: Collaborators, stop: StopSignal, on_progress: Callable[[Progress], None] = lambda _: None
+    job: Job, services: Services, stop: StopSignal, on_progress: Callable[[Progress], None] = lambda _: None
 ) -> dict[str, Any]:
     """Serve one job and return its response, success or failure.
 
     Must not be cancelled itself: to end it early, give `stop` a reason and wait.
     """
-    run_ = _Run(job, tools, stop, on_progress)
-    limit = tools.settings.job_timeout_seconds
+    run_ = _Run(job, services, stop, on_progress)
+    limit = services.settings.job_timeout_seconds
     timeout = JobTimeout(f"the job took longer than {limit:g} s; ask for fewer steps, frames or pixels")
     watchdog = asyncio.get_running_loop().call_later(limit, stop.request, timeout)
     try:
@@ -99,10 +99,8 @@ async def _outcome(work: Awaitable[T], job: Job) -> T | JobError | Cancelled:
 class _Run:
     """The state of one job while it runs; also the `Control` that the model asks and tells."""
 
-    def __init__(
-        self, job: Job, tools: Collaborators, stop: StopSignal, on_progress: Callable[[Progress], None]
-    ) -> None:
-        self.job, self.tools, self.stop = job, tools, stop
+    def __init__(self, job: Job, services: Services, stop: StopSignal, on_progress: Callable[[Progress], None]) -> None:
+        self.job, self.services, self.stop = job, services, stop
         self.envelope = envelope(job.input)
         self.warnings: list[str] = []
         self.timings: dict[str, float] = {}
@@ -111,17 +109,17 @@ class _Run:
         self._started = time.monotonic()
         self._request_data: dict[str, Any] = {"task_type": self.envelope.task_type or DEFAULT_TASK}
         owner = self.envelope.owner
-        self._record = Record(tools.documents, owner, job_id=job.id, worker_id=tools.worker_id) if owner else None
-        self._delivery: Delivery | None = None
-        self._adopted: tuple[Stored, ...] = ()
+        self._record = Lease(services.documents, owner, job_id=job.id, worker_id=services.worker_id) if owner else None
+        self._uploader: Uploader | None = None
+        self._taken_over: tuple[Stored, ...] = ()
         self._facts: dict[str, Any] = {}
         self._hash = ""
         self._caller_known = self._ended = False
 
     # Control, as the model sees the job.
 
-    def checkpoint(self) -> None:
-        self.stop.checkpoint()
+    def raise_if_stopped(self) -> None:
+        self.stop.raise_if_stopped()
 
     def report(self, progress: Progress) -> None:
         self._loop.call_soon_threadsafe(self._note, progress)
@@ -136,9 +134,9 @@ class _Run:
         request = parse(self.job.input)
         self._request_data = request.public()
         await self._authenticate(request)
-        defaults = self.tools.generator.describe(request.task_type)
+        defaults = self.services.generator.describe(request.task_type)
         self.warnings.extend(defaults.warnings)
-        limits = self.tools.settings
+        limits = self.services.settings
         params = resolve(request, defaults, max_image_pixels=limits.max_image_pixels, max_job_cost=limits.max_job_cost)
         self._clock("validate", self._started)
         self._facts = result.manifest(params, defaults.name)
@@ -146,9 +144,9 @@ class _Run:
         self._hash = await asyncio.to_thread(fingerprint, request)
         log.info("job accepted", extra={"action": "job_accepted", "job_id": self.job.id, **self._described(request)})
         stored = await self._generate(request, params)
-        if isinstance(stored, Replay):
+        if isinstance(stored, AlreadyDone):
             return result.replay(request, stored.generation_data)
-        self._adopted = stored.adopted if stored else ()
+        self._taken_over = stored.taken_over if stored else ()
         return await self._complete(request, stored or await self._delivered())
 
     async def _authenticate(self, request: Request | None = None) -> None:
@@ -162,15 +160,15 @@ class _Run:
             getattr(request, name).startswith("gs://") for name in request.inline_fields
         )
         acts_for_user = self._record is not None or reads_bucket
-        await self.tools.identity.check(self.envelope, self.job.input, acts_for_user=acts_for_user)
+        await self.services.identity.check(self.envelope, self.job.input, acts_for_user=acts_for_user)
         self._caller_known = acts_for_user
 
-    async def _generate(self, request: Request, params: Params) -> Replay | Finished | None:
+    async def _generate(self, request: Request, params: Params) -> AlreadyDone | Finished | None:
         """Claim, fetch sources and load weights side by side, then run the model; a stored result ends it early."""
         work = Work(request, params, self, confirm=self._confirm, take=self._take, clock=self._clock)
-        turn = Turn(self.tools.gpu, self.tools.generator, work, self.stop)
-        door = Admission(
-            self.tools, request, self._hash, self._record, stop=self.stop, warn=self.warn, clock=self._clock
+        turn = GpuSlot(self.services.gpu, self.services.generator, work, self.stop)
+        door = Preflight(
+            self.services, request, self._hash, self._record, stop=self.stop, warn=self.warn, clock=self._clock
         )
         try:
             admitted = await self.stop.guard(door.enter(self._request_data, self._provenance))
@@ -180,7 +178,7 @@ class _Run:
         if not isinstance(admitted, Sources):
             await turn.give_up()
             return admitted
-        self._delivery = self._open_delivery(request, params)
+        self._uploader = self._open_delivery(request, params)
         await turn.run(admitted)
         return None
 
@@ -188,21 +186,23 @@ class _Run:
         if self._record is not None:
             await self._record.confirm()
 
-    def _open_delivery(self, request: Request, params: Params) -> Delivery:
+    def _open_delivery(self, request: Request, params: Params) -> Uploader:
         destination, owner = None, request.owner
-        if owner is not None and self._record is not None and self.tools.storage is not None:
-            destination = Destination(self.tools.storage, owner, self._provenance, self.tools.outbox)
+        if owner is not None and self._record is not None and self.services.storage is not None:
+            destination = Destination(self.services.storage, owner, self._provenance, self.services.spool)
         elif owner is not None:
             self.warn("use_cloud_storage: no bucket is configured on this worker, so the result is returned inline")
         fps = params.fps if isinstance(params, VideoParams) else 0
-        blocks = self.tools.settings.safety_checker == "block"
-        return Delivery(request, fps, destination, on_done=self._note, checkpoint=self.checkpoint, blocks=blocks)
+        blocks = self.services.settings.safety_checker == "block"
+        return Uploader(
+            request, fps, destination, on_done=self._note, raise_if_stopped=self.raise_if_stopped, blocks=blocks
+        )
 
     async def _delivered(self) -> Finished:
         """Wait for the files of what was generated."""
-        assert self._delivery is not None  # noqa: S101 - opened before anything was generated
-        delivered = await self._delivery.finish(self.tools.settings.max_result_bytes)
-        self.timings |= self._delivery.timings
+        assert self._uploader is not None  # noqa: S101 - opened before anything was generated
+        delivered = await self._uploader.finish(self.services.settings.max_result_bytes)
+        self.timings |= self._uploader.timings
         self.warnings.extend(delivered.warnings)
         return Finished(self._facts, delivered)
 
@@ -213,7 +213,7 @@ class _Run:
         delivered, warnings = finished.delivered, [*self.warnings, *finished.warnings]
         data = result.generation_data(finished.facts, delivered, timings=timings, warnings=warnings)
         uris = delivered.uris if delivered.storage == "base64" else None
-        result.check_size(result.success(request, data, uris), self.tools.settings.max_result_bytes)
+        result.check_size(result.success(request, data, uris), self.services.settings.max_result_bytes)
         self._ended = True
         if self._record is not None and not await self._record.complete(data):
             data["warnings"] = [*warnings, UNSYNCED]
@@ -223,18 +223,18 @@ class _Run:
         """The end of a job that did not succeed: its response, its document and its objects say so."""
         self._ended = True
         await _outcome(self._settle(error), self.job)
-        fresh_worker = isinstance(error, GpuFault) or self.tools.gpu.stuck
+        fresh_worker = isinstance(error, GpuFault) or self.services.gpu.stuck
         return result.failure(error, self.envelope, fresh_worker=fresh_worker)
 
     async def _settle(self, error: JobError | Cancelled) -> None:
         if self._record is not None and await self._may_write(error):
             await self._record.fail(error, self._request_data)
-        if self._delivery is not None and isinstance(error, Superseded):
-            await self._delivery.settled()  # what it stored is its successor's to adopt or to replace
-        elif self._delivery is not None:
-            await self._delivery.discard()
-        elif self._adopted and isinstance(error, Deleted) and self.tools.storage is not None:
-            await asyncio.to_thread(self.tools.storage.remove, self._adopted)
+        if self._uploader is not None and isinstance(error, Superseded):
+            await self._uploader.settled()  # what it stored is its successor's to adopt or to replace
+        elif self._uploader is not None:
+            await self._uploader.discard()
+        elif self._taken_over and isinstance(error, Deleted) and self.services.storage is not None:
+            await asyncio.to_thread(self.services.storage.remove, self._taken_over)
 
     async def _may_write(self, error: JobError | Cancelled) -> bool:
         """Whether the caller may have this document written; a request that was refused early is checked only now."""
@@ -247,11 +247,11 @@ class _Run:
 
     # Small things, in the event loop.
 
-    def _provenance(self) -> Provenance:
+    def _provenance(self) -> ObjectOwner:
         """Whose the objects are that are stored from now on."""
         record = self._record
         assert record is not None  # noqa: S101 - only who has an owner, and so a document, stores anything
-        return Provenance(
+        return ObjectOwner(
             job_id=self.job.id,
             attempt=record.attempt,
             request_hash=self._hash,
@@ -264,14 +264,14 @@ class _Run:
         """An accepted job for the log: its prompt only as length and hash, unless the operator asked for it."""
         prompt = request.prompt
         facts = {"task_type": request.task_type, "prompt_characters": len(prompt)}
-        if self.tools.settings.log_prompts:
+        if self.services.settings.log_prompts:
             return {**facts, "prompt": prompt}
         return {**facts, "prompt_sha256": hashlib.sha256(prompt.encode()).hexdigest()[:16]}
 
     def _take(self, generated: Generated) -> None:
         # A call that was given up on may come back late: nothing is stored for a job that has ended.
-        if self._delivery is not None and not self._ended:
-            self._delivery.take(generated)
+        if self._uploader is not None and not self._ended:
+            self._uploader.take(generated)
 
     def _note(self, progress: Progress) -> None:
         """Pass progress on, never backwards: an early upload must not look like the end of the generation."""

@@ -11,8 +11,8 @@ from worker.api.request import Source
 from worker.auth.caller import Identity
 from worker.core.config import Settings
 from worker.core.types import Sources
-from worker.delivery.spool import Outbox
-from worker.document.store import Documents
+from worker.delivery.spool import Spool
+from worker.document.store import DocumentStore
 from worker.engine.protocol import Generator
 from worker.job.gpu_thread import GpuThread
 from worker.storage.results import Storage
@@ -21,7 +21,7 @@ from worker.storage.results import Storage
 class SourceImages(Protocol):
     """The client's pictures."""
 
-    def load(self, request: Source, user_id: str | None, checkpoint: Callable[[], None]) -> Sources:
+    def load(self, request: Source, user_id: str | None, raise_if_stopped: Callable[[], None]) -> Sources:
         """Fetch and decode; `user_id` is whose folders in the bucket may be read.
 
         Raises:
@@ -31,15 +31,15 @@ class SourceImages(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Collaborators:
+class Services:
     """Everything a job needs. None stands for what is not configured."""
 
     settings: Settings
     generator: Generator
     gpu: GpuThread
     sources: SourceImages
-    documents: Documents | None
+    documents: DocumentStore | None
     storage: Storage | None
     identity: Identity
     worker_id: str
-    outbox: Outbox | None = None
+    spool: Spool | None = None

@@ -118,7 +118,7 @@ def fit_video(
     *,
     budget: int,
     copies: int,
-    checkpoint: Callable[[], None] | None = None,
+    raise_if_stopped: Callable[[], None] | None = None,
 ) -> Fitted:
     """The clip as it is if it fits, else encoded again at a lower rate; size, frames and fps stay.
 
@@ -140,7 +140,7 @@ def fit_video(
         if lower is None:
             raise ResultTooLarge(_too_large("video", total_length([encoded], [copies]), budget))
         crf, tries = lower, tries + 1
-        file = encode_video(frames, fps, crf=crf, checkpoint=checkpoint)
+        file = encode_video(frames, fps, crf=crf, raise_if_stopped=raise_if_stopped)
     if file is encoded:
         return Fitted([file], [])
     before, after = _megabytes(len(encoded.data)), _megabytes(len(file.data))

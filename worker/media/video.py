@@ -38,7 +38,7 @@ def encode_video(
     *,
     crf: int = VIDEO_CRF,
     preset: str = VIDEO_PRESET,
-    checkpoint: Callable[[], None] | None = None,
+    raise_if_stopped: Callable[[], None] | None = None,
 ) -> Encoded:
     """Encode a clip as H.264 (High, yuv420p, BT.709) in an MP4 whose index stands in front.
 
@@ -61,7 +61,7 @@ def encode_video(
         # +faststart opens the finished file again to move its index, so it has to be a real one.
         path = folder / "clip.mp4"
         command = _ffmpeg_command(path, width=width, height=height, fps=fps, crf=crf, preset=preset)
-        code = _feed(command, raw, checkpoint or (lambda: None))
+        code = _feed(command, raw, raise_if_stopped or (lambda: None))
         if code != 0:
             # ffmpeg exits with the low byte of its negative error number. Its own words may hold paths: not repeated.
             full = code == 256 - errno.ENOSPC or shutil.disk_usage(folder).free < (1 << 20)
@@ -95,7 +95,7 @@ def _ffmpeg_command(path: Path, *, width: int, height: int, fps: int, crf: int, 
     ]
 
 
-def _feed(command: list[str], raw: memoryview, checkpoint: Callable[[], None]) -> int:
+def _feed(command: list[str], raw: memoryview, raise_if_stopped: Callable[[], None]) -> int:
     """Write `raw` into the command's standard input and return its exit status; on any way out it has ended."""
     # Its own session: Ctrl-C on a terminal reaches the worker, which then decides.
     process = subprocess.Popen(
@@ -114,7 +114,7 @@ def _feed(command: list[str], raw: memoryview, checkpoint: Callable[[], None]) -
         os.set_blocking(pipe, False)
         with process.stdin:
             while raw:
-                checkpoint()
+                raise_if_stopped()
                 if select.select([], [pipe], [], _ASK_EVERY_SECONDS)[1]:
                     try:
                         raw = raw[os.write(pipe, raw[:_PIPE_BYTES]) :]
@@ -123,7 +123,7 @@ def _feed(command: list[str], raw: memoryview, checkpoint: Callable[[], None]) -
                     except BrokenPipeError:
                         break  # it ended early: the exit status says why
         while True:
-            checkpoint()
+            raise_if_stopped()
             try:
                 return process.wait(_ASK_EVERY_SECONDS)
             except subprocess.TimeoutExpired:

@@ -101,7 +101,7 @@ class Fetcher:
     ports: frozenset[int] = frozenset({443})
     tls: ssl.SSLContext | None = field(default=None, repr=False)
 
-    def fetch(self, url: str, what: str, checkpoint: Callable[[], None] | None = None) -> bytes:
+    def fetch(self, url: str, what: str, raise_if_stopped: Callable[[], None] | None = None) -> bytes:
         """Download `url` within the deadline; redirects are followed by hand and checked like the first URL.
 
         Args:
@@ -113,7 +113,7 @@ class Fetcher:
             UrlBlocked: not https on an allowed port, malformed, or leads to an address that is not public.
             DownloadFailed: no such host, no answer, an error status, too large, too slow.
         """
-        dial = _Dialler(self, what, time.monotonic() + self.deadline_seconds, checkpoint or (lambda: None))
+        dial = _Dialler(self, what, time.monotonic() + self.deadline_seconds, raise_if_stopped or (lambda: None))
         target = self._check(url, what)
         try:
             with httpcore.ConnectionPool(ssl_context=self.tls or _system_tls(), network_backend=dial) as pool:
@@ -200,8 +200,8 @@ def _decoded(pieces: Iterable[bytes], encoding: bytes, what: str) -> Iterator[by
 class _Dialler(httpcore.NetworkBackend):
     """Connects to checked addresses only, and holds every wait to the download's deadline."""
 
-    def __init__(self, fetcher: Fetcher, what: str, deadline: float, checkpoint: Callable[[], None]) -> None:
-        self.checkpoint = checkpoint
+    def __init__(self, fetcher: Fetcher, what: str, deadline: float, raise_if_stopped: Callable[[], None]) -> None:
+        self.raise_if_stopped = raise_if_stopped
         self._fetcher, self._what, self._deadline = fetcher, what, deadline
         self._backend = httpcore.SyncBackend()
 
@@ -211,7 +211,7 @@ class _Dialler(httpcore.NetworkBackend):
         Raises:
             DownloadFailed: the deadline has passed.
         """
-        self.checkpoint()
+        self.raise_if_stopped()
         left = self._deadline - time.monotonic()
         if left <= 0:
             raise self.too_slow()

@@ -48,7 +48,9 @@ class SourceLoader:
         self._read_object = read_object
         self._fetcher = fetcher or Fetcher(settings.max_input_image_bytes)
 
-    def load(self, request: Source, user_id: str | None, checkpoint: Callable[[], None] = lambda: None) -> Sources:
+    def load(
+        self, request: Source, user_id: str | None, raise_if_stopped: Callable[[], None] = lambda: None
+    ) -> Sources:
         """The request's pictures in their own size: the image RGB, the mask L (white = repaint).
 
         Args:
@@ -61,19 +63,19 @@ class SourceLoader:
             StorageUnavailable: the bucket does not answer.
         """
         pixels = self._settings.max_input_image_pixels
-        image = decode_image(self._read(request.image_url, "image_url", user_id, checkpoint), "image_url", pixels)
+        image = decode_image(self._read(request.image_url, "image_url", user_id, raise_if_stopped), "image_url", pixels)
         if not isinstance(request, InpaintRequest):
             return Sources(image)
-        mask = decode_mask(self._read(request.mask_url, "mask_url", user_id, checkpoint), "mask_url", pixels)
+        mask = decode_mask(self._read(request.mask_url, "mask_url", user_id, raise_if_stopped), "mask_url", pixels)
         return Sources(image, mask)
 
-    def _read(self, ref: str, what: str, user_id: str | None, checkpoint: Callable[[], None]) -> bytes:
-        checkpoint()
+    def _read(self, ref: str, what: str, user_id: str | None, raise_if_stopped: Callable[[], None]) -> bytes:
+        raise_if_stopped()
         if header := _DATA_URI.match(ref):
             return _decode_base64(ref[header.end() :], what, self._settings.max_input_image_bytes)
         if ref.startswith("gs://"):
             return self._read_own_object(ref, what, user_id)
-        return self._fetcher.fetch(ref, what, checkpoint)
+        return self._fetcher.fetch(ref, what, raise_if_stopped)
 
     def _read_own_object(self, ref: str, what: str, user_id: str | None) -> bytes:
         bucket = self._settings.firebase_storage_bucket

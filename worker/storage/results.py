@@ -25,7 +25,7 @@ MAX_CHANGES = 6
 
 
 @dataclass(frozen=True, slots=True)
-class Provenance:
+class ObjectOwner:
     """Which job made an object, kept in its metadata: a later attempt knows its own, a late one knows it is late."""
 
     job_id: str
@@ -80,7 +80,7 @@ class Storage:
         path: str,
         encoded: Encoded,
         seed: int,
-        provenance: Provenance,
+        provenance: ObjectOwner,
         deadline: float,
         *,
         nsfw: bool | None = None,
@@ -100,9 +100,9 @@ class Storage:
                     raise Superseded
                 same_request = found.metadata.get("request_hash") == provenance.request_hash
                 if same_request and _token(found) and found.crc32c == self._bucket.crc32c(encoded.data):
-                    adopted = self.adopt(self._stored(path, _token(found), found), found, provenance, deadline)
-                    if adopted is not None:
-                        return adopted
+                    taken_over = self.take_over(self._stored(path, _token(found), found), found, provenance, deadline)
+                    if taken_over is not None:
+                        return taken_over
                     found = self._bucket.info(path, deadline=deadline)
                     continue
                 if not provenance.claimed:
@@ -138,7 +138,7 @@ class Storage:
             found.append((self._stored(path, _token(info), info), info))
         return found
 
-    def adopt(self, stored: Stored, seen: ObjectInfo, provenance: Provenance, deadline: float) -> Stored | None:
+    def take_over(self, stored: Stored, seen: ObjectInfo, provenance: ObjectOwner, deadline: float) -> Stored | None:
         """Make an object that is there this attempt's own; None where somebody else was faster, or is newer.
 
         Raises:
@@ -146,8 +146,8 @@ class Storage:
         """
         if seen.metadata.get("claimed_at", "") > provenance.claimed_at:
             return None
-        adopted = self._bucket.adopt(stored.path, provenance.claim(), seen=seen, deadline=deadline)
-        return self._stored(stored.path, _token(seen), adopted, found=True) if adopted is not None else None
+        taken_over = self._bucket.take_over(stored.path, provenance.claim(), seen=seen, deadline=deadline)
+        return self._stored(stored.path, _token(seen), taken_over, found=True) if taken_over is not None else None
 
     def _stored(self, path: str, token: str, info: ObjectInfo, *, found: bool = False) -> Stored:
         return Stored(path, self.url(path, token), info.generation, info.metageneration, found)

@@ -48,7 +48,9 @@ class Bucket(Protocol):
         """Write the object if its generation is still `replaces` (0: there is none); None: it is not."""
         ...
 
-    def adopt(self, path: str, metadata: Mapping[str, str], *, seen: ObjectInfo, deadline: float) -> ObjectInfo | None:
+    def take_over(
+        self, path: str, metadata: Mapping[str, str], *, seen: ObjectInfo, deadline: float
+    ) -> ObjectInfo | None:
         """Change the metadata of the object if it is still as `seen`; None: it is not."""
         ...
 

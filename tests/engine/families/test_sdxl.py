@@ -13,7 +13,7 @@ from worker.api.request import Scheduler
 from worker.core.errors import Cancelled
 from worker.core.types import Sources, TaskType
 from worker.engine.engine import Engine
-from worker.engine.models.registry import Catalog
+from worker.engine.models.registry import ModelRegistry
 
 IMAGE_TASKS = ("text2img", "img2img", "inpaint")
 REFINED = {"high_noise_frac": 0.5, "refiner_inference_steps": 4, "num_inference_steps": 4}
@@ -208,7 +208,7 @@ def test_the_three_pipelines_share_every_network(engine: Engine) -> None:
 
     refining = diffusers.StableDiffusionXLImg2ImgPipeline
     kinds = (diffusers.StableDiffusionXLPipeline, refining, diffusers.StableDiffusionXLInpaintPipeline)
-    parts = engine._shelf[engine.catalog.bundle(TaskType.TEXT2IMG)].parts
+    parts = engine._cache[engine.registry.spec(TaskType.TEXT2IMG)].parts
     assert isinstance(parts, SdxlParts)
     job = SdxlJob(parts, torch.device("cpu"), image_params(), sources_of("text2img"), Recorder())
     pipelines = [job._pipeline(kind) for kind in kinds]
@@ -219,5 +219,5 @@ def test_the_three_pipelines_share_every_network(engine: Engine) -> None:
 
 
 def test_the_catalog_puts_the_three_tasks_on_one_bundle(engine: Engine) -> None:
-    catalog: Catalog = engine.catalog
-    assert catalog.bundle(TaskType.TEXT2IMG) == catalog.bundle(TaskType.IMG2IMG) == catalog.bundle(TaskType.INPAINT)
+    registry: ModelRegistry = engine.registry
+    assert registry.spec(TaskType.TEXT2IMG) == registry.spec(TaskType.IMG2IMG) == registry.spec(TaskType.INPAINT)

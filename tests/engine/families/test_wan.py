@@ -17,7 +17,7 @@ from worker.core.config import Settings
 from worker.core.errors import Cancelled
 from worker.core.types import Sources
 from worker.engine.engine import Engine
-from worker.engine.models.registry import Catalog
+from worker.engine.models.registry import ModelRegistry
 
 VIDEO_TASKS = ("text2video", "img2video")
 
@@ -25,7 +25,7 @@ VIDEO_TASKS = ("text2video", "img2video")
 @pytest.fixture(scope="module")
 def run_21(demo_settings: Settings, wan_t2v: Path, wan_i2v: Path) -> Runner:
     settings = demo_settings.model_copy(update={"wan_model": str(wan_t2v), "wan_i2v_model": str(wan_i2v)})
-    return runner(Engine(settings, catalog=Catalog(settings, cuda=False, where=())))
+    return runner(Engine(settings, registry=ModelRegistry(settings, cuda=False, where=())))
 
 
 @pytest.mark.parametrize("task", VIDEO_TASKS)
@@ -77,7 +77,7 @@ def test_the_flows_own_euler_finishes_a_draft_too(demo_settings: Settings, wan_t
     index["scheduler"] = ["diffusers", "FlowMatchEulerDiscreteScheduler"]
     (folder / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
     settings = demo_settings.model_copy(update={"wan_model": str(folder)})
-    start = runner(Engine(settings, catalog=Catalog(settings, cuda=False, where=())))
+    start = runner(Engine(settings, registry=ModelRegistry(settings, cuda=False, where=())))
     control = Recorder()
     (clip,) = start(
         "text2video", width=128, height=96, num_inference_steps=4, draft=Draft(64, 48, 0.5), control=control

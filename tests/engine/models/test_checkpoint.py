@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.engine.models.test_registry import catalog
+from tests.support.model_folders import registry
 from worker.core.types import TaskType
-from worker.engine.memory.footprint import bundle_bytes
+from worker.engine.memory.footprint import spec_bytes
 from worker.engine.models.checkpoint import header, loaded_bytes, read_json, variant_of, weight_files
 
 
@@ -43,15 +43,15 @@ def test_a_bundle_weighs_what_its_networks_take_once_loaded() -> None:
     from worker.core.config import load_settings
     from worker.engine.engine import Engine
 
-    models = catalog(cuda=False)
-    engine = Engine(load_settings(), catalog=models)
+    models = registry(cuda=False)
+    engine = Engine(load_settings(), registry=models)
     for task in ("text2img", "text2video"):
         engine.prepare(TaskType(task), Recorder())
-        bundle = models.bundle(TaskType(task))
-        sizes = bundle_bytes(bundle, cuda=False)
+        spec = models.spec(TaskType(task))
+        sizes = spec_bytes(spec, cuda=False)
         parameters = {
             name: sum(tensor.numel() * tensor.element_size() for tensor in module.parameters())
-            for name, module in engine._shelf[bundle].parts.modules().items()
+            for name, module in engine._cache[spec].parts.modules().items()
         }
         assert set(sizes) == set(parameters)
         for name, size in parameters.items():
@@ -59,7 +59,7 @@ def test_a_bundle_weighs_what_its_networks_take_once_loaded() -> None:
 
 
 def test_on_the_card_most_parts_weigh_half() -> None:
-    bundle = catalog(cuda=False).bundle(TaskType.TEXT2VIDEO)
-    wide, narrow = (bundle_bytes(bundle, cuda=cuda) for cuda in (False, True))
+    spec = registry(cuda=False).spec(TaskType.TEXT2VIDEO)
+    wide, narrow = (spec_bytes(spec, cuda=cuda) for cuda in (False, True))
     assert narrow["transformer"] * 2 == wide["transformer"]
     assert narrow["vae"] == wide["vae"]

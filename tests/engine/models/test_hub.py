@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.models.test_registry import catalog, fake_sdxl
+from tests.support.model_folders import fake_sdxl, registry
 from worker.core.types import TaskType
 from worker.engine.models.hub import Place, default_places, find
 
@@ -31,13 +31,13 @@ def test_the_order_is_runpod_cache_then_volume_then_image_then_hugging_face(tmp_
 
 def test_the_first_place_that_has_it_wins(tmp_path: Path) -> None:
     places = (Place(tmp_path / "hub", "hub"), Place(tmp_path / "volume", "plain"), Place(tmp_path / "image", "plain"))
-    models = catalog(cuda=True, where=places)
-    assert models.bundle(TaskType.TEXT2IMG).main.path is None
+    models = registry(cuda=True, where=places)
+    assert models.spec(TaskType.TEXT2IMG).main.path is None
     for root in ("image", "volume"):
         folder = fake_sdxl(tmp_path / root / FLAT)
-        assert models.bundle(TaskType.TEXT2IMG).main.path == folder
+        assert models.spec(TaskType.TEXT2IMG).main.path == folder
     snapshot = cached(tmp_path / "hub", "abc", is_main=False)
-    main = models.bundle(TaskType.TEXT2IMG).main
+    main = models.spec(TaskType.TEXT2IMG).main
     assert (main.path, main.kind, main.name) == (snapshot, "folder", HUB_ID)
 
 
@@ -56,9 +56,9 @@ def test_several_snapshots_without_a_main_are_not_guessed_at(tmp_path: Path) -> 
 def test_a_download_that_was_cut_off_is_passed_over(tmp_path: Path) -> None:
     folder = fake_sdxl(tmp_path / "volume" / FLAT)
     places = (Place(tmp_path / "volume", "plain"),)
-    assert catalog(cuda=True, where=places).bundle(TaskType.TEXT2IMG).main.path == folder
+    assert registry(cuda=True, where=places).spec(TaskType.TEXT2IMG).main.path == folder
     (folder / "unet" / "model.safetensors").unlink()
-    assert catalog(cuda=True, where=places).bundle(TaskType.TEXT2IMG).main.path is None
+    assert registry(cuda=True, where=places).spec(TaskType.TEXT2IMG).main.path is None
 
 
 @pytest.mark.parametrize("layout", ["hub", "plain"])

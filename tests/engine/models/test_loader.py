@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.engine.conftest import Runner, runner
-from tests.engine.models.test_registry import catalog
 from tests.support.engine_jobs import Recorder, single_file
+from tests.support.model_folders import registry
 from worker.core.config import load_settings
 from worker.core.errors import Cancelled, ModelUnavailable
 from worker.core.types import TaskType
@@ -40,14 +40,14 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def load() -> Loading:
     def start(task: str = "text2img", *, cuda: bool = False, control: Recorder | None = None, **values: Any) -> Parts:
-        models = catalog(cuda=False, **values)
-        return Loader(models.bundle(TaskType(task)), cuda=cuda, control=control or Recorder()).load()
+        models = registry(cuda=False, **values)
+        return Loader(models.spec(TaskType(task)), cuda=cuda, control=control or Recorder()).load()
 
     return start
 
 
 def engine_of(**values: Any) -> Engine:
-    return Engine(load_settings(), catalog=catalog(cuda=False, **values))
+    return Engine(load_settings(), registry=registry(cuda=False, **values))
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ def test_loading_tells_each_component_and_can_be_cancelled(load: Loading) -> Non
     assert told == [(step, 9) for step in range(1, 10)]
 
     class Stops(Recorder):
-        def checkpoint(self) -> None:
+        def raise_if_stopped(self) -> None:
             if len(self.progress) == 3:
                 raise Cancelled
 
@@ -159,9 +159,9 @@ def test_a_single_file_draws_what_its_folder_draws(
 
 def test_a_single_file_without_the_config_files_says_what_is_missing(small_sdxl: Path, tmp_path: Path) -> None:
     path = single_file(small_sdxl, tmp_path / "my-model.safetensors")
-    models = catalog(cuda=False, sdxl_model=str(path))
+    models = registry(cuda=False, sdxl_model=str(path))
     with pytest.raises(ModelUnavailable, match="configuration and tokenizer files"):
-        Loader(models.bundle(TaskType.TEXT2IMG), cuda=False, control=Recorder()).load()
+        Loader(models.spec(TaskType.TEXT2IMG), cuda=False, control=Recorder()).load()
 
 
 def test_a_tokenizer_without_its_fast_file_reads_alike(load: Loading, demo_models: Path, tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """Which weights serve a task, over folder trees made for the purpose: no weights are loaded here."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -8,62 +7,17 @@ from typing import Any
 
 import pytest
 
-from worker.core.config import Settings, load_settings
+from tests.support.model_folders import fake_sdxl, fake_wan, put, registry
 from worker.core.errors import ModelUnavailable
 from worker.core.types import TaskType
 from worker.engine.models import hub as places
 from worker.engine.models.checkpoint import read_json
-from worker.engine.models.hub import DEMO_MODELS, Place
-from worker.engine.models.registry import SDXL_BASE, SDXL_VAE, WAN_T2V, Catalog
-
-EMPTY_SAFETENSORS = (2).to_bytes(8, "little") + b"{}"
-
-
-def put(path: Path, content: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content))
-
-
-def put_weights(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(EMPTY_SAFETENSORS)
-
-
-def fake_sdxl(folder: Path, sample_size: int = 128, **index: Any) -> Path:
-    parts = {name: ["diffusers", "X"] for name in ("unet", "vae", "text_encoder", "text_encoder_2")}
-    put(folder / "model_index.json", {"_class_name": "StableDiffusionXLPipeline", **parts, **index})
-    put(folder / "unet" / "config.json", {"sample_size": sample_size, "in_channels": 4})
-    put(folder / "vae" / "config.json", {"block_out_channels": [1, 2, 3, 4]})
-    for part in parts:
-        put_weights(folder / part / "model.safetensors")
-    return folder
-
-
-def fake_wan(folder: Path, *, in_channels: int = 16, scale: int = 8, **index: Any) -> Path:
-    parts = {name: ["diffusers", "X"] for name in ("transformer", "vae", "text_encoder")}
-    put(folder / "model_index.json", {"_class_name": "WanPipeline", **parts, **index})
-    put(
-        folder / "transformer" / "config.json",
-        {"in_channels": in_channels, "out_channels": 48 if in_channels == 48 else 16, "patch_size": [1, 2, 2]},
-    )
-    put(folder / "vae" / "config.json", {"scale_factor_spatial": scale})
-    for part in parts:
-        put_weights(folder / part / "model.safetensors")
-    return folder
-
-
-def catalog(*, cuda: bool, where: tuple[Place, ...] = (), **values: Any) -> Catalog:
-    settings: Settings = load_settings(
-        **(
-            {"sdxl_model": None, "sdxl_vae": None, "sdxl_refiner": None, "wan_model": None, "wan_i2v_model": None}
-            | values
-        )
-    )
-    return Catalog(settings, cuda=cuda, where=where)
+from worker.engine.models.hub import DEMO_MODELS
+from worker.engine.models.registry import SDXL_BASE, SDXL_VAE, WAN_T2V
 
 
 def test_without_a_card_every_task_has_a_demo_model() -> None:
-    models = catalog(cuda=False)
+    models = registry(cuda=False)
     for task in tuple(TaskType):
         own = read_json(DEMO_MODELS / ("wan" if task.is_video else "sdxl") / "worker.json")
         defaults = models.describe(task)
@@ -74,24 +28,24 @@ def test_without_a_card_every_task_has_a_demo_model() -> None:
 
 
 def test_a_card_runs_the_demo_models_where_they_are_asked_for() -> None:
-    models = catalog(cuda=True, sdxl_model="demo", wan_model="demo")
+    models = registry(cuda=True, sdxl_model="demo", wan_model="demo")
     assert {models.describe(task).name for task in tuple(TaskType)} == {"demo"}
-    assert models.bundle(TaskType.TEXT2VIDEO) == models.bundle(TaskType.IMG2VIDEO)
+    assert models.spec(TaskType.TEXT2VIDEO) == models.spec(TaskType.IMG2VIDEO)
 
 
 def test_a_worker_without_its_demo_models_names_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(places, "DEMO_MODELS", tmp_path)
     for task, variable in {"text2img": "SDXL_MODEL", "text2video": "WAN_MODEL"}.items():
         with pytest.raises(ModelUnavailable, match=f"{variable} names the built-in demo model, whose folder is not"):
-            catalog(cuda=False).describe(TaskType(task))
+            registry(cuda=False).describe(TaskType(task))
 
 
 def test_on_a_card_the_defaults_are_the_real_models() -> None:
-    models = catalog(cuda=True)
-    bundle = models.bundle(TaskType.TEXT2IMG)
-    assert (bundle.main.name, bundle.refiner) == (SDXL_BASE, None)
-    assert bundle.vae is not None
-    assert (bundle.vae.name, bundle.vae.optional) == (SDXL_VAE, True)
+    models = registry(cuda=True)
+    spec = models.spec(TaskType.TEXT2IMG)
+    assert (spec.main.name, spec.refiner) == (SDXL_BASE, None)
+    assert spec.vae is not None
+    assert (spec.vae.name, spec.vae.optional) == (SDXL_VAE, True)
     image, video = models.describe(TaskType.INPAINT), models.describe(TaskType.TEXT2VIDEO)
     assert (image.name, image.width, image.height, image.num_inference_steps) == (SDXL_BASE, 1024, 1024, 30)
     assert (image.guidance_scale, image.has_refiner, image.warnings) == (5.0, False, ())
@@ -101,22 +55,22 @@ def test_on_a_card_the_defaults_are_the_real_models() -> None:
 
 def test_a_task_without_a_model_says_which_variable_to_set() -> None:
     with pytest.raises(ModelUnavailable, match="set WAN_I2V_MODEL"):
-        catalog(cuda=True).bundle(TaskType.IMG2VIDEO)
+        registry(cuda=True).spec(TaskType.IMG2VIDEO)
 
 
 def test_a_checkpoint_that_does_both_serves_both(tmp_path: Path) -> None:
     folder = fake_wan(tmp_path / "ti2v", in_channels=48, scale=16, expand_timesteps=True)
-    models = catalog(cuda=True, wan_model=str(folder))
-    assert models.bundle(TaskType.TEXT2VIDEO) == models.bundle(TaskType.IMG2VIDEO)
+    models = registry(cuda=True, wan_model=str(folder))
+    assert models.spec(TaskType.TEXT2VIDEO) == models.spec(TaskType.IMG2VIDEO)
     defaults = models.describe(TaskType.IMG2VIDEO)
     assert (defaults.name, defaults.width, defaults.height, defaults.size_multiple) == ("ti2v", 1280, 704, 32)
-    twice = catalog(cuda=True, wan_model=str(folder), wan_i2v_model=str(folder))
-    assert twice.bundle(TaskType.TEXT2VIDEO) == twice.bundle(TaskType.IMG2VIDEO)
+    twice = registry(cuda=True, wan_model=str(folder), wan_i2v_model=str(folder))
+    assert twice.spec(TaskType.TEXT2VIDEO) == twice.spec(TaskType.IMG2VIDEO)
 
 
 def test_a_ti2v_id_serves_both_before_it_is_here() -> None:
-    models = catalog(cuda=True, wan_model="Wan-AI/Wan2.2-TI2V-5B-Diffusers")
-    assert models.bundle(TaskType.IMG2VIDEO).main.variable == "WAN_MODEL"
+    models = registry(cuda=True, wan_model="Wan-AI/Wan2.2-TI2V-5B-Diffusers")
+    assert models.spec(TaskType.IMG2VIDEO).main.variable == "WAN_MODEL"
     assert models.describe(TaskType.TEXT2VIDEO).size_multiple == 32
 
 
@@ -128,18 +82,18 @@ def test_a_checkpoint_for_the_other_video_task_is_refused(
 ) -> None:
     values: dict[str, Any] = {variable: str(fake_wan(tmp_path / "wan", in_channels=channels))}
     with pytest.raises(ModelUnavailable, match=f"{variable.upper()} is not a.* checkpoint"):
-        catalog(cuda=True, **values).bundle(TaskType(task))
+        registry(cuda=True, **values).spec(TaskType(task))
 
 
 def test_two_wan_checkpoints_are_two_bundles(tmp_path: Path) -> None:
     t2v, i2v = fake_wan(tmp_path / "a" / "wan"), fake_wan(tmp_path / "b" / "wan", in_channels=36)
-    models = catalog(cuda=True, wan_model=str(t2v), wan_i2v_model=str(i2v))
-    assert models.bundle(TaskType.TEXT2VIDEO).name != models.bundle(TaskType.IMG2VIDEO).name
+    models = registry(cuda=True, wan_model=str(t2v), wan_i2v_model=str(i2v))
+    assert models.spec(TaskType.TEXT2VIDEO).name != models.spec(TaskType.IMG2VIDEO).name
 
 
 def test_a_folder_tells_its_native_size_and_its_own_defaults(tmp_path: Path) -> None:
     folder = fake_sdxl(tmp_path / "turbo", sample_size=64)
-    models = catalog(cuda=True, sdxl_model=str(folder))
+    models = registry(cuda=True, sdxl_model=str(folder))
     assert (models.describe(TaskType.TEXT2IMG).width, models.describe(TaskType.TEXT2IMG).name) == (512, "turbo")
     put(folder / "worker.json", {"name": "Turbo", "num_inference_steps": 4, "guidance_scale": 0, "height": "tall"})
     defaults = models.describe(TaskType.TEXT2IMG)
@@ -152,8 +106,8 @@ def test_a_folder_tells_its_native_size_and_its_own_defaults(tmp_path: Path) -> 
 
 def test_a_model_of_ones_own_keeps_its_own_vae(tmp_path: Path) -> None:
     folder = fake_sdxl(tmp_path / "mine")
-    assert catalog(cuda=True, sdxl_model=str(folder)).bundle(TaskType.TEXT2IMG).vae is None
-    named = catalog(cuda=True, sdxl_model=str(folder), sdxl_vae=SDXL_VAE).bundle(TaskType.TEXT2IMG).vae
+    assert registry(cuda=True, sdxl_model=str(folder)).spec(TaskType.TEXT2IMG).vae is None
+    named = registry(cuda=True, sdxl_model=str(folder), sdxl_vae=SDXL_VAE).spec(TaskType.TEXT2IMG).vae
     assert named is not None
     assert not named.optional
 
@@ -206,7 +160,7 @@ def test_a_wrong_variable_is_named_and_no_path_is_told(tmp_path: Path, case: str
     values, message = broken(tmp_path)[case]
     task = "text2video" if "wan_model" in values else "text2img"
     with pytest.raises(ModelUnavailable) as caught:
-        catalog(cuda=True, **values).describe(TaskType(task))
+        registry(cuda=True, **values).describe(TaskType(task))
     assert message in str(caught.value)
     assert next(iter(values)).upper() in str(caught.value)
     assert str(tmp_path) not in str(caught.value)

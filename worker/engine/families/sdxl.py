@@ -60,7 +60,7 @@ class SdxlJob:
         self._condition()
         for index, seed in list(enumerate(self._params.seeds))[first:]:
             latents = self._denoise(seed)
-            self._control.checkpoint()
+            self._control.raise_if_stopped()
             image = pixels.decode_image(self._parts.vae, latents)
             del latents
             if self._repaint is not None and self._source is not None:
@@ -92,7 +92,7 @@ class SdxlJob:
     @torch.no_grad()
     def _condition(self) -> None:
         """Embed the prompts and the source picture: once a job, not once an image."""
-        self._control.checkpoint()
+        self._control.raise_if_stopped()
         params, parts = self._params, self._parts
         self._base_embeds = self._refiner_embeds = None
         if self._base_steps or self._draft_steps:
@@ -150,7 +150,7 @@ class SdxlJob:
         options = {"num_inference_steps": params.num_inference_steps, "width": draft.width, "height": draft.height}
         pipeline, generator = self._pipeline(StableDiffusionXLPipeline), torch.Generator("cpu").manual_seed(seed)
         latents = self._call(pipeline, self._base_embeds, generator, self._stepper(self._draft_steps), options)
-        self._control.checkpoint()
+        self._control.raise_if_stopped()
         vae = self._parts.vae
         picture = fitting.enlarged(pixels.decode_image(vae, latents), params.width, params.height)
         return pixels.encode_image(vae, picture, self._device).to(self._parts.unet.dtype)
@@ -214,7 +214,7 @@ class SdxlJob:
             # Some schedulers call the network more often than they have steps; the count is of planned steps.
             self._done = before + min(planned, -(-(index + 1) * planned // max(pipeline.num_timesteps, 1)))
             self._control.report(Progress("generating", self._done, self._total))
-            self._control.checkpoint()
+            self._control.raise_if_stopped()
             return keep(pipeline, index, timestep, tensors) if keep else {}
 
         return step

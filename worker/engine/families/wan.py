@@ -50,10 +50,10 @@ class WanJob:
         if first:
             return
         self._warn_of_cut_prompts()
-        self._control.checkpoint()
+        self._control.raise_if_stopped()
         try:
             latents = self._denoise()
-            self._control.checkpoint()
+            self._control.raise_if_stopped()
             frames = pixels.decode_clip(self._parts.vae, latents)
         finally:
             # A run that was stopped leaves the frames it had come to in the VAE's cache.
@@ -66,7 +66,7 @@ class WanJob:
             if draft is None:
                 return self._draw(params.width, params.height)
             latents = self._draw(draft.width, draft.height)
-            self._control.checkpoint()
+            self._control.raise_if_stopped()
             return self._finish(pixels.decode_clip(self._parts.vae, latents), draft.strength)
 
     def _draw(self, width: int, height: int) -> torch.Tensor:
@@ -87,7 +87,7 @@ class WanJob:
         scheduler = video_scheduler(parts.scheduler, 1.0)
         scheduler.set_timesteps(params.num_inference_steps, device=self._device)
         left = _left(params.num_inference_steps, strength)
-        noise = randn_tensor(clean.shape, generator=self._dice(), device=clean.device, dtype=clean.dtype)
+        noise = randn_tensor(clean.shape, generator=self._generator(), device=clean.device, dtype=clean.dtype)
         level = scheduler.timesteps[-left].reshape(1)
         if hasattr(scheduler, "scale_noise"):  # the flow's own Euler calls it so
             noisy = scheduler.scale_noise(clean, level, noise)
@@ -113,7 +113,7 @@ class WanJob:
         def step(pipeline: Any, index: int, _timestep: Any, _tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
             self._done = before + index + 1
             self._control.report(Progress("generating", self._done, self._total))
-            self._control.checkpoint()
+            self._control.raise_if_stopped()
             return {}
 
         latents: torch.Tensor = pipeline(
@@ -122,14 +122,14 @@ class WanJob:
             negative_prompt=params.negative_prompt,
             num_inference_steps=params.num_inference_steps,
             guidance_scale=params.guidance_scale,
-            generator=self._dice(),
+            generator=self._generator(),
             max_sequence_length=MAX_PROMPT_TOKENS,
             output_type="latent",
             callback_on_step_end=step,
         ).frames
         return latents
 
-    def _dice(self) -> torch.Generator:
+    def _generator(self) -> torch.Generator:
         return torch.Generator("cpu").manual_seed(self._params.seed)
 
     def _pipeline(self) -> Any:

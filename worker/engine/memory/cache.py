@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Literal
 from worker.core.errors import GpuFault, ModelUnavailable, OutOfMemory
 from worker.core.types import Control, Progress
 from worker.engine.memory import device as machine
-from worker.engine.memory.footprint import bundle_bytes
+from worker.engine.memory.footprint import spec_bytes
 from worker.engine.memory.placement import GIB, Demand, Resident, decide
 from worker.engine.models import hub as places
-from worker.engine.models.registry import SDXL_BASE, Bundle, Catalog
+from worker.engine.models.registry import SDXL_BASE, ModelRegistry, ModelSpec
 from worker.engine.protocol import Placement
 from worker.engine.vendor_errors import importing, quiet, release_memory, translated
 
 if TYPE_CHECKING:
-    from worker.engine.memory.offload import Residence
+    from worker.engine.memory.offload import Offloader
     from worker.engine.models.loader import Parts
 
 log = logging.getLogger(__name__)
@@ -36,81 +36,81 @@ CPU_ROOM = GIB
 class Loaded:
     """One bundle in memory."""
 
-    bundle: Bundle
+    spec: ModelSpec
     parts: "Parts"
-    residence: "Residence"
+    offloader: "Offloader"
     last_used: int
 
 
-class Shelf:
+class ModelCache:
     """Holds what is loaded; one bundle's networks are there once, whichever tasks they serve."""
 
-    def __init__(self, catalog: Catalog) -> None:
-        self._catalog = catalog
+    def __init__(self, registry: ModelRegistry) -> None:
+        self._registry = registry
         self._loaded: dict[str, Loaded] = {}
         self._clock = 0
-        self._cuda = catalog.cuda
+        self._cuda = registry.cuda
 
-    def __getitem__(self, bundle: Bundle) -> Loaded:
-        return self._loaded[bundle.name]
+    def __getitem__(self, spec: ModelSpec) -> Loaded:
+        return self._loaded[spec.name]
 
-    def __contains__(self, bundle: Bundle) -> bool:
-        return bundle.name in self._loaded
+    def __contains__(self, spec: ModelSpec) -> bool:
+        return spec.name in self._loaded
 
     @property
     def modes(self) -> dict[str, str]:
         """Name of each loaded bundle -> `resident` or `offloaded`."""
-        return {name: str(entry.residence.mode) for name, entry in self._loaded.items()}
+        return {name: str(entry.offloader.mode) for name, entry in self._loaded.items()}
 
-    def take(self, bundle: Bundle, control: Control) -> Placement:
+    def take(self, spec: ModelSpec, control: Control) -> Placement:
         """Have the bundle where it will run.
 
         Raises:
             ModelUnavailable, OutOfMemory, GpuFault, DiskFull, or what `control.checkpoint` raises.
         """
-        control.checkpoint()
+        control.raise_if_stopped()
         self._clock += 1
-        entry = self._loaded.get(bundle.name)
+        entry = self._loaded.get(spec.name)
         if entry is not None:
             entry.last_used = self._clock
-            if entry.residence.mode == "resident":
+            if entry.offloader.mode == "resident":
                 return Placement("resident", "already there")
-            placement = self.decide(bundle)
+            placement = self.decide(spec)
             if placement.mode == "offloaded" or placement.evicted:
                 return Placement("offloaded", "already there, one network at a time")
         else:
-            bundle = self._fetch(bundle, control)
-            placement = self.decide(bundle)
-        self._note(bundle, placement)
+            spec = self._fetch(spec, control)
+            placement = self.decide(spec)
+        self._note(spec, placement)
         self.evict(placement.evicted)
         try:
-            self._place(bundle, placement, control)
+            self._place(spec, placement, control)
         except OutOfMemory:
             if placement.mode == "offloaded" or not self._cuda:
                 raise
             self.evict(tuple(self._loaded))
             placement = Placement("offloaded", "loading it whole ran out of memory")
-            self._note(bundle, placement)
-            self._place(bundle, placement, control)
+            self._note(spec, placement)
+            self._place(spec, placement, control)
         return placement
 
-    def decide(self, bundle: Bundle) -> Placement:
+    def decide(self, spec: ModelSpec) -> Placement:
         """Where the bundle would go now; changes nothing.
 
         Raises:
             GpuFault: the card does not answer.
         """
-        entry = self._loaded.get(bundle.name)
+        entry = self._loaded.get(spec.name)
         if entry is not None:
-            weights, largest = entry.residence.bytes, entry.residence.largest
+            weights, largest = entry.offloader.bytes, entry.offloader.largest
         else:
-            sizes = bundle_bytes(bundle, cuda=self._cuda)
+            sizes = spec_bytes(spec, cuda=self._cuda)
             weights, largest = sum(sizes.values()), max(sizes.values(), default=0)
-        demand = Demand(bundle.name, weights, largest, ROOM[bundle.family] if self._cuda else CPU_ROOM)
+        demand = Demand(spec.name, weights, largest, ROOM[spec.family] if self._cuda else CPU_ROOM)
         residents = [
-            Resident(name, other.residence.bytes, other.last_used)
+            Resident(name, other.offloader.bytes, other.last_used)
             for name, other in self._loaded.items()
-            if other.residence.mode == "resident"
+            if other.offloader.mode == "resident"
         ]
         free, total = machine.memory(cuda=self._cuda)
         return decide(demand, residents, free=free, total=total, can_offload=self._cuda)
@@ -126,12 +126,12 @@ class Shelf:
         """Let go of every model."""
         self.evict(tuple(self._loaded))
 
-    def shrink_to(self, bundle: Bundle) -> None:
+    def shrink_to(self, spec: ModelSpec) -> None:
         """After an out of memory: only this bundle, and of it only what runs, is on the card."""
-        self.evict([name for name in self._loaded if name != bundle.name])
+        self.evict([name for name in self._loaded if name != spec.name])
         if self._cuda:
             with translated("run"):
-                self[bundle].residence.settle(Placement("offloaded", "a job ran out of memory"))
+                self[spec].offloader.settle(Placement("offloaded", "a job ran out of memory"))
         release_memory()
 
     @contextmanager
@@ -142,27 +142,27 @@ class Shelf:
         except BaseException as error:
             if not isinstance(error, GpuFault):  # on a poisoned context every further call fails too
                 for entry in self._loaded.values():
-                    entry.residence.rest()
+                    entry.offloader.rest()
                 release_memory()
             raise
 
-    def _place(self, bundle: Bundle, placement: Placement, control: Control) -> None:
+    def _place(self, spec: ModelSpec, placement: Placement, control: Control) -> None:
         with self.cleanly(), translated("load"):
-            entry = self._loaded.get(bundle.name)
+            entry = self._loaded.get(spec.name)
             if entry is not None:
-                entry.residence.settle(placement)
+                entry.offloader.settle(placement)
                 return
             started = time.monotonic()
-            parts = self._load(bundle, placement, control)
-            from worker.engine.memory.offload import Residence
+            parts = self._load(spec, placement, control)
+            from worker.engine.memory.offload import Offloader
 
-            residence = Residence(parts.modules(), machine.device(cuda=self._cuda))
-            residence.settle(placement)
-            self._loaded[bundle.name] = Loaded(bundle, parts, residence, self._clock)
+            offloader = Offloader(parts.modules(), machine.device(cuda=self._cuda))
+            offloader.settle(placement)
+            self._loaded[spec.name] = Loaded(spec, parts, offloader, self._clock)
             seconds = round(time.monotonic() - started, 2)
-            log.info("%s loaded", bundle.name, extra={"action": "model_loaded", "seconds": seconds})
+            log.info("%s loaded", spec.name, extra={"action": "model_loaded", "seconds": seconds})
 
-    def _load(self, bundle: Bundle, placement: Placement, control: Control) -> "Parts":
+    def _load(self, spec: ModelSpec, placement: Placement, control: Control) -> "Parts":
         control.report(Progress("loading", 0, 1))
         # The slow imports belong to loading, not to the first job.
         with importing():
@@ -173,22 +173,22 @@ class Shelf:
         log.debug("imported", extra={"action": "imports", "modules": [sdxl.__name__, wan.__name__]})
         device = machine.device(cuda=self._cuda) if placement.mode == "resident" else None
         loader = Loader(
-            bundle,
+            spec,
             cuda=self._cuda,
             control=control,
-            sdxl_configs=self._sdxl_configs(bundle),
+            sdxl_configs=self._sdxl_configs(spec),
             # To the card one by one: the machine's memory never holds a whole model beside it.
             arrived=lambda module: module.to(device) if device is not None else module,
         )
         return loader.load()
 
-    def _fetch(self, bundle: Bundle, control: Control) -> Bundle:
+    def _fetch(self, spec: ModelSpec, control: Control) -> ModelSpec:
         """The bundle with all its files on this machine: what is named by a hub id and not here is downloaded."""
         control.report(Progress("loading", 0, 1))
-        for part in bundle.all:
+        for part in spec.all:
             if part.kind != "hub":
                 continue
-            control.checkpoint()
+            control.raise_if_stopped()
             log.info("downloading %s", part.name, extra={"action": "download", "model": part.name})
             what: Literal["vae", "pipeline"] = "vae" if part.role == "vae" else "pipeline"
             try:
@@ -198,23 +198,23 @@ class Shelf:
                 if not part.optional:
                     raise
                 log.warning("going on without %s", part.name, extra={"action": "download", "model": part.name})
-                bundle = replace(bundle, vae=None)
+                spec = replace(spec, vae=None)
             else:
-                bundle = bundle.having(replace(part, kind="folder", path=folder))
-        return bundle
+                spec = spec.having(replace(part, kind="folder", path=folder))
+        return spec
 
-    def _sdxl_configs(self, bundle: Bundle) -> Path | None:
-        if all(part.kind != "file" for part in bundle.all):
+    def _sdxl_configs(self, spec: ModelSpec) -> Path | None:
+        if all(part.kind != "file" for part in spec.all):
             return None
-        if (folder := self._catalog.sdxl_configs()) is not None:
+        if (folder := self._registry.sdxl_configs()) is not None:
             return folder
-        return bundle.main.path if bundle.main.kind == "folder" else places.download(SDXL_BASE, "configs", half=False)
+        return spec.main.path if spec.main.kind == "folder" else places.download(SDXL_BASE, "configs", half=False)
 
-    def _note(self, bundle: Bundle, placement: Placement) -> None:
+    def _note(self, spec: ModelSpec, placement: Placement) -> None:
         log.info(
             "%s: %s, %s",
-            bundle.name,
+            spec.name,
             placement.mode,
             placement.reason,
-            extra={"action": "placement", "model": bundle.name, "mode": placement.mode, "evicted": placement.evicted},
+            extra={"action": "placement", "model": spec.name, "mode": placement.mode, "evicted": placement.evicted},
         )

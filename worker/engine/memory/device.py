@@ -36,7 +36,7 @@ def memory(*, cuda: bool) -> tuple[int, int]:
         return free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated(), total
 
 
-def try_card() -> None:
+def try_gpu() -> None:
     """Run a small matrix product on the card and check its result.
 
     Raises:

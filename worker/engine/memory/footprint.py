@@ -3,25 +3,25 @@
 from pathlib import Path
 
 from worker.engine.models.checkpoint import components, has_weights, loaded_bytes, weight_files
-from worker.engine.models.registry import Bundle, Weights
+from worker.engine.models.registry import ModelSpec, WeightSource
 
 _FLOAT32_ON_CUDA = frozenset({"wan:vae", "wan:image_encoder"})
 """Parts that stay in float32 on the card (see `loading`); every other runs in two bytes there."""
 
 
-def bundle_bytes(bundle: Bundle, *, cuda: bool) -> dict[str, int]:
+def spec_bytes(spec: ModelSpec, *, cuda: bool) -> dict[str, int]:
     """Network -> bytes in the dtype it is loaded in; empty parts where files are missing."""
-    sizes = _part(bundle.main, cuda=cuda)
-    if bundle.vae is not None:
+    sizes = _part(spec.main, cuda=cuda)
+    if spec.vae is not None:
         sizes.pop("vae", None)
-        sizes |= {"vae": _part(bundle.vae, cuda=cuda).get("vae", 0)}
-    if bundle.refiner is not None:
+        sizes |= {"vae": _part(spec.vae, cuda=cuda).get("vae", 0)}
+    if spec.refiner is not None:
         # The refiner's other networks are the base's.
-        sizes["refiner_unet"] = _part(bundle.refiner, cuda=cuda).get("unet", 0)
+        sizes["refiner_unet"] = _part(spec.refiner, cuda=cuda).get("unet", 0)
     return sizes
 
 
-def _part(weights: Weights, *, cuda: bool) -> dict[str, int]:
+def _part(weights: WeightSource, *, cuda: bool) -> dict[str, int]:
     path = weights.path
     if path is None:
         return {}

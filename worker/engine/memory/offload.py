@@ -8,7 +8,7 @@ import torch
 from worker.engine.protocol import Placement
 
 
-class Residence:
+class Offloader:
     """The networks of one loaded model and where they are.
 
     `modules` are in the order in which a job uses them: when one is brought to the card, the one before it leaves.

@@ -16,7 +16,7 @@ import transformers
 from worker.core.errors import ModelUnavailable
 from worker.core.types import Control, Progress
 from worker.engine.models.checkpoint import components, read_json, variant_of
-from worker.engine.models.registry import Bundle
+from worker.engine.models.registry import ModelSpec
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ Parts = SdxlParts | WanParts
 class Loader:
     """Loads one bundle whose files are here. `cuda` decides the dtypes, `arrived` takes each network as it is read."""
 
-    bundle: Bundle
+    spec: ModelSpec
     cuda: bool
     control: Control
     sdxl_configs: Path | None = None
@@ -104,10 +104,10 @@ class Loader:
         Raises:
             ModelUnavailable, or an error of safetensors, diffusers, transformers or the operating system.
         """
-        return self._sdxl() if self.bundle.family == "sdxl" else self._wan()
+        return self._sdxl() if self.spec.family == "sdxl" else self._wan()
 
     def _sdxl(self) -> SdxlParts:
-        main, vae, refiner = self.bundle.main, self.bundle.vae, self.bundle.refiner
+        main, vae, refiner = self.spec.main, self.spec.vae, self.spec.refiner
         self._total = 7 + (2 if refiner else 0)
         if main.kind == "file":
             parts = self._sdxl_file(_path(main.path), load_vae=vae is None)
@@ -173,19 +173,19 @@ class Loader:
         )
 
     def _wan(self) -> WanParts:
-        folder = _path(self.bundle.main.path)
+        folder = _path(self.spec.main.path)
         index, present = _index(folder), components(folder)
         self._check(folder, ("tokenizer", "text_encoder", "transformer", "vae", "scheduler"))
         self._total = len(present)
-        brain = torch.bfloat16
+        bfloat16 = torch.bfloat16
         return WanParts(
             tokenizer=self._small(folder, "tokenizer"),
-            text_encoder=self._network(folder, "text_encoder", brain),
+            text_encoder=self._network(folder, "text_encoder", bfloat16),
             # Small, and its features steer every step: float32 as in diffusers' own example for Wan.
             image_encoder=self._network(folder, "image_encoder", torch.float32) if "image_encoder" in present else None,
             image_processor=self._small(folder, "image_processor") if "image_processor" in present else None,
-            transformer=self._network(folder, "transformer", brain),
-            transformer_2=self._network(folder, "transformer_2", brain) if "transformer_2" in present else None,
+            transformer=self._network(folder, "transformer", bfloat16),
+            transformer_2=self._network(folder, "transformer_2", bfloat16) if "transformer_2" in present else None,
             vae=self._network(folder, "vae", torch.float32),
             scheduler=self._small(folder, "scheduler"),
             boundary_ratio=index.get("boundary_ratio"),
@@ -245,14 +245,14 @@ class Loader:
         return part
 
     def _step(self) -> None:
-        self.control.checkpoint()
+        self.control.raise_if_stopped()
         self._done += 1
         self.control.report(Progress("loading", min(self._done, self._total), self._total))
 
     def _check(self, folder: Path, needed: tuple[str, ...]) -> None:
         missing = [name for name in needed if name not in components(folder)]
         if missing:
-            raise ModelUnavailable(f"{self.bundle.main.variable} names a model without {', '.join(missing)}")
+            raise ModelUnavailable(f"{self.spec.main.variable} names a model without {', '.join(missing)}")
 
     def _check_refiner(self, parts: SdxlParts) -> None:
         width = parts.text_encoder_2.config.hidden_size

@@ -34,7 +34,7 @@ _DEMO_FOLDERS: dict[Role, str] = {"sdxl": "sdxl", "refiner": "sdxl-refiner", "wa
 
 
 @dataclass(frozen=True, slots=True)
-class Weights:
+class WeightSource:
     """What one variable names. `path` is None for a hub id that is nowhere on this machine yet."""
 
     variable: str
@@ -48,13 +48,13 @@ class Weights:
 
 
 @dataclass(frozen=True, slots=True)
-class Bundle:
+class ModelSpec:
     """The weights that are loaded together and serve a task. Two tasks of the same bundle share every network."""
 
     family: Family
-    main: Weights
-    vae: Weights | None = None
-    refiner: Weights | None = None
+    main: WeightSource
+    vae: WeightSource | None = None
+    refiner: WeightSource | None = None
 
     @property
     def name(self) -> str:
@@ -62,11 +62,11 @@ class Bundle:
         return f"{self.family}:{self.main.name}" + ("+i2v" if self.main.variable == "WAN_I2V_MODEL" else "")
 
     @property
-    def all(self) -> tuple[Weights, ...]:
+    def all(self) -> tuple[WeightSource, ...]:
         """Every part, the main one first."""
         return tuple(part for part in (self.main, self.vae, self.refiner) if part is not None)
 
-    def having(self, part: Weights) -> "Bundle":
+    def having(self, part: WeightSource) -> "ModelSpec":
         """This bundle with `part` in its place."""
         match part.role:
             case "vae":
@@ -77,7 +77,7 @@ class Bundle:
                 return replace(self, main=part)
 
 
-class Catalog:
+class ModelRegistry:
     """The configured models of one worker. Nothing is remembered: a model that arrives on the disk is seen."""
 
     def __init__(
@@ -96,7 +96,7 @@ class Catalog:
     def _places(self) -> tuple[places.Place, ...]:
         return places.default_places(self._settings.models_dir) if self._where is None else self._where
 
-    def bundle(self, task_type: TaskType) -> Bundle:
+    def spec(self, task_type: TaskType) -> ModelSpec:
         """The weights of a task.
 
         Raises:
@@ -110,14 +110,14 @@ class Catalog:
         Raises:
             ModelUnavailable: as `bundle`.
         """
-        bundle = self.bundle(task_type)
-        main = bundle.main
+        spec = self.spec(task_type)
+        main = spec.main
         folder = main.path if main.kind == "folder" else None
-        if bundle.family == "sdxl":
-            return replace(sdxl_defaults(main.name, folder), has_refiner=bundle.refiner is not None)
+        if spec.family == "sdxl":
+            return replace(sdxl_defaults(main.name, folder), has_refiner=spec.refiner is not None)
         return wan_defaults(main.name, folder, ti2v=wan_layout(main) == "ti2v")
 
-    def safety(self) -> Weights | None:
+    def safety(self) -> WeightSource | None:
         """The checker that every result must pass; None where the operator asked for none.
 
         Raises:
@@ -131,7 +131,7 @@ class Catalog:
         """A folder with SDXL's configs and tokenizers, which a single `.safetensors` file lacks; None: not here."""
         return places.find(SDXL_BASE, self._places, lambda folder: (folder / "tokenizer" / "vocab.json").is_file())
 
-    def _sdxl(self) -> Bundle:
+    def _sdxl(self) -> ModelSpec:
         settings = self._settings
         value = settings.sdxl_model or (SDXL_BASE if self._cuda else "demo")
         main = self._weights("SDXL_MODEL", "sdxl", value)
@@ -146,9 +146,9 @@ class Catalog:
             refiner = self._weights("SDXL_REFINER", "refiner", "demo")
         if refiner is not None and (refiner.name == "demo") != (main.name == "demo"):
             raise ModelUnavailable("SDXL_REFINER does not go with SDXL_MODEL: only one of them is demo")
-        return Bundle("sdxl", main, vae, refiner)
+        return ModelSpec("sdxl", main, vae, refiner)
 
-    def _wan(self, task_type: TaskType) -> Bundle:
+    def _wan(self, task_type: TaskType) -> ModelSpec:
         settings = self._settings
         t2v = settings.wan_model or (WAN_T2V if self._cuda else "demo")
         if task_type is TaskType.TEXT2VIDEO:
@@ -170,16 +170,16 @@ class Catalog:
             raise ModelUnavailable(f"{main.variable} is not {wanted} checkpoint, so it cannot serve {task_type}")
         if task_type is TaskType.IMG2VIDEO and settings.wan_i2v_model and settings.wan_i2v_model == t2v:
             main = replace(main, variable="WAN_MODEL")  # one checkpoint for both is loaded once
-        return Bundle("wan", main)
+        return ModelSpec("wan", main)
 
-    def _weights(self, variable: str, role: Role, value: str) -> Weights:
+    def _weights(self, variable: str, role: Role, value: str) -> WeightSource:
         if value == "demo":
             if role not in _DEMO_FOLDERS:
                 raise ModelUnavailable(f"{variable} cannot be demo")
             folder = places.DEMO_MODELS / _DEMO_FOLDERS[role]
             if problem := folder_problem(folder, role):
                 raise ModelUnavailable(f"{variable} names the built-in demo model, whose folder {problem}")
-            return Weights(variable, role, "folder", "demo", folder)
+            return WeightSource(variable, role, "folder", "demo", folder)
         path = Path(value).expanduser()
         if value.endswith(".safetensors"):
             if role not in {"sdxl", "vae"}:
@@ -188,17 +188,17 @@ class Catalog:
                 raise ModelUnavailable(f"{variable} names a file that is not there")
             if not header(path):
                 raise ModelUnavailable(f"{variable} names a file that is not in the safetensors format")
-            return Weights(variable, role, "file", path.name, path)
+            return WeightSource(variable, role, "file", path.name, path)
         if path.is_dir():
             if problem := folder_problem(path, role):
                 raise ModelUnavailable(f"{variable} names a folder that {problem}")
-            return Weights(variable, role, "folder", path.resolve().name, path)
+            return WeightSource(variable, role, "folder", path.resolve().name, path)
         if path.is_absolute() or value.startswith((".", "~")):
             raise ModelUnavailable(f"{variable} names a folder that is not there")
         if not places.HUB_ID.match(value):
             raise ModelUnavailable(f"{variable} must be a hub id (org/name), a folder, a .safetensors file or demo")
         found = places.find(value, self._places, lambda folder: not folder_problem(folder, role))
-        return Weights(variable, role, "hub" if found is None else "folder", value, found)
+        return WeightSource(variable, role, "hub" if found is None else "folder", value, found)
 
 
 WanLayout = Literal["t2v", "i2v", "ti2v"]
@@ -209,7 +209,7 @@ _SERVES: dict[WanLayout, frozenset[TaskType]] = {
 }
 
 
-def wan_layout(weights: Weights) -> WanLayout | None:
+def wan_layout(weights: WeightSource) -> WanLayout | None:
     """What a Wan checkpoint does: text to video, image to video, or both (Wan 2.2 TI2V). None: it cannot be told yet.
 
     An image-to-video transformer takes more channels than it gives: the latents, the mask and the first frame.

@@ -1,0 +1,92 @@
+"""One worker with everything in memory, and the request that most tests send it."""
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from tests.support.fakes import (
+    MemoryBucket,
+    MemoryDocumentStore,
+    PaintingGenerator,
+    TokenUsers,
+)
+from worker.auth.caller import Identity
+from worker.auth.tickets import Tickets
+from worker.core.config import Settings, load_settings
+from worker.core.stop import StopSignal
+from worker.core.types import Progress
+from worker.delivery.spool import Spool
+from worker.job.gpu_thread import GpuThread
+from worker.job.runner import Job, run
+from worker.job.services import Services
+from worker.sources.loader import SourceLoader
+from worker.storage.results import Storage
+
+PATH = "generations/user/files/file"
+
+SECRET = "shared with the app's backend, 32+"
+
+CLOUD = {"prompt": "a fox", "use_cloud_storage": True, "user_id": "user", "file_uid": "file", "seed": 7}
+
+
+class World:
+    """One worker with everything in memory."""
+
+    def __init__(self, generator: PaintingGenerator | None = None, **settings: Any) -> None:
+        self.generator = generator or PaintingGenerator()
+        self.documents, self.bucket = MemoryDocumentStore(), MemoryBucket()
+        self.settings: Settings = load_settings(firebase_storage_bucket=self.bucket.name, **settings)
+        self.gpu = GpuThread()
+        self.firebase = True
+        self.progress: list[Progress] = []
+
+    def services(self) -> Services:
+        storage = Storage(self.bucket) if self.firebase else None
+        return Services(
+            settings=self.settings,
+            generator=self.generator,
+            gpu=self.gpu,
+            sources=SourceLoader(self.settings, storage.read_object if storage else None),
+            documents=self.documents if self.firebase else None,
+            storage=storage,
+            identity=Identity(
+                TokenUsers() if self.firebase else None, Tickets(SECRET), required=self.settings.require_id_token
+            ),
+            worker_id="worker-1",
+        )
+
+    async def run(self, job_input: object, job_id: str = "job-1", stop: StopSignal | None = None) -> dict[str, Any]:
+        return await run(Job(job_id, job_input), self.services(), stop or StopSignal(), self.progress.append)
+
+    @property
+    def document(self) -> dict[str, Any]:
+        return self.documents.stored[PATH][0]
+
+    @property
+    def paths(self) -> list[str]:
+        return sorted(self.bucket.objects)
+
+
+def data_uri(size: tuple[int, int] = (64, 64)) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((size[1], size[0], 3), 128, np.uint8)).save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+class VolumeWorld(World):
+    """A worker with an outbox, and pictures too large for a response."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(PaintingGenerator(side=512), max_result_bytes=20_000)
+        self.spool = Spool(folder)
+
+    def services(self) -> Any:
+        services = super().services()
+        return type(services)(**{name: getattr(services, name) for name in services.__slots__} | {"spool": self.spool})
+
+    def deliver(self) -> int:
+        return self.spool.deliver(Storage(self.bucket), self.documents)

@@ -1,0 +1,54 @@
+"""Model folders of nothing but small files, and a registry over them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from worker.core.config import Settings, load_settings
+from worker.engine.models.hub import Place
+from worker.engine.models.registry import ModelRegistry
+
+EMPTY_SAFETENSORS = (2).to_bytes(8, "little") + b"{}"
+
+
+def put(path: Path, content: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def put_weights(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(EMPTY_SAFETENSORS)
+
+
+def fake_sdxl(folder: Path, sample_size: int = 128, **index: Any) -> Path:
+    parts = {name: ["diffusers", "X"] for name in ("unet", "vae", "text_encoder", "text_encoder_2")}
+    put(folder / "model_index.json", {"_class_name": "StableDiffusionXLPipeline", **parts, **index})
+    put(folder / "unet" / "config.json", {"sample_size": sample_size, "in_channels": 4})
+    put(folder / "vae" / "config.json", {"block_out_channels": [1, 2, 3, 4]})
+    for part in parts:
+        put_weights(folder / part / "model.safetensors")
+    return folder
+
+
+def fake_wan(folder: Path, *, in_channels: int = 16, scale: int = 8, **index: Any) -> Path:
+    parts = {name: ["diffusers", "X"] for name in ("transformer", "vae", "text_encoder")}
+    put(folder / "model_index.json", {"_class_name": "WanPipeline", **parts, **index})
+    put(
+        folder / "transformer" / "config.json",
+        {"in_channels": in_channels, "out_channels": 48 if in_channels == 48 else 16, "patch_size": [1, 2, 2]},
+    )
+    put(folder / "vae" / "config.json", {"scale_factor_spatial": scale})
+    for part in parts:
+        put_weights(folder / part / "model.safetensors")
+    return folder
+
+
+def registry(*, cuda: bool, where: tuple[Place, ...] = (), **values: Any) -> ModelRegistry:
+    settings: Settings = load_settings(
+        **(
+            {"sdxl_model": None, "sdxl_vae": None, "sdxl_refiner": None, "wan_model": None, "wan_i2v_model": None}
+            | values
+        )
+    )
+    return ModelRegistry(settings, cuda=cuda, where=where)
