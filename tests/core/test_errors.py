@@ -1,6 +1,9 @@
 """The error tree: the contract's codes, plain words, and whether the same request may succeed later."""
 
+import copy
+import pickle
 import re
+from collections.abc import Callable
 
 import pytest
 
@@ -92,6 +95,50 @@ def test_an_invalid_input_names_every_bad_field() -> None:
 def test_an_invalid_input_without_a_field_still_says_something() -> None:
     assert str(InvalidInput([])) == "invalid_input: The request has fields that are not valid."
     assert str(FieldProblem("", "user_id: required")) == "user_id: required"
+
+
+def test_an_error_keeps_the_id_and_the_parameters_of_what_it_says() -> None:
+    error = DownloadFailed("download_failed.status", field="image_url", status=503, retryable=True)
+    assert (error.message_id, error.params) == ("download_failed.status", {"field": "image_url", "status": 503})
+    assert error.message == "image_url: the server answered with status 503"
+    assert (OutOfMemory().message_id, OutOfMemory().params) == ("out_of_memory", {})
+    assert (Cancelled().message_id, Cancelled().params) == ("cancelled", {})
+
+
+def test_a_fields_problem_keeps_them_too() -> None:
+    problem = FieldProblem("width", "invalid_input.multiple", of=8, got=1023)
+    assert (problem.message_id, problem.params) == ("invalid_input.multiple", {"of": 8, "got": 1023})
+    assert str(problem) == "width: must be a multiple of 8 (got 1023)"
+    assert InvalidInput([problem]).message_id == "invalid_input.fields"
+
+
+def test_a_literal_text_is_still_taken_and_has_the_id_of_its_code() -> None:
+    error = StorageUnavailable("the bucket is on fire")
+    assert (error.message_id, error.params, error.message) == ("storage_unavailable", {}, "the bucket is on fire")
+
+
+@pytest.mark.parametrize("copied", [copy.copy, lambda error: pickle.loads(pickle.dumps(error))], ids=["copy", "pickle"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        DownloadFailed("download_failed.status", field="image_url", status=404, retryable=False),
+        OutOfMemory(),
+        StorageUnavailable("the bucket is on fire"),
+        Cancelled(),
+    ],
+    ids=lambda error: str(error.code),
+)
+def test_a_copy_says_the_same(error: JobError | Cancelled, copied: Callable[..., JobError | Cancelled]) -> None:
+    other = copied(error)
+    assert other is not error
+    assert type(other) is type(error)
+    assert (str(other), vars(other)) == (str(error), vars(error))
+
+
+def test_a_copy_of_an_invalid_input_still_names_its_fields() -> None:
+    error = InvalidInput([FieldProblem("width", "invalid_input.multiple", of=8, got=1023)])
+    for other in (copy.copy(error), pickle.loads(pickle.dumps(error))):
+        assert (other.message, other.problems[0].field) == (error.message, "width")
 
 
 def test_a_backend_error_is_not_for_clients() -> None:

@@ -12,28 +12,50 @@
         └── Superseded, PoisonJob, Internal
     Cancelled                    somebody asked for the job to stop; not an error, so no fallback can swallow it
 
-The first paragraph of a class's docstring is its default message. Messages are read by app developers and shown to
-users: no traceback, path, host, key, token or prompt goes into one.
+What an error says is in `messages`: an error holds the id of its text and the parameters that the text names.
 """
 
-import inspect
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+import copyreg
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from worker.core.messages import MESSAGES, text
 
 
-class JobError(Exception):
-    """The job failed."""
+def _said(given: str, code: str, params: Mapping[str, object]) -> tuple[str, str]:
+    """The id of a message and its text."""
+    if given not in MESSAGES:  # A literal text, until its raise site has an id in the catalogue: then this goes.
+        return code, given
+    return given, text(given, **params)
 
-    code: ClassVar[str] = "internal"
+
+class _Outcome(Exception):
+    """What ends a job without a result: a code, words by their id in the catalogue, and whether to try again.
+
+    `DownloadFailed("download_failed.status", field="image_url", status=503)`; without an id, the message is the one
+    that the catalogue has for the error's code.
+    """
+
+    code: ClassVar[str]
     retryable: bool = False
     """Whether the same request may succeed later; an error may know better than its class."""
 
-    def __init__(self, message: str | None = None, *, retryable: bool | None = None) -> None:
-        self.message = message or (inspect.getdoc(type(self)) or "").split("\n\n")[0]
+    def __init__(self, message_id: str | None = None, /, *, retryable: bool | None = None, **params: object) -> None:
+        self.message_id, self.message = _said(message_id or self.code, self.code, params)
+        self.params: Mapping[str, object] = params
         if retryable is not None:
             self.retryable = retryable
         super().__init__(self.message)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A copy is not made by the constructor: that would take the finished text for an id.
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]  # undeclared
+
+
+class JobError(_Outcome):
+    """The job failed."""
+
+    code = "internal"
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"
@@ -53,149 +75,148 @@ class InfrastructureError(JobError):
     retryable = True
 
 
-@dataclass(frozen=True, slots=True)
 class FieldProblem:
     """What is wrong with one field. `field` is the name the client used, `problem` says what would be right."""
 
-    field: str
-    problem: str
+    def __init__(self, field: str, message_id: str, /, **params: object) -> None:
+        self.field = field
+        self.message_id, self.problem = _said(message_id, InvalidInput.code, params)
+        self.params: Mapping[str, object] = params
 
     def __str__(self) -> str:
         return f"{self.field}: {self.problem}" if self.field else self.problem
 
 
 class InvalidInput(CallerError):
-    """The request has fields that are not valid."""
+    """The request is not valid, for one reason or several."""
 
     code = "invalid_input"
 
     def __init__(self, problems: Sequence[FieldProblem]) -> None:
         self.problems = tuple(problems)
-        super().__init__("; ".join(str(problem) for problem in self.problems) or None)
+        if self.problems:
+            super().__init__("invalid_input.fields", problems="; ".join(map(str, self.problems)))
+        else:
+            super().__init__()
 
 
 class Unauthenticated(CallerError):
-    """This job needs a valid id_token of the signed-in user."""
+    """Nobody has proved who asks."""
 
     code = "unauthenticated"
 
 
 class Forbidden(CallerError):
-    """The caller may not act for this user."""
+    """Whoever asks is known, and may not have this."""
 
     code = "forbidden"
 
 
 class UrlBlocked(CallerError):
-    """The URL points where this worker does not go; use a public https:// URL."""
+    """The URL leads somewhere inside, or could."""
 
     code = "url_blocked"
 
 
 class DownloadFailed(CallerError):
-    """The source image could not be downloaded."""
+    """A server or the bucket did not give the client's picture."""
 
     code = "download_failed"
     retryable = True
 
 
 class InvalidImage(CallerError):
-    """The source image could not be read; send a PNG, JPEG or WebP."""
+    """The client's picture cannot be read or is too large."""
 
     code = "invalid_image"
 
 
 class IdempotencyMismatch(CallerError):
-    """This file_uid already belongs to another request; use a new file_uid."""
+    """The document belongs to another request."""
 
     code = "idempotency_mismatch"
 
 
 class DuplicateInProgress(CallerError):
-    """Another job is already working on this file_uid."""
+    """The document is held by another job of the same request."""
 
     code = "duplicate_in_progress"
 
 
 class Deleted(CallerError):
-    """The document was deleted while the job ran; nothing was kept."""
+    """The user deleted the document while the job ran."""
 
     code = "deleted"
 
 
 class ModelUnavailable(ModelError):
-    """No model is configured for this task."""
+    """The weights of the task are not configured, not there or not what they should be."""
 
     code = "model_unavailable"
 
 
 class OutOfMemory(ModelError):
-    """The card ran out of memory; ask for a smaller size, fewer frames or fewer images."""
+    """The card or the machine has too little memory for the job."""
 
     code = "out_of_memory"
 
 
 class GpuFault(ModelError):
-    """The card or its driver failed; the worker is being replaced."""
+    """The card or its driver failed; the process has to be replaced."""
 
     code = "gpu_fault"
     retryable = True
 
 
 class StorageUnavailable(InfrastructureError):
-    """The result could not be stored."""
+    """The bucket did not take the result, or does not answer."""
 
     code = "storage_unavailable"
 
 
 class ResultTooLarge(InfrastructureError):
-    """The result does not fit into a response; ask for cloud storage or a smaller result."""
+    """The result has to go inline and does not fit."""
 
     code = "result_too_large"
     retryable = False
 
 
 class DiskFull(InfrastructureError):
-    """The worker's disk is full."""
+    """There is no room for a temporary file or a download."""
 
     code = "disk_full"
 
 
 class JobTimeout(InfrastructureError):
-    """The job took longer than this worker allows."""
+    """The job's time is over."""
 
     code = "timeout"
 
 
 class Superseded(InfrastructureError):
-    """A newer attempt of this job has taken over."""
+    """Another attempt owns the document or the objects now."""
 
     code = "superseded"
     retryable = False
 
 
 class PoisonJob(InfrastructureError):
-    """This job has ended several workers before it could finish and is not tried again."""
+    """The job has been claimed too often without an end."""
 
     code = "poison_job"
     retryable = False
 
 
 class Internal(InfrastructureError):
-    """The worker met an error it did not expect."""
+    """Everything else: a bug, or a part that is missing."""
 
     code = "internal"
 
 
-class Cancelled(Exception):
-    """The job was cancelled."""
+class Cancelled(_Outcome):
+    """Somebody asked for the job to stop."""
 
-    code: ClassVar[str] = "cancelled"
-    retryable: ClassVar[bool] = False
-
-    def __init__(self, message: str = "the job was cancelled") -> None:
-        self.message = message
-        super().__init__(self.message)
+    code = "cancelled"
 
 
 ERROR_CODES: frozenset[str] = frozenset(

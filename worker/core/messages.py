@@ -1,0 +1,179 @@
+"""Every text of an error that a caller can be told, by an id that stays. Knows no error classes and no transport.
+
+`<error code>` is what an error says by itself, `<error code>.<what>` what it says of one case. Texts are read by app
+developers and shown to users: no traceback, path, host, key, token or prompt goes into one, nor into a parameter.
+
+This is the place for another language: a translation is another catalogue with the same ids and parameters.
+"""
+
+from collections.abc import Mapping
+
+MESSAGES: Mapping[str, str] = {
+    "invalid_input": "The request has fields that are not valid.",
+    "invalid_input.fields": "{problems}",
+    # Of one field: its name stands in front.
+    "invalid_input.required": "is required for {task}",
+    "invalid_input.unknown": "is not a known field",
+    "invalid_input.unknown_but_close": "is not a known field; did you mean {close}?",
+    "invalid_input.of_another_task": "is not a field of {task} (it belongs to {owners})",
+    "invalid_input.object": "must be an object with at least a prompt (got {got})",
+    "invalid_input.whole_number": "must be a whole number (got {got})",
+    "invalid_input.finite_number": "must be a finite number (got {got})",
+    "invalid_input.string": "must be a string (got {got})",
+    "invalid_input.boolean": "must be true or false (got {got})",
+    "invalid_input.one_of": "must be one of {choices} (got {got})",
+    "invalid_input.at_least": "must be at least {least} (got {got})",
+    "invalid_input.greater_than": "must be greater than {bound} (got {got})",
+    "invalid_input.at_most": "must be at most {most} (got {got})",
+    "invalid_input.length": "must have 1 to {most} characters (got {got})",
+    "invalid_input.too_long": "must have at most {most} characters (got {got})",
+    "invalid_input.unicode": "must be valid Unicode text, the names of its fields too",
+    "invalid_input.surrogate": "must be valid Unicode text (it holds a lone surrogate)",
+    "invalid_input.identifier": (
+        "must be 1 to 128 of the characters A-Z a-z 0-9 _ -, and not __like this__ (got {got})"
+    ),
+    "invalid_input.image_ref": (
+        "must be an https:// URL, a data:image/...;base64, URI or a gs:// path of your own uploads (got {got})"
+    ),
+    "invalid_input.multiple": "must be a multiple of {of} (got {got})",
+    "invalid_input.model_multiple": "must be a multiple of {of} for this model (got {got})",
+    "invalid_input.frames": "must be 4k + 1; the nearest are {low} and {high} (got {got})",
+    "invalid_input.too_many_pixels": "width x height may be at most {most} pixels (got {got})",
+    "invalid_input.image_cost": "width x height x steps x images may be at most {most} (got {got})",
+    "invalid_input.video_cost": "video_width x video_height x num_frames x steps may be at most {most} (got {got})",
+    "invalid_input.no_refiner": "needs a refiner, and this worker has none (SDXL_REFINER)",
+    "invalid_input.too_many_bytes": "must hold at most {most} bytes (got {got})",
+    "invalid_input.base64": "must be standard base64 after the comma, padded, without line breaks",
+    "invalid_input.gs_without_firebase": "gs:// needs Firebase, which this worker has none of; use https://",
+    "invalid_input.gs_without_user": "gs:// needs the user_id whose upload it is",
+    "invalid_input.gs_path": "must be gs://<bucket>/uploads/<user_id>/<name>, a plain path",
+    "invalid_input.other": "{finding}",
+    # Of several fields at once.
+    "invalid_input.owner": "{fields}: required when use_cloud_storage is true",
+    # How a value is described in a {got}.
+    "invalid_input.got_text": "{start} and {more} more characters",
+    "invalid_input.got_object": "an object of {keys} keys",
+    "invalid_input.got_list": "a list of {items} items",
+    "invalid_input.got_number": "a number of {bits} bits",
+    "unauthenticated": "This job needs a valid id_token of the signed-in user.",
+    "unauthenticated.no_firebase": "this worker cannot check an id_token: no Firebase",
+    "unauthenticated.no_proof": "this worker cannot check who asks",
+    "unauthenticated.no_tickets": "id_token: is a ticket, and this worker takes none (TICKET_SECRET is not set)",
+    "unauthenticated.ticket_expired": "the ticket in id_token has expired; ask the app's backend for a new one",
+    "unauthenticated.ticket_early": "the ticket in id_token is from the future; check the backend's clock",
+    "unauthenticated.ticket_invalid": "the ticket in id_token is not valid for this worker",
+    "unauthenticated.ticket_lifetime": "the ticket in id_token must be valid for at most 25 hours",
+    "forbidden": "The caller may not act for this user.",
+    "forbidden.user": "user_id: must be the user that the id_token belongs to",
+    "forbidden.ticket_user": "user_id: must be the user that the ticket in id_token was made for",
+    "forbidden.ticket_file": "file_uid: must be the one that the ticket in id_token was made for",
+    "forbidden.ticket_request": (
+        "the ticket in id_token was made for another request; nothing may be changed after signing"
+    ),
+    "forbidden.ticket_form": "the ticket in id_token cannot be for this request: it has no canonical form",
+    "forbidden.bucket": "{field}: must lie in this worker's own bucket",
+    "forbidden.folder": "{field}: must lie under uploads/ or generating/ of the request's own user_id",
+    "url_blocked": "The URL points where this worker does not go; use a public https:// URL.",
+    "url_blocked.characters": "{field}: must be a URL of at most {most} characters without spaces or backslashes",
+    "url_blocked.unreadable": "{field}: is not a URL that can be read",
+    "url_blocked.not_https": (
+        "{field}: must be an https:// URL on the standard port, and so must what it redirects to"
+    ),
+    "url_blocked.host": "{field}: must be a URL with a host name and without a user name or password",
+    "url_blocked.redirect": "{field}: redirects to something that is not a URL",
+    "url_blocked.not_public": "{field}: leads to an address that is not public; use a public https:// URL",
+    "download_failed": "The source image could not be downloaded.",
+    "download_failed.of_field": "{field}: {problem}",
+    "download_failed.no_address": "{field}: its host name has no address",
+    "download_failed.unreachable": "{field}: the server could not be reached or broke off",
+    "download_failed.broke_off": "{field}: the server broke off",
+    "download_failed.redirects": "{field}: redirects more than {most} times; use the final URL",
+    "download_failed.status": "{field}: the server answered with status {status}",
+    "download_failed.too_large": "{field}: is larger than the {most} bytes that are allowed",
+    "download_failed.encoding": "{field}: the server sent the file in an encoding that was not asked for",
+    "download_failed.too_slow": "{field}: could not be downloaded within {seconds:g} seconds",
+    "invalid_image": "The source image could not be read; send a PNG, JPEG or WebP.",
+    "invalid_image.unreadable": "{field}: is not a PNG, JPEG or WebP that can be read, or it is damaged",
+    "invalid_image.too_large": "{field}: is larger than the {most} bytes that are allowed",
+    "invalid_image.too_many_pixels": "{field}: has {width} x {height} pixels; at most {most} in all are allowed",
+    "invalid_image.too_many_scans": "{field}: is a JPEG of more than {most} scans; save it again",
+    "idempotency_mismatch": "This file_uid already belongs to another request; use a new file_uid.",
+    "duplicate_in_progress": "Another job is already working on this file_uid.",
+    "deleted": "The document was deleted while the job ran; nothing was kept.",
+    "model_unavailable": "No model is configured for this task.",
+    "model_unavailable.not_here": "the weights of this model are not on this worker",
+    "model_unavailable.not_downloaded": (
+        "the weights of this model are not on this worker and could not be downloaded"
+    ),
+    "model_unavailable.unreadable": "the weights of this model could not be read; the worker's log says why",
+    "model_unavailable.checker": "{variable}: {problem}",
+    "model_unavailable.checker_incomplete": "the weights of the safety checker are not complete",
+    "model_unavailable.img2video": (
+        "no model is configured for img2video; set WAN_I2V_MODEL "
+        "(or WAN_MODEL to a checkpoint that does both, such as Wan 2.2 TI2V)"
+    ),
+    "model_unavailable.not_image_to_video": (
+        "{variable} is not an image-to-video checkpoint, so it cannot serve {task}"
+    ),
+    "model_unavailable.not_text_to_video": "{variable} is not a text-to-video checkpoint, so it cannot serve {task}",
+    "model_unavailable.refiner_demo": "SDXL_REFINER does not go with SDXL_MODEL: only one of them is demo",
+    "model_unavailable.refiner_encoder": "SDXL_REFINER does not go with SDXL_MODEL: it reads another text encoder",
+    "model_unavailable.file_configs": (
+        "SDXL_MODEL is a single file, and the configuration and tokenizer files that go with it are not here "
+        "(those of stabilityai/stable-diffusion-xl-base-1.0)"
+    ),
+    "model_unavailable.vae_configs": "SDXL_VAE is a single file, and the configuration that goes with it is not here",
+    "model_unavailable.parts": "{variable} names a model without {missing}",
+    "model_unavailable.class": "the model names a part this worker does not run ({name})",
+    "model_unavailable.value": "{variable} must be a hub id (org/name), a folder, a .safetensors file or demo",
+    "model_unavailable.no_demo": "{variable} cannot be demo",
+    "model_unavailable.no_file": "{variable} must be a hub id or a folder; only SDXL loads from a single file",
+    "model_unavailable.file_missing": "{variable} names a file that is not there",
+    "model_unavailable.file_format": "{variable} names a file that is not in the safetensors format",
+    "model_unavailable.folder_missing": "{variable} names a folder that is not there",
+    "model_unavailable.folder": "{variable} names a folder that {problem}",
+    "model_unavailable.demo_folder": "{variable} names the built-in demo model, whose folder {problem}",
+    # How a folder's {problem} is described.
+    "model_unavailable.no_vae": "is not an SDXL VAE (its config.json does not name AutoencoderKL)",
+    "model_unavailable.no_checker": (
+        "is not a safety checker (its config.json does not name StableDiffusionSafetyChecker)"
+    ),
+    "model_unavailable.no_preprocessor": "has no preprocessor_config.json",
+    "model_unavailable.no_index": "is not a model in diffusers' layout (no model_index.json)",
+    "model_unavailable.no_weights": "has no .safetensors weights",
+    "model_unavailable.no_weights_of": "has no .safetensors weights for its {part}",
+    "model_unavailable.kind": "holds another kind of model (not one of {kinds})",
+    "model_unavailable.inpainting_only": "holds an inpainting-only UNet; the plain one serves all three image tasks",
+    "out_of_memory": "The card ran out of memory; ask for a smaller size, fewer frames or fewer images.",
+    "out_of_memory.worker": "the worker ran out of memory; ask for a smaller size, fewer frames or fewer images",
+    "gpu_fault": "The card or its driver failed; the worker is being replaced.",
+    "storage_unavailable": "The result could not be stored.",
+    "result_too_large": "The result does not fit into a response; ask for cloud storage or a smaller result.",
+    "result_too_large.response": "the result has {size} bytes and at most {most} can be returned; use cloud storage",
+    "result_too_large.images": (
+        "the images take {size} in the response and {left} are left for it; "
+        "use use_cloud_storage or ask for a smaller result"
+    ),
+    "result_too_large.video": (
+        "the video takes {size} in the response and {left} are left for it; "
+        "use use_cloud_storage or ask for a smaller result"
+    ),
+    "disk_full": "The worker's disk is full.",
+    "timeout": "The job took longer than this worker allows.",
+    "superseded": "A newer attempt of this job has taken over.",
+    "poison_job": "This job has ended several workers before it could finish and is not tried again.",
+    "internal": "The worker met an error it did not expect.",
+    "internal.identity": "the id_token could not be checked right now; try again",
+    "internal.no_picture": (
+        "the model gave no usable picture (its numbers were not finite, or every pixel was the same)"
+    ),
+    "internal.no_verdict": "the content safety check gave no answer",
+    "internal.encoder": "The video could not be encoded.",
+    "internal.no_encoder": "The worker has no video encoder.",
+    "cancelled": "the job was cancelled",
+}
+
+
+def text(message_id: str, /, **params: object) -> str:
+    """The catalogue's text with its parameters filled in."""
+    return MESSAGES[message_id].format(**params)
