@@ -7,7 +7,8 @@ import re
 from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field
-from pydantic_core import PydanticCustomError
+
+from worker.api.validation_errors import finding, short
 
 MAX_PROMPT_CHARACTERS = 4000
 MAX_ID_TOKEN_CHARACTERS = 8192
@@ -24,7 +25,7 @@ _DATA_URI = re.compile(r"data:image/[a-z0-9.+-]{1,40};base64,", re.IGNORECASE)
 def _clean_text(text: str) -> str:
     # A lone surrogate cannot be encoded as UTF-8: it would break the result, the document and the log alike.
     if _SURROGATE.search(text):
-        raise PydanticCustomError("text", "must be valid Unicode text (it holds a lone surrogate)")
+        raise finding("invalid_input.surrogate")
     text = text.strip()
     # What is refused for its length anyway is not cleaned first: a megabyte of control characters takes a while.
     return text if len(text) > 2 * MAX_PROMPT_CHARACTERS else _CONTROL.sub("", text).strip()
@@ -33,22 +34,14 @@ def _clean_text(text: str) -> str:
 def _prompt(text: str) -> str:
     text = _clean_text(text)
     if not 1 <= len(text) <= MAX_PROMPT_CHARACTERS:
-        raise PydanticCustomError(
-            "prompt",
-            "must have 1 to {most} characters (got {got})",
-            {"most": MAX_PROMPT_CHARACTERS, "got": len(text)},
-        )
+        raise finding("invalid_input.length", most=MAX_PROMPT_CHARACTERS, got=len(text))
     return text
 
 
 def _negative_prompt(text: str) -> str:
     text = _clean_text(text)
     if len(text) > MAX_PROMPT_CHARACTERS:
-        raise PydanticCustomError(
-            "prompt",
-            "must have at most {most} characters (got {got})",
-            {"most": MAX_PROMPT_CHARACTERS, "got": len(text)},
-        )
+        raise finding("invalid_input.too_long", most=MAX_PROMPT_CHARACTERS, got=len(text))
     return text
 
 
@@ -59,18 +52,13 @@ def is_identifier(text: str) -> bool:
 
 def _identifier(text: str) -> str:
     if not is_identifier(text):
-        raise PydanticCustomError(
-            "identifier", "must be 1 to 128 of the characters A-Z a-z 0-9 _ -, and not __like this__"
-        )
+        raise finding("invalid_input.identifier", got=short(text))
     return text
 
 
 def _image_ref(text: str) -> str:
     if not (text.startswith(("https://", "gs://")) or _DATA_URI.match(text)):
-        raise PydanticCustomError(
-            "image_ref",
-            "must be an https:// URL, a data:image/...;base64, URI or a gs:// path of your own uploads",
-        )
+        raise finding("invalid_input.image_ref", got=short(text))
     return text
 
 
@@ -82,7 +70,7 @@ def _number(value: object) -> object:
 def _multiple(of: int) -> AfterValidator:
     def check(value: int) -> int:
         if value % of:
-            raise PydanticCustomError("multiple", "must be a multiple of {of} (got {got})", {"of": of, "got": value})
+            raise finding("invalid_input.multiple", of=of, got=value)
         return value
 
     return AfterValidator(check)
@@ -92,11 +80,7 @@ def _frames(value: int) -> int:
     if value % 4 != 1:
         low = max(5, value - (value - 1) % 4)
         high = min(121, low + 4)
-        raise PydanticCustomError(
-            "frames",
-            "must be 4k + 1; the nearest are {low} and {high} (got {got})",
-            {"low": low, "high": high, "got": value},
-        )
+        raise finding("invalid_input.frames", low=low, high=high, got=value)
     return value
 
 

@@ -121,17 +121,19 @@ def resolve(request: Request, defaults: ModelDefaults, *, max_image_pixels: int,
         pixels = params.width * params.height
         if pixels > max_image_pixels:
             raise InvalidInput(
-                [FieldProblem("width", f"width x height may be at most {max_image_pixels} pixels (got {pixels})")]
+                [FieldProblem("width", "invalid_input.too_many_pixels", most=max_image_pixels, got=pixels)]
             )
     else:
         params = _video_params(request, defaults, seed)
     cost = job_cost(params)
     if cost > max_job_cost:
-        what = "width x height x steps x images"
-        if isinstance(params, VideoParams):
-            what = "video_width x video_height x num_frames x steps"
-        problem = f"{what} may be at most {max_job_cost} (got {cost})"
-        raise InvalidInput([FieldProblem("num_inference_steps", problem)])
+        problem = FieldProblem(
+            "num_inference_steps",
+            "invalid_input.video_cost" if isinstance(params, VideoParams) else "invalid_input.image_cost",
+            most=max_job_cost,
+            got=cost,
+        )
+        raise InvalidInput([problem])
     return params
 
 
@@ -157,7 +159,7 @@ def _image_params(request: ImageRequest, defaults: ModelDefaults, seed: int) -> 
     refine = request.high_noise_frac is not None or request.refiner_inference_steps is not None
     if refine and not defaults.has_refiner:
         field = "high_noise_frac" if request.high_noise_frac is not None else "refiner_inference_steps"
-        raise InvalidInput([FieldProblem(field, "needs a refiner, and this worker has none (SDXL_REFINER)")])
+        raise InvalidInput([FieldProblem(field, "invalid_input.no_refiner")])
     _check_multiple(defaults.size_multiple, width=width, height=height)
     guidance = defaults.guidance_scale if request.guidance_scale is None else request.guidance_scale
     fewest = min(steps, request.refiner_inference_steps or steps)
@@ -213,7 +215,7 @@ def _draft(defaults: ModelDefaults, width: int, height: int, steps: int) -> Draf
 
 def _check_multiple(multiple: int, **sides: int) -> None:
     wrong = [
-        FieldProblem(name, f"must be a multiple of {multiple} for this model (got {side})")
+        FieldProblem(name, "invalid_input.model_multiple", of=multiple, got=side)
         for name, side in sides.items()
         if side % multiple
     ]

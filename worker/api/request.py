@@ -18,7 +18,6 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
 
 from worker.api.field_types import (
     MAX_ID_TOKEN_CHARACTERS,
@@ -34,7 +33,7 @@ from worker.api.field_types import (
     VideoSide,
     is_identifier,
 )
-from worker.api.validation_errors import problem, short
+from worker.api.validation_errors import finding, problem, short
 from worker.core.errors import FieldProblem, InvalidInput
 from worker.core.types import Owner, TaskType
 
@@ -76,11 +75,7 @@ class BaseRequest(BaseModel):
         if self.use_cloud_storage:
             missing = [name for name in ("user_id", "file_uid") if getattr(self, name) is None]
             if missing:
-                raise PydanticCustomError(
-                    "owner",
-                    "{fields}: required when use_cloud_storage is true",
-                    {"fields": ", ".join(missing)},
-                )
+                raise finding("invalid_input.owner", fields=", ".join(missing))
         return self
 
     @property
@@ -183,11 +178,12 @@ def parse(raw: object) -> Request:
         InvalidInput: naming every field that is wrong, with its value in a short form and what would be right.
     """
     if not isinstance(raw, dict):
-        raise InvalidInput([FieldProblem("input", f"must be an object with at least a prompt (got {short(raw)})")])
+        raise InvalidInput([FieldProblem("input", "invalid_input.object", got=short(raw))])
     named = raw.get("task_type", DEFAULT_TASK)
     task = _task(named)
     if task is None:
-        raise InvalidInput([FieldProblem("task_type", f"must be one of {', '.join(REQUESTS)} (got {short(named)})")])
+        choices = ", ".join(REQUESTS)
+        raise InvalidInput([FieldProblem("task_type", "invalid_input.one_of", choices=choices, got=short(named))])
     try:
         return _ADAPTERS[task].validate_python({**_worth_reading(raw, task), "task_type": task})
     except ValidationError as error:

@@ -139,7 +139,7 @@ def check_size(result: Mapping[str, Any], limit: int) -> None:
     """
     size = len(json.dumps(result, ensure_ascii=False, allow_nan=False).encode())
     if size > limit:
-        raise ResultTooLarge(f"the result has {size} bytes and at most {limit} can be returned; use cloud storage")
+        raise ResultTooLarge("result_too_large.response", size=size, most=limit)
 
 
 def _file(file: File) -> dict[str, Any]:

@@ -9,9 +9,15 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from worker.core.errors import FieldProblem
+from worker.core.messages import MESSAGES, text
+
+
+def finding(message_id: str, **params: object) -> PydanticCustomError:
+    """What a validator of ours raises: `problem` makes a field's problem of it, with the same id and parameters."""
+    return PydanticCustomError(message_id, MESSAGES[message_id], params)
 
 
 def problem(detail: ErrorDetails, task: str, fields: Mapping[Any, Sequence[str]]) -> FieldProblem:  # noqa: PLR0912 - a table of cases
@@ -20,45 +26,46 @@ def problem(detail: ErrorDetails, task: str, fields: Mapping[Any, Sequence[str]]
     value, context = detail.get("input"), detail.get("ctx") or {}
     match detail["type"]:
         case "missing":
-            return FieldProblem(field, f"is required for {task}")
+            return FieldProblem(field, "invalid_input.required", task=task)
         case "extra_forbidden":
-            return FieldProblem(_short_name(field), _unknown(field, task, fields))
-        case "int_type" | "int_from_float" | "float_type" | "finite_number" | "int_parsing_size":
-            kind = "a whole number" if detail["type"].startswith("int") else "a finite number"
-            return FieldProblem(field, f"must be {kind} (got {short(value)})")
+            return _unknown(field, task, fields)
+        case "int_type" | "int_from_float" | "int_parsing_size":
+            return FieldProblem(field, "invalid_input.whole_number", got=short(value))
+        case "float_type" | "finite_number":
+            return FieldProblem(field, "invalid_input.finite_number", got=short(value))
         case "greater_than_equal":
-            return FieldProblem(field, f"must be at least {context['ge']} (got {short(value)})")
+            return FieldProblem(field, "invalid_input.at_least", least=context["ge"], got=short(value))
         case "greater_than":
-            return FieldProblem(field, f"must be greater than {context['gt']} (got {short(value)})")
+            return FieldProblem(field, "invalid_input.greater_than", bound=context["gt"], got=short(value))
         case "less_than_equal":
-            return FieldProblem(field, f"must be at most {context['le']} (got {short(value)})")
+            return FieldProblem(field, "invalid_input.at_most", most=context["le"], got=short(value))
         case "string_type":
-            return FieldProblem(field, f"must be a string (got {short(value)})")
+            return FieldProblem(field, "invalid_input.string", got=short(value))
         case "bool_type":
-            return FieldProblem(field, f"must be true or false (got {short(value)})")
+            return FieldProblem(field, "invalid_input.boolean", got=short(value))
         case "enum" | "literal_error":
-            return FieldProblem(field, f"must be one of {_choices(context)} (got {short(value)})")
+            return FieldProblem(field, "invalid_input.one_of", choices=_choices(context), got=short(value))
         case "string_too_long" | "string_too_short":
-            return FieldProblem(
-                field, f"must have 1 to {context.get('max_length', 1)} characters (got {len(str(value))})"
-            )
+            most = context.get("max_length", 1)
+            return FieldProblem(field, "invalid_input.length", most=most, got=len(str(value)))
         case "string_unicode":
-            return FieldProblem(field or "input", "must be valid Unicode text, the names of its fields too")
-        case "owner":
-            return FieldProblem("", detail["msg"])
-        case "identifier" | "image_ref":
-            return FieldProblem(field, f"{detail['msg']} (got {short(value)})")
+            return FieldProblem(field or "input", "invalid_input.unicode")
+        case ours if ours in MESSAGES:
+            return FieldProblem(field, ours, **context)
         case _:
-            return FieldProblem(field, detail["msg"])
+            return FieldProblem(field, "invalid_input.other", finding=detail["msg"])
 
 
-def _unknown(field: str, task: str, fields: Mapping[Any, Sequence[str]]) -> str:
+def _unknown(field: str, task: str, fields: Mapping[Any, Sequence[str]]) -> FieldProblem:
+    name = _short_name(field)
     owners = [other for other, names in fields.items() if field in names]
     if owners:
-        return f"is not a field of {task} (it belongs to {', '.join(owners)})"
+        return FieldProblem(name, "invalid_input.of_another_task", task=task, owners=", ".join(owners))
     known = fields[task]
     close = difflib.get_close_matches(field[:40], known, n=1) or [name for name in known if field and field in name]
-    return "is not a known field" + (f"; did you mean {close[0]}?" if close else "")
+    if close:
+        return FieldProblem(name, "invalid_input.unknown_but_close", close=close[0])
+    return FieldProblem(name, "invalid_input.unknown")
 
 
 def _choices(context: Mapping[str, Any]) -> str:
@@ -72,14 +79,14 @@ def _short_name(name: str) -> str:
 def short(value: object) -> str:
     """A value in at most some 40 printable characters: long, nested and unprintable ones are described instead."""
     if isinstance(value, str):
-        text = json.dumps(value[:24])
-        return text if len(value) <= 24 else f"{text} and {len(value) - 24} more characters"
+        start = json.dumps(value[:24])
+        return start if len(value) <= 24 else text("invalid_input.got_text", start=start, more=len(value) - 24)
     if isinstance(value, dict):
-        return f"an object of {len(value)} keys"
+        return text("invalid_input.got_object", keys=len(value))
     if isinstance(value, list | tuple):
-        return f"a list of {len(value)} items"
+        return text("invalid_input.got_list", items=len(value))
     if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 128:
-        return f"a number of {value.bit_length()} bits"
+        return text("invalid_input.got_number", bits=value.bit_length())
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return repr(value)[:40]

@@ -59,16 +59,16 @@ class Identity:
         if token is not None and is_ticket(token):
             tickets = self.tickets
             if tickets is None:
-                raise Unauthenticated("id_token: is a ticket, and this worker takes none (TICKET_SECRET is not set)")
+                raise Unauthenticated("unauthenticated.no_tickets")
             await _in_thread(lambda: tickets.check(token, envelope, raw_input))
         elif token is not None and self.users is not None:
             users = self.users
             if not same(await _in_thread(lambda: users.uid(token)), envelope.user_id):
-                raise Forbidden("user_id: must be the user that the id_token belongs to")
+                raise Forbidden("forbidden.user")
         elif self.required and token is not None:
-            raise Unauthenticated("this worker cannot check an id_token: no Firebase")
+            raise Unauthenticated("unauthenticated.no_firebase")
         elif self.required:
-            raise Unauthenticated if self.can_check else Unauthenticated("this worker cannot check who asks")
+            raise Unauthenticated if self.can_check else Unauthenticated("unauthenticated.no_proof")
 
 
 async def _in_thread(check: Callable[[], Any]) -> Any:
@@ -76,4 +76,4 @@ async def _in_thread(check: Callable[[], Any]) -> Any:
     try:
         return await asyncio.wait_for(asyncio.to_thread(check), IDENTITY_SECONDS)
     except (BackendError, TimeoutError):
-        raise Internal("the id_token could not be checked right now; try again") from None
+        raise Internal("internal.identity") from None

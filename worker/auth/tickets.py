@@ -36,11 +36,11 @@ class Tickets:
         """
         claims = self._claims(ticket)
         if not same(claims["sub"], envelope.user_id):
-            raise Forbidden("user_id: must be the user that the ticket in id_token was made for")
+            raise Forbidden("forbidden.ticket_user")
         if not same(claims["file_uid"], envelope.file_uid):
-            raise Forbidden("file_uid: must be the one that the ticket in id_token was made for")
+            raise Forbidden("forbidden.ticket_file")
         if not same(claims["request_hash"], request_hash(raw_input)):
-            raise Forbidden("the ticket in id_token was made for another request; nothing may be changed after signing")
+            raise Forbidden("forbidden.ticket_request")
 
     def _claims(self, ticket: str) -> dict[str, Any]:
         import jwt
@@ -56,13 +56,13 @@ class Tickets:
             )
             lifetime = claims["exp"] - claims["iat"]
         except jwt.ExpiredSignatureError:
-            raise Unauthenticated("the ticket in id_token has expired; ask the app's backend for a new one") from None
+            raise Unauthenticated("unauthenticated.ticket_expired") from None
         except jwt.ImmatureSignatureError:
-            raise Unauthenticated("the ticket in id_token is from the future; check the backend's clock") from None
+            raise Unauthenticated("unauthenticated.ticket_early") from None
         except (jwt.PyJWTError, ValueError, TypeError, ArithmeticError, RecursionError):
-            raise Unauthenticated("the ticket in id_token is not valid for this worker") from None
+            raise Unauthenticated("unauthenticated.ticket_invalid") from None
         if not 0 < lifetime <= MAX_TICKET_SECONDS:
-            raise Unauthenticated("the ticket in id_token must be valid for at most 25 hours")
+            raise Unauthenticated("unauthenticated.ticket_lifetime")
         return claims
 
 
@@ -80,7 +80,7 @@ def request_hash(raw_input: object) -> str:
     try:
         return canonical_sha256(signed)
     except (ValueError, RecursionError):
-        raise Forbidden("the ticket in id_token cannot be for this request: it has no canonical form") from None
+        raise Forbidden("forbidden.ticket_form") from None
 
 
 def is_ticket(token: str) -> bool:

@@ -41,7 +41,9 @@ class SafetyChecker:
                 self._checker, self._processor = _load(folder, cuda=cuda)
                 self._checker.to(self._device)
         except ModelUnavailable as error:
-            raise ModelUnavailable(f"{weights.variable}: {error.message}") from error
+            raise ModelUnavailable(
+                "model_unavailable.checker", variable=weights.variable, problem=error.message
+            ) from error
         seconds = round(time.monotonic() - started, 2)
         log.info("safety checker loaded", extra={"action": "model_loaded", "seconds": seconds})
 
@@ -87,7 +89,7 @@ def _load(folder: Path, *, cuda: bool) -> tuple[Any, Any]:
     )
     if said["missing_keys"]:
         # transformers fills what is missing with random numbers, and a checker of random numbers finds nothing.
-        raise ModelUnavailable("the weights of the safety checker are not complete")
+        raise ModelUnavailable("model_unavailable.checker_incomplete")
     checker.visual_projection.register_forward_hook(_answers)
     return checker.eval(), CLIPImageProcessor.from_pretrained(str(folder), local_files_only=True)
 
@@ -95,4 +97,4 @@ def _load(folder: Path, *, cuda: bool) -> tuple[Any, Any]:
 def _answers(_module: Any, _inputs: Any, embeds: Any) -> None:
     """NaN is over no threshold: without this, a picture that the networks choke on would pass as harmless."""
     if not bool(embeds.isfinite().all()):
-        raise Internal("the content safety check gave no answer")
+        raise Internal("internal.no_verdict")

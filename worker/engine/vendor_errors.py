@@ -49,9 +49,6 @@ NO_MEMORY = ("out of memory", "cublas_status_alloc_failed", "can't allocate memo
 
 _HTTP_CLIENTS = frozenset({"httpx", "httpx2", "httpcore", "httpcore2", "requests"})  # huggingface_hub 2 uses the second
 
-UNREADABLE = "the weights of this model could not be read; the worker's log says why"
-UNREACHABLE = "the weights of this model are not on this worker and could not be downloaded"
-
 
 def translate(error: BaseException, doing: Doing) -> BaseException:
     """The error of ours that a vendor's error means; `error` itself when it means nothing special.
@@ -62,7 +59,7 @@ def translate(error: BaseException, doing: Doing) -> BaseException:
         return error
     text = str(error).lower()
     if isinstance(error, MemoryError):
-        return OutOfMemory("the worker ran out of memory; ask for a smaller size, fewer frames or fewer images")
+        return OutOfMemory("out_of_memory.worker")
     if isinstance(error, RuntimeError):  # torch.OutOfMemoryError and torch.AcceleratorError are RuntimeErrors
         if type(error).__name__ == "OutOfMemoryError" or any(mark in text for mark in NO_MEMORY):
             return OutOfMemory()
@@ -73,11 +70,11 @@ def translate(error: BaseException, doing: Doing) -> BaseException:
     if doing == "load":
         module = type(error).__module__.partition(".")[0]
         if module in _HTTP_CLIENTS or _is_hub_error(error):
-            return ModelUnavailable(UNREACHABLE)
+            return ModelUnavailable("model_unavailable.not_downloaded")
         if module == "safetensors" or type(error).__name__ == "SafetensorError":
-            return ModelUnavailable(UNREADABLE)
+            return ModelUnavailable("model_unavailable.unreadable")
         if isinstance(error, OSError | ValueError | KeyError | RuntimeError | TypeError | AttributeError | ImportError):
-            return ModelUnavailable(UNREADABLE)
+            return ModelUnavailable("model_unavailable.unreadable")
     return error
 
 
@@ -140,4 +137,4 @@ def quiet() -> None:
 
 def no_picture() -> Internal:
     """What a job fails with when the model's output holds no picture."""
-    return Internal("the model gave no usable picture (its numbers were not finite, or every pixel was the same)")
+    return Internal("internal.no_picture")

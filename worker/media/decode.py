@@ -72,14 +72,16 @@ def _decode(data: bytes, what: str, max_pixels: int, *, mode: str, background: s
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
             if width * height > max_pixels:
-                raise InvalidImage(f"{what}: has {width} x {height} pixels; at most {max_pixels} in all are allowed")
+                raise InvalidImage(
+                    "invalid_image.too_many_pixels", field=what, width=width, height=height, most=max_pixels
+                )
             if data.startswith(b"\xff\xd8") and _jpeg_scans(data) > MAX_JPEG_SCANS:
-                raise InvalidImage(f"{what}: is a JPEG of more than {MAX_JPEG_SCANS} scans; save it again")
+                raise InvalidImage("invalid_image.too_many_scans", field=what, most=MAX_JPEG_SCANS)
             image.load()
             turn = image.getexif().get(_EXIF_ORIENTATION)
             picture = _upright(_flatten(image, mode, background), turn)
     except (Image.DecompressionBombError, *_DECODER_ERRORS) as error:
-        raise InvalidImage(f"{what}: is not a PNG, JPEG or WebP that can be read, or it is damaged") from error
+        raise InvalidImage("invalid_image.unreadable", field=what) from error
     picture.info.clear()
     return picture
 

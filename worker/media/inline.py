@@ -89,7 +89,8 @@ def fit_images(
     while (length := total_length(files, copies)) > budget:
         quality = next_quality(encoded[0].content_type, quality, budget / length)
         if quality is None:
-            raise ResultTooLarge(_too_large("images", length, budget))
+            size, left = _megabytes(length), _megabytes(max(budget, 0))
+            raise ResultTooLarge("result_too_large.images", size=size, left=left)
         files = [encode_image(pixels, "webp", quality) for pixels in images]
     if quality is None:
         return Fitted(files, [])
@@ -138,7 +139,8 @@ def fit_video(
     while (length := total_length([file], [copies])) > budget:
         lower = next_crf(crf, budget / length) if tries < MAX_REENCODES else None
         if lower is None:
-            raise ResultTooLarge(_too_large("video", total_length([encoded], [copies]), budget))
+            size, left = _megabytes(total_length([encoded], [copies])), _megabytes(max(budget, 0))
+            raise ResultTooLarge("result_too_large.video", size=size, left=left)
         crf, tries = lower, tries + 1
         file = encode_video(frames, fps, crf=crf, raise_if_stopped=raise_if_stopped)
     if file is encoded:
@@ -156,11 +158,3 @@ def _name(file: Encoded) -> str:
 
 def _megabytes(count: int) -> str:
     return f"{count / 1e6:.2f} MB" if count < 10_000_000 else f"{count / 1e6:.1f} MB"
-
-
-def _too_large(what: str, length: int, budget: int) -> str:
-    verb = "takes" if what == "video" else "take"
-    return (
-        f"the {what} {verb} {_megabytes(length)} in the response and {_megabytes(max(budget, 0))} are left for it; "
-        "use use_cloud_storage or ask for a smaller result"
-    )

@@ -65,10 +65,10 @@ def encode_video(
         if code != 0:
             # ffmpeg exits with the low byte of its negative error number. Its own words may hold paths: not repeated.
             full = code == 256 - errno.ENOSPC or shutil.disk_usage(folder).free < (1 << 20)
-            raise DiskFull if full else Internal("The video could not be encoded.")
+            raise DiskFull if full else Internal("internal.encoder")
         return Encoded(path.read_bytes(), "video/mp4", SUFFIXES["mp4"], width, height)
     except OSError as error:
-        raise (DiskFull if error.errno == errno.ENOSPC else Internal("The video could not be encoded.")) from error
+        raise (DiskFull if error.errno == errno.ENOSPC else Internal("internal.encoder")) from error
     finally:
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
@@ -80,7 +80,7 @@ def _ffmpeg_command(path: Path, *, width: int, height: int, fps: int, crf: int, 
     try:
         ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
     except RuntimeError as error:
-        raise Internal("The worker has no video encoder.") from error
+        raise Internal("internal.no_encoder") from error
     # Without the matrix named, ffmpeg converts with BT.601 and players that assume BT.709 shift every colour.
     colour = "scale=out_color_matrix=bt709:out_range=tv,format=yuv420p"
     tags = "setparams=range=tv:colorspace=bt709:color_primaries=bt709:color_trc=bt709"

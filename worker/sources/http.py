@@ -126,41 +126,37 @@ class Fetcher:
         except httpcore.TimeoutException as error:
             raise dial.too_slow() from error
         except (httpcore.NetworkError, httpcore.ProtocolError, ssl.SSLError, zlib.error) as error:
-            raise DownloadFailed(f"{what}: the server could not be reached or broke off") from error
-        raise DownloadFailed(f"{what}: redirects more than {MAX_REDIRECTS} times; use the final URL", retryable=False)
+            raise DownloadFailed("download_failed.unreachable", field=what) from error
+        raise DownloadFailed("download_failed.redirects", field=what, most=MAX_REDIRECTS, retryable=False)
 
     def _check(self, url: str, what: str) -> httpx.URL:
         """What can be told of a URL without asking anybody."""
         if len(url) > MAX_URL_CHARACTERS or any(c <= " " or c == "\\" or "\x7f" <= c <= "\xa0" for c in url):
-            raise UrlBlocked(
-                f"{what}: must be a URL of at most {MAX_URL_CHARACTERS} characters without spaces or backslashes"
-            )
+            raise UrlBlocked("url_blocked.characters", field=what, most=MAX_URL_CHARACTERS)
         try:
             parsed = httpx.URL(url)
             host, port = parsed.raw_host.decode("ascii"), 443 if parsed.port is None else parsed.port
         except (httpx.InvalidURL, UnicodeError, ValueError) as error:
-            raise UrlBlocked(f"{what}: is not a URL that can be read") from error
+            raise UrlBlocked("url_blocked.unreadable", field=what) from error
         if parsed.scheme != "https" or port not in self.ports:
-            raise UrlBlocked(f"{what}: must be an https:// URL on the standard port, and so must what it redirects to")
+            raise UrlBlocked("url_blocked.not_https", field=what)
         if parsed.userinfo or not host or len(host) > 253:
-            raise UrlBlocked(f"{what}: must be a URL with a host name and without a user name or password")
+            raise UrlBlocked("url_blocked.host", field=what)
         return parsed
 
     def _join(self, base: httpx.URL, location: bytes, what: str) -> str:
         try:
             return str(base.join(location.decode("ascii")))
         except (httpx.InvalidURL, UnicodeError, ValueError) as error:
-            raise UrlBlocked(f"{what}: redirects to something that is not a URL") from error
+            raise UrlBlocked("url_blocked.redirect", field=what) from error
 
     def _read(self, response: httpcore.Response, what: str) -> bytes:
         if response.status != 200:
             passing = response.status >= 500 or response.status in {408, 429}
-            raise DownloadFailed(f"{what}: the server answered with status {response.status}", retryable=passing)
+            raise DownloadFailed("download_failed.status", field=what, status=response.status, retryable=passing)
         headers = {name.lower(): value for name, value in response.headers}
         length = headers.get(b"content-length", b"")
-        too_large = DownloadFailed(
-            f"{what}: is larger than the {self.max_bytes} bytes that are allowed", retryable=False
-        )
+        too_large = DownloadFailed("download_failed.too_large", field=what, most=self.max_bytes, retryable=False)
         if length.isdigit() and int(length) > self.max_bytes:
             raise too_large
         body = bytearray()
@@ -187,14 +183,14 @@ def _decoded(pieces: Iterable[bytes], encoding: bytes, what: str) -> Iterator[by
         yield from pieces
         return
     if encoding not in {b"gzip", b"x-gzip", b"deflate"}:
-        raise DownloadFailed(f"{what}: the server sent the file in an encoding that was not asked for", retryable=False)
+        raise DownloadFailed("download_failed.encoding", field=what, retryable=False)
     unfold = zlib.decompressobj(wbits=47)  # 32 + 15: gzip or zlib, whichever the header says
     for piece in pieces:
         while piece:
             yield unfold.decompress(piece, 1 << 16)
             piece = unfold.unconsumed_tail  # noqa: PLW2901 - what is left of the piece is the piece
     if not unfold.eof:
-        raise DownloadFailed(f"{what}: the server broke off")
+        raise DownloadFailed("download_failed.broke_off", field=what)
 
 
 class _Dialler(httpcore.NetworkBackend):
@@ -218,8 +214,7 @@ class _Dialler(httpcore.NetworkBackend):
         return min(left, at_most)
 
     def too_slow(self) -> DownloadFailed:
-        seconds = self._fetcher.deadline_seconds
-        return DownloadFailed(f"{self._what}: could not be downloaded within {seconds:g} seconds")
+        return DownloadFailed("download_failed.too_slow", field=self._what, seconds=self._fetcher.deadline_seconds)
 
     def connect_tcp(
         self,
@@ -231,7 +226,7 @@ class _Dialler(httpcore.NetworkBackend):
     ) -> httpcore.NetworkStream:
         addresses = self._resolve(host, port)
         if not all(self._fetcher.is_allowed(address) for address in addresses):
-            raise UrlBlocked(f"{self._what}: leads to an address that is not public; use a public https:// URL")
+            raise UrlBlocked("url_blocked.not_public", field=self._what)
         failure: Exception = httpcore.ConnectError()
         for address in addresses:
             try:
@@ -257,7 +252,7 @@ class _Dialler(httpcore.NetworkBackend):
         while thread.is_alive():
             thread.join(self.left(_ASK_EVERY_SECONDS))
         if not found:
-            raise DownloadFailed(f"{self._what}: its host name has no address")
+            raise DownloadFailed("download_failed.no_address", field=self._what)
         return [ipaddress.ip_address(address) for address in found]
 
 

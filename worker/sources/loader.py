@@ -80,19 +80,19 @@ class SourceLoader:
     def _read_own_object(self, ref: str, what: str, user_id: str | None) -> bytes:
         bucket = self._settings.firebase_storage_bucket
         if self._read_object is None or not bucket:
-            raise InvalidInput(
-                [FieldProblem(what, "gs:// needs Firebase, which this worker has none of; use https://")]
-            )
+            raise InvalidInput([FieldProblem(what, "invalid_input.gs_without_firebase")])
         if user_id is None:
-            raise InvalidInput([FieldProblem(what, "gs:// needs the user_id whose upload it is")])
+            raise InvalidInput([FieldProblem(what, "invalid_input.gs_without_user")])
         path = own_object_path(ref, what, bucket=bucket, user_id=user_id)
         limit = self._settings.max_input_image_bytes
         try:
             data = self._read_object(path, limit)
         except DownloadFailed as error:
-            raise DownloadFailed(f"{what}: {error.message}", retryable=error.retryable) from None
+            raise DownloadFailed(
+                "download_failed.of_field", field=what, problem=error.message, retryable=error.retryable
+            ) from None
         if len(data) > limit:
-            raise InvalidImage(f"{what}: is larger than the {limit} bytes that are allowed")
+            raise InvalidImage("invalid_image.too_large", field=what, most=limit)
         return data
 
 
@@ -113,11 +113,11 @@ def own_object_path(ref: str, what: str, *, bucket: str, user_id: str) -> str:
         or any(part in {"", ".", ".."} for part in parts)
         or len(path.encode()) > MAX_OBJECT_NAME_BYTES
     ):
-        raise InvalidInput([FieldProblem(what, "must be gs://<bucket>/uploads/<user_id>/<name>, a plain path")])
+        raise InvalidInput([FieldProblem(what, "invalid_input.gs_path")])
     if match["bucket"] != bucket.removeprefix("gs://").rstrip("/"):
-        raise Forbidden(f"{what}: must lie in this worker's own bucket")
+        raise Forbidden("forbidden.bucket", field=what)
     if len(parts) < 3 or parts[0] not in USER_FOLDERS or parts[1] != user_id:
-        raise Forbidden(f"{what}: must lie under uploads/ or generating/ of the request's own user_id")
+        raise Forbidden("forbidden.folder", field=what)
     return path
 
 
@@ -125,13 +125,12 @@ def _decode_base64(text: str, what: str, max_bytes: int) -> bytes:
     # Checked before anything is decoded: what is refused for its length costs no memory.
     length = 3 * len(text) // 4 - text[-2:].count("=")
     if length > max_bytes:
-        raise InvalidInput([FieldProblem(what, f"must hold at most {max_bytes} bytes (got {length})")])
+        raise InvalidInput([FieldProblem(what, "invalid_input.too_many_bytes", most=max_bytes, got=length)])
     try:
         # Python's strict decoder still lets surplus padding pass.
         data = base64.b64decode(text, validate=True) if len(text) % 4 == 0 else None
     except ValueError:
         data = None
     if data is None:
-        problem = "must be standard base64 after the comma, padded, without line breaks"
-        raise InvalidInput([FieldProblem(what, problem)])
+        raise InvalidInput([FieldProblem(what, "invalid_input.base64")])
     return data

@@ -141,10 +141,7 @@ class Loader:
 
     def _sdxl_file(self, path: Path, *, load_vae: bool) -> SdxlParts:
         if self.sdxl_configs is None:
-            raise ModelUnavailable(
-                "SDXL_MODEL is a single file, and the configuration and tokenizer files that go with it are not here "
-                "(those of stabilityai/stable-diffusion-xl-base-1.0)"
-            )
+            raise ModelUnavailable("model_unavailable.file_configs")
         dtype = torch.float16 if self.cuda else torch.float32
         options = {"config": str(self.sdxl_configs), "local_files_only": True}
         without_vae = {} if load_vae else {"vae": None}
@@ -200,7 +197,7 @@ class Loader:
     def _vae(self, where: Path, dtype: torch.dtype) -> Any:
         if where.suffix == ".safetensors":
             if self.sdxl_configs is None:
-                raise ModelUnavailable("SDXL_VAE is a single file, and the configuration that goes with it is not here")
+                raise ModelUnavailable("model_unavailable.vae_configs")
             vae = diffusers.AutoencoderKL.from_single_file(
                 str(where),
                 config=str(self.sdxl_configs),
@@ -252,12 +249,13 @@ class Loader:
     def _check(self, folder: Path, needed: tuple[str, ...]) -> None:
         missing = [name for name in needed if name not in components(folder)]
         if missing:
-            raise ModelUnavailable(f"{self.spec.main.variable} names a model without {', '.join(missing)}")
+            variable = self.spec.main.variable
+            raise ModelUnavailable("model_unavailable.parts", variable=variable, missing=", ".join(missing))
 
     def _check_refiner(self, parts: SdxlParts) -> None:
         width = parts.text_encoder_2.config.hidden_size
         if parts.refiner_unet.config.cross_attention_dim != width:
-            raise ModelUnavailable("SDXL_REFINER does not go with SDXL_MODEL: it reads another text encoder")
+            raise ModelUnavailable("model_unavailable.refiner_encoder")
 
 
 def _class(library: str, name: str) -> Any:
@@ -265,7 +263,7 @@ def _class(library: str, name: str) -> Any:
         kind = getattr(_LIBRARIES.get(library), name, None)
         if kind is not None:
             return kind
-    raise ModelUnavailable(f"the model names a part this worker does not run ({name[:60]})")
+    raise ModelUnavailable("model_unavailable.class", name=name[:60])
 
 
 def _index(folder: Path) -> dict[str, Any]:
@@ -274,5 +272,5 @@ def _index(folder: Path) -> dict[str, Any]:
 
 def _path(path: Path | None) -> Path:
     if path is None:
-        raise ModelUnavailable("the weights of this model are not on this worker")
+        raise ModelUnavailable("model_unavailable.not_here")
     return path

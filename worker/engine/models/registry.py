@@ -12,6 +12,7 @@ from typing import Literal
 from worker.api.params import ModelDefaults
 from worker.core.config import Settings, has_cuda_driver
 from worker.core.errors import ModelUnavailable
+from worker.core.messages import text
 from worker.core.types import TaskType
 from worker.engine.models import hub as places
 from worker.engine.models.checkpoint import components, has_weights, header, read_json, sdxl_defaults, wan_defaults
@@ -145,7 +146,7 @@ class ModelRegistry:
         elif main.name == "demo" and not self._cuda:
             refiner = self._weights("SDXL_REFINER", "refiner", "demo")
         if refiner is not None and (refiner.name == "demo") != (main.name == "demo"):
-            raise ModelUnavailable("SDXL_REFINER does not go with SDXL_MODEL: only one of them is demo")
+            raise ModelUnavailable("model_unavailable.refiner_demo")
         return ModelSpec("sdxl", main, vae, refiner)
 
     def _wan(self, task_type: TaskType) -> ModelSpec:
@@ -159,15 +160,17 @@ class ModelRegistry:
             main = self._weights("WAN_MODEL", "wan", t2v)
             if wan_layout(main) != "ti2v":
                 if self._cuda:
-                    raise ModelUnavailable(
-                        "no model is configured for img2video; set WAN_I2V_MODEL "
-                        "(or WAN_MODEL to a checkpoint that does both, such as Wan 2.2 TI2V)"
-                    )
+                    raise ModelUnavailable("model_unavailable.img2video")
                 main = self._weights("WAN_I2V_MODEL", "wan", "demo")
         layout = wan_layout(main)
         if layout is not None and task_type not in _SERVES[layout]:
-            wanted = "an image-to-video" if task_type is TaskType.IMG2VIDEO else "a text-to-video"
-            raise ModelUnavailable(f"{main.variable} is not {wanted} checkpoint, so it cannot serve {task_type}")
+            raise ModelUnavailable(
+                "model_unavailable.not_image_to_video"
+                if task_type is TaskType.IMG2VIDEO
+                else "model_unavailable.not_text_to_video",
+                variable=main.variable,
+                task=task_type,
+            )
         if task_type is TaskType.IMG2VIDEO and settings.wan_i2v_model and settings.wan_i2v_model == t2v:
             main = replace(main, variable="WAN_MODEL")  # one checkpoint for both is loaded once
         return ModelSpec("wan", main)
@@ -175,28 +178,28 @@ class ModelRegistry:
     def _weights(self, variable: str, role: Role, value: str) -> WeightSource:
         if value == "demo":
             if role not in _DEMO_FOLDERS:
-                raise ModelUnavailable(f"{variable} cannot be demo")
+                raise ModelUnavailable("model_unavailable.no_demo", variable=variable)
             folder = places.DEMO_MODELS / _DEMO_FOLDERS[role]
             if problem := folder_problem(folder, role):
-                raise ModelUnavailable(f"{variable} names the built-in demo model, whose folder {problem}")
+                raise ModelUnavailable("model_unavailable.demo_folder", variable=variable, problem=problem)
             return WeightSource(variable, role, "folder", "demo", folder)
         path = Path(value).expanduser()
         if value.endswith(".safetensors"):
             if role not in {"sdxl", "vae"}:
-                raise ModelUnavailable(f"{variable} must be a hub id or a folder; only SDXL loads from a single file")
+                raise ModelUnavailable("model_unavailable.no_file", variable=variable)
             if not path.is_file():
-                raise ModelUnavailable(f"{variable} names a file that is not there")
+                raise ModelUnavailable("model_unavailable.file_missing", variable=variable)
             if not header(path):
-                raise ModelUnavailable(f"{variable} names a file that is not in the safetensors format")
+                raise ModelUnavailable("model_unavailable.file_format", variable=variable)
             return WeightSource(variable, role, "file", path.name, path)
         if path.is_dir():
             if problem := folder_problem(path, role):
-                raise ModelUnavailable(f"{variable} names a folder that {problem}")
+                raise ModelUnavailable("model_unavailable.folder", variable=variable, problem=problem)
             return WeightSource(variable, role, "folder", path.resolve().name, path)
         if path.is_absolute() or value.startswith((".", "~")):
-            raise ModelUnavailable(f"{variable} names a folder that is not there")
+            raise ModelUnavailable("model_unavailable.folder_missing", variable=variable)
         if not places.HUB_ID.match(value):
-            raise ModelUnavailable(f"{variable} must be a hub id (org/name), a folder, a .safetensors file or demo")
+            raise ModelUnavailable("model_unavailable.value", variable=variable)
         found = places.find(value, self._places, lambda folder: not folder_problem(folder, role))
         return WeightSource(variable, role, "hub" if found is None else "folder", value, found)
 
@@ -226,22 +229,22 @@ def folder_problem(folder: Path, role: Role) -> str | None:
     """Why `folder` cannot be loaded as `role`, as the end of a sentence; None when nothing seems wrong."""
     if role == "vae":
         if read_json(folder / "config.json").get("_class_name") != "AutoencoderKL":
-            return "is not an SDXL VAE (its config.json does not name AutoencoderKL)"
-        return None if any(folder.glob("*.safetensors")) else "has no .safetensors weights"
+            return text("model_unavailable.no_vae")
+        return None if any(folder.glob("*.safetensors")) else text("model_unavailable.no_weights")
     if role == "safety":
         if read_json(folder / "config.json").get("architectures") != ["StableDiffusionSafetyChecker"]:
-            return "is not a safety checker (its config.json does not name StableDiffusionSafetyChecker)"
+            return text("model_unavailable.no_checker")
         if not (folder / "preprocessor_config.json").is_file():
-            return "has no preprocessor_config.json"
-        return None if any(folder.glob("*.safetensors")) else "has no .safetensors weights"
+            return text("model_unavailable.no_preprocessor")
+        return None if any(folder.glob("*.safetensors")) else text("model_unavailable.no_weights")
     index = read_json(folder / "model_index.json")
     if not index:
-        return "is not a model in diffusers' layout (no model_index.json)"
+        return text("model_unavailable.no_index")
     if index.get("_class_name") not in _CLASSES[role]:
-        return f"holds another kind of model (not one of {', '.join(sorted(_CLASSES[role]))})"
+        return text("model_unavailable.kind", kinds=", ".join(sorted(_CLASSES[role])))
     for component in filter(has_weights, components(folder)):
         if not any((folder / component).glob("*.safetensors")):
-            return f"has no .safetensors weights for its {component}"
+            return text("model_unavailable.no_weights_of", part=component)
     if role == "sdxl" and read_json(folder / "unet" / "config.json").get("in_channels", 4) != 4:
-        return "holds an inpainting-only UNet; the plain one serves all three image tasks"
+        return text("model_unavailable.inpainting_only")
     return None

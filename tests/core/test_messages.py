@@ -1,0 +1,142 @@
+"""The catalogue of messages: ids that stay, one text each, and exactly the parameters that the worker passes."""
+
+import ast
+import re
+import string
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from worker.core import errors
+from worker.core.errors import ERROR_CODES
+from worker.core.messages import MESSAGES, text
+
+WORKER = Path(errors.__file__).parents[1]
+CODES: dict[str, str] = {
+    name: kind.code
+    for name, kind in vars(errors).items()
+    if isinstance(kind, type) and issubclass(kind, errors.JobError | errors.Cancelled)
+}
+PLACES = dict.fromkeys((*CODES, "__init__", "finding", "text"), 0) | {"FieldProblem": 1}
+"""Whatever takes an id -> at which of its arguments."""
+ID = re.compile(r"[a-z_]+(\.[a-z0-9_]+)?")
+
+IDS = """
+    cancelled
+    deleted
+    disk_full
+    download_failed
+        .broke_off .encoding .no_address .of_field .redirects .status .too_large .too_slow .unreachable
+    duplicate_in_progress
+    forbidden
+        .bucket .folder .ticket_file .ticket_form .ticket_request .ticket_user .user
+    gpu_fault
+    idempotency_mismatch
+    internal
+        .encoder .identity .no_encoder .no_picture .no_verdict
+    invalid_image
+        .too_large .too_many_pixels .too_many_scans .unreadable
+    invalid_input
+        .at_least .at_most .base64 .boolean .fields .finite_number .frames .got_list .got_number .got_object .got_text
+        .greater_than .gs_path .gs_without_firebase .gs_without_user .identifier .image_cost .image_ref .length
+        .model_multiple .multiple .no_refiner .object .of_another_task .one_of .other .owner .required .string
+        .surrogate .too_long .too_many_bytes .too_many_pixels .unicode .unknown .unknown_but_close .video_cost
+        .whole_number
+    model_unavailable
+        .checker .checker_incomplete .class .demo_folder .file_configs .file_format .file_missing .folder
+        .folder_missing .img2video .inpainting_only .kind .no_checker .no_demo .no_file .no_index .no_preprocessor
+        .no_vae .no_weights .no_weights_of .not_downloaded .not_here .not_image_to_video .not_text_to_video .parts
+        .refiner_demo .refiner_encoder .unreadable .vae_configs .value
+    out_of_memory
+        .worker
+    poison_job
+    result_too_large
+        .images .response .video
+    storage_unavailable
+    superseded
+    timeout
+    unauthenticated
+        .no_firebase .no_proof .no_tickets .ticket_early .ticket_expired .ticket_invalid .ticket_lifetime
+    url_blocked
+        .characters .host .not_https .not_public .redirect .unreadable
+"""
+"""Every id, each `.what` below its code. Translations are made by them: none is renamed or dropped by the way."""
+
+
+def _ids() -> Iterator[str]:
+    code = ""
+    for word in IDS.split():
+        code = code if word.startswith(".") else word
+        yield code + word if word.startswith(".") else word
+
+
+def _named(call: ast.Call) -> Iterator[str]:
+    """The ids that a call names; a literal text is none."""
+    place = PLACES.get(_callee(call), len(call.args))
+    for argument in call.args[place : place + 1]:
+        for branch in (argument.body, argument.orelse) if isinstance(argument, ast.IfExp) else (argument,):
+            if isinstance(branch, ast.Constant) and isinstance(branch.value, str) and ID.fullmatch(branch.value):
+                yield branch.value
+
+
+def _callee(call: ast.Call) -> str:
+    return call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+
+
+def _calls() -> dict[str, list[tuple[str, ast.Call]]]:
+    """Id -> where it is used, and the calls that name it."""
+    found = defaultdict(list)
+    for path in sorted(WORKER.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call):
+                for message_id in _named(node):
+                    found[message_id].append((f"{path.relative_to(WORKER)}:{node.lineno}", node))
+    return dict(found)
+
+
+CALLS = _calls()
+
+
+def _parameters(template: str) -> set[str]:
+    return {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
+
+
+def test_the_ids_are_these() -> None:
+    assert sorted(MESSAGES) == sorted(_ids())
+
+
+def test_every_code_has_a_message_of_its_own_without_parameters() -> None:
+    assert {message_id for message_id in MESSAGES if "." not in message_id} == ERROR_CODES
+    assert not any(_parameters(MESSAGES[code]) for code in ERROR_CODES)
+
+
+def test_the_worker_names_no_other_id_and_every_one_of_these() -> None:
+    assert set(CALLS) | ERROR_CODES == set(MESSAGES)
+
+
+@pytest.mark.parametrize("message_id", sorted(CALLS))
+def test_a_message_is_given_exactly_its_parameters(message_id: str) -> None:
+    for where, call in CALLS[message_id]:
+        given = {keyword.arg for keyword in call.keywords} - {"retryable"}
+        assert given == _parameters(MESSAGES[message_id]), where
+
+
+@pytest.mark.parametrize("message_id", sorted(CALLS))
+def test_an_error_says_what_its_own_code_has(message_id: str) -> None:
+    for where, call in CALLS[message_id]:
+        code = "invalid_input" if _callee(call) in {"FieldProblem", "finding"} else CODES.get(_callee(call))
+        assert code in {message_id.partition(".")[0], None}, where
+
+
+@pytest.mark.parametrize("message_id", sorted(MESSAGES))
+def test_a_text_is_one_line_of_plain_words_with_named_parameters(message_id: str) -> None:
+    template = MESSAGES[message_id]
+    assert template.strip() == template != ""
+    assert "\n" not in template
+    assert all(name.isidentifier() for name in _parameters(template))
+
+
+def test_a_value_with_braces_is_no_template() -> None:
+    assert text("invalid_input.string", got="{got.__class__}") == "must be a string (got {got.__class__})"
