@@ -16,7 +16,7 @@ from typing import Any
 
 from worker.auth.caller import Identity
 from worker.auth.tickets import Tickets
-from worker.core import logs
+from worker.core import logs, timing
 from worker.core.config import ConfigError, Settings, load_settings, set_library_defaults
 from worker.core.errors import Cancelled
 from worker.core.stop import StopSignal
@@ -24,17 +24,15 @@ from worker.core.types import Progress
 from worker.delivery.spool import Spool
 from worker.engine.engine import Engine
 from worker.firebase.app import Firebase
-from worker.job.gpu_thread import GpuThread
+from worker.job.context import Job
+from worker.job.gpu_queue import GpuThread
 from worker.job.progress import Throttle, Unattended, terminal_bar
-from worker.job.runner import Job, run
+from worker.job.runner import run
 from worker.job.services import Services
 from worker.sources.loader import SourceLoader
 from worker.storage.results import Storage
 
 log = logging.getLogger("worker")
-
-PROGRESS_SECONDS = 2.0
-"""Longest wait for RunPod to take one progress post."""
 
 
 def build(settings: Settings) -> Services:
@@ -145,7 +143,7 @@ def _progress_sink(job: dict[str, Any]) -> Callable[[Progress], Awaitable[None]]
             "total_steps": progress.total_steps,
         }
         try:
-            async with asyncio.timeout(PROGRESS_SECONDS), AsyncClientSession() as session:
+            async with asyncio.timeout(timing.PROGRESS_POST_SECONDS), AsyncClientSession() as session:
                 await send_result(session, {"status": "IN_PROGRESS", "output": output}, job)
         except (TimeoutError, OSError):
             log.info("a progress post was lost", extra={"action": "progress_lost"})

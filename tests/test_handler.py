@@ -25,12 +25,12 @@ from tests.support.fakes import HasNoModel, MemoryBucket, MemoryDocumentStore, P
 from tools import showing
 from tools.emulators.worker_process import clean_environment
 from worker.auth.caller import Identity
+from worker.core import timing
 from worker.core.config import has_cuda_driver, load_settings
 from worker.core.errors import Internal
 from worker.core.types import Control, Progress, TaskType
 from worker.engine.protocol import Placement
-from worker.job import gpu_queue as turn
-from worker.job.gpu_thread import GpuThread
+from worker.job.gpu_queue import GpuThread
 from worker.job.services import Services
 from worker.sources.loader import SourceLoader
 from worker.storage.results import Storage
@@ -171,7 +171,7 @@ async def test_a_mistake_of_ours_in_the_middle_of_failing_is_answered_all_the_sa
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Nothing may leave the handler as an exception: the SDK would hand its traceback to the client."""
-    world = World(Raises(Internal("no usable picture")))
+    world = World(Raises(Internal("internal.no_picture")))
 
     def broken(call: str, _path: str) -> None:
         raise RuntimeError(f"SECRET {call}")
@@ -208,7 +208,7 @@ class LoadsSlowly(PaintingGenerator):
 
 
 async def test_a_bad_source_does_not_wait_for_the_weights_nor_call_them_hung(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turn, "STOP_GRACE_SECONDS", 0.2)
+    monkeypatch.setattr(timing, "STOP_GRACE_SECONDS", 0.2)
     world = World(LoadsSlowly())
     source = {"task_type": "img2img", "image_url": "https://127.0.0.1/x.png"}
     started = time.monotonic()
@@ -273,10 +273,10 @@ def test_a_worker_without_a_usable_model_or_card_is_replaced(checks: list[Any]) 
         """Says what is wrong."""
 
         def health(self) -> list[str]:
-            raise Internal("the card does not work")
+            raise Internal("internal.no_verdict")
 
     handler._register_fitness_checks(World(Unfit()).services)
-    with pytest.raises(Internal, match="card"):
+    with pytest.raises(Internal, match="no answer"):
         checks[0]()
 
 

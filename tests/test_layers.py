@@ -121,7 +121,7 @@ def test_nothing_is_printed_and_nothing_broad_is_caught() -> None:
             again = any(isinstance(inner, ast.Raise) for inner in ast.walk(node))
             if caught in {"Exception", "BaseException"} and not again:
                 broad[name_of(path)] = broad.get(name_of(path), 0) + 1
-    assert broad.pop("worker.job.gpu_thread", 0) == 1, "hands everything to whoever waits"
+    assert broad.pop("worker.job.gpu_queue", 0) == 1, "hands everything to whoever waits"
     assert broad == {"worker.job.runner": 1}
 
 

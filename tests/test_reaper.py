@@ -13,9 +13,9 @@ from tools.emulators.firebase import FirebaseEmulators, environment
 from worker.core.config import REPOSITORY, load_settings
 from worker.core.errors import Superseded
 from worker.core.types import Owner
-from worker.document.schema import document_path
+from worker.document.schema import ClaimRequest, document_path
 from worker.document.session import DocumentSession
-from worker.document.transitions import ClaimRequest, Deny, Grant
+from worker.document.transitions import Deny, Grant
 from worker.firebase.app import Firebase
 from worker.firebase.firestore import FirestoreStore
 from worker.reaper import reap

@@ -15,16 +15,14 @@ import time
 from collections.abc import Sequence
 from typing import Protocol
 
-from worker.core import logs
+from worker.core import logs, timing
 from worker.core.config import ConfigError, load_settings, set_library_defaults
 from worker.core.errors import BackendError
-from worker.document.schema import disowned, failed
-from worker.document.store import CALL_SECONDS, DocumentStore
-from worker.document.transitions import WORKER_LOST, lease_is_over
+from worker.document.session import expire
+from worker.document.store import DocumentStore
 from worker.firebase.app import Firebase
 
 BATCH = 200
-LOST = "the worker that made this was lost; ask again"
 
 log = logging.getLogger(__name__)
 
@@ -44,17 +42,11 @@ def reap(documents: ExpiredDocuments, limit: int = BATCH) -> int:
         BackendError: Firestore does not answer.
     """
     marked = 0
-    for path in documents.expired(limit=limit, timeout=CALL_SECONDS * 5):
-        snapshot = documents.read(path, timeout=CALL_SECONDS)
-        fields = snapshot.fields or {}
-        if fields.get("status") != "processing" or not lease_is_over(fields, snapshot.read_at):
-            continue
-        # Without the nonce a late worker cannot take the document for its own; the death counts for `poison_job`.
-        claim = {**disowned(fields), "deaths": int((fields.get("claim") or {}).get("deaths") or 0) + 1}
-        failure = {**failed(WORKER_LOST, LOST, retryable=True), "claim": claim}
-        if documents.update(path, failure, unchanged=snapshot.version, timeout=CALL_SECONDS) is not None:
+    for path in documents.expired(limit=limit, timeout=5 * timing.CALL_SECONDS):
+        job_id = expire(documents, path)
+        if job_id is not None:
             marked += 1
-            log.info("worker lost", extra={"action": "reaped", "job_id": fields.get("job_id")})
+            log.info("worker lost", extra={"action": "reaped", "job_id": job_id})
     return marked
 
 

@@ -2,14 +2,17 @@
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from worker.api.params import ModelDefaults, Params, resolve
 from worker.api.request import Request, envelope, parse
-from worker.api.response import Delivered, File, check_size, failure, generation_data, manifest, replay, success
+from worker.api.response import check_size, failure, manifest, replay, success
 from worker.core.errors import Cancelled, GpuFault, InvalidInput, ResultTooLarge
+from worker.delivery.delivered import Delivered
+from worker.media.artifact import Artifact
 
 OWNER = {"user_id": "user", "file_uid": "file"}
 DEFAULTS = ModelDefaults("demo", 64, 64, num_inference_steps=4, guidance_scale=5.0)
@@ -26,22 +29,23 @@ def asked(**fields: Any) -> tuple[Request, Params]:
     return request, resolve(request, DEFAULTS, max_image_pixels=10**7, max_job_cost=10**10)
 
 
-def files(count: int = 1, url: str | None = "https://u") -> tuple[File, ...]:
+def files(count: int = 1, url: str | None = "https://u") -> tuple[Artifact, ...]:
     path = "p" if url else None
-    return tuple(File(url and f"{url}/{k}", path, "image/png", 10, 64, 64, 7 + k) for k in range(count))
+    return tuple(
+        Artifact("image/png", 10, 64, 64, 7 + k, url=url and f"{url}/{k}", storage_path=path) for k in range(count)
+    )
 
 
 def stored(count: int = 1) -> Delivered:
-    found = files(count)
-    return Delivered("firebase", tuple(file.url or "" for file in found), found)
+    return Delivered.stored({}, files(count))
 
 
-INLINE = Delivered("base64", ("data:image/png;base64,AAAA",), files(1, None), ("inline",))
+INLINE = Delivered({}, files(1, None), ("data:image/png;base64,AAAA",), ("inline",))
 
 
 def kept(params: Params, delivered: Delivered, **changes: Any) -> dict[str, Any]:
     said = {"timings": {"load": 0.5}, "warnings": ["w"]} | changes
-    return generation_data(manifest(params, "demo"), delivered, **said)
+    return replace(delivered, manifest=manifest(params, "demo")).generation_data(**said)
 
 
 def test_an_image_response_has_exactly_the_contracts_fields() -> None:

@@ -30,16 +30,16 @@ from worker.api.params import ModelDefaults, Params
 from worker.api.request import Request
 from worker.auth.caller import Identity, Users
 from worker.auth.tickets import Tickets
+from worker.core import timing
 from worker.core.config import load_settings
 from worker.core.errors import BackendError, Cancelled, GpuFault, Internal, OutOfMemory, Superseded, Unauthenticated
 from worker.core.logs import configure
 from worker.core.stop import StopSignal
 from worker.core.types import Control, Sources, TaskType
-from worker.delivery import uploader as delivery
 from worker.engine.protocol import Generated, GeneratedImage, Placement
 from worker.firebase.app import Firebase
-from worker.job import gpu_queue as turn
 from worker.job import runner as task
+from worker.job.context import Job
 from worker.job.services import Services
 from worker.sources.http import Fetcher
 from worker.sources.loader import SourceLoader
@@ -276,7 +276,10 @@ SCENARIOS: dict[str, tuple[str | None, Scenario]] = {
     "a model that cannot be loaded": ("internal", lambda: asked(Failing(CannotLoad()), CLOUD)),
     "a model that breaks": ("internal", lambda: asked(Failing(Raises(RuntimeError(SPOKEN_BY_LIBRARIES))), CLOUD)),
     "a model that breaks with causes": ("internal", lambda: asked(Failing(Raises(chained())), CLOUD)),
-    "a model with an error of ours": ("internal", lambda: asked(Failing(Raises(Internal("no usable picture"))), CLOUD)),
+    "a model with an error of ours": (
+        "internal",
+        lambda: asked(Failing(Raises(Internal("internal.no_picture"))), CLOUD),
+    ),
     "pixels of nonsense": ("internal", lambda: asked(Failing(PaintsNonsense()), CLOUD)),
     "host memory": ("internal", lambda: asked(Failing(Raises(MemoryError(SPOKEN_BY_LIBRARIES))), CLOUD)),
     "card memory": ("out_of_memory", lambda: asked(Failing(Raises(OutOfMemory())), CLOUD)),
@@ -318,7 +321,7 @@ def log(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
     settings = load_settings(log_level="DEBUG")
     stream = io.StringIO()
     configure(settings.model_copy(update={"runpod_endpoint_id": "e1" if request.param == "platform" else None}), stream)
-    monkeypatch.setattr(turn, "STOP_GRACE_SECONDS", 0.3)
+    monkeypatch.setattr(timing, "STOP_GRACE_SECONDS", 0.3)
     yield stream
     root.handlers[:] = handlers
     root.setLevel(level)
@@ -399,9 +402,9 @@ async def test_a_real_client_that_gets_no_access_says_nothing_of_its_key(
     assert bucket is not None
     world = Failing()
     services = dataclasses.replace(world.services(), storage=Storage(bucket), settings=settings)
-    monkeypatch.setattr(delivery, "UPLOAD_SECONDS", 2.0)
+    monkeypatch.setattr(timing, "UPLOAD_SECONDS", 2.0)
     started = time.monotonic()
-    response = await task.run(task.Job("job-1", CLOUD), services, StopSignal())
+    response = await task.run(Job("job-1", CLOUD), services, StopSignal())
     assert time.monotonic() - started < 25
     assert response["storage"] == "base64"
     gc.collect()

@@ -28,14 +28,16 @@ IDS = """
     deleted
     disk_full
     download_failed
-        .broke_off .encoding .no_address .of_field .redirects .status .too_large .too_slow .unreachable
+        .broke_off .encoding .no_address .no_object .object_too_large .of_field .redirects .status .too_large
+        .too_slow .unreachable
     duplicate_in_progress
     forbidden
-        .bucket .folder .ticket_file .ticket_form .ticket_request .ticket_user .user
+        .bucket .folder .ticket_file .ticket_form .ticket_request .ticket_user .unsafe .unsafe_images .user
     gpu_fault
+        .no_answer
     idempotency_mismatch
     internal
-        .encoder .identity .no_encoder .no_picture .no_verdict
+        .encoder .identity .no_encoder .no_picture .no_verdict .unexpected
     invalid_image
         .too_large .too_many_pixels .too_many_scans .unreadable
     invalid_input
@@ -55,10 +57,13 @@ IDS = """
     result_too_large
         .images .response .video
     storage_unavailable
+        .kept .not_kept .source
     superseded
     timeout
+        .limit
     unauthenticated
-        .no_firebase .no_proof .no_tickets .ticket_early .ticket_expired .ticket_invalid .ticket_lifetime
+        .no_firebase .no_proof .no_tickets .ticket_early .ticket_expired .ticket_invalid .ticket_lifetime .token_expired
+        .token_invalid .token_revoked
     url_blocked
         .characters .host .not_https .not_public .redirect .unreadable
 """

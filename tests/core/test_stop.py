@@ -17,14 +17,14 @@ async def test_without_a_reason_the_job_goes_on() -> None:
 
 async def test_the_first_reason_wins() -> None:
     stop = StopSignal()
-    stop.request(JobTimeout("slow"))
+    stop.request(JobTimeout("timeout.limit", seconds=5))
     stop.request(Cancelled())
-    with pytest.raises(JobTimeout, match="timeout: slow"):
+    with pytest.raises(JobTimeout, match="timeout: the job took longer than 5 s"):
         stop.raise_if_stopped()
     assert (await stop.wait()).code == "timeout"
 
 
-@pytest.mark.parametrize("reason", [JobTimeout("slow", retryable=False), Cancelled()])
+@pytest.mark.parametrize("reason", [JobTimeout("timeout.limit", seconds=5, retryable=False), Cancelled()])
 async def test_every_raise_is_a_new_exception_that_says_the_same(reason: JobTimeout | Cancelled) -> None:
     stop = StopSignal()
     stop.request(reason)

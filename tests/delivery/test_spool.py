@@ -12,9 +12,9 @@ import pytest
 from tests.support.fakes import MemoryBucket, MemoryDocumentStore, PaintingGenerator, is_down
 from tests.support.memory_world import CLOUD, PATH, VolumeWorld, World
 from worker.core.types import Owner
-from worker.delivery.spool import DELIVERED, Item, Spool
+from worker.delivery.spool import DELIVERED, Spool
 from worker.document.transitions import WORKER_LOST
-from worker.media.image import Encoded
+from worker.media.artifact import Artifact
 from worker.storage.results import ObjectOwner, Storage
 
 OWNER = Owner("user", "file")
@@ -130,8 +130,8 @@ async def test_a_label_that_the_user_sets_meanwhile_is_kept(tmp_path: Path) -> N
     assert world.document["favorite"] is True
 
 
-def item(size: int = 10) -> Item:
-    return Item("generating/user/image/file.png", Encoded(b"x" * size, "image/png", ".png", 8, 8), 1)
+def item(size: int = 10) -> Artifact:
+    return Artifact("image/png", size, 8, 8, seed=1, storage_path="generating/user/image/file.png", data=b"x" * size)
 
 
 def provenance() -> ObjectOwner:

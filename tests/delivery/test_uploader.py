@@ -16,12 +16,12 @@ from PIL import Image
 from tests.support.fakes import MemoryBucket, fails_times, is_down
 from tools.media_probe import probe
 from worker.api.request import parse
-from worker.api.response import Delivered
 from worker.core.errors import BackendError, Cancelled, ResultTooLarge, Superseded
 from worker.core.types import Owner, Progress
+from worker.delivery.delivered import Delivered
 from worker.delivery.uploader import Destination, Uploader
 from worker.engine.protocol import Generated, GeneratedClip, GeneratedImage
-from worker.media.image import Encoded
+from worker.media.artifact import Artifact
 from worker.storage.results import ObjectOwner, Storage
 
 LIMIT = 9_000_000
@@ -48,15 +48,22 @@ class Job:
         self.progress: list[Progress] = []
         if fields.get("task_type") != "text2video":
             fields["num_images"] = count
+        self.raise_if_stopped = raise_if_stopped
         self.provenance = ObjectOwner("job-1", 1, "hash", CLAIMED_AT)
         destination = Destination(Storage(self.bucket), Owner("user", "file"), lambda: self.provenance)
         self.delivery = Uploader(
             parse({"prompt": "x", **fields}),
+            {"model": "fake"},
             5,
             destination if cloud else None,
-            on_done=self.progress.append,
-            raise_if_stopped=raise_if_stopped,
+            self,
         )
+
+    def report(self, progress: Progress) -> None:
+        self.progress.append(progress)
+
+    def warn(self, warning: str) -> None:
+        raise AssertionError(warning)
 
     async def deliver(self, *things: Generated, limit: int = LIMIT) -> Delivered:
         for thing in things:
@@ -98,7 +105,7 @@ async def test_files_come_in_the_order_of_the_images_however_long_each_upload_ta
     for file, index in zip(delivered.files, range(3), strict=True):
         assert file.storage_path is not None
         data = job.bucket.objects[file.storage_path][0]
-        assert (len(data), file.width, file.height, file.content_type) == (file.bytes, 64, 64, "image/png")
+        assert (len(data), file.width, file.height, file.content_type) == (file.size, 64, 64, "image/png")
         assert np.array_equal(np.asarray(Image.open(io.BytesIO(data))), image(index).pixels)
 
 
@@ -204,7 +211,7 @@ async def test_what_cannot_fit_is_an_error() -> None:
 
 async def test_a_newer_attempts_objects_are_left_alone_and_ours_go() -> None:
     job = Job(count=2)
-    newer = ObjectOwner("job-2", 2, "hash", "2027").metadata("theirs", 7, Encoded(b"", "image/png", ".png", 64, 64))
+    newer = ObjectOwner("job-2", 2, "hash", "2027").metadata("theirs", Artifact.encoded(b"", "image/png", 64, 64))
     for path in PATHS[:2]:
         job.bucket.upload(path, b"newer", content_type="image/png", metadata=newer, replaces=0, deadline=0)
     with pytest.raises(Superseded):

@@ -8,8 +8,8 @@ import pytest
 from worker.core.errors import InvalidInput
 from worker.core.types import Owner, Progress
 from worker.document import schema as fields
+from worker.document.schema import ClaimRequest
 from worker.document.store import FieldValue
-from worker.document.transitions import ClaimRequest, Grant
 
 OWNER = Owner("user", "file")
 BID = ClaimRequest("job-1", "worker-1", "hash", "n1")
@@ -19,7 +19,7 @@ SERVER, REMOVE = FieldValue.SERVER_TIME, FieldValue.REMOVE
 
 
 def processing(found: dict[str, Any] | None) -> dict[str, Any]:
-    return dict(fields.processing(found, OWNER, BID, Grant(2, deaths=1), {"prompt": "p"}, now=NOW))
+    return dict(fields.processing(found, OWNER, BID, {"prompt": "p"}, attempt=2, lost_workers=1, now=NOW))
 
 
 def test_a_job_that_begins_says_who_it_is_and_until_when_it_is_to_be_believed() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support.fakes import MemoryDocumentStore, fails_times, is_down
+from worker.core import timing
 from worker.core.errors import (
     BackendError,
     Cancelled,
@@ -18,9 +19,9 @@ from worker.core.errors import (
     Superseded,
 )
 from worker.core.types import Owner, Progress
-from worker.document.schema import LEASE_SECONDS, document_path
+from worker.document.schema import ClaimRequest, document_path
 from worker.document.session import DocumentSession
-from worker.document.transitions import AlreadyDone, ClaimRequest, Deny, Grant
+from worker.document.transitions import AlreadyDone, Deny, Grant
 
 OWNER = Owner("user", "file")
 PATH = "generations/user/files/file"
@@ -71,7 +72,7 @@ def test_a_claim_writes_all_that_stands_there_from_the_start(
     assert written["progress"] == {"stage": "queued", "step": 0, "total_steps": 0, "percent": 0}
     assert isinstance(written["created_at"], datetime)
     left = written["expires_at"] - datetime.now(UTC)
-    assert timedelta(seconds=LEASE_SECONDS - 3) < left <= timedelta(seconds=LEASE_SECONDS)
+    assert timedelta(seconds=timing.LEASE_SECONDS - 3) < left <= timedelta(seconds=timing.LEASE_SECONDS)
     assert "completed_at" not in written
 
 
@@ -102,10 +103,10 @@ def test_a_failure_says_its_code_message_and_whether_to_try_again(
     documents: MemoryDocumentStore, document: DocumentSession
 ) -> None:
     document.claim(soon())
-    document.fail(JobTimeout("too long"), soon())
+    document.fail(JobTimeout(), soon())
     done = fields(documents)
     assert done["status"] == "failed"
-    assert done["error"] == {"code": "timeout", "message": "too long", "retryable": True}
+    assert done["error"] == {"code": "timeout", "message": JobTimeout().message, "retryable": True}
     assert isinstance(done["completed_at"], datetime)
 
 
@@ -165,7 +166,7 @@ def test_who_could_not_claim_learns_at_the_end_whose_the_document_is(
     before = dict(documents.stored)
     with pytest.raises(reason):
         document.complete(DATA, soon())
-    assert document.refused
+    assert document.denied
     assert documents.stored == before
 
 
@@ -191,7 +192,7 @@ def test_a_finished_generation_is_replayed(documents: MemoryDocumentStore, docum
     document.complete(DATA, soon())
     again = DocumentSession(documents, OWNER, bid("n2", "job-2"), {})
     assert again.claim(soon()) == AlreadyDone(DATA)
-    assert again.refused
+    assert again.denied
 
 
 def test_a_poison_job_is_written_as_failed(documents: MemoryDocumentStore) -> None:
@@ -211,7 +212,7 @@ def test_a_poison_job_is_refused_even_where_that_cannot_be_written(documents: Me
     decision = fourth.claim(soon(0.3))
     assert isinstance(decision, Deny)
     assert decision.error.code == "poison_job"
-    assert fourth.refused
+    assert fourth.denied
     assert fields(documents)["status"] == "processing"  # the reaper's, once its lease is over
 
 

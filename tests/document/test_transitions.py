@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
-from worker.document.transitions import AlreadyDone, ClaimRequest, Deny, Grant, decide, may_record_refusal
+from worker.document.schema import ClaimRequest
+from worker.document.transitions import AlreadyDone, Deny, Grant, decide_claim, may_record_refusal
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-BID = ClaimRequest(job_id="job-1", worker_id="w", request_hash="hash", nonce="nonce-1")
+BID = ClaimRequest(job_id="job-1", worker_id="w", fingerprint="hash", claim_token="nonce-1")
 
 
 def document(status: str | None, **fields: Any) -> dict[str, Any]:
@@ -46,12 +47,12 @@ OVER = {"expires_at": NOW - timedelta(seconds=1)}
     ],
 )
 def test_the_job_may_start(found: dict[str, Any] | None, expected: Grant) -> None:
-    assert decide(found, BID, NOW) == expected
+    assert decide_claim(found, BID, NOW) == expected
 
 
 def test_a_finished_generation_is_answered_from_the_document() -> None:
     data = {"storage": "firebase", "images": ["u"]}
-    assert decide(document("completed", generation_data=data, job_id="job-0"), BID, NOW) == AlreadyDone(data)
+    assert decide_claim(document("completed", generation_data=data, job_id="job-0"), BID, NOW) == AlreadyDone(data)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +73,7 @@ def test_a_finished_generation_is_answered_from_the_document() -> None:
     ],
 )
 def test_the_job_may_not_start(found: dict[str, Any], code: str) -> None:
-    decision = decide(found, BID, NOW)
+    decision = decide_claim(found, BID, NOW)
     assert isinstance(decision, Deny)
     assert decision.error.code == code
     assert decision.record is (code == "poison_job" and found.get("error") != {"code": "poison_job"})
@@ -82,12 +83,12 @@ def test_three_deaths_are_given_before_a_job_is_poison() -> None:
     found: dict[str, Any] | None = None
     attempts = []
     for _ in range(5):
-        decision = decide(found, BID, NOW)
+        decision = decide_claim(found, BID, NOW)
         if isinstance(decision, Deny):
             break
         assert isinstance(decision, Grant)
         attempts.append(decision.attempt)
-        found = document("processing", attempt=decision.attempt, claim={"deaths": decision.deaths})
+        found = document("processing", attempt=decision.attempt, claim={"deaths": decision.lost_workers})
     assert attempts == [1, 2, 3]
 
 

@@ -12,7 +12,7 @@ from tests.faults.conftest import MakeWorld
 from tests.support.faulty_world import Endpoint, World, cloud, path_of, reap, until
 from tools.emulators.worker_process import WorkerProcess
 from worker.api.response import REPLAY_WARNING
-from worker.document import keeper
+from worker.core import timing
 
 SLOW: dict[str, Any] = {"num_inference_steps": 100}
 """Two seconds of painting."""
@@ -60,7 +60,7 @@ async def test_case_02_an_attempt_that_lost_its_claim_in_line_for_the_card_is_no
     make_world: MakeWorld, fate: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The card gets free before the keeper looks again: the document is looked at before a step is spent on it."""
-    monkeypatch.setattr(keeper, "WATCH_SECONDS", 60.0)
+    monkeypatch.setattr(timing, "WATCH_SECONDS", 60.0)
     waiting, another = make_world(), make_world()
     before = asyncio.create_task(waiting.serve(cloud("c02b-before", "hangs: a fox"), "job-before"))
     await asyncio.to_thread(until, lambda: waiting.ledger.painted("c02b-before") == 1)
@@ -73,7 +73,7 @@ async def test_case_02_an_attempt_that_lost_its_claim_in_line_for_the_card_is_no
     else:
         waiting.write_as_app("c02b", {"cancel_requested": True})
     document, generations = waiting.document("c02b"), waiting.generations("c02b")
-    await asyncio.sleep(keeper.FRESH_SECONDS + 0.1)
+    await asyncio.sleep(timing.FRESH_SECONDS + 0.1)
     waiting.painter.released.set()
     response = await late
     assert response["error_code"] == fate

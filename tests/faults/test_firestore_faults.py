@@ -8,8 +8,7 @@ import pytest
 from tests.faults.conftest import MakeWorld
 from tests.support.faulty_world import World, cloud, until
 from tests.support.painting_worker import Script
-from worker.document import keeper
-from worker.document import lease as record
+from worker.core import timing
 from worker.document.lease import UNREACHED
 from worker.job.runner import UNSYNCED
 
@@ -46,8 +45,8 @@ async def test_case_30_and_32_firestore_is_down_from_the_claim_on(
     world: World, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if how != "hangs":  # one of them waits as long as in earnest
-        monkeypatch.setattr(record, "CLAIM_SECONDS", 1.0)
-        monkeypatch.setattr(record, "TERMINAL_SECONDS", 1.0)
+        monkeypatch.setattr(timing, "CLAIM_SECONDS", 1.0)
+        monkeypatch.setattr(timing, "TERMINAL_SECONDS", 1.0)
     _take_down(world, how)
     started = time.monotonic()
     response, stood_still = await _while_the_loop_turns(asyncio.create_task(world.serve(cloud("c30"))))
@@ -66,7 +65,7 @@ async def test_case_30_and_32_firestore_is_down_from_the_claim_on(
 
 
 async def test_case_30_firestore_is_back_before_the_end(make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(record, "CLAIM_SECONDS", 1.0)
+    monkeypatch.setattr(timing, "CLAIM_SECONDS", 1.0)
     world = make_world(Script(step_seconds=0.1))
     _take_down(world, "UNAVAILABLE")
     job = asyncio.create_task(world.serve(cloud("c30b", num_inference_steps=25)))
@@ -81,7 +80,7 @@ async def test_case_30_firestore_is_back_and_holds_the_result_of_another_request
     make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Only the end shows that the file_uid was taken; what it was taken for stays, and an operator can see why."""
-    monkeypatch.setattr(record, "CLAIM_SECONDS", 0.5)
+    monkeypatch.setattr(timing, "CLAIM_SECONDS", 0.5)
     world = make_world(Script(step_seconds=0.1))
     first = await world.serve(cloud("c30d"))
     _take_down(world, "UNAVAILABLE")
@@ -100,8 +99,8 @@ async def test_case_30_a_job_that_firestore_did_not_know_is_claimed_when_it_is_b
     make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not only at its end: if its worker dies now, there is a document whose lease runs out."""
-    monkeypatch.setattr(record, "CLAIM_SECONDS", 0.5)
-    monkeypatch.setattr(keeper, "WATCH_SECONDS", 0.3)
+    monkeypatch.setattr(timing, "CLAIM_SECONDS", 0.5)
+    monkeypatch.setattr(timing, "WATCH_SECONDS", 0.3)
     world, another = make_world(Script(step_seconds=0.1)), make_world()
     _take_down(world, "UNAVAILABLE")
     job = asyncio.create_task(world.serve(cloud("c30c", num_inference_steps=60)))
@@ -123,8 +122,8 @@ async def test_case_30_a_job_that_was_done_elsewhere_meanwhile_spoils_nothing(
     make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Unknown to Firestore it paints the same again, is stopped, and leaves the other one's result as it is."""
-    monkeypatch.setattr(record, "CLAIM_SECONDS", 0.3)
-    monkeypatch.setattr(keeper, "WATCH_SECONDS", 60.0)
+    monkeypatch.setattr(timing, "CLAIM_SECONDS", 0.3)
+    monkeypatch.setattr(timing, "WATCH_SECONDS", 60.0)
     unknown, another = make_world(), make_world()
     request = cloud("c30d", "hangs at the second: a fox", num_images=2)
     another.painter.released.set()
@@ -145,7 +144,7 @@ async def test_case_30_a_job_that_was_done_elsewhere_meanwhile_spoils_nothing(
 async def test_case_30_a_refused_request_in_an_outage_is_answered_and_leaves_no_document(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(record, "TERMINAL_SECONDS", 0.5)
+    monkeypatch.setattr(timing, "TERMINAL_SECONDS", 0.5)
     _take_down(world, "UNAVAILABLE")
     response = await world.serve(cloud("c30e", width=1023))
     _heal(world)

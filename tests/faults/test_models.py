@@ -84,7 +84,7 @@ def test_case_45_no_job_is_taken_without_a_model(endpoint: Endpoint) -> None:
     assert worker.wait() == 1
     assert endpoint.plane.workers_of(job) == []
     assert endpoint.document("c45") is None
-    assert "cannot be read" in worker.log
+    assert "could not be read" in worker.log
 
 
 @pytest.mark.e2e

@@ -14,8 +14,7 @@ from tests.support.faulty_world import MAX_POST_BYTES, Endpoint, cloud, fetch, i
 from tests.support.storm import ENDS_IN_ITS_OWN_WAY, Storm
 from tools.emulators.firebase import DocumentWrite
 from tools.emulators.worker_process import WorkerProcess
-from worker.delivery.spool import KEPT
-from worker.document.transitions import WORKER_LOST
+from worker.document.transitions import SPOOLED, WORKER_LOST
 
 SEED = int(os.environ.get("FAULTS_SEED", "20261122"))
 JOBS = int(os.environ.get("FAULTS_JOBS", "200"))
@@ -260,7 +259,7 @@ class Verdict:
             if "status" not in fields:
                 continue
             new = int(fields.get("attempt") or attempt)
-            made_up_for = (status, code, fields["status"]) == ("failed", KEPT, "completed")
+            made_up_for = (status, code, fields["status"]) == ("failed", SPOOLED, "completed")
             if status in TERMINAL and fields["status"] != status and new <= attempt and not made_up_for:
                 self.broken.append(f"I2: {name} went from {status} to {fields['status']} in attempt {new}")
             if status == "completed" and fields["status"] == "completed":

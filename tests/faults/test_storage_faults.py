@@ -13,7 +13,7 @@ from tests.faults.conftest import MakeWorld
 from tests.support.faulty_firebase import Fault
 from tests.support.faulty_world import World, cloud, fetch
 from tests.support.painting_worker import Script
-from worker.delivery import uploader as delivery
+from worker.core import timing
 
 FIREBASE_DOWN_SECONDS = 15.0
 """A Firebase that is down costs a job less than this."""
@@ -36,7 +36,7 @@ async def test_case_23_storage_resets_the_connection_in_the_middle(world: World)
 async def test_case_23_storage_resets_a_resumable_upload_in_the_middle(
     make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(delivery, "UPLOAD_SECONDS", 60.0)  # twelve megabytes twice, on whatever machine this is
+    monkeypatch.setattr(timing, "UPLOAD_SECONDS", 60.0)  # twelve megabytes twice, on whatever machine this is
     world = make_world(max_image_pixels=2048 * 2048)
     world.firebase.storage_proxy.add(Fault("reset", method="PUT", path="/upload/", after_bytes=5_000_000))
     big = {"width": 2048, "height": 2048, "num_inference_steps": 1}
@@ -67,7 +67,7 @@ async def test_case_25_an_upload_is_corrupted_on_its_way(world: World) -> None:
 async def test_case_25_a_resumable_upload_is_corrupted_on_its_way(
     make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(delivery, "UPLOAD_SECONDS", 60.0)
+    monkeypatch.setattr(timing, "UPLOAD_SECONDS", 60.0)
     world = make_world(max_image_pixels=2048 * 2048)
     world.firebase.storage_proxy.add(Fault("corrupt", method="PUT", path="/upload/"))
     big = {"width": 2048, "height": 2048, "num_inference_steps": 1}
@@ -76,7 +76,7 @@ async def test_case_25_a_resumable_upload_is_corrupted_on_its_way(
 
 
 async def test_case_25_every_upload_is_corrupted(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(delivery, "UPLOAD_SECONDS", 2.0)
+    monkeypatch.setattr(timing, "UPLOAD_SECONDS", 2.0)
     world.firebase.storage_proxy.add(Fault("corrupt", **UPLOAD, times=None))
     started = time.monotonic()
     response = await world.serve(cloud("c25c"))
@@ -92,7 +92,7 @@ async def test_case_26_storage_is_down_and_the_image_is_small(
     world: World, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if how != "refused":  # one of the three waits as long as in earnest
-        monkeypatch.setattr(delivery, "UPLOAD_SECONDS", 2.0)
+        monkeypatch.setattr(timing, "UPLOAD_SECONDS", 2.0)
     _take_down(world, how)
     started = time.monotonic()
     response = await world.serve(cloud("c26", num_images=2))
@@ -105,7 +105,7 @@ async def test_case_26_storage_is_down_and_the_image_is_small(
 async def test_case_27_storage_is_down_and_the_result_is_large(
     make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(delivery, "UPLOAD_SECONDS", 1.0)
+    monkeypatch.setattr(timing, "UPLOAD_SECONDS", 1.0)
     world = make_world(Script(side=512), max_result_bytes=20_000)
     _take_down(world, "503")
     response = await world.serve(cloud("c27", num_images=2))

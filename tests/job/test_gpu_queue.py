@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -10,14 +9,14 @@ import pytest
 
 from tests.support.fakes import PaintingGenerator, Slow
 from worker.api.params import resolve
-from worker.api.request import parse
+from worker.api.request import envelope, parse
+from worker.core import timing
 from worker.core.errors import Cancelled, GpuFault, JobError, JobTimeout, Superseded
 from worker.core.stop import StopSignal
 from worker.core.types import Control, Progress, Sources, TaskType
 from worker.engine.protocol import Generated, Placement
-from worker.job import gpu_queue as turn_module
-from worker.job.gpu_queue import GpuSlot, Work
-from worker.job.gpu_thread import GpuThread
+from worker.job.context import Job, JobContext
+from worker.job.gpu_queue import GpuSlot, GpuThread
 
 
 class Loads(PaintingGenerator):
@@ -40,27 +39,21 @@ class Player:
         self.generator, self.gpu = generator, gpu or GpuThread()
         self.stop = StopSignal()
         self.taken: list[Generated] = []
-        self.timings: dict[str, float] = {}
         self.wanted: Callable[[], None] = lambda: None
         request = parse({"prompt": "a fox", "seed": 7})
         params = resolve(request, generator.describe(TaskType.TEXT2IMG), max_image_pixels=10**7, max_job_cost=10**12)
-        work = Work(request, params, self, confirm=self._confirm, take=self.taken.append, clock=self._clock)
-        self.turn = GpuSlot(self.gpu, generator, work, self.stop)
+        lease: Any = self
+        self.context = JobContext(Job("job", {}), envelope({}), self.stop, lambda _: None, lease)
+        self.timings = self.context.timings
+        self.turn = GpuSlot(
+            self.gpu, generator, request=request, params=params, context=self.context, take=self.taken.append
+        )
 
-    def raise_if_stopped(self) -> None:
-        self.stop.raise_if_stopped()
-
-    def report(self, progress: Progress) -> None:
-        pass
-
-    def warn(self, warning: str) -> None:
-        raise AssertionError(warning)
-
-    async def _confirm(self) -> None:
+    async def confirm(self) -> None:
         self.wanted()
 
-    def _clock(self, stage: str, started: float) -> None:
-        self.timings[stage] = time.monotonic() - started
+    def note(self, progress: Progress) -> None:
+        """As a lease."""
 
 
 async def test_the_weights_load_at_once_and_nothing_is_generated_before_the_door_opens() -> None:
@@ -86,14 +79,51 @@ async def test_who_is_not_wanted_any_more_when_the_card_is_free_is_not_painted(r
 
 async def test_a_turn_that_was_given_up_in_line_loads_nothing() -> None:
     gpu = GpuThread()
-    first, second = Player(Slow(), gpu), Player(Loads(), gpu)
+    first = Player(Slow(), gpu)
     running = asyncio.create_task(first.turn.run(Sources()))
     await asyncio.sleep(0.05)
+    second = Player(Loads(), gpu)
     await second.turn.give_up()
     await running
     await Player(PaintingGenerator(), gpu).turn.run(Sources())
     generator: Any = second.generator
     assert not generator.loading.is_set()
+
+
+async def test_a_job_that_waits_for_its_picture_does_not_hold_the_gpu_from_one_that_is_ready() -> None:
+    gpu = GpuThread()
+    waits, ready = Player(PaintingGenerator(), gpu), Player(PaintingGenerator(), gpu)
+    await asyncio.wait_for(ready.turn.run(Sources()), 5)
+    assert (len(ready.taken), len(waits.taken)) == (1, 0)
+    await waits.turn.run(Sources())
+    assert len(waits.taken) == 1
+
+
+async def test_a_job_that_is_ready_generates_before_another_ones_weights_are_loaded() -> None:
+    gpu = GpuThread()
+    blocked = threading.Event()
+    gpu.submit(lambda: blocked.wait(5))
+    loads, ready = Player(Loads(), gpu), Player(PaintingGenerator(), gpu)
+    running = asyncio.create_task(ready.turn.run(Sources()))
+    await asyncio.sleep(0)
+    blocked.set()
+    await asyncio.wait_for(running, 5)
+    generator: Any = loads.generator
+    assert set(ready.timings) == {"load", "generate"}
+    generator.loaded.set()
+    await loads.turn.run(Sources())
+
+
+@pytest.mark.parametrize("error", [JobTimeout(), Cancelled()])
+async def test_the_seconds_on_the_gpu_are_measured_whatever_becomes_of_the_job(error: JobError | Cancelled) -> None:
+    player = Player(Slow())
+    running = asyncio.create_task(player.turn.run(Sources()))
+    await asyncio.sleep(0.2)
+    player.stop.request(error)
+    with pytest.raises(type(error)):
+        await running
+    assert player.context.gpu_seconds >= 0.1
+    assert player.timings["generate"] == pytest.approx(player.context.gpu_seconds, abs=0.05)
 
 
 async def test_what_is_being_loaded_is_for_the_next_job() -> None:
@@ -122,7 +152,7 @@ async def test_who_was_asked_to_stop_waits_until_the_card_is_free() -> None:
 
 async def test_a_slow_load_is_no_hung_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """Admitted or not: as long as weights are being read, the patience is that for a disk."""
-    monkeypatch.setattr(turn_module, "STOP_GRACE_SECONDS", 0.05)
+    monkeypatch.setattr(timing, "STOP_GRACE_SECONDS", 0.05)
     player = Player(Loads())
     generator: Any = player.generator
     running = asyncio.create_task(player.turn.run(Sources()))
@@ -137,7 +167,7 @@ async def test_a_slow_load_is_no_hung_step(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 async def test_a_load_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turn_module, "LOADING_GRACE_SECONDS", 0.05)
+    monkeypatch.setattr(timing, "LOADING_GRACE_SECONDS", 0.05)
     player = Player(Loads())
     generator: Any = player.generator
     running = asyncio.create_task(player.turn.run(Sources()))

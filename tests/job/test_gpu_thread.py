@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from worker.core.errors import Cancelled, GpuFault, OutOfMemory
-from worker.job.gpu_thread import GpuThread
+from worker.job.gpu_queue import GpuThread
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ async def test_it_is_one_thread_of_its_own_that_does_not_keep_the_worker_from_ex
     assert (thread.name, thread.daemon) == ("gpu", True)
 
 
-@pytest.mark.parametrize("error", [OutOfMemory("x"), Cancelled(), ValueError("x")])
+@pytest.mark.parametrize("error", [OutOfMemory(), Cancelled(), ValueError("x")])
 async def test_whatever_a_call_raises_crosses_over_and_the_thread_lives_on(error: Exception) -> None:
     gpu = GpuThread()
 

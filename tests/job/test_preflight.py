@@ -11,15 +11,15 @@ import pytest
 
 from tests.support.memory_world import CLOUD, PATH, World, data_uri
 from worker.api.fingerprint import fingerprint
-from worker.api.request import Request, Source, parse
+from worker.api.request import Request, Source, envelope, parse
 from worker.core.errors import DownloadFailed, DuplicateInProgress, UrlBlocked
 from worker.core.stop import StopSignal
 from worker.core.types import Sources
-from worker.delivery.recovery import Finished
+from worker.delivery.delivered import Delivered
 from worker.document.lease import Lease
 from worker.document.transitions import AlreadyDone
+from worker.job.context import Job, JobContext
 from worker.job.preflight import NO_DOCUMENTS, Preflight
-from worker.storage.results import ObjectOwner
 
 IMG2IMG = {**CLOUD, "task_type": "img2img", "image_url": data_uri()}
 
@@ -30,30 +30,19 @@ class Door:
     def __init__(self, world: World, job_input: dict[str, Any], job_id: str = "job-1") -> None:
         self.services = world.services()
         self.request: Request = parse(job_input)
-        self.warnings: list[str] = []
-        self.timings: dict[str, float] = {}
         self.hash = fingerprint(self.request)
         owner = self.request.owner
         assert owner is not None
         self.record = Lease(self.services.documents, owner, job_id=job_id, worker_id="worker-1")
+        job = Job(job_id, job_input)
+        self.context = JobContext(job, envelope(job_input), StopSignal(), lambda _: None, self.record, self.hash)
+        self.warnings, self.timings = self.context.warnings, self.context.timings
 
-    async def enter(self) -> Sources | AlreadyDone | Finished:
-        door = Preflight(
-            self.services,
-            self.request,
-            self.hash,
-            self.record,
-            stop=StopSignal(),
-            warn=self.warnings.append,
-            clock=lambda stage, started: self.timings.__setitem__(stage, time.monotonic() - started),
-        )
+    async def enter(self) -> Sources | AlreadyDone | Delivered:
         try:
-            return await door.enter(self.request.public(), self._provenance)
+            return await Preflight(self.services, self.request, self.context).check(self.request.public())
         finally:
             await self.record.close()
-
-    def _provenance(self) -> ObjectOwner:
-        return ObjectOwner("job-1", self.record.attempt, self.hash, self.record.claimed_at)
 
 
 class SlowSources:
@@ -106,8 +95,8 @@ async def test_files_that_are_all_there_are_taken_instead_of_generating() -> Non
     first = await world.run(CLOUD)
     world.documents.write_as_app(PATH, None)
     found = await Door(world, CLOUD, "job-2").enter()
-    assert isinstance(found, Finished)
-    assert list(found.delivered.uris) == first["images"]
+    assert isinstance(found, Delivered)
+    assert list(found.uris) == first["images"]
     assert len(found.taken_over) == 1
 
 

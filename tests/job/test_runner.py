@@ -22,9 +22,9 @@ from tests.support.fakes import (
 )
 from tests.support.memory_world import CLOUD, PATH, SECRET, World, data_uri
 from worker.auth.tickets import request_hash
+from worker.core import timing
 from worker.core.errors import Cancelled, GpuFault, Internal, OutOfMemory
 from worker.core.stop import StopSignal
-from worker.job import gpu_queue as turn
 
 
 def picture(uri: str) -> Image.Image:
@@ -210,7 +210,7 @@ async def test_a_job_over_the_cost_limit_is_refused_before_the_model() -> None:
     assert world.generator.generated == 0
 
 
-@pytest.mark.parametrize("error", [OutOfMemory(), Internal("no usable picture")])
+@pytest.mark.parametrize("error", [OutOfMemory(), Internal("internal.no_picture")])
 async def test_a_model_that_fails_is_told_and_the_next_job_succeeds(error: Exception) -> None:
     generator = Raises(error)
     world = World(generator)
@@ -311,7 +311,7 @@ async def test_the_watchdog_ends_a_job_that_takes_too_long() -> None:
 
 
 async def test_a_hung_step_is_a_timeout_and_the_worker_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turn, "STOP_GRACE_SECONDS", 0.3)
+    monkeypatch.setattr(timing, "STOP_GRACE_SECONDS", 0.3)
     generator = Hangs()
     world = World(generator, job_timeout_seconds=0.3)
     response = await world.run(CLOUD)

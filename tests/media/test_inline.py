@@ -12,7 +12,8 @@ from PIL import Image
 from tools.media_probe import probe
 from worker.core.errors import ResultTooLarge
 from worker.media import inline
-from worker.media.image import Encoded, encode_image
+from worker.media.artifact import Artifact
+from worker.media.image import encode_image
 from worker.media.video import VIDEO_CRF, encode_video
 
 Pixels = NDArray[np.uint8]
@@ -33,7 +34,7 @@ def clip(noise: float = 6, frames: int = 17) -> Pixels:
 
 @pytest.mark.parametrize("size", [0, 1, 2, 3, 4, 1000])
 def test_the_length_of_a_data_uri_is_known_without_making_it(size: int) -> None:
-    file = Encoded(bytes(size), "image/png", ".png", 1, 1)
+    file = Artifact.encoded(bytes(size), "image/png", 1, 1)
     uri = inline.data_uri(file)
     assert inline.uri_length(file) == len(uri) == len(json.dumps(uri)) - 2
     assert base64.b64decode(uri.removeprefix("data:image/png;base64,"), validate=True) == file.data
@@ -143,7 +144,7 @@ def test_a_clip_that_does_not_fit_is_encoded_once_more(share: float, monkeypatch
     encoded = encode_video(frames, 15)
     rates: list[int] = []
 
-    def counted(*args: Pixels, crf: int, **options: object) -> Encoded:
+    def counted(*args: Pixels, crf: int, **options: object) -> Artifact:
         rates.append(crf)
         return encode_video(frames, 15, crf=crf)
 
@@ -162,12 +163,12 @@ def test_a_clip_that_breaks_the_rule_gets_one_more_try(monkeypatch: pytest.Monke
     sizes = iter([80_000, 60_000])
     rates: list[int] = []
 
-    def stubborn(frames: Pixels, fps: int, *, crf: int, raise_if_stopped: object) -> Encoded:
+    def stubborn(frames: Pixels, fps: int, *, crf: int, raise_if_stopped: object) -> Artifact:
         rates.append(crf)
-        return Encoded(bytes(next(sizes)), "video/mp4", ".mp4", 16, 16)
+        return Artifact.encoded(bytes(next(sizes)), "video/mp4", 16, 16)
 
     monkeypatch.setattr(inline, "encode_video", stubborn)
-    first = Encoded(bytes(100_000), "video/mp4", ".mp4", 16, 16)
+    first = Artifact.encoded(bytes(100_000), "video/mp4", 16, 16)
     frames = np.zeros((5, 16, 16, 3), np.uint8)
     fitted = inline.fit_video(frames, 15, first, budget=90_000, copies=1)
     assert len(fitted.files[0].data) == 60_000
@@ -178,12 +179,12 @@ def test_a_clip_that_breaks_the_rule_gets_one_more_try(monkeypatch: pytest.Monke
 def test_a_clip_that_never_fits_is_an_error_with_sizes_after_two_tries(monkeypatch: pytest.MonkeyPatch) -> None:
     tries: list[int] = []
 
-    def incompressible(frames: Pixels, fps: int, *, crf: int, raise_if_stopped: object) -> Encoded:
+    def incompressible(frames: Pixels, fps: int, *, crf: int, raise_if_stopped: object) -> Artifact:
         tries.append(crf)
-        return Encoded(bytes(3_000_000), "video/mp4", ".mp4", 16, 16)
+        return Artifact.encoded(bytes(3_000_000), "video/mp4", 16, 16)
 
     monkeypatch.setattr(inline, "encode_video", incompressible)
-    first = Encoded(bytes(3_000_000), "video/mp4", ".mp4", 16, 16)
+    first = Artifact.encoded(bytes(3_000_000), "video/mp4", 16, 16)
     frames = np.zeros((5, 16, 16, 3), np.uint8)
     with pytest.raises(ResultTooLarge, match=r"the video takes 12\.0 MB .* 9\.00 MB are left"):
         inline.fit_video(frames, 15, first, budget=9_000_000, copies=3)
@@ -192,7 +193,7 @@ def test_a_clip_that_never_fits_is_an_error_with_sizes_after_two_tries(monkeypat
 
 def test_a_hopeless_clip_is_refused_without_encoding_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(inline, "encode_video")
-    first = Encoded(bytes(3_000_000), "video/mp4", ".mp4", 16, 16)
+    first = Artifact.encoded(bytes(3_000_000), "video/mp4", 16, 16)
     for budget in (10_000, 0, -1):
         with pytest.raises(ResultTooLarge):
             inline.fit_video(np.zeros((5, 16, 16, 3), np.uint8), 15, first, budget=budget, copies=3)

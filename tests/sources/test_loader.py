@@ -39,7 +39,7 @@ class Bucket:
     def __call__(self, path: str, max_bytes: int) -> bytes:
         self.asked.append((path, max_bytes))
         if path not in self.objects:
-            raise DownloadFailed("there is no such object")
+            raise DownloadFailed("download_failed.no_object")
         return self.objects[path]
 
 

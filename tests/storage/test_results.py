@@ -10,15 +10,15 @@ import pytest
 from tests.support.fakes import MemoryBucket, fails_times, is_down
 from worker.core.errors import BackendError, DownloadFailed, StorageUnavailable, Superseded
 from worker.core.types import Owner
-from worker.media.image import Encoded
+from worker.media.artifact import Artifact
 from worker.storage.results import TOKENS, ObjectOwner, Storage, object_path
 
 PATH = "generating/user/image/file.png"
 OWNER = Owner("user", "file")
 
 
-def file(data: bytes = b"pixels", content_type: str = "image/png", suffix: str = ".png") -> Encoded:
-    return Encoded(data, content_type, suffix, 64, 64)
+def file(data: bytes = b"pixels", content_type: str = "image/png", seed: int = 7) -> Artifact:
+    return replace(Artifact.encoded(data, content_type, 64, 64), seed=seed)
 
 
 def provenance(attempt: int = 1, job: str = "job-1", request: str = "hash") -> ObjectOwner:
@@ -57,7 +57,7 @@ def test_the_path_is_the_contracts(video: bool, suffix: str, index: int, count: 
 def test_an_object_has_our_content_type_its_token_and_where_it_comes_from(
     bucket: MemoryBucket, storage: Storage
 ) -> None:
-    stored = storage.put(PATH, file(), 7, provenance(), soon())
+    stored = storage.put(PATH, file(), provenance(), soon())
     data, info, content_type = bucket.objects[PATH]
     assert (data, content_type, stored.generation) == (b"pixels", "image/png", info.generation)
     expected = {
@@ -85,7 +85,7 @@ def test_the_emulator_takes_firebases_place_in_the_url(bucket: MemoryBucket) -> 
 
 
 def test_every_object_has_a_token_of_its_own(storage: Storage) -> None:
-    urls = {storage.put(f"generating/user/image/f{k}.png", file(), 7, provenance(), soon()).url for k in range(8)}
+    urls = {storage.put(f"generating/user/image/f{k}.png", file(), provenance(), soon()).url for k in range(8)}
     assert len({url.split("token=")[1] for url in urls}) == 8
 
 
@@ -93,8 +93,8 @@ def test_every_object_has_a_token_of_its_own(storage: Storage) -> None:
 def test_an_identical_object_is_adopted_and_not_uploaded_again(
     bucket: MemoryBucket, storage: Storage, attempt: int
 ) -> None:
-    first = storage.put(PATH, file(), 7, provenance(), soon())
-    again = storage.put(PATH, file(), 7, provenance(attempt), soon())
+    first = storage.put(PATH, file(), provenance(), soon())
+    again = storage.put(PATH, file(), provenance(attempt), soon())
     assert (again.path, again.url, again.generation) == (first.path, first.url, first.generation)
     assert bucket.uploads == 1
     assert bucket.objects[PATH][1].metadata["attempt"] == str(attempt)
@@ -105,25 +105,25 @@ def test_an_identical_object_is_adopted_and_not_uploaded_again(
 
 
 def test_the_same_generation_uploaded_again_keeps_its_token(bucket: MemoryBucket, storage: Storage) -> None:
-    first = storage.put(PATH, file(b"one"), 7, provenance(), soon())
-    again = storage.put(PATH, file(b"two"), 7, provenance(2), soon())
+    first = storage.put(PATH, file(b"one"), provenance(), soon())
+    again = storage.put(PATH, file(b"two"), provenance(2), soon())
     assert again.url == first.url
     assert bucket.objects[PATH][0] == b"two"
     assert again.generation > first.generation
 
 
 def test_another_request_gets_another_token(bucket: MemoryBucket, storage: Storage) -> None:
-    first = storage.put(PATH, file(), 7, provenance(), soon())
-    other = storage.put(PATH, file(), 7, provenance(1, "job-2", "other"), soon())
+    first = storage.put(PATH, file(), provenance(), soon())
+    other = storage.put(PATH, file(), provenance(1, "job-2", "other"), soon())
     assert other.url != first.url
     assert bucket.objects[PATH][1].metadata[TOKENS] in other.url
 
 
 def test_the_first_of_several_tokens_goes_on(bucket: MemoryBucket, storage: Storage) -> None:
-    storage.put(PATH, file(), 7, provenance(), soon())
+    storage.put(PATH, file(), provenance(), soon())
     data, info, content_type = bucket.objects[PATH]
     info.metadata[TOKENS] = "shared-1,shared-2"  # type: ignore[index]  # as somebody in the console would
-    assert storage.put(PATH, file(b"two"), 7, provenance(2), soon()).url.endswith("token=shared-1")
+    assert storage.put(PATH, file(b"two"), provenance(2), soon()).url.endswith("token=shared-1")
     assert (data, content_type) == (b"pixels", "image/png")
 
 
@@ -136,23 +136,23 @@ def test_an_upload_whose_answer_was_lost_is_found_and_adopted(bucket: MemoryBuck
         return lost(self, path, data, **options)  # type: ignore[arg-type]  # passed on as they came
 
     bucket.upload = upload.__get__(bucket)  # type: ignore[method-assign]  # this bucket only
-    stored = storage.put(PATH, file(), 7, provenance(), soon())
+    stored = storage.put(PATH, file(), provenance(), soon())
     assert bucket.uploads == 1
     assert bucket.objects[PATH][1].metadata[TOKENS] in stored.url
 
 
 @pytest.mark.parametrize("job", ["job-1", "job-2"])
 def test_an_older_attempt_does_not_overwrite_a_newer_one(bucket: MemoryBucket, storage: Storage, job: str) -> None:
-    storage.put(PATH, file(b"new"), 7, provenance(2, job, "other"), soon())
+    storage.put(PATH, file(b"new"), provenance(2, job, "other"), soon())
     with pytest.raises(Superseded):
-        storage.put(PATH, file(b"old"), 7, provenance(1), soon())
+        storage.put(PATH, file(b"old"), provenance(1), soon())
     assert bucket.objects[PATH][0] == b"new"
 
 
 def test_an_object_that_lost_its_token_is_stored_anew_with_one(bucket: MemoryBucket, storage: Storage) -> None:
-    storage.put(PATH, file(), 7, provenance(), soon())
+    storage.put(PATH, file(), provenance(), soon())
     bucket.objects[PATH][1].metadata[TOKENS] = ""  # type: ignore[index]  # revoked, as somebody in the console would
-    again = storage.put(PATH, file(), 7, provenance(2), soon())
+    again = storage.put(PATH, file(), provenance(2), soon())
     assert again.url.split("token=")[1]
     assert bucket.objects[PATH][1].metadata[TOKENS] in again.url
 
@@ -165,10 +165,10 @@ def test_who_never_gets_a_turn_gives_up(bucket: MemoryBucket, storage: Storage) 
             bucket.objects[path] = (b"x", replace(bucket.objects[path][1], generation=next(generations)), "image/png")
 
     generations = iter(range(10**6, 2 * 10**6))
-    storage.put(PATH, file(b"theirs"), 7, provenance(), soon())
+    storage.put(PATH, file(b"theirs"), provenance(), soon())
     bucket.before = faster
     with pytest.raises(BackendError, match="unreachable"):
-        storage.put(PATH, file(b"mine"), 7, provenance(2), soon())
+        storage.put(PATH, file(b"mine"), provenance(2), soon())
     assert bucket.objects[PATH][0] == b"x"
 
 
@@ -177,24 +177,24 @@ def test_without_a_claim_nothing_that_is_there_is_replaced(
     bucket: MemoryBucket, storage: Storage, request_hash: str
 ) -> None:
     """Firestore was away: what is there may be the result of a job that did claim its document."""
-    theirs = storage.put(PATH, file(b"theirs"), 7, provenance(1, "job-2", request_hash), soon())
+    theirs = storage.put(PATH, file(b"theirs"), provenance(1, "job-2", request_hash), soon())
     unclaimed = replace(provenance(2), claimed=False)
     with pytest.raises(BackendError, match="refused"):
-        storage.put(PATH, file(b"mine"), 7, unclaimed, soon())
+        storage.put(PATH, file(b"mine"), unclaimed, soon())
     assert bucket.objects[PATH][1].generation == theirs.generation
 
 
 def test_without_a_claim_what_is_there_and_identical_is_used_and_known_as_found(
     bucket: MemoryBucket, storage: Storage
 ) -> None:
-    theirs = storage.put(PATH, file(), 7, provenance(1, "job-2"), soon())
-    mine = storage.put(PATH, file(), 7, replace(provenance(2), claimed=False), soon())
+    theirs = storage.put(PATH, file(), provenance(1, "job-2"), soon())
+    mine = storage.put(PATH, file(), replace(provenance(2), claimed=False), soon())
     assert (mine.url, mine.found, theirs.found) == (theirs.url, True, False)
 
 
 def test_one_object_that_cannot_be_removed_does_not_keep_the_others(bucket: MemoryBucket, storage: Storage) -> None:
     paths = [f"generating/user/image/file_{k}.png" for k in range(3)]
-    stored = [storage.put(path, file(), 7, provenance(), soon()) for path in paths]
+    stored = [storage.put(path, file(), provenance(), soon()) for path in paths]
     bucket.before = fails_times(1, is_down("storage"))
     with pytest.raises(BackendError):
         storage.remove(stored)
@@ -203,7 +203,7 @@ def test_one_object_that_cannot_be_removed_does_not_keep_the_others(bucket: Memo
 
 def test_an_object_of_unknown_origin_is_replaced(bucket: MemoryBucket, storage: Storage) -> None:
     bucket.upload(PATH, b"theirs", content_type="image/png", metadata={}, replaces=0, deadline=soon())
-    storage.put(PATH, file(b"new"), 7, provenance(1), soon())
+    storage.put(PATH, file(b"new"), provenance(1), soon())
     assert bucket.objects[PATH][0] == b"new"
 
 
@@ -211,9 +211,9 @@ def test_a_finished_generation_is_recalled_only_whole_and_for_its_own_request(
     bucket: MemoryBucket, storage: Storage
 ) -> None:
     paths = [PATH, "generating/user/image/file_1.png"]
-    first = storage.put(PATH, file(), 7, provenance(), soon())
+    first = storage.put(PATH, file(), provenance(), soon())
     assert storage.recall(paths, "hash", soon()) is None
-    second = storage.put(paths[1], file(b"two"), 8, provenance(), soon())
+    second = storage.put(paths[1], file(b"two", seed=8), provenance(), soon())
     found = storage.recall(paths, "hash", soon())
     assert found is not None
     assert [stored for stored, _ in found] == [first, second]
@@ -225,12 +225,12 @@ def test_a_finished_generation_is_recalled_only_whole_and_for_its_own_request(
 def test_a_bucket_that_fails_is_told(bucket: MemoryBucket, storage: Storage, kind: str) -> None:
     bucket.before = is_down("storage", kind)
     with pytest.raises(BackendError, match=kind):
-        storage.put(PATH, file(), 7, provenance(), soon())
+        storage.put(PATH, file(), provenance(), soon())
 
 
 def test_removing_takes_exactly_what_was_stored(bucket: MemoryBucket, storage: Storage) -> None:
-    mine = storage.put(PATH, file(b"mine"), 7, provenance(), soon())
-    theirs = storage.put(PATH, file(b"theirs"), 7, provenance(1, "job-2", "other"), soon())
+    mine = storage.put(PATH, file(b"mine"), provenance(), soon())
+    theirs = storage.put(PATH, file(b"theirs"), provenance(1, "job-2", "other"), soon())
     storage.remove([mine])
     assert bucket.objects[PATH][0] == b"theirs"
     storage.remove([theirs])
@@ -262,7 +262,7 @@ def test_a_source_that_cannot_be_read_says_why_and_not_where(
     error: type[DownloadFailed | StorageUnavailable],
     retryable: bool,
 ) -> None:
-    storage.put("uploads/user/a.png", file(), 7, provenance(), soon())
+    storage.put("uploads/user/a.png", file(), provenance(), soon())
     spoil(bucket)
     with pytest.raises(error) as caught:
         storage.read_object("uploads/user/a.png", limit)
@@ -272,5 +272,5 @@ def test_a_source_that_cannot_be_read_says_why_and_not_where(
 
 
 def test_a_source_is_read_whole(storage: Storage) -> None:
-    storage.put("uploads/user/a.png", file(), 7, provenance(), soon())
+    storage.put("uploads/user/a.png", file(), provenance(), soon())
     assert storage.read_object("uploads/user/a.png", 6) == b"pixels"

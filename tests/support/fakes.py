@@ -176,7 +176,7 @@ class TokenUsers:
 
     def uid(self, id_token: str) -> str:
         if not id_token.startswith("token-of-"):
-            raise Unauthenticated("the id_token is not valid for this project")
+            raise Unauthenticated("unauthenticated.token_invalid")
         return id_token.removeprefix("token-of-")
 
 
@@ -267,7 +267,7 @@ class HasNoModel(PaintingGenerator):
     """Serves no task."""
 
     def describe(self, task_type: TaskType) -> ModelDefaults:
-        raise ModelUnavailable(f"no model is configured for {task_type}; set SDXL_MODEL")
+        raise ModelUnavailable("model_unavailable.folder_missing", variable="SDXL_MODEL")
 
 
 class Hangs(PaintingGenerator):

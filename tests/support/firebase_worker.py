@@ -13,8 +13,9 @@ from worker.auth.caller import Identity
 from worker.core.config import load_settings
 from worker.core.stop import StopSignal
 from worker.firebase.app import Firebase
-from worker.job.gpu_thread import GpuThread
-from worker.job.runner import Job, run
+from worker.job.context import Job
+from worker.job.gpu_queue import GpuThread
+from worker.job.runner import run
 from worker.job.services import Services
 from worker.sources.loader import SourceLoader
 from worker.storage.results import Storage

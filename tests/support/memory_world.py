@@ -20,8 +20,9 @@ from worker.core.config import Settings, load_settings
 from worker.core.stop import StopSignal
 from worker.core.types import Progress
 from worker.delivery.spool import Spool
-from worker.job.gpu_thread import GpuThread
-from worker.job.runner import Job, run
+from worker.job.context import Job
+from worker.job.gpu_queue import GpuThread
+from worker.job.runner import run
 from worker.job.services import Services
 from worker.sources.loader import SourceLoader
 from worker.storage.results import Storage

@@ -25,6 +25,7 @@ import numpy as np
 from tests.support.fakes import PaintingGenerator
 from worker.api.params import ModelDefaults, Params
 from worker.api.request import Request
+from worker.core import timing
 from worker.core.config import Settings
 from worker.core.errors import GpuFault, ModelUnavailable, OutOfMemory
 from worker.core.types import Control, Sources, TaskType
@@ -32,7 +33,6 @@ from worker.engine.protocol import Generated, GeneratedImage, Placement
 from worker.firebase.app import Firebase
 from worker.firebase.firestore import FirestoreStore
 from worker.firebase.gcs import FirebaseBucket
-from worker.job import gpu_queue as turn
 from worker.storage.store import ObjectInfo
 
 Moment = Literal[
@@ -62,7 +62,7 @@ class Script:
     die_at: Moment | None = None
     die_on: int = 1
     """The process dies when it comes to `die_at` for the `die_on`-th time."""
-    stop_grace: float = turn.STOP_GRACE_SECONDS
+    stop_grace: float = timing.STOP_GRACE_SECONDS
     healthy: bool = True
     disk_bytes: int | None = None
     """Size of the disk for temporary files; None: the machine's own."""
@@ -109,7 +109,7 @@ class Painter(PaintingGenerator):
 
     def health(self) -> Sequence[str]:
         if not self._script.healthy:
-            raise ModelUnavailable("the weights of text2img cannot be read")
+            raise ModelUnavailable("model_unavailable.unreadable")
         return super().health()
 
     def prepare(self, task_type: TaskType, control: Control) -> Placement:
@@ -249,7 +249,7 @@ def main() -> None:
     script = Script.from_environment()
     if script.disk_bytes is not None:
         tempfile.tempdir = small_disk(script.disk_bytes)
-    turn.STOP_GRACE_SECONDS = script.stop_grace
+    timing.STOP_GRACE_SECONDS = script.stop_grace
     fate = Fate(script)
     MortalFirebase.fate = fate
 

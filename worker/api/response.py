@@ -5,69 +5,13 @@ Pure. Knows the response's fields (section 2 of the contract); knows no storage 
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from worker.api.params import Params, VideoParams, public_params
 from worker.api.request import Envelope, Request
 from worker.core.errors import Cancelled, JobError, ResultTooLarge
 
-if TYPE_CHECKING:
-    from worker.media.image import Encoded
-
 REPLAY_WARNING = "this generation was already finished; its stored result is returned"
-
-
-@dataclass(frozen=True, slots=True)
-class File:
-    """One delivered file. Inline, `url` and `storage_path` are null: the data stands in `images` or `videos`, once."""
-
-    url: str | None
-    storage_path: str | None
-    content_type: str
-    bytes: int
-    width: int
-    height: int
-    seed: int
-    nsfw: bool | None = None
-    """Whether the content safety check flagged it; None, and not among the response's fields: none ran."""
-
-    @classmethod
-    def of(
-        cls,
-        encoded: "Encoded",
-        seed: int,
-        *,
-        url: str | None = None,
-        storage_path: str | None = None,
-        nsfw: bool | None = None,
-    ) -> "File":
-        """A file that was just encoded, and where it is served if it is."""
-        return cls(
-            url=url,
-            storage_path=storage_path,
-            content_type=encoded.content_type,
-            bytes=len(encoded.data),
-            width=encoded.width,
-            height=encoded.height,
-            seed=seed,
-            nsfw=nsfw,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Delivered:
-    """Where a job's files are now. `uris` are what a client opens: URLs, or `data:` URIs when `storage` is base64."""
-
-    storage: str
-    uris: tuple[str, ...]
-    files: tuple[File, ...]
-    warnings: tuple[str, ...] = ()
-
-
-def flagged(files: Sequence[File]) -> tuple[str, ...]:
-    """A warning for each file that the content safety check flagged."""
-    return tuple(f"content safety: file {index} was flagged" for index, file in enumerate(files) if file.nsfw)
 
 
 def manifest(params: Params, model: str) -> dict[str, Any]:
@@ -86,19 +30,34 @@ def manifest(params: Params, model: str) -> dict[str, Any]:
 
 
 def generation_data(
-    facts: Mapping[str, Any], delivered: Delivered, *, timings: Mapping[str, float], warnings: Sequence[str]
+    facts: Mapping[str, Any],
+    *,
+    storage: str,
+    uris: Sequence[str],
+    files: Sequence[Mapping[str, Any]],
+    timings: Mapping[str, float],
+    warnings: Sequence[str],
 ) -> dict[str, Any]:
-    """What the document keeps of a finished job, from its manifest. An inline result leaves its URL lists empty."""
-    uris = list(delivered.uris) if delivered.storage == "firebase" else []
+    """What the document keeps of a finished job.
+
+    Args:
+        facts: the manifest.
+        storage: `firebase` or `base64`; an inline result leaves its URL lists empty.
+        uris: what a client opens, in order.
+        files: one entry a file.
+        timings: seconds per stage.
+        warnings: what did not go as asked.
+    """
+    urls = list(uris) if storage == "firebase" else []
     many, one = _names(facts)
     return {
-        many: uris,
-        one: uris[0] if uris else None,
+        many: urls,
+        one: urls[0] if urls else None,
         **facts,
-        "storage": delivered.storage,
+        "storage": storage,
         "timings": dict(timings),
         "warnings": list(warnings),
-        "files": [_file(file) for file in delivered.files],
+        "files": list(files),
     }
 
 
@@ -140,13 +99,6 @@ def check_size(result: Mapping[str, Any], limit: int) -> None:
     size = len(json.dumps(result, ensure_ascii=False, allow_nan=False).encode())
     if size > limit:
         raise ResultTooLarge("result_too_large.response", size=size, most=limit)
-
-
-def _file(file: File) -> dict[str, Any]:
-    fields = asdict(file)
-    if file.nsfw is None:
-        del fields["nsfw"]
-    return fields
 
 
 def _names(data: Mapping[str, Any]) -> tuple[str, str]:

@@ -19,14 +19,7 @@ import copyreg
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from worker.core.messages import MESSAGES, text
-
-
-def _said(given: str, code: str, params: Mapping[str, object]) -> tuple[str, str]:
-    """The id of a message and its text."""
-    if given not in MESSAGES:  # A literal text, until its raise site has an id in the catalogue: then this goes.
-        return code, given
-    return given, text(given, **params)
+from worker.core.messages import text
 
 
 class _Outcome(Exception):
@@ -41,7 +34,8 @@ class _Outcome(Exception):
     """Whether the same request may succeed later; an error may know better than its class."""
 
     def __init__(self, message_id: str | None = None, /, *, retryable: bool | None = None, **params: object) -> None:
-        self.message_id, self.message = _said(message_id or self.code, self.code, params)
+        self.message_id = message_id or self.code
+        self.message = text(self.message_id, **params)
         self.params: Mapping[str, object] = params
         if retryable is not None:
             self.retryable = retryable
@@ -79,8 +73,8 @@ class FieldProblem:
     """What is wrong with one field. `field` is the name the client used, `problem` says what would be right."""
 
     def __init__(self, field: str, message_id: str, /, **params: object) -> None:
-        self.field = field
-        self.message_id, self.problem = _said(message_id, InvalidInput.code, params)
+        self.field, self.message_id = field, message_id
+        self.problem = text(message_id, **params)
         self.params: Mapping[str, object] = params
 
     def __str__(self) -> str:

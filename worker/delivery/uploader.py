@@ -7,22 +7,23 @@ the bucket. The same holds for a result that the content safety check refuses. K
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from worker.api.request import ImageRequest, Request
-from worker.api.response import Delivered, File, flagged
+from worker.core import timing
 from worker.core.errors import BackendError, Forbidden, ResultTooLarge, StorageUnavailable
-from worker.core.types import Owner, Progress
-from worker.delivery.spool import Item, Spool
+from worker.core.types import Control, Owner, Progress
+from worker.delivery.delivered import Delivered
+from worker.delivery.spool import Spool
 from worker.engine.protocol import Generated, GeneratedImage
-from worker.media.image import Encoded, encode_image
+from worker.media.artifact import Artifact, flagged
+from worker.media.image import encode_image
 from worker.media.inline import data_uri, fit_images, fit_video
 from worker.media.video import encode_video
-from worker.storage.results import ObjectOwner, Storage, Stored, object_path
+from worker.storage.results import ObjectOwner, Storage, StoredObject, object_path
 
-UPLOAD_SECONDS = 8.0
-"""How long one upload may go without success before its result goes back inline."""
 ENVELOPE_BYTES = 6000
 """What the response holds beside the inline data."""
 
@@ -35,7 +36,7 @@ class Destination:
 
     storage: Storage
     owner: Owner
-    provenance: Callable[[], ObjectOwner]
+    object_owner: Callable[[], ObjectOwner]
     """Whose the objects are; asked again for each, because a document may be claimed late."""
     spool: Spool | None = None
 
@@ -46,20 +47,20 @@ class Uploader:
     def __init__(
         self,
         request: Request,
+        manifest: Mapping[str, Any],
         fps: int,
         destination: Destination | None,
-        on_done: Callable[[Progress], None],
-        raise_if_stopped: Callable[[], None],
+        control: Control,
         *,
         blocks: bool = False,
     ) -> None:
         """`blocks`: only what the content safety check has seen and not flagged is delivered."""
-        self._request, self._fps, self._destination = request, fps, destination
+        self._request, self._manifest, self._fps, self._destination = request, manifest, fps, destination
         self._count = request.num_images if isinstance(request, ImageRequest) else 1
-        self._on_done, self._raise_if_stopped, self._blocks = on_done, raise_if_stopped, blocks
+        self._control, self._blocks = control, blocks
         self._done, self._refused, self._all_taken = 0, 0, False
         self._taken: list[Generated] = []
-        self._tasks: list[asyncio.Task[tuple[Encoded, Stored | None]]] = []
+        self._tasks: list[asyncio.Task[_File]] = []
         self.timings = {"encode": 0.0, "upload": 0.0}
 
     def take(self, generated: Generated) -> None:
@@ -83,45 +84,42 @@ class Uploader:
         """
         if self._refused:
             await self.discard()
-            part = f": {self._refused} of {self._count} images" if self._count > 1 else ""
-            raise Forbidden(f"the content safety check refused this result{part}")
+            if self._count > 1:
+                raise Forbidden("forbidden.unsafe_images", refused=self._refused, count=self._count)
+            raise Forbidden("forbidden.unsafe")
         self._all_taken = True
         self._tell()
-        outcomes = await self.settled()
-        if all(isinstance(outcome, tuple) and outcome[1] is not None for outcome in outcomes):
-            return self._stored([outcome for outcome in outcomes if isinstance(outcome, tuple)])
-        encoded: list[Encoded] = []
-        for outcome in outcomes:
-            if isinstance(outcome, _NotStored):
-                encoded.append(outcome.encoded)
-            elif isinstance(outcome, BaseException):
+        files: list[_File] = []
+        for outcome in await self.settled():
+            if isinstance(outcome, BaseException):
                 await self.discard()
                 raise outcome
-            else:
-                encoded.append(outcome[0])
+            files.append(outcome)
+        artifacts = [file.artifact for file in files]
+        if all(file.stored for file in files):
+            return Delivered.stored(self._manifest, artifacts, flagged(artifacts))
         warnings: tuple[str, ...] = ()
         if self._destination is not None:
             await self.discard()
+            artifacts = [replace(file, url=None, storage_path=None) for file in artifacts]
             warnings = (f"{StorageUnavailable.code}: the upload failed, so the result is returned inline",)
         try:
-            return await self._inline(encoded, warnings, max_result_bytes)
+            return await self._inline(artifacts, warnings, max_result_bytes)
         except ResultTooLarge:
             if self._destination is None:
                 raise
-            raise await self._put_aside(self._destination, encoded) from None
+            raise await self._spool(self._destination, artifacts) from None
 
-    async def _put_aside(self, destination: "Destination", encoded: list[Encoded]) -> StorageUnavailable:
+    async def _spool(self, destination: Destination, artifacts: Sequence[Artifact]) -> StorageUnavailable:
         """Keep what can neither be stored nor returned, if there is a place for it; what to tell the caller."""
-        items = [
-            Item(self._path(destination, file, index), file, taken.seed, taken.nsfw)
-            for index, (file, taken) in enumerate(zip(encoded, self._taken, strict=True))
+        kept = [
+            replace(file, storage_path=self._path(destination, file, index)) for index, file in enumerate(artifacts)
         ]
         spool, owner = destination.spool, destination.owner
-        about = (owner, destination.provenance(), items, self._request.public())
+        about = (owner, destination.object_owner(), kept, self._request.public())
         if spool is not None and await asyncio.to_thread(spool.keep, *about):
-            kept = "the upload failed; the result is kept and will be delivered later"
-            return StorageUnavailable(kept, retryable=False)
-        return StorageUnavailable("the upload failed, and the result is too large to be returned; try again")
+            return StorageUnavailable("storage_unavailable.kept", retryable=False)
+        return StorageUnavailable("storage_unavailable.not_kept")
 
     async def discard(self) -> None:
         """Take back what was uploaded; waits for uploads under way. What cannot be deleted now is logged.
@@ -129,10 +127,10 @@ class Uploader:
         What was there before stays if the document was never claimed: it may be another job's result.
         """
         outcomes = await self.settled()
-        stored = [outcome[1] for outcome in outcomes if isinstance(outcome, tuple) and outcome[1] is not None]
+        stored = [file.stored for file in outcomes if isinstance(file, _File) and file.stored is not None]
         if self._destination is None:
             return
-        if not self._destination.provenance().claimed:
+        if not self._destination.object_owner().claimed:
             stored = [item for item in stored if not item.found]
         if not stored:
             return
@@ -141,85 +139,81 @@ class Uploader:
         except BackendError:
             log.warning("objects of a discarded result are left", extra={"action": "orphans", "count": len(stored)})
 
-    async def settled(self) -> Sequence[tuple[Encoded, Stored | None] | BaseException]:
+    async def settled(self) -> Sequence["_File | BaseException"]:
         """Wait until nothing is under way any more; what became of each file."""
         return await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _deliver(self, generated: Generated, index: int) -> tuple[Encoded, Stored | None]:
+    async def _deliver(self, generated: Generated, index: int) -> "_File":
         started = time.monotonic()
         encoded = await asyncio.to_thread(self._encode, generated)
         self.timings["encode"] += time.monotonic() - started
-        stored = None
+        file = _File(replace(encoded, seed=generated.seed, nsfw=generated.nsfw))
         if self._destination is not None:
-            stored = await self._upload(self._destination, encoded, index)
-        self._done += 1
+            file = await self._upload(self._destination, file.artifact, index)
+        self._done += file.stored is not None or self._destination is None
         if self._all_taken:
             self._tell()
-        return encoded, stored
+        return file
 
     def _tell(self) -> None:
-        self._on_done(Progress("uploading", self._done, self._count))
+        self._control.report(Progress("uploading", self._done, self._count))
 
-    async def _upload(self, destination: Destination, encoded: Encoded, index: int) -> Stored:
+    async def _upload(self, destination: Destination, artifact: Artifact, index: int) -> "_File":
+        """The file in the bucket, or the file alone where it could not be stored."""
         started = time.monotonic()
-        path, taken = self._path(destination, encoded, index), self._taken[index]
-        deadline = started + UPLOAD_SECONDS
+        path = self._path(destination, artifact, index)
+        deadline = started + timing.UPLOAD_SECONDS
         try:
-            return await asyncio.to_thread(
-                destination.storage.put, path, encoded, taken.seed, destination.provenance(), deadline, nsfw=taken.nsfw
+            stored = await asyncio.to_thread(
+                destination.storage.put, path, artifact, destination.object_owner(), deadline
             )
-        except BackendError as error:
-            raise _NotStored(encoded) from error
+        except BackendError:
+            return _File(artifact)
         finally:
             self.timings["upload"] += time.monotonic() - started
+        return _File(replace(artifact, url=stored.url, storage_path=stored.path), stored)
 
-    def _path(self, destination: "Destination", encoded: Encoded, index: int) -> str:
+    def _path(self, destination: Destination, artifact: Artifact, index: int) -> str:
         video = not isinstance(self._request, ImageRequest)
-        return object_path(destination.owner, video=video, suffix=encoded.suffix, index=index, count=self._count)
+        return object_path(destination.owner, video=video, suffix=artifact.suffix, index=index, count=self._count)
 
-    def _encode(self, generated: Generated) -> Encoded:
+    def _encode(self, generated: Generated) -> Artifact:
         if isinstance(generated, GeneratedImage):
             assert isinstance(self._request, ImageRequest)  # noqa: S101 - images come from image requests
             return encode_image(generated.pixels, self._request.output_format)
-        return encode_video(generated.frames, self._fps, raise_if_stopped=self._raise_if_stopped)
+        return encode_video(generated.frames, self._fps, raise_if_stopped=self._control.raise_if_stopped)
 
-    def _stored(self, outcomes: list[tuple[Encoded, Stored | None]]) -> Delivered:
-        files = tuple(
-            File.of(encoded, generated.seed, url=stored.url, storage_path=stored.path, nsfw=generated.nsfw)
-            for (encoded, stored), generated in zip(outcomes, self._taken, strict=True)
-            if stored is not None
-        )
-        return Delivered("firebase", tuple(file.url or "" for file in files), files, flagged(files))
-
-    async def _inline(self, encoded: list[Encoded], warnings: tuple[str, ...], max_result_bytes: int) -> Delivered:
+    async def _inline(
+        self, artifacts: Sequence[Artifact], warnings: tuple[str, ...], max_result_bytes: int
+    ) -> Delivered:
         budget = max_result_bytes - ENVELOPE_BYTES
         first = self._taken[0]
         if isinstance(first, GeneratedImage):
             images = [item.pixels for item in self._taken if isinstance(item, GeneratedImage)]
             # The first one stands in `images` and again in `image_url`.
             copies = [2] + [1] * (len(images) - 1)
-            fitted = await asyncio.to_thread(fit_images, images, encoded, budget, copies)
+            fitted = await asyncio.to_thread(fit_images, images, artifacts, budget, copies)
         else:
             fitted = await asyncio.to_thread(
                 fit_video,
                 first.frames,
                 self._fps,
-                encoded[0],
+                artifacts[0],
                 budget=budget,
                 copies=2,
-                raise_if_stopped=self._raise_if_stopped,
+                raise_if_stopped=self._control.raise_if_stopped,
             )
         files = tuple(
-            File.of(file, generated.seed, nsfw=generated.nsfw)
-            for file, generated in zip(fitted.files, self._taken, strict=True)
+            replace(file, seed=taken.seed, nsfw=taken.nsfw)
+            for file, taken in zip(fitted.files, self._taken, strict=True)
         )
-        uris = tuple(data_uri(file) for file in fitted.files)
-        return Delivered("base64", uris, files, (*warnings, *fitted.warnings, *flagged(files)))
+        uris = tuple(data_uri(file) for file in files)
+        return Delivered(self._manifest, files, uris, (*warnings, *fitted.warnings, *flagged(files)))
 
 
-class _NotStored(Exception):
-    """An upload failed for good; what was to be uploaded is kept."""
+@dataclass(frozen=True, slots=True)
+class _File:
+    """What became of one file: encoded, and in the bucket if it could be stored."""
 
-    def __init__(self, encoded: Encoded) -> None:
-        self.encoded = encoded
-        super().__init__("not stored")
+    artifact: Artifact
+    stored: StoredObject | None = None

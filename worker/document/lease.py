@@ -1,70 +1,73 @@
-"""One job's document as the task sees it: claimed, kept up, ended; or nothing at all where there is none to write.
+"""One job's lease on its document: claimed, renewed while the job lives, ended; or nothing where there is no document.
 
-Knows deadlines and what to do when Firestore does not answer; knows no field (that is `fields`) and no result. With one
-upload (8 s at most without success) these deadlines keep what a dead Firebase costs a job below 15 s in all.
+Knows times and what to do when Firestore does not answer; knows no field (that is `schema`) and no result. The keeper
+is one task in the event loop: it writes progress and the heartbeat, and turns a user's wish to cancel, a deletion or a
+lost claim into a reason to stop. Where Firestore was away when the job began, it goes on trying to claim.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 import uuid
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
+from worker.core import timing
 from worker.core.errors import BackendError, Cancelled, Deleted, JobError, Superseded
+from worker.core.logs import where
 from worker.core.stop import StopSignal
 from worker.core.types import Owner, Progress
-from worker.document.keeper import LeaseKeeper
+from worker.document.schema import ClaimRequest
 from worker.document.session import DocumentSession
 from worker.document.store import DocumentStore
-from worker.document.transitions import ClaimRequest, Decision
+from worker.document.transitions import AlreadyDone, Decision, Deny
 
-CLAIM_SECONDS = 3.5
-TERMINAL_SECONDS = 2.5
 UNREACHED = "firestore: could not be reached when the job started; its document may be missing"
 
 log = logging.getLogger(__name__)
 
 
 class Lease:
-    """All methods are for the event loop. Without `documents` every method does nothing."""
+    """All methods are for the event loop. Without a `store` every method does nothing."""
 
-    def __init__(self, documents: DocumentStore | None, owner: Owner, *, job_id: str, worker_id: str) -> None:
-        self._documents, self._owner = documents, owner
+    def __init__(self, store: DocumentStore | None, owner: Owner, *, job_id: str, worker_id: str) -> None:
+        self._store, self._owner = store, owner
         self._job_id, self._worker_id = job_id, worker_id
         self._began = datetime.now(UTC)
-        self._document: DocumentSession | None = None
+        self._session: DocumentSession | None = None
         self._keeper: LeaseKeeper | None = None
         self._claiming: asyncio.Task[Decision] | None = None
 
     @property
     def claimed(self) -> bool:
         """Whether the document is known to be this job's, or there is none to claim; objects are replaced only then."""
-        return self._documents is None or (self._document is not None and self._document.claimed)
+        return self._store is None or (self._session is not None and self._session.claimed)
 
     @property
     def attempt(self) -> int:
         """The fence of this attempt; 1 where no document says otherwise."""
-        return max(1, self._document.attempt) if self._document else 1
+        return max(1, self._session.attempt) if self._session else 1
 
     @property
     def claimed_at(self) -> str:
         """When the document was claimed (server time), or this attempt began; a UTC timestamp that sorts."""
-        known = self._document.claimed_at if self._document else None
+        known = self._session.claimed_at if self._session else None
         return (known or self._began).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
     async def claim(
-        self, request_data: Mapping[str, Any], request_hash: str, stop: StopSignal, warn: Callable[[str], None]
+        self, request_data: Mapping[str, Any], fingerprint: str, stop: StopSignal, warn: Callable[[str], None]
     ) -> Decision | None:
         """Claim the document and keep it from now on; None where that could not be decided.
 
         Then the keeper goes on trying: a job that Firestore did not know when it began is known as soon as it can be.
         """
-        if self._documents is None:
+        if self._store is None:
             return None
-        document = self._document = self._open(request_data, request_hash)
-        claim = asyncio.to_thread(document.claim, time.monotonic() + CLAIM_SECONDS)
+        session = self._session = self._open(request_data, fingerprint)
+        claim = asyncio.to_thread(session.claim, time.monotonic() + timing.CLAIM_SECONDS)
         self._claiming = asyncio.create_task(claim)
         decision = None
         try:
@@ -74,8 +77,8 @@ class Lease:
             warn(UNREACHED)
             facts = {"action": "unclaimed", "job_id": self._job_id}
             log.warning("the document could not be claimed, the job goes on without it: %s", reason, extra=facts)
-        if not document.refused:
-            self._keeper = LeaseKeeper(document, stop)
+        if not session.denied:
+            self._keeper = LeaseKeeper(session, stop)
         return decision
 
     async def confirm(self) -> None:
@@ -94,11 +97,11 @@ class Lease:
         Raises:
             Deleted, Superseded, IdempotencyMismatch: the result must not be kept, or is not this attempt's to give.
         """
-        if self._document is None:
+        if self._session is None:
             return True
         await self.close()
         try:
-            await asyncio.to_thread(self._document.complete, generation_data, time.monotonic() + TERMINAL_SECONDS)
+            await asyncio.to_thread(self._session.complete, generation_data, time.monotonic() + timing.TERMINAL_SECONDS)
         except BackendError:
             return False
         return True
@@ -106,14 +109,14 @@ class Lease:
     async def fail(self, error: JobError | Cancelled, request_data: Mapping[str, Any]) -> None:
         """Write the failure where it is this job's to write: on its claim, or as a refusal that harms nobody."""
         await self.close()
-        if self._documents is None or isinstance(error, Deleted | Superseded):
+        if self._store is None or isinstance(error, Deleted | Superseded):
             return
-        deadline = time.monotonic() + TERMINAL_SECONDS
+        deadline = time.monotonic() + timing.TERMINAL_SECONDS
         try:
-            if self._document is None:
+            if self._session is None:
                 await asyncio.to_thread(self._open(request_data, "").refuse, error, deadline)
-            elif not self._document.refused:
-                await asyncio.to_thread(self._document.fail, error, deadline)
+            elif not self._session.denied:
+                await asyncio.to_thread(self._session.fail, error, deadline)
         except (BackendError, JobError) as reason:
             log.warning(
                 "a failure was not written: %s", reason, extra={"action": "not_written", "job_id": self._job_id}
@@ -126,7 +129,93 @@ class Lease:
         if self._keeper is not None:
             await self._keeper.close()
 
-    def _open(self, request_data: Mapping[str, Any], request_hash: str) -> DocumentSession:
-        assert self._documents is not None  # noqa: S101 - asked by every caller
-        bid = ClaimRequest(self._job_id, self._worker_id, request_hash, uuid.uuid4().hex)
-        return DocumentSession(self._documents, self._owner, bid, request_data)
+    def _open(self, request_data: Mapping[str, Any], fingerprint: str) -> DocumentSession:
+        assert self._store is not None  # noqa: S101 - asked by every caller
+        bid = ClaimRequest(self._job_id, self._worker_id, fingerprint, uuid.uuid4().hex)
+        return DocumentSession(self._store, self._owner, bid, request_data)
+
+
+class LeaseKeeper:
+    """Runs from the claim to the terminal state; nothing is written after `close` returned."""
+
+    def __init__(self, session: DocumentSession, stop: StopSignal) -> None:
+        self._session, self._stop = session, stop
+        self._newest: Progress | None = None
+        self._seen_at = time.monotonic()
+        self._closed = asyncio.Event()
+        self._turn, self._over = asyncio.Lock(), False
+        self._task = asyncio.create_task(self._run())
+
+    def note(self, progress: Progress) -> None:
+        """Take note of progress; only the newest is written."""
+        self._newest = progress
+
+    async def confirm(self) -> None:
+        """Have news of the document that are fresh; a reason to stop among them is given to the job.
+
+        A document that could not be claimed yet, or a Firestore that does not answer, stops nobody.
+        """
+        async with self._turn:
+            known = time.monotonic() - self._seen_at < timing.FRESH_SECONDS or not self._session.claimed
+            if not known and not self._task.done():
+                await self._visit(partial(self._session.beat, None, heartbeat=False))
+
+    async def close(self) -> None:
+        """Write nothing more; returns when nothing is under way."""
+        self._closed.set()
+        await asyncio.wait({self._task})
+        async with self._turn:
+            error = self._task.exception()
+        if error is not None:
+            # Whatever it was, it is not worth the job's result.
+            log.error("the document was not kept up: %s", where(error), extra={"action": "keeper_failed"})
+
+    async def _run(self) -> None:
+        while not self._session.claimed:
+            if self._over or await self._closed_within(timing.WATCH_SECONDS):
+                return
+            async with self._turn:
+                await self._visit(self._claim)
+        await self._keep()
+
+    def _claim(self) -> None:
+        decision = self._session.claim(time.monotonic() + timing.LATE_CLAIM_SECONDS)
+        if isinstance(decision, Deny):
+            raise decision.error
+        if isinstance(decision, AlreadyDone):
+            raise Superseded
+
+    async def _keep(self) -> None:
+        beat_at = time.monotonic() + timing.HEARTBEAT_SECONDS
+        look_at = time.monotonic() + timing.WATCH_SECONDS
+        while not self._over and not await self._closed_within(timing.PROGRESS_SECONDS):
+            now = time.monotonic()
+            progress, self._newest = self._newest, None
+            heartbeat = now >= beat_at
+            if progress is None and not heartbeat and now < look_at:
+                continue
+            async with self._turn:
+                answered = await self._visit(partial(self._session.beat, progress, heartbeat=heartbeat))
+            if not answered:
+                self._newest = self._newest or progress
+                continue
+            look_at = time.monotonic() + timing.WATCH_SECONDS
+            if heartbeat:
+                beat_at = now + timing.HEARTBEAT_SECONDS
+
+    async def _visit(self, call: Callable[[], None]) -> bool:
+        """Whether Firestore answered; what ends the job is handed on, and the document is not kept any more."""
+        try:
+            await asyncio.to_thread(call)
+        except BackendError:
+            return False
+        except (JobError, Cancelled) as reason:
+            self._over = True
+            self._stop.request(reason)
+        self._seen_at = time.monotonic()
+        return True
+
+    async def _closed_within(self, seconds: float) -> bool:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._closed.wait(), seconds)
+        return self._closed.is_set()

@@ -1,48 +1,55 @@
-"""The Firestore document of one job: claim, progress, heartbeat, terminal state.
+"""The only writer of a job's document: it carries the decisions of `transitions` out.
 
-Knows when a document is written, and that it is this job's to write; what it says then is `fields`. Knows no bytes, no
+Knows when a document is written, and that it is this job's to write; what it says then is `schema`. Knows no bytes, no
 paths of objects and no Firebase. Every write names the version of the document that it was decided on, so a user's
 change in between, a deletion or another worker's claim is noticed instead of overwritten.
 """
 
 import contextlib
-import logging
 import time
+import uuid
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from worker.core.errors import BackendError, Cancelled, Deleted, IdempotencyMismatch, JobError, Superseded
+from worker.core import retry, timing
+from worker.core.errors import BackendError, Cancelled, JobError, Superseded
 from worker.core.types import Owner, Progress
-from worker.document import schema as fields
-from worker.document.store import CALL_SECONDS, DocumentStore, FieldValue, Snapshot
-from worker.document.transitions import ClaimRequest, Decision, Deny, Grant, decide, is_own, may_record_refusal
+from worker.document import schema, transitions
+from worker.document.schema import ClaimRequest
+from worker.document.store import DocumentStore, FieldValue, Snapshot
+from worker.document.transitions import AlreadyDone, Decision, Deny, Grant, Redelivery
 
-HEARTBEAT_SECONDS = 10
-WATCH_SECONDS = 3
-"""How often the document is read when nothing is written: the longest a user's `cancel_requested` goes unseen."""
 MAX_SWAPS = 6
-
-log = logging.getLogger(__name__)
 
 
 class DocumentSession:
     """One job's document. All methods block; the caller runs them in threads, one at a time."""
 
     def __init__(
-        self, documents: DocumentStore, owner: Owner, bid: ClaimRequest, request_data: Mapping[str, Any]
+        self, store: DocumentStore, owner: Owner, request: ClaimRequest, request_data: Mapping[str, Any]
     ) -> None:
-        self._documents, self._owner, self._bid = documents, owner, bid
+        self._store, self._owner, self._request = store, owner, request
         self._request_data = dict(request_data)
-        self._path = fields.document_path(owner)
+        self._path = schema.document_path(owner)
         self._version: object = None
         self._clock: tuple[datetime, float] | None = None
-        self._claimed: Grant | None = None
-        self.attempt = 0
+        self._grant: Grant | None = None
         self.claimed_at: datetime | None = None
         """The server's time at the claim."""
-        self.refused = False
+        self.denied = False
         """Whether the document is another job's, or holds its result already: nothing more is written."""
+
+    @property
+    def claimed(self) -> bool:
+        """Whether the document is known to be this job's."""
+        return self._grant is not None
+
+    @property
+    def attempt(self) -> int:
+        """The fencing token of this attempt; 0 before the claim."""
+        return self._grant.attempt if self._grant else 0
 
     def claim(self, deadline: float) -> Decision:
         """Move the document to `processing`, or learn why not. `deadline` is on `time.monotonic`.
@@ -52,27 +59,22 @@ class DocumentSession:
             BackendError: Firestore did not answer in time; whether the claim is there is then not known.
         """
         while True:
-            snapshot = self._read(deadline)
-            decision = decide(snapshot.fields, self._bid, snapshot.read_at)
+            found = self._read(deadline)
+            decision = transitions.decide_claim(found.fields, self._request, found.read_at)
             if not isinstance(decision, Grant):
-                self.refused = True
+                self.denied = True
                 if isinstance(decision, Deny) and decision.record:
                     with contextlib.suppress(BackendError):  # refused it is, whether or not that could be written
-                        self._swap(snapshot, self._refusal(snapshot, decision.error), deadline)
+                        self._swap(found, self._refusal(found, decision.error), deadline)
                 return decision
-            if snapshot.fields is not None and is_own(snapshot.fields, self._bid):
-                self._version = snapshot.version
-            elif not self._swap(snapshot, self._processing(snapshot, decision), deadline):
+            if transitions.is_claimed(found.fields, self._request):
+                self._version = found.version
+            elif not self._swap(found, self._processing(found, decision), deadline):
                 continue
-            self._claimed, self.attempt, self.claimed_at = decision, decision.attempt, snapshot.read_at
-            if not fields.has_ended(snapshot.fields) and (snapshot.fields or {}).get("cancel_requested") is True:
+            self._grant, self.claimed_at = decision, found.read_at
+            if not schema.has_ended(found.fields) and (found.fields or {}).get("cancel_requested") is True:
                 raise Cancelled
             return decision
-
-    @property
-    def claimed(self) -> bool:
-        """Whether the document is known to be this job's."""
-        return self._claimed is not None
 
     def beat(self, progress: Progress | None, *, heartbeat: bool) -> None:
         """Write progress and, when due, the heartbeat; with neither, only look.
@@ -84,22 +86,21 @@ class DocumentSession:
         """
         changes: dict[str, Any] = {}
         if progress is not None:
-            changes["progress"] = fields.progress(progress)
+            changes["progress"] = schema.progress(progress)
         if heartbeat:
-            changes |= fields.alive(self._now())
+            changes |= schema.alive(self._now())
         if changes:
             changes["updated_at"] = FieldValue.SERVER_TIME
-            version = self._documents.update(self._path, changes, unchanged=self._version, timeout=CALL_SECONDS)
-            if version is not None:
-                self._version = version
+            if self._update(changes, timing.CALL_SECONDS):
                 return
-        snapshot = self._documents.read(self._path, timeout=CALL_SECONDS)
-        self._see(snapshot)
-        if (snapshot.fields or {}).get("cancel_requested") is True:
-            raise Cancelled
+        found = self._store.read(self._path, timeout=timing.CALL_SECONDS)
+        reason = transitions.reason_to_stop(found.fields, self._request)
+        if not isinstance(reason, JobError):
+            self._version = found.version
+        if reason is not None:
+            raise reason
         if changes:
-            version = self._documents.update(self._path, changes, unchanged=self._version, timeout=CALL_SECONDS)
-            self._version = version if version is not None else self._version
+            self._update(changes, timing.CALL_SECONDS)
 
     def complete(self, generation_data: Mapping[str, Any], deadline: float) -> None:
         """Write the result: the terminal state, after its objects.
@@ -109,11 +110,11 @@ class DocumentSession:
             IdempotencyMismatch: as above; a document that could not be claimed is another request's.
             BackendError: Firestore did not answer in time.
         """
-        self._finish(fields.completed(generation_data), deadline)
+        self._finish(schema.completed(generation_data), deadline)
 
     def fail(self, error: JobError | Cancelled, deadline: float) -> None:
         """Write the failure. Raises as `complete` does."""
-        self._finish(fields.failed(error.code, error.message, retryable=error.retryable), deadline)
+        self._finish(schema.failed(error.code, error.message, retryable=error.retryable), deadline)
 
     def refuse(self, error: JobError | Cancelled, deadline: float) -> bool:
         """Write the failure of a request that was never claimed, where that harms nobody; whether it was written.
@@ -122,85 +123,73 @@ class DocumentSession:
             BackendError: Firestore did not answer in time.
         """
         while True:
-            snapshot = self._read(deadline)
-            if not may_record_refusal(snapshot.fields, snapshot.read_at):
+            found = self._read(deadline)
+            if not transitions.may_record_refusal(found.fields, found.read_at):
                 return False
-            if self._swap(snapshot, self._refusal(snapshot, error), deadline):
+            if self._swap(found, self._refusal(found, error), deadline):
                 return True
 
-    # The parts below build fields and swap them in.
-
     def _finish(self, terminal: Mapping[str, Any], deadline: float) -> None:
-        if self._claimed is not None and self._version is not None:
+        if self.claimed and self._version is not None:
             try:
-                if self._documents.update(self._path, terminal, unchanged=self._version, timeout=_left(deadline)):
+                if self._update(terminal, retry.seconds_left(deadline, timing.CALL_SECONDS)):
                     return
             except BackendError as error:
-                _again_or_raise(error, deadline)
+                retry.pause_or_raise(error, deadline)
         for _ in range(MAX_SWAPS):
-            snapshot = self._read(deadline)
-            if self._is_mine(snapshot) and fields.ends_like(snapshot.fields, terminal):
-                return  # an earlier write had arrived, only its answer was lost
-            if self._claimed is None:
-                # Firestore was away when the job started: what it says now is decided anew.
-                decision = decide(snapshot.fields, self._bid, snapshot.read_at)
-                if not isinstance(decision, Grant):
-                    self.refused = True
-                    # Only another request's attempts never adopt what this one stored; for the others it stays.
-                    if isinstance(decision, Deny) and isinstance(decision.error, IdempotencyMismatch):
-                        raise decision.error
-                    raise Superseded
-                changes = {**self._processing(snapshot, decision), **terminal}
-            else:
-                self._see(snapshot)
-                changes = dict(terminal)
-            if self._swap(snapshot, changes, deadline):
+            found = self._read(deadline)
+            decision = transitions.decide_finish(
+                found.fields, self._request, found.read_at, terminal, claimed=self.claimed
+            )
+            if isinstance(decision, AlreadyDone):
+                return
+            if isinstance(decision, Deny):
+                self.denied = not self.claimed
+                raise decision.error
+            changes = terminal if self.claimed else {**self._processing(found, decision), **terminal}
+            if self._swap(found, changes, deadline):
                 return
         raise BackendError("firestore", "unreachable")
 
-    def _see(self, snapshot: Snapshot) -> None:
-        if snapshot.fields is None:
-            raise Deleted
-        if not self._is_mine(snapshot):
-            raise Superseded
-        self._version = snapshot.version
-
-    def _is_mine(self, snapshot: Snapshot) -> bool:
-        return ((snapshot.fields or {}).get("claim") or {}).get("nonce") == self._bid.nonce
-
     def _read(self, deadline: float) -> Snapshot:
-        while True:
-            try:
-                snapshot = self._documents.read(self._path, timeout=_left(deadline))
-            except BackendError as error:
-                _again_or_raise(error, deadline)
-                continue
-            self._clock = (snapshot.read_at, time.monotonic())
-            return snapshot
+        def once() -> Snapshot:
+            return self._store.read(self._path, timeout=retry.seconds_left(deadline, timing.CALL_SECONDS))
 
-    def _swap(self, snapshot: Snapshot, changes: Mapping[str, Any], deadline: float) -> bool:
+        found = retry.until(deadline, once)
+        self._clock = (found.read_at, time.monotonic())
+        return found
+
+    def _update(self, changes: Mapping[str, Any], seconds: float) -> bool:
+        """Whether the document was still as this session left it, and says `changes` now."""
+        version = self._store.update(self._path, changes, unchanged=self._version, timeout=seconds)
+        self._version = version if version is not None else self._version
+        return version is not None
+
+    def _swap(self, found: Snapshot, changes: Mapping[str, Any], deadline: float) -> bool:
         """Whether the write is there; False: look again, the document changed or the answer was lost."""
+        seconds = retry.seconds_left(deadline, timing.CALL_SECONDS)
         try:
-            if snapshot.fields is None:
-                present = {key: value for key, value in changes.items() if value is not FieldValue.REMOVE}
-                version = self._documents.create(self._path, present, timeout=_left(deadline))
-            else:
-                version = self._documents.update(
-                    self._path, changes, unchanged=snapshot.version, timeout=_left(deadline)
-                )
+            version = _write(self._store, self._path, found, changes, seconds)
         except BackendError as error:
-            _again_or_raise(error, deadline)
+            retry.pause_or_raise(error, deadline)
             return False
         if version is not None:
             self._version = version
         return version is not None
 
-    def _processing(self, snapshot: Snapshot, start: Grant) -> Mapping[str, Any]:
-        now = self._now()
-        return fields.processing(snapshot.fields, self._owner, self._bid, start, self._request_data, now=now)
+    def _processing(self, found: Snapshot, grant: Grant) -> Mapping[str, Any]:
+        return schema.processing(
+            found.fields,
+            self._owner,
+            self._request,
+            self._request_data,
+            attempt=grant.attempt,
+            lost_workers=grant.lost_workers,
+            now=self._now(),
+        )
 
-    def _refusal(self, snapshot: Snapshot, error: JobError | Cancelled) -> Mapping[str, Any]:
-        return fields.refused(snapshot.fields, self._owner, self._bid, error, self._request_data)
+    def _refusal(self, found: Snapshot, error: JobError | Cancelled) -> Mapping[str, Any]:
+        return schema.refused(found.fields, self._owner, self._request, error, self._request_data)
 
     def _now(self) -> datetime:
         assert self._clock is not None  # noqa: S101 - every way here begins with a read
@@ -208,13 +197,76 @@ class DocumentSession:
         return read_at + timedelta(seconds=time.monotonic() - monotonic)
 
 
-def _left(deadline: float) -> float:
-    return min(CALL_SECONDS, max(0.1, deadline - time.monotonic()))
+def expire(store: DocumentStore, path: str) -> str | None:
+    """Bring a document whose lease is over to `failed`, `worker_lost`; its job's id, or None where it was left alone.
+
+    Raises:
+        BackendError: Firestore does not answer.
+    """
+    found = store.read(path, timeout=timing.CALL_SECONDS)
+    failure = transitions.decide_expiry(found.fields, found.read_at)
+    if failure is None or _write(store, path, found, failure, timing.CALL_SECONDS) is None:
+        return None
+    return str((found.fields or {}).get("job_id"))
 
 
-def _again_or_raise(error: BackendError, deadline: float) -> None:
-    """Return after a short pause when there is time for another try, else raise."""
-    pause = 0.2
-    if error.kind != "unreachable" or time.monotonic() + pause >= deadline:
-        raise error
-    time.sleep(pause)
+@dataclass(frozen=True, slots=True)
+class SpooledDocument:
+    """The document of a job that ended with its result in the spool."""
+
+    store: DocumentStore
+    owner: Owner
+    job_id: str
+    attempt: int
+    fingerprint: str
+    claimed: bool
+    """Whether the job had claimed it."""
+
+    def look(self) -> Snapshot:
+        """The document, as long as it waits for this result.
+
+        Raises:
+            Superseded: nobody waits for it any more.
+            BackendError: that could not be found out, or cannot be told yet.
+        """
+        found = self.store.read(schema.document_path(self.owner), timeout=2 * timing.CALL_SECONDS)
+        wanted = transitions.decide_redelivery(
+            found.fields, found.read_at, job_id=self.job_id, attempt=self.attempt, claimed=self.claimed
+        )
+        if wanted is Redelivery.DROP:
+            raise Superseded
+        if wanted is Redelivery.WAIT:
+            raise StillLeased("firestore", "unreachable")
+        return found
+
+    def complete(self, request_data: Mapping[str, Any], generation_data: Mapping[str, Any]) -> None:
+        """Write the result where the document is still as its job left it.
+
+        Raises:
+            Superseded, IdempotencyMismatch, BackendError: nothing was written.
+        """
+        if not self.claimed:
+            request = ClaimRequest(self.job_id, "outbox", self.fingerprint, uuid.uuid4().hex)
+            session = DocumentSession(self.store, self.owner, request, request_data)
+            session.complete(generation_data, time.monotonic() + timing.SPOOL_COMPLETE_SECONDS)
+            return
+        version, path = None, schema.document_path(self.owner)
+        while version is None:
+            found = self.look()
+            # Disowned: the job that spooled the result cannot take the document for its own any more.
+            done = {**schema.completed(generation_data), "claim": schema.disowned(found.fields)}
+            version = _write(self.store, path, found, done, 2 * timing.CALL_SECONDS)
+
+
+class StillLeased(BackendError):
+    """The worker that spooled the result may still be about to write its document."""
+
+
+def _write(
+    store: DocumentStore, path: str, found: Snapshot, changes: Mapping[str, Any], seconds: float
+) -> object | None:
+    """The compare-and-swap: write where the document is still as it was found; the new version, or None."""
+    if found.fields is not None:
+        return store.update(path, changes, unchanged=found.version, timeout=seconds)
+    present = {key: value for key, value in changes.items() if value is not FieldValue.REMOVE}
+    return store.create(path, present, timeout=seconds)

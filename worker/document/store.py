@@ -9,9 +9,6 @@ from datetime import datetime
 from enum import Enum
 from typing import Any, Protocol
 
-CALL_SECONDS = 2.0
-"""One call; nothing is retried inside it."""
-
 
 class FieldValue(Enum):
     """Values that the server fills in."""

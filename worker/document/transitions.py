@@ -1,57 +1,61 @@
-"""What a job may do with the document it finds: a pure decision over (document, bid, time).
+"""Every decision about a document: may it be claimed, refused, finished, called dead, or completed later?
 
-The protocol in one table; knows no Firestore and no clock. `status` carries it out with a compare-and-swap.
+Pure functions over (document, who asks, the server's time); docs/architecture.md has the same as a state diagram.
+`session` carries decisions out, with a compare-and-swap on the version they were made on. Knows no store and no clock.
 
-    document                                      the job may
-    absent, or only an app's own fields           start, attempt 1
-    processing, our own claim (an answer lost)    go on as it is
-    processing, same job (delivered again)        start, attempt + 1; the earlier attempt is fenced off
-    processing, another job, lease running        not: `duplicate_in_progress`, or `idempotency_mismatch`
-    processing, another job, lease over           start, attempt + 1
-    processing, and its worker died three times   not: `poison_job`
-    completed, same request, result stored        be answered from it, no generation
-    completed, same request, result went inline   start, attempt + 1 (nothing is stored to answer with)
-    completed, another request                    not: `idempotency_mismatch`
-    failed                                        start, attempt + 1
-    failed as poison, the same job again          not: `poison_job`
+    document                                      a claim is
+    absent, or only an app's own fields           granted, attempt 1
+    processing, our own claim (an answer lost)    granted as it is
+    processing, same job (delivered again)        granted, attempt + 1; the earlier attempt is fenced off
+    processing, another job, lease running        denied: `duplicate_in_progress`, or `idempotency_mismatch`
+    processing, another job, lease over           granted, attempt + 1
+    processing, and its worker was lost thrice    denied: `poison_job`
+    completed, same request, result stored        answered from it, no generation
+    completed, same request, result went inline   granted, attempt + 1 (nothing is stored to answer with)
+    completed, another request                    denied: `idempotency_mismatch`
+    failed                                        granted, attempt + 1
+    failed as poison, the same job again          denied: `poison_job`
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from enum import Enum
 
-from worker.core.errors import DuplicateInProgress, IdempotencyMismatch, JobError, PoisonJob
+from worker.core.errors import (
+    Cancelled,
+    Deleted,
+    DuplicateInProgress,
+    IdempotencyMismatch,
+    JobError,
+    PoisonJob,
+    StorageUnavailable,
+    Superseded,
+)
+from worker.document import schema
+from worker.document.schema import ClaimRequest, Fields
 
 WORKER_LOST = "worker_lost"
 """The code that the reaper writes; no worker ever answers with it."""
+LOST = "the worker that made this was lost; ask again"
 MAX_LOST_WORKERS = 3
 """A job that ended this many workers is not given to another one."""
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimRequest:
-    """Who wants the document: a job on a worker. `nonce` is new for every delivery, so that a lost answer is known."""
-
-    job_id: str
-    worker_id: str
-    request_hash: str
-    nonce: str
+SPOOLED = StorageUnavailable.code
+"""The code that the document of a spooled result has until it is delivered, if its job could write it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Generate; `attempt` is the fence that later writes are checked against."""
+    """The document is this job's to write; `attempt` is the fencing token that later writes are checked against."""
 
     attempt: int
-    deaths: int = 0
+    lost_workers: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class AlreadyDone:
     """The result is there already."""
 
-    generation_data: Mapping[str, Any]
+    generation_data: Fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,63 +69,140 @@ class Deny:
 Decision = Grant | AlreadyDone | Deny
 
 
-def decide(fields: Mapping[str, Any] | None, bid: ClaimRequest, now: datetime) -> Decision:
+def decide_claim(fields: Fields | None, request: ClaimRequest, now: datetime) -> Decision:
     """Read the table above. `fields` is the document or None, `now` the server's time."""
     status = (fields or {}).get("status")
-    if fields is None or status not in {"processing", "completed", "failed"}:
+    if fields is None or status not in schema.STATUSES:
         return Grant(1)
-    claim = fields.get("claim") or {}
-    attempt = int(fields.get("attempt") or 0)
-    same_request = claim.get("request_hash") == bid.request_hash
+    same_request = schema.claim_of(fields).get("request_hash") == request.fingerprint
     if status == "completed":
         if not same_request:
             return Deny(IdempotencyMismatch())
         data = fields.get("generation_data") or {}
-        return AlreadyDone(data) if data.get("storage") == "firebase" else Grant(attempt + 1)
+        return AlreadyDone(data) if data.get("storage") == "firebase" else Grant(_attempt(fields) + 1)
     if status == "failed":
-        return _again(fields, bid, attempt)
-    return _contend(fields, bid, now, attempt=attempt, same_request=same_request)
+        return _after_failure(fields, request)
+    return _while_processing(fields, request, now, same_request=same_request)
 
 
-def _again(fields: Mapping[str, Any], bid: ClaimRequest, attempt: int) -> Decision:
-    code = (fields.get("error") or {}).get("code")
-    if code == PoisonJob.code and fields.get("job_id") == bid.job_id:
+def _after_failure(fields: Fields, request: ClaimRequest) -> Decision:
+    code = _error_code(fields)
+    if code == PoisonJob.code and fields.get("job_id") == request.job_id:
         return Deny(PoisonJob())
-    # Only deaths are counted: a job that failed in words may be asked for again as often as one likes.
-    deaths = int((fields.get("claim") or {}).get("deaths") or 0) if code == WORKER_LOST else 0
-    if deaths >= MAX_LOST_WORKERS:
+    # Only lost workers are counted: a job that failed in words may be asked for again as often as one likes.
+    lost = schema.lost_workers(fields) if code == WORKER_LOST else 0
+    if lost >= MAX_LOST_WORKERS:
         return Deny(PoisonJob(), record=True)
-    return Grant(attempt + 1, deaths)
+    return Grant(_attempt(fields) + 1, lost)
 
 
-def _contend(
-    fields: Mapping[str, Any], bid: ClaimRequest, now: datetime, *, attempt: int, same_request: bool
-) -> Decision:
-    claim = fields.get("claim") or {}
-    deaths = int(claim.get("deaths") or 0)
-    if is_own(fields, bid):
-        return Grant(attempt, deaths)
-    if fields.get("job_id") != bid.job_id and not lease_is_over(fields, now):
+def _while_processing(fields: Fields, request: ClaimRequest, now: datetime, *, same_request: bool) -> Decision:
+    lost = schema.lost_workers(fields)
+    if holds_claim(fields, request):
+        return Grant(_attempt(fields), lost)
+    if fields.get("job_id") != request.job_id and not lease_is_over(fields, now):
         return Deny(DuplicateInProgress() if same_request else IdempotencyMismatch())
-    if deaths + 1 >= MAX_LOST_WORKERS:
+    if lost + 1 >= MAX_LOST_WORKERS:
         return Deny(PoisonJob(), record=True)
-    return Grant(attempt + 1, deaths + 1)
+    return Grant(_attempt(fields) + 1, lost + 1)
 
 
-def is_own(fields: Mapping[str, Any], bid: ClaimRequest) -> bool:
-    """Whether the document carries exactly this delivery's claim."""
-    return fields.get("status") == "processing" and (fields.get("claim") or {}).get("nonce") == bid.nonce
-
-
-def lease_is_over(fields: Mapping[str, Any], now: datetime) -> bool:
-    """Whether anyone may call the job dead; a document without `expires_at` has no lease to respect."""
-    expires_at = fields.get("expires_at")
-    return not isinstance(expires_at, datetime) or expires_at <= now
-
-
-def may_record_refusal(fields: Mapping[str, Any] | None, now: datetime) -> bool:
+def may_record_refusal(fields: Fields | None, now: datetime) -> bool:
     """Whether a refused request may write its failure: never over a result or a job that lives."""
     status = (fields or {}).get("status")
     if status == "completed":
         return False
     return fields is None or status != "processing" or lease_is_over(fields, now)
+
+
+def reason_to_stop(fields: Fields | None, request: ClaimRequest) -> JobError | Cancelled | None:
+    """Why a job that has claimed this document must end; None while it is to go on."""
+    if fields is None:
+        return Deleted()
+    if not holds_claim(fields, request):
+        return Superseded()
+    return Cancelled() if fields.get("cancel_requested") is True else None
+
+
+def decide_finish(
+    fields: Fields | None, request: ClaimRequest, now: datetime, terminal: Fields, *, claimed: bool
+) -> Decision:
+    """Whether a job may end its document as `terminal` says.
+
+    `claimed`: the job holds the document as far as it knows. Otherwise Firestore was away when the job began, and what
+    the document says now is decided as a claim is. `AlreadyDone`: an earlier write had arrived, its answer was lost.
+    """
+    if holds_claim(fields, request) and schema.ends_like(fields, terminal):
+        return AlreadyDone({})
+    if claimed:
+        if fields is None:
+            return Deny(Deleted())
+        return Grant(_attempt(fields)) if holds_claim(fields, request) else Deny(Superseded())
+    decision = decide_claim(fields, request, now)
+    if isinstance(decision, Grant):
+        return decision
+    # Only another request's attempts never take over what this one stored; for the others it stays.
+    if isinstance(decision, Deny) and isinstance(decision.error, IdempotencyMismatch):
+        return decision
+    return Deny(Superseded())
+
+
+def decide_expiry(fields: Fields | None, now: datetime) -> Fields | None:
+    """The failure to write on a document whose worker is gone; None for one that lives or has ended."""
+    if (fields or {}).get("status") != "processing" or not lease_is_over(fields or {}, now):
+        return None
+    # Without its claim token a late worker cannot take the document for its own; the loss counts for `poison_job`.
+    claim = {**schema.disowned(fields), "deaths": schema.lost_workers(fields) + 1}
+    return {**schema.failed(WORKER_LOST, LOST, retryable=True), "claim": claim}
+
+
+class Redelivery(Enum):
+    """What becomes of a result that was spooled."""
+
+    DELIVER = "deliver"
+    """The document waits for it."""
+    WAIT = "wait"
+    """The worker that spooled it may still be about to write the document."""
+    DROP = "drop"
+    """Nobody waits for it any more: the document was deleted, ended in another way, or is another job's."""
+
+
+def decide_redelivery(fields: Fields | None, now: datetime, *, job_id: str, attempt: int, claimed: bool) -> Redelivery:
+    """Whether a document is as the job left it that spooled its result: failed for want of storage, never told of its
+    end, or not known."""
+    found = fields or {}
+    status = found.get("status")
+    if status not in schema.STATUSES:
+        # Not claimed: Firestore was away all the time. Else the document was there, and its user deleted it.
+        return Redelivery.DROP if claimed else Redelivery.DELIVER
+    if found.get("job_id") != job_id or (claimed and found.get("attempt") != attempt):
+        return Redelivery.DROP
+    if status == "processing":
+        return Redelivery.DELIVER if lease_is_over(found, now) else Redelivery.WAIT
+    waits = status == "failed" and _error_code(found) in {SPOOLED, WORKER_LOST}
+    return Redelivery.DELIVER if waits else Redelivery.DROP
+
+
+def holds_claim(fields: Fields | None, request: ClaimRequest) -> bool:
+    """Whether the document carries exactly this delivery's claim."""
+    return schema.claim_of(fields).get("nonce") == request.claim_token
+
+
+def is_claimed(fields: Fields | None, request: ClaimRequest) -> bool:
+    """Whether this delivery has claimed the document already, and nobody has ended it since."""
+    return (fields or {}).get("status") == "processing" and holds_claim(fields, request)
+
+
+def lease_is_over(fields: Fields, now: datetime) -> bool:
+    """Whether anyone may call the job dead; a document without `expires_at` has no lease to respect."""
+    expires_at = fields.get("expires_at")
+    return not isinstance(expires_at, datetime) or expires_at <= now
+
+
+def _attempt(fields: Fields) -> int:
+    return int(fields.get("attempt") or 0)
+
+
+def _error_code(fields: Fields) -> str | None:
+    code: str | None = (fields.get("error") or {}).get("code")
+    return code

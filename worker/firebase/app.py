@@ -42,12 +42,12 @@ class FirebaseUsers:
                     id_token, self._app, check_revoked=self._check_revoked, clock_skew_seconds=CLOCK_SKEW_SECONDS
                 )
             except auth.ExpiredIdTokenError:
-                raise Unauthenticated("the id_token has expired; sign in again or refresh it") from None
+                raise Unauthenticated("unauthenticated.token_expired") from None
             except (auth.RevokedIdTokenError, auth.UserDisabledError, auth.UserNotFoundError):
-                raise Unauthenticated("the user of this id_token was signed out, disabled or deleted") from None
+                raise Unauthenticated("unauthenticated.token_revoked") from None
             except (auth.InvalidIdTokenError, ValueError, TypeError, AttributeError, RecursionError):
                 # Google's library takes a token's header for an object, whatever it is.
-                raise Unauthenticated("the id_token is not valid for this project") from None
+                raise Unauthenticated("unauthenticated.token_invalid") from None
         return str(claims["uid"])
 
 

@@ -7,11 +7,10 @@ import base64
 import contextlib
 import functools
 import struct
-import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from worker.core.errors import BackendError
+from worker.core import retry
 from worker.firebase.errors import translated
 from worker.storage.store import ObjectInfo
 
@@ -116,17 +115,13 @@ def _within(deadline: float, call: Callable[..., T], passing: tuple[type[Excepti
 
     Google's own retries give the last try as much time as the first one had, past any deadline.
     """
-    pause = 0.2
-    while True:
-        left = max(0.1, deadline - time.monotonic())
-        try:
-            with translated("storage", passing):
-                return call(timeout=(min(CONNECT_SECONDS, left), min(READ_SECONDS, left)), retry=None)
-        except BackendError as error:
-            if error.kind != "unreachable" or time.monotonic() + pause >= deadline:
-                raise
-        time.sleep(pause)
-        pause = min(2 * pause, 2.0)
+
+    def once() -> T:
+        bounds = tuple(retry.seconds_left(deadline, most) for most in (CONNECT_SECONDS, READ_SECONDS))
+        with translated("storage", passing):
+            return call(timeout=bounds, retry=None)
+
+    return retry.until(deadline, once, longest_pause=2.0)
 
 
 def _object_info(blob: Any) -> ObjectInfo:

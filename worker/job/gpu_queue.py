@@ -1,59 +1,128 @@
-"""A job's turn on the GPU: it stands in line at once, loads its weights, and generates when it has been admitted.
+"""The line for the GPU: one thread that runs one call after another, and a job's place in that line.
 
-Knows when the card may be used and that it is left for the next job; knows no document and no file.
+The weights of a job load as soon as nothing else is to be done, beside its claim and its downloads; it stands in line
+again to generate once it has all it needs, ahead of what only loads. So a slow `image_url` never holds the GPU while
+another job is ready. A call that does not come back cannot be interrupted: the thread is `stuck`, and the process has
+to be replaced. Knows no document and no file.
 """
 
 import asyncio
+import contextlib
+import functools
+import itertools
 import logging
+import queue
+import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from worker.api.params import Params
 from worker.api.request import Request
+from worker.core import timing
 from worker.core.errors import Cancelled, GpuFault, JobError
-from worker.core.stop import StopSignal
-from worker.core.types import Control, Progress, Sources
+from worker.core.types import Progress, Sources
 from worker.engine.protocol import Generated, Generator
-from worker.job.gpu_thread import GpuThread
+from worker.job.context import JobContext
 
-STOP_GRACE_SECONDS = 30.0
-"""How long a denoising step may take before the GPU counts as hung, once the job was asked to stop."""
-LOADING_GRACE_SECONDS = 180.0
-"""The same for one network that is being read from a slow disk."""
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What is to be generated, and whom to ask and to tell meanwhile."""
+class GpuThread:
+    """Runs calls one after another: those that were submitted `ahead` first, else in the order in which they came."""
 
-    request: Request
-    params: Params
-    control: Control
-    confirm: Callable[[], Awaitable[None]]
-    """Asked in the event loop before the card is used: whoever does not want the job any more stops it."""
-    take: Callable[[Generated], None]
-    """Told in the event loop of each thing that was generated."""
-    clock: Callable[[str, float], None]
+    def __init__(self) -> None:
+        self._calls: queue.PriorityQueue[tuple[bool, int, Future[Any], Callable[[], Any]]] = queue.PriorityQueue()
+        self._count = itertools.count()
+        self.stuck = False
+        # A daemon, so that a hung CUDA call cannot keep a worker from exiting.
+        threading.Thread(target=self._work, name="gpu", daemon=True).start()
 
+    def _work(self) -> None:
+        while True:
+            *_, future, call = self._calls.get()
+            if future.set_running_or_notify_cancel():
+                _settle(future, call)
+            del future, call  # a finished job's pictures must not wait here for the next one
 
-class GpuSlot:
-    """For the event loop; `_work_through` alone runs in the GPU thread."""
-
-    def __init__(self, gpu: GpuThread, generator: Generator, work: Work, stop: StopSignal) -> None:
-        """Stand in line. The weights load as soon as it is this job's turn, admitted or not.
+    def submit(self, call: Callable[[], T], *, ahead: bool = False) -> "Future[T]":
+        """Queue `call`, `ahead` of all that are not.
 
         Raises:
             GpuFault: an earlier call never came back.
         """
-        self._gpu, self._generator, self._work, self._stop = gpu, generator, work, stop
+        if self.stuck:
+            raise GpuFault
+        future: Future[T] = Future()
+        self._calls.put((not ahead, next(self._count), future, call))
+        return future
+
+    async def finish(self, future: "Future[T]", grace: float) -> T:
+        """Wait at most `grace` seconds for a call that was asked to stop.
+
+        Raises:
+            GpuFault: it did not come back; the thread is `stuck` from now on.
+        """
+        answer = asyncio.wrap_future(future)
+        # What comes after the grace is nobody's any more: without this asyncio would log it, with its traceback.
+        answer.add_done_callback(lambda late: late.cancelled() or late.exception())
+        done, _ = await asyncio.wait({answer}, timeout=grace)
+        if not done:
+            self.stuck = True
+            self._turn_away()
+            raise GpuFault("gpu_fault.no_answer")
+        return done.pop().result()
+
+    def _turn_away(self) -> None:
+        """Whoever stands in line behind a call that never ends is told now, not at the end of their patience."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                *_, future, _ = self._calls.get_nowait()
+                if future.set_running_or_notify_cancel():
+                    future.set_exception(GpuFault())
+
+
+def _settle(future: "Future[T]", call: Callable[[], T]) -> None:
+    try:
+        result = call()
+    except BaseException as error:  # noqa: BLE001 - handed to whoever awaits the future, nothing is swallowed
+        if not isinstance(error, Exception):
+            # A model that calls exit() ends its job, not the worker with every other job.
+            left = RuntimeError(f"{type(error).__name__} out of a call")
+            left.__cause__ = error
+            future.set_exception(left)
+        else:
+            future.set_exception(error)
+    else:
+        future.set_result(result)
+
+
+class GpuSlot:
+    """One job's place in the line; for the event loop. `_load` and `_generate` alone run in the GPU thread."""
+
+    def __init__(
+        self,
+        gpu: GpuThread,
+        generator: Generator,
+        *,
+        request: Request,
+        params: Params,
+        context: JobContext,
+        take: Callable[[Generated], None],
+    ) -> None:
+        """Stand in line for loading the weights, admitted or not. `take` is told of each thing that was generated.
+
+        Raises:
+            GpuFault: an earlier call never came back.
+        """
+        self._gpu, self._generator, self._request, self._params = gpu, generator, request, params
+        self._context, self._take = context, take
         self._loop = asyncio.get_running_loop()
-        self._gate: Future[Sources] = Future()
-        self._generating = False
-        self._call = gpu.submit(self._work_through)
+        self._loading: Future[None] = gpu.submit(self._load)
+        self._generating: Future[None] | None = None
 
     async def run(self, sources: Sources) -> None:
         """Generate; comes back when the GPU is free for the next job.
@@ -61,12 +130,13 @@ class GpuSlot:
         Raises:
             JobError, Cancelled: what came in between, or the reason that the job was given to stop.
         """
-        self._gate.set_result(sources)
+        stop = self._context.stop
         try:
-            await self._stop.guard(self._finished())
+            self._generating = self._gpu.submit(functools.partial(self._generate, sources), ahead=True)
+            await stop.guard(_result(self._generating))
         finally:
             await self._leave()
-        self._stop.raise_if_stopped()
+        stop.raise_if_stopped()
 
     async def give_up(self) -> None:
         """Generate nothing. What is being loaded is for the next job: only who was asked to stop waits for it.
@@ -74,45 +144,57 @@ class GpuSlot:
         Raises:
             GpuFault, or the job's reason to stop: the GPU does not answer any more.
         """
-        self._gate.set_exception(Cancelled())
-        if not self._call.cancel() and self._stop.reason is not None:
+        if not self._loading.cancel() and self._context.stop.reason is not None:
             await self._leave()
 
-    def _work_through(self) -> None:
-        work, started = self._work, time.monotonic()
-        self._stop.raise_if_stopped()
-        work.control.report(Progress("loading"))
-        self._generator.prepare(work.request.task_type, work.control)
-        work.clock("load", started)
-        sources = self._gate.result()
+    def _load(self) -> None:
+        context = self._context
+        context.raise_if_stopped()
+        context.report(Progress("loading"))
+        with context.timed("load"):
+            self._generator.prepare(self._request.task_type, context)
+
+    def _generate(self, sources: Sources) -> None:
+        if self._loading.cancel():
+            self._load()  # somebody was before it in the line all the time
+        else:
+            self._loading.result()
         self._confirm()
-        self._generating, started = True, time.monotonic()
-        for generated in self._generator.generate(work.request, work.params, sources, work.control):
-            self._loop.call_soon_threadsafe(work.take, generated)
-        work.clock("generate", started)
+        context, started = self._context, time.monotonic()
+        try:
+            with context.timed("generate"):
+                for generated in self._generator.generate(self._request, self._params, sources, context):
+                    self._loop.call_soon_threadsafe(self._take, generated)
+        finally:
+            context.gpu_seconds += time.monotonic() - started
 
     def _confirm(self) -> None:
-        """Who had to wait may have been taken over, cancelled or deleted meanwhile: the card is not used for that."""
-
-        async def confirm() -> None:
-            await self._work.confirm()
-
-        asyncio.run_coroutine_threadsafe(confirm(), self._loop).result()
-        self._stop.raise_if_stopped()
+        """Who had to wait may have been taken over, cancelled or deleted meanwhile: the GPU is not used for that."""
+        asyncio.run_coroutine_threadsafe(self._context.confirm(), self._loop).result()
+        self._context.raise_if_stopped()
 
     async def _leave(self) -> None:
-        if self._call.done() or self._call.cancel():
+        """Nothing of this job stands in the line or uses the GPU any more."""
+        if self._generating is not None:
+            self._generating.cancel()
+        await self._end(self._loading, timing.LOADING_GRACE_SECONDS)
+        if self._generating is not None:
+            await self._end(self._generating, timing.STOP_GRACE_SECONDS)
+
+    async def _end(self, call: "Future[None]", grace: float) -> None:
+        if call.done() or call.cancel():
             return
         try:
-            await self._gpu.finish(self._call, STOP_GRACE_SECONDS if self._generating else LOADING_GRACE_SECONDS)
+            await self._gpu.finish(call, grace)
         except GpuFault:
-            self._stop.raise_if_stopped()
+            self._context.raise_if_stopped()
             raise
         except (JobError, Cancelled) as error:
             log.debug("the GPU was left: %s", error, extra={"action": "gpu_left"})
 
-    async def _finished(self) -> None:
-        """Wait for the call, without ending it when nobody waits any more."""
-        future = asyncio.wrap_future(self._call)
-        future.add_done_callback(lambda done: done.cancelled() or done.exception())  # somebody has seen it
-        await asyncio.shield(future)
+
+async def _result(call: "Future[None]") -> None:
+    """Wait for a call, without ending it when nobody waits any more."""
+    future = asyncio.wrap_future(call)
+    future.add_done_callback(lambda done: done.cancelled() or done.exception())  # somebody has seen it
+    await asyncio.shield(future)

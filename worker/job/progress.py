@@ -11,12 +11,12 @@ import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from worker.core import timing
 from worker.core.types import Progress
 
 log = logging.getLogger(__name__)
 
 AsyncSink = Callable[[Progress], Awaitable[None]]
-INTERVAL_SECONDS = 1.0
 
 
 class Throttle:
@@ -25,7 +25,7 @@ class Throttle:
     `close` waits for a call under way, and nothing is sent after it: RunPod would take a late progress post for news.
     """
 
-    def __init__(self, sink: AsyncSink, interval: float = INTERVAL_SECONDS) -> None:
+    def __init__(self, sink: AsyncSink, interval: float = timing.PROGRESS_SECONDS) -> None:
         self._sink, self._interval = sink, interval
         self._newest: Progress | None = None
         self._wake = asyncio.Event()

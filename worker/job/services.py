@@ -14,7 +14,7 @@ from worker.core.types import Sources
 from worker.delivery.spool import Spool
 from worker.document.store import DocumentStore
 from worker.engine.protocol import Generator
-from worker.job.gpu_thread import GpuThread
+from worker.job.gpu_queue import GpuThread
 from worker.storage.results import Storage
 
 

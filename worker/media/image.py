@@ -6,8 +6,9 @@ where it goes. Blocks: call it in a thread, Pillow leaves the interpreter free. 
 """
 
 import io
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
+
+from worker.media.artifact import CONTENT_TYPES, Artifact
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,23 +20,10 @@ JPEG_QUALITY = 95
 
 WEBP_QUALITY = 90
 
-SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "mp4": ".mp4"}
-
 _ZLIB_RLE = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """One finished file. `suffix` has its dot; `width` and `height` are pixels."""
-
-    data: bytes = field(repr=False)
-    content_type: str
-    suffix: str
-    width: int
-    height: int
-
-
-def encode_image(pixels: "NDArray[np.uint8]", fmt: ImageFormat, quality: int | None = None) -> Encoded:
+def encode_image(pixels: "NDArray[np.uint8]", fmt: ImageFormat, quality: int | None = None) -> Artifact:
     """Encode one picture; the file carries pixels and nothing else.
 
     Args:
@@ -61,4 +49,4 @@ def encode_image(pixels: "NDArray[np.uint8]", fmt: ImageFormat, quality: int | N
             image.save(out, "WEBP", lossless=True, quality=20, method=1)
         case "webp":
             image.save(out, "WEBP", quality=quality or WEBP_QUALITY, method=4)
-    return Encoded(out.getvalue(), f"image/{fmt}", SUFFIXES[fmt], image.width, image.height)
+    return Artifact.encoded(out.getvalue(), CONTENT_TYPES[fmt], image.width, image.height)

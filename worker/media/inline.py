@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from worker.core.errors import ResultTooLarge
-from worker.media.image import Encoded, encode_image
+from worker.media.artifact import Artifact
+from worker.media.image import encode_image
 from worker.media.video import VIDEO_CRF, encode_video
 
 if TYPE_CHECKING:
@@ -34,21 +35,21 @@ MAX_REENCODES = 2
 class Fitted:
     """Files whose data URIs fit the budget, and what had to be done for it, in words for the receiver."""
 
-    files: list[Encoded]
+    files: list[Artifact]
     warnings: list[str]
 
 
-def data_uri(file: Encoded) -> str:
+def data_uri(file: Artifact) -> str:
     """`data:<type>;base64,<data>`; plain ASCII without anything that JSON escapes."""
     return f"data:{file.content_type};base64,{base64.b64encode(file.data).decode('ascii')}"
 
 
-def uri_length(file: Encoded) -> int:
+def uri_length(file: Artifact) -> int:
     """Characters of `data_uri(file)`, without making it."""
     return len(f"data:{file.content_type};base64,") + 4 * math.ceil(len(file.data) / 3)
 
 
-def total_length(files: Sequence[Encoded], copies: Sequence[int]) -> int:
+def total_length(files: Sequence[Artifact], copies: Sequence[int]) -> int:
     """Characters of all data URIs when the one of file k stands `copies[k]` times in the response."""
     return sum(uri_length(file) * count for file, count in zip(files, copies, strict=True))
 
@@ -71,7 +72,7 @@ def next_quality(content_type: str, tried: int | None, share: float) -> int | No
 
 
 def fit_images(
-    images: "Sequence[NDArray[np.uint8]]", encoded: Sequence[Encoded], budget: int, copies: Sequence[int]
+    images: "Sequence[NDArray[np.uint8]]", encoded: Sequence[Artifact], budget: int, copies: Sequence[int]
 ) -> Fitted:
     """The files as they are if they fit, else all of them as WebP at the best quality that does.
 
@@ -115,7 +116,7 @@ def next_crf(crf: int, share: float) -> int | None:
 def fit_video(
     frames: "NDArray[np.uint8]",
     fps: int,
-    encoded: Encoded,
+    encoded: Artifact,
     *,
     budget: int,
     copies: int,
@@ -152,7 +153,7 @@ def fit_video(
     )
 
 
-def _name(file: Encoded) -> str:
+def _name(file: Artifact) -> str:
     return {"image/png": "PNG", "image/jpeg": "JPEG", "image/webp": "WebP"}[file.content_type]
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worker.core.errors import DiskFull, Internal
-from worker.media.image import SUFFIXES, Encoded
+from worker.media.artifact import CONTENT_TYPES, Artifact
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,7 +39,7 @@ def encode_video(
     crf: int = VIDEO_CRF,
     preset: str = VIDEO_PRESET,
     raise_if_stopped: Callable[[], None] | None = None,
-) -> Encoded:
+) -> Artifact:
     """Encode a clip as H.264 (High, yuv420p, BT.709) in an MP4 whose index stands in front.
 
     Args:
@@ -66,7 +66,7 @@ def encode_video(
             # ffmpeg exits with the low byte of its negative error number. Its own words may hold paths: not repeated.
             full = code == 256 - errno.ENOSPC or shutil.disk_usage(folder).free < (1 << 20)
             raise DiskFull if full else Internal("internal.encoder")
-        return Encoded(path.read_bytes(), "video/mp4", SUFFIXES["mp4"], width, height)
+        return Artifact.encoded(path.read_bytes(), CONTENT_TYPES["mp4"], width, height)
     except OSError as error:
         raise (DiskFull if error.errno == errno.ENOSPC else Internal("internal.encoder")) from error
     finally:

@@ -4,22 +4,21 @@ Knows paths and download tokens (section 3 of the contract); knows no prompt, no
 are conditional: an object is created where there is none, and replaced only as the generation that was looked at.
 """
 
-import json
 import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
+from worker.core import timing
 from worker.core.errors import BackendError, DownloadFailed, StorageUnavailable, Superseded
 from worker.core.types import Owner
-from worker.media.image import Encoded
+from worker.media.artifact import Artifact
 from worker.storage.store import Bucket, ObjectInfo
 
 TOKENS = "firebaseStorageDownloadTokens"
 """The custom metadata in which Firebase keeps an object's download tokens, a list separated by commas."""
 SERVICE = "https://firebasestorage.googleapis.com"
-READ_SECONDS = 10.0
 MAX_CHANGES = 6
 """How often an object may turn out to be another one than was seen, before its upload is given up."""
 
@@ -30,7 +29,7 @@ class ObjectOwner:
 
     job_id: str
     attempt: int
-    request_hash: str
+    fingerprint: str
     claimed_at: str
     """When the attempt claimed the document, as a UTC timestamp that sorts; of two attempts the later one is right."""
     manifest: str = "{}"
@@ -42,22 +41,19 @@ class ObjectOwner:
         """Whose an object is."""
         return {"job_id": self.job_id, "attempt": str(self.attempt), "claimed_at": self.claimed_at}
 
-    def metadata(self, token: str, seed: int, encoded: Encoded, nsfw: bool | None = None) -> dict[str, str]:
+    def metadata(self, token: str, file: Artifact) -> dict[str, str]:
         """The custom metadata of an object; Cloud Storage allows 8 KiB of it."""
         return {
             TOKENS: token,
             **self.claim(),
-            "request_hash": self.request_hash,
+            "request_hash": self.fingerprint,
             "manifest": self.manifest,
-            "seed": str(seed),
-            "width": str(encoded.width),
-            "height": str(encoded.height),
-            **({} if nsfw is None else {"nsfw": json.dumps(nsfw)}),
+            **file.metadata(),
         }
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredObject:
     """An object that is there, and where it is served."""
 
     path: str
@@ -65,7 +61,7 @@ class Stored:
     generation: int
     metageneration: int = 1
     found: bool = False
-    """Whether it was there already, and was only adopted."""
+    """Whether it was there already, and was only taken over."""
 
 
 class Storage:
@@ -75,45 +71,36 @@ class Storage:
         self._bucket = bucket
         self._service = emulator_url or SERVICE
 
-    def put(
-        self,
-        path: str,
-        encoded: Encoded,
-        seed: int,
-        provenance: ObjectOwner,
-        deadline: float,
-        *,
-        nsfw: bool | None = None,
-    ) -> Stored:
-        """Upload, or adopt an identical object of an earlier attempt. A repeated upload keeps its download token.
+    def put(self, path: str, file: Artifact, owner: ObjectOwner, deadline: float) -> StoredObject:
+        """Upload, or take over an identical object of an earlier attempt. A repeated upload keeps its download token.
 
         Raises:
             Superseded: a newer attempt has written the object.
             BackendError: it could not be stored by `deadline`, or not without replacing what may be another job's.
         """
         # A first attempt needs no look: the precondition finds what is there.
-        found = self._bucket.info(path, deadline=deadline) if provenance.attempt > 1 else None
+        found = self._bucket.info(path, deadline=deadline) if owner.attempt > 1 else None
         for _ in range(MAX_CHANGES):
             token = str(uuid.uuid4())
             if found is not None:
-                if found.metadata.get("claimed_at", "") > provenance.claimed_at:
+                if found.metadata.get("claimed_at", "") > owner.claimed_at:
                     raise Superseded
-                same_request = found.metadata.get("request_hash") == provenance.request_hash
-                if same_request and _token(found) and found.crc32c == self._bucket.crc32c(encoded.data):
-                    taken_over = self.take_over(self._stored(path, _token(found), found), found, provenance, deadline)
+                same_request = found.metadata.get("request_hash") == owner.fingerprint
+                if same_request and _token(found) and found.crc32c == self._bucket.crc32c(file.data):
+                    taken_over = self.take_over(self._stored(path, _token(found), found), found, owner, deadline)
                     if taken_over is not None:
                         return taken_over
                     found = self._bucket.info(path, deadline=deadline)
                     continue
-                if not provenance.claimed:
+                if not owner.claimed:
                     raise BackendError("storage", "refused")
                 if same_request:
                     token = _token(found) or token
             stored = self._bucket.upload(
                 path,
-                encoded.data,
-                content_type=encoded.content_type,
-                metadata=provenance.metadata(token, seed, encoded, nsfw),
+                file.data,
+                content_type=file.content_type,
+                metadata=owner.metadata(token, file),
                 replaces=found.generation if found else 0,
                 deadline=deadline,
             )
@@ -123,42 +110,44 @@ class Storage:
         raise BackendError("storage", "unreachable")  # others write the object faster than this attempt can look
 
     def recall(
-        self, paths: Sequence[str], request_hash: str, deadline: float
-    ) -> list[tuple[Stored, ObjectInfo]] | None:
+        self, paths: Sequence[str], fingerprint: str, deadline: float
+    ) -> list[tuple[StoredObject, ObjectInfo]] | None:
         """The objects under these paths, if every one is there and was made for this request.
 
         Raises:
             BackendError: that could not be found out by `deadline`.
         """
-        found: list[tuple[Stored, ObjectInfo]] = []
+        found: list[tuple[StoredObject, ObjectInfo]] = []
         for path in paths:
             info = self._bucket.info(path, deadline=deadline)
-            if info is None or info.metadata.get("request_hash") != request_hash or not _token(info):
+            if info is None or info.metadata.get("request_hash") != fingerprint or not _token(info):
                 return None
             found.append((self._stored(path, _token(info), info), info))
         return found
 
-    def take_over(self, stored: Stored, seen: ObjectInfo, provenance: ObjectOwner, deadline: float) -> Stored | None:
+    def take_over(
+        self, stored: StoredObject, seen: ObjectInfo, owner: ObjectOwner, deadline: float
+    ) -> StoredObject | None:
         """Make an object that is there this attempt's own; None where somebody else was faster, or is newer.
 
         Raises:
             BackendError: that could not be done by `deadline`.
         """
-        if seen.metadata.get("claimed_at", "") > provenance.claimed_at:
+        if seen.metadata.get("claimed_at", "") > owner.claimed_at:
             return None
-        taken_over = self._bucket.take_over(stored.path, provenance.claim(), seen=seen, deadline=deadline)
+        taken_over = self._bucket.take_over(stored.path, owner.claim(), seen=seen, deadline=deadline)
         return self._stored(stored.path, _token(seen), taken_over, found=True) if taken_over is not None else None
 
-    def _stored(self, path: str, token: str, info: ObjectInfo, *, found: bool = False) -> Stored:
-        return Stored(path, self.url(path, token), info.generation, info.metageneration, found)
+    def _stored(self, path: str, token: str, info: ObjectInfo, *, found: bool = False) -> StoredObject:
+        return StoredObject(path, self.url(path, token), info.generation, info.metageneration, found)
 
-    def remove(self, stored: Sequence[Stored], seconds: float = 3.0) -> None:
+    def remove(self, stored: Sequence[StoredObject]) -> None:
         """Take back objects of a job whose result is not kept.
 
         Raises:
             BackendError: some may still be there.
         """
-        deadline, failure = time.monotonic() + seconds, None
+        deadline, failure = time.monotonic() + timing.REMOVE_SECONDS, None
         for item in stored:
             try:
                 self._bucket.delete(
@@ -177,13 +166,13 @@ class Storage:
             StorageUnavailable: the bucket does not answer.
         """
         try:
-            data = self._bucket.read(path, max_bytes=max_bytes, deadline=time.monotonic() + READ_SECONDS)
+            data = self._bucket.read(path, max_bytes=max_bytes, deadline=time.monotonic() + timing.READ_OBJECT_SECONDS)
         except ValueError:
-            raise DownloadFailed(f"the source image has more than {max_bytes} bytes", retryable=False) from None
+            raise DownloadFailed("download_failed.object_too_large", most=max_bytes, retryable=False) from None
         except BackendError:
-            raise StorageUnavailable("the source image could not be read from the bucket; try again") from None
+            raise StorageUnavailable("storage_unavailable.source") from None
         if data is None:
-            raise DownloadFailed("there is no such source image in the bucket", retryable=False)
+            raise DownloadFailed("download_failed.no_object", retryable=False)
         return data
 
     def url(self, path: str, token: str) -> str:

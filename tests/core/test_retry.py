@@ -1,0 +1,43 @@
+"""A call is tried again until its deadline, and only where that may help."""
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from worker.core import retry
+from worker.core.errors import BackendError
+
+
+def failing(times: int, kind: str = "unreachable") -> Callable[[], int]:
+    calls = [0]
+
+    def call() -> int:
+        calls[0] += 1
+        if calls[0] <= times:
+            raise BackendError("service", kind)
+        return calls[0]
+
+    return call
+
+
+def test_what_passes_is_tried_again() -> None:
+    assert retry.until(time.monotonic() + 5, failing(2)) == 3
+
+
+def test_a_refusal_is_final() -> None:
+    with pytest.raises(BackendError, match="refused"):
+        retry.until(time.monotonic() + 5, failing(1, "refused"))
+
+
+def test_it_ends_with_the_deadline_not_after_it() -> None:
+    started = time.monotonic()
+    with pytest.raises(BackendError, match="unreachable"):
+        retry.until(started + 0.5, failing(100), longest_pause=2.0)
+    assert time.monotonic() - started < 0.6
+
+
+def test_a_call_always_gets_some_time_and_never_more_than_it_may_take() -> None:
+    now = time.monotonic()
+    assert retry.seconds_left(now - 10, 2.0) == retry.SHORTEST_CALL_SECONDS
+    assert retry.seconds_left(now + 10, 2.0) == 2.0

@@ -1,0 +1,44 @@
+"""A finished result: its files, where they are, and what is said with them. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from worker.api import response
+from worker.media.artifact import Artifact
+from worker.storage.results import StoredObject
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """What a client can open now."""
+
+    manifest: Mapping[str, Any]
+    """What is known of the result beside its files (`response.manifest`)."""
+    files: tuple[Artifact, ...]
+    uris: tuple[str, ...]
+    """One for each file: its URL, or its `data:` URI."""
+    warnings: tuple[str, ...] = ()
+    taken_over: tuple[StoredObject, ...] = ()
+    """Objects of an earlier attempt that are this one's now."""
+
+    @classmethod
+    def stored(cls, manifest: Mapping[str, Any], files: Sequence[Artifact], warnings: Sequence[str] = ()) -> Self:
+        """A result whose files all have their URL."""
+        return cls(manifest, tuple(files), tuple(str(file.url) for file in files), tuple(warnings))
+
+    @property
+    def storage(self) -> str:
+        """`firebase`, or `base64` for a result that goes inline."""
+        return "firebase" if all(file.url is not None for file in self.files) else "base64"
+
+    def generation_data(self, *, timings: Mapping[str, float], warnings: Sequence[str]) -> dict[str, Any]:
+        """What the document keeps of it."""
+        return response.generation_data(
+            self.manifest,
+            storage=self.storage,
+            uris=self.uris,
+            files=[file.entry() for file in self.files],
+            timings=timings,
+            warnings=warnings,
+        )

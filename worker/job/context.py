@@ -1,0 +1,105 @@
+"""What one job carries through every stage: who asked, why it should stop, how far it is, what to say of its result.
+
+The `Control` that the model asks and tells. `report` and `raise_if_stopped` are safe in any thread, the rest belongs to
+the event loop.
+"""
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from worker.api.request import Envelope
+from worker.core.stop import StopSignal
+from worker.core.types import Progress
+from worker.document.lease import Lease
+from worker.storage.results import ObjectOwner
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What the platform hands over."""
+
+    id: str
+    input: object
+
+
+@dataclass(slots=True)
+class JobContext:
+    """One job while it runs; made in the event loop that serves it."""
+
+    job: Job
+    envelope: Envelope
+    stop: StopSignal
+    watch: Callable[[Progress], None]
+    """Told of all progress, in the event loop."""
+    lease: Lease | None
+    """On the document; None for a job that has none."""
+    fingerprint: str = ""
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+    """What is known of the result beside its files."""
+    warnings: list[str] = field(default_factory=list)
+    timings: dict[str, float] = field(default_factory=dict)
+    """Seconds per stage, also of a stage that failed."""
+    gpu_seconds: float = 0.0
+    """How long the job has used the GPU, whatever became of it."""
+    ended: bool = False
+    """Whether its outcome is decided: nothing that comes later counts."""
+    _newest: Progress = field(default_factory=lambda: Progress("queued"))
+    _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
+
+    def raise_if_stopped(self) -> None:
+        """Return to go on.
+
+        Raises:
+            JobError, Cancelled: why the job is to end.
+        """
+        self.stop.raise_if_stopped()
+
+    def report(self, progress: Progress) -> None:
+        """Take note of progress; returns at once."""
+        self._loop.call_soon_threadsafe(self._note, progress)
+
+    def warn(self, warning: str) -> None:
+        """Say something of the result that its receiver should know, once."""
+        if warning not in self.warnings:
+            self.warnings.append(warning)
+
+    @contextlib.contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Measure the body, however it ends."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.timings[stage] = time.monotonic() - started
+
+    async def confirm(self) -> None:
+        """Learn whether the job is still wanted, before the GPU is used for it."""
+        if self.lease is not None:
+            await self.lease.confirm()
+
+    def object_owner(self) -> ObjectOwner:
+        """Whose the objects are that are stored from now on."""
+        lease = self.lease
+        assert lease is not None  # noqa: S101 - only who has an owner, and so a document, stores anything
+        return ObjectOwner(
+            job_id=self.job.id,
+            attempt=lease.attempt,
+            fingerprint=self.fingerprint,
+            claimed_at=lease.claimed_at,
+            manifest=json.dumps(self.manifest),
+            claimed=lease.claimed,
+        )
+
+    def _note(self, progress: Progress) -> None:
+        """Pass progress on, never backwards: an early upload must not look like the end of the generation."""
+        if self.ended or progress.percent < self._newest.percent:
+            return
+        self._newest = progress
+        if self.lease is not None:
+            self.lease.note(progress)
+        self.watch(progress)

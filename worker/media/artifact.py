@@ -1,0 +1,106 @@
+"""One type for a produced file, and one codec for what is known of it: in a response, a document, the spool, an object.
+
+A file that is added beside the others (a thumbnail, a poster) is a field here. Knows no store and no request.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+CONTENT_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp", "mp4": "video/mp4"}
+"""The contract's names of formats -> content types."""
+SUFFIXES = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp", "video/mp4": ".mp4"}
+"""Content type -> what the name of such a file ends in, with its dot."""
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """One produced file. `width` and `height` are pixels."""
+
+    content_type: str
+    size: int
+    """Bytes."""
+    width: int
+    height: int
+    seed: int = 0
+    nsfw: bool | None = None
+    """Whether the content safety check flagged it; None, and in no codec: none ran."""
+    url: str | None = None
+    """Where it is served; None while it is not, and for a file that goes inline."""
+    storage_path: str | None = None
+    """Its name in the bucket, as long as it has one."""
+    data: bytes = field(default=b"", repr=False)
+    """Its bytes, where this worker holds them."""
+
+    @classmethod
+    def encoded(cls, data: bytes, content_type: str, width: int, height: int) -> Self:
+        """A file that was just encoded; its seed is the job's to add."""
+        return cls(content_type, len(data), width, height, data=data)
+
+    @property
+    def suffix(self) -> str:
+        """What its name ends in, with the dot."""
+        return SUFFIXES[self.content_type]
+
+    def entry(self) -> dict[str, Any]:
+        """As JSON: an entry of `files` in the response and the document, and in the spool."""
+        entry: dict[str, Any] = {
+            "url": self.url,
+            "storage_path": self.storage_path,
+            "content_type": self.content_type,
+            "bytes": self.size,
+            "width": self.width,
+            "height": self.height,
+            "seed": self.seed,
+        }
+        return entry if self.nsfw is None else {**entry, "nsfw": self.nsfw}
+
+    @classmethod
+    def from_entry(cls, entry: Mapping[str, Any], data: bytes = b"") -> Self:
+        """The inverse of `entry`; `data` are the bytes where they are at hand.
+
+        Raises:
+            KeyError: a field is missing.
+        """
+        return cls(
+            content_type=entry["content_type"],
+            size=entry["bytes"],
+            width=entry["width"],
+            height=entry["height"],
+            seed=entry["seed"],
+            nsfw=entry.get("nsfw"),
+            url=entry["url"],
+            storage_path=entry["storage_path"],
+            data=data,
+        )
+
+    def metadata(self) -> dict[str, str]:
+        """What the object in the bucket says of it in its custom metadata; type and size are the object's own."""
+        said = {"seed": self.seed, "width": self.width, "height": self.height, "nsfw": self.nsfw}
+        return {name: json.dumps(value) for name, value in said.items() if value is not None}
+
+    @classmethod
+    def from_metadata(
+        cls, metadata: Mapping[str, str], *, content_type: str, size: int, url: str, storage_path: str
+    ) -> Self:
+        """The inverse of `metadata`, for an object that is there.
+
+        Raises:
+            KeyError, ValueError: the metadata are not ours.
+        """
+        return cls(
+            content_type=content_type,
+            size=size,
+            width=int(metadata["width"]),
+            height=int(metadata["height"]),
+            seed=int(metadata["seed"]),
+            nsfw={"true": True, "false": False}.get(metadata.get("nsfw", "")),
+            url=url,
+            storage_path=storage_path,
+        )
+
+
+def flagged(files: Sequence[Artifact]) -> tuple[str, ...]:
+    """A warning for each file that the content safety check flagged."""
+    return tuple(f"content safety: file {index} was flagged" for index, file in enumerate(files) if file.nsfw)
