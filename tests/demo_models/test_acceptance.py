@@ -1,26 +1,23 @@
 """The built-in models draw what they are asked for: every part of a request is seen in the pixels.
 
-Runs the worker's engine on the shipped weights, at their defaults, and looks with the checker of `tools.train_demo`.
+Runs the worker's engine on the shipped weights, at their defaults, and looks with `tests.support.pixel_checker`.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
-from worker.request import Scheduler
 
-from tests.train_demo.drawn import drawn, scene
-from tools.train_demo.checker import Seen, colours, look, motion
-from tools.train_demo.prompts import Case, clip_cases, image_cases
-from tools.train_demo.studio import Studio
-from tools.train_demo.tally import Tally, right
+from tests.support.demo_prompts import CLIPS, IMAGES, Case, Tally, right
+from tests.support.drawn_scenes import Pixels, Scene, drawn
+from tests.support.pixel_checker import Seen, colours, look, motion
+from tests.support.studio import Studio
+from worker.api.request import Scheduler
 
-Pixels = NDArray[np.uint8]
 FRAMES = 17
 MEASURED = ("colour", "background", "position", "shape")
-CASES = image_cases(24)
 STAR = "a large red star on the left, blue background"
 REFINED: tuple[dict[str, Any], ...] = (
     {"high_noise_frac": 0.8},
@@ -52,11 +49,11 @@ def told(seen: Seen) -> tuple[str | None, ...]:
 
 @pytest.fixture(scope="module")
 def seen_images(studio: Studio) -> list[Seen]:
-    return [look(draw(studio, case.prompt, seed)) for seed, case in enumerate(CASES)]
+    return [look(draw(studio, case.prompt, seed)) for seed, case in enumerate(IMAGES)]
 
 
-def tally(cases: list[Case], seen: list[Seen]) -> Tally:
-    counted = Tally("")
+def tally(cases: Sequence[Case], seen: list[Seen]) -> Tally:
+    counted = Tally()
     for case, one in zip(cases, seen, strict=True):
         counted.add(right(case, one))
     return counted
@@ -64,7 +61,7 @@ def tally(cases: list[Case], seen: list[Seen]) -> Tally:
 
 @pytest.mark.parametrize("name", MEASURED)
 def test_prompts_that_the_training_never_saw_are_drawn(seen_images: list[Seen], name: str) -> None:
-    share = tally(CASES, seen_images).share(name)
+    share = tally(IMAGES, seen_images).share(name)
     assert share is not None
     assert share >= 90
 
@@ -77,25 +74,25 @@ def near_chance(counted: Tally) -> None:
 
 def test_another_prompt_scores_near_chance(seen_images: list[Seen]) -> None:
     assert sum(one.colour is not None for one in seen_images) > 12, "there is something to see"
-    near_chance(tally(CASES[1:] + CASES[:1], seen_images))
+    near_chance(tally(IMAGES[1:] + IMAGES[:1], seen_images))
 
 
 def test_an_empty_prompt_scores_near_chance(studio: Studio) -> None:
-    near_chance(tally(CASES[:10], [look(draw(studio, "", seed)) for seed in range(10)]))
+    near_chance(tally(IMAGES[:10], [look(draw(studio, "", seed)) for seed in range(10)]))
 
 
 def test_the_unconditional_prediction_scores_near_chance(without_words: Studio) -> None:
-    seen = [look(draw(without_words, case.prompt, seed)) for seed, case in enumerate(CASES[:10])]
-    near_chance(tally(CASES[:10], seen))
+    seen = [look(draw(without_words, case.prompt, seed)) for seed, case in enumerate(IMAGES[:10])]
+    near_chance(tally(IMAGES[:10], seen))
 
 
 def test_clips_begin_with_the_scene_and_move_as_told(studio: Studio) -> None:
-    counted = Tally("")
-    for seed, case in enumerate(clip_cases(4)):
+    counted = Tally()
+    for seed, case in enumerate(CLIPS):
         (frames,) = studio.run("text2video", case.prompt, seed=seed, num_frames=FRAMES)
         assert len(frames) == FRAMES
         counted.add(right(case, look(frames[0])) | {"motion": motion(frames) == case.motion})
-    assert all((counted.share(name) or 0) >= 75 for name in (*MEASURED, "motion")), counted.as_dict()
+    assert all((counted.share(name) or 0) >= 75 for name in (*MEASURED, "motion")), counted
 
 
 # -- the parts of a request
@@ -117,7 +114,7 @@ def test_a_negative_prompt_removes_its_colour(studio: Studio, prompt: str) -> No
 def repainted(
     studio: Studio, strength: float, prompt: str = "a large yellow square on the right, black background"
 ) -> Seen:
-    given = scene(shape="circle", colour="red", background="white", column="left", x=0.27)
+    given = Scene(shape="circle", colour="red", background="white", x=0.27)
     image = Image.fromarray(drawn(given))
     (pixels,) = studio.run("img2img", prompt, image=image, strength=strength, seed=3)
     return look(pixels)
@@ -134,7 +131,7 @@ def test_img2img_at_a_high_strength_follows_the_prompt(studio: Studio) -> None:
 
 
 def test_inpaint_draws_inside_the_mask_and_changes_no_pixel_outside(studio: Studio) -> None:
-    source = drawn(scene(shape="circle", colour="red", background="white"))
+    source = drawn(Scene(shape="circle", colour="red", background="white"))
     mask = np.zeros((256, 256), dtype=np.uint8)
     mask[49:211, 45:205] = 255  # on no border of a latent
     prompt = "a large blue triangle in the centre, white background"
@@ -182,7 +179,7 @@ def test_image_k_is_the_single_image_of_its_seed(studio: Studio) -> None:
 
 
 def test_a_clip_begins_with_the_picture_that_was_given(studio: Studio) -> None:
-    given = scene(shape="square", colour="green", background="yellow", column="left", x=0.27)
+    given = Scene(shape="square", colour="green", background="yellow", x=0.27)
     source = drawn(given, 112, 192)
     prompt = "a large green square on the left moving right, yellow background"
     (frames,) = studio.run("img2video", prompt, image=Image.fromarray(source), num_frames=FRAMES, seed=6)
@@ -193,7 +190,7 @@ def test_a_clip_begins_with_the_picture_that_was_given(studio: Studio) -> None:
 
 def test_a_job_is_not_influenced_by_the_ones_before_it(studio: Studio) -> None:
     first = draw(studio, STAR, 60)
-    image = Image.fromarray(drawn(scene(colour="black", background="pink")))
+    image = Image.fromarray(drawn(Scene(colour="black", background="pink")))
     draw(studio, "a small green circle", scheduler=Scheduler.K_EULER_ANCESTRAL, guidance_scale=9.0, **REFINED[1])
     studio.run("img2img", "a cyan square on orange", image=image, strength=0.6, negative_prompt="black", seed=1)
     (clip,) = studio.run("text2video", "a red star moving up", num_frames=5, num_inference_steps=2, seed=60)

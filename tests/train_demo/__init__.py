@@ -1,1 +1,0 @@
-"""The measure of the demo models, on the pictures of their own generator."""
