@@ -138,7 +138,7 @@ def test_each_preset_configures_a_model_for_every_task_that_it_promises(
         monkeypatch.setenv(key, {True: "true", False: "false"}[value] if isinstance(value, bool) else str(value))
     settings = config.load_settings()
     models = registry.ModelRegistry(settings, cuda=True, where=())
-    for task in settings.preload_tasks or config.tuple(TaskType):
+    for task in settings.preload_tasks or tuple(TaskType):
         assert (
             models.spec(task).main.name
             == (preset["defaults"]["SDXL_MODEL" if models.spec(task).family == "sdxl" else "WAN_MODEL"])

@@ -82,10 +82,10 @@ def test_weights_are_read_as_safetensors_wherever_a_library_would_take_a_pickle(
         name = ast.unparse(call.func)
         without_weights = function == "_small" or re.search(r"tokenizer|processor", name, re.IGNORECASE)
         through_options = any(item.arg is None for item in call.keywords)  # looked at below
-        single_file = name.endswith(".from_single_file")  # the catalogue lets nothing but safetensors get here
+        single_file = name.endswith(".from_single_file")  # the registry lets nothing but safetensors get here
         explicit = keyword(call, "use_safetensors") is True
         assert without_weights or through_options or single_file or explicit, place
-    text = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "worker" / "pipelines").glob("*.py"))
+    text = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "worker" / "engine").rglob("*.py"))
     assert "use_safetensors" in text
     assert not re.search(r"use_safetensors[\"']?\s*[=:]\s*(?:False|None)", text)
 
@@ -98,7 +98,7 @@ def test_no_download_asks_for_a_pickle() -> None:
 
 
 @pytest.mark.parametrize("suffix", ["bin", "ckpt", "pt", "pth", "pkl", "safetensors.bin", "onnx"])
-def test_the_catalogue_takes_no_pickle(suffix: str, tmp_path: Path) -> None:
+def test_the_registry_takes_no_pickle(suffix: str, tmp_path: Path) -> None:
     weights = tmp_path / f"model.{suffix}"
     weights.write_bytes(b"\x80\x04cos\nsystem\n(S'id'\ntR.")
     folder = tmp_path / "folder"
