@@ -15,12 +15,15 @@ import pytest
 
 from worker.api.params import ModelDefaults, resolve
 from worker.api.request import REQUESTS, Scheduler, envelope, parse
-from worker.api.response import Delivered, File, failure, generation_data, manifest, success
+from worker.api.response import failure, manifest, success
 from worker.core.config import REPOSITORY, Settings
 from worker.core.errors import ERROR_CODES, Cancelled, Internal, JobError
 from worker.core.types import Owner, TaskType
+from worker.delivery.delivered import Delivered
 from worker.document import schema
-from worker.document.transitions import WORKER_LOST, ClaimRequest, Grant
+from worker.document.schema import ClaimRequest
+from worker.document.transitions import WORKER_LOST
+from worker.media.artifact import Artifact
 
 DOCUMENTS = [REPOSITORY / name for name in ("README.md", "SECURITY.md", "CHANGELOG.md")]
 DOCUMENTS += sorted((REPOSITORY / "docs").glob("*.md"))
@@ -193,7 +196,7 @@ def test_the_table_of_errors_has_every_code_and_whether_to_try_again() -> None:
 def test_the_table_of_the_response_has_every_field() -> None:
     found, within = {"use_cloud_storage": True, "user_id": "u", "file_uid": "f"}, names("docs/api.md", "Response")
     fields, nested = set[str](), set[str]()
-    file = File("https://u", "p", "image/png", 1, 64, 64, 7, nsfw=False)
+    file = Artifact("image/png", 1, 64, 64, 7, nsfw=False, url="https://u", storage_path="p")
     defaults = ModelDefaults("m", 64, 64, 4, 5.0, has_refiner=True, draft_strength=0.5)
     for asked in (
         {"width": 512, "height": 512, "high_noise_frac": 0.5, "scheduler": "DDIM"},
@@ -202,8 +205,8 @@ def test_the_table_of_the_response_has_every_field() -> None:
     ):
         request = parse({"prompt": "a fox", **found, **asked})
         params = resolve(request, defaults, max_image_pixels=10**7, max_job_cost=10**12)
-        delivered = Delivered("firebase", ("https://u",), (file,))
-        data = generation_data(manifest(params, "m"), delivered, timings={"total": 1.0}, warnings=[])
+        delivered = Delivered.stored(manifest(params, "m"), [file])
+        data = delivered.generation_data(timings={"total": 1.0}, warnings=[])
         response = success(request, data)
         fields |= set(response)
         nested |= {*response["params"], *response["files"][0], *response.get("video_info", {})}
@@ -217,8 +220,8 @@ def test_the_table_of_the_response_has_every_field() -> None:
 def written() -> list[schema.Fields]:
     """Everything that the document's schema writes."""
     owner, bid = Owner("u", "f"), ClaimRequest("job", "worker", "hash", "nonce")
-    begun = schema.processing(None, owner, bid, Grant(1), {}, now=datetime.now(UTC))
-    again = schema.processing({"status": "failed"}, owner, bid, Grant(2), {}, now=datetime.now(UTC))
+    begun = schema.processing(None, owner, bid, {}, attempt=1, lost_workers=0, now=datetime.now(UTC))
+    again = schema.processing({"status": "failed"}, owner, bid, {}, attempt=2, lost_workers=0, now=datetime.now(UTC))
     ended = schema.completed({}), schema.failed("internal", "words", retryable=True)
     return [begun, again, *ended, schema.refused(begun, owner, bid, Internal(), {})]
 

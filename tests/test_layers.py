@@ -12,6 +12,41 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted([ROOT / "handler.py", *(ROOT / "worker").rglob("*.py")])
+LAYERS: tuple[frozenset[str], ...] = (
+    frozenset({"core", "demo_models"}),
+    frozenset({"api"}),
+    frozenset({"media"}),
+    frozenset({"document", "storage", "sources", "auth", "engine"}),
+    frozenset({"delivery", "firebase"}),
+    frozenset({"job"}),
+    frozenset({"handler", "reaper"}),
+)
+"""From the bottom up. A module imports from its own package and from layers below; packages of a layer are independent.
+docs/architecture.md has the same as a picture."""
+HOMES = {
+    "runpod": {"handler"},
+    "torch": {"worker.engine"},
+    "diffusers": {"worker.engine"},
+    "transformers": {"worker.engine"},
+    "accelerate": {"worker.engine"},
+    "huggingface_hub": {"worker.engine.models.hub"},
+    "firebase_admin": {"worker.firebase"},
+    "google": {"worker.firebase"},
+    "google_crc32c": {"worker.firebase"},
+    "requests": {"worker.firebase"},
+    "httpx": {"worker.sources.http"},
+    "httpcore": {"worker.sources.http"},
+    "jwt": {"worker.auth.tickets"},
+    "rfc8785": {"worker.api.fingerprint"},
+    "pydantic": {"worker.api", "worker.core.config"},
+    "pydantic_core": {"worker.api"},
+    "pydantic_settings": {"worker.core.config"},
+    "imageio_ffmpeg": {"worker.media.video"},
+    "PIL": {"worker.media", "worker.engine", "worker.core.types"},
+    "numpy": {"worker.media", "worker.engine"},
+    "tqdm": {"worker.job.progress"},
+}
+"""Each library of others -> the packages or modules that may import it, for type checkers only included."""
 HEAVY = ("torch", "diffusers", "transformers", "firebase_admin", "google.cloud", "google.auth", "grpc", "runpod")
 
 
@@ -77,19 +112,25 @@ def test_importing_the_handler_starts_no_thread_and_builds_nothing() -> None:
     assert done.stdout.split() == ["1", "0"]
 
 
-@pytest.mark.parametrize("package", ["torch", "diffusers", "transformers", "accelerate", "safetensors"])
-def test_models_are_known_to_the_engine_only(package: str) -> None:
-    assert all(name.startswith("worker.engine.") for name in importers(package, typing=True))
+@pytest.mark.parametrize("vendor", HOMES)
+def test_each_vendor_has_one_home(vendor: str) -> None:
+    strays = [
+        name
+        for name in importers(vendor, typing=True)
+        if not any(name == home or name.startswith(home + ".") for home in HOMES[vendor])
+    ]
+    assert strays == []
 
 
-def test_every_google_client_is_behind_the_firebase_modules() -> None:
-    found = importers("firebase_admin") | importers("google")
-    behind = {"worker.firebase.app", "worker.firebase.firestore", "worker.firebase.gcs", "worker.firebase.errors"}
-    assert found == dict.fromkeys(behind, False), "in their functions only"
+def test_every_library_that_is_imported_has_a_home() -> None:
+    ours = {"worker", *sys.stdlib_module_names}
+    used = {name.partition(".")[0] for path in SOURCES for name, _, _ in imported(path)}
+    assert used - ours == set(HOMES)
 
 
-def test_the_sdk_is_known_to_the_handler_only() -> None:
-    assert importers("runpod") == {"handler": False}, "in its functions only"
+@pytest.mark.parametrize("vendor", ["runpod", "firebase_admin", "google"])
+def test_what_is_slow_to_import_is_imported_in_functions(vendor: str) -> None:
+    assert not any(importers(vendor).values())
 
 
 def test_the_environment_is_read_in_one_file() -> None:
@@ -129,7 +170,7 @@ def test_nothing_is_printed_and_nothing_broad_is_caught() -> None:
 
 
 @cache
-def graph(*, functions: bool) -> dict[str, set[str]]:
+def graph(*, functions: bool, typing: bool = False) -> dict[str, set[str]]:
     """Module of this project -> the modules of this project that it imports."""
     names = {name_of(path) for path in SOURCES}
 
@@ -140,11 +181,44 @@ def graph(*, functions: bool) -> dict[str, set[str]]:
     for path in SOURCES:
         targets = {
             target
-            for name, top, typing in imported(path)
-            if not typing and (top or functions) and (target := module(name))
+            for name, top, for_typing in imported(path)
+            if (typing or not for_typing) and (top or functions) and (target := module(name))
         }
         found[name_of(path)] = targets - {name_of(path), "worker"}
     return found
+
+
+def package_of(name: str) -> str:
+    """`worker.engine.memory.cache` -> `engine`; `worker.reaper` and `handler` are their own."""
+    return name.removeprefix("worker.").partition(".")[0]
+
+
+def layer_of(name: str) -> int:
+    return next((level for level, packages in enumerate(LAYERS) if package_of(name) in packages), -1)
+
+
+def test_every_module_is_in_a_layer() -> None:
+    assert [name for name in graph(functions=True) if name != "worker" and layer_of(name) < 0] == []
+
+
+@pytest.mark.parametrize("package", sorted(frozenset().union(*LAYERS)))
+def test_imports_run_one_way(package: str) -> None:
+    wrong = [
+        f"{name} imports {target}"
+        for name, targets in graph(functions=True, typing=True).items()
+        for target in targets
+        if package_of(name) == package != package_of(target) and layer_of(target) >= layer_of(name)
+    ]
+    assert wrong == []
+
+
+def test_google_is_known_to_the_handler_and_the_reaper_alone() -> None:
+    users = {
+        name
+        for name, targets in graph(functions=True, typing=True).items()
+        if package_of(name) != "firebase" and any(package_of(target) == "firebase" for target in targets)
+    }
+    assert users == {"handler", "worker.reaper"}
 
 
 @pytest.mark.parametrize("functions", [False, True], ids=["at the top", "anywhere"])
