@@ -23,12 +23,7 @@ USER worker
 
 ENV HOME=/home/worker \
     MODELS_DIR=/models \
-    HF_HOME=/models/huggingface \
-    HF_HUB_DISABLE_TELEMETRY=1 \
-    HF_HUB_DISABLE_PROGRESS_BARS=1 \
-    TRANSFORMERS_VERBOSITY=error \
-    DIFFUSERS_VERBOSITY=error \
-    TOKENIZERS_PARALLELISM=false
+    HF_HOME=/models/huggingface
 
 # BAKE_MODELS="org/name org/name@revision": weights inside the image start faster than any download. They come before the
 # code, so that a change of code does not fetch them again. The small demo models come with the code.
@@ -44,11 +39,6 @@ RUN python -m compileall -q --invalidation-mode unchecked-hash handler.py worker
 
 ARG RUN_AS=worker
 USER ${RUN_AS}
-
-# At DEBUG, its default, RunPod's SDK writes every job's output into the log. The last one spares Google's storage
-# client a metadata request per bucket.
-ENV RUNPOD_LOG_LEVEL=INFO \
-    DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA=true
 
 # Exec form: Python is process 1 and gets RunPod's SIGTERM itself.
 CMD ["python", "-u", "handler.py"]

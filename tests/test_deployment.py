@@ -201,8 +201,13 @@ def test_the_dockerfile_holds_no_secret() -> None:
     assert "FIREBASE" not in DOCKERFILE
 
 
-def test_the_image_keeps_outputs_out_of_the_log() -> None:
-    assert any("RUNPOD_LOG_LEVEL=INFO" in line for line in instructions("ENV"))
+def test_outputs_stay_out_of_the_log_because_the_sdk_is_told_before_it_is_imported() -> None:
+    main = (ROOT / "handler.py").read_text(encoding="utf-8").split("def main()", 1)[1]
+    assert -1 < main.index("set_library_defaults()") < main.index("import runpod")
+    code = "import os; from worker.core import config; config.set_library_defaults(); print(os.environ['RUNPOD_LOG_LEVEL'])"
+    environment = {name: value for name, value in os.environ.items() if name != "RUNPOD_LOG_LEVEL"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, check=True)
+    assert done.stdout.strip() == b"INFO"
 
 
 def test_a_change_of_code_does_not_install_the_requirements_again() -> None:

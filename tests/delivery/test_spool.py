@@ -50,6 +50,22 @@ async def test_a_kept_result_is_delivered_with_its_document_when_storage_is_back
     assert world.generator.generated == 2
 
 
+@pytest.mark.parametrize("call", ["read", "update"])
+async def test_a_result_whose_files_are_up_but_whose_document_cannot_be_written_stays_until_it_can(
+    tmp_path: Path, call: str
+) -> None:
+    world = await kept(tmp_path)
+    world.bucket.before = lambda *_: None
+    world.bucket.after = lambda *_: setattr(world.documents, "before", is_down("firestore", calls=(call,)))
+    assert world.deliver() == 0
+    assert world.paths == ["generating/user/image/file.png"], "its file was uploaded"
+    assert len(list((tmp_path / "outbox").iterdir())) == 1, "and it is still there"
+    world.documents.before = lambda *_: None
+    assert world.deliver() == 1
+    assert world.document["status"] == "completed"
+    assert list((tmp_path / "outbox").iterdir()) == []
+
+
 async def test_without_a_volume_the_caller_is_told_to_try_again() -> None:
     world = World(PaintingGenerator(side=512), max_result_bytes=20_000)
     world.bucket.before = is_down("storage", "refused")

@@ -1,12 +1,23 @@
-"""The claim: one row of the table in `worker.document.transitions` a case."""
+"""Every decision about a document; of the claim one row of the table in `worker.document.transitions` a case."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from worker.document.schema import ClaimRequest
-from worker.document.transitions import AlreadyDone, Deny, Grant, decide_claim, may_record_refusal
+from worker.document.schema import ClaimRequest, completed
+from worker.document.transitions import (
+    AlreadyDone,
+    Deny,
+    Grant,
+    Redelivery,
+    decide_claim,
+    decide_expiry,
+    decide_finish,
+    decide_redelivery,
+    may_record_refusal,
+    reason_to_stop,
+)
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 BID = ClaimRequest(job_id="job-1", worker_id="w", fingerprint="hash", claim_token="nonce-1")
@@ -105,3 +116,91 @@ def test_three_deaths_are_given_before_a_job_is_poison() -> None:
 )
 def test_a_refusal_never_touches_a_result_or_a_live_job(found: dict[str, Any] | None, allowed: bool) -> None:
     assert may_record_refusal(found, NOW) is allowed
+
+
+# -- the other decisions
+
+TERMINAL = completed({"storage": "firebase", "images": ["u"]})
+OURS = {"nonce": "nonce-1"}
+
+
+def test_an_end_is_written_where_the_job_still_holds_its_claim() -> None:
+    found = document("processing", attempt=2, claim=OURS)
+    assert decide_finish(found, BID, NOW, TERMINAL, claimed=True) == Grant(2)
+
+
+def test_an_end_that_had_arrived_is_not_written_again() -> None:
+    found = document("completed", claim=OURS, generation_data={"storage": "firebase", "images": ["u"]})
+    assert isinstance(decide_finish(found, BID, NOW, TERMINAL, claimed=True), AlreadyDone)
+    forged = document("completed", claim=OURS, generation_data={"storage": "firebase", "images": ["x"]})
+    assert isinstance(decide_finish(forged, BID, NOW, TERMINAL, claimed=True), Grant)
+
+
+@pytest.mark.parametrize(
+    ("found", "claimed", "code"),
+    [
+        (None, True, "deleted"),
+        (document("processing"), True, "superseded"),
+        (document("completed", generation_data={"storage": "firebase"}), False, "superseded"),
+        (document("completed", claim={"request_hash": "x"}), False, "idempotency_mismatch"),
+        (document("processing", job_id="job-0"), False, "superseded"),
+    ],
+    ids=["deleted", "taken over", "already there", "another request's", "another job lives"],
+)
+def test_an_end_is_not_written_over_what_is_not_this_jobs(found: Any, claimed: bool, code: str) -> None:
+    decision = decide_finish(found, BID, NOW, TERMINAL, claimed=claimed)
+    assert isinstance(decision, Deny)
+    assert decision.error.code == code
+
+
+def test_a_job_that_firestore_did_not_know_claims_as_it_ends() -> None:
+    assert decide_finish(None, BID, NOW, TERMINAL, claimed=False) == Grant(1)
+
+
+@pytest.mark.parametrize(
+    ("found", "code"),
+    [
+        (document("processing", claim=OURS), None),
+        (document("processing", claim=OURS, cancel_requested="yes"), None),
+        (document("processing", claim=OURS, cancel_requested=True), "cancelled"),
+        (document("processing", cancel_requested=True), "superseded"),
+        (None, "deleted"),
+    ],
+)
+def test_a_job_stops_for_its_document(found: dict[str, Any] | None, code: str | None) -> None:
+    reason = reason_to_stop(found, BID)
+    assert (reason.code if reason else None) == code
+
+
+def test_only_a_document_whose_lease_is_over_is_called_dead() -> None:
+    dead = decide_expiry(document("processing", claim={"deaths": 1}, **OVER), NOW)
+    assert dead is not None
+    assert (dead["status"], dead["error"]["code"], dead["error"]["retryable"]) == ("failed", "worker_lost", True)
+    assert (dead["claim"]["nonce"], dead["claim"]["deaths"]) == ("", 2)
+    for alive in (document("processing"), document("failed", **OVER), document("completed", **OVER), None, {"a": 1}):
+        assert decide_expiry(alive, NOW) is None
+
+
+KEPT = {"error": {"code": "storage_unavailable"}}
+
+
+@pytest.mark.parametrize(
+    ("found", "claimed", "expected"),
+    [
+        (document("failed", **KEPT), True, Redelivery.DELIVER),
+        (document("failed", error={"code": "worker_lost"}), True, Redelivery.DELIVER),
+        (document("processing", **OVER), True, Redelivery.DELIVER),
+        (document("processing"), True, Redelivery.WAIT),
+        (None, False, Redelivery.DELIVER),
+        ({"status": "queued"}, False, Redelivery.DELIVER),
+        (None, True, Redelivery.DROP),
+        (document("failed", error={"code": "cancelled"}), True, Redelivery.DROP),
+        (document("failed", job_id="job-0", **KEPT), True, Redelivery.DROP),
+        (document("failed", attempt=2, **KEPT), True, Redelivery.DROP),
+        (document("completed"), True, Redelivery.DROP),
+    ],
+)
+def test_a_spooled_result_is_delivered_where_it_is_waited_for(
+    found: dict[str, Any] | None, claimed: bool, expected: Redelivery
+) -> None:
+    assert decide_redelivery(found, NOW, job_id="job-1", attempt=1, claimed=claimed) is expected

@@ -19,7 +19,8 @@ _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _IDENTIFIER = re.compile(r"(?!__.*__\Z)[A-Za-z0-9_-]{1,128}\Z")
 """Firestore keeps ids of the form `__x__` for itself: https://firebase.google.com/docs/firestore/quotas#limits."""
-_DATA_URI = re.compile(r"data:image/[a-z0-9.+-]{1,40};base64,", re.IGNORECASE)
+DATA_URI = re.compile(r"data:image/[a-z0-9.+-]{1,40};base64,", re.IGNORECASE)
+"""How inline data begins; what follows is the data."""
 
 
 def _clean_text(text: str) -> str:
@@ -57,7 +58,7 @@ def _identifier(text: str) -> str:
 
 
 def _image_ref(text: str) -> str:
-    if not (text.startswith(("https://", "gs://")) or _DATA_URI.match(text)):
+    if not (text.startswith(("https://", "gs://")) or DATA_URI.match(text)):
         raise finding("invalid_input.image_ref", got=short(text))
     return text
 

@@ -173,6 +173,9 @@ def set_library_defaults() -> None:
         "RUNPOD_LOG_LEVEL": "INFO",
         "DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA": "true",
         "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "DIFFUSERS_VERBOSITY": "error",
         "TOKENIZERS_PARALLELISM": "false",
         # Threads that wait for each other by spinning take several times as long as soon as a core is shared.
         "OMP_WAIT_POLICY": "PASSIVE",

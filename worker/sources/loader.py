@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from typing import Protocol
 
+from worker.api.field_types import DATA_URI
 from worker.api.request import InpaintRequest, Source
 from worker.core.config import Settings
 from worker.core.errors import DownloadFailed, FieldProblem, Forbidden, InvalidImage, InvalidInput
@@ -20,7 +21,6 @@ USER_FOLDERS = ("uploads", "generating")
 MAX_OBJECT_NAME_BYTES = 1024
 """Cloud Storage's own limit for the name of an object."""
 
-_DATA_URI = re.compile(r"data:image/[a-z0-9.+-]{1,40};base64,", re.IGNORECASE)
 _OBJECT_URL = re.compile(r"gs://(?P<bucket>[a-z0-9][a-z0-9._-]{1,220}[a-z0-9])/(?P<path>.+)", re.DOTALL)
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
@@ -71,7 +71,7 @@ class SourceLoader:
 
     def _read(self, ref: str, what: str, user_id: str | None, raise_if_stopped: Callable[[], None]) -> bytes:
         raise_if_stopped()
-        if header := _DATA_URI.match(ref):
+        if header := DATA_URI.match(ref):
             return _decode_base64(ref[header.end() :], what, self._settings.max_input_image_bytes)
         if ref.startswith("gs://"):
             return self._read_own_object(ref, what, user_id)

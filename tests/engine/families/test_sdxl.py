@@ -13,7 +13,9 @@ from worker.api.request import Scheduler
 from worker.core.errors import Cancelled
 from worker.core.types import Sources, TaskType
 from worker.engine.engine import Engine
+from worker.engine.families import sdxl
 from worker.engine.models.registry import ModelRegistry
+from worker.engine.schedulers import CHOICES
 
 IMAGE_TASKS = ("text2img", "img2img", "inpaint")
 REFINED = {"high_noise_frac": 0.5, "refiner_inference_steps": 4, "num_inference_steps": 4}
@@ -221,3 +223,48 @@ def test_the_three_pipelines_share_every_network(engine: Engine) -> None:
 def test_the_catalog_puts_the_three_tasks_on_one_bundle(engine: Engine) -> None:
     registry: ModelRegistry = engine.registry
     assert registry.spec(TaskType.TEXT2IMG) == registry.spec(TaskType.IMG2IMG) == registry.spec(TaskType.INPAINT)
+
+
+class Seen:
+    """Pipelines that are called, with what scheduler."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.schedulers: list[Any] = []
+        for name in (
+            "StableDiffusionXLPipeline",
+            "StableDiffusionXLImg2ImgPipeline",
+            "StableDiffusionXLInpaintPipeline",
+        ):
+            monkeypatch.setattr(sdxl, name, self._watched(getattr(sdxl, name)))
+
+    def _watched(self, kind: Any) -> Any:
+        def called(pipeline: Any, *args: Any, **kwargs: Any) -> Any:
+            self.schedulers.append(pipeline.scheduler)
+            return kind.__call__(pipeline, *args, **kwargs)
+
+        return type(kind.__name__, (kind,), {"__call__": called})
+
+
+@pytest.mark.parametrize("choice", list(Scheduler))
+def test_a_job_is_denoised_by_the_scheduler_that_was_asked_for(
+    run: Runner, monkeypatch: pytest.MonkeyPatch, choice: Scheduler
+) -> None:
+    seen = Seen(monkeypatch)
+    run("text2img", scheduler=choice)
+    kind, options = CHOICES[choice]
+    assert [type(scheduler).__name__ for scheduler in seen.schedulers] == [kind]
+    assert options.items() <= dict(seen.schedulers[0].config).items()
+
+
+@pytest.mark.parametrize(
+    ("task", "fields"),
+    [("img2img", {}), ("inpaint", {}), ("text2img", {"high_noise_frac": 0.5, "refiner_inference_steps": 4})],
+    ids=["img2img", "inpaint", "refiner"],
+)
+def test_every_pass_of_a_job_has_that_scheduler(
+    run: Runner, monkeypatch: pytest.MonkeyPatch, task: str, fields: dict[str, Any]
+) -> None:
+    seen = Seen(monkeypatch)
+    run(task, scheduler=Scheduler.UNIPC, **fields)
+    assert {type(scheduler).__name__ for scheduler in seen.schedulers} == {"UniPCMultistepScheduler"}
+    assert len(seen.schedulers) == (2 if fields else 1)

@@ -22,6 +22,7 @@ from worker.core.types import Control, Progress, Sources
 from worker.engine import resize as fitting
 from worker.engine import vae as pixels
 from worker.engine.models.loader import SdxlParts
+from worker.engine.prompt.length import warn_of_cut_prompts
 from worker.engine.protocol import GeneratedImage
 from worker.engine.schedulers import image_scheduler
 
@@ -96,7 +97,7 @@ class SdxlJob:
         params, parts = self._params, self._parts
         self._base_embeds = self._refiner_embeds = None
         if self._base_steps or self._draft_steps:
-            self._warn_of_cut_prompts(parts.tokenizer)
+            warn_of_cut_prompts(parts.tokenizer, parts.tokenizer.model_max_length, params, self._control)
             # Where the model was trained so, no negative prompt means zeros, which is not the embedding of "".
             self._base_embeds = self._embed(self._pipeline(StableDiffusionXLPipeline), params.negative_prompt or None)
         if self._refiner_steps:
@@ -261,15 +262,6 @@ class SdxlJob:
         )
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
-
-    def _warn_of_cut_prompts(self, tokenizer: Any) -> None:
-        for name in ("prompt", "negative_prompt"):
-            tokens = len(tokenizer(getattr(self._params, name)).input_ids)
-            if tokens > tokenizer.model_max_length:
-                self._control.warn(
-                    f"{name}: the model reads {tokenizer.model_max_length} tokens and this has {tokens}; "
-                    "the rest was left out"
-                )
 
 
 def _at_least_one_step(params: ImageParams, control: Control) -> ImageParams:

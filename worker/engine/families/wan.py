@@ -18,6 +18,7 @@ from worker.core.types import Control, Progress, Sources
 from worker.engine import resize as fitting
 from worker.engine import vae as pixels
 from worker.engine.models.loader import WanParts
+from worker.engine.prompt.length import warn_of_cut_prompts
 from worker.engine.protocol import GeneratedClip
 from worker.engine.schedulers import video_scheduler
 
@@ -49,7 +50,7 @@ class WanJob:
         """The clip, (num_frames, height, width, 3)."""
         if first:
             return
-        self._warn_of_cut_prompts()
+        warn_of_cut_prompts(self._parts.tokenizer, MAX_PROMPT_TOKENS, self._params, self._control)
         self._control.raise_if_stopped()
         try:
             latents = self._denoise()
@@ -150,14 +151,6 @@ class WanJob:
             kind = WanImageToVideoPipeline
             shared |= {"image_encoder": parts.image_encoder, "image_processor": parts.image_processor}
         return kind(**shared)
-
-    def _warn_of_cut_prompts(self) -> None:
-        for name in ("prompt", "negative_prompt"):
-            tokens = len(self._parts.tokenizer(getattr(self._params, name)).input_ids)
-            if tokens > MAX_PROMPT_TOKENS:
-                self._control.warn(
-                    f"{name}: the model reads {MAX_PROMPT_TOKENS} tokens and this has {tokens}; the rest was left out"
-                )
 
 
 def _left(steps: int, strength: float) -> int:

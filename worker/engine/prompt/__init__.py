@@ -1,0 +1,1 @@
+"""From a prompt's text to what a model reads of it."""
