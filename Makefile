@@ -17,6 +17,9 @@ IMAGE ?= generation-worker
 VENV := .venv
 PY := $(VENV)/bin/python
 
+# Tests wait more than they compute: three at a time keep two cores busy. The longest begin first (tests/conftest.py).
+AT_ONCE := -n 3 --dist loadfile --no-loadscope-reorder
+
 export PROMPT
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -40,11 +43,11 @@ $(VENV)/.installed: requirements.txt requirements-dev.txt constraints.txt
 demo: setup ## one job of every task on this machine, without Firebase; files under outputs/
 	$(PY) test_cloud_local.py $${PROMPT:+"$$PROMPT"}
 
-unit: setup ## the tests that start no other process and are over in a moment
-	$(PY) -m pytest -n 2 --dist loadfile -m "not e2e and not slow" $(PYTEST)
+unit: setup ## the quick tests, without Node and without models
+	$(PY) -m pytest $(AT_ONCE) -m "not e2e and not slow" --hypothesis-profile=quick $(PYTEST)
 
-test: setup emulators ## the tests
-	$(PY) -m pytest -n 2 --dist loadfile $(PYTEST)
+test: setup emulators ## all tests
+	$(PY) -m pytest $(AT_ONCE) $(PYTEST)
 
 cloud: setup emulators ## the example requests against your Firebase, or against local emulators
 	$(PY) test_cloud_storage.py

@@ -1,15 +1,56 @@
-"""Fixtures that all tests share; the local world comes from `tools.emulators`."""
+"""Fixtures that all tests share, and which tests are quick; the local world comes from `tools.emulators`."""
 
 import os
 
+import hypothesis
 import pytest
 
+from tests.support.examples import QUICK, QUICK_EXAMPLES
 from worker.core.config import Settings, set_library_defaults
 
 pytest_plugins = ["tests.support.fixtures"]
 
+OUTSIDE = {"firebase_session", "faulty_firebase_session", "fake_gcs_session", "control_plane"}
+"""Fixtures that start something outside this process, or serve it: a test that comes to one of them is `e2e`."""
+
+LONGEST = (
+    "tests/faults/test_random.py",
+    "tests/faults/test_delivered_again.py",
+    "tests/faults/test_endurance.py",
+    "tests/faults/test_leaving.py",
+    "tests/test_sdk_loop.py",
+    "tests/firebase/test_app.py",
+    "tests/faults/test_firestore_faults.py",
+    "tests/engine/families/test_sdxl.py",
+    "tests/test_handler.py",
+    "tests/tools/test_control_plane.py",
+    "tests/faults/test_models.py",
+    "tests/engine/test_engine.py",
+    "tests/faults/test_storage_faults.py",
+    "tests/engine/families/test_wan.py",
+    "tests/test_examples.py",
+    "tests/test_benchmarks.py",
+    "tests/faults/test_outbox.py",
+    "tests/attacks/test_fuzz.py",
+    "tests/attacks/test_table.py",
+    "tests/job/test_runner.py",
+)
+"""Begun first, so that pytest-xdist's workers end at about the same time (with --no-loadscope-reorder)."""
+
+hypothesis.settings.register_profile(QUICK, max_examples=QUICK_EXAMPLES)
+
 set_library_defaults()
+# Pictures here are small, and several tests run at a time: torch's threads would mostly wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"  # nothing is ever downloaded: a test that would try fails at once
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.nodeid.split("::")[0], len(places)))
+    for item in items:
+        if not OUTSIDE.isdisjoint(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.e2e)
 
 
 @pytest.fixture(autouse=True)

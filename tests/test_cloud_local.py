@@ -9,6 +9,8 @@ import handler
 import test_cloud_local
 from worker.core.config import load_settings
 
+pytestmark = pytest.mark.slow
+
 JOBS: dict[str, dict[str, Any]] = {
     "text2img": {"num_inference_steps": 2},
     "text2video": {"task_type": "text2video", "num_frames": 5, "num_inference_steps": 2},

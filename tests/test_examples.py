@@ -46,6 +46,7 @@ async def check(who: Identity, job_input: dict[str, Any]) -> None:
     await who.check(envelope(job_input), job_input, acts_for_user=True)
 
 
+@pytest.mark.e2e
 def test_the_functions_own_tests_pass(
     tested: tuple[subprocess.CompletedProcess[str], list[dict[str, Any]]],
 ) -> None:
@@ -54,6 +55,7 @@ def test_the_functions_own_tests_pass(
     assert len(sent) > 10
 
 
+@pytest.mark.e2e
 async def test_the_worker_takes_every_input_that_the_function_sent(
     tested: tuple[subprocess.CompletedProcess[str], list[dict[str, Any]]],
 ) -> None:
@@ -64,6 +66,7 @@ async def test_the_worker_takes_every_input_that_the_function_sent(
         assert job_input["user_id"] == "alice"
 
 
+@pytest.mark.e2e
 async def test_the_worker_refuses_every_input_that_was_changed_on_the_way(
     tested: tuple[subprocess.CompletedProcess[str], list[dict[str, Any]]],
 ) -> None:

@@ -182,6 +182,7 @@ async def test_a_mistake_of_ours_in_the_middle_of_failing_is_answered_all_the_sa
     assert "SECRET" not in json.dumps(response) + caplog.text
 
 
+@pytest.mark.slow
 async def test_a_document_that_breaks_while_the_job_runs_does_not_cost_the_result(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -207,6 +208,7 @@ class LoadsSlowly(PaintingGenerator):
         return super().prepare(task_type, control)
 
 
+@pytest.mark.slow
 async def test_a_bad_source_does_not_wait_for_the_weights_nor_call_them_hung(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "STOP_GRACE_SECONDS", 0.2)
     world = World(LoadsSlowly())

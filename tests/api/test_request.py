@@ -6,9 +6,10 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.examples import examples
 from worker.api.request import (
     REQUESTS,
     Img2ImgRequest,
@@ -176,7 +177,7 @@ def test_a_megabyte_of_nonsense_is_refused_quickly() -> None:
     assert len(message) < 10_000
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(
     st.dictionaries(
         st.sampled_from([*Text2ImgRequest.model_fields, *Text2VideoRequest.model_fields, "image_url", "zzz"]),

@@ -141,6 +141,7 @@ def mutated(dice: random.Random) -> Any:
     return job
 
 
+@pytest.mark.slow
 def test_no_request_gets_anything_else_out_of_the_parser(dice: random.Random) -> None:
     valid = refused = 0
     with flat_memory(100):
@@ -227,6 +228,7 @@ def more_pictures() -> Iterator[bytes]:
     yield saved(noise.convert("RGB"), "WEBP", save_all=True, append_images=[noise.convert("RGB")] * 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("read", [decode_image, decode_mask])
 def test_no_picture_gets_anything_else_out_of_the_decoder(
     read: Callable[[bytes, str, int], Image.Image], dice: random.Random

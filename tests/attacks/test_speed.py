@@ -10,6 +10,8 @@ from worker.api.request import envelope, parse
 from worker.core.errors import InvalidInput
 from worker.core.logs import redact
 
+pytestmark = pytest.mark.slow
+
 MEGABYTE = 1_000_000
 BOUND_SECONDS = 0.5
 """For 2 MB on a busy machine. A quiet one takes at most some 20 ms; the promise for 1 MB is 50."""

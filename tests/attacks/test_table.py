@@ -27,12 +27,13 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from google.auth import jwt
 from google.oauth2 import id_token
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
 
 import handler
 from tests.support.attacked_world import GOOD, OWNER, World, note
+from tests.support.examples import examples
 from tests.support.hostile_pictures import chunk, flat_memory, png, saved
 from tests.support.https_server import HOST, HttpsServer
 from worker.api.request import REQUESTS, Text2ImgRequest
@@ -46,7 +47,7 @@ VIDEO = {"task_type": "text2video", "prompt": "a fox"}
 FORMS: tuple[dict[str, Any], ...] = ({}, OWNER)
 """Asked for inline, and asked for with a document and an object."""
 
-ALL = settings(max_examples=60, deadline=None)
+ALL = examples(60)
 
 
 # --- ids, texts and numbers: told by the parser alone -----------------------------------------------------------------
@@ -533,7 +534,7 @@ def test_a_forged_token_is_nobodys(guarded: World, pem: str) -> None:
     guarded.good()
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(
     token=st.text(min_size=1, max_size=80)
     | st.from_regex(r"[A-Za-z0-9_-]{0,40}(\.[A-Za-z0-9_-]{0,40}){0,4}", fullmatch=True)
@@ -652,7 +653,7 @@ STYLES = [
 ]
 
 
-@settings(max_examples=120, deadline=None)
+@examples(120)
 @given(number=INNER_NUMBERS, style=st.sampled_from(STYLES), tail=st.sampled_from(["", "/", "/a.png", ":443/x?y#z"]))
 def test_no_inner_address_is_connected_to_however_it_is_spelled(
     world: World, number: int, style: str, tail: str
@@ -725,7 +726,7 @@ def test_a_url_that_confuses_parsers_is_refused(world: World) -> None:
     world.good()
 
 
-@settings(max_examples=80, deadline=None)
+@examples(80)
 @given(rest=st.text("htps:/\\@[]#?%.0127abcdef\t\n\x00\u202e。①-_", max_size=40))
 def test_whatever_a_url_is_nothing_crashes_and_nobody_is_called(world: World, rest: str) -> None:
     quiet_lookup(world, (46, "URLs that parsers disagree about"), sent("https://" + rest))
@@ -801,6 +802,7 @@ def test_a_name_that_changes_its_mind_is_dialled_where_it_was_checked(online: Wo
     online.good()
 
 
+@pytest.mark.slow
 def test_a_body_without_end_is_left_in_time(online: World, server: HttpsServer) -> None:
     row = (47, "endless, lying and dripping bodies")
     home = [("127.0.0.1", server.port)]
@@ -930,7 +932,7 @@ def test_a_broken_picture_is_refused(world: World) -> None:
     world.good()
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     data=st.binary(max_size=300),
     head=st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF\x24\0\0\0WEBPVP8 "]),

@@ -17,10 +17,11 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tests.support.attacked_world import GOOD, World, note
+from tests.support.examples import examples
 from worker.auth.tickets import MAX_TICKET_SECONDS, Tickets, request_hash
 
 SECRET = "a secret that backend and worker hold, 32+"
@@ -29,7 +30,7 @@ FORGED = (66, "forged tickets")
 UNTIMELY = (67, "tickets of another time")
 FOREIGN = (68, "tickets for another user, file or request")
 REPLAYED = (69, "a ticket used again")
-VARIANTS = settings(max_examples=40, deadline=None)
+VARIANTS = examples(40)
 
 
 def part(value: object) -> str:

@@ -1,5 +1,7 @@
 """Recovery: files that are all there are never made again, whatever became of their document."""
 
+import pytest
+
 from tests.support.fakes import is_down
 from tests.support.memory_world import CLOUD, PATH, World
 from worker.delivery.recovery import RECOVERED
@@ -21,6 +23,7 @@ async def test_a_job_that_died_between_upload_and_document_is_finished_without_t
     assert (world.generator.generated, world.bucket.uploads) == (2, 2)
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_a_video_is_recovered_with_its_facts() -> None:
     world = World()
     job = {**CLOUD, "task_type": "text2video", "num_frames": 5, "fps": 10}

@@ -88,6 +88,7 @@ async def test_nobody_gets_a_result_they_do_not_wait_for_any_more(
     assert list((tmp_path / "outbox").iterdir()) == []
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("reaped", [False, True])
 async def test_a_job_that_could_not_even_write_its_failure_is_delivered_when_its_lease_is_over(
     tmp_path: Path, reaped: bool
@@ -110,6 +111,7 @@ async def test_a_job_that_could_not_even_write_its_failure_is_delivered_when_its
     assert len(world.paths) == 1
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_a_job_that_firestore_never_knew_of_is_delivered_with_a_new_document(tmp_path: Path) -> None:
     world = VolumeWorld(tmp_path / "outbox")
     world.bucket.before, world.documents.before = is_down("storage", "refused"), is_down("firestore")
@@ -124,6 +126,7 @@ async def test_a_job_that_firestore_never_knew_of_is_delivered_with_a_new_docume
     assert len(world.paths) == 1
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("fields", [{"status": "completed"}, {"status": "failed", "error": {"code": "cancelled"}}])
 async def test_what_another_job_made_of_a_document_meanwhile_is_left_alone(
     tmp_path: Path, fields: dict[str, Any]

@@ -2,14 +2,12 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.support import small_models
-from tests.support.engine_jobs import Recorder, image_params, sources_of, video_params
 from worker.api.request import REQUESTS, Request
 from worker.core.config import Settings, load_settings
 from worker.core.types import Sources, TaskType
@@ -18,7 +16,18 @@ from worker.engine.models.hub import DEMO_MODELS
 from worker.engine.models.registry import ModelRegistry
 from worker.engine.protocol import GeneratedImage
 
+if TYPE_CHECKING:  # torch takes seconds to import, and the quick tests here do without
+    from tests.support.engine_jobs import Recorder
+
 Runner = Callable[..., list[NDArray[np.uint8]]]
+
+WITHOUT_TORCH = {"test_hub.py", "test_placement.py", "test_registry.py"}
+"""All other modules here are `slow`, and not even imported where no slow test is wanted."""
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    slow = collection_path.suffix == ".py" and collection_path.name not in WITHOUT_TORCH
+    return True if slow and "not slow" in config.option.markexpr else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -27,6 +36,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "tests/engine/" in item.nodeid:
             item.add_marker(quiet)
+            if item.path.name not in WITHOUT_TORCH:
+                item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")
@@ -53,16 +64,22 @@ def engine(demo_settings: Settings) -> Engine:
 
 @pytest.fixture(scope="session")
 def small_sdxl(demo_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.support import small_models
+
     return small_models.sdxl(demo_models / "sdxl", tmp_path_factory.mktemp("small") / "sdxl")
 
 
 @pytest.fixture(scope="session")
 def wan_t2v(demo_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.support import small_models
+
     return small_models.wan_21(demo_models / "wan", tmp_path_factory.mktemp("t2v") / "wan-t2v", image_to_video=False)
 
 
 @pytest.fixture(scope="session")
 def wan_i2v(demo_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.support import small_models
+
     return small_models.wan_21(demo_models / "wan", tmp_path_factory.mktemp("i2v") / "wan-i2v", image_to_video=True)
 
 
@@ -73,8 +90,10 @@ def run(engine: Engine) -> Runner:
 
 
 def runner(engine: Engine) -> Runner:
+    from tests.support.engine_jobs import Recorder, image_params, sources_of, video_params
+
     def start(
-        task_type: str, *, control: Recorder | None = None, sources: Sources | None = None, **changes: Any
+        task_type: str, *, control: "Recorder | None" = None, sources: Sources | None = None, **changes: Any
     ) -> list[NDArray[np.uint8]]:
         request = request_of(TaskType(task_type))
         is_video = task_type.endswith("video")

@@ -21,7 +21,10 @@ def soon() -> float:
     return time.monotonic() + 10
 
 
-@pytest.fixture(params=["memory", "emulator"])
+EMULATOR, GCS = (pytest.param(name, marks=pytest.mark.e2e) for name in ("emulator", "gcs"))
+
+
+@pytest.fixture(params=["memory", EMULATOR])
 def documents(request: pytest.FixtureRequest) -> Iterator[DocumentStore]:
     if request.param == "memory":
         yield MemoryDocumentStore()
@@ -33,7 +36,7 @@ def documents(request: pytest.FixtureRequest) -> Iterator[DocumentStore]:
         yield found
 
 
-@pytest.fixture(params=["memory", "gcs", "emulator"])
+@pytest.fixture(params=["memory", GCS, EMULATOR])
 def bucket(request: pytest.FixtureRequest) -> Iterator[Bucket]:
     if request.param == "memory":
         yield MemoryBucket()
@@ -113,7 +116,7 @@ def test_reading_is_bounded_and_absence_is_none(bucket: Bucket) -> None:
         bucket.read("uploads/user/a.png", max_bytes=10, deadline=soon())
 
 
-@pytest.mark.parametrize("bucket", ["memory", "emulator"], indirect=True)
+@pytest.mark.parametrize("bucket", ["memory", EMULATOR], indirect=True)
 def test_an_adopted_object_is_not_deleted_by_who_made_it(bucket: Bucket) -> None:
     path = "generating/user/image/file.png"
     made = bucket.upload(

@@ -137,6 +137,7 @@ async def test_when_one_of_two_uploads_fails_nothing_partial_stays() -> None:
     assert world.paths == []
 
 
+@pytest.mark.slow
 async def test_a_dead_firestore_costs_the_document_not_the_result() -> None:
     world = World()
     world.documents.before = is_down("firestore")
@@ -148,6 +149,7 @@ async def test_a_dead_firestore_costs_the_document_not_the_result() -> None:
     assert time.monotonic() - started < 15
 
 
+@pytest.mark.slow
 async def test_a_result_that_cannot_fit_is_an_error_not_silence() -> None:
     world = World(PaintingGenerator(side=512), max_result_bytes=20_000)
     response = await world.run({"prompt": "x", "task_type": "text2video", "num_frames": 81})

@@ -9,10 +9,11 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, PngImagePlugin
 
+from tests.support.examples import examples
 from tests.support.hostile_pictures import RED, SEEDS, chunk, flat_memory, png, saved
 from worker.core.errors import InvalidImage
 from worker.media import decode
@@ -216,7 +217,7 @@ def test_a_progressive_photo_and_a_motion_photo_are_fine() -> None:
     assert image(data + b"\xff\xda" * 1000).size == (256, 256)
 
 
-@settings(max_examples=400, deadline=None)
+@examples(400)
 @given(
     seed=st.sampled_from(SEEDS),
     changes=st.lists(st.tuples(st.integers(0, 10_000), st.binary(min_size=0, max_size=6)), min_size=1, max_size=6),

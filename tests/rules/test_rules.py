@@ -41,10 +41,12 @@ def test_firebase_json_names_the_rules_files() -> None:
     assert {emulator.get("host", "127.0.0.1") for emulator in listening} == {"127.0.0.1"}
 
 
+@pytest.mark.e2e
 def test_the_rules_parse() -> None:
     assert mistakes(*(ROOT / name for name in FILES.values())) == [None, None]
 
 
+@pytest.mark.e2e
 def test_the_parser_sees_a_slip_of_the_pen(tmp_path: Path) -> None:
     """The syntax check can fail: each small change to our own rules is found."""
     good = (ROOT / "firestore.rules").read_text()
@@ -65,6 +67,7 @@ def test_nothing_is_open_by_default(name: str) -> None:
     assert re.search(r"match /\{\w+=\*\*\} \{\s*allow read, write: if false;\s*\}\s*\}\s*\}\s*$", text)
 
 
+@pytest.mark.e2e
 def test_the_rules_behave_in_the_official_emulators() -> None:
     """`npm test`: what is allowed and refused, case by case. It skips, even with CI=true, where it cannot run."""
     unable = why_no_official_emulators()

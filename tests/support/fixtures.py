@@ -17,6 +17,7 @@ from tests.support.gcs import FakeGcs
 from tools.emulators.control_plane import ControlPlane
 from tools.emulators.firebase import EmulatorError, FirebaseEmulators
 from tools.emulators.install import InstallError, MissingNodeError
+from worker.document import lease as timing
 
 Emulators = TypeVar("Emulators", FirebaseEmulators, FaultyFirebase, FakeGcs)
 
@@ -85,3 +86,10 @@ def control_plane() -> Iterator[ControlPlane]:
     """A fresh stand-in for RunPod."""
     with ControlPlane() as plane:
         yield plane
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker soon gives up on its documents: for what it does then, not for how long it tries."""
+    for name in ("CLAIM_SECONDS", "TERMINAL_SECONDS"):
+        monkeypatch.setattr(timing, name, 0.2)

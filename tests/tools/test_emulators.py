@@ -27,6 +27,8 @@ from tests.support.gcs import FakeGcs
 from tools.emulators.firebase import EmulatorError, FirebaseEmulators
 from tools.emulators.process import group_members
 
+pytestmark = pytest.mark.e2e
+
 PATH = "generations/alice/files/f1"
 
 

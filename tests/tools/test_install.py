@@ -27,6 +27,7 @@ def source(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.e2e
 def test_several_processes_at_once_install_once(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     code = (
@@ -45,6 +46,7 @@ def test_several_processes_at_once_install_once(source: Path, tmp_path: Path, mo
     assert left == [target, f"{target}.lock"]
 
 
+@pytest.mark.e2e
 def test_a_failed_installation_leaves_nothing_and_says_why(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
