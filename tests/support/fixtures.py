@@ -17,7 +17,7 @@ from tests.support.gcs import FakeGcs
 from tools.emulators.control_plane import ControlPlane
 from tools.emulators.firebase import EmulatorError, FirebaseEmulators
 from tools.emulators.install import InstallError, MissingNodeError
-from worker.document import lease as timing
+from worker.core import timing
 
 Emulators = TypeVar("Emulators", FirebaseEmulators, FaultyFirebase, FakeGcs)
 
