@@ -1,5 +1,6 @@
 """A megabyte of nonsense is refused in time that grows no faster than the nonsense, and no depth breaks the parser."""
 
+import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -78,9 +79,11 @@ def check_growth(small: Callable[[], object], large: Callable[[], object]) -> No
     times: list[tuple[float, float]] = []
     for _ in range(20):
         times.append((seconds(small), seconds(large)))
-        once, twice = min(first for first, _ in times), min(second for _, second in times)
-        if twice < max(UNMEASURABLE_SECONDS, GROWTH * once) and twice < BOUND_SECONDS:
-            return
+        # The quickest of each, or, where one of them was quick by luck, what is usual.
+        for usual in (min, statistics.median):
+            once, twice = (usual(measured) for measured in zip(*times, strict=True))
+            if twice < max(UNMEASURABLE_SECONDS, GROWTH * once) and twice < BOUND_SECONDS:
+                return
     raise AssertionError([f"{1000 * first:.1f} ms, {1000 * second:.1f} ms" for first, second in times])
 
 

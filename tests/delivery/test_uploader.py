@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support.clock import CHANCES
 from tests.support.fakes import MemoryBucket, fails_times, is_down
 from tools.media_probe import probe
 from worker.api.request import parse
@@ -134,22 +135,29 @@ async def test_uploads_run_side_by_side() -> None:
 
 
 async def test_the_event_loop_stays_free_while_files_are_encoded() -> None:
-    job = Job(count=1)
-    finished = asyncio.create_task(job.deliver(image(0, 1024)))
-    longest, last = 0.0, time.monotonic()
-    while not finished.done():
-        await asyncio.sleep(0)
-        longest, last = max(longest, time.monotonic() - last), time.monotonic()
-    assert longest < 0.2
-    assert len((await finished).files) == 1
+    """Its longest gap is a fraction of what encoding takes at the same time; a busy machine gets several chances."""
+    found: list[tuple[float, float]] = []
+    while not any(gap < min(0.2, encoding / 2) for gap, encoding in found):
+        assert len(found) < CHANCES, found
+        job = Job(count=1)
+        finished = asyncio.create_task(job.deliver(image(0, 1024)))
+        longest, last = 0.0, time.monotonic()
+        while not finished.done():
+            await asyncio.sleep(0)
+            longest, last = max(longest, time.monotonic() - last), time.monotonic()
+        assert len((await finished).files) == 1
+        found.append((longest, job.delivery.timings["encode"]))
 
 
 async def test_timings_tell_encoding_and_uploading_apart() -> None:
     job = Job(count=1)
     job.bucket.before = lambda call, _path: time.sleep(0.2) if call == "upload" else None
+    started = time.monotonic()
     await job.deliver(image(0))
-    assert 0.2 <= job.delivery.timings["upload"] < 0.6
-    assert 0 < job.delivery.timings["encode"] < 0.2
+    timings = job.delivery.timings
+    assert timings["upload"] >= 0.2
+    assert 0 < timings["encode"] < timings["upload"]
+    assert sum(timings.values()) <= time.monotonic() - started
 
 
 async def test_uploading_is_told_from_the_moment_all_is_generated() -> None:

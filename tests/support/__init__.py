@@ -1,6 +1,7 @@
 """What several test modules share: stand-ins, worlds and servers. No test imports another test's module.
 
 `fakes`                 in-memory stand-ins behind the worker's own Protocols
+`clock`, `examples`     time on a busy machine; how many examples hypothesis tries
 `fixtures`              the emulators and the control plane as pytest fixtures
 `faulty_firebase`       the emulators behind proxies (`http_proxy`, `tcp_proxy`) that fail on command
 `gcs`                   a second Cloud Storage server that honours preconditions
