@@ -156,7 +156,7 @@ def _register_fitness_checks(services: Services) -> None:
     import runpod
 
     @runpod.serverless.register_fitness_check  # type: ignore[untyped-decorator]  # the SDK has no types
-    def models_found_and_card_works() -> None:
+    def models_found_and_gpu_works() -> None:
         services.gpu.submit(services.generator.health).result()
 
     @runpod.serverless.register_fitness_check  # type: ignore[untyped-decorator]  # the SDK has no types

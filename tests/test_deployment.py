@@ -204,9 +204,10 @@ def test_the_dockerfile_holds_no_secret() -> None:
 def test_outputs_stay_out_of_the_log_because_the_sdk_is_told_before_it_is_imported() -> None:
     main = (ROOT / "handler.py").read_text(encoding="utf-8").split("def main()", 1)[1]
     assert -1 < main.index("set_library_defaults()") < main.index("import runpod")
-    code = "import os; from worker.core import config; config.set_library_defaults(); print(os.environ['RUNPOD_LOG_LEVEL'])"
+    code = "import os; from worker.core.config import set_library_defaults as quiet; quiet(); print(os.environ['{}'])"
+    command = [sys.executable, "-c", code.format("RUNPOD_LOG_LEVEL")]
     environment = {name: value for name, value in os.environ.items() if name != "RUNPOD_LOG_LEVEL"}
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, check=True)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=True)
     assert done.stdout.strip() == b"INFO"
 
 

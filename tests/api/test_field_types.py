@@ -8,39 +8,39 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from worker.api import field_types as values
+from worker.api import field_types
 
 RIGHT: list[tuple[Any, Any, Any]] = [
-    (values.Prompt, "  a fox ", "a fox"),
-    (values.Prompt, "a\x00\u202e fox", "a fox"),
-    (values.NegativePrompt, "", ""),
-    (values.Identifier, "A-z_0", "A-z_0"),
-    (values.Integer, 20.0, 20),
-    (values.ImageSide, 64, 64),
-    (values.VideoSide, 1280, 1280),
-    (values.FrameCount, 81, 81),
-    (values.Strength, 1, 1.0),
-    (values.ImageRef, "gs://bucket/uploads/u/a.png", "gs://bucket/uploads/u/a.png"),
+    (field_types.Prompt, "  a fox ", "a fox"),
+    (field_types.Prompt, "a\x00\u202e fox", "a fox"),
+    (field_types.NegativePrompt, "", ""),
+    (field_types.Identifier, "A-z_0", "A-z_0"),
+    (field_types.Integer, 20.0, 20),
+    (field_types.ImageSide, 64, 64),
+    (field_types.VideoSide, 1280, 1280),
+    (field_types.FrameCount, 81, 81),
+    (field_types.Strength, 1, 1.0),
+    (field_types.ImageRef, "gs://bucket/uploads/u/a.png", "gs://bucket/uploads/u/a.png"),
 ]
 WRONG: list[tuple[Any, Any, str]] = [
-    (values.Prompt, " \x00 ", "must have 1 to 4000 characters"),
-    (values.Prompt, "x" * 4001, r"\(got 4001\)"),
-    (values.Prompt, "a\ud800", "lone surrogate"),
-    (values.NegativePrompt, "x" * 4001, "at most 4000"),
-    (values.Identifier, "__x__", "not __like this__"),
-    (values.Identifier, "a/b", "must be 1 to 128"),
-    (values.Identifier, "a\n", "must be 1 to 128"),
-    (values.Integer, "20", "valid integer"),
-    (values.Integer, True, "valid integer"),
-    (values.Integer, 2.0**60, "valid integer"),
-    (values.ImageSide, 1023, r"multiple of 8 \(got 1023\)"),
-    (values.VideoSide, 72, "multiple of 16"),
-    (values.FrameCount, 80, "nearest are 77 and 81"),
-    (values.FrameCount, 121.5, "valid integer"),
-    (values.Strength, 0, "greater than 0"),
-    (values.ImageRef, "http://x.example/a.png", "must be an https:// URL"),
-    (values.ImageRef, "data:text/html;base64,AAAA", "must be an https:// URL"),
-    (values.IdToken, "x" * 8193, "at most 8192"),
+    (field_types.Prompt, " \x00 ", "must have 1 to 4000 characters"),
+    (field_types.Prompt, "x" * 4001, r"\(got 4001\)"),
+    (field_types.Prompt, "a\ud800", "lone surrogate"),
+    (field_types.NegativePrompt, "x" * 4001, "at most 4000"),
+    (field_types.Identifier, "__x__", "not __like this__"),
+    (field_types.Identifier, "a/b", "must be 1 to 128"),
+    (field_types.Identifier, "a\n", "must be 1 to 128"),
+    (field_types.Integer, "20", "valid integer"),
+    (field_types.Integer, True, "valid integer"),
+    (field_types.Integer, 2.0**60, "valid integer"),
+    (field_types.ImageSide, 1023, r"multiple of 8 \(got 1023\)"),
+    (field_types.VideoSide, 72, "multiple of 16"),
+    (field_types.FrameCount, 80, "nearest are 77 and 81"),
+    (field_types.FrameCount, 121.5, "valid integer"),
+    (field_types.Strength, 0, "greater than 0"),
+    (field_types.ImageRef, "http://x.example/a.png", "must be an https:// URL"),
+    (field_types.ImageRef, "data:text/html;base64,AAAA", "must be an https:// URL"),
+    (field_types.IdToken, "x" * 8193, "at most 8192"),
 ]
 
 
@@ -57,7 +57,7 @@ def test_a_wrong_value_is_told_what_would_be_right(kind: Any, value: Any, says: 
 
 @given(st.text() | st.text("ab-_./%\\", max_size=140))
 def test_an_id_is_one_level_of_a_path_whatever_it_is(text: str) -> None:
-    if values.is_identifier(text):
+    if field_types.is_identifier(text):
         assert text.isascii()
         assert 1 <= len(text) <= 128
         assert not set(text) - set("-_") - {c for c in text if c.isalnum()}
@@ -66,4 +66,4 @@ def test_an_id_is_one_level_of_a_path_whatever_it_is(text: str) -> None:
 
 @pytest.mark.parametrize(("text", "free"), [("__", True), ("___", True), ("____", False), ("__a__", False)])
 def test_firestore_reserves_two_underscores_at_both_ends(text: str, free: bool) -> None:
-    assert values.is_identifier(text) is free
+    assert field_types.is_identifier(text) is free

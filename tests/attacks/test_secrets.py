@@ -38,7 +38,7 @@ from worker.core.stop import StopSignal
 from worker.core.types import Control, Sources, TaskType
 from worker.engine.protocol import Generated, GeneratedImage, Placement
 from worker.firebase.app import Firebase
-from worker.job import runner as task
+from worker.job import runner
 from worker.job.context import Job
 from worker.job.services import Services
 from worker.sources.http import Fetcher
@@ -414,7 +414,7 @@ async def test_a_real_client_that_gets_no_access_says_nothing_of_its_key(
     services = dataclasses.replace(world.services(), storage=Storage(bucket), settings=settings)
     monkeypatch.setattr(timing, "UPLOAD_SECONDS", 2.0)
     started = time.monotonic()
-    response = await task.run(Job("job-1", CLOUD), services, StopSignal())
+    response = await runner.run(Job("job-1", CLOUD), services, StopSignal())
     assert time.monotonic() - started < 25
     assert response["storage"] == "base64"
     gc.collect()

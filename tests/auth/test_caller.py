@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from tests.support.fakes import TokenUsers
 from worker.api.request import envelope
-from worker.auth import caller as identity
+from worker.auth import caller
 from worker.auth.caller import Identity, Users
 from worker.auth.tickets import Tickets, request_hash
 from worker.core.config import ConfigError, load_settings
@@ -305,7 +305,7 @@ class Silent(TokenUsers):
 def test_what_cannot_be_found_out_in_time_is_neither_yes_nor_no(
     users: TokenUsers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(identity, "IDENTITY_SECONDS", 0.05)
+    monkeypatch.setattr(caller, "IDENTITY_SECONDS", 0.05)
     with pytest.raises(Internal, match="try again") as caught:
         ask(who(users=users), "token-of-user")
     assert caught.value.retryable

@@ -7,7 +7,7 @@ import pytest
 
 from worker.core.errors import InvalidInput
 from worker.core.types import Owner, Progress
-from worker.document import schema as fields
+from worker.document import schema
 from worker.document.schema import ClaimRequest
 from worker.document.store import FieldValue
 
@@ -19,7 +19,7 @@ SERVER, REMOVE = FieldValue.SERVER_TIME, FieldValue.REMOVE
 
 
 def processing(found: dict[str, Any] | None) -> dict[str, Any]:
-    return dict(fields.processing(found, OWNER, BID, {"prompt": "p"}, attempt=2, lost_workers=1, now=NOW))
+    return dict(schema.processing(found, OWNER, BID, {"prompt": "p"}, attempt=2, lost_workers=1, now=NOW))
 
 
 def test_a_job_that_begins_says_who_it_is_and_until_when_it_is_to_be_believed() -> None:
@@ -53,7 +53,7 @@ def test_a_wish_to_cancel_goes_with_the_attempt_that_it_was_meant_for(status: st
     assert ("cancel_requested" in processing({"status": status, "cancel_requested": True})) is goes
 
 
-@pytest.mark.parametrize("ended", [fields.completed(DATA), fields.failed("internal", "x", retryable=True)])
+@pytest.mark.parametrize("ended", [schema.completed(DATA), schema.failed("internal", "x", retryable=True)])
 def test_what_has_ended_has_no_lease_and_no_progress_and_only_one_end(ended: dict[str, Any]) -> None:
     assert {name for name, value in ended.items() if value is REMOVE} >= {"progress", "heartbeat_at", "expires_at"}
     assert (ended["completed_at"], ended["updated_at"]) == (SERVER, SERVER)
@@ -62,14 +62,14 @@ def test_what_has_ended_has_no_lease_and_no_progress_and_only_one_end(ended: dic
 
 def test_a_refusal_disowns_whoever_held_the_document() -> None:
     held = {"attempt": 3, "created_at": NOW, "claim": {"nonce": "theirs", "request_hash": "h", "deaths": 2}}
-    refused = fields.refused(held, OWNER, BID, InvalidInput([]), {"task_type": "text2img"})
+    refused = schema.refused(held, OWNER, BID, InvalidInput([]), {"task_type": "text2img"})
     assert refused["claim"] == {"nonce": "", "request_hash": "h", "deaths": 2}
     assert (refused["status"], refused["attempt"], refused["error"]["code"]) == ("failed", 3, "invalid_input")
-    assert fields.refused(None, OWNER, BID, InvalidInput([]), {})["attempt"] == 1
+    assert schema.refused(None, OWNER, BID, InvalidInput([]), {})["attempt"] == 1
 
 
 def test_progress_is_told_in_four_numbers() -> None:
-    assert fields.progress(Progress("generating", 5, 10)) == {
+    assert schema.progress(Progress("generating", 5, 10)) == {
         "stage": "generating",
         "step": 5,
         "total_steps": 10,
@@ -88,4 +88,4 @@ def test_progress_is_told_in_four_numbers() -> None:
     ],
 )
 def test_an_end_is_known_by_all_it_tells(found: dict[str, Any] | None, same: bool) -> None:
-    assert fields.ends_like(found, fields.completed(DATA)) is same
+    assert schema.ends_like(found, schema.completed(DATA)) is same

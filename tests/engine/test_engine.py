@@ -15,8 +15,7 @@ from worker.core.config import Settings, load_settings
 from worker.core.errors import GpuFault, ModelUnavailable, OutOfMemory
 from worker.core.types import Sources, TaskType
 from worker.engine.engine import Engine
-from worker.engine.memory import cache as shelf
-from worker.engine.memory import device as machine
+from worker.engine.memory import cache, device
 from worker.engine.memory.placement import GIB
 from worker.engine.models.registry import ModelRegistry
 from worker.engine.protocol import Generator, Placement
@@ -102,14 +101,14 @@ def test_both_video_tasks_of_one_checkpoint_are_loaded_once(demo_settings: Setti
 
 def test_the_least_recently_used_model_makes_room(fresh: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     free = [64 * GIB]
-    monkeypatch.setattr(machine, "memory", lambda *, cuda: (free[0], 64 * GIB))
+    monkeypatch.setattr(device, "memory", lambda *, cuda: (free[0], 64 * GIB))
     fresh.prepare(TaskType.TEXT2VIDEO, Recorder())
     fresh.prepare(TaskType.TEXT2IMG, Recorder())
     assert set(fresh.loaded) == {"wan:demo", "sdxl:demo"}
     fresh._cache.evict(["sdxl:demo"])
     weights = fresh._cache[fresh.registry.spec(TaskType.TEXT2VIDEO)].offloader.bytes
     free[0] = GIB + GIB // 2 + weights // 2  # enough for SDXL only once Wan has gone
-    monkeypatch.setattr(shelf, "spec_bytes", lambda spec, *, cuda: {"unet": weights})
+    monkeypatch.setattr(cache, "spec_bytes", lambda spec, *, cuda: {"unet": weights})
     placement = fresh.prepare(TaskType.TEXT2IMG, Recorder())
     assert placement.evicted == ("wan:demo",)
     assert set(fresh.loaded) == {"sdxl:demo"}
@@ -118,7 +117,7 @@ def test_the_least_recently_used_model_makes_room(fresh: Engine, monkeypatch: py
 def test_preloading_takes_what_fits_side_by_side(fresh: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     assert fresh.preload(None, Recorder()) == tuple(TaskType)
     fresh.unload()
-    monkeypatch.setattr(machine, "memory", lambda *, cuda: (GIB if fresh.loaded else 8 * GIB, 8 * GIB))
+    monkeypatch.setattr(device, "memory", lambda *, cuda: (GIB if fresh.loaded else 8 * GIB, 8 * GIB))
     assert fresh.preload(None, Recorder()) == tuple(TaskType)[:3]
     assert set(fresh.loaded) == {"sdxl:demo"}
 

@@ -18,8 +18,8 @@ from worker.core.config import Settings
 from worker.core.errors import Internal, ModelUnavailable, OutOfMemory
 from worker.core.types import TaskType
 from worker.engine.engine import Engine
-from worker.engine.memory import device as machine
-from worker.engine.models import hub as places
+from worker.engine.memory import device
+from worker.engine.models import hub
 from worker.engine.models.registry import SAFETY, ModelRegistry, WeightSource
 from worker.engine.protocol import Generated, GeneratedClip, GeneratedImage
 from worker.engine.safety import SafetyChecker
@@ -179,7 +179,7 @@ def test_by_default_it_is_the_published_one_and_found_where_models_lie(
     demo_settings: Settings, flags_all: Path, tmp_path: Path
 ) -> None:
     settings = demo_settings.model_copy(update={"safety_checker": "block"})
-    where = (places.Place(tmp_path, "plain"),)
+    where = (hub.Place(tmp_path, "plain"),)
     found = ModelRegistry(settings, cuda=False, where=where).safety()
     assert found is not None
     assert (found.kind, found.name, found.path) == ("hub", SAFETY, None)
@@ -202,7 +202,7 @@ def test_a_checker_that_cannot_be_downloaded_stops_every_job(
         asked.append((hub_id, kind))
         raise OSError("no route to host")
 
-    monkeypatch.setattr(places, "download", unreachable)
+    monkeypatch.setattr(hub, "download", unreachable)
     engine = with_checker("org/checker")
     assert engine.preload(None, Recorder()) == ()
     for call in (engine.health, lambda: engine.prepare(TaskType.TEXT2IMG, Recorder())):
@@ -214,7 +214,7 @@ def test_a_checker_that_cannot_be_downloaded_stops_every_job(
 
 def test_half_precision_answers_as_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The CPU stands in for the card."""
-    monkeypatch.setattr(machine, "device", lambda *, cuda: torch.device("cpu"))
+    monkeypatch.setattr(device, "device", lambda *, cuda: torch.device("cpu"))
     checker = SafetyChecker(weights(safety_checker(tmp_path / "one", flags=picture(seed=1))), cuda=True)
     assert {value.dtype for value in checker._checker.state_dict().values() if value.is_floating_point()} == {
         torch.float16

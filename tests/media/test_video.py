@@ -17,7 +17,7 @@ from PIL import Image
 
 from tools.media_probe import decode_frames, probe
 from worker.core.errors import Cancelled, DiskFull, Internal
-from worker.media import video as media
+from worker.media import video
 from worker.media.image import ImageFormat, encode_image
 
 Pixels = NDArray[np.uint8]
@@ -116,7 +116,7 @@ def test_png_is_no_larger_than_pillows_default_and_faster() -> None:
 
 @pytest.mark.parametrize(("frames", "fps"), [(5, 15), (9, 16), (49, 24), (9, 1), (13, 60)])
 def test_a_clip_is_what_phones_play(frames: int, fps: int) -> None:
-    encoded = media.encode_video(clip(frames), fps)
+    encoded = video.encode_video(clip(frames), fps)
     assert (encoded.content_type, encoded.suffix, encoded.width, encoded.height) == ("video/mp4", ".mp4", 128, 96)
     found = probe(encoded.data)
     assert (found.codec, found.pix_fmt, found.profile) == ("h264", "yuv420p", "high")
@@ -130,7 +130,7 @@ def test_a_clip_is_what_phones_play(frames: int, fps: int) -> None:
 
 
 def test_the_largest_clip_stays_within_level_4_2() -> None:
-    encoded = media.encode_video(np.zeros((5, 1280, 1280, 3), np.uint8), 60)
+    encoded = video.encode_video(np.zeros((5, 1280, 1280, 3), np.uint8), 60)
     assert probe(encoded.data).level <= 42
 
 
@@ -151,7 +151,7 @@ def test_a_clip_agrees_with_ffprobe() -> None:
         "-i",
         "pipe:0",
     ]
-    done = subprocess.run(command, input=media.encode_video(clip(17), 15).data, capture_output=True, check=True)
+    done = subprocess.run(command, input=video.encode_video(clip(17), 15).data, capture_output=True, check=True)
     found = json.loads(done.stdout)
     (stream,) = found["streams"]
     assert (stream["codec_name"], stream["pix_fmt"], stream["nb_read_frames"]) == ("h264", "yuv420p", "17")
@@ -164,22 +164,22 @@ def test_colours_of_a_clip_survive() -> None:
     """A matrix that is applied and not named, or the other way round, shifts pure colours by ten and more."""
     colours = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255], [0, 0, 0], [200, 120, 40]], np.uint8)
     frames = np.broadcast_to(np.repeat(np.repeat(colours[None, :], 64, 0), 32, 1), (5, 64, 192, 3)).copy()
-    shown = decode_frames(media.encode_video(frames, 15).data, 192, 64)
+    shown = decode_frames(video.encode_video(frames, 15).data, 192, 64)
     middle = shown[2, 32, 16::32].astype(int)
     assert np.abs(middle - colours.astype(int)).max() <= 6
 
 
 def test_a_clip_repeats_byte_for_byte_and_lower_rates_are_smaller() -> None:
     frames = clip(17)
-    encoded = media.encode_video(frames, 15)
-    assert media.encode_video(frames, 15).data == encoded.data
-    assert len(media.encode_video(frames, 15, crf=30).data) < len(encoded.data)
+    encoded = video.encode_video(frames, 15)
+    assert video.encode_video(frames, 15).data == encoded.data
+    assert len(video.encode_video(frames, 15, crf=30).data) < len(encoded.data)
 
 
 def test_frames_that_are_a_view_are_encoded_as_they_look() -> None:
     frames = clip(9)
-    assert media.encode_video(frames[::-1][::-1], 15).data == media.encode_video(frames, 15).data
-    assert media.encode_video(frames[::-1], 15).data == media.encode_video(frames[::-1].copy(), 15).data
+    assert video.encode_video(frames[::-1][::-1], 15).data == video.encode_video(frames, 15).data
+    assert video.encode_video(frames[::-1], 15).data == video.encode_video(frames[::-1].copy(), 15).data
 
 
 def test_encoding_copies_no_frames(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,8 +191,8 @@ def test_encoding_copies_no_frames(monkeypatch: pytest.MonkeyPatch) -> None:
         Path(command[-1]).write_bytes(b"")
         return 0
 
-    monkeypatch.setattr(media, "_feed", feed)
-    media.encode_video(frames, 15)
+    monkeypatch.setattr(video, "_feed", feed)
+    video.encode_video(frames, 15)
     assert seen[0].nbytes == frames.nbytes
     assert np.shares_memory(np.frombuffer(seen[0], np.uint8), frames)
 
@@ -208,7 +208,7 @@ def test_a_stop_request_ends_the_encoder_at_once() -> None:
 
     children = _children()
     with pytest.raises(Cancelled):
-        media.encode_video(clip(25, 480, 832), 15, preset="veryslow", raise_if_stopped=raise_if_stopped)
+        video.encode_video(clip(25, 480, 832), 15, preset="veryslow", raise_if_stopped=raise_if_stopped)
     assert asked == 3
     assert _children() <= children
 
@@ -223,16 +223,16 @@ def test_a_stop_request_ends_an_encoder_that_hangs(tmp_path: Path, monkeypatch: 
 
     start = time.monotonic()
     with pytest.raises(Cancelled):
-        media.encode_video(clip(25, 480, 832), 15, raise_if_stopped=raise_if_stopped)
+        video.encode_video(clip(25, 480, 832), 15, raise_if_stopped=raise_if_stopped)
     assert time.monotonic() - start < 3
 
 
 def test_a_full_disk_is_said_to_be_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real encoder writes to /dev/full, the device on which every write fails for want of room."""
-    ffmpeg = media._ffmpeg_command(Path("x"), width=2, height=2, fps=1, crf=1, preset="fast")[0]
+    ffmpeg = video._ffmpeg_command(Path("x"), width=2, height=2, fps=1, crf=1, preset="fast")[0]
     _use_encoder(tmp_path, monkeypatch, f'for last; do :; done; ln -s /dev/full "$last"; exec {ffmpeg} "$@"')
     with pytest.raises(DiskFull):
-        media.encode_video(clip(), 15)
+        video.encode_video(clip(), 15)
 
 
 def test_no_room_for_a_temporary_folder_is_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,7 +241,7 @@ def test_no_room_for_a_temporary_folder_is_a_full_disk(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(tempfile, "mkdtemp", full)
     with pytest.raises(DiskFull) as caught:
-        media.encode_video(clip(), 15)
+        video.encode_video(clip(), 15)
     assert "private" not in str(caught.value)
 
 
@@ -251,7 +251,7 @@ def test_a_failing_encoder_is_an_internal_error_without_its_words(
 ) -> None:
     _use_encoder(tmp_path, monkeypatch, script)
     with pytest.raises(Internal) as caught:
-        media.encode_video(clip(25, 480, 832), 15)
+        video.encode_video(clip(25, 480, 832), 15)
     assert str(caught.value) == "internal: The video could not be encoded."
     assert capfd.readouterr().err == ""
 
@@ -259,7 +259,7 @@ def test_a_failing_encoder_is_an_internal_error_without_its_words(
 def test_a_missing_encoder_is_an_internal_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/nowhere/ffmpeg")
     with pytest.raises(Internal):
-        media.encode_video(clip(), 15)
+        video.encode_video(clip(), 15)
 
 
 def test_the_files_repr_does_not_hold_its_bytes() -> None:

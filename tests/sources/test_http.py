@@ -12,7 +12,7 @@ import pytest
 from tests.support.hostile_pictures import flat_memory
 from tests.support.https_server import HOST, PICTURE, HttpsServer
 from worker.core.errors import Cancelled, DownloadFailed, JobError, UrlBlocked
-from worker.sources import http as fetch
+from worker.sources import http
 from worker.sources.http import Address, Fetcher, is_public
 
 
@@ -442,7 +442,7 @@ def test_no_message_holds_a_url_a_host_or_an_address(get: Callable[..., bytes], 
 
 
 def test_the_default_context_checks_names_and_chains() -> None:
-    context = fetch._system_tls()
+    context = http._system_tls()
     assert context.check_hostname
     assert context.verify_mode == ssl.CERT_REQUIRED
     assert context.keylog_filename is None

@@ -11,7 +11,7 @@ from worker.api.request import REQUESTS
 from worker.core.config import load_settings, set_library_defaults
 from worker.core.types import Progress, Sources, TaskType
 from worker.engine.engine import Engine
-from worker.engine.memory import device as machine
+from worker.engine.memory import device
 from worker.engine.memory.cache import Loaded
 from worker.engine.protocol import GeneratedImage
 
@@ -90,4 +90,4 @@ class _WithoutWords(Engine):
                 }
 
         parts: Any = entry.parts
-        return Unprompted(parts, machine.device(cuda=self.registry.cuda), params, sources, control)
+        return Unprompted(parts, device.device(cuda=self.registry.cuda), params, sources, control)

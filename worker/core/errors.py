@@ -5,7 +5,7 @@
     │   ├── InvalidInput, Unauthenticated, Forbidden
     │   ├── UrlBlocked, DownloadFailed, InvalidImage
     │   └── IdempotencyMismatch, DuplicateInProgress, Deleted
-    ├── ModelError               the model or the card is to blame
+    ├── ModelError               the model or the GPU is to blame
     │   └── ModelUnavailable, OutOfMemory, GpuFault
     └── InfrastructureError      everything around them
         ├── StorageUnavailable, ResultTooLarge, DiskFull, JobTimeout
@@ -150,13 +150,13 @@ class ModelUnavailable(ModelError):
 
 
 class OutOfMemory(ModelError):
-    """The card or the machine has too little memory for the job."""
+    """The GPU or the machine has too little memory for the job."""
 
     code = "out_of_memory"
 
 
 class GpuFault(ModelError):
-    """The card or its driver failed; the process has to be replaced."""
+    """The GPU or its driver failed; the process has to be replaced."""
 
     code = "gpu_fault"
     retryable = True

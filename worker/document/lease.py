@@ -131,8 +131,8 @@ class Lease:
 
     def _open(self, request_data: Mapping[str, Any], fingerprint: str) -> DocumentSession:
         assert self._store is not None  # noqa: S101 - asked by every caller
-        bid = ClaimRequest(self._job_id, self._worker_id, fingerprint, uuid.uuid4().hex)
-        return DocumentSession(self._store, self._owner, bid, request_data)
+        request = ClaimRequest(self._job_id, self._worker_id, fingerprint, uuid.uuid4().hex)
+        return DocumentSession(self._store, self._owner, request, request_data)
 
 
 class LeaseKeeper:

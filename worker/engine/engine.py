@@ -1,6 +1,6 @@
 """Every model of this worker behind one door: the `Generator` that the task calls.
 
-Knows which task runs on which bundle and what to try when memory runs out. Knows nothing of how a picture is made, nor
+Knows which task runs on which model and what to try when memory runs out. Knows nothing of how a picture is made, nor
 how weights come to be loaded. All but `describe` run in the one GPU thread. Importing this module imports no torch.
 """
 
@@ -14,7 +14,7 @@ from worker.api.params import ModelDefaults, Params
 from worker.core.config import Settings
 from worker.core.errors import GpuFault, JobError, ModelUnavailable, OutOfMemory
 from worker.core.types import Control, Progress, Sources, TaskType
-from worker.engine.memory import device as machine
+from worker.engine.memory import device
 from worker.engine.memory.cache import Loaded, ModelCache
 from worker.engine.models.registry import ModelRegistry, ModelSpec
 from worker.engine.protocol import Generated, Placement
@@ -49,7 +49,7 @@ class Engine:
         """Have the weights of a task where they will run; what stands in their way is evicted, oldest use first.
 
         Raises:
-            ModelUnavailable, OutOfMemory, GpuFault, DiskFull, or what `control.checkpoint` raises.
+            ModelUnavailable, OutOfMemory, GpuFault, DiskFull, or what `control.raise_if_stopped` raises.
         """
         self._have_safety(control)
         return self._cache.take(self.registry.spec(task_type), control)
@@ -58,10 +58,10 @@ class Engine:
         """Run one job; yields each image as soon as it is decoded, or one clip.
 
         A job that runs out of memory is tried once more from the picture it had come to, with everything else off the
-        card, its own networks brought there one at a time, and the VAE working in tiles.
+        GPU, its own networks brought there one at a time, and the VAE working in tiles.
 
         Raises:
-            OutOfMemory, GpuFault, Internal (no usable picture), or what `control.checkpoint` raises, within one
+            OutOfMemory, GpuFault, Internal (no usable picture), or what `control.raise_if_stopped` raises, within one
             denoising step.
         """
         spec = self.registry.spec(request.task_type)
@@ -79,7 +79,7 @@ class Engine:
         self._cache.shrink_to(spec)
         with _in_tiles(self._cache[spec]):
             yield from self._run(spec, params, sources, control, first=done)
-        control.warn("the card ran short of memory, so this was made the slow way; a smaller size would be faster")
+        control.warn("the GPU ran short of memory, so this was made the slow way; a smaller size would be faster")
 
     def preload(self, tasks: Sequence[TaskType] | None, control: Control) -> tuple[str, ...]:
         """Load models before the first job: those of `tasks`, or all that are on this machine and fit side by side.
@@ -87,7 +87,7 @@ class Engine:
         Returns the tasks that are ready. A task that cannot be had is logged and left for its first job to report.
 
         Raises:
-            GpuFault, or what `control.checkpoint` raises.
+            GpuFault, or what `control.raise_if_stopped` raises.
         """
         ready: list[str] = []
         try:
@@ -112,14 +112,14 @@ class Engine:
         return tuple(ready)
 
     def health(self) -> tuple[str, ...]:
-        """The tasks that are configured and, as far as the disk shows, can be served; tries the card if there is one.
+        """The tasks that are configured and, as far as the disk shows, can be served; tries the GPU if there is one.
 
         Raises:
             ModelUnavailable: not one task can be served, or not the safety check that the operator asked for.
-            GpuFault: this machine shows a card, and a small computation on it does not work.
+            GpuFault: this machine shows a GPU, and a small computation on it does not work.
         """
         if self.registry.cuda:
-            machine.try_gpu()
+            device.try_gpu()
         self._have_safety()
         served: list[str] = []
         problem: JobError | None = None
@@ -188,7 +188,7 @@ class Engine:
         from worker.engine.families.wan import WanJob
 
         job: Any = SdxlJob if entry.spec.family == "sdxl" else WanJob
-        return job(entry.parts, machine.device(cuda=self.registry.cuda), params, sources, control)
+        return job(entry.parts, device.device(cuda=self.registry.cuda), params, sources, control)
 
 
 @contextmanager

@@ -67,7 +67,7 @@ class Generator(Protocol):
         """Have the weights of a task where they will run.
 
         Raises:
-            ModelUnavailable, OutOfMemory, GpuFault, or what `control.checkpoint` raises.
+            ModelUnavailable, OutOfMemory, GpuFault, or what `control.raise_if_stopped` raises.
         """
         ...
 
@@ -76,7 +76,7 @@ class Generator(Protocol):
         ...
 
     def health(self) -> Sequence[str]:
-        """The tasks that can be served, when the card works and there is at least one.
+        """The tasks that can be served, when the GPU works and there is at least one.
 
         Raises:
             ModelUnavailable, GpuFault: what is wrong, in words for the operator.
@@ -87,7 +87,7 @@ class Generator(Protocol):
         """Run one job; yields each image as soon as it is decoded, or one clip.
 
         Raises:
-            OutOfMemory, GpuFault, InvalidImage, Internal (no usable picture), or what `control.checkpoint` raises,
-            within one denoising step.
+            OutOfMemory, GpuFault, InvalidImage, Internal (no usable picture), or, within one denoising step, what
+            `control.raise_if_stopped` raises.
         """
         ...

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from worker.core.errors import Internal, ModelUnavailable
-from worker.engine.memory import device as machine
-from worker.engine.models import hub as places
+from worker.engine.memory import device
+from worker.engine.models import hub
 from worker.engine.models.checkpoint import variant_of
 from worker.engine.models.registry import WeightSource
 from worker.engine.protocol import Generated, GeneratedImage
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class SafetyChecker:
-    """CLIP's vision tower and 20 concepts (https://arxiv.org/abs/2210.04610), on the card in half precision: 0.6 GB."""
+    """CLIP's vision tower and 20 concepts (https://arxiv.org/abs/2210.04610), on the GPU in half precision: 0.6 GB."""
 
     def __init__(self, weights: WeightSource, *, cuda: bool) -> None:
         """Load it.
@@ -34,10 +34,10 @@ class SafetyChecker:
             OutOfMemory, GpuFault, DiskFull.
         """
         started = time.monotonic()
-        self._device = machine.device(cuda=cuda)
+        self._device = device.device(cuda=cuda)
         try:
             with translated("load"):
-                folder = weights.path or places.download(weights.name, "safety", half=cuda)
+                folder = weights.path or hub.download(weights.name, "safety", half=cuda)
                 self._checker, self._processor = _load(folder, cuda=cuda)
                 self._checker.to(self._device)
         except ModelUnavailable as error:

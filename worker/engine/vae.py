@@ -2,7 +2,7 @@
 
 A decode that gives no picture (not finite, or every pixel the same) is done once more in float32, then fails: nobody
 gets a black image silently. Rounding is that of diffusers' PIL path (denormalise, clamp, x255, round), done where the
-VAE runs, so that one copy of uint8 leaves the card.
+VAE runs, so that one copy of uint8 leaves the GPU.
 """
 
 import logging

@@ -42,7 +42,7 @@ POISON = (
     "device unavailable",
     "driver shutting down",
 )
-"""Messages after which nothing on this CUDA context works any more (sticky errors), or the card itself is gone."""
+"""Messages after which nothing on this CUDA context works any more (sticky errors), or the GPU itself is gone."""
 
 NO_MEMORY = ("out of memory", "cublas_status_alloc_failed", "can't allocate memory", "not enough memory")
 """Messages of an allocation that failed; the context lives on."""
@@ -89,7 +89,7 @@ def translated(doing: Doing) -> Iterator[None]:
         yield
     except Exception as error:
         ours = translate(error, doing)
-        # A traceback keeps every local variable of the failed call alive: gigabytes, on the card.
+        # A traceback keeps every local variable of the failed call alive: gigabytes, on the GPU.
         traceback.clear_frames(error.__traceback__)
         if ours is error:
             raise
@@ -100,7 +100,7 @@ def translated(doing: Doing) -> Iterator[None]:
 
 
 def release_memory() -> None:
-    """Give back what nothing refers to any more: Python's garbage, then the allocator's cached blocks on the card."""
+    """Give back what nothing refers to any more: Python's garbage, then the allocator's cached blocks on the GPU."""
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():

@@ -82,7 +82,7 @@ class FirebaseBucket:
         return _within(deadline, once)
 
     def delete(self, path: str, *, generation: int, metageneration: int, deadline: float) -> None:
-        """Delete the object as it was left; a missing, newer or adopted one is left alone."""
+        """Delete the object as it was left; a missing, newer or taken over one is left alone."""
         from google.api_core.exceptions import NotFound, PreconditionFailed
 
         as_left = {"if_generation_match": generation, "if_metageneration_match": metageneration}

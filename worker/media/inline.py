@@ -130,7 +130,7 @@ def fit_video(
         encoded: the clip at `VIDEO_CRF`.
         budget: characters that the clip's data URIs together may take in the response.
         copies: how many times its data URI stands in the response.
-        checkpoint: as in `encode_video`.
+        raise_if_stopped: as in `encode_video`.
 
     Raises:
         ResultTooLarge: no rate that is worth looking at fits; the message says how large the clip is.

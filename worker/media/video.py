@@ -47,7 +47,7 @@ def encode_video(
         fps: frames per second, 1 ... 60.
         crf: rate factor, 0 ... 51; every 6 more about halve the file.
         preset: x264's own names, `ultrafast` ... `veryslow`.
-        checkpoint: asked several times a second; what it raises stops ffmpeg and is passed on.
+        raise_if_stopped: asked several times a second; what it raises stops ffmpeg and is passed on.
 
     Raises:
         DiskFull: no room for the temporary file.

@@ -92,7 +92,7 @@ def _system_tls() -> ssl.SSLContext:
 
 @dataclass(frozen=True, slots=True)
 class Fetcher:
-    """Downloads small files. The collaborators are for tests; the defaults are the strict ones."""
+    """Downloads small files. The resolver and the rest are for tests; the defaults are the strict ones."""
 
     max_bytes: int
     deadline_seconds: float = DEADLINE_SECONDS
@@ -107,7 +107,7 @@ class Fetcher:
         Args:
             url: an https:// URL from a stranger.
             what: the field it came from; every message starts with it. Neither URL nor host is repeated.
-            checkpoint: asked about twice a second; what it raises ends the download and is passed on.
+            raise_if_stopped: asked about twice a second; what it raises ends the download and is passed on.
 
         Raises:
             UrlBlocked: not https on an allowed port, malformed, or leads to an address that is not public.

@@ -56,7 +56,7 @@ class SourceLoader:
         Args:
             request: one of the requests that have an `image_url`.
             user_id: whose folders a gs:// path may lie in, as far as that is established; None: nobody's.
-            checkpoint: asked before each picture and during downloads; what it raises is passed on.
+            raise_if_stopped: asked before each picture and during downloads; what it raises is passed on.
 
         Raises:
             InvalidInput, Forbidden, UrlBlocked, DownloadFailed, InvalidImage: each names the field.

@@ -19,7 +19,7 @@ class ObjectInfo:
     metadata: Mapping[str, str]
     content_type: str = ""
     metageneration: int = 1
-    """Grows with each change of the metadata: who adopts an object changes it, so that nobody else deletes it."""
+    """Grows with each change of the metadata: who takes an object over changes it, so that nobody else deletes it."""
 
 
 class Bucket(Protocol):
@@ -55,7 +55,7 @@ class Bucket(Protocol):
         ...
 
     def delete(self, path: str, *, generation: int, metageneration: int, deadline: float) -> None:
-        """Delete exactly this object as it was left; nothing happens where it is gone, replaced or adopted."""
+        """Delete exactly this object as it was left; nothing happens where it is gone, replaced or taken over."""
         ...
 
     def read(self, path: str, *, max_bytes: int, deadline: float) -> bytes | None:

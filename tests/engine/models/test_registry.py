@@ -10,7 +10,7 @@ import pytest
 from tests.support.model_folders import fake_sdxl, fake_wan, put, registry
 from worker.core.errors import ModelUnavailable
 from worker.core.types import TaskType
-from worker.engine.models import hub as places
+from worker.engine.models import hub
 from worker.engine.models.checkpoint import read_json
 from worker.engine.models.hub import DEMO_MODELS
 from worker.engine.models.registry import SDXL_BASE, SDXL_VAE, WAN_T2V
@@ -34,7 +34,7 @@ def test_a_card_runs_the_demo_models_where_they_are_asked_for() -> None:
 
 
 def test_a_worker_without_its_demo_models_names_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(places, "DEMO_MODELS", tmp_path)
+    monkeypatch.setattr(hub, "DEMO_MODELS", tmp_path)
     for task, variable in {"text2img": "SDXL_MODEL", "text2video": "WAN_MODEL"}.items():
         with pytest.raises(ModelUnavailable, match=f"{variable} names the built-in demo model, whose folder is not"):
             registry(cuda=False).describe(TaskType(task))

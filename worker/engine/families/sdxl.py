@@ -19,12 +19,12 @@ from diffusers.utils.torch_utils import randn_tensor
 
 from worker.api.params import Draft, ImageParams
 from worker.core.types import Control, Progress, Sources
-from worker.engine import resize as fitting
-from worker.engine import vae as pixels
+from worker.engine import resize
 from worker.engine.models.loader import SdxlParts
 from worker.engine.prompt.length import warn_of_cut_prompts
 from worker.engine.protocol import GeneratedImage
 from worker.engine.schedulers import image_scheduler
+from worker.engine.vae import decode_image, encode_image
 
 Embeddings = dict[str, torch.Tensor | None]
 StepCallback = Callable[[Any, int, Any, dict[str, torch.Tensor]], dict[str, torch.Tensor]]
@@ -43,9 +43,9 @@ class SdxlJob:
         self._source = self._repaint = None
         size = params.width, params.height
         if sources.image is not None:
-            self._source = fitting.fit_image(sources.image, *size, control)
+            self._source = resize.fit_image(sources.image, *size, control)
         if sources.image is not None and sources.mask is not None:
-            self._repaint = fitting.fit_mask(sources.mask, sources.image.size, *size, control)
+            self._repaint = resize.fit_mask(sources.mask, sources.image.size, *size, control)
         self._strength = self._params.strength if params.draft is None else params.draft.strength
         self._draft_steps = 0
         if params.draft is not None:
@@ -62,7 +62,7 @@ class SdxlJob:
         for index, seed in list(enumerate(self._params.seeds))[first:]:
             latents = self._denoise(seed)
             self._control.raise_if_stopped()
-            image = pixels.decode_image(self._parts.vae, latents)
+            image = decode_image(self._parts.vae, latents)
             del latents
             if self._repaint is not None and self._source is not None:
                 image = np.where(self._repaint[..., None], image, np.asarray(self._source))
@@ -105,7 +105,7 @@ class SdxlJob:
             self._refiner_embeds = self._embed(refiner, params.negative_prompt)
         self._source_latents = self._mask = None
         if self._source is not None:
-            latents = pixels.encode_image(parts.vae, self._source, self._device)
+            latents = encode_image(parts.vae, self._source, self._device)
             self._source_latents = latents.to(parts.unet.dtype)
         if self._repaint is not None:
             # A latent covers 8 x 8 pixels and is repainted when any of them is: a thin stroke must not fall through.
@@ -153,8 +153,8 @@ class SdxlJob:
         latents = self._call(pipeline, self._base_embeds, generator, self._stepper(self._draft_steps), options)
         self._control.raise_if_stopped()
         vae = self._parts.vae
-        picture = fitting.enlarged(pixels.decode_image(vae, latents), params.width, params.height)
-        return pixels.encode_image(vae, picture, self._device).to(self._parts.unet.dtype)
+        picture = resize.enlarged(decode_image(vae, latents), params.width, params.height)
+        return encode_image(vae, picture, self._device).to(self._parts.unet.dtype)
 
     def _denoise_base(self, generator: torch.Generator, source: torch.Tensor | None) -> torch.Tensor:
         params = self._params

@@ -15,12 +15,12 @@ from diffusers.utils.torch_utils import randn_tensor
 
 from worker.api.params import VideoParams
 from worker.core.types import Control, Progress, Sources
-from worker.engine import resize as fitting
-from worker.engine import vae as pixels
+from worker.engine import resize
 from worker.engine.models.loader import WanParts
 from worker.engine.prompt.length import warn_of_cut_prompts
 from worker.engine.protocol import GeneratedClip
 from worker.engine.schedulers import video_scheduler
+from worker.engine.vae import decode_clip, encode_clip
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,7 +41,7 @@ class WanJob:
         self._control = control
         self._source = None
         if sources.image is not None:
-            self._source = fitting.fit_image(sources.image, params.width, params.height, control)
+            self._source = resize.fit_image(sources.image, params.width, params.height, control)
         self._done, self._total = 0, params.num_inference_steps
         if params.draft is not None:
             self._total += _left(params.num_inference_steps, params.draft.strength)
@@ -55,7 +55,7 @@ class WanJob:
         try:
             latents = self._denoise()
             self._control.raise_if_stopped()
-            frames = pixels.decode_clip(self._parts.vae, latents)
+            frames = decode_clip(self._parts.vae, latents)
         finally:
             # A run that was stopped leaves the frames it had come to in the VAE's cache.
             self._parts.vae.clear_cache()
@@ -68,7 +68,7 @@ class WanJob:
                 return self._draw(params.width, params.height)
             latents = self._draw(draft.width, draft.height)
             self._control.raise_if_stopped()
-            return self._finish(pixels.decode_clip(self._parts.vae, latents), draft.strength)
+            return self._finish(decode_clip(self._parts.vae, latents), draft.strength)
 
     def _draw(self, width: int, height: int) -> torch.Tensor:
         options: dict[str, Any] = {} if self._source is None else {"image": self._source}
@@ -83,8 +83,8 @@ class WanJob:
         """
         params, parts = self._params, self._parts
         size = params.width, params.height
-        frames = np.stack([np.asarray(fitting.enlarged(frame, *size), dtype=np.uint8) for frame in drawn])
-        clean = pixels.encode_clip(parts.vae, frames, self._device).float()
+        frames = np.stack([np.asarray(resize.enlarged(frame, *size), dtype=np.uint8) for frame in drawn])
+        clean = encode_clip(parts.vae, frames, self._device).float()
         scheduler = video_scheduler(parts.scheduler, 1.0)
         scheduler.set_timesteps(params.num_inference_steps, device=self._device)
         left = _left(params.num_inference_steps, strength)

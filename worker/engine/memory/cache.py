@@ -1,4 +1,4 @@
-"""The loaded models: fetched, placed, loaded, evicted least recently used first. Knows bundles and bytes, not pictures.
+"""The loaded models: fetched, placed, loaded, evicted least recently used first. Knows models and bytes, not pictures.
 
 Importing this module imports no torch.
 """
@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Literal
 
 from worker.core.errors import GpuFault, ModelUnavailable, OutOfMemory
 from worker.core.types import Control, Progress
-from worker.engine.memory import device as machine
+from worker.engine.memory import device
 from worker.engine.memory.footprint import spec_bytes
 from worker.engine.memory.placement import GIB, Demand, Resident, decide
-from worker.engine.models import hub as places
+from worker.engine.models import hub
 from worker.engine.models.registry import SDXL_BASE, ModelRegistry, ModelSpec
 from worker.engine.protocol import Placement
 from worker.engine.vendor_errors import importing, quiet, release_memory, translated
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ROOM = {"sdxl": 4 * GIB, "wan": 7 * GIB}
-"""Bytes a job works in beside the weights, on the card, at native size: SDXL's VAE at 1024x1024, Wan's at 81 x 480p."""
+"""Bytes a job works in beside the weights, on the GPU, at native size: SDXL's VAE at 1024x1024, Wan's at 81 x 480p."""
 CPU_ROOM = GIB
 
 
 @dataclass(slots=True)
 class Loaded:
-    """One bundle in memory."""
+    """One model in memory."""
 
     spec: ModelSpec
     parts: "Parts"
@@ -43,7 +43,7 @@ class Loaded:
 
 
 class ModelCache:
-    """Holds what is loaded; one bundle's networks are there once, whichever tasks they serve."""
+    """Holds what is loaded; one model's networks are there once, whichever tasks they serve."""
 
     def __init__(self, registry: ModelRegistry) -> None:
         self._registry = registry
@@ -59,14 +59,14 @@ class ModelCache:
 
     @property
     def modes(self) -> dict[str, str]:
-        """Name of each loaded bundle -> `resident` or `offloaded`."""
+        """Name of each loaded model -> `resident` or `offloaded`."""
         return {name: str(entry.offloader.mode) for name, entry in self._loaded.items()}
 
     def take(self, spec: ModelSpec, control: Control) -> Placement:
-        """Have the bundle where it will run.
+        """Have the model where it will run.
 
         Raises:
-            ModelUnavailable, OutOfMemory, GpuFault, DiskFull, or what `control.checkpoint` raises.
+            ModelUnavailable, OutOfMemory, GpuFault, DiskFull, or what `control.raise_if_stopped` raises.
         """
         control.raise_if_stopped()
         self._clock += 1
@@ -95,10 +95,10 @@ class ModelCache:
         return placement
 
     def decide(self, spec: ModelSpec) -> Placement:
-        """Where the bundle would go now; changes nothing.
+        """Where the model would go now; changes nothing.
 
         Raises:
-            GpuFault: the card does not answer.
+            GpuFault: the GPU does not answer.
         """
         entry = self._loaded.get(spec.name)
         if entry is not None:
@@ -112,7 +112,7 @@ class ModelCache:
             for name, other in self._loaded.items()
             if other.offloader.mode == "resident"
         ]
-        free, total = machine.memory(cuda=self._cuda)
+        free, total = device.memory(cuda=self._cuda)
         return decide(demand, residents, free=free, total=total, can_offload=self._cuda)
 
     def evict(self, names: Sequence[str]) -> None:
@@ -127,7 +127,7 @@ class ModelCache:
         self.evict(tuple(self._loaded))
 
     def shrink_to(self, spec: ModelSpec) -> None:
-        """After an out of memory: only this bundle, and of it only what runs, is on the card."""
+        """After an out of memory: only this model, and of it only what runs, is on the GPU."""
         self.evict([name for name in self._loaded if name != spec.name])
         if self._cuda:
             with translated("run"):
@@ -136,7 +136,7 @@ class ModelCache:
 
     @contextmanager
     def cleanly(self) -> Iterator[None]:
-        """However the body ends badly, its memory is given back, and offloaded networks leave the card."""
+        """However the body ends badly, its memory is given back, and offloaded networks leave the GPU."""
         try:
             yield
         except BaseException as error:
@@ -156,7 +156,7 @@ class ModelCache:
             parts = self._load(spec, placement, control)
             from worker.engine.memory.offload import Offloader
 
-            offloader = Offloader(parts.modules(), machine.device(cuda=self._cuda))
+            offloader = Offloader(parts.modules(), device.device(cuda=self._cuda))
             offloader.settle(placement)
             self._loaded[spec.name] = Loaded(spec, parts, offloader, self._clock)
             seconds = round(time.monotonic() - started, 2)
@@ -171,19 +171,19 @@ class ModelCache:
             from worker.engine.models.loader import Loader
 
         log.debug("imported", extra={"action": "imports", "modules": [sdxl.__name__, wan.__name__]})
-        device = machine.device(cuda=self._cuda) if placement.mode == "resident" else None
+        target = device.device(cuda=self._cuda) if placement.mode == "resident" else None
         loader = Loader(
             spec,
             cuda=self._cuda,
             control=control,
             sdxl_configs=self._sdxl_configs(spec),
-            # To the card one by one: the machine's memory never holds a whole model beside it.
-            arrived=lambda module: module.to(device) if device is not None else module,
+            # To the GPU one by one: the machine's memory never holds a whole model beside it.
+            arrived=lambda module: module.to(target) if target is not None else module,
         )
         return loader.load()
 
     def _fetch(self, spec: ModelSpec, control: Control) -> ModelSpec:
-        """The bundle with all its files on this machine: what is named by a hub id and not here is downloaded."""
+        """The spec with all its files on this machine: what is named by a hub id and not here is downloaded."""
         control.report(Progress("loading", 0, 1))
         for part in spec.all:
             if part.kind != "hub":
@@ -193,7 +193,7 @@ class ModelCache:
             what: Literal["vae", "pipeline"] = "vae" if part.role == "vae" else "pipeline"
             try:
                 with translated("load"):
-                    folder = places.download(part.name, what, half=self._cuda)
+                    folder = hub.download(part.name, what, half=self._cuda)
             except ModelUnavailable:
                 if not part.optional:
                     raise
@@ -208,7 +208,7 @@ class ModelCache:
             return None
         if (folder := self._registry.sdxl_configs()) is not None:
             return folder
-        return spec.main.path if spec.main.kind == "folder" else places.download(SDXL_BASE, "configs", half=False)
+        return spec.main.path if spec.main.kind == "folder" else hub.download(SDXL_BASE, "configs", half=False)
 
     def _note(self, spec: ModelSpec, placement: Placement) -> None:
         log.info(

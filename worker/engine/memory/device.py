@@ -1,6 +1,6 @@
-"""The card, or the machine where there is none: how much memory is free, and whether the card computes.
+"""The GPU, or the machine where there is none: how much memory is free, and whether the GPU computes.
 
-Imports torch only where there is a card to ask.
+Imports torch only where there is a GPU to ask.
 """
 
 from typing import TYPE_CHECKING
@@ -21,10 +21,10 @@ def device(*, cuda: bool) -> "torch.device":
 
 
 def memory(*, cuda: bool) -> tuple[int, int]:
-    """Bytes free and in all: of the card, or of the machine.
+    """Bytes free and in all: of the GPU, or of the machine.
 
     Raises:
-        GpuFault: the card does not answer.
+        GpuFault: the GPU does not answer.
     """
     if not cuda:
         return _machine_memory()
@@ -37,7 +37,7 @@ def memory(*, cuda: bool) -> tuple[int, int]:
 
 
 def try_gpu() -> None:
-    """Run a small matrix product on the card and check its result.
+    """Run a small matrix product on the GPU and check its result.
 
     Raises:
         GpuFault: it does not work, or gives another result.

@@ -1,4 +1,4 @@
-"""What a bundle will weigh in memory, told from file headers before anything is loaded. Imports no torch."""
+"""What a model will weigh in memory, told from file headers before anything is loaded. Imports no torch."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from worker.engine.models.checkpoint import components, has_weights, loaded_byte
 from worker.engine.models.registry import ModelSpec, WeightSource
 
 _FLOAT32_ON_CUDA = frozenset({"wan:vae", "wan:image_encoder"})
-"""Parts that stay in float32 on the card (see `loading`); every other runs in two bytes there."""
+"""Parts that stay in float32 on the GPU (see `models.loader`); every other runs in two bytes there."""
 
 
 def spec_bytes(spec: ModelSpec, *, cuda: bool) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""A loaded model's networks, on the card as a whole or brought there one at a time. Knows modules, not what they do."""
+"""A loaded model's networks, on the GPU as a whole or brought there one at a time. Knows modules, not what they do."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from worker.engine.protocol import Placement
 class Offloader:
     """The networks of one loaded model and where they are.
 
-    `modules` are in the order in which a job uses them: when one is brought to the card, the one before it leaves.
+    `modules` are in the order in which a job uses them: when one is brought to the GPU, the one before it leaves.
     """
 
     def __init__(self, modules: Mapping[str, torch.nn.Module], device: torch.device) -> None:
@@ -43,7 +43,7 @@ class Offloader:
         self.mode = placement.mode
 
     def rest(self) -> None:
-        """After a job: an offloaded model leaves the card entirely."""
+        """After a job: an offloaded model leaves the GPU entirely."""
         for hook in self._hooks:
             hook.offload()
 

@@ -35,7 +35,7 @@ def decide(
 ) -> Placement:
     """Resident if it fits, after evicting the least recently used if need be, else offloaded network by network.
 
-    `free` and `total` are bytes of the card (of the machine, where there is no card: then nothing can be offloaded).
+    `free` and `total` are bytes of the GPU (of the machine, where there is no GPU: then nothing can be offloaded).
     A model that fits nowhere is still tried: an estimate is no reason to refuse a job.
     """
     need = demand.weights + demand.room + SLACK
@@ -57,7 +57,7 @@ def decide(
             )
     if not can_offload:
         return Placement("resident", f"{sizes} for {_gib(available)}: tight, and there is nowhere else", tuple(evicted))
-    # One network at a time on the card. What else is resident stands in the way only as far as that needs.
+    # One network at a time on the GPU. What else is resident stands in the way only as far as that needs.
     need = demand.largest + demand.room + SLACK
     evicted, available = [], free
     for resident in sorted(residents, key=lambda resident: resident.last_used):

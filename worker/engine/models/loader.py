@@ -88,7 +88,7 @@ Parts = SdxlParts | WanParts
 
 @dataclass(slots=True)
 class Loader:
-    """Loads one bundle whose files are here. `cuda` decides the dtypes, `arrived` takes each network as it is read."""
+    """Loads one model whose files are here. `cuda` decides the dtypes, `arrived` takes each network as it is read."""
 
     spec: ModelSpec
     cuda: bool
@@ -99,7 +99,7 @@ class Loader:
     _total: int = field(default=0, init=False)
 
     def load(self) -> Parts:
-        """The bundle's parts, in evaluation mode.
+        """The model's parts, in evaluation mode.
 
         Raises:
             ModelUnavailable, or an error of safetensors, diffusers, transformers or the operating system.
@@ -190,7 +190,7 @@ class Loader:
         )
 
     def _vae_dtype(self, folder: Path) -> torch.dtype:
-        """The dtype of an SDXL VAE on the card: float16 only where it was made not to overflow there."""
+        """The dtype of an SDXL VAE on the GPU: float16 only where it was made not to overflow there."""
         config = read_json((folder.parent if folder.suffix == ".safetensors" else folder) / "config.json")
         return torch.bfloat16 if config.get("force_upcast", True) else torch.float16
 

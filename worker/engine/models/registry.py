@@ -14,7 +14,7 @@ from worker.core.config import Settings, has_cuda_driver
 from worker.core.errors import ModelUnavailable
 from worker.core.messages import text
 from worker.core.types import TaskType
-from worker.engine.models import hub as places
+from worker.engine.models import hub
 from worker.engine.models.checkpoint import components, has_weights, header, read_json, sdxl_defaults, wan_defaults
 
 Family = Literal["sdxl", "wan"]
@@ -50,7 +50,7 @@ class WeightSource:
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """The weights that are loaded together and serve a task. Two tasks of the same bundle share every network."""
+    """The weights that are loaded together and serve a task. Two tasks of the same spec share every network."""
 
     family: Family
     main: WeightSource
@@ -59,7 +59,7 @@ class ModelSpec:
 
     @property
     def name(self) -> str:
-        """A short name for logs and placement, unique among the bundles of a worker."""
+        """A short name for logs and placement, unique among the models of a worker."""
         return f"{self.family}:{self.main.name}" + ("+i2v" if self.main.variable == "WAN_I2V_MODEL" else "")
 
     @property
@@ -68,7 +68,7 @@ class ModelSpec:
         return tuple(part for part in (self.main, self.vae, self.refiner) if part is not None)
 
     def having(self, part: WeightSource) -> "ModelSpec":
-        """This bundle with `part` in its place."""
+        """This spec with `part` in its place."""
         match part.role:
             case "vae":
                 return replace(self, vae=part)
@@ -82,7 +82,7 @@ class ModelRegistry:
     """The configured models of one worker. Nothing is remembered: a model that arrives on the disk is seen."""
 
     def __init__(
-        self, settings: Settings, *, cuda: bool | None = None, where: tuple[places.Place, ...] | None = None
+        self, settings: Settings, *, cuda: bool | None = None, where: tuple[hub.Place, ...] | None = None
     ) -> None:
         self._settings = settings
         self._cuda = has_cuda_driver() if cuda is None else cuda
@@ -90,12 +90,12 @@ class ModelRegistry:
 
     @property
     def cuda(self) -> bool:
-        """Whether the models run on a card: then half precision, and the real models by default."""
+        """Whether the models run on a GPU: then half precision, and the real models by default."""
         return self._cuda
 
     @functools.cached_property
-    def _places(self) -> tuple[places.Place, ...]:
-        return places.default_places(self._settings.models_dir) if self._where is None else self._where
+    def _places(self) -> tuple[hub.Place, ...]:
+        return hub.default_places(self._settings.models_dir) if self._where is None else self._where
 
     def spec(self, task_type: TaskType) -> ModelSpec:
         """The weights of a task.
@@ -109,7 +109,7 @@ class ModelRegistry:
         """What the task's model says of itself: native size, steps, guidance. Reads small files only.
 
         Raises:
-            ModelUnavailable: as `bundle`.
+            ModelUnavailable: as `spec`.
         """
         spec = self.spec(task_type)
         main = spec.main
@@ -130,7 +130,7 @@ class ModelRegistry:
 
     def sdxl_configs(self) -> Path | None:
         """A folder with SDXL's configs and tokenizers, which a single `.safetensors` file lacks; None: not here."""
-        return places.find(SDXL_BASE, self._places, lambda folder: (folder / "tokenizer" / "vocab.json").is_file())
+        return hub.find(SDXL_BASE, self._places, lambda folder: (folder / "tokenizer" / "vocab.json").is_file())
 
     def _sdxl(self) -> ModelSpec:
         settings = self._settings
@@ -179,7 +179,7 @@ class ModelRegistry:
         if value == "demo":
             if role not in _DEMO_FOLDERS:
                 raise ModelUnavailable("model_unavailable.no_demo", variable=variable)
-            folder = places.DEMO_MODELS / _DEMO_FOLDERS[role]
+            folder = hub.DEMO_MODELS / _DEMO_FOLDERS[role]
             if problem := folder_problem(folder, role):
                 raise ModelUnavailable("model_unavailable.demo_folder", variable=variable, problem=problem)
             return WeightSource(variable, role, "folder", "demo", folder)
@@ -198,9 +198,9 @@ class ModelRegistry:
             return WeightSource(variable, role, "folder", path.resolve().name, path)
         if path.is_absolute() or value.startswith((".", "~")):
             raise ModelUnavailable("model_unavailable.folder_missing", variable=variable)
-        if not places.HUB_ID.match(value):
+        if not hub.HUB_ID.match(value):
             raise ModelUnavailable("model_unavailable.value", variable=variable)
-        found = places.find(value, self._places, lambda folder: not folder_problem(folder, role))
+        found = hub.find(value, self._places, lambda folder: not folder_problem(folder, role))
         return WeightSource(variable, role, "hub" if found is None else "folder", value, found)
 
 
