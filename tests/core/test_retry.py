@@ -43,3 +43,10 @@ def test_a_call_always_gets_some_time_and_never_more_than_it_may_take() -> None:
     now = time.monotonic()
     assert retry.seconds_left(now - 10, 2.0) == retry.SHORTEST_CALL_SECONDS
     assert retry.seconds_left(now + 10, 2.0) == 2.0
+
+
+def test_pauses_double_up_to_the_longest(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    retry.until(time.monotonic() + 60, failing(4), longest_pause=0.5)
+    assert pauses == [0.2, 0.4, 0.5, 0.5]

@@ -2,6 +2,7 @@
 the emulator."""
 
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -22,6 +23,7 @@ from worker.core.errors import (
 from worker.core.types import Owner, Progress
 from worker.document.schema import ClaimRequest, document_path
 from worker.document.session import DocumentSession
+from worker.document.store import Snapshot
 from worker.document.transitions import AlreadyDone, Deny, Grant
 
 OWNER = Owner("user", "file")
@@ -307,3 +309,15 @@ def test_a_refusal_makes_a_failed_document_where_there_was_none(documents: Memor
     done = fields(documents)
     assert (done["status"], done["error"]["code"], done["label"]) == ("failed", "invalid_input", "x")
     assert {"created_at", "completed_at", "job_id", "worker_id", "attempt", "user_id", "file_uid"} <= done.keys()
+
+
+def test_a_claim_is_dated_by_the_server_not_by_this_worker() -> None:
+    """Of two attempts the later one owns the objects: their workers' clocks must not decide which one that is."""
+
+    class Ahead(MemoryDocumentStore):
+        def read(self, path: str, *, timeout: float) -> Snapshot:
+            return replace(super().read(path, timeout=timeout), read_at=datetime(2031, 1, 1, tzinfo=UTC))
+
+    session = DocumentSession(Ahead(), OWNER, bid("n1"), {})
+    session.claim(soon())
+    assert session.claimed_at == datetime(2031, 1, 1, tzinfo=UTC)
