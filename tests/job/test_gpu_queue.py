@@ -166,6 +166,27 @@ async def test_a_slow_load_is_no_hung_step(monkeypatch: pytest.MonkeyPatch) -> N
     assert not player.gpu.stuck
 
 
+async def test_a_slow_load_of_a_job_that_was_ready_before_its_turn_is_no_hung_step_either(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(timing, "STOP_GRACE_SECONDS", 0.05)
+    gpu, blocked = GpuThread(), threading.Event()
+    gpu.submit(lambda: blocked.wait(5))
+    player = Player(Loads(), gpu)
+    generator: Any = player.generator
+    running = asyncio.create_task(player.turn.run(Sources()))
+    await asyncio.sleep(0)
+    blocked.set()
+    await asyncio.to_thread(generator.loading.wait, 5)
+    player.stop.request(JobTimeout())
+    await asyncio.sleep(0.3)
+    assert not running.done()
+    generator.loaded.set()
+    with pytest.raises(JobTimeout):
+        await running
+    assert not player.gpu.stuck
+
+
 async def test_a_load_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "LOADING_GRACE_SECONDS", 0.05)
     player = Player(Loads())

@@ -123,6 +123,7 @@ class GpuSlot:
         self._loop = asyncio.get_running_loop()
         self._loading: Future[None] = gpu.submit(self._load)
         self._generating: Future[None] | None = None
+        self._denoising = False
 
     async def run(self, sources: Sources) -> None:
         """Generate; comes back when the GPU is free for the next job.
@@ -161,6 +162,7 @@ class GpuSlot:
             self._loading.result()
         self._confirm()
         context, started = self._context, time.monotonic()
+        self._denoising = True
         try:
             with context.timed("generate"):
                 for generated in self._generator.generate(self._request, self._params, sources, context):
@@ -179,7 +181,9 @@ class GpuSlot:
             self._generating.cancel()
         await self._end(self._loading, timing.LOADING_GRACE_SECONDS)
         if self._generating is not None:
-            await self._end(self._generating, timing.STOP_GRACE_SECONDS)
+            # It may still be loading itself: then the patience is that for a disk, not that for a step.
+            grace = timing.STOP_GRACE_SECONDS if self._denoising else timing.LOADING_GRACE_SECONDS
+            await self._end(self._generating, grace)
 
     async def _end(self, call: "Future[None]", grace: float) -> None:
         if call.done() or call.cancel():
