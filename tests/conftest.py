@@ -32,8 +32,13 @@ LONGEST = (
     "tests/test_benchmarks.py",
     "tests/faults/test_outbox.py",
     "tests/attacks/test_fuzz.py",
-    "tests/attacks/test_table.py",
     "tests/job/test_runner.py",
+    "tests/faults/test_platform.py",
+    "tests/attacks/test_table.py",
+    "tests/engine/test_safety.py",
+    "tests/firebase/test_gcs.py",
+    "tests/attacks/test_secrets.py",
+    "tests/sources/test_http.py",
 )
 """Begun first, so that pytest-xdist's workers end at about the same time (with --no-loadscope-reorder)."""
 
