@@ -1,6 +1,7 @@
 """Fixtures that all tests share, and which tests are quick; the local world comes from `tools.emulators`."""
 
 import os
+import sys
 
 import hypothesis
 import pytest
@@ -15,6 +16,7 @@ OUTSIDE = {"firebase_session", "faulty_firebase_session", "fake_gcs_session", "c
 
 LONGEST = (
     "tests/faults/test_random.py",
+    "tests/demo_models/test_acceptance.py",
     "tests/faults/test_delivered_again.py",
     "tests/faults/test_endurance.py",
     "tests/faults/test_leaving.py",
@@ -56,6 +58,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if not OUTSIDE.isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.e2e)
+
+
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """Where no slow test is wanted, none may import torch: in each process that takes longer than all of its others."""
+    assert "not slow" not in item.config.option.markexpr or "torch" not in sys.modules, "a slow test without its mark"
 
 
 @pytest.fixture(autouse=True)

@@ -16,6 +16,8 @@ from tests.support.pixel_checker import Seen, colours, look, motion
 from tests.support.studio import Studio
 from worker.api.request import Scheduler
 
+pytestmark = pytest.mark.slow
+
 FRAMES = 17
 MEASURED = ("colour", "background", "position", "shape")
 STAR = "a large red star on the left, blue background"

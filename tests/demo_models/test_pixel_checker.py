@@ -12,6 +12,8 @@ from tests.support.demo_prompts import CLIPS, IMAGES
 from tests.support.drawn_scenes import COLOURS, COLUMNS, CORNERS, ROWS, SPEED_ACROSS, SPEED_DOWN, Pixels, Scene, drawn
 from tests.support.pixel_checker import Seen, colours, look, motion
 
+pytestmark = pytest.mark.slow
+
 RING = drawn(Scene("circle", radius=0.2))
 RING[drawn(Scene("circle", radius=0.1, colour="white", background="red"))[..., 1] > 200] = COLOURS["white"]
 NOISE = np.random.default_rng(1).integers(0, 256, (256, 256, 3), dtype=np.uint8)
