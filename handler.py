@@ -136,15 +136,10 @@ def _progress_sink(job: dict[str, Any]) -> Callable[[Progress], Awaitable[None]]
         from runpod.http_client import AsyncClientSession
         from runpod.serverless.modules.rp_http import send_result
 
-        output = {
-            "stage": progress.stage,
-            "percent": progress.percent,
-            "step": progress.step,
-            "total_steps": progress.total_steps,
-        }
+        update = {"status": "IN_PROGRESS", "output": progress.public()}
         try:
             async with asyncio.timeout(timing.PROGRESS_POST_SECONDS), AsyncClientSession() as session:
-                await send_result(session, {"status": "IN_PROGRESS", "output": output}, job)
+                await send_result(session, update, job)
         except (TimeoutError, OSError):
             log.info("a progress post was lost", extra={"action": "progress_lost"})
 

@@ -69,7 +69,7 @@ def test_a_refusal_disowns_whoever_held_the_document() -> None:
 
 
 def test_progress_is_told_in_four_numbers() -> None:
-    assert schema.progress(Progress("generating", 5, 10)) == {
+    assert Progress("generating", 5, 10).public() == {
         "stage": "generating",
         "step": 5,
         "total_steps": 10,

@@ -3,9 +3,9 @@
 Imports nothing of the worker.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -51,6 +51,10 @@ class Progress:
         share = self.step / self.total_steps if self.total_steps else 0.0
         start, width = {"queued": (0, 0), "loading": (0, 5), "generating": (5, 85), "uploading": (90, 10)}[self.stage]
         return round(start + width * min(share, 1.0))
+
+    def public(self) -> dict[str, Any]:
+        """As RunPod and the document are told it."""
+        return {**asdict(self), "percent": self.percent}
 
 
 @dataclass(frozen=True, slots=True)

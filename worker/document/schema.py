@@ -56,7 +56,7 @@ def processing(
         "status": "processing",
         "claim": {"nonce": request.claim_token, "request_hash": request.fingerprint, "deaths": lost_workers},
         **alive(now),
-        "progress": progress(Progress("queued")),
+        "progress": Progress("queued").public(),
     }
     fields |= dict.fromkeys(("error", "generation_data", "completed_at"), FieldValue.REMOVE)
     if has_ended(found):
@@ -68,16 +68,6 @@ def processing(
 def alive(now: datetime) -> Fields:
     """The heartbeat, and the lease that it renews; `now` is the server's time."""
     return {"heartbeat_at": FieldValue.SERVER_TIME, "expires_at": now + timedelta(seconds=timing.LEASE_SECONDS)}
-
-
-def progress(moment: Progress) -> Fields:
-    """How far a job is."""
-    return {
-        "stage": moment.stage,
-        "step": moment.step,
-        "total_steps": moment.total_steps,
-        "percent": moment.percent,
-    }
 
 
 def completed(generation_data: Fields) -> Fields:

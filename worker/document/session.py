@@ -86,7 +86,7 @@ class DocumentSession:
         """
         changes: dict[str, Any] = {}
         if progress is not None:
-            changes["progress"] = schema.progress(progress)
+            changes["progress"] = progress.public()
         if heartbeat:
             changes |= schema.alive(self._now())
         if changes:
