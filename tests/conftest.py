@@ -28,6 +28,7 @@ LONGEST = (
     "tests/tools/test_control_plane.py",
     "tests/faults/test_models.py",
     "tests/engine/test_engine.py",
+    "tests/demo_models/test_pixel_checker.py",
     "tests/faults/test_storage_faults.py",
     "tests/engine/families/test_wan.py",
     "tests/test_examples.py",
