@@ -1,6 +1,6 @@
 """Firebase, thinly: one app, its documents and its bucket behind our Protocols, and who its users are.
 
-Google's clients are imported when they are first needed, here and in `firestore`, `bucket` and `google_errors` alone.
+Google's clients are imported when they are first needed, here and in `firestore`, `gcs` and `errors` alone.
 Knows no field of a document, no path and no job.
 """
 
