@@ -45,6 +45,8 @@ from worker.sources.http import Fetcher
 from worker.sources.loader import SourceLoader
 from worker.storage.results import Storage
 
+pytestmark = pytest.mark.slow
+
 PROMPT, NEGATIVE = "canary-prompt-5b1f", "canary-negative-77aa"
 TOKEN, QUERY = "eyJhbGciOiJSUzI1NiJ9.canary-id-token-90c1.sig", "canary-query-4e2d"
 INLINE = b"canary-inline-picture-3311" * 3

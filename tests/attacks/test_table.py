@@ -41,6 +41,8 @@ from worker.core.config import ConfigError, load_settings
 from worker.firebase.app import Firebase
 from worker.sources.http import Address
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 IMG2IMG = {"task_type": "img2img", "prompt": "a fox"}
 VIDEO = {"task_type": "text2video", "prompt": "a fox"}
