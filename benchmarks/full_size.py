@@ -125,7 +125,7 @@ def measure(engine: Engine, job: Job, run: str, *, cuda: bool) -> str:
 
 
 def small_form() -> tuple[Engine, list[Job]]:
-    """The demo models: native sizes, and the two sizes of the README's example requests."""
+    """The demo models: native sizes, and the two sizes of test_cloud_storage.py's requests."""
     settings = load_settings(sdxl_model="demo", sdxl_refiner="demo", wan_model="demo", wan_i2v_model="demo")
     engine = Engine(settings, registry=ModelRegistry(settings, cuda=False))
     image, clip = engine.describe(TaskType.TEXT2IMG), engine.describe(TaskType.TEXT2VIDEO)
@@ -145,7 +145,7 @@ def small_form() -> tuple[Engine, list[Job]]:
 
 
 def full_form(folder: Path, wan_steps: int) -> tuple[Engine, list[Job]]:
-    """The full-size models and the jobs of the README's example requests."""
+    """The full-size models and the jobs of test_cloud_storage.py's requests."""
     for name, write in WRITERS.items():
         if not (folder / name / "model_index.json").exists():
             begun = time.perf_counter()

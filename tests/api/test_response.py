@@ -21,7 +21,7 @@ IMAGE = {"images", "image_url", "seed", "seeds", "task_type"} | BOTH
 VIDEO = {"videos", "video_url", "video_info", "seed", "task_type"} | BOTH
 FILE = {"url", "storage_path", "content_type", "bytes", "width", "height", "seed"}
 KEPT = {"seed", "files", "storage", "model", "timings"}
-"""`generation_data` of section 4; `params` and `warnings` are kept too, so that a replay can say them again."""
+"""`generation_data` (docs/api.md); `params` and `warnings` are kept too, so that a replay can say them again."""
 
 
 def asked(**fields: Any) -> tuple[Request, Params]:

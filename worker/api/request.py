@@ -1,6 +1,6 @@
 """`job["input"]` -> one of the five request models, or one message that names every bad field.
 
-A union tagged by `task_type`. Knows fields, their ranges and which task has them (section 1 of the contract); knows no
+A union tagged by `task_type`. Knows fields, their ranges and which task has them (docs/api.md); knows no
 model, no network, no files and no document. What depends on the model in use (native size, steps) stays None here;
 `params` fills it.
 """

@@ -1,6 +1,6 @@
 """The JSON that goes back to the caller, and the same facts as the document keeps them.
 
-Pure. Knows the response's fields (section 2 of the contract); knows no storage and no model.
+Pure. Knows the response's fields (docs/api.md); knows no storage and no model.
 """
 
 import json

@@ -27,7 +27,7 @@ class ConfigError(Exception):
 
 
 class Settings(BaseSettings):
-    """One field per variable of the contract's section 5, and a few that name places on this machine."""
+    """One field per variable in docs/deploy.md, and a few that name places on this machine."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", case_sensitive=False, populate_by_name=True)
 

@@ -216,7 +216,7 @@ class Cancelled(_Outcome):
 ERROR_CODES: frozenset[str] = frozenset(
     {Cancelled.code} | {leaf.code for branch in JobError.__subclasses__() for leaf in branch.__subclasses__()}
 )
-"""Every code a client can meet (section 2 of the contract)."""
+"""Every code a client can meet (docs/api.md)."""
 
 
 class BackendError(Exception):

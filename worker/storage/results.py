@@ -1,6 +1,6 @@
 """Media and owner -> an object in the bucket and the URL that serves it.
 
-Knows paths and download tokens (section 3 of the contract); knows no prompt, no document and no Google client. Uploads
+Knows paths and download tokens (docs/api.md); knows no prompt, no document and no Google client. Uploads
 are conditional: an object is created where there is none, and replaced only as the generation that was looked at.
 """
 
