@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,11 +34,11 @@ import handler
 from tests.support.faulty_firebase import FaultyFirebase
 from tools import showing
 from tools.emulators.firebase import bucket_at, environment
-from worker.api.params import ModelDefaults, Params, resolve
+from worker.api.params import Params, resolve
 from worker.api.request import Request, parse
 from worker.core.config import load_settings, set_library_defaults
-from worker.core.types import Control, Sources, TaskType
-from worker.engine.protocol import Generated, GeneratedImage, Generator, Placement
+from worker.core.types import Control, Sources
+from worker.engine.protocol import Generated, GeneratedImage, Generator
 from worker.job.progress import Unattended
 from worker.job.services import Services
 
@@ -79,8 +79,7 @@ class Stopwatch:
 
     def __init__(self, inner: Generator) -> None:
         self._inner = inner
-        self.describe: Callable[[TaskType], ModelDefaults] = inner.describe
-        self.prepare: Callable[[TaskType, Control], Placement] = inner.prepare
+        self.describe, self.prepare = inner.describe, inner.prepare
         self.preload, self.health = inner.preload, inner.health
         self.seconds = 0.0
         self.made: list[Generated] = []

@@ -24,11 +24,13 @@ import handler
 from tests.support.fakes import HasNoModel, MemoryBucket, MemoryDocumentStore, PaintingGenerator, Raises, Slow
 from tools import showing
 from tools.emulators.worker_process import clean_environment
+from worker.api.params import Params
+from worker.api.request import Request
 from worker.auth.caller import Identity
 from worker.core import timing
 from worker.core.config import has_cuda_driver, load_settings
 from worker.core.errors import Internal
-from worker.core.types import Control, Progress, TaskType
+from worker.core.types import Control, Progress
 from worker.engine.protocol import Placement
 from worker.job.gpu_queue import GpuThread
 from worker.job.services import Services
@@ -205,10 +207,10 @@ class LoadsSlowly(PaintingGenerator):
 
     loaded = False
 
-    def prepare(self, task_type: TaskType, control: Control) -> Placement:
+    def prepare(self, request: Request, params: Params, control: Control) -> Placement:
         time.sleep(1.0)
         self.loaded = True
-        return super().prepare(task_type, control)
+        return super().prepare(request, params, control)
 
 
 @pytest.mark.slow

@@ -143,14 +143,14 @@ def noisy(*calls: str) -> Callable[[str, str], None]:
 class CannotDescribe(PaintingGenerator):
     """Breaks when asked what it is."""
 
-    def describe(self, task_type: TaskType) -> ModelDefaults:
+    def describe(self, task_type: TaskType, model: str | None = None) -> ModelDefaults:
         raise KeyError(SPOKEN_BY_LIBRARIES)
 
 
 class CannotLoad(PaintingGenerator):
     """Breaks when it is to be loaded."""
 
-    def prepare(self, task_type: TaskType, control: Control) -> Placement:
+    def prepare(self, request: Request, params: Params, control: Control) -> Placement:
         raise OSError(2, SPOKEN_BY_LIBRARIES, f"/runpod-volume/{MESSAGE}")
 
 

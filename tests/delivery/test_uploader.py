@@ -2,10 +2,12 @@
 
 import asyncio
 import base64
+import contextlib
 import io
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -59,6 +61,9 @@ class Job:
             destination if cloud else None,
             self,
         )
+
+    def untimed(self) -> AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
     def report(self, progress: Progress) -> None:
         self.progress.append(progress)

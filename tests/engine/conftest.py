@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from worker.api.request import REQUESTS, Request
 from worker.core.config import Settings, load_settings
-from worker.core.types import Sources, TaskType
+from worker.core.types import Control, Sources, TaskType
 from worker.engine.engine import Engine
 from worker.engine.models.hub import DEMO_MODELS
 from worker.engine.models.registry import ModelRegistry
-from worker.engine.protocol import GeneratedImage
+from worker.engine.protocol import GeneratedImage, Placement
 
 if TYPE_CHECKING:  # torch takes seconds to import, and the quick tests here do without
     from tests.support.engine_jobs import Recorder
@@ -113,3 +113,10 @@ def request_of(task_type: TaskType) -> Request:
     model = REQUESTS[task_type]
     fields = {name: url for name, url in urls.items() if name in model.model_fields}
     return model.model_validate({"task_type": task_type, "prompt": "a red circle", **fields})
+
+
+def prepare(engine: Engine, task_type: TaskType, control: Control) -> Placement:
+    """Have the weights of a task where they run a small job of it."""
+    from tests.support.engine_jobs import image_params, video_params
+
+    return engine.prepare(request_of(task_type), video_params() if task_type.is_video else image_params(), control)

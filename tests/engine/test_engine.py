@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.engine.conftest import Runner, request_of, runner
+from tests.engine.conftest import Runner, prepare, request_of, runner
 from tests.support.engine_jobs import Recorder, image_params, picture, sources_of, video_params
 from worker.api.request import Scheduler
 from worker.core.config import Settings, load_settings
@@ -28,7 +28,7 @@ def fresh(demo_settings: Settings) -> Engine:
 
 
 def sdxl_parts(engine: Engine) -> Any:
-    engine.prepare(TaskType.TEXT2IMG, Recorder())
+    prepare(engine, TaskType.TEXT2IMG, Recorder())
     return engine._cache[engine.registry.spec(TaskType.TEXT2IMG)].parts
 
 
@@ -81,12 +81,12 @@ def test_a_receiver_that_goes_away_or_fails_leaves_the_engine_well(engine: Engin
 
 def test_loading_is_told_and_done_once(fresh: Engine) -> None:
     control = Recorder()
-    placement = fresh.prepare(TaskType.INPAINT, control)
+    placement = prepare(fresh, TaskType.INPAINT, control)
     assert placement.mode == "resident"
     assert {progress.stage for progress in control.progress} == {"loading"}
     again = Recorder()
     for task in ("text2img", "img2img", "inpaint"):
-        assert fresh.prepare(TaskType(task), again) == Placement("resident", "already there")
+        assert prepare(fresh, TaskType(task), again) == Placement("resident", "already there")
     assert again.progress == []
     assert fresh.loaded == {"sdxl:demo": "resident"}
 
@@ -94,22 +94,22 @@ def test_loading_is_told_and_done_once(fresh: Engine) -> None:
 def test_both_video_tasks_of_one_checkpoint_are_loaded_once(demo_settings: Settings) -> None:
     settings = demo_settings.model_copy(update={"wan_i2v_model": None})
     engine = Engine(settings, registry=ModelRegistry(settings, cuda=False, where=()))
-    engine.prepare(TaskType.TEXT2VIDEO, Recorder())
-    engine.prepare(TaskType.IMG2VIDEO, Recorder())
+    prepare(engine, TaskType.TEXT2VIDEO, Recorder())
+    prepare(engine, TaskType.IMG2VIDEO, Recorder())
     assert engine.loaded == {"wan:demo": "resident"}
 
 
 def test_the_least_recently_used_model_makes_room(fresh: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     free = [64 * GIB]
     monkeypatch.setattr(device, "memory", lambda *, cuda: (free[0], 64 * GIB))
-    fresh.prepare(TaskType.TEXT2VIDEO, Recorder())
-    fresh.prepare(TaskType.TEXT2IMG, Recorder())
+    prepare(fresh, TaskType.TEXT2VIDEO, Recorder())
+    prepare(fresh, TaskType.TEXT2IMG, Recorder())
     assert set(fresh.loaded) == {"wan:demo", "sdxl:demo"}
     fresh._cache.evict(["sdxl:demo"])
     weights = fresh._cache[fresh.registry.spec(TaskType.TEXT2VIDEO)].offloader.bytes
     free[0] = GIB + GIB // 2 + weights // 2  # enough for SDXL only once Wan has gone
     monkeypatch.setattr(cache, "spec_bytes", lambda spec, *, cuda: {"unet": weights})
-    placement = fresh.prepare(TaskType.TEXT2IMG, Recorder())
+    placement = prepare(fresh, TaskType.TEXT2IMG, Recorder())
     assert placement.evicted == ("wan:demo",)
     assert set(fresh.loaded) == {"sdxl:demo"}
 
@@ -128,7 +128,7 @@ def test_preloading_leaves_a_task_that_cannot_be_had_to_its_first_job(demo_setti
     assert engine.preload((TaskType.TEXT2IMG, TaskType.TEXT2VIDEO), Recorder()) == ("text2video",)
     assert engine.health() == ("text2video", "img2video")
     with pytest.raises(ModelUnavailable, match="SDXL_MODEL"):
-        engine.prepare(TaskType.TEXT2IMG, Recorder())
+        prepare(engine, TaskType.TEXT2IMG, Recorder())
 
 
 def test_preloading_downloads_nothing_that_nobody_named() -> None:
@@ -172,7 +172,7 @@ def test_out_of_memory_is_tried_once_more_in_less(fresh: Engine, monkeypatch: py
     start = runner(fresh)
     (before,) = start("text2img")
     vae = sdxl_parts(fresh).vae
-    fresh.prepare(TaskType.TEXT2VIDEO, Recorder())
+    prepare(fresh, TaskType.TEXT2VIDEO, Recorder())
     with monkeypatch.context() as patch:
         scarce = _Scarce(vae, patch, unless_tiled=True)
         control = Recorder()
@@ -247,16 +247,16 @@ def test_loading_that_fails_leaves_nothing_half_loaded(fresh: Engine, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr(Loader, "_network", fails_at_the_unet)
         with pytest.raises(OutOfMemory):
-            fresh.prepare(TaskType.TEXT2IMG, Recorder())
+            prepare(fresh, TaskType.TEXT2IMG, Recorder())
     assert fresh.loaded == {}
-    assert fresh.prepare(TaskType.TEXT2IMG, Recorder()).mode == "resident"
+    assert prepare(fresh, TaskType.TEXT2IMG, Recorder()).mode == "resident"
 
 
 def test_networks_brought_one_at_a_time_draw_the_same(fresh: Engine, run: Runner) -> None:
     """Offloading, with the CPU standing in for the card: the hooks are the same."""
     refined = {"high_noise_frac": 0.5, "refiner_inference_steps": 3, "num_inference_steps": 3}
     for task in ("text2img", "inpaint", "text2video", "img2video"):
-        fresh.prepare(TaskType(task), Recorder())
+        prepare(fresh, TaskType(task), Recorder())
         fresh._cache[fresh.registry.spec(TaskType(task))].offloader.settle(Placement("offloaded", "for the test"))
         changes = {} if task.endswith("video") else refined
         request = request_of(TaskType(task))
@@ -272,7 +272,7 @@ def test_networks_brought_one_at_a_time_draw_the_same(fresh: Engine, run: Runner
         assert np.array_equal(frames, run(task, **changes)[0])
         assert request.task_type == task
     assert set(fresh.loaded.values()) == {"offloaded"}
-    fresh.prepare(TaskType.TEXT2IMG, Recorder())
+    prepare(fresh, TaskType.TEXT2IMG, Recorder())
     assert fresh.loaded["sdxl:demo"] == "resident"
 
 

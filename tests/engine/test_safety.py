@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.engine.conftest import Runner, request_of
+from tests.engine.conftest import Runner, prepare, request_of
 from tests.support.engine_jobs import Recorder, image_params, picture, sources_of, video_params
 from tests.support.small_models import safety_checker
 from worker.core.config import Settings
@@ -124,7 +124,7 @@ def test_missing_weights_are_not_made_up(with_checker: MakeEngine, flags_all: Pa
 
     engine = with_checker(spoiled(flags_all, tmp_path / "cut", without_a_layer))
     with pytest.raises(ModelUnavailable, match=r"SAFETY_MODEL: .* not complete"):
-        engine.prepare(TaskType.TEXT2IMG, Recorder())
+        prepare(engine, TaskType.TEXT2IMG, Recorder())
 
 
 def test_a_checker_that_gives_no_answer_lets_nothing_through(
@@ -148,7 +148,7 @@ def test_without_the_checker_that_was_asked_for_no_task_is_served(
         assert engine.loaded == {}
         for call in (
             lambda engine=engine: engine.describe(TaskType.TEXT2IMG),
-            lambda engine=engine: engine.prepare(TaskType.TEXT2VIDEO, Recorder()),
+            lambda engine=engine: prepare(engine, TaskType.TEXT2VIDEO, Recorder()),
             lambda engine=engine: generate(engine, "text2img"),
             engine.health,
         ):
@@ -205,7 +205,7 @@ def test_a_checker_that_cannot_be_downloaded_stops_every_job(
     monkeypatch.setattr(hub, "download", unreachable)
     engine = with_checker("org/checker")
     assert engine.preload(None, Recorder()) == ()
-    for call in (engine.health, lambda: engine.prepare(TaskType.TEXT2IMG, Recorder())):
+    for call in (engine.health, lambda: prepare(engine, TaskType.TEXT2IMG, Recorder())):
         with pytest.raises(ModelUnavailable, match=r"^model_unavailable: SAFETY_MODEL: ") as caught:
             call()
         assert "route" not in str(caught.value)
@@ -242,7 +242,7 @@ def test_it_is_loaded_once_and_before_the_models(
 
     monkeypatch.setattr(SafetyChecker, "__init__", loads)
     monkeypatch.setattr(engine._cache, "take", takes)
-    engine.prepare(TaskType.TEXT2IMG, Recorder())
+    prepare(engine, TaskType.TEXT2IMG, Recorder())
     generate(engine, "text2img")
     assert order[0] == "checker"
     assert order.count("checker") == 1
@@ -252,7 +252,7 @@ def test_a_check_that_runs_out_of_memory_is_tried_once_more_and_never_skipped(
     with_checker: MakeEngine, flags_all: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = with_checker(flags_all)
-    engine.prepare(TaskType.TEXT2IMG, Recorder())
+    prepare(engine, TaskType.TEXT2IMG, Recorder())
     assert engine._safety is not None
     forward, calls = engine._safety._checker.forward, [0]
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from tests.support.fakes import PaintingGenerator, Slow
-from worker.api.params import resolve
-from worker.api.request import envelope, parse
+from worker.api.params import Params, resolve
+from worker.api.request import Request, envelope, parse
 from worker.core import timing
 from worker.core.errors import Cancelled, GpuFault, JobError, JobTimeout, Superseded
 from worker.core.stop import StopSignal
@@ -26,10 +26,10 @@ class Loads(PaintingGenerator):
         super().__init__()
         self.loading, self.loaded = threading.Event(), threading.Event()
 
-    def prepare(self, task_type: TaskType, control: Control) -> Placement:
+    def prepare(self, request: Request, params: Params, control: Control) -> Placement:
         self.loading.set()
         self.loaded.wait(10)
-        return super().prepare(task_type, control)
+        return super().prepare(request, params, control)
 
 
 class Player:

@@ -1,5 +1,7 @@
 """The job's side of a run, small jobs and pictures, and a checkpoint as a single file."""
 
+import contextlib
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,9 @@ class Recorder:
     def raise_if_stopped(self) -> None:
         if self.cancel_at is not None and self.steps and self.steps[-1] >= self.cancel_at:
             raise Cancelled
+
+    def untimed(self) -> AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
     def report(self, progress: Progress) -> None:
         self.progress.append(progress)

@@ -4,10 +4,12 @@ Each implements the real interface; `test_contracts.py` runs the same tests over
 """
 
 import base64
+import contextlib
 import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -192,7 +194,7 @@ class PaintingGenerator:
         self.most_running = 0
         self.steps_done = 0
 
-    def describe(self, task_type: TaskType) -> ModelDefaults:
+    def describe(self, task_type: TaskType, model: str | None = None) -> ModelDefaults:
         return ModelDefaults(
             name="fake",
             width=self.side,
@@ -203,7 +205,7 @@ class PaintingGenerator:
             has_refiner=False,
         )
 
-    def prepare(self, task_type: TaskType, control: Control) -> Placement:
+    def prepare(self, request: Request, params: Params, control: Control) -> Placement:
         control.raise_if_stopped()
         return Placement("resident", "painting needs no room")
 
@@ -266,7 +268,7 @@ class Raises(PaintingGenerator):
 class HasNoModel(PaintingGenerator):
     """Serves no task."""
 
-    def describe(self, task_type: TaskType) -> ModelDefaults:
+    def describe(self, task_type: TaskType, model: str | None = None) -> ModelDefaults:
         raise ModelUnavailable("model_unavailable.folder_missing", variable="SDXL_MODEL")
 
 
@@ -296,6 +298,9 @@ class Cancellations:
     @property
     def generating_steps(self) -> int:
         return max((progress.step for progress in self.seen if progress.stage == "generating"), default=0)
+
+    def untimed(self) -> AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
     def report(self, progress: Progress) -> None:
         self.seen.append(progress)

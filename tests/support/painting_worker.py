@@ -104,17 +104,17 @@ class Painter(PaintingGenerator):
         """Lets go of what hangs."""
         self._script, self._fate = script, fate or Fate(script)
 
-    def describe(self, task_type: TaskType) -> ModelDefaults:
-        return dataclasses.replace(super().describe(task_type), name="painter")
+    def describe(self, task_type: TaskType, model: str | None = None) -> ModelDefaults:
+        return dataclasses.replace(super().describe(task_type, model), name="painter")
 
     def health(self) -> Sequence[str]:
         if not self._script.healthy:
             raise ModelUnavailable("model_unavailable.unreadable")
         return super().health()
 
-    def prepare(self, task_type: TaskType, control: Control) -> Placement:
+    def prepare(self, request: Request, params: Params, control: Control) -> Placement:
         self._fate.meets("loading")
-        return super().prepare(task_type, control)
+        return super().prepare(request, params, control)
 
     def generate(self, request: Request, params: Params, sources: Sources, control: Control) -> Iterator[Generated]:
         self._tell("begin", request)

@@ -1,6 +1,8 @@
 """The worker's own engine without a job around it: a request in, pixels out. Knows requests; knows no scenes."""
 
+import contextlib
 import dataclasses
+from contextlib import AbstractContextManager
 from typing import Any
 
 from PIL import Image
@@ -64,6 +66,10 @@ class _Quiet:
 
     def raise_if_stopped(self) -> None:
         """Go on."""
+
+    def untimed(self) -> AbstractContextManager[None]:
+        """Nothing here has a limit."""
+        return contextlib.nullcontext()
 
     def report(self, progress: Progress) -> None:
         """Nobody watches."""

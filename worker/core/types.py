@@ -3,6 +3,7 @@
 Imports nothing of the worker.
 """
 
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -74,6 +75,10 @@ class Control(Protocol):
         Raises:
             Cancelled, JobTimeout, or another of the job's reasons to stop.
         """
+        ...
+
+    def untimed(self) -> AbstractContextManager[None]:
+        """The body is not counted against the job's time limit: it waits for what serves all jobs (a download)."""
         ...
 
     def report(self, progress: Progress) -> None:

@@ -35,24 +35,24 @@ class Engine:
         self._cache = ModelCache(self.registry)
         self._safety: SafetyChecker | None = None
 
-    def describe(self, task_type: TaskType) -> ModelDefaults:
-        """What the model of a task says of itself; small files only, any thread.
+    def describe(self, task_type: TaskType, model: str | None = None) -> ModelDefaults:
+        """What a model of a task says of itself; small files only, any thread.
 
         Raises:
             ModelUnavailable: no model is configured for the task, or the safety checker that the operator asked for is
                 not there; the message names the variable to set.
         """
         self.registry.safety()
-        return self.registry.describe(task_type)
+        return self.registry.describe(task_type, model)
 
-    def prepare(self, task_type: TaskType, control: Control) -> Placement:
-        """Have the weights of a task where they will run; what stands in their way is evicted, oldest use first.
+    def prepare(self, request: "Request", params: Params, control: Control) -> Placement:
+        """Have the weights of a job where they will run; what stands in their way is evicted, oldest use first.
 
         Raises:
             ModelUnavailable, OutOfMemory, GpuFault, DiskFull, or what `control.raise_if_stopped` raises.
         """
         self._have_safety(control)
-        return self._cache.take(self.registry.spec(task_type), control)
+        return self._cache.take(self.registry.spec(request.task_type), control)
 
     def generate(self, request: "Request", params: Params, sources: Sources, control: Control) -> Iterator[Generated]:
         """Run one job; yields each image as soon as it is decoded, or one clip.

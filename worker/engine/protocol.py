@@ -55,16 +55,18 @@ class Placement:
 class Generator(Protocol):
     """Every model of this worker behind one door. All but `describe` are called in the one GPU thread."""
 
-    def describe(self, task_type: TaskType) -> "ModelDefaults":
-        """What the model of a task says of itself; reads small files only, imports nothing heavy, any thread.
+    def describe(self, task_type: TaskType, model: str | None = None) -> "ModelDefaults":
+        """What a model of a task says of itself; reads small files only, imports nothing heavy, any thread.
+
+        `model` is the name of one of several that serve the task; None stands for the first.
 
         Raises:
             ModelUnavailable: no model is configured for the task; the message names the variable to set.
         """
         ...
 
-    def prepare(self, task_type: TaskType, control: Control) -> Placement:
-        """Have the weights of a task where they will run.
+    def prepare(self, request: "Request", params: "Params", control: Control) -> Placement:
+        """Have the weights of a job where they will run, with the room that its size takes beside them.
 
         Raises:
             ModelUnavailable, OutOfMemory, GpuFault, or what `control.raise_if_stopped` raises.

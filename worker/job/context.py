@@ -9,6 +9,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,6 +59,10 @@ class JobContext:
             JobError, Cancelled: why the job is to end.
         """
         self.stop.raise_if_stopped()
+
+    def untimed(self) -> AbstractContextManager[None]:
+        """Nothing here has a limit."""
+        return contextlib.nullcontext()
 
     def report(self, progress: Progress) -> None:
         """Take note of progress; returns at once."""

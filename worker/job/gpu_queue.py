@@ -153,7 +153,7 @@ class GpuSlot:
         context.raise_if_stopped()
         context.report(Progress("loading"))
         with context.timed("load"):
-            self._generator.prepare(self._request.task_type, context)
+            self._generator.prepare(self._request, self._params, context)
 
     def _generate(self, sources: Sources) -> None:
         if self._loading.cancel():

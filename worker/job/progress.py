@@ -9,6 +9,7 @@ import logging
 import sys
 import threading
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 from worker.core import timing
@@ -64,6 +65,10 @@ class Unattended:
 
     def raise_if_stopped(self) -> None:
         """Go on."""
+
+    def untimed(self) -> AbstractContextManager[None]:
+        """Nothing here has a limit."""
+        return contextlib.nullcontext()
 
     def warn(self, warning: str) -> None:
         """Log it: there is nobody else to tell."""

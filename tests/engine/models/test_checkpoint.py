@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.engine.conftest import prepare
 from tests.support.model_folders import registry
 from worker.core.types import TaskType
 from worker.engine.memory.footprint import spec_bytes
@@ -46,7 +47,7 @@ def test_a_bundle_weighs_what_its_networks_take_once_loaded() -> None:
     models = registry(cuda=False)
     engine = Engine(load_settings(), registry=models)
     for task in ("text2img", "text2video"):
-        engine.prepare(TaskType(task), Recorder())
+        prepare(engine, TaskType(task), Recorder())
         spec = models.spec(TaskType(task))
         sizes = spec_bytes(spec, cuda=False)
         parameters = {

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.engine.conftest import Runner, runner
+from tests.engine.conftest import Runner, prepare, runner
 from tests.support.engine_jobs import Recorder, single_file
 from tests.support.model_folders import registry
 from worker.core.config import load_settings
@@ -212,6 +212,6 @@ def test_weights_that_are_cut_off_are_model_unavailable(demo_models: Path, tmp_p
     path.write_bytes(path.read_bytes()[:5000])
     engine = engine_of(sdxl_model=str(folder))
     with pytest.raises(ModelUnavailable) as caught:
-        engine.prepare(TaskType.TEXT2IMG, Recorder())
+        prepare(engine, TaskType.TEXT2IMG, Recorder())
     assert str(tmp_path) not in str(caught.value)
     assert engine.loaded == {}

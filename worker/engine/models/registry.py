@@ -97,7 +97,7 @@ class ModelRegistry:
     def _places(self) -> tuple[hub.Place, ...]:
         return hub.default_places(self._settings.models_dir) if self._where is None else self._where
 
-    def spec(self, task_type: TaskType) -> ModelSpec:
+    def spec(self, task_type: TaskType, model: str | None = None) -> ModelSpec:
         """The weights of a task.
 
         Raises:
@@ -105,13 +105,13 @@ class ModelRegistry:
         """
         return self._wan(task_type) if task_type.is_video else self._sdxl()
 
-    def describe(self, task_type: TaskType) -> ModelDefaults:
+    def describe(self, task_type: TaskType, model: str | None = None) -> ModelDefaults:
         """What the task's model says of itself: native size, steps, guidance. Reads small files only.
 
         Raises:
             ModelUnavailable: as `spec`.
         """
-        spec = self.spec(task_type)
+        spec = self.spec(task_type, model)
         main = spec.main
         folder = main.path if main.kind == "folder" else None
         if spec.family == "sdxl":
