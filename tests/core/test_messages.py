@@ -52,7 +52,7 @@ IDS = """
         .no_vae .no_weights .no_weights_of .not_downloaded .not_here .not_image_to_video .not_text_to_video .parts
         .refiner_demo .refiner_encoder .unreadable .vae_configs .value
     out_of_memory
-        .worker
+        .too_large .worker
     poison_job
     result_too_large
         .images .response .video

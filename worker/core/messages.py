@@ -153,6 +153,7 @@ MESSAGES: Mapping[str, str] = {
     "model_unavailable.inpainting_only": "holds an inpainting-only UNet; the plain one serves all three image tasks",
     "out_of_memory": "The card ran out of memory; ask for a smaller size, fewer frames or fewer images.",
     "out_of_memory.worker": "the worker ran out of memory; ask for a smaller size, fewer frames or fewer images",
+    "out_of_memory.too_large": "this size does not fit: {reason}; ask for a smaller size or fewer frames",
     "gpu_fault": "The card or its driver failed; the worker is being replaced.",
     "gpu_fault.no_answer": "the generation did not answer any more; the worker is being replaced",
     "storage_unavailable": "The result could not be stored.",

@@ -6,7 +6,6 @@ how weights come to be loaded. All but `describe` run in the one GPU thread. Imp
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from worker.core.errors import GpuFault, JobError, ModelUnavailable, OutOfMemory
 from worker.core.types import Control, Progress, Sources, TaskType
 from worker.engine.memory import device
 from worker.engine.memory.cache import Loaded, ModelCache
+from worker.engine.memory.room import Phase, Size
 from worker.engine.models.registry import ModelRegistry, ModelSpec
 from worker.engine.protocol import Generated, Placement
 from worker.engine.safety import SafetyChecker
@@ -52,33 +52,38 @@ class Engine:
             ModelUnavailable, OutOfMemory, GpuFault, DiskFull, or what `control.raise_if_stopped` raises.
         """
         self._have_safety(control)
-        return self._cache.take(self.registry.spec(request.task_type), control)
+        return self._cache.take(self.registry.spec(request.task_type), Size.of(request.task_type, params), control)
 
     def generate(self, request: "Request", params: Params, sources: Sources, control: Control) -> Iterator[Generated]:
         """Run one job; yields each image as soon as it is decoded, or one clip.
 
-        A job that runs out of memory is tried once more from the picture it had come to, with everything else off the
-        GPU, its own networks brought there one at a time, and the VAE working in tiles.
+        A job that runs out of memory goes on once from where it failed, with everything else off the GPU, its own
+        networks brought there one at a time, and the VAE working in tiles: what was denoised is not denoised again.
 
         Raises:
             OutOfMemory, GpuFault, Internal (no usable picture), or what `control.raise_if_stopped` raises, within one
             denoising step.
         """
         spec = self.registry.spec(request.task_type)
+        size = Size.of(request.task_type, params)
         self._have_safety(control)
-        self._cache.take(spec, control)
-        done = 0
+        placement = self._cache.take(spec, size, control)
+        free, _ = device.memory(cuda=self.registry.cuda)
+        entry, done = self._cache[spec], 0
+        with translated("run"):
+            job = self._job(entry, params, sources, control)
         try:
-            for picture in self._run(spec, params, sources, control, first=0):
+            for picture in self._run(entry, job, first=0, tiles=placement.tiles):
                 done += 1
                 yield picture
         except OutOfMemory:
-            log.warning("out of memory: one more try in less", extra={"action": "out_of_memory"})
+            facts = {"action": "out_of_memory", "phase": job.phase, "tiles": placement.tiles}
+            log.warning("out of memory: going on in less", extra=facts)
         else:
             return
-        self._cache.shrink_to(spec)
-        with _in_tiles(self._cache[spec]):
-            yield from self._run(spec, params, sources, control, first=done)
+        phase: Phase = "decode_in_tiles" if placement.tiles and job.phase == "decode" else job.phase
+        self._cache.ran_out(spec, size, phase, free)
+        yield from self._run(entry, job, first=done, tiles=True)
         control.warn("the GPU ran short of memory, so this was made the slow way; a smaller size would be faster")
 
     def preload(self, tasks: Sequence[TaskType] | None, control: Control) -> tuple[str, ...]:
@@ -100,10 +105,10 @@ class Engine:
         for task in TaskType if tasks is None else tasks:
             try:
                 spec = self.registry.spec(task)
-                if tasks is None and (reason := self._leaves_for_later(spec)):
+                if tasks is None and (reason := self._leaves_for_later(task, spec)):
                     log.info("%s is not preloaded: %s", task, reason, extra={"action": "preload", "task_type": task})
                     continue
-                self._cache.take(spec, control)
+                self._cache.take(spec, self._native(task), control)
                 ready.append(task)
             except GpuFault:
                 raise
@@ -135,7 +140,7 @@ class Engine:
 
     @property
     def loaded(self) -> dict[str, str]:
-        """Name of each loaded model -> `resident` or `offloaded`."""
+        """Name of each loaded model -> `resident`, `partly` or `offloaded`."""
         return self._cache.modes
 
     def unload(self) -> None:
@@ -143,22 +148,25 @@ class Engine:
         self._safety = None
         self._cache.clear()
 
-    def _leaves_for_later(self, spec: ModelSpec) -> str | None:
+    def _native(self, task: TaskType) -> Size:
+        return Size.native(task, self.registry.describe(task))
+
+    def _leaves_for_later(self, task: TaskType, spec: ModelSpec) -> str | None:
         """Why a model that nobody asked for by name is not loaded ahead of its first job; None when it is."""
         if spec in self._cache:
             return None
         if any(part.kind == "hub" and not part.optional for part in spec.all):
             return "its weights are not on this machine yet; naming it in PRELOAD_TASKS downloads them"
-        placement = self._cache.decide(spec)
-        return placement.reason if placement.evicted or placement.mode != "resident" else None
+        placement = self._cache.decide(spec, self._native(task))
+        beside = placement.mode in {"resident", "partly"} and not placement.evicted
+        return None if beside else placement.reason
 
-    def _run(
-        self, spec: ModelSpec, params: Params, sources: Sources, control: Control, *, first: int
-    ) -> Iterator[Generated]:
-        entry = self._cache[spec]
-        with self._cache.cleanly():
+    def _run(self, entry: Loaded, job: Any, *, first: int, tiles: bool) -> Iterator[Generated]:
+        from worker.engine.vae import in_tiles
+
+        with self._cache.cleanly(), in_tiles(entry.parts.vae, tiles=tiles):
             with translated("run"):
-                pictures = self._job(entry, params, sources, control).run(first)
+                pictures = job.run(first)
             while True:
                 # Not a for loop around a yield: what the receiver of a picture raises is none of the model's errors.
                 with translated("run"):
@@ -189,13 +197,3 @@ class Engine:
 
         job: Any = SdxlJob if entry.spec.family == "sdxl" else WanJob
         return job(entry.parts, device.device(cuda=self.registry.cuda), params, sources, control)
-
-
-@contextmanager
-def _in_tiles(entry: Loaded) -> Iterator[None]:
-    vae = entry.parts.vae
-    vae.enable_tiling()
-    try:
-        yield
-    finally:
-        vae.disable_tiling()

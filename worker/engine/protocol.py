@@ -43,13 +43,20 @@ class GeneratedClip:
 Generated = GeneratedImage | GeneratedClip
 
 
+PlacementMode = Literal["resident", "partly", "offloaded", "refused"]
+
+
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where a task's weights live while it runs, and why."""
+    """Where a job's weights live while it runs, and why."""
 
-    mode: Literal["resident", "offloaded"]
+    mode: PlacementMode
+    """All on the GPU; all but the text encoders; each network only while it runs; or nowhere: it would not fit."""
     reason: str
     evicted: tuple[str, ...] = field(default=())
+    """Models that leave the GPU first."""
+    tiles: bool = False
+    """Whether the VAE decodes in tiles."""
 
 
 class Generator(Protocol):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from worker.engine.memory.room import IMAGE_TILE
 from worker.engine.vendor_errors import no_picture
 
 if TYPE_CHECKING:
@@ -81,9 +82,10 @@ def _decode(
 ) -> "NDArray[np.uint8]":
     if not torch.isfinite(latents).all():
         raise no_picture()
-    pixels = how(vae, latents.to(vae.dtype))
-    if pixels is None and vae.dtype != torch.float32:
-        log.warning("no usable picture in %s: decoding again in float32", vae.dtype, extra={"action": "decode_again"})
+    dtype = decoder_dtype(vae)
+    pixels = how(vae, latents.to(dtype))
+    if pixels is None and dtype != torch.float32:
+        log.warning("no usable picture in %s: decoding again in float32", dtype, extra={"action": "decode_again"})
         with _in_float32(vae):
             pixels = how(vae, latents.float())
     if pixels is None:
@@ -91,14 +93,39 @@ def _decode(
     return np.ascontiguousarray(pixels.cpu().numpy())
 
 
+def decoder_dtype(vae: Any) -> torch.dtype:
+    """What a VAE decodes in; Wan's encodes in another."""
+    dtype: torch.dtype = next(vae.decoder.parameters()).dtype
+    return dtype
+
+
+@contextmanager
+def in_tiles(vae: Any, *, tiles: bool) -> Iterator[None]:
+    """In the body the VAE works in tiles where `tiles` says so."""
+    if not tiles:
+        yield
+        return
+    if hasattr(vae, "tile_latent_min_size") and vae.tile_sample_min_size > IMAGE_TILE:
+        # As they come, SDXL's tiles are as large as its native pictures: no less room than without.
+        vae.tile_latent_min_size = vae.tile_latent_min_size * IMAGE_TILE // vae.tile_sample_min_size
+        vae.tile_sample_min_size = IMAGE_TILE
+    vae.enable_tiling()
+    try:
+        yield
+    finally:
+        vae.disable_tiling()
+
+
 @contextmanager
 def _in_float32(vae: Any) -> Iterator[None]:
-    dtype = vae.dtype
+    dtypes = {name: next(part.parameters()).dtype for name, part in vae.named_children()}
     vae.to(torch.float32)
     try:
         yield
     finally:
-        vae.to(dtype)  # every bfloat16 and float16 value is exact in float32, so nothing is lost on the way back
+        # Every bfloat16 and float16 value is exact in float32, so nothing is lost on the way back.
+        for name, part in vae.named_children():
+            part.to(dtypes[name])
 
 
 def _image(vae: Any, latents: torch.Tensor) -> torch.Tensor | None:

@@ -20,6 +20,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from worker.api.params import Draft, ImageParams
 from worker.core.types import Control, Progress, Sources
 from worker.engine import resize
+from worker.engine.memory.room import Phase
 from worker.engine.models.loader import SdxlParts
 from worker.engine.prompt.length import warn_of_cut_prompts
 from worker.engine.protocol import GeneratedImage
@@ -31,7 +32,11 @@ StepCallback = Callable[[Any, int, Any, dict[str, torch.Tensor]], dict[str, torc
 
 
 class SdxlJob:
-    """One image job on loaded networks. Nothing of it outlives it but the pictures."""
+    """One image job on loaded networks. Nothing of it outlives it but the pictures.
+
+    A run that ran out of memory may be begun again: the latents of each stage that it finished are kept until their
+    picture is handed out, so only what failed is done once more.
+    """
 
     def __init__(
         self, parts: SdxlParts, device: torch.device, params: ImageParams, sources: Sources, control: Control
@@ -51,19 +56,28 @@ class SdxlJob:
         if params.draft is not None:
             self._draft_steps = len(self._timesteps(parts.scheduler, params.num_inference_steps, None))
         self._base_steps, self._refiner_steps = self._plan()
+        self._kept: dict[str, torch.Tensor] = {}
+        self._base_embeds: Embeddings | None = None
+        self._refiner_embeds: Embeddings | None = None
+        self._source_latents: torch.Tensor | None = None
+        self._mask: torch.Tensor | None = None
+        self.phase: Phase = "text"
+        """What it was at when it ended, for whoever asks what ran out of memory."""
         self._done = 0
         self._steps = self._draft_steps + self._base_steps + self._refiner_steps
         self._total = self._steps * len(params.seeds)
 
     def run(self, first: int = 0) -> Iterator[GeneratedImage]:
         """Images `first`, `first` + 1, ... each from its own seed: image k is what a job of that seed alone makes."""
-        self._done = self._steps * first
         self._condition()
         for index, seed in list(enumerate(self._params.seeds))[first:]:
+            self._done = self._steps * index
             latents = self._denoise(seed)
             self._control.raise_if_stopped()
+            self.phase = "decode"
             image = decode_image(self._parts.vae, latents)
             del latents
+            self._kept.clear()
             if self._repaint is not None and self._source is not None:
                 image = np.where(self._repaint[..., None], image, np.asarray(self._source))
             yield GeneratedImage(index, seed, np.ascontiguousarray(image))
@@ -95,16 +109,16 @@ class SdxlJob:
         """Embed the prompts and the source picture: once a job, not once an image."""
         self._control.raise_if_stopped()
         params, parts = self._params, self._parts
-        self._base_embeds = self._refiner_embeds = None
-        if self._base_steps or self._draft_steps:
+        self.phase = "text"
+        if self._base_embeds is None and (self._base_steps or self._draft_steps):
             warn_of_cut_prompts(parts.tokenizer, parts.tokenizer.model_max_length, params, self._control)
             # Where the model was trained so, no negative prompt means zeros, which is not the embedding of "".
             self._base_embeds = self._embed(self._pipeline(StableDiffusionXLPipeline), params.negative_prompt or None)
-        if self._refiner_steps:
+        if self._refiner_embeds is None and self._refiner_steps:
             refiner = self._pipeline(StableDiffusionXLImg2ImgPipeline, refiner=True)
             self._refiner_embeds = self._embed(refiner, params.negative_prompt)
-        self._source_latents = self._mask = None
-        if self._source is not None:
+        self.phase = "encode"
+        if self._source_latents is None and self._source is not None:
             latents = encode_image(parts.vae, self._source, self._device)
             self._source_latents = latents.to(parts.unet.dtype)
         if self._repaint is not None:
@@ -130,19 +144,30 @@ class SdxlJob:
         }
 
     def _denoise(self, seed: int) -> torch.Tensor:
-        latents, source = None, self._source_latents
-        if self._params.draft is not None:
-            source = self._drawn_small(seed, self._params.draft)
+        latents, source, draft = None, self._source_latents, self._params.draft
+        if draft is not None:
+            small = self._stage("draft", self._draft_steps, lambda: self._draw_small(seed, draft))
+            source = self._enlarged(small)
         if self._base_steps:
-            latents = self._denoise_base(torch.Generator("cpu").manual_seed(seed), source)
+            latents = self._stage("base", self._base_steps, lambda: self._denoise_base(seed, source))
         if self._refiner_steps:
-            latents = self._denoise_refiner(torch.Generator("cpu").manual_seed(seed), seed, latents, source)
+            base = latents
+            latents = self._stage("refiner", self._refiner_steps, lambda: self._denoise_refiner(seed, base, source))
         if latents is None:
             raise AssertionError("a job has at least one step")
         return latents
 
-    def _drawn_small(self, seed: int, draft: Draft) -> torch.Tensor:
-        """The latents of a picture that was drawn at the draft's size and enlarged: what the second pass goes on from.
+    def _stage(self, name: str, steps: int, run: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """The latents of a stage of the current picture: kept from an earlier run, or made now in so many steps."""
+        before = self._done
+        if name not in self._kept:
+            self.phase = "denoise"
+            self._kept[name] = run()
+        self._done = before + steps
+        return self._kept[name]
+
+    def _draw_small(self, seed: int, draft: Draft) -> torch.Tensor:
+        """The latents of the first of two passes.
 
         Far above its native size a model loses the whole of a picture (SDXL repeats objects: He et al. 2023,
         arXiv:2310.07702). How it is laid out is settled where the model is at home; the full size gets its details.
@@ -150,14 +175,19 @@ class SdxlJob:
         params = self._params
         options = {"num_inference_steps": params.num_inference_steps, "width": draft.width, "height": draft.height}
         pipeline, generator = self._pipeline(StableDiffusionXLPipeline), torch.Generator("cpu").manual_seed(seed)
-        latents = self._call(pipeline, self._base_embeds, generator, self._stepper(self._draft_steps), options)
+        return self._call(pipeline, self._base_embeds, generator, self._stepper(self._draft_steps), options)
+
+    def _enlarged(self, latents: torch.Tensor) -> torch.Tensor:
+        """The latents of the first pass's picture at full size: what the second pass goes on from."""
         self._control.raise_if_stopped()
-        vae = self._parts.vae
+        params, vae = self._params, self._parts.vae
+        self.phase = "decode"
         picture = resize.enlarged(decode_image(vae, latents), params.width, params.height)
+        self.phase = "encode"
         return encode_image(vae, picture, self._device).to(self._parts.unet.dtype)
 
-    def _denoise_base(self, generator: torch.Generator, source: torch.Tensor | None) -> torch.Tensor:
-        params = self._params
+    def _denoise_base(self, seed: int, source: torch.Tensor | None) -> torch.Tensor:
+        params, generator = self._params, torch.Generator("cpu").manual_seed(seed)
         options: dict[str, Any] = {
             "num_inference_steps": params.num_inference_steps,
             # A share of 1.0 would mean no split at all to diffusers.
@@ -175,10 +205,8 @@ class SdxlJob:
             options |= {"image": source, "mask_image": self._mask, "strength": self._strength, **size}
         return self._call(pipeline, self._base_embeds, generator, self._stepper(self._base_steps), options)
 
-    def _denoise_refiner(
-        self, generator: torch.Generator, seed: int, latents: torch.Tensor | None, source: torch.Tensor | None
-    ) -> torch.Tensor:
-        params = self._params
+    def _denoise_refiner(self, seed: int, latents: torch.Tensor | None, source: torch.Tensor | None) -> torch.Tensor:
+        params, generator = self._params, torch.Generator("cpu").manual_seed(seed)
         pipeline = self._pipeline(StableDiffusionXLImg2ImgPipeline, refiner=True)
         options: dict[str, Any] = {"num_inference_steps": params.refiner_inference_steps or params.num_inference_steps}
         if latents is not None:

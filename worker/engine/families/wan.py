@@ -4,7 +4,7 @@ Condition, denoise (flow matching, https://arxiv.org/abs/2503.20314), decode. Kn
 users, no files and no placement.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from worker.api.params import VideoParams
 from worker.core.types import Control, Progress, Sources
 from worker.engine import resize
+from worker.engine.memory.room import Phase
 from worker.engine.models.loader import WanParts
 from worker.engine.prompt.length import warn_of_cut_prompts
 from worker.engine.protocol import GeneratedClip
@@ -30,7 +31,11 @@ MAX_PROMPT_TOKENS = 512
 
 
 class WanJob:
-    """One video job on loaded networks. Nothing of it outlives it but the frames."""
+    """One video job on loaded networks. Nothing of it outlives it but the frames.
+
+    A run that ran out of memory may be begun again: what was denoised to its end is kept, and only what failed is done
+    once more.
+    """
 
     def __init__(
         self, parts: WanParts, device: torch.device, params: VideoParams, sources: Sources, control: Control
@@ -42,6 +47,10 @@ class WanJob:
         self._source = None
         if sources.image is not None:
             self._source = resize.fit_image(sources.image, params.width, params.height, control)
+        self._kept: dict[str, torch.Tensor] = {}
+        self._embeds: dict[str, torch.Tensor | None] | None = None
+        self.phase: Phase = "text"
+        """What it was at when it ended, for whoever asks what ran out of memory."""
         self._done, self._total = 0, params.num_inference_steps
         if params.draft is not None:
             self._total += _left(params.num_inference_steps, params.draft.strength)
@@ -55,6 +64,7 @@ class WanJob:
         try:
             latents = self._denoise()
             self._control.raise_if_stopped()
+            self.phase = "decode"
             frames = decode_clip(self._parts.vae, latents)
         finally:
             # A run that was stopped leaves the frames it had come to in the VAE's cache.
@@ -65,10 +75,21 @@ class WanJob:
         params, draft = self._params, self._params.draft
         with torch.no_grad(), fastest_attention(self._device):
             if draft is None:
-                return self._draw(params.width, params.height)
-            latents = self._draw(draft.width, draft.height)
-            self._control.raise_if_stopped()
-            return self._finish(decode_clip(self._parts.vae, latents), draft.strength)
+                return self._stage("drawn", lambda: self._draw(params.width, params.height))
+            latents = self._stage("draft", lambda: self._draw(draft.width, draft.height))
+            if "drawn" not in self._kept:
+                self._control.raise_if_stopped()
+                self.phase = "decode"
+                small = decode_clip(self._parts.vae, latents)
+                self.phase = "encode"
+                self._kept["drawn"] = self._finish(small, draft.strength)
+            return self._kept["drawn"]
+
+    def _stage(self, name: str, run: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """The latents of a stage: kept from an earlier run, or made now."""
+        if name not in self._kept:
+            self._kept[name] = run()
+        return self._kept[name]
 
     def _draw(self, width: int, height: int) -> torch.Tensor:
         options: dict[str, Any] = {} if self._source is None else {"image": self._source}
@@ -110,6 +131,7 @@ class WanJob:
     def _call(self, pipeline: Any, options: dict[str, Any]) -> torch.Tensor:
         pipeline.set_progress_bar_config(disable=True)
         params, before = self._params, self._done
+        embeds = self._embed(pipeline)
 
         def step(pipeline: Any, index: int, _timestep: Any, _tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
             self._done = before + index + 1
@@ -117,18 +139,48 @@ class WanJob:
             self._control.raise_if_stopped()
             return {}
 
-        latents: torch.Tensor = pipeline(
-            **options,
-            prompt=params.prompt,
-            negative_prompt=params.negative_prompt,
-            num_inference_steps=params.num_inference_steps,
-            guidance_scale=params.guidance_scale,
-            generator=self._generator(),
-            max_sequence_length=MAX_PROMPT_TOKENS,
-            output_type="latent",
-            callback_on_step_end=step,
-        ).frames
+        with self._phase_told():
+            latents: torch.Tensor = pipeline(
+                **options,
+                **embeds,
+                num_inference_steps=params.num_inference_steps,
+                guidance_scale=params.guidance_scale,
+                generator=self._generator(),
+                max_sequence_length=MAX_PROMPT_TOKENS,
+                output_type="latent",
+                callback_on_step_end=step,
+            ).frames
         return latents
+
+    def _embed(self, pipeline: Any) -> dict[str, torch.Tensor | None]:
+        """The embeddings of both prompts, made once a job."""
+        if self._embeds is None:
+            self.phase = "text"
+            positive, negative = pipeline.encode_prompt(
+                prompt=self._params.prompt,
+                negative_prompt=self._params.negative_prompt,
+                do_classifier_free_guidance=self._params.guidance_scale > 1,
+                max_sequence_length=MAX_PROMPT_TOKENS,
+                device=self._device,
+            )
+            self._embeds = {"prompt_embeds": positive, "negative_prompt_embeds": negative}
+        return self._embeds
+
+    @contextmanager
+    def _phase_told(self) -> Iterator[None]:
+        """What a pipeline does before its transformer runs is encoding the source picture."""
+
+        def denoising(*_: object) -> None:
+            self.phase = "denoise"
+
+        self.phase = "encode"
+        networks = [net for net in (self._parts.transformer, self._parts.transformer_2) if net is not None]
+        hooks = [network.register_forward_pre_hook(denoising) for network in networks]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def _generator(self) -> torch.Generator:
         return torch.Generator("cpu").manual_seed(self._params.seed)

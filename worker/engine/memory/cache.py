@@ -16,6 +16,7 @@ from worker.core.types import Control, Progress
 from worker.engine.memory import device
 from worker.engine.memory.footprint import spec_bytes
 from worker.engine.memory.placement import GIB, Demand, Resident, decide
+from worker.engine.memory.room import Phase, Room, Size, room
 from worker.engine.models import hub
 from worker.engine.models.registry import SDXL_BASE, ModelRegistry, ModelSpec
 from worker.engine.protocol import Placement
@@ -27,9 +28,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ROOM = {"sdxl": 4 * GIB, "wan": 7 * GIB}
-"""Bytes a job works in beside the weights, on the GPU, at native size: SDXL's VAE at 1024x1024, Wan's at 81 x 480p."""
-CPU_ROOM = GIB
+HOST_RESERVE = 4 * GIB
+"""Bytes of the machine's memory that no weights are kept in."""
+LEARNT_MARGIN = 1.1
 
 
 @dataclass(slots=True)
@@ -43,11 +44,16 @@ class Loaded:
 
 
 class ModelCache:
-    """Holds what is loaded; one model's networks are there once, whichever tasks they serve."""
+    """Holds what is loaded; one model's networks are there once, whichever tasks they serve.
+
+    A model that has to leave the GPU stays in the machine's memory as long as that has room, so that two models which
+    do not fit side by side are read from the disk once each. What a job was seen to need is remembered of its model.
+    """
 
     def __init__(self, registry: ModelRegistry) -> None:
         self._registry = registry
         self._loaded: dict[str, Loaded] = {}
+        self._learnt: dict[str, dict[Phase, float]] = {}
         self._clock = 0
         self._cuda = registry.cuda
 
@@ -59,79 +65,101 @@ class ModelCache:
 
     @property
     def modes(self) -> dict[str, str]:
-        """Name of each loaded model -> `resident` or `offloaded`."""
+        """Name of each loaded model -> `resident`, `partly` or `offloaded`."""
         return {name: str(entry.offloader.mode) for name, entry in self._loaded.items()}
 
-    def take(self, spec: ModelSpec, control: Control) -> Placement:
-        """Have the model where it will run.
+    def take(self, spec: ModelSpec, size: Size, control: Control) -> Placement:
+        """Have the model where a job of this size will run.
 
         Raises:
-            ModelUnavailable, OutOfMemory, GpuFault, DiskFull, or what `control.raise_if_stopped` raises.
+            ModelUnavailable, OutOfMemory (also of a size that cannot fit, before anything is touched), GpuFault,
+            DiskFull, or what `control.raise_if_stopped` raises.
         """
         control.raise_if_stopped()
         self._clock += 1
         entry = self._loaded.get(spec.name)
-        if entry is not None:
-            entry.last_used = self._clock
-            if entry.offloader.mode == "resident":
-                return Placement("resident", "already there")
-            placement = self.decide(spec)
-            if placement.mode == "offloaded" or placement.evicted:
-                return Placement("offloaded", "already there, one network at a time")
-        else:
+        if entry is None:
             spec = self._fetch(spec, control)
-            placement = self.decide(spec)
-        self._note(spec, placement)
+        else:
+            entry.last_used = self._clock
+        placement = self.decide(spec, size)
+        if placement.mode == "refused":
+            log.warning("%s: %s", spec.name, placement.reason, extra={"action": "placement", "model": spec.name})
+            raise OutOfMemory("out_of_memory.too_large", reason=placement.reason)
+        if entry is None or entry.offloader.mode != placement.mode or placement.evicted:
+            self._note(spec, placement)
         self.evict(placement.evicted)
         try:
             self._place(spec, placement, control)
         except OutOfMemory:
             if placement.mode == "offloaded" or not self._cuda:
                 raise
-            self.evict(tuple(self._loaded))
-            placement = Placement("offloaded", "loading it whole ran out of memory")
+            self.evict([name for name in self._loaded if name != spec.name])
+            placement = Placement("offloaded", "bringing it to the GPU ran out of memory", tiles=placement.tiles)
             self._note(spec, placement)
             self._place(spec, placement, control)
         return placement
 
-    def decide(self, spec: ModelSpec) -> Placement:
-        """Where the model would go now; changes nothing.
+    def decide(self, spec: ModelSpec, size: Size) -> Placement:
+        """Where the model would be for a job of this size; changes nothing.
 
         Raises:
             GpuFault: the GPU does not answer.
         """
         entry = self._loaded.get(spec.name)
-        if entry is not None:
-            weights, largest = entry.offloader.bytes, entry.offloader.largest
-        else:
-            sizes = spec_bytes(spec, cuda=self._cuda)
-            weights, largest = sum(sizes.values()), max(sizes.values(), default=0)
-        demand = Demand(spec.name, weights, largest, ROOM[spec.family] if self._cuda else CPU_ROOM)
+        networks = spec_bytes(spec, cuda=self._cuda) if entry is None else entry.offloader.networks
+        demand = Demand(spec.name, networks, self.room(spec, size))
         residents = [
-            Resident(name, other.offloader.bytes, other.last_used)
+            Resident(name, other.offloader.resting_bytes, other.last_used)
             for name, other in self._loaded.items()
-            if other.offloader.mode == "resident"
+            if other.offloader.resting_bytes
         ]
         free, total = device.memory(cuda=self._cuda)
-        return decide(demand, residents, free=free, total=total, can_offload=self._cuda)
+        own = 0 if entry is None else entry.offloader.resting_bytes
+        return decide(demand, residents, free=free + own, total=total, can_offload=self._cuda)
 
-    def evict(self, names: Sequence[str]) -> None:
-        """Let go of these models and of their memory."""
-        gone = [name for name in names if self._loaded.pop(name, None) is not None]
-        if gone:
-            release_memory()
-            log.info("evicted %s", ", ".join(gone), extra={"action": "evict", "models": gone})
+    def room(self, spec: ModelSpec, size: Size) -> Room:
+        """What a job of this size works in, as far as is known of the model by now."""
+        return room(spec, size, cuda=self._cuda).scaled(self._learnt.get(spec.name, {}))
 
-    def clear(self) -> None:
-        """Let go of every model."""
-        self.evict(tuple(self._loaded))
+    def ran_out(self, spec: ModelSpec, size: Size, phase: Phase, free: int) -> None:
+        """Remember that a phase did not fit into the bytes that were `free` beside the weights, and make room.
 
-    def shrink_to(self, spec: ModelSpec) -> None:
-        """After an out of memory: only this model, and of it only what runs, is on the GPU."""
+        From now on the estimate of that phase is raised for this model, for all sizes alike. Only this model, and of
+        it only what runs, is on the GPU afterwards.
+        """
+        estimate = getattr(room(spec, size, cuda=self._cuda), phase)
+        if estimate:
+            learnt = self._learnt.setdefault(spec.name, {})
+            learnt[phase] = max(learnt.get(phase, 1.0), LEARNT_MARGIN * free / estimate)
         self.evict([name for name in self._loaded if name != spec.name])
         if self._cuda:
             with translated("run"):
                 self[spec].offloader.settle(Placement("offloaded", "a job ran out of memory"))
+        release_memory()
+
+    def evict(self, names: Sequence[str]) -> None:
+        """Have these models off the GPU: in the machine's memory while that has room, else gone."""
+        gone, parked = [], []
+        for name in names:
+            if (entry := self._loaded.get(name)) is None:
+                continue
+            free, _ = device.memory(cuda=False)
+            if self._cuda and entry.offloader.bytes + HOST_RESERVE <= free:
+                with translated("run"):
+                    entry.offloader.settle(Placement("offloaded", "another model needs the room"))
+                parked.append(name)
+            else:
+                del self._loaded[name], entry
+                gone.append(name)
+        if gone or parked:
+            release_memory()
+            extra = {"action": "evict", "models": gone, "parked": parked}
+            log.info("evicted %s", ", ".join([*gone, *parked]), extra=extra)
+
+    def clear(self) -> None:
+        """Let go of every model."""
+        self._loaded.clear()
         release_memory()
 
     @contextmanager
@@ -171,7 +199,7 @@ class ModelCache:
             from worker.engine.models.loader import Loader
 
         log.debug("imported", extra={"action": "imports", "modules": [sdxl.__name__, wan.__name__]})
-        target = device.device(cuda=self._cuda) if placement.mode == "resident" else None
+        target = device.device(cuda=self._cuda) if placement.mode == "resident" else None  # the rest is the offloader's
         loader = Loader(
             spec,
             cuda=self._cuda,

@@ -1,12 +1,20 @@
 """What a model will weigh in memory, told from file headers before anything is loaded. Imports no torch."""
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from worker.engine.models.checkpoint import components, has_weights, loaded_bytes, weight_files
+from worker.engine.models.checkpoint import components, has_weights, header, loaded_bytes, weight_files
 from worker.engine.models.registry import ModelSpec, WeightSource
 
-_FLOAT32_ON_CUDA = frozenset({"wan:vae", "wan:image_encoder"})
-"""Parts that stay in float32 on the GPU (see `models.loader`); every other runs in two bytes there."""
+WAN_DECODER = ("decoder.", "post_quant_conv.")
+"""The half of Wan's VAE that runs in two bytes on the GPU; the other half encodes, in float32."""
+_IN_ONE_FILE = {
+    "model.diffusion_model.": "unet",
+    "first_stage_model.": "vae",
+    "conditioner.embedders.0.": "text_encoder",
+    "conditioner.embedders.1.": "text_encoder_2",
+}
+"""Prefix of a tensor's name in a single SDXL file -> the network it belongs to."""
 
 
 def spec_bytes(spec: ModelSpec, *, cuda: bool) -> dict[str, int]:
@@ -22,18 +30,30 @@ def spec_bytes(spec: ModelSpec, *, cuda: bool) -> dict[str, int]:
 
 
 def _part(weights: WeightSource, *, cuda: bool) -> dict[str, int]:
-    path = weights.path
+    path, wide = weights.path, 2 if cuda else 4
     if path is None:
         return {}
     if weights.role == "vae":
-        return {"vae": loaded_bytes(_files(path, cuda), 2 if cuda else 4)}
+        return {"vae": loaded_bytes(_files(path, cuda), wide)}
     if weights.kind == "file":
-        return {"file": loaded_bytes([path], 2 if cuda else 4)}
+        tensors = header(path)
+        parts = ((name, _starting(tensors, [prefix])) for prefix, name in _IN_ONE_FILE.items())
+        return {name: loaded_bytes([part], wide) for name, part in parts if part}
     sizes = {}
     for name in filter(has_weights, components(path)):
-        wide = not cuda or f"{weights.role}:{name}" in _FLOAT32_ON_CUDA
-        sizes[name] = loaded_bytes(_files(path / name, cuda), 4 if wide else 2)
+        files = _files(path / name, cuda)
+        if weights.role == "wan" and name == "vae" and cuda:
+            tensors = {key: entry for file in files for key, entry in header(file).items()}
+            narrow = _starting(tensors, WAN_DECODER)
+            sizes[name] = loaded_bytes([tensors], 4) - loaded_bytes([narrow], 4) + loaded_bytes([narrow], 2)
+        else:
+            # A vision encoder stays in float32 (see `models.loader`).
+            sizes[name] = loaded_bytes(files, 4 if name == "image_encoder" else wide)
     return sizes
+
+
+def _starting(tensors: Mapping[str, dict[str, object]], prefixes: Iterable[str]) -> dict[str, dict[str, object]]:
+    return {name: entry for name, entry in tensors.items() if name.startswith(tuple(prefixes))}
 
 
 def _files(path: Path, cuda: bool) -> list[Path]:

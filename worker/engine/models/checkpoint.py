@@ -7,7 +7,7 @@ what no config does. Knows no variables and no places. Imports no torch.
 import json
 import math
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -55,13 +55,16 @@ def weight_files(folder: Path, *, half: bool) -> list[Path]:
     return sorted(path for path in folder.glob("*.safetensors") if (".fp16" in path.name) == wanted)
 
 
-def loaded_bytes(files: Iterable[Path], float_bytes: int) -> int:
-    """Bytes that the tensors of `files` take with floats of `float_bytes` each, whatever type they are stored in."""
+def loaded_bytes(files: Iterable[Path | Mapping[str, dict[str, Any]]], float_bytes: int) -> int:
+    """Bytes that the tensors of `files` (or of their headers) take with floats of `float_bytes` each.
+
+    Whatever type they are stored in: a float of one byte is loaded as one of two.
+    """
     total = 0
-    for path in files:
-        for tensor in header(path).values():
+    for file in files:
+        for tensor in (header(file) if isinstance(file, Path) else file).values():
             kind = tensor.get("dtype", "F32")
-            size = float_bytes if kind in _FLOATS else _ITEM_BYTES.get(kind, 1)
+            size = float_bytes if kind in _FLOATS or kind.startswith("F8") else _ITEM_BYTES.get(kind, 1)
             total += size * math.prod(tensor.get("shape", (0,)))
     return total
 

@@ -183,11 +183,23 @@ class Loader:
             image_processor=self._small(folder, "image_processor") if "image_processor" in present else None,
             transformer=self._network(folder, "transformer", bfloat16),
             transformer_2=self._network(folder, "transformer_2", bfloat16) if "transformer_2" in present else None,
-            vae=self._network(folder, "vae", torch.float32),
+            vae=self._wan_vae(folder),
             scheduler=self._small(folder, "scheduler"),
             boundary_ratio=index.get("boundary_ratio"),
             expand_timesteps=bool(index.get("expand_timesteps")),
         )
+
+    def _wan_vae(self, folder: Path) -> Any:
+        """Encodes in float32, decodes in bfloat16: half the room where a job needs most, and no difference to see.
+
+        Clips decoded in bfloat16 have an MS-SSIM of 0.9999 to those in float32 (hao-ai-lab/FastVideo, pull request
+        1472); what is encoded steers every step, so that stays exact.
+        """
+        vae = self._network(folder, "vae", torch.float32)
+        if self.cuda:
+            for part in (vae.decoder, vae.post_quant_conv):
+                part.to(torch.bfloat16)
+        return vae
 
     def _vae_dtype(self, folder: Path) -> torch.dtype:
         """The dtype of an SDXL VAE on the GPU: float16 only where it was made not to overflow there."""

@@ -1,0 +1,171 @@
+"""How many bytes a job works in beside the weights, phase by phase, told from its size and the model's own widths.
+
+Pure arithmetic over the small JSON files of a model: knows no torch, no card and no other model. What decides is known
+before anything runs: pixels, frames, tokens, the widths of the networks, two or four bytes a number. The constants were
+fitted to the peaks that the rehearsal counts (`make rehearsal`), and are asserted there to within a tenth.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from worker.api.params import ModelDefaults, Params, VideoParams
+from worker.core.types import TaskType
+from worker.engine.models.checkpoint import read_json
+from worker.engine.models.registry import ModelSpec
+
+Phase = Literal["text", "encode", "denoise", "decode", "decode_in_tiles"]
+
+MIB = 2**20
+_TEXT = 64 * MIB
+"""Activations of the text and image encoders: a few hundred tokens."""
+IMAGE_TILE = 512
+"""Side of a tile in which an image is decoded, in pixels, where there is no room to decode it whole."""
+CLIP_TILE = 256
+"""The same of a clip: `AutoencoderKLWan.tile_sample_min_height`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Bytes beside the weights at the peak of each phase."""
+
+    text: int
+    encode: int
+    denoise: int
+    decode: int
+    decode_in_tiles: int
+
+    def of(self, network: str, *, tiles: bool) -> int:
+        """What the network of this name works in."""
+        if network == "vae":
+            return max(self.encode, self.decode_in_tiles if tiles else self.decode)
+        return self.denoise if network.startswith(("unet", "refiner_unet", "transformer")) else self.text
+
+    def scaled(self, factors: "dict[Phase, float]") -> "Room":
+        """The room with what was learnt of a model: phase -> how many times the estimate it was seen to take."""
+        values = {phase: round(getattr(self, phase) * factor) for phase, factor in factors.items()}
+        return replace(self, **values)
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """The size of a job, as far as it decides the room."""
+
+    width: int
+    height: int
+    frames: int = 1
+    source: bool = False
+    """Whether a picture is encoded first."""
+    guided: bool = True
+    """Whether the network sees the conditional and the unconditional latents in one batch (SDXL alone)."""
+
+    @property
+    def pixels(self) -> int:
+        """Of one frame."""
+        return self.width * self.height
+
+    @classmethod
+    def of(cls, task_type: TaskType, params: Params) -> "Size":
+        """Of a job with nothing left open."""
+        source = task_type not in {TaskType.TEXT2IMG, TaskType.TEXT2VIDEO} or params.draft is not None
+        if isinstance(params, VideoParams):
+            return cls(params.width, params.height, params.num_frames, source)
+        return cls(params.width, params.height, 1, source, params.guidance_scale > 1)
+
+    @classmethod
+    def native(cls, task_type: TaskType, defaults: ModelDefaults) -> "Size":
+        """Of a job that leaves its size to the model."""
+        frames = defaults.num_frames if task_type.is_video else 1
+        return cls(defaults.width, defaults.height, frames, source=True)
+
+
+def room(spec: ModelSpec, size: Size, *, cuda: bool) -> Room:
+    """What a job of this size works in on this model; in float32 where there is no GPU, else in two bytes a number."""
+    return _sdxl(spec, size, 2 if cuda else 4) if spec.family == "sdxl" else _wan(spec, size, 2 if cuda else 4)
+
+
+def _sdxl(spec: ModelSpec, size: Size, number: int) -> Room:
+    folder = spec.main.path if spec.main.kind == "folder" else None
+    unet = _width(read_json(folder / "unet" / "config.json"), 320) if folder else 320
+    refiner = spec.refiner.path if spec.refiner is not None else None
+    if refiner is not None:
+        unet = max(unet, _width(read_json(refiner / "unet" / "config.json"), 384))
+    vae = _width(read_json(folder / "vae" / "config.json"), 128) if folder else 128
+    decoded = 6 * vae * number  # three copies of the second widest block's output at full size
+    return Room(
+        text=_TEXT,
+        encode=round(5.1 * vae * number) * size.pixels if size.source else 0,
+        denoise=round(0.25 * unet * number * (2 if size.guided else 1)) * size.pixels,
+        decode=decoded * size.pixels,
+        decode_in_tiles=decoded * min(size.pixels, IMAGE_TILE**2) + 4 * 3 * number * size.pixels,
+    )
+
+
+def _width(config: dict[str, object], usual: int) -> int:
+    widths = config.get("block_out_channels")
+    return widths[0] if isinstance(widths, list) and widths and isinstance(widths[0], int) else usual
+
+
+@dataclass(frozen=True, slots=True)
+class _Wan:
+    """The numbers of a Wan model's configs; the defaults are Wan 2.1 at 1.3 B."""
+
+    width: int = 1536
+    feed_forward: int = 8960
+    token_steps: bool = False
+    """Whether each token has a time step of its own (Wan 2.2 TI2V)."""
+    tile: int = 8
+    """Pixels of one latent, along a side."""
+    vae: int = 96
+    residual: bool = False
+    vae_patch: int = 1
+    encoder: int = 96
+
+
+def _wan(spec: ModelSpec, size: Size, number: int) -> Room:
+    numbers = _wan_numbers(spec)
+    latents = (size.frames - 1) // 4 + 1
+    tokens = latents * (size.width // (2 * numbers.tile)) * (size.height // (2 * numbers.tile))
+    # A block at its peak: two copies of the feed-forward's inside, five of the hidden states (the norm's in float32).
+    a_token = 2 * numbers.feed_forward + 5 * numbers.width
+    if numbers.token_steps:
+        a_token += 18 * numbers.width  # six shifts and scales of each token, in float32 and as they come
+    clip = 3 * size.frames * number
+    # The decoder works on four frames at a time, at full size in its last block, and keeps what the next four need.
+    inside = (80.4 if numbers.residual else 48.3) * numbers.vae / numbers.vae_patch**2
+    decoder = round(inside * number)
+    encoder = round(37 * numbers.encoder / numbers.vae_patch**2 * 4)
+    encoded = min(size.frames, 4) if not numbers.token_steps else 1
+    return Room(
+        text=_TEXT,
+        encode=(encoder * encoded // 4 + 3 * 4 * (size.frames if not numbers.token_steps else 1)) * size.pixels
+        if size.source
+        else 0,
+        denoise=a_token * number * tokens,
+        decode=(decoder + 2 * clip) * size.pixels,
+        decode_in_tiles=decoder * min(size.pixels, CLIP_TILE**2) + 3 * clip * size.pixels,
+    )
+
+
+def _wan_numbers(spec: ModelSpec) -> _Wan:
+    """Read from the model's folder; a hub id that is not here yet is told from its name."""
+    path = spec.main.path
+    if path is None:
+        return _told_by_name(spec.main.name.upper())
+    transformer, vae = read_json(path / "transformer" / "config.json"), read_json(path / "vae" / "config.json")
+    base = int(vae.get("base_dim", 96))
+    return _Wan(
+        width=int(transformer.get("num_attention_heads", 40)) * int(transformer.get("attention_head_dim", 128)),
+        feed_forward=int(transformer.get("ffn_dim", 13824)),
+        token_steps=bool(read_json(path / "model_index.json").get("expand_timesteps")),
+        tile=int(vae.get("scale_factor_spatial", 8)),
+        vae=int(vae.get("decoder_base_dim") or base),
+        residual=bool(vae.get("is_residual")),
+        vae_patch=int(vae.get("patch_size") or 1),
+        encoder=base,
+    )
+
+
+def _told_by_name(name: str) -> _Wan:
+    if "TI2V" in name:
+        return _Wan(3072, 14336, token_steps=True, tile=16, vae=256, residual=True, vae_patch=2, encoder=160)
+    return _Wan(5120, 13824) if "14B" in name else _Wan()
