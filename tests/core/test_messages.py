@@ -34,7 +34,7 @@ IDS = """
     forbidden
         .bucket .folder .ticket_file .ticket_form .ticket_request .ticket_user .unsafe .unsafe_images .user
     gpu_fault
-        .no_answer
+        .driver .no_answer
     idempotency_mismatch
     internal
         .encoder .identity .no_encoder .no_picture .no_verdict .unexpected

@@ -23,6 +23,8 @@ _RESPONSE = httpx2.Response(404, request=httpx2.Request("GET", "https://example.
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB"), OutOfMemory),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), OutOfMemory),
         (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"), OutOfMemory),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), OutOfMemory),
+        (RuntimeError("CUDA unknown error - this may be due to an incorrectly set up environment"), GpuFault),
         (MemoryError(), OutOfMemory),
         (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR"), GpuFault),
         (RuntimeError("CUDA error: device-side assert triggered"), GpuFault),
@@ -38,6 +40,38 @@ def test_errors_of_the_card_and_the_disk(error: Exception, ours: type, doing: An
     translation = translate(error, doing)
     assert type(translation) is ours
     assert "CUDA error" not in str(translation)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "GET was unable to find an engine to execute this computation",
+        "FIND was unable to find an engine to execute this computation",
+        "Unable to find a valid cuDNN algorithm to run convolution",
+        "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+        "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+    ],
+)
+@pytest.mark.parametrize(("free", "ours"), [(2**29, OutOfMemory), (2**33, GpuFault)])
+def test_what_a_library_says_on_a_full_card_is_out_of_memory_and_on_an_empty_one_a_fault(
+    said: str, free: int, ours: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free, 2**34))
+    assert type(translate(RuntimeError(said), "run")) is ours
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "The NVIDIA driver on your system is too old (found version 12020).",
+        "CUDA driver version is insufficient for CUDA runtime version",
+        "Found no NVIDIA driver on your system.",
+    ],
+)
+def test_a_driver_that_is_too_old_is_told_with_what_to_change(said: str) -> None:
+    with pytest.raises(GpuFault, match=r"driver is missing or too old.*CUDA versions"):
+        raise translate(RuntimeError(said), "run")
 
 
 @pytest.mark.parametrize("mark", POISON)

@@ -155,6 +155,10 @@ MESSAGES: Mapping[str, str] = {
     "out_of_memory.worker": "the worker ran out of memory; ask for a smaller size, fewer frames or fewer images",
     "out_of_memory.too_large": "this size does not fit: {reason}; ask for a smaller size or fewer frames",
     "gpu_fault": "The card or its driver failed; the worker is being replaced.",
+    "gpu_fault.driver": (
+        "the GPU's driver is missing or too old for this worker; in the endpoint's settings allow only the CUDA "
+        "versions of .runpod/hub.json"
+    ),
     "gpu_fault.no_answer": "the generation did not answer any more; the worker is being replaced",
     "storage_unavailable": "The result could not be stored.",
     "storage_unavailable.source": "the source image could not be read from the bucket; try again",

@@ -34,8 +34,8 @@ POISON = (
     "cudnn_status_execution_failed",
     "cublas_status_internal_error",
     "cublas_status_execution_failed",
-    "cublas_status_not_initialized",
     "cuda driver error",
+    "cuda unknown error",
     "cuda-capable device(s) is/are busy",
     "no cuda gpus are available",
     "gpu is lost",
@@ -44,8 +44,29 @@ POISON = (
 )
 """Messages after which nothing on this CUDA context works any more (sticky errors), or the GPU itself is gone."""
 
-NO_MEMORY = ("out of memory", "cublas_status_alloc_failed", "can't allocate memory", "not enough memory")
+OLD_DRIVER = ("driver on your system is too old", "driver version is insufficient", "found no nvidia driver")
+"""Messages of a driver that this build of torch cannot use: every machine like this one will say the same."""
+
+NO_MEMORY = (
+    "out of memory",
+    "cublas_status_alloc_failed",
+    "cudnn_status_alloc_failed",
+    "can't allocate memory",
+    "not enough memory",
+)
 """Messages of an allocation that failed; the context lives on."""
+
+NO_MEMORY_OR_BROKEN = (
+    "unable to find an engine",
+    "unable to find a valid cudnn algorithm",
+    "cudnn_status_not_supported",
+    "cudnn_status_internal_error_device_allocation_failed",
+    "cublas_status_not_initialized",
+)
+"""What cuDNN and cuBLAS say where no workspace, or not even a handle, fits, and also where they do not work at all."""
+
+LITTLE = 2**30
+"""Bytes: with less free on the GPU than this, such a message means that memory ran out."""
 
 _HTTP_CLIENTS = frozenset({"httpx", "httpx2", "httpcore", "httpcore2", "requests"})  # huggingface_hub 2 uses the second
 
@@ -63,6 +84,10 @@ def translate(error: BaseException, doing: Doing) -> BaseException:
     if isinstance(error, RuntimeError):  # torch.OutOfMemoryError and torch.AcceleratorError are RuntimeErrors
         if type(error).__name__ == "OutOfMemoryError" or any(mark in text for mark in NO_MEMORY):
             return OutOfMemory()
+        if any(mark in text for mark in OLD_DRIVER):
+            return GpuFault("gpu_fault.driver")
+        if any(mark in text for mark in NO_MEMORY_OR_BROKEN):
+            return OutOfMemory() if _little_is_free() else GpuFault()
         if type(error).__name__ == "AcceleratorError" or any(mark in text for mark in POISON):
             return GpuFault()
     if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
@@ -76,6 +101,16 @@ def translate(error: BaseException, doing: Doing) -> BaseException:
         if isinstance(error, OSError | ValueError | KeyError | RuntimeError | TypeError | AttributeError | ImportError):
             return ModelUnavailable("model_unavailable.unreadable")
     return error
+
+
+def _little_is_free() -> bool:
+    import torch  # it is imported: the error is its own
+
+    try:
+        # What the allocator holds but does not use does not count: it is not for cuDNN's handles.
+        return bool(torch.cuda.mem_get_info()[0] < LITTLE)
+    except (RuntimeError, AssertionError):
+        return False
 
 
 def _is_hub_error(error: Exception) -> bool:

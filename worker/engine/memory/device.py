@@ -3,11 +3,13 @@
 Imports torch only where there is a GPU to ask.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from worker.core.errors import GpuFault, OutOfMemory
+from worker.core.errors import GpuFault
 from worker.engine.memory.placement import GIB
-from worker.engine.vendor_errors import translated
+from worker.engine.vendor_errors import translate, translated
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +32,7 @@ def memory(*, cuda: bool) -> tuple[int, int]:
         return _machine_memory()
     import torch
 
-    with translated("run"):
+    with translated("run"), _answering():
         free, total = torch.cuda.mem_get_info()
         # What the allocator holds but does not use is as good as free.
         return free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated(), total
@@ -44,16 +46,21 @@ def try_gpu() -> None:
     """
     import torch
 
-    try:
-        with translated("run"):
-            square = torch.ones(64, 64, device="cuda", dtype=torch.float16)
-            total = float((square @ square).float().sum())
-    except (GpuFault, OutOfMemory):
-        raise
-    except (RuntimeError, AssertionError) as error:  # no driver, or a torch built without CUDA
-        raise GpuFault from error
+    with translated("run"), _answering():
+        square = torch.ones(64, 64, device="cuda", dtype=torch.float16)
+        total = float((square @ square).float().sum())
     if total != 64.0**3:
         raise GpuFault
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    """An error that means nothing in particular means, of a question this simple, that the GPU does not answer."""
+    try:
+        yield
+    except (RuntimeError, AssertionError) as error:  # an AssertionError is a torch that was built without CUDA
+        ours = translate(error, "run")
+        raise (GpuFault() if ours is error else ours) from error
 
 
 def _machine_memory() -> tuple[int, int]:

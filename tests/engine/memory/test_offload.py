@@ -1,0 +1,142 @@
+"""Networks that come to where they run and leave again, with the CPU standing in for the card."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from worker.engine.memory import offload
+from worker.engine.memory.offload import Offloader, module_bytes
+from worker.engine.protocol import Placement, PlacementMode
+
+
+class Tied(nn.Module):
+    """Two names for one table, as in UMT5, and a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shared = nn.Embedding(8, 4)
+        self.encoder = nn.Embedding(8, 4)
+        self.encoder.weight = self.shared.weight
+        self.register_buffer("positions", torch.arange(8))
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.encoder(ids)
+
+
+@pytest.fixture
+def networks() -> dict[str, nn.Module]:
+    torch.manual_seed(0)
+    return {"text_encoder": Tied(), "text_encoder_2": nn.Linear(4, 4), "unet": nn.Linear(4, 4), "vae": nn.Linear(4, 4)}
+
+
+@pytest.fixture
+def moves(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """(`come` or `leave`, bytes) of every network that moves."""
+    seen: list[tuple[str, int]] = []
+    for name in ("_come", "_leave"):
+        whole = getattr(Offloader, name)
+
+        def told(self: Offloader, network: str, whole: Any = whole, name: str = name) -> None:
+            seen.append((f"{name.removeprefix('_')} {network}", self.networks[network]))
+            whole(self, network)
+
+        monkeypatch.setattr(Offloader, name, told)
+    return seen
+
+
+def settled(networks: dict[str, nn.Module], mode: PlacementMode) -> Offloader:
+    offloader = Offloader(networks, torch.device("cpu"))
+    offloader.settle(Placement(mode, "for the test"))
+    return offloader
+
+
+def job(networks: dict[str, nn.Module]) -> torch.Tensor:
+    """Encode twice, denoise twice, decode."""
+    for _ in range(2):
+        latents: torch.Tensor = networks["text_encoder_2"](networks["text_encoder"](torch.tensor([1, 2])))
+    for _ in range(2):
+        latents = networks["unet"](latents)
+    decoded: torch.Tensor = networks["vae"](latents)
+    return decoded
+
+
+def test_one_phase_after_the_other_is_there_and_comes_once(
+    networks: dict[str, nn.Module], moves: list[tuple[str, int]]
+) -> None:
+    before = job(networks)
+    offloader = settled(networks, "offloaded")
+    assert offloader.resting_bytes == 0
+    moves.clear()
+    assert torch.equal(job(networks), before)
+    order = [what for what, _ in moves]
+    assert order[:2] == ["come text_encoder", "come text_encoder_2"]
+    assert order[4:] == ["come unet", "leave unet", "come vae"]
+    assert set(order[2:4]) == {"leave text_encoder", "leave text_encoder_2"}
+    offloader.rest()
+    assert moves[-1][0] == "leave vae"
+
+
+def test_partly_moves_the_text_encoders_alone(networks: dict[str, nn.Module], moves: list[tuple[str, int]]) -> None:
+    before = job(networks)
+    offloader = settled(networks, "partly")
+    assert offloader.resting_bytes == module_bytes(networks["unet"]) + module_bytes(networks["vae"])
+    moves.clear()
+    assert torch.equal(job(networks), before)
+    assert {what.split()[1] for what, _ in moves} == {"text_encoder", "text_encoder_2"}
+    assert len(moves) == 4
+
+
+def test_weights_move_one_way(networks: dict[str, nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaving is being pointed back at the copy that was made once: nothing is copied from the card."""
+    made: list[int] = []
+    pinned = offload._pinned
+
+    def counted(tensor: torch.Tensor) -> torch.Tensor:
+        made.append(tensor.numel())
+        return pinned(tensor)
+
+    monkeypatch.setattr(offload, "_pinned", counted)
+    offloader = settled(networks, "offloaded")
+    copies = len(made)
+    host = {name: tensor.data_ptr() for name, tensor in networks["unet"].named_parameters()}
+    for mode in ("resident", "offloaded", "partly", "offloaded"):
+        job(networks)
+        offloader.rest()
+        offloader.settle(Placement(mode, "for the test"))  # type: ignore[arg-type]  # a literal out of a tuple
+    assert len(made) == copies
+    assert {name: tensor.data_ptr() for name, tensor in networks["unet"].named_parameters()} == host
+
+
+def test_what_is_tied_stays_tied_and_is_counted_once(networks: dict[str, nn.Module]) -> None:
+    offloader = settled(networks, "offloaded")
+    tied = networks["text_encoder"]
+    assert offloader.networks["text_encoder"] == 8 * 4 * 4 + 8 * 8
+    job(networks)
+    offloader.rest()
+    assert tied.shared.weight is tied.encoder.weight
+
+
+def test_a_visit_that_fails_halfway_ends_with_everything_away(
+    networks: dict[str, nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = copy.deepcopy(networks["unet"].state_dict())
+    offloader = settled(networks, "offloaded")
+    put, calls = offload.put, []
+
+    def scarce(owner: nn.Module, key: str, value: torch.Tensor) -> None:
+        calls.append(key)
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        put(owner, key, value)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(offload, "put", scarce)
+        with pytest.raises(torch.OutOfMemoryError):
+            networks["unet"](torch.zeros(1, 4))
+    offloader.rest()
+    assert offloader._visiting == set()
+    networks["unet"](torch.zeros(1, 4))
+    assert all(torch.equal(before[name], value) for name, value in networks["unet"].state_dict().items())
