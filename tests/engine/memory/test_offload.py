@@ -23,7 +23,8 @@ class Tied(nn.Module):
         self.register_buffer("positions", torch.arange(8))
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        return self.encoder(ids)
+        embedded: torch.Tensor = self.encoder(ids)
+        return embedded
 
 
 @pytest.fixture
@@ -105,7 +106,7 @@ def test_weights_move_one_way(networks: dict[str, nn.Module], monkeypatch: pytes
     for mode in ("resident", "offloaded", "partly", "offloaded"):
         job(networks)
         offloader.rest()
-        offloader.settle(Placement(mode, "for the test"))  # type: ignore[arg-type]  # a literal out of a tuple
+        offloader.settle(Placement(mode, "for the test"))
     assert len(made) == copies
     assert {name: tensor.data_ptr() for name, tensor in networks["unet"].named_parameters()} == host
 
@@ -113,6 +114,7 @@ def test_weights_move_one_way(networks: dict[str, nn.Module], monkeypatch: pytes
 def test_what_is_tied_stays_tied_and_is_counted_once(networks: dict[str, nn.Module]) -> None:
     offloader = settled(networks, "offloaded")
     tied = networks["text_encoder"]
+    assert isinstance(tied, Tied)
     assert offloader.networks["text_encoder"] == 8 * 4 * 4 + 8 * 8
     job(networks)
     offloader.rest()
