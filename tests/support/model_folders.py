@@ -21,6 +21,25 @@ def put_weights(path: Path) -> None:
     path.write_bytes(EMPTY_SAFETENSORS)
 
 
+def put_tensor(path: Path, length: int = 64) -> None:
+    """A safetensors file of one byte tensor."""
+    entry = {"tensor": {"dtype": "U8", "shape": [length], "data_offsets": [0, length]}}
+    content = json.dumps(entry).encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(len(content).to_bytes(8, "little") + content + bytes(length))
+
+
+def put_shards(folder: Path, stem: str, count: int, *, variant: str = "") -> list[Path]:
+    """The shards of a network and their index, in diffusers' and transformers' names; returns the shards."""
+    dotted = f".{variant}" if variant else ""
+    shards = [folder / f"{stem}{dotted}-{number:05}-of-{count:05}.safetensors" for number in range(1, count + 1)]
+    for shard in shards:
+        put_tensor(shard)
+    index = {"weight_map": {f"tensor.{number}": shard.name for number, shard in enumerate(shards)}}
+    put(folder / f"{stem}.safetensors.index{dotted}.json", index)
+    return shards
+
+
 def fake_sdxl(folder: Path, sample_size: int = 128, **index: Any) -> Path:
     parts = {name: ["diffusers", "X"] for name in ("unet", "vae", "text_encoder", "text_encoder_2")}
     put(folder / "model_index.json", {"_class_name": "StableDiffusionXLPipeline", **parts, **index})

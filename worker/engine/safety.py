@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from worker.core.errors import Internal, ModelUnavailable
 from worker.engine.memory import device
 from worker.engine.models import hub
-from worker.engine.models.checkpoint import variant_of
 from worker.engine.models.registry import WeightSource
+from worker.engine.models.weight_files import variant_of
 from worker.engine.protocol import Generated, GeneratedImage
 from worker.engine.vendor_errors import quiet, translated
 

@@ -10,7 +10,7 @@ from tests.engine.conftest import prepare
 from tests.support.model_folders import registry
 from worker.core.types import TaskType
 from worker.engine.memory.footprint import spec_bytes
-from worker.engine.models.checkpoint import header, loaded_bytes, read_json, variant_of, weight_files
+from worker.engine.models.checkpoint import header, loaded_bytes, read_json
 
 
 def test_floats_count_in_the_dtype_they_are_loaded_in(tmp_path: Path) -> None:
@@ -18,17 +18,6 @@ def test_floats_count_in_the_dtype_they_are_loaded_in(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(10, 10), "b": torch.zeros(5, dtype=torch.int64)}, path)
     assert loaded_bytes([path], 4) == 440
     assert loaded_bytes([path], 2) == 240
-
-
-def test_half_precision_files_are_chosen_for_the_card_or_where_they_are_all_there_is(tmp_path: Path) -> None:
-    (tmp_path / "m.safetensors").touch()
-    assert variant_of(tmp_path, half=True) is None
-    (tmp_path / "m.fp16.safetensors").touch()
-    assert variant_of(tmp_path, half=True) == "fp16"
-    assert variant_of(tmp_path, half=False) is None
-    assert [path.name for path in weight_files(tmp_path, half=True)] == ["m.fp16.safetensors"]
-    (tmp_path / "m.safetensors").unlink()
-    assert variant_of(tmp_path, half=False) == "fp16"
 
 
 @pytest.mark.parametrize("content", [b"", b"short", b"\xff" * 64, (2).to_bytes(8, "little") + b"]["])

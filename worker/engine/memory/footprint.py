@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from worker.engine.models.checkpoint import components, has_weights, header, loaded_bytes, weight_files
+from worker.engine.models.checkpoint import components, has_weights, header, loaded_bytes
 from worker.engine.models.registry import ModelSpec, WeightSource
+from worker.engine.models.weight_files import weight_files
 
 WAN_DECODER = ("decoder.", "post_quant_conv.")
 """The half of Wan's VAE that runs in two bytes on the GPU; the other half encodes, in float32."""

@@ -42,19 +42,6 @@ def has_weights(component: str) -> bool:
     return component.startswith(("unet", "vae", "text_encoder", "transformer", "image_encoder"))
 
 
-def variant_of(folder: Path, *, half: bool) -> str | None:
-    """`fp16` where the folder's half-precision files are wanted, or are the only ones; else None."""
-    names = [path.name for path in folder.glob("*.safetensors")]
-    fp16 = [name for name in names if ".fp16" in name]
-    return "fp16" if fp16 and (half or len(fp16) == len(names)) else None
-
-
-def weight_files(folder: Path, *, half: bool) -> list[Path]:
-    """The safetensors files that loading the component in `folder` reads."""
-    wanted = variant_of(folder, half=half) is not None
-    return sorted(path for path in folder.glob("*.safetensors") if (".fp16" in path.name) == wanted)
-
-
 def loaded_bytes(files: Iterable[Path | Mapping[str, dict[str, Any]]], float_bytes: int) -> int:
     """Bytes that the tensors of `files` (or of their headers) take with floats of `float_bytes` each.
 
@@ -71,13 +58,27 @@ def loaded_bytes(files: Iterable[Path | Mapping[str, dict[str, Any]]], float_byt
 
 def header(path: Path) -> dict[str, dict[str, Any]]:
     """Tensor name -> {dtype, shape, data_offsets} of a safetensors file; empty where it is none."""
+    return (_header(path) or (0, {}))[1]
+
+
+def data_bytes(path: Path) -> int | None:
+    """Bytes that a safetensors file has when all of it is there; None where it is none."""
+    if (found := _header(path)) is None:
+        return None
+    start, tensors = found
+    return start + max((entry.get("data_offsets", (0, 0))[1] for entry in tensors.values()), default=0)
+
+
+def _header(path: Path) -> tuple[int, dict[str, dict[str, Any]]] | None:
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
-            content = json.loads(file.read(length)) if length < _HEADER_LIMIT else {}
+            content = json.loads(file.read(length)) if length < _HEADER_LIMIT else None
     except (OSError, ValueError, struct.error):
-        return {}
-    return {name: entry for name, entry in content.items() if name != "__metadata__"}
+        return None
+    if not isinstance(content, dict):
+        return None
+    return 8 + length, {name: entry for name, entry in content.items() if name != "__metadata__"}
 
 
 OWN_FILE = "worker.json"

@@ -15,8 +15,9 @@ import transformers
 
 from worker.core.errors import ModelUnavailable
 from worker.core.types import Control, Progress
-from worker.engine.models.checkpoint import components, read_json, variant_of
+from worker.engine.models.checkpoint import components, read_json
 from worker.engine.models.registry import ModelSpec
+from worker.engine.models.weight_files import variant_of
 
 log = logging.getLogger(__name__)
 

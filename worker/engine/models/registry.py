@@ -16,6 +16,7 @@ from worker.core.messages import text
 from worker.core.types import TaskType
 from worker.engine.models import hub
 from worker.engine.models.checkpoint import components, has_weights, header, read_json, sdxl_defaults, wan_defaults
+from worker.engine.models.weight_files import is_complete, is_whole
 
 Family = Literal["sdxl", "wan"]
 Role = Literal["sdxl", "vae", "refiner", "wan", "safety"]
@@ -191,6 +192,8 @@ class ModelRegistry:
                 raise ModelUnavailable("model_unavailable.file_missing", variable=variable)
             if not header(path):
                 raise ModelUnavailable("model_unavailable.file_format", variable=variable)
+            if not is_whole(path):
+                raise ModelUnavailable("model_unavailable.file_cut_off", variable=variable)
             return WeightSource(variable, role, "file", path.name, path)
         if path.is_dir():
             if problem := folder_problem(path, role):
@@ -230,13 +233,13 @@ def folder_problem(folder: Path, role: Role) -> str | None:
     if role == "vae":
         if read_json(folder / "config.json").get("_class_name") != "AutoencoderKL":
             return text("model_unavailable.no_vae")
-        return None if any(folder.glob("*.safetensors")) else text("model_unavailable.no_weights")
+        return _weights_problem(folder)
     if role == "safety":
         if read_json(folder / "config.json").get("architectures") != ["StableDiffusionSafetyChecker"]:
             return text("model_unavailable.no_checker")
         if not (folder / "preprocessor_config.json").is_file():
             return text("model_unavailable.no_preprocessor")
-        return None if any(folder.glob("*.safetensors")) else text("model_unavailable.no_weights")
+        return _weights_problem(folder)
     index = read_json(folder / "model_index.json")
     if not index:
         return text("model_unavailable.no_index")
@@ -245,6 +248,14 @@ def folder_problem(folder: Path, role: Role) -> str | None:
     for component in filter(has_weights, components(folder)):
         if not any((folder / component).glob("*.safetensors")):
             return text("model_unavailable.no_weights_of", part=component)
+        if not is_complete(folder / component):
+            return text("model_unavailable.cut_off_of", part=component)
     if role == "sdxl" and read_json(folder / "unet" / "config.json").get("in_channels", 4) != 4:
         return text("model_unavailable.inpainting_only")
     return None
+
+
+def _weights_problem(folder: Path) -> str | None:
+    if not any(folder.glob("*.safetensors")):
+        return text("model_unavailable.no_weights")
+    return None if is_complete(folder) else text("model_unavailable.cut_off")
