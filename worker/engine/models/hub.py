@@ -4,6 +4,7 @@ Knows folder layouts and hub ids; does not know which model serves what. Downloa
 Imports no torch.
 """
 
+import contextlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ from worker.core.config import REPOSITORY, RUNPOD_VOLUME
 DEMO_MODELS = REPOSITORY / "worker" / "demo_models"
 """The built-in demo models, `sdxl/`, `sdxl-refiner/` and `wan/`: part of the worker, like its code."""
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*\Z")
+
+
+What = Literal["pipeline", "configs", "vae", "safety"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,7 @@ def find(hub_id: str, places: tuple[Place, ...], complete: Callable[[Path], bool
     return None
 
 
-def download(hub_id: str, kind: Literal["pipeline", "configs", "vae", "safety"], *, half: bool) -> Path:
+def download(hub_id: str, what: What, *, half: bool) -> Path:
     """Fetch a model into Hugging Face's cache and return its folder.
 
     `pipeline` is everything `model_index.json` names, as safetensors, the fp16 files where `half` asks for them and the
@@ -71,11 +75,11 @@ def download(hub_id: str, kind: Literal["pipeline", "configs", "vae", "safety"],
     from huggingface_hub import snapshot_download
 
     small = ["*.json", "*.txt", "*.model"]
-    if kind == "configs":
+    if what == "configs":
         return Path(snapshot_download(hub_id, allow_patterns=small))
-    if kind == "vae":
+    if what == "vae":
         return Path(snapshot_download(hub_id, allow_patterns=["config.json", "diffusion_pytorch_model.safetensors"]))
-    if kind == "safety":
+    if what == "safety":
         return Path(snapshot_download(hub_id, allow_patterns=["*.json", "model.safetensors"]))
     from diffusers import DiffusionPipeline
 
@@ -85,6 +89,17 @@ def download(hub_id: str, kind: Literal["pipeline", "configs", "vae", "safety"],
         except ValueError:  # diffusers' word for "there is no such variant"
             pass
     return Path(DiffusionPipeline.download(hub_id, use_safetensors=True))
+
+
+def arrived(hub_id: str) -> int:
+    """Bytes of a model that are in Hugging Face's cache, those of unfinished files included."""
+    from huggingface_hub import constants
+
+    total = 0
+    for blob in (Path(constants.HF_HUB_CACHE) / f"models--{hub_id.replace('/', '--')}" / "blobs").glob("*"):
+        with contextlib.suppress(FileNotFoundError):  # an unfinished file is renamed when it is finished
+            total += blob.stat().st_size
+    return total
 
 
 def _snapshot(cache: Path) -> Path | None:

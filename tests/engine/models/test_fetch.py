@@ -1,0 +1,154 @@
+"""Downloads go on without the job that began them, are shared, and are finished by whoever comes next."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+
+from tests.support.engine_jobs import Recorder
+from tests.support.model_hub import model_hub
+from worker.core.config import REPOSITORY
+from worker.core.errors import Cancelled, DiskFull, ModelUnavailable
+from worker.engine.models import hub
+from worker.engine.models.fetch import fetch
+
+
+class Fetched:
+    """Stands in for `hub.download`: it takes until `arrive` is set, and fails while there is an `error`."""
+
+    def __init__(self) -> None:
+        self.arrive = threading.Event()
+        self.error: Exception | None = None
+        self.calls: list[str] = []
+
+    def __call__(self, hub_id: str, what: str, *, half: bool) -> Path:
+        self.calls.append(hub_id)
+        assert self.arrive.wait(20)
+        if self.error is not None:
+            raise self.error
+        return Path("/models") / hub_id
+
+
+class Impatient(Recorder):
+    """A job that is cancelled at the third time of asking."""
+
+    asked = 0
+
+    def raise_if_stopped(self) -> None:
+        self.asked += 1
+        if self.asked == 3:
+            raise Cancelled
+
+
+@pytest.fixture
+def download(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fetched]:
+    fetched = Fetched()
+    monkeypatch.setattr(hub, "download", fetched)
+    yield fetched
+    fetched.arrive.set()
+
+
+def until(condition: Callable[[], bool], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "what was waited for has not come"
+        time.sleep(0.02)
+
+
+def test_a_job_that_gives_up_leaves_its_download_to_the_next_one(download: Fetched) -> None:
+    began = time.monotonic()
+    with pytest.raises(Cancelled):
+        fetch("org/left", "pipeline", Impatient(), half=True)
+    assert time.monotonic() - began < 5
+    threading.Timer(0.1, download.arrive.set).start()
+    assert fetch("org/left", "pipeline", Recorder(), half=True) == Path("/models/org/left")
+    assert download.calls == ["org/left"]
+
+
+def test_two_jobs_wait_for_one_download(download: Fetched) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        jobs = [pool.submit(fetch, "org/shared", "pipeline", Recorder(), half=True) for _ in range(2)]
+        time.sleep(0.1)
+        download.arrive.set()
+        assert {job.result(timeout=20) for job in jobs} == {Path("/models/org/shared")}
+    assert download.calls == ["org/shared"]
+
+
+def test_a_download_that_fails_is_told_to_all_in_our_words_and_can_be_tried_again(download: Fetched) -> None:
+    download.error = OSError("https://hub.example/secret cannot be reached")
+    with ThreadPoolExecutor(2) as pool:
+        jobs = [pool.submit(fetch, "org/failing", "pipeline", Recorder(), half=True) for _ in range(2)]
+        time.sleep(0.1)
+        download.arrive.set()
+        for job in jobs:
+            with pytest.raises(ModelUnavailable) as caught:
+                job.result(timeout=20)
+            assert "secret" not in str(caught.value)
+    download.error = OSError(28, "No space left on device")
+    with pytest.raises(DiskFull):
+        fetch("org/failing", "pipeline", Recorder(), half=True)
+    download.error = None
+    assert fetch("org/failing", "pipeline", Recorder(), half=True) == Path("/models/org/failing")
+    assert len(download.calls) == 3
+
+
+def test_the_wait_is_not_counted_against_the_jobs_time_and_is_told_as_loading(download: Fetched) -> None:
+    class Clock(Recorder):
+        stands = False
+
+        @contextmanager
+        def untimed(self) -> Iterator[None]:
+            self.stands = True
+            yield
+            self.stands = False
+
+        def raise_if_stopped(self) -> None:
+            assert self.stands
+            download.arrive.set()
+
+    clock = Clock()
+    fetch("org/timed", "pipeline", clock, half=True)
+    assert not clock.stands
+    assert {progress.stage for progress in clock.progress} == {"loading"}
+
+
+def test_the_next_worker_fetches_only_what_had_not_arrived(
+    demo_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker is killed in the middle of a file; huggingface_hub itself, over HTTP, with a hub of our own."""
+    repository = tmp_path / "hub" / "org" / "small"
+    repository.parent.mkdir(parents=True)
+    repository.symlink_to(demo_models / "sdxl")
+    unet = "unet/diffusion_pytorch_model.safetensors"
+    with model_hub(tmp_path / "hub") as served:
+        served.held = unet
+        code = "from worker.engine.models import hub; hub.download('org/small', 'pipeline', half=True)"
+        environment = os.environ | {
+            "HF_ENDPOINT": served.endpoint,
+            "HF_HOME": str(tmp_path / "home"),
+            "HF_HUB_OFFLINE": "0",
+        }
+        with subprocess.Popen([sys.executable, "-c", code], env=environment, cwd=REPOSITORY, stderr=-3) as worker:
+            cache = tmp_path / "home" / "hub"
+            until(lambda: len(list(cache.glob("*/snapshots/*/*/*.safetensors"))) == 3 and unet in served.sent, 90)
+            worker.kill()
+        served.sent.clear()
+        served.release.set()
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "ENDPOINT", served.endpoint)
+        template = served.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+        folder = fetch("org/small", "pipeline", Recorder(), half=True)
+        assert served.sent == [unet]
+    for name in (unet, "vae/diffusion_pytorch_model.safetensors", "tokenizer/vocab.json"):
+        assert (folder / name).read_bytes() == (demo_models / "sdxl" / name).read_bytes()
+    assert hub.arrived("org/small") >= (folder / unet).stat().st_size
