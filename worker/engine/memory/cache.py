@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from worker.core.errors import GpuFault, ModelUnavailable, OutOfMemory
 from worker.core.types import Control, Progress
@@ -17,7 +17,7 @@ from worker.engine.memory import device
 from worker.engine.memory.footprint import spec_bytes
 from worker.engine.memory.placement import GIB, Demand, Resident, decide
 from worker.engine.memory.room import Phase, Room, Size, room
-from worker.engine.models import hub
+from worker.engine.models.fetch import fetch
 from worker.engine.models.registry import SDXL_BASE, ModelRegistry, ModelSpec
 from worker.engine.protocol import Placement
 from worker.engine.vendor_errors import importing, quiet, release_memory, translated
@@ -204,7 +204,7 @@ class ModelCache:
             spec,
             cuda=self._cuda,
             control=control,
-            sdxl_configs=self._sdxl_configs(spec),
+            sdxl_configs=self._sdxl_configs(spec, control),
             # To the GPU one by one: the machine's memory never holds a whole model beside it.
             arrived=lambda module: module.to(target) if target is not None else module,
         )
@@ -217,11 +217,8 @@ class ModelCache:
             if part.kind != "hub":
                 continue
             control.raise_if_stopped()
-            log.info("downloading %s", part.name, extra={"action": "download", "model": part.name})
-            what: Literal["vae", "pipeline"] = "vae" if part.role == "vae" else "pipeline"
             try:
-                with translated("load"):
-                    folder = hub.download(part.name, what, half=self._cuda)
+                folder = fetch(part.name, "vae" if part.role == "vae" else "pipeline", control, half=self._cuda)
             except ModelUnavailable:
                 if not part.optional:
                     raise
@@ -231,12 +228,12 @@ class ModelCache:
                 spec = spec.having(replace(part, kind="folder", path=folder))
         return spec
 
-    def _sdxl_configs(self, spec: ModelSpec) -> Path | None:
+    def _sdxl_configs(self, spec: ModelSpec, control: Control) -> Path | None:
         if all(part.kind != "file" for part in spec.all):
             return None
         if (folder := self._registry.sdxl_configs()) is not None:
             return folder
-        return spec.main.path if spec.main.kind == "folder" else hub.download(SDXL_BASE, "configs", half=False)
+        return spec.main.path if spec.main.kind == "folder" else fetch(SDXL_BASE, "configs", control, half=False)
 
     def _note(self, spec: ModelSpec, placement: Placement) -> None:
         log.info(
