@@ -186,7 +186,7 @@ class Engine:
             if control is not None:
                 control.raise_if_stopped()
                 control.report(Progress("loading", 0, 1))
-            self._safety = SafetyChecker(weights, cuda=self.registry.cuda)
+            self._safety = SafetyChecker(weights, cuda=self.registry.cuda, control=control)
 
     def _checked(self, generated: Generated) -> Generated:
         return generated if self._safety is None else replace(generated, nsfw=self._safety.objects_to(generated))

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from worker.core.errors import Internal, ModelUnavailable
+from worker.core.types import Control
 from worker.engine.memory import device
 from worker.engine.models import hub
+from worker.engine.models.fetch import fetch
 from worker.engine.models.registry import WeightSource
 from worker.engine.models.weight_files import variant_of
 from worker.engine.protocol import Generated, GeneratedImage
@@ -26,18 +28,18 @@ log = logging.getLogger(__name__)
 class SafetyChecker:
     """CLIP's vision tower and 20 concepts (https://arxiv.org/abs/2210.04610), on the GPU in half precision: 0.6 GB."""
 
-    def __init__(self, weights: WeightSource, *, cuda: bool) -> None:
-        """Load it.
+    def __init__(self, weights: WeightSource, *, cuda: bool, control: Control | None = None) -> None:
+        """Load it; a job that waits for its download is asked by `control` whether it still wants to.
 
         Raises:
             ModelUnavailable: it cannot be had; the message names the variable.
-            OutOfMemory, GpuFault, DiskFull.
+            OutOfMemory, GpuFault, DiskFull, or what `control.raise_if_stopped` raises.
         """
         started = time.monotonic()
         self._device = device.device(cuda=cuda)
         try:
             with translated("load"):
-                folder = weights.path or hub.download(weights.name, "safety", half=cuda)
+                folder = weights.path or _download(weights.name, control, cuda=cuda)
                 self._checker, self._processor = _load(folder, cuda=cuda)
                 self._checker.to(self._device)
         except ModelUnavailable as error:
@@ -70,6 +72,12 @@ class SafetyChecker:
             nothing = [np.empty(0)] * len(pictures)
             _, flags = self._checker(clip_input=seen.to(self._device, self._checker.dtype), images=nothing)
         return [bool(flag) for flag in flags]
+
+
+def _download(hub_id: str, control: Control | None, *, cuda: bool) -> Path:
+    if control is None:
+        return hub.download(hub_id, "safety", half=cuda)
+    return fetch(hub_id, "safety", control, half=cuda)
 
 
 def _load(folder: Path, *, cuda: bool) -> tuple[Any, Any]:
