@@ -163,7 +163,7 @@ def test_weights_that_cannot_be_read_are_found_before_the_first_job(
     folder = Path(shutil.copytree(flags_all, tmp_path / "torn"))
     (folder / "model.safetensors").write_bytes(b"torn")
     engine = with_checker(folder)
-    with pytest.raises(ModelUnavailable, match="SAFETY_MODEL: the weights of this model could not be read"):
+    with pytest.raises(ModelUnavailable, match="SAFETY_MODEL names a folder that has only a part of its weights"):
         engine.health()
 
 
