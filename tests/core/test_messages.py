@@ -47,10 +47,10 @@ IDS = """
         .surrogate .too_long .too_many_bytes .too_many_pixels .unicode .unknown .unknown_but_close .video_cost
         .whole_number
     model_unavailable
-        .checker .checker_incomplete .class .cut_off .cut_off_of .demo_folder .file_configs .file_cut_off .file_format
-        .file_missing .folder .folder_missing .img2video .inpainting_only .kind .no_checker .no_demo .no_file
-        .no_index .no_preprocessor .no_vae .no_weights .no_weights_of .not_downloaded .not_here .not_image_to_video
-        .not_text_to_video .parts .refiner_demo .refiner_encoder .unreadable .vae_configs .value
+        .checker .checker_incomplete .class .cut_off .cut_off_of .demo_folder .file_configs .file_cut_off
+        .file_format .file_missing .folder .folder_missing .img2video .incomplete .inpainting_only .kind .no_checker
+        .no_demo .no_file .no_index .no_preprocessor .no_vae .no_weights .no_weights_of .not_downloaded .not_here
+        .not_image_to_video .not_text_to_video .parts .refiner_demo .refiner_encoder .unreadable .vae_configs .value
     out_of_memory
         .too_large .worker
     poison_job

@@ -131,6 +131,9 @@ MESSAGES: Mapping[str, str] = {
     ),
     "model_unavailable.vae_configs": "SDXL_VAE is a single file, and the configuration that goes with it is not here",
     "model_unavailable.parts": "{variable} names a model without {missing}",
+    "model_unavailable.incomplete": (
+        "{variable} names a model whose {part} has tensors that are missing or of another shape"
+    ),
     "model_unavailable.class": "the model names a part this worker does not run ({name})",
     "model_unavailable.value": "{variable} must be a hub id (org/name), a folder, a .safetensors file or demo",
     "model_unavailable.no_demo": "{variable} cannot be demo",

@@ -15,7 +15,7 @@ from worker.core.errors import GpuFault, ModelUnavailable, OutOfMemory
 from worker.core.types import Control, Progress
 from worker.engine.memory import device
 from worker.engine.memory.footprint import spec_bytes
-from worker.engine.memory.placement import GIB, Demand, Resident, decide
+from worker.engine.memory.placement import GIB, Demand, Resident, decide, set_aside
 from worker.engine.memory.room import Phase, Room, Size, room
 from worker.engine.models.fetch import fetch
 from worker.engine.models.registry import SDXL_BASE, ModelRegistry, ModelSpec
@@ -199,14 +199,13 @@ class ModelCache:
             from worker.engine.models.loader import Loader
 
         log.debug("imported", extra={"action": "imports", "modules": [sdxl.__name__, wan.__name__]})
-        target = device.device(cuda=self._cuda) if placement.mode == "resident" else None  # the rest is the offloader's
         loader = Loader(
             spec,
             cuda=self._cuda,
             control=control,
             sdxl_configs=self._sdxl_configs(spec, control),
-            # To the GPU one by one: the machine's memory never holds a whole model beside it.
-            arrived=lambda module: module.to(target) if target is not None else module,
+            card=device.device(cuda=True) if self._cuda else None,
+            on_card=lambda name: not set_aside({name: 0}, placement.mode),
         )
         return loader.load()
 

@@ -1,10 +1,13 @@
-"""Weights on disk -> networks in the dtype they run in. Knows files, classes and dtypes; runs nothing, places nothing.
+"""Weights on disk -> networks in the dtype they run in. Knows files, classes and dtypes; runs nothing.
 
-Every part is read straight into its run dtype, as safetensors, from this disk only. Progress is one step a component.
+Every part is read once, as safetensors, from this disk only, straight into its run dtype and to where it is told to be.
+A tensor that is missing is an error: no network runs with numbers that its file does not have. Progress is one step a
+component.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,11 +15,12 @@ from typing import Any
 import diffusers
 import torch
 import transformers
+from safetensors import safe_open
 
 from worker.core.errors import ModelUnavailable
 from worker.core.types import Control, Progress
 from worker.engine.models.checkpoint import components, read_json
-from worker.engine.models.registry import ModelSpec
+from worker.engine.models.registry import ModelSpec, WeightSource
 from worker.engine.models.weight_files import variant_of
 
 log = logging.getLogger(__name__)
@@ -39,6 +43,11 @@ CLASSES = frozenset(
     }
 )
 """The classes a model folder may name (schedulers beside them): a folder chooses among these, it brings no code."""
+_READ_AS = {"CLIPVisionModelWithProjection": "CLIPVisionModel"}
+"""What Wan 2.1's image-to-video checkpoints name -> what diffusers' own example for them loads: the projection is not
+used (https://huggingface.co/docs/diffusers/api/pipelines/wan)."""
+_IN_ONE_FILE = {"unet": ("model.diffusion_model.",), "vae": ("first_stage_model.", "vae.")}
+"""Network -> how the names of its tensors begin in a single SDXL file."""
 
 
 @dataclass(slots=True)
@@ -89,13 +98,18 @@ Parts = SdxlParts | WanParts
 
 @dataclass(slots=True)
 class Loader:
-    """Loads one model whose files are here. `cuda` decides the dtypes, `arrived` takes each network as it is read."""
+    """Loads one model whose files are here.
+
+    `cuda` decides the dtypes. A network for which `on_card` holds is read straight to `card`; without a card, and for
+    every other, it is in the machine's memory.
+    """
 
     spec: ModelSpec
     cuda: bool
     control: Control
     sdxl_configs: Path | None = None
-    arrived: Callable[[torch.nn.Module], object] = field(default=lambda module: module)
+    card: torch.device | None = None
+    on_card: Callable[[str], bool] = field(default=lambda _name: True)
     _done: int = field(default=0, init=False)
     _total: int = field(default=0, init=False)
 
@@ -111,53 +125,56 @@ class Loader:
         main, vae, refiner = self.spec.main, self.spec.vae, self.spec.refiner
         self._total = 7 + (2 if refiner else 0)
         if main.kind == "file":
-            parts = self._sdxl_file(_path(main.path), load_vae=vae is None)
+            parts = self._sdxl_file(main, load_vae=vae is None)
         else:
-            folder = _path(main.path)
+            folder = _path(main)
             self._check(folder, ("unet", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler"))
             half = torch.float16
             parts = SdxlParts(
                 tokenizer=self._small(folder, "tokenizer"),
                 tokenizer_2=self._small(folder, "tokenizer_2"),
-                text_encoder=self._network(folder, "text_encoder", half),
-                text_encoder_2=self._network(folder, "text_encoder_2", half),
-                unet=self._network(folder, "unet", half),
-                vae=self._vae(folder / "vae", self._vae_dtype(folder / "vae")) if vae is None else None,
+                text_encoder=self._network(main, "text_encoder", half),
+                text_encoder_2=self._network(main, "text_encoder_2", half),
+                unet=self._network(main, "unet", half),
+                vae=self._network(main, "vae", _vae_dtype(folder / "vae")) if vae is None else None,
                 scheduler=self._small(folder, "scheduler"),
                 force_zeros_for_empty_prompt=_index(folder).get("force_zeros_for_empty_prompt", True),
             )
         if vae is not None:
-            parts.vae = self._vae(_path(vae.path), self._vae_dtype(_path(vae.path)))
+            parts.vae = self._vae(vae)
         if self.cuda:
             parts.vae.to(memory_format=torch.channels_last)
         # The dtype was chosen here, once; with this flag diffusers would cast the shared VAE up and down.
         parts.vae.register_to_config(force_upcast=False)
         if refiner is not None:
-            folder = _path(refiner.path)
-            parts.refiner_unet = self._network(folder, "unet", torch.float16)
+            folder = _path(refiner)
+            parts.refiner_unet = self._network(refiner, "unet", torch.float16, slot="refiner_unet")
             parts.refiner_scheduler = self._small(folder, "scheduler")
             parts.refiner_aesthetics = bool(_index(folder).get("requires_aesthetics_score", True))
             self._check_refiner(parts)
         return parts
 
-    def _sdxl_file(self, path: Path, *, load_vae: bool) -> SdxlParts:
+    def _sdxl_file(self, source: WeightSource, *, load_vae: bool) -> SdxlParts:
         if self.sdxl_configs is None:
             raise ModelUnavailable("model_unavailable.file_configs")
-        dtype = torch.float16 if self.cuda else torch.float32
-        options = {"config": str(self.sdxl_configs), "local_files_only": True}
-        without_vae = {} if load_vae else {"vae": None}
+        half = torch.float16
+        # By themselves, so that each is read once, in its own dtype, to its own place.
+        unet = self._of_file(source, "unet", diffusers.UNet2DConditionModel, half)
+        vae_dtype = _vae_dtype(self.sdxl_configs / "vae")
+        vae = self._of_file(source, "vae", diffusers.AutoencoderKL, vae_dtype) if load_vae else None
         pipeline = diffusers.StableDiffusionXLPipeline.from_single_file(
-            str(path), torch_dtype=dtype, add_watermarker=False, **without_vae, **options
+            str(_path(source)),
+            config=str(self.sdxl_configs),
+            local_files_only=True,
+            torch_dtype=self._run_dtype(half),
+            add_watermarker=False,
+            unet=unet,
+            vae=vae,
         )
-        vae = pipeline.vae
-        if vae is not None and self.cuda and vae.config.force_upcast:
-            # Read again, not cast: what float16 has rounded away does not come back.
-            vae = diffusers.AutoencoderKL.from_single_file(
-                str(path), subfolder="vae", torch_dtype=torch.bfloat16, **options
-            )
-        for module in (pipeline.text_encoder, pipeline.text_encoder_2, pipeline.unet, vae):
-            if module is not None:
-                self.arrived(module.eval())
+        for name in ("text_encoder", "text_encoder_2"):
+            module = _whole(getattr(pipeline, name), source, name)
+            if (place := self._place(name)) is not None:
+                module.to(place)
         for _ in range(7):
             self._step()
         return SdxlParts(
@@ -165,85 +182,117 @@ class Loader:
             tokenizer_2=pipeline.tokenizer_2,
             text_encoder=pipeline.text_encoder,
             text_encoder_2=pipeline.text_encoder_2,
-            unet=pipeline.unet,
+            unet=unet,
             vae=vae,
             scheduler=pipeline.scheduler,
         )
 
+    def _of_file(self, source: WeightSource, name: str, kind: Any, dtype: torch.dtype) -> Any:
+        """One network of a single SDXL file; no other tensor of the file is read."""
+        with safe_open(_path(source), "pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys() if key.startswith(_IN_ONE_FILE[name])}  # noqa: SIM118 - no dict
+        with _whole_or_error(source, name):
+            if not tensors:
+                raise _incomplete(source, name)
+            module = kind.from_single_file(
+                tensors,
+                config=str(self.sdxl_configs),
+                subfolder=name,
+                local_files_only=True,
+                torch_dtype=self._run_dtype(dtype),
+                device=self._place(name),
+            )
+        return _whole(module, source, name)
+
     def _wan(self) -> WanParts:
-        folder = _path(self.spec.main.path)
+        main = self.spec.main
+        folder = _path(main)
         index, present = _index(folder), components(folder)
         self._check(folder, ("tokenizer", "text_encoder", "transformer", "vae", "scheduler"))
         self._total = len(present)
         bfloat16 = torch.bfloat16
         return WanParts(
             tokenizer=self._small(folder, "tokenizer"),
-            text_encoder=self._network(folder, "text_encoder", bfloat16),
+            text_encoder=self._network(main, "text_encoder", bfloat16),
             # Small, and its features steer every step: float32 as in diffusers' own example for Wan.
-            image_encoder=self._network(folder, "image_encoder", torch.float32) if "image_encoder" in present else None,
+            image_encoder=self._network(main, "image_encoder", torch.float32) if "image_encoder" in present else None,
             image_processor=self._small(folder, "image_processor") if "image_processor" in present else None,
-            transformer=self._network(folder, "transformer", bfloat16),
-            transformer_2=self._network(folder, "transformer_2", bfloat16) if "transformer_2" in present else None,
-            vae=self._wan_vae(folder),
+            transformer=self._network(main, "transformer", bfloat16),
+            transformer_2=self._network(main, "transformer_2", bfloat16) if "transformer_2" in present else None,
+            vae=self._wan_vae(main),
             scheduler=self._small(folder, "scheduler"),
             boundary_ratio=index.get("boundary_ratio"),
             expand_timesteps=bool(index.get("expand_timesteps")),
         )
 
-    def _wan_vae(self, folder: Path) -> Any:
+    def _wan_vae(self, source: WeightSource) -> Any:
         """Encodes in float32, decodes in bfloat16: half the room where a job needs most, and no difference to see.
 
         Clips decoded in bfloat16 have an MS-SSIM of 0.9999 to those in float32 (hao-ai-lab/FastVideo, pull request
         1472); what is encoded steers every step, so that stays exact.
         """
-        vae = self._network(folder, "vae", torch.float32)
+        vae = self._network(source, "vae", torch.float32)
         if self.cuda:
             for part in (vae.decoder, vae.post_quant_conv):
                 part.to(torch.bfloat16)
         return vae
 
-    def _vae_dtype(self, folder: Path) -> torch.dtype:
-        """The dtype of an SDXL VAE on the GPU: float16 only where it was made not to overflow there."""
-        config = read_json((folder.parent if folder.suffix == ".safetensors" else folder) / "config.json")
-        return torch.bfloat16 if config.get("force_upcast", True) else torch.float16
-
-    def _vae(self, where: Path, dtype: torch.dtype) -> Any:
-        if where.suffix == ".safetensors":
-            if self.sdxl_configs is None:
-                raise ModelUnavailable("model_unavailable.vae_configs")
-            vae = diffusers.AutoencoderKL.from_single_file(
-                str(where),
-                config=str(self.sdxl_configs),
-                subfolder="vae",
-                local_files_only=True,
-                torch_dtype=dtype if self.cuda else torch.float32,
-            )
+    def _vae(self, source: WeightSource) -> Any:
+        """A VAE of its own: a folder, or a file in the original implementation's or in diffusers' names."""
+        where = _path(source)
+        if where.suffix != ".safetensors":
+            vae = self._read(diffusers.AutoencoderKL, where, _vae_dtype(where), source, "vae")
+        elif self.sdxl_configs is None:
+            raise ModelUnavailable("model_unavailable.vae_configs")
         else:
-            vae = self._read(diffusers.AutoencoderKL, where, dtype)
+            with _whole_or_error(source, "vae"):
+                vae = diffusers.AutoencoderKL.from_single_file(
+                    str(where),
+                    config=str(self.sdxl_configs),
+                    subfolder="vae",
+                    local_files_only=True,
+                    torch_dtype=self._run_dtype(_vae_dtype(where.parent)),
+                    device=self._place("vae"),
+                )
+            _whole(vae, source, "vae")
         self._step()
-        self.arrived(vae)
         return vae
 
-    def _network(self, folder: Path, name: str, dtype: torch.dtype) -> Any:
-        library, kind = components(folder)[name]
-        module = self._read(_class(library, kind), folder / name, dtype)
+    def _network(self, source: WeightSource, name: str, dtype: torch.dtype, *, slot: str | None = None) -> Any:
+        """A component of a folder, which takes the place `slot` among the networks (its own name, if not given)."""
+        folder = _path(source)
+        module = self._read(_class(*components(folder)[name]), folder / name, dtype, source, slot or name)
         self._step()
-        self.arrived(module)
         return module
 
-    def _read(self, kind: Any, folder: Path, dtype: torch.dtype) -> Any:
-        options = {
+    def _read(self, kind: Any, folder: Path, dtype: torch.dtype, source: WeightSource, name: str) -> Any:
+        ours = kind.__module__.startswith("transformers")
+        options: dict[str, Any] = {
             # transformers 5 calls it dtype, diffusers torch_dtype.
-            "dtype" if kind.__module__.startswith("transformers") else "torch_dtype": dtype
-            if self.cuda
-            else torch.float32,
+            "dtype" if ours else "torch_dtype": self._run_dtype(dtype),
             "use_safetensors": True,
             "local_files_only": True,
             "low_cpu_mem_usage": True,
+            "output_loading_info": True,
         }
+        if ours:
+            options["ignore_mismatched_sizes"] = True  # they are told below, as those that are missing
         if variant := variant_of(folder, half=self.cuda):
             options["variant"] = variant
-        return kind.from_pretrained(str(folder), **options).eval()
+        if (place := self._place(name)) is not None:
+            options["device_map"] = {"": place}
+        with _whole_or_error(source, name):
+            module, said = kind.from_pretrained(str(folder), **options)
+        if said["missing_keys"] or said["mismatched_keys"]:
+            # transformers fills these with random numbers.
+            raise _incomplete(source, name)
+        return _whole(module, source, name)
+
+    def _place(self, name: str) -> torch.device | None:
+        return self.card if self.on_card(name) else None
+
+    def _run_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        return dtype if self.cuda else torch.float32
 
     def _small(self, folder: Path, name: str) -> Any:
         library, kind = components(folder)[name]
@@ -272,6 +321,7 @@ class Loader:
 
 
 def _class(library: str, name: str) -> Any:
+    name = _READ_AS.get(name, name)
     if name in CLASSES or (library == "diffusers" and name.endswith("Scheduler")):
         kind = getattr(_LIBRARIES.get(library), name, None)
         if kind is not None:
@@ -283,7 +333,36 @@ def _index(folder: Path) -> dict[str, Any]:
     return read_json(folder / "model_index.json")
 
 
-def _path(path: Path | None) -> Path:
-    if path is None:
+def _path(source: WeightSource) -> Path:
+    if source.path is None:
         raise ModelUnavailable("model_unavailable.not_here")
-    return path
+    return source.path
+
+
+def _vae_dtype(folder: Path) -> torch.dtype:
+    """The dtype of an SDXL VAE on the GPU: float16 only where it was made not to overflow there."""
+    return torch.bfloat16 if read_json(folder / "config.json").get("force_upcast", True) else torch.float16
+
+
+def _incomplete(source: WeightSource, name: str) -> ModelUnavailable:
+    return ModelUnavailable("model_unavailable.incomplete", variable=source.variable, part=name)
+
+
+def _whole(module: Any, source: WeightSource, name: str) -> Any:
+    """The network, when each of its tensors holds numbers; diffusers leaves those that are missing on `meta`."""
+    if any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers())):
+        raise _incomplete(source, name)
+    return module.eval()
+
+
+@contextmanager
+def _whole_or_error(source: WeightSource, name: str) -> Iterator[None]:
+    """What diffusers raises for a tensor that is missing or of another shape becomes our error."""
+    try:
+        yield
+    except NotImplementedError as error:  # a tensor on `meta` cannot be copied
+        raise _incomplete(source, name) from error
+    except ValueError as error:
+        if "expected shape" in str(error):
+            raise _incomplete(source, name) from error
+        raise
