@@ -7,9 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import numpy as np
 import pytest
 import torch
+import transformers
+from diffusers.loaders import single_file as single_file_pipeline
+from diffusers.loaders import single_file_model
 from safetensors.torch import load_file, save_file
 
 from tests.engine.conftest import Runner, prepare, runner
@@ -39,9 +43,21 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def load() -> Loading:
-    def start(task: str = "text2img", *, cuda: bool = False, control: Recorder | None = None, **values: Any) -> Parts:
-        models = registry(cuda=False, **values)
-        return Loader(models.spec(TaskType(task)), cuda=cuda, control=control or Recorder()).load()
+    def start(
+        task: str = "text2img",
+        *,
+        cuda: bool = False,
+        control: Recorder | None = None,
+        configs: Path | None = None,
+        card: torch.device | None = None,
+        on_card: Callable[[str], bool] = lambda name: True,
+        **values: Any,
+    ) -> Parts:
+        spec = registry(cuda=False, **values).spec(TaskType(task))
+        loader = Loader(
+            spec, cuda=cuda, control=control or Recorder(), sdxl_configs=configs, card=card, on_card=on_card
+        )
+        return loader.load()
 
     return start
 
@@ -194,6 +210,152 @@ def test_files_of_an_older_transformers_load_alike(
     old, new = (getattr(load(task, **{variable: str(where)}), part).state_dict() for where in (folder, original))
     assert set(old) == set(new)
     assert all(torch.equal(old[name], new[name]) for name in new)
+
+
+def changed(original: Path, folder: Path, part: str, change: Callable[[dict[str, torch.Tensor]], object]) -> Path:
+    """A copy of a model of which one network's tensors are changed."""
+    shutil.copytree(original, folder)
+    (path,) = (folder / part).glob("*.safetensors")
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path, {"format": "pt"})
+    return folder
+
+
+def without(ending: str) -> Callable[[dict[str, torch.Tensor]], object]:
+    return lambda tensors: tensors.pop(next(name for name in tensors if name.endswith(ending)))
+
+
+def reshaped(ending: str) -> Callable[[dict[str, torch.Tensor]], object]:
+    return lambda tensors: tensors.update({next(name for name in tensors if name.endswith(ending)): torch.zeros(2, 3)})
+
+
+@pytest.mark.parametrize("change", [without, reshaped], ids=["missing", "of another shape"])
+@pytest.mark.parametrize(
+    ("variable", "part", "ending"),
+    [
+        ("sdxl_model", "text_encoder", "fc1.weight"),
+        ("sdxl_model", "text_encoder_2", "text_projection.weight"),
+        ("sdxl_model", "unet", "conv_in.weight"),
+        ("sdxl_model", "vae", "quant_conv.bias"),
+        ("sdxl_refiner", "unet", "conv_in.weight"),
+        ("sdxl_vae", "vae", "quant_conv.bias"),
+        ("wan_model", "text_encoder", "shared.weight"),
+        ("wan_model", "transformer", "proj_out.weight"),
+        ("wan_model", "vae", "quant_conv.weight"),
+        ("wan_i2v_model", "image_encoder", "fc1.weight"),
+    ],
+)
+def test_a_tensor_that_is_not_there_is_an_error_and_never_a_random_number(
+    load: Loading,
+    demo_models: Path,
+    wan_i2v: Path,
+    tmp_path: Path,
+    variable: str,
+    part: str,
+    ending: str,
+    change: Callable[[str], Callable[[dict[str, torch.Tensor]], object]],
+) -> None:
+    original = {
+        "sdxl_refiner": demo_models / "sdxl-refiner",
+        "wan_model": demo_models / "wan",
+        "wan_i2v_model": wan_i2v,
+    }.get(variable, demo_models / "sdxl")
+    folder = changed(original, tmp_path / "torn", part, change(ending))
+    values = {variable: str(folder / "vae" if variable == "sdxl_vae" else folder)}
+    if variable == "sdxl_refiner":
+        values["sdxl_model"] = str(shutil.copytree(demo_models / "sdxl", tmp_path / "base"))
+    task = {"wan_model": "text2video", "wan_i2v_model": "img2video"}.get(variable, "text2img")
+    with pytest.raises(ModelUnavailable, match=f"{variable.upper()} names a model whose (refiner_)?{part} ") as caught:
+        load(task, **values)
+    assert str(tmp_path) not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("begins", "part"),
+    [
+        ("model.diffusion_model.input_blocks.0.0.weight", "unet"),
+        ("model.diffusion_model.", "unet"),
+        ("first_stage_model.quant_conv.weight", "vae"),
+        ("first_stage_model.", "vae"),
+        ("conditioner.embedders.0.transformer.text_model.final_layer_norm.bias", "text_encoder"),
+        ("conditioner.embedders.1.model.ln_final.bias", "text_encoder_2"),
+    ],
+)
+def test_a_tensor_that_a_single_file_lacks_is_an_error(
+    load: Loading, small_sdxl: Path, tmp_path: Path, begins: str, part: str
+) -> None:
+    path = single_file(small_sdxl, tmp_path / "torn.safetensors")
+    tensors = {name: value for name, value in load_file(path).items() if not name.startswith(begins)}
+    save_file(tensors, path)
+    with pytest.raises(ModelUnavailable, match=f"SDXL_MODEL names a model whose {part} "):
+        load(sdxl_model=str(path), configs=small_sdxl)
+
+
+class Opened:
+    """Which networks were read, where to, and how often a whole file was."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.places: dict[str, Any] = {}
+        self.whole = 0
+        for kind in (diffusers.ModelMixin, transformers.PreTrainedModel):
+            self._watch(monkeypatch, kind)
+        read = single_file_pipeline.load_single_file_checkpoint
+
+        def counted(*args: Any, **options: Any) -> Any:
+            self.whole += 1
+            return read(*args, **options)
+
+        monkeypatch.setattr(single_file_pipeline, "load_single_file_checkpoint", counted)
+        monkeypatch.setattr(single_file_model, "load_single_file_checkpoint", counted)
+
+    def _watch(self, monkeypatch: pytest.MonkeyPatch, kind: Any) -> None:
+        read = kind.from_pretrained.__func__
+
+        def watched(cls: Any, folder: str, *args: Any, **options: Any) -> Any:
+            self.places[Path(folder).name] = options.get("device_map")
+            return read(cls, folder, *args, **options)
+
+        monkeypatch.setattr(kind, "from_pretrained", classmethod(watched))
+
+
+@pytest.mark.parametrize("task", ["text2img", "text2video"])
+def test_a_network_is_read_straight_to_the_card_unless_it_stays_in_the_machines_memory(
+    load: Loading, task: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The CPU stands in for the card: what is told to the vendors is what counts."""
+    opened = Opened(monkeypatch)
+    card = torch.device("cpu")
+    load(task, cuda=True, card=card, on_card=lambda name: not name.startswith("text_encoder"))
+    assert {name for name, place in opened.places.items() if place is None} == {
+        name for name in opened.places if name.startswith("text_encoder")
+    }
+    assert all(place in (None, {"": card}) for place in opened.places.values())
+    opened.places.clear()
+    load(task)
+    assert set(opened.places.values()) == {None}
+
+
+def test_a_single_file_is_read_once_though_its_vae_has_a_dtype_of_its_own(
+    load: Loading, small_sdxl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configs = tmp_path / "configs"
+    shutil.copytree(small_sdxl, configs)
+    config = configs / "vae" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"force_upcast": True}))
+    path = single_file(small_sdxl, tmp_path / "my-model.safetensors")
+    opened = Opened(monkeypatch)
+    parts = load(cuda=True, sdxl_model=str(path), configs=configs)
+    assert opened.whole == 1
+    assert {name: module.dtype for name, module in parts.modules().items()} == {
+        "text_encoder": torch.float16,
+        "text_encoder_2": torch.float16,
+        "unet": torch.float16,
+        "vae": torch.bfloat16,
+    }
+    # Cast from the file, not from what float16 had rounded.
+    saved = load_file(path)["first_stage_model.quant_conv.weight"]
+    assert torch.equal(parts.vae.quant_conv.weight, saved.to(torch.bfloat16))
 
 
 def test_a_folder_cannot_bring_a_class_of_its_own(load: Loading, demo_models: Path, tmp_path: Path) -> None:
