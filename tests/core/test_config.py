@@ -6,7 +6,15 @@ from typing import Any
 
 import pytest
 
-from worker.core.config import ConfigError, Settings, has_cuda_driver, load_settings, set_library_defaults
+from worker.core.config import (
+    ConfigError,
+    Settings,
+    has_cuda_driver,
+    load_settings,
+    misspelt_variables,
+    set_library_defaults,
+    wrong_variables,
+)
 from worker.core.types import TaskType
 
 DEFAULTS: dict[str, Any] = {
@@ -207,3 +215,20 @@ def test_every_field_is_one_of_the_contract_or_names_a_place_on_this_machine() -
     own |= {"check_revoked", "ticket_secret"}
     platform = {name for name in Settings.model_fields if name.startswith("runpod_")}
     assert set(Settings.model_fields) - own - platform == {name.lower() for name in DEFAULTS}
+
+
+def test_every_wrong_variable_is_named_with_what_would_be_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert wrong_variables() == {}
+    monkeypatch.setenv("TICKET_SECRET", "too short, and never shown")
+    monkeypatch.setenv("LOG_LEVEL", "loud")
+    wrong = wrong_variables()
+    assert set(wrong) == {"TICKET_SECRET", "LOG_LEVEL"}
+    assert "at least 32 characters" in wrong["TICKET_SECRET"]
+    assert "never shown" not in str(wrong)
+    assert "loud" not in str(wrong)
+
+
+def test_a_variable_that_nobody_reads_is_known_by_the_one_that_it_looks_like(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SDXL_MODLE", "FIREBASE_STORGE_BUCKET", "SDXL_MODEL", "HF_TOKEN", "MODEL", "RUNPOD_POD_IDS"):
+        monkeypatch.setenv(name, "x")
+    assert misspelt_variables() == {"SDXL_MODLE": "SDXL_MODEL", "FIREBASE_STORGE_BUCKET": "FIREBASE_STORAGE_BUCKET"}

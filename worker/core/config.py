@@ -4,9 +4,11 @@ Knows variable names, types, ranges and defaults. Does not know what they are us
 raises `ConfigError` naming the variable and never its content: a variable may hold a key.
 """
 
+import difflib
 import functools
 import importlib.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -146,12 +148,34 @@ def load_settings(**overrides: object) -> Settings:
     try:
         return Settings(_env_ignore_empty=True, **overrides)  # type: ignore[arg-type]  # values are validated by pydantic
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(str(part) for part in detail['loc']).upper() or 'environment'}: "
-            f"{detail['msg'].removeprefix('Value error, ')}"
-            for detail in error.errors(include_input=False, include_url=False)
-        )
-        raise ConfigError(problems) from None
+        raise ConfigError("; ".join(f"{name}: {problem}" for name, problem in _problems(error))) from None
+
+
+def wrong_variables() -> dict[str, str]:
+    """Each variable that holds something wrong -> what would be right, never its value; `environment` is their mix."""
+    try:
+        Settings(_env_ignore_empty=True)
+    except ValidationError as error:
+        return dict(_problems(error))
+    return {}
+
+
+def misspelt_variables() -> dict[str, str]:
+    """Each variable of this environment that nobody reads -> the one of ours that it looks like."""
+    ours = {
+        str(choice).upper()
+        for name, field in Settings.model_fields.items()
+        for choice in getattr(field.validation_alias, "choices", [name])
+    }
+    strangers = [name for name in os.environ if name.upper() not in ours and not name.startswith("RUNPOD_")]
+    likest = {name: difflib.get_close_matches(name.upper(), ours, 1, cutoff=0.88) for name in strangers}
+    return {name: found[0] for name, found in likest.items() if found}
+
+
+def _problems(error: ValidationError) -> Iterator[tuple[str, str]]:
+    for detail in error.errors(include_input=False, include_url=False):
+        name = ".".join(str(part) for part in detail["loc"]).upper() or "environment"
+        yield name, detail["msg"].removeprefix("Value error, ")
 
 
 @functools.cache
