@@ -74,19 +74,27 @@ def encode_video(
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _ffmpeg_command(path: Path, *, width: int, height: int, fps: int, crf: int, preset: str) -> list[str]:
+def ffmpeg_path() -> str:
+    """The ffmpeg that makes the clips.
+
+    Raises:
+        Internal: there is none.
+    """
     import imageio_ffmpeg
 
     try:
-        ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
+        return str(imageio_ffmpeg.get_ffmpeg_exe())
     except RuntimeError as error:
         raise Internal("internal.no_encoder") from error
+
+
+def _ffmpeg_command(path: Path, *, width: int, height: int, fps: int, crf: int, preset: str) -> list[str]:
     # Without the matrix named, ffmpeg converts with BT.601 and players that assume BT.709 shift every colour.
     colour = "scale=out_color_matrix=bt709:out_range=tv,format=yuv420p"
     tags = "setparams=range=tv:colorspace=bt709:color_primaries=bt709:color_trc=bt709"
     # x264 keeps its 250 frames between keyframes: clips are shorter, and a second keyframe can cost half as much again.
     return [
-        *(ffmpeg, "-nostdin", "-hide_banner", "-v", "quiet", "-y"),
+        *(ffmpeg_path(), "-nostdin", "-hide_banner", "-v", "quiet", "-y"),
         *("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps), "-i", "pipe:0"),
         *("-an", "-vf", f"{colour},{tags}"),
         *("-c:v", "libx264", "-preset", preset, "-crf", str(crf), "-profile:v", "high"),
