@@ -85,6 +85,11 @@ class Firebase:
         """The Firebase project's id."""
         return str(self._key["project_id"]) if self._key else self._settings.google_cloud_project or "demo-worker"
 
+    @property
+    def account(self) -> str | None:
+        """The service account's address; None with emulators, which need no key."""
+        return str(self._key["client_email"]) if self._key else None
+
     @functools.cached_property
     def documents(self) -> FirestoreStore | None:
         """Firestore; None where only the Storage emulator is there."""

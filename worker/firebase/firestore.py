@@ -47,6 +47,11 @@ class FirestoreStore:
                 return None
         return written.update_time  # type: ignore[no-any-return]  # the client is untyped
 
+    def delete(self, path: str, *, timeout: float) -> None:
+        """Delete a document, whatever is in it; nothing happens where there is none."""
+        with translated("firestore"):
+            self.client.document(path).delete(retry=None, timeout=timeout)
+
     def expired(self, *, limit: int, timeout: float) -> list[str]:
         """Paths of all users' documents that are `processing` past their `expires_at`, oldest first."""
         from google.cloud.firestore import FieldFilter
