@@ -1,7 +1,6 @@
 """The engine as a whole: state, memory, failures and what is left after them."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from worker.core.types import Sources, TaskType
 from worker.engine.engine import Engine
 from worker.engine.memory import cache, device
 from worker.engine.memory.placement import GIB, SLACK
-from worker.engine.models.registry import ModelRegistry
+from worker.engine.models.registry import ModelRegistry, WeightSource
 from worker.engine.protocol import Generator, Placement
 
 
@@ -238,11 +237,11 @@ def test_loading_that_fails_leaves_nothing_half_loaded(fresh: Engine, monkeypatc
     load = Loader._network
     calls: list[str] = []
 
-    def fails_at_the_unet(self: Loader, folder: Path, name: str, dtype: torch.dtype) -> Any:
+    def fails_at_the_unet(self: Loader, source: WeightSource, name: str, dtype: torch.dtype) -> Any:
         calls.append(name)
         if name == "unet":
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return load(self, folder, name, dtype)
+        return load(self, source, name, dtype)
 
     with monkeypatch.context() as patch:
         patch.setattr(Loader, "_network", fails_at_the_unet)

@@ -52,4 +52,4 @@ def test_on_the_card_most_parts_weigh_half() -> None:
     spec = registry(cuda=False).spec(TaskType.TEXT2VIDEO)
     wide, narrow = (spec_bytes(spec, cuda=cuda) for cuda in (False, True))
     assert narrow["transformer"] * 2 == wide["transformer"]
-    assert narrow["vae"] == wide["vae"]
+    assert wide["vae"] / 2 < narrow["vae"] < wide["vae"]  # its decoder alone

@@ -142,13 +142,10 @@ def test_the_next_worker_fetches_only_what_had_not_arrived(
             worker.kill()
         served.sent.clear()
         served.release.set()
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "ENDPOINT", served.endpoint)
-        template = served.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
-        folder = fetch("org/small", "pipeline", Recorder(), half=True)
+        subprocess.run([sys.executable, "-c", code], env=environment, cwd=REPOSITORY, check=True, timeout=90)
         assert served.sent == [unet]
+    (folder,) = cache.glob("*/snapshots/*")
     for name in (unet, "vae/diffusion_pytorch_model.safetensors", "tokenizer/vocab.json"):
         assert (folder / name).read_bytes() == (demo_models / "sdxl" / name).read_bytes()
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     assert hub.arrived("org/small") >= (folder / unet).stat().st_size
