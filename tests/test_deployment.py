@@ -306,6 +306,16 @@ def test_baking_sharded_weights_takes_the_index_with_its_shards_and_no_second_pr
     assert chosen == sorted(["model_index.json", index, *full])
 
 
+def test_baking_half_precision_leaves_the_index_of_other_shards_out() -> None:
+    """It names files that are not baked, and a folder with an index wants every one of them."""
+    shards = [f"text_encoder/model-0000{n}-of-00002.safetensors" for n in (1, 2)]
+    index, half = "text_encoder/model.safetensors.index.json", "text_encoder/model.fp16.safetensors"
+    assert choose_files(["text_encoder/config.json", index, half, *shards], ["text_encoder"]) == [
+        "text_encoder/config.json",
+        half,
+    ]
+
+
 def test_baking_a_single_component_leaves_its_single_file_copies_out() -> None:
     files = [
         "config.json",

@@ -237,11 +237,11 @@ def test_loading_that_fails_leaves_nothing_half_loaded(fresh: Engine, monkeypatc
     load = Loader._network
     calls: list[str] = []
 
-    def fails_at_the_unet(self: Loader, source: WeightSource, name: str, dtype: torch.dtype) -> Any:
+    def fails_at_the_unet(self: Loader, source: WeightSource, name: str, dtype: torch.dtype, **options: Any) -> Any:
         calls.append(name)
         if name == "unet":
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return load(self, source, name, dtype)
+        return load(self, source, name, dtype, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(Loader, "_network", fails_at_the_unet)

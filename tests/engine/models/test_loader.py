@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from diffusers.loaders import single_file as single_file_pipeline
-from diffusers.loaders import single_file_model
+from diffusers.loaders import single_file_utils
 from safetensors.torch import load_file, save_file
 
 from tests.engine.conftest import Runner, prepare, runner
@@ -300,15 +299,14 @@ class Opened:
         self.whole = 0
         for kind in (diffusers.ModelMixin, transformers.PreTrainedModel):
             self._watch(monkeypatch, kind)
-        vendor: Any = single_file_pipeline  # it exports what it imports without saying so
-        read = vendor.load_single_file_checkpoint
+        read: Any = single_file_utils.load_single_file_checkpoint
 
         def counted(*args: Any, **options: Any) -> Any:
             self.whole += 1
             return read(*args, **options)
 
-        monkeypatch.setattr(single_file_pipeline, "load_single_file_checkpoint", counted)
-        monkeypatch.setattr(single_file_model, "load_single_file_checkpoint", counted)
+        for user in ("single_file", "single_file_model"):
+            monkeypatch.setattr(f"diffusers.loaders.{user}.load_single_file_checkpoint", counted)
 
     def _watch(self, monkeypatch: pytest.MonkeyPatch, kind: Any) -> None:
         read = kind.from_pretrained.__func__
