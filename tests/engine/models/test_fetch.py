@@ -138,7 +138,8 @@ def test_the_next_worker_fetches_only_what_had_not_arrived(
         }
         with subprocess.Popen([sys.executable, "-c", code], env=environment, cwd=REPOSITORY, stderr=-3) as worker:
             cache = tmp_path / "home" / "hub"
-            until(lambda: len(list(cache.glob("*/snapshots/*/*/*.safetensors"))) == 3 and unet in served.sent, 90)
+            until(lambda: unet in served.sent and len(list(cache.glob("*/snapshots/*/*/*.safetensors"))) == 3, 90)
+            until(lambda: len(list(cache.glob("*/blobs/*.incomplete"))) == 1, 90)
             worker.kill()
         served.sent.clear()
         served.release.set()
