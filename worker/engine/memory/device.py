@@ -3,8 +3,11 @@
 Imports torch only where there is a GPU to ask.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worker.core.errors import GpuFault
@@ -61,6 +64,56 @@ def _answering() -> Iterator[None]:
     except (RuntimeError, AssertionError) as error:  # an AssertionError is a torch that was built without CUDA
         ours = translate(error, "run")
         raise (GpuFault() if ours is error else ours) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """The card and what drives it, as the log and the doctor say it."""
+
+    name: str
+    total: int
+    """Bytes of memory."""
+    driver: str
+    """Version of NVIDIA's driver, such as `580.95.05`, or `unknown`."""
+    torch: str
+    cuda: str
+    """What torch was built for."""
+    cudnn: str
+
+    def __str__(self) -> str:
+        parts = f"torch {self.torch}, CUDA {self.cuda}, cuDNN {self.cudnn}"
+        return f"{self.name}, {self.total / GIB:.1f} GiB, driver {self.driver}, {parts}"
+
+
+def describe_gpu() -> Gpu:
+    """What the first card is, and with which versions it is driven; makes the CUDA context.
+
+    Raises:
+        GpuFault: the GPU does not answer.
+    """
+    import torch
+
+    with translated("run"), _answering():
+        properties = torch.cuda.get_device_properties(0)
+    cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]  # torch is typed but for this
+    return Gpu(
+        name=properties.name,
+        total=properties.total_memory,
+        driver=driver_version(),
+        torch=torch.__version__,
+        cuda=str(torch.version.cuda),
+        cudnn="none" if cudnn is None else str(cudnn),
+    )
+
+
+def driver_version(file: Path = Path("/proc/driver/nvidia/version")) -> str:
+    """Version of NVIDIA's driver, as the kernel tells it; `unknown` where a container does not see it."""
+    try:
+        said = file.read_text(encoding="utf-8")
+    except OSError:
+        return "unknown"
+    found = re.search(r"\s(\d{3,}\.[\d.]+)\s", said)
+    return found[1] if found else "unknown"
 
 
 def _machine_memory() -> tuple[int, int]:

@@ -1,0 +1,26 @@
+"""What the log says of a card, so that a fault can be looked up by its versions."""
+
+from pathlib import Path
+
+import pytest
+
+from worker.engine.memory.device import Gpu, driver_version
+
+
+def test_a_card_and_all_versions_that_drive_it_are_one_line() -> None:
+    card = Gpu("NVIDIA L40S", 45 * 2**30, "580.95.05", "2.13.0+cu130", "13.0", "91501")
+    assert str(card) == "NVIDIA L40S, 45.0 GiB, driver 580.95.05, torch 2.13.0+cu130, CUDA 13.0, cuDNN 91501"
+
+
+@pytest.mark.parametrize(
+    ("said", "version"),
+    [
+        ("NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.183.01  Sun May 12 19:39:15 UTC 2024\n", "535.183.01"),
+        ("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build\n", "580.95.05"),
+        ("something else\n", "unknown"),
+    ],
+)
+def test_the_driver_is_told_by_the_kernel(said: str, version: str, tmp_path: Path) -> None:
+    (tmp_path / "version").write_text(said)
+    assert driver_version(tmp_path / "version") == version
+    assert driver_version(tmp_path / "nothing") == "unknown"
