@@ -1,0 +1,343 @@
+"""The doctor: a row for all that a worker needs, red where it would fail, and never a secret in any of them."""
+
+import contextlib
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.fakes import MemoryBucket, is_down
+from tools.emulators.firebase import FirebaseEmulators, environment
+from worker import doctor
+from worker.core.config import REPOSITORY, load_settings
+from worker.core.errors import BackendError
+from worker.doctor import Finding
+from worker.engine.models.registry import ModelRegistry
+from worker.firebase.app import Firebase
+
+KEY = json.dumps({"type": "service_account", "private_key": "-----BEGIN PRIVATE KEY-----\nMIIEvVERYSECRET\n"})
+TICKET_SECRET = "the secret of the app's backend, 32+"
+
+
+@pytest.fixture(autouse=True)
+def _logging_is_as_it_was() -> Iterator[None]:
+    yield
+    logging.disable(logging.NOTSET)
+
+
+def one(findings: Iterable[Finding]) -> Finding:
+    (only,) = findings
+    return only
+
+
+def named(rows: Iterable[Finding], name: str) -> Finding:
+    return one(row for row in rows if row.name == name)
+
+
+def everything() -> list[Finding]:
+    return [row for _, rows in doctor.examine() for row in rows]
+
+
+def states(rows: Iterable[Finding]) -> dict[str, str]:
+    return {row.name: row.state for row in rows}
+
+
+# --- As a command ---------------------------------------------------------------------------------------------------
+
+
+def test_a_laptop_without_gpu_firebase_or_account_is_well(capsys: pytest.CaptureFixture[str]) -> None:
+    assert doctor.main([]) == 0
+    told = capsys.readouterr().out
+    assert told.count("not configured: results go back as base64") == 4
+    assert "none: the CPU" in told
+    assert told.endswith("all is well\n")
+
+
+def test_the_table_is_100_columns_wide_whatever_is_in_it(capsys: pytest.CaptureFixture[str]) -> None:
+    doctor.main([])
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 100
+    long = Finding("a name of many words, all of them short", "fail", "/a/path" * 40, "and words " * 40)
+    assert max(map(len, doctor.table("Section", [long]).splitlines())) <= 100
+
+
+def test_without_a_card_torch_is_not_imported() -> None:
+    code = "import sys; from worker.doctor import main; code = main([]); sys.exit(code or 'torch' in sys.modules)"
+    variables = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, env=variables, capture_output=True, check=False
+    )
+    assert ended.returncode == 0, ended
+
+
+def test_a_red_row_is_an_exit_code_for_ci_and_json_says_the_same(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WAN_I2V_MODEL", "/nowhere")
+    assert doctor.main(["--json"]) == 1
+    red = [row for row in json.loads(capsys.readouterr().out) if row["state"] == "fail"]
+    assert [(row["section"], row["name"]) for row in red] == [("Models", "img2video")]
+
+
+def test_a_check_that_breaks_is_a_red_row_behind_what_it_had_found() -> None:
+    def breaks() -> Iterator[Finding]:
+        yield Finding("first", "ok", "")
+        raise ZeroDivisionError("with a path or a key in it")
+
+    rows = doctor.rows("second", breaks)
+    assert states(rows) == {"first": "ok", "second": "fail"}
+    assert "ZeroDivisionError" in rows[1].detail
+    assert "a key in it" not in rows[1].detail
+
+
+# --- Environment ----------------------------------------------------------------------------------------------------
+
+
+def test_each_wrong_variable_is_red_and_all_other_checks_still_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOG_LEVEL", "loud")
+    monkeypatch.setenv("JOB_TIMEOUT_SECONDS", "soon")
+    monkeypatch.setenv("SDXL_MODEL", "demo")
+    monkeypatch.setenv("SDXL_REFINR", "demo")
+    rows = everything()
+    assert states(rows).items() >= {
+        "LOG_LEVEL": "fail", "JOB_TIMEOUT_SECONDS": "fail", "SDXL_MODEL": "ok", "SDXL_REFINR": "warn", "card": "ok"
+    }.items()  # fmt: skip
+    assert named(rows, "SDXL_MODEL").detail == "demo"
+    assert "SDXL_REFINER" in named(rows, "SDXL_REFINR").remedy
+
+
+def test_a_mix_of_variables_that_no_worker_starts_with_is_all_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNPOD_ENDPOINT_ID", "e")
+    monkeypatch.setenv("FIRESTORE_EMULATOR_HOST", "127.0.0.1:8080")
+    assert states(everything()) == {"environment": "fail", "everything else": "skipped"}
+
+
+def test_no_secret_is_ever_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, value in {
+        "FIREBASE_SERVICE_ACCOUNT_KEY": KEY,
+        "TICKET_SECRET": TICKET_SECRET,
+        "FIREBASE_STORAGE_BUCKET": KEY,  # pasted into the wrong field
+        "SDXL_MODEL": "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJhIn0.c2lnbmF0dXJl",
+    }.items():
+        monkeypatch.setenv(name, value)
+    for arguments in ([], ["--json"]):
+        doctor.main(arguments)
+        told = capsys.readouterr()
+        for secret in ("VERYSECRET", TICKET_SECRET, "c2lnbmF0dXJl"):
+            assert secret not in told.out + told.err
+        assert "**********" in told.out
+
+
+# --- Firebase -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", ["{", "/no/such/file.json", KEY])
+def test_a_key_that_cannot_be_read_is_red_and_says_what_it_may_be(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    monkeypatch.setenv("FIREBASE_SERVICE_ACCOUNT_KEY", key)
+    rows = everything()
+    found = named(rows, "service account key")
+    assert found.state == "fail"
+    assert "JSON" in found.remedy
+    assert states(rows)["bucket"] == "skipped"
+
+
+def test_a_bucket_without_a_key_is_a_half(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FIREBASE_STORAGE_BUCKET", "my-app.firebasestorage.app")
+    assert named(everything(), "service account key").state == "warn"
+
+
+def test_callers_that_nobody_could_check_are_red() -> None:
+    required = load_settings(require_id_token=True)
+    assert one(doctor.callers(required, None)).state == "fail"
+    assert one(doctor.callers(load_settings(require_id_token=True, ticket_secret=TICKET_SECRET), None)).state == "ok"
+    assert one(doctor.callers(load_settings(), None)).state == "ok"
+
+
+def test_a_bucket_that_works_is_left_as_it_was() -> None:
+    store = MemoryBucket()
+    assert one(doctor.bucket(store, None)).state == "ok"
+    assert (store.objects, store.uploads) == ({}, 1)
+
+
+@pytest.mark.parametrize(("call", "step"), [("upload", "write"), ("read", "read"), ("delete", "take it back")])
+def test_a_bucket_that_refuses_one_step_is_red_and_names_the_step(call: str, step: str) -> None:
+    store = MemoryBucket()
+    store.before = is_down("storage", "refused", calls=[call])
+    found = one(doctor.bucket(store, "worker@my-app.iam"))
+    assert found.state == "fail"
+    assert f"cannot {step}" in found.detail
+    assert found.remedy
+    assert bool(store.objects) == (call == "delete"), "what was written is taken back where that can be"
+
+
+def test_a_bucket_that_may_not_be_written_names_the_role_and_the_account() -> None:
+    class Forbidden(Exception):
+        code = 403
+
+    def refuse(_call: str, _path: str) -> None:
+        raise BackendError("storage", "refused") from Forbidden()
+
+    store = MemoryBucket()
+    store.before = refuse
+    found = one(doctor.bucket(store, "worker@my-app.iam"))
+    assert "HTTP 403" in found.detail
+    assert "worker@my-app.iam" in found.remedy
+    assert "Storage Object Admin" in found.remedy
+
+
+@contextlib.contextmanager
+def answering(status: int) -> Iterator[str]:
+    """A service that answers everything with this status; its URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/v0/b/bucket/o/object"
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("status", "state"), [(403, "ok"), (401, "ok"), (200, "fail"), (404, "fail"), (429, "warn"), (503, "warn")]
+)
+def test_rules_that_let_strangers_read_are_red(status: int, state: str) -> None:
+    with answering(status) as url:
+        found = one(doctor.rules("Storage rules", url))
+    assert found.state == state
+    assert ("firebase deploy --only storage" in found.remedy) == (state == "fail")
+
+
+def test_rules_that_cannot_be_asked_are_no_verdict() -> None:
+    assert one(doctor.rules("Firestore rules", "http://127.0.0.1:9/v1/projects/p")).state == "skipped"
+
+
+def test_a_working_firebase_is_all_green_and_left_as_it_was(
+    firebase: FirebaseEmulators, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in firebase.env.items():
+        monkeypatch.setenv(name, value)
+    rows = everything()
+    said = states(rows)
+    for name in ("service account key", "bucket", "Storage rules", "Firestore", "Firestore index"):
+        assert said[name] == "ok", named(rows, name)
+    assert said["Firestore rules"] == "skipped", "this emulator has neither rules nor REST"
+    assert list(firebase.objects.list_blobs()) == []
+    assert [write.kind for write in firebase.writes()] == ["write", "delete"]
+
+
+def test_a_wrong_bucket_is_red_for_whoever_runs_the_command(firebase: FirebaseEmulators) -> None:
+    variables = {**os.environ, **firebase.env, "FIREBASE_STORAGE_BUCKET": "gs://not-there"}
+    command = [sys.executable, "-m", "worker.doctor"]
+    ended = subprocess.run(command, cwd=REPOSITORY, env=variables, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert "FAIL  bucket" in ended.stdout
+    assert "HTTP 404" in ended.stdout
+    assert "without gs://" in " ".join(ended.stdout.split())
+    assert ended.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("method", "code", "row", "says"),
+    [
+        ("Commit", "PERMISSION_DENIED", "Firestore", "Cloud Datastore User"),
+        ("Commit", "NOT_FOUND", "Firestore", "Create database"),
+        ("BatchGetDocuments", "UNAVAILABLE", "Firestore", "try again"),
+        ("RunQuery", "FAILED_PRECONDITION", "Firestore index", "firebase deploy --only firestore"),
+    ],
+)
+def test_a_firestore_that_refuses_is_red_with_its_cure(
+    firebase: FirebaseEmulators, method: Any, code: str, row: str, says: str
+) -> None:
+    firebase.fail_firestore(method, code, times=None)
+    with environment(firebase.env):
+        store = Firebase(load_settings()).documents
+        assert store is not None
+        found = named(doctor.documents(store, None), row)
+    assert found.state == "fail"
+    assert says in found.remedy
+
+
+# --- Models ---------------------------------------------------------------------------------------------------------
+
+
+def models(cuda: bool = False, **settings: Any) -> list[Finding]:
+    chosen = load_settings(**settings)
+    return list(doctor.models(chosen, ModelRegistry(chosen, cuda=cuda, where=())))
+
+
+def test_each_model_is_one_row_with_its_tasks_its_place_and_its_size() -> None:
+    images, videos = models()
+    assert images.name == "text2img, img2img, inpaint"
+    assert videos.name == "text2video, img2video"
+    assert "worker/demo_models/sdxl" in images.detail
+    assert "iB" in images.detail
+
+
+def test_a_model_that_is_asked_for_and_missing_is_red(tmp_path: Path) -> None:
+    found = named(models(sdxl_model=str(tmp_path / "nothing.safetensors")), "text2img, img2img, inpaint")
+    assert found.state == "fail"
+    assert "SDXL_MODEL" in found.detail
+
+
+def test_a_task_that_nobody_asked_for_is_no_red_row() -> None:
+    rows = models(cuda=True, sdxl_model="demo", sdxl_vae="demo", wan_model="Wan-AI/Wan2.1-T2V-1.3B-Diffusers")
+    assert named(rows, "img2video").state == "warn"
+    wanted = models(cuda=True, wan_model="Wan-AI/Wan2.1-T2V-1.3B-Diffusers", preload_tasks="text2video,img2video")
+    assert named(wanted, "img2video").state == "fail"
+
+
+def test_a_model_that_has_to_be_downloaded_says_so() -> None:
+    found = named(models(wan_model="Wan-AI/Wan2.2-TI2V-5B-Diffusers"), "text2video, img2video")
+    assert found.state == "warn"
+    assert "not on this machine" in found.detail
+    assert found.remedy
+
+
+def test_a_safety_checker_that_is_asked_for_and_missing_is_red(tmp_path: Path) -> None:
+    settings = load_settings(safety_checker="block", safety_model=str(tmp_path))
+    rows = doctor.rows("safety checker", lambda: doctor.safety(ModelRegistry(settings, cuda=False)))
+    assert one(rows).state == "fail"
+    assert "SAFETY_MODEL" in one(rows).detail
+
+
+# --- Machine --------------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_on_the_platform_without_a_card_is_red() -> None:
+    settings = load_settings(runpod_pod_id="pod")
+    assert one(doctor.card(settings, ModelRegistry(settings, cuda=False))).state == "fail"
+
+
+@pytest.mark.slow
+def test_a_card_that_does_not_compute_is_red_in_words() -> None:
+    settings = load_settings()
+    found = one(doctor.card(settings, ModelRegistry(settings, cuda=True)))
+    assert found.state == "fail"
+    assert "CUDA 13" in found.remedy
+
+
+def test_a_spool_that_the_worker_may_not_write_is_red(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load_settings(outbox_dir=tmp_path / "outbox")
+    registry = ModelRegistry(settings, cuda=False)
+    assert named(doctor.disk(settings, registry), "spool").state != "fail"
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root, as whom tests may run, may write everywhere
+    assert named(doctor.disk(settings, registry), "spool").state == "fail"
+
+
+def test_a_findings_mark_is_coloured_on_a_terminal_only() -> None:
+    red = Finding("card", "fail", "broken")
+    assert "\x1b[" not in doctor.table("Machine", [red])
+    assert "\x1b[31" in doctor.table("Machine", [red, replace(red, state="ok")], colour=True)

@@ -1,0 +1,498 @@
+"""What an endpoint needs, looked at before money is spent: one table, with what to do about each row that is not well.
+
+    python -m worker.doctor          exit code 1 where a row is red, for CI
+    python -m worker.doctor --json   the rows for machines
+
+Each check is a small function that says what it found; one that breaks is a red row of its own. Of the world it changes
+nothing but one object and one document under `doctor/`, which it deletes again. Shows no key, no secret, no token.
+"""
+
+import argparse
+import functools
+import json
+import logging
+import os
+import shutil
+import sys
+import tempfile
+import textwrap
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+from urllib.parse import quote
+
+from worker.core import timing
+from worker.core.config import (
+    ConfigError,
+    Settings,
+    load_settings,
+    misspelt_variables,
+    set_library_defaults,
+    wrong_variables,
+)
+from worker.core.errors import BackendError, JobError, ModelUnavailable
+from worker.core.logs import redact, where
+from worker.core.types import Owner, TaskType
+from worker.document.schema import document_path
+from worker.engine.memory import device
+from worker.engine.memory.cache import ModelCache
+from worker.engine.memory.footprint import spec_bytes
+from worker.engine.memory.placement import GIB
+from worker.engine.models import hub
+from worker.engine.models.registry import ModelRegistry, ModelSpec, WeightSource
+from worker.firebase.app import Firebase
+from worker.firebase.firestore import FirestoreStore
+from worker.media.video import ffmpeg_path
+from worker.storage.results import SERVICE, object_path
+from worker.storage.store import Bucket
+
+T = TypeVar("T")
+State = Literal["ok", "warn", "fail", "skipped"]
+
+INLINE = "not configured: results go back as base64"
+FIRESTORE = "https://firestore.googleapis.com"
+DOWNLOADS_GIB = 40
+"""What the largest of the default models takes on a disk as it is published, and some room."""
+SPOOL_GIB = 2
+"""As much as the spool keeps."""
+LONGEST_VALUE = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One row: what was looked at, how it is, what was seen, and what to do about it."""
+
+    name: str
+    state: State
+    detail: str
+    remedy: str = ""
+
+
+Check = Callable[[], Iterable[Finding]]
+
+
+def examine() -> Iterator[tuple[str, list[Finding]]]:
+    """Every section of the table with its rows, each as soon as it is known."""
+    wrong = wrong_variables()
+    usable = {name: field.default for name, field in Settings.model_fields.items() if name.upper() in wrong}
+    try:
+        settings = load_settings(**usable)
+    except ConfigError:
+        yield "Environment", [*_wrong(wrong), Finding("everything else", "skipped", "the worker would not start")]
+        return
+    yield "Environment", rows("variables", lambda: environment(settings, wrong))
+    firebase, key = connected(settings)
+    yield "Firebase", [key, *_of_firebase(settings, firebase)]
+    registry = ModelRegistry(settings)
+    yield (
+        "Models",
+        [*rows("models", lambda: models(settings, registry)), *rows("safety checker", lambda: safety(registry))],
+    )
+    yield "Machine", [*_of_machine(settings, registry)]
+
+
+def rows(name: str, check: Check) -> list[Finding]:
+    """What a check finds; where it breaks on the way, that is its last row."""
+    found: list[Finding] = []
+    try:
+        for finding in check():
+            found.append(finding)  # noqa: PERF402 - what was found before it breaks is kept
+    except JobError as error:
+        found.append(Finding(name, "fail", error.message))
+    except Exception as error:  # noqa: BLE001 - a doctor that dies of one illness names no other
+        found.append(Finding(name, "fail", f"the check itself broke: {where(error)}", "please report this"))
+    return found
+
+
+# --- Environment ----------------------------------------------------------------------------------------------------
+
+
+def environment(settings: Settings, wrong: Mapping[str, str]) -> Iterator[Finding]:
+    """One row for each variable that is set, with what it was taken for."""
+    yield from _wrong(wrong)
+    for name, ours in sorted(misspelt_variables().items()):
+        yield Finding(name, "warn", "nobody reads this variable", f"is {ours} meant?")
+    given = [name for name in Settings.model_fields if name in settings.model_fields_set and name.upper() not in wrong]
+    for name in given:
+        yield Finding(name.upper(), "ok", _shown(getattr(settings, name)))
+    others = len(Settings.model_fields) - len(given) - len(wrong)
+    yield Finding("all others", "ok", f"{others} are not set: their defaults are in docs/deploy.md")
+
+
+def _wrong(wrong: Mapping[str, str]) -> Iterator[Finding]:
+    for name, problem in sorted(wrong.items()):
+        yield Finding(name, "fail", problem, "the worker does not start like this; empty counts as not set")
+
+
+def _shown(value: object) -> str:
+    # A secret is one of pydantic's, whose text is asterisks.
+    text = redact(", ".join(map(str, value)) if isinstance(value, tuple) else str(value))
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}…"
+
+
+# --- Firebase -------------------------------------------------------------------------------------------------------
+
+
+def connected(settings: Settings) -> tuple[Firebase | None, Finding]:
+    """Firebase, where it can be had, and the row of its key."""
+    name = "service account key"
+    if settings.firebase_service_account_key is None and not settings.uses_emulators:
+        lost = settings.firebase_storage_bucket is not None
+        remedy = "FIREBASE_SERVICE_ACCOUNT_KEY is the other half of FIREBASE_STORAGE_BUCKET" if lost else ""
+        return None, Finding(name, "warn" if lost else "skipped", INLINE, remedy)
+    try:
+        firebase = Firebase(settings)
+        firebase.connect()
+    except ConfigError as error:
+        return None, Finding(name, "fail", str(error), "its path, its JSON, or base64 of it: docs/firebase.md, The key")
+    who = f"{firebase.account} of" if firebase.account else "emulators, so none is read;"
+    return firebase, Finding(name, "ok", f"{who} project {firebase.project}")
+
+
+def _of_firebase(settings: Settings, firebase: Firebase | None) -> Iterator[Finding]:
+    yield from rows("who may ask", lambda: callers(settings, firebase))
+    if firebase is None:
+        yield from (Finding(name, "skipped", INLINE) for name in ("bucket", "Firestore", "rules"))
+        return
+    account, objects, store = firebase.account, firebase.bucket, firebase.documents
+    if objects is None:
+        yield Finding("bucket", "warn", INLINE, "set FIREBASE_STORAGE_BUCKET to the name that the Firebase console has")
+    else:
+        yield from rows("bucket", lambda: bucket(objects, account))
+        service = settings.storage_emulator_host or SERVICE
+        path = quote(object_path(_nobody(), video=False, suffix=".png", index=0, count=1), safe="")
+        yield from rows("rules", lambda: rules("Storage rules", f"{service}/v0/b/{objects.name}/o/{path}"))
+    if store is None:
+        yield Finding("Firestore", "skipped", "only the Storage emulator is configured")
+    else:
+        yield from rows("Firestore", lambda: documents(store, account))
+        emulator = settings.firestore_emulator_host
+        service = f"http://{emulator}" if emulator else FIRESTORE
+        path = f"v1/projects/{firebase.project}/databases/(default)/documents/{document_path(_nobody())}"
+        yield from rows("rules", lambda: rules("Firestore rules", f"{service}/{path}"))
+
+
+def callers(settings: Settings, firebase: Firebase | None) -> Iterator[Finding]:
+    """How the worker knows whose job it is."""
+    ways = [way for way, there in (("ID tokens", firebase), ("tickets", settings.ticket_secret)) if there]
+    if not settings.require_id_token:
+        yield Finding("who may ask", "ok", "whoever may call the endpoint: REQUIRE_ID_TOKEN is false")
+    elif not ways:
+        remedy = "set a readable FIREBASE_SERVICE_ACCOUNT_KEY, or a TICKET_SECRET"
+        yield Finding("who may ask", "fail", "REQUIRE_ID_TOKEN is true and nothing can check one", remedy)
+    else:
+        yield Finding("who may ask", "ok", f"users with {' or '.join(ways)}")
+
+
+class _Steps:
+    """Calls to a service, one after another; `failed` is the first one that went wrong, as a detail and its error."""
+
+    def __init__(self) -> None:
+        self.failed: tuple[str, BackendError] | None = None
+
+    def take(self, step: str, call: Callable[[], T]) -> T | None:
+        """What `call` returns, None where it failed."""
+        try:
+            return call()
+        except BackendError as error:
+            self.failed = self.failed or (f"cannot {step}: {_why(error)}", error)
+            return None
+
+
+def bucket(store: Bucket, account: str | None) -> Iterator[Finding]:
+    """Writes a small object of its own, reads it and deletes it."""
+    name, steps, path = store.name, _Steps(), f"doctor/{uuid.uuid4()}"
+    content, deadline = b"written by python -m worker.doctor", time.monotonic() + timing.UPLOAD_SECONDS
+    write = functools.partial(store.upload, path, content, content_type="text/plain", metadata={}, replaces=0)
+    put = steps.take(f"write to {name}", lambda: write(deadline=deadline))
+    same = False
+    if put is not None:
+        read = functools.partial(store.read, path, max_bytes=len(content), deadline=deadline)
+        same = steps.take(f"read from {name}", read) == content
+        as_left = {"generation": put.generation, "metageneration": put.metageneration}
+        steps.take(f"take it back from {name}", lambda: store.delete(path, **as_left, deadline=deadline))
+    remedies = {
+        404: f"there is no bucket {name}: its name is in the Firebase console under Storage, without gs://",
+        403: f"give {account or 'the account'} the role Storage Object Admin on this bucket",
+    }
+    if steps.failed:
+        detail, error = steps.failed
+        yield Finding("bucket", "fail", detail, _remedy(error, remedies))
+    elif not same:
+        yield Finding("bucket", "fail", f"{name} does not give back what was written")
+    else:
+        yield Finding("bucket", "ok", f"{name}: an object was written, read and deleted")
+
+
+def documents(store: FirestoreStore, account: str | None) -> Iterator[Finding]:
+    """Writes a document of its own, reads it and deletes it; then asks what the reaper asks."""
+    steps, path, seconds = _Steps(), f"doctor/{uuid.uuid4()}", 5 * timing.CALL_SECONDS
+    fields = {"written_by": "python -m worker.doctor"}
+    found = None
+    if steps.take("write a document", lambda: store.create(path, fields, timeout=seconds)) is not None:
+        found = steps.take("read a document", lambda: store.read(path, timeout=seconds))
+        steps.take("delete a document", lambda: store.delete(path, timeout=seconds))
+    remedies = {
+        404: "the project has no database: the Firebase console, Firestore Database, Create database",
+        403: f"enable the Firestore API, and give {account or 'the account'} the role Cloud Datastore User",
+    }
+    if steps.failed:
+        detail, error = steps.failed
+        yield Finding("Firestore", "fail", detail, _remedy(error, remedies))
+        return
+    if found is None or found.fields != fields:
+        yield Finding("Firestore", "fail", "a document is not there as it was written")
+        return
+    yield Finding("Firestore", "ok", "a document was written, read and deleted")
+    steps.take("find documents of lost workers", lambda: store.expired(limit=1, timeout=seconds))
+    if steps.failed:
+        detail, error = steps.failed
+        remedies[400] = "firebase deploy --only firestore (firestore.indexes.json); an index takes minutes to be built"
+        yield Finding("Firestore index", "fail", detail, _remedy(error, remedies))
+    else:
+        yield Finding("Firestore index", "ok", "the reaper's query over all users is answered")
+
+
+def rules(name: str, url: str) -> Iterator[Finding]:
+    """Asks without any sign of who asks for what could be a user's: the rules must refuse that, whether it is there."""
+    service = name.partition(" ")[0]
+    request = urllib.request.Request(url, headers={"User-Agent": "worker.doctor"})  # noqa: S310 - Google, or an emulator
+    try:
+        with urllib.request.urlopen(request, timeout=2.5 * timing.CALL_SECONDS) as answer:  # noqa: S310 - as above
+            status = int(answer.status)
+    except urllib.error.HTTPError as error:
+        status = error.code
+    except (OSError, HTTPException) as error:
+        yield Finding(name, "skipped", f"cannot be asked: {type(error).__name__}, such as where an emulator has none")
+        return
+    if status in {401, 403}:
+        yield Finding(name, "ok", f"who is not signed in is refused (HTTP {status})")
+    elif status in {200, 404}:
+        remedy = f"firebase deploy --only {service.lower()} ({service.lower()}.rules)"
+        yield Finding(name, "fail", f"who is not signed in may read users' files (HTTP {status})", remedy)
+    else:
+        yield Finding(name, "warn", f"no answer that tells anything (HTTP {status})", "try again later")
+
+
+def _nobody() -> Owner:
+    return Owner("doctor", uuid.uuid4().hex)
+
+
+def _code(error: BackendError) -> int | None:
+    code = getattr(error.__cause__, "code", None)
+    return int(code) if isinstance(code, int) else None
+
+
+def _why(error: BackendError) -> str:
+    code, cause = _code(error), type(error.__cause__).__name__ if error.__cause__ else ""
+    return error.kind + (f" (HTTP {code}, {cause})" if code else f" ({cause})" if cause else "")
+
+
+def _remedy(error: BackendError, by_code: Mapping[int, str]) -> str:
+    if type(error.__cause__).__name__ == "RefreshError":
+        return "Google does not take the key: it was deleted, its account disabled, or this machine's clock is wrong"
+    if error.kind == "unreachable":
+        return "try again; is *.googleapis.com reachable from here?"
+    return by_code.get(_code(error) or 0, "look at the account's roles in the Google Cloud console")
+
+
+# --- Models ---------------------------------------------------------------------------------------------------------
+
+
+def models(settings: Settings, registry: ModelRegistry) -> Iterator[Finding]:
+    """One row for each model, under the names of the tasks that it serves."""
+    served: dict[ModelSpec, list[str]] = {}
+    unserved: dict[str, list[str]] = {}
+    for task in TaskType:
+        try:
+            registry.describe(task)
+            served.setdefault(registry.spec(task), []).append(task)
+        except ModelUnavailable as error:
+            unserved.setdefault(error.message, []).append(task)
+    for spec, tasks in served.items():
+        missing = [part.name for part in spec.all if part.kind == "hub" and not part.optional]
+        remedy = "bake it, put it on the volume, or name its task in PRELOAD_TASKS: docs/deploy.md, Models"
+        yield Finding(
+            ", ".join(tasks),
+            "warn" if missing else "ok",
+            "; ".join(_described(part) for part in spec.all) + _weight(spec, cuda=registry.cuda),
+            remedy if missing else "",
+        )
+    for problem, tasks in unserved.items():
+        # A worker with one task less still serves the others, unless its operator wanted that one.
+        wanted = not served or any(_asked_for(settings, TaskType(task)) for task in tasks)
+        yield Finding(", ".join(tasks), "fail" if wanted else "warn", problem)
+
+
+def _asked_for(settings: Settings, task: TaskType) -> bool:
+    variable = {TaskType.TEXT2VIDEO: settings.wan_model, TaskType.IMG2VIDEO: settings.wan_i2v_model}
+    return task in (settings.preload_tasks or ()) or bool(variable.get(task, settings.sdxl_model))
+
+
+def _described(part: WeightSource) -> str:
+    kind = {"folder": "in", "file": "the file", "hub": "not on this machine, a job downloads it"}[part.kind]
+    return f"{part.name} {kind}" + (f" {part.path}" if part.path else "")
+
+
+def _weight(spec: ModelSpec, *, cuda: bool) -> str:
+    if any(part.path is None for part in spec.all if not part.optional):
+        return ""
+    return f"; {sum(spec_bytes(spec, cuda=cuda).values()) / GIB:.1f} GiB as it is loaded"
+
+
+def safety(registry: ModelRegistry) -> Iterator[Finding]:
+    """The checker that every result must pass."""
+    checker = registry.safety()
+    if checker is None:
+        yield Finding("safety checker", "skipped", "SAFETY_CHECKER is off: nothing is checked")
+    elif checker.path is None:
+        yield Finding("safety checker", "warn", _described(checker), "bake it, or put it on the volume")
+    else:
+        yield Finding("safety checker", "ok", _described(checker))
+
+
+# --- Machine --------------------------------------------------------------------------------------------------------
+
+
+def _of_machine(settings: Settings, registry: ModelRegistry) -> Iterator[Finding]:
+    yield from rows("card", lambda: card(settings, registry))
+    yield from rows("placement", lambda: placement(registry))
+    yield from rows("ffmpeg", ffmpeg)
+    yield from rows("disk", lambda: disk(settings, registry))
+
+
+def card(settings: Settings, registry: ModelRegistry) -> Iterator[Finding]:
+    """The GPU, after a small computation on it."""
+    if not registry.cuda:
+        hosted = settings.runpod_pod_id or settings.runpod_endpoint_id
+        remedy = "the endpoint needs a GPU, and the image its two NVIDIA_ variables" if hosted else ""
+        yield Finding("card", "fail" if hosted else "ok", "none: the CPU", remedy)
+        return
+    try:
+        device.try_gpu()
+        yield Finding("card", "ok", str(device.describe_gpu()))
+    except JobError as error:
+        remedy = "take another host; allow only drivers that know CUDA 13 (allowedCudaVersions): docs/deploy.md"
+        yield Finding("card", "fail", error.message, remedy)
+
+
+def placement(registry: ModelRegistry) -> Iterator[Finding]:
+    """Where each model would be, had it the card to itself."""
+    seen: set[ModelSpec] = set()
+    for task in TaskType:
+        try:
+            spec = registry.spec(task)
+        except ModelUnavailable:
+            continue
+        if spec in seen:
+            continue
+        seen.add(spec)
+        name = spec.main.name.rpartition("/")[2]
+        if spec.main.path is None:
+            yield Finding(name, "skipped", "not known before its weights are here")
+            continue
+        placed = ModelCache(registry).decide(spec)
+        yield Finding(name, "ok" if placed.mode == "resident" else "warn", f"{placed.mode}: {placed.reason}")
+
+
+def ffmpeg() -> Iterator[Finding]:
+    """What makes clips."""
+    try:
+        yield Finding("ffmpeg", "ok", ffmpeg_path())
+    except JobError as error:
+        remedy = "pip install -r requirements.txt -c constraints.txt brings one along"
+        yield Finding("ffmpeg", "fail", error.message, remedy)
+
+
+def disk(settings: Settings, registry: ModelRegistry) -> Iterator[Finding]:
+    """Where models are downloaded to, where clips are made, and where results wait for better times."""
+    downloads = any(part.kind == "hub" for part in _parts(registry))
+    cache = hub.default_places(settings.models_dir)[-1].root
+    if downloads:
+        yield _space("disk for downloads", cache, DOWNLOADS_GIB, "HF_HOME names a folder with room that it may write")
+    else:
+        yield Finding("disk for downloads", "skipped", "nothing has to be downloaded")
+    yield _space("disk for clips", Path(tempfile.gettempdir()), 1, "TMPDIR names a folder with room")
+    if not settings.outbox_dir.parent.is_dir():
+        detail = f"{settings.outbox_dir.parent} is not there: what can be neither stored nor returned is lost"
+        yield Finding("spool", "skipped", detail)
+    else:
+        remedy = f"make {settings.outbox_dir} writable for user {os.getuid()}: docs/deploy.md, Network volume and spool"
+        yield _space("spool", settings.outbox_dir, SPOOL_GIB, remedy)
+
+
+def _parts(registry: ModelRegistry) -> Iterator[WeightSource]:
+    for task in TaskType:
+        try:
+            yield from registry.spec(task).all
+        except ModelUnavailable:
+            continue
+
+
+def _space(name: str, folder: Path, wanted: int, remedy: str) -> Finding:
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    free = shutil.disk_usage(there).free / GIB
+    if not os.access(there, os.W_OK):
+        return Finding(name, "fail", f"{folder} cannot be written", remedy)
+    detail = f"{free:.0f} GiB free for {folder}"
+    return Finding(name, "ok", detail) if free >= wanted else Finding(name, "warn", detail, remedy)
+
+
+# --- The table ------------------------------------------------------------------------------------------------------
+
+_MARKS: dict[State, tuple[str, str]] = {
+    "ok": ("ok", "32"),
+    "warn": ("warn", "33"),
+    "fail": ("FAIL", "31;1"),
+    "skipped": ("-", "90"),
+}
+_NAME, _DETAIL = 28, 62
+"""Widths: two blanks, the mark, the name and the detail make 100 columns."""
+
+
+def table(title: str, findings: Iterable[Finding], *, colour: bool = False) -> str:
+    """One section, 100 columns wide, in ANSI colours if asked for."""
+    lines = ["", title]
+    for finding in findings:
+        mark, code = _MARKS[finding.state]
+        shown = f"\x1b[{code}m{mark:<4}\x1b[0m" if colour else f"{mark:<4}"
+        names = textwrap.wrap(finding.name, _NAME) or [""]
+        details = textwrap.wrap(finding.detail, _DETAIL, break_on_hyphens=False) or [""]
+        details += textwrap.wrap(finding.remedy, _DETAIL, initial_indent="-> ", subsequent_indent="   ")
+        for index in range(max(len(names), len(details))):
+            name, detail = (part[index] if index < len(part) else "" for part in (names, details))
+            lines.append(f"  {shown if index == 0 else '    '}  {name:<{_NAME}}  {detail}".rstrip())
+    return "\n".join(lines)
+
+
+def main(argv: list[str]) -> int:
+    """Look at everything; 1 where a row is red, else 0."""
+    parser = argparse.ArgumentParser(prog="python -m worker.doctor", description="Look at all that the worker needs.")
+    parser.add_argument("--json", action="store_true", help="the rows as JSON")
+    as_json = parser.parse_args(argv).json
+    set_library_defaults()
+    logging.disable(logging.CRITICAL)  # what goes wrong is in the table
+    everything: list[dict[str, Any]] = []
+    for title, findings in examine():
+        everything += [{"section": title, **asdict(finding)} for finding in findings]
+        if not as_json:
+            sys.stdout.write(table(title, findings, colour=sys.stdout.isatty()) + "\n")
+            sys.stdout.flush()
+    red = sum(row["state"] == "fail" for row in everything)
+    if as_json:
+        sys.stdout.write(json.dumps(everything, indent=2) + "\n")
+    else:
+        yellow = sum(row["state"] == "warn" for row in everything)
+        verdict = "all is well" if not red + yellow else f"{red} red, {yellow} to think about"
+        sys.stdout.write(f"\n{verdict}\n")
+    return 1 if red else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
