@@ -4,8 +4,11 @@ ARG BASE_IMAGE=python:3.11-slim-bookworm
 FROM ${BASE_IMAGE}
 
 # The two NVIDIA variables are what CUDA base images set: they let the container runtime hand in the GPU and its driver.
+# Expandable segments keep what changes in size, the frames that a VAE puts together and networks that come and go, from
+# leaving holes that nothing fits into: https://docs.pytorch.org/docs/stable/notes/cuda.html (memory management).
 ENV PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
+    PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 

@@ -185,6 +185,11 @@ def test_the_image_starts_python_itself_as_process_1() -> None:
     assert not instructions("ENTRYPOINT")
 
 
+def test_the_image_lets_the_allocator_grow_what_it_has() -> None:
+    """By the name that torch 2.9 still reads where it passes over its new one (pytorch/pytorch#183387)."""
+    assert "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True" in " ".join(instructions("ENV")).split()
+
+
 def test_the_image_takes_its_base_from_an_argument() -> None:
     assert instructions("ARG")[0].startswith("BASE_IMAGE=")
     assert instructions("FROM") == ["${BASE_IMAGE}"]
