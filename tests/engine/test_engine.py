@@ -217,6 +217,14 @@ def test_out_of_memory_twice_fails_with_a_hint_and_the_next_job_succeeds(
     assert np.array_equal(start("text2img")[0], before)
 
 
+def test_a_card_that_does_not_answer_is_a_fault_before_anything_is_loaded(demo_settings: Settings) -> None:
+    """The first look at the card is the one whose line is in the log; whoever asks for it gets an error of ours."""
+    engine = Engine(demo_settings, registry=ModelRegistry(demo_settings, cuda=True, where=()))
+    with pytest.raises(GpuFault):
+        engine.preload(None, Recorder())
+    assert engine.loaded == {}
+
+
 def test_a_poisoned_card_is_a_fault_and_is_not_tried_again(fresh: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     unet = sdxl_parts(fresh).unet
     calls: list[int] = []

@@ -95,6 +95,8 @@ class Engine:
             GpuFault, or what `control.raise_if_stopped` raises.
         """
         ready: list[str] = []
+        if self.registry.cuda:
+            log.info("%s", device.describe_gpu(), extra={"action": "gpu"})
         try:
             self._have_safety(control)
         except GpuFault:
