@@ -18,7 +18,7 @@ from worker.auth.caller import Identity
 from worker.auth.tickets import Tickets
 from worker.core import logs, timing
 from worker.core.config import ConfigError, Settings, load_settings, set_library_defaults
-from worker.core.errors import Cancelled
+from worker.core.errors import Cancelled, GpuFault
 from worker.core.stop import StopSignal
 from worker.core.types import Progress
 from worker.delivery.spool import Spool
@@ -165,9 +165,15 @@ def _register_fitness_checks(services: Services) -> None:
 def _preload(services: Services) -> None:
     """In the GPU thread."""
     bar = terminal_bar("models")
-    ready = services.generator.preload(services.settings.preload_tasks, Unattended(bar) if bar else Unattended())
-    if bar is not None:
-        bar.close()
+    try:
+        ready = services.generator.preload(services.settings.preload_tasks, Unattended(bar) if bar else Unattended())
+    except GpuFault as error:
+        # The health check is asked next, and RunPod shows its words; a process that ends here only leaves a traceback.
+        log.error("no model is preloaded: %s", error, extra={"action": "preload"})  # noqa: TRY400 - no traceback
+        return
+    finally:
+        if bar is not None:
+            bar.close()
     log.info("ready for %s", ", ".join(ready) or "no task yet", extra={"action": "preloaded"})
 
 

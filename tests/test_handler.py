@@ -29,7 +29,7 @@ from worker.api.request import Request
 from worker.auth.caller import Identity
 from worker.core import timing
 from worker.core.config import has_cuda_driver, load_settings
-from worker.core.errors import Internal
+from worker.core.errors import GpuFault, Internal
 from worker.core.types import Control, Progress
 from worker.engine.protocol import Placement
 from worker.job.gpu_queue import GpuThread
@@ -429,3 +429,14 @@ def test_a_refused_request_is_failed_with_one_string(api: LocalApi) -> None:
 @pytest.mark.e2e
 def test_an_input_that_is_no_object_is_stopped_by_the_sdk(api: LocalApi) -> None:
     assert api.request("POST", "/runsync", {"input": [1]})[0] == 422
+
+
+def test_a_broken_card_ends_at_the_health_check_in_words_and_not_before_it(caplog: pytest.LogCaptureFixture) -> None:
+    """While models load nobody asks yet: what the card says is logged, and the process lives for the question."""
+
+    class Broken(PaintingGenerator):
+        def preload(self, tasks: Any, control: Control) -> tuple[str, ...]:
+            raise GpuFault
+
+    handler._preload(World(Broken()).services)
+    assert GpuFault().message in caplog.text
