@@ -329,6 +329,24 @@ def test_a_card_that_does_not_compute_is_red_in_words() -> None:
     assert "CUDA 13" in found.remedy
 
 
+@pytest.mark.parametrize(("gib", "state", "mode"), [(24, "ok", "resident"), (0.02, "fail", "refused")])
+def test_each_model_says_where_the_card_would_have_it(
+    gib: float, state: str, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor.device, "memory", lambda *, cuda: (int(gib * 2**30),) * 2)
+    demo = load_settings(sdxl_model="demo", wan_model="demo", wan_i2v_model="demo")
+    rows = list(doctor.placement(ModelRegistry(demo, cuda=True, where=())))
+    assert states(rows) == {"sdxl: demo": state, "wan: demo": state}
+    assert all(row.detail.startswith(mode) for row in rows)
+    assert all(row.remedy for row in rows) == (state == "fail")
+
+
+def test_a_model_that_is_not_here_yet_is_placed_nowhere() -> None:
+    settings = load_settings(wan_model="Wan-AI/Wan2.2-TI2V-5B-Diffusers")
+    rows = doctor.placement(ModelRegistry(settings, cuda=False, where=()))
+    assert named(rows, "wan: Wan2.2-TI2V-5B-Diffusers").state == "skipped"
+
+
 def test_a_spool_that_the_worker_may_not_write_is_red(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = load_settings(outbox_dir=tmp_path / "outbox")
     registry = ModelRegistry(settings, cuda=False)

@@ -8,6 +8,7 @@ nothing but one object and one document under `doctor/`, which it deletes again.
 """
 
 import argparse
+import contextlib
 import functools
 import json
 import logging
@@ -41,9 +42,9 @@ from worker.core.logs import redact, where
 from worker.core.types import Owner, TaskType
 from worker.document.schema import document_path
 from worker.engine.memory import device
-from worker.engine.memory.cache import ModelCache
 from worker.engine.memory.footprint import spec_bytes
-from worker.engine.memory.placement import GIB
+from worker.engine.memory.placement import GIB, Demand, Resident, decide, set_aside
+from worker.engine.memory.room import Size, room
 from worker.engine.models import hub
 from worker.engine.models.registry import ModelRegistry, ModelSpec, WeightSource
 from worker.firebase.app import Firebase
@@ -383,22 +384,36 @@ def card(settings: Settings, registry: ModelRegistry) -> Iterator[Finding]:
 
 
 def placement(registry: ModelRegistry) -> Iterator[Finding]:
-    """Where each model would be, had it the card to itself."""
-    seen: set[ModelSpec] = set()
+    """Where each model would be for a job of its native size, beside those before it."""
+    free, total = device.memory(cuda=registry.cuda)
+    residents: list[Resident] = []
+    seen: set[str] = set()
+    for order, (task, spec) in enumerate(_specs(registry)):
+        if spec.name in seen:
+            continue
+        seen.add(spec.name)
+        title = f"{spec.family}: {spec.main.name.rpartition('/')[2]}"
+        if any(part.path is None for part in spec.all if not part.optional):
+            yield Finding(title, "skipped", "not known before its weights are here")
+            continue
+        networks = spec_bytes(spec, cuda=registry.cuda)
+        size = Size.native(task, registry.describe(task))
+        demand = Demand(spec.name, networks, room(spec, size, cuda=registry.cuda))
+        placed = decide(demand, residents, free=free, total=total, can_offload=registry.cuda)
+        aside = set_aside(networks, placed.mode)
+        stays = sum(size for network, size in networks.items() if network not in aside)
+        free += sum(resident.bytes for resident in residents if resident.name in placed.evicted) - stays
+        residents = [resident for resident in residents if resident.name not in placed.evicted]
+        residents.append(Resident(spec.name, stays, order))
+        states: dict[str, State] = {"resident": "ok", "partly": "ok", "refused": "fail"}
+        remedy = "a card with more memory, or a smaller model" if placed.mode == "refused" else ""
+        yield Finding(title, states.get(placed.mode, "warn"), f"{placed.mode}: {placed.reason}", remedy)
+
+
+def _specs(registry: ModelRegistry) -> Iterator[tuple[TaskType, ModelSpec]]:
     for task in TaskType:
-        try:
-            spec = registry.spec(task)
-        except ModelUnavailable:
-            continue
-        if spec in seen:
-            continue
-        seen.add(spec)
-        name = spec.main.name.rpartition("/")[2]
-        if spec.main.path is None:
-            yield Finding(name, "skipped", "not known before its weights are here")
-            continue
-        placed = ModelCache(registry).decide(spec)
-        yield Finding(name, "ok" if placed.mode == "resident" else "warn", f"{placed.mode}: {placed.reason}")
+        with contextlib.suppress(ModelUnavailable):
+            yield task, registry.spec(task)
 
 
 def ffmpeg() -> Iterator[Finding]:
@@ -412,7 +427,7 @@ def ffmpeg() -> Iterator[Finding]:
 
 def disk(settings: Settings, registry: ModelRegistry) -> Iterator[Finding]:
     """Where models are downloaded to, where clips are made, and where results wait for better times."""
-    downloads = any(part.kind == "hub" for part in _parts(registry))
+    downloads = any(part.kind == "hub" for _, spec in _specs(registry) for part in spec.all)
     cache = hub.default_places(settings.models_dir)[-1].root
     if downloads:
         yield _space("disk for downloads", cache, DOWNLOADS_GIB, "HF_HOME names a folder with room that it may write")
@@ -425,14 +440,6 @@ def disk(settings: Settings, registry: ModelRegistry) -> Iterator[Finding]:
     else:
         remedy = f"make {settings.outbox_dir} writable for user {os.getuid()}: docs/deploy.md, Network volume and spool"
         yield _space("spool", settings.outbox_dir, SPOOL_GIB, remedy)
-
-
-def _parts(registry: ModelRegistry) -> Iterator[WeightSource]:
-    for task in TaskType:
-        try:
-            yield from registry.spec(task).all
-        except ModelUnavailable:
-            continue
 
 
 def _space(name: str, folder: Path, wanted: int, remedy: str) -> Finding:
