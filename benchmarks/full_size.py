@@ -1,8 +1,8 @@
 """Every task through the worker's own engine at full size, with random weights: time per stage, peak memory, placement.
 
-`python -m benchmarks.full_size` builds SDXL, its refiner and Wan 2.1 1.3B (text and image to video) once under
-`.cache/full-size` (about 32 GB) and runs them as the worker would. Without a CUDA card, or with `--small`, the demo
-models run instead, at sizes a laptop can do.
+`python -m benchmarks.full_size` builds SDXL, its refiner, Wan 2.1 1.3B (text and image to video) and Wan 2.2 TI2V 5B
+once under `.cache/full-size` (about 45 GB) and runs them as the worker would. Without a CUDA card, or with `--small`,
+the demo models run instead, at sizes a laptop can do.
 """
 
 import argparse
@@ -10,10 +10,10 @@ import contextlib
 import resource
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from worker.core.types import TaskType
 
@@ -28,6 +28,7 @@ from worker.api.request import REQUESTS
 from worker.core.config import REPOSITORY, load_settings, set_library_defaults
 from worker.core.types import Progress, Sources
 from worker.engine.engine import Engine
+from worker.engine.memory import device
 from worker.engine.models.registry import ModelRegistry
 
 
@@ -79,20 +80,20 @@ def main() -> None:
     import torch
 
     cuda = torch.cuda.is_available() and not arguments.small
-    card = torch.cuda.get_device_name() if cuda else "CPU"
-    print(f"{card}; torch {torch.__version__}; {'full' if cuda else 'small'} form")
     if cuda:
-        backends: Any = torch.backends
-        print(f"compute capability {torch.cuda.get_device_capability()}, cuDNN {backends.cudnn.version()}")
-        engine, jobs = full_form(arguments.folder, arguments.wan_steps)
+        print(f"{device.describe_gpu()}, compute capability {torch.cuda.get_device_capability()}; full form")
+        forms = full_forms(arguments.folder, arguments.wan_steps)
     else:
-        engine, jobs = small_form()
-    columns = f"{'load s':>8}{'first step':>11}{'s/step':>8}{'decode s':>9}{'total s':>9}{'peak GiB':>9}"
-    print(f"{'job':<34}{columns}  placement")
-    for job in jobs:
-        if arguments.only in job.name:
-            for run in ("cold", "warm"):
-                print(measure(engine, job, run, cuda=cuda), flush=True)
+        print(f"CPU; torch {torch.__version__}; small form")
+        forms = iter([small_form()])
+    columns = f"{'load s':>8}{'first step':>11}{'s/step':>8}{'decode s':>9}{'total s':>9}{'peak bytes':>16}"
+    print(f"{'job':<36}{columns}  placement")
+    for engine, jobs in forms:
+        for job in jobs:
+            if arguments.only in job.name:
+                for run in ("cold", "warm"):
+                    print(measure(engine, job, run, cuda=cuda), flush=True)
+        engine.unload()
 
 
 def measure(engine: Engine, job: Job, run: str, *, cuda: bool) -> str:
@@ -125,8 +126,8 @@ def measure(engine: Engine, job: Job, run: str, *, cuda: bool) -> str:
     each = (steps[-1] - steps[0]) / max(len(steps) - 1, 1)
     warned = f"; {'; '.join(watch.warnings)}" if watch.warnings else ""
     return (
-        f"{job.name + ', ' + run:<34}{ready - begun:>8.2f}{steps[0] - ready:>11.2f}{each:>8.3f}{done - steps[-1]:>9.2f}"
-        f"{done - begun:>9.2f}{peak / 2**30:>9.2f}  {engine.loaded} {placement.reason}{warned}"
+        f"{job.name + ', ' + run:<36}{ready - begun:>8.2f}{steps[0] - ready:>11.2f}{each:>8.3f}{done - steps[-1]:>9.2f}"
+        f"{done - begun:>9.2f}{peak:>16,}  {engine.loaded} {placement.reason}{warned}"
     )
 
 
@@ -150,28 +151,39 @@ def small_form() -> tuple[Engine, list[Job]]:
     ]
 
 
-def full_form(folder: Path, wan_steps: int) -> tuple[Engine, list[Job]]:
-    """The full-size models and the jobs of test_cloud_storage.py's requests."""
+def full_forms(folder: Path, wan_steps: int) -> Iterator[tuple[Engine, list[Job]]]:
+    """The full-size models with the jobs of test_cloud_storage.py's requests, then the Hub's preset at its own size."""
     for name, write in WRITERS.items():
         if not (folder / name / "model_index.json").exists():
             begun = time.perf_counter()
             write(folder, folder / name)
             print(f"built {name} in {time.perf_counter() - begun:.0f} s", flush=True)
+    sdxl, refiner = str(folder / "sdxl"), str(folder / "sdxl-refiner")
     settings = load_settings(
-        sdxl_model=str(folder / "sdxl"),
-        sdxl_refiner=str(folder / "sdxl-refiner"),
-        wan_model=str(folder / "wan"),
-        wan_i2v_model=str(folder / "wan-i2v"),
+        sdxl_model=sdxl, sdxl_refiner=refiner, wan_model=str(folder / "wan"), wan_i2v_model=str(folder / "wan-i2v")
     )
-    engine = Engine(settings, registry=ModelRegistry(settings, cuda=True))
-    return engine, [
-        Job("text2img 1024x1024, 30 steps", TaskType.TEXT2IMG, _image(1024, 1024, 30)),
-        Job("text2img, refiner 24 + 6", TaskType.TEXT2IMG, _image(1024, 1024, 30, refined=True)),
-        Job("img2img, strength 0.6", TaskType.IMG2IMG, _image(1024, 1024, 30, strength=0.6)),
-        Job("inpaint, strength 0.99", TaskType.INPAINT, _image(1024, 1024, 30, strength=0.99)),
-        Job(f"text2video 832x480x49, {wan_steps}", TaskType.TEXT2VIDEO, _clip(832, 480, 49, wan_steps)),
-        Job(f"img2video 832x480x49, {wan_steps}", TaskType.IMG2VIDEO, _clip(832, 480, 49, wan_steps)),
-    ]
+    yield (
+        Engine(settings, registry=ModelRegistry(settings, cuda=True)),
+        [
+            Job("text2img 1024x1024, 30 steps", TaskType.TEXT2IMG, _image(1024, 1024, 30)),
+            Job("text2img, refiner 24 + 6", TaskType.TEXT2IMG, _image(1024, 1024, 30, refined=True)),
+            Job("img2img, strength 0.6", TaskType.IMG2IMG, _image(1024, 1024, 30, strength=0.6)),
+            Job("inpaint, strength 0.99", TaskType.INPAINT, _image(1024, 1024, 30, strength=0.99)),
+            Job(f"text2video 832x480x49, {wan_steps}", TaskType.TEXT2VIDEO, _clip(832, 480, 49, wan_steps)),
+            Job(f"img2video 832x480x49, {wan_steps}", TaskType.IMG2VIDEO, _clip(832, 480, 49, wan_steps)),
+        ],
+    )
+    settings = load_settings(sdxl_model=sdxl, wan_model=str(folder / "wan-ti2v"))
+    yield (
+        Engine(settings, registry=ModelRegistry(settings, cuda=True)),
+        [
+            Job("text2img beside TI2V", TaskType.TEXT2IMG, _image(1024, 1024, 30)),
+            *(
+                Job(f"TI2V {task}, {wan_steps}", task, _clip(1280, 704, 81, wan_steps, flow_shift=5.0))
+                for task in (TaskType.TEXT2VIDEO, TaskType.IMG2VIDEO)
+            ),
+        ],
+    )
 
 
 def _image(width: int, height: int, steps: int, *, strength: float | None = None, refined: bool = False) -> ImageParams:
@@ -190,7 +202,7 @@ def _image(width: int, height: int, steps: int, *, strength: float | None = None
     )
 
 
-def _clip(width: int, height: int, frames: int, steps: int) -> VideoParams:
+def _clip(width: int, height: int, frames: int, steps: int, *, flow_shift: float = 3.0) -> VideoParams:
     return VideoParams(
         prompt="a red circle moving left",
         negative_prompt="blurry",
@@ -200,7 +212,7 @@ def _clip(width: int, height: int, frames: int, steps: int) -> VideoParams:
         fps=15,
         num_inference_steps=steps,
         guidance_scale=5.0,
-        flow_shift=3.0,
+        flow_shift=flow_shift,
         seed=1,
     )
 

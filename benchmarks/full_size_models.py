@@ -1,4 +1,4 @@
-"""Full-size SDXL and Wan 2.1 1.3B with random weights, from their public architecture configurations.
+"""Full-size SDXL, Wan 2.1 1.3B and Wan 2.2 TI2V 5B with random weights, from their public architecture configurations.
 
 Written in diffusers' layout, in the dtypes a worker would ship, so that the engine loads them like any other folder.
 Random weights take exactly the time of trained ones.
@@ -79,6 +79,37 @@ WAN_I2V_TRANSFORMER: dict[str, Any] = WAN_TRANSFORMER | {
     "in_channels": 36,
     "image_dim": 1280,
     "added_kv_proj_dim": 1536,
+}
+# transformer/config.json of Wan-AI/Wan2.1-T2V-14B-Diffusers, and of each of the two experts of Wan2.2-T2V-A14B.
+WAN_14B_TRANSFORMER: dict[str, Any] = WAN_TRANSFORMER | {
+    "num_attention_heads": 40,
+    "ffn_dim": 13824,
+    "num_layers": 40,
+}
+# transformer/config.json and vae/config.json of Wan-AI/Wan2.2-TI2V-5B-Diffusers.
+WAN_TI2V_TRANSFORMER: dict[str, Any] = WAN_TRANSFORMER | {
+    "num_attention_heads": 24,
+    "in_channels": 48,
+    "out_channels": 48,
+    "ffn_dim": 14336,
+}
+WAN_22_VAE: dict[str, Any] = {
+    "base_dim": 160,
+    "decoder_base_dim": 256,
+    "z_dim": 48,
+    "dim_mult": [1, 2, 4, 4],
+    "num_res_blocks": 2,
+    "attn_scales": [],
+    "temperal_downsample": [False, True, True],
+    "dropout": 0.0,
+    "latents_mean": [0.0] * 48,
+    "latents_std": [1.0] * 48,
+    "is_residual": True,
+    "in_channels": 12,
+    "out_channels": 12,
+    "patch_size": 2,
+    "scale_factor_temporal": 4,
+    "scale_factor_spatial": 16,
 }
 # text_encoder/config.json: google/umt5-xxl (5.68 B in the encoder).
 UMT5_XXL: dict[str, Any] = {
@@ -170,6 +201,20 @@ def write_i2v(folder: Path, out: Path) -> None:
     _finish("wan", out, expand_timesteps=False, _class_name="WanImageToVideoPipeline", **extra)
 
 
+def write_ti2v(folder: Path, out: Path) -> None:
+    """Wan 2.2 TI2V 5B, text and image to video in one; its text encoder is that of Wan 2.1."""
+    import diffusers
+    import torch
+
+    kit: Any = diffusers
+    _skeleton("wan", out)
+    _save(lambda: kit.WanTransformer3DModel(**WAN_TI2V_TRANSFORMER), out / "transformer", torch.bfloat16)
+    _save(lambda: kit.AutoencoderKLWan(**WAN_22_VAE), out / "vae", torch.float32)
+    shutil.rmtree(out / "text_encoder", ignore_errors=True)
+    (out / "text_encoder").symlink_to(folder / "wan" / "text_encoder")
+    _finish("wan", out, expand_timesteps=True)
+
+
 def _skeleton(name: str, out: Path) -> None:
     """Tokenizers and schedulers are the demo models': their words are few, their work per token is the same."""
     source = DEMO_MODELS / name
@@ -214,5 +259,6 @@ WRITERS: dict[str, Callable[[Path, Path], None]] = {
     "sdxl-refiner": write_refiner,
     "wan": write_wan,
     "wan-i2v": write_i2v,
+    "wan-ti2v": write_ti2v,
 }
 """Folder name -> what writes it, in an order in which the later ones find what they share."""
