@@ -13,7 +13,12 @@ from typing import Any
 import pytest
 
 from tools.bake_models import choose_files, component_folders
+from worker.core.config import load_settings
 from worker.core.types import TaskType
+from worker.engine.memory.placement import Demand, decide
+from worker.engine.memory.room import Size, room
+from worker.engine.models.registry import ModelRegistry
+from worker.engine.protocol import Placement
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
@@ -143,6 +148,71 @@ def test_each_preset_configures_a_model_for_every_task_that_it_promises(
             models.spec(task).main.name
             == (preset["defaults"]["SDXL_MODEL" if models.spec(task).family == "sdxl" else "WAN_MODEL"])
         )
+
+
+POOLS = {"ADA_24": 23.5, "AMPERE_48": 44.3, "ADA_48_PRO": 44.3, "AMPERE_80": 79.1, "ADA_80_PRO": 79.1}
+"""GPU pool -> GiB that torch sees of its smallest card: 4090; A40, A6000; L40, L40S, 6000 Ada; A100; H100
+(https://docs.runpod.io/references/gpu-types)."""
+CONTEXT_GIB = 0.6
+"""What CUDA itself takes of a card."""
+BYTES = {
+    "stabilityai/stable-diffusion-xl-base-1.0": {
+        "text_encoder": 2 * 123_060_480,
+        "text_encoder_2": 2 * 694_659_840,
+        "unet": 2 * 2_567_463_684,
+        "vae": 2 * 83_653_863,
+    },
+    "Wan-AI/Wan2.2-TI2V-5B-Diffusers": {
+        "text_encoder": 2 * 5_680_910_336,
+        "transformer": 2 * 4_999_787_712,
+        "vae": 2 * 555_051_580 + 4 * 149_637_088,
+    },
+}
+"""Model of a preset -> its networks' bytes as the worker loads them: those of benchmarks/full_size_models.py."""
+
+
+def presets_models(preset: dict[str, Any]) -> dict[str, TaskType]:
+    """Each model that a preset asks for -> a task that it serves."""
+    tasks = {"SDXL_MODEL": TaskType.TEXT2IMG, "WAN_MODEL": TaskType.IMG2VIDEO}
+    return {preset["defaults"][key]: task for key, task in tasks.items() if key in preset["defaults"]}
+
+
+def placed(preset: dict[str, Any], free: int) -> dict[str, Placement]:
+    """Where each of a preset's models would be for a job of its native size, on a card without any other."""
+    names = presets_models(preset)
+    settings = load_settings(**{key.lower(): value for key, value in preset["defaults"].items() if "MODEL" in key})
+    models, found = ModelRegistry(settings, cuda=True, where=()), {}
+    for name, task in names.items():
+        size = Size.native(task, models.describe(task))
+        demand = Demand(name, BYTES[name], room(models.spec(task), size, cuda=True))
+        found[name] = decide(demand, [], free=free, total=free)
+    return found
+
+
+@pytest.mark.parametrize("pool", HUB["config"]["gpuIds"].split(","))
+@pytest.mark.parametrize("preset", HUB["config"]["presets"], ids=lambda preset: preset["name"])
+def test_each_preset_fits_every_card_that_the_listing_names(preset: dict[str, Any], pool: str) -> None:
+    """A preset names no cards (https://docs.runpod.io/hub/publishing-guide): it may get any of the listing's."""
+    found = placed(preset, int((POOLS[pool] - CONTEXT_GIB) * 2**30))
+    assert {(placement.mode, placement.tiles) for placement in found.values()} <= {
+        ("resident", False),
+        ("partly", False),
+    }
+
+
+@pytest.mark.parametrize("pool", [pool for pool in HUB["config"]["gpuIds"].split(",") if POOLS[pool] > 40])
+@pytest.mark.parametrize("preset", HUB["config"]["presets"], ids=lambda preset: preset["name"])
+def test_from_48_gb_all_models_of_a_preset_stay_on_the_card(preset: dict[str, Any], pool: str) -> None:
+    free = int((POOLS[pool] - CONTEXT_GIB) * 2**30)
+    for name in presets_models(preset):
+        others = sum(sum(BYTES[other].values()) for other in presets_models(preset) if other != name)
+        assert placed(preset, free - others)[name].mode == "resident", name
+
+
+def test_the_listing_prefers_cards_on_which_nothing_has_to_leave() -> None:
+    """The first pools are preferred; the 24 GB card, on which image and video models take turns, is the last."""
+    sizes = [POOLS[pool] > 40 for pool in HUB["config"]["gpuIds"].split(",")]
+    assert sizes == sorted(sizes, reverse=True)
 
 
 @pytest.mark.parametrize(
