@@ -246,6 +246,7 @@ def test_a_wrong_bucket_is_red_for_whoever_runs_the_command(firebase: FirebaseEm
     assert "FAIL  bucket" in ended.stdout
     assert "HTTP 404" in ended.stdout
     assert "without gs://" in " ".join(ended.stdout.split())
+    assert "-     Storage rules" in ended.stdout, "a bucket that is not there has no rules that could be open"
     assert ended.stderr == ""
 
 

@@ -165,18 +165,24 @@ def _of_firebase(settings: Settings, firebase: Firebase | None) -> Iterator[Find
     if objects is None:
         yield Finding("bucket", "warn", INLINE, "set FIREBASE_STORAGE_BUCKET to the name that the Firebase console has")
     else:
-        yield from rows("bucket", lambda: bucket(objects, account))
-        service = settings.storage_emulator_host or SERVICE
         path = quote(object_path(_nobody(), video=False, suffix=".png", index=0, count=1), safe="")
-        yield from rows("rules", lambda: rules("Storage rules", f"{service}/v0/b/{objects.name}/o/{path}"))
+        url = f"{settings.storage_emulator_host or SERVICE}/v0/b/{objects.name}/o/{path}"
+        yield from _with_rules(rows("bucket", lambda: bucket(objects, account)), "Storage rules", url)
     if store is None:
         yield Finding("Firestore", "skipped", "only the Storage emulator is configured")
     else:
-        yield from rows("Firestore", lambda: documents(store, account))
         emulator = settings.firestore_emulator_host
-        service = f"http://{emulator}" if emulator else FIRESTORE
-        path = f"v1/projects/{firebase.project}/databases/(default)/documents/{document_path(_nobody())}"
-        yield from rows("rules", lambda: rules("Firestore rules", f"{service}/{path}"))
+        database = f"v1/projects/{firebase.project}/databases/(default)/documents"
+        url = f"{f'http://{emulator}' if emulator else FIRESTORE}/{database}/{document_path(_nobody())}"
+        yield from _with_rules(rows("Firestore", lambda: documents(store, account)), "Firestore rules", url)
+
+
+def _with_rules(found: list[Finding], name: str, url: str) -> Iterator[Finding]:
+    yield from found
+    if found[0].state == "ok":
+        yield from rows(name, lambda: rules(name, url))
+    else:  # what is not there has no rules, and would look open
+        yield Finding(name, "skipped", f"not asked before {found[0].name} works")
 
 
 def callers(settings: Settings, firebase: Firebase | None) -> Iterator[Finding]:
