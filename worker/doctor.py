@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 from urllib.parse import quote
 
+from worker.api.params import ModelDefaults
 from worker.core import timing
 from worker.core.config import (
     ConfigError,
@@ -46,7 +47,7 @@ from worker.engine.memory.footprint import spec_bytes
 from worker.engine.memory.placement import GIB, Demand, Resident, decide, set_aside
 from worker.engine.memory.room import Size, room
 from worker.engine.models import hub
-from worker.engine.models.registry import ModelRegistry, ModelSpec, WeightSource
+from worker.engine.models.registry import ModelRegistry, ModelSpec, WeightSource, wan_layout
 from worker.firebase.app import Firebase
 from worker.firebase.firestore import FirestoreStore
 from worker.media.video import ffmpeg_path
@@ -315,22 +316,23 @@ def _remedy(error: BackendError, by_code: Mapping[int, str]) -> str:
 def models(settings: Settings, registry: ModelRegistry) -> Iterator[Finding]:
     """One row for each model, under the names of the tasks that it serves."""
     served: dict[ModelSpec, list[str]] = {}
+    what: dict[ModelSpec, str] = {}
     unserved: dict[str, list[str]] = {}
     for task in TaskType:
         try:
-            registry.describe(task)
-            served.setdefault(registry.spec(task), []).append(task)
+            spec, defaults = registry.spec(task), registry.describe(task)
         except ModelUnavailable as error:
             unserved.setdefault(error.message, []).append(task)
+        else:
+            served.setdefault(spec, []).append(task)
+            what.setdefault(spec, _kind(spec, defaults))
     for spec, tasks in served.items():
-        missing = [part.name for part in spec.all if part.kind == "hub" and not part.optional]
+        missing = any(part.kind == "hub" and not part.optional for part in spec.all)
+        parts = "; ".join(_described(part) for part in spec.all)
+        weight = "" if missing else f"; {_size(sum(spec_bytes(spec, cuda=registry.cuda).values()))} as it is loaded"
         remedy = "bake it, put it on the volume, or name its task in PRELOAD_TASKS: docs/deploy.md, Models"
-        yield Finding(
-            ", ".join(tasks),
-            "warn" if missing else "ok",
-            "; ".join(_described(part) for part in spec.all) + _weight(spec, cuda=registry.cuda),
-            remedy if missing else "",
-        )
+        state: State = "warn" if missing else "ok"
+        yield Finding(", ".join(tasks), state, f"{what[spec]}; {parts}{weight}", remedy if missing else "")
     for problem, tasks in unserved.items():
         # A worker with one task less still serves the others, unless its operator wanted that one.
         wanted = not served or any(_asked_for(settings, TaskType(task)) for task in tasks)
@@ -342,15 +344,21 @@ def _asked_for(settings: Settings, task: TaskType) -> bool:
     return task in (settings.preload_tasks or ()) or bool(variable.get(task, settings.sdxl_model))
 
 
+def _kind(spec: ModelSpec, defaults: ModelDefaults) -> str:
+    """What a model takes itself for: a wrong one is seen here."""
+    frames = f"x{defaults.num_frames}" if spec.family == "wan" else ""
+    size = f"{defaults.width}x{defaults.height}{frames}"
+    family = {"sdxl": "SDXL", "wan": f"Wan {wan_layout(spec.main) or ''}".strip()}[spec.family]
+    return f"{family}, {size}, {defaults.num_inference_steps} steps, guidance {defaults.guidance_scale:g}"
+
+
 def _described(part: WeightSource) -> str:
-    kind = {"folder": "in", "file": "the file", "hub": "not on this machine, a job downloads it"}[part.kind]
-    return f"{part.name} {kind}" + (f" {part.path}" if part.path else "")
+    role = {"sdxl": "", "wan": "", "vae": "VAE ", "refiner": "refiner ", "safety": ""}[part.role]
+    return f"{role}{part.name} " + (f"in {part.path}" if part.path else "is not on this machine, a job downloads it")
 
 
-def _weight(spec: ModelSpec, *, cuda: bool) -> str:
-    if any(part.path is None for part in spec.all if not part.optional):
-        return ""
-    return f"; {sum(spec_bytes(spec, cuda=cuda).values()) / GIB:.1f} GiB as it is loaded"
+def _size(count: int) -> str:
+    return f"{count / GIB:.1f} GiB" if count > GIB / 10 else f"{count / 2**20:.0f} MiB"
 
 
 def safety(registry: ModelRegistry) -> Iterator[Finding]:
