@@ -21,6 +21,7 @@ from worker import doctor
 from worker.core.config import REPOSITORY, load_settings
 from worker.core.errors import BackendError
 from worker.doctor import Finding
+from worker.engine.memory import device
 from worker.engine.models.registry import ModelRegistry
 from worker.firebase.app import Firebase
 
@@ -156,9 +157,9 @@ def test_a_bucket_without_a_key_is_a_half(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_callers_that_nobody_could_check_are_red() -> None:
     required = load_settings(require_id_token=True)
-    assert one(doctor.callers(required, None)).state == "fail"
-    assert one(doctor.callers(load_settings(require_id_token=True, ticket_secret=TICKET_SECRET), None)).state == "ok"
-    assert one(doctor.callers(load_settings(), None)).state == "ok"
+    assert one(doctor.callers(required, [])).state == "fail"
+    assert one(doctor.callers(load_settings(require_id_token=True, ticket_secret=TICKET_SECRET), [])).state == "ok"
+    assert one(doctor.callers(load_settings(), [])).state == "ok"
 
 
 def test_a_bucket_that_works_is_left_as_it_was() -> None:
@@ -322,6 +323,15 @@ def test_a_worker_on_the_platform_without_a_card_is_red() -> None:
     assert one(doctor.card(settings, ModelRegistry(settings, cuda=False))).state == "fail"
 
 
+def test_a_card_that_computes_says_what_drives_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = device.Gpu("NVIDIA L40S", 45 * 2**30, "580.95.05", "2.13.0+cu130", "13.0", "91501")
+    monkeypatch.setattr(device, "try_gpu", lambda: None)
+    monkeypatch.setattr(device, "describe_gpu", lambda: found)
+    settings = load_settings()
+    row = one(doctor.card(settings, ModelRegistry(settings, cuda=True)))
+    assert (row.state, row.detail) == ("ok", str(found))
+
+
 @pytest.mark.slow
 def test_a_card_that_does_not_compute_is_red_in_words() -> None:
     settings = load_settings()
@@ -334,7 +344,7 @@ def test_a_card_that_does_not_compute_is_red_in_words() -> None:
 def test_each_model_says_where_the_card_would_have_it(
     gib: float, state: str, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor.device, "memory", lambda *, cuda: (int(gib * 2**30),) * 2)
+    monkeypatch.setattr(device, "memory", lambda *, cuda: (int(gib * 2**30),) * 2)
     demo = load_settings(sdxl_model="demo", wan_model="demo", wan_i2v_model="demo")
     rows = list(doctor.placement(ModelRegistry(demo, cuda=True, where=())))
     assert states(rows) == {"sdxl: demo": state, "wan: demo": state}

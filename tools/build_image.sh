@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Builds the Docker image and runs one job in it, that of test_input.json, through the image's own command and user.
+# Builds the Docker image and runs one job in it, that of test_input.json, through the image's own command and user,
+# then the doctor.
 #
 # A Docker engine, where one runs, builds on the Dockerfile's own base. Elsewhere, as root on Debian or Ubuntu, buildah
 # does it without an engine and without a registry, on a Debian made here of the same release with the same Python: that
@@ -90,4 +91,5 @@ sed -E 's/[A-Za-z0-9+\/=]{200,}/.../g' "$log" | tail -n 40
 for sign in "completed successfully" "'images':" "'model': 'demo'"; do
   grep -qF "$sign" "$log" || { echo "image: the output does not say: $sign" >&2; exit 1; }
 done
-echo "image: one text2img job done in it"
+echo "image: one text2img job done in it; what the doctor says of it:"
+"${run[@]}" python -m worker.doctor || { echo "image: the doctor finds something red" >&2; exit 1; }

@@ -21,7 +21,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -89,8 +89,7 @@ def examine() -> Iterator[tuple[str, list[Finding]]]:
         yield "Environment", [*_wrong(wrong), Finding("everything else", "skipped", "the worker would not start")]
         return
     yield "Environment", rows("variables", lambda: environment(settings, wrong))
-    firebase, key = connected(settings)
-    yield "Firebase", [key, *_of_firebase(settings, firebase)]
+    yield "Firebase", [*_of_firebase(settings)]
     registry = ModelRegistry(settings)
     yield (
         "Models",
@@ -141,27 +140,38 @@ def _shown(value: object) -> str:
 # --- Firebase -------------------------------------------------------------------------------------------------------
 
 
-def connected(settings: Settings) -> tuple[Firebase | None, Finding]:
-    """Firebase, where it can be had, and the row of its key."""
+def key(settings: Settings, connected: list[Firebase]) -> Iterator[Finding]:
+    """The service account's key; where it is good, Firebase with it is added to `connected`."""
     name = "service account key"
-    if settings.firebase_service_account_key is None and not settings.uses_emulators:
+    if not _configured(settings):
         lost = settings.firebase_storage_bucket is not None
         remedy = "FIREBASE_SERVICE_ACCOUNT_KEY is the other half of FIREBASE_STORAGE_BUCKET" if lost else ""
-        return None, Finding(name, "warn" if lost else "skipped", INLINE, remedy)
+        yield Finding(name, "warn" if lost else "skipped", INLINE, remedy)
+        return
     try:
         firebase = Firebase(settings)
         firebase.connect()
     except ConfigError as error:
-        return None, Finding(name, "fail", str(error), "its path, its JSON, or base64 of it: docs/firebase.md, The key")
-    who = f"{firebase.account} of" if firebase.account else "emulators, so none is read;"
-    return firebase, Finding(name, "ok", f"{who} project {firebase.project}")
-
-
-def _of_firebase(settings: Settings, firebase: Firebase | None) -> Iterator[Finding]:
-    yield from rows("who may ask", lambda: callers(settings, firebase))
-    if firebase is None:
-        yield from (Finding(name, "skipped", INLINE) for name in ("bucket", "Firestore", "rules"))
+        yield Finding(name, "fail", str(error), "its path, its JSON, or base64 of it: docs/firebase.md, The key")
         return
+    connected.append(firebase)
+    who = f"{firebase.account} of" if firebase.account else "emulators, so none is read;"
+    yield Finding(name, "ok", f"{who} project {firebase.project}")
+
+
+def _configured(settings: Settings) -> bool:
+    return settings.firebase_service_account_key is not None or settings.uses_emulators
+
+
+def _of_firebase(settings: Settings) -> Iterator[Finding]:
+    connected: list[Firebase] = []
+    yield from rows("service account key", lambda: key(settings, connected))
+    yield from rows("who may ask", lambda: callers(settings, connected))
+    if not connected:
+        why = "not asked before the key works" if _configured(settings) else INLINE
+        yield from (Finding(name, "skipped", why) for name in ("bucket", "Firestore", "rules"))
+        return
+    firebase = connected[0]
     account, objects, store = firebase.account, firebase.bucket, firebase.documents
     if objects is None:
         yield Finding("bucket", "warn", INLINE, "set FIREBASE_STORAGE_BUCKET to the name that the Firebase console has")
@@ -186,9 +196,9 @@ def _with_rules(found: list[Finding], name: str, url: str) -> Iterator[Finding]:
         yield Finding(name, "skipped", f"not asked before {found[0].name} works")
 
 
-def callers(settings: Settings, firebase: Firebase | None) -> Iterator[Finding]:
+def callers(settings: Settings, connected: Sequence[Firebase]) -> Iterator[Finding]:
     """How the worker knows whose job it is."""
-    ways = [way for way, there in (("ID tokens", firebase), ("tickets", settings.ticket_secret)) if there]
+    ways = [way for way, there in (("ID tokens", connected), ("tickets", settings.ticket_secret)) if there]
     if not settings.require_id_token:
         yield Finding("who may ask", "ok", "whoever may call the endpoint: REQUIRE_ID_TOKEN is false")
     elif not ways:
