@@ -21,7 +21,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -82,13 +82,14 @@ Check = Callable[[], Iterable[Finding]]
 def examine() -> Iterator[tuple[str, list[Finding]]]:
     """Every section of the table with its rows, each as soon as it is known."""
     wrong = wrong_variables()
-    usable = {name: field.default for name, field in Settings.model_fields.items() if name.upper() in wrong}
+    spoilt = {place.partition(".")[0].lower() for place in wrong}
+    usable = {name: Settings.model_fields[name].default for name in spoilt & set(Settings.model_fields)}
     try:
         settings = load_settings(**usable)
     except ConfigError:
         yield "Environment", [*_wrong(wrong), Finding("everything else", "skipped", "the worker would not start")]
         return
-    yield "Environment", rows("variables", lambda: environment(settings, wrong))
+    yield "Environment", rows("variables", lambda: environment(settings, wrong, spoilt))
     yield "Firebase", [*_of_firebase(settings)]
     registry = ModelRegistry(settings)
     yield (
@@ -114,15 +115,15 @@ def rows(name: str, check: Check) -> list[Finding]:
 # --- Environment ----------------------------------------------------------------------------------------------------
 
 
-def environment(settings: Settings, wrong: Mapping[str, str]) -> Iterator[Finding]:
+def environment(settings: Settings, wrong: Mapping[str, str], spoilt: Collection[str]) -> Iterator[Finding]:
     """One row for each variable that is set, with what it was taken for."""
     yield from _wrong(wrong)
     for name, ours in sorted(misspelt_variables().items()):
         yield Finding(name, "warn", "nobody reads this variable", f"is {ours} meant?")
-    given = [name for name in Settings.model_fields if name in settings.model_fields_set and name.upper() not in wrong]
+    given = [name for name in Settings.model_fields if name in settings.model_fields_set and name not in spoilt]
     for name in given:
         yield Finding(name.upper(), "ok", _shown(getattr(settings, name)))
-    others = len(Settings.model_fields) - len(given) - len(wrong)
+    others = len(Settings.model_fields) - len(given) - len(spoilt)
     yield Finding("all others", "ok", f"{others} are not set: their defaults are in docs/deploy.md")
 
 
