@@ -1,0 +1,66 @@
+"""What a card would hold and be asked for: bytes now and at their peak, phase by phase, copies, and waits of the host."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import torch
+
+GIB = 2**30
+_BLOCK = 512
+"""Bytes that PyTorch's allocator rounds up to: https://docs.pytorch.org/docs/stable/notes/cuda.html (memory management)."""
+
+
+@dataclass(slots=True)
+class Card:
+    """A card of `limit` bytes. Allocating counts, and is refused as a card refuses it."""
+
+    limit: int = 80 * GIB
+    capability: tuple[int, int] = (8, 9)
+    now: int = 0
+    peak: int = 0
+    phase: str = "load"
+    peaks: dict[str, int] = field(default_factory=dict)
+    """Phase -> most bytes at any of its moments, weights included."""
+    biggest: dict[str, str] = field(default_factory=dict)
+    """Phase -> the operation that its peak was at."""
+    flops: Counter[str] = field(default_factory=Counter)
+    up: int = 0
+    """Bytes from the machine to the card, and down from it."""
+    down: int = 0
+    syncs: Counter[str] = field(default_factory=Counter)
+    """What makes the host wait for the card -> how often; each with the function that asked for it."""
+    quadratic: Counter[str] = field(default_factory=Counter)
+    """Attention that no fused kernel takes, so that its whole matrix is written down: its shape -> how often."""
+
+    def take(self, size: int, what: str) -> int:
+        """Allocate; gives the bytes that are really taken.
+
+        Raises:
+            torch.OutOfMemoryError: more than is left.
+        """
+        size = -(-size // _BLOCK) * _BLOCK
+        if self.now + size > self.limit:
+            free = (self.limit - self.now) / GIB
+            raise torch.OutOfMemoryError(f"CUDA out of memory. {what} wants {size / GIB:.2f} GiB of {free:.2f}")
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        if self.now > self.peaks.get(self.phase, 0):
+            self.peaks[self.phase], self.biggest[self.phase] = self.now, what
+        return size
+
+    def give_back(self, size: int) -> None:
+        """Free what `take` gave."""
+        self.now -= size
+
+    def enter(self, phase: str) -> None:
+        """What is allocated from now on belongs to this phase."""
+        self.phase = phase
+        self.peaks[phase] = max(self.peaks.get(phase, 0), self.now)
+
+    def forget(self) -> None:
+        """Begin to count anew; what is allocated stays."""
+        self.peak = self.now
+        self.phase = "load"
+        self.up = self.down = 0
+        for counted in (self.peaks, self.biggest, self.flops, self.syncs, self.quadratic):
+            counted.clear()

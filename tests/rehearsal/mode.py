@@ -1,0 +1,258 @@
+"""Tensors of a card that is not there, for the code in the body of `pretended`.
+
+Two modes stand before torch. `_Dispatch` sees each operation: one without a CUDA tensor is computed, any other goes to
+FakeTensorMode, after what a card refuses and a fake kernel lets pass was checked (tests/rehearsal/test_controls.py).
+`_Functions` chooses the attention kernel that torch would take on a card, which a build without CUDA cannot.
+"""
+
+import sys
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter, tree_map_only
+from torch.utils.flop_counter import flop_registry
+
+from tests.rehearsal import guard
+from tests.rehearsal.card import Card
+from worker.core.config import REPOSITORY
+
+aten: Any = torch.ops.aten
+_ONE_DTYPE = (
+    "convolution",
+    "mm",
+    "addmm",
+    "bmm",
+    "baddbmm",
+    "_scaled_dot_product",
+    "native_group_norm",
+    "native_layer_norm",
+    "_fused_rms_norm",
+)
+"""Beginnings of the operations whose operands must be of one dtype on a card."""
+_TWO_DEVICES = {"_to_copy", "copy_", "index", "index_put", "index_put_", "_index_put_impl_", "lift_fresh"}
+"""What takes tensors of the card and of the machine together."""
+_INITIALISERS = {"uniform_", "normal_", "bernoulli_", "trunc_normal_"}
+_OURS = {
+    str(REPOSITORY) + "/worker/": "worker/",
+    str(Path(torch.__file__).parents[1]) + "/diffusers/": "diffusers/",
+    str(Path(torch.__file__).parents[1]) + "/transformers/": "transformers/",
+}
+
+
+@contextmanager
+def pretended(card: Card) -> Iterator[None]:
+    """In the body there is this card.
+
+    Raises:
+        RuntimeError: there is no C++ compiler (see `guard`).
+    """
+    guard.install()
+    dispatch = _Dispatch(card)
+    capability = mock.patch.object(torch.cuda, "get_device_capability", lambda *_: card.capability)
+    with mock.patch.object(torch.nn.Module, "_apply", _apply), capability:
+        with dispatch.fake, dispatch, _Functions(dispatch):
+            yield
+
+
+class _Dispatch(TorchDispatchMode):
+    def __init__(self, card: Card) -> None:
+        super().__init__()
+        self.fake = FakeTensorMode(allow_non_fake_inputs=True)
+        self.card = card
+        self._sizes: dict[int, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        tensors = [leaf for leaf in tree_iter((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        on_card = any(tensor.device.type == "cuda" for tensor in tensors)
+        device = torch.device(kwargs["device"]) if kwargs.get("device") is not None else None
+        if not on_card and (device is None or device.type == "cpu"):
+            with unset_fake_temporarily():
+                return func(*args, **kwargs)
+        packet = func._overloadpacket
+        name = packet.__name__
+        if name in _INITIALISERS:
+            return args[0]
+        if on_card and (answered := self._to_host(func, name, args, kwargs, device)) is not None:
+            return answered[0]
+        if on_card and name == "_to_copy" and _same(args[0], device, kwargs):
+            return args[0]
+        if not on_card and name == "_to_copy":
+            self._upload(args[0], kwargs)
+        self._check(str(func), name, tensors, on_card=on_card, generator=kwargs.get("generator"))
+        with self.fake:
+            out = func(*args, **kwargs)
+        if packet in flop_registry:
+            self.card.flops[self.card.phase] += flop_registry[packet](*args, **kwargs, out_val=out)
+        self._count(out, str(func))
+        return out
+
+    def read(self, tensor: torch.Tensor) -> bool | int | float:
+        """What the host reads of one number: true, one or zero; but "all pixels are the same" is not so."""
+        self.wait("item")
+        if tensor.dtype == torch.bool:
+            return not str(tensor.__dict__.get("made_by", "")).startswith("aten.eq")
+        return 1.0 if tensor.is_floating_point() else 0
+
+    def wait(self, kind: str) -> None:
+        """Count that the host waits for the card, at the innermost function of ours, diffusers or transformers."""
+        frame = sys._getframe(1)
+        while frame is not None:
+            path = frame.f_code.co_filename
+            for root, short in _OURS.items():
+                if path.startswith(root):
+                    self.card.syncs[f"{kind} {short}{path.removeprefix(root)}:{frame.f_code.co_qualname}"] += 1
+                    return
+            if frame.f_back is None:
+                break
+            frame = frame.f_back
+        self.card.syncs[kind] += 1
+
+    def _to_host(
+        self, func: Any, name: str, args: tuple[Any, ...], kwargs: Any, device: torch.device | None
+    ) -> tuple[Any] | None:
+        """The answer to an operation whose result is on the machine; None for all others."""
+        if name == "_local_scalar_dense":
+            return (self.read(args[0]),)
+        if name in {"is_nonzero", "equal"}:
+            self.wait(name)
+            return (True,)
+        if name == "nonzero":
+            self.wait(name)  # how many there are, only a card knows: one
+            with self.fake:
+                return (torch.empty((1, args[0].dim()), dtype=torch.int64, device="cuda"),)
+        if name == "_to_copy" and device is not None and device.type == "cpu":
+            source = args[0]
+            self._download(source, kwargs)
+            with unset_fake_temporarily():  # untouched, so that it takes no memory here
+                return (torch.empty_strided(source.shape, source.stride(), dtype=kwargs.get("dtype") or source.dtype),)
+        if name == "copy_" and args[0].device.type == "cpu":
+            self._download(args[1], {})
+            return (args[0],)
+        return None
+
+    def _upload(self, tensor: torch.Tensor, kwargs: Any) -> None:
+        self.card.up += tensor.numel() * tensor.element_size()
+        if tensor.numel() > 1 and not kwargs.get("non_blocking"):
+            self.wait("upload")
+
+    def _download(self, tensor: torch.Tensor, kwargs: Any) -> None:
+        self.card.down += tensor.numel() * tensor.element_size()
+        if not kwargs.get("non_blocking"):
+            self.wait("download")
+
+    def _check(self, func: str, name: str, tensors: list[torch.Tensor], *, on_card: bool, generator: Any) -> None:
+        """What a card refuses and fake kernels let pass."""
+        stray = [tensor for tensor in tensors if tensor.device.type == "cpu" and tensor.dim()]
+        if on_card and stray and name not in _TWO_DEVICES:
+            raise RuntimeError(f"tensors on cuda and on cpu in {func}: {[tuple(tensor.shape) for tensor in stray]}")
+        if generator is not None and generator.device.type != "cuda":
+            raise RuntimeError(f"a {generator.device.type} generator for a cuda tensor in {func}")
+        if name.startswith(_ONE_DTYPE):
+            dtypes = {str(tensor.dtype) for tensor in tensors if tensor.is_floating_point()}
+            if len(dtypes) > 1:
+                raise RuntimeError(f"dtypes {sorted(dtypes)} in {func}")
+
+    def _count(self, out: Any, what: str) -> None:
+        for tensor in tree_iter(out):
+            if not isinstance(tensor, FakeTensor) or tensor.device.type != "cuda":
+                continue
+            storage = tensor.untyped_storage()
+            key = storage._cdata
+            if key in self._sizes:
+                continue
+            self._sizes[key] = self.card.take(storage.nbytes(), what)
+            weakref.finalize(storage, self._freed, key).atexit = False
+            if tensor.dim() == 0:
+                tensor.__dict__["made_by"] = what
+
+    def _freed(self, key: int) -> None:
+        self.card.give_back(self._sizes.pop(key))
+
+
+class _Functions(TorchFunctionMode):
+    def __init__(self, dispatch: _Dispatch) -> None:
+        super().__init__()
+        self._dispatch = dispatch
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention and isinstance(args[0] if args else kwargs["query"], FakeTensor):
+            return self._attention(*args, **kwargs)
+        if func is torch.tensor and any(isinstance(leaf, FakeTensor) for leaf in tree_iter(args)):
+            args = tree_map_only(FakeTensor, self._dispatch.read, args)  # torch.tensor([t]) reads t from the card
+        return func(*args, **kwargs)
+
+    def _attention(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attn_mask: torch.Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> torch.Tensor:
+        """Flash, memory-efficient, or plain matrices, by what each accepts (aten/.../cuda/sdp_utils.cpp, sm80 and up)."""
+        dtypes = {str(tensor.dtype) for tensor in (query, key, value)}
+        if len(dtypes) > 1:
+            raise RuntimeError(f"dtypes {sorted(dtypes)} in scaled_dot_product_attention")
+        width, half = query.shape[-1], query.dtype in {torch.float16, torch.bfloat16}
+        if half and width <= 256 and attn_mask is None:
+            if pad := -width % 8:
+                query, key, value = (F.pad(tensor, (0, pad)) for tensor in (query, key, value))
+            attend = aten._scaled_dot_product_flash_attention
+            out: torch.Tensor = attend(query, key, value, dropout_p, is_causal, False, scale=scale)[0]
+            return out[..., :width]
+        if width % (8 if half else 4) == 0:
+            bias = None if attn_mask is None else _bias(attn_mask, query, key)
+            attend = aten._scaled_dot_product_efficient_attention
+            out = attend(query, key, value, bias, False, dropout_p, is_causal, scale=scale)[0]
+            return out
+        self._dispatch.card.quadratic[f"{tuple(query.shape)} on {key.shape[-2]}"] += 1
+        weights = (query @ key.transpose(-1, -2)) * (scale or width**-0.5)
+        return weights.softmax(-1) @ value
+
+
+def _bias(mask: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    if mask.dtype == torch.bool:
+        mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill_(mask.logical_not(), -1e4)
+    if mask.dtype != query.dtype:
+        raise RuntimeError(f"an attention mask of {mask.dtype} for a query of {query.dtype}")
+    return mask.expand(query.shape[0], query.shape[1], query.shape[2], key.shape[2])
+
+
+def _same(tensor: torch.Tensor, device: torch.device | None, kwargs: Any) -> bool:
+    """Whether a copy on the card is the tensor itself; the guard knows no current device, so `cuda` is not `cuda:0`."""
+    there = device is not None and device.type == "cuda"
+    return there and kwargs.get("dtype") in {None, tensor.dtype} and kwargs.get("memory_format") is None
+
+
+def _apply(
+    self: torch.nn.Module, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True
+) -> torch.nn.Module:
+    """`torch.nn.Module._apply` by assignment: torch's own swaps tensors, which fake ones refuse that are held weakly."""
+    done: dict[int, torch.Tensor] = {}
+    with torch.no_grad():
+        for owner in self.modules() if recurse else (self,):
+            tables: tuple[dict[str, Any], ...] = (owner._parameters, owner._buffers)
+            for table in tables:
+                for key, old in table.items():
+                    if old is None:
+                        continue
+                    if id(old) not in done:
+                        new = fn(old)
+                        wrap = new is not old and table is owner._parameters
+                        done[id(old)] = torch.nn.Parameter(new.detach(), requires_grad=False) if wrap else new
+                    table[key] = done[id(old)]
+    return self
