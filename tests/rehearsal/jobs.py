@@ -1,0 +1,167 @@
+"""The engine on a card that is not there: its registry, cache, placement, loader, offloader and jobs, as they are."""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+
+from tests.engine.conftest import request_of
+from tests.rehearsal.card import GIB, Card
+from tests.rehearsal.mode import pretended
+from tests.rehearsal.models import Model, read_no_numbers
+from tests.support.engine_jobs import Recorder, image_params, picture, stripe_mask, video_params
+from worker.api.params import Params
+from worker.core.config import Settings, load_settings
+from worker.core.types import Progress, Sources, TaskType
+from worker.engine.engine import Engine
+from worker.engine.memory import device, offload
+from worker.engine.models.loader import Loader
+from worker.engine.models.registry import ModelRegistry, ModelSpec
+from worker.engine.protocol import GeneratedImage, Placement
+
+_PHASES = {"text_encoder": "text", "image_encoder": "text", "unet": "denoise", "transformer": "denoise"}
+
+
+@dataclass
+class Run:
+    """What was seen of one job."""
+
+    placement: Placement
+    weights: int
+    """Bytes on the card before it worked."""
+    shapes: list[tuple[int, ...]]
+    calls: Counter[str]
+    """Network -> how often it was run."""
+    step: Counter[str]
+    """What the host waited for in one denoising step; empty for a job of fewer than three."""
+    warnings: list[str]
+    card: Card
+
+    def beside_weights(self, phase: str) -> int:
+        """Most bytes in use in a phase, without the weights that were there from the beginning."""
+        return self.card.peaks[phase] - self.weights
+
+
+class Watch(Recorder):
+    """A job's control that also notes what the host had waited for by each step."""
+
+    def __init__(self, card: Card) -> None:
+        super().__init__()
+        self._card = card
+        self._by_step: dict[int, Counter[str]] = {}
+
+    def report(self, progress: Progress) -> None:
+        super().report(progress)
+        if progress.stage == "generating":
+            self._by_step.setdefault(progress.step, Counter(self._card.syncs))
+
+    @property
+    def step(self) -> Counter[str]:
+        """The waits of the second step: the first one warms up, the last one may be another kind."""
+        seen = list(self._by_step.values())
+        return seen[1] - seen[0] if len(seen) > 2 else Counter()
+
+
+@dataclass
+class Rehearsal:
+    """One worker's engine and the card that it takes itself to have."""
+
+    engine: Engine
+    card: Card
+    calls: Counter[str] = field(default_factory=Counter)
+
+    def run(self, task: TaskType, **changes: Any) -> Run:
+        """Prepare and run one job of a task on the card; keywords change its parameters.
+
+        Raises:
+            What the engine raises.
+        """
+        params, sources = params_of(task, **changes), sources_for(task, **changes)
+        watch, request = Watch(self.card), request_of(task)
+        placement = self.engine.prepare(request, params, watch)
+        self.card.forget()
+        self.calls.clear()
+        weights = self.card.now
+        made = list(self.engine.generate(request, params, sources, watch))
+        shapes = [one.pixels.shape if isinstance(one, GeneratedImage) else one.frames.shape for one in made]
+        return Run(placement, weights, shapes, Counter(self.calls), watch.step, watch.warnings, self.card)
+
+    def spec(self, task: TaskType) -> ModelSpec:
+        """The weights that serve a task."""
+        return self.engine.registry.spec(task)
+
+
+@contextmanager
+def rehearsal(folder: Path, *models: Model, gib: float = 80) -> Iterator[Rehearsal]:
+    """In the body, an engine with these models (one of a family) on a card of so many GiB; `folder` keeps their files."""
+    card = Card(round(gib * GIB))
+    settings = settings_for(folder, *models)
+    stage = Rehearsal(Engine(settings, registry=ModelRegistry(settings, cuda=True, where=())), card)
+    of_machine = device.memory(cuda=False)
+
+    def memory(*, cuda: bool) -> tuple[int, int]:
+        return (card.limit - card.now, card.limit) if cuda else of_machine
+
+    def read(_: Loader, kind: Any, where: Path, dtype: torch.dtype) -> Any:
+        return _watched(read_no_numbers(kind, where, dtype), where, stage)
+
+    with ExitStack() as stack:
+        stack.enter_context(mock.patch.object(device, "memory", memory))
+        stack.enter_context(mock.patch.object(Loader, "_read", read))
+        stack.enter_context(pretended(card))
+        yield stage
+
+
+def settings_for(folder: Path, *models: Model) -> Settings:
+    """Settings that name these models, written into `folder`."""
+    values: dict[str, Any] = {"sdxl_model": "/none", "wan_model": "/none"}
+    for model in models:
+        where = str(model.write(folder))
+        if model.family == "sdxl":
+            values["sdxl_model"] = where
+        else:
+            values["wan_model" if TaskType.TEXT2VIDEO in model.tasks else "wan_i2v_model"] = where
+        if model.refiner is not None:
+            values["sdxl_refiner"] = str(model.refiner.write(folder))
+    return load_settings(**values)
+
+
+def params_of(task: TaskType, **changes: Any) -> Params:
+    """A job's parameters, small where `changes` does not say otherwise."""
+    if task.is_video:
+        return video_params(**changes)
+    return image_params(**({"strength": 0.9} if task is not TaskType.TEXT2IMG else {}) | changes)
+
+
+def sources_for(task: TaskType, *, width: int = 64, height: int = 64, **_: Any) -> Sources:
+    """The source pictures of a job, at its own size."""
+    return Sources(
+        image=picture(width, height) if task not in {TaskType.TEXT2IMG, TaskType.TEXT2VIDEO} else None,
+        mask=stripe_mask(width, height) if task is TaskType.INPAINT else None,
+    )
+
+
+def _watched(module: Any, where: Path, stage: Rehearsal) -> Any:
+    """The network with its calls counted, and the card told which phase of a job it belongs to."""
+
+    def entered(phase: str, name: str | None = None) -> Any:
+        def hook(*_: Any) -> None:
+            stage.card.enter(phase)
+            if name is not None:
+                stage.calls[name] += 1
+
+        return hook
+
+    name = ("refiner_" if where.parent.name.endswith("refiner") else "") + where.name
+    if hasattr(module, "decoder") and hasattr(module, "encoder") and hasattr(module, "decode"):
+        module.encoder.register_forward_pre_hook(entered("encode"))
+        module.decoder.register_forward_pre_hook(entered("decode"))
+    else:
+        phase = next(phase for part, phase in _PHASES.items() if where.name.startswith(part))
+        module.register_forward_pre_hook(entered(phase, name))
+    return module

@@ -1,0 +1,220 @@
+"""The published models at full size, as folders that hold everything but the numbers.
+
+Their small JSON files are real, and so are the headers of their safetensors files; behind a header lies a hole as long
+as its tensors. So the registry, the estimate of bytes, the placement and the loader find what they would find in a
+download, and only the reading of a network is replaced (`read_no_numbers`).
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+from torch.utils._python_dispatch import _disable_current_modes
+
+from benchmarks import full_size_models as full
+from worker.core.types import TaskType
+from worker.engine.models.checkpoint import read_json
+from worker.engine.models.hub import DEMO_MODELS
+from worker.engine.models.registry import Family
+
+# scheduler/scheduler_config.json of stabilityai/stable-diffusion-xl-base-1.0 and of the Wan repositories.
+_EULER = {
+    "_class_name": "EulerDiscreteScheduler",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "steps_offset": 1,
+    "timestep_spacing": "leading",
+}
+_UNIPC = {
+    "_class_name": "UniPCMultistepScheduler",
+    "prediction_type": "flow_prediction",
+    "use_flow_sigmas": True,
+    "flow_shift": 3.0,
+}
+
+
+@dataclass(frozen=True)
+class Network:
+    """A class of diffusers or transformers, and what its `config.json` says."""
+
+    kind: str
+    config: Mapping[str, Any]
+
+    @property
+    def library(self) -> str:
+        """What `model_index.json` names beside the class."""
+        return "diffusers" if hasattr(diffusers, self.kind) else "transformers"
+
+    def on_meta(self) -> torch.nn.Module:
+        """The network without memory."""
+        with _disable_current_modes(), torch.device("meta"):
+            kind: Any = getattr(diffusers if self.library == "diffusers" else transformers, self.kind)
+            made = kind(**self.config) if self.library == "diffusers" else kind(kind.config_class(**self.config))
+        module: torch.nn.Module = made
+        return module
+
+    def shallow(self) -> "Network":
+        """One or two blocks of each kind, as wide as ever: every dtype, device and shape is still met."""
+        shorter = {name: depth for name, depth in _SHALLOW.items() if name in self.config}
+        return replace(self, config=dict(self.config) | shorter)
+
+
+_SHALLOW = {"transformer_layers_per_block": 1, "num_hidden_layers": 2, "num_layers": 2}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A repository in diffusers' layout."""
+
+    name: str
+    """As in the tables: what people call it."""
+    family: Family
+    networks: Mapping[str, Network]
+    tasks: tuple[TaskType, ...]
+    index: Mapping[str, Any] = field(default_factory=dict)
+    """What `model_index.json` says beside its parts."""
+    scheduler: Mapping[str, Any] = field(default_factory=lambda: _UNIPC)
+    refiner: "Model | None" = None
+
+    def shallow(self) -> "Model":
+        """The same with one or two blocks of each kind."""
+        networks = {name: network.shallow() for name, network in self.networks.items()}
+        return replace(self, networks=networks, refiner=self.refiner and self.refiner.shallow())
+
+    def write(self, folder: Path) -> Path:
+        """Write it as a folder `name` in this one; gives its path."""
+        out = folder / self.name.replace(" ", "-")
+        demo = DEMO_MODELS / ("wan" if self.family == "wan" else "sdxl")
+        index = {name: [network.library, network.kind] for name, network in self.networks.items()}
+        for part in demo.iterdir():
+            if part.name.startswith("tokenizer"):
+                (out / part.name).mkdir(parents=True)
+                for file in part.iterdir():
+                    (out / part.name / file.name).symlink_to(file)
+                index[part.name] = json.loads((demo / "model_index.json").read_text())[part.name]
+        _write_json(out / "scheduler" / "scheduler_config.json", self.scheduler)
+        index["scheduler"] = ["diffusers", self.scheduler["_class_name"]]
+        if "image_encoder" in self.networks:
+            transformers.CLIPImageProcessor().save_pretrained(out / "image_processor")
+            index["image_processor"] = ["transformers", "CLIPImageProcessor"]
+        for name, network in self.networks.items():
+            _write_network(out / name, network)
+        _write_json(out / "model_index.json", index | self.index)
+        return out
+
+
+def read_no_numbers(kind: Any, folder: Path, dtype: torch.dtype, device: torch.device | str = "cpu") -> Any:
+    """What `from_pretrained` gives for a folder of this module, with memory that nobody has written to.
+
+    Memory of the machine that is never touched takes none, so tens of gigabytes of it cost nothing.
+    """
+    config = read_json(folder / "config.json")
+    diffusers_own = kind.__module__.startswith("diffusers")
+    with _disable_current_modes(), torch.device("meta"):
+        module = kind.from_config(config) if diffusers_own else kind(kind.config_class.from_dict(config))
+    # diffusers keeps these in float32 whatever is asked for, transformers in float16 alone.
+    wide = (module._keep_in_fp32_modules or []) if diffusers_own or dtype == torch.float16 else []
+
+    made: dict[int, torch.nn.Parameter] = {}  # some are shared by two places
+    for path, owner in module.named_modules():
+        for key, parameter in owner.named_parameters(recurse=False):
+            if id(parameter) not in made:
+                keeps = not set(wide).isdisjoint([*path.split("."), key])
+                memory = torch.empty(parameter.shape, dtype=torch.float32 if keeps else dtype, device=device)
+                made[id(parameter)] = torch.nn.Parameter(memory, requires_grad=False)
+            owner._parameters[key] = made[id(parameter)]
+        for key, buffer in owner.named_buffers(recurse=False):
+            owner._buffers[key] = torch.empty(buffer.shape, dtype=buffer.dtype, device=device)
+    return module.eval()
+
+
+def _write_network(folder: Path, network: Network) -> None:
+    module: Any = network.on_meta()
+    if network.library == "diffusers":
+        module.save_config(folder)
+    else:
+        module.config.architectures = [network.kind]
+        module.config.save_pretrained(folder)
+    header: dict[str, Any] = {}
+    end = 0
+    for name, tensor in module.named_parameters():
+        start, end = end, end + 2 * math.prod(tensor.shape)
+        header[name] = {"dtype": "BF16", "shape": list(tensor.shape), "data_offsets": [start, end]}
+    content = json.dumps(header).encode()
+    stem = "diffusion_pytorch_model" if network.library == "diffusers" else "model"
+    with (folder / f"{stem}.safetensors").open("wb") as file:
+        file.write(len(content).to_bytes(8, "little") + content)
+        file.truncate(8 + len(content) + end)
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+_BIGG = Network("CLIPTextModelWithProjection", full.CLIP_BIGG)
+_SDXL_VAE = Network("AutoencoderKL", full.SDXL_VAE)
+REFINER = Model(
+    "SDXL refiner",
+    "sdxl",
+    {"text_encoder_2": _BIGG, "unet": Network("UNet2DConditionModel", full.REFINER_UNET), "vae": _SDXL_VAE},
+    (),
+    {"_class_name": "StableDiffusionXLImg2ImgPipeline", "requires_aesthetics_score": True},
+    _EULER,
+)
+SDXL = Model(
+    "SDXL",
+    "sdxl",
+    {
+        "text_encoder": Network("CLIPTextModel", full.CLIP_L),
+        "text_encoder_2": _BIGG,
+        "unet": Network("UNet2DConditionModel", full.SDXL_UNET),
+        "vae": _SDXL_VAE,
+    },
+    (TaskType.TEXT2IMG, TaskType.IMG2IMG, TaskType.INPAINT),
+    {"_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": True},
+    _EULER,
+)
+
+
+def _wan(
+    name: str, transformer: Mapping[str, Any], *tasks: TaskType, vae: Mapping[str, Any] | None = None, **index: Any
+) -> Model:
+    networks = {
+        "text_encoder": Network("UMT5EncoderModel", full.UMT5_XXL),
+        "transformer": Network("WanTransformer3DModel", transformer),
+        "vae": Network("AutoencoderKLWan", vae or {}),
+    }
+    if "image_dim" in transformer:
+        networks["image_encoder"] = Network("CLIPVisionModel", full.CLIP_H_VISION)
+    if "boundary_ratio" in index:
+        networks["transformer_2"] = networks["transformer"]
+    kind = "WanImageToVideoPipeline" if tasks == (TaskType.IMG2VIDEO,) else "WanPipeline"
+    return Model(name, "wan", networks, tasks, {"_class_name": kind, "expand_timesteps": False} | index)
+
+
+_T2V, _I2V = TaskType.TEXT2VIDEO, TaskType.IMG2VIDEO
+_PICTURE_BESIDE = {"in_channels": 36}
+"""Image to video: the mask and the first frame beside the latents."""
+WAN_1_3B = _wan("Wan2.1-T2V-1.3B", full.WAN_TRANSFORMER, _T2V)
+WAN_1_3B_I2V = _wan("Wan2.1-I2V-1.3B", full.WAN_I2V_TRANSFORMER, _I2V)
+TI2V_5B = _wan("Wan2.2-TI2V-5B", full.WAN_TI2V_TRANSFORMER, _T2V, _I2V, vae=full.WAN_22_VAE, expand_timesteps=True)
+WAN_14B = _wan("Wan2.1-T2V-14B", full.WAN_14B_TRANSFORMER, _T2V)
+WAN_14B_I2V = _wan(
+    "Wan2.1-I2V-14B",
+    full.WAN_14B_TRANSFORMER | _PICTURE_BESIDE | {"image_dim": 1280, "added_kv_proj_dim": 5120},
+    _I2V,
+)
+A14B = _wan("Wan2.2-T2V-A14B", full.WAN_14B_TRANSFORMER, _T2V, boundary_ratio=0.875)
+A14B_I2V = _wan("Wan2.2-I2V-A14B", full.WAN_14B_TRANSFORMER | _PICTURE_BESIDE, _I2V, boundary_ratio=0.9)
+
+REFINED_SDXL = replace(SDXL, name="SDXL with refiner", refiner=REFINER)
+PUBLISHED = (SDXL, REFINED_SDXL, WAN_1_3B, TI2V_5B, WAN_14B, WAN_14B_I2V, A14B, A14B_I2V)
+"""What the documents name, smallest first."""
