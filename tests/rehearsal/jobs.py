@@ -13,7 +13,7 @@ import torch
 from tests.engine.conftest import request_of
 from tests.rehearsal.card import GIB, Card
 from tests.rehearsal.mode import pretended
-from tests.rehearsal.models import Model, read_no_numbers
+from tests.rehearsal.models import REFINER, Model, read_no_numbers
 from tests.support.engine_jobs import Recorder, image_params, picture, stripe_mask, video_params
 from worker.api.params import Params
 from worker.core.config import Settings, load_settings
@@ -24,6 +24,8 @@ from worker.engine.models.loader import Loader
 from worker.engine.models.registry import ModelRegistry, ModelSpec
 from worker.engine.protocol import GeneratedImage, Placement
 
+MACHINE = 128 * GIB
+"""Memory of the machine that the card is taken to be in."""
 _PHASES = {"text_encoder": "text", "image_encoder": "text", "unet": "denoise", "transformer": "denoise"}
 
 
@@ -102,10 +104,9 @@ def rehearsal(folder: Path, *models: Model, gib: float = 80) -> Iterator[Rehears
     card = Card(round(gib * GIB))
     settings = settings_for(folder, *models)
     stage = Rehearsal(Engine(settings, registry=ModelRegistry(settings, cuda=True, where=())), card)
-    of_machine = device.memory(cuda=False)
 
     def memory(*, cuda: bool) -> tuple[int, int]:
-        return (card.limit - card.now, card.limit) if cuda else of_machine
+        return (card.limit - card.now, card.limit) if cuda else (MACHINE, MACHINE)
 
     def read(_: Loader, kind: Any, where: Path, dtype: torch.dtype) -> Any:
         return _watched(read_no_numbers(kind, where, dtype), where, stage)
@@ -113,6 +114,7 @@ def rehearsal(folder: Path, *models: Model, gib: float = 80) -> Iterator[Rehears
     with ExitStack() as stack:
         stack.enter_context(mock.patch.object(device, "memory", memory))
         stack.enter_context(mock.patch.object(Loader, "_read", read))
+        stack.enter_context(mock.patch.object(offload, "put", _put))
         stack.enter_context(pretended(card))
         yield stage
 
@@ -157,7 +159,7 @@ def _watched(module: Any, where: Path, stage: Rehearsal) -> Any:
 
         return hook
 
-    name = ("refiner_" if where.parent.name.endswith("refiner") else "") + where.name
+    name = ("refiner_" if where.parent.name == REFINER.folder else "") + where.name
     if hasattr(module, "decoder") and hasattr(module, "encoder") and hasattr(module, "decode"):
         module.encoder.register_forward_pre_hook(entered("encode"))
         module.decoder.register_forward_pre_hook(entered("decode"))
@@ -165,3 +167,11 @@ def _watched(module: Any, where: Path, stage: Rehearsal) -> Any:
         phase = next(phase for part, phase in _PHASES.items() if where.name.startswith(part))
         module.register_forward_pre_hook(entered(phase, name))
     return module
+
+
+def _put(owner: torch.nn.Module, key: str, value: torch.Tensor) -> None:
+    """`offload.put` with a new parameter: the data of one that is on the machine cannot be on a card that is not there."""
+    if key in owner._parameters:
+        owner._parameters[key] = torch.nn.Parameter(value, requires_grad=False)
+    else:
+        owner._buffers[key] = value

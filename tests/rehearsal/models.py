@@ -45,20 +45,22 @@ class Network:
     """A class of diffusers or transformers, and what its `config.json` says."""
 
     kind: str
+    """`library.Class`."""
     config: Mapping[str, Any]
 
     @property
-    def library(self) -> str:
-        """What `model_index.json` names beside the class."""
-        return "diffusers" if hasattr(diffusers, self.kind) else "transformers"
+    def named(self) -> list[str]:
+        """Library and class, as `model_index.json` has them."""
+        return self.kind.split(".")
 
-    def on_meta(self) -> torch.nn.Module:
+    def on_meta(self) -> Any:
         """The network without memory."""
+        library, name = self.named
         with _disable_current_modes(), torch.device("meta"):
-            kind: Any = getattr(diffusers if self.library == "diffusers" else transformers, self.kind)
-            made = kind(**self.config) if self.library == "diffusers" else kind(kind.config_class(**self.config))
-        module: torch.nn.Module = made
-        return module
+            if library == "diffusers":
+                return getattr(diffusers, name)(**self.config)
+            kind = getattr(transformers, name)
+            return kind(kind.config_class(**self.config))
 
     def shallow(self) -> "Network":
         """One or two blocks of each kind, as wide as ever: every dtype, device and shape is still met."""
@@ -83,16 +85,21 @@ class Model:
     scheduler: Mapping[str, Any] = field(default_factory=lambda: _UNIPC)
     refiner: "Model | None" = None
 
+    @property
+    def folder(self) -> str:
+        """What its folder is called."""
+        return self.name.replace(" ", "-")
+
     def shallow(self) -> "Model":
         """The same with one or two blocks of each kind."""
         networks = {name: network.shallow() for name, network in self.networks.items()}
         return replace(self, networks=networks, refiner=self.refiner and self.refiner.shallow())
 
     def write(self, folder: Path) -> Path:
-        """Write it as a folder `name` in this one; gives its path."""
-        out = folder / self.name.replace(" ", "-")
+        """Write it into a folder of its own in this one; gives its path."""
+        out = folder / self.folder
         demo = DEMO_MODELS / ("wan" if self.family == "wan" else "sdxl")
-        index = {name: [network.library, network.kind] for name, network in self.networks.items()}
+        index = {name: network.named for name, network in self.networks.items()}
         for part in demo.iterdir():
             if part.name.startswith("tokenizer"):
                 (out / part.name).mkdir(parents=True)
@@ -136,11 +143,11 @@ def read_no_numbers(kind: Any, folder: Path, dtype: torch.dtype, device: torch.d
 
 
 def _write_network(folder: Path, network: Network) -> None:
-    module: Any = network.on_meta()
-    if network.library == "diffusers":
+    module, (library, kind) = network.on_meta(), network.named
+    if library == "diffusers":
         module.save_config(folder)
     else:
-        module.config.architectures = [network.kind]
+        module.config.architectures = [kind]
         module.config.save_pretrained(folder)
     header: dict[str, Any] = {}
     end = 0
@@ -148,7 +155,7 @@ def _write_network(folder: Path, network: Network) -> None:
         start, end = end, end + 2 * math.prod(tensor.shape)
         header[name] = {"dtype": "BF16", "shape": list(tensor.shape), "data_offsets": [start, end]}
     content = json.dumps(header).encode()
-    stem = "diffusion_pytorch_model" if network.library == "diffusers" else "model"
+    stem = "diffusion_pytorch_model" if library == "diffusers" else "model"
     with (folder / f"{stem}.safetensors").open("wb") as file:
         file.write(len(content).to_bytes(8, "little") + content)
         file.truncate(8 + len(content) + end)
@@ -159,12 +166,12 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content), encoding="utf-8")
 
 
-_BIGG = Network("CLIPTextModelWithProjection", full.CLIP_BIGG)
-_SDXL_VAE = Network("AutoencoderKL", full.SDXL_VAE)
+_BIGG = Network("transformers.CLIPTextModelWithProjection", full.CLIP_BIGG)
+_SDXL_VAE = Network("diffusers.AutoencoderKL", full.SDXL_VAE)
 REFINER = Model(
     "SDXL refiner",
     "sdxl",
-    {"text_encoder_2": _BIGG, "unet": Network("UNet2DConditionModel", full.REFINER_UNET), "vae": _SDXL_VAE},
+    {"text_encoder_2": _BIGG, "unet": Network("diffusers.UNet2DConditionModel", full.REFINER_UNET), "vae": _SDXL_VAE},
     (),
     {"_class_name": "StableDiffusionXLImg2ImgPipeline", "requires_aesthetics_score": True},
     _EULER,
@@ -173,9 +180,9 @@ SDXL = Model(
     "SDXL",
     "sdxl",
     {
-        "text_encoder": Network("CLIPTextModel", full.CLIP_L),
+        "text_encoder": Network("transformers.CLIPTextModel", full.CLIP_L),
         "text_encoder_2": _BIGG,
-        "unet": Network("UNet2DConditionModel", full.SDXL_UNET),
+        "unet": Network("diffusers.UNet2DConditionModel", full.SDXL_UNET),
         "vae": _SDXL_VAE,
     },
     (TaskType.TEXT2IMG, TaskType.IMG2IMG, TaskType.INPAINT),
@@ -188,12 +195,12 @@ def _wan(
     name: str, transformer: Mapping[str, Any], *tasks: TaskType, vae: Mapping[str, Any] | None = None, **index: Any
 ) -> Model:
     networks = {
-        "text_encoder": Network("UMT5EncoderModel", full.UMT5_XXL),
-        "transformer": Network("WanTransformer3DModel", transformer),
-        "vae": Network("AutoencoderKLWan", vae or {}),
+        "text_encoder": Network("transformers.UMT5EncoderModel", full.UMT5_XXL),
+        "transformer": Network("diffusers.WanTransformer3DModel", transformer),
+        "vae": Network("diffusers.AutoencoderKLWan", vae or {}),
     }
     if "image_dim" in transformer:
-        networks["image_encoder"] = Network("CLIPVisionModel", full.CLIP_H_VISION)
+        networks["image_encoder"] = Network("transformers.CLIPVisionModel", full.CLIP_H_VISION)
     if "boundary_ratio" in index:
         networks["transformer_2"] = networks["transformer"]
     kind = "WanImageToVideoPipeline" if tasks == (TaskType.IMG2VIDEO,) else "WanPipeline"
