@@ -94,11 +94,19 @@ class _Dispatch(TorchDispatchMode):
         if packet in flop_registry:
             self.card.flops[self.card.phase] += flop_registry[packet](*args, **kwargs, out_val=out)
         self._count(out, str(func))
+        _compute_beside(func, name, args, kwargs, tensors, out)
         return out
 
     def read(self, tensor: torch.Tensor) -> bool | int | float:
-        """What the host reads of one number: true, one or zero; but "all pixels are the same" is not so."""
+        """What the host reads of one number: the number; of an unknown one true, one or zero.
+
+        But "all pixels are the same" is not so.
+        """
         self.wait("item")
+        if (value := _value(tensor)) is not None:
+            with unset_fake_temporarily():
+                known: bool | int | float = value.item()
+            return known
         if tensor.dtype == torch.bool:
             return not str(tensor.__dict__.get("made_by", "")).startswith("aten.eq")
         return 1.0 if tensor.is_floating_point() else 0
@@ -123,21 +131,29 @@ class _Dispatch(TorchDispatchMode):
         """The answer to an operation whose result is on the machine; None for all others."""
         if name == "_local_scalar_dense":
             return (self.read(args[0]),)
-        if name in {"is_nonzero", "equal"}:
-            self.wait(name)
-            return (True,)
         if name == "nonzero":
-            self.wait(name)  # how many there are, only a card knows: one
+            self.wait(name)  # how many there are, only a card knows
+            value = _value(args[0])
+            with unset_fake_temporarily():
+                places = torch.zeros((1, args[0].dim()), dtype=torch.int64) if value is None else value.nonzero()
             with self.fake:
-                return (torch.empty((1, args[0].dim()), dtype=torch.int64, device="cuda"),)
+                out = torch.empty(places.shape, dtype=places.dtype, device="cuda")
+            out.__dict__["value"] = places
+            return (out,)
         if name == "_to_copy" and device is not None and device.type == "cpu":
-            source = args[0]
+            source, value = args[0], _value(args[0])
             self._download(source, kwargs)
-            with unset_fake_temporarily():  # untouched, so that it takes no memory here
-                return (torch.empty_strided(source.shape, source.stride(), dtype=kwargs.get("dtype") or source.dtype),)
+            dtype = kwargs.get("dtype") or source.dtype
+            with unset_fake_temporarily():
+                if value is not None:
+                    return (value.to(dtype, copy=True),)
+                # Untouched, so that it takes no memory here.
+                return (torch.empty_strided(source.shape, source.stride(), dtype=dtype),)
         if name == "copy_" and args[0].device.type == "cpu":
+            value = _value(args[1])
             self._download(args[1], {})
-            return (args[0],)
+            with unset_fake_temporarily():
+                return (args[0] if value is None else args[0].copy_(value),)
         return None
 
     def _upload(self, tensor: torch.Tensor, kwargs: Any) -> None:
@@ -222,6 +238,38 @@ class _Functions(TorchFunctionMode):
         self._dispatch.card.quadratic[f"{tuple(query.shape)} on {key.shape[-2]}"] += 1
         weights = (query @ key.transpose(-1, -2)) * (scale or width**-0.5)
         return weights.softmax(-1) @ value
+
+
+_KNOWN = 4096
+"""Tensors of the card with no more numbers than this have real ones, where they come from real ones: schedules, lengths,
+ids. So what the host decides by them is decided as on a card."""
+
+
+def _value(tensor: torch.Tensor) -> torch.Tensor | None:
+    """The numbers of a tensor, on the CPU; None: they are not known."""
+    if not isinstance(tensor, FakeTensor):
+        return tensor if tensor.numel() <= _KNOWN else None
+    value: torch.Tensor | None = tensor.__dict__.get("value")
+    return value
+
+
+def _compute_beside(
+    func: Any, name: str, args: tuple[Any, ...], kwargs: Any, tensors: list[torch.Tensor], out: Any
+) -> None:
+    """Compute the numbers of a small result beside it, where those of all operands are known."""
+    made = [leaf for leaf in tree_iter(out) if isinstance(leaf, torch.Tensor)]
+    small = all(tensor.numel() <= _KNOWN for tensor in made)
+    if not small or name.startswith(("empty", "new_empty")) or any(_value(tensor) is None for tensor in tensors):
+        if name.endswith("_") and isinstance(args[0], FakeTensor):
+            args[0].__dict__.pop("value", None)
+        return
+    with unset_fake_temporarily():
+        args, kwargs = tree_map_only(torch.Tensor, _value, (args, kwargs))
+        if kwargs.get("device") is not None:
+            kwargs = kwargs | {"device": torch.device("cpu")}
+        values = [leaf for leaf in tree_iter(func(*args, **kwargs)) if isinstance(leaf, torch.Tensor)]
+    for tensor, value in zip(made, values, strict=True):
+        tensor.__dict__["value"] = value
 
 
 def _bias(mask: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:

@@ -98,3 +98,13 @@ def test_what_the_host_waits_for_is_counted(networks: Networks) -> None:
     torch.zeros(2, 8).to("cuda")
     assert networks.card.syncs.total() == 3
     assert networks.card.up == networks.card.down == 64
+
+
+def test_the_numbers_of_small_tensors_are_real_on_the_card(networks: Networks) -> None:
+    """Schedules are made on the card, and the host counts their steps."""
+    steps = torch.linspace(999, 0, 11).to("cuda")
+    assert [float(step) for step in steps[:2]] == [999.0, pytest.approx(899.1)]
+    assert int((steps >= 500).sum()) == 5
+    assert (steps == steps[3]).nonzero().tolist() == [[3]]
+    steps[0] = 7.0
+    assert steps.cpu()[0] == 7.0
