@@ -192,3 +192,36 @@ def test_what_the_response_shows_has_neither_texts_nor_seeds_nor_what_was_not_us
     assert shown == {"width": 1024, "height": 1024, "num_inference_steps": 30, "guidance_scale": 5.0}
     assert public_params(video(seed=1))["flow_shift"] == 3.0
     assert not {"prompt", "negative_prompt", "seed", "seeds"} & public_params(video(seed=1)).keys()
+
+
+def test_a_scheduler_that_the_model_cannot_use_is_refused_with_those_that_it_can() -> None:
+    zero_snr = replace(SDXL, schedulers=(Scheduler.DDIM, Scheduler.K_EULER))
+    assert image(zero_snr, scheduler="K_EULER").scheduler is Scheduler.K_EULER
+    assert problem(zero_snr, scheduler="HEUN") == (
+        "invalid_input: scheduler: must be one of DDIM, K_EULER for this model (got HEUN)"
+    )
+    assert "must be null for this model" in problem(replace(SDXL, schedulers=()), scheduler="DDIM")
+
+
+def test_a_short_scheduler_has_at_most_fifty_steps() -> None:
+    assert image(scheduler="LCM", num_inference_steps=50).num_inference_steps == 50
+    assert "num_inference_steps: must be at most 50 with the scheduler TCD (got 51)" in problem(
+        scheduler="TCD", num_inference_steps=51
+    )
+    assert "refiner_inference_steps: must" in problem(
+        scheduler="LCM", num_inference_steps=4, refiner_inference_steps=60
+    )
+
+
+def test_the_models_own_scheduler_counts_where_the_request_names_none() -> None:
+    lcm = replace(SDXL, scheduler=Scheduler.LCM, num_inference_steps=4)
+    assert image(lcm).scheduler is Scheduler.LCM
+    assert image(lcm, scheduler="DDIM").scheduler is Scheduler.DDIM
+
+
+def test_params_say_how_the_model_was_trained_where_that_is_not_the_plain_way() -> None:
+    found = replace(SDXL, prediction_type="v_prediction", timestep_spacing="trailing", guidance_rescale=0.7)
+    said = public_params(image(found))
+    assert (said["prediction_type"], said["timestep_spacing"]) == ("v_prediction", "trailing")
+    assert said["guidance_rescale"] == 0.7
+    assert not {"prediction_type", "timestep_spacing", "guidance_rescale"} & set(public_params(image()))

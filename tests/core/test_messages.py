@@ -43,12 +43,15 @@ IDS = """
     invalid_input
         .at_least .at_most .base64 .boolean .fields .finite_number .frames .got_list .got_number .got_object .got_text
         .greater_than .gs_path .gs_without_firebase .gs_without_user .identifier .image_cost .image_ref .length
-        .model_multiple .multiple .no_refiner .object .of_another_task .one_of .other .owner .required .string
-        .surrogate .too_long .too_many_bytes .too_many_pixels .unicode .unknown .unknown_but_close .video_cost
+        .model_multiple .model_scheduler .multiple .no_refiner .object .of_another_task .one_of .other .owner
+        .own_scheduler .required .short_schedule .string .surrogate .too_long .too_many_bytes .too_many_pixels
+        .unicode .unknown .unknown_but_close .video_cost
         .whole_number
     model_unavailable
-        .checker .checker_incomplete .class .cut_off .cut_off_of .demo_folder .file_configs .file_cut_off
-        .file_format .file_missing .folder .folder_missing .img2video .incomplete .inpainting_only .kind .no_checker
+        .checker .checker_incomplete .class .cut_off .cut_off_of .demo_folder .file .file_configs .file_cut_off
+        .file_missing .folder .folder_missing .img2video .incomplete .inpainting_only
+        .is_another .is_controlnet .is_edit .is_gguf .is_lora .is_no_safetensors .is_part .is_pickle .is_refiner
+        .is_scaled .is_without_encoders .is_without_vae .kind .no_checker
         .no_demo .no_file .no_index .no_preprocessor .no_vae .no_weights .no_weights_of .not_downloaded .not_here
         .not_image_to_video .not_text_to_video .parts .refiner_demo .refiner_encoder .unreadable .vae_configs .value
     out_of_memory
@@ -62,7 +65,8 @@ IDS = """
     timeout
         .limit
     unauthenticated
-        .no_firebase .no_proof .no_tickets .ticket_early .ticket_expired .ticket_invalid .ticket_lifetime .token_expired
+        .no_firebase .no_proof .no_tickets .ticket_early .ticket_expired .ticket_invalid .ticket_lifetime
+        .token_expired
         .token_invalid .token_revoked
     url_blocked
         .characters .host .not_https .not_public .redirect .unreadable

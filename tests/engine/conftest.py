@@ -21,7 +21,14 @@ if TYPE_CHECKING:  # torch takes seconds to import, and the quick tests here do 
 
 Runner = Callable[..., list[NDArray[np.uint8]]]
 
-WITHOUT_TORCH = {"test_device.py", "test_hub.py", "test_placement.py", "test_registry.py", "test_weight_files.py"}
+WITHOUT_TORCH = {
+    "test_device.py",
+    "test_hub.py",
+    "test_identity.py",
+    "test_placement.py",
+    "test_registry.py",
+    "test_weight_files.py",
+}
 """All other modules here are `slow`, and not even imported where no slow test is wanted."""
 
 

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from worker.api.request import (
+    MAX_SHORT_STEPS,
+    SHORT_SCHEDULERS,
     ImageRequest,
     Img2ImgRequest,
     InpaintRequest,
@@ -39,6 +41,16 @@ class ModelDefaults:
     num_frames: int = 81
     fps: int = 15
     has_refiner: bool = False
+    scheduler: Scheduler | None = None
+    """What runs where the request names none; None: the scheduler in the model's own files."""
+    schedulers: tuple[Scheduler, ...] | None = None
+    """Those that a request may name; None: all."""
+    prediction_type: str | None = None
+    """What the network was trained to give (`v_prediction`); None: the noise, as in SDXL base."""
+    timestep_spacing: str | None = None
+    """How the steps are taken from the schedule (`trailing`); None: as in SDXL base."""
+    guidance_rescale: float = 0.0
+    """Share of guidance's overexposure that is taken back: https://arxiv.org/abs/2305.08891, section 3.4."""
     draft_strength: float | None = None
     """For sizes far beyond the native one: share of the noise schedule that is run at full size, 0 < s <= 1, after a
     draft at about the native size. None: in one pass at any size."""
@@ -69,6 +81,11 @@ class ImageParams:
     scheduler: Scheduler | None
     """None: the model's own."""
     seeds: tuple[int, ...]
+    prediction_type: str | None = None
+    timestep_spacing: str | None = None
+    """Both as found in the model, where they are not SDXL base's."""
+    guidance_rescale: float | None = None
+    """None: guidance is left as it is."""
     strength: float | None = None
     """Share of the noise schedule that is run, 0 < s <= 1; None for text2img."""
     high_noise_frac: float | None = None
@@ -161,6 +178,8 @@ def _image_params(request: ImageRequest, defaults: ModelDefaults, seed: int) -> 
         field = "high_noise_frac" if request.high_noise_frac is not None else "refiner_inference_steps"
         raise InvalidInput([FieldProblem(field, "invalid_input.no_refiner")])
     _check_multiple(defaults.size_multiple, width=width, height=height)
+    scheduler = request.scheduler or defaults.scheduler
+    _check_scheduler(request, defaults, scheduler, steps)
     guidance = defaults.guidance_scale if request.guidance_scale is None else request.guidance_scale
     fewest = min(steps, request.refiner_inference_steps or steps)
     return ImageParams(
@@ -170,8 +189,11 @@ def _image_params(request: ImageRequest, defaults: ModelDefaults, seed: int) -> 
         height=height,
         num_inference_steps=steps,
         guidance_scale=guidance,
-        scheduler=request.scheduler,
+        scheduler=scheduler,
         seeds=tuple((seed + k) % SEED_RANGE for k in range(request.num_images)),
+        prediction_type=defaults.prediction_type,
+        timestep_spacing=defaults.timestep_spacing,
+        guidance_rescale=defaults.guidance_rescale or None,
         strength=request.strength if isinstance(request, Img2ImgRequest | InpaintRequest) else None,
         high_noise_frac=(0.8 if request.high_noise_frac is None else request.high_noise_frac) if refine else None,
         refiner_inference_steps=(request.refiner_inference_steps or steps) if refine else None,
@@ -211,6 +233,25 @@ def _draft(defaults: ModelDefaults, width: int, height: int, steps: int) -> Draf
     # At least one step of so few; the margin is for the multiplication that brings them back.
     strength = min(1.0, max(defaults.draft_strength, (1 + 1e-6) / steps))
     return Draft(small[0], small[1], strength)
+
+
+def _check_scheduler(request: ImageRequest, defaults: ModelDefaults, scheduler: Scheduler | None, steps: int) -> None:
+    usable = defaults.schedulers
+    if request.scheduler is not None and usable is not None and request.scheduler not in usable:
+        if not usable:
+            raise InvalidInput([FieldProblem("scheduler", "invalid_input.own_scheduler", got=request.scheduler)])
+        choices = ", ".join(usable)
+        raise InvalidInput(
+            [FieldProblem("scheduler", "invalid_input.model_scheduler", choices=choices, got=request.scheduler)]
+        )
+    if scheduler in SHORT_SCHEDULERS:
+        asked = {"num_inference_steps": steps, "refiner_inference_steps": request.refiner_inference_steps or 0}
+        if problems := [
+            FieldProblem(name, "invalid_input.short_schedule", most=MAX_SHORT_STEPS, scheduler=scheduler, got=got)
+            for name, got in asked.items()
+            if got > MAX_SHORT_STEPS
+        ]:
+            raise InvalidInput(problems)
 
 
 def _check_multiple(multiple: int, **sides: int) -> None:

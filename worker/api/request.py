@@ -52,6 +52,27 @@ class Scheduler(StrEnum):
     DPM_SOLVER_SDE_MULTISTEP_KARRAS = "DPMSolverSDEMultistepKarras"
     HEUN = "HEUN"
     UNIPC = "UniPC"
+    LCM = "LCM"
+    TCD = "TCD"
+    K_EULER_TRAILING = "K_EULER_TRAILING"
+
+
+ZERO_SNR_SCHEDULERS = (
+    Scheduler.DDIM,
+    Scheduler.K_EULER,
+    Scheduler.K_EULER_ANCESTRAL,
+    Scheduler.DPM_SOLVER_MULTISTEP,
+    Scheduler.DPM_SOLVER_MULTISTEP_KARRAS,
+    Scheduler.DPM_SOLVER_SDE_MULTISTEP_KARRAS,
+    Scheduler.UNIPC,
+    Scheduler.LCM,
+    Scheduler.TCD,
+    Scheduler.K_EULER_TRAILING,
+)
+"""Those that can begin at pure noise, as a model of zero terminal SNR must (https://arxiv.org/abs/2305.08891)."""
+SHORT_SCHEDULERS = (Scheduler.LCM, Scheduler.TCD)
+"""Those that choose their steps out of the few that a consistency model was trained on."""
+MAX_SHORT_STEPS = 50
 
 
 class BaseRequest(BaseModel):

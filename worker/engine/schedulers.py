@@ -3,6 +3,7 @@
 Schedulers keep state between steps, so none is ever shared by two runs.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import diffusers
@@ -26,6 +27,9 @@ CHOICES: dict[Scheduler, tuple[str, dict[str, Any]]] = {
     ),
     Scheduler.HEUN: ("HeunDiscreteScheduler", {}),
     Scheduler.UNIPC: ("UniPCMultistepScheduler", {}),
+    Scheduler.LCM: ("LCMScheduler", {}),
+    Scheduler.TCD: ("TCDScheduler", {}),
+    Scheduler.K_EULER_TRAILING: ("EulerDiscreteScheduler", {"timestep_spacing": "trailing"}),
 }
 """The contract's names -> diffusers' classes and what is set beyond the model's own config."""
 
@@ -36,6 +40,15 @@ def image_scheduler(own: Any, choice: Scheduler | None) -> Any:
         return type(own).from_config(own.config)
     name, options = CHOICES[choice]
     return getattr(diffusers, name).from_config(own.config, **options)
+
+
+def reconfigured(own: Any, options: Mapping[str, Any]) -> Any:
+    """`own` with other entries in its config, and of another class where `_class_name` is one of them."""
+    if not options:
+        return own
+    changes = {name: value for name, value in options.items() if name != "_class_name"}
+    name = options.get("_class_name")
+    return getattr(diffusers, name)(**changes) if name else type(own).from_config(own.config, **changes)
 
 
 def video_scheduler(own: Any, flow_shift: float) -> Any:

@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from worker.api.params import ModelDefaults
+from worker.api.request import ZERO_SNR_SCHEDULERS
 
-_ITEM_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2}  # every other type is one byte
+_ITEM_BYTES = {"I64": 8, "I32": 4, "I16": 2}  # every other type is one byte, or a float
+_METADATA = "__metadata__"
 _HEADER_LIMIT = 100_000_000  # the format's own: https://huggingface.co/docs/safetensors
-_FLOATS = {"F64", "F32", "F16", "BF16"}
+_FLOATS = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}
+"""Whatever their width on the disk, they are widened or narrowed to one as they are read."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -58,27 +61,37 @@ def loaded_bytes(files: Iterable[Path | Mapping[str, dict[str, Any]]], float_byt
 
 def header(path: Path) -> dict[str, dict[str, Any]]:
     """Tensor name -> {dtype, shape, data_offsets} of a safetensors file; empty where it is none."""
-    return (_header(path) or (0, {}))[1]
+    return _tensors(_header(path))
+
+
+def metadata(path: Path) -> dict[str, str]:
+    """The texts that a safetensors file says of itself; empty where there are none."""
+    _, content = _header(path) or (0, {})
+    texts = content.get(_METADATA)
+    return texts if isinstance(texts, dict) else {}
 
 
 def data_bytes(path: Path) -> int | None:
     """Bytes that a safetensors file has when all of it is there; None where it is none."""
     if (found := _header(path)) is None:
         return None
-    start, tensors = found
-    return start + max((entry.get("data_offsets", (0, 0))[1] for entry in tensors.values()), default=0)
+    ends = (entry.get("data_offsets", (0, 0))[1] for entry in _tensors(found).values())
+    return found[0] + max(ends, default=0)
 
 
-def _header(path: Path) -> tuple[int, dict[str, dict[str, Any]]] | None:
+def _tensors(found: tuple[int, dict[str, Any]] | None) -> dict[str, dict[str, Any]]:
+    return {} if found is None else {name: entry for name, entry in found[1].items() if name != _METADATA}
+
+
+def _header(path: Path) -> tuple[int, dict[str, Any]] | None:
+    """Where the data begin, and what stands in front of them; None where it is no safetensors file."""
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             content = json.loads(file.read(length)) if length < _HEADER_LIMIT else None
     except (OSError, ValueError, struct.error):
         return None
-    if not isinstance(content, dict):
-        return None
-    return 8 + length, {name: entry for name, entry in content.items() if name != "__metadata__"}
+    return (8 + length, content) if isinstance(content, dict) else None
 
 
 OWN_FILE = "worker.json"
@@ -98,12 +111,32 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "fps": int,
     "size_multiple": int,
     "draft_strength": (int, float),
+    "guidance_rescale": (int, float),
 }
 
 
-def sdxl_defaults(name: str, folder: Path | None) -> ModelDefaults:
-    """Of an SDXL model called `name`; `folder` is None where its files are elsewhere or in one file."""
-    return _with_own(replace(_sdxl_size(folder), name=name), folder)
+def sdxl_defaults(name: str, folder: Path | None, scheduler: Mapping[str, Any]) -> ModelDefaults:
+    """Of an SDXL model called `name`; `folder` is None where its files are elsewhere or in one file.
+
+    `scheduler` has what is known of its scheduler's config beside what the folder says.
+    """
+    config = read_json(folder / "scheduler" / "scheduler_config.json") if folder is not None else {}
+    return _with_own(replace(_sdxl_size(folder), name=name, **_sampling({**config, **scheduler})), folder)
+
+
+def _sampling(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a scheduler's config says of how the model was trained, as fields of `ModelDefaults`."""
+    found: dict[str, Any] = {}
+    if (prediction := config.get("prediction_type", "epsilon")) != "epsilon":
+        found["prediction_type"] = prediction
+    if (spacing := config.get("timestep_spacing", "leading")) != "leading":
+        found["timestep_spacing"] = spacing
+    if config.get("rescale_betas_zero_snr"):
+        found |= {"schedulers": ZERO_SNR_SCHEDULERS, "guidance_rescale": 0.7}
+    if str(config.get("_class_name", "")).startswith("EDM"):
+        # Another noise: https://arxiv.org/abs/2206.00364, table 1.
+        found["schedulers"] = ()
+    return found
 
 
 def wan_defaults(name: str, folder: Path | None, *, ti2v: bool) -> ModelDefaults:

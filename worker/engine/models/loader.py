@@ -20,8 +20,10 @@ from safetensors import safe_open
 from worker.core.errors import ModelUnavailable
 from worker.core.types import Control, Progress
 from worker.engine.models.checkpoint import components, read_json
+from worker.engine.models.identity import identify
 from worker.engine.models.registry import ModelSpec, WeightSource
 from worker.engine.models.weight_files import variant_of
+from worker.engine.schedulers import reconfigured
 
 log = logging.getLogger(__name__)
 
@@ -140,8 +142,11 @@ class Loader:
                 scheduler=self._small(folder, "scheduler"),
                 force_zeros_for_empty_prompt=_index(folder).get("force_zeros_for_empty_prompt", True),
             )
+        parts.scheduler = reconfigured(parts.scheduler, dict(self.spec.scheduler))
         if vae is not None:
             parts.vae = self._vae(vae)
+        if main.kind == "file":
+            parts.vae.register_to_config(**dict(identify(_path(main)).vae))
         if self.cuda:
             parts.vae.to(memory_format=torch.channels_last)
         # The dtype was chosen here, once; with this flag diffusers would cast the shared VAE up and down.

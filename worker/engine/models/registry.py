@@ -16,7 +16,11 @@ from worker.core.messages import text
 from worker.core.types import TaskType
 from worker.engine.models import hub
 from worker.engine.models.checkpoint import components, has_weights, header, read_json, sdxl_defaults, wan_defaults
+from worker.engine.models.identity import Identity, Options, identify
 from worker.engine.models.weight_files import is_complete, is_whole
+
+_FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
+"""Endings of a model in one file; all but the first are refused by what is in them."""
 
 Family = Literal["sdxl", "wan"]
 Role = Literal["sdxl", "vae", "refiner", "wan", "safety"]
@@ -57,6 +61,8 @@ class ModelSpec:
     main: WeightSource
     vae: WeightSource | None = None
     refiner: WeightSource | None = None
+    scheduler: Options = ()
+    """What the scheduler's config says where its own file, or SDXL base's, does not: how the model was trained."""
 
     @property
     def name(self) -> str:
@@ -116,7 +122,9 @@ class ModelRegistry:
         main = spec.main
         folder = main.path if main.kind == "folder" else None
         if spec.family == "sdxl":
-            return replace(sdxl_defaults(main.name, folder), has_refiner=spec.refiner is not None)
+            found = sdxl_defaults(main.name, folder, dict(spec.scheduler))
+            # The refiner shares the base's noise, which that of an EDM model is not.
+            return replace(found, has_refiner=spec.refiner is not None and found.schedulers != ())
         return wan_defaults(main.name, folder, ti2v=wan_layout(main) == "ti2v")
 
     def safety(self) -> WeightSource | None:
@@ -142,13 +150,18 @@ class ModelRegistry:
             vae = self._weights("SDXL_VAE", "vae", settings.sdxl_vae)
         elif value == SDXL_BASE and self._cuda and not settings.sdxl_vae:
             vae = replace(self._weights("SDXL_VAE", "vae", SDXL_VAE), optional=True)
+        elif main.kind == "file" and not _identity(main).has_vae:
+            vae = self._weights("SDXL_VAE", "vae", SDXL_VAE)
+            if vae.path is None:
+                problem = text("model_unavailable.is_without_vae")
+                raise ModelUnavailable("model_unavailable.file", variable="SDXL_MODEL", problem=problem)
         if settings.sdxl_refiner:
             refiner = self._weights("SDXL_REFINER", "refiner", settings.sdxl_refiner)
         elif main.name == "demo" and not self._cuda:
             refiner = self._weights("SDXL_REFINER", "refiner", "demo")
         if refiner is not None and (refiner.name == "demo") != (main.name == "demo"):
             raise ModelUnavailable("model_unavailable.refiner_demo")
-        return ModelSpec("sdxl", main, vae, refiner)
+        return ModelSpec("sdxl", main, vae, refiner, _identity(main).scheduler)
 
     def _wan(self, task_type: TaskType) -> ModelSpec:
         settings = self._settings
@@ -185,13 +198,13 @@ class ModelRegistry:
                 raise ModelUnavailable("model_unavailable.demo_folder", variable=variable, problem=problem)
             return WeightSource(variable, role, "folder", "demo", folder)
         path = Path(value).expanduser()
-        if value.endswith(".safetensors"):
+        if value.endswith(_FILES):
             if role not in {"sdxl", "vae"}:
                 raise ModelUnavailable("model_unavailable.no_file", variable=variable)
             if not path.is_file():
                 raise ModelUnavailable("model_unavailable.file_missing", variable=variable)
-            if not header(path):
-                raise ModelUnavailable("model_unavailable.file_format", variable=variable)
+            if problem := identify(path).problem if role == "sdxl" or not header(path) else None:
+                raise ModelUnavailable("model_unavailable.file", variable=variable, problem=problem)
             if not is_whole(path):
                 raise ModelUnavailable("model_unavailable.file_cut_off", variable=variable)
             return WeightSource(variable, role, "file", path.name, path)
@@ -205,6 +218,10 @@ class ModelRegistry:
             raise ModelUnavailable("model_unavailable.value", variable=variable)
         found = hub.find(value, self._places, lambda folder: not folder_problem(folder, role))
         return WeightSource(variable, role, "hub" if found is None else "folder", value, found)
+
+
+def _identity(weights: WeightSource) -> Identity:
+    return identify(weights.path) if weights.kind == "file" and weights.path is not None else Identity()
 
 
 WanLayout = Literal["t2v", "i2v", "ti2v"]
