@@ -173,7 +173,12 @@ class SdxlJob:
         arXiv:2310.07702). How it is laid out is settled where the model is at home; the full size gets its details.
         """
         params = self._params
-        options = {"num_inference_steps": params.num_inference_steps, "width": draft.width, "height": draft.height}
+        options = {
+            "num_inference_steps": params.num_inference_steps,
+            "guidance_rescale": params.guidance_rescale or 0.0,
+            "width": draft.width,
+            "height": draft.height,
+        }
         pipeline, generator = self._pipeline(StableDiffusionXLPipeline), torch.Generator("cpu").manual_seed(seed)
         return self._call(pipeline, self._base_embeds, generator, self._stepper(self._draft_steps), options)
 
@@ -190,6 +195,7 @@ class SdxlJob:
         params, generator = self._params, torch.Generator("cpu").manual_seed(seed)
         options: dict[str, Any] = {
             "num_inference_steps": params.num_inference_steps,
+            "guidance_rescale": params.guidance_rescale or 0.0,
             # A share of 1.0 would mean no split at all to diffusers.
             "denoising_end": params.high_noise_frac if self._refiner_steps else None,
         }
