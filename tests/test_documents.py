@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from worker.api.params import ModelDefaults, resolve
-from worker.api.request import REQUESTS, Scheduler, envelope, parse
+from worker.api.request import REQUESTS, envelope, parse
 from worker.api.response import failure, manifest, success
 from worker.core.config import REPOSITORY, Settings
 from worker.core.errors import ERROR_CODES, Cancelled, Internal, JobError
-from worker.core.types import Owner, TaskType
+from worker.core.types import Owner, Scheduler, TaskType
 from worker.delivery.delivered import Delivered
 from worker.document import schema
 from worker.document.schema import ClaimRequest

@@ -5,9 +5,20 @@ from typing import Any
 
 import pytest
 
-from worker.api.params import Draft, ImageParams, ModelDefaults, Params, VideoParams, job_cost, public_params, resolve
-from worker.api.request import Scheduler, parse
+from worker.api.params import (
+    Draft,
+    ImageParams,
+    ModelDefaults,
+    Params,
+    VideoParams,
+    departures,
+    job_cost,
+    public_params,
+    resolve,
+)
+from worker.api.request import parse
 from worker.core.errors import InvalidInput
+from worker.core.types import Scheduler
 
 SDXL = ModelDefaults("sdxl", 1024, 1024, num_inference_steps=30, guidance_scale=5.0, has_refiner=True)
 WAN = ModelDefaults("wan", 832, 480, num_inference_steps=50, guidance_scale=5.0, size_multiple=16)
@@ -45,7 +56,7 @@ def test_an_image_is_made_as_its_model_likes_it_where_the_request_says_nothing()
 
 
 def test_a_clip_is_made_as_its_model_likes_it_where_the_request_says_nothing() -> None:
-    assert video(seed=5) == VideoParams("a fox", "", 832, 480, 81, 15, 50, 5.0, 3.0, 5)
+    assert video(seed=5) == VideoParams("a fox", "", 832, 480, 81, 16, 50, 5.0, 3.0, 5)
     assert video(WAN_22, num_frames=5).fps == 24
 
 
@@ -53,7 +64,7 @@ def test_what_the_request_says_counts() -> None:
     params = image(
         width=512, height=768, num_inference_steps=7, guidance_scale=0, scheduler="DDIM", negative_prompt="fog", seed=0
     )
-    assert params == ImageParams("a fox", "fog", 512, 768, 7, 0.0, Scheduler.DDIM, (0,))
+    assert params == ImageParams("a fox", "fog", 512, 768, 7, 0.0, Scheduler.DDIM, (0,), micro_conditioning=(836, 1254))
     asked: dict[str, Any] = {
         "num_frames": 9,
         "fps": 30,
@@ -225,3 +236,52 @@ def test_params_say_how_the_model_was_trained_where_that_is_not_the_plain_way() 
     assert (said["prediction_type"], said["timestep_spacing"]) == ("v_prediction", "trailing")
     assert said["guidance_rescale"] == 0.7
     assert not {"prediction_type", "timestep_spacing", "guidance_rescale"} & set(public_params(image()))
+
+
+def test_a_few_step_model_says_where_a_request_leaves_it() -> None:
+    lightning = replace(SDXL, num_inference_steps=4, guidance_scale=0.0, few_steps=True)
+    assert departures(image(lightning), lightning) == ()
+    assert departures(image(lightning, guidance_scale=1), lightning) == ()
+    assert departures(image(lightning, num_inference_steps=30, guidance_scale=7), lightning) == (
+        "num_inference_steps: this model was made for 4 (30 were asked for)",
+        "guidance_scale: this model was made for 0 (7 was asked for)",
+    )
+    assert departures(image(num_inference_steps=4), SDXL) == ()
+
+
+def test_a_models_own_negative_prompt_stands_in_for_an_empty_one_that_counts() -> None:
+    wan = replace(WAN, negative_prompt="blurry")
+    own = video(wan)
+    assert (own.negative_prompt, public_params(own)["negative_prompt_of"]) == ("blurry", "model")
+    for fields in ({"negative_prompt": "fog"}, {"video_guidance_scale": 1}):
+        asked = video(wan, **fields)
+        assert asked.negative_prompt == fields.get("negative_prompt", "")
+        assert "negative_prompt_of" not in public_params(asked)
+
+
+def test_two_experts_have_a_guidance_each_until_the_request_names_one() -> None:
+    experts = replace(WAN, guidance_scale=4.0, guidance_scale_2=3.0, flow_shift=12.0)
+    assert (video(experts).guidance_scale, video(experts).guidance_scale_2) == (4.0, 3.0)
+    assert video(experts).flow_shift == 12.0
+    assert video(experts, flow_shift=5).flow_shift == 5.0
+    asked = video(experts, video_guidance_scale=6)
+    assert (asked.guidance_scale, asked.guidance_scale_2) == (6.0, None)
+
+
+@pytest.mark.parametrize(
+    ("size", "told"),
+    [
+        ((1024, 1024), None),
+        ((640, 1536), None),  # the smallest that SDXL was trained on
+        ((1536, 1536), None),
+        ((512, 512), (1024, 1024)),
+        ((512, 768), (836, 1254)),
+    ],
+)
+def test_far_below_its_native_size_a_model_is_told_that_one(
+    size: tuple[int, int], told: tuple[int, int] | None
+) -> None:
+    width, height = size
+    assert image(width=width, height=height).micro_conditioning == told
+    requested = replace(SDXL, micro_conditioning="requested")
+    assert image(requested, width=width, height=height).micro_conditioning is None

@@ -1,5 +1,6 @@
 """Settings: the contract's variables and defaults, and errors that name a variable and never tell what it holds."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ from worker.core.config import (
     has_cuda_driver,
     load_settings,
     misspelt_variables,
+    named_sources,
     set_library_defaults,
     wrong_variables,
 )
-from worker.core.types import TaskType
+from worker.core.types import Scheduler, TaskType
 
 DEFAULTS: dict[str, Any] = {
     "FIREBASE_SERVICE_ACCOUNT_KEY": None,
@@ -28,6 +30,7 @@ DEFAULTS: dict[str, Any] = {
     "SDXL_REFINER": None,
     "WAN_MODEL": None,
     "WAN_I2V_MODEL": None,
+    "MODEL_DEFAULTS": None,
     "PRELOAD_TASKS": None,
     "REQUIRE_ID_TOKEN": False,
     "JOB_TIMEOUT_SECONDS": 540,
@@ -82,6 +85,43 @@ def test_every_variable_of_the_contract_is_there_with_its_default(name: str) -> 
 def test_a_variable_is_read(monkeypatch: pytest.MonkeyPatch, name: str, value: str, read: object) -> None:
     monkeypatch.setenv(name, value)
     assert getattr(load_settings(), name.lower()) == read
+
+
+def test_a_model_variable_names_one_source_or_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert named_sources("org/name") == {"": "org/name"}
+    assert named_sources("/models/a=b, c/x.safetensors") == {"": "/models/a=b, c/x.safetensors"}
+    assert named_sources("photo=org/name, anime =/v/a=b.safetensors") == {
+        "photo": "org/name",
+        "anime": "/v/a=b.safetensors",
+    }
+    for wrong in ("photo=org/name, other/name", "photo=a/b,photo=c/d", "photo=a/b,"):
+        monkeypatch.setenv("SDXL_MODEL", wrong)
+        with pytest.raises(ConfigError, match="SDXL_MODEL: must be one source, or several as name=source"):
+            load_settings()
+
+
+def test_what_is_said_of_a_model_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {"num_inference_steps": 4, "guidance_scale": 0, "scheduler": "LCM"}
+    monkeypatch.setenv("MODEL_DEFAULTS", json.dumps({"photo": told}))
+    said = load_settings().model_defaults
+    assert said is not None
+    assert said["photo"].given() == {"num_inference_steps": 4, "guidance_scale": 0.0, "scheduler": Scheduler.LCM}
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("steps=4", "MODEL_DEFAULTS: must be a JSON object"),
+        ("[1]", "MODEL_DEFAULTS: "),
+        ('{"photo": {"steps": 4}}', "MODEL_DEFAULTS.photo.steps: "),
+        ('{"photo": {"num_inference_steps": 0}}', "MODEL_DEFAULTS.photo.num_inference_steps: "),
+        ('{"photo": {"scheduler": "EULER"}}', "MODEL_DEFAULTS.photo.scheduler: .*K_EULER"),
+    ],
+)
+def test_what_is_wrongly_said_of_a_model_is_named(monkeypatch: pytest.MonkeyPatch, value: str, message: str) -> None:
+    monkeypatch.setenv("MODEL_DEFAULTS", value)
+    with pytest.raises(ConfigError, match=message):
+        load_settings()
 
 
 def test_either_name_of_the_project_counts(monkeypatch: pytest.MonkeyPatch) -> None:

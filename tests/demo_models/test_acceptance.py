@@ -14,7 +14,7 @@ from tests.support.demo_prompts import CLIPS, IMAGES, Case, Tally, right
 from tests.support.drawn_scenes import Pixels, Scene, drawn
 from tests.support.pixel_checker import Seen, colours, look, motion
 from tests.support.studio import Studio
-from worker.api.request import Scheduler
+from worker.core.types import Scheduler
 
 pytestmark = pytest.mark.slow
 

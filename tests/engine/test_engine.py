@@ -9,10 +9,9 @@ import torch
 
 from tests.engine.conftest import Runner, prepare, request_of, runner
 from tests.support.engine_jobs import Recorder, image_params, picture, sources_of, video_params
-from worker.api.request import Scheduler
 from worker.core.config import Settings, load_settings
 from worker.core.errors import GpuFault, ModelUnavailable, OutOfMemory
-from worker.core.types import Sources, TaskType
+from worker.core.types import Scheduler, Sources, TaskType
 from worker.engine.engine import Engine
 from worker.engine.memory import cache, device
 from worker.engine.memory.placement import GIB, SLACK

@@ -7,7 +7,8 @@ import diffusers
 import pytest
 import torch
 
-from worker.api.request import MAX_SHORT_STEPS, SHORT_SCHEDULERS, ZERO_SNR_SCHEDULERS, Scheduler
+from worker.api.request import MAX_SHORT_STEPS, SHORT_SCHEDULERS, ZERO_SNR_SCHEDULERS
+from worker.core.types import Scheduler
 from worker.engine.schedulers import CHOICES, image_scheduler, video_scheduler
 
 _KIT: Any = diffusers

@@ -1,7 +1,6 @@
 """Model folders of nothing but small files, and a registry over them."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,17 +38,6 @@ def put_shards(folder: Path, stem: str, count: int, *, variant: str = "") -> lis
     index = {"weight_map": {f"tensor.{number}": shard.name for number, shard in enumerate(shards)}}
     put(folder / f"{stem}.safetensors.index{dotted}.json", index)
     return shards
-
-
-def put_header(path: Path, tensors: Mapping[str, tuple[str, list[int]]], **metadata: str) -> Path:
-    """A file that says it has these tensors (name -> dtype, shape), with none of their data behind it."""
-    entries: dict[str, Any] = {
-        name: {"dtype": dtype, "shape": shape, "data_offsets": [0, 0]} for name, (dtype, shape) in tensors.items()
-    }
-    header = json.dumps(entries | ({"__metadata__": metadata} if metadata else {})).encode()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(len(header).to_bytes(8, "little") + header)
-    return path
 
 
 def fake_sdxl(folder: Path, sample_size: int = 128, **index: Any) -> Path:

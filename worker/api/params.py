@@ -6,21 +6,22 @@ Pure arithmetic. Knows no weights, no I/O and no torch; what is decided here is 
 import math
 import secrets
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from worker.api.request import (
     MAX_SHORT_STEPS,
     SHORT_SCHEDULERS,
+    BaseRequest,
     ImageRequest,
     Img2ImgRequest,
     InpaintRequest,
     Request,
-    Scheduler,
     Text2ImgRequest,
     Text2VideoRequest,
     VideoRequest,
 )
 from worker.core.errors import FieldProblem, InvalidInput
+from worker.core.types import Scheduler
 
 SEED_RANGE = 2**32
 
@@ -39,7 +40,7 @@ class ModelDefaults:
     size_multiple: int = 8
     """Width and height must be multiples of this: 8 for SDXL, 16 for Wan 2.1, 32 for Wan 2.2 TI2V."""
     num_frames: int = 81
-    fps: int = 15
+    fps: int = 16
     has_refiner: bool = False
     scheduler: Scheduler | None = None
     """What runs where the request names none; None: the scheduler in the model's own files."""
@@ -49,6 +50,16 @@ class ModelDefaults:
     """What the network was trained to give (`v_prediction`); None: the noise, as in SDXL base."""
     timestep_spacing: str | None = None
     """How the steps are taken from the schedule (`trailing`); None: as in SDXL base."""
+    few_steps: bool = False
+    """Distilled to `num_inference_steps` and `guidance_scale`, and worse at any other."""
+    negative_prompt: str = ""
+    """Stands in for an empty one of the request."""
+    guidance_scale_2: float | None = None
+    """Of Wan's low-noise expert; None: there is none, or it takes the same."""
+    flow_shift: float | None = None
+    """None: by the size."""
+    micro_conditioning: Literal["native", "requested"] = "native"
+    """What SDXL is told of the picture's size: see `_told_size`."""
     guidance_rescale: float = 0.0
     """Share of guidance's overexposure that is taken back: https://arxiv.org/abs/2305.08891, section 3.4."""
     draft_strength: float | None = None
@@ -86,6 +97,10 @@ class ImageParams:
     """Both as found in the model, where they are not SDXL base's."""
     guidance_rescale: float | None = None
     """None: guidance is left as it is."""
+    negative_prompt_of: Literal["model"] | None = None
+    """Whose negative prompt it is; None: the request's."""
+    micro_conditioning: tuple[int, int] | None = None
+    """Width and height that the model is told; None: those of the picture."""
     strength: float | None = None
     """Share of the noise schedule that is run, 0 < s <= 1; None for text2img."""
     high_noise_frac: float | None = None
@@ -110,6 +125,10 @@ class VideoParams:
     guidance_scale: float
     flow_shift: float
     seed: int
+    guidance_scale_2: float | None = None
+    """Of the low-noise expert, where there is one; None: the same."""
+    negative_prompt_of: Literal["model"] | None = None
+    """Whose negative prompt it is; None: the request's."""
     draft: Draft | None = None
     """Of a text2video of two passes; None: one."""
 
@@ -117,6 +136,8 @@ class VideoParams:
 Params = ImageParams | VideoParams
 
 _PRIVATE = {"prompt", "negative_prompt", "seeds", "seed"}
+_TOLD_BELOW = 1.1
+"""From so many times fewer pixels than the native ones on, a model is told another size than the picture's."""
 _DRAFTED_ABOVE = 2
 """So many times the native pixels are still made in one pass."""
 
@@ -182,9 +203,11 @@ def _image_params(request: ImageRequest, defaults: ModelDefaults, seed: int) -> 
     _check_scheduler(request, defaults, scheduler, steps)
     guidance = defaults.guidance_scale if request.guidance_scale is None else request.guidance_scale
     fewest = min(steps, request.refiner_inference_steps or steps)
+    negative, whose = _negative_prompt(request, defaults, guidance)
     return ImageParams(
         prompt=request.prompt,
-        negative_prompt=request.negative_prompt,
+        negative_prompt=negative,
+        negative_prompt_of=whose,
         width=width,
         height=height,
         num_inference_steps=steps,
@@ -194,6 +217,7 @@ def _image_params(request: ImageRequest, defaults: ModelDefaults, seed: int) -> 
         prediction_type=defaults.prediction_type,
         timestep_spacing=defaults.timestep_spacing,
         guidance_rescale=defaults.guidance_rescale or None,
+        micro_conditioning=_told_size(defaults, width, height),
         strength=request.strength if isinstance(request, Img2ImgRequest | InpaintRequest) else None,
         high_noise_frac=(0.8 if request.high_noise_frac is None else request.high_noise_frac) if refine else None,
         refiner_inference_steps=(request.refiner_inference_steps or steps) if refine else None,
@@ -205,19 +229,22 @@ def _video_params(request: VideoRequest, defaults: ModelDefaults, seed: int) -> 
     width, height = request.video_width or defaults.width, request.video_height or defaults.height
     _check_multiple(defaults.size_multiple, video_width=width, video_height=height)
     steps = request.num_inference_steps or defaults.num_inference_steps
+    asked = request.video_guidance_scale
+    guidance = defaults.guidance_scale if asked is None else asked
+    negative, whose = _negative_prompt(request, defaults, guidance)
     return VideoParams(
         prompt=request.prompt,
-        negative_prompt=request.negative_prompt,
+        negative_prompt=negative,
+        negative_prompt_of=whose,
         width=width,
         height=height,
         num_frames=request.num_frames or defaults.num_frames,
         fps=request.fps or defaults.fps,
         num_inference_steps=steps,
-        guidance_scale=(
-            defaults.guidance_scale if request.video_guidance_scale is None else request.video_guidance_scale
-        ),
-        # Wan's own advice: 3.0 up to 480p, 5.0 above (https://github.com/Wan-Video/Wan2.1, "sample_shift").
-        flow_shift=request.flow_shift or (3.0 if min(width, height) <= 480 else 5.0),
+        guidance_scale=guidance,
+        guidance_scale_2=defaults.guidance_scale_2 if asked is None else None,
+        # Wan 2.1's own advice: 3.0 up to 480p, 5.0 above (https://github.com/Wan-Video/Wan2.1, "sample_shift").
+        flow_shift=request.flow_shift or defaults.flow_shift or (3.0 if min(width, height) <= 480 else 5.0),
         seed=seed,
         draft=_draft(defaults, width, height, steps) if isinstance(request, Text2VideoRequest) else None,
     )
@@ -233,6 +260,50 @@ def _draft(defaults: ModelDefaults, width: int, height: int, steps: int) -> Draf
     # At least one step of so few; the margin is for the multiplication that brings them back.
     strength = min(1.0, max(defaults.draft_strength, (1 + 1e-6) / steps))
     return Draft(small[0], small[1], strength)
+
+
+def departures(params: Params, defaults: ModelDefaults) -> tuple[str, ...]:
+    """Where a request leaves what a few-step model was made for, in words for `warnings`."""
+    if not defaults.few_steps:
+        return ()
+    said = []
+    if params.num_inference_steps != defaults.num_inference_steps:
+        said.append(
+            f"num_inference_steps: this model was made for {defaults.num_inference_steps} "
+            f"({params.num_inference_steps} were asked for)"
+        )
+    # Up to 1 there is no guidance at all.
+    if max(params.guidance_scale, 1.0) != max(defaults.guidance_scale, 1.0):
+        said.append(
+            f"guidance_scale: this model was made for {defaults.guidance_scale:g} "
+            f"({params.guidance_scale:g} was asked for)"
+        )
+    return tuple(said)
+
+
+def _negative_prompt(
+    request: BaseRequest, defaults: ModelDefaults, guidance: float
+) -> tuple[str, Literal["model"] | None]:
+    """The request's own, or where it is empty and counts, the model's; and whose it is."""
+    if request.negative_prompt or not defaults.negative_prompt or guidance <= 1:
+        return request.negative_prompt, None
+    return defaults.negative_prompt, "model"
+
+
+def _told_size(defaults: ModelDefaults, width: int, height: int) -> tuple[int, int] | None:
+    """The size that SDXL is told where it is not the picture's own.
+
+    SDXL was trained with the size of each picture before it was scaled, so that small, blurry ones could stay in the
+    set without teaching it blur (https://arxiv.org/abs/2307.01952, section 2.2); and with the size that it draws, which
+    was always one of about its native pixels (section 2.3; the fewest in appendix I are 0.94 times as many). Who asks
+    for 512 x 512 wants a sharp small picture, not one that looks enlarged. So below the native pixels both are told in
+    proportion, as if drawn at the native size; from there on they are the picture's own, bit for bit as ever.
+    `micro_conditioning: "requested"` tells the picture's own always.
+    """
+    scale = math.sqrt(defaults.width * defaults.height / (width * height))
+    if defaults.micro_conditioning == "requested" or scale**2 < _TOLD_BELOW:
+        return None
+    return round(width * scale), round(height * scale)
 
 
 def _check_scheduler(request: ImageRequest, defaults: ModelDefaults, scheduler: Scheduler | None, steps: int) -> None:

@@ -7,7 +7,6 @@ model, no network, no files and no document. What depends on the model in use (n
 
 import itertools
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import (
@@ -35,27 +34,7 @@ from worker.api.field_types import (
 )
 from worker.api.validation_errors import finding, problem, short
 from worker.core.errors import FieldProblem, InvalidInput
-from worker.core.types import Owner, TaskType
-
-
-class Scheduler(StrEnum):
-    """The schedulers a client may choose, by the names RunPod's SDXL worker made common."""
-
-    DDIM = "DDIM"
-    PNDM = "PNDM"
-    KLMS = "KLMS"
-    K_EULER = "K_EULER"
-    K_EULER_ANCESTRAL = "K_EULER_ANCESTRAL"
-    DPM_SOLVER_MULTISTEP = "DPMSolverMultistep"
-    DPM_SOLVER_SINGLESTEP = "DPMSolverSinglestep"
-    DPM_SOLVER_MULTISTEP_KARRAS = "DPMSolverMultistepKarras"
-    DPM_SOLVER_SDE_MULTISTEP_KARRAS = "DPMSolverSDEMultistepKarras"
-    HEUN = "HEUN"
-    UNIPC = "UniPC"
-    LCM = "LCM"
-    TCD = "TCD"
-    K_EULER_TRAILING = "K_EULER_TRAILING"
-
+from worker.core.types import Owner, Scheduler, TaskType
 
 ZERO_SNR_SCHEDULERS = (
     Scheduler.DDIM,
@@ -75,6 +54,10 @@ SHORT_SCHEDULERS = (Scheduler.LCM, Scheduler.TCD)
 MAX_SHORT_STEPS = 50
 
 
+MAX_MODEL_NAME = 200
+"""Characters; which names there are, the operator says."""
+
+
 class BaseRequest(BaseModel):
     """The fields that every task has."""
 
@@ -84,6 +67,7 @@ class BaseRequest(BaseModel):
 
     prompt: Prompt
     negative_prompt: NegativePrompt = ""
+    model: Annotated[str, Field(max_length=MAX_MODEL_NAME)] | None = None
     seed: Annotated[Integer, Field(ge=0, le=4_294_967_295)] | None = None
     num_inference_steps: Annotated[Integer, Field(ge=1, le=100)] | None = None
     user_id: Identifier | None = None

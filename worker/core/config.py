@@ -7,15 +7,26 @@ raises `ConfigError` naming the variable and never its content: a variable may h
 import difflib
 import functools
 import importlib.util
+import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from worker.core.types import TaskType
+from worker.core.types import Scheduler, TaskType
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RUNPOD_VOLUME = Path("/runpod-volume")
@@ -24,8 +35,50 @@ MIN_SECRET_CHARACTERS = 32
 EMULATOR_VARIABLES = ("FIRESTORE_EMULATOR_HOST", "STORAGE_EMULATOR_HOST", "FIREBASE_AUTH_EMULATOR_HOST")
 
 
+_NAME = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9 _.-]{0,63}?)\s*=\s*(\S.*?)\s*\Z")
+
+
 class ConfigError(Exception):
     """The environment holds a value the worker cannot start with."""
+
+
+Side = Annotated[int, Field(ge=64, le=2048, multiple_of=8)]
+Guidance = Annotated[float, Field(ge=0, le=30)]
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class OwnDefaults(BaseModel):
+    """What an operator says of a model that its files do not say: in `MODEL_DEFAULTS`, or in a file beside it.
+
+    A key that is left out is as it is found in the model.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    name: str | None = None
+    width: Side | None = None
+    height: Side | None = None
+    num_frames: Annotated[int, Field(ge=5, le=121)] | None = None
+    fps: Annotated[int, Field(ge=1, le=60)] | None = None
+    num_inference_steps: Annotated[int, Field(ge=1, le=100)] | None = None
+    guidance_scale: Guidance | None = None
+    guidance_scale_2: Guidance | None = None
+    guidance_rescale: Annotated[float, Field(ge=0, le=1)] | None = None
+    flow_shift: Annotated[float, Field(ge=0.1, le=20)] | None = None
+    negative_prompt: Annotated[str, Field(max_length=4000)] | None = None
+    scheduler: Annotated[Scheduler, Field(strict=False)] | None = None
+    prediction_type: Literal["epsilon", "v_prediction", "sample"] | None = None
+    timestep_spacing: Literal["leading", "trailing", "linspace"] | None = None
+    zero_snr: bool | None = None
+    few_steps: bool | None = None
+    micro_conditioning: Literal["native", "requested"] | None = None
+    size_multiple: Annotated[int, Field(ge=8, le=64)] | None = None
+    draft_strength: Share | None = None
+    warnings: Annotated[tuple[str, ...], Field(strict=False)] | None = None
+
+    def given(self) -> dict[str, Any]:
+        """The keys that were given."""
+        return {name: getattr(self, name) for name in self.model_fields_set if getattr(self, name) is not None}
 
 
 class Settings(BaseSettings):
@@ -48,6 +101,7 @@ class Settings(BaseSettings):
     sdxl_refiner: str | None = None
     wan_model: str | None = None
     wan_i2v_model: str | None = None
+    model_defaults: Annotated[dict[str, OwnDefaults] | None, NoDecode] = None
     preload_tasks: Annotated[tuple[TaskType, ...] | None, NoDecode] = None
 
     safety_checker: Literal["off", "flag", "block"] = "off"
@@ -113,6 +167,22 @@ class Settings(BaseSettings):
             raise ValueError(f"must list tasks out of {', '.join(TaskType)}, separated by commas")
         return names
 
+    @field_validator("sdxl_model", "wan_model", "wan_i2v_model")
+    @classmethod
+    def _sources(cls, value: str | None) -> str | None:
+        named_sources(value or "")
+        return value
+
+    @field_validator("model_defaults", mode="before")
+    @classmethod
+    def _json_object(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        try:
+            return json.loads(value)
+        except ValueError:
+            raise ValueError("must be a JSON object: the name of a model, and what is to be said of it") from None
+
     @field_validator("storage_emulator_host")
     @classmethod
     def _with_scheme(cls, value: str | None) -> str | None:
@@ -174,8 +244,29 @@ def misspelt_variables() -> dict[str, str]:
 
 def _problems(error: ValidationError) -> Iterator[tuple[str, str]]:
     for detail in error.errors(include_input=False, include_url=False):
-        name = ".".join(str(part) for part in detail["loc"]).upper() or "environment"
-        yield name, detail["msg"].removeprefix("Value error, ")
+        yield _place(detail["loc"]) or "environment", detail["msg"].removeprefix("Value error, ")
+
+
+def named_sources(value: str) -> dict[str, str]:
+    """`photo=source, anime=source` -> name -> source, in that order; one source without a name has the name "".
+
+    Raises:
+        ValueError: some of several has no name, or two have the same.
+    """
+    if not _NAME.match(value):
+        return {"": value} if value else {}
+    sources: dict[str, str] = {}
+    for part in value.split(","):
+        match = _NAME.match(part)
+        if match is None or match[1] in sources:
+            raise ValueError("must be one source, or several as name=source, name=source, each of its own name")
+        sources[match[1]] = match[2]
+    return sources
+
+
+def _place(location: tuple[int | str, ...]) -> str:
+    """The variable, and what in it."""
+    return ".".join(str(part) if depth else str(part).upper() for depth, part in enumerate(location))
 
 
 @functools.cache

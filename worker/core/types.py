@@ -27,6 +27,25 @@ class TaskType(StrEnum):
         return self in {TaskType.TEXT2VIDEO, TaskType.IMG2VIDEO}
 
 
+class Scheduler(StrEnum):
+    """The schedulers that a client or an operator may choose, by the names RunPod's SDXL worker made common."""
+
+    DDIM = "DDIM"
+    PNDM = "PNDM"
+    KLMS = "KLMS"
+    K_EULER = "K_EULER"
+    K_EULER_ANCESTRAL = "K_EULER_ANCESTRAL"
+    DPM_SOLVER_MULTISTEP = "DPMSolverMultistep"
+    DPM_SOLVER_SINGLESTEP = "DPMSolverSinglestep"
+    DPM_SOLVER_MULTISTEP_KARRAS = "DPMSolverMultistepKarras"
+    DPM_SOLVER_SDE_MULTISTEP_KARRAS = "DPMSolverSDEMultistepKarras"
+    HEUN = "HEUN"
+    UNIPC = "UniPC"
+    LCM = "LCM"
+    TCD = "TCD"
+    K_EULER_TRAILING = "K_EULER_TRAILING"
+
+
 @dataclass(frozen=True, slots=True)
 class Owner:
     """Whose generation it is: the two ids that make up every path."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import diffusers
 
-from worker.api.request import Scheduler
+from worker.core.types import Scheduler
 
 CHOICES: dict[Scheduler, tuple[str, dict[str, Any]]] = {
     # Latents are not pictures: clipping them to [-1, 1] (DDIM's default) would ruin them.

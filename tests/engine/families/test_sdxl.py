@@ -9,9 +9,8 @@ from PIL import Image
 from tests.engine.conftest import Runner
 from tests.support.engine_jobs import Recorder, image_params, picture, sources_of, stripe_mask
 from worker.api.params import Draft
-from worker.api.request import Scheduler
 from worker.core.errors import Cancelled
-from worker.core.types import Sources, TaskType
+from worker.core.types import Scheduler, Sources, TaskType
 from worker.engine.engine import Engine
 from worker.engine.families import sdxl
 from worker.engine.models.registry import ModelRegistry

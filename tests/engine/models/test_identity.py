@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.model_folders import fake_sdxl, put, put_header, registry
+from tests.support.checkpoint_headers import ENCODERS, SDXL, UNET, VAE, Tensors, put_header, unet
+from tests.support.model_folders import fake_sdxl, put, registry
 from worker.core.errors import ModelUnavailable
 from worker.core.types import TaskType
 from worker.engine.models.checkpoint import loaded_bytes
@@ -14,25 +15,6 @@ from worker.engine.models.hub import Place
 from worker.engine.models.identity import Identity, identify
 from worker.engine.models.registry import SDXL_VAE
 
-Tensors = dict[str, tuple[str, list[int]]]
-
-UNET = "model.diffusion_model."
-
-
-def unet(width: int, channels: int = 4, block: int = 4) -> Tensors:
-    """The telling tensors of a UNet whose text is `width` wide."""
-    return {
-        f"{UNET}input_blocks.0.0.weight": ("F16", [320, channels, 3, 3]),
-        f"{UNET}input_blocks.{block}.1.transformer_blocks.0.attn2.to_k.weight": ("F16", [640, width]),
-    }
-
-
-ENCODERS: Tensors = {
-    "conditioner.embedders.0.transformer.text_model.embeddings.position_embedding.weight": ("F16", [77, 768]),
-    "conditioner.embedders.1.model.positional_embedding": ("F16", [77, 1280]),
-}
-VAE: Tensors = {"first_stage_model.decoder.conv_in.weight": ("F16", [512, 4, 3, 3])}
-SDXL: Tensors = unet(2048) | ENCODERS | VAE
 V_PRED: Tensors = {"v_pred": ("F32", [0])}
 ZERO_SNR: Tensors = {"ztsnr": ("F32", [0])}
 OPEN_CLIP: Tensors = {"conditioner.embedders.0.model.transformer.resblocks.9.mlp.c_proj.bias": ("F16", [1280])}

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from tests.support.model_folders import fake_sdxl, fake_wan, put, registry
-from worker.core.errors import ModelUnavailable
+from tests.support.checkpoint_headers import SDXL, put_header
+from tests.support.model_folders import fake_sdxl, fake_wan, put, put_weights, registry
+from worker.core.config import OwnDefaults
+from worker.core.errors import InvalidInput, ModelUnavailable
 from worker.core.types import TaskType
 from worker.engine.models import hub
 from worker.engine.models.checkpoint import read_json
@@ -50,7 +52,7 @@ def test_on_a_card_the_defaults_are_the_real_models() -> None:
     assert (image.name, image.width, image.height, image.num_inference_steps) == (SDXL_BASE, 1024, 1024, 30)
     assert (image.guidance_scale, image.has_refiner, image.warnings) == (5.0, False, ())
     assert (video.name, video.width, video.height, video.num_inference_steps) == (WAN_T2V, 832, 480, 50)
-    assert (video.guidance_scale, video.num_frames, video.fps, video.size_multiple) == (5.0, 81, 15, 16)
+    assert (video.guidance_scale, video.num_frames, video.fps, video.size_multiple) == (5.0, 81, 16, 16)
 
 
 def test_a_task_without_a_model_says_which_variable_to_set() -> None:
@@ -165,6 +167,94 @@ def test_a_wrong_variable_is_named_and_no_path_is_told(tmp_path: Path, case: str
     assert next(iter(values)).upper() in str(caught.value)
     assert str(tmp_path) not in str(caught.value)
     assert "/gone" not in str(caught.value)
+
+
+WAN_22 = "Wan-AI/Wan2.2-{}-Diffusers"
+
+
+@pytest.mark.parametrize(
+    ("source", "task", "fps", "steps", "guidance", "shift"),
+    [
+        (WAN_T2V, "text2video", 16, 50, (5.0, None), None),
+        ("Wan-AI/Wan2.1-I2V-14B-480P-Diffusers", "img2video", 16, 40, (5.0, None), None),
+        (WAN_22.format("TI2V-5B"), "text2video", 24, 50, (5.0, None), 5.0),
+        (WAN_22.format("TI2V-5B"), "img2video", 24, 50, (5.0, None), 5.0),
+        (WAN_22.format("T2V-A14B"), "text2video", 16, 40, (4.0, 3.0), 12.0),
+        (WAN_22.format("I2V-A14B"), "img2video", 16, 40, (3.5, 3.5), 5.0),
+    ],
+)
+def test_each_wan_runs_as_its_authors_run_it(
+    source: str, task: str, fps: int, steps: int, guidance: tuple[float, float | None], shift: float | None
+) -> None:
+    values: dict[str, Any] = {"wan_model" if "T2V" in source or "TI2V" in source else "wan_i2v_model": source}
+    found = registry(cuda=True, **values).describe(TaskType(task))
+    assert (found.fps, found.num_inference_steps, found.flow_shift) == (fps, steps, shift)
+    assert (found.guidance_scale, found.guidance_scale_2) == guidance
+    assert found.negative_prompt.startswith("色调艳丽\N{FULLWIDTH COMMA}")
+    assert len(found.negative_prompt.split("\N{FULLWIDTH COMMA}")) == 28
+
+
+def test_two_experts_are_told_by_their_folder(tmp_path: Path) -> None:
+    folder = fake_wan(tmp_path / "wan", transformer_2=["diffusers", "X"])
+    put_weights(folder / "transformer_2" / "model.safetensors")
+    assert registry(cuda=True, wan_model=str(folder)).describe(TaskType.TEXT2VIDEO).flow_shift == 12.0
+
+
+def test_a_few_step_model_is_told_by_its_name_and_corrected_by_the_operator(tmp_path: Path) -> None:
+    source = "someone/sdxl-lightning-4step"
+    found = registry(cuda=True, sdxl_model=source).describe(TaskType.TEXT2IMG)
+    assert (found.num_inference_steps, found.guidance_scale, found.few_steps) == (4, 0.0, True)
+    said = {source: OwnDefaults(num_inference_steps=8, timestep_spacing="trailing", prediction_type="v_prediction")}
+    models = registry(cuda=True, sdxl_model=source, model_defaults=said)
+    found = models.describe(TaskType.TEXT2IMG)
+    assert (found.num_inference_steps, found.timestep_spacing, found.prediction_type) == (8, "trailing", "v_prediction")
+    assert dict(models.spec(TaskType.TEXT2IMG).scheduler) == {
+        "prediction_type": "v_prediction",
+        "timestep_spacing": "trailing",
+    }
+
+
+def test_a_file_beside_a_single_file_speaks_for_it(tmp_path: Path) -> None:
+    path = put_header(tmp_path / "my.safetensors", SDXL)
+    put(tmp_path / "my.json", {"num_inference_steps": 6, "zero_snr": True, "fps": "fast", "description": "mine"})
+    found = registry(cuda=True, sdxl_model=str(path)).describe(TaskType.TEXT2IMG)
+    assert (found.num_inference_steps, found.guidance_rescale) == (6, 0.7)
+    said = {"my.safetensors": OwnDefaults(num_inference_steps=7)}
+    found = registry(cuda=True, sdxl_model=str(path), model_defaults=said).describe(TaskType.TEXT2IMG)
+    assert found.num_inference_steps == 7
+
+
+def test_several_models_are_picked_by_name(tmp_path: Path) -> None:
+    photo, anime = fake_sdxl(tmp_path / "a"), fake_sdxl(tmp_path / "b", sample_size=64)
+    put(anime / "worker.json", {"name": "Anime XL", "guidance_scale": 4})
+    models = registry(cuda=True, sdxl_model=f"photo={photo}, anime={anime}")
+    assert models.models(TaskType.INPAINT) == ("photo", "anime")
+    assert models.spec(TaskType.TEXT2IMG) == models.spec(TaskType.TEXT2IMG, "photo")
+    assert models.spec(TaskType.TEXT2IMG).name == "sdxl:photo"
+    found = models.describe(TaskType.TEXT2IMG, "anime")
+    assert (found.name, found.width, found.guidance_scale) == ("anime", 512, 4)
+    with pytest.raises(InvalidInput, match=r"model: must be one of photo, anime \(got .paint.\)"):
+        models.spec(TaskType.TEXT2IMG, "paint")
+
+
+def test_a_single_model_is_called_what_responses_call_it(tmp_path: Path) -> None:
+    models = registry(cuda=True, sdxl_model=str(fake_sdxl(tmp_path / "mine")))
+    assert models.spec(TaskType.TEXT2IMG, "mine") == models.spec(TaskType.TEXT2IMG)
+    assert registry(cuda=True).spec(TaskType.TEXT2IMG, SDXL_BASE).main.name == SDXL_BASE
+    with pytest.raises(InvalidInput):
+        models.describe(TaskType.TEXT2IMG, "other")
+
+
+def test_a_model_for_images_to_videos_is_picked_among_all_that_can(tmp_path: Path) -> None:
+    t2v, both = fake_wan(tmp_path / "t2v"), fake_wan(tmp_path / "both", in_channels=48, scale=16, expand_timesteps=True)
+    i2v = fake_wan(tmp_path / "i2v", in_channels=36)
+    models = registry(cuda=True, wan_model=f"words={t2v}, both={both}", wan_i2v_model=f"still={i2v}")
+    assert models.models(TaskType.TEXT2VIDEO) == ("words", "both")
+    assert models.models(TaskType.IMG2VIDEO) == ("still", "both")
+    assert models.spec(TaskType.IMG2VIDEO).name == "wan:still+i2v"
+    assert models.spec(TaskType.IMG2VIDEO, "both") == models.spec(TaskType.TEXT2VIDEO, "both")
+    with pytest.raises(InvalidInput, match="still, both"):
+        models.spec(TaskType.IMG2VIDEO, "words")
 
 
 def test_nothing_here_imports_torch() -> None:

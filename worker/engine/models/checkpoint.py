@@ -4,6 +4,7 @@ Reads the small JSON files beside the weights, headers of safetensors files, and
 what no config does. Knows no variables and no places. Imports no torch.
 """
 
+import contextlib
 import json
 import math
 import struct
@@ -14,6 +15,7 @@ from typing import Any
 
 from worker.api.params import ModelDefaults
 from worker.api.request import ZERO_SNR_SCHEDULERS
+from worker.core.config import OwnDefaults
 
 _ITEM_BYTES = {"I64": 8, "I32": 4, "I16": 2}  # every other type is one byte, or a float
 _METADATA = "__metadata__"
@@ -95,33 +97,79 @@ def _header(path: Path) -> tuple[int, dict[str, Any]] | None:
 
 
 OWN_FILE = "worker.json"
-"""Lies in a model's folder and wins over everything else; its keys are the fields of `ModelDefaults`."""
+"""Lies in a model's folder and wins over what is found there; its keys are those of `OwnDefaults`."""
 
 _SDXL = ModelDefaults("", width=1024, height=1024, num_inference_steps=30, guidance_scale=5.0)
-_WAN = ModelDefaults("", width=832, height=480, num_inference_steps=50, guidance_scale=5.0, size_multiple=16)
-_TI2V = replace(_WAN, width=1280, height=704, size_multiple=32)
-
-_KINDS: dict[str, type | tuple[type, ...]] = {
-    "name": str,
-    "width": int,
-    "height": int,
-    "num_inference_steps": int,
-    "guidance_scale": (int, float),
-    "num_frames": int,
-    "fps": int,
-    "size_multiple": int,
-    "draft_strength": (int, float),
-    "guidance_rescale": (int, float),
+_SCHEDULE = {
+    "prediction_type": "prediction_type",
+    "timestep_spacing": "timestep_spacing",
+    "zero_snr": "rescale_betas_zero_snr",
+    "original_inference_steps": "original_inference_steps",
 }
+"""What is said of a model -> the entry in its scheduler's config that it changes."""
+
+# https://github.com/Wan-Video/Wan2.1 and Wan2.2, wan/configs/shared_config.py: sample_fps, sample_neg_prompt.
+_WAN_NEGATIVE_PROMPT = (
+    "色调艳丽, 过曝, 静态, 细节模糊不清, 字幕, 风格, 作品, 画作, 画面, 静止, 整体发灰, 最差质量, 低质量, JPEG压缩残留, "
+    "丑陋的, 残缺的, 多余的手指, 画得不好的手部, 画得不好的脸部, 畸形的, 毁容的, 形态畸形的肢体, 手指融合, "
+    "静止不动的画面, 杂乱的背景, 三条腿, 背景人很多, 倒着走"
+).replace(", ", "\N{FULLWIDTH COMMA}")
+_WAN = ModelDefaults(
+    "",
+    width=832,
+    height=480,
+    num_inference_steps=50,
+    guidance_scale=5.0,
+    size_multiple=16,
+    fps=16,
+    negative_prompt=_WAN_NEGATIVE_PROMPT,
+)
+WAN_KINDS: dict[str, ModelDefaults] = {
+    "t2v": _WAN,
+    # Wan2.1, generate.py: fewer steps from a picture.
+    "i2v": replace(_WAN, num_inference_steps=40),
+    # Wan2.2, wan/configs/wan_ti2v_5B.py
+    "ti2v": replace(_WAN, width=1280, height=704, size_multiple=32, fps=24, flow_shift=5.0),
+    # Wan2.2, wan/configs/wan_t2v_A14B.py and wan_i2v_A14B.py; the second guidance is the low-noise expert's.
+    "t2v-experts": replace(_WAN, num_inference_steps=40, guidance_scale=4.0, guidance_scale_2=3.0, flow_shift=12.0),
+    "i2v-experts": replace(_WAN, num_inference_steps=40, guidance_scale=3.5, guidance_scale_2=3.5, flow_shift=5.0),
+}
+"""Each kind of Wan as its authors run it."""
 
 
-def sdxl_defaults(name: str, folder: Path | None, scheduler: Mapping[str, Any]) -> ModelDefaults:
+def sdxl_defaults(
+    name: str, folder: Path | None, schedule: Mapping[str, Any], named: Mapping[str, Any], own: Mapping[str, Any]
+) -> ModelDefaults:
     """Of an SDXL model called `name`; `folder` is None where its files are elsewhere or in one file.
 
-    `scheduler` has what is known of its scheduler's config beside what the folder says.
+    `schedule` has what its scheduler's config says beside the folder's, `named` what its name tells, `own` what an
+    operator says of it: each wins over the one before.
     """
     config = read_json(folder / "scheduler" / "scheduler_config.json") if folder is not None else {}
-    return _with_own(replace(_sdxl_size(folder), name=name, **_sampling({**config, **scheduler})), folder)
+    found = replace(_with(_SDXL, named), name=name, **_sampling({**config, **schedule}))
+    return _with(_sdxl_size(folder, found), own)
+
+
+def wan_defaults(name: str, folder: Path | None, kind: str, own: Mapping[str, Any]) -> ModelDefaults:
+    """Of a Wan model called `name`, one of `WAN_KINDS`; the rest as above."""
+    return _with(replace(_wan_multiple(folder, WAN_KINDS[kind]), name=name), own)
+
+
+def schedule_of(own: Mapping[str, Any]) -> dict[str, Any]:
+    """What is said of how a model was trained, as entries of its scheduler's config."""
+    return {entry: own[key] for key, entry in _SCHEDULE.items() if key in own}
+
+
+def own_words(path: Path | None) -> dict[str, Any]:
+    """What `worker.json` says in a model's folder, or `<name>.json` beside its single file, where it can be so."""
+    if path is None:
+        return {}
+    words = read_json(path.with_suffix(".json") if path.is_file() else path / OWN_FILE)
+    said: dict[str, Any] = {}
+    for key, value in words.items():
+        with contextlib.suppress(ValueError):
+            said |= OwnDefaults.model_validate({key: value}).given()
+    return said
 
 
 def _sampling(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,24 +183,19 @@ def _sampling(config: Mapping[str, Any]) -> dict[str, Any]:
         found |= {"schedulers": ZERO_SNR_SCHEDULERS, "guidance_rescale": 0.7}
     if str(config.get("_class_name", "")).startswith("EDM"):
         # Another noise: https://arxiv.org/abs/2206.00364, table 1.
-        found["schedulers"] = ()
+        found |= {"schedulers": (), "scheduler": None}
     return found
 
 
-def wan_defaults(name: str, folder: Path | None, *, ti2v: bool) -> ModelDefaults:
-    """Of a Wan model called `name`, as above; `ti2v` says that it is of Wan 2.2 TI2V's layout."""
-    return _with_own(replace(_wan_multiple(folder, _TI2V if ti2v else _WAN), name=name), folder)
-
-
-def _sdxl_size(folder: Path | None) -> ModelDefaults:
+def _sdxl_size(folder: Path | None, defaults: ModelDefaults) -> ModelDefaults:
     if folder is None:
-        return _SDXL
+        return defaults
     sample = read_json(folder / "unet" / "config.json").get("sample_size")
     blocks = read_json(folder / "vae" / "config.json").get("block_out_channels")
     if not isinstance(sample, int) or not isinstance(blocks, list):
-        return _SDXL
+        return defaults
     side = sample * 2 ** (len(blocks) - 1)
-    return replace(_SDXL, width=side, height=side)
+    return replace(defaults, width=side, height=side)
 
 
 def _wan_multiple(folder: Path | None, defaults: ModelDefaults) -> ModelDefaults:
@@ -166,13 +209,6 @@ def _wan_multiple(folder: Path | None, defaults: ModelDefaults) -> ModelDefaults
     return replace(defaults, size_multiple=max(16, scale * int(patch[1])))
 
 
-def _with_own(defaults: ModelDefaults, folder: Path | None) -> ModelDefaults:
-    """`defaults` with what the folder's `worker.json` says, where that is of the right type."""
-    if folder is None:
-        return defaults
-    own = read_json(folder / OWN_FILE)
-    changes: dict[str, Any] = {key: own[key] for key, kind in _KINDS.items() if isinstance(own.get(key), kind)}
-    said = own.get("warnings")
-    if isinstance(said, list):
-        changes["warnings"] = tuple(str(line) for line in said)
-    return replace(defaults, **changes)
+def _with(defaults: ModelDefaults, said: Mapping[str, Any]) -> ModelDefaults:
+    """`defaults` with what is said; of the schedule the scheduler's config has the last word."""
+    return replace(defaults, **{key: value for key, value in said.items() if key not in _SCHEDULE})

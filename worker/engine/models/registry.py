@@ -4,18 +4,29 @@ Reads the settings' model variables and the small JSON files beside the weights;
 variables, never a path.
 """
 
+import contextlib
 import functools
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from worker.api.params import ModelDefaults
-from worker.core.config import Settings, has_cuda_driver
-from worker.core.errors import ModelUnavailable
+from worker.api.validation_errors import short
+from worker.core.config import Settings, has_cuda_driver, named_sources
+from worker.core.errors import FieldProblem, InvalidInput, ModelUnavailable
 from worker.core.messages import text
 from worker.core.types import TaskType
-from worker.engine.models import hub
-from worker.engine.models.checkpoint import components, has_weights, header, read_json, sdxl_defaults, wan_defaults
+from worker.engine.models import few_steps, hub
+from worker.engine.models.checkpoint import (
+    components,
+    has_weights,
+    header,
+    own_words,
+    read_json,
+    schedule_of,
+    sdxl_defaults,
+    wan_defaults,
+)
 from worker.engine.models.identity import Identity, Options, identify
 from worker.engine.models.weight_files import is_complete, is_whole
 
@@ -49,6 +60,8 @@ class WeightSource:
     name: str
     """What the response calls it: `demo`, the hub id, or the name of the folder or file."""
     path: Path | None
+    called: str | None = None
+    """The operator's own name for it, where there are several."""
     optional: bool = False
     """Nobody asked for it by name: where it cannot be had, the worker goes on without."""
 
@@ -67,7 +80,9 @@ class ModelSpec:
     @property
     def name(self) -> str:
         """A short name for logs and placement, unique among the models of a worker."""
-        return f"{self.family}:{self.main.name}" + ("+i2v" if self.main.variable == "WAN_I2V_MODEL" else "")
+        return f"{self.family}:{self.main.called or self.main.name}" + (
+            "+i2v" if self.main.variable == "WAN_I2V_MODEL" else ""
+        )
 
     @property
     def all(self) -> tuple[WeightSource, ...]:
@@ -105,27 +120,39 @@ class ModelRegistry:
         return hub.default_places(self._settings.models_dir) if self._where is None else self._where
 
     def spec(self, task_type: TaskType, model: str | None = None) -> ModelSpec:
-        """The weights of a task.
+        """The weights of a task: of the model that is called `model`, or of the first one.
 
         Raises:
             ModelUnavailable: none is configured, or what is configured is not there or is something else.
+            InvalidInput: no model of this task is called so.
         """
-        return self._wan(task_type) if task_type.is_video else self._sdxl()
+        return self._wan(task_type, model) if task_type.is_video else self._sdxl(model)
 
     def describe(self, task_type: TaskType, model: str | None = None) -> ModelDefaults:
         """What the task's model says of itself: native size, steps, guidance. Reads small files only.
 
         Raises:
-            ModelUnavailable: as `spec`.
+            ModelUnavailable, InvalidInput: as `spec`.
         """
         spec = self.spec(task_type, model)
         main = spec.main
+        name, own = main.called or main.name, self._own(main)
+        if main.called is not None:
+            own.pop("name", None)
         folder = main.path if main.kind == "folder" else None
         if spec.family == "sdxl":
-            found = sdxl_defaults(main.name, folder, dict(spec.scheduler))
+            found = sdxl_defaults(name, folder, dict(spec.scheduler), few_steps.named(main.name), own)
             # The refiner shares the base's noise, which that of an EDM model is not.
             return replace(found, has_refiner=spec.refiner is not None and found.schedulers != ())
-        return wan_defaults(main.name, folder, ti2v=wan_layout(main) == "ti2v")
+        return wan_defaults(name, folder, _wan_kind(main, task_type), own)
+
+    def models(self, task_type: TaskType) -> tuple[str, ...]:
+        """The names that a request of this task may ask for, the default first; empty where nothing is configured."""
+        if not task_type.is_video:
+            return tuple(self._choices("SDXL_MODEL"))
+        if task_type is TaskType.TEXT2VIDEO:
+            return tuple(self._choices("WAN_MODEL"))
+        return tuple(dict.fromkeys((*self._choices("WAN_I2V_MODEL"), *self._both())))
 
     def safety(self) -> WeightSource | None:
         """The checker that every result must pass; None where the operator asked for none.
@@ -141,10 +168,60 @@ class ModelRegistry:
         """A folder with SDXL's configs and tokenizers, which a single `.safetensors` file lacks; None: not here."""
         return hub.find(SDXL_BASE, self._places, lambda folder: (folder / "tokenizer" / "vocab.json").is_file())
 
-    def _sdxl(self) -> ModelSpec:
+    def _choices(self, variable: str) -> dict[str, str]:
+        """What a request may call each model of a variable -> the source that the operator named; the first first."""
+        settings, cuda = self._settings, self._cuda
+        value = {
+            "SDXL_MODEL": settings.sdxl_model or (SDXL_BASE if cuda else "demo"),
+            "WAN_MODEL": settings.wan_model or (WAN_T2V if cuda else "demo"),
+            "WAN_I2V_MODEL": settings.wan_i2v_model or "",
+        }[variable]
+        return {name or _own_name(source): source for name, source in named_sources(value).items()}
+
+    def _main(self, variable: str, name: str) -> WeightSource:
+        source = self._choices(variable)[name]
+        weights = self._weights(variable, "sdxl" if variable == "SDXL_MODEL" else "wan", source)
+        return weights if name == _own_name(source) else replace(weights, called=name)
+
+    def _chosen(self, task_type: TaskType, model: str | None) -> str | None:
+        """The name that a request means; None where nothing is configured for its task.
+
+        Raises:
+            InvalidInput: there is none of this name.
+        """
+        names = self.models(task_type)
+        if model is not None and model not in names:
+            choices = ", ".join(names) or "null"
+            raise InvalidInput([FieldProblem("model", "invalid_input.one_of", choices=choices, got=short(model))])
+        return model or next(iter(names), None)
+
+    def _both(self) -> tuple[str, ...]:
+        """The names in WAN_MODEL that serve both video tasks."""
+        names = []
+        for name in self._choices("WAN_MODEL"):
+            with contextlib.suppress(ModelUnavailable):
+                if wan_layout(self._main("WAN_MODEL", name)) == "ti2v":
+                    names.append(name)
+        return tuple(names)
+
+    def _own(self, main: WeightSource) -> dict[str, Any]:
+        """What the operator says of a model: beside its files, then in MODEL_DEFAULTS, by its name or its source's."""
+        said, said_here = self._settings.model_defaults or {}, own_words(main.path)
+        for name in (main.name, main.called):
+            if name is not None and name in said:
+                said_here |= said[name].given()
+        return said_here
+
+    def _schedule(self, main: WeightSource) -> Options:
+        named = schedule_of(few_steps.named(main.name)) if main.kind == "file" else {}
+        told = dict(_identity(main).scheduler)
+        return tuple({**named, **told, **schedule_of(self._own(main))}.items())
+
+    def _sdxl(self, model: str | None) -> ModelSpec:
         settings = self._settings
-        value = settings.sdxl_model or (SDXL_BASE if self._cuda else "demo")
-        main = self._weights("SDXL_MODEL", "sdxl", value)
+        name = self._chosen(TaskType.TEXT2IMG, model) or ""
+        value = self._choices("SDXL_MODEL")[name]
+        main = self._main("SDXL_MODEL", name)
         vae = refiner = None
         if settings.sdxl_vae and settings.sdxl_vae != "demo":
             vae = self._weights("SDXL_VAE", "vae", settings.sdxl_vae)
@@ -161,21 +238,11 @@ class ModelRegistry:
             refiner = self._weights("SDXL_REFINER", "refiner", "demo")
         if refiner is not None and (refiner.name == "demo") != (main.name == "demo"):
             raise ModelUnavailable("model_unavailable.refiner_demo")
-        return ModelSpec("sdxl", main, vae, refiner, _identity(main).scheduler)
+        return ModelSpec("sdxl", main, vae, refiner, self._schedule(main))
 
-    def _wan(self, task_type: TaskType) -> ModelSpec:
-        settings = self._settings
-        t2v = settings.wan_model or (WAN_T2V if self._cuda else "demo")
-        if task_type is TaskType.TEXT2VIDEO:
-            main = self._weights("WAN_MODEL", "wan", t2v)
-        elif settings.wan_i2v_model:
-            main = self._weights("WAN_I2V_MODEL", "wan", settings.wan_i2v_model)
-        else:
-            main = self._weights("WAN_MODEL", "wan", t2v)
-            if wan_layout(main) != "ti2v":
-                if self._cuda:
-                    raise ModelUnavailable("model_unavailable.img2video")
-                main = self._weights("WAN_I2V_MODEL", "wan", "demo")
+    def _wan(self, task_type: TaskType, model: str | None) -> ModelSpec:
+        name = self._chosen(task_type, model)
+        main = self._image_to_video(name) if task_type is TaskType.IMG2VIDEO else self._main("WAN_MODEL", name or "")
         layout = wan_layout(main)
         if layout is not None and task_type not in _SERVES[layout]:
             raise ModelUnavailable(
@@ -185,9 +252,21 @@ class ModelRegistry:
                 variable=main.variable,
                 task=task_type,
             )
-        if task_type is TaskType.IMG2VIDEO and settings.wan_i2v_model and settings.wan_i2v_model == t2v:
-            main = replace(main, variable="WAN_MODEL")  # one checkpoint for both is loaded once
         return ModelSpec("wan", main)
+
+    def _image_to_video(self, name: str | None) -> WeightSource:
+        first, shared = self._choices("WAN_I2V_MODEL"), self._choices("WAN_MODEL")
+        if name in first:
+            main = self._main("WAN_I2V_MODEL", name)
+            # One checkpoint for both is loaded once.
+            return replace(main, variable="WAN_MODEL") if shared.get(name) == first[name] else main
+        if name is not None:
+            return self._main("WAN_MODEL", name)
+        for each in shared:
+            self._main("WAN_MODEL", each)  # what is wrong with it is said first
+        if self._cuda:
+            raise ModelUnavailable("model_unavailable.img2video")
+        return self._weights("WAN_I2V_MODEL", "wan", "demo")
 
     def _weights(self, variable: str, role: Role, value: str) -> WeightSource:
         if value == "demo":
@@ -218,6 +297,21 @@ class ModelRegistry:
             raise ModelUnavailable("model_unavailable.value", variable=variable)
         found = hub.find(value, self._places, lambda folder: not folder_problem(folder, role))
         return WeightSource(variable, role, "hub" if found is None else "folder", value, found)
+
+
+def _own_name(source: str) -> str:
+    """What a source is called where the operator gives it no name: `demo`, a hub id, or a folder's or file's name."""
+    path = Path(source).expanduser()
+    return path.resolve().name if path.is_dir() else path.name if source.endswith(_FILES) else source
+
+
+def _wan_kind(main: WeightSource, task_type: TaskType) -> str:
+    """Which of `WAN_KINDS` a checkpoint is: by what it has, or by its name while it is not here."""
+    layout = wan_layout(main) or ("i2v" if task_type is TaskType.IMG2VIDEO else "t2v")
+    if layout == "ti2v":
+        return layout
+    experts = "A14B" in main.name.upper() if main.path is None else "transformer_2" in components(main.path)
+    return f"{layout}-experts" if experts else layout
 
 
 def _identity(weights: WeightSource) -> Identity:
