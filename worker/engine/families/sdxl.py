@@ -231,9 +231,11 @@ class SdxlJob:
     def _call(
         self, pipeline: Any, embeds: Embeddings | None, generator: torch.Generator, step: StepCallback, options: Any
     ) -> torch.Tensor:
+        told = self._params.micro_conditioning
         latents: torch.Tensor = pipeline(
             **(embeds or {}),
             **options,
+            **({} if told is None else {"original_size": told[::-1], "target_size": told[::-1]}),
             generator=generator,
             guidance_scale=self._params.guidance_scale,
             output_type="latent",

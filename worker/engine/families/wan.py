@@ -93,6 +93,8 @@ class WanJob:
 
     def _draw(self, width: int, height: int) -> torch.Tensor:
         options: dict[str, Any] = {} if self._source is None else {"image": self._source}
+        if self._parts.boundary_ratio is not None:
+            options["guidance_scale_2"] = self._params.guidance_scale_2
         size = {"width": width, "height": height, "num_frames": self._params.num_frames}
         return self._call(self._pipeline(), options | size)
 
