@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from worker.api import response
 from worker.api.fingerprint import fingerprint
-from worker.api.params import Params, VideoParams, resolve
+from worker.api.params import Params, VideoParams, departures, resolve
 from worker.api.request import DEFAULT_TASK, Request, Source, envelope, parse
 from worker.core.errors import (
     Cancelled,
@@ -119,11 +119,12 @@ class _Runner:
             request = parse(context.job.input)
             self._request_data = request.public()
             await self._authenticate(request)
-            defaults = self._services.generator.describe(request.task_type)
+            defaults = self._services.generator.describe(request.task_type, request.model)
             context.warnings.extend(defaults.warnings)
             params = resolve(
                 request, defaults, max_image_pixels=limits.max_image_pixels, max_job_cost=limits.max_job_cost
             )
+            context.warnings.extend(departures(params, defaults))
         context.manifest = response.manifest(params, defaults.name)
         # In a thread: an inline picture of 20 MB takes most of a second, in which nothing else may wait.
         context.fingerprint = await asyncio.to_thread(fingerprint, request)
