@@ -52,7 +52,8 @@ class Engine:
             ModelUnavailable, OutOfMemory, GpuFault, DiskFull, or what `control.raise_if_stopped` raises.
         """
         self._have_safety(control)
-        return self._cache.take(self.registry.spec(request.task_type), Size.of(request.task_type, params), control)
+        spec = self.registry.spec(request.task_type, request.model)
+        return self._cache.take(spec, Size.of(request.task_type, params), control)
 
     def generate(self, request: "Request", params: Params, sources: Sources, control: Control) -> Iterator[Generated]:
         """Run one job; yields each image as soon as it is decoded, or one clip.
@@ -64,7 +65,7 @@ class Engine:
             OutOfMemory, GpuFault, Internal (no usable picture), or what `control.raise_if_stopped` raises, within one
             denoising step.
         """
-        spec = self.registry.spec(request.task_type)
+        spec = self.registry.spec(request.task_type, request.model)
         size = Size.of(request.task_type, params)
         self._have_safety(control)
         placement = self._cache.take(spec, size, control)
@@ -104,19 +105,20 @@ class Engine:
         except JobError as error:
             log.warning("no task is preloaded: %s", error, extra={"action": "preload"})
             return ()
-        for task in TaskType if tasks is None else tasks:
+        # Of a task that is named, the model that serves where a request names none: a second one might make it leave.
+        for task, model in self._models() if tasks is None else ((task, None) for task in tasks):
             try:
-                spec = self.registry.spec(task)
-                if tasks is None and (reason := self._leaves_for_later(task, spec)):
+                spec = self.registry.spec(task, model)
+                if tasks is None and (reason := self._leaves_for_later(task, model, spec)):
                     log.info("%s is not preloaded: %s", task, reason, extra={"action": "preload", "task_type": task})
                     continue
-                self._cache.take(spec, self._native(task), control)
+                self._cache.take(spec, self._native(task, model), control)
                 ready.append(task)
             except GpuFault:
                 raise
             except JobError as error:
                 log.warning("%s is not preloaded: %s", task, error, extra={"action": "preload", "task_type": task})
-        return tuple(ready)
+        return tuple(dict.fromkeys(ready))
 
     def health(self) -> tuple[str, ...]:
         """The tasks that are configured and, as far as the disk shows, can be served; tries the GPU if there is one.
@@ -130,15 +132,16 @@ class Engine:
         self._have_safety()
         served: list[str] = []
         problem: JobError | None = None
-        for task in TaskType:
+        for task, model in self._models():
             try:
-                self.registry.describe(task)
+                self.registry.describe(task, model)
                 served.append(task)
             except JobError as error:
+                log.warning("%s is not served: %s", task, error, extra={"action": "health", "task_type": task})
                 problem = problem or error
         if not served:
             raise problem or ModelUnavailable()
-        return tuple(served)
+        return tuple(dict.fromkeys(served))
 
     @property
     def loaded(self) -> dict[str, str]:
@@ -150,16 +153,22 @@ class Engine:
         self._safety = None
         self._cache.clear()
 
-    def _native(self, task: TaskType) -> Size:
-        return Size.native(task, self.registry.describe(task))
+    def _models(self) -> Iterator[tuple[TaskType, str | None]]:
+        """Every model of every task; None where only the registry can say what stands in for it."""
+        for task in TaskType:
+            for model in self.registry.models(task) or (None,):
+                yield task, model
 
-    def _leaves_for_later(self, task: TaskType, spec: ModelSpec) -> str | None:
+    def _native(self, task: TaskType, model: str | None) -> Size:
+        return Size.native(task, self.registry.describe(task, model))
+
+    def _leaves_for_later(self, task: TaskType, model: str | None, spec: ModelSpec) -> str | None:
         """Why a model that nobody asked for by name is not loaded ahead of its first job; None when it is."""
         if spec in self._cache:
             return None
         if any(part.kind == "hub" and not part.optional for part in spec.all):
             return "its weights are not on this machine yet; naming it in PRELOAD_TASKS downloads them"
-        placement = self._cache.decide(spec, self._native(task))
+        placement = self._cache.decide(spec, self._native(task, model))
         beside = placement.mode in {"resident", "partly"} and not placement.evicted
         return None if beside else placement.reason
 

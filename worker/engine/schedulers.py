@@ -48,7 +48,7 @@ def reconfigured(own: Any, options: Mapping[str, Any]) -> Any:
         return own
     changes = {name: value for name, value in options.items() if name != "_class_name"}
     name = options.get("_class_name")
-    return getattr(diffusers, name)(**changes) if name else type(own).from_config(own.config, **changes)
+    return getattr(diffusers, name)(**changes) if name else type(own).from_config({**own.config, **changes})
 
 
 def video_scheduler(own: Any, flow_shift: float) -> Any:

@@ -15,15 +15,19 @@ from tests.engine.conftest import runner
 from tests.support.engine_jobs import Recorder, image_params, single_file
 from tests.support.model_folders import registry
 from tests.support.pixel_checker import look
+from worker.api.request import Text2ImgRequest
 from worker.core.config import load_settings
 from worker.core.types import Sources, TaskType
 from worker.engine.engine import Engine
 from worker.engine.families.sdxl import SdxlJob
 from worker.engine.memory.footprint import spec_bytes
+from worker.engine.models.checkpoint import schedule_of
+from worker.engine.models.few_steps import named
 from worker.engine.models.hub import Place
 from worker.engine.models.loader import Loader, SdxlParts
 from worker.engine.models.registry import SDXL_BASE, ModelRegistry
-from worker.engine.schedulers import reconfigured
+from worker.engine.protocol import GeneratedImage
+from worker.engine.schedulers import image_scheduler, reconfigured
 
 V_PRED = {"v_pred": torch.zeros(0)}
 ZERO_SNR = {"ztsnr": torch.zeros(0)}
@@ -171,3 +175,31 @@ def test_the_same_network_told_as_noise_or_as_v_draws_the_same_scene() -> None:
     assert seen["v from pure noise"] == seen["v as v"]
     assert seen["v as noise"] != seen["v as v"]
     assert seen["noise as v"] != seen["v as v"]
+
+
+def test_dmd2_takes_the_steps_that_it_was_trained_at() -> None:
+    """https://huggingface.co/tianweiy/DMD2: LCMScheduler's own four would be others."""
+    own = reconfigured(loaded(registry(cuda=False)).scheduler, schedule_of(named("dmd2-4step")))
+    scheduler = image_scheduler(own, named("dmd2-4step")["scheduler"])
+    scheduler.set_timesteps(4)
+    assert scheduler.timesteps.tolist() == [999, 749, 499, 249]
+
+
+def test_two_models_behind_one_endpoint_draw_each_its_own(small_sdxl: Path, demo_models: Path) -> None:
+    models = registry(cuda=False, sdxl_model=f"small={small_sdxl}, demo={demo_models / 'sdxl'}")
+    engine = Engine(load_settings(), registry=models)
+    assert engine.health()[0] == "text2img"
+    small, demo = (
+        Text2ImgRequest.model_validate({"prompt": "a red circle", "model": name}) for name in ("small", "demo")
+    )
+    params = image_params()
+
+    def draw(request: Text2ImgRequest) -> Any:
+        engine.prepare(request, params, Recorder())
+        (picture,) = engine.generate(request, params, Sources(), Recorder())
+        assert isinstance(picture, GeneratedImage)
+        return picture.pixels
+
+    assert not np.array_equal(draw(small), draw(demo))
+    assert np.array_equal(draw(small), draw(small))
+    assert set(engine.loaded) == {"sdxl:small", "sdxl:demo"}
