@@ -1,5 +1,6 @@
 """The engine as a whole: state, memory, failures and what is left after them."""
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -214,6 +215,17 @@ def test_out_of_memory_twice_fails_with_a_hint_and_the_next_job_succeeds(
         assert scarce.calls == 2
     assert not vae.use_tiling
     assert np.array_equal(start("text2img")[0], before)
+
+
+def test_a_start_logs_the_card_and_what_drives_it_before_anything_is_loaded(
+    demo_settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """cuDNN's version decides what a convolution takes, the driver's what is known of faults: one line has both."""
+    card = device.Gpu("NVIDIA L40S", 45 * 2**30, "580.95.05", "2.13.0+cu130", "13.0", "91501")
+    monkeypatch.setattr(device, "describe_gpu", lambda: card)
+    with caplog.at_level(logging.INFO):
+        Engine(demo_settings, registry=ModelRegistry(demo_settings, cuda=True, where=())).preload((), Recorder())
+    assert [record.message for record in caplog.records if getattr(record, "action", "") == "gpu"] == [str(card)]
 
 
 def test_a_card_that_does_not_answer_is_a_fault_before_anything_is_loaded(demo_settings: Settings) -> None:
