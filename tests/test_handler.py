@@ -5,6 +5,7 @@ The SDK's loop against a control plane is in `test_sdk_loop.py`; here it is its 
 
 import asyncio
 import functools
+import itertools
 import json
 import logging
 import socket
@@ -15,23 +16,27 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import handler
 from tests.support.fakes import HasNoModel, MemoryBucket, MemoryDocumentStore, PaintingGenerator, Raises, Slow
 from tools import showing
 from tools.emulators.worker_process import clean_environment
-from worker.api.params import Params
+from worker.api.params import Params, VideoParams
 from worker.api.request import Request
 from worker.auth.caller import Identity
 from worker.core import timing
 from worker.core.config import has_cuda_driver, load_settings
 from worker.core.errors import GpuFault, Internal
-from worker.core.types import Control, Progress
-from worker.engine.protocol import Placement
+from worker.core.types import Control, Progress, Sources
+from worker.engine.estimate import Estimate, Estimator, Networks
+from worker.engine.protocol import Generated, GeneratedClip, Placement
+from worker.job import course
 from worker.job.gpu_queue import GpuThread
 from worker.job.services import Services
 from worker.sources.loader import SourceLoader
@@ -234,6 +239,80 @@ async def test_progress_is_seen_in_order_and_ends_before_the_response() -> None:
     assert [progress.percent for progress in seen] == sorted(progress.percent for progress in seen)
     await asyncio.sleep(0.05)
     assert len(seen) == count
+
+
+class FilmsByTheScript(PaintingGenerator):
+    """Makes a clip in the seconds of a script: Wan 2.1 at 1.3B on a card that is slower than its rates say."""
+
+    networks = Networks(
+        "wan",
+        {"num_attention_heads": 12, "attention_head_dim": 128, "ffn_dim": 8960, "num_layers": 30},
+        {"base_dim": 96, "scale_factor_spatial": 8},
+    )
+
+    def __init__(self, slower: dict[str, float]) -> None:
+        super().__init__()
+        self.slower, self.now = slower, 1000.0
+        self.loop = asyncio.get_running_loop()
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def estimate(self, request: Request, params: Params) -> Estimate:
+        assert isinstance(params, VideoParams)
+        estimator = Estimator()
+        estimator.card = "NVIDIA A100-SXM4-80GB"
+        full = replace(params, width=832, height=480, num_frames=81)
+        return estimator.estimate(self.networks, full, from_image=False)
+
+    def generate(self, request: Request, params: Params, sources: Sources, control: Control) -> Iterator[Generated]:
+        steps, done = params.num_inference_steps, 0
+        for unit in self.estimate(request, params).units:
+            seconds = unit.seconds * self.slower.get(unit.part, 1.0)
+            if unit.part == "step":
+                done += 1
+                self.report(control, seconds, Progress("generating", done, steps))
+            elif unit.part == "decode":
+                for frame in range(22):
+                    self.report(control, seconds / 21, Progress("generating", done, steps, "decode", frame / 21))
+            elif unit.part == "text":
+                self.now += seconds
+        frames = np.random.default_rng(7).integers(0, 256, (81, 64, 64, 3), dtype=np.uint8)
+        yield GeneratedClip(7, frames)
+
+    def report(self, control: Control, seconds: float, progress: Progress) -> None:
+        """At this moment: the event loop has taken note of it before time goes on."""
+        self.now += seconds
+        control.report(progress)
+        asyncio.run_coroutine_threadsafe(asyncio.sleep(0), self.loop).result()
+
+
+@pytest.mark.parametrize(
+    "slower", [{}, {"step": 1.5}, {"decode": 6.0}, {"step": 0.5, "decode": 3.0}], ids=["as estimated", *"abc"]
+)
+async def test_percent_of_a_clip_never_stands_still_for_a_tenth_of_its_time(
+    monkeypatch: pytest.MonkeyPatch, slower: dict[str, float]
+) -> None:
+    generator = FilmsByTheScript(slower)
+    monkeypatch.setattr(course, "time", generator)
+    seen = [(generator.now, 0)]
+    order = {**CLOUD, "task_type": "text2video", "num_frames": 81, "num_inference_steps": 12}
+    began = generator.now
+    told: list[Progress] = []
+
+    def watch(progress: Progress) -> None:
+        told.append(progress)
+        if progress.percent > seen[-1][1]:
+            seen.append((generator.now, progress.percent))
+
+    response = await handler.serve({"id": "job-1", "input": order}, World(generator).services, watch)
+    assert response["storage"] == "firebase"
+    longest = max(later - earlier for (earlier, _), (later, _) in itertools.pairwise(seen))
+    assert longest <= 0.1 * (generator.now - began)
+    assert {progress.part for progress in told if progress.stage == "uploading"} >= {"pack", "upload"}
+    assert seen[-1][1] == 100
+    assert all((progress.eta_seconds or 0) >= 0 for progress in told)
+    assert told[-1].eta_seconds == 0
 
 
 # -- the composition

@@ -45,8 +45,7 @@ IDS = """
         .greater_than .gs_path .gs_without_firebase .gs_without_user .identifier .image_cost .image_ref .length
         .model_multiple .model_scheduler .multiple .no_refiner .object .of_another_task .one_of .other .owner
         .own_scheduler .required .short_schedule .string .surrogate .too_long .too_many_bytes .too_many_pixels
-        .unicode .unknown .unknown_but_close .video_cost
-        .whole_number
+        .too_slow .too_slow_at_any_steps .unicode .unknown .unknown_but_close .video_cost .whole_number
     model_unavailable
         .checker .checker_incomplete .class .cut_off .cut_off_of .demo_folder .file .file_configs .file_cut_off
         .file_missing .folder .folder_missing .img2video .incomplete .inpainting_only

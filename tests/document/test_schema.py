@@ -32,7 +32,7 @@ def test_a_job_that_begins_says_who_it_is_and_until_when_it_is_to_be_believed() 
         "attempt": 2,
         "request_data": {"prompt": "p"},
         "claim": {"nonce": "n1", "request_hash": "hash", "deaths": 1},
-        "progress": {"stage": "queued", "step": 0, "total_steps": 0, "percent": 0},
+        "progress": {"stage": "queued", "step": 0, "total_steps": 0, "percent": 0, "eta_seconds": None},
         "created_at": SERVER,
         "updated_at": SERVER,
         "heartbeat_at": SERVER,
@@ -68,12 +68,13 @@ def test_a_refusal_disowns_whoever_held_the_document() -> None:
     assert schema.refused(None, OWNER, BID, InvalidInput([]), {})["attempt"] == 1
 
 
-def test_progress_is_told_in_four_numbers() -> None:
-    assert Progress("generating", 5, 10).public() == {
+def test_of_progress_is_told_what_the_contract_names() -> None:
+    assert Progress("generating", 5, 10, "decode", 0.5, percent=48, eta_seconds=70).public() == {
         "stage": "generating",
         "step": 5,
         "total_steps": 10,
         "percent": 48,
+        "eta_seconds": 70,
     }
 
 

@@ -72,7 +72,7 @@ def test_a_claim_writes_all_that_stands_there_from_the_start(
         "attempt": 1,
     }
     assert expected.items() <= written.items()
-    assert written["progress"] == {"stage": "queued", "step": 0, "total_steps": 0, "percent": 0}
+    assert written["progress"] == {"stage": "queued", "step": 0, "total_steps": 0, "percent": 0, "eta_seconds": None}
     assert isinstance(written["created_at"], datetime)
     left = written["expires_at"] - datetime.now(UTC)
     assert timedelta(seconds=timing.LEASE_SECONDS - 3) < left <= timedelta(seconds=timing.LEASE_SECONDS)

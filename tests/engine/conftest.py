@@ -23,6 +23,7 @@ Runner = Callable[..., list[NDArray[np.uint8]]]
 
 WITHOUT_TORCH = {
     "test_device.py",
+    "test_estimate.py",
     "test_few_steps.py",
     "test_hub.py",
     "test_identity.py",

@@ -98,24 +98,6 @@ async def test_closing_does_not_wait_for_an_interval() -> None:
     await asyncio.wait_for(throttle.close(), 0.5)
 
 
-@pytest.mark.parametrize(
-    ("progress", "percent"),
-    [
-        (Progress("queued"), 0),
-        (Progress("loading"), 0),
-        (Progress("loading", 1, 2), 2),
-        (Progress("generating"), 5),
-        (Progress("generating", 1, 2), 48),
-        (Progress("generating", 30, 30), 90),
-        (Progress("uploading", 1, 2), 95),
-        (Progress("uploading", 2, 2), 100),
-        (Progress("uploading", 3, 2), 100),
-    ],
-)
-def test_percent_runs_over_the_whole_job(progress: Progress, percent: int) -> None:
-    assert progress.percent == percent
-
-
 class Terminal(io.StringIO):
     """A stream that a person watches."""
 

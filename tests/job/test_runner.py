@@ -2,11 +2,12 @@
 
 import asyncio
 import base64
+import contextlib
 import io
 import json
 import threading
 import time
-from typing import Any
+from typing import Any, Literal
 
 import jwt
 import pytest
@@ -21,10 +22,15 @@ from tests.support.fakes import (
     is_down,
 )
 from tests.support.memory_world import CLOUD, PATH, SECRET, World, data_uri
+from worker.api.params import Params
+from worker.api.request import Request
 from worker.auth.tickets import request_hash
 from worker.core import timing
 from worker.core.errors import Cancelled, GpuFault, Internal, OutOfMemory
 from worker.core.stop import StopSignal
+from worker.core.types import Control
+from worker.engine.estimate import Estimate, Unit
+from worker.engine.protocol import Placement
 
 
 def picture(uri: str) -> Image.Image:
@@ -308,8 +314,88 @@ async def test_a_stop_in_the_middle_of_the_claim_leaves_no_document_processing(c
 async def test_the_watchdog_ends_a_job_that_takes_too_long() -> None:
     world = World(Slow(steps=100), job_timeout_seconds=0.5)
     response = await world.run(CLOUD)
-    assert (response["error_code"], response["retryable"]) == ("timeout", True)
+    assert (response["error_code"], response["retryable"]) == ("timeout", False)
     assert world.document["error"]["code"] == "timeout"
+    assert world.document["error"]["retryable"] is False
+
+
+class LoadsForLong(PaintingGenerator):
+    """Loads until it is asked to stop; `downloads` says that others wait for the same."""
+
+    downloads = False
+
+    def prepare(self, request: Request, params: Params, control: Control) -> Placement:
+        with control.untimed() if self.downloads else contextlib.nullcontext():
+            for _ in range(80):
+                time.sleep(0.01)
+                control.raise_if_stopped()
+        return super().prepare(request, params, control)
+
+
+async def test_a_timeout_before_anything_is_generated_may_be_tried_again() -> None:
+    response = await World(LoadsForLong(), job_timeout_seconds=0.3).run(CLOUD)
+    assert (response["error_code"], response["retryable"]) == ("timeout", True)
+
+
+async def test_the_time_of_a_download_is_not_the_jobs() -> None:
+    generator = LoadsForLong()
+    generator.downloads = True
+    response = await World(generator, job_timeout_seconds=0.5).run(CLOUD)
+    assert response["storage"] == "firebase"
+
+
+async def test_a_job_that_waits_for_a_download_can_be_cancelled() -> None:
+    generator = LoadsForLong()
+    generator.downloads = True
+    world, stop = World(generator), StopSignal()
+    job = asyncio.create_task(world.run(CLOUD, stop=stop))
+    await asyncio.sleep(0.2)
+    stop.request(Cancelled())
+    assert (await asyncio.wait_for(job, 0.5))["error_code"] == "cancelled"
+
+
+class Estimated(PaintingGenerator):
+    """Says how long a job will take; each of its steps a hundred seconds."""
+
+    def __init__(self, basis: Literal["card", "measured", "guess"]) -> None:
+        super().__init__()
+        self.basis: Literal["card", "measured", "guess"] = basis
+        self.touched = False
+
+    def estimate(self, request: Request, params: Params) -> Estimate:
+        steps = [Unit("step", 100.0)] * params.num_inference_steps
+        units = (Unit("load", 1000.0), *steps, Unit("decode", 60.0), Unit("pack", 10.0), Unit("upload", 0.0))
+        return Estimate(units, self.basis, "NVIDIA A100-SXM4-80GB")
+
+    def prepare(self, request: Request, params: Params, control: Control) -> Placement:
+        self.touched = True
+        return super().prepare(request, params, control)
+
+
+async def test_a_job_that_cannot_end_in_time_is_refused_with_numbers_before_a_model_is_touched() -> None:
+    generator = Estimated("card")
+    world = World(generator)
+    response = await world.run({**CLOUD, "num_inference_steps": 11})
+    assert (response["error_code"], response["retryable"], generator.touched) == ("invalid_input", False, False)
+    for words in ("num_inference_steps", "1,170 s", "A100", "540 s", "at most 4 steps"):
+        assert words in response["error"]
+    assert world.document["status"] == "failed"
+    assert (await world.run({**CLOUD, "num_inference_steps": 4}, job_id="job-2"))["storage"] == "firebase"
+
+
+async def test_where_not_even_a_step_fits_a_smaller_size_is_asked_for() -> None:
+    response = await World(Estimated("card"), job_timeout_seconds=100).run(CLOUD)
+    assert response["error_code"] == "invalid_input"
+    assert "ask for a smaller size" in response["error"]
+
+
+@pytest.mark.parametrize(("basis", "refused"), [("guess", False), ("measured", True)])
+async def test_on_an_unknown_card_only_what_was_measured_refuses(
+    basis: Literal["measured", "guess"], refused: bool
+) -> None:
+    response = await World(Estimated(basis)).run({**CLOUD, "num_inference_steps": 11})
+    assert (response.get("error_code") == "invalid_input") is refused
+    assert "error" not in await World(Estimated(basis)).run({**CLOUD, "num_inference_steps": 9})
 
 
 async def test_a_hung_step_is_a_timeout_and_the_worker_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Pixels and frames become files that browsers and phones open, and nothing is left behind."""
 
 import io
+import itertools
 import json
 import os
 import shutil
@@ -186,7 +187,7 @@ def test_encoding_copies_no_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     frames = clip(9)
     seen: list[memoryview] = []
 
-    def feed(command: list[str], raw: memoryview, raise_if_stopped: object) -> int:
+    def feed(command: list[str], raw: memoryview, going_on: object) -> int:
         seen.append(raw)
         Path(command[-1]).write_bytes(b"")
         return 0
@@ -195,6 +196,14 @@ def test_encoding_copies_no_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     video.encode_video(frames, 15)
     assert seen[0].nbytes == frames.nbytes
     assert np.shares_memory(np.frombuffer(seen[0], np.uint8), frames)
+
+
+def test_it_is_told_how_many_of_the_frames_have_gone_in() -> None:
+    shares: list[float] = []
+    video.encode_video(clip(81, 240, 416), 15, tell=shares.append)
+    assert shares == sorted(shares)
+    assert (shares[0], shares[-1]) == (0.0, 1.0)
+    assert max(later - earlier for earlier, later in itertools.pairwise(shares)) <= 0.1
 
 
 def test_a_stop_request_ends_the_encoder_at_once() -> None:

@@ -22,6 +22,7 @@ from worker.api.request import Request
 from worker.core.errors import BackendError, ModelUnavailable, Unauthenticated
 from worker.core.types import Control, Progress, Sources, TaskType
 from worker.document.store import FieldValue, Snapshot
+from worker.engine.estimate import Estimate
 from worker.engine.protocol import Generated, GeneratedClip, GeneratedImage, Placement
 from worker.storage.store import ObjectInfo
 
@@ -204,6 +205,9 @@ class PaintingGenerator:
             size_multiple=8,
             has_refiner=False,
         )
+
+    def estimate(self, request: Request, params: Params) -> Estimate | None:
+        return None
 
     def prepare(self, request: Request, params: Params, control: Control) -> Placement:
         control.raise_if_stopped()

@@ -44,6 +44,14 @@ MESSAGES: Mapping[str, str] = {
     "invalid_input.too_many_pixels": "width x height may be at most {most} pixels (got {got})",
     "invalid_input.image_cost": "width x height x steps x images may be at most {most} (got {got})",
     "invalid_input.video_cost": "video_width x video_height x num_frames x steps may be at most {most} (got {got})",
+    "invalid_input.too_slow": (
+        "the job would take about {seconds:,} s on this worker ({card}), which stops it after {limit:,} s; "
+        "at most {steps} steps, or a smaller size (got {got})"
+    ),
+    "invalid_input.too_slow_at_any_steps": (
+        "the job would take about {seconds:,} s on this worker ({card}), which stops it after {limit:,} s; "
+        "ask for a smaller size, fewer frames or fewer images (got {got})"
+    ),
     "invalid_input.no_refiner": "needs a refiner, and this worker has none (SDXL_REFINER)",
     "invalid_input.too_many_bytes": "must hold at most {most} bytes (got {got})",
     "invalid_input.base64": "must be standard base64 after the comma, padded, without line breaks",

@@ -4,7 +4,7 @@ Imports nothing of the worker.
 """
 
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -55,6 +55,8 @@ class Owner:
 
 
 Stage = Literal["queued", "loading", "generating", "uploading"]
+Part = Literal["load", "text", "encode", "step", "decode", "pack", "upload"]
+"""What a job's time goes into. `encode` and `decode` are the VAE's, `pack` makes a file of pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,17 +66,18 @@ class Progress:
     stage: Stage
     step: int = 0
     total_steps: int = 0
-
-    @property
-    def percent(self) -> int:
-        """0 ... 100 over the whole job: loading counts for 5, the denoising steps for 85, uploading for the rest."""
-        share = self.step / self.total_steps if self.total_steps else 0.0
-        start, width = {"queued": (0, 0), "loading": (0, 5), "generating": (5, 85), "uploading": (90, 10)}[self.stage]
-        return round(start + width * min(share, 1.0))
+    part: Part | None = None
+    """What goes on after that step, where it is not the next step."""
+    share: float = 0.0
+    """How much of `part` is done, 0 ... 1."""
+    percent: int = 0
+    """0 ... 100 over the whole job, by its estimate: the job fills it in, not who reports."""
+    eta_seconds: int | None = None
+    """What is left of it; None: not known."""
 
     def public(self) -> dict[str, Any]:
         """As RunPod and the document are told it."""
-        return {**asdict(self), "percent": self.percent}
+        return {name: getattr(self, name) for name in ("stage", "step", "total_steps", "percent", "eta_seconds")}
 
 
 @dataclass(frozen=True, slots=True)

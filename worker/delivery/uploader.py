@@ -5,6 +5,7 @@ the bucket. The same holds for a result that the content safety check refuses. K
 """
 
 import asyncio
+import functools
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import Any
 from worker.api.request import ImageRequest, Request
 from worker.core import timing
 from worker.core.errors import BackendError, Forbidden, ResultTooLarge, StorageUnavailable
-from worker.core.types import Control, Owner, Progress
+from worker.core.types import Control, Owner, Part, Progress
 from worker.delivery.delivered import Delivered
 from worker.delivery.spool import Spool
 from worker.engine.protocol import Generated, GeneratedImage
@@ -148,15 +149,17 @@ class Uploader:
         encoded = await asyncio.to_thread(self._encode, generated)
         self.timings["encode"] += time.monotonic() - started
         file = _File(replace(encoded, seed=generated.seed, nsfw=generated.nsfw))
+        self._tell("upload")
         if self._destination is not None:
             file = await self._upload(self._destination, file.artifact, index)
         self._done += file.stored is not None or self._destination is None
-        if self._all_taken:
-            self._tell()
+        self._tell()
         return file
 
-    def _tell(self) -> None:
-        self._control.report(Progress("uploading", self._done, self._count))
+    def _tell(self, part: Part | None = None, share: float = 0.0) -> None:
+        """Of what is delivered beside the generation nothing is said: that goes on, and counts."""
+        if self._all_taken:
+            self._control.report(Progress("uploading", self._done, self._count, part, share))
 
     async def _upload(self, destination: Destination, artifact: Artifact, index: int) -> "_File":
         """The file in the bucket, or the file alone where it could not be stored."""
@@ -181,7 +184,12 @@ class Uploader:
         if isinstance(generated, GeneratedImage):
             assert isinstance(self._request, ImageRequest)  # noqa: S101 - images come from image requests
             return encode_image(generated.pixels, self._request.output_format)
-        return encode_video(generated.frames, self._fps, raise_if_stopped=self._control.raise_if_stopped)
+        return encode_video(
+            generated.frames,
+            self._fps,
+            raise_if_stopped=self._control.raise_if_stopped,
+            tell=functools.partial(self._tell, "pack"),
+        )
 
     async def _inline(
         self, artifacts: Sequence[Artifact], warnings: tuple[str, ...], max_result_bytes: int

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from worker.api.params import ModelDefaults, Params
     from worker.api.request import Request
+    from worker.engine.estimate import Estimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ class Placement:
 
 
 class Generator(Protocol):
-    """Every model of this worker behind one door. All but `describe` are called in the one GPU thread."""
+    """Every model of this worker behind one door. All but `describe` and `estimate` run in the one GPU thread."""
 
     def describe(self, task_type: TaskType, model: str | None = None) -> "ModelDefaults":
         """What a model of a task says of itself; reads small files only, imports nothing heavy, any thread.
@@ -70,6 +71,10 @@ class Generator(Protocol):
         Raises:
             ModelUnavailable: no model is configured for the task; the message names the variable to set.
         """
+        ...
+
+    def estimate(self, request: "Request", params: "Params") -> "Estimate | None":
+        """How long the job will take, piece by piece; reads small files only, any thread. None: not known."""
         ...
 
     def prepare(self, request: "Request", params: "Params", control: Control) -> Placement:

@@ -1,7 +1,7 @@
 """What one job carries through every stage: who asked, why it should stop, how far it is, what to say of its result.
 
-The `Control` that the model asks and tells. `report` and `raise_if_stopped` are safe in any thread, the rest belongs to
-the event loop.
+The `Control` that the model asks and tells. `report`, `raise_if_stopped` and `untimed` are safe in any thread, the rest
+belongs to the event loop.
 """
 
 import asyncio
@@ -10,13 +10,16 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from worker.api.request import Envelope
+from worker.core import timing
 from worker.core.stop import StopSignal
 from worker.core.types import Progress
 from worker.document.lease import Lease
+from worker.job.course import Course
+from worker.job.limit import TimeLimit
 from worker.storage.results import ObjectOwner
 
 
@@ -49,6 +52,10 @@ class JobContext:
     """How long the job has used the GPU, whatever became of it."""
     ended: bool = False
     """Whether its outcome is decided: nothing that comes later counts."""
+    limit: TimeLimit | None = None
+    """How long the job may take; None: as long as it likes."""
+    course: Course = field(default_factory=Course)
+    """How far it is, by its estimate."""
     _newest: Progress = field(default_factory=lambda: Progress("queued"))
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
 
@@ -61,8 +68,8 @@ class JobContext:
         self.stop.raise_if_stopped()
 
     def untimed(self) -> AbstractContextManager[None]:
-        """Nothing here has a limit."""
-        return contextlib.nullcontext()
+        """The body is not counted against the job's time limit."""
+        return contextlib.nullcontext() if self.limit is None else self.limit.paused()
 
     def report(self, progress: Progress) -> None:
         """Take note of progress; returns at once."""
@@ -100,9 +107,27 @@ class JobContext:
             claimed=lease.claimed,
         )
 
+    @property
+    def generating(self) -> bool:
+        """Whether its generation has begun."""
+        return self._newest.stage in {"generating", "uploading"}
+
+    async def keep_moving(self) -> None:
+        """Pass on, until the job has ended, that it goes on between two reports."""
+        while not self.ended:
+            await asyncio.sleep(timing.PROGRESS_SECONDS)
+            progress = self.course.between()
+            if progress.percent > self._newest.percent:
+                self._tell(progress)
+
     def _note(self, progress: Progress) -> None:
         """Pass progress on, never backwards: an early upload must not look like the end of the generation."""
-        if self.ended or progress.percent < self._newest.percent:
+        placed = self.course.at(progress)
+        if placed is not None:
+            self._tell(replace(placed, percent=max(placed.percent, self._newest.percent)))
+
+    def _tell(self, progress: Progress) -> None:
+        if self.ended:
             return
         self._newest = progress
         if self.lease is not None:

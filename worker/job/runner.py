@@ -21,9 +21,11 @@ from worker.api.request import DEFAULT_TASK, Request, Source, envelope, parse
 from worker.core.errors import (
     Cancelled,
     Deleted,
+    FieldProblem,
     Forbidden,
     GpuFault,
     Internal,
+    InvalidInput,
     JobError,
     JobTimeout,
     Superseded,
@@ -36,9 +38,12 @@ from worker.delivery.delivered import Delivered
 from worker.delivery.uploader import Destination, Uploader
 from worker.document.lease import Lease
 from worker.document.transitions import AlreadyDone
+from worker.engine.estimate import Estimate
 from worker.engine.protocol import Generated
 from worker.job.context import Job, JobContext
+from worker.job.course import Course
 from worker.job.gpu_queue import GpuSlot
+from worker.job.limit import TimeLimit
 from worker.job.preflight import Preflight
 from worker.job.services import Services
 
@@ -64,13 +69,19 @@ async def run(
     context = JobContext(job, asked, stop, on_progress, lease)
     runner = _Runner(services, context)
     limit = services.settings.job_timeout_seconds
-    timeout = JobTimeout("timeout.limit", seconds=limit)
-    watchdog = asyncio.get_running_loop().call_later(limit, stop.request, timeout)
+
+    def expire() -> None:
+        # What was too long for this card will be so again.
+        stop.request(JobTimeout("timeout.limit", seconds=limit, retryable=not context.generating))
+
+    context.limit = TimeLimit(limit, expire)
+    moving = asyncio.create_task(context.keep_moving())
     try:
         outcome = await _outcome(runner.serve(), job)
         answer = outcome if isinstance(outcome, dict) else await runner.answer(outcome)
     finally:
-        watchdog.cancel()
+        context.limit.cancel()
+        moving.cancel()
     log.info(
         "job %s",
         answer.get("error_code", "completed"),
@@ -95,6 +106,36 @@ async def _outcome(work: Awaitable[T], job: Job) -> T | JobError | Cancelled:
         facts = {"action": "internal_error", "reference": reference, "job_id": job.id}
         log.error("unexpected %s", where(error), extra=facts)  # noqa: TRY400 - a traceback may quote the client
         return Internal("internal.unexpected", reference=reference)
+
+
+def _check_time(estimate: Estimate | None, params: Params, limit: float) -> None:
+    """Refuse what cannot end within `limit` seconds on this card.
+
+    Raises:
+        InvalidInput: it cannot; the message says how many steps could.
+    """
+    if estimate is None or estimate.seconds is None or not estimate.exceeds(limit):
+        return
+    asked, seconds, card = params.num_inference_steps, round(estimate.seconds), estimate.card
+    problem = FieldProblem(
+        "num_inference_steps",
+        "invalid_input.too_slow_at_any_steps",
+        seconds=seconds,
+        card=card,
+        limit=round(limit),
+        got=asked,
+    )
+    if steps := estimate.steps_within(limit, asked):
+        problem = FieldProblem(
+            "num_inference_steps",
+            "invalid_input.too_slow",
+            seconds=seconds,
+            card=card,
+            limit=round(limit),
+            steps=steps,
+            got=asked,
+        )
+    raise InvalidInput([problem])
 
 
 class _Runner:
@@ -125,6 +166,9 @@ class _Runner:
                 request, defaults, max_image_pixels=limits.max_image_pixels, max_job_cost=limits.max_job_cost
             )
             context.warnings.extend(departures(params, defaults))
+            estimate = self._services.generator.estimate(request, params)
+            _check_time(estimate, params, limits.job_timeout_seconds)
+        context.course = Course(estimate)
         context.manifest = response.manifest(params, defaults.name)
         # In a thread: an inline picture of 20 MB takes most of a second, in which nothing else may wait.
         context.fingerprint = await asyncio.to_thread(fingerprint, request)

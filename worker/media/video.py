@@ -39,6 +39,7 @@ def encode_video(
     crf: int = VIDEO_CRF,
     preset: str = VIDEO_PRESET,
     raise_if_stopped: Callable[[], None] | None = None,
+    tell: Callable[[float], None] | None = None,
 ) -> Artifact:
     """Encode a clip as H.264 (High, yuv420p, BT.709) in an MP4 whose index stands in front.
 
@@ -48,6 +49,7 @@ def encode_video(
         crf: rate factor, 0 ... 51; every 6 more about halve the file.
         preset: x264's own names, `ultrafast` ... `veryslow`.
         raise_if_stopped: asked several times a second; what it raises stops ffmpeg and is passed on.
+        tell: told what share of the frames has been handed over, 0 ... 1.
 
     Raises:
         DiskFull: no room for the temporary file.
@@ -61,7 +63,14 @@ def encode_video(
         # +faststart opens the finished file again to move its index, so it has to be a real one.
         path = folder / "clip.mp4"
         command = _ffmpeg_command(path, width=width, height=height, fps=fps, crf=crf, preset=preset)
-        code = _feed(command, raw, raise_if_stopped or (lambda: None))
+
+        def going_on(share: float) -> None:
+            if raise_if_stopped is not None:
+                raise_if_stopped()
+            if tell is not None:
+                tell(share)
+
+        code = _feed(command, raw, going_on)
         if code != 0:
             # ffmpeg exits with the low byte of its negative error number. Its own words may hold paths: not repeated.
             full = code == 256 - errno.ENOSPC or shutil.disk_usage(folder).free < (1 << 20)
@@ -103,7 +112,7 @@ def _ffmpeg_command(path: Path, *, width: int, height: int, fps: int, crf: int, 
     ]
 
 
-def _feed(command: list[str], raw: memoryview, raise_if_stopped: Callable[[], None]) -> int:
+def _feed(command: list[str], raw: memoryview, going_on: Callable[[float], None]) -> int:
     """Write `raw` into the command's standard input and return its exit status; on any way out it has ended."""
     # Its own session: Ctrl-C on a terminal reaches the worker, which then decides.
     process = subprocess.Popen(
@@ -115,6 +124,7 @@ def _feed(command: list[str], raw: memoryview, raise_if_stopped: Callable[[], No
         pipesize=_PIPE_BYTES,
         start_new_session=True,
     )
+    size = len(raw)
     try:
         assert process.stdin is not None  # noqa: S101 - true by stdin=PIPE, for the type checker
         pipe = process.stdin.fileno()
@@ -122,7 +132,7 @@ def _feed(command: list[str], raw: memoryview, raise_if_stopped: Callable[[], No
         os.set_blocking(pipe, False)
         with process.stdin:
             while raw:
-                raise_if_stopped()
+                going_on(1 - len(raw) / size)
                 if select.select([], [pipe], [], _ASK_EVERY_SECONDS)[1]:
                     try:
                         raw = raw[os.write(pipe, raw[:_PIPE_BYTES]) :]
@@ -131,7 +141,7 @@ def _feed(command: list[str], raw: memoryview, raise_if_stopped: Callable[[], No
                     except BrokenPipeError:
                         break  # it ended early: the exit status says why
         while True:
-            raise_if_stopped()
+            going_on(1.0)
             try:
                 return process.wait(_ASK_EVERY_SECONDS)
             except subprocess.TimeoutExpired:

@@ -1,0 +1,339 @@
+"""The arithmetic of a job's time: work as it was counted, rates of cards, and what was measured."""
+
+import contextlib
+import json
+from contextlib import AbstractContextManager
+from typing import Any
+
+import pytest
+
+from worker.api.params import Draft, ImageParams, Params, VideoParams
+from worker.api.request import Scheduler
+from worker.core.types import Progress
+from worker.engine import estimate as module
+from worker.engine.estimate import (
+    SDXL_UNET,
+    SDXL_VAE,
+    Config,
+    Estimate,
+    Estimator,
+    Networks,
+    Stopwatch,
+    Unit,
+    clip_decode,
+    image_decode,
+    image_encode,
+    rates,
+    transformer,
+    unet,
+    work,
+)
+from worker.engine.models.hub import DEMO_MODELS
+
+REFINER: Config = {
+    "block_out_channels": [384, 768, 1536, 1536],
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+    "transformer_layers_per_block": 4,
+    "layers_per_block": 2,
+    "cross_attention_dim": 1280,
+}
+WAN_1_3B: Config = {"num_attention_heads": 12, "attention_head_dim": 128, "ffn_dim": 8960, "num_layers": 30}
+WAN_14B: Config = {"num_attention_heads": 40, "attention_head_dim": 128, "ffn_dim": 13824, "num_layers": 40}
+WAN_I2V: Config = {**WAN_1_3B, "added_kv_proj_dim": 1536}
+TI2V_5B: Config = {"num_attention_heads": 24, "attention_head_dim": 128, "ffn_dim": 14336, "num_layers": 30}
+WAN_VAE: Config = {"base_dim": 96, "scale_factor_spatial": 8}
+TI2V_VAE: Config = {
+    "base_dim": 160,
+    "decoder_base_dim": 256,
+    "is_residual": True,
+    "patch_size": 2,
+    "scale_factor_spatial": 16,
+}
+SDXL = Networks("sdxl", SDXL_UNET, SDXL_VAE, REFINER)
+WAN = Networks("wan", WAN_1_3B, WAN_VAE)
+TERA = 1e12
+
+
+def images(**changes: Any) -> ImageParams:
+    values: dict[str, Any] = {
+        "prompt": "",
+        "negative_prompt": "",
+        "width": 1024,
+        "height": 1024,
+        "num_inference_steps": 30,
+        "guidance_scale": 5.0,
+        "scheduler": None,
+        "seeds": (0,),
+    }
+    return ImageParams(**(values | changes))
+
+
+def clip(**changes: Any) -> VideoParams:
+    values: dict[str, Any] = {
+        "prompt": "",
+        "negative_prompt": "",
+        "width": 832,
+        "height": 480,
+        "num_frames": 81,
+        "fps": 16,
+        "num_inference_steps": 50,
+        "guidance_scale": 5.0,
+        "flow_shift": 3.0,
+        "seed": 0,
+    }
+    return VideoParams(**(values | changes))
+
+
+def parts(networks: Networks, params: Params, **options: Any) -> list[str]:
+    return [part for part, _, _ in work(networks, params, **options)]
+
+
+def on(card: str | None, networks: Networks, params: Params) -> Estimate:
+    estimator = Estimator()
+    estimator.card = card
+    return estimator.estimate(networks, params, from_image=False)
+
+
+@pytest.mark.parametrize(
+    ("estimated", "counted"),
+    [
+        pytest.param(2 * unet(SDXL_UNET, 512, 512), 3.178, id="SDXL's UNet at 512, guided"),
+        pytest.param(2 * unet(SDXL_UNET, 768, 768), 7.282, id="at 768"),
+        pytest.param(2 * unet(SDXL_UNET, 1024, 1024), 13.522, id="at 1024"),
+        pytest.param(2 * unet(SDXL_UNET, 1536, 1536), 34.522, id="at 1536"),
+        pytest.param(2 * unet(REFINER, 1024, 1024), 14.572, id="the refiner's"),
+        pytest.param(image_decode(SDXL_VAE, 1024, 1024), 10.470, id="SDXL's decode"),
+        pytest.param(image_decode(SDXL_VAE, 1536, 1536), 25.1, id="at 1536, too"),
+        pytest.param(image_encode(SDXL_VAE, 1024, 1024), 4.879, id="its encode"),
+        pytest.param(transformer(WAN_1_3B, WAN_VAE, 832, 480, 81), 283.0, id="Wan 1.3B, 81 frames"),
+        pytest.param(transformer(WAN_1_3B, WAN_VAE, 832, 480, 49), 128.6, id="49 frames"),
+        pytest.param(transformer(WAN_14B, WAN_VAE, 832, 480, 81), 1678.4, id="14B"),
+        pytest.param(2 * transformer(WAN_I2V, WAN_VAE, 832, 480, 81, from_image=True), 569, id="from an image"),
+        pytest.param(2 * transformer(TI2V_5B, TI2V_VAE, 1280, 704, 81), 586, id="TI2V 5B"),
+        pytest.param(clip_decode(WAN_VAE, 832, 480, 81), 275.35, id="Wan's decode"),
+        pytest.param(clip_decode(WAN_VAE, 832, 480, 49), 166.95, id="of 49 frames"),
+        pytest.param(clip_decode(WAN_VAE, 1280, 720, 81), 639, id="in 720p"),
+        pytest.param(clip_decode(TI2V_VAE, 1280, 704, 81), 1348, id="TI2V's decode"),
+        pytest.param(clip_decode(TI2V_VAE, 1280, 704, 81, tiled=True), 2228, id="in tiles"),
+    ],
+)
+def test_work_is_what_torch_counts_on_the_full_networks(estimated: float, counted: float) -> None:
+    """`counted` are TFLOP of torch's FlopCounterMode on diffusers' own classes, without weights."""
+    assert estimated / TERA == pytest.approx(counted, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("folder", "counted"),
+    [("sdxl", 0.40985e-3), ("sdxl-refiner", 0.40607e-3)],
+)
+def test_it_is_so_on_networks_of_other_widths(folder: str, counted: float) -> None:
+    config = json.loads((DEMO_MODELS / folder / "unet" / "config.json").read_text())
+    assert unet(config, 256, 256) / TERA == pytest.approx(counted, rel=0.1)
+
+
+def test_a_step_is_what_its_network_calls_are() -> None:
+    def step(networks: Networks, params: Params) -> float:
+        return next(flop for part, _, flop in work(networks, params) if part == "step")
+
+    plain = step(SDXL, images(guidance_scale=1.0))
+    assert step(SDXL, images()) == 2 * plain
+    assert step(SDXL, images(scheduler=Scheduler.HEUN)) == 4 * plain
+    assert step(WAN, clip()) == 2 * step(WAN, clip(guidance_scale=1.0))
+    heun = Networks("sdxl", SDXL_UNET, SDXL_VAE, None, {"_class_name": "HeunDiscreteScheduler"})
+    assert step(heun, images()) == 4 * plain
+    assert step(heun, images(scheduler=Scheduler.DDIM)) == 2 * plain
+
+
+def test_a_job_is_its_pieces_in_their_order() -> None:
+    assert parts(SDXL, images(num_inference_steps=2, seeds=(0, 1))) == [
+        "text",
+        *("step", "step", "decode"),
+        *("step", "step", "decode"),
+    ]
+    changed = images(num_inference_steps=4, strength=0.5)
+    assert parts(SDXL, changed, from_image=True) == ["text", "encode", "step", "step", "decode"]
+    drafted = clip(num_inference_steps=3, draft=Draft(416, 240, 0.4))
+    assert parts(WAN, drafted) == ["text", "step", "step", "step", "decode", "encode", "step", "decode"]
+    assert parts(WAN, clip(num_inference_steps=1), from_image=True) == ["text", "encode", "step", "decode"]
+
+
+def test_the_refiner_takes_its_share_of_the_steps_at_its_own_price() -> None:
+    refined = images(num_inference_steps=30, high_noise_frac=0.8, refiner_inference_steps=30)
+    steps = [flop for part, _, flop in work(SDXL, refined) if part == "step"]
+    assert (len(steps), len(set(steps))) == (30, 2)
+    assert steps.count(max(steps)) == 6
+
+
+@pytest.mark.parametrize(
+    ("card", "name"),
+    [
+        ("NVIDIA A100-SXM4-80GB", "A100"),
+        ("NVIDIA A100 80GB PCIe", "A100"),
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA H200", "H200"),
+        ("NVIDIA GeForce RTX 4090", "RTX 4090"),
+        ("NVIDIA RTX 6000 Ada Generation", "RTX 6000 Ada"),
+        ("NVIDIA RTX A4000", "A4000"),
+        ("NVIDIA RTX A6000", "A6000"),
+        ("NVIDIA A40", "A40"),
+        ("NVIDIA L40S", "L40S"),
+        ("NVIDIA L4", "L4"),
+        ("Tesla T4", None),
+        ("NVIDIA A100-SXM4-80GB MIG 3g.40gb", None),
+        (None, None),
+    ],
+)
+def test_a_card_is_known_by_the_name_that_cuda_gives_it(card: str | None, name: str | None) -> None:
+    assert rates(card) is (module.RATES[name] if name else None)
+
+
+@pytest.mark.parametrize(
+    ("card", "networks", "params", "published"),
+    [
+        pytest.param("NVIDIA A100-SXM4-80GB", SDXL, images(), 3.3, id="SDXL, 30 steps"),
+        pytest.param("NVIDIA GeForce RTX 4090", WAN, clip(), 240, id="Wan 1.3B, about four minutes"),
+        pytest.param("NVIDIA A800-SXM4-80GB", WAN, clip(), 189, id="Wan 1.3B"),
+        pytest.param("NVIDIA H100 80GB HBM3", Networks("wan", WAN_14B, WAN_VAE), clip(), 488, id="Wan 14B"),
+    ],
+)
+def test_an_estimate_is_near_what_others_published(
+    card: str, networks: Networks, params: Params, published: float
+) -> None:
+    estimate = on(card, networks, params)
+    seconds = sum(unit.seconds for unit in estimate.units if unit.part in {"text", "step", "decode"})
+    assert (estimate.basis, estimate.card) == ("card", card)
+    assert seconds == pytest.approx(published, rel=0.2)
+
+
+def test_what_cannot_end_in_time_is_told_with_the_steps_that_could() -> None:
+    """A 14B clip on an A100 is nineteen minutes of work."""
+    fourteen = Networks("wan", WAN_14B, WAN_VAE)
+    estimate = on("NVIDIA A100-SXM4-80GB", fourteen, clip())
+    assert estimate.exceeds(540)
+    assert estimate.seconds == pytest.approx(1140, rel=0.05)
+    steps = estimate.steps_within(540, 50)
+    assert not on("NVIDIA A100-SXM4-80GB", fourteen, clip(num_inference_steps=steps)).exceeds(540)
+    assert on("NVIDIA A100-SXM4-80GB", fourteen, clip(num_inference_steps=steps + 1)).exceeds(540)
+    assert not on("NVIDIA H200", fourteen, clip()).exceeds(900)
+
+
+def test_nothing_is_refused_on_a_guess() -> None:
+    estimate = on(None, WAN, clip())
+    assert (estimate.basis, estimate.seconds) == ("guess", None)
+    assert not estimate.exceeds(1)
+
+
+def test_of_an_unknown_card_twice_the_limit_is_given_a_try_once_it_was_measured() -> None:
+    estimate = Estimate((Unit("load", 1000), Unit("step", 150)), "measured")
+    assert not estimate.exceeds(100)
+    assert estimate.exceeds(70)
+
+
+def test_weights_that_are_not_loaded_yet_are_no_reason_to_refuse() -> None:
+    assert Estimate((Unit("load", 1000), Unit("step", 10)), "card").seconds == 10
+
+
+class Ear:
+    """A `Control` that hears."""
+
+    def __init__(self) -> None:
+        self.heard: list[Any] = []
+
+    def report(self, progress: Progress) -> None:
+        self.heard.append(progress)
+
+    def raise_if_stopped(self) -> None:
+        self.heard.append("asked")
+
+    def untimed(self) -> AbstractContextManager[None]:
+        self.heard.append("untimed")
+        return contextlib.nullcontext()
+
+    def warn(self, warning: str) -> None:
+        self.heard.append(warning)
+
+
+def run_at(estimator: Estimator, networks: Networks, params: Params, *, step: float, decode: float) -> None:
+    """A run that takes so many seconds for each step and for its decode."""
+    now = 0.0
+    watch = Stopwatch(Ear(), estimator.estimate(networks, params, from_image=False), lambda: now)
+    steps = params.num_inference_steps
+    for done in range(1, steps + 1):
+        now += 100 if done == 1 else step  # the first has the prompt and the warming up in it
+        watch.report(Progress("generating", done, steps))
+    for quarter in range(5):
+        watch.report(Progress("generating", steps, steps, "decode", quarter / 4))
+        now += decode / 4
+    estimator.learn(networks.family, watch.measured)
+
+
+def seconds(estimator: Estimator, networks: Networks, params: Params, part: str) -> float:
+    units = estimator.estimate(networks, params, from_image=False).units
+    return next(unit.seconds for unit in units if unit.part == part)
+
+
+def test_without_a_card_what_was_measured_counts() -> None:
+    estimator = Estimator()
+    run_at(estimator, WAN, clip(num_inference_steps=4), step=50.0, decode=20.0)
+    assert seconds(estimator, WAN, clip(), "step") == pytest.approx(50)
+    assert seconds(estimator, WAN, clip(), "decode") == pytest.approx(20)
+    assert estimator.estimate(WAN, clip(), from_image=False).basis == "measured"
+    assert estimator.estimate(SDXL, images(), from_image=False).basis == "guess"
+    half = clip(guidance_scale=1.0)
+    assert seconds(estimator, WAN, half, "step") == pytest.approx(25)
+
+
+def test_a_cards_rates_are_corrected_by_half_of_what_was_measured_each_time() -> None:
+    estimator = Estimator()
+    estimator.card = "NVIDIA A100-SXM4-80GB"
+    known = seconds(estimator, WAN, clip(), "step")
+    run_at(estimator, WAN, clip(), step=2 * known, decode=10)
+    assert seconds(estimator, WAN, clip(), "step") == pytest.approx(1.5 * known)
+    run_at(estimator, WAN, clip(), step=2 * known, decode=10)
+    assert seconds(estimator, WAN, clip(), "step") == pytest.approx(1.75 * known)
+
+
+def test_one_run_in_bad_company_makes_no_known_card_ten_times_slower() -> None:
+    estimator = Estimator()
+    estimator.card = "NVIDIA A100-SXM4-80GB"
+    known = seconds(estimator, WAN, clip(), "step")
+    run_at(estimator, WAN, clip(), step=50 * known, decode=10)
+    assert seconds(estimator, WAN, clip(), "step") <= 2 * known
+
+
+def test_steps_that_are_mostly_overhead_teach_nothing() -> None:
+    estimator = Estimator()
+    small = images(width=64, height=64, num_inference_steps=4)
+    demo = Networks("sdxl", json.loads((DEMO_MODELS / "sdxl" / "unet" / "config.json").read_text()), SDXL_VAE)
+    run_at(estimator, demo, small, step=0.04, decode=0.0)
+    assert estimator.estimate(demo, images(), from_image=False).basis == "guess"
+
+
+def test_a_draft_and_its_second_pass_are_measured_each_against_its_own_steps() -> None:
+    estimator = Estimator()
+    params = clip(num_inference_steps=4, draft=Draft(416, 240, 0.5))
+    units = estimator.estimate(WAN, params, from_image=False).units
+    small, *_, large = [unit.seconds for unit in units if unit.part == "step"]
+    now = 0.0
+    watch = Stopwatch(Ear(), estimator.estimate(WAN, params, from_image=False), lambda: now)
+    for done in range(1, 7):
+        now += 3 * (small if done <= 4 else large)
+        watch.report(Progress("generating", done, 6))
+        if done == 4:
+            watch.report(Progress("generating", 4, 6, "decode", 0.0))
+            watch.report(Progress("generating", 4, 6, "decode", 1.0))
+    took, expected = watch.measured["step"]
+    assert took == pytest.approx(3 * expected)
+    assert expected == pytest.approx(3 * small + large)
+
+
+def test_the_stopwatch_hands_everything_on() -> None:
+    ear = Ear()
+    watch = Stopwatch(ear, None)
+    progress = Progress("generating", 1, 2)
+    watch.report(progress)
+    watch.raise_if_stopped()
+    watch.warn("slow")
+    with watch.untimed():
+        pass
+    assert ear.heard == [progress, "asked", "slow", "untimed"]

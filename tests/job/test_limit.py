@@ -1,0 +1,69 @@
+"""A job's time limit: over when its seconds are over, and not counting while the job waits for what serves all."""
+
+import asyncio
+import contextlib
+import threading
+
+from worker.job.limit import TimeLimit
+
+
+def begun(seconds: float) -> tuple[TimeLimit, asyncio.Event]:
+    over = asyncio.Event()
+    return TimeLimit(seconds, over.set), over
+
+
+async def within(seconds: float, event: asyncio.Event) -> bool:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)
+    return event.is_set()
+
+
+async def test_it_ends_after_its_seconds() -> None:
+    _, over = begun(0.05)
+    assert await within(2, over)
+
+
+async def test_it_does_not_end_once_it_is_called_off() -> None:
+    limit, over = begun(0.05)
+    limit.cancel()
+    with limit.paused():
+        pass
+    assert not await within(0.2, over)
+
+
+async def test_a_pause_is_not_counted_and_what_is_left_is() -> None:
+    limit, over = begun(0.2)
+    with limit.paused():
+        assert not await within(0.5, over)
+    assert not over.is_set()
+    assert await within(2, over)
+
+
+async def test_of_several_pauses_the_last_to_end_counts() -> None:
+    limit, over = begun(0.1)
+    with limit.paused():
+        with limit.paused():
+            pass
+        with limit.paused():
+            assert not await within(0.3, over)
+        assert not await within(0.3, over)
+    assert await within(2, over)
+
+
+async def test_another_thread_may_pause_it() -> None:
+    limit, over = begun(0.2)
+    paused, release = threading.Event(), threading.Event()
+
+    def download() -> None:
+        with contextlib.suppress(ValueError), limit.paused():
+            paused.set()
+            release.wait(5)
+            raise ValueError
+
+    thread = threading.Thread(target=download)
+    thread.start()
+    await asyncio.to_thread(paused.wait, 5)
+    assert not await within(0.5, over)
+    release.set()
+    assert await within(2, over)
+    thread.join()

@@ -1,0 +1,473 @@
+"""How long a job will take on this card: its arithmetic from sizes and steps, the card's rate, and what was measured.
+
+Pure: reads small JSON values, imports no torch. Work is counted in FLOP (a multiply and an add are two), part by part,
+in the order in which a job runs; a rate makes seconds of it. Counts agree within 10 % with what torch's FlopCounterMode
+counts on the full networks (tests/engine/test_estimate.py has both).
+"""
+
+import math
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from worker.api.params import ImageParams, Params, VideoParams
+from worker.api.request import Scheduler
+from worker.core.types import Control, Part, Progress
+from worker.engine.models.checkpoint import read_json
+from worker.engine.models.registry import Family, ModelSpec
+
+Kind = Literal["sdxl", "wan", "vae"]
+Config = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One piece of a job, in the order in which they run: a denoising step, a decode, a file's encoding."""
+
+    part: Part
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Seconds of each piece of a job, without waiting in line and without a download."""
+
+    units: tuple[Unit, ...]
+    basis: Literal["card", "measured", "guess"]
+    """What the seconds rest on: rates known of this card, or only this worker's own jobs. Of a guess, only the shares
+    mean anything."""
+    card: str = "CPU"
+
+    @property
+    def seconds(self) -> float | None:
+        """Of the whole job, with the weights in memory; None: not known yet."""
+        return None if self.basis == "guess" else self._sum()
+
+    def exceeds(self, limit: float) -> bool:
+        """Whether the job surely cannot end within `limit` seconds.
+
+        Where only earlier jobs of this worker are known, and nothing of the card, twice the limit is still given a try.
+        """
+        return self.basis != "guess" and self._sum() > limit * (1 if self.basis == "card" else 2)
+
+    def steps_within(self, limit: float, steps: int) -> int:
+        """Of a job that was asked for with `steps`: how many it could have to end within `limit` seconds."""
+        denoising = self._sum("step")
+        return max(0, math.floor(steps * (limit - (self._sum() - denoising)) / denoising)) if denoising else steps
+
+    def _sum(self, part: Part | None = None) -> float:
+        return sum(unit.seconds for unit in self.units if unit.part != "load" and part in {None, unit.part})
+
+
+# -- work, in FLOP
+
+_PROMPT_TOKENS = {"sdxl": 77, "wan": 512}
+_TEXT = {"sdxl": 0.111e12, "wan": 4.845e12}
+"""CLIP-L with bigG, and UMT5-XXL: one prompt, counted; small beside everything else in any size."""
+_IMAGE_TOKENS = 257
+"""CLIP-H of an image-to-video Wan: 16 x 16 patches and their summary."""
+_TWICE = {Scheduler.HEUN}
+_TWICE_CLASSES = {"HeunDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "KDPM2DiscreteScheduler"}
+"""Second-order solvers: two calls of the network a step (Karras et al. 2022, arXiv:2206.00364, algorithm 1)."""
+
+SDXL_UNET: Config = {
+    "block_out_channels": [320, 640, 1280],
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+    "transformer_layers_per_block": [1, 2, 10],
+    "layers_per_block": 2,
+    "cross_attention_dim": 2048,
+}
+"""Of a checkpoint in one file, which has no config: https://huggingface.co/stabilityai/stable-diffusion-xl-base-1.0."""
+SDXL_VAE: Config = {"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Networks:
+    """The configs of what a job runs on, as their folders have them."""
+
+    family: Family
+    denoiser: Config
+    vae: Config
+    refiner: Config | None = None
+    scheduler: Config | None = None
+
+    @classmethod
+    def of(cls, spec: ModelSpec) -> "Networks | None":
+        """Of these weights; None where nothing of them is on this machine yet."""
+        family, main = spec.family, spec.main.path
+        if main is None:
+            return None
+        vae = spec.vae.path if spec.vae is not None else None
+        refiner = spec.refiner.path if spec.refiner is not None else None
+        denoiser = read_json(main / ("unet" if family == "sdxl" else "transformer") / "config.json")
+        decoder = (read_json(vae / "config.json") if vae is not None else {}) or read_json(main / "vae" / "config.json")
+        if family == "wan" and not (denoiser and decoder):
+            return None
+        return cls(
+            family,
+            denoiser or SDXL_UNET,
+            decoder or SDXL_VAE,
+            read_json(refiner / "unet" / "config.json") if refiner is not None else None,
+            read_json(main / "scheduler" / "scheduler_config.json"),
+        )
+
+
+Work = tuple[tuple[Part, Kind, float], ...]
+"""Part, whose rate counts for it, FLOP; in the order in which they run."""
+
+
+def work(networks: Networks, params: Params, *, from_image: bool = False) -> Work:
+    """What a job makes its networks calculate.
+
+    Args:
+        networks: what it runs on.
+        params: the job.
+        from_image: whether there is a source picture.
+    """
+    if isinstance(params, VideoParams):
+        return tuple(_video(networks, params, from_image=from_image))
+    return tuple(_images(networks, params, from_image=from_image))
+
+
+def _images(networks: Networks, params: ImageParams, *, from_image: bool) -> Iterator[tuple[Part, Kind, float]]:
+    steps, strength, draft = params.num_inference_steps, params.strength, params.draft
+    calls = (2 if params.guidance_scale > 1 else 1) * _calls_a_step(networks, params.scheduler)
+    size = params.width, params.height
+    yield "text", "sdxl", 2 * _TEXT["sdxl"]
+    if from_image:
+        yield "encode", "vae", image_encode(networks.vae, *size)
+    share = draft.strength if draft is not None else strength or 1.0
+    base, refined = max(1, int(steps * share)), 0
+    if networks.refiner is not None and params.high_noise_frac is not None:
+        schedule = params.refiner_inference_steps or steps
+        base = max(0, round(steps * (share + params.high_noise_frac - 1)))
+        refined = round(schedule * (min(share, 1 - params.high_noise_frac)))
+    for _ in params.seeds:
+        if draft is not None:
+            step = calls * unet(networks.denoiser, draft.width, draft.height)
+            yield from (("step", "sdxl", step) for _ in range(steps))
+            yield "decode", "vae", image_decode(networks.vae, draft.width, draft.height)
+            yield "encode", "vae", image_encode(networks.vae, *size)
+        yield from (("step", "sdxl", calls * unet(networks.denoiser, *size)) for _ in range(base))
+        yield from (("step", "sdxl", calls * unet(networks.refiner or {}, *size)) for _ in range(refined))
+        yield "decode", "vae", image_decode(networks.vae, *size)
+
+
+def _video(networks: Networks, params: VideoParams, *, from_image: bool) -> Iterator[tuple[Part, Kind, float]]:
+    steps, draft = params.num_inference_steps, params.draft
+    calls = (2 if params.guidance_scale > 1 else 1) * _calls_a_step(networks, None)
+    size = params.width, params.height
+    yield "text", "wan", 2 * _TEXT["wan"]
+    if from_image:
+        # Wan 2.2's smaller model encodes the picture alone, the others a clip of it and of grey frames.
+        frames = 1 if networks.vae.get("is_residual") else params.num_frames
+        yield "encode", "vae", clip_encode(networks.vae, *size, frames)
+    if draft is not None:
+        small = draft.width, draft.height, params.num_frames
+        step = calls * transformer(networks.denoiser, networks.vae, *small, from_image=from_image)
+        yield from (("step", "wan", step) for _ in range(steps))
+        yield "decode", "vae", clip_decode(networks.vae, *small)
+        yield "encode", "vae", clip_encode(networks.vae, *size, params.num_frames)
+        steps = max(1, int(steps * draft.strength))
+    step = calls * transformer(networks.denoiser, networks.vae, *size, params.num_frames, from_image=from_image)
+    yield from (("step", "wan", step) for _ in range(steps))
+    yield "decode", "vae", clip_decode(networks.vae, *size, params.num_frames)
+
+
+def _calls_a_step(networks: Networks, chosen: Scheduler | None) -> int:
+    if chosen is not None:
+        return 2 if chosen in _TWICE else 1
+    return 2 if (networks.scheduler or {}).get("_class_name") in _TWICE_CLASSES else 1
+
+
+def unet(config: Config, width: int, height: int) -> float:
+    """One call of an SDXL UNet for one picture (https://arxiv.org/abs/2307.01952, table 1): convolutions, attention."""
+    channels: list[int] = list(config.get("block_out_channels") or SDXL_UNET["block_out_channels"])
+    kinds = list(config.get("down_block_types") or SDXL_UNET["down_block_types"])
+    layers, context = int(config.get("layers_per_block", 2)), int(config.get("cross_attention_dim", 2048))
+    depth = config.get("transformer_layers_per_block", 1)
+    depths: list[int] = [depth] * len(channels) if isinstance(depth, int) else list(depth)
+    tokens, last = width * height / 64, len(channels) - 1
+
+    def resnet(inside: int, outside: int, n: float) -> float:
+        return 2.0 * n * outside * (9 * inside + 9 * outside + (inside if inside != outside else 0))
+
+    def attention(level: int, n: float) -> float:
+        c, text = channels[level], _PROMPT_TOKENS["sdxl"]
+        # Projections of both attentions (4 and 2 of c x c), GEGLU's two (12); then keys and values of the text.
+        layer = 2 * n * 18 * c * c + 4 * text * c * context + 4 * n * n * c + 4 * n * text * c
+        return 4 * n * c * c + depths[level] * layer
+
+    total = 0.0
+    for level, c in enumerate(channels):
+        n, before = tokens / 4**level, channels[max(level - 1, 0)]
+        attends = attention(level, n) if kinds[level].startswith("CrossAttn") else 0.0
+        after = channels[min(level + 1, last)]
+        for index in range(layers):
+            total += resnet(c if index else before, c, n) + attends
+        for index in range(layers + 1):  # on the way up, with what the way down has left
+            total += resnet((c if index else after) + (before if index == layers else c), c, n) + attends
+        if level < last:
+            total += 2 * 9 * (n / 4) * c * c
+        if level:
+            total += 2 * 9 * (4 * n) * c * c
+    n = tokens / 4**last
+    return total + 2 * resnet(channels[last], channels[last], n) + attention(last, n)
+
+
+def transformer(
+    config: Config, vae: Config, width: int, height: int, frames: int, *, from_image: bool = False
+) -> float:
+    """One call of Wan's transformer (https://arxiv.org/abs/2503.20314, section 4.2.2).
+
+    Attention over all tokens grows with their square; the rest, 4 d^2 for each attention's projections and twice the
+    feed-forward's width, with their number.
+    """
+    d = int(config.get("num_attention_heads", 12)) * int(config.get("attention_head_dim", 128))
+    wide, blocks = int(config.get("ffn_dim", 8960)), int(config.get("num_layers", 30))
+    in_time, *across = config.get("patch_size") or (1, 2, 2)
+    scale = int(vae.get("scale_factor_spatial", 8))
+    latents = (frames - 1) // int(vae.get("scale_factor_temporal", 4)) + 1
+    n = latents // in_time * (height // scale // across[0]) * (width // scale // across[1])
+    seen = _PROMPT_TOKENS["wan"] + (_IMAGE_TOKENS if from_image and config.get("added_kv_proj_dim") else 0)
+    block = 12 * n * d * d + 4 * seen * d * d + 4 * n * n * d + 4 * n * seen * d + 4 * n * d * wide
+    return blocks * block
+
+
+def _levels(channels: Sequence[int], config: Config, blocks: int) -> float:
+    """How much a pixel takes of convolutions of these widths, each level of a quarter of the pixels."""
+    return sum(c * c / 4**level for level, c in enumerate(channels)) * blocks / int(config.get("patch_size") or 1) ** 2
+
+
+_IMAGE_LEVELS = 3 * 53_248.0
+"""`_levels` of SDXL's decoder, for which the two figures below were counted at 1024 x 1024."""
+_IMAGE_DECODE, _IMAGE_ENCODE = 9.46e6, 4.13e6
+"""FLOP a pixel beside the attention in the middle."""
+
+
+def image_decode(config: Config, width: int, height: int) -> float:
+    """SDXL latents to a picture."""
+    return _image_vae(config, width, height, _IMAGE_DECODE)
+
+
+def image_encode(config: Config, width: int, height: int) -> float:
+    """A picture to SDXL latents."""
+    return _image_vae(config, width, height, _IMAGE_ENCODE)
+
+
+def _image_vae(config: Config, width: int, height: int, full: float) -> float:
+    channels: list[int] = list(config.get("block_out_channels") or SDXL_VAE["block_out_channels"])
+    share = _levels(channels, {}, int(config.get("layers_per_block", 2)) + 1) / _IMAGE_LEVELS
+    tokens = width * height / 64 if config.get("mid_block_add_attention", True) else 0
+    return full * share * width * height + 4 * tokens * tokens * channels[-1] + 8 * tokens * channels[-1] ** 2
+
+
+def clip_decode(config: Config, width: int, height: int, frames: int, *, tiled: bool = False) -> float:
+    """Wan latents to a clip; in tiles each pixel of their overlaps is decoded again."""
+    residual = bool(config.get("is_residual"))
+    pixels = _in_tiles(width) * _in_tiles(height) if tiled else width * height
+    # Counted: 8.5e6 a pixel of each frame for Wan 2.1, 18.5e6 for Wan 2.2's VAE, which works on patches of 2 x 2.
+    full = (18.5e6, 256) if residual else (8.5e6, 96)
+    width_of_levels = int(config.get("decoder_base_dim") or config.get("base_dim", 96))
+    return pixels * frames * full[0] * _clip_share(config, width_of_levels, full[1])
+
+
+def clip_encode(config: Config, width: int, height: int, frames: int) -> float:
+    """A clip to Wan latents."""
+    full = (3.6e6, 160) if config.get("is_residual") else (5.1e6, 96)
+    return width * height * frames * full[0] * _clip_share(config, int(config.get("base_dim", 96)), full[1])
+
+
+def _clip_share(config: Config, width: int, full_width: int) -> float:
+    """Of the published VAE's work, how much one of these widths has."""
+    multiples = list(config.get("dim_mult") or (1, 2, 4, 4))
+    patch = 2 if config.get("is_residual") else 1
+    full = _levels([full_width * m for m in (1, 2, 4, 4)], {"patch_size": patch}, 3)
+    return _levels([width * m for m in multiples], config, int(config.get("num_res_blocks", 2)) + 1) / full
+
+
+_TILE, _STRIDE = 256, 192
+"""diffusers' own for this VAE (AutoencoderKLWan.enable_tiling)."""
+
+
+def _in_tiles(side: int) -> int:
+    """Pixels of one side that are decoded, the overlaps as often as they are."""
+    return side if side <= _TILE else sum(min(_TILE, side - start) for start in range(0, side, _STRIDE))
+
+
+# -- rates, in FLOP a second
+
+_T = 1e12
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What a card really does of each kind of work, eager diffusers in half precision, in TFLOP a second."""
+
+    sdxl: float
+    wan: float
+    vae: float
+
+
+RATES: Mapping[str, Rates] = {
+    "B200": Rates(400, 700, 160),
+    "H200": Rates(200, 320, 82),
+    "H100": Rates(200, 340, 82),
+    "A100": Rates(126, 150, 46),
+    "A800": Rates(126, 150, 46),
+    "RTX PRO 6000": Rates(190, 260, 45),
+    "RTX 5090": Rates(130, 150, 26),
+    "RTX 4090": Rates(105, 118, 20),
+    "RTX 4080": Rates(62, 70, 14),
+    "L40S": Rates(120, 140, 24),
+    "RTX 6000 Ada": Rates(120, 140, 24),
+    "L40": Rates(105, 120, 22),
+    "RTX 4000 Ada": Rates(50, 58, 10),
+    "L4": Rates(48, 55, 9),
+    "A40": Rates(60, 85, 20),
+    "A6000": Rates(62, 90, 21),
+    "A5000": Rates(45, 62, 15),
+    "A4500": Rates(38, 53, 13),
+    "A4000": Rates(31, 43, 10),
+    "RTX 3090": Rates(32, 44, 10),
+    "A10": Rates(44, 55, 13),
+}
+"""Words of a card's name -> its rates: published times, and the work counted here.
+
+SDXL: A100 (30 steps in 3.32 s, https://pytorch.org/blog/accelerating-generative-ai-3), A10 (9.4 s,
+https://huggingface.co/stabilityai/stable-diffusion-xl-1.0-tensorrt, with the VAE of A100 and H100: 228 and 127 ms),
+H100 and RTX 4080 (14.9 and 4.6 steps a second, https://github.com/chengzeyi/stable-fast). Wan: A800 (189 s a clip,
+https://github.com/Zehong-Ma/MagCache), RTX 4090 (about 4 minutes, https://github.com/Wan-Video/Wan2.1), H100 (9.77 s a
+step of 14B, https://github.com/ModelTC/LightX2V), H200 (0.952 s a call,
+https://hao-ai-lab.github.io/blogs/fastvideo_post_training; there RTX 4090, too: 18 s of a clip beside denoising).
+All others are scaled from the nearest of these by the dense bfloat16 rate of their data sheets, and not measured:
+rather too high than too low, since a job that runs out of time may still be told so.
+"""
+_GUESS = Rates(0.1, 0.1, 0.1)
+"""Two or three CPU cores: good for shares alone."""
+
+
+def rates(card: str | None) -> Rates | None:
+    """Of a card by the name that CUDA gives it; None: not known."""
+    if not card or "MIG" in card:  # a slice of a card has the name of the whole one in its own
+        return None
+    return next((known for name, known in RATES.items() if re.search(rf"\b{name}\b", card)), None)
+
+
+_FRAMES_A_SECOND = 50e6
+_PIXELS_A_SECOND = 9e6
+"""x264 at `media.video`'s preset, PNG at `media.image`'s level: pixels a second on two cores (benchmarks/README.md)."""
+_UPLOAD_SECONDS = 1.0
+
+
+_AT_MOST = 3.0
+
+
+class Estimator:
+    """The estimates of one worker, corrected by what it measures. `estimate` may be called in any thread."""
+
+    def __init__(self) -> None:
+        self.card: str | None = None
+        """Its name, once the GPU thread has asked for it; None: no card, or not known yet."""
+        self._corrections: dict[tuple[Family, Part], float] = {}
+
+    def estimate(self, networks: Networks, params: Params, *, from_image: bool, load_seconds: float = 0.0) -> Estimate:
+        """Seconds of each piece of a job. `load_seconds`: for weights that are not in memory yet."""
+        known, family = rates(self.card), networks.family
+        measured = (family, "step") in self._corrections
+        rate = known or _GUESS
+        units = [Unit("load", load_seconds)]
+        for part, kind, flop in work(networks, params, from_image=from_image):
+            units.append(Unit(part, flop / _T / getattr(rate, kind) * self._correction(family, part)))
+        units += [Unit("pack", _pack_seconds(params)), Unit("upload", _UPLOAD_SECONDS)]
+        basis: Literal["card", "measured", "guess"] = "card" if known else "measured" if measured else "guess"
+        return Estimate(tuple(units), basis, self.card or "CPU")
+
+    def learn(self, family: Family, measured: Mapping[Part, tuple[float, float]]) -> None:
+        """Take a run's times into account: of each part the seconds it took, and those that were estimated."""
+        corrections = {
+            part: self._correction(family, part) * took / expected
+            for part, (took, expected) in measured.items()
+            if took > 0 and expected > 0
+        }
+        known = rates(self.card) is not None
+        for part, correction in corrections.items():
+            before = self._corrections.get((family, part), 1.0 if known else correction)
+            # A known card that seems many times slower was busy with something else: compiling, or another process.
+            seen = min(max(correction, 1 / _AT_MOST), _AT_MOST) if known else correction
+            self._corrections[family, part] = (before + seen) / 2
+
+    def _correction(self, family: Family, part: Part) -> float:
+        own = self._corrections.get((family, part))
+        return own if own is not None else self._corrections.get((family, "step"), 1.0)
+
+
+def _pack_seconds(params: Params) -> float:
+    pixels = params.width * params.height
+    if isinstance(params, VideoParams):
+        return pixels * params.num_frames / _FRAMES_A_SECOND
+    return pixels / _PIXELS_A_SECOND
+
+
+_TELLING_SECONDS = 0.05
+"""A shorter step is mostly Python and launches: its time says nothing of a longer one's."""
+
+
+class Stopwatch:
+    """A `Control` that hands everything on, and sets the time between what a run reports beside its estimate."""
+
+    def __init__(
+        self, control: Control, estimate: Estimate | None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._control, self._clock = control, clock
+        self._units: dict[Part, list[float]] = {}
+        for unit in () if estimate is None else estimate.units:
+            self._units.setdefault(unit.part, []).append(unit.seconds)
+        self._last: tuple[float, Progress] | None = None
+        self._begun: dict[Part, int] = {}
+        self.measured: dict[Part, tuple[float, float]] = {}
+        """Part -> seconds it took, and was estimated to take, as far as it was seen."""
+
+    def report(self, progress: Progress) -> None:
+        """Take the time between two moments of the same part, so not of a pass's first step and what comes before."""
+        now = self._clock()
+        if progress.part is not None and progress.share == 0:
+            self._begun[progress.part] = self._begun.get(progress.part, 0) + 1
+        if progress.stage == "generating" and self._last is not None:
+            self._compare(now - self._last[0], self._last[1], progress)
+        self._last = (now, progress)
+        self._control.report(progress)
+
+    def _compare(self, took: float, last: Progress, progress: Progress) -> None:
+        if progress.part != last.part or last.stage != "generating":
+            return
+        part = progress.part or "step"
+        units = self._units.get(part, [])
+        if progress.part is None:
+            index, share = last.step, 1.0 if progress.step == last.step + 1 else 0.0
+            if progress.total_steps != len(units):
+                return
+        else:
+            index, share = self._begun.get(part, 0) - 1, progress.share - last.share
+        if 0 <= index < len(units) and units[index] >= _TELLING_SECONDS and share > 0:
+            before = self.measured.get(part, (0.0, 0.0))
+            self.measured[part] = (before[0] + took, before[1] + units[index] * share)
+
+    def raise_if_stopped(self) -> None:
+        """Ask the job.
+
+        Raises:
+            What the job's own raises.
+        """
+        self._control.raise_if_stopped()
+
+    def untimed(self) -> AbstractContextManager[None]:
+        """As the job's own."""
+        return self._control.untimed()
+
+    def warn(self, warning: str) -> None:
+        """Tell the job."""
+        self._control.warn(warning)

@@ -1,0 +1,108 @@
+"""How far a job is, in percent and seconds, from what it reports and what it was estimated to take.
+
+`percent` is of estimated time, so that a decode or a file's encoding moves it as much as steps do. Between two reports
+it goes on by the clock, ever slower towards the end of what is under way: it says neither that something stands still
+nor that it is done. Knows one job's moments; knows nobody who is told of them.
+"""
+
+import itertools
+import time
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import replace
+
+from worker.core.types import Progress
+from worker.engine.estimate import Estimate, Unit
+
+UNKNOWN = Estimate((Unit("load", 5), Unit("step", 80), Unit("decode", 5), Unit("pack", 5), Unit("upload", 5)), "guess")
+"""Shares of a job of which nothing is known."""
+
+_SEEN = 0.05
+"""So much of a generation has to be over before its own pace counts more than the estimate's."""
+
+
+class Course:
+    """One job's way along its estimate; for the event loop."""
+
+    def __init__(self, estimate: Estimate | None = None, clock: Callable[[], float] | None = None) -> None:
+        estimate = estimate or UNKNOWN
+        self._clock = clock or time.monotonic
+        self._known = estimate.basis != "guess"
+        self._units = estimate.units
+        self._ends = list(itertools.accumulate(unit.seconds for unit in estimate.units))
+        self._steps = [index for index, unit in enumerate(self._units) if unit.part == "step"]
+        self._newest, self._position, self._at = Progress("queued"), 0.0, self._clock()
+        self._began: tuple[float, float] | None = None
+        self._pace: float | None = None
+
+    def at(self, progress: Progress) -> Progress | None:
+        """What was reported, with percent and seconds left; None for what is behind what was reported before."""
+        position, now = self._place(progress), self._clock()
+        if position < self._position:
+            return None
+        self._newest, self._position, self._at = progress, position, now
+        if progress.stage == "generating":
+            began, start = self._began = self._began or (now, position)
+            if position - start > _SEEN * self._ends[-1]:
+                self._pace = (now - began) / (position - start)
+        return self._filled(position)
+
+    def between(self) -> Progress:
+        """The newest report, moved on by the time that has passed since."""
+        following = bisect_right(self._ends, self._position)
+        if self._newest.stage == "queued" or following == len(self._ends):
+            return self._filled(self._position)
+        if self._units[following].part == "text":
+            following += 1  # nobody says when the prompt is read: what comes next is heard of
+        left = self._ends[following] - self._position
+        expected = left * (self._pace or 1.0)
+        return self._filled(self._position + left * _eased((self._clock() - self._at) / expected if expected else 0.0))
+
+    def _filled(self, position: float) -> Progress:
+        whole = self._ends[-1]
+        left = max(0, round((whole - position) * (self._pace or 1.0)))
+        return replace(
+            self._newest,
+            percent=min(100, int(100 * position / whole)) if whole else 0,
+            eta_seconds=left if self._known or self._pace is not None else None,
+        )
+
+    def _place(self, progress: Progress) -> float:
+        share = min(1.0, progress.step / progress.total_steps) if progress.total_steps else 0.0
+        match progress.stage:
+            case "queued":
+                return 0.0
+            case "loading":
+                return self._ends[0] * share
+            case "generating":
+                return self._generating(progress)
+            case "uploading":
+                return self._uploading(progress)
+
+    def _generating(self, progress: Progress) -> float:
+        """After so many of the steps; or so much of a part that comes before the next one."""
+        done, rest = divmod(min(progress.step, progress.total_steps) * len(self._steps), max(progress.total_steps, 1))
+        after = self._steps[done - 1] + 1 if done else 1
+        if progress.part is not None:
+            for index in range(after, len(self._units)):
+                if self._units[index].part == progress.part:
+                    return self._ends[index] - (1 - min(progress.share, 1.0)) * self._units[index].seconds
+        here = self._ends[after - 1]
+        if not rest or done == len(self._steps):
+            return here
+        return here + rest / progress.total_steps * (self._ends[self._steps[done]] - here)
+
+    def _uploading(self, progress: Progress) -> float:
+        pack, upload = self._units[-2], self._units[-1]
+        span = pack.seconds + upload.seconds
+        inside = progress.share * pack.seconds
+        if progress.part == "upload":
+            inside = pack.seconds + progress.share * upload.seconds
+        files = max(progress.total_steps, 1)
+        left = max(0.0, files - progress.step - (inside / span if span else 0.0)) / files
+        return self._ends[-1] - left * span
+
+
+def _eased(share: float) -> float:
+    """As far as the clock says at first, then ever slower, and never to the end."""
+    return share if share < 0.5 else 1 - 0.25 / share
