@@ -38,7 +38,7 @@ class Recorder:
 
     @property
     def steps(self) -> list[int]:
-        return [progress.step for progress in self.progress if progress.stage == "generating"]
+        return [progress.step for progress in self.progress if progress.stage == "generating" and progress.part is None]
 
 
 def image_params(**changes: Any) -> ImageParams:

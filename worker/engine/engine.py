@@ -1,7 +1,8 @@
 """Every model of this worker behind one door: the `Generator` that the task calls.
 
 Knows which task runs on which model and what to try when memory runs out. Knows nothing of how a picture is made, nor
-how weights come to be loaded. All but `describe` run in the one GPU thread. Importing this module imports no torch.
+how weights come to be loaded. All but `describe` and `estimate` run in the one GPU thread. Importing this module
+imports no torch.
 """
 
 import logging
@@ -13,8 +14,10 @@ from worker.api.params import ModelDefaults, Params
 from worker.core.config import Settings
 from worker.core.errors import GpuFault, JobError, ModelUnavailable, OutOfMemory
 from worker.core.types import Control, Progress, Sources, TaskType
+from worker.engine.estimate import Estimate, Estimator, Networks, Stopwatch
 from worker.engine.memory import device
 from worker.engine.memory.cache import Loaded, ModelCache
+from worker.engine.memory.footprint import spec_bytes
 from worker.engine.memory.room import Phase, Size
 from worker.engine.models.registry import ModelRegistry, ModelSpec
 from worker.engine.protocol import Generated, Placement
@@ -23,6 +26,11 @@ from worker.engine.vendor_errors import translated
 
 if TYPE_CHECKING:
     from worker.api.request import Request
+
+BYTES_A_SECOND = 1.5e9
+"""From a disk to where they run: about what safetensors gets of a local one."""
+READY_SECONDS = 5.0
+"""Importing torch, diffusers and their pipelines, measured with warm files."""
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +42,7 @@ class Engine:
         self.registry = registry or ModelRegistry(settings)
         self._cache = ModelCache(self.registry)
         self._safety: SafetyChecker | None = None
+        self._estimator = Estimator()
 
     def describe(self, task_type: TaskType, model: str | None = None) -> ModelDefaults:
         """What a model of a task says of itself; small files only, any thread.
@@ -45,12 +54,29 @@ class Engine:
         self.registry.safety()
         return self.registry.describe(task_type, model)
 
+    def estimate(self, request: "Request", params: Params) -> Estimate | None:
+        """How long a job will take, piece by piece; small files only, any thread. None: its model is not here yet.
+
+        Raises:
+            ModelUnavailable: as `describe`.
+        """
+        spec = self.registry.spec(request.task_type)
+        networks = Networks.of(spec)
+        if networks is None:
+            return None
+        loading = 0.0
+        if spec not in self._cache:
+            loading = READY_SECONDS + sum(spec_bytes(spec, cuda=self.registry.cuda).values()) / BYTES_A_SECOND
+        from_image = request.task_type not in {TaskType.TEXT2IMG, TaskType.TEXT2VIDEO}
+        return self._estimator.estimate(networks, params, from_image=from_image, load_seconds=loading)
+
     def prepare(self, request: "Request", params: Params, control: Control) -> Placement:
         """Have the weights of a job where they will run; what stands in their way is evicted, oldest use first.
 
         Raises:
             ModelUnavailable, OutOfMemory, GpuFault, DiskFull, or what `control.raise_if_stopped` raises.
         """
+        self._know_card()
         self._have_safety(control)
         spec = self.registry.spec(request.task_type, request.model)
         return self._cache.take(spec, Size.of(request.task_type, params), control)
@@ -69,6 +95,8 @@ class Engine:
         size = Size.of(request.task_type, params)
         self._have_safety(control)
         placement = self._cache.take(spec, size, control)
+        estimate = self.estimate(request, params)
+        control = watch = Stopwatch(control, estimate)
         free, _ = device.memory(cuda=self.registry.cuda)
         entry, done = self._cache[spec], 0
         with translated("run"):
@@ -81,6 +109,7 @@ class Engine:
             facts = {"action": "out_of_memory", "phase": job.phase, "tiles": placement.tiles}
             log.warning("out of memory: going on in less", extra=facts)
         else:
+            self._estimator.learn(spec.family, watch.measured)
             return
         phase: Phase = "decode_in_tiles" if placement.tiles and job.phase == "decode" else job.phase
         self._cache.ran_out(spec, size, phase, free)
@@ -99,6 +128,7 @@ class Engine:
         if self.registry.cuda:
             log.info("%s", device.describe_gpu(), extra={"action": "gpu"})
         try:
+            self._know_card()
             self._have_safety(control)
         except GpuFault:
             raise
@@ -129,6 +159,7 @@ class Engine:
         """
         if self.registry.cuda:
             device.try_gpu()
+        self._know_card()
         self._have_safety()
         served: list[str] = []
         problem: JobError | None = None
@@ -158,6 +189,10 @@ class Engine:
         for task in TaskType:
             for model in self.registry.models(task) or (None,):
                 yield task, model
+
+    def _know_card(self) -> None:
+        if self.registry.cuda and self._estimator.card is None:
+            self._estimator.card = device.name()
 
     def _native(self, task: TaskType, model: str | None) -> Size:
         return Size.native(task, self.registry.describe(task, model))

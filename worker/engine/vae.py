@@ -5,6 +5,7 @@ gets a black image silently. Rounding is that of diffusers' PIL path (denormalis
 VAE runs, so that one copy of uint8 leaves the GPU.
 """
 
+import itertools
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -91,6 +92,26 @@ def _decode(
     if pixels is None:
         raise no_picture()
     return np.ascontiguousarray(pixels.cpu().numpy())
+
+
+@contextmanager
+def watched(network: torch.nn.Module, calls: int, tell: Callable[[float], None]) -> Iterator[None]:
+    """In the body `tell` hears after each call of `network` what share of `calls` is done; what it raises ends it."""
+    done = itertools.count(1)
+    tell(0.0)
+    hook = network.register_forward_hook(lambda *_: tell(min(1.0, next(done) / calls)))
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def clip_calls(vae: Any, latent_frames: int, height: int, width: int) -> int:
+    """How often Wan's VAE calls its decoder, or its encoder, for a clip of this size: once a latent frame and tile."""
+    tiles = 1
+    if vae.use_tiling and (width > vae.tile_sample_min_width or height > vae.tile_sample_min_height):
+        tiles = -(-height // vae.tile_sample_stride_height) * -(-width // vae.tile_sample_stride_width)
+    return latent_frames * tiles
 
 
 def decoder_dtype(vae: Any) -> torch.dtype:

@@ -5,8 +5,9 @@ ensemble of experts, appendix B), decode. Knows latents and schedules; knows no 
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -75,7 +76,8 @@ class SdxlJob:
             latents = self._denoise(seed)
             self._control.raise_if_stopped()
             self.phase = "decode"
-            image = decode_image(self._parts.vae, latents)
+            with self._told("decode"):
+                image = decode_image(self._parts.vae, latents)
             del latents
             self._kept.clear()
             if self._repaint is not None and self._source is not None:
@@ -119,7 +121,8 @@ class SdxlJob:
             self._refiner_embeds = self._embed(refiner, params.negative_prompt)
         self.phase = "encode"
         if self._source_latents is None and self._source is not None:
-            latents = encode_image(parts.vae, self._source, self._device)
+            with self._told("encode"):
+                latents = encode_image(parts.vae, self._source, self._device)
             self._source_latents = latents.to(parts.unet.dtype)
         if self._repaint is not None:
             # A latent covers 8 x 8 pixels and is repainted when any of them is: a thin stroke must not fall through.
@@ -187,9 +190,12 @@ class SdxlJob:
         self._control.raise_if_stopped()
         params, vae = self._params, self._parts.vae
         self.phase = "decode"
-        picture = resize.enlarged(decode_image(vae, latents), params.width, params.height)
+        with self._told("decode"):
+            small = decode_image(vae, latents)
         self.phase = "encode"
-        return encode_image(vae, picture, self._device).to(self._parts.unet.dtype)
+        with self._told("encode"):
+            picture = resize.enlarged(small, params.width, params.height)
+            return encode_image(vae, picture, self._device).to(self._parts.unet.dtype)
 
     def _denoise_base(self, seed: int, source: torch.Tensor | None) -> torch.Tensor:
         params, generator = self._params, torch.Generator("cpu").manual_seed(seed)
@@ -242,6 +248,14 @@ class SdxlJob:
             callback_on_step_end=step,
         ).images
         return latents
+
+    @contextmanager
+    def _told(self, part: Literal["encode", "decode"]) -> Iterator[None]:
+        """The VAE works in the body, on one picture: it is told when it begins and when it has ended."""
+        now = Progress("generating", self._done, self._total, part)
+        self._control.report(now)
+        yield
+        self._control.report(replace(now, share=1.0))
 
     def _stepper(self, planned: int, keep: StepCallback | None = None) -> StepCallback:
         """Called after each step: asks whether to go on, tells how far it is, and lets `keep` correct the latents."""

@@ -6,7 +6,7 @@ users, no files and no placement.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from worker.engine.models.loader import WanParts
 from worker.engine.prompt.length import warn_of_cut_prompts
 from worker.engine.protocol import GeneratedClip
 from worker.engine.schedulers import video_scheduler
-from worker.engine.vae import decode_clip, encode_clip
+from worker.engine.vae import clip_calls, decode_clip, encode_clip, watched
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,13 +59,15 @@ class WanJob:
         """The clip, (num_frames, height, width, 3)."""
         if first:
             return
-        warn_of_cut_prompts(self._parts.tokenizer, MAX_PROMPT_TOKENS, self._params, self._control)
+        params = self._params
+        warn_of_cut_prompts(self._parts.tokenizer, MAX_PROMPT_TOKENS, params, self._control)
         self._control.raise_if_stopped()
         try:
             latents = self._denoise()
             self._control.raise_if_stopped()
             self.phase = "decode"
-            frames = decode_clip(self._parts.vae, latents)
+            with self._watched("decode", params.width, params.height):
+                frames = decode_clip(self._parts.vae, latents)
         finally:
             # A run that was stopped leaves the frames it had come to in the VAE's cache.
             self._parts.vae.clear_cache()
@@ -80,7 +82,8 @@ class WanJob:
             if "drawn" not in self._kept:
                 self._control.raise_if_stopped()
                 self.phase = "decode"
-                small = decode_clip(self._parts.vae, latents)
+                with self._watched("decode", draft.width, draft.height):
+                    small = decode_clip(self._parts.vae, latents)
                 self.phase = "encode"
                 self._kept["drawn"] = self._finish(small, draft.strength)
             return self._kept["drawn"]
@@ -96,7 +99,10 @@ class WanJob:
         if self._parts.boundary_ratio is not None:
             options["guidance_scale_2"] = self._params.guidance_scale_2
         size = {"width": width, "height": height, "num_frames": self._params.num_frames}
-        return self._call(self._pipeline(), options | size)
+        if self._source is None:
+            return self._call(self._pipeline(), options | size)
+        with self._watched("encode", width, height):
+            return self._call(self._pipeline(), options | size)
 
     def _finish(self, drawn: "NDArray[np.uint8]", strength: float) -> torch.Tensor:
         """The second pass: a clip that was drawn small, enlarged, and denoised once more from a little noise.
@@ -107,7 +113,8 @@ class WanJob:
         params, parts = self._params, self._parts
         size = params.width, params.height
         frames = np.stack([np.asarray(resize.enlarged(frame, *size), dtype=np.uint8) for frame in drawn])
-        clean = encode_clip(parts.vae, frames, self._device).float()
+        with self._watched("encode", *size):
+            clean = encode_clip(parts.vae, frames, self._device).float()
         scheduler = video_scheduler(parts.scheduler, 1.0)
         scheduler.set_timesteps(params.num_inference_steps, device=self._device)
         left = _left(params.num_inference_steps, strength)
@@ -167,6 +174,22 @@ class WanJob:
             )
             self._embeds = {"prompt_embeds": positive, "negative_prompt_embeds": negative}
         return self._embeds
+
+    @contextmanager
+    def _watched(self, part: Literal["encode", "decode"], width: int, height: int) -> Iterator[None]:
+        """The VAE works in the body, and tells how far it is from one latent frame to the next."""
+        vae, steps = self._parts.vae, self._done
+
+        def tell(share: float) -> None:
+            self._control.raise_if_stopped()
+            self._control.report(Progress("generating", steps, self._total, part, share))
+
+        frames = (self._params.num_frames - 1) // 4 + 1
+        if part == "encode" and self._parts.expand_timesteps and self._source is not None:
+            frames = 1  # the picture alone
+        network = vae.decoder if part == "decode" else vae.encoder
+        with watched(network, clip_calls(vae, frames, height, width), tell):
+            yield
 
     @contextmanager
     def _phase_told(self) -> Iterator[None]:

@@ -25,6 +25,18 @@ def device(*, cuda: bool) -> "torch.device":
     return torch.device("cuda" if cuda else "cpu")
 
 
+def name() -> str:
+    """What CUDA calls the GPU.
+
+    Raises:
+        GpuFault: it does not answer.
+    """
+    import torch
+
+    with translated("run"):
+        return torch.cuda.get_device_name()
+
+
 def memory(*, cuda: bool) -> tuple[int, int]:
     """Bytes free and in all: of the GPU, or of the machine.
 
