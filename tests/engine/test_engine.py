@@ -1,6 +1,7 @@
 """The engine as a whole: state, memory, failures and what is left after them."""
 
 import logging
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,6 +35,49 @@ def sdxl_parts(engine: Engine) -> Any:
 def test_the_engine_is_a_generator(engine: Engine) -> None:
     generator: Generator = engine
     assert generator.describe(TaskType.TEXT2IMG).name == "demo"
+
+
+def test_every_task_is_estimated_in_the_pieces_that_it_then_reports(engine: Engine) -> None:
+    for task in TaskType:
+        changes: dict[str, Any] = {"strength": 0.7} if task in {"img2img", "inpaint"} else {}
+        params = video_params() if task.is_video else image_params(seeds=(1, 2), **changes)
+        estimate = engine.estimate(request_of(task), params)
+        assert estimate is not None
+        control = Recorder()
+        list(engine.generate(request_of(task), params, sources_of(task), control))
+        parts = [unit.part for unit in estimate.units]
+        assert parts.count("step") == control.progress[-1].total_steps
+        told = [progress for progress in control.progress if progress.part is not None and progress.share == 1.0]
+        for part in ("encode", "decode"):
+            assert parts.count(part) == sum(progress.part == part for progress in told), (task, part)
+
+
+def test_a_model_that_is_not_loaded_takes_longer_and_one_that_is_not_here_is_not_estimated(
+    fresh: Engine, demo_settings: Settings
+) -> None:
+    request, params = request_of(TaskType.TEXT2VIDEO), video_params()
+    cold = fresh.estimate(request, params)
+    fresh.prepare(request, params, Recorder())
+    warm = fresh.estimate(request, params)
+    assert cold is not None
+    assert warm is not None
+    assert cold.units[0].seconds > warm.units[0].seconds == 0
+    missing = demo_settings.model_copy(update={"wan_model": "nobody/nothing"})
+    assert Engine(missing, registry=ModelRegistry(missing, cuda=False, where=())).estimate(request, params) is None
+
+
+def test_without_a_card_a_worker_learns_from_its_jobs_how_long_they_take(fresh: Engine) -> None:
+    request, params = request_of(TaskType.TEXT2IMG), image_params(width=1024, height=1024)
+    before = fresh.estimate(request, params)
+    started = time.monotonic()
+    list(fresh.generate(request, params, Sources(), Recorder()))
+    took = time.monotonic() - started
+    after = fresh.estimate(request, params)
+    assert before is not None
+    assert after is not None
+    assert (before.basis, before.seconds, after.basis) == ("guess", None, "measured")
+    assert after.seconds is not None
+    assert after.seconds < 3 * took
 
 
 def test_a_job_gives_the_same_bytes_before_and_after_all_others(run: Runner) -> None:

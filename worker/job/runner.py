@@ -166,7 +166,8 @@ class _Runner:
                 request, defaults, max_image_pixels=limits.max_image_pixels, max_job_cost=limits.max_job_cost
             )
             context.warnings.extend(departures(params, defaults))
-            estimate = self._services.generator.estimate(request, params)
+            # In a thread: of a model that is not loaded yet, the headers of its files are read.
+            estimate = await asyncio.to_thread(self._services.generator.estimate, request, params)
             _check_time(estimate, params, limits.job_timeout_seconds)
         context.course = Course(estimate)
         context.manifest = response.manifest(params, defaults.name)

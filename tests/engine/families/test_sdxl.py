@@ -121,7 +121,10 @@ def test_progress_counts_all_images_and_the_refiner(run: Runner) -> None:
     control = Recorder()
     run("text2img", seeds=(1, 2), control=control, **REFINED)
     generating = [progress for progress in control.progress if progress.stage == "generating"]
-    assert generating[-1].step == generating[-1].total_steps == len(generating) == 8
+    assert control.steps == list(range(1, 9))
+    assert {progress.total_steps for progress in generating} == {8}
+    decodes = [(progress.step, progress.share) for progress in generating if progress.part == "decode"]
+    assert decodes == [(4, 0.0), (4, 1.0), (8, 0.0), (8, 1.0)]
 
 
 @pytest.mark.parametrize("guidance", [0.0, 1.0])

@@ -15,7 +15,7 @@ from tests.support.engine_jobs import Recorder, picture
 from worker.api.params import Draft
 from worker.core.config import Settings
 from worker.core.errors import Cancelled
-from worker.core.types import Sources
+from worker.core.types import Sources, TaskType
 from worker.engine.engine import Engine
 from worker.engine.models.registry import ModelRegistry
 
@@ -128,6 +128,66 @@ def test_a_cancel_at_step_3_stops_within_the_step_and_leaves_nothing(run: Runner
         run(task, control=control, num_inference_steps=6)
     assert control.steps == [1, 2, 3]
     (after,) = run(task, num_inference_steps=6)
+    assert np.array_equal(before, after)
+
+
+class Told(Recorder):
+    """Stops the job when it has come so far in a part of it."""
+
+    def __init__(self, part: str = "", share: float = 2.0) -> None:
+        super().__init__()
+        self.part, self.share = part, share
+
+    def raise_if_stopped(self) -> None:
+        if self.shares(self.part)[-1:] >= [self.share]:
+            raise Cancelled
+
+    def shares(self, part: str) -> list[float]:
+        return [round(progress.share, 3) for progress in self.progress if progress.part == part]
+
+
+def test_a_decode_is_told_from_one_latent_frame_to_the_next(run: Runner, run_21: Runner) -> None:
+    for start in (run, run_21):
+        control = Told()
+        start("text2video", num_frames=13, control=control)
+        assert control.shares("decode") == [0.0, 0.25, 0.5, 0.75, 1.0]
+        assert {(progress.step, progress.total_steps) for progress in control.progress if progress.part} == {(2, 2)}
+
+
+def test_a_decode_in_tiles_is_told_from_tile_to_tile(engine: Engine, run: Runner) -> None:
+    run("text2video")
+    vae = engine._cache[engine.registry.spec(TaskType.TEXT2VIDEO)].parts.vae
+    vae.enable_tiling()
+    try:
+        control = Told()
+        run("text2video", width=320, height=288, num_frames=5, num_inference_steps=1, control=control)
+    finally:
+        vae.disable_tiling()
+    shares = control.shares("decode")
+    assert (shares[0], shares[-1], len(shares)) == (0.0, 1.0, 1 + 2 * 2 * 2)
+    assert shares == sorted(set(shares))
+
+
+def test_the_encodes_of_a_source_and_of_a_draft_are_told(run: Runner, run_21: Runner) -> None:
+    for start, frames in ((run, [0.0, 1.0]), (run_21, [0.0, 0.5, 1.0])):
+        control = Told()
+        start("img2video", num_frames=5, control=control)
+        assert control.shares("encode") == frames
+    control = Told()
+    run("text2video", width=128, height=96, num_inference_steps=4, draft=Draft(64, 48, 0.5), control=control)
+    assert control.shares("encode") == [0.0, 0.5, 1.0]
+    assert control.shares("decode") == [0.0, 0.5, 1.0] * 2
+
+
+@pytest.mark.parametrize("part", ["decode", "encode"])
+def test_a_cancel_between_latent_frames_stops_there_and_leaves_nothing(run: Runner, part: str) -> None:
+    asked: dict[str, Any] = {"num_frames": 13, "width": 128, "height": 96, "draft": Draft(64, 48, 0.5)}
+    (before,) = run("text2video", **asked)
+    control = Told(part, share=0.5)
+    with pytest.raises(Cancelled):
+        run("text2video", control=control, **asked)
+    assert control.shares(part) == [0.0, 0.25, 0.5]
+    (after,) = run("text2video", **asked)
     assert np.array_equal(before, after)
 
 
