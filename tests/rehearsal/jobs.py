@@ -13,20 +13,20 @@ import torch
 from tests.engine.conftest import request_of
 from tests.rehearsal.card import GIB, Card
 from tests.rehearsal.mode import pretended
-from tests.rehearsal.models import REFINER, Model, read_no_numbers
+from tests.rehearsal.models import Model, read_no_numbers
 from tests.support.engine_jobs import Recorder, image_params, picture, stripe_mask, video_params
 from worker.api.params import Params
 from worker.core.config import Settings, load_settings
 from worker.core.types import Progress, Sources, TaskType
 from worker.engine.engine import Engine
 from worker.engine.memory import device, offload
+from worker.engine.memory.room import Room, Size, room
 from worker.engine.models.loader import Loader
-from worker.engine.models.registry import ModelRegistry, ModelSpec
+from worker.engine.models.registry import ModelRegistry, ModelSpec, WeightSource
 from worker.engine.protocol import GeneratedImage, Placement
 
 MACHINE = 128 * GIB
 """Memory of the machine that the card is taken to be in."""
-_PHASES = {"text_encoder": "text", "image_encoder": "text", "unet": "denoise", "transformer": "denoise"}
 
 
 @dataclass
@@ -108,8 +108,8 @@ def rehearsal(folder: Path, *models: Model, gib: float = 80) -> Iterator[Rehears
     def memory(*, cuda: bool) -> tuple[int, int]:
         return (card.limit - card.now, card.limit) if cuda else (MACHINE, MACHINE)
 
-    def read(_: Loader, kind: Any, where: Path, dtype: torch.dtype) -> Any:
-        return _watched(read_no_numbers(kind, where, dtype), where, stage)
+    def read(loader: Loader, kind: Any, where: Path, dtype: torch.dtype, _: WeightSource, name: str) -> Any:
+        return _watched(read_no_numbers(kind, where, dtype, loader._place(name)), name, stage)
 
     with ExitStack() as stack:
         stack.enter_context(mock.patch.object(device, "memory", memory))
@@ -148,24 +148,21 @@ def sources_for(task: TaskType, *, width: int = 64, height: int = 64, **_: Any) 
     )
 
 
-def _watched(module: Any, where: Path, stage: Rehearsal) -> Any:
+def _watched(module: Any, name: str, stage: Rehearsal) -> Any:
     """The network with its calls counted, and the card told which phase of a job it belongs to."""
 
-    def entered(phase: str, name: str | None = None) -> Any:
+    def entered(phase: str) -> Any:
         def hook(*_: Any) -> None:
             stage.card.enter(phase)
-            if name is not None:
-                stage.calls[name] += 1
+            stage.calls[phase if name == "vae" else name] += 1
 
         return hook
 
-    name = ("refiner_" if where.parent.name == REFINER.folder else "") + where.name
-    if hasattr(module, "decoder") and hasattr(module, "encoder") and hasattr(module, "decode"):
+    if name == "vae":
         module.encoder.register_forward_pre_hook(entered("encode"))
         module.decoder.register_forward_pre_hook(entered("decode"))
     else:
-        phase = next(phase for part, phase in _PHASES.items() if where.name.startswith(part))
-        module.register_forward_pre_hook(entered(phase, name))
+        module.register_forward_pre_hook(entered("text" if "encoder" in name else "denoise"))
     return module
 
 
@@ -175,3 +172,41 @@ def _put(owner: torch.nn.Module, key: str, value: torch.Tensor) -> None:
         owner._parameters[key] = torch.nn.Parameter(value, requires_grad=False)
     else:
         owner._buffers[key] = value
+
+
+def room_of(stage: Rehearsal, task: TaskType, **changes: Any) -> Room:
+    """What the engine takes a job to work in, phase by phase."""
+    return room(stage.spec(task), Size.of(task, params_of(task, **changes)), cuda=True)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One phase of a job: bytes beside the weights, counted and estimated."""
+
+    job: str
+    phase: str
+    counted: int
+    estimated: int
+    flops: int
+
+    @property
+    def right(self) -> bool:
+        """Within a tenth; of what is small beside everything else, no more than estimated."""
+        if self.phase == "text":
+            return self.counted <= self.estimated
+        return abs(self.counted - self.estimated) <= self.counted / 10
+
+    def __str__(self) -> str:
+        counted, estimated = self.counted / GIB, self.estimated / GIB
+        return f"{self.job:<40} {self.phase:<8} {counted:7.3f} {estimated:7.3f} {self.flops / 1e12:9.1f} TFLOP"
+
+
+def rows_of(stage: Rehearsal, run: Run, name: str, task: TaskType, *, tiles: bool = False, **size: Any) -> list[Row]:
+    """The phases of a run beside their estimates."""
+    estimate = room_of(stage, task, **size)
+    phases = [phase for phase in ("text", "encode", "denoise", "decode") if phase in run.card.peaks]
+    names = {"decode": "decode_in_tiles"} if tiles else {}
+    return [
+        Row(name, phase, run.beside_weights(phase), getattr(estimate, names.get(phase, phase)), run.card.flops[phase])
+        for phase in phases
+    ]

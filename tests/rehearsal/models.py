@@ -117,8 +117,8 @@ class Model:
         return out
 
 
-def read_no_numbers(kind: Any, folder: Path, dtype: torch.dtype, device: torch.device | str = "cpu") -> Any:
-    """What `from_pretrained` gives for a folder of this module, with memory that nobody has written to.
+def read_no_numbers(kind: Any, folder: Path, dtype: torch.dtype, place: torch.device | None) -> Any:
+    """What `from_pretrained` gives for a folder of this module, on the CPU or in `place`, with memory that nobody has written to.
 
     Memory of the machine that is never touched takes none, so tens of gigabytes of it cost nothing.
     """
@@ -134,11 +134,11 @@ def read_no_numbers(kind: Any, folder: Path, dtype: torch.dtype, device: torch.d
         for key, parameter in owner.named_parameters(recurse=False):
             if id(parameter) not in made:
                 keeps = not set(wide).isdisjoint([*path.split("."), key])
-                memory = torch.empty(parameter.shape, dtype=torch.float32 if keeps else dtype, device=device)
+                memory = torch.empty(parameter.shape, dtype=torch.float32 if keeps else dtype, device=place)
                 made[id(parameter)] = torch.nn.Parameter(memory, requires_grad=False)
             owner._parameters[key] = made[id(parameter)]
         for key, buffer in owner.named_buffers(recurse=False):
-            owner._buffers[key] = torch.empty(buffer.shape, dtype=buffer.dtype, device=device)
+            owner._buffers[key] = torch.empty(buffer.shape, dtype=buffer.dtype, device=place)
     return module.eval()
 
 

@@ -1,0 +1,100 @@
+"""One or two blocks of each kind, as wide as ever: dtypes, devices, what the host waits for, and the room of each phase.
+
+The room to work in does not depend on the depth: one block's is given back before the next.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.rehearsal.conftest import ROWS
+from tests.rehearsal.jobs import Rehearsal, rehearsal, rows_of
+from tests.rehearsal.models import A14B, REFINED_SDXL, SDXL, TI2V_5B, WAN_1_3B, WAN_14B_I2V, Model
+from worker.api.request import Scheduler
+from worker.core.types import TaskType
+
+STEP = "diffusers/schedulers/scheduling_{}"
+NOISE = {"upload diffusers/utils/torch_utils.py:randn_tensor": 1}
+WAITS: dict[Scheduler | None, dict[str, int]] = {
+    Scheduler.DDIM: {
+        f"item {STEP.format('ddim')}.py:DDIMScheduler.step": 3,
+        f"item {STEP.format('ddim')}.py:DDIMScheduler._get_variance": 3,
+    },
+    Scheduler.PNDM: {f"item {STEP.format('pndm')}.py:PNDMScheduler._get_prev_sample": 3},
+    Scheduler.K_EULER_ANCESTRAL: NOISE,
+    Scheduler.DPM_SOLVER_SDE_MULTISTEP_KARRAS: NOISE,
+}
+"""What the host waits for in one step of text2img; where a scheduler is not named, for nothing."""
+INPAINT = (
+    "item diffusers/pipelines/stable_diffusion_xl/pipeline_stable_diffusion_xl_inpaint.py:"
+    "StableDiffusionXLInpaintPipeline.__call__"
+)
+
+
+@pytest.fixture(scope="module")
+def refined(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rehearsal]:
+    with rehearsal(tmp_path_factory.mktemp("refined"), REFINED_SDXL.shallow()) as stage:
+        yield stage
+
+
+@pytest.mark.parametrize("scheduler", [None, *Scheduler])
+def test_a_step_waits_for_what_is_known_and_leaves_nothing(refined: Rehearsal, scheduler: Scheduler | None) -> None:
+    run = refined.run(TaskType.TEXT2IMG, num_inference_steps=3, scheduler=scheduler)
+    assert run.shapes == [(64, 64, 3)]
+    assert dict(run.step) == WAITS.get(scheduler, {})
+    assert refined.card.now == run.weights
+
+
+@pytest.mark.parametrize("scheduler", [None, Scheduler.DDIM, Scheduler.HEUN])
+def test_inpainting_with_the_refiner_runs_both_experts(refined: Rehearsal, scheduler: Scheduler | None) -> None:
+    split = {"high_noise_frac": 0.5, "refiner_inference_steps": 8}
+    run = refined.run(TaskType.INPAINT, num_inference_steps=8, scheduler=scheduler, **split)
+    each = 2 if scheduler is Scheduler.HEUN else 1
+    assert (run.calls["unet"], run.calls["refiner_unet"]) in {(3 * each, 4 * each), (5, 9)}
+    assert run.step[INPAINT] == 1
+    assert refined.card.now == run.weights
+
+
+Case = tuple[Model, TaskType, dict[str, Any], dict[str, int]]
+CASES: dict[str, Case] = {
+    "SDXL 1536x1536, img2img": (SDXL, TaskType.IMG2IMG, {"width": 1536, "height": 1536}, {"unet": 2}),
+    "SDXL 512x768, unguided": (SDXL, TaskType.TEXT2IMG, {"width": 512, "height": 768, "guidance_scale": 1.0}, {}),
+    "Wan 1.3B 832x480x33": (WAN_1_3B, TaskType.TEXT2VIDEO, {"width": 832, "height": 480, "num_frames": 33}, {}),
+    "Wan I2V 14B 832x480x81": (
+        WAN_14B_I2V,
+        TaskType.IMG2VIDEO,
+        {"width": 832, "height": 480, "num_frames": 81},
+        {"image_encoder": 1, "transformer": 4},
+    ),
+    "Wan A14B 832x480x81": (
+        A14B,
+        TaskType.TEXT2VIDEO,
+        {"width": 832, "height": 480, "num_frames": 81},
+        {"transformer": 2, "transformer_2": 2},
+    ),
+    "Wan TI2V 832x480x33, img2video": (
+        TI2V_5B,
+        TaskType.IMG2VIDEO,
+        {"width": 832, "height": 480, "num_frames": 33},
+        {"transformer": 4},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_room_of_each_phase_is_as_estimated(
+    name: str, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    model, task, size, calls = CASES[name]
+    with rehearsal(tmp_path, model.shallow()) as stage:
+        run = stage.run(task, num_inference_steps=3 if model.family == "sdxl" else 2, **size)
+        assert {network: run.calls[network] for network in calls} == calls
+        assert not run.card.quadratic
+        assert stage.card.now == run.weights
+        for row in rows_of(stage, run, name, task, **size):
+            record_property(ROWS, str(row))
+            assert row.right, row
+        stage.engine.unload()
+        assert stage.card.now == 0
