@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from worker.api.params import Draft, ImageParams, Params, VideoParams
-from worker.api.request import Scheduler
-from worker.core.types import Progress
+from worker.core.types import Progress, Scheduler
 from worker.engine import estimate as module
 from worker.engine.estimate import (
     SDXL_UNET,

@@ -45,6 +45,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     reports = [report for name in ("passed", "failed") for report in terminalreporter.getreports(name)]
     rows = [value for report in reports for key, value in getattr(report, "user_properties", []) if key == ROWS]
     if rows:
-        terminalreporter.section("bytes beside the weights, in GiB: counted, and as worker/engine/memory/room.py has them")
+        terminalreporter.section(
+            "bytes beside the weights, in GiB: counted, and as worker/engine/memory/room.py has them"
+        )
         for row in rows:
             terminalreporter.write_line(str(row))

@@ -286,9 +286,7 @@ def _same(tensor: torch.Tensor, device: torch.device | None, kwargs: Any) -> boo
     return there and kwargs.get("dtype") in {None, tensor.dtype} and kwargs.get("memory_format") is None
 
 
-def _apply(
-    self: torch.nn.Module, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True
-) -> torch.nn.Module:
+def _apply(self: torch.nn.Module, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> torch.nn.Module:
     """`torch.nn.Module._apply` by assignment: torch's own swaps tensors, which fake ones refuse that are held weakly."""
     done: dict[int, torch.Tensor] = {}
     with torch.no_grad():

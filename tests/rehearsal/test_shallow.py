@@ -12,7 +12,7 @@ import pytest
 from tests.rehearsal.conftest import ROWS
 from tests.rehearsal.jobs import Rehearsal, rehearsal, rows_of
 from tests.rehearsal.models import A14B, REFINED_SDXL, SDXL, TI2V_5B, WAN_1_3B, WAN_14B_I2V, Model
-from worker.api.request import Scheduler
+from worker.core.types import Scheduler
 from worker.core.types import TaskType
 
 STEP = "diffusers/schedulers/scheduling_{}"

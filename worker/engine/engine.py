@@ -60,7 +60,7 @@ class Engine:
         Raises:
             ModelUnavailable: as `describe`.
         """
-        spec = self.registry.spec(request.task_type)
+        spec = self.registry.spec(request.task_type, request.model)
         networks = Networks.of(spec)
         if networks is None:
             return None

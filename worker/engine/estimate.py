@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from worker.api.params import ImageParams, Params, VideoParams
-from worker.api.request import Scheduler
-from worker.core.types import Control, Part, Progress
+from worker.core.types import Control, Part, Progress, Scheduler
 from worker.engine.models.checkpoint import read_json
 from worker.engine.models.registry import Family, ModelSpec
 
@@ -239,7 +238,8 @@ def transformer(
 
 def _levels(channels: Sequence[int], config: Config, blocks: int) -> float:
     """How much a pixel takes of convolutions of these widths, each level of a quarter of the pixels."""
-    return sum(c * c / 4**level for level, c in enumerate(channels)) * blocks / int(config.get("patch_size") or 1) ** 2
+    weights: float = sum(c * c / 4**level for level, c in enumerate(channels))
+    return weights * blocks / int(config.get("patch_size") or 1) ** 2
 
 
 _IMAGE_LEVELS = 3 * 53_248.0
