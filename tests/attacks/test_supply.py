@@ -94,7 +94,9 @@ def test_no_download_asks_for_a_pickle() -> None:
     for path in SHIPPED:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and "\n" not in node.value:
-                assert not PICKLES.search(node.value) or "ignore" in node.value, f"{path}: {node.value}"
+                # A bare suffix names a kind of file to the operator who set it; what is asked of a hub is a pattern.
+                asks = not node.value.startswith(".") and "ignore" not in node.value
+                assert not (asks and PICKLES.search(node.value)), f"{path}: {node.value}"
 
 
 @pytest.mark.parametrize("suffix", ["bin", "ckpt", "pt", "pth", "pkl", "safetensors.bin", "onnx"])
@@ -114,7 +116,7 @@ def test_the_registry_takes_no_pickle(suffix: str, tmp_path: Path) -> None:
 def test_a_pickle_that_calls_itself_safetensors_is_not_taken(tmp_path: Path) -> None:
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(b"\x80\x04cos\nsystem\n(S'id'\ntR.")
-    with pytest.raises(ModelUnavailable, match="not in the safetensors format"):
+    with pytest.raises(ModelUnavailable, match="a file that is pickled, which can run code when it is read"):
         ModelRegistry(load_settings(sdxl_model=str(weights)), cuda=False, where=()).spec(TaskType.TEXT2IMG)
 
 

@@ -282,10 +282,10 @@ class ModelRegistry:
                 raise ModelUnavailable("model_unavailable.no_file", variable=variable)
             if not path.is_file():
                 raise ModelUnavailable("model_unavailable.file_missing", variable=variable)
+            if header(path) and not is_whole(path):
+                raise ModelUnavailable("model_unavailable.file_cut_off", variable=variable)
             if problem := identify(path).problem if role == "sdxl" or not header(path) else None:
                 raise ModelUnavailable("model_unavailable.file", variable=variable, problem=problem)
-            if not is_whole(path):
-                raise ModelUnavailable("model_unavailable.file_cut_off", variable=variable)
             return WeightSource(variable, role, "file", path.name, path)
         if path.is_dir():
             if problem := folder_problem(path, role):
