@@ -80,5 +80,5 @@ def test_a_single_file_that_was_cut_off_is_refused_in_words(tmp_path: Path) -> N
     path = tmp_path / "mine.safetensors"
     put_tensor(path)
     cut(path)
-    with pytest.raises(ModelUnavailable, match="SDXL_MODEL names a file that is not all there"):
-        registry(cuda=True, sdxl_model=str(path)).spec(TaskType.TEXT2IMG)
+    with pytest.raises(ModelUnavailable, match="SDXL_VAE names a file that is not all there"):
+        registry(cuda=True, sdxl_vae=str(path)).spec(TaskType.TEXT2IMG)
