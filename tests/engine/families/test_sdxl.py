@@ -270,3 +270,10 @@ def test_every_pass_of_a_job_has_that_scheduler(
     run(task, scheduler=Scheduler.UNIPC, **fields)
     assert {type(scheduler).__name__ for scheduler in seen.schedulers} == {"UniPCMultistepScheduler"}
     assert len(seen.schedulers) == (2 if fields else 1)
+
+
+def test_the_size_that_the_model_is_told_counts_and_its_own_changes_nothing(run: Runner) -> None:
+    for task in ("text2img", "inpaint"):
+        (plain,), (own,), (native,) = (run(task, micro_conditioning=told) for told in (None, (64, 64), (256, 256)))
+        assert np.array_equal(plain, own)
+        assert not np.array_equal(plain, native)

@@ -215,3 +215,20 @@ def test_the_bytes_are_those_of_the_pipeline_itself(demo_models: Path, run: Runn
     ).frames[0]
     (ours,) = run("text2video", flow_shift=5.0)
     assert np.array_equal(ours, np.stack([np.asarray(frame) for frame in frames]))
+
+
+def test_each_of_two_experts_has_its_own_guidance(demo_settings: Settings, wan_t2v: Path, tmp_path: Path) -> None:
+    """Wan 2.2 A14B's layout: one network for much noise, one for little."""
+    folder = tmp_path / "experts"
+    shutil.copytree(wan_t2v, folder)
+    shutil.copytree(folder / "transformer", folder / "transformer_2")
+    index = json.loads((folder / "model_index.json").read_text())
+    index |= {"transformer_2": index["transformer"], "boundary_ratio": 0.875}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    settings = demo_settings.model_copy(update={"wan_model": str(folder)})
+    start = runner(Engine(settings, registry=ModelRegistry(settings, cuda=False, where=())))
+    (plain,), (same,), (other,) = (
+        start("text2video", num_inference_steps=4, guidance_scale=4.0, guidance_scale_2=low) for low in (None, 4.0, 1.5)
+    )
+    assert np.array_equal(plain, same)
+    assert not np.array_equal(plain, other)
