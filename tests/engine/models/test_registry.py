@@ -218,7 +218,7 @@ def test_a_file_beside_a_single_file_speaks_for_it(tmp_path: Path) -> None:
     path = put_header(tmp_path / "my.safetensors", SDXL)
     put(tmp_path / "my.json", {"num_inference_steps": 6, "zero_snr": True, "fps": "fast", "description": "mine"})
     found = registry(cuda=True, sdxl_model=str(path)).describe(TaskType.TEXT2IMG)
-    assert (found.num_inference_steps, found.guidance_rescale) == (6, 0.7)
+    assert (found.num_inference_steps, found.guidance_rescale, found.timestep_spacing) == (6, 0.7, "trailing")
     said = {"my.safetensors": OwnDefaults(num_inference_steps=7)}
     found = registry(cuda=True, sdxl_model=str(path), model_defaults=said).describe(TaskType.TEXT2IMG)
     assert found.num_inference_steps == 7

@@ -157,7 +157,9 @@ def wan_defaults(name: str, folder: Path | None, kind: str, own: Mapping[str, An
 
 def schedule_of(own: Mapping[str, Any]) -> dict[str, Any]:
     """What is said of how a model was trained, as entries of its scheduler's config."""
-    return {entry: own[key] for key, entry in _SCHEDULE.items() if key in own}
+    # From pure noise means from its very first step, which the other spacings leave out.
+    spacing = {"timestep_spacing": "trailing"} if own.get("zero_snr") else {}
+    return spacing | {entry: own[key] for key, entry in _SCHEDULE.items() if key in own}
 
 
 def own_words(path: Path | None) -> dict[str, Any]:
