@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.checkpoint_headers import SDXL, put_header
 from tests.support.fakes import MemoryBucket, is_down
 from tools.emulators.firebase import FirebaseEmulators, environment
 from worker import doctor
@@ -85,7 +86,7 @@ def test_a_red_row_is_an_exit_code_for_ci_and_json_says_the_same(
     monkeypatch.setenv("WAN_I2V_MODEL", "/nowhere")
     assert doctor.main(["--json"]) == 1
     red = [row for row in json.loads(capsys.readouterr().out) if row["state"] == "fail"]
-    assert [(row["section"], row["name"]) for row in red] == [("Models", "img2video")]
+    assert [(row["section"], row["name"]) for row in red] == [("Models", "/nowhere: img2video")]
 
 
 def test_a_check_that_breaks_is_a_red_row_behind_what_it_had_found() -> None:
@@ -107,7 +108,9 @@ def test_each_wrong_variable_is_red_and_all_other_checks_still_run(monkeypatch: 
     monkeypatch.setenv("JOB_TIMEOUT_SECONDS", "soon")
     monkeypatch.setenv("SDXL_MODEL", "demo")
     monkeypatch.setenv("SDXL_REFINR", "demo")
+    monkeypatch.setenv("MODEL_DEFAULTS", '{"demo": {"num_inference_steps": 9}}')
     rows = everything()
+    assert named(rows, "MODEL_DEFAULTS").detail == "{'demo': {'num_inference_steps': 9}}"
     assert states(rows).items() >= {
         "LOG_LEVEL": "fail", "JOB_TIMEOUT_SECONDS": "fail", "SDXL_MODEL": "ok", "SDXL_REFINR": "warn", "card": "ok"
     }.items()  # fmt: skip
@@ -306,6 +309,19 @@ def test_a_model_that_has_to_be_downloaded_says_so() -> None:
     assert found.state == "warn"
     assert "not on this machine" in found.detail
     assert found.remedy
+
+
+def test_a_checkpoint_in_one_file_says_what_it_is_and_each_of_several_has_its_row(tmp_path: Path) -> None:
+    put_header(tmp_path / "noob-lightning-4step.safetensors", SDXL | {"v_pred": ("F16", [])})
+    put_header(tmp_path / "lora.safetensors", {"lora_unet_x.lora_up.weight": ("F16", [4])})
+    sources = {"noob": "noob-lightning-4step", "style": "lora"}
+    named_ones = ", ".join(f"{name}={tmp_path / file}.safetensors" for name, file in sources.items())
+    rows = models(sdxl_model=f"photo=demo, {named_ones}")
+    photo, noob, style = (named(rows, f"{name}: text2img, img2img, inpaint") for name in ("photo", "noob", "style"))
+    assert photo.state == "ok"
+    assert "4 steps, guidance 0, made for so few steps, v_prediction" in noob.detail
+    assert noob.state == "warn", "its tokenizers are not on this machine"
+    assert (style.state, "LoRA" in style.detail) == ("fail", True)
 
 
 def test_a_safety_checker_that_is_asked_for_and_missing_is_red(tmp_path: Path) -> None:

@@ -64,6 +64,7 @@ DOWNLOADS_GIB = 40
 SPOOL_GIB = 2
 """As much as the spool keeps."""
 LONGEST_VALUE = 120
+DOWNLOADED = "not on this machine: a job downloads it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +135,8 @@ def _wrong(wrong: Mapping[str, str]) -> Iterator[Finding]:
 
 def _shown(value: object) -> str:
     # A secret is one of pydantic's, whose text is asterisks.
+    if isinstance(value, dict):
+        value = {name: own.given() for name, own in value.items()}
     text = redact(", ".join(map(str, value)) if isinstance(value, tuple) else str(value))
     return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}…"
 
@@ -328,26 +331,30 @@ def models(settings: Settings, registry: ModelRegistry) -> Iterator[Finding]:
     """One row for each model, under the names of the tasks that it serves."""
     served: dict[ModelSpec, list[str]] = {}
     what: dict[ModelSpec, str] = {}
-    unserved: dict[str, list[str]] = {}
-    for task in TaskType:
+    unserved: dict[tuple[str, str], list[str]] = {}
+    for task, model in _models(registry):
         try:
-            spec, defaults = registry.spec(task), registry.describe(task)
+            spec, defaults = registry.spec(task, model), registry.describe(task, model)
         except ModelUnavailable as error:
-            unserved.setdefault(error.message, []).append(task)
+            one_of_several = len(registry.models(task)) > 1
+            unserved.setdefault((_called(model if one_of_several else None), error.message), []).append(task)
         else:
             served.setdefault(spec, []).append(task)
             what.setdefault(spec, _kind(spec, defaults))
     for spec, tasks in served.items():
         missing = any(part.kind == "hub" and not part.optional for part in spec.all)
+        alone = spec.main.kind == "file" and registry.sdxl_configs() is None
         parts = "; ".join(_described(part) for part in spec.all)
+        parts += f"; SDXL base's configuration {DOWNLOADED}" if alone else ""
         weight = "" if missing else f"; {_size(sum(spec_bytes(spec, cuda=registry.cuda).values()))} as it is loaded"
         remedy = "bake it, put it on the volume, or name its task in PRELOAD_TASKS: docs/deploy.md, Models"
-        state: State = "warn" if missing else "ok"
-        yield Finding(", ".join(tasks), state, f"{what[spec]}; {parts}{weight}", remedy if missing else "")
-    for problem, tasks in unserved.items():
+        state: State = "warn" if missing or alone else "ok"
+        said = f"{what[spec]}; {parts}{weight}"
+        yield Finding(_called(spec.main.called) + ", ".join(tasks), state, said, "" if state == "ok" else remedy)
+    for (called, problem), tasks in unserved.items():
         # A worker with one task less still serves the others, unless its operator wanted that one.
         wanted = not served or any(_asked_for(settings, TaskType(task)) for task in tasks)
-        yield Finding(", ".join(tasks), "fail" if wanted else "warn", problem)
+        yield Finding(called + ", ".join(tasks), "fail" if wanted else "warn", problem)
 
 
 def _asked_for(settings: Settings, task: TaskType) -> bool:
@@ -360,12 +367,21 @@ def _kind(spec: ModelSpec, defaults: ModelDefaults) -> str:
     frames = f"x{defaults.num_frames}" if spec.family == "wan" else ""
     size = f"{defaults.width}x{defaults.height}{frames}"
     family = {"sdxl": "SDXL", "wan": f"Wan {wan_layout(spec.main) or ''}".strip()}[spec.family]
-    return f"{family}, {size}, {defaults.num_inference_steps} steps, guidance {defaults.guidance_scale:g}"
+    said = [family, size, f"{defaults.num_inference_steps} steps", f"guidance {defaults.guidance_scale:g}"]
+    said += ["made for so few steps"] if defaults.few_steps else []
+    said += [defaults.prediction_type] if defaults.prediction_type else []
+    return ", ".join(said)
+
+
+def _called(name: str | None) -> str:
+    return f"{name}: " if name else ""
 
 
 def _described(part: WeightSource) -> str:
     role = {"sdxl": "", "wan": "", "vae": "VAE ", "refiner": "refiner ", "safety": ""}[part.role]
-    return f"{role}{part.name} " + (f"in {part.path}" if part.path else "is not on this machine, a job downloads it")
+    if part.path is None:
+        return f"{role}{part.name} {DOWNLOADED}"
+    return f"{role}{part.path}" if part.kind == "file" else f"{role}{part.name} in {part.path}"
 
 
 def _size(count: int) -> str:
@@ -413,16 +429,16 @@ def placement(registry: ModelRegistry) -> Iterator[Finding]:
     free, total = device.memory(cuda=registry.cuda)
     residents: list[Resident] = []
     seen: set[str] = set()
-    for order, (task, spec) in enumerate(_specs(registry)):
+    for order, (task, model, spec) in enumerate(_specs(registry)):
         if spec.name in seen:
             continue
         seen.add(spec.name)
-        title = f"{spec.family}: {spec.main.name.rpartition('/')[2]}"
+        title = f"{spec.family}: {spec.main.called or spec.main.name.rpartition('/')[2]}"
         if any(part.path is None for part in spec.all if not part.optional):
             yield Finding(title, "skipped", "not known before its weights are here")
             continue
         networks = spec_bytes(spec, cuda=registry.cuda)
-        size = Size.native(task, registry.describe(task))
+        size = Size.native(task, registry.describe(task, model))
         demand = Demand(spec.name, networks, room(spec, size, cuda=registry.cuda))
         placed = decide(demand, residents, free=free, total=total, can_offload=registry.cuda)
         aside = set_aside(networks, placed.mode)
@@ -435,10 +451,17 @@ def placement(registry: ModelRegistry) -> Iterator[Finding]:
         yield Finding(title, states.get(placed.mode, "warn"), f"{placed.mode}: {placed.reason}", remedy)
 
 
-def _specs(registry: ModelRegistry) -> Iterator[tuple[TaskType, ModelSpec]]:
+def _models(registry: ModelRegistry) -> Iterator[tuple[TaskType, str | None]]:
+    """Each task with each of its models; a task that has none is asked for all the same, so as to say why."""
     for task in TaskType:
+        for model in registry.models(task) or (None,):
+            yield task, model
+
+
+def _specs(registry: ModelRegistry) -> Iterator[tuple[TaskType, str | None, ModelSpec]]:
+    for task, model in _models(registry):
         with contextlib.suppress(ModelUnavailable):
-            yield task, registry.spec(task)
+            yield task, model, registry.spec(task, model)
 
 
 def ffmpeg() -> Iterator[Finding]:
@@ -452,7 +475,7 @@ def ffmpeg() -> Iterator[Finding]:
 
 def disk(settings: Settings, registry: ModelRegistry) -> Iterator[Finding]:
     """Where models are downloaded to, where clips are made, and where results wait for better times."""
-    downloads = any(part.kind == "hub" for _, spec in _specs(registry) for part in spec.all)
+    downloads = any(part.kind == "hub" for _, _, spec in _specs(registry) for part in spec.all)
     cache = hub.default_places(settings.models_dir)[-1].root
     if downloads:
         yield _space("disk for downloads", cache, DOWNLOADS_GIB, "HF_HOME names a folder with room that it may write")
