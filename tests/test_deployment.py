@@ -12,9 +12,13 @@ from typing import Any
 
 import pytest
 
+from benchmarks.full_size_models import WAN_22_VAE, WAN_TI2V_TRANSFORMER
 from tools.bake_models import choose_files, component_folders
+from worker.api.params import resolve
+from worker.api.request import parse
 from worker.core.config import load_settings
 from worker.core.types import TaskType
+from worker.engine.estimate import Estimator, Networks
 from worker.engine.memory.placement import Demand, decide
 from worker.engine.memory.room import Size, room
 from worker.engine.models.registry import ModelRegistry
@@ -207,6 +211,32 @@ def test_from_48_gb_all_models_of_a_preset_stay_on_the_card(preset: dict[str, An
     for name in presets_models(preset):
         others = sum(sum(BYTES[other].values()) for other in presets_models(preset) if other != name)
         assert placed(preset, free - others)[name].mode == "resident", name
+
+
+SLOWEST = {
+    "ADA_24": "NVIDIA GeForce RTX 4090",
+    "AMPERE_48": "NVIDIA A40",
+    "ADA_48_PRO": "NVIDIA L40",
+    "AMPERE_80": "NVIDIA A100 80GB PCIe",
+    "ADA_80_PRO": "NVIDIA H100 PCIe",
+}
+"""GPU pool -> its slowest card."""
+
+
+@pytest.mark.parametrize("pool", HUB["config"]["gpuIds"].split(","))
+def test_the_longest_job_of_the_presets_ends_in_time_on_every_card_that_the_listing_names(pool: str) -> None:
+    """The clip that a request gets that names nothing but a prompt and a picture."""
+    preset = next(preset for preset in HUB["config"]["presets"] if preset["name"] == "Videos only")
+    settings = load_settings(wan_model=preset["defaults"]["WAN_MODEL"])
+    defaults = ModelRegistry(settings, cuda=True, where=()).describe(TaskType.IMG2VIDEO)
+    request = parse({"task_type": "img2video", "prompt": "a fox", "image_url": "https://example.com/a.png"})
+    params = resolve(request, defaults, max_image_pixels=settings.max_image_pixels, max_job_cost=settings.max_job_cost)
+    estimator = Estimator()
+    estimator.card = SLOWEST[pool]
+    networks = Networks("wan", WAN_TI2V_TRANSFORMER, WAN_22_VAE)
+    estimate = estimator.estimate(networks, params, from_image=True)
+    assert estimate.basis == "card"
+    assert not estimate.exceeds(settings.job_timeout_seconds), f"{estimate.seconds:.0f} s"
 
 
 def test_the_listing_prefers_cards_on_which_nothing_has_to_leave() -> None:
