@@ -47,8 +47,8 @@ class Watch:
         return contextlib.nullcontext()
 
     def report(self, progress: Progress) -> None:
-        """Note the moment."""
-        if progress.stage == "generating":
+        """Note the moment of each step's end, once: what follows the last one is reported under it, too."""
+        if progress.stage == "generating" and progress.step > len(self.steps):
             self.steps.append(time.perf_counter())
 
     def warn(self, warning: str) -> None:

@@ -267,6 +267,7 @@ def test_a_start_logs_the_card_and_what_drives_it_before_anything_is_loaded(
     """cuDNN's version decides what a convolution takes, the driver's what is known of faults: one line has both."""
     card = device.Gpu("NVIDIA L40S", 45 * 2**30, "580.95.05", "2.13.0+cu130", "13.0", "91501")
     monkeypatch.setattr(device, "describe_gpu", lambda: card)
+    monkeypatch.setattr(device, "name", lambda: card.name)
     with caplog.at_level(logging.INFO):
         Engine(demo_settings, registry=ModelRegistry(demo_settings, cuda=True, where=())).preload((), Recorder())
     assert [record.message for record in caplog.records if getattr(record, "action", "") == "gpu"] == [str(card)]
