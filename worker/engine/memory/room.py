@@ -16,8 +16,8 @@ from worker.engine.models.registry import ModelSpec
 Phase = Literal["text", "encode", "denoise", "decode", "decode_in_tiles"]
 
 MIB = 2**20
-_TEXT = 64 * MIB
-"""Activations of the text and image encoders: a few hundred tokens."""
+_TEXT = {"sdxl": 64 * MIB, "wan": 128 * MIB}
+"""Activations of the text and image encoders: 77 tokens and 512."""
 IMAGE_TILE = 512
 """Side of a tile in which an image is decoded, in pixels, where there is no room to decode it whole."""
 CLIP_TILE = 256
@@ -92,7 +92,7 @@ def _sdxl(spec: ModelSpec, size: Size, number: int) -> Room:
     vae = _width(read_json(folder / "vae" / "config.json"), 128) if folder else 128
     decoded = 6 * vae * number  # three copies of the second widest block's output at full size
     return Room(
-        text=_TEXT,
+        text=_TEXT["sdxl"],
         encode=round(5.1 * vae * number) * size.pixels if size.source else 0,
         denoise=round(0.25 * unet * number * (2 if size.guided else 1)) * size.pixels,
         decode=decoded * size.pixels,
@@ -133,10 +133,10 @@ def _wan(spec: ModelSpec, size: Size, number: int) -> Room:
     # The decoder works on four frames at a time, at full size in its last block, and keeps what the next four need.
     inside = (80.4 if numbers.residual else 48.3) * numbers.vae / numbers.vae_patch**2
     decoder = round(inside * number)
-    encoder = round(37 * numbers.encoder / numbers.vae_patch**2 * 4)
+    encoder = round((49.3 if numbers.residual else 37) * numbers.encoder / numbers.vae_patch**2 * 4)
     encoded = min(size.frames, 4) if not numbers.token_steps else 1
     return Room(
-        text=_TEXT,
+        text=_TEXT["wan"],
         encode=(encoder * encoded // 4 + 3 * 4 * (size.frames if not numbers.token_steps else 1)) * size.pixels
         if size.source
         else 0,
