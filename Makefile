@@ -52,6 +52,9 @@ unit: setup ## the quick tests, without Node and without models
 test: setup emulators ## all tests
 	$(PY) -m pytest $(AT_ONCE) $(PYTEST)
 
+rehearsal: setup ## the engine at full size on a card that is not there (minutes; a C++ compiler), and what fits where
+	$(PY) -m tests.rehearsal $(PYTEST)
+
 cloud: setup emulators ## the example requests against your Firebase, or against local emulators
 	$(PY) test_cloud_storage.py
 

@@ -76,6 +76,16 @@ class Rehearsal:
     engine: Engine
     card: Card
     calls: Counter[str] = field(default_factory=Counter)
+    read: list[str] = field(default_factory=list)
+    """Each network that was read from the disk, as often as it was."""
+
+    def prepare(self, task: TaskType, **changes: Any) -> Placement:
+        """Have the weights of a job where they will run.
+
+        Raises:
+            What the engine raises.
+        """
+        return self.engine.prepare(request_of(task), params_of(task, **changes), Recorder())
 
     def run(self, task: TaskType, **changes: Any) -> Run:
         """Prepare and run one job of a task on the card; keywords change its parameters.
@@ -99,20 +109,26 @@ class Rehearsal:
 
 
 @contextmanager
-def rehearsal(folder: Path, *models: Model, gib: float = 80) -> Iterator[Rehearsal]:
-    """In the body, an engine with these models (one of a family) on a card of so many GiB; `folder` keeps their files."""
-    card = Card(round(gib * GIB))
+def rehearsal(folder: Path, *models: Model, gib: float = 80, missing: float = 0) -> Iterator[Rehearsal]:
+    """In the body, an engine with these models on a card of so many GiB, of which it has `missing` less than it says.
+
+    `folder` keeps the models' files.
+    """
+    said = round(gib * GIB)
+    card = Card(said - round(missing * GIB))
     settings = settings_for(folder, *models)
     stage = Rehearsal(Engine(settings, registry=ModelRegistry(settings, cuda=True, where=())), card)
 
     def memory(*, cuda: bool) -> tuple[int, int]:
-        return (card.limit - card.now, card.limit) if cuda else (MACHINE, MACHINE)
+        return (said - card.now, said) if cuda else (MACHINE, MACHINE)
 
     def read(loader: Loader, kind: Any, where: Path, dtype: torch.dtype, _: WeightSource, name: str) -> Any:
+        stage.read.append(f"{where.parent.name}/{where.name}")
         return _watched(read_no_numbers(kind, where, dtype, loader._place(name)), name, stage)
 
     with ExitStack() as stack:
         stack.enter_context(mock.patch.object(device, "memory", memory))
+        stack.enter_context(mock.patch.object(device, "name", lambda: "a card that is not there"))
         stack.enter_context(mock.patch.object(Loader, "_read", read))
         stack.enter_context(mock.patch.object(offload, "put", _put))
         stack.enter_context(pretended(card))
@@ -158,11 +174,16 @@ def _watched(module: Any, name: str, stage: Rehearsal) -> Any:
 
         return hook
 
+    def left(*_: Any) -> None:
+        stage.card.enter("between")
+
     if name == "vae":
         module.encoder.register_forward_pre_hook(entered("encode"))
         module.decoder.register_forward_pre_hook(entered("decode"))
     else:
         module.register_forward_pre_hook(entered("text" if "encoder" in name else "denoise"))
+    if "encoder" in name:
+        module.register_forward_hook(left)
     return module
 
 

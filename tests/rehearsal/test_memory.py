@@ -1,0 +1,95 @@
+"""Where weights are, what is moved, and what happens on a card that is too small."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.rehearsal.card import GIB
+from tests.rehearsal.jobs import rehearsal
+from tests.rehearsal.models import REFINED_SDXL, SDXL, TI2V_5B, WAN_1_3B
+from worker.core.errors import OutOfMemory
+from worker.core.types import TaskType
+
+T2I, T2V = TaskType.TEXT2IMG, TaskType.TEXT2VIDEO
+
+
+def test_offloaded_weights_go_up_once_a_job_and_never_down(tmp_path: Path) -> None:
+    """SDXL with the refiner on 2.6 GiB, 3.9 GiB of weights: nothing is left behind, and back it can go."""
+    split = {"high_noise_frac": 0.5, "refiner_inference_steps": 8, "num_inference_steps": 8}
+    with rehearsal(tmp_path, REFINED_SDXL.shallow(), gib=2.9) as stage:
+        for _ in range(2):
+            run = stage.run(TaskType.INPAINT, **split)
+            assert run.placement.mode == "offloaded"
+            assert (run.calls["unet"], run.calls["refiner_unet"]) == (3, 4)
+            assert run.weights == stage.card.now == 0
+            entry = stage.engine._cache[stage.spec(T2I)]
+            sizes = entry.offloader.networks
+            # The VAE encodes before and decodes after; the second text encoder speaks to both experts.
+            once = sum(sizes.values()) + sizes["vae"]
+            assert once <= run.card.up <= once + 2 * 2**20
+            assert run.card.down < 2**20
+
+
+def test_a_card_that_has_grown_takes_the_weights_back(tmp_path: Path) -> None:
+    with rehearsal(tmp_path, SDXL.shallow(), gib=1.9) as stage:
+        assert stage.run(T2I).placement.mode == "offloaded"
+        entry = stage.engine._cache[stage.spec(T2I)]
+        entry.offloader.settle(type(stage.prepare(T2I))("resident", "there is room"))
+        assert stage.card.now == pytest.approx(entry.offloader.bytes, rel=0.01)
+        stage.engine.unload()
+        del entry
+        assert stage.card.now == 0
+
+
+def test_what_ran_out_of_memory_is_done_once_more_and_nothing_else(tmp_path: Path) -> None:
+    """The card has 1.4 GiB less than it says: the decode fails, the latents are kept, and the next job knows."""
+    size = {"width": 1024, "height": 1024, "num_inference_steps": 3}
+    with rehearsal(tmp_path, SDXL.shallow(), gib=4.0, missing=1.4) as stage:
+        first = stage.run(T2I, **size)
+        assert first.placement.mode == "resident"
+        assert (first.calls["unet"], first.calls["text_encoder"]) == (3, 1)
+        assert len(first.warnings) == 1
+        second = stage.run(T2I, **size)
+        assert second.placement.tiles or second.placement.mode != "resident"
+        assert (second.calls["unet"], second.warnings) == (3, [])
+
+
+def test_a_clip_that_ran_out_of_memory_is_denoised_once(tmp_path: Path) -> None:
+    size = {"width": 480, "height": 320, "num_frames": 9}
+    with rehearsal(tmp_path, WAN_1_3B.shallow(), gib=5.6, missing=1.9) as stage:
+        run = stage.run(T2V, **size)
+        assert run.placement.mode == "resident"
+        assert (run.calls["transformer"], run.calls["text_encoder"]) == (4, 2)
+        assert run.shapes == [(9, 320, 480, 3)]
+        assert len(run.warnings) == 1
+
+
+def test_images_and_clips_in_turn_are_read_from_the_disk_once(tmp_path: Path) -> None:
+    """SDXL and Wan 1.3B at full size on 24 GB."""
+    sizes = {T2I: {"width": 1024, "height": 1024}, T2V: {"width": 832, "height": 480, "num_frames": 81}}
+    with rehearsal(tmp_path, SDXL, WAN_1_3B, gib=22.0) as stage:
+        for task in (T2I, T2V, T2I, T2V):
+            stage.prepare(task, **sizes[task])
+        assert set(Counter(stage.read).values()) == {1}
+        assert len(stage.read) == len(SDXL.networks) + len(WAN_1_3B.networks)
+
+
+@pytest.mark.parametrize(
+    ("gib", "mode", "tiles"), [(44.4, "resident", False), (22.0, "offloaded", False), (15.7, "offloaded", True)]
+)
+def test_the_video_model_of_the_hub_is_planned_before_it_works(
+    tmp_path: Path, gib: float, mode: str, tiles: bool
+) -> None:
+    """TI2V 5B at 1280x704x81, on the smallest cards that are sold as 48, 24 and 16 GB."""
+    with rehearsal(tmp_path, TI2V_5B, gib=gib) as stage:
+        placement = stage.prepare(T2V, width=1280, height=704, num_frames=81)
+        assert (placement.mode, placement.tiles) == (mode, tiles)
+        assert (stage.card.now > 20 * GIB) == (mode == "resident")
+
+
+def test_what_fits_nowhere_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    with rehearsal(tmp_path, TI2V_5B, gib=8) as stage:
+        with pytest.raises(OutOfMemory):
+            stage.prepare(T2V, width=1280, height=704, num_frames=81)
+        assert stage.read == []
