@@ -329,6 +329,10 @@ def _remedy(error: BackendError, by_code: Mapping[int, str]) -> str:
 
 def models(settings: Settings, registry: ModelRegistry) -> Iterator[Finding]:
     """One row for each model, under the names of the tasks that it serves."""
+    for name in registry.unmatched_defaults():
+        yield Finding(
+            "MODEL_DEFAULTS", "warn", f"no model is called {name!r}", "name a model as its own row below does"
+        )
     served: dict[ModelSpec, list[str]] = {}
     what: dict[ModelSpec, str] = {}
     unserved: dict[tuple[str, str], list[str]] = {}

@@ -161,6 +161,8 @@ class Engine:
             device.try_gpu()
         self._know_card()
         self._have_safety()
+        for name in self.registry.unmatched_defaults():
+            log.warning("MODEL_DEFAULTS: no model is called %r", name, extra={"action": "health"})
         served: list[str] = []
         problem: JobError | None = None
         for task, model in self._models():

@@ -265,3 +265,9 @@ def test_nothing_here_imports_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+def test_what_is_said_of_a_model_that_is_not_there_is_told() -> None:
+    own = OwnDefaults(num_inference_steps=9)
+    named = registry(cuda=False, sdxl_model="photo=demo", model_defaults={"photo": own, "demo": own, "phto": own})
+    assert named.unmatched_defaults() == ("phto",)

@@ -154,6 +154,12 @@ class ModelRegistry:
             return tuple(self._choices("WAN_MODEL"))
         return tuple(dict.fromkeys((*self._choices("WAN_I2V_MODEL"), *self._both())))
 
+    def unmatched_defaults(self) -> tuple[str, ...]:
+        """Names in MODEL_DEFAULTS that no configured model has: what is said of them has no effect."""
+        choices = [self._choices(variable) for variable in ("SDXL_MODEL", "WAN_MODEL", "WAN_I2V_MODEL")]
+        known = {word for each in choices for name, source in each.items() for word in (name, _own_name(source))}
+        return tuple(name for name in self._settings.model_defaults or {} if name not in known)
+
     def safety(self) -> WeightSource | None:
         """The checker that every result must pass; None where the operator asked for none.
 
