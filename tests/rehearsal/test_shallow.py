@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.rehearsal.conftest import ROWS
-from tests.rehearsal.jobs import Rehearsal, rehearsal, rows_of
+from tests.rehearsal.jobs import Rehearsal, Row, rehearsal, room_of, rows_of
 from tests.rehearsal.models import A14B, REFINED_SDXL, SDXL, TI2V_5B, WAN_1_3B, WAN_14B_I2V, Model
 from worker.core.types import Scheduler
 from worker.core.types import TaskType
+from worker.engine.vae import decode_clip, decode_image, in_tiles
 
 STEP = "diffusers/schedulers/scheduling_{}"
 NOISE = {"upload diffusers/utils/torch_utils.py:randn_tensor": 1}
@@ -101,3 +103,42 @@ def test_the_room_of_each_phase_is_as_estimated(
             assert row.right, row
         stage.engine.unload()
         assert stage.card.now == 0
+
+
+@pytest.mark.parametrize(
+    ("model", "task", "size", "decode"),
+    [
+        (SDXL, TaskType.TEXT2IMG, {"width": 768, "height": 768}, decode_image),
+        (WAN_1_3B, TaskType.TEXT2VIDEO, {"width": 640, "height": 384, "num_frames": 9}, decode_clip),
+        (TI2V_5B, TaskType.TEXT2VIDEO, {"width": 640, "height": 384, "num_frames": 9}, decode_clip),
+    ],
+    ids=["SDXL", "Wan 2.1", "Wan 2.2"],
+)
+def test_decoding_in_tiles_takes_no_more_than_estimated(
+    model: Model,
+    task: TaskType,
+    size: dict[str, int],
+    decode: Callable[[Any, torch.Tensor], Any],
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
+) -> None:
+    with rehearsal(tmp_path, model.shallow()) as stage:
+        stage.prepare(task, **size)
+        vae = stage.engine._cache[stage.spec(task)].parts.vae
+        stage.card.forget()
+        weights = stage.card.now
+        latents = torch.empty(latents_shape(vae, **size), device="cuda")
+        with in_tiles(vae, tiles=True):
+            decode(vae, latents)
+        estimated = room_of(stage, task, **size).decode_in_tiles
+        name = f"{model.name} {'x'.join(map(str, size.values()))}, in tiles"
+        row = Row(name, "decode", stage.card.peak - weights, estimated, 0)
+        record_property(ROWS, str(row))
+        assert row.counted <= 1.1 * row.estimated, row
+
+
+def latents_shape(vae: Any, width: int, height: int, num_frames: int | None = None) -> tuple[int, ...]:
+    if num_frames is None:
+        return (1, vae.config.latent_channels, height // 8, width // 8)
+    side = vae.config.scale_factor_spatial
+    return (1, vae.config.z_dim, (num_frames - 1) // 4 + 1, height // side, width // side)
