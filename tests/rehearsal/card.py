@@ -1,4 +1,4 @@
-"""What a card would hold and be asked for: bytes now and at their peak, phase by phase, copies, and waits of the host."""
+"""What a card would hold and be asked for: bytes now and at their peak, phase by phase, copies, waits of the host."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ import torch
 
 GIB = 2**30
 _BLOCK = 512
-"""Bytes that PyTorch's allocator rounds up to: https://docs.pytorch.org/docs/stable/notes/cuda.html (memory management)."""
+"""Bytes that PyTorch's allocator rounds up to (c10/cuda/CUDACachingAllocator.cpp, `kMinBlockSize`)."""
 
 
 @dataclass(slots=True)

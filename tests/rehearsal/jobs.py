@@ -128,7 +128,7 @@ def rehearsal(folder: Path, *models: Model, gib: float = 80, missing: float = 0)
 
     with ExitStack() as stack:
         stack.enter_context(mock.patch.object(device, "memory", memory))
-        stack.enter_context(mock.patch.object(device, "name", lambda: "a card that is not there"))
+        stack.enter_context(mock.patch.object(device, "name", return_value="a card that is not there"))
         stack.enter_context(mock.patch.object(Loader, "_read", read))
         stack.enter_context(mock.patch.object(offload, "put", _put))
         stack.enter_context(pretended(card))
@@ -188,7 +188,7 @@ def _watched(module: Any, name: str, stage: Rehearsal) -> Any:
 
 
 def _put(owner: torch.nn.Module, key: str, value: torch.Tensor) -> None:
-    """`offload.put` with a new parameter: the data of one that is on the machine cannot be on a card that is not there."""
+    """`offload.put` with a new parameter: a real one's data cannot be on a card that is not there."""
     if key in owner._parameters:
         owner._parameters[key] = torch.nn.Parameter(value, requires_grad=False)
     else:

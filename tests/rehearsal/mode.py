@@ -14,7 +14,6 @@ from typing import Any
 from unittest import mock
 
 import torch
-import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -57,10 +56,10 @@ def pretended(card: Card) -> Iterator[None]:
     """
     guard.install()
     dispatch = _Dispatch(card)
-    capability = mock.patch.object(torch.cuda, "get_device_capability", lambda *_: card.capability)
-    with mock.patch.object(torch.nn.Module, "_apply", _apply), capability:
-        with dispatch.fake, dispatch, _Functions(dispatch):
-            yield
+    capability = mock.patch.object(torch.cuda, "get_device_capability", return_value=card.capability)
+    apply = mock.patch.object(torch.nn.Module, "_apply", _apply)
+    with capability, apply, dispatch.fake, dispatch, _Functions(dispatch):
+        yield
 
 
 class _Dispatch(TorchDispatchMode):
@@ -202,7 +201,9 @@ class _Functions(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is F.scaled_dot_product_attention and isinstance(args[0] if args else kwargs["query"], FakeTensor):
+        if func is torch.nn.functional.scaled_dot_product_attention and isinstance(
+            args[0] if args else kwargs["query"], FakeTensor
+        ):
             return self._attention(*args, **kwargs)
         if func is torch.tensor and any(isinstance(leaf, FakeTensor) for leaf in tree_iter(args)):
             args = tree_map_only(FakeTensor, self._dispatch.read, args)  # torch.tensor([t]) reads t from the card
@@ -219,29 +220,29 @@ class _Functions(TorchFunctionMode):
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> torch.Tensor:
-        """Flash, memory-efficient, or plain matrices, by what each accepts (aten/.../cuda/sdp_utils.cpp, sm80 and up)."""
+        """Flash, memory-efficient, or plain matrices, by what each accepts on sm80 and up (sdp_utils.cpp)."""
         dtypes = {str(tensor.dtype) for tensor in (query, key, value)}
         if len(dtypes) > 1:
             raise RuntimeError(f"dtypes {sorted(dtypes)} in scaled_dot_product_attention")
         width, half = query.shape[-1], query.dtype in {torch.float16, torch.bfloat16}
         if half and width <= 256 and attn_mask is None:
             if pad := -width % 8:
-                query, key, value = (F.pad(tensor, (0, pad)) for tensor in (query, key, value))
+                query, key, value = (torch.nn.functional.pad(tensor, (0, pad)) for tensor in (query, key, value))
             attend = aten._scaled_dot_product_flash_attention
-            out: torch.Tensor = attend(query, key, value, dropout_p, is_causal, False, scale=scale)[0]
-            return out[..., :width]
+            flash: torch.Tensor = attend(query, key, value, dropout_p, is_causal, False, scale=scale)[0]
+            return flash[..., :width]
         if width % (8 if half else 4) == 0:
             bias = None if attn_mask is None else _bias(attn_mask, query, key)
             attend = aten._scaled_dot_product_efficient_attention
-            out = attend(query, key, value, bias, False, dropout_p, is_causal, scale=scale)[0]
-            return out
+            fused: torch.Tensor = attend(query, key, value, bias, False, dropout_p, is_causal, scale=scale)[0]
+            return fused
         self._dispatch.card.quadratic[f"{tuple(query.shape)} on {key.shape[-2]}"] += 1
         weights = (query @ key.transpose(-1, -2)) * (scale or width**-0.5)
         return weights.softmax(-1) @ value
 
 
 _KNOWN = 4096
-"""Tensors of the card with no more numbers than this have real ones, where they come from real ones: schedules, lengths,
+"""Tensors of the card of no more numbers than this have real ones, where they come from real ones: schedules, lengths,
 ids. So what the host decides by them is decided as on a card."""
 
 
@@ -287,7 +288,7 @@ def _same(tensor: torch.Tensor, device: torch.device | None, kwargs: Any) -> boo
 
 
 def _apply(self: torch.nn.Module, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> torch.nn.Module:
-    """`torch.nn.Module._apply` by assignment: torch's own swaps tensors, which fake ones refuse that are held weakly."""
+    """`Module._apply` by assignment: torch's own swaps tensors, which fake ones refuse that are held weakly."""
     done: dict[int, torch.Tensor] = {}
     with torch.no_grad():
         for owner in self.modules() if recurse else (self,):

@@ -118,7 +118,7 @@ class Model:
 
 
 def read_no_numbers(kind: Any, folder: Path, dtype: torch.dtype, place: torch.device | None) -> Any:
-    """What `from_pretrained` gives for a folder of this module, on the CPU or in `place`, with memory that nobody has written to.
+    """What `from_pretrained` gives for a folder of this module, on the CPU or in `place`, in memory never written to.
 
     Memory of the machine that is never touched takes none, so tens of gigabytes of it cost nothing.
     """

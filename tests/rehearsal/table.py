@@ -51,7 +51,11 @@ def _row(model: Model, folder: Path) -> str:
         fitting = [size for size in sizes if placed(size, gib)[0] != "refused"]
         return f"up to {fitting[-1].width}x{fitting[-1].height}" if fitting else "nothing"
 
-    cells = [f"{mode}{', in tiles' if tiles else ''}; {largest(gib)}" for gib in CARDS.values() for mode, tiles in [placed(own, gib)]]
+    cells = [
+        f"{mode}{', in tiles' if tiles else ''}; {largest(gib)}"
+        for gib in CARDS.values()
+        for mode, tiles in [placed(own, gib)]
+    ]
     gib = sum(weights.values()) / GIB
     return f"| {model.name} ({gib:.1f} GiB) | {own.width}x{own.height} | {' | '.join(cells)} |"
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from tests.rehearsal.card import GIB, Card
 from tests.rehearsal.mode import pretended
@@ -51,7 +50,7 @@ FAULTS: dict[str, Callable[[Networks], object]] = {
     "embedding: ids on the CPU": lambda on: on.embedding(torch.zeros(2, dtype=torch.long)),
     "cat: one of the two on the CPU": lambda on: torch.cat([on.rows, torch.zeros(2, 8)]),
     "where: values on the CPU": lambda on: torch.where(on.rows > 0, torch.zeros(2, 8), on.rows),
-    "attention: float32 keys for float16 queries": lambda on: F.scaled_dot_product_attention(
+    "attention: float32 keys for float16 queries": lambda on: torch.nn.functional.scaled_dot_product_attention(
         on.heads, on.heads.float(), on.heads
     ),
     "randn: a CPU generator for the card": lambda on: torch.randn(

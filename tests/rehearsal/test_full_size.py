@@ -20,7 +20,7 @@ def refined(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rehearsal]:
         yield stage
 
 
-REFINED: dict[str, Any] = {"high_noise_frac": 0.5, "refiner_inference_steps": 4, "num_inference_steps": 3}
+REFINED: dict[str, Any] = {"high_noise_frac": 0.5, "refiner_inference_steps": 4, "num_inference_steps": 4}
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_sdxl(
     assert not run.card.quadratic
     for row in rows_of(refined, run, f"SDXL 1024x1024, {task}", task, **size):
         record_property(ROWS, str(row))
-        # The estimate has room for the refiner, which is wider and runs with it loaded alone.
+        # What is estimated has room for the refiner, which is wider.
         assert row.right or (row.phase == "denoise" and task is TaskType.TEXT2IMG), row
 
 

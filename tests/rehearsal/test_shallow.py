@@ -13,8 +13,7 @@ import torch
 from tests.rehearsal.conftest import ROWS
 from tests.rehearsal.jobs import Rehearsal, Row, rehearsal, room_of, rows_of
 from tests.rehearsal.models import A14B, REFINED_SDXL, SDXL, TI2V_5B, WAN_1_3B, WAN_14B_I2V, Model
-from worker.core.types import Scheduler
-from worker.core.types import TaskType
+from worker.core.types import Scheduler, TaskType
 from worker.engine.vae import decode_clip, decode_image, in_tiles
 
 STEP = "diffusers/schedulers/scheduling_{}"
