@@ -25,6 +25,8 @@ WAITS: dict[Scheduler | None, dict[str, int]] = {
     },
     Scheduler.PNDM: {f"item {STEP.format('pndm')}.py:PNDMScheduler._get_prev_sample": 3},
     Scheduler.K_EULER_ANCESTRAL: NOISE,
+    Scheduler.LCM: {f"item {STEP.format('lcm')}.py:LCMScheduler.step": 3} | NOISE,
+    Scheduler.TCD: {f"item {STEP.format('tcd')}.py:TCDScheduler.step": 4},
     Scheduler.DPM_SOLVER_SDE_MULTISTEP_KARRAS: NOISE,
 }
 """What the host waits for in one step of text2img; where a scheduler is not named, for nothing."""
