@@ -62,9 +62,9 @@ def pretended(card: Card) -> Iterator[None]:
         yield
 
 
-class _Dispatch(TorchDispatchMode):
+class _Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types here
     def __init__(self, card: Card) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # nor here
         self.fake = FakeTensorMode(allow_non_fake_inputs=True)
         self.card = card
         self._sizes: dict[int, int] = {}
