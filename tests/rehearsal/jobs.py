@@ -222,12 +222,10 @@ class Row:
         return f"{self.job:<40} {self.phase:<8} {counted:7.3f} {estimated:7.3f} {self.flops / 1e12:9.1f} TFLOP"
 
 
-def rows_of(stage: Rehearsal, run: Run, name: str, task: TaskType, *, tiles: bool = False, **size: Any) -> list[Row]:
+def rows_of(stage: Rehearsal, run: Run, name: str, task: TaskType, **size: Any) -> list[Row]:
     """The phases of a run beside their estimates."""
     estimate = room_of(stage, task, **size)
     phases = [phase for phase in ("text", "encode", "denoise", "decode") if phase in run.card.peaks]
-    names = {"decode": "decode_in_tiles"} if tiles else {}
     return [
-        Row(name, phase, run.beside_weights(phase), getattr(estimate, names.get(phase, phase)), run.card.flops[phase])
-        for phase in phases
+        Row(name, phase, run.beside_weights(phase), getattr(estimate, phase), run.card.flops[phase]) for phase in phases
     ]

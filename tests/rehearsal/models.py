@@ -99,7 +99,7 @@ class Model:
         """Write it into a folder of its own in this one; gives its path."""
         out = folder / self.folder
         demo = DEMO_MODELS / ("wan" if self.family == "wan" else "sdxl")
-        index = {name: network.named for name, network in self.networks.items()}
+        index: dict[str, Any] = {name: network.named for name, network in self.networks.items()}
         for part in demo.iterdir():
             if part.name.startswith("tokenizer"):
                 (out / part.name).mkdir(parents=True)
