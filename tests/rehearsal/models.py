@@ -113,7 +113,7 @@ class Model:
             index["image_processor"] = ["transformers", "CLIPImageProcessor"]
         for name, network in self.networks.items():
             _write_network(out / name, network)
-        _write_json(out / "model_index.json", index | self.index)
+        _write_json(out / "model_index.json", {**index, **self.index})
         return out
 
 
