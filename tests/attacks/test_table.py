@@ -123,7 +123,8 @@ def test_a_field_that_no_client_has_is_refused_and_reaches_no_document(world: Wo
     evil = "https://evil.example/x.safetensors?key=AKIAEXAMPLE0000000000000000"
     values: list[Any] = ["../../etc/passwd", evil, "evil/repo", {"endpointUrl": evil, "accessSecret": "s" * 50}, None]
     for field in fields:
-        for value in values:
+        # `model` is a field, of names that the operator gave; null is that it was not given.
+        for value in values[:-1] if field == "model" else values:
             for form in FORMS:
                 job = {"prompt": "a fox", **form, field: value}
                 world.attack((number, name), job, "invalid_input", names=field)

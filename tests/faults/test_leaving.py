@@ -127,7 +127,7 @@ async def test_case_16_the_watchdog_is_there_before_the_platform(make_world: Mak
     started = time.monotonic()
     response = await world.serve(cloud("c16", num_images=2, num_inference_steps=15))
     assert time.monotonic() - started < 2.5
-    world.check_failed("c16", response, "timeout", retryable=True)
+    world.check_failed("c16", response, "timeout", retryable=False)
     await world.lives()
 
 
@@ -136,6 +136,6 @@ def test_case_17_a_step_that_never_comes_back(endpoint: Endpoint) -> None:
     worker = endpoint.ready(env={"JOB_TIMEOUT_SECONDS": "2"}, stop_grace=1)
     job = endpoint.plane.submit(cloud("c17", "hangs: a fox"))
     response = endpoint.answer(job)
-    endpoint.check_failed("c17", response, "timeout", retryable=True)
+    endpoint.check_failed("c17", response, "timeout", retryable=False)
     assert endpoint.plane.wait(job)["stopPod"] is True
     until(lambda: worker.returncode is not None, 15, "end of the worker with the hung card")

@@ -19,7 +19,8 @@ import numpy as np
 
 from worker.api.params import ImageParams, ModelDefaults, Params
 from worker.api.request import Request
-from worker.core.errors import BackendError, ModelUnavailable, Unauthenticated
+from worker.api.validation_errors import short
+from worker.core.errors import BackendError, FieldProblem, InvalidInput, ModelUnavailable, Unauthenticated
 from worker.core.types import Control, Progress, Sources, TaskType
 from worker.document.store import FieldValue, Snapshot
 from worker.engine.estimate import Estimate
@@ -196,6 +197,8 @@ class PaintingGenerator:
         self.steps_done = 0
 
     def describe(self, task_type: TaskType, model: str | None = None) -> ModelDefaults:
+        if model not in {None, "fake"}:
+            raise InvalidInput([FieldProblem("model", "invalid_input.one_of", choices="fake", got=short(model))])
         return ModelDefaults(
             name="fake",
             width=self.side,

@@ -41,6 +41,7 @@ class Card:
 def card(monkeypatch: pytest.MonkeyPatch) -> Card:
     card = Card(64 * GIB)
     monkeypatch.setattr(device, "memory", card.memory)
+    monkeypatch.setattr(device, "name", lambda: "a card")
     monkeypatch.setattr(device, "device", lambda *, cuda: torch.device("cpu"))
     load = Loader.load
 
