@@ -96,7 +96,7 @@ UNKNOWN: dict[int, tuple[str, list[str]]] = {
         "fields that are not the client's",
         ["__proto__", "__class__", "constructor", "status", "storage_path", "bucket", "attempt", "job_id", "owner"],
     ),
-    36: ("a model of the client's own", ["model", "model_id", "checkpoint", "sdxl_model", "SDXL_MODEL", "revision"]),
+    36: ("a model of the client's own", ["model_id", "checkpoint", "sdxl_model", "SDXL_MODEL", "revision"]),
     59: ("a callback", ["callback", "callback_url", "webhook_url", "webhookV2"]),
     60: ("credentials of a bucket", ["s3Config", "bucketCreds", "credentials"]),
 }
@@ -123,14 +123,23 @@ def test_a_field_that_no_client_has_is_refused_and_reaches_no_document(world: Wo
     evil = "https://evil.example/x.safetensors?key=AKIAEXAMPLE0000000000000000"
     values: list[Any] = ["../../etc/passwd", evil, "evil/repo", {"endpointUrl": evil, "accessSecret": "s" * 50}, None]
     for field in fields:
-        # `model` is a field, of names that the operator gave; null is that it was not given.
-        for value in values[:-1] if field == "model" else values:
+        for value in values:
             for form in FORMS:
                 job = {"prompt": "a fox", **form, field: value}
                 world.attack((number, name), job, "invalid_input", names=field)
                 for document, _version in world.documents.stored.values():
                     assert field not in document["request_data"]
                     assert document.get(field, "") not in values
+    world.good()
+
+
+def test_a_model_that_the_operator_did_not_name_is_refused(world: World) -> None:
+    evil = "https://evil.example/x.safetensors"
+    for value in ["../../etc/passwd", evil, "evil/repo", {"endpointUrl": evil}]:
+        for form in FORMS:
+            world.attack(
+                (36, UNKNOWN[36][0]), {"prompt": "a fox", **form, "model": value}, "invalid_input", names="model"
+            )
     world.good()
 
 
