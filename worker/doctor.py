@@ -43,6 +43,7 @@ from worker.core.logs import redact, where
 from worker.core.types import Owner, TaskType
 from worker.document.schema import document_path
 from worker.engine.memory import device
+from worker.engine.memory.cache import HOST_RESERVE
 from worker.engine.memory.footprint import spec_bytes
 from worker.engine.memory.placement import GIB, Demand, Resident, decide, set_aside
 from worker.engine.memory.room import Size, room
@@ -431,6 +432,7 @@ def card(settings: Settings, registry: ModelRegistry) -> Iterator[Finding]:
 def placement(registry: ModelRegistry) -> Iterator[Finding]:
     """Where each model would be for a job of its native size, beside those before it."""
     free, total = device.memory(cuda=registry.cuda)
+    host = device.memory(cuda=False)[0] - HOST_RESERVE
     residents: list[Resident] = []
     seen: set[str] = set()
     for order, (task, model, spec) in enumerate(_specs(registry)):
@@ -444,9 +446,10 @@ def placement(registry: ModelRegistry) -> Iterator[Finding]:
         networks = spec_bytes(spec, cuda=registry.cuda)
         size = Size.native(task, registry.describe(task, model))
         demand = Demand(spec.name, networks, room(spec, size, cuda=registry.cuda))
-        placed = decide(demand, residents, free=free, total=total, can_offload=registry.cuda)
+        placed = decide(demand, residents, free=free, total=total, host=host, can_offload=registry.cuda)
         aside = set_aside(networks, placed.mode)
         stays = sum(size for network, size in networks.items() if network not in aside)
+        host -= demand.aside(placed.mode)
         free += sum(resident.bytes for resident in residents if resident.name in placed.evicted) - stays
         residents = [resident for resident in residents if resident.name not in placed.evicted]
         residents.append(Resident(spec.name, stays, order))

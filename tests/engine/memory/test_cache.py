@@ -17,6 +17,7 @@ from worker.core.errors import OutOfMemory
 from worker.core.types import TaskType
 from worker.engine.engine import Engine
 from worker.engine.memory import device
+from worker.engine.memory.cache import HOST_RESERVE
 from worker.engine.memory.placement import GIB, SLACK, Demand
 from worker.engine.memory.room import Size
 from worker.engine.models.loader import Loader
@@ -222,6 +223,30 @@ def test_a_machine_without_memory_to_spare_lets_go_of_what_leaves_the_card(
     card.host = GIB
     engine._cache.evict(["sdxl:demo"])
     assert engine.loaded == {}
+
+
+def test_what_others_keep_in_the_machines_memory_makes_room_for_who_needs_it(
+    engine: Engine, card: Card, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(engine, TaskType.TEXT2IMG, image_params())
+    engine._cache.evict(["sdxl:demo"])
+    parked = engine._cache._loaded["sdxl:demo"].offloader.host_bytes
+    assert parked == engine._cache._loaded["sdxl:demo"].offloader.bytes
+    run(engine, TaskType.TEXT2VIDEO, CLIP)
+    asked = demand(engine, TaskType.TEXT2VIDEO, CLIP)
+    engine._cache._drop(["wan:demo"])
+    card.total = asked.least("offloaded", tiles=True) + SLACK
+    before = card.memory
+
+    def short(*, cuda: bool) -> tuple[int, int]:
+        if cuda:
+            return before(cuda=True)
+        kept = sum(entry.offloader.host_bytes for entry in engine._cache._loaded.values())
+        return HOST_RESERVE + asked.aside("offloaded") - kept, 64 * GIB
+
+    monkeypatch.setattr(device, "memory", short)
+    assert engine.prepare(request_of(TaskType.TEXT2VIDEO), CLIP, Recorder()).mode == "offloaded"
+    assert set(engine.loaded) == {"wan:demo"}
 
 
 def test_a_small_job_never_grows_what_is_asked_of_a_large_one(engine: Engine) -> None:

@@ -1,10 +1,10 @@
-"""What the log says of a card, so that a fault can be looked up by its versions."""
+"""What the log says of a card, so that a fault can be looked up by its versions, and how much memory is beside it."""
 
 from pathlib import Path
 
 import pytest
 
-from worker.engine.memory.device import Gpu, driver_version
+from worker.engine.memory.device import Gpu, _container_limit, driver_version
 
 
 def test_a_card_and_all_versions_that_drive_it_are_one_line() -> None:
@@ -24,3 +24,27 @@ def test_the_driver_is_told_by_the_kernel(said: str, version: str, tmp_path: Pat
     (tmp_path / "version").write_text(said)
     assert driver_version(tmp_path / "version") == version
     assert driver_version(tmp_path / "nothing") == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("limit", "usage", "stat", "cached"),
+    [
+        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
+    ],
+)
+def test_a_containers_own_limit_counts_and_files_that_are_cached_are_free(
+    limit: str, usage: str, stat: str, cached: str, tmp_path: Path
+) -> None:
+    (tmp_path / "memory").mkdir()
+    (tmp_path / limit).write_text("1000\n")
+    (tmp_path / usage).write_text("700\n")
+    (tmp_path / stat).write_text(f"anon 400\n{cached} 300\n")
+    assert _container_limit(tmp_path) == (600, 1000)
+
+
+def test_a_container_without_a_limit_has_the_machines_memory(tmp_path: Path) -> None:
+    assert _container_limit(tmp_path) is None
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.stat").write_text("inactive_file 300\n")
+    assert _container_limit(tmp_path) is None

@@ -67,6 +67,16 @@ def test_what_cannot_fit_into_the_empty_card_is_refused_in_numbers() -> None:
     assert placement.reason == "at least 7.0 GiB are needed at once, and the GPU has 6.0 GiB"
 
 
+def test_what_is_not_on_the_card_has_to_fit_beside_it() -> None:
+    """A machine that is asked for more memory than it has ends the process, with every job in it."""
+    assert decide(NEW, (), free=11 * GIB, total=24 * GIB, host=2 * GIB).mode == "partly"
+    assert decide(NEW, (), free=11 * GIB, total=24 * GIB, host=GIB).mode == "resident"  # in tiles
+    refused = decide(NEW, (), free=8 * GIB, total=8 * GIB, host=7 * GIB)
+    assert refused == Placement(
+        "refused", "8.0 GiB of weights fit neither into the GPU's 8.0 GiB nor into 7.0 GiB beside it"
+    )
+
+
 def test_the_reason_says_sizes_in_words() -> None:
     placement = decide(NEW, (OLD,), free=6 * GIB, total=24 * GIB)
     assert "8.0 GiB of weights" in placement.reason

@@ -83,6 +83,10 @@ class ModelCache:
         else:
             entry.last_used = self._clock
         placement = self.decide(spec, size)
+        if placement.mode == "refused" and any(name != spec.name for name in self._loaded):
+            # What others keep in the machine's memory may be what is missing.
+            self._drop([name for name in self._loaded if name != spec.name])
+            placement = self.decide(spec, size)
         if placement.mode == "refused":
             log.warning("%s: %s", spec.name, placement.reason, extra={"action": "placement", "model": spec.name})
             raise OutOfMemory("out_of_memory.too_large", reason=placement.reason)
@@ -116,7 +120,8 @@ class ModelCache:
         ]
         free, total = device.memory(cuda=self._cuda)
         own = 0 if entry is None else entry.offloader.resting_bytes
-        return decide(demand, residents, free=free + own, total=total, can_offload=self._cuda)
+        host = device.memory(cuda=False)[0] - HOST_RESERVE + (0 if entry is None else entry.offloader.host_bytes)
+        return decide(demand, residents, free=free + own, total=total, host=host, can_offload=self._cuda)
 
     def room(self, spec: ModelSpec, size: Size) -> Room:
         """What a job of this size works in, as far as is known of the model by now."""
@@ -159,7 +164,11 @@ class ModelCache:
 
     def clear(self) -> None:
         """Let go of every model."""
-        self._loaded.clear()
+        self._drop(tuple(self._loaded))
+
+    def _drop(self, names: Sequence[str]) -> None:
+        for name in names:
+            self._loaded.pop(name)
         release_memory()
 
     @contextmanager

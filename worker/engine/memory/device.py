@@ -3,6 +3,7 @@
 Imports torch only where there is a GPU to ask.
 """
 
+import contextlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -129,7 +130,34 @@ def driver_version(file: Path = Path("/proc/driver/nvidia/version")) -> str:
 
 
 def _machine_memory() -> tuple[int, int]:
-    """What is available to a new program, and in all (Linux; elsewhere taken as plenty)."""
+    """What is available to this container, or to a new program, and in all (Linux; elsewhere taken as plenty)."""
+    free, total = _whole_machine()
+    limit = _container_limit()
+    return (free, total) if limit is None else (min(free, limit[0]), min(total, limit[1]))
+
+
+CGROUPS = (
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
+)
+"""Version 2 and 1: https://docs.kernel.org/admin-guide/cgroup-v2.html#memory-interface-files."""
+
+
+def _container_limit(root: Path = Path("/sys/fs/cgroup")) -> tuple[int, int] | None:
+    """Bytes free and in all of what the container may use; None: no limit is told.
+
+    /proc/meminfo is that of the host, and who takes more than the limit is killed. Files in the page cache count as
+    free: the kernel lets go of them first.
+    """
+    for limit, usage, cached in CGROUPS:
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            most = int((root / limit).read_text())
+            stat = dict(line.split() for line in (root / limit).with_name("memory.stat").read_text().splitlines())
+            return most - int((root / usage).read_text()) + int(stat[cached]), most
+    return None
+
+
+def _whole_machine() -> tuple[int, int]:
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
             lines = dict(line.split(":", 1) for line in file)

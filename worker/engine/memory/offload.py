@@ -48,6 +48,12 @@ class Offloader:
         """Bytes on the GPU between jobs."""
         return sum(size for name, size in self.networks.items() if name not in self._aside)
 
+    @property
+    def host_bytes(self) -> int:
+        """Bytes of what has a copy in the machine's memory, on the GPU or not."""
+        networks = self.networks
+        return sum(networks[name] for name in self._host)
+
     def settle(self, placement: Placement) -> None:
         """Have the networks where `placement` says; does nothing when they are there."""
         if placement.mode == self.mode:

@@ -45,6 +45,10 @@ class Demand:
             peaks.append((comes if name in aside else 0) + self.room.of(name, tiles=tiles))
         return stays + max(peaks)
 
+    def aside(self, mode: PlacementMode) -> int:
+        """Bytes of the networks that are in the machine's memory between jobs."""
+        return sum(self.networks[name] for name in set_aside(self.networks, mode))
+
 
 def phase_of(network: str) -> str:
     """`text` for every text encoder, else the network itself: what is on the GPU at the same time, offloaded."""
@@ -59,9 +63,18 @@ def set_aside(networks: Mapping[str, object], mode: PlacementMode) -> frozenset[
 
 
 def decide(
-    demand: Demand, residents: Sequence[Resident], *, free: int, total: int, can_offload: bool = True
+    demand: Demand,
+    residents: Sequence[Resident],
+    *,
+    free: int,
+    total: int,
+    host: int | None = None,
+    can_offload: bool = True,
 ) -> Placement:
     """The first way that fits; `refused` when not even the last one would fit into a GPU that holds nothing else.
+
+    `host` is how many bytes of networks the machine's memory can hold beside the GPU; None: as many as there are. A
+    machine that is asked for more ends the process, and every job with it.
 
     `free` and `total` are bytes of the GPU (of the machine, where there is no GPU: then nothing can be offloaded, and
     nothing is refused, since a machine that is short of memory is slow but works). `free` counts what the demand's own
@@ -71,12 +84,19 @@ def decide(
         return _without_gpu(demand, residents, free)
     others = [one for one in sorted(residents, key=lambda one: one.last_used) if one.name != demand.name]
     for mode, tiles, count in _ways(demand, len(others)):
+        if host is not None and demand.aside(mode) > host:
+            continue
         available = free + sum(other.bytes for other in others[:count])
         need = demand.least(mode, tiles=tiles) + SLACK
         if need <= available:
             evicted = tuple(other.name for other in others[:count])
             chosen = Placement(mode, _fits(demand, need, available), evicted, tiles)
             return replace(chosen, reason=f"{_how(chosen)}: {chosen.reason}")
+    if host is not None and demand.aside("offloaded") > host:
+        weights, gpu, beside = _gib(demand.aside("offloaded")), _gib(total), _gib(max(host, 0))
+        return Placement(
+            "refused", f"{weights} of weights fit neither into the GPU's {gpu} nor into {beside} beside it"
+        )
     need = demand.least("offloaded", tiles=True)
     names = tuple(other.name for other in others)
     if need > total:
