@@ -1,7 +1,7 @@
 """The engine on a card that is not there: its registry, cache, placement, loader, offloader and jobs, as they are."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from torch.utils.weak import WeakIdKeyDictionary
 
 from tests.engine.conftest import request_of
 from tests.rehearsal.card import GIB, Card
@@ -59,7 +60,7 @@ class Watch(Recorder):
 
     def report(self, progress: Progress) -> None:
         super().report(progress)
-        if progress.stage == "generating":
+        if progress.stage == "generating" and progress.step:  # before the first one the picture is encoded
             self._by_step.setdefault(progress.step, Counter(self._card.syncs))
 
     @property
@@ -187,10 +188,14 @@ def _watched(module: Any, name: str, stage: Rehearsal) -> Any:
     return module
 
 
+_parameters: MutableMapping[torch.Tensor, torch.nn.Parameter] = WeakIdKeyDictionary()
+"""What was made of a tensor: places that share it share the parameter, too, so what is tied stays tied."""
+
+
 def _put(owner: torch.nn.Module, key: str, value: torch.Tensor) -> None:
     """`offload.put` with a new parameter: a real one's data cannot be on a card that is not there."""
     if key in owner._parameters:
-        owner._parameters[key] = torch.nn.Parameter(value, requires_grad=False)
+        owner._parameters[key] = _parameters.setdefault(value, torch.nn.Parameter(value, requires_grad=False))
     else:
         owner._buffers[key] = value
 
