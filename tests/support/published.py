@@ -16,6 +16,8 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from tests.support.small_models import clip_config
+
 _KIT: Any = diffusers
 _MODELS: Any = transformers
 
@@ -218,7 +220,7 @@ def _sdxl_part(hub_id: str, name: str, demo_models: Path, folder: Path) -> None:
     else:
         vocabulary = json.loads((demo_models / "sdxl" / "tokenizer_2" / "vocab.json").read_text(encoding="utf-8"))
         kind = getattr(_MODELS, INDEXES[hub_id][name][1])
-        kind(_clip(len(vocabulary), _WIDTHS[name == "text_encoder_2"])).save_pretrained(folder)
+        kind(clip_config(len(vocabulary), _WIDTHS[name == "text_encoder_2"])).save_pretrained(folder)
         _as_older_transformers("text_model.", folder / "model.safetensors")
 
 
@@ -276,20 +278,6 @@ def _vae(published: dict[str, Any]) -> Any:
         "sample_size": 256,
     }
     return _KIT.AutoencoderKL(**(published | small))
-
-
-def _clip(vocabulary: int, width: int) -> Any:
-    return _MODELS.CLIPTextConfig(
-        vocab_size=vocabulary,
-        hidden_size=width,
-        intermediate_size=2 * width,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        projection_dim=width,
-        bos_token_id=vocabulary - 2,
-        eos_token_id=vocabulary - 1,
-        pad_token_id=vocabulary - 1,
-    )
 
 
 def _as_older_transformers(prefix: str, path: Path) -> None:

@@ -24,8 +24,8 @@ def sdxl(demo_sdxl: Path, folder: Path) -> Path:
     vocabulary = len(json.loads((folder / "tokenizer" / "vocab.json").read_text(encoding="utf-8")))
     widths = (32, 48)
     torch.manual_seed(2)
-    _MODELS.CLIPTextModel(_clip(vocabulary, widths[0])).save_pretrained(folder / "text_encoder")
-    _MODELS.CLIPTextModelWithProjection(_clip(vocabulary, widths[1])).save_pretrained(folder / "text_encoder_2")
+    _MODELS.CLIPTextModel(clip_config(vocabulary, widths[0])).save_pretrained(folder / "text_encoder")
+    _MODELS.CLIPTextModelWithProjection(clip_config(vocabulary, widths[1])).save_pretrained(folder / "text_encoder_2")
     _KIT.UNet2DConditionModel(
         sample_size=32,
         block_out_channels=(32, 64),
@@ -141,7 +141,8 @@ def safety_checker(folder: Path, *, flags: Image.Image | bool) -> Path:
     return folder
 
 
-def _clip(vocabulary: int, width: int) -> Any:
+def clip_config(vocabulary: int, width: int) -> Any:
+    """A small text encoder's config, for a tokenizer of so many words."""
     return _MODELS.CLIPTextConfig(
         vocab_size=vocabulary,
         hidden_size=width,

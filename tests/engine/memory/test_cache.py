@@ -225,6 +225,15 @@ def test_a_machine_without_memory_to_spare_lets_go_of_what_leaves_the_card(
     assert engine.loaded == {}
 
 
+def test_a_size_that_fits_nowhere_makes_no_other_model_leave(engine: Engine, card: Card) -> None:
+    """Else one user could have every model read from the disk again, as often as they ask."""
+    run(engine, TaskType.TEXT2IMG, image_params())
+    card.total = 64 * 2**20
+    with pytest.raises(OutOfMemory, match="does not fit"):
+        engine.prepare(request_of(TaskType.TEXT2VIDEO), video_params(width=1280, height=1280), Recorder())
+    assert set(engine.loaded) == {"sdxl:demo"}
+
+
 def test_what_others_keep_in_the_machines_memory_makes_room_for_who_needs_it(
     engine: Engine, card: Card, monkeypatch: pytest.MonkeyPatch
 ) -> None:

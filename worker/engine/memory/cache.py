@@ -83,8 +83,8 @@ class ModelCache:
         else:
             entry.last_used = self._clock
         placement = self.decide(spec, size)
-        if placement.mode == "refused" and any(name != spec.name for name in self._loaded):
-            # What others keep in the machine's memory may be what is missing.
+        if placement.mode == "refused" and self.decide(spec, size, alone=True).mode != "refused":
+            # What others keep in the machine's memory is what is missing. A size that fits nowhere makes nobody leave.
             self._drop([name for name in self._loaded if name != spec.name])
             placement = self.decide(spec, size)
         if placement.mode == "refused":
@@ -104,8 +104,8 @@ class ModelCache:
             self._place(spec, placement, control)
         return placement
 
-    def decide(self, spec: ModelSpec, size: Size) -> Placement:
-        """Where the model would be for a job of this size; changes nothing.
+    def decide(self, spec: ModelSpec, size: Size, *, alone: bool = False) -> Placement:
+        """Where the model would be for a job of this size, or would be if it were `alone`; changes nothing.
 
         Raises:
             GpuFault: the GPU does not answer.
@@ -120,7 +120,9 @@ class ModelCache:
         ]
         free, total = device.memory(cuda=self._cuda)
         own = 0 if entry is None else entry.offloader.resting_bytes
-        host = device.memory(cuda=False)[0] - HOST_RESERVE + (0 if entry is None else entry.offloader.host_bytes)
+        copies = {name: other.offloader.host_bytes for name, other in self._loaded.items()}
+        host = device.memory(cuda=False)[0] - HOST_RESERVE
+        host += sum(copies.values()) if alone else copies.get(spec.name, 0)
         return decide(demand, residents, free=free + own, total=total, host=host, can_offload=self._cuda)
 
     def room(self, spec: ModelSpec, size: Size) -> Room:
