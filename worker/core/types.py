@@ -86,6 +86,8 @@ class Sources:
 
     image: "Image.Image | None" = None
     mask: "Image.Image | None" = None
+    warnings: tuple[str, ...] = ()
+    """What the client should know of how they were read."""
 
 
 class Control(Protocol):

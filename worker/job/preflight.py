@@ -74,6 +74,9 @@ class Preflight:
         if not isinstance(request, Img2ImgRequest | InpaintRequest | Img2VideoRequest):
             return Sources()
         with context.timed("sources"):
-            return await asyncio.to_thread(
+            sources = await asyncio.to_thread(
                 self._services.sources.load, request, request.user_id, context.raise_if_stopped
             )
+        for warning in sources.warnings:
+            context.warn(warning)
+        return sources
