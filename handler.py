@@ -69,6 +69,7 @@ def _firebase(settings: Settings) -> Firebase | None:
     except ConfigError as error:
         log.error("%s; results go back inline", error, extra={"action": "firebase_disabled"})  # noqa: TRY400 - no traceback
         return None
+    log.info("Firebase: %s", firebase, extra={"action": "firebase"})
     return firebase
 
 

@@ -328,7 +328,7 @@ def test_without_firebase_there_are_neither_documents_nor_urls_nor_users() -> No
 def test_a_garbled_key_costs_firebase_and_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     services = handler.build(
-        load_settings(firebase_service_account_key='{"private_key": "SECRET', firebase_storage_bucket="b")
+        load_settings(firebase_service_account_key='{"private_key": "SECRET', firebase_storage_bucket="demo-bucket")
     )
     assert services.documents is None
     (record,) = caplog.records

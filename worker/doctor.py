@@ -160,8 +160,8 @@ def key(settings: Settings, connected: list[Firebase]) -> Iterator[Finding]:
         yield Finding(name, "fail", str(error), "its path, its JSON, or base64 of it: docs/firebase.md, The key")
         return
     connected.append(firebase)
-    who = f"{firebase.account} of" if firebase.account else "emulators, so none is read;"
-    yield Finding(name, "ok", f"{who} project {firebase.project}")
+    who = f"{firebase.account}" if firebase.account else "emulators ask for none"
+    yield Finding(name, "ok", f"{who}; {firebase}")
 
 
 def _configured(settings: Settings) -> bool:
@@ -188,9 +188,10 @@ def _of_firebase(settings: Settings) -> Iterator[Finding]:
         yield Finding("Firestore", "skipped", "only the Storage emulator is configured")
     else:
         emulator = settings.firestore_emulator_host
-        database = f"v1/projects/{firebase.project}/databases/(default)/documents"
-        url = f"{f'http://{emulator}' if emulator else FIRESTORE}/{database}/{document_path(_nobody())}"
-        yield from _with_rules(rows("Firestore", lambda: documents(store, account)), "Firestore rules", url)
+        database = settings.firestore_database
+        root = f"v1/projects/{firebase.project}/databases/{database}/documents"
+        url = f"{f'http://{emulator}' if emulator else FIRESTORE}/{root}/{document_path(_nobody())}"
+        yield from _with_rules(rows("Firestore", lambda: documents(store, account, database)), "Firestore rules", url)
 
 
 def _with_rules(found: list[Finding], name: str, url: str) -> Iterator[Finding]:
@@ -241,7 +242,8 @@ def bucket(store: Bucket, account: str | None) -> Iterator[Finding]:
         as_left = {"generation": put.generation, "metageneration": put.metageneration}
         steps.take(f"take it back from {name}", lambda: store.delete(path, **as_left, deadline=deadline))
     remedies = {
-        404: f"there is no bucket {name}: its name is in the Firebase console under Storage, without gs://",
+        404: f"there is no bucket {name}: FIREBASE_STORAGE_BUCKET is to be the name that the Firebase console has "
+        "under Storage, with or without gs://",
         403: f"give {account or 'the account'} the role Storage Object Admin on this bucket",
     }
     if steps.failed:
@@ -253,7 +255,7 @@ def bucket(store: Bucket, account: str | None) -> Iterator[Finding]:
         yield Finding("bucket", "ok", f"{name}: an object was written, read and deleted")
 
 
-def documents(store: FirestoreStore, account: str | None) -> Iterator[Finding]:
+def documents(store: FirestoreStore, account: str | None, database: str = "(default)") -> Iterator[Finding]:
     """Writes a document of its own, reads it and deletes it; then asks what the reaper asks."""
     steps, path, seconds = _Steps(), f"doctor/{uuid.uuid4()}", 5 * timing.CALL_SECONDS
     fields = {"written_by": "python -m worker.doctor"}
@@ -262,7 +264,8 @@ def documents(store: FirestoreStore, account: str | None) -> Iterator[Finding]:
         found = steps.take("read a document", lambda: store.read(path, timeout=seconds))
         steps.take("delete a document", lambda: store.delete(path, timeout=seconds))
     remedies = {
-        404: "the project has no database: the Firebase console, Firestore Database, Create database",
+        404: f"the project has no database {database}: the Firebase console, Firestore Database, Create database; "
+        "or FIRESTORE_DATABASE is to name the one that is there",
         403: f"enable the Firestore API, and give {account or 'the account'} the role Cloud Datastore User",
     }
     if steps.failed:
@@ -272,7 +275,7 @@ def documents(store: FirestoreStore, account: str | None) -> Iterator[Finding]:
     if found is None or found.fields != fields:
         yield Finding("Firestore", "fail", "a document is not there as it was written")
         return
-    yield Finding("Firestore", "ok", "a document was written, read and deleted")
+    yield Finding("Firestore", "ok", f"{database}: a document was written, read and deleted")
     steps.take("find documents of lost workers", lambda: store.expired(limit=1, timeout=seconds))
     if steps.failed:
         detail, error = steps.failed

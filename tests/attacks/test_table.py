@@ -1037,7 +1037,9 @@ def test_a_malformed_key_costs_firebase_and_is_not_logged(log: io.StringIO) -> N
     ):
         log.seek(0)
         log.truncate()
-        services = handler.build(load_settings(firebase_service_account_key=value, firebase_storage_bucket="b"))
+        services = handler.build(
+            load_settings(firebase_service_account_key=value, firebase_storage_bucket="demo-bucket")
+        )
         assert services.documents is None
         assert services.storage is None
         assert "firebase_disabled" in log.getvalue()

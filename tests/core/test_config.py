@@ -22,6 +22,7 @@ from worker.core.types import Scheduler, TaskType
 DEFAULTS: dict[str, Any] = {
     "FIREBASE_SERVICE_ACCOUNT_KEY": None,
     "FIREBASE_STORAGE_BUCKET": None,
+    "FIRESTORE_DATABASE": "(default)",
     "FIRESTORE_EMULATOR_HOST": None,
     "STORAGE_EMULATOR_HOST": None,
     "FIREBASE_AUTH_EMULATOR_HOST": None,
@@ -85,6 +86,61 @@ def test_every_variable_of_the_contract_is_there_with_its_default(name: str) -> 
 def test_a_variable_is_read(monkeypatch: pytest.MonkeyPatch, name: str, value: str, read: object) -> None:
     monkeypatch.setenv(name, value)
     assert getattr(load_settings(), name.lower()) == read
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "read"),
+    [
+        ("SDXL_MODEL", ' "org/name"\n', "org/name"),
+        ("WAN_MODEL", "'photo=org/name, other=/v/x.safetensors'", "photo=org/name, other=/v/x.safetensors"),
+        ("WORKER_CONCURRENCY", '"3"', 3),
+        ("REQUIRE_ID_TOKEN", "'true' ", True),
+        ("LOG_LEVEL", "“debug”", "DEBUG"),
+        ("GOOGLE_CLOUD_PROJECT", '"demo-x"', "demo-x"),
+        ("FIRESTORE_DATABASE", '""', "(default)"),
+        ("FIREBASE_STORAGE_BUCKET", "''", None),
+        ("SDXL_VAE", " ", None),
+        ("SDXL_VAE", "/v/it's a 'vae'.safetensors", "/v/it's a 'vae'.safetensors"),
+    ],
+)
+def test_quotes_and_blanks_that_an_env_file_keeps_are_no_part_of_a_value(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, read: object
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert getattr(load_settings(), name.lower()) == read
+
+
+def test_a_secret_that_the_backend_holds_too_keeps_its_quotes_but_not_its_blanks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    secret = "'the secret of the app's backend, 32+'"
+    monkeypatch.setenv("TICKET_SECRET", f" {secret}\n")
+    read = load_settings().ticket_secret
+    assert read is not None
+    assert read.get_secret_value() == secret
+
+
+def test_json_in_quotes_is_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODEL_DEFAULTS", """'{"photo": {"num_inference_steps": 4}}'\n""")
+    said = load_settings().model_defaults
+    assert said is not None
+    assert said["photo"].num_inference_steps == 4
+
+
+@pytest.mark.parametrize("value", ["gs://demo-app.appspot.com/uploads", "My-App.appspot.com", KEY])
+def test_what_cannot_be_a_bucket_stops_the_start_and_blames_its_own_variable(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    """firebase-admin-python#280: the wrong name is found out far from where it was written."""
+    said = problem(monkeypatch, FIREBASE_STORAGE_BUCKET=value)
+    assert said.startswith("FIREBASE_STORAGE_BUCKET: ")
+    assert "my-app.firebasestorage.app" in said
+    assert "SECRET" not in said
+
+
+def test_what_cannot_be_a_database_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = problem(monkeypatch, FIRESTORE_DATABASE="Photos")
+    assert said.startswith("FIRESTORE_DATABASE: must be the id of a Firestore database: (default), or 4 to 63")
 
 
 def test_a_model_variable_names_one_source_or_several(monkeypatch: pytest.MonkeyPatch) -> None:

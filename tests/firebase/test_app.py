@@ -3,8 +3,10 @@
 import base64
 import json
 import logging
+import re
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -66,13 +68,50 @@ SHAPES: dict[str, Callable[[dict[str, str]], str]] = {
     "no newline at the key's end": lambda account: json.dumps(
         {**account, "private_key": account["private_key"].strip()}
     ),
+    "the key's newlines as blanks": lambda account: json.dumps(
+        {**account, "private_key": account["private_key"].replace("\n", " ")}
+    ),
+    "the key without newlines": lambda account: json.dumps(
+        {**account, "private_key": account["private_key"].replace("\n", "")}
+    ),
+    "a byte order mark": lambda account: "\ufeff" + json.dumps(account),
+    "a byte order mark misread": lambda account: "ï»¿" + json.dumps(account),
+    "a comma behind it": lambda account: json.dumps(account) + ",\n",
+    "a comma behind its last field": lambda account: json.dumps(account, indent=2).removesuffix("\n}") + ",\n}",
+    "its quotes escaped": lambda account: json.dumps(json.dumps(account)),
+    "its quotes escaped, with none around": lambda account: json.dumps(json.dumps(account))[1:-1],
+    "typographic quotes": lambda account: re.sub('"([^"]*)"', r"“\1”", json.dumps(account)),
+    "as Python prints it": str,
+    "base64 of UTF-16": lambda account: base64.b64encode(json.dumps(account).encode("utf-16")).decode(),
+    "base64 of UTF-16 without a mark": lambda account: base64.b64encode(
+        json.dumps(account).encode("utf-16-le")
+    ).decode(),
+    "base64 with a byte order mark in it": lambda account: base64.b64encode(
+        json.dumps(account).encode("utf-8-sig")
+    ).decode(),
+    "base64 for URLs": lambda account: base64.urlsafe_b64encode(json.dumps({**account, "x": "ÿþ?>"}).encode()).decode(),
+    "base64 without padding": lambda account: base64.b64encode(json.dumps(account).encode()).decode().rstrip("="),
+    "base64 with CRLF and quotes": lambda account: (
+        '"' + base64.encodebytes(json.dumps(account).encode()).decode().replace("\n", "\r\n") + '"'
+    ),
+    "base64 with escaped newlines": lambda account: (
+        base64.encodebytes(json.dumps(account).encode()).decode().replace("\n", "\\n")
+    ),
+    "base64 as certutil frames it": lambda account: (
+        "-----BEGIN CERTIFICATE-----\r\n"
+        + base64.encodebytes(json.dumps(account).encode()).decode()
+        + "-----END CERTIFICATE-----\r\n"
+    ),
+    "a data URI": lambda account: (
+        "data:application/json;base64," + base64.b64encode(json.dumps(account).encode()).decode()
+    ),
 }
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_key_is_read_in_whatever_shape_it_arrives_and_google_takes_it(account: dict[str, str], shape: str) -> None:
     key = read_key(SHAPES[shape](account))
-    assert key | {"private_key": ""} == account | {"private_key": ""}
+    assert key | {"private_key": "", "x": ""} == account | {"private_key": "", "x": ""}
     assert "\\" not in key["private_key"]
     certificate = firebase_admin.credentials.Certificate(key)
     assert certificate.project_id == "demo-project"
@@ -91,6 +130,52 @@ def test_a_key_is_read_from_a_file(account: dict[str, str], shape: str, tmp_path
     path.write_text(SHAPES[shape](account))
     key = read_key(str(path))
     assert firebase_admin.credentials.Certificate(key).project_id == "demo-project"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "base64"])
+def test_a_key_file_is_read_as_windows_writes_it(account: dict[str, str], encoding: str, tmp_path: Path) -> None:
+    """PowerShell's `>` writes UTF-16, Notepad a byte order mark, both CRLF; `base64 key.json > key` leaves base64."""
+    text = json.dumps(account, indent=2).replace("\n", "\r\n")
+    path = tmp_path / "my key.json"
+    path.write_bytes(base64.encodebytes(text.encode()) if encoding == "base64" else text.encode(encoding))
+    for pasted in (str(path), f'"{path}"\n', f"file://{path}"):
+        assert firebase_admin.credentials.Certificate(read_key(pasted)).project_id == "demo-project"
+
+
+OTHER_FILES = {
+    "google-services.json": '{"project_info": {"project_id": "demo"}, "client": [], "configuration_version": "1"}',
+    "GoogleService-Info.plist": '<?xml version="1.0"?><plist version="1.0"><dict><key>API_KEY</key></dict></plist>',
+    "a web app": 'const firebaseConfig = {\n  apiKey: "AIzaSyXXXXXXXX",\n  authDomain: "demo.firebaseapp.com",\n};',
+    "of a web app": '{"apiKey": "AIzaSyXXXXXXXX", "projectId": "demo"}',
+    "configuration of a web app": "AIzaSyXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXX",
+    "a person's own login": '{"type": "authorized_user", "client_id": "x", "client_secret": "y", "refresh_token": "z"}',
+    "a login that stands for": '{"type": "impersonated_service_account", "source_credentials": {}}',
+    "without its key": '{"type": "external_account", "audience": "x"}',
+    "an OAuth client": '{"installed": {"client_id": "x", "client_secret": "y"}}',
+    "no secret is called so": "{{ RUNPOD_SECRET_firebase_key }}",
+    "the private key alone": "-----BEGIN PRIVATE KEY-----\nMIIEvSECRET\n-----END PRIVATE KEY-----\n",
+}
+
+
+@pytest.mark.parametrize("what", OTHER_FILES)
+def test_another_file_in_the_keys_place_is_called_by_its_name(what: str, tmp_path: Path) -> None:
+    """The downloads of the Firebase console look alike: which one it is, and where the right one is."""
+    file = tmp_path / "key.json"
+    file.write_text(OTHER_FILES[what])
+    for value in (OTHER_FILES[what], str(file), base64.b64encode(OTHER_FILES[what].encode()).decode()):
+        with pytest.raises(ConfigError) as caught:
+            read_key(value)
+        assert str(caught.value).startswith("FIREBASE_SERVICE_ACCOUNT_KEY: is not the key of a service account but ")
+        assert what in str(caught.value)
+        assert "Generate new private key" in str(caught.value)
+        for part in ("XXXX", "SECRET\n", '"y"', str(tmp_path)):
+            assert part not in str(caught.value)
+
+
+def test_only_the_first_line_of_a_key_is_told_from_nonsense() -> None:
+    """What Docker's env file keeps of JSON on many lines."""
+    with pytest.raises(ConfigError, match="only its first part arrived"):
+        read_key("{")
 
 
 @pytest.mark.parametrize("field", ["project_id", "client_email", "private_key", "token_uri"])
@@ -131,7 +216,7 @@ def test_a_broken_key_is_a_clear_error_that_holds_nothing_of_it(
     caplog.set_level(logging.DEBUG)
     value = BROKEN[kind](account)
     with pytest.raises(ConfigError) as caught:
-        Firebase(load_settings(firebase_service_account_key=value, firebase_storage_bucket="b")).connect()
+        Firebase(load_settings(firebase_service_account_key=value, firebase_storage_bucket="demo-bucket")).connect()
     assert str(caught.value).startswith("FIREBASE_SERVICE_ACCOUNT_KEY: ")
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
@@ -147,12 +232,14 @@ def test_without_a_key_there_is_nothing_to_connect() -> None:
 
 
 def test_a_good_key_makes_the_clients_without_asking_anybody(account: dict[str, str]) -> None:
-    firebase = Firebase(load_settings(firebase_service_account_key=json.dumps(account), firebase_storage_bucket="b"))
+    firebase = Firebase(
+        load_settings(firebase_service_account_key=json.dumps(account), firebase_storage_bucket="demo-bucket")
+    )
     assert firebase.project == "demo-project"
     firebase.connect()
     assert isinstance(firebase.documents, FirestoreStore)
     assert firebase.bucket is not None
-    assert firebase.bucket.name == "b"
+    assert firebase.bucket.name == "demo-bucket"
 
 
 def test_without_a_bucket_there_are_documents_only(account: dict[str, str]) -> None:
@@ -174,8 +261,90 @@ def test_one_emulator_alone_never_leads_to_the_real_other_one(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     key = json.dumps(account)
-    firebase = Firebase(load_settings(firebase_storage_bucket="b", firebase_service_account_key=key))
+    firebase = Firebase(load_settings(firebase_storage_bucket="demo-bucket", firebase_service_account_key=key))
     assert (firebase.documents is not None, firebase.bucket is not None) == there
+
+
+def test_a_broken_private_key_is_blamed_on_the_key_and_a_bucket_beside_it_on_nothing(account: dict[str, str]) -> None:
+    """firebase-admin-python#280: a bucket written as gs://name was told as a key that cannot be read."""
+    broken = json.dumps({**account, "private_key": _garbled(account["private_key"])})
+    settings = load_settings(firebase_service_account_key=broken, firebase_storage_bucket="gs://demo-app.appspot.com/")
+    for ask in (Firebase(settings).connect, lambda: Firebase(settings).documents, lambda: Firebase(settings).bucket):
+        with pytest.raises(ConfigError, match="FIREBASE_SERVICE_ACCOUNT_KEY: its private key cannot be read"):
+            ask()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "variable", "left"),
+    [
+        ("firebase_storage_bucket", "gs://demo-app.appspot.com/", "FIREBASE_STORAGE_BUCKET", (True, False)),
+        ("firestore_database", 7, "FIRESTORE_DATABASE", (False, True)),
+    ],
+)
+def test_what_googles_library_refuses_costs_itself_alone(
+    account: dict[str, str],
+    field: str,
+    value: object,
+    variable: str,
+    left: tuple[bool, bool],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    settings = load_settings(firebase_service_account_key=json.dumps(account), firebase_storage_bucket="demo-bucket")
+    firebase = Firebase(settings.model_copy(update={field: value}))  # past the check that stops a start
+    firebase.connect()
+    assert (firebase.documents is not None, firebase.bucket is not None) == left
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"{variable}: ")
+
+
+@pytest.mark.parametrize("database", ["(default)", "default", "photos"])
+def test_documents_are_in_the_database_that_is_named(account: dict[str, str], database: str) -> None:
+    """firebase-admin-python#718: it was always (default)."""
+    key = json.dumps(account)
+    firebase = Firebase(load_settings(firebase_service_account_key=key, firestore_database=database))
+    assert firebase.documents is not None
+    assert firebase.documents.client._database == database
+    assert str(firebase) == f"project demo-project, database {database}, bucket none"
+
+
+@pytest.mark.parametrize("project", [None, "demo-elsewhere"])
+@pytest.mark.parametrize("database", ["(default)", "photos"])
+def test_with_emulators_documents_land_in_the_named_database_of_the_keys_project_or_the_one_that_is_named_first(
+    firebase: FirebaseEmulators,
+    account: dict[str, str],
+    project: str | None,
+    database: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    variables = {**firebase.env, "FIREBASE_SERVICE_ACCOUNT_KEY": json.dumps({**account, "private_key": "not needed"})}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("GCLOUD_PROJECT")
+    monkeypatch.delenv("GOOGLE_CLOUD_PROJECT")
+    if project:
+        monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", project)
+    monkeypatch.setenv("FIRESTORE_DATABASE", database)
+    connected = Firebase(load_settings())
+    connected.connect()
+    store = connected.documents
+    assert store is not None
+    expected = project or "demo-project"
+    assert (connected.project, connected.account) == (expected, None)
+    lost = {"status": "processing", "expires_at": datetime(2020, 1, 1, tzinfo=UTC)}
+    assert store.create("generations/user/files/file", lost, timeout=5) is not None
+    assert store.expired(limit=9, timeout=5) == ["generations/user/files/file"]
+    places = [(name, id_) for name in (expected, firebase.project) for id_ in ("(default)", "photos", "default")]
+    found = [at for at in places if firebase.documents_in(*at).document("generations/user/files/file").get().exists]
+    assert found == [(expected, database)]
+
+
+def test_emulators_need_no_key_and_with_a_named_project_read_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FIRESTORE_EMULATOR_HOST", "127.0.0.1:1")
+    assert Firebase(load_settings()).project == "demo-worker"
+    broken = load_settings(firebase_service_account_key="{", google_cloud_project="demo-x")
+    assert Firebase(broken).project == "demo-x"
+    with pytest.raises(ConfigError, match="FIREBASE_SERVICE_ACCOUNT_KEY: "):
+        Firebase(load_settings(firebase_service_account_key="{"))
 
 
 # -- users

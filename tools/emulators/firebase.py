@@ -151,10 +151,14 @@ class FirebaseEmulators:
     @cached_property
     def documents(self) -> Any:
         """A `google.cloud.firestore.Client` that goes straight to the emulator, past every proxy."""
+        return self.documents_in(self.project)
+
+    def documents_in(self, project: str, database: str = "(default)") -> Any:
+        """The same for another project or database; the emulator has any."""
         from google.cloud import firestore
 
         with environment({"FIRESTORE_EMULATOR_HOST": self.firestore_address}):
-            return firestore.Client(project=self.project, credentials=_anonymous())
+            return firestore.Client(project=project, database=database, credentials=_anonymous())
 
     @cached_property
     def objects(self) -> Any:

@@ -26,6 +26,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from worker.core.pasted import bucket_name, database_id, tidy
 from worker.core.types import Scheduler, TaskType
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -88,13 +89,14 @@ class Settings(BaseSettings):
 
     firebase_service_account_key: SecretStr | None = None
     firebase_storage_bucket: str | None = None
+    firestore_database: str = "(default)"
     firestore_emulator_host: str | None = None
     storage_emulator_host: str | None = None
     firebase_auth_emulator_host: str | None = None
     google_cloud_project: str | None = Field(
         None, validation_alias=AliasChoices("GOOGLE_CLOUD_PROJECT", "GCLOUD_PROJECT")
     )
-    """Project of the emulators; with a real key, the key's own project counts."""
+    """Project of the emulators, before the key's own; without emulators the key's own project counts."""
 
     sdxl_model: str | None = None
     sdxl_vae: str | None = None
@@ -132,6 +134,24 @@ class Settings(BaseSettings):
     runpod_pod_id: str | None = None
     runpod_webhook_get_job: str | None = None
     runpod_webhook_post_output: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_pasted(cls, values: dict[str, Any]) -> dict[str, Any]:
+        # A secret that the other side holds too stays as it is: its quotes may be part of it there.
+        kept = {name: value for name, value in values.items() if name.lower() == "ticket_secret"}
+        tidied = {name: tidy(value) if isinstance(value, str) else value for name, value in values.items()}
+        return {name: value for name, value in {**tidied, **kept}.items() if value != ""}
+
+    @field_validator("firebase_storage_bucket")
+    @classmethod
+    def _bucket(cls, value: str | None) -> str | None:
+        return bucket_name(value) if value else None
+
+    @field_validator("firestore_database")
+    @classmethod
+    def _database(cls, value: str) -> str:
+        return database_id(value)
 
     @field_validator("log_level", mode="before")
     @classmethod

@@ -4,8 +4,11 @@ Google's clients are imported when they are first needed, here and in `firestore
 Knows no field of a document, no path and no job.
 """
 
+import contextlib
 import functools
+import logging
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
 from worker.core.config import ConfigError, Settings
@@ -17,6 +20,8 @@ from worker.firebase.gcs import FirebaseBucket
 
 HTTP_SECONDS = 5.0
 CLOCK_SKEW_SECONDS = 10
+
+log = logging.getLogger(__name__)
 
 
 class FirebaseUsers:
@@ -62,53 +67,69 @@ class Firebase:
         """
         self._settings = settings
         self._key: dict[str, Any] | None = None
-        if not settings.uses_emulators:
-            if settings.firebase_service_account_key is None:
-                raise ConfigError("FIREBASE_SERVICE_ACCOUNT_KEY: is not set")
-            self._key = read_key(settings.firebase_service_account_key.get_secret_value())
+        secret = settings.firebase_service_account_key
+        if secret is None and not settings.uses_emulators:
+            raise ConfigError("FIREBASE_SERVICE_ACCOUNT_KEY: is not set")
+        if secret is not None and not (settings.uses_emulators and settings.google_cloud_project):
+            self._key = read_key(secret.get_secret_value())
 
     @functools.cached_property
     def _app(self) -> Any:
         import firebase_admin
 
-        if self._key is None:
+        if self._key is None or self._settings.uses_emulators:
             from google.auth.credentials import AnonymousCredentials
 
             credential: Any = AnonymousCredentials()  # type: ignore[no-untyped-call]  # google-auth is partly typed
         else:
-            credential = firebase_admin.credentials.Certificate(self._key)
+            try:
+                credential = firebase_admin.credentials.Certificate(self._key)
+            except ValueError:
+                # firebase-admin's message may quote the key.
+                raise ConfigError("FIREBASE_SERVICE_ACCOUNT_KEY: its private key cannot be read") from None
         options = {"projectId": self.project, "httpTimeout": HTTP_SECONDS}
         return firebase_admin.initialize_app(credential, options, name=f"worker-{uuid.uuid4()}")
 
     @property
     def project(self) -> str:
-        """The Firebase project's id."""
-        return str(self._key["project_id"]) if self._key else self._settings.google_cloud_project or "demo-worker"
+        """The Firebase project's id: the key's; with emulators GOOGLE_CLOUD_PROJECT before it."""
+        if self._key is not None:
+            return str(self._key["project_id"])
+        return self._settings.google_cloud_project or "demo-worker"
 
     @property
     def account(self) -> str | None:
-        """The service account's address; None with emulators, which need no key."""
-        return str(self._key["client_email"]) if self._key else None
+        """The service account's address; None with emulators, which ask for none."""
+        return None if self._key is None or self._settings.uses_emulators else str(self._key["client_email"])
+
+    def __str__(self) -> str:
+        where = " (emulators)" if self._settings.uses_emulators else ""
+        bucket = self._settings.firebase_storage_bucket or "none"
+        return f"project {self.project}{where}, database {self._settings.firestore_database}, bucket {bucket}"
 
     @functools.cached_property
     def documents(self) -> FirestoreStore | None:
-        """Firestore; None where only the Storage emulator is there."""
-        if self._key is None and not self._settings.firestore_emulator_host:
+        """Firestore; None where only the Storage emulator is there, or where the client refuses the database."""
+        if self._settings.uses_emulators and not self._settings.firestore_emulator_host:
             return None
         from firebase_admin import firestore
 
-        return FirestoreStore(firestore.client(self._app))
+        with _without("FIRESTORE_DATABASE"):
+            return FirestoreStore(firestore.client(self._app, self._settings.firestore_database))
+        return None
 
     @functools.cached_property
     def bucket(self) -> FirebaseBucket | None:
-        """The configured bucket; None where none is configured."""
+        """The configured bucket; None where none is configured, or where the client refuses its name."""
         if not self._settings.firebase_storage_bucket:
             return None
-        if self._key is None and not self._settings.storage_emulator_host:
+        if self._settings.uses_emulators and not self._settings.storage_emulator_host:
             return None
         from firebase_admin import storage
 
-        return FirebaseBucket(storage.bucket(self._settings.firebase_storage_bucket, self._app))
+        with _without("FIREBASE_STORAGE_BUCKET"):
+            return FirebaseBucket(storage.bucket(self._settings.firebase_storage_bucket, self._app))
+        return None
 
     @functools.cached_property
     def users(self) -> FirebaseUsers:
@@ -116,13 +137,18 @@ class Firebase:
         return FirebaseUsers(self._app, check_revoked=self._settings.check_revoked)
 
     def connect(self) -> None:
-        """Import and build the clients now, before the first job needs them.
+        """Import and build the clients now, before the first job needs them. Each goes without the other.
 
         Raises:
             ConfigError: the key is not one that Google's library takes.
         """
-        try:
-            _ = (self.documents, self.bucket)
-        except ValueError:
-            # firebase-admin's message may quote the key.
-            raise ConfigError("FIREBASE_SERVICE_ACCOUNT_KEY: its private key cannot be read") from None
+        _ = (self._app, self.documents, self.bucket)
+
+
+@contextlib.contextmanager
+def _without(variable: str) -> Iterator[None]:
+    """Where Google's library refuses what a variable holds, the worker goes on without it, and with all the rest."""
+    try:
+        yield
+    except ValueError:
+        log.error("%s: Google's library does not take it", variable, extra={"action": "firebase_disabled"})  # noqa: TRY400 - no traceback

@@ -1,67 +1,123 @@
 """The service account key, in whatever shape it arrived: a path, JSON, base64 of it, with its newlines damaged.
 
-Knows shapes; connects to nothing. No message and no exception holds any of the key's content.
+Knows shapes, and the other files that are taken for it; connects to nothing. No message and no exception holds any of
+the key's content.
 """
 
 import base64
 import binascii
 import contextlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from worker.core.config import ConfigError
+from worker.core.pasted import tidy
+
+WHERE = "the Firebase console makes one under Project settings, Service accounts, Generate new private key"
+
+_OTHER_FILES = (
+    (r"\{\{\s*RUNPOD_SECRET", "the name of a RunPod secret that RunPod did not fill in: no secret is called so"),
+    (r'"project_info"|"configuration_version"', "the app's google-services.json"),
+    (r"<plist|GOOGLE_APP_ID", "the app's GoogleService-Info.plist"),
+    (r"apiKey|authDomain|\A.?AIza", "the configuration of a web app"),
+    (r"authorized_user", "a person's own login, as gcloud keeps it (application_default_credentials.json)"),
+    (r"impersonated_service_account|external_account", "a login that stands for a service account, without its key"),
+    (r'"(?:installed|web)"\s*:', "an OAuth client"),
+    (r"\A-----BEGIN [A-Z ]*PRIVATE KEY", "the private key alone; the whole JSON file is wanted"),
+)
+"""What is in a file that is none of ours -> what it is."""
+_OURS = re.compile(r"(?<!impersonated_)service_account")
+
+_PEM = re.compile(r"-----BEGIN ([A-Z ]*PRIVATE KEY)-----(.*?)-----END \1-----", re.DOTALL)
+_CURLY_QUOTES = str.maketrans("“”„‟", '""""')
+LONGEST_PATH = 1024
 
 
 def read_key(value: str) -> dict[str, Any]:
     """A service account key from `FIREBASE_SERVICE_ACCOUNT_KEY`: a path, the JSON, or base64 of the JSON.
 
-    Newlines of the private key that arrived as the two characters `\\n`, once or twice escaped, are repaired.
+    Newlines of the private key that arrived as the two characters `\\n`, however often escaped, as blanks or not at
+    all are repaired.
 
     Raises:
         ConfigError: what is wrong with it, without any of its content.
     """
-    text = _unquoted(value)
-    if not text.startswith("{"):
-        text = _from_file(text) if len(text) < 1024 else _from_base64(text)
+    text = tidy(value)
+    _refuse_other_files(text)
+    if not text.startswith(("{", "[")):
+        text = _from_file(text) if len(text) < LONGEST_PATH and "\n" not in text else _from_base64(text) or text
+        _refuse_other_files(text)
     key = _from_json(text)
     if not isinstance(key, dict):
-        raise ConfigError("FIREBASE_SERVICE_ACCOUNT_KEY: must be a JSON object")
-    missing = [name for name in ("project_id", "client_email", "private_key", "token_uri") if not key.get(name)]
+        raise _wrong("must be a JSON object")
+    fields = ("project_id", "client_email", "private_key", "token_uri")
+    missing = [name for name in fields if not (isinstance(key.get(name), str) and key[name])]
     if key.get("type") != "service_account" or missing:
-        raise ConfigError(
-            "FIREBASE_SERVICE_ACCOUNT_KEY: is not a service account key"
-            + (f" (it lacks {', '.join(missing)})" if missing else "")
-        )
-    key["private_key"] = str(key["private_key"]).replace("\\\\n", "\n").replace("\\n", "\n").strip().strip('"') + "\n"
+        raise _wrong("is not a service account key" + (f" (it lacks {', '.join(missing)})" if missing else ""))
+    if found := _PEM.search(key["private_key"]):
+        key["private_key"] = _as_written(found)
     return key
 
 
-def _unquoted(value: str) -> str:
-    # An env file that Docker reads keeps the quotes that a shell would take away.
-    text = value.strip()
-    return text[1:-1].strip() if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
+def _wrong(problem: str) -> ConfigError:
+    return ConfigError(f"FIREBASE_SERVICE_ACCOUNT_KEY: {problem}")
+
+
+def _refuse_other_files(text: str) -> None:
+    if _OURS.search(text):
+        return
+    for sign, what in _OTHER_FILES:
+        if re.search(sign, text):
+            raise _wrong(f"is not the key of a service account but {what}; {WHERE}")
+
+
+def _as_written(found: re.Match[str]) -> str:
+    """RFC 7468: lines of 64 characters between the two labels."""
+    body = re.sub(r"\\+[nrt]|[^A-Za-z0-9+/=]", "", found[2])
+    lines = [body[start : start + 64] for start in range(0, len(body), 64)]
+    return "\n".join([f"-----BEGIN {found[1]}-----", *lines, f"-----END {found[1]}-----", ""])
 
 
 def _from_json(text: str) -> Any:
+    text = re.sub(r",(\s*\})\Z", r"\1", text.rstrip(",; \r\n\t"))
     # A multi-line key whose every newline became a backslash and an n is no JSON before they are newlines again.
-    for attempt in (text, text.replace("\\\\n", "\n").replace("\\n", "\n")):
+    unescaped = text.replace("\\\\n", "\n").replace("\\n", "\n")
+    requoted = text.replace('\\"', '"').translate(_CURLY_QUOTES)
+    for attempt in (text, unescaped, requoted, text.replace("'", '"') if '"' not in text else ""):
         with contextlib.suppress(ValueError, RecursionError):
             return json.loads(attempt, strict=False)
-    raise ConfigError("FIREBASE_SERVICE_ACCOUNT_KEY: is not JSON, base64 of JSON, or the path of a JSON file")
+    if text.startswith("{") and not text.endswith("}"):
+        raise _wrong("begins like JSON and has no end: only its first part arrived; base64 of the file has no newlines")
+    raise _wrong("is not JSON, base64 of JSON, or the path of a JSON file")
 
 
 def _from_file(text: str) -> str:
     try:
-        return Path(text).expanduser().read_text(encoding="utf-8")
+        data = Path(text.removeprefix("file://")).expanduser().read_bytes()
     except (OSError, ValueError, RuntimeError):  # RuntimeError: a ~user whom nobody knows
-        with contextlib.suppress(ConfigError):
-            return _from_base64(text)
-        raise ConfigError("FIREBASE_SERVICE_ACCOUNT_KEY: names a file that cannot be read") from None
+        content = _from_base64(text)
+        if content is None:
+            raise _wrong("names a file that cannot be read") from None
+        return content
+    if data.startswith(b"0\x82"):
+        raise _wrong(f"names a PKCS #12 file (.p12), and the key as JSON is wanted; {WHERE}")
+    content = _decoded(data)
+    return _from_base64(content) or content
 
 
-def _from_base64(text: str) -> str:
+def _from_base64(text: str) -> str | None:
+    """Also in the alphabet for URLs, without padding, on many lines, as `certutil -encode` frames it, as a data URI."""
+    body = re.sub(r"\Adata:[^,]*,|-----[A-Z ]+-----|\s|\\[nr]", "", text).rstrip("=,;").translate({45: "+", 95: "/"})
     try:
-        return base64.b64decode("".join(text.split()), validate=True).decode()
+        content = _decoded(base64.b64decode(body + "=" * (-len(body) % 4), validate=True))
     except (binascii.Error, ValueError):
-        raise ConfigError("FIREBASE_SERVICE_ACCOUNT_KEY: is neither JSON nor base64 of JSON") from None
+        return None
+    _refuse_other_files(content)
+    return content if content.startswith("{") else None
+
+
+def _decoded(data: bytes) -> str:
+    """Text in UTF-8 or, as PowerShell's `>` writes it, in UTF-16, with or without a byte order mark."""
+    return tidy(data.decode(json.detect_encoding(data), "replace"))

@@ -114,7 +114,7 @@ def own_object_path(ref: str, what: str, *, bucket: str, user_id: str) -> str:
         or len(path.encode()) > MAX_OBJECT_NAME_BYTES
     ):
         raise InvalidInput([FieldProblem(what, "invalid_input.gs_path")])
-    if match["bucket"] != bucket.removeprefix("gs://").rstrip("/"):
+    if match["bucket"] != bucket:
         raise Forbidden("forbidden.bucket", field=what)
     if len(parts) < 3 or parts[0] not in USER_FOLDERS or parts[1] != user_id:
         raise Forbidden("forbidden.folder", field=what)

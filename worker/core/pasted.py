@@ -1,0 +1,101 @@
+"""Values as people paste them into an environment -> what they mean.
+
+Secret stores add newlines, Docker's env files keep quotes, consoles show addresses where a name is wanted. Takes what
+can mean one thing only; raises `ValueError` for anything else. Knows no variable.
+"""
+
+import re
+
+_QUOTES = {'"': '"', "'": "'", "`": "`", "“": "”", "\u2018": "\u2019", "„": "“", "«": "»"}
+_INVISIBLE = "\ufeff\u200b\u200c\u200d\u200e\u200f\u2060"
+_MISREAD_MARK = "ï»¿"
+"""A byte order mark in UTF-8, read as Latin-1."""
+
+_SERVICES = {
+    "console.firebase.google.com": r"/.*?/storage/(?!(?:files|rules|usage|extensions)(?:/|\Z))([^/]+)",
+    "console.cloud.google.com": r"/storage/browser/(?:_details/)?([^/;]+)",
+    "firebasestorage.googleapis.com": r"/v0/b/([^/]+)",
+    "storage.googleapis.com": r"(?:/(?:(?:down|up)load/)?storage/v1/b|/projects/[^/]+/buckets)?/([^/]+)",
+    "storage.cloud.google.com": r"/([^/]+)",
+    "www.googleapis.com": r"/(?:(?:down|up)load/)?storage/v1/b/([^/]+)",
+}
+"""Where an address of each host has the bucket's name."""
+_OWN_HOST = re.compile(r"([^/]+?)\.storage\.googleapis\.com|([^/]+\.(?:firebasestorage\.app|appspot\.com))")
+_BUCKET = re.compile(r"(?!goog)[a-z0-9][a-z0-9_.-]{1,220}[a-z0-9]")
+_ADDRESS = re.compile(r"(?:[0-9]{1,3}\.){3}[0-9]{1,3}")
+_DATABASE = re.compile(r"[a-z][a-z0-9-]{2,61}[a-z0-9]")
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+def tidy(text: str) -> str:
+    """Without what surrounds a value and is none of it: blanks, newlines, also as `\\n`, quotes, byte order marks."""
+    before = None
+    while text != before:
+        before = text
+        text = re.sub(r"(?:\\[rn])+\Z", "", text.strip().strip(_INVISIBLE)).removeprefix(_MISREAD_MARK)
+        if len(text) > 1 and _QUOTES.get(text[0]) == text[-1]:
+            text = text[1:-1]
+    return text
+
+
+def bucket_name(text: str) -> str:
+    """The bucket's name out of `gs://name/`, an address of a console or of Google's services, a line of a web config.
+
+    What a name may be: https://cloud.google.com/storage/docs/buckets#naming
+
+    Raises:
+        ValueError: there is no name of one bucket in it.
+    """
+    text = re.sub(r"\A[\"']?storageBucket[\"']?\s*[:=]\s*", "", tidy(text))
+    text = tidy(text.rstrip(",; "))
+    scheme, separator, rest = text.partition("://")
+    scheme = scheme.lower() if separator else ""
+    if scheme in {"http", "https"} or text.startswith("//") or text.lower().split("/")[0] in _SERVICES:
+        name = _in_address(text.partition("//")[2] or text)
+    else:
+        name = re.sub(r"\Aprojects/[^/]+/buckets/", "", rest if scheme == "gs" else text).rstrip("/")
+        if "/" in name:
+            raise ValueError("must name a bucket alone, without what lies in it, such as my-app.firebasestorage.app")
+    parts = name.split(".")
+    too_long = any(not 0 < len(part) <= 63 for part in parts)
+    if not _BUCKET.fullmatch(name) or too_long or _ADDRESS.fullmatch(name):
+        raise ValueError(
+            "cannot be the name of a bucket: the Firebase console has it under Storage, such as "
+            "my-app.firebasestorage.app; 3 to 63 of the characters a-z 0-9 - _ and dots, with a letter or digit at "
+            "both ends, no capitals"
+        )
+    return name
+
+
+def _in_address(address: str) -> str:
+    host, _, path = re.split(r"[?#]", address, maxsplit=1)[0].partition("/")
+    host = host.lower()
+    if host in _SERVICES:
+        found = re.match(_SERVICES[host], f"/{path}")
+    else:
+        found = None if path and not host.endswith(".storage.googleapis.com") else _OWN_HOST.fullmatch(host)
+    if found is None:
+        raise ValueError("is an address that names no bucket; the name is wanted, such as my-app.firebasestorage.app")
+    return next(group for group in found.groups() if group)
+
+
+def database_id(text: str) -> str:
+    """The id of a Firestore database out of its name, its resource name, or an address of a console.
+
+    `default` and `(default)` are two databases. What an id may be:
+    https://firebase.google.com/docs/firestore/reference/rest/v1/projects.databases/create
+
+    Raises:
+        ValueError: there is none in it.
+    """
+    text = tidy(text)
+    found = re.search(r"(?:\A|/)databases/([^/?#]+)", text)
+    name = found[1] if found else text
+    if name in {"(default)", "-default-", "%28default%29"}:  # the last two as addresses have it
+        return "(default)"
+    if not _DATABASE.fullmatch(name) or _UUID.fullmatch(name):
+        raise ValueError(
+            "must be the id of a Firestore database: (default), or 4 to 63 of the characters a-z 0-9 - beginning with "
+            "a letter; without this variable it is (default)"
+        )
+    return name
