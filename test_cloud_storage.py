@@ -21,6 +21,7 @@ from tools.emulators.firebase import FirebaseEmulators, environment
 from worker.core.config import Settings, load_settings
 from worker.core.types import Owner
 from worker.document.schema import document_path
+from worker.firebase.app import Firebase
 from worker.firebase.firestore import FirestoreStore
 from worker.job.services import Services
 
@@ -44,7 +45,7 @@ def firebase(out: Out) -> Iterator[None]:
     """The configured Firebase, or emulators for as long as this lasts."""
     settings = load_settings()
     if settings.firebase_service_account_key is not None or settings.uses_emulators:
-        out("using the Firebase that the environment names")
+        out(f"using the Firebase that the environment names: {Firebase(settings)}")
         yield
         return
     out("FIREBASE_SERVICE_ACCOUNT_KEY is not set: starting local emulators")

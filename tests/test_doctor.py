@@ -140,6 +140,13 @@ def test_no_secret_is_ever_printed(monkeypatch: pytest.MonkeyPatch, capsys: pyte
         assert "**********" in told.out
 
 
+def test_a_secret_in_quotes_is_thought_about_and_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TICKET_SECRET", f'"{TICKET_SECRET}"')
+    asked = [row for row in everything() if row.name == "TICKET_SECRET"]
+    assert [row.state for row in asked] == ["ok", "warn"]
+    assert TICKET_SECRET not in str(asked)
+
+
 # --- Firebase -------------------------------------------------------------------------------------------------------
 
 
@@ -151,6 +158,13 @@ def test_a_key_that_cannot_be_read_is_red_and_says_what_it_may_be(monkeypatch: p
     assert found.state == "fail"
     assert "JSON" in found.remedy
     assert states(rows)["bucket"] == "skipped"
+
+
+def test_a_bucket_that_cannot_be_one_is_red_under_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FIREBASE_STORAGE_BUCKET", "My App")
+    found = named(everything(), "FIREBASE_STORAGE_BUCKET")
+    assert found.state == "fail"
+    assert "my-app.firebasestorage.app" in found.detail
 
 
 def test_a_bucket_without_a_key_is_a_half(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,6 +256,18 @@ def test_a_working_firebase_is_all_green_and_left_as_it_was(
     assert [write.kind for write in firebase.writes()] == ["write", "delete"]
 
 
+def test_what_is_in_use_is_said_as_it_was_read(firebase: FirebaseEmulators, monkeypatch: pytest.MonkeyPatch) -> None:
+    pasted = {"FIREBASE_STORAGE_BUCKET": f'"gs://{firebase.bucket}/"', "FIRESTORE_DATABASE": "photos "}
+    for name, value in {**firebase.env, **pasted}.items():
+        monkeypatch.setenv(name, value)
+    rows = everything()
+    in_use = f"project {firebase.project} (emulators), database photos, bucket {firebase.bucket}"
+    assert named(rows, "service account key").detail == f"emulators ask for none; {in_use}"
+    assert named(rows, "bucket").detail.startswith(f"{firebase.bucket}: an object was written")
+    assert named(rows, "Firestore").detail.startswith("photos: a document was written")
+    assert named(rows, "FIRESTORE_DATABASE").detail == "photos"
+
+
 def test_a_wrong_bucket_is_red_for_whoever_runs_the_command(firebase: FirebaseEmulators) -> None:
     variables = {**os.environ, **firebase.env, "FIREBASE_STORAGE_BUCKET": "gs://not-there"}
     command = [sys.executable, "-m", "worker.doctor"]
@@ -270,9 +296,10 @@ def test_a_firestore_that_refuses_is_red_with_its_cure(
     with environment(firebase.env):
         store = Firebase(load_settings()).documents
         assert store is not None
-        found = named(doctor.documents(store, None), row)
+        found = named(doctor.documents(store, None, "photos"), row)
     assert found.state == "fail"
     assert says in found.remedy
+    assert code != "NOT_FOUND" or "photos" in found.remedy
 
 
 # --- Models ---------------------------------------------------------------------------------------------------------
@@ -380,6 +407,13 @@ def test_a_spool_that_the_worker_may_not_write_is_red(tmp_path: Path, monkeypatc
     assert named(doctor.disk(settings, registry), "spool").state != "fail"
     monkeypatch.setattr(os, "access", lambda *_: False)  # root, as whom tests may run, may write everywhere
     assert named(doctor.disk(settings, registry), "spool").state == "fail"
+
+
+def test_what_cannot_be_read_of_phones_pictures_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert one(doctor.pictures()).detail == "HEIC and AVIF can be read"
+    monkeypatch.setattr(doctor, "PHONES_DECODERS", {"HEIC": "no_such_module", "AVIF": "json"})
+    found = one(doctor.pictures())
+    assert (found.state, found.detail) == ("warn", "HEIC cannot be read")
 
 
 def test_a_findings_mark_is_coloured_on_a_terminal_only() -> None:

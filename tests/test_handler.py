@@ -338,6 +338,17 @@ def test_a_garbled_key_costs_firebase_and_is_not_told(caplog: pytest.LogCaptureF
     assert record.exc_info is None
 
 
+def test_the_log_says_once_which_project_database_and_bucket_are_in_use(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setenv("FIRESTORE_EMULATOR_HOST", "127.0.0.1:1")
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:1")
+    handler.build(load_settings(firebase_storage_bucket=" gs://demo-app.appspot.com/", firestore_database="photos"))
+    said = [record.getMessage() for record in caplog.records if getattr(record, "action", "") == "firebase"]
+    assert said == ["Firebase: project demo-worker (emulators), database photos, bucket demo-app.appspot.com"]
+
+
 @pytest.fixture
 def checks(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     from runpod.serverless.modules import rp_fitness

@@ -10,6 +10,7 @@ nothing but one object and one document under `doctor/`, which it deletes again.
 import argparse
 import contextlib
 import functools
+import importlib.util
 import json
 import logging
 import os
@@ -40,6 +41,7 @@ from worker.core.config import (
 )
 from worker.core.errors import BackendError, JobError, ModelUnavailable
 from worker.core.logs import redact, where
+from worker.core.pasted import tidy
 from worker.core.types import Owner, TaskType
 from worker.document.schema import document_path
 from worker.engine.memory import device
@@ -62,6 +64,8 @@ INLINE = "not configured: results go back as base64"
 FIRESTORE = "https://firestore.googleapis.com"
 DOWNLOADS_GIB = 40
 """What the largest of the default models takes on a disk as it is published, and some room."""
+PHONES_DECODERS = {"HEIC": "pillow_heif", "AVIF": "PIL._avif"}
+"""The module that reads each kind."""
 SPOOL_GIB = 2
 """As much as the spool keeps."""
 LONGEST_VALUE = 120
@@ -125,6 +129,10 @@ def environment(settings: Settings, wrong: Mapping[str, str], spoilt: Collection
     given = [name for name in Settings.model_fields if name in settings.model_fields_set and name not in spoilt]
     for name in given:
         yield Finding(name.upper(), "ok", _shown(getattr(settings, name)))
+    secret = settings.ticket_secret.get_secret_value() if settings.ticket_secret else ""
+    if tidy(secret) != secret:
+        remedy = "take them off, unless the backend's secret has them too: an env file keeps quotes"
+        yield Finding("TICKET_SECRET", "warn", "the quotes around it are taken as part of it", remedy)
     others = len(Settings.model_fields) - len(given) - len(spoilt)
     yield Finding("all others", "ok", f"{others} are not set: their defaults are in docs/deploy.md")
 
@@ -413,6 +421,7 @@ def safety(registry: ModelRegistry) -> Iterator[Finding]:
 def _of_machine(settings: Settings, registry: ModelRegistry) -> Iterator[Finding]:
     yield from rows("card", lambda: card(settings, registry))
     yield from rows("placement", lambda: placement(registry))
+    yield from rows("phones' pictures", pictures)
     yield from rows("ffmpeg", ffmpeg)
     yield from rows("disk", lambda: disk(settings, registry))
 
@@ -472,6 +481,16 @@ def _specs(registry: ModelRegistry) -> Iterator[tuple[TaskType, str | None, Mode
     for task, model in _models(registry):
         with contextlib.suppress(ModelUnavailable):
             yield task, model, registry.spec(task, model)
+
+
+def pictures() -> Iterator[Finding]:
+    """What phones make besides JPEG."""
+    missing = [kind for kind, module in PHONES_DECODERS.items() if importlib.util.find_spec(module) is None]
+    if missing:
+        detail = f"{' and '.join(missing)} cannot be read"
+        yield Finding("phones' pictures", "warn", detail, "pip install -r requirements.txt -c constraints.txt")
+    else:
+        yield Finding("phones' pictures", "ok", f"{' and '.join(PHONES_DECODERS)} can be read")
 
 
 def ffmpeg() -> Iterator[Finding]:
