@@ -10,16 +10,17 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageCms
 
 from tools.media_probe import decode_frames, probe
 from worker.core.errors import Cancelled, DiskFull, Internal
-from worker.media import video
-from worker.media.image import ImageFormat, encode_image
+from worker.media import srgb, video
+from worker.media.image import JPEG_QUALITY, WEBP_QUALITY, ImageFormat, encode_image
 
 Pixels = NDArray[np.uint8]
 
@@ -96,10 +97,41 @@ def test_images_carry_no_metadata_and_repeat_byte_for_byte(fmt: ImageFormat) -> 
             "background",
             "loop",
             "timestamp",
+            "icc_profile",
+            "srgb",
         }
         assert not image.getexif()
     if fmt == "png":
         assert not any(chunk in encoded.data for chunk in (b"tEXt", b"zTXt", b"iTXt", b"eXIf", b"iCCP"))
+
+
+@pytest.mark.parametrize("fmt", ["png", "jpeg", "webp"])
+def test_images_say_that_they_are_srgb_in_at_most_600_bytes(fmt: ImageFormat) -> None:
+    """Without it a display wider than sRGB may show them in its own colours."""
+    encoded = encode_image(picture(), fmt)
+    with Image.open(io.BytesIO(encoded.data)) as image:
+        said = image.info
+    untagged = io.BytesIO()
+    how: dict[str, Any] = {
+        "png": {"compress_level": 1, "compress_type": 3},
+        "jpeg": {"quality": JPEG_QUALITY, "subsampling": 0},
+        "webp": {"quality": WEBP_QUALITY, "method": 4},
+    }[fmt]
+    Image.fromarray(picture()).save(untagged, fmt, **how)
+    assert 0 < len(encoded.data) - len(untagged.getvalue()) <= 600
+    assert said["srgb"] == 0 if fmt == "png" else said["icc_profile"] == srgb.profile()
+
+
+def test_the_srgb_profile_is_srgb_for_every_colour_and_has_no_date_of_its_own() -> None:
+    levels = np.arange(0, 256, 3).astype(np.uint8)
+    colours = Image.fromarray(np.stack(np.meshgrid(levels, levels, levels), -1).reshape(-1, len(levels), 3))
+    said = ImageCms.getOpenProfile(io.BytesIO(srgb.profile()))
+    read = ImageCms.profileToProfile(colours, said, ImageCms.createProfile("sRGB"))
+    assert np.abs(np.asarray(read).astype(int) - np.asarray(colours).astype(int)).max() <= 1
+    made = said.profile.creation_date
+    assert made is not None
+    assert made.year == 2000
+    assert ImageCms.isIntentSupported(said, ImageCms.Intent.PERCEPTUAL, ImageCms.Direction.OUTPUT) == 1
 
 
 def test_png_is_no_larger_than_pillows_default_and_faster() -> None:

@@ -1,13 +1,14 @@
 """Pixels -> PNG, JPEG or WebP bytes.
 
 Knows encoders. Does not know whose picture it is, what it was made from (nothing of that is written into a file) or
-where it goes. Blocks: call it in a thread, Pillow leaves the interpreter free. The levels are chosen by
-`benchmarks/encoders.py`.
+where it goes. Every file says that its colours are sRGB: some viewers show what says nothing in the display's own.
+Blocks: call it in a thread, Pillow leaves the interpreter free. The levels are chosen by `benchmarks/encoders.py`.
 """
 
 import io
 from typing import TYPE_CHECKING, Literal
 
+from worker.media import srgb
 from worker.media.artifact import CONTENT_TYPES, Artifact
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ _ZLIB_RLE = 3
 
 
 def encode_image(pixels: "NDArray[np.uint8]", fmt: ImageFormat, quality: int | None = None) -> Artifact:
-    """Encode one picture; the file carries pixels and nothing else.
+    """Encode one picture; the file carries pixels, that they are sRGB, and nothing else.
 
     Args:
         pixels: (height, width, 3), RGB.
@@ -33,7 +34,7 @@ def encode_image(pixels: "NDArray[np.uint8]", fmt: ImageFormat, quality: int | N
 
     The same pixels give the same bytes.
     """
-    from PIL import Image
+    from PIL import Image, PngImagePlugin
 
     image = Image.fromarray(pixels)
     out = io.BytesIO()
@@ -41,12 +42,14 @@ def encode_image(pixels: "NDArray[np.uint8]", fmt: ImageFormat, quality: int | N
         case "png":
             # Filtered rows of a photo hold few repeats but for runs of one byte: run lengths and Huffman codes alone
             # make a file no larger than Pillow's default (level 6) in a fifth of its time.
-            image.save(out, "PNG", compress_level=1, compress_type=_ZLIB_RLE)
+            said = PngImagePlugin.PngInfo()
+            said.add(b"sRGB", b"\0")  # perceptual, as for photos: PNG specification (W3C), 11.3.2.5
+            image.save(out, "PNG", compress_level=1, compress_type=_ZLIB_RLE, pnginfo=said)
         case "jpeg":
-            image.save(out, "JPEG", quality=quality or JPEG_QUALITY, subsampling=0)
+            image.save(out, "JPEG", quality=quality or JPEG_QUALITY, subsampling=0, icc_profile=srgb.profile())
         case "webp" if quality == 100:
             # Here "quality" is effort. With less of it the file is larger than the PNG, with more it hardly shrinks.
-            image.save(out, "WEBP", lossless=True, quality=20, method=1)
+            image.save(out, "WEBP", lossless=True, quality=20, method=1, icc_profile=srgb.profile())
         case "webp":
-            image.save(out, "WEBP", quality=quality or WEBP_QUALITY, method=4)
+            image.save(out, "WEBP", quality=quality or WEBP_QUALITY, method=4, icc_profile=srgb.profile())
     return Artifact.encoded(out.getvalue(), CONTENT_TYPES[fmt], image.width, image.height)
