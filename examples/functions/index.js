@@ -60,5 +60,8 @@ async function submit(input) {
   }
   logger.error("RunPod did not take the job", { status: answer.status });
   if (answer.status === 429) throw new HttpsError("resource-exhausted", "The generator is busy; try again later.");
+  // The app takes this for the end, and "unavailable" for a job that may still come.
+  if ([400, 401, 403, 404].includes(answer.status))
+    throw new HttpsError("failed-precondition", "The generator does not take jobs.");
   throw new HttpsError("unavailable", "The generator does not answer; try again.");
 }

@@ -163,6 +163,22 @@ describe("a generation's document", () => {
   }
 });
 
+// Custom sign-in gives such ids: react-native-auth0#14.
+for (const uid of ["kakao:12345", "auth0|abc", "user.name", "a@b+c", "-_-"]) {
+  test(`a user called ${uid} has what is theirs, and nobody else has it`, async () => {
+    const slips = `generations/${uid}/files/f1`;
+    const source = `uploads/${uid}/in.png`;
+    const upload = (who) => storage.uploadBytes(object(who, source), new Uint8Array(8), IMAGE);
+    await assertSucceeds(firestore.setDoc(document(uid, slips), slip()));
+    await assertSucceeds(firestore.getDoc(document(uid, slips)));
+    await assertSucceeds(upload(uid));
+    for (const other of ["alice", null]) {
+      await assertFails(firestore.getDoc(document(other, slips)));
+      await assertFails(upload(other));
+    }
+  });
+}
+
 test("nothing else in Firestore is open", async () => {
   for (const name of ["generations/alice", "users/alice", "generations/alice/other/x"]) {
     await assertFails(firestore.getDoc(document("alice", name)));
@@ -197,7 +213,8 @@ describe("a source image", () => {
   const upload = (uid, name, bytes, contentType) =>
     storage.uploadBytes(object(uid, name), new Uint8Array(bytes), { contentType });
 
-  for (const kind of ["image/png", "image/jpeg", "image/webp"]) {
+  const kinds = ["png", "jpeg", "jpg", "webp", "heic", "heif", "avif", "gif", "bmp", "tiff"].map((kind) => `image/${kind}`);
+  for (const kind of [...kinds, "application/octet-stream"]) {
     test(`is uploaded, replaced, read and deleted by its owner: ${kind}`, async () => {
       await assertSucceeds(upload("alice", "uploads/alice/in.png", 8, kind));
       await assertSucceeds(upload("alice", "uploads/alice/in.png", 9, kind));
@@ -206,9 +223,17 @@ describe("a source image", () => {
     });
   }
 
-  for (const kind of ["image/svg+xml", "text/html", "image/gif", "image/png; x=y", "application/image/png"]) {
-    test(`is not uploaded as ${kind}`, () => assertFails(upload("alice", "uploads/alice/in.png", 8, kind)));
+  for (const kind of ["image/svg+xml", "text/html", "image/*", "video/mp4", "image/png; x=y", "application/image/png"]) {
+    test(`is not uploaded as ${kind}, and does not become it`, async () => {
+      await assertFails(upload("alice", "uploads/alice/in.png", 8, kind));
+      await assertSucceeds(upload("alice", "uploads/alice/in.png", 8, "application/octet-stream"));
+      await assertFails(storage.updateMetadata(object("alice", "uploads/alice/in.png"), { contentType: kind }));
+    });
   }
+
+  test("that the app gives no type is untyped, and taken", async () => {
+    await assertSucceeds(upload("alice", "uploads/alice/in.png", 8, undefined));
+  });
 
   test("is smaller than 20 MiB", async () => {
     await assertFails(upload("alice", "uploads/alice/in.png", 20 * 1024 * 1024, "image/png"));

@@ -67,6 +67,22 @@ def test_nothing_is_open_by_default(name: str) -> None:
     assert re.search(r"match /\{\w+=\*\*\} \{\s*allow read, write: if false;\s*\}\s*\}\s*\}\s*$", text)
 
 
+def test_an_upload_may_have_the_types_of_pictures_or_none_and_never_one_that_browsers_run() -> None:
+    """firebase-js-sdk#1570: React Native's blobs have no type; the SDKs then send application/octet-stream."""
+    (types,) = re.findall(r"\.matches\('(image/[^']+)'\)", (ROOT / "storage.rules").read_text())
+    pictures = [f"image/{kind}" for kind in ("png", "jpeg", "webp", "heic", "heif", "avif", "gif", "bmp", "tiff")]
+    assert all(re.fullmatch(types, kind) for kind in [*pictures, "image/jpg", "application/octet-stream"])
+    for kind in ("text/html", "image/svg+xml", "application/xhtml+xml", "image/*", "image/png; x=y", "video/mp4", ""):
+        assert not re.fullmatch(types, kind), kind
+
+
+def test_a_web_page_may_read_results_and_change_nothing() -> None:
+    (rule,) = json.loads((ROOT / "cors.json").read_text())
+    assert set(rule) == {"origin", "method", "responseHeader", "maxAgeSeconds"}
+    assert set(rule["method"]) == {"GET", "HEAD"}
+    assert "cors.json" in (ROOT / "docs/firebase.md").read_text()
+
+
 @pytest.mark.e2e
 def test_the_rules_behave_in_the_official_emulators() -> None:
     """`npm test`: what is allowed and refused, case by case. It skips, even with CI=true, where it cannot run."""

@@ -70,8 +70,8 @@ for (const data of [
   });
 
 for (const [answer, said] of [
-  [{ status: 401, body: { error: "bad key the-runpod-key" } }, "UNAVAILABLE"],
-  [{ status: 404, body: {} }, "UNAVAILABLE"],
+  [{ status: 401, body: { error: "bad key the-runpod-key" } }, "FAILED_PRECONDITION"],
+  [{ status: 404, body: {} }, "FAILED_PRECONDITION"],
   [{ status: 429, body: {} }, "RESOURCE_EXHAUSTED"],
   [{ status: 500, body: {} }, "UNAVAILABLE"],
   [{ status: 200, body: {} }, "UNAVAILABLE"],
