@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+import handler
 from tests.support.checkpoint_headers import ENCODERS, SDXL, UNET, VAE, Tensors, put_header, unet
 from tests.support.model_folders import fake_sdxl, put, registry
+from worker.core.config import load_settings
 from worker.core.errors import ModelUnavailable
 from worker.core.types import TaskType
 from worker.engine.models.checkpoint import loaded_bytes
@@ -123,6 +125,7 @@ def test_an_edm_model_brings_the_statistics_of_its_latents(tmp_path: Path) -> No
 
 
 def test_a_file_without_a_vae_takes_the_one_that_is_named_or_here(tmp_path: Path) -> None:
+    """dgenerate#62, stablepy#18: many community checkpoints come without one."""
     path = str(put_header(tmp_path / "model.safetensors", unet(2048) | ENCODERS))
     with pytest.raises(ModelUnavailable, match="SDXL_MODEL names a file that has no VAE; name one in SDXL_VAE"):
         registry(cuda=True, sdxl_model=path).describe(TaskType.TEXT2IMG)
@@ -132,6 +135,35 @@ def test_a_file_without_a_vae_takes_the_one_that_is_named_or_here(tmp_path: Path
     found = registry(cuda=True, sdxl_model=path, where=(Place(tmp_path / "models", "plain"),))
     assert found.spec(TaskType.TEXT2IMG).vae is not None
     assert registry(cuda=True, sdxl_model=path, sdxl_vae=str(folder)).spec(TaskType.TEXT2IMG).vae is not None
+
+
+@pytest.mark.parametrize(
+    ("tensors", "said"),
+    [
+        (unet(2048) | ENCODERS, "SDXL_MODEL names a file that has no VAE; name one in SDXL_VAE"),
+        (
+            unet(2048) | VAE,
+            "SDXL_MODEL names a file that has no text encoders; name a checkpoint that has all of its parts",
+        ),
+        (
+            REFUSED["a LoRA in kohya's names"][0],
+            "SDXL_MODEL names a file that holds a LoRA; name the checkpoint that it is for",
+        ),
+    ],
+    ids=["no VAE", "no text encoders", "a LoRA"],
+)
+async def test_a_part_in_a_checkpoints_place_is_named_at_the_start_and_ends_each_job_for_good(
+    tmp_path: Path, tensors: Tensors, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """dgenerate#62, stablepy#18: the health check named all tasks, and every job then met an unexpected error."""
+    settings = load_settings(sdxl_model=str(put_header(tmp_path / "model.safetensors", tensors)))
+    services = handler.build(settings)
+    services.generator.health()
+    told = [record.getMessage() for record in caplog.records if getattr(record, "action", "") == "health"]
+    assert told == [f"{task} is not served: model_unavailable: {said}" for task in ("text2img", "img2img", "inpaint")]
+    response = await handler.serve({"id": "job", "input": {"prompt": "a fox"}}, services)
+    assert (response["error_code"], response["retryable"]) == ("model_unavailable", False)
+    assert response["error"] == f"model_unavailable: {said}"
 
 
 def test_fp8_weighs_what_it_is_loaded_as(tmp_path: Path) -> None:

@@ -60,12 +60,14 @@ def test_a_task_without_a_model_says_which_variable_to_set() -> None:
         registry(cuda=True).spec(TaskType.IMG2VIDEO)
 
 
-def test_a_checkpoint_that_does_both_serves_both(tmp_path: Path) -> None:
+def test_a_checkpoint_that_does_both_serves_both_at_its_own_rate(tmp_path: Path) -> None:
+    """Wan2.2#13: told by its layout, whatever its name."""
     folder = fake_wan(tmp_path / "ti2v", in_channels=48, scale=16, expand_timesteps=True)
     models = registry(cuda=True, wan_model=str(folder))
     assert models.spec(TaskType.TEXT2VIDEO) == models.spec(TaskType.IMG2VIDEO)
     defaults = models.describe(TaskType.IMG2VIDEO)
     assert (defaults.name, defaults.width, defaults.height, defaults.size_multiple) == ("ti2v", 1280, 704, 32)
+    assert (defaults.fps, models.describe(TaskType.TEXT2VIDEO).fps) == (24, 24)
     twice = registry(cuda=True, wan_model=str(folder), wan_i2v_model=str(folder))
     assert twice.spec(TaskType.TEXT2VIDEO) == twice.spec(TaskType.IMG2VIDEO)
 
@@ -186,6 +188,7 @@ WAN_22 = "Wan-AI/Wan2.2-{}-Diffusers"
 def test_each_wan_runs_as_its_authors_run_it(
     source: str, task: str, fps: int, steps: int, guidance: tuple[float, float | None], shift: float | None
 ) -> None:
+    """Wan2.2#13, musubi-tuner#928: TI2V-5B makes 24 frames a second, the others 16; else a clip runs slow."""
     values: dict[str, Any] = {"wan_model" if "T2V" in source or "TI2V" in source else "wan_i2v_model": source}
     found = registry(cuda=True, **values).describe(TaskType(task))
     assert (found.fps, found.num_inference_steps, found.flow_shift) == (fps, steps, shift)
