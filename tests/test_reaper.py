@@ -1,5 +1,6 @@
 """The reaper: a document past its lease ends, everything else is left alone. Over the emulator, as it runs."""
 
+import json
 import subprocess
 import sys
 import time
@@ -19,6 +20,8 @@ from worker.document.transitions import Deny, Grant
 from worker.firebase.app import Firebase
 from worker.firebase.firestore import FirestoreStore
 from worker.reaper import reap
+
+FIELDS = ("project_id", "client_email", "private_key", "token_uri")
 
 
 @pytest.fixture
@@ -74,6 +77,35 @@ def test_a_job_that_was_reaped_three_times_is_poison(firebase: FirebaseEmulators
     decision = document.claim(time.monotonic() + 5)
     assert isinstance(decision, Deny)
     assert fields(firebase, "poor")["error"]["code"] == "poison_job"
+
+
+def test_it_runs_as_a_command_in_the_database_that_is_named(firebase: FirebaseEmulators) -> None:
+    lost = {"status": "processing", "expires_at": datetime(2020, 1, 1, tzinfo=UTC)}
+    photos, default = firebase.documents_in(firebase.project, "photos"), firebase.documents
+    for client in (photos, default):
+        client.document("generations/lost/files/file").set(lost)
+    with environment({**firebase.env, "FIRESTORE_DATABASE": "photos"}):
+        command = [sys.executable, "-m", "worker.reaper"]
+        ran = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False)
+    assert ran.returncode == 0, ran.stderr
+    statuses = [client.document("generations/lost/files/file").get().get("status") for client in (photos, default)]
+    assert statuses == ["failed", "processing"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("FIREBASE_SERVICE_ACCOUNT_KEY", json.dumps(dict.fromkeys(FIELDS, "x") | {"type": "service_account"})),
+        ("FIREBASE_STORAGE_BUCKET", "gs://a/b"),
+    ],
+)
+def test_a_wrong_variable_is_named_in_one_line(variable: str, value: str) -> None:
+    with environment({variable: value}):
+        command = [sys.executable, "-m", "worker.reaper"]
+        ran = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False)
+    assert ran.returncode == 1
+    assert f"{variable}: " in ran.stderr
+    assert ran.stderr.count("\n") == 1
 
 
 def test_it_runs_as_a_command(firebase: FirebaseEmulators, documents: FirestoreStore) -> None:

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from tools.media_probe import Clip, probe
 from worker.core import logs
-from worker.core.config import load_settings, set_library_defaults
+from worker.core.config import ConfigError, load_settings, set_library_defaults
 
 SUFFIXES = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp", "video/mp4": ".mp4"}
 
@@ -112,7 +112,7 @@ def script(description: str | None, argv: Sequence[str], out: Callable[[str], No
     started = time.monotonic()
     try:
         last_words = show(arguments.prompt)
-    except AssertionError as problem:
+    except (AssertionError, ConfigError) as problem:
         out(f"FAILED: {problem}")
         return 1
     out(f"\n{last_words}; {time.monotonic() - started:.0f} s")
