@@ -37,9 +37,11 @@ IDS = """
         .driver .no_answer
     idempotency_mismatch
     internal
-        .encoder .identity .no_encoder .no_picture .no_verdict .unexpected
+        .encoder .identity .no_decoder .no_encoder .no_picture .no_verdict .unexpected
     invalid_image
-        .too_large .too_many_pixels .too_many_scans .unreadable
+        .another .archive .base64 .compressed .cut_off .empty .html .icon .jpeg_2000 .jpeg_xl .json .pdf .photoshop
+        .postscript .raw .reader_ended .sound .svg .text .too_large .too_many_pixels .too_many_pixels_of_kind
+        .too_many_scans .too_much_memory .too_slow .unreadable .video .xml
     invalid_input
         .at_least .at_most .base64 .boolean .fields .finite_number .frames .got_list .got_number .got_object .got_text
         .greater_than .gs_path .gs_without_firebase .gs_without_user .identifier .image_cost .image_ref .length

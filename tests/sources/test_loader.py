@@ -139,9 +139,13 @@ def test_an_inline_image_of_exactly_the_limit_is_taken() -> None:
         loader.load(img2img(data_uri(padded + bytes(1))), None)
 
 
-def test_the_pixel_limit_is_the_settings() -> None:
-    message = refused(InvalidImage, data_uri(png(RED, (100, 100))), max_input_image_pixels=4096)
+def test_the_pixel_limits_are_the_settings() -> None:
+    photo = data_uri(png(RED, (100, 100)))
+    message = refused(InvalidImage, photo, max_declared_image_pixels=4096)
     assert "100 x 100" in message
+    sources = SourceLoader(settings(max_input_image_pixels=4096)).load(img2img(photo), None)
+    assert sources.image is not None
+    assert sources.image.size == (50, 50)
 
 
 @pytest.mark.parametrize("folder", ["uploads", "generating"])

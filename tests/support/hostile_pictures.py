@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import pillow_heif
 from PIL import Image
 
 RED = (255, 0, 0)
@@ -29,6 +30,76 @@ def png(width: int, height: int, *chunks: bytes, rows: bytes | None = None) -> b
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
     pixels = zlib.compress(bytes(height * (3 * width + 1)) if rows is None else rows)
     return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+def webp_of(width: int, height: int) -> bytes:
+    """A lossless WebP that says it is so large, and ends behind that."""
+    content = b"VP8L" + struct.pack("<I", 6) + b"\x2f" + (width - 1 | height - 1 << 14).to_bytes(4, "little") + b"\0"
+    return b"RIFF" + struct.pack("<I", 4 + len(content)) + b"WEBP" + content
+
+
+def gif_of(width: int, height: int) -> bytes:
+    data = bytearray(saved(Image.new("P", (8, 8)), "GIF"))
+    frame = data.index(b"\x2c")
+    data[6:10] = data[frame + 5 : frame + 9] = struct.pack("<HH", width, height)
+    return bytes(data)
+
+
+def bmp_of(width: int, height: int) -> bytes:
+    data = bytearray(saved(Image.new("RGB", (8, 8)), "BMP"))
+    data[18:26] = struct.pack("<ii", width, height)
+    return bytes(data)
+
+
+def tiff_of(width: int, height: int) -> bytes:
+    """One strip that holds all rows, as it says."""
+    entries = [(256, width), (257, height), (258, 8), (259, 1), (262, 1), (273, 8), (277, 1), (278, height)]
+    entries.append((279, width * height & 0xFFFFFFFF))
+    table = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries)
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + table + bytes(40)
+
+
+def heic_of(width: int, height: int) -> bytes:
+    """A real HEIC whose container says that it is so large."""
+    pillow_heif.register_heif_opener()
+    return _with_extents(saved(Image.new("RGB", (64, 64)), "HEIF"), width, height)
+
+
+def avif_of(width: int, height: int) -> bytes:
+    return _with_extents(saved(Image.new("RGB", (64, 64)), "AVIF"), width, height)
+
+
+def grid_of(width: int, height: int) -> bytes:
+    """A HEIC of tiles, whose grid says that it is so large."""
+    pillow_heif.register_heif_opener()
+    data = bytearray(saved(Image.new("RGB", (256, 256)), "HEIF", tile_size=64))
+    # The grid's own item: version, flags for 32 bits, rows and columns less one, width, height (ISO/IEC 23008-12).
+    short = struct.pack(">BBBBHH", 0, 0, 3, 3, 256, 256)
+    long = struct.pack(">BBBBII", 0, 1, 3, 3, 256, 256)
+    at = data.find(short)
+    if at >= 0:
+        data[at : at + 8] = struct.pack(">BBBBHH", 0, 0, 255, 255, width, height)
+    else:
+        at = data.index(long)
+        data[at : at + 12] = struct.pack(">BBBBII", 0, 1, 255, 255, width, height)
+    return _with_extents(bytes(data), width, height)
+
+
+def _with_extents(data: bytes, width: int, height: int) -> bytes:
+    """Every `ispe` box of a container says so."""
+    changed, at = bytearray(data), data.find(b"ispe")
+    while at >= 0:
+        changed[at + 8 : at + 16] = struct.pack(">II", width, height)
+        at = data.find(b"ispe", at + 1)
+    return bytes(changed)
+
+
+def progressive_of(width: int, height: int) -> bytes:
+    """A progressive JPEG that says it is so large."""
+    data = bytearray(saved(Image.new("RGB", (16, 16)), "JPEG", progressive=True))
+    at = data.index(b"\xff\xc2")
+    data[at + 5 : at + 9] = struct.pack(">HH", height, width)
+    return bytes(data)
 
 
 @contextlib.contextmanager

@@ -110,11 +110,51 @@ MESSAGES: Mapping[str, str] = {
     "download_failed.too_slow": "{field}: could not be downloaded within {seconds:g} seconds",
     "download_failed.object_too_large": "the source image has more than {most} bytes",
     "download_failed.no_object": "there is no such source image in the bucket",
-    "invalid_image": "The source image could not be read; send a PNG, JPEG or WebP.",
-    "invalid_image.unreadable": "{field}: is not a PNG, JPEG or WebP that can be read, or it is damaged",
+    "invalid_image": "The source image could not be read; send a JPEG, PNG, WebP, HEIC or AVIF.",
+    "invalid_image.unreadable": (
+        "{field}: is a {kind} that is damaged, or of a form that is not read; save it again as JPEG or PNG"
+    ),
+    "invalid_image.cut_off": (
+        "{field}: is a {kind} that is cut off: the file ends before its pixels do; send the whole file"
+    ),
+    "invalid_image.reader_ended": (
+        "{field}: is a {kind} that ended its reader: it is damaged, or takes too much memory; save it again as JPEG"
+    ),
+    "invalid_image.too_slow": (
+        "{field}: could not be read within {seconds:g} seconds; make it smaller, or save it again as JPEG"
+    ),
     "invalid_image.too_large": "{field}: is larger than the {most} bytes that are allowed",
     "invalid_image.too_many_pixels": "{field}: has {width} x {height} pixels; at most {most} in all are allowed",
+    "invalid_image.too_many_pixels_of_kind": (
+        "{field}: has {width} x {height} pixels; at most {most} in all are allowed in a {kind}; "
+        "make it smaller, or send a baseline JPEG"
+    ),
+    "invalid_image.too_much_memory": (
+        "{field}: takes more memory to read than a {kind} may; make it smaller, or send a baseline JPEG"
+    ),
     "invalid_image.too_many_scans": "{field}: is a JPEG of more than {most} scans; save it again",
+    # What was sent instead of a picture.
+    "invalid_image.another": (
+        "{field}: is not a picture that can be read; send a JPEG, PNG, WebP, HEIC, AVIF, GIF, BMP or TIFF"
+    ),
+    "invalid_image.empty": "{field}: is empty; the upload or the server gave no bytes",
+    "invalid_image.html": "{field}: is an HTML page, not a picture; send the URL of the file itself",
+    "invalid_image.svg": "{field}: is SVG, a drawing without pixels; export it as PNG",
+    "invalid_image.xml": "{field}: is an XML document, often a server's error, not a picture; send the file's own URL",
+    "invalid_image.json": "{field}: is JSON, often a server's error, not a picture; send the URL of the file itself",
+    "invalid_image.base64": "{field}: is base64 text, not a picture; it was encoded twice, or stored undecoded",
+    "invalid_image.text": "{field}: is text, not a picture; send the file itself",
+    "invalid_image.video": "{field}: is a video, not a picture; send a frame of it, or the photo beside it, as JPEG",
+    "invalid_image.sound": "{field}: is a sound, not a picture",
+    "invalid_image.pdf": "{field}: is a PDF, not a picture; export the page as PNG",
+    "invalid_image.postscript": "{field}: is PostScript or EPS, not a picture; export it as PNG",
+    "invalid_image.raw": "{field}: is a camera's RAW file (DNG, CR2, NEF or the like); export it as JPEG or HEIC",
+    "invalid_image.jpeg_xl": "{field}: is JPEG XL, which is not read; save it as JPEG, WebP or AVIF",
+    "invalid_image.jpeg_2000": "{field}: is JPEG 2000, which is not read; save it as JPEG or PNG",
+    "invalid_image.photoshop": "{field}: is a Photoshop document; export it as PNG or JPEG",
+    "invalid_image.icon": "{field}: is an icon file (ICO), which is not read; save it as PNG",
+    "invalid_image.archive": "{field}: is an archive (ZIP or the like); send the picture in it",
+    "invalid_image.compressed": "{field}: is a compressed file (gzip or the like); send it uncompressed",
     "idempotency_mismatch": "This file_uid already belongs to another request; use a new file_uid.",
     "duplicate_in_progress": "Another job is already working on this file_uid.",
     "deleted": "The document was deleted while the job ran; nothing was kept.",
@@ -218,6 +258,7 @@ MESSAGES: Mapping[str, str] = {
     "internal.no_verdict": "the content safety check gave no answer",
     "internal.encoder": "The video could not be encoded.",
     "internal.no_encoder": "The worker has no video encoder.",
+    "internal.no_decoder": "The worker's picture decoder does not start.",
     "cancelled": "the job was cancelled",
 }
 

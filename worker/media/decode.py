@@ -1,132 +1,141 @@
-"""A stranger's bytes -> one picture: upright, 8-bit, a plain mode, without metadata.
+"""A stranger's bytes -> one picture: upright, 8-bit, sRGB, a plain mode, without metadata.
 
-Knows file formats and what hostile ones do. Does not know where the bytes are from, or what becomes of the picture.
-Whatever the bytes are, the outcome is a picture or `InvalidImage`, with memory and time bounded by the pixels allowed.
+Does not know where the bytes are from, or what becomes of the picture. Whatever the bytes are, the outcome is a picture
+or `InvalidImage`, with memory and time bounded; `sandbox` sees to it that nothing in them gets any further.
 """
 
-import io
-import re
-import struct
-import warnings
-import zlib
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from worker.core.errors import InvalidImage
+from worker.media import sandbox
+from worker.media.kinds import kind_of
+from worker.media.reader import Limits
 
 if TYPE_CHECKING:
     from PIL import Image
 
-FORMATS = ("PNG", "JPEG", "WEBP")
-MAX_JPEG_SCANS = 100
-"""A progressive photo has about ten. Each goes over all pixels, and thirty bytes make one: 20 MB would take hours."""
-_MAX_JPEG_SEGMENTS = 10_000
-_NEXT_MARKER = re.compile(rb"\xff(?![\x00\xd0-\xd7\xff])")
-_EXIF_ORIENTATION = 0x0112
+MAX_DECLARED_PIXELS = 1 << 28
+"""What phones of 200 megapixels take, and somewhat more."""
+DECODE_SECONDS = 30.0
+"""For all pictures of a job. The slowest that are let in, 48 megapixels of HEIC, take some 5 s of one core."""
+_AT_ONCE = 2
+_ASK_EVERY_SECONDS = 0.1
 
-# Pillow warns, with its own path, of files that are refused here a moment later, and of damaged EXIF data.
-warnings.filterwarnings("ignore", module=r"PIL\..*")
+_SAYS = {
+    "cut_off": "the file is cut off; what is missing was filled with one colour",
+    "cut_off_details": "the file is cut off; it was read as far as it goes, and fine details are missing",
+    "profile": "its colour profile cannot be read; its colours were taken as sRGB",
+    "hdr": "is an HDR picture; its brightness was mapped to that of an ordinary one",
+    "hole": (
+        "is a picture with a transparent hole; here white is repainted and transparent is kept: "
+        "send white where it shall be drawn"
+    ),
+}
+"""What a client is told of a picture that was read all the same; the field's name stands in front."""
 
-# What Pillow's readers raise over broken and hostile files. MemoryError is no word on the file.
-_DECODER_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    AttributeError,
-    AssertionError,
-    RuntimeError,
-    EOFError,
-    Warning,
-    struct.error,
-    zlib.error,
-)
+log = logging.getLogger(__name__)
+_places = threading.BoundedSemaphore(_AT_ONCE)
 
 
-def decode_image(data: bytes, what: str, max_pixels: int) -> "Image.Image":
-    """A picture as RGB: first frame, upright, transparency on white, no metadata.
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A decoded picture, and what its sender should know of how it was read."""
 
-    A colour profile is dropped and not applied: its reader would be one more door for hostile bytes.
+    image: "Image.Image"
+    warnings: tuple[str, ...] = ()
+    seconds: float = 0.0
+    """How long it took: what another picture of the same job has less."""
+
+
+def start() -> None:
+    """Get the decoder's process ready for the first picture, beside what else goes on."""
+    sandbox.shared().start()
+
+
+def decode_image(
+    data: bytes,
+    what: str,
+    max_pixels: int,
+    max_declared_pixels: int = MAX_DECLARED_PIXELS,
+    *,
+    seconds: float = DECODE_SECONDS,
+    raise_if_stopped: Callable[[], None] = lambda: None,
+) -> Picture:
+    """A picture as RGB in sRGB: first frame, upright, transparency on white, no metadata.
+
+    Args:
+        data: the file.
+        what: the field that it is from.
+        max_pixels: what the picture may have in the end; a larger one is made smaller by a whole factor.
+        max_declared_pixels: what the file may have.
+        seconds: how long reading it may take.
+        raise_if_stopped: asked several times a second; what it raises is passed on.
 
     Raises:
-        InvalidImage: not a PNG, JPEG or WebP, damaged, or more than `max_pixels`; the message starts with `what`.
+        InvalidImage: no picture, damaged, or over the limits; the message starts with `what`.
+        Internal: the decoder cannot be started.
     """
-    return _decode(data, what, max_pixels, mode="RGB", background="white")
+    limits = Limits(max_pixels, max_declared_pixels, sandbox.MEMORY_BYTES)
+    return _decode(data, what, limits, seconds, raise_if_stopped, mask=False)
 
 
-def decode_mask(data: bytes, what: str, max_pixels: int) -> "Image.Image":
-    """A mask as L, 255 = repaint. Transparent counts as black: apps paint white strokes on a clear canvas.
+def decode_mask(
+    data: bytes,
+    what: str,
+    max_pixels: int,
+    max_declared_pixels: int = MAX_DECLARED_PIXELS,
+    *,
+    seconds: float = DECODE_SECONDS,
+    raise_if_stopped: Callable[[], None] = lambda: None,
+) -> Picture:
+    """A mask as L, 255 = repaint, soft values kept. Transparent counts as black: apps paint white on a clear canvas.
 
     Raises:
-        InvalidImage: as `decode_image`.
+        InvalidImage, Internal: as `decode_image`.
     """
-    return _decode(data, what, max_pixels, mode="L", background="black")
+    limits = Limits(max_pixels, max_declared_pixels, sandbox.MEMORY_BYTES)
+    return _decode(data, what, limits, seconds, raise_if_stopped, mask=True)
 
 
-def _decode(data: bytes, what: str, max_pixels: int, *, mode: str, background: str) -> "Image.Image":
-    from PIL import Image
+def _decode(
+    data: bytes, what: str, limits: Limits, seconds: float, raise_if_stopped: Callable[[], None], *, mask: bool
+) -> Picture:
+    kind = kind_of(data, what)
+    with _place(raise_if_stopped):
+        started = time.monotonic()
+        try:
+            answer = sandbox.shared().read(
+                data, kind, what, limits, mask=mask, seconds=seconds, raise_if_stopped=raise_if_stopped
+            )
+        except sandbox.TimeIsOverError:
+            _ended("a picture was not read in time", kind)
+            raise InvalidImage("invalid_image.too_slow", field=what, seconds=DECODE_SECONDS) from None
+        except sandbox.EndedError:
+            _ended("a picture ended its decoder", kind)
+            raise InvalidImage("invalid_image.reader_ended", field=what, kind=kind) from None
+        took = time.monotonic() - started
+    width, height = answer.size
+    facts = {"action": "decoded", "kind": kind, "megapixels": round(width * height / 1e6, 1), "seconds": round(took, 3)}
+    log.info("a picture was decoded", extra=facts)
+    return Picture(answer.image, tuple(f"{what}: {_SAYS[note]}" for note in answer.notes if note in _SAYS), took)
 
+
+def _ended(how: str, kind: str) -> None:
+    log.warning(how, extra={"action": "decoder_ended", "kind": kind})
+
+
+@contextlib.contextmanager
+def _place(raise_if_stopped: Callable[[], None]) -> Iterator[None]:
+    """One of the places for a picture; the others wait, and no time is counted for it."""
+    while not _places.acquire(timeout=_ASK_EVERY_SECONDS):
+        raise_if_stopped()
     try:
-        # Only the named readers are tried, by content: no EPS and no PDF, whatever the file calls itself.
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            width, height = image.size
-            if width * height > max_pixels:
-                raise InvalidImage(
-                    "invalid_image.too_many_pixels", field=what, width=width, height=height, most=max_pixels
-                )
-            if data.startswith(b"\xff\xd8") and _jpeg_scans(data) > MAX_JPEG_SCANS:
-                raise InvalidImage("invalid_image.too_many_scans", field=what, most=MAX_JPEG_SCANS)
-            image.load()
-            turn = image.getexif().get(_EXIF_ORIENTATION)
-            picture = _upright(_flatten(image, mode, background), turn)
-    except (Image.DecompressionBombError, *_DECODER_ERRORS) as error:
-        raise InvalidImage("invalid_image.unreadable", field=what) from error
-    picture.info.clear()
-    return picture
-
-
-def _flatten(image: "Image.Image", mode: str, background: str) -> "Image.Image":
-    """8 bits a channel, no palette, no transparency."""
-    from PIL import Image
-
-    if image.mode.startswith("I"):
-        # 16-bit grey: Pillow's own conversion cuts off at 255, which makes almost everything white.
-        return image.convert("I").point(lambda value: value * (1 / 257)).convert("L").convert(mode)
-    if not image.has_transparency_data:
-        return image.convert(mode)
-    layer = image.convert("RGBA")
-    flat = Image.new("RGB", image.size, background)
-    flat.paste(layer, mask=layer.getchannel("A"))
-    return flat.convert(mode)
-
-
-def _upright(image: "Image.Image", orientation: object) -> "Image.Image":
-    """Turned as EXIF's orientation, 1 ... 8, says; another value says nothing."""
-    from PIL.Image import Transpose
-
-    turns = {
-        2: Transpose.FLIP_LEFT_RIGHT,
-        3: Transpose.ROTATE_180,
-        4: Transpose.FLIP_TOP_BOTTOM,
-        5: Transpose.TRANSPOSE,
-        6: Transpose.ROTATE_270,
-        7: Transpose.TRANSVERSE,
-        8: Transpose.ROTATE_90,
-    }
-    turn = turns.get(orientation) if isinstance(orientation, int) else None
-    return image if turn is None else image.transpose(turn)
-
-
-def _jpeg_scans(data: bytes) -> int:
-    """Scans of a JPEG up to its end marker; what is appended there (a phone's motion photo) does not count."""
-    at, scans = 2, 0
-    for _ in range(_MAX_JPEG_SEGMENTS):
-        found = _NEXT_MARKER.search(data, at)
-        kind, at = data[found.end() : found.end() + 1] if found else b"", found.end() + 1 if found else 0
-        if kind in {b"", b"\xd9"}:
-            return scans
-        scans += kind == b"\xda"
-        # A segment says its length (but for two kinds). A scan's data holds no marker: the search steps over it.
-        at += 0 if kind in {b"\x01", b"\xd8"} else int.from_bytes(data[at : at + 2])
-    return _MAX_JPEG_SEGMENTS
+        yield
+    finally:
+        _places.release()

@@ -14,7 +14,7 @@ from worker.api.request import InpaintRequest, Source
 from worker.core.config import Settings
 from worker.core.errors import DownloadFailed, FieldProblem, Forbidden, InvalidImage, InvalidInput
 from worker.core.types import Sources
-from worker.media.decode import decode_image, decode_mask
+from worker.media import decode
 from worker.sources.http import Fetcher
 
 USER_FOLDERS = ("uploads", "generating")
@@ -47,6 +47,8 @@ class SourceLoader:
         self._settings = settings
         self._read_object = read_object
         self._fetcher = fetcher or Fetcher(settings.max_input_image_bytes)
+        if settings.on_platform:
+            decode.start()
 
     def load(
         self, request: Source, user_id: str | None, raise_if_stopped: Callable[[], None] = lambda: None
@@ -62,12 +64,15 @@ class SourceLoader:
             InvalidInput, Forbidden, UrlBlocked, DownloadFailed, InvalidImage: each names the field.
             StorageUnavailable: the bucket does not answer.
         """
-        pixels = self._settings.max_input_image_pixels
-        image = decode_image(self._read(request.image_url, "image_url", user_id, raise_if_stopped), "image_url", pixels)
+        limits = (self._settings.max_input_image_pixels, self._settings.max_declared_image_pixels)
+        data = self._read(request.image_url, "image_url", user_id, raise_if_stopped)
+        image = decode.decode_image(data, "image_url", *limits, raise_if_stopped=raise_if_stopped)
         if not isinstance(request, InpaintRequest):
-            return Sources(image)
-        mask = decode_mask(self._read(request.mask_url, "mask_url", user_id, raise_if_stopped), "mask_url", pixels)
-        return Sources(image, mask)
+            return Sources(image.image, warnings=image.warnings)
+        data = self._read(request.mask_url, "mask_url", user_id, raise_if_stopped)
+        left = decode.DECODE_SECONDS - image.seconds
+        mask = decode.decode_mask(data, "mask_url", *limits, seconds=left, raise_if_stopped=raise_if_stopped)
+        return Sources(image.image, mask.image, image.warnings + mask.warnings)
 
     def _read(self, ref: str, what: str, user_id: str | None, raise_if_stopped: Callable[[], None]) -> bytes:
         raise_if_stopped()

@@ -1,0 +1,155 @@
+"""A picture's own colours -> sRGB, as browsers show them.
+
+Knows ICC profiles, and H.273's numbers for those that phones name without one. Runs where the decoders run: littleCMS
+reads a stranger's profile.
+"""
+
+import io
+import math
+import struct
+from typing import TYPE_CHECKING
+
+from worker.media.containers import MAX_PROFILE_BYTES
+
+if TYPE_CHECKING:
+    from PIL import Image, ImageCms
+
+Rows = tuple[tuple[float, float, float], ...]
+
+SRGB_TRANSFER = 13
+PQ, HLG = 16, 18
+_PRIMARIES: dict[int, Rows] = {
+    # Red, green and blue as XYZ under D50 (Bradford), which is what a profile holds.
+    9: ((0.673459, 0.279033, -0.001931), (0.165661, 0.675338, 0.029979), (0.125100, 0.045629, 0.797162)),  # BT.2020
+    12: ((0.515102, 0.241182, -0.001049), (0.291965, 0.692236, 0.041882), (0.157153, 0.066582, 0.784378)),  # Display P3
+}
+_WHITE_D50 = (0.9642, 1.0, 0.8249)
+_REFERENCE_WHITE_NITS = 203.0
+"""What ITU-R BT.2408 has as the white of a page in an HDR picture; what is brighter is rolled off."""
+_CURVE_POINTS = 1024
+
+
+class ProfileError(Exception):
+    """The profile says nothing that can be used."""
+
+
+def is_hdr(cicp: tuple[int, int] | None) -> bool:
+    """Whether the numbers are those of a picture that is brighter than paper."""
+    return cicp is not None and cicp[1] in {PQ, HLG}
+
+
+def profile_of(cicp: tuple[int, int] | None) -> bytes | None:
+    """The ICC profile of a pair of H.273's numbers; None: nothing has to be done."""
+    primaries = _PRIMARIES.get(cicp[0]) if cicp else None
+    if cicp is None or (primaries is None and not is_hdr(cicp)):
+        return None
+    return _icc(primaries or _PRIMARIES[9], _curve(cicp[1]))
+
+
+def to_srgb(image: "Image.Image", profile: bytes) -> "Image.Image":
+    """`image` (L, LA, RGB, RGBA or CMYK) in sRGB: perceptual where the profile knows how, else relative colorimetric.
+
+    Raises:
+        ProfileError: the profile is broken, or of another kind of picture.
+    """
+    from PIL import ImageCms
+
+    if not 0 < len(profile) <= MAX_PROFILE_BYTES:
+        raise ProfileError
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        space = source.profile.xcolor_space.strip()
+        return _converted(image, source, space)
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError, AttributeError) as error:
+        raise ProfileError from error
+
+
+def _converted(image: "Image.Image", source: "ImageCms.ImageCmsProfile", space: str) -> "Image.Image":
+    from PIL import Image, ImageCms
+
+    grey = image.mode in {"L", "LA"}
+    if space == "RGB" and image.mode != "CMYK":
+        image = image.convert("RGBA" if image.mode == "LA" else "RGB") if grey else image
+    elif not (space == "GRAY" and grey) and not (space == "CMYK" and image.mode == "CMYK"):
+        raise ProfileError
+    ours = ImageCms.createProfile("sRGB")
+    if space == "RGB":
+        small = _lattice()
+        shown = ImageCms.applyTransform(small, ImageCms.buildTransform(source, ours, "RGB", "RGB"))
+        if shown is not None and _near(small, shown):
+            return image
+        change = ImageCms.buildTransform(source, ours, image.mode, image.mode)
+        ImageCms.applyTransform(image, change, inPlace=True)
+        return image
+    if image.mode == "LA":
+        light, alpha = image.split()
+        rgb = _converted(light, source, space)
+        return Image.merge("RGBA", (*rgb.split(), alpha))
+    out = ImageCms.applyTransform(image, ImageCms.buildTransform(source, ours, image.mode, "RGB"))
+    if out is None:
+        raise ProfileError
+    return out
+
+
+def _lattice() -> "Image.Image":
+    """All of 6 x 6 x 6 colours."""
+    from PIL import Image
+
+    steps = range(0, 256, 51)
+    return Image.frombytes("RGB", (216, 1), bytes(c for r in steps for g in steps for b in steps for c in (r, g, b)))
+
+
+def _near(one: "Image.Image", other: "Image.Image") -> bool:
+    """Whether no colour differs by more than rounding does: the profile is sRGB, whatever it is called."""
+    return max(abs(a - b) for a, b in zip(one.tobytes(), other.tobytes(), strict=True)) <= 1
+
+
+def _curve(transfer: int) -> bytes:
+    """A transfer function as a profile's `curv` (a table) or `para` (sRGB's formula)."""
+    if transfer not in {PQ, HLG}:
+        numbers = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
+        return b"para\0\0\0\0\0\3\0\0" + b"".join(map(_fixed, numbers))
+    light = _pq if transfer == PQ else _hlg
+    most = light(1.0)
+    points = [light(index / (_CURVE_POINTS - 1)) for index in range(_CURVE_POINTS)]
+    # Reinhard's curve: the brightest light becomes white, and what is as bright as paper about half of it.
+    mapped = [value * (1 + value / most**2) / (1 + value) for value in points]
+    table = struct.pack(f">{_CURVE_POINTS}H", *(round(65535 * min(1.0, value)) for value in mapped))
+    return b"curv\0\0\0\0" + struct.pack(">I", _CURVE_POINTS) + table
+
+
+def _pq(signal: float) -> float:
+    """SMPTE ST 2084: 1.0 is the reference white; over 1000 nits nothing is told apart."""
+    root: float = signal ** (1 / 78.84375)
+    nits: float = 10_000 * (max(root - 0.8359375, 0) / (18.8515625 - 18.6875 * root)) ** (1 / 0.1593017578125)
+    return min(nits, 1000.0) / _REFERENCE_WHITE_NITS
+
+
+def _hlg(signal: float) -> float:
+    """ARIB STD-B67 on a screen of 1000 nits, its gamma taken channel by channel."""
+    scene = signal**2 / 3 if signal <= 0.5 else (math.exp((signal - 0.55991073) / 0.17883277) + 0.28466892) / 12
+    return 1000 * math.pow(scene, 1.2) / _REFERENCE_WHITE_NITS
+
+
+def _fixed(value: float) -> bytes:
+    return struct.pack(">i", round(value * 65536))
+
+
+def _icc(primaries: Rows, curve: bytes) -> bytes:
+    """A matrix profile (ICC.1:2010, version 4): three primaries, one curve for all."""
+
+    def xyz(values: tuple[float, ...]) -> bytes:
+        return b"XYZ \0\0\0\0" + b"".join(map(_fixed, values))
+
+    name = "named by number".encode("utf-16-be")
+    text = b"mluc\0\0\0\0" + struct.pack(">II2s2sII", 1, 12, b"en", b"US", len(name), 28) + name
+    tags = {b"desc": text, b"cprt": text, b"wtpt": xyz(_WHITE_D50)}
+    tags |= {key: xyz(values) for key, values in zip((b"rXYZ", b"gXYZ", b"bXYZ"), primaries, strict=True)}
+    tags |= dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve)
+    at, table, body = 132 + 12 * len(tags), struct.pack(">I", len(tags)), b""
+    for key, content in tags.items():
+        table += key + struct.pack(">II", at + len(body), len(content))
+        body += content + bytes(-len(content) % 4)
+    head = struct.pack(">I", at + len(body)) + bytes(4) + b"\x04\x30\0\0mntrRGB XYZ " + bytes(12) + b"acsp" + bytes(28)
+    head += b"".join(map(_fixed, _WHITE_D50))
+    return head + bytes(128 - len(head)) + table + body

@@ -1,0 +1,186 @@
+"""A picture's file, taken apart before a decoder sees it: the pixels' own parts stay, the rest is put aside or dropped.
+
+What everybody's viewer skips and a library stumbles over (text of any length, broken metadata, what stands behind the
+end) never gets to the library. Knows the containers of JPEG (ITU-T T.81), PNG (W3C) and ISO media files; no pixels.
+"""
+
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+MAX_PROFILE_BYTES = 16 << 20
+"""The largest colour profiles, of presses, have a few MB."""
+
+_MAX_PARTS = 100_000
+"""Segments of a JPEG, chunks of a PNG. A photo has a hundred at most, a PNG of a careless encoder some thousands."""
+_NEXT_MARKER = re.compile(rb"\xff(?![\x00\xd0-\xd7\xff])")
+_JPEG_KEPT = {0xE0: 12, 0xEE: 12, 0xFE: _MAX_PARTS}
+"""Marker -> the least bytes of a segment that is whole."""
+_EXIF, _ICC = b"Exif\0\0", b"ICC_PROFILE\0"
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_NCLX = re.compile(rb"colrnclx(.{2})(.{2})", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What of a file the pixels come from, and what is said beside them."""
+
+    data: bytes
+    """A file of the same kind that holds the pixels alone, and has an end."""
+    profile: bytes | None = None
+    """An ICC profile; empty: there is one, and it cannot be had."""
+    exif: bytes | None = None
+    cicp: tuple[int, int] | None = None
+    """Colour primaries and transfer characteristics (ITU-T H.273), where the file tells them by number."""
+    complete: bool = True
+    """Whether the file goes to its own end."""
+    scans: int = 1
+    """Of a progressive JPEG: how often a decoder goes over its pixels."""
+    coefficients: float = 0.0
+    """Of a progressive JPEG: numbers that a decoder keeps for each pixel."""
+    refines: bool = False
+    """Whether each further part makes the whole picture finer, so that a part that is missing leaves no hole."""
+
+
+def jpeg(data: bytes) -> Parts:
+    """A JPEG without its metadata and without what is appended to it (a phone's motion photo, a second picture)."""
+    kept, exif, profile = [b"\xff\xd8"], None, dict[int, bytes]()
+    scans, coefficients, start = 0, 0.0, 2
+    complete, end = False, len(data)
+    for kind, begin, stop in _segments(data):
+        body = data[begin + 2 : stop] if kind != 0xD9 else b""
+        if kind == 0xD9:
+            complete, end = True, begin
+            break
+        if stop > len(data):  # the file ends within it
+            end = begin - 2
+            break
+        if kind in {0xC2, 0xC6, 0xCA, 0xCE}:
+            coefficients = _coefficients(body)
+        if kind == 0xDA:
+            if not scans:
+                start = begin - 2
+            scans += 1
+        elif not scans:
+            if kind == 0xE1 and body.startswith(_EXIF):
+                exif = exif or body
+            elif kind == 0xE2 and body.startswith(_ICC) and len(body) > 14:
+                profile[body[12]] = body[14:]
+            # Of the application's own segments a decoder needs JFIF's and Adobe's, which tell the colour space.
+            if len(body) >= _JPEG_KEPT.get(kind, _MAX_PARTS if kind >= 0xE0 else 0):
+                kept.append(data[begin - 2 : stop])
+    return Parts(
+        # A decoder that meets the end fills in what is missing; without one it waits for more.
+        b"".join((*kept, data[start:end] if scans else b"", b"" if complete else b"\xff\xd9")),
+        profile=b"".join(profile[number] for number in sorted(profile)) if profile else None,
+        exif=exif,
+        complete=complete,
+        scans=scans,
+        coefficients=coefficients,
+        refines=coefficients > 0,
+    )
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """(marker, where its body begins, where it ends) up to the end marker; the data of a scan is stepped over."""
+    at = 2
+    for _ in range(_MAX_PARTS):
+        found = _NEXT_MARKER.search(data, at)
+        if not found or found.end() >= len(data):
+            return
+        kind, at = data[found.end()], found.end() + 1
+        if kind == 0xD9:
+            yield kind, at, at
+            return
+        if kind in {0x01, 0xD8}:  # without a body
+            continue
+        stop = at + max(2, int.from_bytes(data[at : at + 2]))
+        yield kind, at, stop
+        at = stop
+
+
+def _coefficients(frame: bytes) -> float:
+    """How many numbers a pixel has in all components of a frame, subsampled ones counted as such."""
+    factors = [(byte >> 4, byte & 15) for byte in frame[7 : 6 + 3 * frame[5] : 3]] if len(frame) > 8 else []
+    if not factors or not all(h and v for h, v in factors):
+        return 4.0
+    most_h, most_v = max(h for h, _ in factors), max(v for _, v in factors)
+    return sum(h * v for h, v in factors) / (most_h * most_v)
+
+
+def png(data: bytes) -> Parts:
+    """A PNG of its header, palette, transparent colour and pixels, with checksums that are right."""
+    found: dict[bytes, bytes] = {}
+    pixels, complete = list[bytes](), False
+    at = len(_PNG_SIGNATURE)
+    for _ in range(_MAX_PARTS):
+        length, kind = int.from_bytes(data[at : at + 4]), data[at + 4 : at + 8]
+        body = data[at + 8 : at + 8 + length] if kind in _PNG_KEPT else b""
+        if kind == b"IEND":
+            complete = True
+        if len(kind) < 4 or kind == b"IEND":
+            break
+        if kind == b"IDAT":
+            pixels.append(body)
+        elif kind in _PNG_KEPT:
+            found.setdefault(kind, body)
+        at += 12 + length
+    profile, cicp = None, found.get(b"cICP", b"")
+    if b"iCCP" in found and b"sRGB" not in found:
+        profile = _inflated(found[b"iCCP"].partition(b"\0")[2][1:])
+    head = [_chunk(kind, found[kind]) for kind in (b"IHDR", b"PLTE", b"tRNS") if kind in found]
+    header = found.get(b"IHDR", b"")
+    return Parts(
+        b"".join((_PNG_SIGNATURE, *head, _chunk(b"IDAT", b"".join(pixels)), _chunk(b"IEND", b""))),
+        profile=profile,
+        exif=found.get(b"eXIf"),
+        cicp=(cicp[0], cicp[1]) if len(cicp) == 4 else None,
+        complete=complete,
+        refines=len(header) == 13 and header[12] == 1,
+    )
+
+
+_PNG_KEPT = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"iCCP", b"eXIf", b"cICP", b"sRGB"})
+
+
+def _chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))
+
+
+def _inflated(packed: bytes) -> bytes:
+    """A compressed profile; empty where it is broken, or a bomb."""
+    unpacker = zlib.decompressobj()
+    try:
+        profile = unpacker.decompress(packed, MAX_PROFILE_BYTES)
+    except zlib.error:
+        return b""
+    return profile if unpacker.eof else b""
+
+
+def webp(data: bytes) -> Parts:
+    """A WebP up to the end that it names; one that lacks nothing but its last, empty byte gets it."""
+    end = 8 + int.from_bytes(data[4:8], "little")
+    missing = end - len(data)
+    return Parts(data[:end] + bytes(missing == 1), complete=missing <= 1)
+
+
+def iso_media(data: bytes) -> Parts:
+    """HEIC or AVIF as it is, with what its first colour box tells by number."""
+    at, complete = 0, False
+    while at + 8 <= len(data):
+        length, kind, header = int.from_bytes(data[at : at + 4]), data[at + 4 : at + 8], 8
+        if length == 1:
+            length, header = int.from_bytes(data[at + 8 : at + 16]), 16
+        if length == 0:
+            complete = True
+            break
+        if length < header:
+            break
+        if kind == b"mdat":
+            complete = at + length <= len(data)
+        at += length
+    numbers = _NCLX.search(data, 0, 1 << 20)
+    cicp = (int.from_bytes(numbers[1]), int.from_bytes(numbers[2])) if numbers else None
+    return Parts(data, cicp=cicp, complete=complete)

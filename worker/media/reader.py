@@ -1,0 +1,437 @@
+"""One file's bytes -> one picture: upright, 8-bit, sRGB, a plain mode, no larger than asked.
+
+Knows file formats, their libraries and what hostile files do. Runs in the sandbox, of which it knows nothing: whoever
+runs it bounds its memory and its time. A picture's size counts before a pixel of it is decoded.
+"""
+
+import bisect
+import contextlib
+import io
+import math
+import re
+import struct
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from worker.core.errors import InvalidImage
+from worker.media import colour, containers, kinds
+from worker.media.containers import Parts
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MAX_JPEG_SCANS = 100
+"""A progressive photo has about ten. Each goes over all pixels, and thirty bytes make one: 20 MB would take hours."""
+
+_CONTAINERS: dict[str, Callable[[bytes], Parts]] = {
+    kinds.JPEG: containers.jpeg,
+    kinds.PNG: containers.png,
+    kinds.WEBP: containers.webp,
+    kinds.HEIC: containers.iso_media,
+    kinds.AVIF: containers.iso_media,
+    kinds.GIF: lambda data: Parts(data, refines=True),  # its rows come interlaced
+}
+_BYTES_PER_PIXEL = {
+    # What a reader takes at its most while it decodes, measured.
+    kinds.JPEG: 4.0,
+    kinds.PNG: 4.5,
+    kinds.WEBP: 17.0,
+    kinds.HEIC: 4.8,
+    kinds.AVIF: 16.0,
+    kinds.GIF: 1.5,
+    kinds.BMP: 4.5,
+    kinds.TIFF: 5.0,
+}
+_TIFF_COMPRESSIONS = frozenset({
+    *("raw", "packbits", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "jpeg"),
+    *("tiff_ccitt", "group3", "group4"),
+})  # fmt: skip
+_TIFF_DNG_VERSION, _TIFF_SUBFILE_TYPE = 50706, 254
+_EXIF_ORIENTATION = 0x0112
+_BAND_PIXELS = 1 << 20
+_HEIF_MODES = frozenset({"L", "LA", "RGB", "RGBA", "RGBa"})
+_OUT_OF_MEMORY = re.compile(r"memory|allocat", re.IGNORECASE)
+
+# What the libraries raise over broken and hostile files. MemoryError is no word on the file.
+_DECODER_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    AssertionError,
+    RuntimeError,
+    EOFError,
+    Warning,
+    struct.error,
+    zlib.error,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a picture may have."""
+
+    held: int
+    """Pixels of the picture that comes out: a larger one is reduced."""
+    declared: int
+    """Pixels of the picture that goes in."""
+    memory: int
+    """Bytes that reading it may take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A picture, how large it was, and what its sender should know of how it was read."""
+
+    image: "Image.Image"
+    size: tuple[int, int]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Decoded pixels, to be had in bands of rows."""
+
+    size: tuple[int, int]
+    mode: str
+    band: Callable[[int, int], "Image.Image"]
+
+
+def get_ready() -> None:
+    """Import all that reading can need: afterwards no file has to be opened."""
+    import codecs
+
+    import pillow_heif
+    from PIL import (
+        AvifImagePlugin,
+        BmpImagePlugin,
+        GifImagePlugin,
+        Image,
+        ImageChops,
+        ImageCms,
+        ImageOps,
+        ImagePalette,
+        JpegImagePlugin,
+        JpegPresets,
+        MpoImagePlugin,
+        PngImagePlugin,
+        TiffImagePlugin,
+        WebPImagePlugin,
+    )
+
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 2
+    del BmpImagePlugin, GifImagePlugin, ImageChops, ImageOps, ImagePalette, JpegImagePlugin
+    del JpegPresets, MpoImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
+    ImageCms.createProfile("sRGB")
+    for encoding in ("ascii", "latin-1", "utf-16", "utf-16-be", "utf-16-le", "cp1252"):
+        codecs.lookup(encoding)
+    # The first of two pictures in a file is what counts; its thumbnail never does.
+    options = pillow_heif.options
+    options.THUMBNAILS = options.DEPTH_IMAGES = options.AUX_IMAGES = False
+    options.DECODE_THREADS = 2
+    Image.MAX_IMAGE_PIXELS = None  # the size is looked at here
+    Image.preinit()
+
+
+def read(data: bytes, kind: str, what: str, limits: Limits, *, mask: bool) -> Read:
+    """The picture in `data`, as RGB on white; a mask as L on black.
+
+    Raises:
+        InvalidImage: damaged, or more than the limits; the message starts with `what`.
+        MemoryError: there is not enough for it.
+    """
+    # Pillow warns, with its own path, of files that are refused here a moment later.
+    warnings.simplefilter("ignore")
+    parts = _CONTAINERS.get(kind, Parts)(data)
+    if parts.scans > MAX_JPEG_SCANS:
+        raise InvalidImage("invalid_image.too_many_scans", field=what, most=MAX_JPEG_SCANS)
+    try:
+        return _read(parts, kind, what, limits, mask=mask)
+    except _DECODER_ERRORS as error:
+        if _OUT_OF_MEMORY.search(str(error)):
+            raise MemoryError from error
+        if not parts.complete:
+            raise InvalidImage("invalid_image.cut_off", field=what, kind=kind) from error
+        raise InvalidImage("invalid_image.unreadable", field=what, kind=kind) from error
+
+
+def _read(parts: Parts, kind: str, what: str, limits: Limits, *, mask: bool) -> Read:
+    notes: list[str] = []
+    with _decoded(parts, kind, what, limits) as (rows, found):
+        size, profile, turn = found.size, found.profile, found.turn
+        image = _reduced(rows, limits.held, cmyk=bool(profile) and not mask)
+        cut_off = found.cut_off
+    if cut_off:
+        missing = _flat_share(image)
+        if missing > 0.9:
+            raise InvalidImage("invalid_image.cut_off", field=what, kind=kind)
+        if missing >= 0.02:
+            notes.append("cut_off")
+        elif parts.refines:
+            notes.append("cut_off_details")
+    if mask:
+        if _has_hole(image):
+            notes.append("hole")
+        flat = _flat(image, "L", "black")
+    else:
+        if profile is not None:
+            try:
+                image = colour.to_srgb(image, profile)
+            except colour.ProfileError:
+                notes.append("profile")
+        if found.is_hdr:
+            notes.append("hdr")
+        flat = _flat(image, "RGB", "white")
+    return Read(_upright(flat, turn), size, tuple(notes))
+
+
+@dataclass(slots=True)
+class _Found:
+    """What is known of a picture beside its pixels."""
+
+    size: tuple[int, int]
+    profile: bytes | None = None
+    turn: object = None
+    is_hdr: bool = False
+    cut_off: bool = False
+
+
+@contextlib.contextmanager
+def _decoded(parts: Parts, kind: str, what: str, limits: Limits) -> Iterator[tuple[_Rows, _Found]]:
+    """The pixels and what is said of them. They live as long as the body: the next stage may take their memory."""
+    if kind == kinds.HEIC:
+        yield _heic(parts, what, limits)
+        return
+    from PIL import Image, ImageFile
+
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    cut_off = not parts.complete
+    try:
+        image, size = _opened(parts, kind, what, limits)
+    except InvalidImage:
+        raise
+    except _DECODER_ERRORS:
+        # What a viewer shows of a file that breaks off is shown here too; rows that are missing stay black.
+        ImageFile.LOAD_TRUNCATED_IMAGES = cut_off = True
+        image, size = _opened(parts, kind, what, limits)
+    profile = parts.profile if kind in {kinds.JPEG, kinds.PNG} else image.info.get("icc_profile")
+    exif = parts.exif if kind in {kinds.JPEG, kinds.PNG} else image.info.get("exif")
+    cicp = parts.cicp if profile is None or kind == kinds.PNG else None
+    found = _Found(
+        size,
+        profile=colour.profile_of(cicp) or profile,
+        # Pillow turns a TIFF itself, and has HEIF's own turns for an AVIF's orientation.
+        turn=_orientation(exif) if kind != kinds.TIFF else None,
+        is_hdr=colour.is_hdr(cicp),
+        cut_off=cut_off,
+    )
+
+    def band(top: int, bottom: int) -> Image.Image:
+        return image if (top, bottom) == (0, image.height) else image.crop((0, top, image.width, bottom))
+
+    yield _Rows(image.size, _plain_mode(image), band), found
+
+
+def _opened(parts: Parts, kind: str, what: str, limits: Limits) -> tuple["Image.Image", tuple[int, int]]:
+    """The picture decoded, and its own size; a JPEG is decoded at 1/2, 1/4 or 1/8 where it is too large."""
+    from PIL import Image
+
+    # Only the reader of its kind is tried: no EPS and no PDF, whatever the file calls itself.
+    image = Image.open(io.BytesIO(parts.data), formats=(kind.upper(),))
+    size = image.size
+    _check_size(size, kind, what, limits)
+    if kind == kinds.TIFF:
+        _check_tiff(image, what)
+    scale = 1
+    if kind == kinds.JPEG:
+        scale = next((by for by in (1, 2, 4, 8) if _pixels(size, by) <= limits.held), 8)
+        image.draft(None, (size[0] // scale, size[1] // scale))
+    name = "progressive JPEG" if parts.coefficients else kind
+    _check_memory(size, name, what, limits, _BYTES_PER_PIXEL[kind] / scale**2 + 2 * parts.coefficients)
+    image.load()
+    return image, size
+
+
+def _heic(parts: Parts, what: str, limits: Limits) -> tuple[_Rows, _Found]:
+    """The primary picture of a HEIC. libheif turns it as the file says; EXIF's orientation is no word on it."""
+    import pillow_heif
+    from PIL import Image
+
+    file = pillow_heif.open_heif(parts.data, convert_hdr_to_8bit=True)
+    shown = file[file.primary_index]
+    _check_size(shown.size, kinds.HEIC, what, limits)
+    info: dict[str, Any] = shown.info
+    bytes_per_pixel = _BYTES_PER_PIXEL[kinds.HEIC] + (1.6 if info["bit_depth"] > 8 else 0)
+    _check_memory(shown.size, kinds.HEIC, what, limits, bytes_per_pixel)
+    pixels, stride = memoryview(shown.data), shown.stride
+    (width, height), mode = shown.size, shown.mode
+    if mode not in _HEIF_MODES:
+        raise ValueError(mode)
+    profile = info.get("icc_profile")
+    numbers = info.get("nclx_profile") if not profile else None
+    cicp = (int(numbers["color_primaries"]), int(numbers["transfer_characteristics"])) if numbers else None
+
+    def band(top: int, bottom: int) -> Image.Image:
+        part = bytes(pixels[top * stride : bottom * stride])
+        return Image.frombuffer(mode, (width, bottom - top), part, "raw", mode, stride, 1)
+
+    found = _Found(
+        shown.size, profile=profile or colour.profile_of(cicp), is_hdr=colour.is_hdr(cicp), cut_off=not parts.complete
+    )
+    return _Rows((width, height), {"RGBa": "RGBA"}.get(mode, mode), band), found
+
+
+def _pixels(size: tuple[int, int], by: int) -> int:
+    return math.ceil(size[0] / by) * math.ceil(size[1] / by)
+
+
+def _check_size(size: tuple[int, int], kind: str, what: str, limits: Limits) -> None:
+    width, height = size
+    if width <= 0 or height <= 0:
+        raise InvalidImage("invalid_image.unreadable", field=what, kind=kind)
+    if width * height > limits.declared:
+        raise InvalidImage(
+            "invalid_image.too_many_pixels", field=what, width=width, height=height, most=limits.declared
+        )
+
+
+def _check_memory(size: tuple[int, int], kind: str, what: str, limits: Limits, bytes_per_pixel: float) -> None:
+    """Refuse in words what would end with no memory: beside what is decoded stands what comes out, 4 bytes a pixel."""
+    width, height = size
+    room = limits.memory - 4 * min(width * height, limits.held)
+    if width * height * bytes_per_pixel > room:
+        most = int(min(limits.memory / (bytes_per_pixel + 4), limits.held))
+        most = max(most, int((limits.memory - 4 * limits.held) / bytes_per_pixel))
+        raise InvalidImage(
+            "invalid_image.too_many_pixels_of_kind", field=what, width=width, height=height, most=most, kind=kind
+        )
+
+
+def _check_tiff(image: "Image.Image", what: str) -> None:
+    """Cameras' RAW files are TIFFs too; what a reader would show of one is its thumbnail."""
+    tags = image.tag_v2  # type: ignore[attr-defined]  # a TIFF's own
+    if _TIFF_DNG_VERSION in tags or int(tags.get(_TIFF_SUBFILE_TYPE, 0)) & 1:
+        raise InvalidImage("invalid_image.raw", field=what)
+    if image.info.get("compression", "raw") not in _TIFF_COMPRESSIONS:
+        raise InvalidImage("invalid_image.unreadable", field=what, kind=kinds.TIFF)
+
+
+def _plain_mode(image: "Image.Image") -> str:
+    """The one of L, LA, RGB, RGBA and CMYK that keeps what the picture shows."""
+    if image.mode.startswith("I") or image.mode in {"1", "L", "F"}:
+        return "RGBA" if "transparency" in image.info else "L"
+    if image.mode in {"LA", "La"}:
+        return "LA"
+    if image.mode == "CMYK":
+        return "CMYK"
+    return "RGBA" if image.has_transparency_data else "RGB"
+
+
+def _reduced(rows: _Rows, most: int, *, cmyk: bool) -> "Image.Image":
+    """All rows in a plain mode, each block of n x n pixels averaged to one where they are too many.
+
+    `cmyk`: whether CMYK stays what it is, for its profile.
+    """
+    from PIL import Image
+
+    width, height = rows.size
+    mode = rows.mode if cmyk or rows.mode != "CMYK" else "RGB"
+    by = next(by for by in range(1, width + height) if _pixels(rows.size, by) <= most)
+    out = Image.new(mode, (math.ceil(width / by), math.ceil(height / by)))
+    step = max(1, _BAND_PIXELS // width // by) * by
+    for top in range(0, height, step):
+        band = _plain(rows.band(top, min(top + step, height)), mode)
+        out.paste(band if by == 1 else band.reduce(by), (0, top // by))
+    return out
+
+
+def _plain(image: "Image.Image", mode: str) -> "Image.Image":
+    if image.mode.startswith("I") and mode == "L":
+        # 16-bit grey: Pillow's own conversion cuts off at 255, which makes almost everything white.
+        return image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _flat_share(image: "Image.Image") -> float:
+    """The share of rows at one end that are of one colour throughout: what a decoder puts where nothing came."""
+    width, height = image.size
+
+    def flat(rows: int, *, top: bool) -> bool:
+        extrema = image.crop((0, 0, width, rows) if top else (0, height - rows, width, height)).getextrema()
+        bands = extrema if isinstance(extrema[0], tuple) else (extrema,)
+        return all(least == most for least, most in bands)
+
+    # A BMP begins with its last row.
+    ends = (bisect.bisect(range(1, height + 1), 0, key=lambda n: not flat(n, top=top)) for top in (False, True))
+    return max(ends) / height
+
+
+def _has_hole(mask: "Image.Image") -> bool:
+    """Whether a mask is a photo with a transparent hole, as OpenAI's images API wants it, and no drawing of strokes.
+
+    Its rim is opaque, a part inside is clear, and what is opaque is a picture's many tones, or a plain dark cover that
+    would repaint nothing at all.
+    """
+    if mask.mode not in {"LA", "RGBA"} or min(mask.size) < 3:
+        return False
+    small = mask.resize((min(mask.width, 256), min(mask.height, 256)), 0)
+    clear = [value < 128 for value in small.getchannel("A").tobytes()]
+    width, height = small.size
+    rim = [*range(width), *range(width * (height - 1), width * height)]
+    rim += [row * width + side for row in range(1, height - 1) for side in (0, width - 1)]
+    if sum(clear[at] for at in rim) > len(rim) / 2 or sum(clear) < len(clear) / 1000:
+        return False
+    tones = small.convert("RGB").tobytes()
+    opaque = [tones[3 * at : 3 * at + 3] for at, is_clear in enumerate(clear) if not is_clear]
+    dark, bright = sum(max(tone) < 32 for tone in opaque), sum(min(tone) > 223 for tone in opaque)
+    if dark + bright < 0.95 * len(opaque):
+        return True
+    return bright == 0
+
+
+def _flat(image: "Image.Image", mode: str, background: str) -> "Image.Image":
+    """No transparency."""
+    from PIL import Image
+
+    if image.mode not in {"LA", "RGBA"}:
+        return image if image.mode == mode else image.convert(mode)
+    layer = image.convert("RGBA")
+    flat = Image.new("RGB", image.size, background)
+    flat.paste(layer, mask=layer.getchannel("A"))
+    return flat.convert(mode)
+
+
+def _orientation(exif: object) -> object:
+    """EXIF's orientation; None where the data is broken, or there is none."""
+    from PIL import Image
+
+    if not isinstance(exif, bytes):
+        return None
+    with contextlib.suppress(*_DECODER_ERRORS):
+        found = Image.Exif()
+        found.load(exif)
+        return found.get(_EXIF_ORIENTATION)
+    return None
+
+
+def _upright(image: "Image.Image", orientation: object) -> "Image.Image":
+    """Turned as EXIF's orientation, 1 ... 8, says; another value says nothing."""
+    from PIL.Image import Transpose
+
+    turns = {
+        2: Transpose.FLIP_LEFT_RIGHT,
+        3: Transpose.ROTATE_180,
+        4: Transpose.FLIP_TOP_BOTTOM,
+        5: Transpose.TRANSPOSE,
+        6: Transpose.ROTATE_270,
+        7: Transpose.TRANSVERSE,
+        8: Transpose.ROTATE_90,
+    }
+    turn = turns.get(orientation) if isinstance(orientation, int) else None
+    return image if turn is None else image.transpose(turn)

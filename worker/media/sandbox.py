@@ -1,0 +1,360 @@
+"""The process in which strangers' files are decoded, and the line to it: nothing in a file gets out of there.
+
+One process is kept ready, with the libraries loaded. It reads no file itself: for each one it forks a child. A child
+has no environment, can open no file and no socket, may use so much memory, and is killed when its time is over. So no
+picture meets another one, and what a file breaks is gone with it. When the worker ends, all of it ends.
+
+Knows processes and their limits; of pictures, only that `reader` makes one of a file.
+"""
+
+import atexit
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from worker.core.errors import Internal, InvalidImage
+from worker.core.messages import MESSAGES
+from worker.media import reader
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MEMORY_BYTES = 320 << 20
+"""What reading one picture may take, beside the file: 48 megapixels of HEIC, or 16 of WebP."""
+_ADDRESS_BYTES = 192 << 20
+"""Addresses beside that, for the stacks of a decoder's threads: they are counted, though hardly used."""
+_START_SECONDS = 30.0
+_ASK_EVERY_SECONDS = 0.1
+_LOOK_FOR_WORKER_SECONDS = 5.0
+_PIECE_BYTES = 1 << 20
+_MAX_HEADER_BYTES = 1 << 16
+_NOBODY = 65534
+_REPOSITORY = Path(__file__).resolve().parents[2]
+_BOOT = "import sys; sys.path.append(sys.argv[1]); from worker.media.sandbox import serve; serve(int(sys.argv[2]))"
+
+
+class TimeIsOverError(Exception):
+    """The file was not read in the time that it had."""
+
+
+class EndedError(Exception):
+    """The child ended without an answer, or its answer is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A picture that was read, and what `reader.Read` says of it."""
+
+    image: "Image.Image"
+    size: tuple[int, int]
+    notes: tuple[str, ...]
+
+
+# --- the worker's side ---
+
+
+class Sandbox:
+    """The process that is kept ready. Safe for threads: each picture has a child and a line of its own."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._line: socket.socket | None = None
+
+    def start(self) -> None:
+        """Have it ready for the next picture; returns at once."""
+        with self._lock:
+            self._started()
+
+    def stop(self) -> None:
+        """End it; the next picture starts another one."""
+        with self._lock:
+            self._end()
+
+    def forget(self) -> None:
+        """In a fork of the worker: the process is its parent's, and a thread that is not here may hold the lock."""
+        if self._line is not None:
+            self._line.close()
+        self.__init__()  # type: ignore[misc]  # the fork's own, from the beginning
+
+    def read(
+        self,
+        data: bytes,
+        kind: str,
+        what: str,
+        limits: reader.Limits,
+        *,
+        mask: bool,
+        seconds: float,
+        raise_if_stopped: Callable[[], None],
+    ) -> Answer:
+        """As `reader.read`, in a child of its own.
+
+        Raises:
+            InvalidImage: as it says.
+            TimeIsOverError, EndedError: the file does not let itself be read.
+            Internal: no child can be had.
+        """
+        request = {"kind": kind, "what": what, "mask": mask, "bytes": len(data), "limits": asdict(limits)}
+        with self._child() as line:
+            talk = _Talk(line, time.monotonic() + seconds, raise_if_stopped)
+            head = json.dumps(request).encode()
+            # A child that ends early has mostly answered before: what it says is read all the same.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                talk.send(struct.pack(">I", len(head)) + head)
+                talk.send(data)
+            try:
+                return _answer(talk, limits.held, "L" if mask else "RGB")
+            except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+                raise EndedError from error
+
+    @contextlib.contextmanager
+    def _child(self) -> Iterator[socket.socket]:
+        ours, pid = self._forked()
+        with ours, _killable(pid) as kill:
+            try:
+                yield ours
+            finally:
+                kill()
+
+    def _forked(self) -> tuple[socket.socket, int]:
+        with self._lock:
+            for _ in range(2):
+                line = self._started()
+                ours, theirs = socket.socketpair()
+                try:
+                    with theirs:
+                        socket.send_fds(line, [b"\0"], [theirs.fileno()])
+                    (pid,) = struct.unpack(">I", line.recv(4))
+                except (OSError, struct.error):
+                    ours.close()
+                    self._end()
+                    continue
+                return ours, pid
+        raise Internal("internal.no_decoder")
+
+    def _started(self) -> socket.socket:
+        if self._line is not None:
+            return self._line
+        ours, theirs = socket.socketpair()
+        # -I: neither this folder nor an environment says what is imported there.
+        command = [sys.executable, "-I", "-c", _BOOT, str(_REPOSITORY), str(theirs.fileno())]
+        quiet = subprocess.DEVNULL
+        try:
+            with theirs:
+                self._process = subprocess.Popen(
+                    command,
+                    stdin=quiet,
+                    stdout=quiet,
+                    stderr=quiet,
+                    cwd="/",
+                    # One arena: what threads give back is given back.
+                    env={"MALLOC_ARENA_MAX": "1"},
+                    pass_fds=[theirs.fileno()],
+                    start_new_session=True,
+                )
+        except OSError as error:
+            ours.close()
+            raise Internal("internal.no_decoder") from error
+        ours.settimeout(_START_SECONDS)
+        self._line = ours
+        return ours
+
+    def _end(self) -> None:
+        if self._line is not None:
+            self._line.close()
+        if self._process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(0.5)
+            self._process.kill()
+            self._process.wait()
+        self._line = self._process = None
+
+
+class _Talk:
+    """One line to a child, asked now and then whether there is still time for it."""
+
+    def __init__(self, line: socket.socket, until: float, raise_if_stopped: Callable[[], None]) -> None:
+        self._line, self._until, self._raise_if_stopped = line, until, raise_if_stopped
+        line.settimeout(_ASK_EVERY_SECONDS)
+
+    def send(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest:
+            try:
+                rest = rest[self._line.send(rest[:_PIECE_BYTES]) :]
+            except TimeoutError:
+                self._go_on()
+
+    def receive(self, count: int) -> bytes:
+        got = bytearray(count)
+        rest = memoryview(got)
+        while rest:
+            try:
+                arrived = self._line.recv_into(rest)
+            except TimeoutError:
+                self._go_on()
+                continue
+            if not arrived:
+                raise EndedError
+            rest = rest[arrived:]
+        return bytes(got)
+
+    def _go_on(self) -> None:
+        self._raise_if_stopped()
+        if time.monotonic() > self._until:
+            raise TimeIsOverError
+
+
+def _answer(talk: _Talk, most: int, mode: str) -> Answer:
+    """What a child says. It has read a stranger's file, so nothing that it says is believed."""
+    from PIL import Image
+
+    (length,) = struct.unpack(">I", talk.receive(4))
+    if length > _MAX_HEADER_BYTES:
+        raise EndedError
+    said = json.loads(talk.receive(length))
+    if "error" in said:
+        raise _refusal(said["error"], said["params"])
+    (width, height), (own_width, own_height) = said["shown"], said["size"]
+    if min(width, height, own_width, own_height) <= 0 or width * height > most:
+        raise EndedError
+    image = Image.new(mode, (int(width), int(height)))
+    row = len(image.getbands()) * image.width
+    step = max(1, _PIECE_BYTES // row)
+    for top in range(0, image.height, step):
+        rows = min(step, image.height - top)
+        image.paste(Image.frombytes(mode, (image.width, rows), talk.receive(rows * row)), (0, top))
+    return Answer(image, (int(own_width), int(own_height)), tuple(map(str, said["notes"]))[:8])
+
+
+def _refusal(message_id: str, params: Mapping[str, Any]) -> InvalidImage:
+    if message_id not in MESSAGES or not message_id.startswith("invalid_image."):
+        raise EndedError
+    return InvalidImage(message_id, **{str(key): value for key, value in params.items() if len(str(value)) < 100})
+
+
+@contextlib.contextmanager
+def _killable(pid: int) -> Iterator[Callable[[], None]]:
+    """A way to end a process that is there now, and never another one that got its number later."""
+    try:
+        handle = os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        yield lambda: None  # it ends with its line, or by its own alarm
+        return
+
+    def kill() -> None:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+
+    try:
+        yield kill
+    finally:
+        os.close(handle)
+
+
+# --- the other side ---
+
+
+def serve(line_fd: int) -> None:
+    """Fork a child for each line that arrives, until the worker is gone."""
+    line, worker = socket.socket(fileno=line_fd), os.getppid()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    reader.get_ready()
+    while True:
+        if not select.select([line], [], [], _LOOK_FOR_WORKER_SECONDS)[0]:
+            if os.getppid() != worker:
+                return
+            continue
+        _, handles, _, _ = socket.recv_fds(line, 1, 1)
+        if not handles:
+            return
+        pid = os.fork()
+        if pid == 0:
+            try:
+                line.close()
+                _serve_one(socket.socket(fileno=handles[0]))
+            finally:
+                os._exit(0)
+        os.close(handles[0])
+        line.sendall(struct.pack(">I", pid))
+
+
+def _serve_one(line: socket.socket) -> None:
+    with line.makefile("rb") as incoming:
+        (length,) = struct.unpack(">I", incoming.read(4))
+        request = json.loads(incoming.read(length))
+        data = incoming.read(request["bytes"])
+    limits = reader.Limits(**request["limits"])
+    _confine(limits.memory)
+    kind, what = request["kind"], request["what"]
+    try:
+        read = _within_memory(data, kind, what, limits, mask=request["mask"])
+    except InvalidImage as error:
+        _say(line, {"error": error.message_id, "params": dict(error.params)})
+        return
+    image = read.image
+    _say(line, {"shown": image.size, "size": read.size, "notes": read.notes})
+    step = max(1, _PIECE_BYTES // (len(image.getbands()) * image.width))
+    for top in range(0, image.height, step):
+        line.sendall(image.crop((0, top, image.width, min(top + step, image.height))).tobytes())
+
+
+def _within_memory(data: bytes, kind: str, what: str, limits: reader.Limits, *, mask: bool) -> reader.Read:
+    try:
+        return reader.read(data, kind, what, limits, mask=mask)
+    except MemoryError as error:
+        raise InvalidImage("invalid_image.too_much_memory", field=what, kind=kind) from error
+
+
+def _say(line: socket.socket, what: Mapping[str, Any]) -> None:
+    said = json.dumps(what).encode()
+    line.sendall(struct.pack(">I", len(said)) + said)
+
+
+def _confine(memory: int) -> None:
+    """No more memory than this, no file, no socket, no program; for good. What a system does not know it leaves out."""
+    import resource
+
+    pages, data_pages = 0, 0
+    with contextlib.suppress(OSError, ValueError):
+        numbers = Path("/proc/self/statm").read_text(encoding="ascii").split()
+        pages, data_pages = int(numbers[0]), int(numbers[5])
+    page = resource.getpagesize()
+    limits = [(resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, 0)]
+    if pages:
+        limits.append((resource.RLIMIT_AS, pages * page + memory + _ADDRESS_BYTES))
+        limits.append((resource.RLIMIT_DATA, data_pages * page + memory + _ADDRESS_BYTES // 4))
+    for name, most in limits:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(name, (most, most))
+    if os.geteuid() == 0:
+        # Root would be asked by nobody.
+        with contextlib.suppress(OSError):
+            os.setgroups([])
+            os.setgid(_NOBODY)
+            os.setuid(_NOBODY)
+    # Last: nothing that is not open now can be opened any more.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
+
+
+_SANDBOX = Sandbox()
+os.register_at_fork(after_in_child=_SANDBOX.forget)
+atexit.register(_SANDBOX.stop)
+
+
+def shared() -> Sandbox:
+    """The worker's own."""
+    return _SANDBOX
