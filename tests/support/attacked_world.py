@@ -26,6 +26,7 @@ from worker.auth.tickets import Tickets
 from worker.core.types import Control, Sources
 from worker.engine.protocol import Generated
 from worker.job.services import Services
+from worker.media import decode
 from worker.sources.http import Address, Fetcher, is_public, resolve_with_system
 from worker.sources.loader import SourceLoader
 
@@ -181,6 +182,7 @@ class World(memory_world.World):
                 **(fetcher or {}),
             }
         )
+        decode.start()  # once, before anything is watched: whatever starts a program afterwards is seen
         self.documents.before = self.bucket.before = lambda call, path: self.calls.append((call, path))
         self._runner = asyncio.Runner()
         self._jobs = 0

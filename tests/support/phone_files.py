@@ -162,8 +162,10 @@ def deep_heic(size: tuple[int, int], *, twelve_bit: bool) -> bytes:
     return out.getvalue()
 
 
-def deep_avif(size: tuple[int, int], *flags: str, fields: Fields = SRGB) -> bytes:
-    """10 bits a channel, by libaom; `flags` are ffmpeg's."""
+def deep_avif(
+    size: tuple[int, int], fields: Fields = SRGB, primaries: str = "bt709", transfer: str = "iec61966-2-1"
+) -> bytes:
+    """10 bits a channel, by libaom; primaries and transfer function by ffmpeg's names."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "scene.avif"
         rgb = np.asarray(scene(size, fields), np.float64) / 255
@@ -173,7 +175,8 @@ def deep_avif(size: tuple[int, int], *flags: str, fields: Fields = SRGB) -> byte
         command = [
             *(imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-f", "rawvideo", "-pix_fmt", "yuv444p10le"),
             *("-colorspace", "bt709", "-color_range", "pc", "-s", f"{size[0]}x{size[1]}", "-i", "pipe:0"),
-            *("-frames:v", "1", "-colorspace", "bt709", "-color_range", "pc", *flags),
+            *("-vf", f"setparams=range=pc:colorspace=bt709:color_primaries={primaries}:color_trc={transfer}"),
+            *("-frames:v", "1"),
             *("-c:v", "libaom-av1", "-still-picture", "1", "-crf", "12", "-cpu-used", "8", str(path)),
         ]
         subprocess.run(command, input=raw, check=True, capture_output=True)

@@ -66,11 +66,12 @@ class SourceLoader:
         """
         limits = (self._settings.max_input_image_pixels, self._settings.max_declared_image_pixels)
         data = self._read(request.image_url, "image_url", user_id, raise_if_stopped)
-        image = decode.decode_image(data, "image_url", *limits, raise_if_stopped=raise_if_stopped)
+        left = decode.DECODE_SECONDS
+        image = decode.decode_image(data, "image_url", *limits, seconds=left, raise_if_stopped=raise_if_stopped)
         if not isinstance(request, InpaintRequest):
             return Sources(image.image, warnings=image.warnings)
         data = self._read(request.mask_url, "mask_url", user_id, raise_if_stopped)
-        left = decode.DECODE_SECONDS - image.seconds
+        left -= image.seconds
         mask = decode.decode_mask(data, "mask_url", *limits, seconds=left, raise_if_stopped=raise_if_stopped)
         return Sources(image.image, mask.image, image.warnings + mask.warnings)
 
