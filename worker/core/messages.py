@@ -112,13 +112,13 @@ MESSAGES: Mapping[str, str] = {
     "download_failed.no_object": "there is no such source image in the bucket",
     "invalid_image": "The source image could not be read; send a JPEG, PNG, WebP, HEIC or AVIF.",
     "invalid_image.unreadable": (
-        "{field}: is a {kind} that is damaged, or of a form that is not read; save it again as JPEG or PNG"
+        "{field}: the {kind} is damaged, or of a form that is not read; save it again as JPEG or PNG"
     ),
     "invalid_image.cut_off": (
-        "{field}: is a {kind} that is cut off: the file ends before its pixels do; send the whole file"
+        "{field}: the {kind} is cut off: the file ends before its pixels do; send the whole file"
     ),
     "invalid_image.reader_ended": (
-        "{field}: is a {kind} that ended its reader: it is damaged, or takes too much memory; save it again as JPEG"
+        "{field}: the {kind} ended its reader: it is damaged, or takes too much memory; save it again as JPEG"
     ),
     "invalid_image.too_slow": (
         "{field}: could not be read within {seconds:g} seconds; make it smaller, or save it again as JPEG"
@@ -126,11 +126,11 @@ MESSAGES: Mapping[str, str] = {
     "invalid_image.too_large": "{field}: is larger than the {most} bytes that are allowed",
     "invalid_image.too_many_pixels": "{field}: has {width} x {height} pixels; at most {most} in all are allowed",
     "invalid_image.too_many_pixels_of_kind": (
-        "{field}: has {width} x {height} pixels; at most {most} in all are allowed in a {kind}; "
+        "{field}: has {width} x {height} pixels; {kind} may have {most} in all; "
         "make it smaller, or send a baseline JPEG"
     ),
     "invalid_image.too_much_memory": (
-        "{field}: takes more memory to read than a {kind} may; make it smaller, or send a baseline JPEG"
+        "{field}: takes more memory to read than {kind} may; make it smaller, or send a baseline JPEG"
     ),
     "invalid_image.too_many_scans": "{field}: is a JPEG of more than {most} scans; save it again",
     # What was sent instead of a picture.

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 MAX_JPEG_SCANS = 100
 """A progressive photo has about ten. Each goes over all pixels, and thirty bytes make one: 20 MB would take hours."""
 
+_PROGRESSIVE = "progressive JPEG"
+KIND_NAMES = (*kinds.KINDS, _PROGRESSIVE)
+"""What a message calls a file."""
+
 _CONTAINERS: dict[str, Callable[[bytes], Parts]] = {
     kinds.JPEG: containers.jpeg,
     kinds.PNG: containers.png,
@@ -35,15 +39,15 @@ _CONTAINERS: dict[str, Callable[[bytes], Parts]] = {
     kinds.GIF: lambda data: Parts(data, refines=True),  # its rows come interlaced
 }
 _BYTES_PER_PIXEL = {
-    # What a reader takes at its most while it decodes, measured.
+    # What a reader takes at its most while it decodes, measured on 8 bits a channel.
     kinds.JPEG: 4.0,
     kinds.PNG: 4.5,
-    kinds.WEBP: 17.0,
-    kinds.HEIC: 4.8,
-    kinds.AVIF: 16.0,
+    kinds.WEBP: 13.5,
+    kinds.HEIC: 4.6,
+    kinds.AVIF: 7.5,
     kinds.GIF: 1.5,
     kinds.BMP: 4.5,
-    kinds.TIFF: 5.0,
+    kinds.TIFF: 4.5,
 }
 _TIFF_COMPRESSIONS = frozenset({
     *("raw", "packbits", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "jpeg"),
@@ -164,10 +168,9 @@ def read(data: bytes, kind: str, what: str, limits: Limits, *, mask: bool) -> Re
 def _read(parts: Parts, kind: str, what: str, limits: Limits, *, mask: bool) -> Read:
     notes: list[str] = []
     with _decoded(parts, kind, what, limits) as (rows, found):
-        size, profile, turn = found.size, found.profile, found.turn
-        image = _reduced(rows, limits.held, cmyk=bool(profile) and not mask)
-        cut_off = found.cut_off
-    if cut_off:
+        image = _reduced(rows, limits.held, cmyk=bool(found.profile) and not mask)
+    del rows  # and with them what was decoded
+    if found.cut_off:
         missing = _flat_share(image)
         if missing > 0.9:
             raise InvalidImage("invalid_image.cut_off", field=what, kind=kind)
@@ -180,15 +183,16 @@ def _read(parts: Parts, kind: str, what: str, limits: Limits, *, mask: bool) -> 
             notes.append("hole")
         flat = _flat(image, "L", "black")
     else:
-        if profile is not None:
+        if found.profile is not None:
             try:
-                image = colour.to_srgb(image, profile)
+                image = colour.to_srgb(image, found.profile)
             except colour.ProfileError:
                 notes.append("profile")
         if found.is_hdr:
             notes.append("hdr")
         flat = _flat(image, "RGB", "white")
-    return Read(_upright(flat, turn), size, tuple(notes))
+    del image
+    return Read(_upright(flat, found.turn), found.size, tuple(notes))
 
 
 @dataclass(slots=True)
@@ -252,7 +256,7 @@ def _opened(parts: Parts, kind: str, what: str, limits: Limits) -> tuple["Image.
     if kind == kinds.JPEG:
         scale = next((by for by in (1, 2, 4, 8) if _pixels(size, by) <= limits.held), 8)
         image.draft(None, (size[0] // scale, size[1] // scale))
-    name = "progressive JPEG" if parts.coefficients else kind
+    name = _PROGRESSIVE if parts.coefficients else kind
     _check_memory(size, name, what, limits, _BYTES_PER_PIXEL[kind] / scale**2 + 2 * parts.coefficients)
     image.load()
     return image, size
@@ -266,9 +270,8 @@ def _heic(parts: Parts, what: str, limits: Limits) -> tuple[_Rows, _Found]:
     file = pillow_heif.open_heif(parts.data, convert_hdr_to_8bit=True)
     shown = file[file.primary_index]
     _check_size(shown.size, kinds.HEIC, what, limits)
+    _check_memory(shown.size, kinds.HEIC, what, limits, _BYTES_PER_PIXEL[kinds.HEIC])
     info: dict[str, Any] = shown.info
-    bytes_per_pixel = _BYTES_PER_PIXEL[kinds.HEIC] + (1.6 if info["bit_depth"] > 8 else 0)
-    _check_memory(shown.size, kinds.HEIC, what, limits, bytes_per_pixel)
     pixels, stride = memoryview(shown.data), shown.stride
     (width, height), mode = shown.size, shown.mode
     if mode not in _HEIF_MODES:
@@ -401,10 +404,10 @@ def _flat(image: "Image.Image", mode: str, background: str) -> "Image.Image":
 
     if image.mode not in {"LA", "RGBA"}:
         return image if image.mode == mode else image.convert(mode)
-    layer = image.convert("RGBA")
+    layer = image if image.mode == "RGBA" else image.convert("RGBA")
     flat = Image.new("RGB", image.size, background)
     flat.paste(layer, mask=layer.getchannel("A"))
-    return flat.convert(mode)
+    return flat if mode == "RGB" else flat.convert(mode)
 
 
 def _orientation(exif: object) -> object:

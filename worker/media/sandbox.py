@@ -115,10 +115,7 @@ class Sandbox:
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 talk.send(struct.pack(">I", len(head)) + head)
                 talk.send(data)
-            try:
-                return _answer(talk, limits.held, "L" if mask else "RGB")
-            except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-                raise EndedError from error
+            return _checked_answer(talk, what, limits.held, "L" if mask else "RGB")
 
     @contextlib.contextmanager
     def _child(self) -> Iterator[socket.socket]:
@@ -218,8 +215,15 @@ class _Talk:
             raise TimeIsOverError
 
 
-def _answer(talk: _Talk, most: int, mode: str) -> Answer:
+def _checked_answer(talk: _Talk, what: str, most: int, mode: str) -> Answer:
     """What a child says. It has read a stranger's file, so nothing that it says is believed."""
+    try:
+        return _answer(talk, what, most, mode)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, struct.error) as error:
+        raise EndedError from error
+
+
+def _answer(talk: _Talk, what: str, most: int, mode: str) -> Answer:
     from PIL import Image
 
     (length,) = struct.unpack(">I", talk.receive(4))
@@ -227,7 +231,7 @@ def _answer(talk: _Talk, most: int, mode: str) -> Answer:
         raise EndedError
     said = json.loads(talk.receive(length))
     if "error" in said:
-        raise _refusal(said["error"], said["params"])
+        raise _refusal(said["error"], said["params"], what)
     (width, height), (own_width, own_height) = said["shown"], said["size"]
     if min(width, height, own_width, own_height) <= 0 or width * height > most:
         raise EndedError
@@ -240,10 +244,13 @@ def _answer(talk: _Talk, most: int, mode: str) -> Answer:
     return Answer(image, (int(own_width), int(own_height)), tuple(map(str, said["notes"]))[:8])
 
 
-def _refusal(message_id: str, params: Mapping[str, Any]) -> InvalidImage:
-    if message_id not in MESSAGES or not message_id.startswith("invalid_image."):
+def _refusal(message_id: str, params: Mapping[str, Any], what: str) -> InvalidImage:
+    known = {what, *reader.KIND_NAMES}
+    if not message_id.startswith("invalid_image.") or message_id not in MESSAGES:
         raise EndedError
-    return InvalidImage(message_id, **{str(key): value for key, value in params.items() if len(str(value)) < 100})
+    if not all(value in known if isinstance(value, str) else isinstance(value, int) for value in params.values()):
+        raise EndedError
+    return InvalidImage(message_id, **params)
 
 
 @contextlib.contextmanager
