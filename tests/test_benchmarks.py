@@ -11,6 +11,19 @@ from worker.core.config import REPOSITORY
 pytestmark = pytest.mark.e2e
 
 
+def test_decode_prints_both_ways_and_their_ratio() -> None:
+    """`benchmarks/decode.py --quick`: the pixels of both are asserted equal there."""
+    script = REPOSITORY / "benchmarks" / "decode.py"
+    ended = subprocess.run(
+        [sys.executable, script, "--quick"], capture_output=True, text=True, timeout=120, check=False, cwd=REPOSITORY
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    heads, *rows = ended.stdout.splitlines()
+    assert heads.split()[0] == "file"
+    assert [row.split()[0] for row in rows] == ["small.avif", "old.bmp"]
+    assert all(row.endswith("x") for row in rows)
+
+
 def test_overhead_prints_both_ways_at_both_latencies(firebase: FirebaseEmulators) -> None:
     """`benchmarks/overhead.py --quick` compares every case, ours beside the plain way, with and without latency."""
     # The fixture is not used: it skips where there is no Node, which the benchmark needs for emulators of its own.

@@ -31,7 +31,7 @@ from worker.media import reader
 if TYPE_CHECKING:
     from PIL import Image
 
-MEMORY_BYTES = 320 << 20
+MEMORY_BYTES = 336 << 20
 """What reading one picture may take, beside the file: 48 megapixels of HEIC, or 16 of WebP."""
 _ADDRESS_BYTES = 192 << 20
 """Addresses beside that, for the stacks of a decoder's threads: they are counted, though hardly used."""
@@ -195,7 +195,7 @@ class _Talk:
             except TimeoutError:
                 self._go_on()
 
-    def receive(self, count: int) -> bytes:
+    def receive(self, count: int) -> bytearray:
         got = bytearray(count)
         rest = memoryview(got)
         while rest:
@@ -207,7 +207,7 @@ class _Talk:
             if not arrived:
                 raise EndedError
             rest = rest[arrived:]
-        return bytes(got)
+        return got
 
     def _go_on(self) -> None:
         self._raise_if_stopped()
