@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+import struct
 import time
 import zlib
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import pillow_heif
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image, ImageCms, PngImagePlugin
+from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
 
 from tests.support.examples import examples
 from tests.support.hostile_pictures import (
@@ -405,6 +406,60 @@ def test_a_jpeg_with_a_broken_segment_beside_its_pixels_is_read(segment: bytes) 
     got = decode.decode_image(data[:2] + segment + data[2:], "image_url", MAX_PIXELS)
     assert got.warnings == ()
     assert max(map(difference, shown_fields(got.image), SRGB)) <= 2
+
+
+def test_a_png_whose_checksums_are_wrong_is_read() -> None:
+    """Viewers ask nothing of them: a proxy or an editor changed a byte and not the sum."""
+    data = bytearray(saved(scene((64, 48))))
+    for kind in (b"IHDR", b"IDAT"):
+        at = data.index(kind)
+        end = at + 4 + int.from_bytes(data[at - 4 : at])
+        data[end : end + 4] = b"\0\0\0\0"
+    start = data.index(b"IDAT")
+    stop = start + 4 + int.from_bytes(data[start - 4 : start])
+    data[stop - 4 : stop] = b"\0\0\0\0"  # and zlib's own
+    assert max(map(difference, shown_fields(image(bytes(data))), SRGB)) <= 1
+
+
+def test_many_small_pieces_of_pixels_are_put_together() -> None:
+    whole = saved(scene((64, 48)))
+    at = whole.index(b"IDAT") - 4
+    length = int.from_bytes(whole[at : at + 4])
+    pixels = whole[at + 8 : at + 8 + length]
+    pieces = b"".join(chunk(b"IDAT", pixels[place : place + 1]) for place in range(length))
+    assert image(whole[:at] + pieces + whole[at + 12 + length :]).tobytes() == image(whole).tobytes()
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_sixteen_bits_a_channel_become_eight(channels: int) -> None:
+    kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, 16, kind, 0, 0, 0))
+    values = [0x8080] * (channels - (channels in {2, 4})) + [0xFFFF] * (channels in {2, 4})
+    row = b"\0" + struct.pack(f">{2 * channels}H", *values, *values)
+    data = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(row)) + chunk(b"IEND", b"")
+    assert image(data).getcolors() == [(2, (128, 128, 128))]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "CMYK", "I;16"])
+@pytest.mark.parametrize("compression", [None, "tiff_lzw", "tiff_adobe_deflate", "packbits"])
+def test_a_scans_tiff_is_read_in_every_mode(mode: str, compression: str | None) -> None:
+    white = Image.new("RGB", (40, 30), WHITE)
+    picture = Image.new(mode, (40, 30), 65535) if mode == "I;16" else white.convert(mode)
+    assert np.asarray(image(saved(picture, "TIFF", compression=compression))).min() >= 253
+
+
+def test_a_raw_photo_is_no_tiff() -> None:
+    """What Pillow would show of a DNG is its thumbnail."""
+    for tag, value in ((50706, b"\1\4\0\0"), (254, 1)):
+        tags = TiffImagePlugin.ImageFileDirectory_v2()
+        tags[tag] = value
+        with pytest.raises(InvalidImage, match="is a camera's RAW file"):
+            image(saved(Image.new("RGB", (16, 16)), "TIFF", tiffinfo=tags))
+
+
+def test_a_tiff_of_floats_is_refused_and_not_shown_black() -> None:
+    with pytest.raises(InvalidImage, match="of a form that is not read"):
+        image(saved(Image.new("F", (16, 16), 0.5), "TIFF"))
 
 
 def test_adobes_inverted_inks_are_the_right_way_round() -> None:

@@ -273,7 +273,7 @@ def test_a_fork_of_the_worker_gets_a_decoder_of_its_own() -> None:
 
 
 @contextlib.contextmanager
-def answering(*pieces: bytes) -> Iterator[sandbox._Talk]:
+def answering(*pieces: bytes, seconds_between: float = 0) -> Iterator[sandbox._Talk]:
     """A line on which these bytes arrive, and then no more."""
     ours, theirs = socket.socketpair()
 
@@ -281,6 +281,7 @@ def answering(*pieces: bytes) -> Iterator[sandbox._Talk]:
         with theirs, contextlib.suppress(OSError):
             for piece in pieces:
                 theirs.sendall(piece)
+                time.sleep(seconds_between)
 
     talking = threading.Thread(target=answer)
     talking.start()
@@ -334,6 +335,13 @@ def test_an_answer_that_is_none_is_believed_in_no_part(answer: bytes) -> None:
     """A decoder that a file has taken over says what the file wants."""
     with flat_memory(20), answering(answer) as talk, pytest.raises(sandbox.EndedError):
         sandbox._checked_answer(talk, "image_url", PIXELS, "RGB")
+
+
+def test_an_answer_that_drips_ends_in_time() -> None:
+    with answering(*[b"\0"] * 3, seconds_between=0.2) as talk:
+        talk._until = time.monotonic() + 0.3
+        with pytest.raises(sandbox.TimeIsOverError):
+            talk.receive(100)
 
 
 def test_notes_that_nobody_knows_are_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:

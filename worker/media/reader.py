@@ -256,6 +256,8 @@ def _opened(parts: Parts, kind: str, what: str, limits: Limits) -> tuple["Image.
     if kind == kinds.JPEG:
         scale = next((by for by in (1, 2, 4, 8) if _pixels(size, by) <= limits.held), 8)
         image.draft(None, (size[0] // scale, size[1] // scale))
+    if image.mode == "F":  # what its numbers mean, the file does not say
+        raise ValueError(image.mode)
     name = _PROGRESSIVE if parts.coefficients else kind
     _check_memory(size, name, what, limits, _BYTES_PER_PIXEL[kind] / scale**2 + 2 * parts.coefficients)
     image.load()
@@ -327,7 +329,7 @@ def _check_tiff(image: "Image.Image", what: str) -> None:
 
 def _plain_mode(image: "Image.Image") -> str:
     """The one of L, LA, RGB, RGBA and CMYK that keeps what the picture shows."""
-    if image.mode.startswith("I") or image.mode in {"1", "L", "F"}:
+    if image.mode.startswith("I") or image.mode in {"1", "L"}:
         return "RGBA" if "transparency" in image.info else "L"
     if image.mode in {"LA", "La"}:
         return "LA"

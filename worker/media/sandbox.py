@@ -10,6 +10,7 @@ Knows processes and their limits; of pictures, only that `reader` makes one of a
 import atexit
 import contextlib
 import json
+import math
 import os
 import select
 import signal
@@ -108,6 +109,7 @@ class Sandbox:
             Internal: no child can be had.
         """
         request = {"kind": kind, "what": what, "mask": mask, "bytes": len(data), "limits": asdict(limits)}
+        request["seconds"] = max(1, math.ceil(seconds))
         with self._child() as line:
             talk = _Talk(line, time.monotonic() + seconds, raise_if_stopped)
             head = json.dumps(request).encode()
@@ -184,35 +186,35 @@ class _Talk:
     """One line to a child, asked now and then whether there is still time for it."""
 
     def __init__(self, line: socket.socket, until: float, raise_if_stopped: Callable[[], None]) -> None:
-        self._line, self._until, self._raise_if_stopped = line, until, raise_if_stopped
+        self._line, self._until, self._raise_if_stopped, self._ask_at = line, until, raise_if_stopped, 0.0
         line.settimeout(_ASK_EVERY_SECONDS)
 
     def send(self, data: bytes) -> None:
         rest = memoryview(data)
         while rest:
-            try:
+            self._go_on()
+            with contextlib.suppress(TimeoutError):
                 rest = rest[self._line.send(rest[:_PIECE_BYTES]) :]
-            except TimeoutError:
-                self._go_on()
 
     def receive(self, count: int) -> bytearray:
         got = bytearray(count)
         rest = memoryview(got)
         while rest:
-            try:
+            self._go_on()
+            with contextlib.suppress(TimeoutError):
                 arrived = self._line.recv_into(rest)
-            except TimeoutError:
-                self._go_on()
-                continue
-            if not arrived:
-                raise EndedError
-            rest = rest[arrived:]
+                if not arrived:
+                    raise EndedError
+                rest = rest[arrived:]
         return got
 
     def _go_on(self) -> None:
-        self._raise_if_stopped()
-        if time.monotonic() > self._until:
+        now = time.monotonic()
+        if now > self._until:
             raise TimeIsOverError
+        if now > self._ask_at:
+            self._ask_at = now + _ASK_EVERY_SECONDS
+            self._raise_if_stopped()
 
 
 def _checked_answer(talk: _Talk, what: str, most: int, mode: str) -> Answer:
@@ -263,7 +265,7 @@ def _killable(pid: int) -> Iterator[Callable[[], None]]:
         return
 
     def kill() -> None:
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(OSError):
             signal.pidfd_send_signal(handle, signal.SIGKILL)
 
     try:
@@ -304,6 +306,8 @@ def _serve_one(line: socket.socket) -> None:
         (length,) = struct.unpack(">I", incoming.read(4))
         request = json.loads(incoming.read(length))
         data = incoming.read(request["bytes"])
+    # The worker kills what takes too long. Where it cannot, or is gone, this does.
+    signal.alarm(request["seconds"] + 1)
     limits = reader.Limits(**request["limits"])
     _confine(limits.memory)
     kind, what = request["kind"], request["what"]
@@ -354,7 +358,8 @@ def _confine(memory: int) -> None:
             os.setgid(_NOBODY)
             os.setuid(_NOBODY)
     # Last: nothing that is not open now can be opened any more.
-    resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
 
 
 _SANDBOX = Sandbox()
