@@ -1,5 +1,6 @@
 """Values: what each kind of field may be. Whole requests are in `test_request.py`."""
 
+import base64
 import re
 from typing import Any
 
@@ -21,6 +22,10 @@ RIGHT: list[tuple[Any, Any, Any]] = [
     (field_types.FrameCount, 81, 81),
     (field_types.Strength, 1, 1.0),
     (field_types.ImageRef, "gs://bucket/uploads/u/a.png", "gs://bucket/uploads/u/a.png"),
+    (field_types.ImageRef, "\t GS://bucket/uploads/u/A.png\r\n", "gs://bucket/uploads/u/A.png"),
+    (field_types.ImageRef, "\xa0Https://X.example/A.png ", "https://X.example/A.png"),
+    (field_types.ImageRef, "https://x.example/" + "a" * 8174, "https://x.example/" + "a" * 8174),
+    (field_types.ImageRef, " Data:;base64," + "A" * 9000, "Data:;base64," + "A" * 9000),
 ]
 WRONG: list[tuple[Any, Any, str]] = [
     (field_types.Prompt, " \x00 ", "must have 1 to 4000 characters"),
@@ -39,7 +44,32 @@ WRONG: list[tuple[Any, Any, str]] = [
     (field_types.FrameCount, 121.5, "valid integer"),
     (field_types.Strength, 0, "greater than 0"),
     (field_types.ImageRef, "http://x.example/a.png", "must be an https:// URL"),
-    (field_types.ImageRef, "data:text/html;base64,AAAA", "must be an https:// URL"),
+    (field_types.ImageRef, "HTTP://x.example/a.png", "not http://"),
+    (field_types.ImageRef, "//x.example/a.png", "put https: in front"),
+    (field_types.ImageRef, "data:image/png,iVBORw0KGgo", "must have ;base64 before its comma"),
+    (field_types.ImageRef, "data:image/svg+xml;utf8,<svg/>", "must have ;base64 before its comma"),
+    (field_types.ImageRef, "data%3Aimage%2Fpng%3Bbase64%2CAAAA", "percent-encoded as a whole"),
+    (field_types.ImageRef, "https%3A%2F%2Fx.example%2Fa.png", "percent-encoded as a whole"),
+    (field_types.ImageRef, "uploads/u/a.png", "put gs:// and the bucket's name in front"),
+    *(
+        (field_types.ImageRef, ref, "a file of the caller's own device")
+        for ref in (
+            "blob:https://x.example/5f2c",
+            "file:///var/mobile/Containers/Data/IMG_1.HEIC",
+            "content://media/external/images/media/7",
+            "ph://ED7AC36B-A150-4C38-BB8C-B6D696F4F2ED/L0/001",
+            "assets-library://asset/asset.JPG?id=1",
+            "/storage/emulated/0/DCIM/a.jpg",
+            "/data/user/0/com.example.app/cache/ImagePicker/5b1b3c60-53ad-4d7c-b7b0-a2cdf4a8bd5e",
+            "C:\\Users\\me\\a.png",
+        )
+    ),
+    *(
+        (field_types.ImageRef, base64.b64encode(start + bytes(60)).decode(), "put data:image/jpeg;base64, in front")
+        for start in (b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"RIFF", b"GIF89a", b"\0\0\0\x18ftypheic", b"??")
+    ),
+    (field_types.ImageRef, "https://x.example/" + "a" * 8192, r"at most 8192 characters .*\(got 8210\)"),
+    (field_types.ImageRef, "gs://b/uploads/u/" + "é" * 8192, "at most 8192 characters"),
     (field_types.IdToken, "x" * 8193, "at most 8192"),
 ]
 

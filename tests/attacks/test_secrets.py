@@ -260,7 +260,7 @@ SCENARIOS: dict[str, tuple[str | None, Scenario]] = {
         "invalid_image",
         lambda: asked(Failing(), {**SOURCE, "image_url": inline_data(INLINE)}),
     ),
-    "broken base64": ("invalid_input", lambda: asked(Failing(), {**SOURCE, "image_url": inline_data(INLINE) + "\n"})),
+    "broken base64": ("invalid_input", lambda: asked(Failing(), {**SOURCE, "image_url": inline_data(INLINE) + "!"})),
     "another user's folder": ("forbidden", lambda: asked(Failing(), {**SOURCE, "image_url": OTHERS})),
     "no such object": (
         "download_failed",

@@ -28,8 +28,8 @@ IDS = """
     deleted
     disk_full
     download_failed
-        .broke_off .encoding .no_address .no_object .object_too_large .of_field .redirects .status .too_large
-        .too_slow .unreachable
+        .broke_off .encoding .no_address .no_object .no_object_escaped .object_too_large .of_field .redirects
+        .status .too_large .too_slow .unreachable
     duplicate_in_progress
     forbidden
         .bucket .folder .ticket_file .ticket_form .ticket_request .ticket_user .unsafe .unsafe_images .user
@@ -43,10 +43,12 @@ IDS = """
         .postscript .raw .reader_ended .sound .svg .text .too_large .too_many_pixels .too_many_pixels_of_kind
         .too_many_scans .too_much_memory .too_slow .unreadable .video .xml
     invalid_input
-        .at_least .at_most .base64 .boolean .fields .finite_number .frames .got_list .got_number .got_object .got_text
-        .greater_than .gs_path .gs_without_firebase .gs_without_user .identifier .image_cost .image_ref .length
-        .model_multiple .model_scheduler .multiple .no_refiner .object .of_another_task .one_of .other .owner
-        .own_scheduler .required .short_schedule .string .surrogate .too_long .too_many_bytes .too_many_pixels
+        .at_least .at_most .base64 .base64_blanks .boolean .fields .finite_number .frames .got_list .got_number
+        .got_object .got_text .greater_than .gs_escaped .gs_path .gs_without_firebase .gs_without_user .identifier
+        .image_cost .image_ref .is_bare_base64 .is_http .is_local_file .is_no_base64 .is_percent_encoded
+        .is_without_bucket .is_without_scheme .length .long_reference
+        .model_multiple .model_scheduler .multiple .no_reference .no_refiner .object .of_another_task .one_of .other
+        .own_scheduler .owner .required .short_schedule .string .surrogate .too_long .too_many_bytes .too_many_pixels
         .too_slow .too_slow_at_any_steps .unicode .unknown .unknown_but_close .video_cost .whole_number
     model_unavailable
         .checker .checker_incomplete .class .cut_off .cut_off_of .demo_folder .file .file_configs .file_cut_off

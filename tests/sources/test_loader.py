@@ -89,26 +89,77 @@ def test_errors_of_the_mask_name_the_mask() -> None:
         SourceLoader(settings()).load(inpaint(data_uri(png(RED)), data_uri(b"no image")), None)
 
 
-GOOD = base64.b64encode(png(RED)).decode()
+GOOD = base64.b64encode(png(RED) + bytes(-len(png(RED)) % 3) + b"\xfb\xef\xbe\xff\xff\xff\0").decode()
+"""With what only one of the alphabets has, and with padding."""
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "data:application/octet-stream;base64,",
+        "data:;base64,",
+        "data:image/*;base64,",
+        "data:image/jpeg;charset=utf-8;base64,",
+        "data:image/jpeg;name=IMG_1.jpg;base64,",
+        'data:image/jpeg;name="a, b.jpg";base64,',
+        "data:text/plain;base64,",
+        "DATA:image/png;BASE64,",
+        "Data:image/png ; Base64 , ",
+        "\r\n\t data:image/png;base64,",
+    ],
+)
+def test_a_data_uri_may_name_any_media_type_or_none(head: str) -> None:
+    """firebase-js-sdk#1570, flutter-chat-demo#10: blobs of React Native have no type; the content decides."""
+    request = img2img(head + GOOD)
+    sources = SourceLoader(settings()).load(request, None)
+    assert sources.image is not None
+    assert sources.image.getpixel((0, 0)) == RED
+    assert request.public()["image_url"].startswith("(inline image, ")
+
+
+URL_SAFE = GOOD.replace("+", "-").replace("/", "_")
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        GOOD[:40] + "\n" + GOOD[40:],
-        GOOD[:40] + "\r\n" + GOOD[40:],
+        "\n".join(GOOD[at : at + 76] for at in range(0, len(GOOD), 76)) + "\n",
+        "\r\n".join(GOOD[at : at + 64] for at in range(0, len(GOOD), 64)),
         " " + GOOD,
-        GOOD + " ",
-        GOOD[:40] + "-_" + GOOD[42:],
+        GOOD + "\t ",
+        URL_SAFE,
+        URL_SAFE.rstrip("="),
+        GOOD.rstrip("="),
+        GOOD.replace("+", "%2B").replace("/", "%2f").replace("=", "%3D") + "%0D%0A",
+    ],
+)
+def test_base64_is_read_as_clients_make_it(text: str) -> None:
+    """Android's Base64.DEFAULT wraps its lines (RFC 2045), URL-safe encoders leave the padding out (RFC 4648, 5)."""
+    assert GOOD.endswith("=")
+    assert set("+/") <= set(GOOD)
+    sources = SourceLoader(settings()).load(img2img(f"data:image/png;base64,{text}"), None)
+    assert sources.image is not None
+    assert sources.image.getpixel((0, 0)) == RED
+
+
+def test_a_plus_that_a_form_took_is_named_and_not_guessed() -> None:
+    assert "written as %2B" in refused(InvalidInput, "data:image/png;base64," + GOOD.replace("+", " "))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        GOOD[:40] + " " + GOOD[40:],
         GOOD.rstrip("=") + "A===",
         GOOD.rstrip("=") + "A==",
-        GOOD[:-1],
+        GOOD.rstrip("=") + "AAA",
         "=" + GOOD,
         GOOD[:40] + "=" + GOOD[40:],
         GOOD + "====",
         GOOD[:40] + "é" + GOOD[41:],
         GOOD[:40] + "\ud800" + GOOD[41:],
-        GOOD[:40] + "%2B" + GOOD[43:],
+        GOOD[:40] + "%2" + GOOD[42:],
+        GOOD + GOOD,
         GOOD[:40] + "\x00" + GOOD[41:],
     ],
 )

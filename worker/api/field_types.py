@@ -9,18 +9,42 @@ from typing import Annotated
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from worker.api.validation_errors import finding, short
+from worker.core import messages
 
 MAX_PROMPT_CHARACTERS = 4000
 MAX_ID_TOKEN_CHARACTERS = 8192
-MAX_IMAGE_REF_CHARACTERS = 28_000_000
-"""A data URI of the largest source image (20 MiB) in base64."""
+MAX_REFERENCE_CHARACTERS = 8192
+"""Of a reference to a picture that is not the picture itself."""
+MAX_INLINE_CHARACTERS = 29_000_000
+"""A data URI of the largest source image (20 MiB) in base64, in lines of 76."""
 
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _IDENTIFIER = re.compile(r"(?!__.*__\Z)[A-Za-z0-9_-]{1,128}\Z")
 """Firestore keeps ids of the form `__x__` for itself: https://firebase.google.com/docs/firestore/quotas#limits."""
-DATA_URI = re.compile(r"data:image/[a-z0-9.+-]{1,40};base64,", re.IGNORECASE)
-"""How inline data begins; what follows is the data."""
+DATA_URI = re.compile(r"data:.{0,1000}?;\s*base64\s*,", re.IGNORECASE | re.DOTALL)
+"""How inline data begins, with any media type or none (RFC 2397); what follows is the data."""
+BARE_BASE64 = re.compile(r"/9j/|iVBORw0KGgo|UklGR|R0lGOD|AAAA[A-Za-z0-9+/]{2}Z0eX|SUkqA|TU0AK")
+"""How a picture begins in base64: JPEG, PNG, WebP, GIF, HEIC or AVIF, TIFF."""
+_REFERENCE = re.compile(r"(?:https|gs)://", re.IGNORECASE)
+_NO_REFERENCE = (
+    (re.compile(r"data:", re.IGNORECASE), messages.text("invalid_input.is_no_base64")),
+    (re.compile(r"http://", re.IGNORECASE), messages.text("invalid_input.is_http")),
+    (re.compile(r"(?:data|https?|gs)%3a", re.IGNORECASE), messages.text("invalid_input.is_percent_encoded")),
+    (re.compile(r"//\w"), messages.text("invalid_input.is_without_scheme")),
+    (re.compile(r"/?(?:uploads|generating)/"), messages.text("invalid_input.is_without_bucket")),
+    (
+        re.compile(
+            r"(?:blob|file|filesystem|content|ph|assets-library|asset|capacitor|ionic|rct-image-store):"
+            r"|/?(?:storage|sdcard|data|var|private|users|home|tmp)/|[a-z]:[\\/](?!/)",
+            re.IGNORECASE,
+        ),
+        messages.text("invalid_input.is_local_file"),
+    ),
+    (BARE_BASE64, messages.text("invalid_input.is_bare_base64")),
+    (re.compile(r"[A-Za-z0-9+/_-]{64}"), messages.text("invalid_input.is_bare_base64")),
+)
+"""What clients send in place of a reference, and what to tell them."""
 
 
 def _clean_text(text: str) -> str:
@@ -57,10 +81,18 @@ def _identifier(text: str) -> str:
     return text
 
 
-def _image_ref(text: str) -> str:
-    if not (text.startswith(("https://", "gs://")) or DATA_URI.match(text)):
-        raise finding("invalid_input.image_ref", got=short(text))
-    return text
+def _image_ref(ref: str) -> str:
+    ref = ref.strip()
+    if DATA_URI.match(ref):
+        return ref
+    if scheme := _REFERENCE.match(ref):
+        if len(ref) > MAX_REFERENCE_CHARACTERS:
+            raise finding("invalid_input.long_reference", most=MAX_REFERENCE_CHARACTERS, got=len(ref))
+        return scheme[0].lower() + ref[scheme.end() :]
+    for begins, problem in _NO_REFERENCE:
+        if begins.match(ref):
+            raise finding("invalid_input.no_reference", problem=problem, got=short(ref))
+    raise finding("invalid_input.image_ref", got=short(ref))
 
 
 def _number(value: object) -> object:
@@ -90,7 +122,7 @@ NegativePrompt = Annotated[str, AfterValidator(_negative_prompt)]
 IdToken = Annotated[str, Field(min_length=1, max_length=MAX_ID_TOKEN_CHARACTERS)]
 Integer = Annotated[int, BeforeValidator(_number)]
 Identifier = Annotated[str, AfterValidator(_identifier)]
-ImageRef = Annotated[str, Field(max_length=MAX_IMAGE_REF_CHARACTERS), AfterValidator(_image_ref)]
+ImageRef = Annotated[str, Field(max_length=MAX_INLINE_CHARACTERS), AfterValidator(_image_ref)]
 ImageSide = Annotated[Integer, Field(ge=64, le=2048), _multiple(8)]
 VideoSide = Annotated[Integer, Field(ge=64, le=1280), _multiple(16)]
 Strength = Annotated[float, Field(gt=0, le=1)]

@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from worker.api.excerpt import excerpt
 from worker.api.field_types import (
     MAX_ID_TOKEN_CHARACTERS,
     FrameCount,
@@ -63,7 +64,8 @@ class BaseRequest(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
-    inline_fields: ClassVar[tuple[str, ...]] = ()
+    reference_fields: ClassVar[tuple[str, ...]] = ()
+    """Those that name pictures."""
 
     prompt: Prompt
     negative_prompt: NegativePrompt = ""
@@ -91,12 +93,13 @@ class BaseRequest(BaseModel):
         return None
 
     def public(self) -> dict[str, Any]:
-        """The request as the document keeps it: no `id_token`, a short placeholder for inline image data."""
-        data = self.model_dump(mode="json", exclude={"id_token"})
-        for name in self.inline_fields:
-            if data[name].startswith("data:"):
-                data[name] = f"(inline image, {len(data[name])} characters)"
-        return data
+        """The request as the document keeps it: no `id_token`, a short placeholder for inline data, at most 64 KiB."""
+        return excerpt(self.model_dump(mode="json", exclude={"id_token"}), whole=("prompt", "negative_prompt"))
+
+    @property
+    def reads_bucket(self) -> bool:
+        """Whether a picture that it refers to lies in the bucket."""
+        return any((getattr(self, name) or "").startswith("gs://") for name in self.reference_fields)
 
 
 class ImageRequest(BaseRequest):
@@ -121,7 +124,7 @@ class Text2ImgRequest(ImageRequest):
 class Img2ImgRequest(ImageRequest):
     """Images from an image and words."""
 
-    inline_fields = ("image_url",)
+    reference_fields = ("image_url",)
 
     task_type: Literal[TaskType.IMG2IMG]
     image_url: ImageRef
@@ -131,7 +134,7 @@ class Img2ImgRequest(ImageRequest):
 class InpaintRequest(ImageRequest):
     """A part of an image, drawn again: white in the mask is repainted."""
 
-    inline_fields = ("image_url", "mask_url")
+    reference_fields = ("image_url", "mask_url")
 
     task_type: Literal[TaskType.INPAINT]
     image_url: ImageRef
@@ -159,7 +162,7 @@ class Text2VideoRequest(VideoRequest):
 class Img2VideoRequest(VideoRequest):
     """A clip that starts from an image."""
 
-    inline_fields = ("image_url",)
+    reference_fields = ("image_url",)
 
     task_type: Literal[TaskType.IMG2VIDEO]
     image_url: ImageRef

@@ -23,7 +23,7 @@ _SECRETS = re.compile(
     r"|(?i:(?<=bearer )[\w.~+/=-]+)"
     r"|\beyJ[\w-]{8,}\.[\w-]+\.[\w-]*"
     r"|\b(?:eyJ|MII)[\w+/=-]{64,}"  # a key without its frame: base64 of the JSON, base64 of the DER
-    r"|(?<=;base64,)[A-Za-z0-9+/=_-]{16,}",
+    r"|(?i:(?<=base64,))[A-Za-z0-9+/=_%-]{16,}",
     re.DOTALL,
 )
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")

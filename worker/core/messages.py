@@ -35,6 +35,8 @@ MESSAGES: Mapping[str, str] = {
     "invalid_input.image_ref": (
         "must be an https:// URL, a data:image/...;base64, URI or a gs:// path of your own uploads (got {got})"
     ),
+    "invalid_input.long_reference": "must have at most {most} characters unless it is inline data (got {got})",
+    "invalid_input.no_reference": "{problem} (got {got})",
     "invalid_input.multiple": "must be a multiple of {of} (got {got})",
     "invalid_input.model_multiple": "must be a multiple of {of} for this model (got {got})",
     "invalid_input.model_scheduler": "must be one of {choices} for this model (got {got})",
@@ -54,13 +56,26 @@ MESSAGES: Mapping[str, str] = {
     ),
     "invalid_input.no_refiner": "needs a refiner, and this worker has none (SDXL_REFINER)",
     "invalid_input.too_many_bytes": "must hold at most {most} bytes (got {got})",
-    "invalid_input.base64": "must be standard base64 after the comma, padded, without line breaks",
+    "invalid_input.base64": "must be base64 after its comma, whole and without anything behind it",
+    "invalid_input.base64_blanks": "has blanks inside its base64; a + that is sent in a form has to be written as %2B",
     "invalid_input.gs_without_firebase": "gs:// needs Firebase, which this worker has none of; use https://",
     "invalid_input.gs_without_user": "gs:// needs the user_id whose upload it is",
     "invalid_input.gs_path": "must be gs://<bucket>/uploads/<user_id>/<name>, a plain path",
+    "invalid_input.gs_escaped": "must be the object's path as it is, with / and not %2F",
     "invalid_input.other": "{finding}",
     # Of several fields at once.
     "invalid_input.owner": "{fields}: required when use_cloud_storage is true",
+    # How what is no reference to a picture is described in a {problem}.
+    "invalid_input.is_no_base64": "must have ;base64 before its comma, as in data:image/jpeg;base64,...",
+    "invalid_input.is_bare_base64": "is base64 without its beginning; put data:image/jpeg;base64, in front",
+    "invalid_input.is_http": "must be an https:// URL, not http://",
+    "invalid_input.is_without_scheme": "is a URL without its beginning; put https: in front",
+    "invalid_input.is_without_bucket": "is the path of an object; put gs:// and the bucket's name in front",
+    "invalid_input.is_percent_encoded": "is percent-encoded as a whole; send it as it was before",
+    "invalid_input.is_local_file": (
+        "names a file of the caller's own device, which no server can read; upload it, or send it as a "
+        "data:image/jpeg;base64, URI"
+    ),
     # How a value is described in a {got}.
     "invalid_input.got_text": "{start} and {more} more characters",
     "invalid_input.got_object": "an object of {keys} keys",
@@ -85,12 +100,16 @@ MESSAGES: Mapping[str, str] = {
         "the ticket in id_token was made for another request; nothing may be changed after signing"
     ),
     "forbidden.ticket_form": "the ticket in id_token cannot be for this request: it has no canonical form",
-    "forbidden.bucket": "{field}: must lie in this worker's own bucket",
+    "forbidden.bucket": (
+        "{field}: must lie in this worker's own bucket; its name is the storageBucket of the app's Firebase settings"
+    ),
     "forbidden.folder": "{field}: must lie under uploads/ or generating/ of the request's own user_id",
     "forbidden.unsafe": "the content safety check refused this result",
     "forbidden.unsafe_images": "the content safety check refused this result: {refused} of {count} images",
     "url_blocked": "The URL points where this worker does not go; use a public https:// URL.",
-    "url_blocked.characters": "{field}: must be a URL of at most {most} characters without spaces or backslashes",
+    "url_blocked.characters": (
+        "{field}: must be a URL of at most {most} characters without control characters or backslashes"
+    ),
     "url_blocked.unreadable": "{field}: is not a URL that can be read",
     "url_blocked.not_https": (
         "{field}: must be an https:// URL on the standard port, and so must what it redirects to"
@@ -106,10 +125,16 @@ MESSAGES: Mapping[str, str] = {
     "download_failed.redirects": "{field}: redirects more than {most} times; use the final URL",
     "download_failed.status": "{field}: the server answered with status {status}",
     "download_failed.too_large": "{field}: is larger than the {most} bytes that are allowed",
-    "download_failed.encoding": "{field}: the server sent the file in an encoding that was not asked for",
+    "download_failed.encoding": (
+        "{field}: the server sent the file in a content encoding (such as br or zstd) that was not asked for"
+    ),
     "download_failed.too_slow": "{field}: could not be downloaded within {seconds:g} seconds",
     "download_failed.object_too_large": "the source image has more than {most} bytes",
     "download_failed.no_object": "there is no such source image in the bucket",
+    "download_failed.no_object_escaped": (
+        "there is no such source image in the bucket; its path is taken as it is, so write {got} as the character "
+        "that it stands for"
+    ),
     "invalid_image": "The source image could not be read; send a JPEG, PNG, WebP, HEIC or AVIF.",
     "invalid_image.unreadable": (
         "{field}: the {kind} is damaged, or of a form that is not read; save it again as JPEG or PNG"

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from worker.api import response
 from worker.api.fingerprint import fingerprint
 from worker.api.params import Params, VideoParams, departures, resolve
-from worker.api.request import DEFAULT_TASK, Request, Source, envelope, parse
+from worker.api.request import DEFAULT_TASK, Request, envelope, parse
 from worker.core.errors import (
     Cancelled,
     Deleted,
@@ -187,10 +187,7 @@ class _Runner:
             Internal: that could not be found out.
         """
         context = self._context
-        reads_bucket = isinstance(request, Source) and any(
-            getattr(request, name).startswith("gs://") for name in request.inline_fields
-        )
-        acts_for_user = context.lease is not None or reads_bucket
+        acts_for_user = context.lease is not None or (request is not None and request.reads_bucket)
         await self._services.identity.check(context.envelope, context.job.input, acts_for_user=acts_for_user)
         self._caller_known = acts_for_user
 

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from worker.api.field_types import DATA_URI
 from worker.api.request import InpaintRequest, Source
+from worker.core import messages
 from worker.core.config import Settings
 from worker.core.errors import DownloadFailed, FieldProblem, Forbidden, InvalidImage, InvalidInput
 from worker.core.types import Sources
@@ -22,6 +23,9 @@ MAX_OBJECT_NAME_BYTES = 1024
 """Cloud Storage's own limit for the name of an object."""
 
 _OBJECT_URL = re.compile(r"gs://(?P<bucket>[a-z0-9][a-z0-9._-]{1,220}[a-z0-9])/(?P<path>.+)", re.DOTALL)
+_STANDARD_ALPHABET = bytes.maketrans(b"-_", b"+/")
+_ESCAPED = tuple((f"%{ord(character):02X}".encode(), character.encode()) for character in "+/=\r\n\t ")
+_ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -94,8 +98,10 @@ class SourceLoader:
         try:
             data = self._read_object(path, limit)
         except DownloadFailed as error:
+            escaped = error.message_id == "download_failed.no_object" and _ESCAPE.search(path)
+            problem = messages.text("download_failed.no_object_escaped", got=escaped[0]) if escaped else error.message
             raise DownloadFailed(
-                "download_failed.of_field", field=what, problem=error.message, retryable=error.retryable
+                "download_failed.of_field", field=what, problem=problem, retryable=error.retryable
             ) from None
         if len(data) > limit:
             raise InvalidImage("invalid_image.too_large", field=what, most=limit)
@@ -122,21 +128,37 @@ def own_object_path(ref: str, what: str, *, bucket: str, user_id: str) -> str:
         raise InvalidInput([FieldProblem(what, "invalid_input.gs_path")])
     if match["bucket"] != bucket:
         raise Forbidden("forbidden.bucket", field=what)
+    if len(parts) == 1 and "%2f" in path.lower():
+        raise InvalidInput([FieldProblem(what, "invalid_input.gs_escaped")])
     if len(parts) < 3 or parts[0] not in USER_FOLDERS or parts[1] != user_id:
         raise Forbidden("forbidden.folder", field=what)
     return path
 
 
 def _decode_base64(text: str, what: str, max_bytes: int) -> bytes:
-    # Checked before anything is decoded: what is refused for its length costs no memory.
-    length = 3 * len(text) // 4 - text[-2:].count("=")
+    """Base64 as clients make it: with the URL's alphabet, without padding, in lines, percent-encoded.
+
+    A blank inside is refused: it may as well be a `+` that a form's encoding took.
+    """
+    data = text.strip().encode(errors="replace")
+    if b"%" in data:
+        for escape, character in _ESCAPED:
+            data = data.replace(escape, character).replace(escape.lower(), character)
+    data = data.translate(_STANDARD_ALPHABET, b"\r\n\t")
+    if b" " in data:
+        raise InvalidInput([FieldProblem(what, "invalid_input.base64_blanks")])
+    digits = data.rstrip(b"=")
+    # Checked before anything is decoded: what is refused for its length costs no more memory.
+    length = 3 * len(digits) // 4
     if length > max_bytes:
         raise InvalidInput([FieldProblem(what, "invalid_input.too_many_bytes", most=max_bytes, got=length)])
+    padding = len(data) - len(digits)
     try:
         # Python's strict decoder still lets surplus padding pass.
-        data = base64.b64decode(text, validate=True) if len(text) % 4 == 0 else None
+        plausible = padding == 0 or (padding < 3 and len(data) % 4 == 0)
+        decoded = base64.b64decode(digits + b"=" * (-len(digits) % 4), validate=True) if plausible else None
     except ValueError:
-        data = None
-    if data is None:
+        decoded = None
+    if decoded is None:
         raise InvalidInput([FieldProblem(what, "invalid_input.base64")])
-    return data
+    return decoded
