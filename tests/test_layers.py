@@ -37,6 +37,7 @@ HOMES = {
     "requests": {"worker.firebase"},
     "httpx": {"worker.sources.http"},
     "httpcore": {"worker.sources.http"},
+    "idna": {"worker.sources.http"},
     "jwt": {"worker.auth.tickets"},
     "rfc8785": {"worker.api.fingerprint"},
     "pydantic": {"worker.api", "worker.core.config"},

@@ -1,10 +1,12 @@
 """A stranger's URL is followed to public addresses only, in bounded time and space, and nothing of it is repeated."""
 
+import gzip
 import ipaddress
 import socket
 import ssl
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
@@ -25,6 +27,7 @@ def server() -> Iterator[HttpsServer]:
 @pytest.fixture(autouse=True)
 def forget(server: HttpsServer) -> None:
     server.requests.clear()
+    server.locations.clear()
 
 
 def loopback(host: str, port: int) -> Sequence[str]:
@@ -156,7 +159,15 @@ def test_public_addresses_are_public(address: str) -> None:
         "[fe80::1]",
         "[64:ff9b::7f00:1]",
         "①②⑦.⓪.⓪.①",
+        "①27.0.0.1",
         "127。0。0。1",
+        "１２７．0．0．1",
+        "ⓛⓞⓒⓐⓛⓗⓞⓢⓣ",
+        "loc\u00adalhost",
+        "local\u200bhost",
+        "%31%32%37.0.0.1",
+        "%6cocalhost",
+        "①⑥⑨.②⑤④.①⑥⑨.②⑤④",
     ],
 )
 def test_every_spelling_of_an_inner_address_is_blocked_by_the_default_policy(host: str) -> None:
@@ -205,6 +216,12 @@ def test_every_spelling_of_an_inner_address_is_blocked_by_the_default_policy(hos
         "https://" + "a." * 200 + "com/",
         "https://example.com/" + "a" * 9000,
         "https://\ud800/",
+        "https://example.com:４４３/",
+        "https://ex\xa0ample.com/",
+        "https://example.com／a.png",
+        "https://example.com＠127.0.0.1/",
+        "https://ｕser@example.com/",
+        "https://☃" + "é" * 300 + ".com/",
         "",
     ],
 )
@@ -273,7 +290,104 @@ def test_the_environment_has_no_say(
     assert get("/picture") == PICTURE
 
 
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("/my photo (1).png?name=a b", "/my%20photo%20(1).png?name=a%20b"),
+        ("/фото-é.png", "/%D1%84%D0%BE%D1%82%D0%BE-%C3%A9.png"),
+        ("/a[1]|{2}.png?x=[é]", "/a[1]|%7B2%7D.png?x=[%C3%A9]"),
+        ("/a%20b%2Fc%.png", "/a%20b%2Fc%.png"),
+        ("/a\u202e\xa0.png", "/a%E2%80%AE%C2%A0.png"),
+    ],
+)
+def test_a_url_as_people_paste_it_is_asked_for_as_browsers_do(
+    path: str, asked: str, get: Callable[..., bytes], server: HttpsServer
+) -> None:
+    assert get(path) == PICTURE
+    assert server.requests[0][0] == asked
+
+
+def test_a_host_in_any_script_is_looked_up_as_name_servers_know_it() -> None:
+    """TR46, as in browsers: capitals and compatibility forms are folded, invisible characters left out."""
+    asked: list[str] = []
+
+    def resolve(host: str, port: int) -> Sequence[str]:
+        asked.append(host)
+        return ["10.0.0.1"]
+
+    for host in ("BÜCHER.example", "bu\u0308cher.ＥＸＡＭＰＬＥ", "faß.example", "a_b.example"):
+        with pytest.raises(UrlBlocked, match="not public"):
+            Fetcher(1000, resolve=resolve).fetch(f"https://{host}:443/a.png", "image_url")
+    assert asked == ["xn--bcher-kva.example", "xn--bcher-kva.example", "xn--fa-hia.example", "a_b.example"]
+
+
 # --- redirects ---
+
+
+LOCATIONS = [
+    ("/фото-é.png".encode(), "/%D1%84%D0%BE%D1%82%D0%BE-%C3%A9.png"),
+    ("/photo-é.png".encode("latin-1"), "/photo-%E9.png"),
+    ("?a=ü b".encode("latin-1"), "/raw?a=%FC%20b"),
+    (b" /a b.png#top", "/a%20b.png"),
+    (b"pictures\\a.png?b\\c", "/pictures/a.png?b%5Cc"),
+    (b"/%d1%84.png", "/%d1%84.png"),
+    (b"../up/./a.png", "/up/a.png"),
+    (b"", "/raw"),
+]
+
+
+@pytest.mark.parametrize(("location", "asked"), LOCATIONS)
+def test_a_redirect_is_read_as_browsers_read_it(
+    location: bytes, asked: str, get: Callable[..., bytes], server: HttpsServer
+) -> None:
+    """requests#3959, curl_cffi#574: servers redirect with raw UTF-8, and with Latin-1, in `Location`."""
+    server.locations = [location]
+    assert get("/raw") == PICTURE
+    assert [path for path, _headers in server.requests] == ["/raw", asked]
+
+
+def test_a_redirect_to_a_host_in_another_script_leads_to_it(get: Callable[..., bytes], server: HttpsServer) -> None:
+    asked: list[str] = []
+
+    def resolve(host: str, port: int) -> Sequence[str]:
+        asked.append(host)
+        return ["127.0.0.1"]
+
+    server.locations = [f"//фото.EXAMPLE:{server.port}/a".encode()]
+    with pytest.raises(DownloadFailed):  # the certificate is for another name
+        get("/raw", resolve=resolve)
+    assert asked == [HOST, "xn--n1aalg.example"]
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "https://ⓛocalhost/".encode(),
+        "https://①27.0.0.1/".encode(),
+        "//127。0。0。1/".encode(),
+        b"//127.0.0.1/",
+        b"\\\\127.0.0.1\\a",
+        b"/\\127.0.0.1/a",
+        b"https:\\\\127.0.0.1/a",
+        b"https://%31%32%37.0.0.1/",
+        b"https://pictures.example%00.evil/",
+        "https://bücher.example/".encode("latin-1"),
+        "//é:pw@bücher.example/".encode(),
+        b"https://pict ures.example/",
+        b"https://a\xad.example\\@pictures.example/",
+    ],
+)
+def test_no_spelling_of_a_redirect_leads_inside(
+    location: bytes, get: Callable[..., bytes], server: HttpsServer
+) -> None:
+    server.locations = [location]
+    with pytest.raises(UrlBlocked):
+        get(
+            "/raw",
+            is_allowed=lambda address: not server.requests,
+            ports=frozenset({443, server.port}),
+        )
+    assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("hops", [1, 5])
@@ -366,8 +480,47 @@ def test_a_server_that_drips_is_left_at_the_deadline(page: str, get: Callable[..
     assert time.monotonic() - start < 2
 
 
-def test_a_gzipped_picture_is_unfolded(get: Callable[..., bytes]) -> None:
-    assert get("/gzip") == PICTURE
+ZIPPED = gzip.compress(PICTURE)
+BARE = zlib.compressobj(wbits=-15)
+ENCODED: list[tuple[str, bytes]] = [
+    *((name, PICTURE) for name in ("utf-8", "binary", "none", "aws-chunked", "", "identity", "8bit, UTF-8", ",,", "x")),
+    *((name, ZIPPED) for name in ("gzip", "GZip", "x-gzip", "aws-chunked,gzip", "utf-8, gzip", "gzip, identity")),
+    ("gzip", PICTURE),
+    ("deflate", zlib.compress(PICTURE)),
+    ("deflate", BARE.compress(PICTURE) + BARE.flush()),
+    ("deflate, gzip", gzip.compress(zlib.compress(PICTURE))),
+    ("gzip", b""),
+]
+
+
+@pytest.mark.parametrize(("encoding", "body"), ENCODED)
+def test_an_encoding_is_taken_away_and_what_is_none_means_nothing(
+    encoding: str, body: bytes, get: Callable[..., bytes], server: HttpsServer
+) -> None:
+    server.files["/encoded"], server.encoding = body, encoding
+    assert get("/encoded") == (PICTURE if body else b"")
+
+
+@pytest.mark.parametrize("encoding", ["br", "zstd", "compress", "gzip, br", "br, utf-8", "gzip, gzip, gzip"])
+def test_an_encoding_that_was_not_asked_for_is_refused_in_words(
+    encoding: str, get: Callable[..., bytes], server: HttpsServer
+) -> None:
+    server.files["/encoded"], server.encoding = ZIPPED, encoding
+    with pytest.raises(DownloadFailed, match="content encoding"):
+        get("/encoded")
+
+
+def test_a_bomb_in_a_bomb_is_cut_off_as_well(get: Callable[..., bytes], server: HttpsServer) -> None:
+    server.files["/encoded"], server.encoding = gzip.compress(server.bomb), "gzip, gzip"
+    with flat_memory(20), pytest.raises(DownloadFailed, match="larger than the 100000 bytes"):
+        get("/encoded")
+
+
+def test_a_server_is_told_what_can_be_read(get: Callable[..., bytes], server: HttpsServer) -> None:
+    get("/picture")
+    accept = server.requests[0][1]["Accept"]
+    assert all(f"image/{kind}" in accept for kind in ("png", "jpeg", "webp", "heic", "avif", "gif", "bmp", "tiff"))
+    assert accept.endswith("*/*;q=0.1"), "some servers answer 406 where they find nothing of theirs"
 
 
 @pytest.mark.parametrize("page", ["/liar", "/gzip-broken", "/brotli", "/garbage", "/fat-headers"])

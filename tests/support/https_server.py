@@ -39,6 +39,17 @@ class Pages(BaseHTTPRequestHandler):
     def page_to(self) -> None:
         self._send(302, b"", Location=self.path.split("?", 1)[1])
 
+    def page_raw(self) -> None:
+        """Redirects to `locations`, byte by byte, then shows the picture."""
+        if not self.server.locations:
+            self._send(200, PICTURE)
+            return
+        location = self.server.locations.pop(0)
+        self.wfile.write(b"HTTP/1.1 302 Found\r\nLocation: " + location + b"\r\nContent-Length: 0\r\n\r\n")
+
+    def page_encoded(self) -> None:
+        self._send(200, self.server.files["/encoded"], **{"Content-Encoding": self.server.encoding})
+
     def page_hops(self) -> None:
         left = int(self.path.rsplit("/", 1)[1])
         self._send(307, b"", Location=f"/hops/{left - 1}" if left > 1 else "/picture")
@@ -126,6 +137,8 @@ class HttpsServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Pages)
         self.requests: list[tuple[str, dict[str, str]]] = []
         self.files: dict[str, bytes] = {}
+        self.locations: list[bytes] = []
+        self.encoding = ""
         self.bomb = gzip.compress(bytes(300_000_000), compresslevel=1)
         self.closing = threading.Event()
         certificate, key = _certificate(host)

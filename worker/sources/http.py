@@ -7,6 +7,8 @@ Follows OWASP's Server-Side Request Forgery Prevention Cheat Sheet.
 
 import functools
 import ipaddress
+import itertools
+import re
 import socket
 import ssl
 import threading
@@ -17,6 +19,7 @@ from dataclasses import dataclass, field
 
 import httpcore
 import httpx
+import idna
 
 from worker.core.errors import DownloadFailed, UrlBlocked
 
@@ -26,14 +29,27 @@ Resolver = Callable[[str, int], Sequence[str]]
 
 MAX_URL_CHARACTERS = 8192
 MAX_REDIRECTS = 5
+MAX_CODINGS = 2
+"""Content encodings over each other."""
 DEADLINE_SECONDS = 15.0
 _ASK_EVERY_SECONDS = 0.5
 _CONNECT_SECONDS = 5.0
 _HEADERS = (
-    (b"Accept", b"image/png, image/jpeg, image/webp"),
+    (
+        b"Accept",
+        b"image/png, image/jpeg, image/webp, image/heic;q=0.9, image/heif;q=0.9, image/avif;q=0.9, image/gif;q=0.8, "
+        b"image/bmp;q=0.8, image/tiff;q=0.8, */*;q=0.1",
+    ),
     (b"Accept-Encoding", b"identity"),
     (b"User-Agent", b"generation-worker/1"),
 )
+_UNFOLDED = frozenset({b"gzip", b"x-gzip", b"deflate"})
+_NOT_UNFOLDED = frozenset({b"br", b"zstd", b"compress", b"x-compress", b"dcb", b"dcz"})
+_MAX_HOST_CHARACTERS = 253
+_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_AUTHORITY = re.compile(r"[A-Za-z]*:?//(?:(?P<host>[^/?#@:\[\]]*)(?::[0-9]{0,5})?(?![^/?#])|[^/?#]*)")
+_LOCATION = re.compile(rb"(?P<start>(?:[A-Za-z][A-Za-z0-9+.-]*:)?//[^/?#]*)?(?P<path>[^?#]*)(?P<rest>.*)", re.DOTALL)
 
 # IANA's special-purpose registries, and what they leave out. Python 3.11's `is_global` lets several of these through.
 _BLOCKED_V4 = [
@@ -125,28 +141,37 @@ class Fetcher:
                     target = self._check(self._join(target, location, what), what)
         except httpcore.TimeoutException as error:
             raise dial.too_slow() from error
-        except (httpcore.NetworkError, httpcore.ProtocolError, ssl.SSLError, zlib.error) as error:
+        except (httpcore.NetworkError, httpcore.ProtocolError, ssl.SSLError) as error:
             raise DownloadFailed("download_failed.unreachable", field=what) from error
         raise DownloadFailed("download_failed.redirects", field=what, most=MAX_REDIRECTS, retryable=False)
 
     def _check(self, url: str, what: str) -> httpx.URL:
-        """What can be told of a URL without asking anybody."""
-        if len(url) > MAX_URL_CHARACTERS or any(c <= " " or c == "\\" or "\x7f" <= c <= "\xa0" for c in url):
+        """What can be told of a URL without asking anybody.
+
+        Path and query may hold what browsers percent-encode, and the host may be written in any script. What parsers
+        disagree about (control characters, backslashes, a user name) is refused.
+        """
+        if len(url) > MAX_URL_CHARACTERS or _CONTROL.search(url) or "\\" in url:
             raise UrlBlocked("url_blocked.characters", field=what, most=MAX_URL_CHARACTERS)
         try:
-            parsed = httpx.URL(url)
+            parsed = httpx.URL(_with_ascii_host(url))
             host, port = parsed.raw_host.decode("ascii"), 443 if parsed.port is None else parsed.port
         except (httpx.InvalidURL, UnicodeError, ValueError) as error:
             raise UrlBlocked("url_blocked.unreadable", field=what) from error
         if parsed.scheme != "https" or port not in self.ports:
             raise UrlBlocked("url_blocked.not_https", field=what)
-        if parsed.userinfo or not host or len(host) > 253:
+        if parsed.userinfo or len(host) > _MAX_HOST_CHARACTERS or not _HOST.fullmatch(host):
             raise UrlBlocked("url_blocked.host", field=what)
         return parsed
 
     def _join(self, base: httpx.URL, location: bytes, what: str) -> str:
+        """Where a redirect leads, as browsers read it: bytes beyond ASCII are the server's own, in whatever code."""
+        parts = _LOCATION.fullmatch(location.strip())
+        assert parts is not None  # noqa: S101 - it matches everything
+        start, path, rest = parts["start"] or b"", parts["path"], parts["rest"]
         try:
-            return str(base.join(location.decode("ascii")))
+            target = start.decode() + _escaped(path.replace(b"\\", b"/")) + _escaped(rest)
+            return str(base.join(_with_ascii_host(target)))
         except (httpx.InvalidURL, UnicodeError, ValueError) as error:
             raise UrlBlocked("url_blocked.redirect", field=what) from error
 
@@ -154,13 +179,12 @@ class Fetcher:
         if response.status != 200:
             passing = response.status >= 500 or response.status in {408, 429}
             raise DownloadFailed("download_failed.status", field=what, status=response.status, retryable=passing)
-        headers = {name.lower(): value for name, value in response.headers}
-        length = headers.get(b"content-length", b"")
+        length = _header(response, b"content-length")
         too_large = DownloadFailed("download_failed.too_large", field=what, most=self.max_bytes, retryable=False)
         if length.isdigit() and int(length) > self.max_bytes:
             raise too_large
         body = bytearray()
-        for piece in _decoded(response.iter_stream(), headers.get(b"content-encoding", b"identity").lower(), what):
+        for piece in _decoded(response.iter_stream(), _header(response, b"content-encoding"), what):
             body += piece
             if len(body) > self.max_bytes:
                 raise too_large
@@ -171,23 +195,71 @@ def _core_url(url: httpx.URL) -> httpcore.URL:
     return httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
 
 
+def _with_ascii_host(url: str) -> str:
+    """The URL with its host as name servers know it (https://www.unicode.org/reports/tr46/), as browsers do.
+
+    Raises:
+        UnicodeError: it has none (idna's errors are among these).
+    """
+    found = _AUTHORITY.match(url)
+    if found is None or found[0].isascii():
+        return url
+    if found["host"] is None or len(found["host"]) > _MAX_HOST_CHARACTERS:
+        raise UnicodeError
+    host = idna.encode(found["host"], uts46=True, std3_rules=True).decode()
+    return url[: found.start("host")] + host + url[found.end("host") :]
+
+
+def _escaped(text: bytes) -> str:
+    """A part of a URL with all but printable ASCII in percent; the rest is left to httpx."""
+    return "".join(chr(byte) if 0x20 < byte < 0x7F and byte != 0x5C else f"%{byte:02X}" for byte in text)
+
+
 def _location(response: httpcore.Response) -> bytes | None:
     if response.status not in {301, 302, 303, 307, 308}:
         return None
     return next((value for name, value in response.headers if name.lower() == b"location"), None)
 
 
+def _header(response: httpcore.Response, wanted: bytes) -> bytes:
+    """A header's value; one that stands there several times is one list (RFC 9110, 5.3)."""
+    return b",".join(value for name, value in response.headers if name.lower() == wanted).lower()
+
+
 def _decoded(pieces: Iterable[bytes], encoding: bytes, what: str) -> Iterator[bytes]:
-    """The body without its content encoding, in small pieces: a bomb is noticed while it unfolds."""
-    if encoding in {b"", b"identity"}:
+    """The body without its content encodings, in small pieces: a bomb is noticed while it unfolds.
+
+    Names that are no encoding (`utf-8`, `binary`, `none`, `aws-chunked`) mean nothing, as in browsers.
+    """
+    names = [name.strip() for name in encoding.split(b",")]
+    codings = [name for name in names if name in _UNFOLDED | _NOT_UNFOLDED]
+    if len(codings) > MAX_CODINGS or not _UNFOLDED.issuperset(codings):
+        raise DownloadFailed("download_failed.encoding", field=what, retryable=False)
+    for coding in reversed(codings):
+        pieces = _unfolded(pieces, coding, what)
+    yield from pieces
+
+
+def _unfolded(pieces: Iterable[bytes], coding: bytes, what: str) -> Iterator[bytes]:
+    """One encoding taken away; bytes that are not encoded, whatever the server says, pass as they are."""
+    pieces = iter(pieces)
+    start = b""
+    while len(start) < 2 and (piece := next(pieces, b"")):
+        start += piece
+    is_gzip = start.startswith(b"\x1f\x8b")
+    if coding != b"deflate" and not is_gzip:
+        yield start
         yield from pieces
         return
-    if encoding not in {b"gzip", b"x-gzip", b"deflate"}:
-        raise DownloadFailed("download_failed.encoding", field=what, retryable=False)
-    unfold = zlib.decompressobj(wbits=47)  # 32 + 15: gzip or zlib, whichever the header says
-    for piece in pieces:
+    # `deflate` is zlib's format by its specification, and bare deflate from some servers; browsers take both.
+    is_zlib = len(start) > 1 and start[0] & 15 == 8 and int.from_bytes(start[:2]) % 31 == 0
+    unfold = zlib.decompressobj(wbits=47 if is_gzip or is_zlib else -15)
+    for piece in itertools.chain([start], pieces):
         while piece:
-            yield unfold.decompress(piece, 1 << 16)
+            try:
+                yield unfold.decompress(piece, 1 << 16)
+            except zlib.error as error:
+                raise DownloadFailed("download_failed.encoding", field=what, retryable=False) from error
             piece = unfold.unconsumed_tail  # noqa: PLW2901 - what is left of the piece is the piece
     if not unfold.eof:
         raise DownloadFailed("download_failed.broke_off", field=what)
