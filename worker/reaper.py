@@ -43,7 +43,12 @@ def reap(documents: ExpiredDocuments, limit: int = BATCH) -> int:
     """
     marked = 0
     for path in documents.expired(limit=limit, timeout=5 * timing.CALL_SECONDS):
-        job_id = expire(documents, path)
+        try:
+            job_id = expire(documents, path)
+        except BackendError as error:
+            if error.kind != "invalid":
+                raise
+            continue  # what cannot be written must not keep the others waiting
         if job_id is not None:
             marked += 1
             log.info("worker lost", extra={"action": "reaped", "job_id": job_id})

@@ -44,7 +44,7 @@ MAPPED: list[tuple[type[Any], str]] = [
     (api.Unauthenticated, "refused"),
     (api.NotFound, "refused"),
     (api.BadRequest, "refused"),
-    (api.InvalidArgument, "refused"),
+    (api.InvalidArgument, "invalid"),
     (ValueError, "refused"),
 ]
 
@@ -76,7 +76,7 @@ def test_every_row_of_the_table_is_tested() -> None:
     for types, kind in google_errors():
         for row in types:
             assert any(issubclass(one, row) for one in tested), row
-        assert kind in {"unreachable", "refused"}
+        assert kind in {"unreachable", "refused", "invalid"}
 
 
 @pytest.mark.parametrize("error", [TypeError("a mistake of ours"), KeyError("x"), RuntimeError("x")])
@@ -96,5 +96,5 @@ def test_ours_is_not_wrapped_again() -> None:
 def test_what_may_pass_here_counts_as_that_whatever_it_means_elsewhere() -> None:
     for passing, kind in (((), "refused"), ((api.BadRequest,), "unreachable")):
         with pytest.raises(BackendError) as caught, translated("storage", passing):
-            raise api.InvalidArgument("SECRET")  # type: ignore[no-untyped-call]  # google-api-core is partly typed
+            raise api.BadRequest("SECRET")  # type: ignore[no-untyped-call]  # google-api-core is partly typed
         assert caught.value.kind == kind

@@ -17,6 +17,7 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
+from tests.support.firestore_limits import problems
 from worker.api.params import ImageParams, ModelDefaults, Params
 from worker.api.request import Request
 from worker.api.validation_errors import short
@@ -78,6 +79,8 @@ class MemoryDocumentStore:
             for key, value in merged.items()
             if value is not FieldValue.REMOVE
         }
+        if any(problems(path, state)):
+            raise BackendError("firestore", "invalid")
         version = next(self._versions)
         self.stored[path] = (state, version)
         self.history.setdefault(path, []).append(state)

@@ -222,7 +222,8 @@ ERROR_CODES: frozenset[str] = frozenset(
 class BackendError(Exception):
     """A service behind the worker did not do what was asked. Raised by adapters, never shown to a client.
 
-    `kind` says what to do next: `unreachable` may pass, `refused` will not pass by trying again.
+    `kind` says what to do next: `unreachable` may pass, `refused` will not pass by trying again, `invalid` will not
+    pass as long as the same is sent.
     """
 
     def __init__(self, service: str, kind: str) -> None:

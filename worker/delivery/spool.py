@@ -85,6 +85,10 @@ class Spool:
                 return entry is not None and _deliver(entry, storage, store)
         except StillLeased:
             return False
+        except BackendError as error:
+            if error.kind != "invalid":
+                raise
+            return False  # what its document does not take must not keep the others waiting
         except (ValueError, KeyError, TypeError) as error:
             log.warning("an entry cannot be read: %s", where(error), extra={"action": "spool_dropped"})
             return False

@@ -20,12 +20,13 @@ from worker.core.errors import BackendError, Cancelled, Deleted, JobError, Super
 from worker.core.logs import where
 from worker.core.stop import StopSignal
 from worker.core.types import Owner, Progress
-from worker.document.schema import ClaimRequest
+from worker.document.schema import LEFT_OUT, ClaimRequest
 from worker.document.session import DocumentSession
 from worker.document.store import DocumentStore
 from worker.document.transitions import AlreadyDone, Decision, Deny
 
 UNREACHED = "firestore: could not be reached when the job started; its document may be missing"
+FULL = "firestore: the document took nothing when the job started (with what its app keeps there it may have 1 MiB)"
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,11 @@ class Lease:
     def claimed(self) -> bool:
         """Whether the document is known to be this job's, or there is none to claim; objects are replaced only then."""
         return self._store is None or (self._session is not None and self._session.claimed)
+
+    @property
+    def left_out(self) -> bool:
+        """Whether the document did not take everything."""
+        return self._session is not None and self._session.left_out
 
     @property
     def attempt(self) -> int:
@@ -74,9 +80,11 @@ class Lease:
             # Who gives up on a claim does not end it: it is waited for before anything else is written (`close`).
             decision = await asyncio.shield(self._claiming)
         except BackendError as reason:
-            warn(UNREACHED)
+            warn(FULL if reason.kind == "invalid" else UNREACHED)
             facts = {"action": "unclaimed", "job_id": self._job_id}
             log.warning("the document could not be claimed, the job goes on without it: %s", reason, extra=facts)
+        if session.left_out:
+            warn(LEFT_OUT)
         if not session.denied:
             self._keeper = LeaseKeeper(session, stop)
         return decision

@@ -3,7 +3,7 @@
 Knows fields and how long a lease is; knows no version, no time and nobody who writes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -20,6 +20,14 @@ ENDED = dict.fromkeys(("progress", "heartbeat_at", "expires_at"), FieldValue.REM
 """What only a job that lives has."""
 
 Fields = Mapping[str, Any]
+
+LEFT_OUT = "firestore: the document did not take everything (with its app's own fields it may have 1 MiB)"
+MAX_LABEL_CHARACTERS = 200
+URLS = frozenset({"images", "image_url", "videos", "video_url", "storage"})
+RESULT = URLS | {"video_info", "seed", "seeds", "model"}
+"""What of a result has to be kept, and what should be."""
+SPARE = frozenset({"user_id", "file_uid", "worker_id", "created_at", "request_data", "progress"})
+"""Fields that a document can do without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +106,36 @@ def refused(
     found: Fields | None, owner: Owner, request: ClaimRequest, error: JobError | Cancelled, request_data: Fields
 ) -> Fields:
     """A request that was never begun has failed."""
-    attempt = int((found or {}).get("attempt") or 1)
+    attempt = number(found, "attempt") or 1
     failure = failed(error.code, error.message, retryable=error.retryable)
     return {**_identity(found, owner, request, attempt, request_data), **failure, "claim": disowned(found)}
+
+
+def lighter(changes: Fields, found: Fields | None) -> Iterator[Fields]:
+    """The same write with less and less in it, for a document that did not take the whole of it.
+
+    First without what is kept of the request, also where that stands there already; then without what says more of a
+    result or an error than there has to be; then with nothing but what the protocol needs.
+    """
+    kept = changes.get("request_data") or mapping(found, "request_data")
+    result, error = mapping(changes, "generation_data"), mapping(changes, "error")
+
+    def less(names: frozenset[str] | None, spare: frozenset[str] = frozenset()) -> Fields:
+        fields = {name: value for name, value in changes.items() if name not in spare}
+        if kept:
+            task = str(kept.get("task_type"))[:MAX_LABEL_CHARACTERS]
+            fields["request_data"] = FieldValue.REMOVE if spare else {"task_type": task, "left_out": True}
+        if result:
+            data = {name: value for name, value in result.items() if names is None or name in names}
+            said = result.get("warnings", ()) if names is None else ()
+            fields["generation_data"] = data if spare else {**data, "warnings": [*said, LEFT_OUT]}
+        if error and names is not None:
+            fields["error"] = {**error, "message": str(error.get("message"))[:MAX_LABEL_CHARACTERS]}
+        return fields
+
+    yield less(None)
+    yield less(RESULT)
+    yield less(URLS, SPARE)
 
 
 def disowned(found: Fields | None) -> Fields:
@@ -110,17 +145,35 @@ def disowned(found: Fields | None) -> Fields:
 
 def claim_of(found: Fields | None) -> Fields:
     """The claim that a document carries; empty where it carries none."""
-    return (found or {}).get("claim") or {}
+    return mapping(found, "claim")
 
 
 def lost_workers(found: Fields | None) -> int:
     """How many workers this document's job has ended without a word."""
-    return int(claim_of(found).get("deaths") or 0)
+    return number(claim_of(found), "deaths")
+
+
+def status_of(found: Fields | None) -> str | None:
+    """What a document calls itself, if that is a word at all: a field may be its app's."""
+    status = (found or {}).get("status")
+    return status if isinstance(status, str) else None
+
+
+def mapping(found: Fields | None, name: str) -> Fields:
+    """A field that is an object; empty where it is none."""
+    value = (found or {}).get(name)
+    return value if isinstance(value, Mapping) else {}
+
+
+def number(found: Fields | None, name: str) -> int:
+    """A field that is a whole number; 0 where it is none."""
+    value = (found or {}).get(name)
+    return value if isinstance(value, int) else 0
 
 
 def has_ended(found: Fields | None) -> bool:
     """Whether nobody works on it."""
-    return (found or {}).get("status") in TERMINAL
+    return status_of(found) in TERMINAL
 
 
 def ends_like(found: Fields | None, terminal: Fields) -> bool:

@@ -6,6 +6,7 @@ change in between, a deletion or another worker's claim is noticed instead of ov
 """
 
 import contextlib
+import logging
 import time
 import uuid
 from collections.abc import Mapping
@@ -23,6 +24,8 @@ from worker.document.transitions import AlreadyDone, Decision, Deny, Grant, Rede
 
 MAX_SWAPS = 6
 
+log = logging.getLogger(__name__)
+
 
 class DocumentSession:
     """One job's document. All methods block; the caller runs them in threads, one at a time."""
@@ -38,6 +41,8 @@ class DocumentSession:
         self._grant: Grant | None = None
         self.claimed_at: datetime | None = None
         """The server's time at the claim."""
+        self.left_out = False
+        """Whether the document did not take everything."""
         self.denied = False
         """Whether the document is another job's, or holds its result already: nothing more is written."""
 
@@ -84,6 +89,15 @@ class DocumentSession:
             Deleted, Superseded: the document is not this job's any more.
             BackendError: no answer; the next beat may do better.
         """
+        try:
+            self._beat(progress, heartbeat=heartbeat)
+        except BackendError as error:
+            if error.kind != "invalid" or progress is None:
+                raise
+            # A full document has no room for progress; its lease has to be renewed all the same.
+            self._beat(None, heartbeat=heartbeat)
+
+    def _beat(self, progress: Progress | None, *, heartbeat: bool) -> None:
         changes: dict[str, Any] = {}
         if progress is not None:
             changes["progress"] = progress.public()
@@ -135,7 +149,8 @@ class DocumentSession:
                 if self._update(terminal, retry.seconds_left(deadline, timing.CALL_SECONDS)):
                     return
             except BackendError as error:
-                retry.pause_or_raise(error, deadline)
+                if error.kind != "invalid":
+                    retry.pause_or_raise(error, deadline)
         for _ in range(MAX_SWAPS):
             found = self._read(deadline)
             decision = transitions.decide_finish(
@@ -169,12 +184,13 @@ class DocumentSession:
         """Whether the write is there; False: look again, the document changed or the answer was lost."""
         seconds = retry.seconds_left(deadline, timing.CALL_SECONDS)
         try:
-            version = _write(self._store, self._path, found, changes, seconds)
+            version, whole = _write(self._store, self._path, found, changes, seconds)
         except BackendError as error:
             retry.pause_or_raise(error, deadline)
             return False
         if version is not None:
             self._version = version
+            self.left_out = self.left_out or not whole
         return version is not None
 
     def _processing(self, found: Snapshot, grant: Grant) -> Mapping[str, Any]:
@@ -205,7 +221,10 @@ def expire(store: DocumentStore, path: str) -> str | None:
     """
     found = store.read(path, timeout=timing.CALL_SECONDS)
     failure = transitions.decide_expiry(found.fields, found.read_at)
-    if failure is None or _write(store, path, found, failure, timing.CALL_SECONDS) is None:
+    if failure is None:
+        return None
+    version, _whole = _write(store, path, found, failure, timing.CALL_SECONDS)
+    if version is None:
         return None
     return str((found.fields or {}).get("job_id"))
 
@@ -255,7 +274,7 @@ class SpooledDocument:
             found = self.look()
             # Disowned: the job that spooled the result cannot take the document for its own any more.
             done = {**schema.completed(generation_data), "claim": schema.disowned(found.fields)}
-            version = _write(self.store, path, found, done, 2 * timing.CALL_SECONDS)
+            version, _whole = _write(self.store, path, found, done, 2 * timing.CALL_SECONDS)
 
 
 class StillLeased(BackendError):
@@ -264,9 +283,32 @@ class StillLeased(BackendError):
 
 def _write(
     store: DocumentStore, path: str, found: Snapshot, changes: Mapping[str, Any], seconds: float
-) -> object | None:
-    """The compare-and-swap: write where the document is still as it was found; the new version, or None."""
-    if found.fields is not None:
-        return store.update(path, changes, unchanged=found.version, timeout=seconds)
-    present = {key: value for key, value in changes.items() if value is not FieldValue.REMOVE}
-    return store.create(path, present, timeout=seconds)
+) -> tuple[object | None, bool]:
+    """The compare-and-swap: write where the document is still as it was found; the new version or None, and whether
+    it took everything. What Firestore refuses for its content is written again with less.
+
+    Raises:
+        BackendError: no answer, or a refusal; `invalid` where not even the least was taken.
+    """
+
+    def once(fields: Mapping[str, Any]) -> object | None:
+        if found.fields is not None:
+            return store.update(path, fields, unchanged=found.version, timeout=seconds)
+        present = {key: value for key, value in fields.items() if value is not FieldValue.REMOVE}
+        return store.create(path, present, timeout=seconds)
+
+    try:
+        return once(changes), True
+    except BackendError as error:
+        refusal = error
+    for less in schema.lighter(changes, found.fields):
+        if refusal.kind != "invalid":
+            break
+        try:
+            version = once(less)
+        except BackendError as error:
+            refusal = error
+        else:
+            log.warning("a document did not take everything", extra={"action": "left_out"})
+            return version, False
+    raise refusal

@@ -30,7 +30,8 @@ class DocumentStore(Protocol):
     """Documents by path, with compare-and-swap. Every call is bounded by `timeout` seconds and retries nothing.
 
     Raises:
-        BackendError: no answer, or a refusal. After `unreachable` a write may have happened all the same.
+        BackendError: no answer, or a refusal; a write with what cannot be stored is `invalid`. After `unreachable` a
+            write may have happened all the same.
     """
 
     def read(self, path: str, *, timeout: float) -> Snapshot:

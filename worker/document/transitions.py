@@ -71,14 +71,14 @@ Decision = Grant | AlreadyDone | Deny
 
 def decide_claim(fields: Fields | None, request: ClaimRequest, now: datetime) -> Decision:
     """Read the table above. `fields` is the document or None, `now` the server's time."""
-    status = (fields or {}).get("status")
+    status = schema.status_of(fields)
     if fields is None or status not in schema.STATUSES:
         return Grant(1)
     same_request = schema.claim_of(fields).get("request_hash") == request.fingerprint
     if status == "completed":
         if not same_request:
             return Deny(IdempotencyMismatch())
-        data = fields.get("generation_data") or {}
+        data = schema.mapping(fields, "generation_data")
         return AlreadyDone(data) if data.get("storage") == "firebase" else Grant(_attempt(fields) + 1)
     if status == "failed":
         return _after_failure(fields, request)
@@ -109,7 +109,7 @@ def _while_processing(fields: Fields, request: ClaimRequest, now: datetime, *, s
 
 def may_record_refusal(fields: Fields | None, now: datetime) -> bool:
     """Whether a refused request may write its failure: never over a result or a job that lives."""
-    status = (fields or {}).get("status")
+    status = schema.status_of(fields)
     if status == "completed":
         return False
     return fields is None or status != "processing" or lease_is_over(fields, now)
@@ -171,7 +171,7 @@ def decide_redelivery(fields: Fields | None, now: datetime, *, job_id: str, atte
     """Whether a document is as the job left it that spooled its result: failed for want of storage, never told of its
     end, or not known."""
     found = fields or {}
-    status = found.get("status")
+    status = schema.status_of(found)
     if status not in schema.STATUSES:
         # Not claimed: Firestore was away all the time. Else the document was there, and its user deleted it.
         return Redelivery.DROP if claimed else Redelivery.DELIVER
@@ -200,9 +200,9 @@ def lease_is_over(fields: Fields, now: datetime) -> bool:
 
 
 def _attempt(fields: Fields) -> int:
-    return int(fields.get("attempt") or 0)
+    return schema.number(fields, "attempt")
 
 
 def _error_code(fields: Fields) -> str | None:
-    code: str | None = (fields.get("error") or {}).get("code")
-    return code
+    code = schema.mapping(fields, "error").get("code")
+    return code if isinstance(code, str) else None

@@ -25,6 +25,7 @@ def google_errors() -> tuple[tuple[tuple[type[BaseException], ...], str], ...]:
     return (
         ((auth.TransportError, auth.TimeoutError, requests.ConnectionError, requests.Timeout), "unreachable"),
         ((auth.GoogleAuthError,), "refused"),
+        ((api.InvalidArgument,), "invalid"),
         ((api.ServerError, api.TooManyRequests, api.RetryError, api.Aborted, api.Cancelled), "unreachable"),
         ((DataCorruption, requests.RequestException, OSError), "unreachable"),
         ((firebase.PermissionDeniedError, firebase.UnauthenticatedError), "refused"),
@@ -34,17 +35,20 @@ def google_errors() -> tuple[tuple[tuple[type[BaseException], ...], str], ...]:
 
 
 @contextlib.contextmanager
-def translated(service: str, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+def translated(
+    service: str, passing: tuple[type[Exception], ...] = (), invalid: tuple[type[Exception], ...] = ()
+) -> Iterator[None]:
     """Google's errors leave as `BackendError`, logged once by their type; what is in none of them passes.
 
-    `passing` are errors that may pass by trying again here, whatever they mean elsewhere.
+    `passing` are errors that may pass by trying again here, `invalid` those that what was sent is to blame for,
+    whatever they mean elsewhere.
     """
     try:
         yield
     except BackendError:
         raise
     except Exception as error:
-        for types, kind in ((passing, "unreachable"), *google_errors()):
+        for types, kind in ((passing, "unreachable"), (invalid, "invalid"), *google_errors()):
             if isinstance(error, types):
                 log.warning(
                     "%s: %s",

@@ -10,6 +10,9 @@ from typing import Any
 from worker.document.store import FieldValue, Snapshot
 from worker.firebase.errors import translated
 
+_NOT_ENCODED = (TypeError, ValueError)
+"""What the client raises over a value that it cannot even send: a lone surrogate, a number of more than 64 bits."""
+
 
 class FirestoreStore:
     """`Documents` over Firestore. One call, one attempt: who calls knows better when to try again."""
@@ -28,7 +31,7 @@ class FirestoreStore:
         """A new document; None where one exists."""
         from google.api_core.exceptions import Conflict
 
-        with translated("firestore"):
+        with translated("firestore", invalid=_NOT_ENCODED):
             try:
                 written = self.client.document(path).create(_plain(fields), retry=None, timeout=timeout)
             except Conflict:
@@ -40,7 +43,7 @@ class FirestoreStore:
         from google.api_core.exceptions import FailedPrecondition, NotFound
 
         option = self.client.write_option(last_update_time=unchanged)
-        with translated("firestore"):
+        with translated("firestore", invalid=_NOT_ENCODED):
             try:
                 written = self.client.document(path).update(_plain(fields), option=option, retry=None, timeout=timeout)
             except (FailedPrecondition, NotFound):

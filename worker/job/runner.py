@@ -37,6 +37,7 @@ from worker.core.types import Progress, Sources
 from worker.delivery.delivered import Delivered
 from worker.delivery.uploader import Destination, Uploader
 from worker.document.lease import Lease
+from worker.document.schema import LEFT_OUT
 from worker.document.transitions import AlreadyDone
 from worker.engine.estimate import Estimate
 from worker.engine.protocol import Generated
@@ -233,8 +234,12 @@ class _Runner:
         uris = delivered.uris if delivered.storage == "base64" else None
         response.check_size(response.success(request, data, uris), self._services.settings.max_result_bytes)
         context.ended = True
-        if context.lease is not None and not await context.lease.complete(data):
-            data["warnings"] = [*warnings, UNSYNCED]
+        if context.lease is not None:
+            if not await context.lease.complete(data):
+                warnings.append(UNSYNCED)
+            elif context.lease.left_out and LEFT_OUT not in warnings:
+                warnings.append(LEFT_OUT)
+            data["warnings"] = warnings
         return response.success(request, data, uris)
 
     async def answer(self, error: JobError | Cancelled) -> dict[str, Any]:
