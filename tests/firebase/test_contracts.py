@@ -2,13 +2,16 @@
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from tests.support.fakes import MemoryBucket, MemoryDocumentStore
+from tests.support.firestore_limits import MAX_DOCUMENT_BYTES, document_bytes
 from tests.support.gcs import FakeGcs
 from tools.emulators.firebase import FirebaseEmulators, environment
 from worker.core.config import load_settings
+from worker.core.errors import BackendError
 from worker.document.store import DocumentStore, FieldValue
 from worker.firebase.app import Firebase
 from worker.storage.results import TOKENS
@@ -77,6 +80,61 @@ def test_a_missing_document_is_not_made_by_an_update(documents: DocumentStore) -
     version = documents.create("generations/user/files/other", {"a": 1}, timeout=5)
     assert documents.update(PATH, {"a": 1}, unchanged=version, timeout=5) is None
     assert documents.read(PATH, timeout=5).fields is None
+
+
+def deep(levels: int) -> Any:
+    value: Any = "x"
+    for _ in range(levels):
+        value = {"a": value}
+    return value
+
+
+def filled(path: str, size: int) -> dict[str, Any]:
+    """Fields of a document of exactly so many bytes."""
+    fields = {"a": "é", "b": {"c": [1, None, True]}, "filler": ""}
+    return {**fields, "filler": "x" * (size - document_bytes(path, fields))}
+
+
+INVALID: dict[str, dict[str, Any]] = {
+    "a byte too many": filled(PATH, MAX_DOCUMENT_BYTES + 1),
+    "21 levels": {"a": deep(20)},
+    "a list in a list": {"a": [[1]]},
+    "a list in a list, far down": {"a": {"b": [{"c": [["x"]]}]}},
+    "a reserved name": {"__a__": 1},
+    "a reserved name, far down": {"a": {"b": {"__c__": 1}}},
+    "a name that is none": {"a": {"": 1}},
+    "a long name": {"a": {"n" * 1500: 1}},
+    "a lone surrogate": {"a": "\ud800"},
+    "a number of 65 bits": {"a": 2**63},
+    "40001 values": {"a": [None] * 39_999},
+    "no value at all": {"a": object()},
+}
+VALID: dict[str, dict[str, Any]] = {
+    "a full document": filled(PATH, MAX_DOCUMENT_BYTES),
+    "20 levels": {"a": deep(19)},
+    "a list in an object in a list": {"a": [{"b": [1]}]},
+    "a name of 1500 bytes": {"n" * 1500: 1},
+    "odd texts": {"a": "\x00\uffff\U0010ffff", "b": 5e-324, "c": -(2**31)},
+}
+
+
+@pytest.mark.parametrize("case", INVALID)
+def test_what_firestore_does_not_take_is_invalid_and_changes_nothing(documents: DocumentStore, case: str) -> None:
+    """https://firebase.google.com/docs/firestore/quotas, /storage-size"""
+    with pytest.raises(BackendError) as caught:
+        documents.create(PATH, INVALID[case], timeout=5)
+    assert caught.value.kind == "invalid"
+    version = documents.create(PATH, {"mine": 1}, timeout=5)
+    with pytest.raises(BackendError) as caught:
+        documents.update(PATH, INVALID[case], unchanged=version, timeout=5)
+    assert caught.value.kind == "invalid"
+    assert documents.read(PATH, timeout=5).fields == {"mine": 1}
+
+
+@pytest.mark.parametrize("case", VALID)
+def test_what_is_just_within_firestores_limits_is_taken(documents: DocumentStore, case: str) -> None:
+    assert documents.create(PATH, VALID[case], timeout=5) is not None
+    assert documents.read(PATH, timeout=5).fields == VALID[case]
 
 
 def test_an_object_is_created_once_and_replaced_only_as_the_generation_that_was_seen(bucket: Bucket) -> None:

@@ -14,7 +14,12 @@ const { Timestamp } = require("@firestore-emulator/proto/dist/google/protobuf/ti
 const { ServerCredentials, status } = require("@grpc/grpc-js");
 const { randomBytes } = require("node:crypto");
 
-const MAX_DOCUMENT_BYTES = 1_048_576; // https://firebase.google.com/docs/firestore/quotas
+// https://firebase.google.com/docs/firestore/quotas and /storage-size
+const MAX_DOCUMENT_BYTES = 1_048_576;
+const MAX_VALUE_BYTES = MAX_DOCUMENT_BYTES - 89;
+const MAX_NAME_BYTES = 1500;
+const MAX_DEPTH = 20;
+const MAX_INDEX_ENTRIES = 40_000;
 const SERVICE = "/google.firestore.v1.Firestore/";
 
 class RpcError extends Error {
@@ -81,29 +86,67 @@ function transformed(before, transform, millis) {
   throw new RpcError(status.UNIMPLEMENTED, "this field transform is not known here");
 }
 
-function checkValue(value, depth) {
-  if (depth > 20) throw new RpcError(status.INVALID_ARGUMENT, "Property is nested deeper than 20 levels");
-  if (value.has_map_value) for (const inner of value.map_value.fields.values()) checkValue(inner, depth + 1);
+const invalid = (message) => new RpcError(status.INVALID_ARGUMENT, message);
+const stringBytes = (text) => Buffer.byteLength(text) + 1;
+
+/** What a value takes in a document. */
+function valueBytes(value) {
+  if (value.has_string_value) return stringBytes(value.string_value);
+  if (value.has_bytes_value) return value.bytes_value.length;
+  if (value.has_map_value) return fieldsBytes(value.map_value.fields);
+  if (value.has_array_value) return value.array_value.values.reduce((sum, inner) => sum + valueBytes(inner), 0);
+  if (value.has_null_value || value.has_boolean_value) return 1;
+  if (value.has_geo_point_value) return 16;
+  if (value.has_reference_value) return nameBytes(value.reference_value);
+  return 8;
+}
+
+const fieldsBytes = (fields) =>
+  [...fields].reduce((sum, [name, value]) => sum + stringBytes(name) + valueBytes(value), 0);
+const nameBytes = (name) =>
+  name.split("/documents/")[1].split("/").reduce((sum, id) => sum + stringBytes(id), 16);
+
+/** Two entries of a field, one way up and one down, and one of each thing that an array contains. */
+function indexEntries(fields) {
+  let count = 0;
+  for (const value of fields.values()) {
+    count += 2;
+    if (value.has_map_value) count += indexEntries(value.map_value.fields);
+    if (value.has_array_value) count += value.array_value.values.length;
+  }
+  return count;
+}
+
+function checkFields(fields, depth, path) {
+  for (const [name, value] of fields) {
+    if (name === "" || /^__.*__$/s.test(name)) throw invalid("A field name is reserved");
+    if (Buffer.byteLength(path + name) > MAX_NAME_BYTES) throw invalid("A field path is longer than 1500 bytes");
+    checkValue(value, depth, `${path}${name}.`);
+  }
+}
+
+function checkValue(value, depth, path) {
+  if (depth > MAX_DEPTH) throw invalid("Property is nested deeper than 20 levels");
+  if (valueBytes(value) > MAX_VALUE_BYTES) throw invalid("A value is longer than 1048487 bytes");
+  if (value.has_map_value) checkFields(value.map_value.fields, depth + 1, path);
   if (!value.has_array_value) return;
   for (const inner of value.array_value.values) {
-    if (inner.has_array_value) throw new RpcError(status.INVALID_ARGUMENT, "Nested arrays are not allowed");
-    checkValue(inner, depth + 1);
+    if (inner.has_array_value) throw invalid("Nested arrays are not allowed");
+    checkValue(inner, depth + 1, path);
   }
 }
 
 function checkDocument(name, fields) {
   for (const id of name.split("/documents/")[1].split("/")) {
-    if (id === "" || id === "." || id === ".." || /^__.*__$/.test(id) || Buffer.byteLength(id) > 1500) {
-      throw new RpcError(status.INVALID_ARGUMENT, `Resource id "${id.slice(0, 20)}" is invalid`);
+    if (id === "" || id === "." || id === ".." || /^__.*__$/.test(id) || Buffer.byteLength(id) > MAX_NAME_BYTES) {
+      throw invalid(`Resource id "${id.slice(0, 20)}" is invalid`);
     }
   }
-  for (const key of fields.keys()) {
-    if (key === "" || /^__.*__$/.test(key)) throw new RpcError(status.INVALID_ARGUMENT, "A field name is reserved");
+  checkFields(fields, 1, "");
+  if (nameBytes(name) + fieldsBytes(fields) + 32 > MAX_DOCUMENT_BYTES) {
+    throw invalid("The document is larger than 1048576 bytes");
   }
-  for (const value of fields.values()) checkValue(value, 1);
-  if (new Document({ name, fields }).serialize().length > MAX_DOCUMENT_BYTES) {
-    throw new RpcError(status.INVALID_ARGUMENT, "The document is larger than 1048576 bytes");
-  }
+  if (indexEntries(fields) > MAX_INDEX_ENTRIES) throw invalid("too many index entries for entity");
 }
 
 // ---- the service -----------------------------------------------------------------------------------------------
