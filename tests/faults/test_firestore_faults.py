@@ -1,15 +1,20 @@
 """Cases 30-35: Firestore answers late or not at all, or its document is not what it was."""
 
 import asyncio
+import base64
 import time
+from typing import Any
 
 import pytest
 
 from tests.faults.conftest import MakeWorld
-from tests.support.faulty_world import World, cloud, until
+from tests.support.faulty_world import World, cloud, path_of, until
+from tests.support.firestore_limits import MAX_DOCUMENT_BYTES, document_bytes
+from tests.support.memory_world import data_uri
 from tests.support.painting_worker import Script
 from worker.core import timing
 from worker.document.lease import UNREACHED
+from worker.document.schema import LEFT_OUT
 from worker.job.runner import UNSYNCED
 
 FIREBASE_DOWN_SECONDS = 15.0
@@ -215,4 +220,42 @@ async def test_case_35_a_status_that_somebody_else_wrote_is_not_the_truth(make_w
     assert document is not None
     assert "evil.example" not in str(document), "the forged result is still in the document"
     world.check_completed("c35", response)
+    await world.lives()
+
+
+@pytest.mark.parametrize("size", [35_000, 960_000])
+async def test_a_picture_whose_data_uri_is_in_capitals_costs_nobody_the_document(world: World, size: int) -> None:
+    """ai-dynamo/dynamo#14424, browser-use#5808, excalidraw#4839: it was copied into the document, or left none."""
+    picture = base64.b64decode(data_uri().partition(",")[2]) + bytes(size)
+    ref = "DATA:image/jpeg;base64," + base64.b64encode(picture).decode()
+    uid = f"capitals-{size}"
+    response = await world.serve(cloud(uid, task_type="img2img", image_url=ref))
+    document = world.check_completed(uid, response)
+    assert document["request_data"]["image_url"] == f"(inline image, {len(ref)} characters)"
+    assert not [warning for warning in response["warnings"] if "firestore" in warning]
+
+
+def filled(room: int, file_uid: str) -> dict[str, Any]:
+    """What an app keeps in a document in which so many bytes are left."""
+    own = {"status": "queued", "labels": ["mine"], "notes": ""}
+    return {**own, "notes": "x" * (MAX_DOCUMENT_BYTES - room - document_bytes(path_of(file_uid), own))}
+
+
+@pytest.mark.parametrize("room", [10_000, 3000])
+@pytest.mark.parametrize("ends", ["completed", "invalid_input", "url_blocked"])
+async def test_a_document_that_its_app_has_filled_ends_all_the_same(world: World, room: int, ends: str) -> None:
+    uid = f"full-{room}-{ends}"
+    world.write_as_app(uid, filled(room, uid))
+    more: dict[str, Any] = {"invalid_input": {"width": 1023}, "url_blocked": {"image_url": "https://127.0.0.1/a.png"}}
+    task = {"task_type": "img2img"} if ends == "url_blocked" else {}
+    response = await world.serve(cloud(uid, "🦊" * 3000, **task, **more.get(ends, {})))
+    if ends == "completed":
+        world.check_files(uid, response)
+        assert response["warnings"] == [LEFT_OUT]
+    else:
+        assert response["error_code"] == ends
+    document = world.document(uid)
+    assert document is not None
+    assert document["status"] == ("completed" if ends == "completed" else "failed")
+    assert (document["labels"], len(document["notes"])) == (["mine"], len(filled(room, uid)["notes"]))
     await world.lives()
