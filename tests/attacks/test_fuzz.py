@@ -24,11 +24,14 @@ from tests.support.hostile_pictures import SEEDS as PICTURES
 from tests.support.hostile_pictures import flat_memory, saved
 from tests.support.profiles import grey, press, screen
 from worker.api.request import REQUESTS, envelope, parse
-from worker.core.errors import InvalidImage, InvalidInput
+from worker.core.config import load_settings
+from worker.core.errors import DownloadFailed, Forbidden, InvalidImage, InvalidInput, UrlBlocked
 from worker.media import reader
 from worker.media.decode import Picture, decode_image, decode_mask
 from worker.media.kinds import kind_of
 from worker.media.sandbox import MEMORY_BYTES
+from worker.sources.http import Fetcher
+from worker.sources.loader import SourceLoader
 
 # What Pillow says of broken files; the worker silences it, pytest puts it back.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning", "ignore::DeprecationWarning")
@@ -150,7 +153,7 @@ def mutated(dice: random.Random) -> Any:
 def test_no_request_gets_anything_else_out_of_the_parser(dice: random.Random) -> None:
     valid = refused = 0
     with flat_memory(100):
-        for _ in until(0.4):
+        for _ in until(0.3):
             job = mutated(dice)
             try:
                 envelope(job)
@@ -172,6 +175,67 @@ def test_no_request_gets_anything_else_out_of_the_parser(dice: random.Random) ->
     print(f"requests: {refused} refused, {valid} valid")
     assert refused
     assert valid
+
+
+# --- references -------------------------------------------------------------------------------------------------------
+
+HEADS = (
+    *(
+        "data:image/png;base64,",
+        "DATA:;base64,",
+        "data:a/b;name=x;BASE64 ,",
+        "data:,",
+        "data:image/png,",
+        "data%3A",
+        "",
+    ),
+    *("https://", "HTTPS://", "http://", "gs://b/uploads/u/", "GS://b/", "//", "blob:", "\\\\", "/9j/", " ", "\t\n"),
+)
+
+
+def reference(dice: random.Random) -> str:
+    """A picture in base64, a host or a path, damaged, behind something that a reference begins with."""
+    body = dice.choice(
+        (PICTURE.partition(",")[2], "127.0.0.1/a.png", "①27。0.0.1", "a%2e%2e/é", "x" * 9000, "[::1]:443")
+    )
+    for _ in range(dice.randrange(3)):
+        at = dice.randrange(len(body) + 1)
+        piece = dice.choice(
+            ("\n", "\r\n", " ", "%2B", "%", "=", "==", "-", "_", "+", ",", "\x00", "é", "\\", "@", "?#")
+        )
+        body = body[:at] + piece + body[at + dice.randrange(2) :]
+    return dice.choice(HEADS) + body + dice.choice(("", "=", "\n", " "))
+
+
+@pytest.mark.slow
+def test_no_reference_gets_anything_else_out_of_the_loader(dice: random.Random) -> None:
+    def nobody(host: str, port: int) -> list[str]:
+        raise OSError
+
+    limits = load_settings(firebase_storage_bucket="b")
+    loader = SourceLoader(limits, lambda path, most: b"", Fetcher(1000, resolve=nobody))
+    shown = refused = 0
+    with flat_memory(100):
+        for _ in until(0.1):
+            ref = reference(dice)
+            try:
+                request = parse({"task_type": "img2img", "prompt": "a", "image_url": ref})
+                kept = request.public()["image_url"]
+                assert len(kept) <= 8300, ascii(ref)
+                assert "base64," not in kept.lower(), ascii(ref)
+                loader.load(request, "u")  # type: ignore[arg-type]  # a request of this task has a picture
+            except (InvalidInput, InvalidImage, UrlBlocked, DownloadFailed, Forbidden) as error:
+                refused += 1
+                assert "image_url" in str(error)
+                assert len(str(error)) < 500
+            except BaseException:
+                print(ascii(ref))
+                raise
+            else:
+                shown += 1
+    print(f"references: {refused} refused, {shown} shown")
+    assert refused
+    assert shown
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------

@@ -506,7 +506,9 @@ def test_without_a_token_nothing_is_done_for_a_user(guarded: World) -> None:
     for more in ({}, {"id_token": None}, {"num_images": 4}, {"task_type": "text2video"}):
         guarded.attack(row, {**GOOD, **more}, "unauthenticated", proven=False)
     own = {**IMG2IMG, "user_id": "user", "image_url": "gs://demo-bucket/uploads/user/a.png"}
-    guarded.attack(row, own, "unauthenticated", proven=False)
+    for ref in ("gs://", " GS://", "\tGs://"):
+        spelled_otherwise = own | {"image_url": f"{ref}demo-bucket/uploads/user/a.png\n"}
+        guarded.attack(row, spelled_otherwise, "unauthenticated", proven=False)
     # A request that is wrong in itself is told so, and leaves no document under a name that nobody has proven.
     guarded.forget()
     assert guarded.ask({**GOOD, "width": 1023})["error_code"] == "invalid_input"

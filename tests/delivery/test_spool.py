@@ -192,6 +192,21 @@ def test_an_entry_that_cannot_be_read_is_dropped_and_the_next_one_delivered(tmp_
     assert list(tmp_path.iterdir()) == []
 
 
+async def test_an_entry_whose_document_takes_nothing_keeps_no_other_one_waiting(tmp_path: Path) -> None:
+    world = await kept(tmp_path)
+    takes_nothing = is_down("firestore", "invalid", ["update"])
+    response = await world.run({**CLOUD, "file_uid": "second"})
+    assert "is kept and will be delivered later" in response["error"]
+    world.bucket.before = lambda *_: None
+    world.documents.before = lambda call, path: takes_nothing(call, path) if path == PATH else None
+    assert world.deliver() == 1
+    assert world.documents.stored["generations/user/files/second"][0]["status"] == "completed"
+    assert len(list((tmp_path / "outbox").iterdir())) == 1, "the first one waits for room"
+    world.documents.before = lambda *_: None
+    assert world.deliver() == 1
+    assert world.document["status"] == "completed"
+
+
 def test_an_entry_that_a_dead_worker_had_taken_is_taken_back(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     spool.keep(OWNER, provenance(), [item()], {})

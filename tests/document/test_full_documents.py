@@ -14,6 +14,7 @@ from worker.document import session as sessions
 from worker.document.schema import LEFT_OUT, ClaimRequest, lighter
 from worker.document.session import DocumentSession, SpooledDocument
 from worker.document.transitions import Grant
+from worker.reaper import reap
 
 OWNER = Owner("user", "file")
 PATH = "generations/user/files/file"
@@ -137,6 +138,19 @@ def test_a_lost_worker_of_a_full_document_is_told_and_keeps_no_other_one_waiting
     )
     assert sessions.expire(documents, PATH) == "job-1"
     assert documents.stored[PATH][0]["error"]["code"] == "worker_lost"
+
+
+def test_a_document_that_does_not_even_take_its_end_is_left_for_the_next_time() -> None:
+    class Expired(MemoryDocumentStore):
+        def expired(self, *, limit: int, timeout: float) -> list[str]:
+            return sorted(self.stored)
+
+    documents = Expired()
+    for name in ("a", "b"):
+        lost = {"status": "processing", "job_id": name, "x": "x" * (1_048_400 if name == "a" else 10)}
+        documents.write_as_app(f"generations/user/files/{name}", lost)
+    assert reap(documents) == 1
+    assert documents.stored["generations/user/files/b"][0]["error"]["code"] == "worker_lost"
 
 
 def test_a_document_without_any_room_is_said_to_take_nothing() -> None:

@@ -266,6 +266,22 @@ def test_without_firebase_or_a_user_an_object_is_an_invalid_field() -> None:
     assert "user_id" in refused(InvalidInput, url, Bucket(), user_id=None)
 
 
+def test_a_path_that_was_percent_encoded_on_the_way_is_told_so_and_never_decoded() -> None:
+    bucket = Bucket()
+    bucket.objects["uploads/ann/a b.png"] = png(RED)
+    bucket.objects["uploads/ann/100%25.png"] = png(BLUE)
+    loader = SourceLoader(settings(), bucket)
+    assert loader.load(img2img("gs://app.appspot.com/uploads/ann/100%25.png"), "ann").image is not None
+    assert "with / and not %2F" in refused(InvalidInput, "gs://app.appspot.com/uploads%2fann%2Fa.png", bucket)
+    missing = refused(DownloadFailed, "gs://app.appspot.com/uploads/ann/a%20b.png", bucket)
+    assert "write %20 as the character that it stands for" in missing
+    assert "%" not in refused(DownloadFailed, "gs://app.appspot.com/uploads/ann/no.png", bucket)
+
+
+def test_another_bucket_is_told_where_its_name_stands() -> None:
+    assert "storageBucket" in refused(Forbidden, "gs://app.firebasestorage.app/uploads/ann/a.png", Bucket())
+
+
 def test_a_bucket_that_sends_more_than_was_asked_for_is_not_trusted() -> None:
     bucket = Bucket()
     bucket.objects["uploads/ann/a.png"] = bytes(5000)
