@@ -15,7 +15,15 @@ RIGHT: list[tuple[Any, Any, Any]] = [
     (field_types.Prompt, "  a fox ", "a fox"),
     (field_types.Prompt, "a\x00\u202e fox", "a fox"),
     (field_types.NegativePrompt, "", ""),
-    (field_types.Identifier, "A-z_0", "A-z_0"),
+    (field_types.FileUid, " A-z_0 ", "A-z_0"),
+    *(
+        (field_types.UserId, f" {uid} ", uid)
+        for uid in ("auth0|abc", "kakao:12345", "user.name", "a@b.c+d", "...", "-")
+    ),
+    (field_types.Seed, -1, None),
+    (field_types.Seed, -1.0, None),
+    *((field_types.OutputFormat, name, "jpeg") for name in ("jpg", "JPG", "jpeg", "JPEG", "Jpg")),
+    (field_types.OutputFormat, "WebP", "webp"),
     (field_types.Integer, 20.0, 20),
     (field_types.ImageSide, 64, 64),
     (field_types.VideoSide, 1280, 1280),
@@ -32,9 +40,11 @@ WRONG: list[tuple[Any, Any, str]] = [
     (field_types.Prompt, "x" * 4001, r"\(got 4001\)"),
     (field_types.Prompt, "a\ud800", "lone surrogate"),
     (field_types.NegativePrompt, "x" * 4001, "at most 4000"),
-    (field_types.Identifier, "__x__", "not __like this__"),
-    (field_types.Identifier, "a/b", "must be 1 to 128"),
-    (field_types.Identifier, "a\n", "must be 1 to 128"),
+    *((field_types.FileUid, text, "must be 1 to 128") for text in ("__x__", "a/b", "a\n", "a.b", "a b", "  ")),
+    *((field_types.UserId, text, "must be 1 to 128") for text in ("__x__", ".", " .. ", "a/b", "a\n", "line:U1 2", "")),
+    (field_types.Seed, -2, "greater than or equal to 0"),
+    (field_types.Seed, True, "valid integer"),
+    (field_types.OutputFormat, " png", "'png', 'jpeg' or 'webp'"),
     (field_types.Integer, "20", "valid integer"),
     (field_types.Integer, True, "valid integer"),
     (field_types.Integer, 2.0**60, "valid integer"),
@@ -85,15 +95,18 @@ def test_a_wrong_value_is_told_what_would_be_right(kind: Any, value: Any, says: 
         TypeAdapter(kind).validate_python(value, strict=True)
 
 
-@given(st.text() | st.text("ab-_./%\\", max_size=140))
+@given(st.text() | st.text("ab-_./%\\:@+| ", max_size=140))
 def test_an_id_is_one_level_of_a_path_whatever_it_is(text: str) -> None:
-    if field_types.is_identifier(text):
-        assert text.isascii()
-        assert 1 <= len(text) <= 128
-        assert not set(text) - set("-_") - {c for c in text if c.isalnum()}
-        assert not re.fullmatch("__.*__", text)
+    for kind, more in ((field_types.user_id, ".:@+|"), (field_types.file_uid, "")):
+        if (plain := kind(text)) is not None:
+            assert plain == text.strip(" ")
+            assert plain.isascii()
+            assert 1 <= len(plain) <= 128
+            assert not set(plain) - set("-_" + more) - {c for c in plain if c.isalnum()}
+            assert not re.fullmatch("__.*__|[.]{1,2}", plain)
 
 
 @pytest.mark.parametrize(("text", "free"), [("__", True), ("___", True), ("____", False), ("__a__", False)])
 def test_firestore_reserves_two_underscores_at_both_ends(text: str, free: bool) -> None:
-    assert field_types.is_identifier(text) is free
+    assert (field_types.user_id(text) is not None) is free
+    assert (field_types.file_uid(text) is not None) is free

@@ -4,6 +4,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from worker.api.params import (
     Draft,
@@ -11,12 +13,13 @@ from worker.api.params import (
     ModelDefaults,
     Params,
     VideoParams,
-    departures,
     job_cost,
+    job_units,
     public_params,
     resolve,
 )
 from worker.api.request import parse
+from worker.api.sizes import ASPECT_RATIOS
 from worker.core.errors import InvalidInput
 from worker.core.types import Scheduler
 
@@ -38,8 +41,8 @@ def image(defaults: ModelDefaults = SDXL, **fields: Any) -> ImageParams:
     return params
 
 
-def video(defaults: ModelDefaults = WAN, **fields: Any) -> VideoParams:
-    params = made(defaults, task_type="text2video", **fields)
+def video(defaults: ModelDefaults = WAN, limits: dict[str, int] | None = None, **fields: Any) -> VideoParams:
+    params = made(defaults, limits, task_type="text2video", **fields)
     assert isinstance(params, VideoParams)
     return params
 
@@ -238,17 +241,6 @@ def test_params_say_how_the_model_was_trained_where_that_is_not_the_plain_way() 
     assert not {"prediction_type", "timestep_spacing", "guidance_rescale"} & set(public_params(image()))
 
 
-def test_a_few_step_model_says_where_a_request_leaves_it() -> None:
-    lightning = replace(SDXL, num_inference_steps=4, guidance_scale=0.0, few_steps=True)
-    assert departures(image(lightning), lightning) == ()
-    assert departures(image(lightning, guidance_scale=1), lightning) == ()
-    assert departures(image(lightning, num_inference_steps=30, guidance_scale=7), lightning) == (
-        "num_inference_steps: this model was made for 4 (30 were asked for)",
-        "guidance_scale: this model was made for 0 (7 was asked for)",
-    )
-    assert departures(image(num_inference_steps=4), SDXL) == ()
-
-
 def test_a_models_own_negative_prompt_stands_in_for_an_empty_one_that_counts() -> None:
     wan = replace(WAN, negative_prompt="blurry")
     own = video(wan)
@@ -266,6 +258,98 @@ def test_two_experts_have_a_guidance_each_until_the_request_names_one() -> None:
     assert video(experts, flow_shift=5).flow_shift == 5.0
     asked = video(experts, video_guidance_scale=6)
     assert (asked.guidance_scale, asked.guidance_scale_2) == (6.0, None)
+
+
+@pytest.mark.parametrize(
+    ("asked", "size"),
+    [
+        ({"image_size": "square_hd"}, (1024, 1024)),
+        ({"image_size": "square"}, (1024, 1024)),
+        ({"image_size": "portrait_4_3"}, (896, 1152)),
+        ({"image_size": "portrait_16_9"}, (768, 1344)),
+        ({"image_size": "landscape_4_3"}, (1152, 896)),
+        ({"image_size": "landscape_16_9"}, (1344, 768)),
+        ({"aspect_ratio": "21:9"}, (1536, 640)),
+        ({"aspect_ratio": "3:2"}, (1216, 832)),
+        ({"aspect_ratio": "4:5"}, (896, 1152)),
+        ({"aspect_ratio": "9:21"}, (640, 1536)),
+        ({"width": 512}, (512, 1024)),
+    ],
+)
+def test_a_name_or_a_shape_is_a_size_that_sdxl_was_trained_on(asked: dict[str, Any], size: tuple[int, int]) -> None:
+    params = image(**asked)
+    assert (params.width, params.height) == size
+    assert params.micro_conditioning == (None if "width" not in asked else (724, 1448))
+
+
+def test_of_another_native_size_a_shape_has_as_many_pixels_and_no_more() -> None:
+    small = replace(SDXL, width=512, height=512)
+    for ratio, wanted in ASPECT_RATIOS.items():
+        params = image(small, aspect_ratio=ratio)
+        assert 0.85 * 512 * 512 < params.width * params.height <= 512 * 512
+        assert params.width / params.height == pytest.approx(wanted, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("defaults", "asked", "size"),
+    [
+        (WAN, {"resolution": "480p"}, (832, 480)),
+        (WAN, {"resolution": "720p"}, (1280, 720)),
+        (WAN, {"aspect_ratio": "16:9"}, (832, 480)),
+        (WAN, {"aspect_ratio": "9:16"}, (480, 832)),
+        (WAN, {"aspect_ratio": "9:16", "resolution": "720p"}, (720, 1280)),
+        (WAN, {"aspect_ratio": "1:1"}, (624, 624)),
+        (WAN, {"aspect_ratio": "1:1", "resolution": "720p"}, (960, 960)),
+        (WAN_22, {"resolution": "720p"}, (1280, 704)),
+        (WAN_22, {"resolution": "480p"}, (832, 480)),
+        (WAN_22, {"aspect_ratio": "9:16"}, (704, 1280)),
+        (replace(WAN, width=480, height=832), {"resolution": "720p"}, (720, 1280)),
+    ],
+)
+def test_a_resolution_and_a_shape_are_a_size_that_the_model_takes(
+    defaults: ModelDefaults, asked: dict[str, Any], size: tuple[int, int]
+) -> None:
+    params = video(defaults, num_frames=5, **asked)
+    assert (params.width, params.height) == size
+
+
+@pytest.mark.parametrize(
+    ("asked", "frames"),
+    [
+        ({"duration": 5}, 81),
+        ({"duration": 5, "fps": 24}, 121),
+        ({"duration": 3, "fps": 24}, 73),
+        ({"duration": 1}, 17),
+        ({"duration": 0.01}, 5),
+        ({"duration": 120}, 121),
+        ({"duration": 2.5}, 41),
+    ],
+)
+def test_a_duration_is_the_nearest_number_of_frames_that_a_clip_may_have(asked: dict[str, Any], frames: int) -> None:
+    assert video(**asked).num_frames == frames
+
+
+@given(
+    ratio=st.sampled_from(sorted(ASPECT_RATIOS)),
+    resolution=st.sampled_from([None, "480p", "720p"]),
+    duration=st.floats(0.001, 120),
+    fps=st.integers(1, 60),
+    defaults=st.sampled_from([WAN, WAN_22, replace(WAN, width=192, height=112)]),
+)
+def test_sugar_is_always_what_a_request_could_have_said_in_numbers(
+    ratio: str, resolution: str | None, duration: float, fps: int, defaults: ModelDefaults
+) -> None:
+    sugar = {"aspect_ratio": ratio, "resolution": resolution, "duration": duration}
+    params = video(defaults, limits={"max_job_cost": 10**12}, fps=fps, seed=1, **sugar)
+    numbers = {"video_width": params.width, "video_height": params.height, "num_frames": params.num_frames}
+    assert video(defaults, limits={"max_job_cost": 10**12}, fps=fps, seed=1, **numbers) == params
+
+
+def test_a_unit_is_a_million_pixel_steps_on_any_card_and_a_job_is_at_least_one() -> None:
+    assert job_units(image()) == 32  # 1024 x 1024 x 30 = 31.5 million
+    assert job_units(image(num_images=4)) == 126
+    assert job_units(image(width=64, height=64, num_inference_steps=1)) == 1
+    assert job_units(video(num_frames=81)) == 1618
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.examples import examples
+from worker.api.fingerprint import fingerprint
 from worker.api.request import (
     REQUESTS,
     Img2ImgRequest,
@@ -74,29 +75,119 @@ def test_every_bad_field_is_named_in_one_message() -> None:
 
 def test_a_field_of_another_task_is_named_with_its_tasks() -> None:
     message = problem({"prompt": "x", "num_frames": 81})
-    assert "num_frames: is not a field of text2img (it belongs to text2video, img2video)" in message
+    assert message.endswith("num_frames: is not a field of text2img (it belongs to text2video, img2video)")
     assert "strength: is not a field of text2img" in problem({"prompt": "x", "strength": 0.5})
+
+
+EVERY_FIELD = sorted({name for model in REQUESTS.values() for name in model.model_fields})
+
+
+@pytest.mark.parametrize("task", [None, *REQUESTS])
+def test_null_is_not_given_in_every_optional_field_and_every_field_of_another_task(task: str | None) -> None:
+    """stdapi.ai#245, TensorRT-LLM PR#19454, hydrus#922: clients that write out structs send null for what is not set.
+
+    The fingerprint is the same with and without.
+    """
+    asked: dict[str, Any] = {"prompt": "a fox", **REQUIRED[task or "text2img"]}
+    nulls = dict.fromkeys(EVERY_FIELD) | {"action": None}
+    plain, padded = parse(asked | ({"task_type": task} if task else {})), parse({**nulls, **asked, "task_type": task})
+    assert plain == padded
+    assert fingerprint(plain) == fingerprint(padded)
+
+
+@pytest.mark.parametrize("task", REQUESTS)
+def test_null_in_a_required_field_is_a_field_that_is_missing(task: str) -> None:
+    asked: dict[str, Any] = {"task_type": task, "prompt": "a fox", **REQUIRED[task]}
+    for field in ("prompt", *REQUIRED[task]):
+        assert problem(asked | {field: None}) == f"invalid_input: {field}: is required for {task}"
+
+
+def test_null_in_a_field_that_nobody_knows_is_still_an_unknown_field() -> None:
+    assert problem({"prompt": "x", "webhook": None}) == "invalid_input: webhook: is not a known field"
+
+
+def test_a_random_seed_is_written_as_null_or_minus_one() -> None:
+    asked = [{"prompt": "x"}, *({"prompt": "x", "seed": seed} for seed in (None, -1, -1.0))]
+    assert len({fingerprint(parse(one)) for one in asked}) == 1
+
+
+def test_a_format_has_one_name_however_it_is_written() -> None:
+    """Fooocus PR#2453, weserv/images#445: jpg and jpeg are one format to clients."""
+    written = [fingerprint(parse({"prompt": "x", "output_format": name})) for name in ("jpg", "JPG", "jpeg", "Jpeg")]
+    assert len(set(written)) == 1
+    assert parse({"prompt": "x", "output_format": "PNG"}).model_dump()["output_format"] == "png"
+
+
+@pytest.mark.parametrize("uid", ["kakao:12345", "auth0|abc", "user.name", "google-oauth2|1_2-3", "a@b.c+d"])
+def test_uids_of_custom_sign_in_are_user_ids_and_no_file_uids(uid: str) -> None:
+    """react-native-auth0#14: custom sign-in gives uids such as provider:id."""
+    asked = {"prompt": "x", "use_cloud_storage": True, "user_id": f" {uid} ", "file_uid": " f "}
+    assert parse(asked).owner == envelope(asked).owner == Owner(uid, "f")
+    if uid.replace("-", "").replace("_", "").isalnum() is False:
+        assert "file_uid: must be" in problem(asked | {"file_uid": uid})
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"width": 64, "image_size": "square"}, "width, image_size"),
+        ({"height": 64, "aspect_ratio": "1:1"}, "height, aspect_ratio"),
+        ({"image_size": "square", "aspect_ratio": "1:1"}, "image_size, aspect_ratio"),
+        ({"task_type": "text2video", "video_width": 64, "resolution": "480p"}, "video_width, resolution"),
+        ({"task_type": "text2video", "video_height": 64, "aspect_ratio": "1:1"}, "video_height, aspect_ratio"),
+        ({"task_type": "text2video", "num_frames": 81, "duration": 5}, "num_frames, duration"),
+    ],
+)
+def test_two_ways_to_say_one_thing_are_an_error_that_names_both(fields: dict[str, Any], named: str) -> None:
+    assert problem({"prompt": "x", **fields}).startswith(f"invalid_input: {named}: are two ways to say the same")
+
+
+@pytest.mark.parametrize(
+    ("field", "written", "meant"),
+    [
+        ("scheduler", "ddim", "DDIM"),
+        ("scheduler", "k euler", "K_EULER"),
+        ("scheduler", "dpmsolver-multistep", "DPMSolverMultistep"),
+        ("output_format", "wepb", None),
+        ("output_format", "web-p", "webp"),
+        ("image_size", "Landscape 16:9", "landscape_16_9"),
+        ("aspect_ratio", "16x9", "16:9"),
+        ("task_type", "Text2Img", "text2img"),
+        ("task_type", "txt2img", "text2img"),
+        ("scheduler", "os.system", None),
+    ],
+)
+def test_a_choice_that_is_written_otherwise_is_led_to_the_right_one(
+    field: str, written: str, meant: str | None
+) -> None:
+    message = problem({"prompt": "x", field: written})
+    assert f"{field}: must be one of " in message
+    assert ("did you mean" in message) is (meant is not None)
+    assert f"did you mean {meant}?" in message or meant is None
 
 
 BAD_VALUES: dict[str, list[Any]] = {
     "num_inference_steps": [0, -1, 101, 10**9, 10**400, "20", True, 1.5],
     "guidance_scale": [math.nan, math.inf, -math.inf, 1e308, -0.1, 31, "5", True],
     "width": [8, 56, 100000, 1023, "1024", -512, 2056],
-    "num_images": [0, 5, 10**6, None],
-    "seed": [2**32, 2**64, -1, "1", True, 0.5],
+    "num_images": [0, 5, 10**6, -1],
+    "seed": [2**32, 2**64, -2, "1", "-1", True, 0.5],
     "user_id": [
         *("../v", "a/files/b", ".", "..", "", " ", 5, True, ["a"], {}, "x" * 129),
         *("a\x00", "a\n", "a\u202e", "a\u200b", "ａ", "%2e%2e", "é"),
     ],
     "file_uid": ["x.png?alt=media#y", "a[b]*", "../x", "a/b", "a\n"],
     "prompt": ["", "   ", "x" * 4001, 5, None, ["x"], "\ud800"],
-    "negative_prompt": ["x" * 4001, None, 5],
+    "negative_prompt": ["x" * 4001, 5],
     "scheduler": ["__import__('os')", "ddim", 5],
-    "output_format": ["gif", "PNG", None],
-    "use_cloud_storage": ["true", 1, None],
+    "output_format": ["gif", "PN G", "image/png", ".jpg", 5, ""],
+    "output_quality": [0, 101, "90", 9.5, True],
+    "image_size": ["1024x1024", "SQUARE", {"width": 512, "height": 512}, 1024],
+    "aspect_ratio": ["16x9", "2:1", 1.5, "1", ""],
+    "use_cloud_storage": ["true", 1],
     "id_token": ["", "x" * 10**6, 5],
     "high_noise_frac": [-0.1, 1.1, "x"],
-    "task_type": ["text2audio", "TEXT2IMG", None, 5, [], {}],
+    "task_type": ["text2audio", "TEXT2IMG", 5, [], {}],
 }
 
 

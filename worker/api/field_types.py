@@ -4,7 +4,7 @@ Knows texts, ids, references to images and numbers; knows no field by name and n
 """
 
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
@@ -13,6 +13,7 @@ from worker.core import messages
 
 MAX_PROMPT_CHARACTERS = 4000
 MAX_ID_TOKEN_CHARACTERS = 8192
+FormatName = Literal["png", "jpeg", "webp"]
 MAX_REFERENCE_CHARACTERS = 8192
 """Of a reference to a picture that is not the picture itself."""
 MAX_INLINE_CHARACTERS = 29_000_000
@@ -20,8 +21,10 @@ MAX_INLINE_CHARACTERS = 29_000_000
 
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-_IDENTIFIER = re.compile(r"(?!__.*__\Z)[A-Za-z0-9_-]{1,128}\Z")
-"""Firestore keeps ids of the form `__x__` for itself: https://firebase.google.com/docs/firestore/quotas#limits."""
+_FILE_UID = re.compile(r"(?!__.*__\Z)[A-Za-z0-9_-]{1,128}\Z")
+_USER_ID = re.compile(r"(?!__.*__\Z|\.\.?\Z)[A-Za-z0-9_.:@+|-]{1,128}\Z")
+"""Custom sign-in gives uids such as `auth0|abc`. Firestore keeps ids of the form `__x__` for itself, and takes neither
+`.` nor `..`: https://firebase.google.com/docs/firestore/quotas#limits."""
 DATA_URI = re.compile(r"data:.{0,1000}?;\s*base64\s*,", re.IGNORECASE | re.DOTALL)
 """How inline data begins, with any media type or none (RFC 2397); what follows is the data."""
 BARE_BASE64 = re.compile(r"/9j/|iVBORw0KGgo|UklGR|R0lGOD|AAAA[A-Za-z0-9+/]{2}Z0eX|SUkqA|TU0AK")
@@ -70,15 +73,31 @@ def _negative_prompt(text: str) -> str:
     return text
 
 
-def is_identifier(text: str) -> bool:
-    """Whether it may be a `user_id` or a `file_uid`: one level of every path, whatever it is."""
-    return _IDENTIFIER.match(text) is not None
+def user_id(value: object) -> str | None:
+    """A user's id without blanks around it: one level of every path, whatever it is. None: it may not be one."""
+    return _id(_USER_ID, value)
 
 
-def _identifier(text: str) -> str:
-    if not is_identifier(text):
+def file_uid(value: object) -> str | None:
+    """As `user_id`, of a generation."""
+    return _id(_FILE_UID, value)
+
+
+def _id(pattern: re.Pattern[str], value: object) -> str | None:
+    plain = value.strip(" ") if isinstance(value, str) else ""
+    return plain if pattern.match(plain) else None
+
+
+def _user_id(text: str) -> str:
+    if (plain := user_id(text)) is None:
+        raise finding("invalid_input.user_id", got=short(text))
+    return plain
+
+
+def _file_uid(text: str) -> str:
+    if (plain := file_uid(text)) is None:
         raise finding("invalid_input.identifier", got=short(text))
-    return text
+    return plain
 
 
 def _image_ref(ref: str) -> str:
@@ -98,6 +117,18 @@ def _image_ref(ref: str) -> str:
 def _number(value: object) -> object:
     # JSON has one number type: 20.0 and 20 are the same to a client. A string or a boolean is not a number.
     return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
+
+
+def _drawn_at_random(value: object) -> object:
+    # What other services write for a random seed. A boolean is no number, and True is not -1.
+    return None if value == -1 else value
+
+
+def _format_name(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    name = value.lower() if len(value) <= 8 else value
+    return "jpeg" if name == "jpg" else name
 
 
 def _multiple(of: int) -> AfterValidator:
@@ -121,7 +152,10 @@ Prompt = Annotated[str, AfterValidator(_prompt)]
 NegativePrompt = Annotated[str, AfterValidator(_negative_prompt)]
 IdToken = Annotated[str, Field(min_length=1, max_length=MAX_ID_TOKEN_CHARACTERS)]
 Integer = Annotated[int, BeforeValidator(_number)]
-Identifier = Annotated[str, AfterValidator(_identifier)]
+Seed = Annotated[Annotated[Integer, Field(ge=0, le=4_294_967_295)] | None, BeforeValidator(_drawn_at_random)]
+UserId = Annotated[str, AfterValidator(_user_id)]
+FileUid = Annotated[str, AfterValidator(_file_uid)]
+OutputFormat = Annotated[FormatName, BeforeValidator(_format_name)]
 ImageRef = Annotated[str, Field(max_length=MAX_INLINE_CHARACTERS), AfterValidator(_image_ref)]
 ImageSide = Annotated[Integer, Field(ge=64, le=2048), _multiple(8)]
 VideoSide = Annotated[Integer, Field(ge=64, le=1280), _multiple(16)]

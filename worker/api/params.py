@@ -20,10 +20,12 @@ from worker.api.request import (
     Text2VideoRequest,
     VideoRequest,
 )
+from worker.api.sizes import ASPECT_RATIOS, IMAGE_SIZES, RESOLUTIONS, Size, frame_count, image_size, video_size
 from worker.core.errors import FieldProblem, InvalidInput
 from worker.core.types import Scheduler
 
 SEED_RANGE = 2**32
+PIXEL_STEPS_A_UNIT = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,8 @@ class ModelDefaults:
     """Of Wan's low-noise expert; None: there is none, or it takes the same."""
     flow_shift: float | None = None
     """None: by the size."""
+    takes_flow_shift: bool = True
+    """Whether its scheduler has any use for one."""
     micro_conditioning: Literal["native", "requested"] = "native"
     """What SDXL is told of the picture's size: see `_told_size`."""
     guidance_rescale: float = 0.0
@@ -191,8 +195,39 @@ def job_cost(params: Params) -> int:
     return round(drafted + params.width * params.height * steps * params.draft.strength) * times
 
 
+def job_units(params: Params) -> int:
+    """What a job is worth, whichever card runs it: its cost in millions of pixel-steps, rounded up."""
+    return max(1, math.ceil(job_cost(params) / PIXEL_STEPS_A_UNIT))
+
+
+def _asked_image_size(request: ImageRequest, defaults: ModelDefaults) -> tuple[int | None, int | None]:
+    """Width and height by name, by shape or side by side; None: the request leaves it open."""
+    shape = IMAGE_SIZES[request.image_size] if request.image_size else request.aspect_ratio
+    if shape is None:
+        return request.width, request.height
+    return image_size(ASPECT_RATIOS[shape], (defaults.width, defaults.height), defaults.size_multiple)
+
+
+def _asked_video_size(
+    request: VideoRequest, defaults: ModelDefaults, source: Size | None = None
+) -> tuple[int | None, int | None]:
+    """As `_asked_image_size`; a resolution without a shape takes that of the source, as far as there is one."""
+    if request.aspect_ratio is None and request.resolution is None:
+        return request.video_width, request.video_height
+    native = defaults.width, defaults.height
+    pixels = math.prod(RESOLUTIONS[request.resolution] if request.resolution else native)
+    if request.aspect_ratio is not None:
+        ratio = ASPECT_RATIOS[request.aspect_ratio]
+    elif source is not None:
+        ratio = source[0] / source[1]
+    else:
+        ratio = ASPECT_RATIOS["16:9" if native[0] >= native[1] else "9:16"]
+    return video_size(ratio, pixels, native, defaults.size_multiple)
+
+
 def _image_params(request: ImageRequest, defaults: ModelDefaults, seed: int) -> ImageParams:
-    width, height = request.width or defaults.width, request.height or defaults.height
+    asked_width, asked_height = _asked_image_size(request, defaults)
+    width, height = asked_width or defaults.width, asked_height or defaults.height
     steps = request.num_inference_steps or defaults.num_inference_steps
     refine = request.high_noise_frac is not None or request.refiner_inference_steps is not None
     if refine and not defaults.has_refiner:
@@ -226,20 +261,25 @@ def _image_params(request: ImageRequest, defaults: ModelDefaults, seed: int) -> 
 
 
 def _video_params(request: VideoRequest, defaults: ModelDefaults, seed: int) -> VideoParams:
-    width, height = request.video_width or defaults.width, request.video_height or defaults.height
+    asked_width, asked_height = _asked_video_size(request, defaults)
+    width, height = asked_width or defaults.width, asked_height or defaults.height
     _check_multiple(defaults.size_multiple, video_width=width, video_height=height)
     steps = request.num_inference_steps or defaults.num_inference_steps
     asked = request.video_guidance_scale
     guidance = defaults.guidance_scale if asked is None else asked
     negative, whose = _negative_prompt(request, defaults, guidance)
+    fps = request.fps or defaults.fps
+    frames = request.num_frames or defaults.num_frames
+    if request.duration is not None:
+        frames = frame_count(request.duration, fps)
     return VideoParams(
         prompt=request.prompt,
         negative_prompt=negative,
         negative_prompt_of=whose,
         width=width,
         height=height,
-        num_frames=request.num_frames or defaults.num_frames,
-        fps=request.fps or defaults.fps,
+        num_frames=frames,
+        fps=fps,
         num_inference_steps=steps,
         guidance_scale=guidance,
         guidance_scale_2=defaults.guidance_scale_2 if asked is None else None,
@@ -260,25 +300,6 @@ def _draft(defaults: ModelDefaults, width: int, height: int, steps: int) -> Draf
     # At least one step of so few; the margin is for the multiplication that brings them back.
     strength = min(1.0, max(defaults.draft_strength, (1 + 1e-6) / steps))
     return Draft(small[0], small[1], strength)
-
-
-def departures(params: Params, defaults: ModelDefaults) -> tuple[str, ...]:
-    """Where a request leaves what a few-step model was made for, in words for `warnings`."""
-    if not defaults.few_steps:
-        return ()
-    said = []
-    if params.num_inference_steps != defaults.num_inference_steps:
-        said.append(
-            f"num_inference_steps: this model was made for {defaults.num_inference_steps} "
-            f"({params.num_inference_steps} were asked for)"
-        )
-    # Up to 1 there is no guidance at all.
-    if max(params.guidance_scale, 1.0) != max(defaults.guidance_scale, 1.0):
-        said.append(
-            f"guidance_scale: this model was made for {defaults.guidance_scale:g} "
-            f"({params.guidance_scale:g} was asked for)"
-        )
-    return tuple(said)
 
 
 def _negative_prompt(

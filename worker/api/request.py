@@ -21,19 +21,24 @@ from pydantic import (
 from worker.api.excerpt import excerpt
 from worker.api.field_types import (
     MAX_ID_TOKEN_CHARACTERS,
+    FileUid,
     FrameCount,
-    Identifier,
     IdToken,
     ImageRef,
     ImageSide,
     Integer,
     NegativePrompt,
+    OutputFormat,
     Prompt,
+    Seed,
     Strength,
+    UserId,
     VideoSide,
-    is_identifier,
+    file_uid,
+    user_id,
 )
-from worker.api.validation_errors import finding, problem, short
+from worker.api.sizes import AspectRatio, ImageSizeName, Resolution
+from worker.api.validation_errors import finding, not_one_of, problem, short
 from worker.core.errors import FieldProblem, InvalidInput
 from worker.core.types import Owner, Scheduler, TaskType
 
@@ -66,14 +71,16 @@ class BaseRequest(BaseModel):
 
     reference_fields: ClassVar[tuple[str, ...]] = ()
     """Those that name pictures."""
+    one_of_these: ClassVar[tuple[tuple[str, tuple[str, ...]], ...]] = ()
+    """Each field with those that it cannot be given beside: they say the same in other words."""
 
     prompt: Prompt
     negative_prompt: NegativePrompt = ""
     model: Annotated[str, Field(max_length=MAX_MODEL_NAME)] | None = None
-    seed: Annotated[Integer, Field(ge=0, le=4_294_967_295)] | None = None
+    seed: Seed = None
     num_inference_steps: Annotated[Integer, Field(ge=1, le=100)] | None = None
-    user_id: Identifier | None = None
-    file_uid: Identifier | None = None
+    user_id: UserId | None = None
+    file_uid: FileUid | None = None
     use_cloud_storage: bool = False
     id_token: IdToken | None = None
 
@@ -83,6 +90,14 @@ class BaseRequest(BaseModel):
             missing = [name for name in ("user_id", "file_uid") if getattr(self, name) is None]
             if missing:
                 raise finding("invalid_input.owner", fields=", ".join(missing))
+        return self
+
+    @model_validator(mode="after")
+    def _one_way_to_say_it(self) -> "BaseRequest":
+        for name, others in self.one_of_these:
+            for other in others:
+                if getattr(self, name) is not None and getattr(self, other) is not None:
+                    raise finding("invalid_input.several_sizes", fields=f"{other}, {name}")
         return self
 
     @property
@@ -105,12 +120,17 @@ class BaseRequest(BaseModel):
 class ImageRequest(BaseRequest):
     """What the image tasks share."""
 
+    one_of_these = (("image_size", ("width", "height")), ("aspect_ratio", ("width", "height", "image_size")))
+
     width: ImageSide | None = None
     height: ImageSide | None = None
+    image_size: ImageSizeName | None = None
+    aspect_ratio: AspectRatio | None = None
     num_images: Annotated[Integer, Field(ge=1, le=4)] = 1
     guidance_scale: Annotated[float, Field(ge=0, le=30)] | None = None
     scheduler: Annotated[Scheduler, Field(strict=False)] | None = None
-    output_format: Literal["png", "jpeg", "webp"] = "png"
+    output_format: OutputFormat = "png"
+    output_quality: Annotated[Integer, Field(ge=1, le=100)] | None = None
     high_noise_frac: Annotated[float, Field(ge=0, le=1)] | None = None
     refiner_inference_steps: Annotated[Integer, Field(ge=1, le=100)] | None = None
 
@@ -145,8 +165,17 @@ class InpaintRequest(ImageRequest):
 class VideoRequest(BaseRequest):
     """What the video tasks share."""
 
+    one_of_these = (
+        ("aspect_ratio", ("video_width", "video_height")),
+        ("resolution", ("video_width", "video_height")),
+        ("duration", ("num_frames",)),
+    )
+
     video_width: VideoSide | None = None
     video_height: VideoSide | None = None
+    aspect_ratio: AspectRatio | None = None
+    resolution: Resolution | None = None
+    duration: Annotated[float, Field(gt=0, le=120)] | None = None
     num_frames: FrameCount | None = None
     fps: Annotated[Integer, Field(ge=1, le=60)] | None = None
     video_guidance_scale: Annotated[float, Field(ge=0, le=30)] | None = None
@@ -177,6 +206,7 @@ REQUESTS: dict[TaskType, type[Request]] = {
 DEFAULT_TASK = TaskType.TEXT2IMG
 _ADAPTERS = {task: TypeAdapter(model) for task, model in REQUESTS.items()}
 _FIELDS = {task: tuple(model.model_fields) for task, model in REQUESTS.items()}
+_KNOWN = {"action", *itertools.chain.from_iterable(_FIELDS.values())}
 
 
 def parse(raw: object) -> Request:
@@ -187,11 +217,10 @@ def parse(raw: object) -> Request:
     """
     if not isinstance(raw, dict):
         raise InvalidInput([FieldProblem("input", "invalid_input.object", got=short(raw))])
-    named = raw.get("task_type", DEFAULT_TASK)
+    named = raw.get("task_type")
     task = _task(named)
     if task is None:
-        choices = ", ".join(REQUESTS)
-        raise InvalidInput([FieldProblem("task_type", "invalid_input.one_of", choices=choices, got=short(named))])
+        raise InvalidInput([not_one_of("task_type", tuple(REQUESTS), named)])
     try:
         return _ADAPTERS[task].validate_python({**_worth_reading(raw, task), "task_type": task})
     except ValidationError as error:
@@ -204,14 +233,20 @@ MAX_PROBLEMS = 25
 
 
 def _task(value: object) -> TaskType | None:
+    if value is None:
+        return DEFAULT_TASK
     return TaskType(value) if isinstance(value, str) and value in REQUESTS else None
 
 
 def _worth_reading(raw: dict[Any, Any], task: TaskType) -> dict[Any, Any]:
-    """The task's own fields, and as many others as a message can name: each one more costs time and helps nobody."""
+    """The task's own fields, and as many others as a message can name: each one more costs time and helps nobody.
+
+    `null` in a field of any task says that it is not given: clients that write out whole structures send it so.
+    """
     own = REQUESTS[task].model_fields
-    unknown = itertools.islice((name for name in raw if name not in own), MAX_PROBLEMS)
-    return {name: raw[name] for name in (*(name for name in own if name in raw), *unknown)}
+    given = (name for name in raw if name not in own and not (raw[name] is None and name in _KNOWN))
+    unknown = itertools.islice(given, MAX_PROBLEMS)
+    return {name: raw[name] for name in (*(name for name in own if raw.get(name) is not None), *unknown)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,17 +264,13 @@ def envelope(raw: object) -> Envelope:
     """Read the ids off a request without trusting the rest of it; never raises."""
     data = raw if isinstance(raw, dict) else {}
 
-    def identifier(name: str) -> str | None:
-        value = data.get(name)
-        return value if isinstance(value, str) and is_identifier(value) else None
-
-    task, token = data.get("task_type", DEFAULT_TASK), data.get("id_token")
-    user_id, file_uid = identifier("user_id"), identifier("file_uid")
+    token = data.get("id_token")
+    user, file = user_id(data.get("user_id")), file_uid(data.get("file_uid"))
     wants_cloud = data.get("use_cloud_storage") is True
     return Envelope(
-        task_type=_task(task),
-        user_id=user_id,
-        file_uid=file_uid,
-        owner=Owner(user_id, file_uid) if wants_cloud and user_id and file_uid else None,
+        task_type=_task(data.get("task_type")),
+        user_id=user,
+        file_uid=file,
+        owner=Owner(user, file) if wants_cloud and user and file else None,
         id_token=token if isinstance(token, str) and len(token) <= MAX_ID_TOKEN_CHARACTERS else None,
     )

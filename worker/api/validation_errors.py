@@ -3,7 +3,6 @@
 Knows pydantic's kinds of errors; knows no request and no range of its own.
 """
 
-import difflib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from worker.api.field_names import meant, meant_choice
 from worker.core.errors import FieldProblem
 from worker.core.messages import MESSAGES, text
 
@@ -44,7 +44,7 @@ def problem(detail: ErrorDetails, task: str, fields: Mapping[Any, Sequence[str]]
         case "bool_type":
             return FieldProblem(field, "invalid_input.boolean", got=short(value))
         case "enum" | "literal_error":
-            return FieldProblem(field, "invalid_input.one_of", choices=_choices(context), got=short(value))
+            return not_one_of(field, _choices(context), value)
         case "string_too_long" | "string_too_short":
             most = context.get("max_length", 1)
             return FieldProblem(field, "invalid_input.length", most=most, got=len(str(value)))
@@ -56,20 +56,30 @@ def problem(detail: ErrorDetails, task: str, fields: Mapping[Any, Sequence[str]]
             return FieldProblem(field, "invalid_input.other", finding=detail["msg"])
 
 
+def not_one_of(field: str, choices: Sequence[str], value: object) -> FieldProblem:
+    """A value that is none of the choices; one that is only written otherwise is led to its choice."""
+    listed, got = ", ".join(choices), short(value)
+    if isinstance(value, str) and (close := meant_choice(value, choices)):
+        return FieldProblem(field, "invalid_input.one_of_but_close", choices=listed, close=close, got=got)
+    return FieldProblem(field, "invalid_input.one_of", choices=listed, got=got)
+
+
 def _unknown(field: str, task: str, fields: Mapping[Any, Sequence[str]]) -> FieldProblem:
     name = _short_name(field)
-    owners = [other for other, names in fields.items() if field in names]
-    if owners:
-        return FieldProblem(name, "invalid_input.of_another_task", task=task, owners=", ".join(owners))
-    known = fields[task]
-    close = difflib.get_close_matches(field[:40], known, n=1) or [name for name in known if field and field in name]
+    close, elsewhere = meant(field, task, fields)
+    if owners := ", ".join(other for other, names in fields.items() if field in names):
+        if close and not elsewhere:
+            return FieldProblem(name, "invalid_input.of_another_task_but_close", task=task, owners=owners, close=close)
+        return FieldProblem(name, "invalid_input.of_another_task", task=task, owners=owners)
+    if close and elsewhere:
+        return FieldProblem(name, "invalid_input.unknown_here", close=close, owners=", ".join(elsewhere))
     if close:
-        return FieldProblem(name, "invalid_input.unknown_but_close", close=close[0])
+        return FieldProblem(name, "invalid_input.unknown_but_close", close=close)
     return FieldProblem(name, "invalid_input.unknown")
 
 
-def _choices(context: Mapping[str, Any]) -> str:
-    return str(context.get("expected", "")).replace("'", "").replace(" or ", ", ")
+def _choices(context: Mapping[str, Any]) -> list[str]:
+    return str(context.get("expected", "")).replace("'", "").replace(" or ", ", ").split(", ")
 
 
 def _short_name(name: str) -> str:

@@ -15,13 +15,18 @@ MESSAGES: Mapping[str, str] = {
     "invalid_input.required": "is required for {task}",
     "invalid_input.unknown": "is not a known field",
     "invalid_input.unknown_but_close": "is not a known field; did you mean {close}?",
+    "invalid_input.unknown_here": "is not a known field; {close} belongs to {owners}",
     "invalid_input.of_another_task": "is not a field of {task} (it belongs to {owners})",
+    "invalid_input.of_another_task_but_close": (
+        "is not a field of {task} (it belongs to {owners}); did you mean {close}?"
+    ),
     "invalid_input.object": "must be an object with at least a prompt (got {got})",
     "invalid_input.whole_number": "must be a whole number (got {got})",
     "invalid_input.finite_number": "must be a finite number (got {got})",
     "invalid_input.string": "must be a string (got {got})",
     "invalid_input.boolean": "must be true or false (got {got})",
     "invalid_input.one_of": "must be one of {choices} (got {got})",
+    "invalid_input.one_of_but_close": "must be one of {choices}; did you mean {close}? (got {got})",
     "invalid_input.at_least": "must be at least {least} (got {got})",
     "invalid_input.greater_than": "must be greater than {bound} (got {got})",
     "invalid_input.at_most": "must be at most {most} (got {got})",
@@ -31,6 +36,9 @@ MESSAGES: Mapping[str, str] = {
     "invalid_input.surrogate": "must be valid Unicode text (it holds a lone surrogate)",
     "invalid_input.identifier": (
         "must be 1 to 128 of the characters A-Z a-z 0-9 _ -, and not __like this__ (got {got})"
+    ),
+    "invalid_input.user_id": (
+        "must be 1 to 128 of the characters A-Z a-z 0-9 _ - . : @ + |, and not . or .. or __like this__ (got {got})"
     ),
     "invalid_input.image_ref": (
         "must be an https:// URL, a data:image/...;base64, URI or a gs:// path of your own uploads (got {got})"
@@ -64,6 +72,7 @@ MESSAGES: Mapping[str, str] = {
     "invalid_input.gs_escaped": "must be the object's path as it is, with / and not %2F",
     "invalid_input.other": "{finding}",
     # Of several fields at once.
+    "invalid_input.several_sizes": "{fields}: are two ways to say the same; give one of them",
     "invalid_input.owner": "{fields}: required when use_cloud_storage is true",
     # How what is no reference to a picture is described in a {problem}.
     "invalid_input.is_no_base64": "must have ;base64 before its comma, as in data:image/jpeg;base64,...",

@@ -152,7 +152,8 @@ def sdxl_defaults(
 
 def wan_defaults(name: str, folder: Path | None, kind: str, own: Mapping[str, Any]) -> ModelDefaults:
     """Of a Wan model called `name`, one of `WAN_KINDS`; the rest as above."""
-    return _with(replace(_wan_multiple(folder, WAN_KINDS[kind]), name=name), own)
+    found = replace(_wan_multiple(folder, WAN_KINDS[kind]), name=name, takes_flow_shift=_takes_flow_shift(folder))
+    return _with(found, own)
 
 
 def schedule_of(own: Mapping[str, Any]) -> dict[str, Any]:
@@ -209,6 +210,13 @@ def _wan_multiple(folder: Path | None, defaults: ModelDefaults) -> ModelDefaults
         return defaults
     # diffusers' WanPipeline rounds sizes down to this multiple; here they are refused. The contract's own is 16.
     return replace(defaults, size_multiple=max(16, scale * int(patch[1])))
+
+
+def _takes_flow_shift(folder: Path | None) -> bool:
+    """Whether the shift of a request reaches the schedule: a scheduler may choose its own by the size, or have none."""
+    config = read_json(folder / "scheduler" / "scheduler_config.json") if folder is not None else {}
+    flows = config.get("use_flow_sigmas") or str(config.get("_class_name", "FlowMatch")).startswith("FlowMatch")
+    return bool(flows) and not config.get("use_dynamic_shifting")
 
 
 def _with(defaults: ModelDefaults, said: Mapping[str, Any]) -> ModelDefaults:

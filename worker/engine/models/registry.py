@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from worker.api.params import ModelDefaults
-from worker.api.validation_errors import short
+from worker.api.validation_errors import not_one_of
 from worker.core.config import Settings, has_cuda_driver, named_sources
-from worker.core.errors import FieldProblem, InvalidInput, ModelUnavailable
+from worker.core.errors import InvalidInput, ModelUnavailable
 from worker.core.messages import text
 from worker.core.types import TaskType
 from worker.engine.models import few_steps, hub
@@ -197,8 +197,7 @@ class ModelRegistry:
         """
         names = self.models(task_type)
         if model is not None and model not in names:
-            choices = ", ".join(names) or "null"
-            raise InvalidInput([FieldProblem("model", "invalid_input.one_of", choices=choices, got=short(model))])
+            raise InvalidInput([not_one_of("model", names or ("null",), model)])
         return model or next(iter(names), None)
 
     def _both(self) -> tuple[str, ...]:

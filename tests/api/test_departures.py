@@ -1,0 +1,144 @@
+"""What a request asked for and did not get is said, with the field that it is about, and nothing else is."""
+
+import time
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from worker.api.departures import departures
+from worker.api.params import ModelDefaults, resolve
+from worker.api.request import parse
+
+SDXL = ModelDefaults("sdxl", 1024, 1024, num_inference_steps=30, guidance_scale=5.0, has_refiner=True)
+TURBO = replace(SDXL, width=512, height=512, num_inference_steps=1, guidance_scale=0.0, few_steps=True)
+WAN = ModelDefaults("wan", 832, 480, num_inference_steps=50, guidance_scale=5.0, size_multiple=16)
+
+
+def said(defaults: ModelDefaults = SDXL, **fields: Any) -> tuple[str, ...]:
+    request = parse({"prompt": "a fox", **fields})
+    params = resolve(request, defaults, max_image_pixels=2**22, max_job_cost=10**11)
+    return departures(request, params, defaults)
+
+
+def clip(defaults: ModelDefaults = WAN, **fields: Any) -> tuple[str, ...]:
+    return said(defaults, task_type="text2video", **fields)
+
+
+def test_of_a_request_that_is_followed_nothing_is_said() -> None:
+    assert said() == said(negative_prompt="fog", guidance_scale=7, width=512, output_format="webp") == ()
+    assert clip() == clip(negative_prompt="fog", aspect_ratio="9:16", resolution="720p", duration=5, flow_shift=4) == ()
+
+
+def test_a_few_step_model_says_where_a_request_leaves_it() -> None:
+    lightning = replace(SDXL, num_inference_steps=4, guidance_scale=0.0, few_steps=True)
+    assert said(lightning) == said(lightning, guidance_scale=1) == said(num_inference_steps=4) == ()
+    assert said(lightning, num_inference_steps=30, guidance_scale=7) == (
+        "num_inference_steps: this model was made for 4 (30 were asked for)",
+        "guidance_scale: this model was made for 0 (7 was asked for)",
+    )
+
+
+@pytest.mark.parametrize("scale", [0, 0.5, 1])
+def test_a_negative_prompt_that_guidance_makes_inert_is_said_to_be_so(scale: float) -> None:
+    """Fooocus#957, Fooocus#2218, forge#1115: at guidance 1 the negative prompt does nothing, unsaid."""
+    image = said(negative_prompt="star", guidance_scale=scale)
+    assert image[0] == f"negative_prompt: has no effect with a guidance_scale of {scale:g}; above 1 it has"
+    video = clip(negative_prompt="star", video_guidance_scale=scale)
+    assert video[0] == f"negative_prompt: has no effect with a video_guidance_scale of {scale:g}; above 1 it has"
+
+
+def test_so_it_is_where_the_low_guidance_is_the_models_own() -> None:
+    (image,) = said(TURBO, negative_prompt="star")
+    assert image.startswith("negative_prompt: ")
+    (video,) = clip(replace(WAN, guidance_scale=1.0), negative_prompt="star")
+    assert video.startswith("negative_prompt: ")
+    assert said(TURBO) == ()
+
+
+def test_a_guidance_between_0_and_1_is_said_to_be_none() -> None:
+    assert said(guidance_scale=0.5) == ("guidance_scale: 0.5 is the same as 1: no guidance",)
+    assert clip(video_guidance_scale=0.5) == ("video_guidance_scale: 0.5 is the same as 1: no guidance",)
+    assert said(guidance_scale=0) == said(guidance_scale=1) == said(guidance_scale=1.01) == ()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "form"),
+    [
+        ("a (red:1.4) fox", "(word:1.3)"),
+        ("a (red, soft fox: 0.8 ) in snow", "(word:1.3)"),
+        ("a ((red)) fox", "((word))"),
+        ("a [[red]] fox", "((word))"),
+        ("a red++ fox", "word++"),
+        ("a (red fox)+++ in snow", "word++"),
+        ("a fox BREAK snow", "BREAK"),
+        ("BREAK", "BREAK"),
+        ("a fox <lora:detail:0.8>", "<lora:\u2026>"),
+        ("a fox <lyco:x:1>", "<lora:\u2026>"),
+        ("a fox <hypernet:x:1>", "<lora:\u2026>"),
+        ("a <cat-toy>", "<embedding>"),
+        ("embedding:easynegative", "<embedding>"),
+        ("a [fox:wolf:0.5]", "[a:b:0.5]"),
+        ("a [fox|wolf]", "[a:b:0.5]"),
+        ("<lora:x:1> (red:1.4)", "<lora:\u2026>"),
+        ("(red:1.4) <lora:x:1>", "(word:1.3)"),
+    ],
+)
+def test_the_syntax_of_prompt_sites_is_said_to_be_letters_by_its_first_form(prompt: str, form: str) -> None:
+    """diffusers#2431, diffusers#4559, InvokeAI#4155: they come from every prompt site."""
+    (sentence,) = said(prompt=prompt)
+    assert sentence.startswith(f"prompt: {form} is read as letters; ")
+    assert said(negative_prompt=prompt) == (f"negative_{sentence}",)
+    assert said(negative_prompt=prompt, guidance_scale=1)[1:] == ()
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "a fox (red), at 10:30",
+        "a break in the clouds, BREAKFAST, BREAK-IN",
+        "5 > 3 and 2 < 4, a <- b",
+        "a fox [detail]",
+        "note: (see page 3)",
+        "2+2, a + b, C+ grade",
+        "a fox :) and ((",
+        "ratio 16:9, f/1.8",
+    ],
+)
+def test_plain_words_and_signs_are_no_syntax(prompt: str) -> None:
+    assert said(prompt=prompt) == ()
+
+
+@pytest.mark.parametrize("prompt", ["(" * 4000, "<lora:" * 600, "[a|" * 1300, "(a:" * 1300, "a+" * 2000, "(:" * 2000])
+def test_looking_for_syntax_takes_no_time_whatever_the_prompt(prompt: str) -> None:
+    started = time.perf_counter()
+    said(prompt=prompt)
+    assert time.perf_counter() - started < 0.2
+
+
+def test_a_quality_of_png_is_said_to_have_no_effect() -> None:
+    (sentence,) = said(output_quality=80)
+    assert sentence.startswith("output_quality: has no effect on png")
+    assert said(output_quality=80, output_format="jpg") == said(output_quality=80, output_format="webp") == ()
+
+
+def test_a_duration_that_becomes_visibly_another_is_said_with_the_frames() -> None:
+    assert clip(duration=20) == (
+        "duration: 20 s became 7.56 s, 121 frames at 16 a second; num_frames is 4k + 1, 5 to 121",
+    )
+    assert clip(duration=0.1)[0].startswith("duration: 0.1 s became 0.31 s, 5 frames")
+    assert clip(duration=3, fps=24) == clip(duration=7.5) == ()
+
+
+def test_a_flow_shift_that_the_scheduler_ignores_is_said_to_have_no_effect() -> None:
+    (sentence,) = clip(replace(WAN, takes_flow_shift=False), flow_shift=4)
+    assert sentence.startswith("flow_shift: has no effect")
+    assert clip(replace(WAN, takes_flow_shift=False)) == ()
+
+
+def test_a_shape_that_no_size_of_the_model_has_is_said_with_the_nearest() -> None:
+    tiny = replace(SDXL, width=64, height=64)
+    (sentence,) = said(tiny, aspect_ratio="21:9")
+    assert sentence == "aspect_ratio: the nearest size that this model draws is 64 x 64"
+    assert said(tiny, image_size="landscape_16_9")[0].startswith("image_size: ")
+    assert not any(said(aspect_ratio=ratio) for ratio in ("21:9", "16:9", "3:2", "4:3", "5:4", "1:1", "9:21"))

@@ -1,0 +1,70 @@
+"""The field that a wrong name most likely means; whole messages are in `test_request.py`."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.api.field_names import meant
+from worker.api.request import REQUESTS
+
+FIELDS: dict[str, tuple[str, ...]] = {task: tuple(model.model_fields) for task, model in REQUESTS.items()}
+MEANT = {
+    "image_url": "image init_image input_image source_image imageUrl imageURL image-url",
+    "mask_url": "mask mask_image maskUrl",
+    "image_size": "size resolution",
+    "num_inference_steps": "steps num_steps sampling_steps numInferenceSteps num_inference_step",
+    "guidance_scale": "cfg cfg_scale guidance guidanceScale guidence_scale cfgScale",
+    "scheduler": "sampler sampler_name schedular",
+    "num_images": "n batch_size num_outputs numImages num_image",
+    "negative_prompt": "neg_prompt negativePrompt negativ_prompt",
+    "strength": "denoising_strength prompt_strength strenght",
+    "output_format": "format outputFormat",
+    "output_quality": "quality jpeg_quality",
+    "user_id": "uid userId",
+    "width": "widht w",
+    "height": "hieght",
+    "prompt": "promt prompts text",
+    "use_cloud_storage": "useCloudStorage",
+}
+VIDEO = {
+    "video_width": "width w videoWidth",
+    "video_height": "height",
+    "resolution": "size image_size",
+    "video_guidance_scale": "cfg_scale guidance guidance_scale",
+    "num_frames": "frames length numFrames",
+    "duration": "seconds duration_seconds",
+    "fps": "frame_rate",
+    "flow_shift": "shift flowShift",
+}
+NOTHING = """
+    num_videos lora loras controlnet webhook status bucket zzz safety_checker clip_skip eta model_url output a _ \u00e9
+"""
+
+
+@pytest.mark.parametrize(("name", "field"), [(name, field) for field, names in MEANT.items() for name in names.split()])
+def test_what_others_call_a_field_leads_to_ours(name: str, field: str) -> None:
+    assert meant(name, "inpaint", FIELDS) == (field, ())
+
+
+@pytest.mark.parametrize(("name", "field"), [(name, field) for field, names in VIDEO.items() for name in names.split()])
+def test_of_two_fields_that_are_called_so_the_tasks_own_is_meant(name: str, field: str) -> None:
+    assert meant(name, "text2video", FIELDS) == (field, ())
+
+
+@pytest.mark.parametrize("name", NOTHING.split())
+@pytest.mark.parametrize("task", FIELDS)
+def test_a_name_that_may_mean_anything_means_nothing(name: str, task: str) -> None:
+    assert meant(name, task, FIELDS) == (None, ())
+
+
+@pytest.mark.parametrize(("name", "field"), [("image", "image_url"), ("mask", "mask_url"), ("numFrames", "num_frames")])
+def test_where_only_other_tasks_have_the_field_they_are_named(name: str, field: str) -> None:
+    owners = tuple(task for task, names in FIELDS.items() if field in names)
+    assert meant(name, "text2img", FIELDS) == (field, owners)
+
+
+@given(name=st.text(max_size=60), task=st.sampled_from(list(FIELDS)))
+def test_whatever_the_name_what_it_leads_to_is_a_field(name: str, task: str) -> None:
+    field, owners = meant(name, task, FIELDS)
+    assert field is None or all(field in FIELDS[other] for other in owners or (task,))
+    assert not (owners and task in owners)

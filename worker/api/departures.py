@@ -1,0 +1,107 @@
+"""Where a result departs from what was asked: what has no effect, and what became another number; for `warnings`.
+
+Knows a request, what was made of it and its model; knows no pixels. What shows only while a job runs (a prompt that is
+cut, a picture that is cropped) is said there.
+"""
+
+import math
+import re
+from collections.abc import Iterator
+
+from worker.api.params import ImageParams, ModelDefaults, Params, VideoParams
+from worker.api.request import ImageRequest, Request, VideoRequest
+from worker.api.sizes import ASPECT_RATIOS, IMAGE_SIZES, RESOLUTIONS
+
+_VISIBLE = 0.05
+"""A length or a shape that is off by so much is another one."""
+_LETTERS: tuple[tuple[str, str], ...] = (
+    (r"<(lora|lyco|hypernet):", "<lora:…>: no LoRA is loaded by it"),
+    (r"<[A-Za-z][\w-]{1,63}>|\bembedding:\w", "<embedding>: none is loaded by it"),
+    (r"\([^()]{1,400}:\s{0,3}\d{0,3}\.?\d{1,3}\s{0,3}\)", "(word:1.3): it changes no weight"),
+    (r"\({2}[^()]|\[{2}[^][]", "((word)): it changes no weight"),
+    (r"[\w)]\+{2,9}(?![\w+])", "word++: it changes no weight"),
+    (r"\[[^][|]{0,400}:\s{0,3}[\d.]{1,5}\]|\[[^][|]{1,200}\|[^][]{1,200}\]", "[a:b:0.5]: it switches nothing"),
+    (r"(?<!\S)BREAK(?!\S)", "BREAK: it begins no new chunk"),
+)
+"""Prompt syntax of other programs, and what it does not do here."""
+
+
+def departures(request: Request, params: Params, defaults: ModelDefaults) -> tuple[str, ...]:
+    """Sentences on `request`, each of which begins with the fields that it is about."""
+    said = [*_few_steps(params, defaults), *_guidance(request, params), *_letters(request, params)]
+    if isinstance(request, ImageRequest) and isinstance(params, ImageParams):
+        said += _image(request, params)
+    elif isinstance(request, VideoRequest) and isinstance(params, VideoParams):
+        said += _video(request, params, defaults)
+    return tuple(said)
+
+
+def _few_steps(params: Params, defaults: ModelDefaults) -> Iterator[str]:
+    if not defaults.few_steps:
+        return
+    if params.num_inference_steps != defaults.num_inference_steps:
+        yield (
+            f"num_inference_steps: this model was made for {defaults.num_inference_steps} "
+            f"({params.num_inference_steps} were asked for)"
+        )
+    # Up to 1 there is no guidance at all.
+    if max(params.guidance_scale, 1.0) != max(defaults.guidance_scale, 1.0):
+        yield (
+            f"{_guidance_field(params)}: this model was made for {defaults.guidance_scale:g} "
+            f"({params.guidance_scale:g} was asked for)"
+        )
+
+
+def _guidance_field(params: Params) -> str:
+    return "video_guidance_scale" if isinstance(params, VideoParams) else "guidance_scale"
+
+
+def _guidance(request: Request, params: Params) -> Iterator[str]:
+    """Up to 1 the unconditional prediction has no part: https://arxiv.org/abs/2207.12598, equation 6."""
+    scale, field = params.guidance_scale, _guidance_field(params)
+    if request.negative_prompt and scale <= 1:
+        yield f"negative_prompt: has no effect with a {field} of {scale:g}; above 1 it has"
+    if 0 < scale < 1 and getattr(request, field) is not None:
+        yield f"{field}: {scale:g} is the same as 1: no guidance"
+
+
+def _letters(request: Request, params: Params) -> Iterator[str]:
+    for field in ("prompt", "negative_prompt"):
+        if field == "negative_prompt" and params.guidance_scale <= 1:
+            continue
+        text = getattr(request, field)
+        found = [(match.start(), what) for form, what in _LETTERS if (match := re.search(form, text))]
+        if found:
+            form, _, effect = min(found)[1].rpartition(": ")
+            yield f"{field}: {form} is read as letters; {effect}"
+
+
+def _image(request: ImageRequest, params: ImageParams) -> Iterator[str]:
+    if request.output_quality is not None and request.output_format == "png":
+        yield "output_quality: has no effect on png, which loses nothing; jpeg and webp have a quality"
+    shape = IMAGE_SIZES[request.image_size] if request.image_size else request.aspect_ratio
+    if shape is not None:
+        yield from _shape("image_size" if request.image_size else "aspect_ratio", ASPECT_RATIOS[shape], params)
+
+
+def _video(request: VideoRequest, params: VideoParams, defaults: ModelDefaults) -> Iterator[str]:
+    if request.flow_shift is not None and not defaults.takes_flow_shift:
+        yield "flow_shift: has no effect; this model's scheduler chooses its own"
+    if request.aspect_ratio is not None:
+        yield from _shape("aspect_ratio", ASPECT_RATIOS[request.aspect_ratio], params)
+    if request.resolution is not None:
+        wanted = math.prod(RESOLUTIONS[request.resolution])
+        if abs(params.width * params.height / wanted - 1) > 2 * _VISIBLE:
+            yield f"resolution: {request.resolution} became {params.width} x {params.height} in this shape"
+    if request.duration is not None:
+        seconds = params.num_frames / params.fps
+        if abs(seconds / request.duration - 1) > _VISIBLE:
+            yield (
+                f"duration: {request.duration:g} s became {seconds:.2f} s, {params.num_frames} frames at {params.fps} "
+                "a second; num_frames is 4k + 1, 5 to 121"
+            )
+
+
+def _shape(field: str, ratio: float, params: Params) -> Iterator[str]:
+    if abs(math.log(params.width / params.height / ratio)) > _VISIBLE:
+        yield f"{field}: the nearest size that this model draws is {params.width} x {params.height}"

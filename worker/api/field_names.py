@@ -1,0 +1,86 @@
+"""The field that a wrong name most likely means: other services' names, other spellings, slips of the pen.
+
+Knows names alone. Says nothing rather than something misleading.
+"""
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+
+_CLOSE = 0.84
+"""difflib's ratio from which on one name is taken for another with a slip in it."""
+_CALLED = {
+    "prompt": "text positive_prompt positive caption input_prompt",
+    "negative_prompt": "neg_prompt negative uncond",
+    "task_type": "task mode type",
+    "model": "model_name model_id checkpoint sd_model_checkpoint",
+    "seed": "noise_seed random_seed manual_seed",
+    "num_inference_steps": "steps num_steps n_steps sampling_steps sample_steps inference_steps ddim_steps",
+    "user_id": "uid user firebase_uid",
+    "file_uid": "file_id file_name generation_id",
+    "id_token": "token auth_token firebase_token",
+    "width": "w image_width video_width",
+    "height": "h image_height video_height",
+    "image_size": "size img_size dimensions resolution",
+    "aspect_ratio": "aspect ratio image_aspect_ratio video_aspect_ratio",
+    "num_images": "n batch_size batch_count num_outputs num_samples n_iter image_count num_images_per_prompt",
+    "guidance_scale": "guidance cfg cfg_scale text_guidance_scale video_guidance_scale",
+    "scheduler": "sampler sampler_name sampler_index sampling_method scheduler_name",
+    "output_format": "format image_format file_format",
+    "output_quality": "quality jpeg_quality webp_quality image_quality compression_quality",
+    "refiner_inference_steps": "refiner_steps refine_steps",
+    "image_url": "image img images image_urls image_uri image_base64 init_image init_image_url input_image "
+    "input_image_url source_image source_image_url start_image start_image_url first_frame first_frame_image",
+    "mask_url": "mask mask_image mask_image_url mask_uri mask_base64 inpaint_mask",
+    "strength": "denoise denoise_strength denoising_strength prompt_strength image_strength",
+    "video_width": "w width",
+    "video_height": "h height",
+    "resolution": "size image_size video_size video_resolution",
+    "duration": "seconds duration_seconds video_duration",
+    "num_frames": "frames length frame_count video_length num_video_frames",
+    "fps": "frame_rate framerate frames_per_second video_fps",
+    "video_guidance_scale": "guidance guidance_scale cfg cfg_scale text_guidance_scale",
+    "flow_shift": "shift sample_shift sampling_shift",
+}
+"""Our fields -> what other services and pipelines call them."""
+
+
+def meant(name: str, task: str, fields: Mapping[str, Sequence[str]]) -> tuple[str | None, tuple[str, ...]]:
+    """The field that `name` most likely means, and where `task` has none such, the tasks that have it.
+
+    Args:
+        name: as the client wrote it, of any length; not a field of `task`.
+        task: whose request it is.
+        fields: the fields of each task.
+    """
+    spelt = _snake(name[:40])
+    candidates = (spelt, *(field for field, names in _CALLED.items() if spelt in names.split()))
+    for candidate in candidates:
+        if candidate in fields[task]:
+            return candidate, ()
+    for candidate in candidates:
+        if owners := tuple(other for other, names in fields.items() if candidate in names):
+            return candidate, owners
+    likeliest = max(fields[task], key=lambda field: _likeness(spelt, field))
+    return (likeliest, ()) if _likeness(spelt, likeliest) >= _CLOSE else (None, ())
+
+
+def _snake(name: str) -> str:
+    """`imageUrl`, `imageURL`, `Image-Url` and `image url` as a field is written."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|[\s.-]+", "_", name.strip()).lower()
+
+
+def _likeness(name: str, field: str) -> float:
+    # Of a short name two swapped letters take a third.
+    return 1.0 if sorted(name) == sorted(field) else difflib.SequenceMatcher(None, name, field).ratio()
+
+
+def meant_choice(got: str, choices: Sequence[str]) -> str | None:
+    """The one of `choices` that is written otherwise in `got`, or with a slip; None: none."""
+    plain = {_letters(choice): choice for choice in choices}
+    found = difflib.get_close_matches(_letters(got[:40]), plain, 1, cutoff=_CLOSE)
+    return plain[found[0]] if found else None
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", text.lower())
