@@ -61,6 +61,24 @@ def test_the_next_quality(content_type: str, tried: int | None, share: float, ex
 
 
 @pytest.mark.parametrize(
+    ("content_type", "asked", "expected"),
+    [
+        ("image/jpeg", 95, 90),
+        ("image/jpeg", 60, 50),
+        ("image/jpeg", 20, None),
+        ("image/webp", 100, 95),  # lossless
+        ("image/webp", 90, 80),
+        ("image/webp", 1, None),
+        ("image/png", 1, 95),  # which has no effect on PNG
+    ],
+)
+def test_the_next_quality_is_below_the_one_that_was_asked_for(
+    content_type: str, asked: int, expected: int | None
+) -> None:
+    assert inline.next_quality(content_type, None, 0.5, asked) == expected
+
+
+@pytest.mark.parametrize(
     ("crf", "share", "expected"),
     [
         (18, 0.99, 20),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from worker.core.errors import ResultTooLarge
 from worker.media.artifact import Artifact
-from worker.media.image import encode_image
+from worker.media.image import JPEG_QUALITY, WEBP_QUALITY, encode_image
 from worker.media.video import VIDEO_CRF, encode_video
 
 if TYPE_CHECKING:
@@ -54,25 +54,28 @@ def total_length(files: Sequence[Artifact], copies: Sequence[int]) -> int:
     return sum(uri_length(file) * count for file, count in zip(files, copies, strict=True))
 
 
-def next_quality(content_type: str, tried: int | None, share: float) -> int | None:
+def next_quality(content_type: str, tried: int | None, share: float, asked: int | None = None) -> int | None:
     """The WebP quality to try next, or None when there is none left.
 
     Args:
         content_type: of the files as they were first encoded.
         tried: the quality that was tried last; None at first.
         share: budget / what the files take now; below 1.
+        asked: the quality of a JPEG or WebP as it was first encoded; None: the default one.
     """
-    if tried is not None:
-        lower = [quality for quality in WEBP_LADDER if quality < tried]
-        return lower[0] if lower else None
-    if content_type == "image/png":
+    if tried is None and content_type == "image/png":
         return LOSSLESS if share >= LOSSLESS_SHARE else 95
-    # A JPEG of quality 95 was asked for, or a WebP of 90: start where the file is sure to shrink.
-    return 90 if content_type == "image/jpeg" else 80
+    # Below what was asked for, where the file is sure to shrink.
+    most = tried or asked or (JPEG_QUALITY if content_type == "image/jpeg" else WEBP_QUALITY)
+    return next((quality for quality in WEBP_LADDER if quality < most), None)
 
 
 def fit_images(
-    images: "Sequence[NDArray[np.uint8]]", encoded: Sequence[Artifact], budget: int, copies: Sequence[int]
+    images: "Sequence[NDArray[np.uint8]]",
+    encoded: Sequence[Artifact],
+    budget: int,
+    copies: Sequence[int],
+    quality: int | None = None,
 ) -> Fitted:
     """The files as they are if they fit, else all of them as WebP at the best quality that does.
 
@@ -81,21 +84,22 @@ def fit_images(
         encoded: the files in the format that was asked for.
         budget: characters that all data URIs together may take in the response.
         copies: how many times each file's data URI stands in the response.
+        quality: of `encoded`, where it was asked for.
 
     Raises:
         ResultTooLarge: not even the lowest quality fits; the message says how large the result is.
     """
     files = list(encoded)
-    quality: int | None = None
+    tried: int | None = None
     while (length := total_length(files, copies)) > budget:
-        quality = next_quality(encoded[0].content_type, quality, budget / length)
-        if quality is None:
+        tried = next_quality(encoded[0].content_type, tried, budget / length, quality)
+        if tried is None:
             size, left = _megabytes(length), _megabytes(max(budget, 0))
             raise ResultTooLarge("result_too_large.images", size=size, left=left)
-        files = [encode_image(pixels, "webp", quality) for pixels in images]
-    if quality is None:
+        files = [encode_image(pixels, "webp", tried) for pixels in images]
+    if tried is None:
         return Fitted(files, [])
-    how = "without loss" if quality == LOSSLESS else f"at quality {quality}"
+    how = "without loss" if tried == LOSSLESS else f"at quality {tried}"
     warning = f"The images did not fit into the response as {_name(encoded[0])}; they were encoded as WebP {how}."
     return Fitted(files, [warning])
 
