@@ -79,7 +79,8 @@ class Stopwatch:
 
     def __init__(self, inner: Generator) -> None:
         self._inner = inner
-        self.describe, self.estimate, self.prepare = inner.describe, inner.estimate, inner.prepare
+        self.models, self.describe, self.estimate = inner.models, inner.describe, inner.estimate
+        self.prepare = inner.prepare
         self.preload, self.health = inner.preload, inner.health
         self.seconds = 0.0
         self.made: list[Generated] = []

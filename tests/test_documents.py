@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.memory_world import World
 from worker.api.params import ModelDefaults, resolve
 from worker.api.request import REQUESTS, envelope, parse
 from worker.api.response import failure, manifest, success
@@ -23,6 +24,7 @@ from worker.delivery.delivered import Delivered
 from worker.document import schema
 from worker.document.schema import ClaimRequest
 from worker.document.transitions import WORKER_LOST
+from worker.job.actions import answer
 from worker.media.artifact import Artifact
 
 DOCUMENTS = [REPOSITORY / name for name in ("README.md", "SECURITY.md", "CHANGELOG.md")]
@@ -206,10 +208,11 @@ def test_the_table_of_the_response_has_every_field() -> None:
         request = parse({"prompt": "a fox", **found, **asked})
         params = resolve(request, defaults, max_image_pixels=10**7, max_job_cost=10**12)
         delivered = Delivered.stored(manifest(params, "m"), [file])
-        data = delivered.generation_data(timings={"total": 1.0}, warnings=[])
+        usage = {"gpu_seconds": 1.0, "units": 1}
+        data = delivered.generation_data(timings={"total": 1.0}, warnings=[], usage=usage)
         response = success(request, data)
         fields |= set(response)
-        nested |= {*response["params"], *response["files"][0], *response.get("video_info", {})}
+        nested |= {*usage, *response["params"], *response["files"][0], *response.get("video_info", {})}
     assert fields <= within
     assert all(f"`{name}`" in read("docs/api.md") for name in nested)
     told = read("docs/api.md").partition("A failure is one plain sentence")[2].partition("### Progress")[0]
@@ -217,12 +220,26 @@ def test_the_table_of_the_response_has_every_field() -> None:
         assert f'"{name}"' in told or f"`{name}`" in told, name
 
 
+async def test_what_quote_and_capabilities_answer_is_described() -> None:
+    services = World().services()
+    told = read("docs/api.md").partition("## Asking without a job")[2].partition("\n## ")[0]
+    quote = await answer({"action": "quote", "prompt": "a fox"}, services)
+    assert set(re.findall(r'"(\w+)":', told)) >= set(quote)
+    capabilities = await answer({"action": "capabilities"}, services)
+    assert names("docs/api.md", "Asking without a job") == set(capabilities)
+    nested = set(capabilities["limits"]) | set(capabilities["versions"]) | set(capabilities["size_presets"])
+    for models in capabilities["models"].values():
+        nested |= set(models[0])
+    assert all(f"`{name}`" in told for name in nested)
+
+
 def written() -> list[schema.Fields]:
     """Everything that the document's schema writes."""
     owner, bid = Owner("u", "f"), ClaimRequest("job", "worker", "hash", "nonce")
     begun = schema.processing(None, owner, bid, {}, attempt=1, lost_workers=0, now=datetime.now(UTC))
     again = schema.processing({"status": "failed"}, owner, bid, {}, attempt=2, lost_workers=0, now=datetime.now(UTC))
-    ended = schema.completed({}), schema.failed("internal", "words", retryable=True)
+    usage = {"gpu_seconds": 1.0, "units": 1}
+    ended = schema.completed({"usage": usage}), schema.failed("internal", "words", retryable=True, usage=usage)
     return [begun, again, *ended, schema.refused(begun, owner, bid, Internal(), {})]
 
 
@@ -231,7 +248,7 @@ def test_the_table_of_the_document_has_every_field_that_is_written() -> None:
     writes = written()
     assert set(said) == {name for fields in writes for name in fields}
     for fields in writes:
-        for name in ("progress", "error", "claim"):
+        for name in ("progress", "error", "claim", "usage"):
             parts = fields.get(name)
             if isinstance(parts, dict):
                 assert all(f"`{part}`" in said[name][-1] for part in parts), name

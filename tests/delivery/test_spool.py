@@ -122,6 +122,7 @@ async def test_a_job_that_firestore_never_knew_of_is_delivered_with_a_new_docume
     assert world.deliver() == 1
     document = world.document
     assert (document["status"], document["job_id"], document["attempt"]) == ("completed", "job-1", 1)
+    assert document["usage"]["units"] == 2
     assert document["request_data"]["prompt"] == "a fox"
     assert len(world.paths) == 1
 

@@ -39,6 +39,7 @@ def test_a_job_that_begins_says_who_it_is_and_until_when_it_is_to_be_believed() 
         "expires_at": NOW + timedelta(seconds=90),
         "error": REMOVE,
         "generation_data": REMOVE,
+        "usage": REMOVE,
         "completed_at": REMOVE,
     }
 

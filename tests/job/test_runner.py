@@ -538,3 +538,58 @@ async def test_an_accepted_job_is_logged_with_its_prompt_only_where_the_operator
     assert (vars(accepted)["job_id"], vars(accepted)["prompt_characters"]) == ("job-1", 5)
     assert ("a fox" in str(vars(accepted))) is log_prompts
     assert ("prompt_sha256" in vars(accepted)) is not log_prompts
+
+
+async def test_a_result_says_what_it_has_cost_in_the_response_and_twice_in_the_document() -> None:
+    world = World(Slow(steps=2))
+    response = await world.run(CLOUD)
+    usage = response["usage"]
+    assert usage["units"] == 1
+    assert 0.2 <= usage["gpu_seconds"] < 2
+    assert world.document["usage"] == world.document["generation_data"]["usage"] == usage
+    again = await world.run(CLOUD, job_id="job-2")
+    assert again["usage"] == usage
+
+
+@pytest.mark.parametrize("error", [OutOfMemory(), GpuFault(), Cancelled()])
+async def test_a_failure_that_has_used_the_card_says_what_it_has_cost(error: Exception) -> None:
+    world = World(Raises(error))
+    response = await world.run({**CLOUD, "width": 1024, "height": 1024})
+    assert response["usage"] == world.document["usage"]
+    assert response["usage"]["units"] == 5
+    assert response["usage"]["gpu_seconds"] >= 0
+
+
+async def test_a_call_that_never_comes_back_is_counted_until_the_job_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "STOP_GRACE_SECONDS", 0.1)
+    generator = Hangs()
+    response = await World(generator, job_timeout_seconds=0.3).run(CLOUD)
+    generator.release.set()
+    assert response["usage"]["gpu_seconds"] > 0.2
+
+
+async def test_a_refusal_has_cost_nothing_and_a_new_attempt_forgets_what_the_last_one_did() -> None:
+    world = World(Raises(OutOfMemory()))
+    response = await world.run({**CLOUD, "width": 63})
+    assert "usage" not in response
+    assert world.document["usage"] == {"gpu_seconds": 0.0, "units": 0}
+    await world.run(CLOUD, job_id="job-2")
+    assert world.document["usage"]["units"] == 1
+    claimed = [state for state in world.documents.history[PATH] if state["status"] == "processing"]
+    assert not any("usage" in state for state in claimed)
+
+
+async def test_what_has_no_effect_is_said_in_response_and_document() -> None:
+    world = World()
+    response = await world.run({**CLOUD, "negative_prompt": "star", "guidance_scale": 1, "output_quality": 50})
+    assert [warning.partition(":")[0] for warning in response["warnings"]] == ["negative_prompt", "output_quality"]
+    assert world.document["generation_data"]["warnings"] == response["warnings"]
+
+
+async def test_the_quality_that_was_asked_for_is_that_of_the_file() -> None:
+    sizes = []
+    for quality in (None, 30, 95):
+        response = await World().run({"prompt": "x", "seed": 1, "output_format": "JPG", "output_quality": quality})
+        assert response["files"][0]["content_type"] == "image/jpeg"
+        sizes.append(response["files"][0]["bytes"])
+    assert sizes[1] < sizes[2] == sizes[0]

@@ -199,6 +199,9 @@ class PaintingGenerator:
         self.most_running = 0
         self.steps_done = 0
 
+    def models(self, task_type: TaskType) -> Sequence[str]:
+        return ("fake",)
+
     def describe(self, task_type: TaskType, model: str | None = None) -> ModelDefaults:
         if model not in {None, "fake"}:
             raise InvalidInput([FieldProblem("model", "invalid_input.one_of", choices="fake", got=short(model))])

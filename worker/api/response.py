@@ -37,6 +37,7 @@ def generation_data(
     files: Sequence[Mapping[str, Any]],
     timings: Mapping[str, float],
     warnings: Sequence[str],
+    usage: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """What the document keeps of a finished job.
 
@@ -47,6 +48,7 @@ def generation_data(
         files: one entry a file.
         timings: seconds per stage.
         warnings: what did not go as asked.
+        usage: seconds of the card, and the job's price; None: not known any more.
     """
     urls = list(uris) if storage == "firebase" else []
     many, one = _names(facts)
@@ -56,6 +58,7 @@ def generation_data(
         **facts,
         "storage": storage,
         "timings": dict(timings),
+        **({"usage": dict(usage)} if usage is not None else {}),
         "warnings": list(warnings),
         "files": list(files),
     }
@@ -75,8 +78,21 @@ def replay(request: Request, data: Mapping[str, Any]) -> dict[str, Any]:
     return success(request, {**data, "warnings": [*data.get("warnings", []), REPLAY_WARNING]})
 
 
-def failure(error: JobError | Cancelled, envelope: Envelope, *, fresh_worker: bool = False) -> dict[str, Any]:
-    """The response of a job that failed; `fresh_worker` asks RunPod to replace this one, after a GPU fault."""
+def failure(
+    error: JobError | Cancelled,
+    envelope: Envelope,
+    *,
+    fresh_worker: bool = False,
+    usage: Mapping[str, float] | None = None,
+) -> dict[str, Any]:
+    """The response of a job that failed.
+
+    Args:
+        error: why.
+        envelope: whose it was.
+        fresh_worker: asks RunPod to replace this one, after a GPU fault.
+        usage: of a job that has used the card.
+    """
     result = {
         "error": f"{error.code}: {error.message}",
         "error_code": error.code,
@@ -85,6 +101,8 @@ def failure(error: JobError | Cancelled, envelope: Envelope, *, fresh_worker: bo
         "file_uid": envelope.file_uid,
         "user_id": envelope.user_id,
     }
+    if usage is not None:
+        result["usage"] = dict(usage)
     if fresh_worker:
         result["refresh_worker"] = True
     return result

@@ -32,7 +32,9 @@ class Delivered:
         """`firebase`, or `base64` for a result that goes inline."""
         return "firebase" if all(file.url is not None for file in self.files) else "base64"
 
-    def generation_data(self, *, timings: Mapping[str, float], warnings: Sequence[str]) -> dict[str, Any]:
+    def generation_data(
+        self, *, timings: Mapping[str, float], warnings: Sequence[str], usage: Mapping[str, float] | None = None
+    ) -> dict[str, Any]:
         """What the document keeps of it."""
         return response.generation_data(
             self.manifest,
@@ -41,4 +43,5 @@ class Delivered:
             files=[file.entry() for file in self.files],
             timings=timings,
             warnings=warnings,
+            usage=usage,
         )

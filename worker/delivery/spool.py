@@ -40,9 +40,14 @@ class Spool:
         self._folder, self._max_bytes, self._max_age = folder, max_bytes, max_age
 
     def keep(
-        self, owner: Owner, object_owner: ObjectOwner, files: Sequence[Artifact], request_data: Mapping[str, Any]
+        self,
+        owner: Owner,
+        object_owner: ObjectOwner,
+        files: Sequence[Artifact],
+        request_data: Mapping[str, Any],
+        usage: Mapping[str, Any] | None = None,
     ) -> bool:
-        """Put a result aside, with what its document keeps of the request; whether there was room for it."""
+        """Put a result aside, with what its document keeps of the request and its cost; whether there was room."""
         entry = self._folder / f"{int(time.time())}-{uuid.uuid4().hex}"
         draft = entry.with_name("draft-" + entry.name)
         size = sum(file.size for file in files)
@@ -56,7 +61,7 @@ class Spool:
             for index, file in enumerate(files):
                 (draft / str(index)).write_bytes(file.data)
             (draft / "entry.json").write_text(
-                json.dumps(_described(owner, object_owner, files, request_data)), encoding="utf-8"
+                json.dumps(_described(owner, object_owner, files, request_data, usage)), encoding="utf-8"
             )
             draft.rename(entry)
         except OSError as error:
@@ -125,13 +130,18 @@ class Spool:
 
 
 def _described(
-    owner: Owner, object_owner: ObjectOwner, files: Sequence[Artifact], request_data: Mapping[str, Any]
+    owner: Owner,
+    object_owner: ObjectOwner,
+    files: Sequence[Artifact],
+    request_data: Mapping[str, Any],
+    usage: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     return {
         "owner": asdict(owner),
         "object_owner": asdict(object_owner),
         "files": [file.entry() for file in files],
         "request_data": dict(request_data),
+        "usage": usage,
     }
 
 
@@ -152,7 +162,8 @@ def _deliver(entry: Path, storage: Storage, store: DocumentStore) -> bool:
             stored.append(put)
             files.append(replace(file, url=put.url))
         delivered = Delivered.stored(json.loads(by.manifest), files)
-        data = delivered.generation_data(timings={}, warnings=[DELIVERED, *flagged(files)])
+        said = [DELIVERED, *flagged(files)]
+        data = delivered.generation_data(timings={}, warnings=said, usage=description.get("usage"))
         document.complete(description["request_data"], data)
     except (Superseded, IdempotencyMismatch):
         storage.remove([put for put in stored if not put.found])

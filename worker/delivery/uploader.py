@@ -40,6 +40,8 @@ class Destination:
     object_owner: Callable[[], ObjectOwner]
     """Whose the objects are; asked again for each, because a document may be claimed late."""
     spool: Spool | None = None
+    usage: Callable[[], Mapping[str, Any]] = dict
+    """What the job has cost, for the document of a result that is spooled."""
 
 
 class Uploader:
@@ -117,7 +119,7 @@ class Uploader:
             replace(file, storage_path=self._path(destination, file, index)) for index, file in enumerate(artifacts)
         ]
         spool, owner = destination.spool, destination.owner
-        about = (owner, destination.object_owner(), kept, self._request.public())
+        about = (owner, destination.object_owner(), kept, self._request.public(), destination.usage())
         if spool is not None and await asyncio.to_thread(spool.keep, *about):
             return StorageUnavailable("storage_unavailable.kept", retryable=False)
         return StorageUnavailable("storage_unavailable.not_kept")
@@ -183,7 +185,7 @@ class Uploader:
     def _encode(self, generated: Generated) -> Artifact:
         if isinstance(generated, GeneratedImage):
             assert isinstance(self._request, ImageRequest)  # noqa: S101 - images come from image requests
-            return encode_image(generated.pixels, self._request.output_format)
+            return encode_image(generated.pixels, self._request.output_format, self._request.output_quality)
         return encode_video(
             generated.frames,
             self._fps,
@@ -200,7 +202,8 @@ class Uploader:
             images = [item.pixels for item in self._taken if isinstance(item, GeneratedImage)]
             # The first one stands in `images` and again in `image_url`.
             copies = [2] + [1] * (len(images) - 1)
-            fitted = await asyncio.to_thread(fit_images, images, artifacts, budget, copies)
+            quality = self._request.output_quality if isinstance(self._request, ImageRequest) else None
+            fitted = await asyncio.to_thread(fit_images, images, artifacts, budget, copies, quality)
         else:
             fitted = await asyncio.to_thread(
                 fit_video,

@@ -114,7 +114,9 @@ class Lease:
             return False
         return True
 
-    async def fail(self, error: JobError | Cancelled, request_data: Mapping[str, Any]) -> None:
+    async def fail(
+        self, error: JobError | Cancelled, request_data: Mapping[str, Any], usage: Mapping[str, Any] | None = None
+    ) -> None:
         """Write the failure where it is this job's to write: on its claim, or as a refusal that harms nobody."""
         await self.close()
         if self._store is None or isinstance(error, Deleted | Superseded):
@@ -124,7 +126,7 @@ class Lease:
             if self._session is None:
                 await asyncio.to_thread(self._open(request_data, "").refuse, error, deadline)
             elif not self._session.denied:
-                await asyncio.to_thread(self._session.fail, error, deadline)
+                await asyncio.to_thread(self._session.fail, error, deadline, usage)
         except (BackendError, JobError) as reason:
             log.warning(
                 "a failure was not written: %s", reason, extra={"action": "not_written", "job_id": self._job_id}

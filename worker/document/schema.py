@@ -28,6 +28,8 @@ RESULT = URLS | {"video_info", "seed", "seeds", "model"}
 """What of a result has to be kept, and what should be."""
 SPARE = frozenset({"user_id", "file_uid", "worker_id", "created_at", "request_data", "progress"})
 """Fields that a document can do without."""
+UNUSED: Fields = {"gpu_seconds": 0.0, "units": 0}
+"""`usage` of a request that came to nothing before it used the card."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ def processing(
         **alive(now),
         "progress": Progress("queued").public(),
     }
-    fields |= dict.fromkeys(("error", "generation_data", "completed_at"), FieldValue.REMOVE)
+    fields |= dict.fromkeys(("error", "generation_data", "usage", "completed_at"), FieldValue.REMOVE)
     if has_ended(found):
         # A wish to cancel the attempt that ended must not end the one that the user asks for now.
         fields["cancel_requested"] = FieldValue.REMOVE
@@ -83,6 +85,7 @@ def completed(generation_data: Fields) -> Fields:
     return {
         "status": "completed",
         "generation_data": dict(generation_data),
+        **_usage(generation_data.get("usage")),
         **ENDED,
         "error": FieldValue.REMOVE,
         "completed_at": FieldValue.SERVER_TIME,
@@ -90,24 +93,29 @@ def completed(generation_data: Fields) -> Fields:
     }
 
 
-def failed(code: str, message: str, *, retryable: bool) -> Fields:
-    """There will be no result."""
+def failed(code: str, message: str, *, retryable: bool, usage: Fields | None = None) -> Fields:
+    """There will be no result; `usage` is what it has cost, as far as that is known."""
     return {
         "status": "failed",
         "error": {"code": code, "message": message, "retryable": retryable},
         "generation_data": FieldValue.REMOVE,
+        **_usage(usage),
         **ENDED,
         "completed_at": FieldValue.SERVER_TIME,
         "updated_at": FieldValue.SERVER_TIME,
     }
 
 
+def _usage(usage: Fields | None) -> dict[str, Any]:
+    return {"usage": dict(usage)} if usage is not None else {}
+
+
 def refused(
     found: Fields | None, owner: Owner, request: ClaimRequest, error: JobError | Cancelled, request_data: Fields
 ) -> Fields:
-    """A request that was never begun has failed."""
+    """A request that was never begun has failed, and has cost nothing."""
     attempt = number(found, "attempt") or 1
-    failure = failed(error.code, error.message, retryable=error.retryable)
+    failure = failed(error.code, error.message, retryable=error.retryable, usage=UNUSED)
     return {**_identity(found, owner, request, attempt, request_data), **failure, "claim": disowned(found)}
 
 

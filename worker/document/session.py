@@ -126,9 +126,9 @@ class DocumentSession:
         """
         self._finish(schema.completed(generation_data), deadline)
 
-    def fail(self, error: JobError | Cancelled, deadline: float) -> None:
-        """Write the failure. Raises as `complete` does."""
-        self._finish(schema.failed(error.code, error.message, retryable=error.retryable), deadline)
+    def fail(self, error: JobError | Cancelled, deadline: float, usage: Mapping[str, Any] | None = None) -> None:
+        """Write the failure, and what it has cost. Raises as `complete` does."""
+        self._finish(schema.failed(error.code, error.message, retryable=error.retryable, usage=usage), deadline)
 
     def refuse(self, error: JobError | Cancelled, deadline: float) -> bool:
         """Write the failure of a request that was never claimed, where that harms nobody; whether it was written.

@@ -1,8 +1,8 @@
 """Every model of this worker behind one door: the `Generator` that the task calls.
 
 Knows which task runs on which model and what to try when memory runs out. Knows nothing of how a picture is made, nor
-how weights come to be loaded. All but `describe` and `estimate` run in the one GPU thread. Importing this module
-imports no torch.
+how weights come to be loaded. All but `models`, `describe` and `estimate` run in the one GPU thread. Importing this
+module imports no torch.
 """
 
 import logging
@@ -43,6 +43,10 @@ class Engine:
         self._cache = ModelCache(self.registry)
         self._safety: SafetyChecker | None = None
         self._estimator = Estimator()
+
+    def models(self, task_type: TaskType) -> tuple[str, ...]:
+        """The names that a request of this task may ask for, the default first; any thread."""
+        return self.registry.models(task_type)
 
     def describe(self, task_type: TaskType, model: str | None = None) -> ModelDefaults:
         """What a model of a task says of itself; small files only, any thread.

@@ -61,7 +61,11 @@ class Placement:
 
 
 class Generator(Protocol):
-    """Every model of this worker behind one door. All but `describe` and `estimate` run in the one GPU thread."""
+    """Every model of this worker behind one door. All but the first three run in the one GPU thread."""
+
+    def models(self, task_type: TaskType) -> Sequence[str]:
+        """The names that a request of this task may ask for, the default first; empty: none has one. Any thread."""
+        ...
 
     def describe(self, task_type: TaskType, model: str | None = None) -> "ModelDefaults":
         """What a model of a task says of itself; reads small files only, imports nothing heavy, any thread.

@@ -50,6 +50,10 @@ class JobContext:
     """Seconds per stage, also of a stage that failed."""
     gpu_seconds: float = 0.0
     """How long the job has used the GPU, whatever became of it."""
+    gpu_since: float | None = None
+    """Since when it uses the GPU, on `time.monotonic`; None: it does not."""
+    units: int = 0
+    """What it is worth."""
     ended: bool = False
     """Whether its outcome is decided: nothing that comes later counts."""
     limit: TimeLimit | None = None
@@ -106,6 +110,17 @@ class JobContext:
             manifest=json.dumps(self.manifest),
             claimed=lease.claimed,
         )
+
+    @property
+    def usage(self) -> dict[str, Any]:
+        """How long the job has used the card until now, and its price on any card."""
+        running = time.monotonic() - self.gpu_since if self.gpu_since is not None else 0.0
+        return {"gpu_seconds": round(self.gpu_seconds + running, 3), "units": self.units}
+
+    @property
+    def used_card(self) -> bool:
+        """Whether a job that comes to nothing has cost something."""
+        return self.gpu_seconds > 0 or self.gpu_since is not None
 
     @property
     def generating(self) -> bool:

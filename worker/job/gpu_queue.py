@@ -161,7 +161,8 @@ class GpuSlot:
         else:
             self._loading.result()
         self._confirm()
-        context, started = self._context, time.monotonic()
+        context = self._context
+        context.gpu_since = started = time.monotonic()
         self._denoising = True
         try:
             with context.timed("generate"):
@@ -169,6 +170,7 @@ class GpuSlot:
                     self._loop.call_soon_threadsafe(self._take, generated)
         finally:
             context.gpu_seconds += time.monotonic() - started
+            context.gpu_since = None
 
     def _confirm(self) -> None:
         """Who had to wait may have been taken over, cancelled or deleted meanwhile: the GPU is not used for that."""

@@ -16,16 +16,14 @@ from typing import Any, TypeVar
 
 from worker.api import response
 from worker.api.fingerprint import fingerprint
-from worker.api.params import Params, VideoParams, departures, resolve
+from worker.api.params import Params, VideoParams, job_units
 from worker.api.request import DEFAULT_TASK, Request, envelope, parse
 from worker.core.errors import (
     Cancelled,
     Deleted,
-    FieldProblem,
     Forbidden,
     GpuFault,
     Internal,
-    InvalidInput,
     JobError,
     JobTimeout,
     Superseded,
@@ -36,15 +34,17 @@ from worker.core.stop import StopSignal
 from worker.core.types import Progress, Sources
 from worker.delivery.delivered import Delivered
 from worker.delivery.uploader import Destination, Uploader
+from worker.document import schema
 from worker.document.lease import Lease
 from worker.document.schema import LEFT_OUT
 from worker.document.transitions import AlreadyDone
-from worker.engine.estimate import Estimate
 from worker.engine.protocol import Generated
+from worker.job import actions
 from worker.job.context import Job, JobContext
 from worker.job.course import Course
 from worker.job.gpu_queue import GpuSlot
 from worker.job.limit import TimeLimit
+from worker.job.plan import plan
 from worker.job.preflight import Preflight
 from worker.job.services import Services
 
@@ -64,6 +64,9 @@ async def run(
     Must not be cancelled itself: to end it early, give `stop` a reason and wait.
     """
     asked = envelope(job.input)
+    if actions.is_action(job.input):
+        outcome = await _outcome(actions.answer(job.input, services), job)
+        return outcome if isinstance(outcome, dict) else response.failure(outcome, asked)
     lease = None
     if asked.owner is not None:
         lease = Lease(services.documents, asked.owner, job_id=job.id, worker_id=services.worker_id)
@@ -90,7 +93,7 @@ async def run(
             "action": "job_done",
             "job_id": job.id,
             "timings": context.timings,
-            "gpu_seconds": round(context.gpu_seconds, 3),
+            **context.usage,
         },
     )
     return answer
@@ -107,36 +110,6 @@ async def _outcome(work: Awaitable[T], job: Job) -> T | JobError | Cancelled:
         facts = {"action": "internal_error", "reference": reference, "job_id": job.id}
         log.error("unexpected %s", where(error), extra=facts)  # noqa: TRY400 - a traceback may quote the client
         return Internal("internal.unexpected", reference=reference)
-
-
-def _check_time(estimate: Estimate | None, params: Params, limit: float) -> None:
-    """Refuse what cannot end within `limit` seconds on this card.
-
-    Raises:
-        InvalidInput: it cannot; the message says how many steps could.
-    """
-    if estimate is None or estimate.seconds is None or not estimate.exceeds(limit):
-        return
-    asked, seconds, card = params.num_inference_steps, round(estimate.seconds), estimate.card
-    problem = FieldProblem(
-        "num_inference_steps",
-        "invalid_input.too_slow_at_any_steps",
-        seconds=seconds,
-        card=card,
-        limit=round(limit),
-        got=asked,
-    )
-    if steps := estimate.steps_within(limit, asked):
-        problem = FieldProblem(
-            "num_inference_steps",
-            "invalid_input.too_slow",
-            seconds=seconds,
-            card=card,
-            limit=round(limit),
-            steps=steps,
-            got=asked,
-        )
-    raise InvalidInput([problem])
 
 
 class _Runner:
@@ -156,22 +129,16 @@ class _Runner:
         Raises:
             JobError, Cancelled: the job has no result.
         """
-        context, limits = self._context, self._services.settings
+        context = self._context
         with context.timed("validate"):
             request = parse(context.job.input)
             self._request_data = request.public()
             await self._authenticate(request)
-            defaults = self._services.generator.describe(request.task_type, request.model)
-            context.warnings.extend(defaults.warnings)
-            params = resolve(
-                request, defaults, max_image_pixels=limits.max_image_pixels, max_job_cost=limits.max_job_cost
-            )
-            context.warnings.extend(departures(params, defaults))
-            # In a thread: of a model that is not loaded yet, the headers of its files are read.
-            estimate = await asyncio.to_thread(self._services.generator.estimate, request, params)
-            _check_time(estimate, params, limits.job_timeout_seconds)
-        context.course = Course(estimate)
-        context.manifest = response.manifest(params, defaults.name)
+            planned = await plan(request, self._services)
+        params = planned.params
+        context.warnings.extend(planned.warnings)
+        context.course, context.units = Course(planned.estimate), job_units(params)
+        context.manifest = response.manifest(params, planned.defaults.name)
         # In a thread: an inline picture of 20 MB takes most of a second, in which nothing else may wait.
         context.fingerprint = await asyncio.to_thread(fingerprint, request)
         log.info("job accepted", extra={"action": "job_accepted", "job_id": context.job.id, **self._described(request)})
@@ -217,7 +184,9 @@ class _Runner:
         context, services = self._context, self._services
         destination, owner = None, request.owner
         if owner is not None and context.lease is not None and services.storage is not None:
-            destination = Destination(services.storage, owner, context.object_owner, services.spool)
+            destination = Destination(
+                services.storage, owner, context.object_owner, services.spool, lambda: context.usage
+            )
         elif owner is not None:
             context.warn(NO_BUCKET)
         fps = params.fps if isinstance(params, VideoParams) else 0
@@ -230,7 +199,7 @@ class _Runner:
         context.timings["total"] = time.monotonic() - self._started
         timings = {stage: round(seconds, 3) for stage, seconds in context.timings.items()}
         warnings = [*context.warnings, *delivered.warnings]
-        data = delivered.generation_data(timings=timings, warnings=warnings)
+        data = delivered.generation_data(timings=timings, warnings=warnings, usage=context.usage)
         uris = delivered.uris if delivered.storage == "base64" else None
         response.check_size(response.success(request, data, uris), self._services.settings.max_result_bytes)
         context.ended = True
@@ -247,12 +216,14 @@ class _Runner:
         self._context.ended = True
         await _outcome(self._settle(error), self._context.job)
         fresh_worker = isinstance(error, GpuFault) or self._services.gpu.stuck
-        return response.failure(error, self._context.envelope, fresh_worker=fresh_worker)
+        usage = self._context.usage if self._context.used_card else None
+        return response.failure(error, self._context.envelope, fresh_worker=fresh_worker, usage=usage)
 
     async def _settle(self, error: JobError | Cancelled) -> None:
         lease, storage = self._context.lease, self._services.storage
         if lease is not None and await self._may_write(error):
-            await lease.fail(error, self._request_data)
+            usage = self._context.usage if self._context.used_card else schema.UNUSED
+            await lease.fail(error, self._request_data, usage)
         if self._uploader is not None and isinstance(error, Superseded):
             await self._uploader.settled()  # what it stored is its successor's to take over or to replace
         elif self._uploader is not None:

@@ -1,0 +1,129 @@
+"""What can be asked of a worker beside a job: what a request would cost (`quote`), and what there is (`capabilities`).
+
+Both are answered from settings and small files, for anybody: they touch no model, no document, no picture and no
+user's data, and do not wait for the GPU.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from worker.api import fingerprint, sizes
+from worker.api.field_types import MAX_PROMPT_CHARACTERS, FormatName
+from worker.api.params import ModelDefaults, job_units, public_params
+from worker.api.request import parse
+from worker.api.validation_errors import not_one_of
+from worker.core.config import Settings
+from worker.core.errors import InvalidInput, JobError
+from worker.core.types import Scheduler, TaskType
+from worker.engine.protocol import Generator
+from worker.job.plan import plan
+from worker.job.services import Services
+
+ACTIONS = ("quote", "capabilities")
+CONTRACT_VERSION = 2
+"""Of requests and answers: docs/api.md."""
+
+
+def is_action(job_input: object) -> bool:
+    """Whether it asks for something other than a job."""
+    return isinstance(job_input, dict) and job_input.get("action") is not None
+
+
+async def answer(job_input: Any, services: Services) -> dict[str, Any]:
+    """Answer an action.
+
+    Raises:
+        InvalidInput: there is no such action, or what is asked with it is wrong.
+        ModelUnavailable: a quote for what nothing here serves.
+    """
+    asked = dict(job_input)
+    action = asked.pop("action")
+    if action == "quote":
+        return await _quote(asked, services)
+    if action == "capabilities":
+        # In a thread: it reads the small files of every model.
+        return await asyncio.to_thread(_capabilities, services.generator, services.settings)
+    raise InvalidInput([not_one_of("action", ACTIONS, action)])
+
+
+async def _quote(job_input: Mapping[str, Any], services: Services) -> dict[str, Any]:
+    """What a request would be refused for or cost, as its job would say it."""
+    planned = await plan(parse(job_input), services)
+    seconds = planned.estimate.seconds if planned.estimate is not None else None
+    return {
+        "units": job_units(planned.params),
+        "estimated_seconds": None if seconds is None else round(seconds, 1),
+        "params": public_params(planned.params),
+    }
+
+
+def _capabilities(generator: Generator, settings: Settings) -> dict[str, Any]:
+    models = {task: found for task in TaskType if (found := _models(generator, task))}
+    return {
+        "tasks": list(models),
+        "models": models,
+        "styles": [],
+        "loras": [],
+        "controlnet_types": [],
+        "size_presets": {
+            "image_size": list(sizes.IMAGE_SIZES),
+            "aspect_ratio": list(sizes.ASPECT_RATIOS),
+            "resolution": list(sizes.RESOLUTIONS),
+        },
+        "schedulers": list(Scheduler),
+        "output_formats": list(get_args(FormatName)),
+        "limits": {
+            "prompt_characters": MAX_PROMPT_CHARACTERS,
+            "image_pixels": settings.max_image_pixels,
+            "job_cost": settings.max_job_cost,
+            "input_image_bytes": settings.max_input_image_bytes,
+            "input_image_pixels": settings.max_input_image_pixels,
+            "result_bytes": settings.max_result_bytes,
+            "job_timeout_seconds": settings.job_timeout_seconds,
+        },
+        "versions": {"contract": CONTRACT_VERSION, "fingerprint": fingerprint.VERSION},
+    }
+
+
+def _models(generator: Generator, task: TaskType) -> list[dict[str, Any]]:
+    """Those that serve a task, the default first; what is configured and cannot serve it is left out."""
+    found = []
+    for name in generator.models(task) or (None,):
+        try:
+            found.append(_model(name, task, generator.describe(task, name)))
+        except JobError:
+            continue
+    return found
+
+
+def _model(name: str | None, task: TaskType, defaults: ModelDefaults) -> dict[str, Any]:
+    said: dict[str, Any] = {
+        "name": name or defaults.name,
+        "width": defaults.width,
+        "height": defaults.height,
+        "size_multiple": defaults.size_multiple,
+        "num_inference_steps": defaults.num_inference_steps,
+        "guidance_scale": defaults.guidance_scale,
+        "few_steps": defaults.few_steps,
+    }
+    native = defaults.width, defaults.height
+    if task.is_video:
+        pixels = native[0] * native[1]
+        shapes = {
+            name: list(sizes.video_size(ratio, pixels, native, defaults.size_multiple))
+            for name, ratio in sizes.ASPECT_RATIOS.items()
+        }
+        return {**said, "num_frames": defaults.num_frames, "fps": defaults.fps, "aspect_ratios": shapes}
+    shapes = {
+        name: list(sizes.image_size(ratio, native, defaults.size_multiple))
+        for name, ratio in sizes.ASPECT_RATIOS.items()
+    }
+    return {
+        **said,
+        "scheduler": defaults.scheduler,
+        "schedulers": list(Scheduler if defaults.schedulers is None else defaults.schedulers),
+        "has_refiner": defaults.has_refiner,
+        "image_sizes": {name: shapes[shape] for name, shape in sizes.IMAGE_SIZES.items()},
+        "aspect_ratios": shapes,
+    }
