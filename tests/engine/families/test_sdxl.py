@@ -109,6 +109,21 @@ def test_a_full_fraction_is_the_base_alone(run: Runner) -> None:
     assert np.array_equal(run("text2img", high_noise_frac=1.0, refiner_inference_steps=3)[0], run("text2img")[0])
 
 
+@pytest.mark.parametrize(
+    ("share", "said"),
+    [
+        (1.0, ["high_noise_frac, refiner_inference_steps: no step was left for the refiner"]),
+        (0.0, ["high_noise_frac, num_inference_steps: no step was left for the base model"]),
+        (0.5, []),
+        (None, []),
+    ],
+)
+def test_an_expert_that_came_to_no_step_is_named(run: Runner, share: float | None, said: list[str]) -> None:
+    control = Recorder()
+    run("text2img", high_noise_frac=share, refiner_inference_steps=share and 4, num_inference_steps=4, control=control)
+    assert control.warnings == said
+
+
 def test_below_the_split_the_refiner_does_all_of_an_image_to_image(run: Runner) -> None:
     """A strength of at most 1 - high_noise_frac has no high noise for the base."""
     settings = {"strength": 0.4, "high_noise_frac": 0.5, "refiner_inference_steps": 5, "num_inference_steps": 5}

@@ -57,6 +57,7 @@ class SdxlJob:
         if params.draft is not None:
             self._draft_steps = len(self._timesteps(parts.scheduler, params.num_inference_steps, None))
         self._base_steps, self._refiner_steps = self._plan()
+        self._warn_of_one_expert()
         self._kept: dict[str, torch.Tensor] = {}
         self._base_embeds: Embeddings | None = None
         self._refiner_embeds: Embeddings | None = None
@@ -99,6 +100,15 @@ class SdxlJob:
             return 0, len(self._timesteps(parts.refiner_scheduler, steps, self._strength))
         low = sum(step < cutoff for step in self._timesteps(parts.refiner_scheduler, steps, None))
         return (high, low) if low else (len(base), 0)
+
+    def _warn_of_one_expert(self) -> None:
+        """Of two experts that were asked for, one may have come to no step."""
+        if self._params.high_noise_frac is None or (self._base_steps and self._refiner_steps):
+            return
+        if self._base_steps:
+            self._control.warn("high_noise_frac, refiner_inference_steps: no step was left for the refiner")
+        elif not self._draft_steps:
+            self._control.warn("high_noise_frac, num_inference_steps: no step was left for the base model")
 
     def _timesteps(self, own: Any, steps: int, strength: float | None) -> list[float]:
         scheduler = image_scheduler(own, self._params.scheduler)
