@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import tomllib
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ from tests.support.fakes import Hangs, HasNoModel, PaintingGenerator, Slow
 from tests.support.memory_world import CLOUD, World
 from worker.api.params import ModelDefaults, Params
 from worker.api.request import REQUESTS, Request
-from worker.core.config import load_settings
+from worker.core.config import REPOSITORY, load_settings
 from worker.core.errors import ModelUnavailable
 from worker.core.types import Control, Sources, TaskType
 from worker.engine.engine import Engine
@@ -121,7 +122,8 @@ async def test_capabilities_name_what_is_served_and_no_place() -> None:
     assert (answer["styles"], answer["loras"], answer["controlnet_types"]) == ([], [], [])
     assert answer["output_formats"] == ["png", "jpeg", "webp"]
     assert answer["limits"]["image_pixels"] == world.settings.max_image_pixels
-    assert answer["versions"]["fingerprint"] == "v1"
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    assert answer["versions"] == {"contract": 2, "worker": project["version"], "fingerprint": "v1"}
     assert (await world.run({"action": "capabilities", "prompt": None, "user_id": "u"})) == answer
 
 

@@ -23,6 +23,7 @@ from worker.job.services import Services
 ACTIONS = ("quote", "capabilities")
 CONTRACT_VERSION = 2
 """Of requests and answers: docs/api.md."""
+WORKER_VERSION = "1.0.0"
 
 
 def is_action(job_input: object) -> bool:
@@ -82,7 +83,7 @@ def _capabilities(generator: Generator, settings: Settings) -> dict[str, Any]:
             "result_bytes": settings.max_result_bytes,
             "job_timeout_seconds": settings.job_timeout_seconds,
         },
-        "versions": {"contract": CONTRACT_VERSION, "fingerprint": fingerprint.VERSION},
+        "versions": {"contract": CONTRACT_VERSION, "worker": WORKER_VERSION, "fingerprint": fingerprint.VERSION},
     }
 
 
