@@ -32,7 +32,13 @@ LIMITS = {"max_image_pixels": 2_359_296, "max_job_cost": 8_000_000_000}
 
 
 def made(defaults: ModelDefaults = SDXL, limits: dict[str, int] | None = None, **fields: Any) -> Params:
-    return resolve(parse({"prompt": "a fox", **fields}), defaults, **(LIMITS | (limits or {})))
+    most = LIMITS | (limits or {})
+    return resolve(
+        parse({"prompt": "a fox", **fields}),
+        defaults,
+        max_image_pixels=most["max_image_pixels"],
+        max_job_cost=most["max_job_cost"],
+    )
 
 
 def image(defaults: ModelDefaults = SDXL, **fields: Any) -> ImageParams:

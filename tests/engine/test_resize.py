@@ -1,11 +1,13 @@
 """Source pictures brought to the size of the job."""
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.engine_jobs import Recorder, picture
-from worker.engine.resize import cropped_share, fit_image, fit_mask
+from tests.support.engine_jobs import Recorder, picture, stripe_mask
+from worker.engine.resize import cropped_share, fit_image, fit_mask, masked_box
 
 
 def test_a_picture_of_the_right_size_is_not_touched() -> None:
@@ -36,23 +38,55 @@ def test_the_mask_is_cropped_like_its_image() -> None:
     source.paste("white", (140, 40, 160, 60))
     mask = source.convert("L")
     image = np.asarray(fit_image(source, 200, 200, Recorder()))[..., 0] >= 128
-    assert np.mean(image != fit_mask(mask, source.size, 200, 200, Recorder())) < 0.005
+    weights = np.asarray(fit_mask(mask, source.size, 200, 200, Recorder()))
+    assert np.mean(image != (weights == 255)) < 0.005
 
 
 def test_a_mask_of_another_size_is_laid_over_the_image() -> None:
     mask = Image.new("L", (10, 10))
     mask.paste(255, (5, 0, 10, 10))
-    repaint = fit_mask(mask, (100, 100), 100, 100, control := Recorder())
-    assert repaint[:, 60:].all()
-    assert not repaint[:, :40].any()
+    weights = np.asarray(fit_mask(mask, (100, 100), 100, 100, control := Recorder()))
+    assert (weights[:, 60:] == 255).all()
+    assert not weights[:, :40].any()
     assert control.warnings == []
     fit_mask(mask, (200, 100), 100, 100, control)
     assert any("other proportions" in warning for warning in control.warnings)
 
 
-def test_a_black_mask_is_told() -> None:
-    assert not fit_mask(Image.new("L", (8, 8)), (8, 8), 64, 64, control := Recorder()).any()
-    assert any("no white pixel" in warning for warning in control.warnings)
+@pytest.mark.parametrize("size", [(64, 64), (50, 37), (90, 91), (640, 480)])
+def test_a_mask_of_black_and_white_stays_one_at_any_size(size: tuple[int, int]) -> None:
+    mask = stripe_mask(*size)
+    assert set(np.unique(np.asarray(fit_mask(mask, (200, 150), 72, 104, Recorder())))) == {0, 255}
+
+
+@pytest.mark.parametrize("quality", [75, 85, 95])
+def test_what_jpeg_leaves_of_black_and_white_is_black_and_white(quality: int) -> None:
+    """A JPEG's blocks of 8 x 8 meet this mask's edges, so that all of its noise is a few levels."""
+    mask = Image.new("L", (64, 64))
+    mask.paste(255, (16, 8, 48, 40))
+    noisy = np.asarray(mask, dtype=np.int16) + np.random.default_rng(quality).integers(-7, 8, (64, 64))
+    mask.save(packed := io.BytesIO(), "JPEG", quality=quality)
+    for one in (Image.open(packed), Image.fromarray(noisy.clip(0, 255).astype(np.uint8))):
+        assert np.array_equal(np.asarray(fit_mask(one, (64, 64), 64, 64, Recorder())), np.asarray(mask))
+
+
+def test_the_grey_of_a_mask_is_kept() -> None:
+    """diffusers#10690, diffusers#5808: people blur the mask and get none of it."""
+    ramp = Image.linear_gradient("L")
+    weights = np.asarray(fit_mask(ramp, ramp.size, 256, 256, Recorder()))
+    assert np.array_equal(weights[8:248], np.asarray(ramp)[8:248])
+
+
+@pytest.mark.parametrize(
+    ("box", "shares"), [((0, 0, 64, 32), (0, 0, 1, 1)), ((16, 8, 48, 16), (0.25, 0.25, 0.75, 0.5)), (None, None)]
+)
+def test_where_a_mask_repaints_is_told_in_shares(
+    box: tuple[int, int, int, int] | None, shares: tuple[float, ...] | None
+) -> None:
+    mask = Image.new("L", (64, 32), 7)  # what a lossy format makes of black
+    if box is not None:
+        mask.paste(40, box)
+    assert masked_box(mask) == shares
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,17 @@ import secrets
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from worker.api.layout import (
+    LONGEST_CLIP,
+    LONGEST_IMAGE,
+    Borders,
+    Drawn,
+    Layout,
+    Native,
+    Shares,
+    followed,
+    laid_out,
+)
 from worker.api.request import (
     MAX_SHORT_STEPS,
     SHORT_SCHEDULERS,
@@ -113,6 +124,18 @@ class ImageParams:
     """Length of the schedule of which the refiner runs the last part; None: no refiner."""
     draft: Draft | None = None
     """Of a text2img of two passes; None: one."""
+    mask_blur: float | None = None
+    """Standard deviation, in pixels of the output, of what the mask is feathered with; None: no mask."""
+    inpaint_area: Literal["whole", "masked"] | None = None
+    outpaint: Borders | None = None
+    """What is drawn beside the source; None: nothing."""
+    drawn: Drawn | None = None
+    """What the model draws of an inpainting, where that is not all of it at its own size."""
+
+    @property
+    def drawn_size(self) -> tuple[int, int]:
+        """Width and height that the model draws."""
+        return (self.width, self.height) if self.drawn is None else (self.drawn.width, self.drawn.height)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +162,22 @@ class VideoParams:
 
 Params = ImageParams | VideoParams
 
+
+@dataclass(frozen=True, slots=True)
+class SourceShape:
+    """What the size of a job depends on, of the pictures that it starts from."""
+
+    width: int
+    height: int
+    masked: Shares | None = None
+    """The smallest box with all that the mask repaints; None: there is no mask, or it repaints nothing."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """In pixels."""
+        return self.width, self.height
+
+
 _PRIVATE = {"prompt", "negative_prompt", "seeds", "seed"}
 _TOLD_BELOW = 1.1
 """From so many times fewer pixels than the native ones on, a model is told another size than the picture's."""
@@ -151,22 +190,40 @@ def public_params(params: Params) -> dict[str, Any]:
     return {key: value for key, value in asdict(params).items() if key not in _PRIVATE and value is not None}
 
 
-def resolve(request: Request, defaults: ModelDefaults, *, max_image_pixels: int, max_job_cost: int) -> Params:
+def resolve(
+    request: Request,
+    defaults: ModelDefaults,
+    *,
+    max_image_pixels: int,
+    max_job_cost: int,
+    source: SourceShape | None = None,
+    seed: int | None = None,
+) -> Params:
     """Fill what the request left open from the model's defaults, and refuse what is too large.
+
+    Args:
+        request: what was asked for.
+        defaults: the model's.
+        max_image_pixels: width x height of an image, at most.
+        max_job_cost: see `job_cost`.
+        source: the picture that the job starts from, whose shape the output has where the request does not say
+            another; None: there is none, or it is not known yet, and the model's native size stands for it.
+        seed: what an earlier call has drawn for this request.
 
     Raises:
         InvalidInput: a size the model cannot make, too many pixels, or a cost over `max_job_cost`.
     """
-    seed = secrets.randbelow(SEED_RANGE) if request.seed is None else request.seed
+    if seed is None:
+        seed = secrets.randbelow(SEED_RANGE) if request.seed is None else request.seed
     if isinstance(request, ImageRequest):
-        params: Params = _image_params(request, defaults, seed)
+        params: Params = _image_params(request, defaults, seed, source, max_image_pixels)
         pixels = params.width * params.height
         if pixels > max_image_pixels:
             raise InvalidInput(
                 [FieldProblem("width", "invalid_input.too_many_pixels", most=max_image_pixels, got=pixels)]
             )
     else:
-        params = _video_params(request, defaults, seed)
+        params = _video_params(request, defaults, seed, source)
     cost = job_cost(params)
     if cost > max_job_cost:
         problem = FieldProblem(
@@ -190,7 +247,8 @@ def job_cost(params: Params) -> int:
             refined = params.refiner_inference_steps * (1 - params.high_noise_frac)
             steps = round(steps * params.high_noise_frac + refined)
     if params.draft is None:
-        return round(params.width * params.height * steps) * times
+        width, height = params.drawn_size if isinstance(params, ImageParams) else (params.width, params.height)
+        return round(width * height * steps) * times
     drafted = params.draft.width * params.draft.height * params.num_inference_steps
     return round(drafted + params.width * params.height * steps * params.draft.strength) * times
 
@@ -225,15 +283,21 @@ def _asked_video_size(
     return video_size(ratio, pixels, native, defaults.size_multiple)
 
 
-def _image_params(request: ImageRequest, defaults: ModelDefaults, seed: int) -> ImageParams:
-    asked_width, asked_height = _asked_image_size(request, defaults)
-    width, height = asked_width or defaults.width, asked_height or defaults.height
+def _image_params(
+    request: ImageRequest, defaults: ModelDefaults, seed: int, source: SourceShape | None, most_pixels: int
+) -> ImageParams:
+    layout = _layout(request, defaults, source, most_pixels)
+    width, height = layout.width, layout.height
     steps = request.num_inference_steps or defaults.num_inference_steps
     refine = request.high_noise_frac is not None or request.refiner_inference_steps is not None
     if refine and not defaults.has_refiner:
         field = "high_noise_frac" if request.high_noise_frac is not None else "refiner_inference_steps"
         raise InvalidInput([FieldProblem(field, "invalid_input.no_refiner")])
-    _check_multiple(defaults.size_multiple, width=width, height=height)
+    inpaint = request if isinstance(request, InpaintRequest) else None
+    # An output that is more than what is drawn has any size.
+    if layout.drawn is None:
+        _check_multiple(defaults.size_multiple, width=width, height=height)
+    drawn = (width, height) if layout.drawn is None else (layout.drawn.width, layout.drawn.height)
     scheduler = request.scheduler or defaults.scheduler
     _check_scheduler(request, defaults, scheduler, steps)
     guidance = defaults.guidance_scale if request.guidance_scale is None else request.guidance_scale
@@ -252,17 +316,40 @@ def _image_params(request: ImageRequest, defaults: ModelDefaults, seed: int) -> 
         prediction_type=defaults.prediction_type,
         timestep_spacing=defaults.timestep_spacing,
         guidance_rescale=defaults.guidance_rescale or None,
-        micro_conditioning=_told_size(defaults, width, height),
+        micro_conditioning=_told_size(defaults, *drawn),
         strength=request.strength if isinstance(request, Img2ImgRequest | InpaintRequest) else None,
         high_noise_frac=(0.8 if request.high_noise_frac is None else request.high_noise_frac) if refine else None,
         refiner_inference_steps=(request.refiner_inference_steps or steps) if refine else None,
         draft=_draft(defaults, width, height, fewest) if isinstance(request, Text2ImgRequest) else None,
+        mask_blur=inpaint.mask_blur if inpaint is not None else None,
+        inpaint_area=inpaint.inpaint_area if inpaint is not None else None,
+        outpaint=layout.outpaint,
+        drawn=layout.drawn,
     )
 
 
-def _video_params(request: VideoRequest, defaults: ModelDefaults, seed: int) -> VideoParams:
-    asked_width, asked_height = _asked_video_size(request, defaults)
-    width, height = asked_width or defaults.width, asked_height or defaults.height
+def _layout(request: ImageRequest, defaults: ModelDefaults, source: SourceShape | None, most_pixels: int) -> Layout:
+    """The output's size, and what is where in it."""
+    asked, size = _asked_image_size(request, defaults), None if source is None else source.size
+    native = Native(defaults.width, defaults.height, defaults.size_multiple, LONGEST_IMAGE)
+    if not isinstance(request, InpaintRequest) or (request.outpaint is None and request.inpaint_area == "whole"):
+        return Layout(*followed(asked, native, size, most_pixels=most_pixels))
+    grown, nothing = request.outpaint, (0.0, 0.0, 0.0, 0.0)
+    return laid_out(
+        asked,
+        native,
+        size,
+        most_pixels=most_pixels,
+        borders=None if grown is None else Borders(grown.left, grown.right, grown.up, grown.down),
+        only=((source and source.masked) or nothing) if request.inpaint_area == "masked" else None,
+        blur=request.mask_blur,
+    )
+
+
+def _video_params(request: VideoRequest, defaults: ModelDefaults, seed: int, source: SourceShape | None) -> VideoParams:
+    native = Native(defaults.width, defaults.height, defaults.size_multiple, LONGEST_CLIP)
+    size = None if source is None else source.size
+    width, height = followed(_asked_video_size(request, defaults, size), native, size, most_pixels=LONGEST_CLIP**2)
     _check_multiple(defaults.size_multiple, video_width=width, video_height=height)
     steps = request.num_inference_steps or defaults.num_inference_steps
     asked = request.video_guidance_scale

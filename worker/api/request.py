@@ -15,12 +15,15 @@ from pydantic import (
     Field,
     TypeAdapter,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 
 from worker.api.excerpt import excerpt
 from worker.api.field_types import (
     MAX_ID_TOKEN_CHARACTERS,
+    Border,
     FileUid,
     FrameCount,
     IdToken,
@@ -60,6 +63,8 @@ SHORT_SCHEDULERS = (Scheduler.LCM, Scheduler.TCD)
 MAX_SHORT_STEPS = 50
 
 
+MAX_PROBLEMS = 25
+"""A message that names every one of ten thousand unknown keys helps nobody."""
 MAX_MODEL_NAME = 200
 """Characters; which names there are, the operator says."""
 
@@ -151,15 +156,52 @@ class Img2ImgRequest(ImageRequest):
     strength: Strength = 0.6
 
 
+class Outpaint(BaseModel):
+    """By how many pixels the canvas grows on each side."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    left: Border = 0
+    right: Border = 0
+    up: Border = 0
+    down: Border = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sides(cls, value: object) -> object:
+        """Null is what is not given."""
+        if not isinstance(value, dict):
+            raise finding("invalid_input.outpaint_object", got=short(value))
+        given = ((side, pixels) for side, pixels in value.items() if pixels is not None)
+        return dict(itertools.islice(given, MAX_PROBLEMS))
+
+    @model_validator(mode="after")
+    def _grows(self) -> "Outpaint":
+        if not (self.left or self.right or self.up or self.down):
+            raise finding("invalid_input.outpaint")
+        return self
+
+
 class InpaintRequest(ImageRequest):
-    """A part of an image, drawn again: white in the mask is repainted."""
+    """A part of an image, drawn again: white in the mask is repainted, grey as far as it is white."""
 
     reference_fields = ("image_url", "mask_url")
 
     task_type: Literal[TaskType.INPAINT]
     image_url: ImageRef
-    mask_url: ImageRef
+    outpaint: Annotated[Outpaint, Field(strict=False)] | None = None
+    mask_url: Annotated[ImageRef | None, Field(validate_default=True)] = None
+    mask_blur: Annotated[float, Field(ge=0, le=64)] = 0.0
+    inpaint_area: Literal["whole", "masked"] = "whole"
     strength: Strength = 0.99
+
+    @field_validator("mask_url")
+    @classmethod
+    def _something_is_repainted(cls, value: str | None, info: ValidationInfo) -> str | None:
+        # Who gets `outpaint` wrong is told that, not that a mask is missing.
+        if value is None and info.data.get("outpaint", ...) is None:
+            raise finding("invalid_input.required", task=TaskType.INPAINT)
+        return value
 
 
 class VideoRequest(BaseRequest):
@@ -226,10 +268,6 @@ def parse(raw: object) -> Request:
     except ValidationError as error:
         details = error.errors(include_url=False, include_context=True)
         raise InvalidInput([problem(detail, task, _FIELDS) for detail in details[:MAX_PROBLEMS]]) from None
-
-
-MAX_PROBLEMS = 25
-"""A message that names every one of ten thousand unknown keys helps nobody."""
 
 
 def _task(value: object) -> TaskType | None:

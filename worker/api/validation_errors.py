@@ -22,11 +22,13 @@ def finding(message_id: str, **params: object) -> PydanticCustomError:
 
 def problem(detail: ErrorDetails, task: str, fields: Mapping[Any, Sequence[str]]) -> FieldProblem:  # noqa: PLR0912 - a table of cases
     """One of pydantic's findings as a person would say it. `fields` are the fields of each task."""
-    field = str(detail["loc"][0]) if detail["loc"] else ""
+    field, inside = _path(detail["loc"])
     value, context = detail.get("input"), detail.get("ctx") or {}
     match detail["type"]:
         case "missing":
             return FieldProblem(field, "invalid_input.required", task=task)
+        case "extra_forbidden" if inside:
+            return FieldProblem(field, "invalid_input.outpaint_side")
         case "extra_forbidden":
             return _unknown(field, task, fields)
         case "int_type" | "int_from_float" | "int_parsing_size":
@@ -62,6 +64,13 @@ def not_one_of(field: str, choices: Sequence[str], value: object) -> FieldProble
     if isinstance(value, str) and (close := meant_choice(value, choices)):
         return FieldProblem(field, "invalid_input.one_of_but_close", choices=listed, close=close, got=got)
     return FieldProblem(field, "invalid_input.one_of", choices=listed, got=got)
+
+
+def _path(loc: tuple[int | str, ...]) -> tuple[str, bool]:
+    """`outpaint.left`, and whether it lies inside another field."""
+    if len(loc) < 2:
+        return "".join(map(str, loc)), False
+    return ".".join([str(loc[0]), *(_short_name(str(name)) for name in loc[1:])]), True
 
 
 def _unknown(field: str, task: str, fields: Mapping[Any, Sequence[str]]) -> FieldProblem:

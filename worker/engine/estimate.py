@@ -134,7 +134,7 @@ def work(networks: Networks, params: Params, *, from_image: bool = False) -> Wor
 def _images(networks: Networks, params: ImageParams, *, from_image: bool) -> Iterator[tuple[Part, Kind, float]]:
     steps, strength, draft = params.num_inference_steps, params.strength, params.draft
     calls = (2 if params.guidance_scale > 1 else 1) * _calls_a_step(networks, params.scheduler)
-    size = params.width, params.height
+    size = params.drawn_size
     yield "text", "sdxl", 2 * _TEXT["sdxl"]
     if from_image:
         yield "encode", "vae", image_encode(networks.vae, *size)

@@ -1,20 +1,23 @@
-"""A picture -> the size of the job. Pure Pillow and NumPy; knows no models.
+"""A picture -> the size of the job. Pure Pillow; knows no models.
 
 A client's pictures are scaled to cover the target and cropped about their centre, never distorted.
 """
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 from PIL import Image, ImageOps
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
+    from worker.api.layout import Shares
     from worker.core.types import Control
 
-MASK_THRESHOLD = 128
-"""Mask values from here to 255 are repainted."""
+_NOISE = 8
+"""Levels by which a lossy format may change the black and the white of a mask."""
+_CLEAN = [0 if value < _NOISE else 255 if value > 255 - _NOISE else value for value in range(256)]
+_HALF = [255 if value >= 128 else 0 for value in range(256)]
 
 
 def fit_image(image: Image.Image, width: int, height: int, control: "Control") -> Image.Image:
@@ -38,22 +41,39 @@ def enlarged(drawn: "NDArray[np.uint8]", width: int, height: int) -> Image.Image
 
 def fit_mask(
     mask: Image.Image, image_size: tuple[int, int], width: int, height: int, control: "Control"
-) -> "NDArray[np.bool_]":
-    """The mask laid over its image and cropped like it: (height, width), True where the picture is repainted.
+) -> Image.Image:
+    """The mask laid over its image and cropped like it: L of width x height, each value the weight of what is drawn.
 
+    A mask of 0 and 255 alone stays one at any size: a pixel is repainted where half of it or more was white.
     `image_size` is the source image's own size; a mask of another size is stretched over it first.
     """
-    mask = mask.convert("L")
+    mask = cleaned(mask)
+    hard = is_hard(mask)
     if mask.size != image_size:
         if cropped_share(mask.size, image_size) >= 0.01:
             control.warn("mask_url: the mask has other proportions than the image and was stretched over it")
         mask = mask.resize(image_size, Image.Resampling.BILINEAR)
     if mask.size != (width, height):
         mask = ImageOps.fit(mask, (width, height), Image.Resampling.BILINEAR)
-    repaint: NDArray[np.bool_] = np.asarray(mask) >= MASK_THRESHOLD
-    if not repaint.any():
-        control.warn("mask_url: the mask has no white pixel, so the picture stays as it was")
-    return repaint
+    return mask.point(_HALF) if hard else mask
+
+
+def cleaned(mask: Image.Image) -> Image.Image:
+    """The mask as L without the traces of a lossy format in its black and white: what is nearly one of them is it."""
+    return mask.convert("L").point(_CLEAN)
+
+
+def is_hard(mask: Image.Image) -> bool:
+    """Whether it is all 0 and 255."""
+    return not any(mask.histogram()[1:255])
+
+
+def masked_box(mask: Image.Image) -> "Shares | None":
+    """The smallest box with all that a mask repaints, in shares of its sides; None where it repaints nothing."""
+    if (box := cleaned(mask).getbbox()) is None:
+        return None
+    width, height = mask.size
+    return box[0] / width, box[1] / height, box[2] / width, box[3] / height
 
 
 def cropped_share(size: tuple[int, int], target: tuple[int, int]) -> float:

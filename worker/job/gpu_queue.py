@@ -113,7 +113,10 @@ class GpuSlot:
         context: JobContext,
         take: Callable[[Generated], None],
     ) -> None:
-        """Stand in line for loading the weights, admitted or not. `take` is told of each thing that was generated.
+        """Stand in line for loading the weights, admitted or not.
+
+        `params` are as far as they are known: the room that they ask for is made beside the weights. `take` is told of
+        each thing that was generated.
 
         Raises:
             GpuFault: an earlier call never came back.
@@ -125,13 +128,18 @@ class GpuSlot:
         self._generating: Future[None] | None = None
         self._denoising = False
 
-    async def run(self, sources: Sources) -> None:
+    async def run(self, sources: Sources, params: Params | None = None) -> None:
         """Generate; comes back when the GPU is free for the next job.
+
+        Args:
+            sources: the pictures that the job starts from.
+            params: the job's, now that the size of these is known; None: as they were.
 
         Raises:
             JobError, Cancelled: what came in between, or the reason that the job was given to stop.
         """
         stop = self._context.stop
+        self._params = params or self._params
         try:
             self._generating = self._gpu.submit(functools.partial(self._generate, sources), ahead=True)
             await stop.guard(_result(self._generating))

@@ -7,9 +7,10 @@ import asyncio
 from dataclasses import dataclass
 
 from worker.api.departures import departures
-from worker.api.params import ModelDefaults, Params, resolve
-from worker.api.request import Request
+from worker.api.params import ModelDefaults, Params, SourceShape, VideoParams, job_cost, resolve
+from worker.api.request import InpaintRequest, Request
 from worker.core.errors import FieldProblem, InvalidInput
+from worker.core.types import Sources
 from worker.engine.estimate import Estimate
 from worker.job.services import Services
 
@@ -32,13 +33,56 @@ async def plan(request: Request, services: Services) -> Plan:
         ModelUnavailable: nothing serves it.
         InvalidInput: it asks for what the model cannot do, for too much, or for what cannot end in time on this card.
     """
-    settings, generator = services.settings, services.generator
+    generator = services.generator
     defaults = generator.describe(request.task_type, request.model)
-    params = resolve(request, defaults, max_image_pixels=settings.max_image_pixels, max_job_cost=settings.max_job_cost)
+    params = _resolved(request, defaults, services)
     # In a thread: of a model that is not loaded yet, the headers of its files are read.
     estimate = await asyncio.to_thread(generator.estimate, request, params)
-    check_time(estimate, params, settings.job_timeout_seconds)
-    return Plan(defaults, params, estimate, (*defaults.warnings, *departures(request, params, defaults)))
+    check_time(estimate, params, services.settings.job_timeout_seconds)
+    return Plan(defaults, params, estimate, _said(request, params, defaults))
+
+
+async def follow(request: Request, planned: Plan, sources: Sources, services: Services) -> Plan:
+    """The plan once more, now that the size of what the job starts from is known; its seed stays.
+
+    Raises:
+        InvalidInput: a side that follows the source makes the job larger than the limits allow.
+    """
+    before, defaults = planned.params, planned.defaults
+    shape = await asyncio.to_thread(_shape, request, sources)
+    seed = before.seed if isinstance(before, VideoParams) else before.seeds[0]
+    params = _resolved(request, defaults, services, shape, seed)
+    estimate = planned.estimate
+    if job_cost(params) > job_cost(before):
+        estimate = await asyncio.to_thread(services.generator.estimate, request, params)
+        check_time(estimate, params, services.settings.job_timeout_seconds)
+    return Plan(defaults, params, estimate, _said(request, params, defaults))
+
+
+def _resolved(
+    request: Request,
+    defaults: ModelDefaults,
+    services: Services,
+    source: SourceShape | None = None,
+    seed: int | None = None,
+) -> Params:
+    limits = {"max_image_pixels": services.settings.max_image_pixels, "max_job_cost": services.settings.max_job_cost}
+    return resolve(request, defaults, **limits, source=source, seed=seed)
+
+
+def _said(request: Request, params: Params, defaults: ModelDefaults) -> tuple[str, ...]:
+    return (*defaults.warnings, *departures(request, params, defaults))
+
+
+def _shape(request: Request, sources: Sources) -> SourceShape:
+    """Of the picture that a job starts from; what its mask repaints is looked for only where the size depends on it."""
+    assert sources.image is not None  # noqa: S101 - the caller has looked
+    masked = None
+    if isinstance(request, InpaintRequest) and request.inpaint_area == "masked" and sources.mask is not None:
+        from worker.engine.resize import masked_box  # imports Pillow
+
+        masked = masked_box(sources.mask)
+    return SourceShape(*sources.image.size, masked)
 
 
 def check_time(estimate: Estimate | None, params: Params, limit: float) -> None:

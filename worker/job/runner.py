@@ -44,7 +44,7 @@ from worker.job.context import Job, JobContext
 from worker.job.course import Course
 from worker.job.gpu_queue import GpuSlot
 from worker.job.limit import TimeLimit
-from worker.job.plan import plan
+from worker.job.plan import Plan, follow, plan
 from worker.job.preflight import Preflight
 from worker.job.services import Services
 
@@ -135,14 +135,12 @@ class _Runner:
             self._request_data = request.public()
             await self._authenticate(request)
             planned = await plan(request, self._services)
-        params = planned.params
-        context.warnings.extend(planned.warnings)
-        context.course, context.units = Course(planned.estimate), job_units(params)
-        context.manifest = response.manifest(params, planned.defaults.name)
+        context.course = Course(planned.estimate)
+        self._know(planned)
         # In a thread: an inline picture of 20 MB takes most of a second, in which nothing else may wait.
         context.fingerprint = await asyncio.to_thread(fingerprint, request)
         log.info("job accepted", extra={"action": "job_accepted", "job_id": context.job.id, **self._described(request)})
-        result = await self._generate(request, params)
+        result = await self._generate(request, planned)
         if isinstance(result, AlreadyDone):
             return response.replay(request, result.generation_data)
         return await self._complete(request, result)
@@ -159,23 +157,34 @@ class _Runner:
         await self._services.identity.check(context.envelope, context.job.input, acts_for_user=acts_for_user)
         self._caller_known = acts_for_user
 
-    async def _generate(self, request: Request, params: Params) -> AlreadyDone | Delivered:
+    def _know(self, planned: Plan) -> None:
+        """Take note of what the job's result will be, as far as its plan says so."""
+        context = self._context
+        context.units = job_units(planned.params)
+        context.manifest = response.manifest(planned.params, planned.defaults.name)
+
+    async def _generate(self, request: Request, planned: Plan) -> AlreadyDone | Delivered:
         """Claim, fetch sources and load weights side by side, then run the model; a stored result ends it early."""
         context, services = self._context, self._services
         slot = GpuSlot(
-            services.gpu, services.generator, request=request, params=params, context=context, take=self._take
+            services.gpu, services.generator, request=request, params=planned.params, context=context, take=self._take
         )
         try:
             ready = await context.stop.guard(Preflight(services, request, context).check(self._request_data))
+            if isinstance(ready, Sources) and ready.image is not None:
+                planned = await follow(request, planned, ready, services)
+                self._know(planned)
         except BaseException:
             await slot.give_up()
             raise
+        for warning in planned.warnings:
+            context.warn(warning)
         if not isinstance(ready, Sources):
             await slot.give_up()
             self._delivered = ready if isinstance(ready, Delivered) else None
             return ready
-        self._uploader = self._open_uploader(request, params)
-        await slot.run(ready)
+        self._uploader = self._open_uploader(request, planned.params)
+        await slot.run(ready, planned.params)
         delivered = await self._uploader.finish(services.settings.max_result_bytes)
         context.timings |= self._uploader.timings
         return delivered

@@ -72,7 +72,7 @@ class SourceLoader:
         data = self._read(request.image_url, "image_url", user_id, raise_if_stopped)
         left = decode.DECODE_SECONDS
         image = decode.decode_image(data, "image_url", *limits, seconds=left, raise_if_stopped=raise_if_stopped)
-        if not isinstance(request, InpaintRequest):
+        if not isinstance(request, InpaintRequest) or request.mask_url is None:
             return Sources(image.image, warnings=image.warnings)
         data = self._read(request.mask_url, "mask_url", user_id, raise_if_stopped)
         left -= image.seconds

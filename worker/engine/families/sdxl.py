@@ -7,7 +7,7 @@ ensemble of experts, appendix B), decode. Knows latents and schedules; knows no 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -21,12 +21,16 @@ from diffusers.utils.torch_utils import randn_tensor
 from worker.api.params import Draft, ImageParams
 from worker.core.types import Control, Progress, Sources
 from worker.engine import resize
+from worker.engine.canvas import Canvas
 from worker.engine.memory.room import Phase
 from worker.engine.models.loader import SdxlParts
 from worker.engine.prompt.length import warn_of_cut_prompts
 from worker.engine.protocol import GeneratedImage
 from worker.engine.schedulers import image_scheduler
 from worker.engine.vae import decode_image, encode_image
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 Embeddings = dict[str, torch.Tensor | None]
 StepCallback = Callable[[Any, int, Any, dict[str, torch.Tensor]], dict[str, torch.Tensor]]
@@ -46,12 +50,14 @@ class SdxlJob:
         self._device = device
         self._params = _at_least_one_step(params, control)
         self._control = control
-        self._source = self._repaint = None
-        size = params.width, params.height
-        if sources.image is not None:
-            self._source = resize.fit_image(sources.image, *size, control)
-        if sources.image is not None and sources.mask is not None:
-            self._repaint = resize.fit_mask(sources.mask, sources.image.size, *size, control)
+        self._size = params.drawn_size
+        self._source: Image.Image | None = None
+        self._canvas: Canvas | None = None
+        if sources.image is not None and (sources.mask is not None or params.outpaint is not None):
+            self._canvas = Canvas(params, sources.image, sources.mask, control)
+            self._source = self._canvas.source
+        elif sources.image is not None:
+            self._source = resize.fit_image(sources.image, *self._size, control)
         self._strength = self._params.strength if params.draft is None else params.draft.strength
         self._draft_steps = 0
         if params.draft is not None:
@@ -62,7 +68,7 @@ class SdxlJob:
         self._base_embeds: Embeddings | None = None
         self._refiner_embeds: Embeddings | None = None
         self._source_latents: torch.Tensor | None = None
-        self._mask: torch.Tensor | None = None
+        self._weights: torch.Tensor | None = None
         self.phase: Phase = "text"
         """What it was at when it ended, for whoever asks what ran out of memory."""
         self._done = 0
@@ -81,8 +87,8 @@ class SdxlJob:
                 image = decode_image(self._parts.vae, latents)
             del latents
             self._kept.clear()
-            if self._repaint is not None and self._source is not None:
-                image = np.where(self._repaint[..., None], image, np.asarray(self._source))
+            if self._canvas is not None:
+                image = self._canvas.finished(image)
             yield GeneratedImage(index, seed, np.ascontiguousarray(image))
 
     def _plan(self) -> tuple[int, int]:
@@ -134,12 +140,19 @@ class SdxlJob:
             with self._told("encode"):
                 latents = encode_image(parts.vae, self._source, self._device)
             self._source_latents = latents.to(parts.unet.dtype)
-        if self._repaint is not None:
+        if self._canvas is not None and self._source_latents is not None:
             # A latent covers 8 x 8 pixels and is repainted when any of them is: a thin stroke must not fall through.
-            full = torch.from_numpy(self._repaint).float()[None, None].to(self._device)
-            factor = full.shape[-1] // self._source_latents.shape[-1] if self._source_latents is not None else 8
-            coarse = torch.nn.functional.max_pool2d(full, factor)
-            self._mask = torch.nn.functional.interpolate(coarse, scale_factor=factor)
+            full = torch.from_numpy(np.array(self._canvas.weights)).to(self._device).float()[None, None]
+            factor = full.shape[-1] // self._source_latents.shape[-1]
+            self._weights = torch.nn.functional.max_pool2d(full, factor) / 255
+
+    def _free(self, done: float, weights: torch.Tensor) -> torch.Tensor:
+        """Where the latents are the model's own once this share of the steps is done; elsewhere they are the source's.
+
+        Differential Diffusion (https://arxiv.org/abs/2306.00950, algorithm 1): the less a latent is to change, the
+        later it is let go. Weights of 0 and 1 alone give the same mask at every step.
+        """
+        return ((weights > 0) & (weights >= 1 - done)).float()
 
     def _embed(self, pipeline: Any, negative_prompt: str | None) -> Embeddings:
         positive, negative, pooled, negative_pooled = pipeline.encode_prompt(
@@ -215,17 +228,19 @@ class SdxlJob:
             # A share of 1.0 would mean no split at all to diffusers.
             "denoising_end": params.high_noise_frac if self._refiner_steps else None,
         }
-        size = {"width": params.width, "height": params.height}
+        size, stepper = {"width": self._size[0], "height": self._size[1]}, self._stepper(self._base_steps)
         if source is None:
             pipeline = self._pipeline(StableDiffusionXLPipeline)
             options |= size
-        elif self._mask is None:
+        elif self._weights is None:
             pipeline = self._pipeline(StableDiffusionXLImg2ImgPipeline)
             options |= {"image": source, "strength": self._strength}
         else:
             pipeline = self._pipeline(StableDiffusionXLInpaintPipeline)
-            options |= {"image": source, "mask_image": self._mask, "strength": self._strength, **size}
-        return self._call(pipeline, self._base_embeds, generator, self._stepper(self._base_steps), options)
+            first = torch.nn.functional.interpolate(self._free(1 / self._steps, self._weights), self._size[::-1])
+            options |= {"image": source, "mask_image": first, "strength": self._strength, **size}
+            stepper = self._stepper(self._base_steps, self._releaser(self._weights))
+        return self._call(pipeline, self._base_embeds, generator, stepper, options)
 
     def _denoise_refiner(self, seed: int, latents: torch.Tensor | None, source: torch.Tensor | None) -> torch.Tensor:
         params, generator = self._params, torch.Generator("cpu").manual_seed(seed)
@@ -238,7 +253,7 @@ class SdxlJob:
         else:
             # No picture to start from: at full strength what is added to these zeros is all the noise there is.
             channels, factor = self._parts.vae.config.latent_channels, pipeline.vae_scale_factor
-            shape = (1, channels, params.height // factor, params.width // factor)
+            shape = (1, channels, self._size[1] // factor, self._size[0] // factor)
             zeros = torch.zeros(shape, dtype=self._parts.refiner_unet.dtype, device=self._device)
             options |= {"image": zeros, "strength": 1.0}
         step = self._stepper(self._refiner_steps, keep=self._keeper(seed))
@@ -280,14 +295,28 @@ class SdxlJob:
 
         return step
 
+    def _releaser(self, weights: torch.Tensor) -> StepCallback | None:
+        """For the base of an inpainting with a soft mask: the pipeline's mask for the next step."""
+        if self._canvas is None or resize.is_hard(self._canvas.weights):
+            return None
+
+        def release(
+            pipeline: Any, index: int, _timestep: Any, tensors: dict[str, torch.Tensor]
+        ) -> dict[str, torch.Tensor]:
+            share = (index + 2) / pipeline.num_timesteps
+            mask = self._free(share * self._base_steps / self._steps, weights).to(tensors["latents"].dtype)
+            return {"mask": torch.cat([mask] * 2) if pipeline.do_classifier_free_guidance else mask}
+
+        return release
+
     def _keeper(self, seed: int) -> StepCallback | None:
         """For the refiner of an inpainting: what is not repainted follows the source at each step's own noise level."""
-        if self._mask is None or self._source_latents is None:
+        if self._weights is None or self._source_latents is None:
             return None
-        source = self._source_latents
+        source, weights = self._source_latents, self._weights
         generator = torch.Generator("cpu").manual_seed(seed)
         noise = randn_tensor(source.shape, generator=generator, device=source.device, dtype=source.dtype)
-        mask = torch.nn.functional.interpolate(self._mask, size=source.shape[-2:]).to(source.dtype)
+        before = self._base_steps
 
         def keep(
             pipeline: Any, index: int, _timestep: Any, tensors: dict[str, torch.Tensor]
@@ -296,6 +325,8 @@ class SdxlJob:
             if left:
                 scheduler = pipeline.scheduler
                 known = scheduler.add_noise(source, noise, scheduler.timesteps[-left].reshape(1))
+            done = (before + (index + 1) / pipeline.num_timesteps * self._refiner_steps) / self._steps
+            mask = self._free(done, weights).to(source.dtype)
             return {"latents": (1 - mask) * known + mask * tensors["latents"]}
 
         return keep

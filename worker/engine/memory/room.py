@@ -69,7 +69,7 @@ class Size:
         source = task_type not in {TaskType.TEXT2IMG, TaskType.TEXT2VIDEO} or params.draft is not None
         if isinstance(params, VideoParams):
             return cls(params.width, params.height, params.num_frames, source)
-        return cls(params.width, params.height, 1, source, params.guidance_scale > 1)
+        return cls(*params.drawn_size, 1, source, params.guidance_scale > 1)
 
     @classmethod
     def native(cls, task_type: TaskType, defaults: ModelDefaults) -> "Size":

@@ -1,0 +1,86 @@
+"""An inpainting's pixels: what the model is given of the client's picture and mask, and how what it drew is put back.
+
+Pure Pillow and NumPy; knows no models. Where the weight of a pixel is 0, the finished picture has the client's own,
+exactly; where it is 255, what was drawn; in between a mixture of both.
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageChops, ImageFilter
+
+from worker.api.layout import Borders
+from worker.engine import resize
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from worker.api.layout import Box
+    from worker.api.params import ImageParams
+    from worker.core.types import Control
+
+_SEAM = 2.0
+"""Standard deviation, in pixels, of the seam between the client's picture and what is drawn beside it."""
+_SMEARED = 12
+"""What is to be drawn beside a picture begins as its mirror image, blurred over one n-th of the canvas."""
+_ANY = [0] + [255] * 255
+_OFF_THE_KEPT = [255 - min(255, 2 * value) for value in range(256)]
+
+
+class Canvas:
+    """The client's picture and mask at the size of the output, and the part of it that the model draws."""
+
+    def __init__(self, params: "ImageParams", image: Image.Image, mask: Image.Image | None, control: "Control") -> None:
+        size, blur = (params.width, params.height), params.mask_blur or 0.0
+        inside = (params.outpaint or Borders()).inside(size)
+        inner = inside[2] - inside[0], inside[3] - inside[1]
+        self._picture = resize.fit_image(image, *inner, control)
+        if mask is None:
+            self._weights = Image.new("L", inner)
+        else:
+            self._weights = resize.fit_mask(mask, image.size, *inner, control)
+        if blur:
+            self._weights = self._weights.filter(ImageFilter.GaussianBlur(blur))
+        if params.outpaint is not None:
+            self._grow(inside, size, blur)
+        if self._weights.getbbox() is None:
+            control.warn("mask_url: the mask has no white pixel, so the picture stays as it was")
+        self._box: Box = (0, 0, *size) if params.drawn is None else params.drawn.box
+        self._whole = self._box == (0, 0, *size)
+        self.source, self.weights = self._part(self._picture), self._part(self._weights)
+        """What the model starts from (RGB), and how far it may leave each pixel of it (L), at the size it draws."""
+        if self.source.size != params.drawn_size:
+            self.source = self.source.resize(params.drawn_size, Image.Resampling.LANCZOS)
+            weights = self.weights.resize(params.drawn_size, Image.Resampling.BILINEAR)
+            self.weights = weights.point(_ANY) if resize.is_hard(self._weights) else weights
+
+    def finished(self, drawn: "NDArray[np.uint8]") -> "NDArray[np.uint8]":
+        """The output, (height, width, 3), with what was drawn of it in its place."""
+        image, size = Image.fromarray(drawn), (self._box[2] - self._box[0], self._box[3] - self._box[1])
+        if image.size != size:
+            image = image.resize(size, Image.Resampling.LANCZOS)
+        result = self._picture.copy()
+        result.paste(image, self._box, self._part(self._weights))
+        return np.array(result)
+
+    def _part(self, of: Image.Image) -> Image.Image:
+        return of if self._whole else of.crop(self._box)
+
+    def _grow(self, inside: "Box", size: tuple[int, int], blur: float) -> None:
+        """Lay the picture on a larger canvas, all of which is drawn but the picture.
+
+        The seam lies beside the picture: there what is drawn comes out of the picture's mirror image.
+        """
+        borders = [border for border in (*inside[:2], size[0] - inside[2], size[1] - inside[3]) if border]
+        kept = Image.new("L", size)
+        kept.paste(ImageChops.invert(self._weights), inside)
+        seam = min(max(blur, _SEAM), min(borders, default=0) / 4)
+        weights = kept.filter(ImageFilter.GaussianBlur(seam)).point(_OFF_THE_KEPT)
+        left, up, right, down = inside
+        around = ((up, size[1] - down), (left, size[0] - right), (0, 0))
+        mirrored = Image.fromarray(np.pad(np.asarray(self._picture), around, mode="symmetric"))
+        smeared = mirrored.filter(ImageFilter.GaussianBlur(max(size) / _SMEARED))
+        mirrored.paste(smeared, (0, 0), weights)
+        mirrored.paste(self._picture, inside)
+        weights.paste(self._weights, inside)
+        self._picture, self._weights = mirrored, weights
