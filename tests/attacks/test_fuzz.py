@@ -71,6 +71,14 @@ VALID: list[dict[str, Any]] = [
     },
     {"task_type": "img2img", "prompt": "a fox", "image_url": PICTURE, "strength": 0.5, "output_format": "webp"},
     {"task_type": "inpaint", "prompt": "a", "image_url": "https://x.example/a", "mask_url": "gs://b/uploads/u/a"},
+    {
+        "task_type": "inpaint",
+        "prompt": "a",
+        "image_url": PICTURE,
+        "outpaint": {"left": 64, "down": 8},
+        "mask_blur": 4,
+        "inpaint_area": "masked",
+    },
     {"task_type": "text2video", "prompt": "a", "num_frames": 81, "fps": 15, "video_width": 832, "flow_shift": 3.0},
     {"task_type": "img2video", "prompt": "a", "image_url": PICTURE, "video_guidance_scale": 5},
     {"prompt": "a", "user_id": "u", "file_uid": "f", "use_cloud_storage": True, "id_token": "x.y.z"},
@@ -113,7 +121,20 @@ STRANGE: list[Any] = [
         "__x__",
         "\ud800",
     ),
-    *([], {}, [[]], [1], {"a": 1}, {"": None}, {"__proto__": {}}, b"bytes", (1, 2), {1: 2}),
+    *(
+        [],
+        {},
+        [[]],
+        [1],
+        {"a": 1},
+        {"": None},
+        {"__proto__": {}},
+        {"left": 8},
+        {"left": [8], "up": {"up": 8}},
+        b"bytes",
+        (1, 2),
+        {1: 2},
+    ),
 ]
 
 

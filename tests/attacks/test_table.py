@@ -281,6 +281,27 @@ def test_templates_stay_text(world: World, monkeypatch: pytest.MonkeyPatch) -> N
     world.good()
 
 
+def test_a_canvas_that_grows_without_bounds_is_refused(world: World) -> None:
+    row = (28, PLAIN[28][0])
+    inpaint = {"task_type": "inpaint", "prompt": "a fox", "image_url": "https://x.example/a.png"}
+    sides: list[Any] = [-8, 2056, 10**9, 10**400, 7, 8.5, "8", True, math.nan, [8], {"left": 8}, 2**63]
+    for value in sides:
+        world.attack(row, {**inpaint, **OWNER, "outpaint": {"left": value}}, "invalid_input", names="outpaint.left")
+    nothing: list[Any] = [5, "left", [8, 8, 8, 8], {}, {"left": 0}]
+    for value in nothing:
+        world.attack(row, {**inpaint, **OWNER, "outpaint": value}, "invalid_input", names="outpaint")
+    for name, keys in (("x" * 30, ["x" * 10**6]), ("0", map(str, range(10**5)))):
+        many = {**inpaint, **OWNER, "outpaint": dict.fromkeys(keys, 8)}
+        shown = f"outpaint.{name}" if len(name) == 1 else f'outpaint."{name}"'
+        world.attack(row, many, "invalid_input", names=shown)
+    blurs: list[Any] = [-1, 64.5, 1e308, math.nan, math.inf, "4", True, [4], {}]
+    for value in blurs:
+        world.attack(row, {**inpaint, **OWNER, "mask_blur": value}, "invalid_input", names="mask_blur")
+    for value in ("", "WHOLE", "masked\n", 5, True, [], {"masked": 1}):
+        world.attack(row, {**inpaint, **OWNER, "inpaint_area": value}, "invalid_input", names="inpaint_area")
+    world.good()
+
+
 def test_sizes_that_are_each_legal_and_too_much_together_are_refused(world: World) -> None:
     row = (29, "legal numbers, a huge product")
     side = {"width": 2048, "height": 2048}

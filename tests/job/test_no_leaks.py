@@ -43,7 +43,7 @@ BETWEEN: list[dict[str, Any]] = [
     {**IMG2VIDEO, "flow_shift": 9.0},
     {**IMG2IMG, "scheduler": "K_EULER_ANCESTRAL", "strength": 0.8},
     {**VIDEO, "flow_shift": 1.0, "num_frames": 9},
-    {**INPAINT, **REFINED, "scheduler": "KLMS", "strength": 1.0},
+    {**INPAINT, **REFINED, "scheduler": "KLMS", "strength": 1.0, "outpaint": {"left": 32}, "width": 96},
     {**IMAGE, "width": 63},
     {**IMAGE, "scheduler": "DPMSolverMultistep", "guidance_scale": 0.0, "output_format": "webp"},
     {**IMAGE, "num_inference_steps": 50, "prompt": "cancelled at its third step"},
@@ -51,7 +51,7 @@ BETWEEN: list[dict[str, Any]] = [
     {**VIDEO, "video_guidance_scale": 1.0, "seed": 9, "negative_prompt": "fog"},
     {**IMAGE, "scheduler": "HEUN", "num_images": 3, "negative_prompt": "fog"},
     {**IMG2VIDEO, "video_width": 96, "num_inference_steps": 4},
-    {**INPAINT, "scheduler": "PNDM"},
+    {**INPAINT, "scheduler": "PNDM", "mask_blur": 6, "inpaint_area": "masked"},
 ]
 
 

@@ -13,6 +13,7 @@ import torch
 from tests.rehearsal.conftest import ROWS
 from tests.rehearsal.jobs import Rehearsal, Row, rehearsal, room_of, rows_of
 from tests.rehearsal.models import A14B, REFINED_SDXL, SDXL, TI2V_5B, WAN_1_3B, WAN_14B_I2V, Model
+from worker.api.layout import Borders, Drawn
 from worker.core.types import Scheduler, TaskType
 from worker.engine.vae import decode_clip, decode_image, in_tiles
 
@@ -51,12 +52,14 @@ def test_a_step_waits_for_what_is_known_and_leaves_nothing(refined: Rehearsal, s
 
 
 @pytest.mark.parametrize(
-    ("scheduler", "base", "refiner"), [(None, 3, 4), (Scheduler.DDIM, 3, 4), (Scheduler.HEUN, 5, 9)]
+    ("scheduler", "base", "refiner", "soft"),
+    [(None, 3, 4, False), (None, 3, 4, True), (Scheduler.DDIM, 3, 4, False), (Scheduler.HEUN, 5, 9, False)],
 )
 def test_inpainting_with_the_refiner_runs_both_experts(
-    refined: Rehearsal, scheduler: Scheduler | None, base: int, refiner: int
+    refined: Rehearsal, scheduler: Scheduler | None, base: int, refiner: int, soft: bool
 ) -> None:
-    split = {"high_noise_frac": 0.5, "refiner_inference_steps": 8}
+    split: dict[str, Any] = {"high_noise_frac": 0.5, "refiner_inference_steps": 8}
+    split |= {"mask_blur": 4.0} if soft else {}
     run = refined.run(TaskType.INPAINT, num_inference_steps=8, scheduler=scheduler, **split)
     assert (run.calls["unet"], run.calls["refiner_unet"]) == (base, refiner)
     assert run.step[INPAINT] == 1
@@ -66,6 +69,18 @@ def test_inpainting_with_the_refiner_runs_both_experts(
 Case = tuple[Model, TaskType, dict[str, Any], dict[str, int]]
 CASES: dict[str, Case] = {
     "SDXL 1536x1536, img2img": (SDXL, TaskType.IMG2IMG, {"width": 1536, "height": 1536}, {"unet": 2}),
+    "SDXL 1024x1024 of 2048x1152, soft inpaint": (
+        SDXL,
+        TaskType.INPAINT,
+        {
+            "width": 2048,
+            "height": 1152,
+            "mask_blur": 16.0,
+            "outpaint": Borders(left=256),
+            "drawn": Drawn(1024, 1024, (0, 0, 1152, 1152)),
+        },
+        {"unet": 2},
+    ),
     "SDXL 512x768, unguided": (SDXL, TaskType.TEXT2IMG, {"width": 512, "height": 768, "guidance_scale": 1.0}, {}),
     "Wan 1.3B 832x480x33": (WAN_1_3B, TaskType.TEXT2VIDEO, {"width": 832, "height": 480, "num_frames": 33}, {}),
     "Wan I2V 14B 832x480x81": (

@@ -8,6 +8,7 @@ from PIL import Image
 
 from tests.engine.conftest import Runner
 from tests.support.engine_jobs import Recorder, image_params, picture, sources_of, stripe_mask
+from worker.api.layout import Borders, Drawn
 from worker.api.params import Draft
 from worker.core.errors import Cancelled
 from worker.core.types import Scheduler, Sources, TaskType
@@ -181,6 +182,67 @@ def test_a_one_pixel_mask_is_repainted(run: Runner) -> None:
     (image,) = run("inpaint", sources=Sources(source, mask), strength=1.0)
     changed = np.argwhere((image != np.asarray(source)).any(axis=-1))
     assert changed.tolist() == [[5, 3]]
+
+
+@pytest.mark.parametrize("scheduler", [None, *Scheduler])
+@pytest.mark.parametrize("extra", [{}, REFINED], ids=["base", "refined"])
+def test_a_soft_mask_keeps_what_has_no_weight_and_mixes_what_has_some(
+    run: Runner, scheduler: Scheduler | None, extra: dict[str, float]
+) -> None:
+    """diffusers#10690, diffusers#5808: hard mask edges leave a seam; a blurred mask is used as one."""
+    source, mask = picture(), Image.new("L", (64, 64))
+    for column in range(64):
+        mask.paste(4 * column if column >= 16 else 0, (column, 0, column + 1, 64))
+    (image,) = run("inpaint", sources=Sources(source, mask), strength=1.0, scheduler=scheduler, **extra)
+    assert np.array_equal(image[:, :16], np.asarray(source)[:, :16])
+    changed = np.abs(image.astype(int) - np.asarray(source)).mean(axis=(0, 2))
+    assert 0 < changed[16:32].mean() < changed[48:].mean()
+
+
+def test_the_more_weight_a_mask_has_the_more_is_changed(run: Runner) -> None:
+    """https://arxiv.org/abs/2306.00950: also before pixels are mixed, a lighter place is let go of later."""
+    source = Image.new("RGB", (64, 64), (180, 60, 60))
+    changes = []
+    for weight in (16, 64, 128, 192, 255):
+        mask = Image.new("L", (64, 64), weight)
+        (image,) = run("inpaint", sources=Sources(source, mask), strength=1.0, num_inference_steps=8)
+        changes.append(np.abs(image.astype(int) - np.asarray(source)).mean())
+    assert changes == sorted(changes)
+    assert changes[0] < 0.2 * changes[-1]
+
+
+@pytest.mark.parametrize("extra", [{}, REFINED], ids=["base", "refined"])
+def test_what_is_let_go_of_step_by_step_is_the_same_for_a_hard_mask(
+    run: Runner, monkeypatch: pytest.MonkeyPatch, extra: dict[str, float]
+) -> None:
+    """A mask of 0 and 255 takes the shorter way: the pipeline's own mask, as it always was."""
+    plain = run("inpaint", strength=1.0, seeds=(1, 2), **extra)
+    monkeypatch.setattr(sdxl, "is_hard", lambda _: False)
+    for one, other in zip(plain, run("inpaint", strength=1.0, seeds=(1, 2), **extra), strict=True):
+        assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("extra", [{}, REFINED], ids=["base", "refined"])
+def test_the_masked_area_is_drawn_at_the_models_size_and_the_rest_is_not_touched(
+    run: Runner, extra: dict[str, float]
+) -> None:
+    source, mask = picture(200, 120), Image.new("L", (200, 120))
+    mask.paste(255, (100, 40, 130, 70))
+    part = Drawn(64, 64, (85, 25, 145, 85))
+    (image,) = run("inpaint", sources=Sources(source, mask), width=200, height=120, drawn=part, strength=1.0, **extra)
+    repaint = np.asarray(mask) == 255
+    assert np.array_equal(image[~repaint], np.asarray(source)[~repaint])
+    assert np.abs(image.astype(int) - np.asarray(source))[repaint].mean() > 10
+
+
+@pytest.mark.parametrize("extra", [{}, REFINED], ids=["base", "refined"])
+def test_a_canvas_grows_and_the_old_pixels_stay(run: Runner, extra: dict[str, float]) -> None:
+    source, borders = picture(), Borders(left=32, down=16)
+    given = Sources(source)
+    (image,) = run("inpaint", sources=given, width=96, height=80, outpaint=borders, strength=1.0, **extra)
+    assert image.shape == (80, 96, 3)
+    assert np.array_equal(image[:64, 32:], np.asarray(source))
+    assert image[:, :24].std() > 1
 
 
 def test_a_tiny_strength_still_runs_one_step(run: Runner) -> None:

@@ -26,6 +26,7 @@ from worker.engine.memory.room import Phase
 from worker.engine.models.loader import SdxlParts
 from worker.engine.prompt.length import warn_of_cut_prompts
 from worker.engine.protocol import GeneratedImage
+from worker.engine.resize import is_hard
 from worker.engine.schedulers import image_scheduler
 from worker.engine.vae import decode_image, encode_image
 
@@ -297,7 +298,7 @@ class SdxlJob:
 
     def _releaser(self, weights: torch.Tensor) -> StepCallback | None:
         """For the base of an inpainting with a soft mask: the pipeline's mask for the next step."""
-        if self._canvas is None or resize.is_hard(self._canvas.weights):
+        if self._canvas is None or is_hard(self._canvas.weights):
             return None
 
         def release(

@@ -1,0 +1,160 @@
+"""The size of what a job starts from becomes the size of what it makes, where the request does not say another."""
+
+import base64
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from PIL import Image, ImageDraw
+
+from tests.support.fakes import PaintingGenerator
+from tests.support.memory_world import CLOUD, World, data_uri
+from worker.api.params import ImageParams, Params, VideoParams
+from worker.api.request import Request
+from worker.core.types import Control, Sources
+from worker.engine.estimate import Estimate, Unit
+from worker.engine.protocol import Generated, Placement
+
+
+class Attentive(PaintingGenerator):
+    """Notes what it was asked to prepare for, and what to make."""
+
+    def __init__(self) -> None:
+        super().__init__(side=256)
+        self.prepared: list[Params] = []
+        self.made: list[Params] = []
+
+    def prepare(self, request: Request, params: Params, control: Control) -> Placement:
+        self.prepared.append(params)
+        return super().prepare(request, params, control)
+
+    def generate(self, request: Request, params: Params, sources: Sources, control: Control) -> Iterator[Generated]:
+        self.made.append(params)
+        return super().generate(request, params, sources, control)
+
+
+TASKS: dict[str, dict[str, Any]] = {
+    "img2img": {},
+    "inpaint": {"mask_url": data_uri((1080, 1920))},
+    "img2video": {"num_frames": 5},
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("size", [(1080, 1920), (1920, 1080), (64, 64), (3000, 500)], ids=str)
+async def test_without_sizes_the_output_has_the_sources_shape_at_the_models_pixels(
+    task: str, size: tuple[int, int]
+) -> None:
+    """cog-sdxl#10, Fooocus#843, MultiTalk#104, Wan2.2#128."""
+    world = World(generator := Attentive())
+    job = {**CLOUD, "task_type": task, "image_url": data_uri(size), **TASKS[task]}
+    response = await world.run(job)
+    (made,) = generator.made
+    width, height = response["params"]["width"], response["params"]["height"]
+    assert (made.width, made.height) == (width, height)
+    assert (response["files"][0]["width"], response["files"][0]["height"]) == (width, height)
+    assert world.document["generation_data"]["params"]["width"] == width
+    assert abs(width / height / (size[0] / size[1]) - 1) < 0.03
+    assert 0.85 * 256**2 < width * height <= 256**2
+    # Made ready as if it were the model's own size, which is the most that it can come to.
+    assert [(params.width, params.height) for params in generator.prepared] == [(256, 256)]
+    if task == "img2video":
+        assert response["video_info"]["height"] == height
+
+
+async def test_one_side_that_is_given_is_kept_and_the_other_follows() -> None:
+    world = World()
+    response = await world.run(
+        {"prompt": "a fox", "task_type": "img2img", "image_url": data_uri((300, 600)), "height": 128}
+    )
+    assert (response["params"]["width"], response["params"]["height"]) == (64, 128)
+    assert response["warnings"] == []
+
+
+async def test_a_random_seed_is_drawn_once() -> None:
+    world = World(generator := Attentive())
+    await world.run({"prompt": "a fox", "task_type": "img2img", "image_url": data_uri((300, 600)), "num_images": 2})
+    (prepared,), (made,) = generator.prepared, generator.made
+    assert isinstance(prepared, ImageParams)
+    assert isinstance(made, ImageParams)
+    assert prepared.seeds == made.seeds
+
+
+async def test_what_depends_on_the_size_follows_it() -> None:
+    """A clip of 480 pixels at most is shifted less than a larger one."""
+
+    class Large(Attentive):
+        def __init__(self) -> None:
+            super().__init__()
+            self.side = 512
+
+    world = World(generator := Large())
+    await world.run({"prompt": "a", "task_type": "img2video", "image_url": data_uri((900, 300)), "num_frames": 5})
+    (prepared,), (made,) = generator.prepared, generator.made
+    assert isinstance(prepared, VideoParams)
+    assert isinstance(made, VideoParams)
+    assert (prepared.flow_shift, made.flow_shift) == (5.0, 3.0)
+
+
+async def test_a_side_that_makes_the_job_too_large_is_told() -> None:
+    world = World(generator := Attentive(), max_job_cost=100_000 * 4)
+    job = {**CLOUD, "task_type": "img2img", "image_url": data_uri((64, 512)), "width": 128}
+    response = await world.run(job)
+    assert response["error_code"] == "invalid_input"
+    assert "width x height x steps" in response["error"]
+    assert world.document["status"] == "failed"
+    assert generator.generated == 0
+
+
+async def test_a_side_that_makes_the_job_too_slow_is_told() -> None:
+    class Estimating(Attentive):
+        def estimate(self, request: Request, params: Params) -> Estimate | None:
+            return Estimate((Unit("step", params.width * params.height / 100),), "card", "a slow card")
+
+    world = World(generator := Estimating(), job_timeout_seconds=500)
+    job = {**CLOUD, "task_type": "img2img", "image_url": data_uri((64, 512)), "width": 128}
+    response = await world.run(job)
+    assert response["error_code"] == "invalid_input"
+    assert "a slow card" in response["error"]
+    assert generator.generated == 0
+
+
+def mask(size: tuple[int, int], box: tuple[int, int, int, int]) -> str:
+    image = Image.new("L", size)
+    ImageDraw.Draw(image).rectangle(box, fill=255)
+    image.save(buffer := io.BytesIO(), "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+async def test_the_masked_area_keeps_the_photos_size_and_says_what_was_drawn() -> None:
+    world = World()
+    response = await world.run(
+        {
+            **CLOUD,
+            "task_type": "inpaint",
+            "image_url": data_uri((601, 401)),
+            "mask_url": mask((601, 401), (300, 100, 350, 150)),
+            "inpaint_area": "masked",
+            "mask_blur": 4,
+        }
+    )
+    params = response["params"]
+    assert (params["width"], params["height"]) == (601, 401)
+    assert (params["inpaint_area"], params["mask_blur"]) == ("masked", 4)
+    left, top, right, bottom = params["drawn"]["box"]
+    assert left < 290 and top < 90 and right > 360 and bottom > 160  # noqa: PT018 - one box
+    assert params["drawn"]["width"] * params["drawn"]["height"] <= 64 * 64
+    assert world.document["generation_data"]["params"]["drawn"]["box"] == params["drawn"]["box"]
+
+
+async def test_an_outpainted_photo_needs_no_mask_and_has_its_borders() -> None:
+    world = World()
+    response = await world.run(
+        {**CLOUD, "task_type": "inpaint", "image_url": data_uri((48, 40)), "outpaint": {"right": 16, "down": 8}}
+    )
+    params = response["params"]
+    assert (params["width"], params["height"]) == (64, 48)
+    assert params["outpaint"] == {"left": 0, "right": 16, "up": 0, "down": 8}
+    assert world.document["request_data"]["outpaint"] == {"left": 0, "right": 16, "up": 0, "down": 8}
+    assert world.document["request_data"]["mask_url"] is None
