@@ -12,6 +12,7 @@ from worker.api.params import (
     ImageParams,
     ModelDefaults,
     Params,
+    SourceShape,
     VideoParams,
     job_cost,
     job_units,
@@ -156,6 +157,41 @@ def test_a_size_far_beyond_the_models_own_is_drawn_small_first_where_the_model_a
     wan = replace(WAN, draft_strength=0.2)
     assert video(wan, video_width=1280, video_height=720).draft == Draft(848, 480, 0.2)
     assert video(wan).draft is None
+
+
+def test_an_inpainting_costs_what_is_drawn_of_it_and_says_what_that_is() -> None:
+    request = parse(
+        {
+            "task_type": "inpaint",
+            "prompt": "a fox",
+            "image_url": PICTURE,
+            "mask_url": PICTURE,
+            "inpaint_area": "masked",
+            "mask_blur": 4,
+            "num_inference_steps": 10,
+        }
+    )
+    shape = SourceShape(1600, 1200, (0.5, 0.5, 0.6, 0.6))
+    params = resolve(request, SDXL, max_image_pixels=2_359_296, max_job_cost=10**10, source=shape)
+    assert isinstance(params, ImageParams)
+    assert (params.width, params.height) == (1600, 1200)
+    assert params.drawn_size == (1064, 912)
+    assert job_cost(params) == 1064 * 912 * 10
+    assert params.micro_conditioning is None
+    shown = public_params(params)
+    assert (shown["mask_blur"], shown["inpaint_area"]) == (4, "masked")
+    assert (shown["drawn"]["width"], shown["drawn"]["height"]) == (1064, 912)
+    assert "outpaint" not in shown
+
+
+def test_a_seed_that_was_drawn_before_is_taken() -> None:
+    request = parse({"task_type": "img2img", "prompt": "a fox", "image_url": PICTURE, "num_images": 2})
+    params = resolve(
+        request, SDXL, max_image_pixels=2_359_296, max_job_cost=10**10, source=SourceShape(3, 4), seed=2**32 - 1
+    )
+    assert isinstance(params, ImageParams)
+    assert params.seeds == (2**32 - 1, 0)
+    assert (params.width, params.height) == (864, 1152)
 
 
 @pytest.mark.parametrize("task", ["img2img", "inpaint", "img2video"])

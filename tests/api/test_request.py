@@ -250,6 +250,37 @@ def test_the_document_gets_no_token_and_no_inline_image() -> None:
     assert "id_token" not in data
 
 
+def test_an_inpainting_needs_a_mask_or_a_canvas_that_grows() -> None:
+    inpaint = {"task_type": "inpaint", "prompt": "x", "image_url": PICTURE}
+    assert problem(inpaint) == "invalid_input: mask_url: is required for inpaint"
+    assert problem({**inpaint, "outpaint": None}) == "invalid_input: mask_url: is required for inpaint"
+    grown = parse({**inpaint, "outpaint": {"left": 64, "up": 8.0, "down": None}})
+    assert isinstance(grown, InpaintRequest)
+    assert grown.mask_url is None
+    assert grown.public()["outpaint"] == {"left": 64, "right": 0, "up": 8, "down": 0}
+    both = parse({**inpaint, "mask_url": PICTURE, "outpaint": {"left": 64}, "mask_blur": 64, "inpaint_area": "masked"})
+    assert both.public()["mask_url"] == both.public()["image_url"]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"left": 7}, "outpaint.left: must be a multiple of 8 (got 7)"),
+        ({"up": -8}, "outpaint.up: must be at least 0 (got -8)"),
+        ({"down": 2056}, "outpaint.down: must be at most 2048 (got 2056)"),
+        ({"right": "8"}, 'outpaint.right: must be a whole number (got "8")'),
+        ({"top": 8, "left": 8}, "outpaint.top: is not a side; there are left, right, up and down"),
+        ({}, "outpaint: must be more than 0 on one side at least (left, right, up or down)"),
+        ({"left": 0}, "outpaint: must be more than 0 on one side at least (left, right, up or down)"),
+        (64, "outpaint: must be an object of left, right, up and down, in pixels (got 64)"),
+    ],
+    ids=str,
+)
+def test_a_border_that_is_wrong_is_named_with_its_side(value: object, message: str) -> None:
+    inpaint = {"task_type": "inpaint", "prompt": "x", "image_url": PICTURE}
+    assert problem({**inpaint, "outpaint": value}) == f"invalid_input: {message}"
+
+
 def test_the_envelope_trusts_only_valid_ids() -> None:
     good = envelope({"user_id": "u", "file_uid": "f", "use_cloud_storage": True, "prompt": 5})
     assert good.owner == Owner("u", "f")

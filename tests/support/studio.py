@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 
 from tests.support.drawn_scenes import Pixels
-from worker.api.params import resolve
+from worker.api.params import SourceShape, resolve
 from worker.api.request import REQUESTS
 from worker.core.config import load_settings, set_library_defaults
 from worker.core.types import Progress, Sources, TaskType
@@ -55,6 +55,7 @@ class Studio:
             self._engine.describe(task),
             max_image_pixels=self._settings.max_image_pixels,
             max_job_cost=self._settings.max_job_cost,
+            source=None if image is None else SourceShape(*image.size),
         )
         params = dataclasses.replace(params, prompt=prompt)
         made = self._engine.generate(request, params, Sources(image=image, mask=mask), _Quiet())
