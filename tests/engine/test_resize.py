@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFilter
 
 from tests.support.engine_jobs import Recorder, picture, stripe_mask
 from worker.engine.resize import cropped_share, fit_image, fit_mask, masked_box
@@ -59,15 +59,28 @@ def test_a_mask_of_black_and_white_stays_one_at_any_size(size: tuple[int, int]) 
     assert set(np.unique(np.asarray(fit_mask(mask, (200, 150), 72, 104, Recorder())))) == {0, 255}
 
 
-@pytest.mark.parametrize("quality", [75, 85, 95])
-def test_what_jpeg_leaves_of_black_and_white_is_black_and_white(quality: int) -> None:
-    """A JPEG's blocks of 8 x 8 meet this mask's edges, so that all of its noise is a few levels."""
-    mask = Image.new("L", (64, 64))
-    mask.paste(255, (16, 8, 48, 40))
-    noisy = np.asarray(mask, dtype=np.int16) + np.random.default_rng(quality).integers(-7, 8, (64, 64))
-    mask.save(packed := io.BytesIO(), "JPEG", quality=quality)
-    for one in (Image.open(packed), Image.fromarray(noisy.clip(0, 255).astype(np.uint8))):
-        assert np.array_equal(np.asarray(fit_mask(one, (64, 64), 64, 64, Recorder())), np.asarray(mask))
+@pytest.mark.parametrize("quality", [60, 75, 85, 95])
+@pytest.mark.parametrize("shape", ["rectangle", "ellipse"])
+def test_what_jpeg_leaves_of_black_and_white_is_black_and_white(shape: str, quality: int) -> None:
+    mask = Image.new("L", (256, 256))
+    getattr(ImageDraw.Draw(mask), shape)((61, 43, 150, 199), fill=255)
+    mask.convert("RGB").save(packed := io.BytesIO(), "JPEG", quality=quality)
+    for one in (Image.open(packed), mask.point(lambda value: abs(value - 7))):
+        assert np.array_equal(np.asarray(fit_mask(one, (256, 256), 256, 256, Recorder())), np.asarray(mask))
+
+
+@pytest.mark.parametrize("quality", [75, 95])
+def test_what_is_soft_stays_so_in_a_jpeg(quality: int) -> None:
+    mask = Image.new("L", (256, 256))
+    mask.paste(255, (61, 43, 150, 199))
+    soft = mask.filter(ImageFilter.GaussianBlur(1))
+    soft.save(packed := io.BytesIO(), "JPEG", quality=quality)
+    weights = np.asarray(fit_mask(Image.open(packed), (256, 256), 256, 256, Recorder())).astype(int)
+    assert np.abs(weights - np.asarray(soft)).mean() < 1
+    assert len(np.unique(weights)) > 30
+    faint = Image.new("L", (256, 256))
+    faint.paste(40, (61, 43, 150, 199))
+    assert np.asarray(fit_mask(faint, (256, 256), 256, 256, Recorder())).max() == 40
 
 
 def test_the_grey_of_a_mask_is_kept() -> None:
