@@ -203,6 +203,7 @@ def test_the_table_of_the_response_has_every_field() -> None:
     for asked in (
         {"width": 512, "height": 512, "high_noise_frac": 0.5, "scheduler": "DDIM"},
         {"task_type": "img2img", "image_url": "https://u"},
+        {"task_type": "inpaint", "image_url": "https://u", "outpaint": {"left": 8}, "inpaint_area": "masked"},
         {"task_type": "text2video", "video_width": 512, "video_height": 512},
     ):
         request = parse({"prompt": "a fox", **found, **asked})
