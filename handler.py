@@ -5,15 +5,17 @@ local API. Importing this module costs nothing and loads nothing; models load in
 """
 
 import asyncio
+import contextlib
 import functools
 import logging
 import signal
 import sys
 import threading
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+from worker.api import json_text
 from worker.auth.caller import Identity
 from worker.auth.tickets import Tickets
 from worker.core import logs, timing
@@ -147,6 +149,34 @@ def _progress_sink(job: dict[str, Any]) -> Callable[[Progress], Awaitable[None]]
     return post
 
 
+def _read_any_job() -> None:
+    """Have the SDK take jobs that Python's JSON reader refuses, so that they are refused in words.
+
+    The SDK reads the answer to its job-take before any handler is asked, and drops what cannot be read: the job is
+    never answered, nor is any other of the same batch. One nested value of one user would lose the jobs of others.
+    """
+    from runpod.serverless.modules import rp_scale
+
+    take = rp_scale.get_job
+
+    class Session:
+        """The SDK's own, but for how the answer becomes a value."""
+
+        def __init__(self, session: Any) -> None:
+            self._session = session
+
+        @contextlib.asynccontextmanager
+        async def get(self, url: str) -> AsyncIterator[Any]:
+            async with self._session.get(url) as response:
+                response.json = functools.partial(response.json, loads=json_text.read)
+                yield response
+
+    async def get_job(session: Any, num_jobs: int = 1) -> Any:
+        return await take(Session(session), num_jobs)
+
+    rp_scale.get_job = get_job
+
+
 def _register_fitness_checks(services: Services) -> None:
     """What must hold before this worker takes a job; RunPod replaces a worker that fails one."""
     import runpod
@@ -198,6 +228,7 @@ def main() -> None:
     loading = services.gpu.submit(lambda: _preload(services)) if serves_many else None
     import runpod  # takes a second or two, in which the models are being loaded
 
+    _read_any_job()
     _register_fitness_checks(services)
     if loading is not None:
         deliver_spool(services)

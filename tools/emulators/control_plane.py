@@ -52,11 +52,25 @@ class Ping:
     params: Mapping[str, str]
 
 
+class Verbatim(str):
+    """An `input` that is handed out as this very JSON text: what Python's own writer or reader would not take."""
+
+    __slots__ = ()
+
+
 @dataclass(slots=True)
 class _Job:
     payload: dict[str, Any]
     state: State = "IN_QUEUE"
     workers: list[str] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        """The job as a worker gets it."""
+        values = {
+            name: value if isinstance(value, Verbatim) else json.dumps(value) for name, value in self.payload.items()
+        }
+        return "{" + ", ".join(f"{json.dumps(name)}: {value}" for name, value in values.items()) + "}"
 
 
 class ControlPlane:
@@ -238,13 +252,13 @@ class ControlPlane:
 
     async def _take_one(self, request: web.Request) -> web.Response:
         jobs = await self._take(request, 1)
-        return web.json_response(jobs[0]) if jobs else web.Response(status=204)
+        return _json(jobs[0].text) if jobs else web.Response(status=204)
 
     async def _take_batch(self, request: web.Request) -> web.Response:
         jobs = await self._take(request, int(request.query.get("batch_size", "1")))
-        return web.json_response(jobs) if jobs else web.Response(status=204)
+        return _json("[" + ", ".join(job.text for job in jobs) + "]") if jobs else web.Response(status=204)
 
-    async def _take(self, request: web.Request, most: int) -> list[dict[str, Any]]:
+    async def _take(self, request: web.Request, most: int) -> list[_Job]:
         worker = request.match_info["worker"]
         with self._changed:
             self._polls.append((time.time(), worker))
@@ -259,7 +273,7 @@ class ControlPlane:
                     job.state = "IN_PROGRESS"
                 if jobs:
                     self._changed.notify_all()
-                    return [job.payload for job in jobs]
+                    return jobs
             await asyncio.sleep(POLL_STEP_SECONDS)
         return []
 
@@ -298,6 +312,11 @@ class ControlPlane:
                 job.state = "FAILED" if payload.get("error") else "COMPLETED"
             self._changed.notify_all()
         return web.Response(status=code)
+
+
+def _json(text: str) -> web.Response:
+    # As bytes: a lone surrogate is a matter of the text's escapes, and of the other side.
+    return web.Response(body=text.encode(), content_type="application/json")
 
 
 def _strict_json(body: bytes) -> dict[str, Any] | None:
