@@ -28,8 +28,8 @@ IDS = """
     deleted
     disk_full
     download_failed
-        .broke_off .encoding .no_address .no_object .no_object_escaped .object_too_large .of_field .redirects
-        .status .too_large .too_slow .unreachable
+        .broke_off .encoding .no_address .no_object .no_object_escaped .object_encoded .object_too_large .of_field
+        .redirects .status .too_large .too_slow .unreachable
     duplicate_in_progress
     forbidden
         .bucket .folder .ticket_file .ticket_form .ticket_request .ticket_user .unsafe .unsafe_images .user

@@ -26,7 +26,7 @@ from worker.core.types import Control, Progress, Sources, TaskType
 from worker.document.store import FieldValue, Snapshot
 from worker.engine.estimate import Estimate
 from worker.engine.protocol import Generated, GeneratedClip, GeneratedImage, Placement
-from worker.storage.store import ObjectInfo
+from worker.storage.store import ObjectInfo, ObjectTooLarge
 
 
 class MemoryDocumentStore:
@@ -145,7 +145,7 @@ class MemoryBucket:
             return None
         data = self.objects[path][0]
         if len(data) > max_bytes:
-            raise ValueError(len(data))
+            raise ObjectTooLarge
         return data
 
     def crc32c(self, data: bytes) -> str:

@@ -142,6 +142,9 @@ MESSAGES: Mapping[str, str] = {
     ),
     "download_failed.too_slow": "{field}: could not be downloaded within {seconds:g} seconds",
     "download_failed.object_too_large": "the source image has more than {most} bytes",
+    "download_failed.object_encoded": (
+        "the source image is stored with a content encoding (Content-Encoding); upload the file as it is"
+    ),
     "download_failed.no_object": "there is no such source image in the bucket",
     "download_failed.no_object_escaped": (
         "there is no such source image in the bucket; its path is taken as it is, so write {got} as the character "

@@ -14,7 +14,7 @@ from worker.core import timing
 from worker.core.errors import BackendError, DownloadFailed, StorageUnavailable, Superseded
 from worker.core.types import Owner
 from worker.media.artifact import Artifact
-from worker.storage.store import Bucket, ObjectInfo
+from worker.storage.store import Bucket, ObjectEncoded, ObjectInfo, ObjectTooLarge
 
 TOKENS = "firebaseStorageDownloadTokens"
 """The custom metadata in which Firebase keeps an object's download tokens, a list separated by commas."""
@@ -162,13 +162,15 @@ class Storage:
         """The bytes of a source image in the bucket.
 
         Raises:
-            DownloadFailed: there is no such object, or it is larger than `max_bytes`.
+            DownloadFailed: there is no such object, it is larger than `max_bytes`, or it has a content encoding.
             StorageUnavailable: the bucket does not answer.
         """
         try:
             data = self._bucket.read(path, max_bytes=max_bytes, deadline=time.monotonic() + timing.READ_OBJECT_SECONDS)
-        except ValueError:
+        except ObjectTooLarge:
             raise DownloadFailed("download_failed.object_too_large", most=max_bytes, retryable=False) from None
+        except ObjectEncoded:
+            raise DownloadFailed("download_failed.object_encoded", retryable=False) from None
         except BackendError:
             raise StorageUnavailable("storage_unavailable.source") from None
         if data is None:

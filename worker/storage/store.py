@@ -8,6 +8,14 @@ from dataclasses import dataclass
 from typing import Protocol
 
 
+class ObjectTooLarge(Exception):
+    """An object has more bytes than may be read."""
+
+
+class ObjectEncoded(Exception):
+    """An object is stored with a content encoding: what it unfolds to is bounded by nothing, so it is not read."""
+
+
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
     """What the bucket says of an object."""
@@ -59,7 +67,11 @@ class Bucket(Protocol):
         ...
 
     def read(self, path: str, *, max_bytes: int, deadline: float) -> bytes | None:
-        """The object's bytes, None where there is none; ValueError where it is larger than `max_bytes`."""
+        """The object's bytes as they are stored; None where there is none.
+
+        Raises:
+            ObjectTooLarge, ObjectEncoded: nothing, or no more than `max_bytes`, was read.
+        """
         ...
 
     def crc32c(self, data: bytes) -> str:
