@@ -79,6 +79,41 @@ def test_a_job_that_was_reaped_three_times_is_poison(firebase: FirebaseEmulators
     assert fields(firebase, "poor")["error"]["code"] == "poison_job"
 
 
+def test_a_foreign_document_of_the_same_name_is_left_alone_and_keeps_no_lost_job_waiting(
+    firebase: FirebaseEmulators, documents: FirestoreStore
+) -> None:
+    """Another collection of an app may be called `files`, and be anybody's to write."""
+    over = datetime.now(UTC) - timedelta(hours=1)
+    strange = {"status": "processing", "expires_at": over, "claim": "x", "attempt": "y"}
+    foreign = ["projects/p1/files/evil", "a/b/generations/u/files/deep", *(f"projects/p{n}/files/f" for n in range(7))]
+    for path in foreign:
+        firebase.documents.document(path).set(strange)
+    firebase.documents.document("generations/odd/files/file").set(strange)
+    claimed(documents, "lost")
+    expire(firebase, "lost")
+    assert reap(documents, limit=3) == 2
+    assert fields(firebase, "lost")["error"]["code"] == "worker_lost"
+    assert fields(firebase, "odd")["error"]["code"] == "worker_lost"
+    for path in foreign:
+        assert firebase.documents.document(path).get().to_dict() == strange
+
+
+def test_a_slip_whose_job_was_never_taken_ends(firebase: FirebaseEmulators, documents: FirestoreStore) -> None:
+    ages = {"stale": 1000, "fresh": 800}
+    for user, age in ages.items():
+        created = datetime.now(UTC) - timedelta(seconds=age)
+        firebase.documents.document(f"generations/{user}/files/file").set(
+            {"status": "queued", "created_at": created, "favorite": True}
+        )
+    assert reap(documents, queue_seconds=900) == 1
+    ended = fields(firebase, "stale")
+    assert (ended["status"], ended["error"]["code"], ended["favorite"]) == ("failed", "worker_lost", True)
+    assert fields(firebase, "fresh")["status"] == "queued"
+    session = claimed(documents, "stale")
+    session.complete({"storage": "firebase"}, time.monotonic() + 5)
+    assert fields(firebase, "stale")["status"] == "completed"
+
+
 def test_it_runs_as_a_command_in_the_database_that_is_named(firebase: FirebaseEmulators) -> None:
     lost = {"status": "processing", "expires_at": datetime(2020, 1, 1, tzinfo=UTC)}
     photos, default = firebase.documents_in(firebase.project, "photos"), firebase.documents

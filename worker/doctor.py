@@ -24,6 +24,7 @@ import urllib.request
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -284,13 +285,18 @@ def documents(store: FirestoreStore, account: str | None, database: str = "(defa
         yield Finding("Firestore", "fail", "a document is not there as it was written")
         return
     yield Finding("Firestore", "ok", f"{database}: a document was written, read and deleted")
-    steps.take("find documents of lost workers", lambda: store.expired(limit=1, timeout=seconds))
+    now = datetime.now(UTC)
+    for what, status, field in (
+        ("find documents of lost workers", "processing", "expires_at"),
+        ("find order slips that nobody took", "queued", "created_at"),
+    ):
+        steps.take(what, functools.partial(store.older, status, field, now, limit=1, timeout=seconds))
     if steps.failed:
         detail, error = steps.failed
         remedies[400] = "firebase deploy --only firestore (firestore.indexes.json); an index takes minutes to be built"
         yield Finding("Firestore index", "fail", detail, _remedy(error, remedies))
     else:
-        yield Finding("Firestore index", "ok", "the reaper's query over all users is answered")
+        yield Finding("Firestore index", "ok", "the reaper's queries over all users are answered")
 
 
 def rules(name: str, url: str) -> Iterator[Finding]:

@@ -1,11 +1,12 @@
-"""Nobody waits for ever: documents whose worker is gone are brought to `failed`.
+"""Nobody waits for ever: documents that nobody works on are brought to `failed`.
 
     python -m worker.reaper            once; for cron, or a scheduled job
-    python -m worker.reaper --every 60
+    python -m worker.reaper --every 60 --queued 900
 
-A document that is still `processing` after its `expires_at` has no worker any more. The reaper marks it `worker_lost`,
-retryable, if nothing has changed it since; a worker that comes back finds its claim gone and changes nothing. Knows the
-lease, not what is generated under it. Needs the index in `firestore.indexes.json`.
+A document that is still `processing` after its `expires_at` has no worker any more, and an order slip that is `queued`
+for longer than RunPod keeps a job (`--queued`) will never have one. The reaper marks both `worker_lost`, retryable, if
+nothing has changed them since; a worker that comes back finds its claim gone and changes nothing. Knows the lease, not
+what is generated under it. Needs the indexes in `firestore.indexes.json`.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from worker.core import logs, timing
@@ -23,35 +25,39 @@ from worker.document.store import DocumentStore
 from worker.firebase.app import Firebase
 
 BATCH = 200
+QUEUE_SECONDS = 24 * 3600.0
+"""RunPod's own time to live of a job, where the request sets no `policy.ttl`:
+https://docs.runpod.io/serverless/endpoints/send-requests#execution-policies."""
 
 log = logging.getLogger(__name__)
 
 
-class ExpiredDocuments(DocumentStore, Protocol):
-    """Documents that can also be found by their lease."""
+class OldDocuments(DocumentStore, Protocol):
+    """Documents that can also be found by their age."""
 
-    def expired(self, *, limit: int, timeout: float) -> Sequence[str]:
-        """Paths of documents that are `processing` and past `expires_at`, oldest first."""
+    def older(self, status: str, field: str, than: datetime, *, limit: int, timeout: float) -> Sequence[str]:
+        """Paths of generations with this status whose time in `field` is earlier, oldest first."""
         ...
 
 
-def reap(documents: ExpiredDocuments, limit: int = BATCH) -> int:
-    """Mark up to `limit` expired documents; how many were marked. A document that changes meanwhile is left alone.
+def reap(documents: OldDocuments, *, queue_seconds: float = QUEUE_SECONDS, limit: int = BATCH) -> int:
+    """Mark up to `limit` lost jobs and as many slips; how many were marked. What changes meanwhile is left alone.
 
     Raises:
-        BackendError: Firestore does not answer.
+        BackendError: Firestore does not answer, or took none of the changes.
     """
-    marked = 0
-    for path in documents.expired(limit=limit, timeout=5 * timing.CALL_SECONDS):
-        try:
-            job_id = expire(documents, path)
-        except BackendError as error:
-            if error.kind != "invalid":
-                raise
-            continue  # what cannot be written must not keep the others waiting
-        if job_id is not None:
-            marked += 1
-            log.info("worker lost", extra={"action": "reaped", "job_id": job_id})
+    marked, failure, now = 0, None, datetime.now(UTC)
+    old = {"expires_at": ("processing", now), "created_at": ("queued", now - timedelta(seconds=queue_seconds))}
+    for field, (status, than) in old.items():
+        for path in documents.older(status, field, than, limit=limit, timeout=5 * timing.CALL_SECONDS):
+            try:
+                marked += expire(documents, path, queue_seconds)
+            except BackendError as error:
+                # One document that cannot be written must not keep the others waiting.
+                failure = error
+                log.warning("a document could not be marked", extra={"action": "reap_failed"})
+    if failure is not None and not marked:
+        raise failure
     return marked
 
 
@@ -61,6 +67,13 @@ def main(argv: list[str]) -> int:
         prog="python -m worker.reaper", description="Mark documents of lost workers failed."
     )
     parser.add_argument("--every", type=float, metavar="SECONDS", help="go on for ever, with this pause")
+    parser.add_argument(
+        "--queued",
+        type=float,
+        default=QUEUE_SECONDS,
+        metavar="SECONDS",
+        help="how long RunPod keeps a job that nobody takes: the ttl of your backend's requests (default: %(default)g)",
+    )
     arguments = parser.parse_args(argv)
     set_library_defaults()
     try:
@@ -75,7 +88,7 @@ def main(argv: list[str]) -> int:
         return 1
     while True:
         try:
-            log.info("%d documents marked", reap(documents), extra={"action": "reaper"})
+            log.info("%d documents marked", reap(documents, queue_seconds=arguments.queued), extra={"action": "reaper"})
         except BackendError as error:
             log.error("%s", error, extra={"action": "reaper_failed"})  # noqa: TRY400 - no traceback
             if arguments.every is None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from worker.core.errors import Cancelled, JobError
 from worker.document.schema import ClaimRequest, completed
 from worker.document.transitions import (
     AlreadyDone,
@@ -140,12 +141,13 @@ def test_an_end_that_had_arrived_is_not_written_again() -> None:
     ("found", "claimed", "code"),
     [
         (None, True, "deleted"),
+        ({"status": "queued", "created_at": NOW}, True, "deleted"),
         (document("processing"), True, "superseded"),
         (document("completed", generation_data={"storage": "firebase"}), False, "superseded"),
         (document("completed", claim={"request_hash": "x"}), False, "idempotency_mismatch"),
         (document("processing", job_id="job-0"), False, "superseded"),
     ],
-    ids=["deleted", "taken over", "already there", "another request's", "another job lives"],
+    ids=["deleted", "deleted and made anew", "taken over", "already there", "another request's", "another job lives"],
 )
 def test_an_end_is_not_written_over_what_is_not_this_jobs(found: Any, claimed: bool, code: str) -> None:
     decision = decide_finish(found, BID, NOW, TERMINAL, claimed=claimed)
@@ -165,6 +167,8 @@ def test_a_job_that_firestore_did_not_know_claims_as_it_ends() -> None:
         (document("processing", claim=OURS, cancel_requested=True), "cancelled"),
         (document("processing", cancel_requested=True), "superseded"),
         (None, "deleted"),
+        ({"status": "queued", "created_at": NOW}, "deleted"),
+        ({"favorite": True}, "deleted"),
     ],
 )
 def test_a_job_stops_for_its_document(found: dict[str, Any] | None, code: str | None) -> None:
@@ -173,12 +177,42 @@ def test_a_job_stops_for_its_document(found: dict[str, Any] | None, code: str | 
 
 
 def test_only_a_document_whose_lease_is_over_is_called_dead() -> None:
-    dead = decide_expiry(document("processing", claim={"deaths": 1}, **OVER), NOW)
+    dead = decide_expiry(document("processing", claim={"deaths": 1}, **OVER), NOW, 900)
     assert dead is not None
     assert (dead["status"], dead["error"]["code"], dead["error"]["retryable"]) == ("failed", "worker_lost", True)
     assert (dead["claim"]["nonce"], dead["claim"]["deaths"]) == ("", 2)
     for alive in (document("processing"), document("failed", **OVER), document("completed", **OVER), None, {"a": 1}):
-        assert decide_expiry(alive, NOW) is None
+        assert decide_expiry(alive, NOW, 900) is None
+
+
+def test_an_order_slip_that_waited_longer_than_a_queue_keeps_a_job_is_called_dead() -> None:
+    slip = {"status": "queued", "created_at": NOW - timedelta(seconds=901), "labels": ["a"]}
+    ended = decide_expiry(slip, NOW, 900)
+    assert ended is not None
+    assert (ended["status"], ended["error"]["code"], ended["error"]["retryable"]) == ("failed", "worker_lost", True)
+    assert "no worker took" in ended["error"]["message"]
+    assert decide_expiry(slip, NOW, 902) is None
+    assert decide_expiry({"status": "queued"}, NOW, 900) is None
+    assert decide_expiry({"status": "queued", "created_at": "yesterday"}, NOW, 900) is None
+
+
+ODD: list[Any] = ["x", 5, -1, True, None, [1], {"deaths": "x"}, {"deaths": [1]}, {"nonce": {}}, {"request_hash": 1}]
+
+
+@pytest.mark.parametrize("odd", ODD, ids=repr)
+@pytest.mark.parametrize(
+    "field", ["claim", "attempt", "error", "generation_data", "expires_at", "created_at", "job_id"]
+)
+@pytest.mark.parametrize("status", ["queued", "processing", "completed", "failed", 5, ["failed"], None])
+def test_whatever_an_app_wrote_there_every_question_has_an_answer(status: Any, field: str, odd: Any) -> None:
+    found = {**document("processing", **OVER), "status": status, field: odd}
+    assert isinstance(decide_claim(found, BID, NOW), Grant | AlreadyDone | Deny)
+    assert isinstance(decide_finish(found, BID, NOW, TERMINAL, claimed=True), Grant | AlreadyDone | Deny)
+    assert isinstance(decide_finish(found, BID, NOW, TERMINAL, claimed=False), Grant | AlreadyDone | Deny)
+    assert isinstance(reason_to_stop(found, BID), JobError | Cancelled | None)
+    assert decide_expiry(found, NOW, 900) is None or status in ("queued", "processing")
+    assert may_record_refusal(found, NOW) in {True, False}
+    assert isinstance(decide_redelivery(found, NOW, job_id="job-1", attempt=1, claimed=True), Redelivery)
 
 
 KEPT = {"error": {"code": "storage_unavailable"}}

@@ -151,6 +151,12 @@ def disowned(found: Fields | None) -> Fields:
     return {**claim_of(found), "nonce": ""}
 
 
+def status_of(found: Fields | None) -> str | None:
+    """A document's status; None where there is none, or what is no text."""
+    status = (found or {}).get("status")
+    return status if isinstance(status, str) else None
+
+
 def claim_of(found: Fields | None) -> Fields:
     """The claim that a document carries; empty where it carries none."""
     return mapping(found, "claim")
@@ -161,12 +167,6 @@ def lost_workers(found: Fields | None) -> int:
     return number(claim_of(found), "deaths")
 
 
-def status_of(found: Fields | None) -> str | None:
-    """What a document calls itself, if that is a word at all: a field may be its app's."""
-    status = (found or {}).get("status")
-    return status if isinstance(status, str) else None
-
-
 def mapping(found: Fields | None, name: str) -> Fields:
     """A field that is an object; empty where it is none."""
     value = (found or {}).get(name)
@@ -174,9 +174,9 @@ def mapping(found: Fields | None, name: str) -> Fields:
 
 
 def number(found: Fields | None, name: str) -> int:
-    """A field that is a whole number; 0 where it is none."""
+    """A field that a worker counts in; 0 where something else stands there."""
     value = (found or {}).get(name)
-    return value if isinstance(value, int) else 0
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else 0
 
 
 def has_ended(found: Fields | None) -> bool:

@@ -213,20 +213,18 @@ class DocumentSession:
         return read_at + timedelta(seconds=time.monotonic() - monotonic)
 
 
-def expire(store: DocumentStore, path: str) -> str | None:
-    """Bring a document whose lease is over to `failed`, `worker_lost`; its job's id, or None where it was left alone.
+def expire(store: DocumentStore, path: str, queue_seconds: float) -> bool:
+    """Bring a document that nobody works on to `failed`, `worker_lost`; whether it was one, and is now.
 
     Raises:
         BackendError: Firestore does not answer.
     """
     found = store.read(path, timeout=timing.CALL_SECONDS)
-    failure = transitions.decide_expiry(found.fields, found.read_at)
+    failure = transitions.decide_expiry(found.fields, found.read_at, queue_seconds)
     if failure is None:
-        return None
+        return False
     version, _whole = _write(store, path, found, failure, timing.CALL_SECONDS)
-    if version is None:
-        return None
-    return str((found.fields or {}).get("job_id"))
+    return version is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ Pure functions over (document, who asks, the server's time); docs/architecture.m
 """
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum
 
 from worker.core.errors import (
@@ -37,6 +37,7 @@ from worker.document.schema import ClaimRequest, Fields
 WORKER_LOST = "worker_lost"
 """The code that the reaper writes; no worker ever answers with it."""
 LOST = "the worker that made this was lost; ask again"
+NEVER_TAKEN = "no worker took this job in time; ask again"
 MAX_LOST_WORKERS = 3
 """A job that ended this many workers is not given to another one."""
 SPOOLED = StorageUnavailable.code
@@ -117,9 +118,9 @@ def may_record_refusal(fields: Fields | None, now: datetime) -> bool:
 
 def reason_to_stop(fields: Fields | None, request: ClaimRequest) -> JobError | Cancelled | None:
     """Why a job that has claimed this document must end; None while it is to go on."""
-    if fields is None:
+    if _was_deleted(fields):
         return Deleted()
-    if not holds_claim(fields, request):
+    if fields is None or not holds_claim(fields, request):
         return Superseded()
     return Cancelled() if fields.get("cancel_requested") is True else None
 
@@ -135,9 +136,9 @@ def decide_finish(
     if holds_claim(fields, request) and schema.ends_like(fields, terminal):
         return AlreadyDone({})
     if claimed:
-        if fields is None:
-            return Deny(Deleted())
-        return Grant(_attempt(fields)) if holds_claim(fields, request) else Deny(Superseded())
+        if fields is not None and holds_claim(fields, request):
+            return Grant(_attempt(fields))
+        return Deny(Deleted() if _was_deleted(fields) else Superseded())
     decision = decide_claim(fields, request, now)
     if isinstance(decision, Grant):
         return decision
@@ -147,9 +148,19 @@ def decide_finish(
     return Deny(Superseded())
 
 
-def decide_expiry(fields: Fields | None, now: datetime) -> Fields | None:
-    """The failure to write on a document whose worker is gone; None for one that lives or has ended."""
-    if (fields or {}).get("status") != "processing" or not lease_is_over(fields or {}, now):
+def decide_expiry(fields: Fields | None, now: datetime, queue_seconds: float) -> Fields | None:
+    """The failure to write on a document that nobody works on, or ever will; None for one that lives or has ended.
+
+    `queue_seconds` is how long a job may wait in RunPod's queue before RunPod drops it: an order slip that is older
+    is that of a job which was never submitted, or will never be taken.
+    """
+    found = fields or {}
+    if schema.status_of(found) == "queued":
+        created_at = found.get("created_at")
+        if not isinstance(created_at, datetime) or created_at + timedelta(seconds=queue_seconds) > now:
+            return None
+        return schema.failed(WORKER_LOST, NEVER_TAKEN, retryable=True)
+    if schema.status_of(found) != "processing" or not lease_is_over(found, now):
         return None
     # Without its claim token a late worker cannot take the document for its own; the loss counts for `poison_job`.
     claim = {**schema.disowned(fields), "deaths": schema.lost_workers(fields) + 1}
@@ -190,13 +201,18 @@ def holds_claim(fields: Fields | None, request: ClaimRequest) -> bool:
 
 def is_claimed(fields: Fields | None, request: ClaimRequest) -> bool:
     """Whether this delivery has claimed the document already, and nobody has ended it since."""
-    return (fields or {}).get("status") == "processing" and holds_claim(fields, request)
+    return schema.status_of(fields) == "processing" and holds_claim(fields, request)
 
 
 def lease_is_over(fields: Fields, now: datetime) -> bool:
     """Whether anyone may call the job dead; a document without `expires_at` has no lease to respect."""
     expires_at = fields.get("expires_at")
     return not isinstance(expires_at, datetime) or expires_at <= now
+
+
+def _was_deleted(fields: Fields | None) -> bool:
+    """Of a document that this job had claimed: it is gone, or a new one stands there that no job has claimed yet."""
+    return fields is None or not schema.claim_of(fields)
 
 
 def _attempt(fields: Fields) -> int:

@@ -3,6 +3,7 @@
 Knows Google's client, which is imported when it is first used. Knows no field of a document and no job.
 """
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -12,6 +13,8 @@ from worker.firebase.errors import translated
 
 _NOT_ENCODED = (TypeError, ValueError)
 """What the client raises over a value that it cannot even send: a lone surrogate, a number of more than 64 bits."""
+_OURS = re.compile(r"generations/[^/]+/files/[^/]+")
+_MAX_PAGES = 20
 
 
 class FirestoreStore:
@@ -55,19 +58,30 @@ class FirestoreStore:
         with translated("firestore"):
             self.client.document(path).delete(retry=None, timeout=timeout)
 
-    def expired(self, *, limit: int, timeout: float) -> list[str]:
-        """Paths of all users' documents that are `processing` past their `expires_at`, oldest first."""
+    def older(self, status: str, field: str, than: datetime, *, limit: int, timeout: float) -> list[str]:
+        """Paths of documents `generations/*/files/*` with this status whose time in `field` is earlier, oldest first.
+
+        Other collections may be called `files`, too: what lies elsewhere is passed over, as far as `_MAX_PAGES` go.
+        """
         from google.cloud.firestore import FieldFilter
 
         query = (
             self.client.collection_group("files")
-            .where(filter=FieldFilter("status", "==", "processing"))
-            .where(filter=FieldFilter("expires_at", "<", datetime.now(UTC)))
-            .order_by("expires_at")
+            .where(filter=FieldFilter("status", "==", status))
+            .where(filter=FieldFilter(field, "<", than))
+            .order_by(field)
+            .select([field])
             .limit(limit)
         )
+        paths: list[str] = []
         with translated("firestore"):
-            return [str(found.reference.path) for found in query.get(retry=None, timeout=timeout)]
+            for _ in range(_MAX_PAGES):
+                page = query.get(retry=None, timeout=timeout)
+                paths += [found.reference.path for found in page if _OURS.fullmatch(found.reference.path)]
+                if len(page) < limit or len(paths) >= limit:
+                    break
+                query = query.start_after(page[-1])
+        return paths[:limit]
 
 
 def _plain(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -364,6 +364,17 @@ function descendants(holder, id) {
 
 class QueryableState extends FirestoreState {
   v1Query(parent, query) {
+    // Pages: a client that goes on after a document names it last in its cursor.
+    const after = query.has_start_at ? query.start_at.values.at(-1)?.reference_value : undefined;
+    if (!after) return this.found(parent, query);
+    const most = query.has_limit ? query.limit.value : Infinity;
+    query.limit = undefined;
+    const all = this.found(parent, query);
+    const at = all.findIndex((document) => document.toV1Document().name === after);
+    return all.slice(at + 1, at + 1 + most);
+  }
+
+  found(parent, query) {
     const { collection_id: id, all_descendants: group } = query.from[0] ?? {};
     if (!group) return super.v1Query(parent, query);
     const [project, database, path] = /^projects\/([^/]+)\/databases\/([^/]+)\/documents\/?(.*)$/.exec(parent).slice(1);
