@@ -33,6 +33,8 @@ DEFAULTS: dict[str, Any] = {
     "WAN_I2V_MODEL": None,
     "MODEL_DEFAULTS": None,
     "PRELOAD_TASKS": None,
+    "TASKS": None,
+    "ALLOW_DOWNLOADS": None,
     "REQUIRE_ID_TOKEN": False,
     "JOB_TIMEOUT_SECONDS": 540,
     "MAX_IMAGE_PIXELS": 1536 * 1536,

@@ -105,6 +105,8 @@ class Settings(BaseSettings):
     wan_i2v_model: str | None = None
     model_defaults: Annotated[dict[str, OwnDefaults] | None, NoDecode] = None
     preload_tasks: Annotated[tuple[TaskType, ...] | None, NoDecode] = None
+    tasks: Annotated[tuple[TaskType, ...] | None, NoDecode] = None
+    allow_downloads: bool | None = None
 
     safety_checker: Literal["off", "flag", "block"] = "off"
     safety_model: str | None = None
@@ -177,7 +179,7 @@ class Settings(BaseSettings):
             )
         return SecretStr(secret)
 
-    @field_validator("preload_tasks", mode="before")
+    @field_validator("preload_tasks", "tasks", mode="before")
     @classmethod
     def _task_list(cls, value: object) -> object:
         if not isinstance(value, str):
@@ -187,6 +189,13 @@ class Settings(BaseSettings):
         if unknown:
             raise ValueError(f"must list tasks out of {', '.join(TaskType)}, separated by commas")
         return names
+
+    @field_validator("tasks")
+    @classmethod
+    def _some_task(cls, value: tuple[TaskType, ...] | None) -> tuple[TaskType, ...] | None:
+        if value == ():
+            raise ValueError("must list at least one task; leave it out for all that have a model")
+        return value
 
     @field_validator("sdxl_model", "wan_model", "wan_i2v_model")
     @classmethod
@@ -218,6 +227,13 @@ class Settings(BaseSettings):
         if self.runpod_endpoint_id and named:
             raise ValueError(f"{', '.join(named)} must not be set on RunPod; emulators are for local work")
         return self
+
+    @property
+    def served_tasks(self) -> tuple[TaskType, ...]:
+        """The tasks of this endpoint: those named; else those whose model is named; where none is, all."""
+        models = {TaskType.TEXT2VIDEO: self.wan_model, TaskType.IMG2VIDEO: self.wan_i2v_model or self.wan_model}
+        named = tuple(task for task in TaskType if models.get(task, self.sdxl_model))
+        return self.tasks or named or tuple(TaskType)
 
     @property
     def on_platform(self) -> bool:

@@ -199,6 +199,10 @@ MESSAGES: Mapping[str, str] = {
     "duplicate_in_progress": "Another job is already working on this file_uid.",
     "deleted": "The document was deleted while the job ran; nothing was kept.",
     "model_unavailable": "No model is configured for this task.",
+    "model_unavailable.task": "this worker does not serve {task}; it serves {tasks}",
+    "model_unavailable.no_downloads": (
+        "the weights that {variable} names are not on this worker, and none are downloaded while a job waits"
+    ),
     "model_unavailable.not_here": "the weights of this model are not on this worker",
     "model_unavailable.not_downloaded": (
         "the weights of this model are not on this worker and could not be downloaded"

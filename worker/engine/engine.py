@@ -52,10 +52,14 @@ class Engine:
         """What a model of a task says of itself; small files only, any thread.
 
         Raises:
-            ModelUnavailable: no model is configured for the task, or the safety checker that the operator asked for is
-                not there; the message names the variable to set.
+            ModelUnavailable: the task is not served, no model is configured for it, its weights would have to be
+                downloaded and may not, or the safety checker that the operator asked for is not there; the message
+                names the variable to set.
         """
         self.registry.safety()
+        for part in self.registry.spec(task_type, model).all:
+            if part.kind == "hub" and not part.optional and not self.registry.may_download:
+                raise ModelUnavailable("model_unavailable.no_downloads", variable=part.variable)
         return self.registry.describe(task_type, model)
 
     def estimate(self, request: "Request", params: Params) -> Estimate | None:
@@ -83,7 +87,8 @@ class Engine:
         self._know_card()
         self._have_safety(control)
         spec = self.registry.spec(request.task_type, request.model)
-        return self._cache.take(spec, Size.of(request.task_type, params), control)
+        downloads = self.registry.may_download
+        return self._cache.take(spec, Size.of(request.task_type, params), control, downloads=downloads)
 
     def generate(self, request: "Request", params: Params, sources: Sources, control: Control) -> Iterator[Generated]:
         """Run one job; yields each image as soon as it is decoded, or one clip.
@@ -98,7 +103,7 @@ class Engine:
         spec = self.registry.spec(request.task_type, request.model)
         size = Size.of(request.task_type, params)
         self._have_safety(control)
-        placement = self._cache.take(spec, size, control)
+        placement = self._cache.take(spec, size, control, downloads=self.registry.may_download)
         estimate = self.estimate(request, params)
         control = watch = Stopwatch(control, estimate)
         free, _ = device.memory(cuda=self.registry.cuda)
@@ -192,7 +197,7 @@ class Engine:
 
     def _models(self) -> Iterator[tuple[TaskType, str | None]]:
         """Every model of every task; None where only the registry can say what stands in for it."""
-        for task in TaskType:
+        for task in self.registry.tasks:
             for model in self.registry.models(task) or (None,):
                 yield task, model
 

@@ -18,7 +18,7 @@ from worker.engine.memory.footprint import spec_bytes
 from worker.engine.memory.placement import GIB, Demand, Resident, decide, set_aside
 from worker.engine.memory.room import Phase, Room, Size, room
 from worker.engine.models.fetch import fetch
-from worker.engine.models.registry import SDXL_BASE, ModelRegistry, ModelSpec
+from worker.engine.models.registry import SDXL_BASE, ModelRegistry, ModelSpec, WeightSource
 from worker.engine.protocol import Placement
 from worker.engine.vendor_errors import importing, quiet, release_memory, translated
 
@@ -68,8 +68,8 @@ class ModelCache:
         """Name of each loaded model -> `resident`, `partly` or `offloaded`."""
         return {name: str(entry.offloader.mode) for name, entry in self._loaded.items()}
 
-    def take(self, spec: ModelSpec, size: Size, control: Control) -> Placement:
-        """Have the model where a job of this size will run.
+    def take(self, spec: ModelSpec, size: Size, control: Control, *, downloads: bool = True) -> Placement:
+        """Have the model where a job of this size will run. `downloads`: whether what is not here may be fetched.
 
         Raises:
             ModelUnavailable, OutOfMemory (also of a size that cannot fit, before anything is touched), GpuFault,
@@ -79,7 +79,7 @@ class ModelCache:
         self._clock += 1
         entry = self._loaded.get(spec.name)
         if entry is None:
-            spec = self._fetch(spec, control)
+            spec = self._fetch(spec, control, downloads=downloads)
         else:
             entry.last_used = self._clock
         placement = self.decide(spec, size)
@@ -220,7 +220,7 @@ class ModelCache:
         )
         return loader.load()
 
-    def _fetch(self, spec: ModelSpec, control: Control) -> ModelSpec:
+    def _fetch(self, spec: ModelSpec, control: Control, *, downloads: bool) -> ModelSpec:
         """The spec with all its files on this machine: what is named by a hub id and not here is downloaded."""
         control.report(Progress("loading", 0, 1))
         for part in spec.all:
@@ -228,7 +228,7 @@ class ModelCache:
                 continue
             control.raise_if_stopped()
             try:
-                folder = fetch(part.name, "vae" if part.role == "vae" else "pipeline", control, half=self._cuda)
+                folder = self._folder(part, control, downloads=downloads)
             except ModelUnavailable:
                 if not part.optional:
                     raise
@@ -237,6 +237,11 @@ class ModelCache:
             else:
                 spec = spec.having(replace(part, kind="folder", path=folder))
         return spec
+
+    def _folder(self, part: WeightSource, control: Control, *, downloads: bool) -> Path:
+        if not downloads:
+            raise ModelUnavailable("model_unavailable.no_downloads", variable=part.variable)
+        return fetch(part.name, "vae" if part.role == "vae" else "pipeline", control, half=self._cuda)
 
     def _sdxl_configs(self, spec: ModelSpec, control: Control) -> Path | None:
         if all(part.kind != "file" for part in spec.all):

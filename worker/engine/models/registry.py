@@ -123,9 +123,12 @@ class ModelRegistry:
         """The weights of a task: of the model that is called `model`, or of the first one.
 
         Raises:
-            ModelUnavailable: none is configured, or what is configured is not there or is something else.
+            ModelUnavailable: the task is not served, none is configured, or what is configured is not there or is
+                something else.
             InvalidInput: no model of this task is called so.
         """
+        if task_type not in self.tasks:
+            raise ModelUnavailable("model_unavailable.task", task=task_type, tasks=", ".join(self.tasks))
         return self._wan(task_type, model) if task_type.is_video else self._sdxl(model)
 
     def describe(self, task_type: TaskType, model: str | None = None) -> ModelDefaults:
@@ -146,8 +149,33 @@ class ModelRegistry:
             return replace(found, has_refiner=spec.refiner is not None and found.schedulers != ())
         return wan_defaults(name, folder, _wan_kind(main, task_type), own)
 
+    @property
+    def tasks(self) -> tuple[TaskType, ...]:
+        """The tasks that this endpoint serves."""
+        return self._settings.served_tasks
+
+    @functools.cached_property
+    def may_download(self) -> bool:
+        """Whether weights may be fetched while a job waits.
+
+        Where the operator does not say: as long as no model that they name was here when this was first asked. Who has
+        put one in its place does not want others to be fetched at the wish of a client.
+        """
+        if self._settings.allow_downloads is not None:
+            return self._settings.allow_downloads
+        named = {"SDXL_MODEL": self._settings.sdxl_model, "WAN_MODEL": self._settings.wan_model}
+        named["WAN_I2V_MODEL"] = self._settings.wan_i2v_model
+        for variable in (variable for variable, value in named.items() if value):
+            for name in self._choices(variable):
+                with contextlib.suppress(ModelUnavailable):
+                    if self._main(variable, name).path is not None:
+                        return False
+        return True
+
     def models(self, task_type: TaskType) -> tuple[str, ...]:
         """The names that a request of this task may ask for, the default first; empty where nothing is configured."""
+        if task_type not in self.tasks:
+            return ()
         if not task_type.is_video:
             return tuple(self._choices("SDXL_MODEL"))
         if task_type is TaskType.TEXT2VIDEO:
