@@ -1,6 +1,7 @@
 """A turn on the GPU: weights load at once, nothing is generated unadmitted, and the card is left for the next job."""
 
 import asyncio
+import functools
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,7 @@ from worker.core.types import Control, Progress, Sources, TaskType
 from worker.engine.protocol import Generated, Placement
 from worker.job.context import Job, JobContext
 from worker.job.gpu_queue import GpuSlot, GpuThread
+from worker.job.limit import TimeLimit
 
 
 class Loads(PaintingGenerator):
@@ -56,6 +58,13 @@ class Player:
         """As a lease."""
 
 
+def taking(seconds: float) -> PaintingGenerator:
+    """A painter whose job takes so long, in steps of equal length."""
+    generator = PaintingGenerator()
+    generator.step_seconds = seconds / generator.describe(TaskType.TEXT2IMG).num_inference_steps
+    return generator
+
+
 async def test_the_weights_load_at_once_and_nothing_is_generated_before_the_door_opens() -> None:
     player = Player(Loads())
     generator: Any = player.generator
@@ -65,7 +74,7 @@ async def test_the_weights_load_at_once_and_nothing_is_generated_before_the_door
     assert generator.steps_done == 0
     await player.turn.run(Sources())
     assert len(player.taken) == generator.generated == 1
-    assert set(player.timings) == {"load", "generate"}
+    assert set(player.timings) == {"wait", "load", "generate"}
 
 
 @pytest.mark.parametrize("reason", [Superseded(), Cancelled()])
@@ -109,7 +118,7 @@ async def test_a_job_that_is_ready_generates_before_another_ones_weights_are_loa
     blocked.set()
     await asyncio.wait_for(running, 5)
     generator: Any = loads.generator
-    assert set(ready.timings) == {"load", "generate"}
+    assert set(ready.timings) == {"wait", "load", "generate"}
     generator.loaded.set()
     await loads.turn.run(Sources())
 
@@ -200,3 +209,35 @@ async def test_a_load_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(GpuFault):
         Player(PaintingGenerator(), player.gpu)
     generator.loaded.set()
+
+
+async def test_the_clock_of_a_job_stands_still_behind_other_jobs_and_runs_while_it_works() -> None:
+    """Two jobs of 0.4 s at once under a limit of 0.6 s: the second one used to time out without having run."""
+    gpu = GpuThread()
+    players = [Player(taking(0.4), gpu) for _ in range(3)]
+    for player in players:
+        player.context.limit = TimeLimit(
+            0.6, functools.partial(player.stop.request, JobTimeout("timeout.limit", seconds=0.6))
+        )
+    await asyncio.gather(*(player.turn.run(Sources()) for player in players))
+    waits = [player.timings["wait"] for player in players]
+    assert waits == sorted(waits)
+    assert waits[2] > 0.6
+    slow = Player(taking(2.0), gpu)
+    slow.context.limit = TimeLimit(0.6, functools.partial(slow.stop.request, JobTimeout("timeout.limit", seconds=0.6)))
+    with pytest.raises(JobTimeout):
+        await slow.turn.run(Sources())
+
+
+async def test_a_job_that_was_stopped_in_line_says_how_long_it_waited() -> None:
+    gpu = GpuThread()
+    first, second = Player(taking(0.5), gpu), Player(PaintingGenerator(), gpu)
+    running = asyncio.create_task(first.turn.run(Sources()))
+    waiting = asyncio.create_task(second.turn.run(Sources()))
+    await asyncio.sleep(0.2)
+    second.stop.request(Cancelled())
+    with pytest.raises(Cancelled):
+        await waiting
+    await running
+    assert 0.1 < second.timings["wait"] < 1
+    assert second.generator.steps_done == 0

@@ -127,6 +127,7 @@ class GpuSlot:
         self._loading: Future[None] = gpu.submit(self._load)
         self._generating: Future[None] | None = None
         self._denoising = False
+        self._in_line = contextlib.ExitStack()
 
     async def run(self, sources: Sources, params: Params | None = None) -> None:
         """Generate; comes back when the GPU is free for the next job.
@@ -140,11 +141,16 @@ class GpuSlot:
         """
         stop = self._context.stop
         self._params = params or self._params
+        if not self._loading.running():
+            # Until its own work begins it waits for other jobs: their time is not counted against it.
+            self._in_line.enter_context(self._context.untimed())
+            self._in_line.enter_context(self._context.timed("wait"))
         try:
             self._generating = self._gpu.submit(functools.partial(self._generate, sources), ahead=True)
             await stop.guard(_result(self._generating))
         finally:
             await self._leave()
+            self._in_line.close()
         stop.raise_if_stopped()
 
     async def give_up(self) -> None:
@@ -158,12 +164,14 @@ class GpuSlot:
 
     def _load(self) -> None:
         context = self._context
+        self._in_line.close()
         context.raise_if_stopped()
         context.report(Progress("loading"))
         with context.timed("load"):
             self._generator.prepare(self._request, self._params, context)
 
     def _generate(self, sources: Sources) -> None:
+        self._in_line.close()
         if self._loading.cancel():
             self._load()  # somebody was before it in the line all the time
         else:
