@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -136,14 +137,14 @@ def test_a_lost_worker_of_a_full_document_is_told_and_keeps_no_other_one_waiting
     documents.write_as_app(
         PATH, {"expires_at": None, "pad": "x" * (MAX_DOCUMENT_BYTES - document_bytes(PATH, fields) - 13)}
     )
-    assert sessions.expire(documents, PATH) == "job-1"
+    assert sessions.expire(documents, PATH, 900)
     assert documents.stored[PATH][0]["error"]["code"] == "worker_lost"
 
 
 def test_a_document_that_does_not_even_take_its_end_is_left_for_the_next_time() -> None:
     class Expired(MemoryDocumentStore):
-        def expired(self, *, limit: int, timeout: float) -> list[str]:
-            return sorted(self.stored)
+        def older(self, status: str, field: str, than: datetime, *, limit: int, timeout: float) -> list[str]:
+            return sorted(path for path in self.stored if self.stored[path][0]["status"] == status)
 
     documents = Expired()
     for name in ("a", "b"):

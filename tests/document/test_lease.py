@@ -244,3 +244,14 @@ async def test_a_mistake_of_ours_does_not_end_the_job() -> None:
     await asyncio.sleep(3 * TICK)
     await kept.keeper.close()
     assert kept.stop.reason is None
+
+
+async def test_a_cancelled_job_keeps_its_lease_until_it_has_stopped() -> None:
+    """A long step is none the shorter for it: meanwhile nobody may call the job dead."""
+    kept = Kept()
+    kept.documents.write_as_app(PATH, {"cancel_requested": True})
+    assert isinstance(await asyncio.wait_for(kept.stop.wait(), 5), Cancelled)
+    before = kept.fields["expires_at"]
+    await asyncio.sleep(10 * TICK)
+    assert kept.fields["expires_at"] > before
+    await kept.keeper.close()

@@ -332,7 +332,9 @@ def test_with_emulators_documents_land_in_the_named_database_of_the_keys_project
     assert (connected.project, connected.account) == (expected, None)
     lost = {"status": "processing", "expires_at": datetime(2020, 1, 1, tzinfo=UTC)}
     assert store.create("generations/user/files/file", lost, timeout=5) is not None
-    assert store.expired(limit=9, timeout=5) == ["generations/user/files/file"]
+    assert store.older("processing", "expires_at", datetime.now(UTC), limit=9, timeout=5) == [
+        "generations/user/files/file"
+    ]
     places = [(name, id_) for name in (expected, firebase.project) for id_ in ("(default)", "photos", "default")]
     found = [at for at in places if firebase.documents_in(*at).document("generations/user/files/file").get().exists]
     assert found == [(expected, database)]

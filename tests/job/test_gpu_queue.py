@@ -241,3 +241,30 @@ async def test_a_job_that_was_stopped_in_line_says_how_long_it_waited() -> None:
     await running
     assert 0.1 < second.timings["wait"] < 1
     assert second.generator.steps_done == 0
+
+
+@pytest.mark.parametrize(("seen", "replaced"), [(0.0, True), (0.4, False)])
+async def test_the_patience_with_a_job_that_was_cancelled_grows_with_the_longest_step(
+    seen: float, replaced: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One wish to cancel in a step that was longer than the grace used to end the worker."""
+    monkeypatch.setattr(timing, "STOP_GRACE_SECONDS", 0.2)
+    gpu = GpuThread()
+    gpu.longest_step = seen
+    generator = PaintingGenerator()
+    generator.step_seconds = 0.7
+    player = Player(generator, gpu)
+    running = asyncio.create_task(player.turn.run(Sources()))
+    await asyncio.sleep(0.1)
+    player.stop.request(Cancelled())
+    with pytest.raises(Cancelled):
+        await running
+    assert gpu.stuck is replaced
+
+
+async def test_the_longest_step_of_all_jobs_is_remembered() -> None:
+    gpu = GpuThread()
+    for seconds in (0.2, 0.6, 0.2):
+        await Player(taking(seconds), gpu).turn.run(Sources())
+    steps = PaintingGenerator().describe(TaskType.TEXT2IMG).num_inference_steps
+    assert 0.55 / steps < gpu.longest_step < 0.6

@@ -172,3 +172,14 @@ async def test_a_call_that_exits_ends_itself_and_not_the_worker(error: BaseExcep
     with pytest.raises(RuntimeError, match=type(error).__name__):
         await asyncio.wrap_future(gpu.submit(leave))
     assert await asyncio.wrap_future(gpu.submit(lambda: "next")) == "next"
+
+
+async def test_a_call_that_still_moves_is_waited_for(release: threading.Event) -> None:
+    gpu, moved = GpuThread(), time.monotonic
+
+    def work() -> str:
+        release.wait(0.8)
+        return "done"
+
+    assert await gpu.finish(gpu.submit(work), 0.2, moved) == "done"
+    assert not gpu.stuck

@@ -357,13 +357,14 @@ async def test_a_job_that_waits_for_a_download_can_be_cancelled() -> None:
 class Estimated(PaintingGenerator):
     """Says how long a job will take; each of its steps a hundred seconds."""
 
-    def __init__(self, basis: Literal["card", "measured", "guess"]) -> None:
+    def __init__(self, basis: Literal["card", "measured", "guess"], *, step: float = 50.0) -> None:
         super().__init__()
+        self.step = step
         self.basis: Literal["card", "measured", "guess"] = basis
         self.touched = False
 
     def estimate(self, request: Request, params: Params) -> Estimate:
-        steps = [Unit("step", 100.0)] * params.num_inference_steps
+        steps = [Unit("step", self.step)] * params.num_inference_steps
         units = (Unit("load", 1000.0), *steps, Unit("decode", 60.0), Unit("pack", 10.0), Unit("upload", 0.0))
         return Estimate(units, self.basis, "NVIDIA A100-SXM4-80GB")
 
@@ -375,12 +376,27 @@ class Estimated(PaintingGenerator):
 async def test_a_job_that_cannot_end_in_time_is_refused_with_numbers_before_a_model_is_touched() -> None:
     generator = Estimated("card")
     world = World(generator)
-    response = await world.run({**CLOUD, "num_inference_steps": 11})
+    response = await world.run({**CLOUD, "num_inference_steps": 22})
     assert (response["error_code"], response["retryable"], generator.touched) == ("invalid_input", False, False)
-    for words in ("num_inference_steps", "1,170 s", "A100", "540 s", "at most 4 steps"):
+    for words in ("num_inference_steps", "1,170 s", "A100", "540 s", "at most 9 steps"):
         assert words in response["error"]
     assert world.document["status"] == "failed"
-    assert (await world.run({**CLOUD, "num_inference_steps": 4}, job_id="job-2"))["storage"] == "firebase"
+    assert (await world.run({**CLOUD, "num_inference_steps": 9}, job_id="job-2"))["storage"] == "firebase"
+
+
+@pytest.mark.parametrize(("basis", "refused"), [("card", True), ("measured", False), ("guess", False)])
+async def test_a_job_that_would_be_deaf_for_longer_than_a_minute_is_refused(
+    basis: Literal["card", "measured", "guess"], refused: bool
+) -> None:
+    """A clip of 121 frames at 1280x1280 takes 84 s a step on an A100, in which no wish to cancel is heard."""
+    generator = Estimated(basis, step=84.0)
+    response = await World(generator).run({**CLOUD, "num_inference_steps": 1})
+    assert (response.get("error_code") == "invalid_input") is refused
+    assert generator.touched is not refused
+    if refused:
+        for words in ("width", "84 s", "A100", "at most 60 s", "smaller size"):
+            assert words in response["error"]
+    assert "error" not in await World(Estimated(basis, step=59.0)).run({**CLOUD, "num_inference_steps": 1})
 
 
 async def test_where_not_even_a_step_fits_a_smaller_size_is_asked_for() -> None:
@@ -393,9 +409,9 @@ async def test_where_not_even_a_step_fits_a_smaller_size_is_asked_for() -> None:
 async def test_on_an_unknown_card_only_what_was_measured_refuses(
     basis: Literal["measured", "guess"], refused: bool
 ) -> None:
-    response = await World(Estimated(basis)).run({**CLOUD, "num_inference_steps": 11})
+    response = await World(Estimated(basis)).run({**CLOUD, "num_inference_steps": 22})
     assert (response.get("error_code") == "invalid_input") is refused
-    assert "error" not in await World(Estimated(basis)).run({**CLOUD, "num_inference_steps": 9})
+    assert "error" not in await World(Estimated(basis)).run({**CLOUD, "num_inference_steps": 18})
 
 
 async def test_a_hung_step_is_a_timeout_and_the_worker_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:

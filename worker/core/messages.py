@@ -65,6 +65,10 @@ MESSAGES: Mapping[str, str] = {
         "the job would take about {seconds:,} s on this worker ({card}), which stops it after {limit:,} s; "
         "ask for a smaller size, fewer frames or fewer images (got {got})"
     ),
+    "invalid_input.step_too_long": (
+        "one denoising step would take about {seconds:,} s on this worker ({card}), at most {most:,} s are allowed; "
+        "ask for a smaller size or fewer frames (got {got})"
+    ),
     "invalid_input.no_refiner": "needs a refiner, and this worker has none (SDXL_REFINER)",
     "invalid_input.too_many_bytes": "must hold at most {most} bytes (got {got})",
     "invalid_input.base64": "must be base64 after its comma, whole and without anything behind it",

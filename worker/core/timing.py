@@ -33,7 +33,11 @@ READ_OBJECT_SECONDS = 10.0
 """Reading a source picture from the bucket."""
 
 STOP_GRACE_SECONDS = 30.0
-"""How long a denoising step may take before the GPU counts as hung, once the job was asked to stop."""
+"""How long nothing may move before the GPU counts as hung, once the job was asked to stop; longer where steps are."""
+GRACE_STEPS = 3.0
+"""How many of the longest denoising steps, seen or estimated, the grace lasts at least."""
+MAX_STEP_SECONDS = 60.0
+"""A denoising step cannot be interrupted: a job whose steps are longer by the estimate is refused."""
 LOADING_GRACE_SECONDS = 180.0
 """The same for one network that is being read from a slow disk."""
 PROGRESS_POST_SECONDS = 2.0

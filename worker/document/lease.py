@@ -214,13 +214,14 @@ class LeaseKeeper:
                 beat_at = now + timing.HEARTBEAT_SECONDS
 
     async def _visit(self, call: Callable[[], None]) -> bool:
-        """Whether Firestore answered; what ends the job is handed on, and the document is not kept any more."""
+        """Whether Firestore answered; what ends the job is handed on. A lost document is not kept any more."""
         try:
             await asyncio.to_thread(call)
         except BackendError:
             return False
         except (JobError, Cancelled) as reason:
-            self._over = True
+            # A job that is cancelled keeps its lease until it has stopped, which may take a long step.
+            self._over = not isinstance(reason, Cancelled)
             self._stop.request(reason)
         self._seen_at = time.monotonic()
         return True

@@ -45,6 +45,13 @@ class Estimate:
         """Of the whole job, with the weights in memory; None: not known yet."""
         return None if self.basis == "guess" else self._sum()
 
+    @property
+    def longest_step(self) -> float:
+        """Seconds of the longest denoising step, which nothing interrupts; 0 where that is a guess."""
+        if self.basis == "guess":
+            return 0.0
+        return max((unit.seconds for unit in self.units if unit.part == "step"), default=0.0)
+
     def exceeds(self, limit: float) -> bool:
         """Whether the job surely cannot end within `limit` seconds.
 

@@ -60,6 +60,11 @@ class JobContext:
     """How long the job may take; None: as long as it likes."""
     course: Course = field(default_factory=Course)
     """How far it is, by its estimate."""
+    longest_step: float = 0.0
+    """Seconds of its longest denoising step, by the estimate and then as seen."""
+    moved_at: float = field(default_factory=time.monotonic)
+    """When it last reported anything (`time.monotonic`)."""
+    _step_began: float | None = None
     _newest: Progress = field(default_factory=lambda: Progress("queued"))
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
 
@@ -77,6 +82,11 @@ class JobContext:
 
     def report(self, progress: Progress) -> None:
         """Take note of progress; returns at once."""
+        now = time.monotonic()
+        if progress.stage == "generating" and self._step_began is not None:
+            self.longest_step = max(self.longest_step, now - self._step_began)
+        self._step_began = now if progress.stage == "generating" else None
+        self.moved_at = now
         self._loop.call_soon_threadsafe(self._note, progress)
 
     def warn(self, warning: str) -> None:

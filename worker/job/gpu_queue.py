@@ -38,6 +38,8 @@ class GpuThread:
         self._calls: queue.PriorityQueue[tuple[bool, int, Future[Any], Callable[[], Any]]] = queue.PriorityQueue()
         self._count = itertools.count()
         self.stuck = False
+        self.longest_step = 0.0
+        """Seconds of the longest denoising step of all jobs so far."""
         # A daemon, so that a hung CUDA call cannot keep a worker from exiting.
         threading.Thread(target=self._work, name="gpu", daemon=True).start()
 
@@ -60,21 +62,24 @@ class GpuThread:
         self._calls.put((not ahead, next(self._count), future, call))
         return future
 
-    async def finish(self, future: "Future[T]", grace: float) -> T:
-        """Wait at most `grace` seconds for a call that was asked to stop.
+    async def finish(self, future: "Future[T]", grace: float, moved_at: Callable[[], float] = lambda: 0.0) -> T:
+        """Wait for a call that was asked to stop, as long as it has moved within the last `grace` seconds.
 
         Raises:
-            GpuFault: it did not come back; the thread is `stuck` from now on.
+            GpuFault: it does not move and did not come back; the thread is `stuck` from now on.
         """
         answer = asyncio.wrap_future(future)
         # What comes after the grace is nobody's any more: without this asyncio would log it, with its traceback.
         answer.add_done_callback(lambda late: late.cancelled() or late.exception())
-        done, _ = await asyncio.wait({answer}, timeout=grace)
-        if not done:
+        moved: float | None = None
+        while not answer.done() and moved != moved_at():
+            moved = moved_at()
+            await asyncio.wait({answer}, timeout=grace)
+        if not answer.done():
             self.stuck = True
             self._turn_away()
             raise GpuFault("gpu_fault.no_answer")
-        return done.pop().result()
+        return answer.result()
 
     def _turn_away(self) -> None:
         """Whoever stands in line behind a call that never ends is told now, not at the end of their patience."""
@@ -187,6 +192,7 @@ class GpuSlot:
         finally:
             context.gpu_seconds += time.monotonic() - started
             context.gpu_since = None
+            self._gpu.longest_step = max(self._gpu.longest_step, context.longest_step)
 
     def _confirm(self) -> None:
         """Who had to wait may have been taken over, cancelled or deleted meanwhile: the GPU is not used for that."""
@@ -200,14 +206,16 @@ class GpuSlot:
         await self._end(self._loading, timing.LOADING_GRACE_SECONDS)
         if self._generating is not None:
             # It may still be loading itself: then the patience is that for a disk, not that for a step.
-            grace = timing.STOP_GRACE_SECONDS if self._denoising else timing.LOADING_GRACE_SECONDS
+            longest = max(self._gpu.longest_step, self._context.longest_step)
+            grace = max(timing.STOP_GRACE_SECONDS, timing.GRACE_STEPS * longest)
+            grace = grace if self._denoising else timing.LOADING_GRACE_SECONDS
             await self._end(self._generating, grace)
 
     async def _end(self, call: "Future[None]", grace: float) -> None:
         if call.done() or call.cancel():
             return
         try:
-            await self._gpu.finish(call, grace)
+            await self._gpu.finish(call, grace, lambda: self._context.moved_at)
         except GpuFault:
             self._context.raise_if_stopped()
             raise

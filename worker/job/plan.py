@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from worker.api.departures import departures
 from worker.api.params import ModelDefaults, Params, SourceShape, VideoParams, job_cost, resolve
 from worker.api.request import InpaintRequest, Request
+from worker.core import timing
 from worker.core.errors import FieldProblem, InvalidInput
 from worker.core.types import Sources
 from worker.engine.estimate import Estimate
@@ -89,9 +90,23 @@ def check_time(estimate: Estimate | None, params: Params, limit: float) -> None:
     """Refuse what cannot end within `limit` seconds on this card.
 
     Raises:
-        InvalidInput: it cannot; the message says how many steps could.
+        InvalidInput: it cannot, and the message says how many steps could; or a single step is longer than a job may
+            be deaf to its user.
     """
-    if estimate is None or estimate.seconds is None or not estimate.exceeds(limit):
+    if estimate is None or estimate.seconds is None:
+        return
+    if estimate.basis == "card" and estimate.longest_step > timing.MAX_STEP_SECONDS:
+        field = "video_width" if isinstance(params, VideoParams) else "width"
+        problem = FieldProblem(
+            field,
+            "invalid_input.step_too_long",
+            seconds=round(estimate.longest_step),
+            card=estimate.card,
+            most=round(timing.MAX_STEP_SECONDS),
+            got=params.width,
+        )
+        raise InvalidInput([problem])
+    if not estimate.exceeds(limit):
         return
     asked, seconds, card = params.num_inference_steps, round(estimate.seconds), estimate.card
     problem = FieldProblem(

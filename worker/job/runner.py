@@ -136,6 +136,7 @@ class _Runner:
             await self._authenticate(request)
             planned = await plan(request, self._services)
         context.course = Course(planned.estimate)
+        context.longest_step = planned.estimate.longest_step if planned.estimate is not None else 0.0
         self._know(planned)
         # In a thread: an inline picture of 20 MB takes most of a second, in which nothing else may wait.
         context.fingerprint = await asyncio.to_thread(fingerprint, request)
