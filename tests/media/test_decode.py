@@ -493,7 +493,7 @@ def test_a_progressive_photo_and_a_motion_photo_are_fine() -> None:
     assert image(data + b"\xff\xda" * 1000).size == (256, 256)
 
 
-@examples(400)
+@examples(150)
 @given(
     seed=st.sampled_from(SEEDS),
     changes=st.lists(st.tuples(st.integers(0, 10_000), st.binary(min_size=0, max_size=6)), min_size=1, max_size=6),

@@ -12,6 +12,8 @@ from pathlib import Path
 import pillow_heif
 from PIL import Image
 
+from tests.support.profiles import press, screen
+
 RED = (255, 0, 0)
 
 
@@ -120,6 +122,7 @@ def flat_memory(megabytes: int) -> Iterator[None]:
     assert kilobytes("VmHWM") - before < 1000 * megabytes
 
 
+pillow_heif.register_heif_opener()
 SEEDS = [
     saved(Image.effect_noise((24, 16), 60).convert("RGB"), "PNG"),
     saved(Image.effect_noise((24, 16), 60).convert("RGB"), "JPEG", progressive=True),
@@ -131,4 +134,12 @@ SEEDS = [
         exif=b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0",
     ),
     saved(Image.new("RGB", (24, 16)), "PNG", save_all=True, append_images=[Image.new("RGB", (24, 16), RED)]),
+    *(
+        saved(Image.effect_noise((24, 16), 60).convert("RGB"), fmt)
+        for fmt in ("HEIF", "AVIF", "GIF", "BMP", "TIFF", "MPO")
+    ),
+    saved(Image.effect_noise((96, 64), 60).convert("RGB"), "HEIF", tile_size=32, icc_profile=screen()),
+    saved(Image.effect_noise((24, 16), 60).convert("RGB"), "TIFF", compression="tiff_lzw", icc_profile=screen()),
+    saved(Image.effect_noise((24, 16), 60).convert("RGB").convert("CMYK"), "JPEG", icc_profile=press()),
 ]
+"""One file or more of every kind that is read."""
