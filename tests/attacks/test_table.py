@@ -33,16 +33,19 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import handler
-from tests.support.attacked_world import GOOD, OWNER, World, note
+from tests.support.attacked_world import GOOD, OWNER, TABLE, World, note
 from tests.support.examples import examples
 from tests.support.hostile_pictures import (
     avif_of,
     bmp_of,
+    box,
+    boxes_of,
     chunk,
     flat_memory,
     gif_of,
     grid_of,
     heic_of,
+    nested,
     png,
     progressive_of,
     saved,
@@ -950,6 +953,29 @@ def test_a_file_of_any_kind_that_claims_gigapixels_is_refused(world: World) -> N
             started = time.monotonic()
             world.attack(row, inline(data), "invalid_image", names="image_url")
             assert time.monotonic() - started < 10
+    world.good()
+
+
+def test_boxes_without_end_are_left_in_time(world: World) -> None:
+    row = (72, "deep, many and empty boxes, chunks and segments")
+    item, free = box(b"infe", b"\2\0\0\0\0\1\0\0hvc1\0"), box(b"free", b"")
+    count = bytes(4) + b"\xff\xff"
+    inside = (
+        *(
+            b"",
+            nested(b"iprp", 50_000),
+            box(b"iprp", nested(b"ipco", 50_000)),
+            box(b"iprp", box(b"ipco", 300_000 * free)),
+        ),
+        *(box(b"iinf", count), box(b"iinf", count + 65_535 * item)),
+    )
+    for brand in (b"heic", b"avif"):
+        for data in (*(box(b"meta", bytes(4) + boxes) for boxes in inside), 500_000 * free):
+            world.attack(row, inline(boxes_of(brand, data)), "invalid_image", names="image_url")
+    small = saved(Image.new("RGB", (16, 16)), "JPEG")
+    for data in (png(8, 8, 400_000 * chunk(b"tEXt", b"a\0b")), small[:2] + 2_000_000 * b"\xff\xfe\0\2" + small[2:]):
+        world.attack(row, inline(data), "invalid_image", names="image_url")
+    assert TABLE[72].slowest_ms < 5000
     world.good()
 
 

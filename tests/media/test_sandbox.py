@@ -180,6 +180,21 @@ def test_a_file_that_takes_too_long_ends_in_time(slow_file: bytes) -> None:
     assert image().size == (16, 16)
 
 
+@pytest.mark.slow
+@linux
+def test_where_the_worker_cannot_kill_a_decoder_ends_by_itself(
+    slow_file: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def not_here(_pid: int) -> int:
+        raise PermissionError
+
+    pid = ready()
+    monkeypatch.setattr(os, "pidfd_open", not_here)
+    with pytest.raises(InvalidImage, match="could not be read"):
+        image(slow_file, seconds=0.05)
+    wait_until(lambda: not children(pid))
+
+
 @linux
 def test_a_job_that_is_stopped_does_not_wait_for_its_picture(slow_file: bytes) -> None:
     pid, asked = ready(), list[float]()

@@ -87,6 +87,20 @@ def grid_of(width: int, height: int) -> bytes:
     return _with_extents(bytes(data), width, height)
 
 
+def boxes_of(brand: bytes, *boxes: bytes) -> bytes:
+    """A file in ISO's base media format that is its brand and such boxes."""
+    return box(b"ftyp", brand + bytes(4) + b"mif1" + brand) + b"".join(boxes)
+
+
+def box(kind: bytes, content: bytes) -> bytes:
+    return (8 + len(content)).to_bytes(4) + kind + content
+
+
+def nested(kind: bytes, depth: int) -> bytes:
+    heads = (8 * (depth - level) for level in range(depth))
+    return b"".join(length.to_bytes(4) + kind for length in heads)
+
+
 def _with_extents(data: bytes, width: int, height: int) -> bytes:
     """Every `ispe` box of a container says so."""
     changed, at = bytearray(data), data.find(b"ispe")

@@ -168,18 +168,16 @@ def webp(data: bytes) -> Parts:
 
 def iso_media(data: bytes) -> Parts:
     """HEIC or AVIF as it is, with what its first colour box tells by number."""
-    at, complete = 0, False
-    while at + 8 <= len(data):
+    at, complete = 0, True
+    for _ in range(_MAX_PARTS):
         length, kind, header = int.from_bytes(data[at : at + 4]), data[at + 4 : at + 8], 8
         if length == 1:
             length, header = int.from_bytes(data[at + 8 : at + 16]), 16
-        if length == 0:
-            complete = True
-            break
+        # A length of 0: to the end of the file.
         if length < header:
             break
-        if kind == b"mdat":
-            complete = at + length <= len(data)
+        if kind in {b"meta", b"mdat"}:
+            complete = complete and at + length <= len(data)
         at += length
     numbers = _NCLX.search(data, 0, 1 << 20)
     cicp = (int.from_bytes(numbers[1]), int.from_bytes(numbers[2])) if numbers else None

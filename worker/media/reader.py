@@ -57,7 +57,7 @@ _TIFF_DNG_VERSION, _TIFF_SUBFILE_TYPE = 50706, 254
 _EXIF_ORIENTATION = 0x0112
 _BAND_PIXELS = 1 << 20
 _HEIF_MODES = frozenset({"L", "LA", "RGB", "RGBA", "RGBa"})
-_OUT_OF_MEMORY = re.compile(r"memory|allocat", re.IGNORECASE)
+_OUT_OF_MEMORY = re.compile(r"(?!.*security limit).*(?:memory|allocat)", re.IGNORECASE | re.DOTALL)
 
 # What the libraries raise over broken and hostile files. MemoryError is no word on the file.
 _DECODER_ERRORS = (
@@ -158,7 +158,7 @@ def read(data: bytes, kind: str, what: str, limits: Limits, *, mask: bool) -> Re
     try:
         return _read(parts, kind, what, limits, mask=mask)
     except _DECODER_ERRORS as error:
-        if _OUT_OF_MEMORY.search(str(error)):
+        if _OUT_OF_MEMORY.match(str(error)):
             raise MemoryError from error
         if not parts.complete:
             raise InvalidImage("invalid_image.cut_off", field=what, kind=kind) from error
