@@ -45,7 +45,7 @@ from tests.support.hostile_pictures import (
     gif_of,
     grid_of,
     heic_of,
-    nested,
+    nested_boxes,
     png,
     progressive_of,
     saved,
@@ -961,13 +961,12 @@ def test_boxes_without_end_are_left_in_time(world: World) -> None:
     item, free = box(b"infe", b"\2\0\0\0\0\1\0\0hvc1\0"), box(b"free", b"")
     count = bytes(4) + b"\xff\xff"
     inside = (
-        *(
-            b"",
-            nested(b"iprp", 50_000),
-            box(b"iprp", nested(b"ipco", 50_000)),
-            box(b"iprp", box(b"ipco", 300_000 * free)),
-        ),
-        *(box(b"iinf", count), box(b"iinf", count + 65_535 * item)),
+        b"",
+        nested_boxes(b"iprp", 50_000),
+        box(b"iprp", nested_boxes(b"ipco", 50_000)),
+        box(b"iprp", box(b"ipco", 300_000 * free)),
+        box(b"iinf", count),
+        box(b"iinf", count + 65_535 * item),
     )
     for brand in (b"heic", b"avif"):
         for data in (*(box(b"meta", bytes(4) + boxes) for boxes in inside), 500_000 * free):

@@ -96,7 +96,7 @@ def box(kind: bytes, content: bytes) -> bytes:
     return (8 + len(content)).to_bytes(4) + kind + content
 
 
-def nested(kind: bytes, depth: int) -> bytes:
+def nested_boxes(kind: bytes, depth: int) -> bytes:
     heads = (8 * (depth - level) for level in range(depth))
     return b"".join(length.to_bytes(4) + kind for length in heads)
 
