@@ -17,6 +17,7 @@ OUTSIDE = {"firebase_session", "faulty_firebase_session", "fake_gcs_session", "c
 LONGEST = (
     "tests/faults/test_random.py",
     "tests/demo_models/test_acceptance.py",
+    "tests/media/test_phone_files.py",
     "tests/faults/test_delivered_again.py",
     "tests/faults/test_endurance.py",
     "tests/faults/test_leaving.py",
@@ -41,6 +42,8 @@ LONGEST = (
     "tests/engine/test_safety.py",
     "tests/firebase/test_gcs.py",
     "tests/attacks/test_secrets.py",
+    "tests/media/test_decode.py",
+    "tests/media/test_sandbox.py",
     "tests/sources/test_http.py",
 )
 """Begun first, so that pytest-xdist's workers end at about the same time (with --no-loadscope-reorder)."""

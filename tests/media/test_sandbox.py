@@ -35,7 +35,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 @pytest.fixture(scope="module")
 def slow_file() -> bytes:
     """Takes its decoder a second or more: as many scans as are let in, each of which goes over all pixels."""
-    data = saved(Image.new("RGB", (4000, 3000), (9, 99, 199)), "JPEG", progressive=True)
+    data = saved(Image.new("RGB", (2500, 2000), (9, 99, 199)), "JPEG", progressive=True)
     last = data[data.rindex(b"\xff\xda") : -2]
     return data[:-2] + 85 * last + data[-2:]
 
@@ -221,6 +221,7 @@ def test_a_worker_that_cannot_start_a_decoder_says_so(monkeypatch: pytest.Monkey
     sandbox.shared().stop()
     with monkeypatch.context() as patch:
         patch.setattr(sys, "executable", "/no/such/python")
+        decode.start()  # jobs without pictures are none the worse
         with pytest.raises(Internal, match="decoder does not start"):
             image()
         patch.setattr(sys, "executable", "/bin/false")
@@ -249,6 +250,15 @@ def test_many_pictures_at_once_are_read_two_by_two_and_each_gets_its_own(monkeyp
         sizes = [picture.size for picture in pool.map(image, files)]
     assert sizes == [(300 + number, 200) for number in range(12)]
     assert most == 2
+
+
+def test_a_job_that_waits_for_a_place_can_be_stopped() -> None:
+    def stop() -> None:
+        raise Cancelled
+
+    with decode._place(lambda: None), decode._place(lambda: None), pytest.raises(Cancelled):
+        image(raise_if_stopped=stop)
+    assert image().size == (16, 16)
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from worker.core.errors import InvalidImage
+from worker.core.errors import Internal, InvalidImage
 from worker.media import sandbox
 from worker.media.kinds import kind_of
 from worker.media.reader import Limits
@@ -54,8 +54,9 @@ class Picture:
 
 
 def start() -> None:
-    """Get the decoder's process ready for the first picture, beside what else goes on."""
-    sandbox.shared().start()
+    """Get the decoder's process ready for the first picture, beside what else goes on. A job says so if it fails."""
+    with contextlib.suppress(Internal):
+        sandbox.shared().start()
 
 
 def decode_image(
