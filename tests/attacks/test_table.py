@@ -1122,6 +1122,34 @@ def test_base64_is_read_strictly(world: World) -> None:
     world.good()
 
 
+def test_inline_data_reaches_no_document_no_log_and_no_message_however_it_is_spelled(world: World) -> None:
+    row = (64, "inline data in odd spellings")
+    picture = base64.b64encode(saved(Image.effect_noise((64, 64), 90).convert("RGB"))).decode()
+    lines = "\r\n".join(picture[at : at + 76] for at in range(0, len(picture), 76))
+    heads = ("DATA:image/png;base64,", " \n\tData:;Base64 , ", "data:x/y;name=a, b.png;BASE64,")
+    for head in heads:
+        for body in (picture, lines, picture.replace("+", "-").replace("/", "_").rstrip("=")):
+            world.harmless(row, {**GOOD, **IMG2IMG, "image_url": head + body})
+            out = json.dumps(world.documents.stored, default=str) + world.log.getvalue()
+            assert not any(picture[at : at + 30] in out for at in (0, 40, 400))
+    for head in (
+        "data:image/png,",
+        "data%3Aimage/png%3Bbase64%2C",
+        "",
+        "/9j/",
+        "base64,",
+        "data:image/png;base64;",
+        "blob:",
+    ):
+        for field in ("image_url", "user_id", "scheduler", "seed"):
+            job = {**IMG2IMG, **OWNER, "image_url": "x", field: head + picture}
+            world.attack(row, job, "invalid_input", names=field, hides=picture[30:80])
+    for field in ("controlnets", "ip_adapters", "outpaint", "image"):
+        job = {**IMG2IMG, **OWNER, field: [{"image_url": "DATA:;base64," + picture}]}
+        world.attack(row, job, "invalid_input", names=field, hides=picture[:50])
+    world.good()
+
+
 def test_a_photos_place_and_a_prompt_are_in_no_file(world: World) -> None:
     """What goes to the model has no metadata; what is stored has neither the photo's nor the prompt."""
     exif = Image.Exif()
