@@ -216,6 +216,22 @@ test("without a network nothing is lost, however long", async () => {
   await completes();
 });
 
+test("a browser that says it is offline is believed", async () => {
+  const before = Object.getOwnPropertyDescriptor(globalThis, "navigator");
+  Object.defineProperty(globalThis, "navigator", { value: { onLine: false }, configurable: true });
+  try {
+    start();
+    firebase.push(living());
+    await awake(HOUR);
+    globalThis.navigator.onLine = true;
+    await awake(90);
+    await completes();
+  } finally {
+    if (before) Object.defineProperty(globalThis, "navigator", before);
+    else delete globalThis.navigator;
+  }
+});
+
 for (const hours of [1, -1]) {
   test(`a phone whose clock is wrong by ${hours} h waits for a worker that lives`, async () => {
     start();
