@@ -102,6 +102,8 @@ def test_a_variable_is_read(monkeypatch: pytest.MonkeyPatch, name: str, value: s
         ("FIRESTORE_DATABASE", '""', "(default)"),
         ("FIREBASE_STORAGE_BUCKET", "''", None),
         ("SDXL_VAE", " ", None),
+        ("SDXL_MODEL", 'SDXL_MODEL="org/name"', "org/name"),
+        ("FIREBASE_STORAGE_BUCKET", "export FIREBASE_STORAGE_BUCKET=gs://my-app/", "my-app"),
         ("SDXL_VAE", "/v/it's a 'vae'.safetensors", "/v/it's a 'vae'.safetensors"),
     ],
 )
@@ -265,6 +267,12 @@ def test_an_emulator_that_google_calls_by_an_empty_name_is_none(monkeypatch: pyt
     set_library_defaults()
     assert load_settings().uses_emulators is False
     assert not set(EMULATORS) & os.environ.keys()
+
+
+def test_an_emulators_address_is_without_quotes_for_googles_clients_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FIRESTORE_EMULATOR_HOST", '"127.0.0.1:8080" ')
+    set_library_defaults()
+    assert os.environ["FIRESTORE_EMULATOR_HOST"] == load_settings().firestore_emulator_host == "127.0.0.1:8080"
 
 
 def test_the_key_does_not_print(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -150,7 +150,7 @@ OTHER_FILES = {
     "configuration of a web app": "AIzaSyXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXX",
     "a person's own login": '{"type": "authorized_user", "client_id": "x", "client_secret": "y", "refresh_token": "z"}',
     "a login that stands for": '{"type": "impersonated_service_account", "source_credentials": {}}',
-    "without its key": '{"type": "external_account", "audience": "x"}',
+    "without its key": '{"type": "external_account", "service_account_impersonation_url": "https://x"}',
     "an OAuth client": '{"installed": {"client_id": "x", "client_secret": "y"}}',
     "no secret is called so": "{{ RUNPOD_SECRET_firebase_key }}",
     "the private key alone": "-----BEGIN PRIVATE KEY-----\nMIIEvSECRET\n-----END PRIVATE KEY-----\n",

@@ -141,10 +141,14 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _as_pasted(cls, values: dict[str, Any]) -> dict[str, Any]:
-        # A secret that the other side holds too stays as it is: its quotes may be part of it there.
-        kept = {name: value for name, value in values.items() if name.lower() == "ticket_secret"}
-        tidied = {name: tidy(value) if isinstance(value, str) else value for name, value in values.items()}
-        return {name: value for name, value in {**tidied, **kept}.items() if value != ""}
+        def tidied(name: str, value: object) -> object:
+            # A secret that the other side holds too stays as it is: its quotes may be part of it there.
+            if not isinstance(value, str) or name.lower() == "ticket_secret":
+                return value
+            return tidy(re.sub(rf"\A(?:export\s+)?{name}\s*=", "", tidy(value), flags=re.IGNORECASE))
+
+        read = {name: tidied(name, value) for name, value in values.items()}
+        return {name: value for name, value in read.items() if value != ""}
 
     @field_validator("firebase_storage_bucket")
     @classmethod
@@ -335,5 +339,6 @@ def set_library_defaults() -> None:
     }.items():
         os.environ.setdefault(name, value)
     for name in EMULATOR_VARIABLES:
-        if not os.environ.get(name):
-            os.environ.pop(name, None)  # Google's clients take an empty variable for a host
+        # Google's clients take an empty variable for a host, and quotes for a part of one.
+        if address := tidy(os.environ.pop(name, "")):
+            os.environ[name] = address

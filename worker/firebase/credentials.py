@@ -28,7 +28,7 @@ _OTHER_FILES = (
     (r"\A-----BEGIN [A-Z ]*PRIVATE KEY", "the private key alone; the whole JSON file is wanted"),
 )
 """What is in a file that is none of ours -> what it is."""
-_OURS = re.compile(r"(?<!impersonated_)service_account")
+_OURS = re.compile(r"type\W+service_account\b")
 
 _PEM = re.compile(r"-----BEGIN ([A-Z ]*PRIVATE KEY)-----(.*?)-----END \1-----", re.DOTALL)
 _CURLY_QUOTES = str.maketrans("“”„‟", '""""')
