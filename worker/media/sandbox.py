@@ -352,7 +352,7 @@ def _confine(memory: int) -> None:
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(name, (most, most))
     if os.geteuid() == 0:
-        # Root would be asked by nobody.
+        # For root no limit and no owner of a file counts.
         with contextlib.suppress(OSError):
             os.setgroups([])
             os.setgid(_NOBODY)
