@@ -210,7 +210,19 @@ HEADS = (
         "data%3A",
         "",
     ),
-    *("https://", "HTTPS://", "http://", "gs://b/uploads/u/", "GS://b/", "//", "blob:", "\\\\", "/9j/", " ", "\t\n"),
+    *(
+        "https://",
+        "HTTPS://",
+        "http://",
+        "gs://bucket/uploads/u/",
+        "GS://bucket/",
+        "//",
+        "blob:",
+        "\\\\",
+        "/9j/",
+        " ",
+        "\t\n",
+    ),
 )
 
 
@@ -233,7 +245,7 @@ def test_no_reference_gets_anything_else_out_of_the_loader(dice: random.Random) 
     def nobody(host: str, port: int) -> list[str]:
         raise OSError
 
-    limits = load_settings(firebase_storage_bucket="b")
+    limits = load_settings(firebase_storage_bucket="bucket")
     loader = SourceLoader(limits, lambda path, most: b"", Fetcher(1000, resolve=nobody))
     shown = refused = 0
     with flat_memory(100):
