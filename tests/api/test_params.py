@@ -365,6 +365,8 @@ def test_a_resolution_and_a_shape_are_a_size_that_the_model_takes(
         ({"duration": 0.01}, 5),
         ({"duration": 120}, 121),
         ({"duration": 2.5}, 41),
+        ({"duration": 5, "fps": 15}, 77),
+        ({"duration": 4.99, "fps": 15}, 73),
     ],
 )
 def test_a_duration_is_the_nearest_number_of_frames_that_a_clip_may_have(asked: dict[str, Any], frames: int) -> None:

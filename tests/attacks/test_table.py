@@ -113,7 +113,7 @@ PLAIN: dict[int, tuple[str, str, list[Any]]] = {
         ["exe", "png/../../x", "jpg\n", " jpg", "JPG" * 10**5, "ſvg", 5, ["png"], {"png": 1}, ""],
     ),
     111: ("a quality out of range", "output_quality", [0, 101, -1, 10**400, "90", True, 0.5, math.nan, [90]]),
-    68: (
+    112: (
         "a size that is no name",
         "image_size",
         ["1024x1024", "square\n", "__class__", 5, {"width": 10**9}, ["square"]],

@@ -56,8 +56,8 @@ def video_size(ratio: float, pixels: int, native: Size, multiple: int) -> Size:
 
 
 def frame_count(seconds: float, fps: int) -> int:
-    """The number of frames, 4k + 1 and 5 ... 121, that plays nearest to so long."""
-    return min(121, max(5, 4 * round((seconds * fps - 1) / 4) + 1))
+    """The number of frames, 4k + 1 and 5 ... 121, that plays nearest to so long; of two the longer."""
+    return min(121, max(5, 4 * math.floor((seconds * fps + 1) / 4) + 1))
 
 
 def _nearest(ratio: float, sizes: Sequence[Size]) -> Size:

@@ -60,7 +60,7 @@ async def _quote(job_input: Mapping[str, Any], services: Services) -> dict[str, 
 
 
 def _capabilities(generator: Generator, settings: Settings) -> dict[str, Any]:
-    models = {task: found for task in TaskType if (found := _models(generator, task))}
+    models = {task.value: found for task in TaskType if (found := _models(generator, task))}
     return {
         "tasks": list(models),
         "models": models,
@@ -72,7 +72,7 @@ def _capabilities(generator: Generator, settings: Settings) -> dict[str, Any]:
             "aspect_ratio": list(sizes.ASPECT_RATIOS),
             "resolution": list(sizes.RESOLUTIONS),
         },
-        "schedulers": list(Scheduler),
+        "schedulers": [scheduler.value for scheduler in Scheduler],
         "output_formats": list(get_args(FormatName)),
         "limits": {
             "prompt_characters": MAX_PROMPT_CHARACTERS,
@@ -122,8 +122,8 @@ def _model(name: str | None, task: TaskType, defaults: ModelDefaults) -> dict[st
     }
     return {
         **said,
-        "scheduler": defaults.scheduler,
-        "schedulers": list(Scheduler if defaults.schedulers is None else defaults.schedulers),
+        "scheduler": None if defaults.scheduler is None else defaults.scheduler.value,
+        "schedulers": [one.value for one in (Scheduler if defaults.schedulers is None else defaults.schedulers)],
         "has_refiner": defaults.has_refiner,
         "image_sizes": {name: shapes[shape] for name, shape in sizes.IMAGE_SIZES.items()},
         "aspect_ratios": shapes,
