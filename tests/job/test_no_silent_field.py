@@ -73,6 +73,9 @@ VALUES: dict[str, list[Any]] = {
     "refiner_inference_steps": [9],
     "image_url": [PICTURES[1]],
     "mask_url": [MASKS[1]],
+    "mask_blur": [4],
+    "inpaint_area": ["masked"],
+    "outpaint": [{"right": 16}],
     "strength": [0.1, 1.0],
     "video_width": [80],
     "video_height": [80],
@@ -89,6 +92,8 @@ BESIDE: dict[str, list[dict[str, Any]]] = {
     "output_quality": [{}, {"output_format": "jpeg"}, {"output_format": "webp"}],
     "refiner_inference_steps": [{}, {"high_noise_frac": 1.0}, {"high_noise_frac": 0.0}],
     "num_inference_steps": [{}, {"high_noise_frac": 0.0, "refiner_inference_steps": 3}],
+    "mask_blur": [{}, {"inpaint_area": "masked"}, {"outpaint": {"right": 16}}],
+    "inpaint_area": [{}, {"outpaint": {"right": 16}}],
     "scheduler": [{}, {"high_noise_frac": 0.0, "refiner_inference_steps": 3}],
 }
 SHAPES: dict[str, float] = {**sizes.ASPECT_RATIOS} | {
