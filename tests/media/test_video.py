@@ -20,6 +20,7 @@ from PIL import Image, ImageCms
 from tools.media_probe import decode_frames, probe
 from worker.core.errors import Cancelled, DiskFull, Internal
 from worker.media import srgb, video
+from worker.media.decode import decode_image
 from worker.media.image import JPEG_QUALITY, WEBP_QUALITY, ImageFormat, encode_image
 
 Pixels = NDArray[np.uint8]
@@ -120,6 +121,16 @@ def test_images_say_that_they_are_srgb_in_at_most_600_bytes(fmt: ImageFormat) ->
     Image.fromarray(picture()).save(untagged, fmt, **how)
     assert 0 < len(encoded.data) - len(untagged.getvalue()) <= 600
     assert said["srgb"] == 0 if fmt == "png" else said["icc_profile"] == srgb.profile()
+
+
+@pytest.mark.parametrize(("fmt", "quality"), [("png", None), ("jpeg", None), ("webp", None), ("webp", 100)])
+def test_a_result_that_becomes_a_source_keeps_its_colours_to_the_bit(fmt: ImageFormat, quality: int | None) -> None:
+    encoded = encode_image(picture(), fmt, quality)
+    with Image.open(io.BytesIO(encoded.data)) as image:
+        shown = np.asarray(image.convert("RGB"))
+    read = decode_image(encoded.data, "image_url", 10**6)
+    assert np.array_equal(np.asarray(read.image), shown)
+    assert list(read.warnings) == []
 
 
 def test_the_srgb_profile_is_srgb_for_every_colour_and_has_no_date_of_its_own() -> None:
