@@ -16,8 +16,9 @@ from diffusers.loaders import single_file_utils
 from safetensors.torch import load_file, save_file
 
 from tests.engine.conftest import Runner, prepare, runner
-from tests.support.engine_jobs import Recorder, single_file
+from tests.support.engine_jobs import Recorder
 from tests.support.model_folders import registry
+from tests.support.single_file import single_file
 from worker.core.config import load_settings
 from worker.core.errors import Cancelled, ModelUnavailable
 from worker.core.types import TaskType

@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.engine.conftest import runner
-from tests.support.engine_jobs import Recorder, image_params, single_file
+from tests.support.engine_jobs import Recorder, image_params
 from tests.support.model_folders import registry
 from tests.support.pixel_checker import look
+from tests.support.single_file import single_file
 from worker.api.request import Text2ImgRequest
 from worker.core.config import load_settings
 from worker.core.types import Sources, TaskType
