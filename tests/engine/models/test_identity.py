@@ -158,7 +158,10 @@ async def test_a_part_in_a_checkpoints_place_is_named_at_the_start_and_ends_each
     """dgenerate#62, stablepy#18: the health check named all tasks, and every job then met an unexpected error."""
     settings = load_settings(sdxl_model=str(put_header(tmp_path / "model.safetensors", tensors)))
     services = handler.build(settings)
-    services.generator.health()
+    # It is the endpoint's only model, so the worker does not even start.
+    with pytest.raises(ModelUnavailable) as caught:
+        services.generator.health()
+    assert caught.value.message == said
     told = [record.getMessage() for record in caplog.records if getattr(record, "action", "") == "health"]
     assert told == [f"{task} is not served: model_unavailable: {said}" for task in ("text2img", "img2img", "inpaint")]
     response = await handler.serve({"id": "job", "input": {"prompt": "a fox"}}, services)
