@@ -1,4 +1,4 @@
-"""The first day of an app: each file that a phone makes, sent with each task, through the handler to the demo models."""
+"""The first day of an app: each file that a phone makes, with each task, through the handler to the demo models."""
 
 import base64
 import io
