@@ -2,6 +2,7 @@
 the emulator."""
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -22,7 +23,7 @@ from worker.core.errors import (
 )
 from worker.core.types import Owner, Progress
 from worker.document.schema import ClaimRequest, document_path
-from worker.document.session import DocumentSession
+from worker.document.session import DocumentSession, SpooledDocument
 from worker.document.store import Snapshot
 from worker.document.transitions import AlreadyDone, Deny, Grant
 
@@ -321,3 +322,46 @@ def test_a_claim_is_dated_by_the_server_not_by_this_worker() -> None:
     session = DocumentSession(Ahead(), OWNER, bid("n1"), {})
     session.claim(soon())
     assert session.claimed_at == datetime(2031, 1, 1, tzinfo=UTC)
+
+
+class Flipped(MemoryDocumentStore):
+    """Its user changes a label between each read and the write that follows it."""
+
+    flipping = True
+    flips = 0
+
+    def read(self, path: str, *, timeout: float) -> Snapshot:
+        found = super().read(path, timeout=timeout)
+        if self.flipping:
+            self.flips += 1
+            self.write_as_app(path, {"favorite": self.flips % 2 == 0})
+        return found
+
+
+@pytest.mark.parametrize("ended", ["claim", "refuse", "complete", "fail", "redeliver"])
+def test_a_user_who_flips_a_label_all_the_time_holds_nobody_past_the_deadline(
+    ended: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A claim of 3.5 s used to go on for as long as its user liked, and the job's own time limit waited for it."""
+    monkeypatch.setattr(timing, "SPOOL_COMPLETE_SECONDS", 0.3)
+    documents = Flipped()
+    session = DocumentSession(documents, OWNER, bid(), {})
+    if ended in {"complete", "fail", "redeliver"}:
+        documents.flipping = False
+        session.claim(soon())
+        failed = {"status": "failed", "error": {"code": "storage_unavailable"}}
+        documents.write_as_app(PATH, failed if ended == "redeliver" else {"favorite": True})
+        documents.flipping = True
+    spooled = SpooledDocument(documents, OWNER, "job-1", 1, "hash", claimed=True)
+    calls: dict[str, Callable[[], object]] = {
+        "claim": lambda: session.claim(soon(0.3)),
+        "refuse": lambda: session.refuse(InvalidInput([]), soon(0.3)),
+        "complete": lambda: session.complete(DATA, soon(0.3)),
+        "fail": lambda: session.fail(Cancelled(), soon(0.3)),
+        "redeliver": lambda: spooled.complete({}, DATA),
+    }
+    started = time.monotonic()
+    with pytest.raises(BackendError):
+        calls[ended]()
+    assert 0.25 < time.monotonic() - started < 1.5
+    assert documents.flips > 10

@@ -24,6 +24,16 @@ def pause_or_raise(error: BackendError, deadline: float, pause: float = FIRST_PA
     time.sleep(pause)
 
 
+def raise_if_over(deadline: float, service: str) -> None:
+    """Return while there is time for another try of what somebody else's changes were in the way of.
+
+    Raises:
+        BackendError: there is none: who changes a thing all the time must not hold whoever waits to change it.
+    """
+    if time.monotonic() >= deadline:
+        raise BackendError(service, "unreachable")
+
+
 def until(deadline: float, call: Callable[[], T], *, longest_pause: float = FIRST_PAUSE_SECONDS) -> T:
     """What `call` returns, tried again while it fails with what may pass; pauses double up to `longest_pause`.
 

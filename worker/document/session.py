@@ -22,8 +22,6 @@ from worker.document.schema import ClaimRequest
 from worker.document.store import DocumentStore, FieldValue, Snapshot
 from worker.document.transitions import AlreadyDone, Decision, Deny, Grant, Redelivery
 
-MAX_SWAPS = 6
-
 log = logging.getLogger(__name__)
 
 
@@ -75,6 +73,7 @@ class DocumentSession:
             if transitions.is_claimed(found.fields, self._request):
                 self._version = found.version
             elif not self._swap(found, self._processing(found, decision), deadline):
+                retry.raise_if_over(deadline, "firestore")
                 continue
             self._grant, self.claimed_at = decision, found.read_at
             if not schema.has_ended(found.fields) and (found.fields or {}).get("cancel_requested") is True:
@@ -142,6 +141,7 @@ class DocumentSession:
                 return False
             if self._swap(found, self._refusal(found, error), deadline):
                 return True
+            retry.raise_if_over(deadline, "firestore")
 
     def _finish(self, terminal: Mapping[str, Any], deadline: float) -> None:
         if self.claimed and self._version is not None:
@@ -151,7 +151,7 @@ class DocumentSession:
             except BackendError as error:
                 if error.kind != "invalid":
                     retry.pause_or_raise(error, deadline)
-        for _ in range(MAX_SWAPS):
+        while True:
             found = self._read(deadline)
             decision = transitions.decide_finish(
                 found.fields, self._request, found.read_at, terminal, claimed=self.claimed
@@ -164,7 +164,7 @@ class DocumentSession:
             changes = terminal if self.claimed else {**self._processing(found, decision), **terminal}
             if self._swap(found, changes, deadline):
                 return
-        raise BackendError("firestore", "unreachable")
+            retry.raise_if_over(deadline, "firestore")
 
     def _read(self, deadline: float) -> Snapshot:
         def once() -> Snapshot:
@@ -267,12 +267,15 @@ class SpooledDocument:
             session = DocumentSession(self.store, self.owner, request, request_data)
             session.complete(generation_data, time.monotonic() + timing.SPOOL_COMPLETE_SECONDS)
             return
-        version, path = None, schema.document_path(self.owner)
-        while version is None:
+        path, deadline = schema.document_path(self.owner), time.monotonic() + timing.SPOOL_COMPLETE_SECONDS
+        while True:
             found = self.look()
             # Disowned: the job that spooled the result cannot take the document for its own any more.
             done = {**schema.completed(generation_data), "claim": schema.disowned(found.fields)}
             version, _whole = _write(self.store, path, found, done, 2 * timing.CALL_SECONDS)
+            if version is not None:
+                return
+            retry.raise_if_over(deadline, "firestore")
 
 
 class StillLeased(BackendError):
