@@ -201,6 +201,20 @@ def test_one_object_that_cannot_be_removed_does_not_keep_the_others(bucket: Memo
     assert list(bucket.objects) == paths[:1]
 
 
+def test_an_object_of_another_generation_is_neither_replaced_nor_taken_over_nor_recalled(
+    bucket: MemoryBucket, storage: Storage
+) -> None:
+    theirs = replace(provenance(), file_uid="a_0")
+    storage.put(PATH, file(b"theirs"), theirs, soon())
+    for attempt in (1, 2):
+        for data in (b"theirs", b"ours"):
+            with pytest.raises(BackendError, match="refused"):
+                storage.put(PATH, file(data), replace(provenance(attempt), file_uid="a"), soon())
+    assert storage.recall([PATH], "a", "hash", soon()) is None
+    assert storage.recall([PATH], "a_0", "hash", soon()) is not None
+    assert bucket.objects[PATH][0] == b"theirs"
+
+
 def test_an_object_of_unknown_origin_is_replaced(bucket: MemoryBucket, storage: Storage) -> None:
     bucket.upload(PATH, b"theirs", content_type="image/png", metadata={}, replaces=0, deadline=soon())
     storage.put(PATH, file(b"new"), provenance(1), soon())
@@ -212,13 +226,13 @@ def test_a_finished_generation_is_recalled_only_whole_and_for_its_own_request(
 ) -> None:
     paths = [PATH, "generating/user/image/file_1.png"]
     first = storage.put(PATH, file(), provenance(), soon())
-    assert storage.recall(paths, "hash", soon()) is None
+    assert storage.recall(paths, "", "hash", soon()) is None
     second = storage.put(paths[1], file(b"two", seed=8), provenance(), soon())
-    found = storage.recall(paths, "hash", soon())
+    found = storage.recall(paths, "", "hash", soon())
     assert found is not None
     assert [stored for stored, _ in found] == [first, second]
     assert [info.metadata["seed"] for _, info in found] == ["7", "8"]
-    assert storage.recall(paths, "other", soon()) is None
+    assert storage.recall(paths, "", "other", soon()) is None
 
 
 @pytest.mark.parametrize("kind", ["unreachable", "refused"])

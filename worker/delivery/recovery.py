@@ -32,7 +32,7 @@ def recover(storage: Storage, request: Request, owner: Owner, fingerprint: str) 
     """The result as its objects alone tell it; None where they are not all there, or cannot be asked for."""
     deadline = time.monotonic() + timing.RECALL_SECONDS
     try:
-        objects = storage.recall(object_paths(request, owner), fingerprint, deadline)
+        objects = storage.recall(object_paths(request, owner), owner.file_uid, fingerprint, deadline)
     except BackendError:
         return None
     if not objects:

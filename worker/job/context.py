@@ -119,6 +119,7 @@ class JobContext:
             claimed_at=lease.claimed_at,
             manifest=json.dumps(self.manifest),
             claimed=lease.claimed,
+            file_uid=self.envelope.file_uid or "",
         )
 
     @property

@@ -36,6 +36,8 @@ class ObjectOwner:
     """JSON of what the job knows of its result, so that its document can be finished from its objects alone."""
     claimed: bool = True
     """Whether its document is claimed. Without a claim what is there may be another job's: nothing is replaced."""
+    file_uid: str = ""
+    """Whose result it is: the only file of `a_0` has the name of the first of several of `a`."""
 
     def claim(self) -> dict[str, str]:
         """Whose an object is."""
@@ -46,6 +48,7 @@ class ObjectOwner:
         return {
             TOKENS: token,
             **self.claim(),
+            "file_uid": self.file_uid,
             "request_hash": self.fingerprint,
             "manifest": self.manifest,
             **file.metadata(),
@@ -76,13 +79,15 @@ class Storage:
 
         Raises:
             Superseded: a newer attempt has written the object.
-            BackendError: it could not be stored by `deadline`, or not without replacing what may be another job's.
+            BackendError: it could not be stored by `deadline`, or not without replacing what is another generation's.
         """
         # A first attempt needs no look: the precondition finds what is there.
         found = self._bucket.info(path, deadline=deadline) if owner.attempt > 1 else None
         for _ in range(MAX_CHANGES):
             token = str(uuid.uuid4())
             if found is not None:
+                if _is_anothers(found, owner.file_uid):
+                    raise BackendError("storage", "refused")
                 if found.metadata.get("claimed_at", "") > owner.claimed_at:
                     raise Superseded
                 same_request = found.metadata.get("request_hash") == owner.fingerprint
@@ -110,9 +115,9 @@ class Storage:
         raise BackendError("storage", "unreachable")  # others write the object faster than this attempt can look
 
     def recall(
-        self, paths: Sequence[str], fingerprint: str, deadline: float
+        self, paths: Sequence[str], file_uid: str, fingerprint: str, deadline: float
     ) -> list[tuple[StoredObject, ObjectInfo]] | None:
-        """The objects under these paths, if every one is there and was made for this request.
+        """The objects under these paths, if every one is there and was made for this request under this id.
 
         Raises:
             BackendError: that could not be found out by `deadline`.
@@ -120,7 +125,9 @@ class Storage:
         found: list[tuple[StoredObject, ObjectInfo]] = []
         for path in paths:
             info = self._bucket.info(path, deadline=deadline)
-            if info is None or info.metadata.get("request_hash") != fingerprint or not _token(info):
+            if info is None or _is_anothers(info, file_uid):
+                return None
+            if info.metadata.get("request_hash") != fingerprint or not _token(info):
                 return None
             found.append((self._stored(path, _token(info), info), info))
         return found
@@ -186,6 +193,10 @@ def object_path(owner: Owner, *, video: bool, suffix: str, index: int, count: in
     """`generating/{user_id}/image/{file_uid}[_k].{suffix}` or `…/video/{file_uid}.mp4`; `suffix` has its dot."""
     number = f"_{index}" if count > 1 else ""
     return f"generating/{owner.user_id}/{'video' if video else 'image'}/{owner.file_uid}{number}{suffix}"
+
+
+def _is_anothers(found: ObjectInfo, file_uid: str) -> bool:
+    return found.metadata.get("file_uid", file_uid) != file_uid
 
 
 def _token(found: ObjectInfo) -> str:
