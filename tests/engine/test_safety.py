@@ -236,9 +236,9 @@ def test_it_is_loaded_once_and_before_the_models(
         order.append("checker")
         load(self, *args, **kwargs)
 
-    def takes(*args: Any) -> Any:
+    def takes(*args: Any, **kwargs: Any) -> Any:
         order.append("model")
-        return take(*args)
+        return take(*args, **kwargs)
 
     monkeypatch.setattr(SafetyChecker, "__init__", loads)
     monkeypatch.setattr(engine._cache, "take", takes)
