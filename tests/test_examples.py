@@ -63,7 +63,7 @@ async def test_the_worker_takes_every_input_that_the_function_sent(
     for job_input in tested[1]:
         await check(identity(), job_input)
         await check(identity(), json.loads(json.dumps(dict(reversed(job_input.items())))))
-        assert job_input["user_id"] == "alice"
+        assert job_input["user_id"]
 
 
 @pytest.mark.e2e

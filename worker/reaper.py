@@ -1,7 +1,7 @@
 """Nobody waits for ever: documents that nobody works on are brought to `failed`.
 
     python -m worker.reaper            once; for cron, or a scheduled job
-    python -m worker.reaper --every 60 --queued 900
+    python -m worker.reaper --every 60 --queued 1500
 
 A document that is still `processing` after its `expires_at` has no worker any more, and an order slip that is `queued`
 for longer than RunPod keeps a job (`--queued`) will never have one. The reaper marks both `worker_lost`, retryable, if

@@ -13,32 +13,57 @@ const ticketSecret = defineSecret("TICKET_SECRET");
 const endpoint = defineString("RUNPOD_ENDPOINT");
 const runpodUrl = defineString("RUNPOD_URL", { default: "https://api.runpod.ai/v2" });
 
-const IDENTIFIER = /^[A-Za-z0-9_-]{1,128}$/;
-const MAX_BYTES = 9_500_000; // RunPod takes 10 MB; larger pictures go through the bucket, as gs:// paths
+// What the worker takes for an id. A job under another one would be paid for and never have a document.
+const FILE_UID = /^(?!__.*__$)[A-Za-z0-9_-]{1,128}$/;
+const USER_ID = /^(?!__.*__$|\.\.?$)[A-Za-z0-9_.:@+|-]{1,128}$/;
+const MAX_BYTES = 100_000; // pictures go through the bucket, as gs:// paths
+const MAX_DEPTH = 3; // an object in a list of the input; what is nested deeper no field has
+// RunPod drops a job this long after it was submitted, whether it waits or runs: 15 minutes in line, as long as the app
+// waits, and 10 of work. Without it a job waits for a day, and is then generated for nobody.
+const TTL_SECONDS = 25 * 60;
 const ANSWER_MS = 20_000;
 
 /** `{fileUid, input}` of a signed-in user -> `{jobId}`. The result arrives in generations/{uid}/files/{fileUid}. */
 export const generate = onCall(
-  { secrets: [runpodKey, ticketSecret], enforceAppCheck: true, timeoutSeconds: 60, maxInstances: 20 },
-  async ({ auth, data }) => {
+  {
+    secrets: [runpodKey, ticketSecret],
+    enforceAppCheck: true,
+    consumeAppCheckToken: true, // each token opens one call: a script cannot use one that it caught again
+    timeoutSeconds: 60,
+    maxInstances: 20,
+  },
+  async ({ auth, app, data }) => {
     if (!auth) throw new HttpsError("unauthenticated", "Sign in first.");
+    if (app?.alreadyConsumed) throw new HttpsError("unauthenticated", "Use a new App Check token for each call.");
+    if (!USER_ID.test(auth.uid)) throw new HttpsError("failed-precondition", "This user's id cannot be served.");
     const { fileUid, input } = checked(data);
     // Who asks, and where the result goes, is said here: whatever the app wrote there is overwritten.
     const job = { ...input, user_id: auth.uid, file_uid: fileUid, use_cloud_storage: true };
-    return { jobId: await submit(await withTicket(job, ticketSecret.value())) };
+    return { jobId: await submit(await withTicket(job, ticketSecret.value(), TTL_SECONDS)) };
   },
 );
 
 /** The shape only: the worker checks every field, and says in the document what is wrong with one. */
 function checked(data) {
   const { fileUid, input } = data ?? {};
-  if (typeof fileUid !== "string" || !IDENTIFIER.test(fileUid))
-    throw new HttpsError("invalid-argument", "fileUid: must be 1 to 128 of the characters A-Z a-z 0-9 _ -");
+  if (typeof fileUid !== "string" || !FILE_UID.test(fileUid))
+    throw new HttpsError(
+      "invalid-argument",
+      "fileUid: must be 1 to 128 of the characters A-Z a-z 0-9 _ -, and not __like this__",
+    );
   if (typeof input !== "object" || input === null || Array.isArray(input) || typeof input.prompt !== "string")
     throw new HttpsError("invalid-argument", "input: must be an object with at least a prompt");
+  // RunPod's SDK drops what is nested too deeply before any worker sees it, with every other job that came beside it.
+  if (depth(input) > MAX_DEPTH) throw new HttpsError("invalid-argument", `input: is nested in more than ${MAX_DEPTH} levels`);
   if (Buffer.byteLength(JSON.stringify(input)) > MAX_BYTES)
     throw new HttpsError("invalid-argument", "input: is too large; upload pictures to uploads/{your uid}/ first");
   return { fileUid, input };
+}
+
+/** How deep objects and lists lie in each other, counted up to one more than is allowed. */
+function depth(value, above = 0) {
+  if (typeof value !== "object" || value === null || above > MAX_DEPTH) return above;
+  return Math.max(above + 1, ...Object.values(value).map((inner) => depth(inner, above + 1)));
 }
 
 async function submit(input) {
@@ -47,7 +72,7 @@ async function submit(input) {
     answer = await fetch(`${runpodUrl.value()}/${endpoint.value()}/run`, {
       method: "POST",
       headers: { Authorization: `Bearer ${runpodKey.value().trim()}`, "Content-Type": "application/json" },
-      body: JSON.stringify({ input }),
+      body: JSON.stringify({ input, policy: { ttl: TTL_SECONDS * 1000 } }),
       signal: AbortSignal.timeout(ANSWER_MS),
     });
     if (answer.ok) {

@@ -6,7 +6,6 @@ import canonicalize from "canonicalize";
 import { SignJWT } from "jose";
 
 const AUDIENCE = "generation-worker";
-const LIFETIME = "25h"; // RunPod queues a job for up to 24 hours; the worker accepts no longer ticket
 const MIN_SECRET_CHARACTERS = 32;
 
 /** SHA-256, in hex, over the canonical JSON (RFC 8785) of the input without its `id_token`. */
@@ -14,8 +13,8 @@ export function requestHash({ id_token: _, ...input }) {
   return createHash("sha256").update(canonicalize(input)).digest("hex");
 }
 
-/** The input with its ticket in `id_token`. Nothing of it may change afterwards. */
-export async function withTicket(input, secret) {
+/** The input with its ticket in `id_token`, valid for so many seconds, 25 hours at most. Nothing of it may change afterwards. */
+export async function withTicket(input, secret, seconds) {
   const key = secret.trim(); // the worker drops the newline that a secret store may have added, too
   if (key.length < MIN_SECRET_CHARACTERS) throw new Error(`TICKET_SECRET needs ${MIN_SECRET_CHARACTERS} characters`);
   const ticket = await new SignJWT({ file_uid: input.file_uid, request_hash: requestHash(input) })
@@ -23,7 +22,7 @@ export async function withTicket(input, secret) {
     .setAudience(AUDIENCE)
     .setSubject(input.user_id)
     .setIssuedAt()
-    .setExpirationTime(LIFETIME)
+    .setExpirationTime(`${seconds}s`)
     .sign(new TextEncoder().encode(key));
   return { ...input, id_token: ticket };
 }

@@ -13,6 +13,8 @@ before(() => world.start());
 after(() => world.stop());
 beforeEach(() => world.reset());
 
+const nested = (levels) => JSON.parse("[".repeat(levels) + "]".repeat(levels));
+
 async function ticketOf(input) {
   const { payload } = await jwtVerify(input.id_token, key, { algorithms: ["HS256"], audience: "generation-worker" });
   return payload;
@@ -22,12 +24,13 @@ test("a signed-in user of the app gets a job, with a ticket for exactly this inp
   const { status, result } = await world.call({ fileUid: FILE, input: INPUT });
   assert.deepEqual([status, result], [200, { jobId: "job-1" }]);
   const [{ path, key: used, body }] = world.sent;
-  assert.deepEqual([path, used, Object.keys(body)], ["/endpoint-1/run", "Bearer the-runpod-key", ["input"]]);
+  assert.deepEqual([path, used, Object.keys(body)], ["/endpoint-1/run", "Bearer the-runpod-key", ["input", "policy"]]);
   const { id_token: _, ...input } = body.input;
   assert.deepEqual(input, { ...INPUT, user_id: "alice", file_uid: FILE, use_cloud_storage: true });
   const ticket = await ticketOf(body.input);
   assert.deepEqual([ticket.sub, ticket.file_uid, ticket.request_hash], ["alice", FILE, requestHash(input)]);
-  assert.equal(ticket.exp - ticket.iat, 25 * 3600);
+  assert.equal(ticket.exp - ticket.iat, 25 * 60);
+  assert.deepEqual(body.policy, { ttl: 25 * 60 * 1000 });
 });
 
 test("whatever the app says about who asks is overwritten", async () => {
@@ -62,11 +65,34 @@ for (const data of [
   { fileUid: FILE, input: [INPUT] },
   { fileUid: FILE, input: { seed: 7 } },
   { fileUid: FILE, input: { prompt: ["a fox"] } },
-  { fileUid: FILE, input: { ...INPUT, image_url: "x".repeat(10_000_000) } },
+  { fileUid: FILE, input: { ...INPUT, image_url: "x".repeat(100_000) } },
+  { fileUid: "__x__", input: INPUT },
+  { fileUid: FILE, input: { ...INPUT, x: [[[1]]] } },
+  { fileUid: FILE, input: { ...INPUT, x: { y: [{ z: 1 }] } } },
+  { fileUid: FILE, input: { ...INPUT, x: nested(1_750) } },
 ])
   test(`no job for ${JSON.stringify(data).slice(0, 60)}`, async () => {
     const { status, error } = await world.call(data);
     assert.deepEqual([status, error.status, world.sent], [400, "INVALID_ARGUMENT", []]);
+  });
+
+test("what is nested as deeply as a field may be goes through", async () => {
+  const input = { ...INPUT, loras: [{ path: "a", scale: 1 }] };
+  const { status } = await world.call({ fileUid: FILE, input });
+  assert.equal(status, 200);
+  assert.deepEqual(world.sent[0].body.input.loras, input.loras);
+});
+
+for (const uid of ["kakao:12345", "auth0|abc", "user.name", "a@b+c"])
+  test(`a user called ${uid} is served`, async () => {
+    const { status } = await world.call({ fileUid: FILE, input: INPUT }, { uid });
+    assert.deepEqual([status, world.sent[0].body.input.user_id], [200, uid]);
+  });
+
+for (const uid of ["google:1|a/b", "..", "__x__", "ü"])
+  test(`a user called ${uid}, whom the worker refuses, costs no job`, async () => {
+    const { status, error } = await world.call({ fileUid: FILE, input: INPUT }, { uid });
+    assert.deepEqual([status, error.status, world.sent], [400, "FAILED_PRECONDITION", []]);
   });
 
 for (const [answer, said] of [
@@ -95,8 +121,8 @@ for (const input of [
   { prompt: "numbers", guidance_scale: 7.5, strength: 1e-7, seed: 4294967295, flow_shift: 3.0, high_noise_frac: 0.1 },
   { prompt: "more numbers", a: 1e21, b: 5e-324, c: 1.7976931348623157e308, d: -0.0, e: 123456789012345.6, f: 1e-6 },
   { prompt: "keys", "\u20ac": 1, "\r": 2, "\ufb33": 3, 1: 4, "\u{1f600}": 5, "\u0080": 6, "\u00f6": 7, __proto_: 8 },
-  { prompt: "nested", list: [[], {}, null, true, false, "", { z: 1, a: [1, 2.5] }], nothing: null },
-  { task_type: "img2img", prompt: "a picture", image_url: `data:image/png;base64,${"iVBORw0K".repeat(50_000)}` },
+  { prompt: "nested", list: [[], {}, null, true, false, "", { z: 1, a: 2.5 }], nothing: null },
+  { task_type: "img2img", prompt: "a picture", image_url: `data:image/png;base64,${"iVBORw0K".repeat(12_000)}` },
 ])
   test(`a ticket is made for an input like ${input.prompt.slice(0, 12)}`, async () => {
     const { status } = await world.call({ fileUid: FILE, input });
@@ -106,5 +132,5 @@ for (const input of [
   });
 
 test("a short secret makes no tickets", async () => {
-  await assert.rejects(withTicket({ ...INPUT, user_id: "alice", file_uid: FILE }, "short"), /32 characters/);
+  await assert.rejects(withTicket({ ...INPUT, user_id: "alice", file_uid: FILE }, "short", 60), /32 characters/);
 });
