@@ -138,6 +138,7 @@ def test_a_refiner_works_only_where_it_is_asked_for_and_one_field_is_enough() ->
 
 
 def test_the_cost_is_pixels_times_frames_times_steps_times_images() -> None:
+    assert job_cost(image(width=512, height=256, num_inference_steps=10, scheduler="HEUN")) == 512 * 256 * 20
     assert job_cost(image(width=512, height=256, num_inference_steps=10, num_images=3)) == 512 * 256 * 10 * 3
     assert job_cost(video(video_width=64, video_height=96, num_frames=9, num_inference_steps=4)) == 64 * 96 * 9 * 4
 

@@ -22,6 +22,7 @@ from worker.api.layout import (
 from worker.api.request import (
     MAX_SHORT_STEPS,
     SHORT_SCHEDULERS,
+    TWICE_A_STEP,
     BaseRequest,
     ImageRequest,
     Img2ImgRequest,
@@ -237,12 +238,12 @@ def resolve(
 
 
 def job_cost(params: Params) -> int:
-    """Pixels x frames x denoising steps x images: what a job's GPU time grows with."""
+    """Pixels x frames x denoising steps x images: what a job's GPU time grows with. HEUN's steps count twice."""
     steps = float(params.num_inference_steps)
     if isinstance(params, VideoParams):
         times = params.num_frames
     else:
-        times = len(params.seeds)
+        times = len(params.seeds) * (2 if params.scheduler in TWICE_A_STEP else 1)
         if params.refiner_inference_steps is not None and params.high_noise_frac is not None:
             refined = params.refiner_inference_steps * (1 - params.high_noise_frac)
             steps = round(steps * params.high_noise_frac + refined)

@@ -58,6 +58,8 @@ ZERO_SNR_SCHEDULERS = (
     Scheduler.K_EULER_TRAILING,
 )
 """Those that can begin at pure noise, as a model of zero terminal SNR must (https://arxiv.org/abs/2305.08891)."""
+TWICE_A_STEP = (Scheduler.HEUN,)
+"""Those of second order: two calls of the network a step (Karras et al. 2022, arXiv:2206.00364, algorithm 1)."""
 SHORT_SCHEDULERS = (Scheduler.LCM, Scheduler.TCD)
 """Those that choose their steps out of the few that a consistency model was trained on."""
 MAX_SHORT_STEPS = 50

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from worker.api.params import ImageParams, Params, VideoParams
+from worker.api.request import TWICE_A_STEP
 from worker.core.types import Control, Part, Progress, Scheduler
 from worker.engine.models.checkpoint import read_json
 from worker.engine.models.registry import Family, ModelSpec
@@ -75,9 +76,8 @@ _TEXT = {"sdxl": 0.111e12, "wan": 4.845e12}
 """CLIP-L with bigG, and UMT5-XXL: one prompt, counted; small beside everything else in any size."""
 _IMAGE_TOKENS = 257
 """CLIP-H of an image-to-video Wan: 16 x 16 patches and their summary."""
-_TWICE = {Scheduler.HEUN}
 _TWICE_CLASSES = {"HeunDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "KDPM2DiscreteScheduler"}
-"""Second-order solvers: two calls of the network a step (Karras et al. 2022, arXiv:2206.00364, algorithm 1)."""
+"""The same of a model's own scheduler."""
 
 SDXL_UNET: Config = {
     "block_out_channels": [320, 640, 1280],
@@ -185,7 +185,7 @@ def _video(networks: Networks, params: VideoParams, *, from_image: bool) -> Iter
 
 def _calls_a_step(networks: Networks, chosen: Scheduler | None) -> int:
     if chosen is not None:
-        return 2 if chosen in _TWICE else 1
+        return 2 if chosen in TWICE_A_STEP else 1
     return 2 if (networks.scheduler or {}).get("_class_name") in _TWICE_CLASSES else 1
 
 
