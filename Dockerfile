@@ -21,22 +21,21 @@ RUN pip install --no-cache-dir --root-user-action=ignore -r requirements.txt -c 
 # Not root, under RunPod too: of /runpod-volume, which belongs to root, the worker only reads, and what huggingface_hub
 # puts there is readable for all; its own downloads go to /models. For a volume whose files only root may read, build with
 # --build-arg RUN_AS=root.
-RUN useradd --uid 10001 --create-home worker && install -d -o worker -g worker /models
-USER worker
+RUN useradd --uid 10001 --create-home worker && install -d /models && install -d -o worker -g worker /models/huggingface
 
 ENV HOME=/home/worker \
     MODELS_DIR=/models \
     HF_HOME=/models/huggingface
 
 # BAKE_MODELS="org/name org/name@revision": weights inside the image start faster than any download. They come before the
-# code, so that a change of code does not fetch them again. The small demo models come with the code.
+# code, so that a change of code does not fetch them again. The small demo models come with the code. They are root's: the
+# worker reads what it runs, and cannot change it.
 ARG BAKE_MODELS=""
 COPY tools/bake_models.py tools/
-RUN python tools/bake_models.py ${BAKE_MODELS}
+RUN HOME=/root HF_HOME=/root/bake python tools/bake_models.py ${BAKE_MODELS} && rm -rf /root/bake
 
 COPY LICENSE test_input.json handler.py ./
 COPY worker worker
-USER root
 # unchecked-hash: the files in an image do not change, so no start needs to look at their dates.
 RUN python -m compileall -q --invalidation-mode unchecked-hash handler.py worker
 

@@ -318,11 +318,18 @@ def test_outputs_stay_out_of_the_log_because_the_sdk_is_told_before_it_is_import
 
 def test_a_change_of_code_does_not_install_the_requirements_again() -> None:
     order = [
-        DOCKERFILE.index(sign)
-        for sign in ("COPY requirements.txt", "RUN pip install", "RUN python tools/bake_models.py")
+        DOCKERFILE.index(sign) for sign in ("COPY requirements.txt", "RUN pip install", "python tools/bake_models.py")
     ]
     assert order == sorted(order)
     assert order[-1] < DOCKERFILE.index("COPY worker")
+
+
+def test_weights_in_the_image_are_read_by_the_worker_and_not_written() -> None:
+    before = DOCKERFILE.split("python tools/bake_models.py", 1)[0]
+    assert "\nUSER " not in before
+    owned = re.findall(r"install -d -o worker -g worker (\S+)", before)
+    assert owned == ["/models/huggingface"]
+    assert "HF_HOME=/models/huggingface" in before
 
 
 def test_everything_that_the_image_copies_reaches_the_build_and_exists() -> None:

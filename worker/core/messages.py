@@ -234,7 +234,9 @@ MESSAGES: Mapping[str, str] = {
         "{variable} names a model whose {part} has tensors that are missing or of another shape"
     ),
     "model_unavailable.class": "the model names a part this worker does not run ({name})",
-    "model_unavailable.value": "{variable} must be a hub id (org/name), a folder, a .safetensors file or demo",
+    "model_unavailable.value": (
+        "{variable} must be a hub id (org/name, or org/name@revision), a folder, a .safetensors file or demo"
+    ),
     "model_unavailable.no_demo": "{variable} cannot be demo",
     "model_unavailable.no_file": "{variable} must be a hub id or a folder; only SDXL loads from a single file",
     "model_unavailable.file_missing": "{variable} names a file that is not there",

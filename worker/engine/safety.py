@@ -39,7 +39,7 @@ class SafetyChecker:
         self._device = device.device(cuda=cuda)
         try:
             with translated("load"):
-                folder = weights.path or _download(weights.name, control, cuda=cuda)
+                folder = weights.path or _download(weights.hub_id, control, cuda=cuda)
                 self._checker, self._processor = _load(folder, cuda=cuda)
                 self._checker.to(self._device)
         except ModelUnavailable as error:

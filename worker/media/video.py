@@ -123,6 +123,7 @@ def _feed(command: list[str], raw: memoryview, going_on: Callable[[float], None]
         bufsize=0,
         pipesize=_PIPE_BYTES,
         start_new_session=True,
+        env={},  # it reads frames and needs nothing of the worker's, least of all a key
     )
     size = len(raw)
     try:

@@ -53,6 +53,25 @@ def test_several_snapshots_without_a_main_are_not_guessed_at(tmp_path: Path) -> 
     assert Place(tmp_path, "hub").find(HUB_ID) is None
 
 
+def test_a_model_that_is_pinned_is_that_commit_or_none(tmp_path: Path) -> None:
+    """What a name alone stands for may be swapped on the hub: the safety checker, too."""
+    pinned, main = cached(tmp_path, "aaa", is_main=False), cached(tmp_path, "bbb", is_main=True)
+    (main.parent.parent / "refs" / "v1").write_text("aaa")
+    place = Place(tmp_path, "hub")
+    assert place.find(f"{HUB_ID}@aaa") == place.find(f"{HUB_ID}@v1") == pinned
+    assert place.find(f"{HUB_ID}@ccc") is None
+    assert place.find(HUB_ID) == main
+    models = registry(
+        cuda=True, where=(place,), sdxl_model=f"{HUB_ID}@aaa", safety_checker="flag", safety_model="o/n@x"
+    )
+    spec = models.spec(TaskType.TEXT2IMG)
+    assert (spec.main.name, spec.main.path, spec.vae is not None) == (HUB_ID, pinned, True)
+    assert models.models(TaskType.TEXT2IMG) == (HUB_ID,)
+    checker = models.safety()
+    assert checker is not None
+    assert (checker.name, checker.hub_id) == ("o/n", "o/n@x")
+
+
 def test_a_download_that_was_cut_off_is_passed_over(tmp_path: Path) -> None:
     folder = fake_sdxl(tmp_path / "volume" / FLAT)
     places = (Place(tmp_path / "volume", "plain"),)

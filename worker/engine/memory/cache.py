@@ -241,7 +241,7 @@ class ModelCache:
     def _folder(self, part: WeightSource, control: Control, *, downloads: bool) -> Path:
         if not downloads:
             raise ModelUnavailable("model_unavailable.no_downloads", variable=part.variable)
-        return fetch(part.name, "vae" if part.role == "vae" else "pipeline", control, half=self._cuda)
+        return fetch(part.hub_id, "vae" if part.role == "vae" else "pipeline", control, half=self._cuda)
 
     def _sdxl_configs(self, spec: ModelSpec, control: Control) -> Path | None:
         if all(part.kind != "file" for part in spec.all):

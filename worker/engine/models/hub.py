@@ -15,7 +15,8 @@ from worker.core.config import REPOSITORY, RUNPOD_VOLUME
 
 DEMO_MODELS = REPOSITORY / "worker" / "demo_models"
 """The built-in demo models, `sdxl/`, `sdxl-refiner/` and `wan/`: part of the worker, like its code."""
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*\Z")
+HUB_ID = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>\w[\w./-]*))?\Z")
+"""`org/name`, or `org/name@revision`: a commit, a tag or a branch. What is not pinned may be another model tomorrow."""
 
 
 What = Literal["pipeline", "configs", "vae", "safety"]
@@ -32,12 +33,22 @@ class Place:
     layout: Literal["hub", "plain"]
 
     def find(self, hub_id: str) -> Path | None:
-        """The folder in which this place has the model; None where it has none."""
-        flat = hub_id.replace("/", "--")
+        """The folder in which this place has the model; None where it has none.
+
+        A plain folder has the revision that whoever put it there chose.
+        """
+        name, revision = parts(hub_id)
+        flat = name.replace("/", "--")
         if self.layout == "plain":
             folder = self.root / flat
             return folder if folder.is_dir() else None
-        return _snapshot(self.root / f"models--{flat}")
+        return _snapshot(self.root / f"models--{flat}", revision)
+
+
+def parts(hub_id: str) -> tuple[str, str | None]:
+    """`org/name` and the revision, if one is named."""
+    name, _, revision = hub_id.partition("@")
+    return name, revision or None
 
 
 def default_places(models_dir: Path) -> tuple[Place, ...]:
@@ -74,42 +85,46 @@ def download(hub_id: str, what: What, *, half: bool) -> Path:
     """
     from huggingface_hub import snapshot_download
 
+    hub_id, revision = parts(hub_id)
     small = ["*.json", "*.txt", "*.model"]
     if what == "configs":
-        return Path(snapshot_download(hub_id, allow_patterns=small))
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=small))
     if what == "vae":
-        return Path(snapshot_download(hub_id, allow_patterns=["config.json", "diffusion_pytorch_model.safetensors"]))
+        files = ["config.json", "diffusion_pytorch_model.safetensors"]
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=files))
     if what == "safety":
-        return Path(snapshot_download(hub_id, allow_patterns=["*.json", "model.safetensors"]))
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=["*.json", "model.safetensors"]))
     from diffusers import DiffusionPipeline
 
     if half:
         try:
-            return Path(DiffusionPipeline.download(hub_id, variant="fp16", use_safetensors=True))
+            return Path(DiffusionPipeline.download(hub_id, revision=revision, variant="fp16", use_safetensors=True))
         except ValueError:  # diffusers' word for "there is no such variant"
             pass
-    return Path(DiffusionPipeline.download(hub_id, use_safetensors=True))
+    return Path(DiffusionPipeline.download(hub_id, revision=revision, use_safetensors=True))
 
 
 def arrived(hub_id: str) -> int:
     """Bytes of a model that are in Hugging Face's cache, those of unfinished files included."""
     from huggingface_hub import constants
 
-    total = 0
-    for blob in (Path(constants.HF_HUB_CACHE) / f"models--{hub_id.replace('/', '--')}" / "blobs").glob("*"):
+    total, folder = 0, f"models--{parts(hub_id)[0].replace('/', '--')}"
+    for blob in (Path(constants.HF_HUB_CACHE) / folder / "blobs").glob("*"):
         with contextlib.suppress(FileNotFoundError):  # an unfinished file is renamed when it is finished
             total += blob.stat().st_size
     return total
 
 
-def _snapshot(cache: Path) -> Path | None:
+def _snapshot(cache: Path, revision: str | None) -> Path | None:
     snapshots = cache / "snapshots"
     try:
-        commit = (cache / "refs" / "main").read_text().strip()
+        commit = (cache / "refs" / (revision or "main")).read_text().strip()
     except OSError:
-        commit = ""
+        commit = revision or ""
     if commit and (snapshots / commit).is_dir():
         return snapshots / commit
+    if revision is not None:
+        return None
     try:
         only = [folder for folder in snapshots.iterdir() if folder.is_dir()]
     except OSError:

@@ -60,10 +60,17 @@ class WeightSource:
     name: str
     """What the response calls it: `demo`, the hub id, or the name of the folder or file."""
     path: Path | None
+    revision: str | None = None
+    """Of a hub id that is pinned."""
     called: str | None = None
     """The operator's own name for it, where there are several."""
     optional: bool = False
     """Nobody asked for it by name: where it cannot be had, the worker goes on without."""
+
+    @property
+    def hub_id(self) -> str:
+        """What to fetch."""
+        return self.name if self.revision is None else f"{self.name}@{self.revision}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +265,7 @@ class ModelRegistry:
         vae = refiner = None
         if settings.sdxl_vae and settings.sdxl_vae != "demo":
             vae = self._weights("SDXL_VAE", "vae", settings.sdxl_vae)
-        elif value == SDXL_BASE and self._cuda and not settings.sdxl_vae:
+        elif hub.parts(value)[0] == SDXL_BASE and self._cuda and not settings.sdxl_vae:
             vae = replace(self._weights("SDXL_VAE", "vae", SDXL_VAE), optional=True)
         elif main.kind == "file" and not _identity(main).has_vae:
             vae = self._weights("SDXL_VAE", "vae", SDXL_VAE)
@@ -329,13 +336,16 @@ class ModelRegistry:
         if not hub.HUB_ID.match(value):
             raise ModelUnavailable("model_unavailable.value", variable=variable)
         found = hub.find(value, self._places, lambda folder: not folder_problem(folder, role))
-        return WeightSource(variable, role, "hub" if found is None else "folder", value, found)
+        name, revision = hub.parts(value)
+        return WeightSource(variable, role, "hub" if found is None else "folder", name, found, revision)
 
 
 def _own_name(source: str) -> str:
     """What a source is called where the operator gives it no name: `demo`, a hub id, or a folder's or file's name."""
     path = Path(source).expanduser()
-    return path.resolve().name if path.is_dir() else path.name if source.endswith(_FILES) else source
+    if path.is_dir() or source.endswith(_FILES):
+        return path.resolve().name if path.is_dir() else path.name
+    return hub.parts(source)[0]
 
 
 def _wan_kind(main: WeightSource, task_type: TaskType) -> str:
