@@ -191,6 +191,11 @@ def _register_fitness_checks(services: Services) -> None:
         if services.identity.required and not services.identity.can_check:
             raise RuntimeError("REQUIRE_ID_TOKEN needs a readable FIREBASE_SERVICE_ACCOUNT_KEY or a TICKET_SECRET")
         log.info("Firebase is %s", "ready" if services.identity.users else "not in use", extra={"action": "firebase"})
+        if services.identity.users is not None and not services.identity.required:
+            log.warning(
+                "REQUIRE_ID_TOKEN is off: whoever holds the endpoint's key may act for any user_id",
+                extra={"action": "users_unproven"},
+            )
 
 
 def _preload(services: Services) -> None:

@@ -4,6 +4,7 @@ The SDK's loop against a control plane is in `test_sdk_loop.py`; here it is its 
 """
 
 import asyncio
+import dataclasses
 import functools
 import itertools
 import json
@@ -24,7 +25,15 @@ import numpy as np
 import pytest
 
 import handler
-from tests.support.fakes import HasNoModel, MemoryBucket, MemoryDocumentStore, PaintingGenerator, Raises, Slow
+from tests.support.fakes import (
+    HasNoModel,
+    MemoryBucket,
+    MemoryDocumentStore,
+    PaintingGenerator,
+    Raises,
+    Slow,
+    TokenUsers,
+)
 from tools import showing
 from tools.emulators.worker_process import clean_environment
 from worker.api.params import Params, VideoParams
@@ -381,6 +390,19 @@ def test_a_worker_that_must_check_users_and_cannot_is_replaced(checks: list[Any]
     handler._register_fitness_checks(World(PaintingGenerator(), require_id_token=True).services)
     with pytest.raises(RuntimeError, match="REQUIRE_ID_TOKEN"):
         checks[1]()
+
+
+@pytest.mark.parametrize("required", [True, False])
+def test_a_worker_that_believes_every_user_id_says_so_once_at_its_start(
+    checks: list[Any], caplog: pytest.LogCaptureFixture, required: bool
+) -> None:
+    services = World(PaintingGenerator(), require_id_token=required).services
+    known = dataclasses.replace(services, identity=Identity(TokenUsers(), None, required=required))
+    handler._register_fitness_checks(known)
+    checks[1]()
+    said = [record.getMessage() for record in caplog.records if getattr(record, "action", "") == "users_unproven"]
+    assert len(said) == (not required)
+    assert all("REQUIRE_ID_TOKEN is off" in line for line in said)
 
 
 # -- the SDK's local ways in, as processes of their own
