@@ -84,6 +84,13 @@ def test_a_picture_too_large_for_its_borders_is_scaled_with_them_to_the_models_p
     assert layout.drawn is None
 
 
+def test_a_narrow_border_of_a_huge_picture_is_one_pixel_and_told_as_a_number() -> None:
+    """`params.outpaint` is JSON: 1 there, not `true`."""
+    layout = laid((1, 20_000), grown=Borders(left=64, up=8))
+    assert layout.outpaint == Borders(63, 0, 1, 0)
+    assert type(layout.outpaint.up) is int
+
+
 def test_a_size_that_was_asked_for_is_the_whole_canvas() -> None:
     layout = laid((512, 512), sides=(1024, 512), grown=Borders(left=512))
     assert layout == Layout(1024, 512, Borders(left=512))

@@ -73,8 +73,8 @@ class Borders:
         """
 
         def scaled(before: int, behind: int, old: int, new: int) -> tuple[int, int]:
-            first = min(max(round(before * new / old), before > 0), new - 1)
-            return first, min(max(round(behind * new / old), behind > 0), new - 1 - first)
+            first = min(max(round(before * new / old), int(before > 0)), new - 1)
+            return first, min(max(round(behind * new / old), int(behind > 0)), new - 1 - first)
 
         left, right = scaled(self.left, self.right, whole[0], size[0])
         up, down = scaled(self.up, self.down, whole[1], size[1])
