@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 
 from worker.api.params import Draft, ImageParams, Params, VideoParams
-from worker.core.types import Progress, Scheduler
+from worker.core.config import load_settings
+from worker.core.types import Progress, Scheduler, TaskType
 from worker.engine import estimate as module
 from worker.engine.estimate import (
     SDXL_UNET,
     SDXL_VAE,
+    UMT5_XXL,
     Config,
     Estimate,
     Estimator,
@@ -22,12 +24,14 @@ from worker.engine.estimate import (
     clip_decode,
     image_decode,
     image_encode,
+    prompt,
     rates,
     transformer,
     unet,
     work,
 )
 from worker.engine.models.hub import DEMO_MODELS
+from worker.engine.models.registry import ModelRegistry
 
 REFINER: Config = {
     "block_out_channels": [384, 768, 1536, 1536],
@@ -306,6 +310,19 @@ def test_steps_that_are_mostly_overhead_teach_nothing() -> None:
     demo = Networks("sdxl", json.loads((DEMO_MODELS / "sdxl" / "unet" / "config.json").read_text()), SDXL_VAE)
     run_at(estimator, demo, small, step=0.04, decode=0.0)
     assert estimator.estimate(demo, images(), from_image=False).basis == "guess"
+
+
+def test_a_small_models_text_encoder_is_counted_as_small_as_it_is() -> None:
+    """Its steps do not make a machine's whole speed: one measured on a busy machine let no later clip of it begin."""
+    spec = ModelRegistry(load_settings(), cuda=False).spec(TaskType.TEXT2VIDEO)
+    demo, estimator = Networks.of(spec), Estimator()
+    assert demo is not None
+    large, small = clip(width=512, height=512), clip(width=64, height=64, num_inference_steps=2, num_frames=5)
+    run_at(estimator, demo, large, step=50 * seconds(estimator, demo, large, "step"), decode=0.0)
+    estimate = estimator.estimate(demo, small, from_image=True)
+    assert estimate.basis == "measured"
+    assert not estimate.exceeds(60)
+    assert prompt(UMT5_XXL) == pytest.approx(4.845 * TERA, rel=0.001)
 
 
 def test_a_draft_and_its_second_pass_are_measured_each_against_its_own_steps() -> None:

@@ -72,8 +72,9 @@ class Estimate:
 # -- work, in FLOP
 
 _PROMPT_TOKENS = {"sdxl": 77, "wan": 512}
-_TEXT = {"sdxl": 0.111e12, "wan": 4.845e12}
-"""CLIP-L with bigG, and UMT5-XXL: one prompt, counted; small beside everything else in any size."""
+_CLIP_TEXT = 0.111e12
+"""CLIP-L with bigG: one prompt, counted; small beside everything else in any size."""
+UMT5_XXL: Config = {"d_model": 4096, "d_ff": 10240, "d_kv": 64, "num_heads": 64, "num_layers": 24}
 _IMAGE_TOKENS = 257
 """CLIP-H of an image-to-video Wan: 16 x 16 patches and their summary."""
 _TWICE_CLASSES = {"HeunDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "KDPM2DiscreteScheduler"}
@@ -99,6 +100,8 @@ class Networks:
     vae: Config
     refiner: Config | None = None
     scheduler: Config | None = None
+    text: Config | None = None
+    """Of Wan's text encoder, which is as large as the rest of a small model."""
 
     @classmethod
     def of(cls, spec: ModelSpec) -> "Networks | None":
@@ -118,6 +121,7 @@ class Networks:
             decoder or SDXL_VAE,
             read_json(refiner / "unet" / "config.json") if refiner is not None else None,
             read_json(main / "scheduler" / "scheduler_config.json"),
+            read_json(main / "text_encoder" / "config.json"),
         )
 
 
@@ -142,7 +146,7 @@ def _images(networks: Networks, params: ImageParams, *, from_image: bool) -> Ite
     steps, strength, draft = params.num_inference_steps, params.strength, params.draft
     calls = (2 if params.guidance_scale > 1 else 1) * _calls_a_step(networks, params.scheduler)
     size = params.drawn_size
-    yield "text", "sdxl", 2 * _TEXT["sdxl"]
+    yield "text", "sdxl", 2 * _CLIP_TEXT
     if from_image:
         yield "encode", "vae", image_encode(networks.vae, *size)
     share = draft.strength if draft is not None else strength or 1.0
@@ -166,7 +170,7 @@ def _video(networks: Networks, params: VideoParams, *, from_image: bool) -> Iter
     steps, draft = params.num_inference_steps, params.draft
     calls = (2 if params.guidance_scale > 1 else 1) * _calls_a_step(networks, None)
     size = params.width, params.height
-    yield "text", "wan", 2 * _TEXT["wan"]
+    yield "text", "wan", 2 * prompt(networks.text or {})
     if from_image:
         # Wan 2.2's smaller model encodes the picture alone, the others a clip of it and of grey frames.
         frames = 1 if networks.vae.get("is_residual") else params.num_frames
@@ -222,6 +226,13 @@ def unet(config: Config, width: int, height: int) -> float:
             total += 2 * 9 * (4 * n) * c * c
     n = tokens / 4**last
     return total + 2 * resnet(channels[last], channels[last], n) + attention(last, n)
+
+
+def prompt(config: Config) -> float:
+    """One prompt through a T5 encoder (https://arxiv.org/abs/1910.10683; gated feed-forward): 4.845e12 of UMT5-XXL."""
+    c, n = {**UMT5_XXL, **config}, _PROMPT_TOKENS["wan"]
+    d, inner, wide = int(c["d_model"]), int(c["num_heads"]) * int(c["d_kv"]), int(c["d_ff"])
+    return int(c["num_layers"]) * (8 * n * d * inner + 6 * n * d * wide + 4 * n * n * inner)
 
 
 def transformer(
