@@ -130,8 +130,11 @@ def png(data: bytes) -> Parts:
     profile, cicp = None, found.get(b"cICP", b"")
     if b"iCCP" in found and b"sRGB" not in found:
         profile = _inflated(found[b"iCCP"].partition(b"\0")[2][1:])
-    head = [_chunk(kind, found[kind]) for kind in (b"IHDR", b"PLTE", b"tRNS") if kind in found]
     header = found.get(b"IHDR", b"")
+    if len(header) == 13 and header[9] == 0 and header[8] in {2, 4} and len(clear := found.get(b"tRNS", b"")) == 2:
+        # Pillow spreads such shades over 0 ... 255, and compares them with the transparent one as it is written.
+        found[b"tRNS"] = bytes((0, clear[1] * 255 // ((1 << header[8]) - 1) & 255))
+    head = [_chunk(kind, found[kind]) for kind in (b"IHDR", b"PLTE", b"tRNS") if kind in found]
     return Parts(
         b"".join((_PNG_SIGNATURE, *head, _chunk(b"IDAT", b"".join(pixels)), _chunk(b"IEND", b""))),
         profile=profile,
