@@ -14,7 +14,7 @@ import pillow_heif
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
+from PIL import Image, ImageCms, ImageFilter, PngImagePlugin, TiffImagePlugin
 
 from tests.support.examples import examples
 from tests.support.hostile_pictures import (
@@ -202,6 +202,22 @@ def test_sixteen_bit_grey_keeps_its_tones() -> None:
     assert [pixel[0] for pixel in np.asarray(got)[0].tolist()] == [0, 10, 128, 255]
 
 
+@pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
+def test_one_shade_of_grey_is_transparent_at_any_depth(depth: int) -> None:
+    """PNG specification (W3C), 11.3.2.1: the shade is told in the picture's own depth."""
+    most = (1 << depth) - 1
+    rows = b"".join(b"\0" + (shade << (-depth % 8)).to_bytes((depth + 7) // 8) for shade in (0, most, most))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 3, depth, 0, 0, 0, 0))
+    clear = chunk(b"tRNS", struct.pack(">H", most))
+    end = chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    data = b"\x89PNG\r\n\x1a\n" + header + clear + end
+    assert mask(data).tobytes() == b"\0\0\0"
+    assert np.asarray(image(data))[:, 0, 0].tolist() == [0, 255, 255]
+    nothing = data.replace(clear, chunk(b"tRNS", struct.pack(">H", 0)))
+    assert np.asarray(mask(nothing))[:, 0].tolist() == [0, 255, 255]
+    assert np.asarray(image(nothing))[:, 0, 0].tolist() == [255, 255, 255]
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr"])
 def test_other_modes_become_rgb(mode: str) -> None:
     fmt = "JPEG" if mode in {"CMYK", "YCbCr"} else "PNG"
@@ -298,6 +314,21 @@ def test_a_soft_mask_keeps_its_values() -> None:
     soft = Image.new("RGBA", (256, 256), (255, 255, 255, 0))
     soft.putalpha(ramp)
     assert np.abs(np.asarray(mask(saved(soft)), int) - np.asarray(ramp)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("fmt", "mode"), [("PNG", "L"), ("PNG", "RGBA"), ("JPEG", "L"), ("JPEG", "RGB"), ("TIFF", "1")]
+)
+def test_a_mask_of_black_and_white_stays_one_where_it_is_made_smaller(fmt: str, mode: str) -> None:
+    """uppy#4792: a mask drawn over a photo of 24 megapixels has 24, too; grey at its edges, it would be a soft one."""
+    drawn = Image.new("L", (301, 301))
+    drawn.paste(255, (101, 83, 200, 222))
+    options = {"quality": 80} if fmt == "JPEG" else {}
+    small = decode.decode_mask(saved(drawn.convert(mode), fmt, **options), "mask_url", 10_000).image
+    assert small.size == (76, 76)
+    assert set(small.tobytes()) == {0, 255}
+    soft = decode.decode_mask(saved(drawn.filter(ImageFilter.GaussianBlur(9))), "mask_url", 10_000).image
+    assert len(set(soft.tobytes())) > 50
 
 
 def test_the_size_counts_before_any_pixel_is_decoded() -> None:

@@ -11,6 +11,7 @@ from PIL import Image, ImageChops, ImageFilter
 
 from worker.api.layout import Borders
 from worker.engine import resize
+from worker.media import masks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -52,7 +53,7 @@ class Canvas:
         if self.source.size != params.drawn_size:
             self.source = self.source.resize(params.drawn_size, Image.Resampling.LANCZOS)
             weights = self.weights.resize(params.drawn_size, Image.Resampling.BILINEAR)
-            self.weights = weights.point(_ANY) if resize.is_hard(self._weights) else weights
+            self.weights = weights.point(_ANY) if masks.is_hard(self._weights) else weights
 
     def finished(self, drawn: "NDArray[np.uint8]") -> "NDArray[np.uint8]":
         """The output, (height, width, 3), with what was drawn of it in its place."""

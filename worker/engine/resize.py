@@ -7,19 +7,14 @@ from typing import TYPE_CHECKING
 
 from PIL import Image, ImageOps
 
+from worker.media import masks
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from worker.api.layout import Shares
     from worker.core.types import Control
-
-_NOISE = 8
-"""Levels by which a lossy format may change the black and the white of a mask anywhere."""
-_MIDDLE, _RINGING = slice(64, 192), 0.02
-"""Levels that an edge between black and white has only where it is soft; the share of pixels that JPEG rings in."""
-_CLEAN = [0 if value < _NOISE else 255 if value > 255 - _NOISE else value for value in range(256)]
-_HALF = [255 if value >= 128 else 0 for value in range(256)]
 
 
 def fit_image(image: Image.Image, width: int, height: int, control: "Control") -> Image.Image:
@@ -49,38 +44,20 @@ def fit_mask(
     A mask of 0 and 255 alone stays one at any size: a pixel is repainted where half of it or more was white.
     `image_size` is the source image's own size; a mask of another size is stretched over it first.
     """
-    mask = cleaned(mask)
-    hard = is_hard(mask)
+    mask = masks.cleaned(mask)
+    hard = masks.is_hard(mask)
     if mask.size != image_size:
         if cropped_share(mask.size, image_size) >= 0.01:
             control.warn("mask_url: the mask has other proportions than the image and was stretched over it")
         mask = mask.resize(image_size, Image.Resampling.BILINEAR)
     if mask.size != (width, height):
         mask = ImageOps.fit(mask, (width, height), Image.Resampling.BILINEAR)
-    return mask.point(_HALF) if hard else mask
-
-
-def cleaned(mask: Image.Image) -> Image.Image:
-    """The mask as L without the traces that a lossy format leaves in its black and white.
-
-    What is nearly one of them is it. At an edge JPEG is off by more (by 58 levels at quality 60): a mask that has
-    hardly any grey, and none of the middle, which every soft or smoothed edge has, was black and white alone.
-    """
-    mask = mask.convert("L")
-    levels = mask.histogram()
-    grey = sum(levels[_NOISE : 256 - _NOISE])
-    hard = not any(levels[_MIDDLE]) and grey <= _RINGING * sum(levels)
-    return mask.point(_HALF if hard else _CLEAN)
-
-
-def is_hard(mask: Image.Image) -> bool:
-    """Whether it is all 0 and 255."""
-    return not any(mask.histogram()[1:255])
+    return masks.halved(mask) if hard else mask
 
 
 def masked_box(mask: Image.Image) -> "Shares | None":
     """The smallest box with all that a mask repaints, in shares of its sides; None where it repaints nothing."""
-    if (box := cleaned(mask).getbbox()) is None:
+    if (box := masks.cleaned(mask).getbbox()) is None:
         return None
     width, height = mask.size
     return box[0] / width, box[1] / height, box[2] / width, box[3] / height

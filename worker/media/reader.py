@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from worker.core.errors import InvalidImage
-from worker.media import colour, containers, kinds
+from worker.media import colour, containers, kinds, masks
 from worker.media.containers import Parts
 
 if TYPE_CHECKING:
@@ -167,8 +167,9 @@ def read(data: bytes, kind: str, what: str, limits: Limits, *, mask: bool) -> Re
 
 def _read(parts: Parts, kind: str, what: str, limits: Limits, *, mask: bool) -> Read:
     notes: list[str] = []
-    with _decoded(parts, kind, what, limits) as (rows, found):
+    with _decoded(parts, kind, what, limits, mask=mask) as (rows, found):
         image = _reduced(rows, limits.held, cmyk=bool(found.profile) and not mask)
+        hard = mask and image.size != rows.size and masks.is_black_and_white(_levels(rows))
     del rows  # and with them what was decoded
     if found.cut_off:
         missing = _flat_share(image)
@@ -182,6 +183,7 @@ def _read(parts: Parts, kind: str, what: str, limits: Limits, *, mask: bool) -> 
         if _has_hole(image):
             notes.append("hole")
         flat = _flat(image, "L", "black")
+        flat = masks.halved(flat) if hard else flat
     else:
         if found.profile is not None:
             try:
@@ -207,7 +209,7 @@ class _Found:
 
 
 @contextlib.contextmanager
-def _decoded(parts: Parts, kind: str, what: str, limits: Limits) -> Iterator[tuple[_Rows, _Found]]:
+def _decoded(parts: Parts, kind: str, what: str, limits: Limits, *, mask: bool) -> Iterator[tuple[_Rows, _Found]]:
     """The pixels and what is said of them. They live as long as the body: the next stage may take their memory."""
     if kind == kinds.HEIC:
         yield _heic(parts, what, limits)
@@ -217,13 +219,13 @@ def _decoded(parts: Parts, kind: str, what: str, limits: Limits) -> Iterator[tup
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     cut_off = not parts.complete
     try:
-        image, size = _opened(parts, kind, what, limits)
+        image, size = _opened(parts, kind, what, limits, mask=mask)
     except InvalidImage:
         raise
     except _DECODER_ERRORS:
         # What a viewer shows of a file that breaks off is shown here too; rows that are missing stay black.
         ImageFile.LOAD_TRUNCATED_IMAGES = cut_off = True
-        image, size = _opened(parts, kind, what, limits)
+        image, size = _opened(parts, kind, what, limits, mask=mask)
     profile = parts.profile if kind in {kinds.JPEG, kinds.PNG} else image.info.get("icc_profile")
     exif = parts.exif if kind in {kinds.JPEG, kinds.PNG} else image.info.get("exif")
     cicp = parts.cicp if profile is None or kind == kinds.PNG else None
@@ -242,8 +244,11 @@ def _decoded(parts: Parts, kind: str, what: str, limits: Limits) -> Iterator[tup
     yield _Rows(image.size, _plain_mode(image), band), found
 
 
-def _opened(parts: Parts, kind: str, what: str, limits: Limits) -> tuple["Image.Image", tuple[int, int]]:
-    """The picture decoded, and its own size; a JPEG is decoded at 1/2, 1/4 or 1/8 where it is too large."""
+def _opened(parts: Parts, kind: str, what: str, limits: Limits, *, mask: bool) -> tuple["Image.Image", tuple[int, int]]:
+    """The picture decoded, and its own size; a JPEG is decoded at 1/2, 1/4 or 1/8 where it is too large.
+
+    Of a mask only where memory asks for it: decoded smaller, its black and white would be grey at their edges.
+    """
     from PIL import Image
 
     # Only the reader of its kind is tried: no EPS and no PDF, whatever the file calls itself.
@@ -254,7 +259,8 @@ def _opened(parts: Parts, kind: str, what: str, limits: Limits) -> tuple["Image.
         _check_tiff(image, what)
     scale = 1
     if kind == kinds.JPEG:
-        scale = next((by for by in (1, 2, 4, 8) if _pixels(size, by) <= limits.held), 8)
+        most = max(limits.held, int((limits.memory - 4 * limits.held) / (4 + 2 * parts.coefficients)) if mask else 0)
+        scale = next((by for by in (1, 2, 4, 8) if _pixels(size, by) <= most), 8)
         image.draft(None, (size[0] // scale, size[1] // scale))
     if image.mode == "F":  # what its numbers mean, the file does not say
         raise ValueError(image.mode)
@@ -349,17 +355,33 @@ def _reduced(rows: _Rows, most: int, *, cmyk: bool) -> "Image.Image":
     mode = rows.mode if cmyk or rows.mode != "CMYK" else "RGB"
     by = next(by for by in range(1, width + height) if _pixels(rows.size, by) <= most)
     out = Image.new(mode, (math.ceil(width / by), math.ceil(height / by)))
-    step = max(1, _BAND_PIXELS // width // by) * by
-    for top in range(0, height, step):
-        band = _plain(rows.band(top, min(top + step, height)), mode)
+    for top, band in _bands(rows, mode, by):
         out.paste(band if by == 1 else band.reduce(by), (0, top // by))
     return out
 
 
+def _bands(rows: _Rows, mode: str, by: int = 1) -> Iterator[tuple[int, "Image.Image"]]:
+    """All rows from above in `mode`, each band (its top, its pixels) a multiple of `by` but the last."""
+    width, height = rows.size
+    step = max(1, _BAND_PIXELS // width // by) * by
+    for top in range(0, height, step):
+        yield top, _plain(rows.band(top, min(top + step, height)), mode)
+
+
+def _levels(rows: _Rows) -> list[int]:
+    """How many pixels of a mask have each of the values 0 ... 255."""
+    mode = "RGB" if rows.mode == "CMYK" else rows.mode
+    bands = (_flat(band, "L", "black").histogram() for _, band in _bands(rows, mode))
+    return [sum(counts) for counts in zip(*bands, strict=True)]
+
+
 def _plain(image: "Image.Image", mode: str) -> "Image.Image":
-    if image.mode.startswith("I") and mode == "L":
+    if image.mode.startswith("I"):
         # 16-bit grey: Pillow's own conversion cuts off at 255, which makes almost everything white.
-        return image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
+        clear = image.info.get("transparency")
+        image = image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
+        if clear is not None:
+            image.info["transparency"] = clear // 257
     return image if image.mode == mode else image.convert(mode)
 
 

@@ -26,9 +26,9 @@ from worker.engine.memory.room import Phase
 from worker.engine.models.loader import SdxlParts
 from worker.engine.prompt.length import warn_of_cut_prompts
 from worker.engine.protocol import GeneratedImage
-from worker.engine.resize import is_hard
 from worker.engine.schedulers import image_scheduler
 from worker.engine.vae import decode_image, encode_image
+from worker.media.masks import is_hard
 
 if TYPE_CHECKING:
     from PIL import Image
