@@ -9,17 +9,20 @@ from worker.api.request import REQUESTS
 
 FIELDS: dict[str, tuple[str, ...]] = {task: tuple(model.model_fields) for task, model in REQUESTS.items()}
 MEANT = {
-    "image_url": "image init_image input_image source_image imageUrl imageURL image-url",
-    "mask_url": "mask mask_image maskUrl",
+    "image_url": "image init_image init_images input_image input_reference source_image imageUrl imageURL image-url",
+    "mask_url": "mask mask_image mask_source maskUrl",
+    "mask_blur": "mask_feather feather maskBlur mask_blur_x",
+    "inpaint_area": "inpaint_full_res inpaintArea",
+    "outpaint": "left up outPaint",
     "image_size": "size resolution",
     "num_inference_steps": "steps num_steps sampling_steps numInferenceSteps num_inference_step",
     "guidance_scale": "cfg cfg_scale guidance guidanceScale guidence_scale cfgScale",
     "scheduler": "sampler sampler_name schedular",
-    "num_images": "n batch_size num_outputs numImages num_image",
+    "num_images": "n samples batch_size num_outputs numImages num_image",
     "negative_prompt": "neg_prompt negativePrompt negativ_prompt",
     "strength": "denoising_strength prompt_strength strenght",
     "output_format": "format outputFormat",
-    "output_quality": "quality jpeg_quality",
+    "output_quality": "quality jpeg_quality output_compression",
     "user_id": "uid userId",
     "width": "widht w",
     "height": "hieght",
@@ -31,13 +34,13 @@ VIDEO = {
     "video_height": "height",
     "resolution": "size image_size",
     "video_guidance_scale": "cfg_scale guidance guidance_scale",
-    "num_frames": "frames length numFrames",
+    "num_frames": "frames length frame_num numFrames",
     "duration": "seconds duration_seconds",
     "fps": "frame_rate",
     "flow_shift": "shift flowShift",
 }
 NOTHING = """
-    num_videos lora loras controlnet webhook status bucket zzz safety_checker clip_skip eta model_url output a _ \u00e9
+    num_videos lora loras controlnet webhook status bucket zzz safety_checker clip_skip eta model_url output guidance_scale_2 a _ \u00e9
 """
 
 
@@ -57,7 +60,13 @@ def test_a_name_that_may_mean_anything_means_nothing(name: str, task: str) -> No
     assert meant(name, task, FIELDS) == (None, ())
 
 
-@pytest.mark.parametrize(("name", "field"), [("image", "image_url"), ("mask", "mask_url"), ("numFrames", "num_frames")])
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        *(("image", "image_url"), ("imagUrl", "image_url"), ("mask", "mask_url"), ("numFrames", "num_frames")),
+        *(("video_heigth", "video_height"), ("input_reference", "image_url"), ("left", "outpaint")),
+    ],
+)
 def test_where_only_other_tasks_have_the_field_they_are_named(name: str, field: str) -> None:
     owners = tuple(task for task, names in FIELDS.items() if field in names)
     assert meant(name, "text2img", FIELDS) == (field, owners)

@@ -82,6 +82,7 @@ def test_every_variable_of_the_contract_is_there_with_its_default(name: str) -> 
         ("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9199/", "http://127.0.0.1:9199"),
         ("PRELOAD_TASKS", "text2img, img2video,", ("text2img", "img2video")),
         ("PRELOAD_TASKS", ",", ()),
+        ("TASKS", "Text2Img", ("text2img",)),
         ("GOOGLE_CLOUD_PROJECT", "demo-x", "demo-x"),
     ],
 )
@@ -104,6 +105,10 @@ def test_a_variable_is_read(monkeypatch: pytest.MonkeyPatch, name: str, value: s
         ("SDXL_VAE", " ", None),
         ("SDXL_MODEL", 'SDXL_MODEL="org/name"', "org/name"),
         ("FIREBASE_STORAGE_BUCKET", "export FIREBASE_STORAGE_BUCKET=gs://my-app/", "my-app"),
+        ("FIREBASE_STORAGE_BUCKET", '$env:FIREBASE_STORAGE_BUCKET = "my-app"', "my-app"),
+        ("FIREBASE_STORAGE_BUCKET", "set FIREBASE_STORAGE_BUCKET=my-app", "my-app"),
+        ("FIREBASE_STORAGE_BUCKET", "FIREBASE_STORAGE_BUCKET: my-app", "my-app"),
+        ("FIREBASE_STORAGE_BUCKET", "-e FIREBASE_STORAGE_BUCKET=my-app", "my-app"),
         ("SDXL_VAE", "/v/it's a 'vae'.safetensors", "/v/it's a 'vae'.safetensors"),
     ],
 )
@@ -122,6 +127,13 @@ def test_a_secret_that_the_backend_holds_too_keeps_its_quotes_but_not_its_blanks
     read = load_settings().ticket_secret
     assert read is not None
     assert read.get_secret_value() == secret
+
+
+@pytest.mark.parametrize("name", ["TICKET_SECRET", "FIREBASE_STORAGE_BUCKET", "SDXL_MODEL", "TASKS", "MODEL_DEFAULTS"])
+def test_a_secret_that_runpod_did_not_fill_in_is_no_value(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """As a TICKET_SECRET it would be one that anybody can guess."""
+    said = problem(monkeypatch, **{name: "{{ RUNPOD_SECRET_generation_worker }}"})
+    assert said == f"{name}: is the name of a RunPod secret that RunPod did not fill in: no secret is called so"
 
 
 def test_json_in_quotes_is_json(monkeypatch: pytest.MonkeyPatch) -> None:

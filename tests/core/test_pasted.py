@@ -27,6 +27,8 @@ APP = "demo-app.appspot.com"
         f'"{APP}",',
         f'storageBucket: "{APP}",',
         f'"storageBucket": "{APP}",',
+        f'"storageBucket": "{APP}"',
+        f"{APP} # production",
         f"https://console.firebase.google.com/project/demo-app/storage/{APP}/files",
         f"https://console.firebase.google.com/u/1/project/demo-app/storage/{APP}/files/~2Fuploads?hl=de",
         f"https://console.cloud.google.com/storage/browser/{APP};tab=objects?project=demo-app",

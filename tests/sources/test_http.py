@@ -332,6 +332,7 @@ LOCATIONS = [
     (b"pictures\\a.png?b\\c", "/pictures/a.png?b%5Cc"),
     (b"/%d1%84.png", "/%d1%84.png"),
     (b"../up/./a.png", "/up/a.png"),
+    (b"/a\tb.png", "/ab.png"),
     (b"", "/raw"),
 ]
 
@@ -368,6 +369,9 @@ def test_a_redirect_to_a_host_in_another_script_leads_to_it(get: Callable[..., b
         b"//127.0.0.1/",
         b"\\\\127.0.0.1\\a",
         b"/\\127.0.0.1/a",
+        b"///127.0.0.1/a",
+        b"https:////127.0.0.1/a",
+        b"\\\\\\127.0.0.1/a",
         b"https:\\\\127.0.0.1/a",
         b"https://%31%32%37.0.0.1/",
         b"https://pictures.example%00.evil/",
@@ -489,6 +493,13 @@ ENCODED: list[tuple[str, bytes]] = [
     ("deflate", zlib.compress(PICTURE)),
     ("deflate", BARE.compress(PICTURE) + BARE.flush()),
     ("deflate, gzip", gzip.compress(zlib.compress(PICTURE), mtime=0)),
+    ("gzip", gzip.compress(PICTURE[:9], mtime=0) + gzip.compress(PICTURE[9:], mtime=0)),
+    ("gzip", ZIPPED + b"\0\0 behind the end"),
+    # A file's name in front, longer than what is read at once.
+    (
+        "gzip, gzip",
+        (outer := gzip.compress(ZIPPED, mtime=0))[:3] + b"\x08" + outer[4:10] + b"x" * 60_000 + b"\0" + outer[10:],
+    ),
     ("gzip", b""),
 ]
 

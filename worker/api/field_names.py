@@ -4,16 +4,17 @@ Knows names alone. Says nothing rather than something misleading.
 """
 
 import difflib
+import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 _CLOSE = 0.84
 """difflib's ratio from which on one name is taken for another with a slip in it."""
 _CALLED = {
-    "prompt": "text positive_prompt positive caption input_prompt",
+    "prompt": "text positive_prompt positive caption input_prompt text_prompt text_prompts",
     "negative_prompt": "neg_prompt negative uncond",
     "task_type": "task mode type",
-    "model": "model_name model_id checkpoint sd_model_checkpoint",
+    "model": "model_name model_id checkpoint sd_model_checkpoint ckpt_name",
     "seed": "noise_seed random_seed manual_seed",
     "num_inference_steps": "steps num_steps n_steps sampling_steps sample_steps inference_steps ddim_steps",
     "user_id": "uid user firebase_uid",
@@ -23,23 +24,27 @@ _CALLED = {
     "height": "h image_height video_height",
     "image_size": "size img_size dimensions resolution",
     "aspect_ratio": "aspect ratio image_aspect_ratio video_aspect_ratio",
-    "num_images": "n batch_size batch_count num_outputs num_samples n_iter image_count num_images_per_prompt",
-    "guidance_scale": "guidance cfg cfg_scale text_guidance_scale video_guidance_scale",
+    "num_images": "n samples batch_size batch_count num_outputs num_samples n_iter image_count num_images_per_prompt",
+    "guidance_scale": "guidance cfg cfg_scale text_guidance_scale sample_guide_scale video_guidance_scale",
     "scheduler": "sampler sampler_name sampler_index sampling_method scheduler_name",
     "output_format": "format image_format file_format",
-    "output_quality": "quality jpeg_quality webp_quality image_quality compression_quality",
+    "output_quality": "quality jpeg_quality webp_quality image_quality compression_quality output_compression",
     "refiner_inference_steps": "refiner_steps refine_steps",
-    "image_url": "image img images image_urls image_uri image_base64 init_image init_image_url input_image "
-    "input_image_url source_image source_image_url start_image start_image_url first_frame first_frame_image",
-    "mask_url": "mask mask_image mask_image_url mask_uri mask_base64 inpaint_mask",
+    "image_url": "image img images image_urls image_uri image_base64 init_image init_images init_image_url input_image "
+    "input_images input_image_url input_reference source_image source_image_url start_image start_image_url "
+    "starter_image first_frame first_frame_url first_frame_image first_frame_image_url",
+    "mask_url": "mask mask_image mask_image_url mask_uri mask_base64 mask_source inpaint_mask",
+    "mask_blur": "blur feather mask_feather mask_feathering mask_softness",
+    "inpaint_area": "inpaint_full_res inpaint_only_masked only_masked",
+    "outpaint": "left right up down top bottom expand extend padding",
     "strength": "denoise denoise_strength denoising_strength prompt_strength image_strength",
     "video_width": "w width",
     "video_height": "h height",
     "resolution": "size image_size video_size video_resolution",
-    "duration": "seconds duration_seconds video_duration",
-    "num_frames": "frames length frame_count video_length num_video_frames",
+    "duration": "seconds duration_seconds length_seconds video_duration video_length_seconds",
+    "num_frames": "frames length frame_num frame_count n_frames total_frames video_length num_video_frames",
     "fps": "frame_rate framerate frames_per_second video_fps",
-    "video_guidance_scale": "guidance guidance_scale cfg cfg_scale text_guidance_scale",
+    "video_guidance_scale": "guidance guidance_scale cfg cfg_scale text_guidance_scale sample_guide_scale",
     "flow_shift": "shift sample_shift sampling_shift",
 }
 """Our fields -> what other services and pipelines call them."""
@@ -61,8 +66,18 @@ def meant(name: str, task: str, fields: Mapping[str, Sequence[str]]) -> tuple[st
     for candidate in candidates:
         if owners := tuple(other for other, names in fields.items() if candidate in names):
             return candidate, owners
-    likeliest = max(fields[task], key=lambda field: _likeness(spelt, field))
-    return (likeliest, ()) if _likeness(spelt, likeliest) >= _CLOSE else (None, ())
+    if likeliest := _likeliest(spelt, fields[task]):
+        return likeliest, ()
+    if likeliest := _likeliest(spelt, dict.fromkeys(itertools.chain.from_iterable(fields.values()))):
+        return likeliest, tuple(other for other, names in fields.items() if likeliest in names)
+    return None, ()
+
+
+def _likeliest(name: str, fields: Iterable[str]) -> str | None:
+    """The field that is `name` with a slip in it; None: it is no slip."""
+    # A number behind it makes a name another one.
+    likeness, field = max((_likeness(name, field), field) for field in fields)
+    return field if likeness >= _CLOSE and not name[-1:].isdigit() else None
 
 
 def _snake(name: str) -> str:

@@ -21,6 +21,7 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -36,6 +37,9 @@ MIN_SECRET_CHARACTERS = 32
 EMULATOR_VARIABLES = ("FIRESTORE_EMULATOR_HOST", "STORAGE_EMULATOR_HOST", "FIREBASE_AUTH_EMULATOR_HOST")
 
 
+_ASSIGNS = r"(?:(?:export|set|env|-e|--env)\s+|\$env:)?"
+"""What stands before the name in a line of a shell, of PowerShell, of a Dockerfile or of `docker run`."""
+_UNFILLED = re.compile(r"\{\{\s*RUNPOD_SECRET")
 _NAME = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9 _.-]{0,63}?)\s*=\s*(\S.*?)\s*\Z")
 
 
@@ -145,10 +149,18 @@ class Settings(BaseSettings):
             # A secret that the other side holds too stays as it is: its quotes may be part of it there.
             if not isinstance(value, str) or name.lower() == "ticket_secret":
                 return value
-            return tidy(re.sub(rf"\A(?:export\s+)?{name}\s*=", "", tidy(value), flags=re.IGNORECASE))
+            return tidy(re.sub(rf"\A{_ASSIGNS}{name}\s*[=:]", "", tidy(value), flags=re.IGNORECASE))
 
         read = {name: tidied(name, value) for name, value in values.items()}
         return {name: value for name, value in read.items() if value != ""}
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _filled_in(cls, value: object, info: ValidationInfo) -> object:
+        # A template's name in a secret's place would be a secret that anybody can guess. The key has a word of its own.
+        if isinstance(value, str) and _UNFILLED.search(value) and info.field_name != "firebase_service_account_key":
+            raise ValueError("is the name of a RunPod secret that RunPod did not fill in: no secret is called so")
+        return value
 
     @field_validator("firebase_storage_bucket")
     @classmethod
@@ -188,7 +200,7 @@ class Settings(BaseSettings):
     def _task_list(cls, value: object) -> object:
         if not isinstance(value, str):
             return value
-        names = tuple(name.strip() for name in value.split(",") if name.strip())
+        names = tuple(name.strip().lower() for name in value.split(",") if name.strip())
         unknown = [name for name in names if name not in set(TaskType)]
         if unknown:
             raise ValueError(f"must list tasks out of {', '.join(TaskType)}, separated by commas")

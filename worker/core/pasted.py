@@ -47,7 +47,8 @@ def bucket_name(text: str) -> str:
         ValueError: there is no name of one bucket in it.
     """
     text = re.sub(r"\A[\"']?storageBucket[\"']?\s*[:=]\s*", "", tidy(text))
-    text = tidy(text.rstrip(",; "))
+    # Of a line whose last quote is its value's, the first one went with the line's own.
+    text = tidy(re.sub(r"\s#.*", "", text).rstrip(",; ").strip("\"'"))
     scheme, separator, rest = text.partition("://")
     scheme = scheme.lower() if separator else ""
     if scheme in {"http", "https"} or text.startswith("//") or text.lower().split("/")[0] in _SERVICES:

@@ -49,6 +49,7 @@ _MAX_HOST_CHARACTERS = 253
 _HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _AUTHORITY = re.compile(r"[A-Za-z]*:?//(?:(?P<host>[^/?#@:\[\]]*)(?::[0-9]{0,5})?(?![^/?#])|[^/?#]*)")
+_SLASHES = re.compile(r"\A((?:https:)?)/{3,}", re.IGNORECASE)
 _LOCATION = re.compile(rb"(?P<start>(?:[A-Za-z][A-Za-z0-9+.-]*:)?//[^/?#]*)?(?P<path>[^?#]*)(?P<rest>.*)", re.DOTALL)
 
 # IANA's special-purpose registries, and what they leave out. Python 3.11's `is_global` lets several of these through.
@@ -166,11 +167,13 @@ class Fetcher:
 
     def _join(self, base: httpx.URL, location: bytes, what: str) -> str:
         """Where a redirect leads, as browsers read it: bytes beyond ASCII are the server's own, in whatever code."""
-        parts = _LOCATION.fullmatch(location.strip())
+        # Nor do tabs and surplus slashes count there: https://url.spec.whatwg.org/#url-parsing
+        parts = _LOCATION.fullmatch(location.strip().replace(b"\t", b""))
         assert parts is not None  # noqa: S101 - it matches everything
         start, path, rest = parts["start"] or b"", parts["path"], parts["rest"]
         try:
             target = start.decode() + _escaped(path.replace(b"\\", b"/")) + _escaped(rest)
+            target = _SLASHES.sub(r"\1//", target)
             return str(base.join(_with_ascii_host(target)))
         except (httpx.InvalidURL, UnicodeError, ValueError) as error:
             raise UrlBlocked("url_blocked.redirect", field=what) from error
@@ -242,7 +245,7 @@ def _decoded(pieces: Iterable[bytes], encoding: bytes, what: str) -> Iterator[by
 
 def _unfolded(pieces: Iterable[bytes], coding: bytes, what: str) -> Iterator[bytes]:
     """One encoding taken away; bytes that are not encoded, whatever the server says, pass as they are."""
-    pieces = iter(pieces)
+    pieces = filter(None, pieces)
     start = b""
     while len(start) < 2 and (piece := next(pieces, b"")):
         start += piece
@@ -253,14 +256,20 @@ def _unfolded(pieces: Iterable[bytes], coding: bytes, what: str) -> Iterator[byt
         return
     # `deflate` is zlib's format by its specification, and bare deflate from some servers; browsers take both.
     is_zlib = len(start) > 1 and start[0] & 15 == 8 and int.from_bytes(start[:2]) % 31 == 0
-    unfold = zlib.decompressobj(wbits=47 if is_gzip or is_zlib else -15)
+    wbits = 47 if is_gzip or is_zlib else -15
+    unfold = zlib.decompressobj(wbits)
     for piece in itertools.chain([start], pieces):
         while piece:
+            if unfold.eof:
+                # Members one after another are one file (RFC 1952, 2.2); anything else behind the end is none of it.
+                if not (is_gzip and b"\x1f\x8b".startswith(piece[:2])):
+                    return
+                unfold = zlib.decompressobj(wbits)
             try:
                 yield unfold.decompress(piece, 1 << 16)
             except zlib.error as error:
                 raise DownloadFailed("download_failed.encoding", field=what, retryable=False) from error
-            piece = unfold.unconsumed_tail  # noqa: PLW2901 - what is left of the piece is the piece
+            piece = unfold.unconsumed_tail or unfold.unused_data  # noqa: PLW2901 - what is left of it is the piece
     if not unfold.eof:
         raise DownloadFailed("download_failed.broke_off", field=what)
 
