@@ -70,7 +70,18 @@ def test_a_guidance_between_0_and_1_is_said_to_be_none() -> None:
         ("a ((red)) fox", "((word))"),
         ("a [[red]] fox", "((word))"),
         ("a red++ fox", "word++"),
+        ("cinematic++", "word++"),
         ("a (red fox)+++ in snow", "word++"),
+        ("a (fox :-1) in snow", "(word:1.3)"),
+        ("a (mark 2:1.3) robot", "(word:1.3)"),
+        ("a (red fox)1.3 in snow", "word++"),
+        ("a (red fox)-- in snow", "word++"),
+        ("a {red|grey} fox", "{a|b}"),
+        ("a fox in __season__", "{a|b}"),
+        (r"vulpix \(pokemon\)", r"\("),
+        ("a fox --ar 16:9 --v 6", "--ar"),
+        ("a fox BREAK, snow", "BREAK"),
+        ("a fox <LoRA:detail:0.8>", "<lora:\u2026>"),
         ("a fox BREAK snow", "BREAK"),
         ("BREAK", "BREAK"),
         ("a fox <lora:detail:0.8>", "<lora:\u2026>"),
@@ -99,6 +110,8 @@ def test_the_syntax_of_prompt_sites_is_said_to_be_letters_by_its_first_form(prom
         "a break in the clouds, BREAKFAST, BREAK-IN",
         "5 > 3 and 2 < 4, a <- b",
         "a fox [detail]",
+        "a fox (at 10:30) in a frame (16:9), [12:30], (Luke 2:7)",
+        "a book on C++, a fox -- red, a well-known {fox}",
         "note: (see page 3)",
         "2+2, a + b, C+ grade",
         "a fox :) and ((",
@@ -109,7 +122,10 @@ def test_plain_words_and_signs_are_no_syntax(prompt: str) -> None:
     assert said(prompt=prompt) == ()
 
 
-@pytest.mark.parametrize("prompt", ["(" * 4000, "<lora:" * 600, "[a|" * 1300, "(a:" * 1300, "a+" * 2000, "(:" * 2000])
+@pytest.mark.parametrize(
+    "prompt",
+    ["(" * 4000, "<lora:" * 600, "[a|" * 1300, "(a:" * 1300, "a+" * 2000, "(:" * 2000, "{a|" * 1300, "__a" * 1300],
+)
 def test_looking_for_syntax_takes_no_time_whatever_the_prompt(prompt: str) -> None:
     started = time.perf_counter()
     said(prompt=prompt)

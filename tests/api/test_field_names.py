@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.api.field_names import meant
+from worker.api.field_names import meant, meant_choice
 from worker.api.request import REQUESTS
+from worker.core.types import Scheduler
 
 FIELDS: dict[str, tuple[str, ...]] = {task: tuple(model.model_fields) for task, model in REQUESTS.items()}
 MEANT = {
@@ -40,7 +41,8 @@ VIDEO = {
     "flow_shift": "shift flowShift",
 }
 NOTHING = """
-    num_videos lora loras controlnet webhook status bucket zzz safety_checker clip_skip eta model_url output guidance_scale_2 a _ \u00e9
+    num_videos lora loras controlnet webhook status bucket zzz safety_checker clip_skip eta model_url output a _
+    guidance_scale_2 \u00e9
 """
 
 
@@ -77,3 +79,34 @@ def test_whatever_the_name_what_it_leads_to_is_a_field(name: str, task: str) -> 
     field, owners = meant(name, task, FIELDS)
     assert field is None or all(field in FIELDS[other] for other in owners or (task,))
     assert not (owners and task in owners)
+
+
+@pytest.mark.parametrize(
+    ("got", "choice"),
+    [
+        *(
+            ("txt2img", "text2img"),
+            ("text-to-image", "text2img"),
+            ("T2V", "text2video"),
+            ("image_to_video", "img2video"),
+        ),
+        *(("image-to-image", "img2img"), ("inpainting", "inpaint"), ("Text2Img", "text2img"), ("img2vid", "img2video")),
+        *(("video", None), ("upscale", None), ("", None)),
+    ],
+)
+def test_a_task_by_another_name_leads_to_ours(got: str, choice: str | None) -> None:
+    assert meant_choice(got, tuple(REQUESTS)) == choice
+
+
+@pytest.mark.parametrize(
+    ("got", "choice"),
+    [
+        *(("Euler a", "K_EULER_ANCESTRAL"), ("euler_ancestral", "K_EULER_ANCESTRAL"), ("Euler", "K_EULER")),
+        *(("DPM++ 2M Karras", "DPMSolverMultistepKarras"), ("dpmpp_2m", "DPMSolverMultistep"), ("LMS", "KLMS")),
+        *(("EulerDiscreteScheduler", "K_EULER"), ("DPM++ 2M SDE Karras", "DPMSolverSDEMultistepKarras")),
+        *(("ddim", "DDIM"), ("uni_pc", "UniPC"), ("Heun", "HEUN"), ("DEIS", None), ("DPM adaptive", None)),
+    ],
+)
+def test_a_sampler_as_others_call_it_leads_to_its_scheduler(got: str, choice: str | None) -> None:
+    """A1111, ComfyUI and diffusers have names of their own for the same."""
+    assert meant_choice(got, tuple(Scheduler)) == choice

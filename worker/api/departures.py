@@ -15,13 +15,20 @@ from worker.api.sizes import ASPECT_RATIOS, IMAGE_SIZES, RESOLUTIONS
 _VISIBLE = 0.05
 """A length or a shape that is off by so much is another one."""
 _LETTERS: tuple[tuple[str, str], ...] = (
-    (r"<(lora|lyco|hypernet):", "<lora:…>: no LoRA is loaded by it"),
+    (r"(?i:<(?:lora|lyco|locon|hypernet):)", "<lora:…>: no LoRA is loaded by it"),
     (r"<[A-Za-z][\w-]{1,63}>|\bembedding:\w", "<embedding>: none is loaded by it"),
-    (r"\([^()]{1,400}:\s{0,3}\d{0,3}\.?\d{1,3}\s{0,3}\)", "(word:1.3): it changes no weight"),
+    # A time and a ratio in brackets are none: behind a digit, a weight has a point.
+    (
+        r"\([^()]{1,400}(?:(?<!\d):\s{0,3}-?\d{0,3}\.?\d{1,3}|:\s{0,3}-?\d{0,3}\.\d{1,3})\s{0,3}\)",
+        "(word:1.3): it changes no weight",
+    ),
     (r"\({2}[^()]|\[{2}[^][]", "((word)): it changes no weight"),
-    (r"[\w)]\+{2,9}(?![\w+])", "word++: it changes no weight"),
-    (r"\[[^][|]{0,400}:\s{0,3}[\d.]{1,5}\]|\[[^][|]{1,200}\|[^][]{1,200}\]", "[a:b:0.5]: it switches nothing"),
-    (r"(?<!\S)BREAK(?!\S)", "BREAK: it begins no new chunk"),
+    (r"(?<!\b[Cc])(?<=[\w)])\+{2,9}(?![\w+])|\)(?:\d?\.\d{1,3}|--{1,8})(?![\w.-])", "word++: it changes no weight"),
+    (r"\[[^][|]{0,400}(?<!\d):\s{0,3}[\d.]{1,5}\]|\[[^][|]{1,200}\|[^][]{1,200}\]", "[a:b:0.5]: it switches nothing"),
+    (r"\{[^{}|]{0,200}\|[^{}]{1,200}\}|(?<!\w)__[a-z][\w/-]{0,60}__(?!\w)", "{a|b}: nothing is chosen by it"),
+    (r"\\[()[\]]", r"\(: the backslash is a letter, too"),
+    (r"(?<!\S)--(?:ar|aspect|v|niji|no|s|stylize|q|seed|chaos|style|iw)(?=\s)", "--ar: it sets nothing"),
+    (r"(?<!\S)BREAK(?![^\s,])", "BREAK: it begins no new chunk"),
 )
 """Prompt syntax of other programs, and what it does not do here."""
 

@@ -36,7 +36,7 @@ _CALLED = {
     "mask_url": "mask mask_image mask_image_url mask_uri mask_base64 mask_source inpaint_mask",
     "mask_blur": "blur feather mask_feather mask_feathering mask_softness",
     "inpaint_area": "inpaint_full_res inpaint_only_masked only_masked",
-    "outpaint": "left right up down top bottom expand extend padding",
+    "outpaint": "left right up down expand extend",
     "strength": "denoise denoise_strength denoising_strength prompt_strength image_strength",
     "video_width": "w width",
     "video_height": "h height",
@@ -48,6 +48,27 @@ _CALLED = {
     "flow_shift": "shift sample_shift sampling_shift",
 }
 """Our fields -> what other services and pipelines call them."""
+_CHOSEN = {
+    "text2img": "t2i txttoimg txt2img txt2pic",
+    "img2img": "i2i imgtoimg",
+    "inpaint": "inpainting outpaint outpainting imginpainting",
+    "text2video": "t2v txttovideo txt2vid txttovid",
+    "img2video": "i2v imgtovideo img2vid imgtovid",
+    "DDIM": "ddimscheduler",
+    "PNDM": "plms pndmscheduler",
+    "KLMS": "lms lmsdiscretescheduler",
+    "K_EULER": "euler eulerdiscretescheduler",
+    "K_EULER_ANCESTRAL": "eulera eulerancestral keulera eulerancestraldiscretescheduler",
+    "DPMSolverMultistep": "dpmpp2m kdpmpp2m dpmsolverpp dpmsolvermultistepscheduler",
+    "DPMSolverSinglestep": "dpmpp2s dpmsolversinglestepscheduler",
+    "DPMSolverMultistepKarras": "dpmpp2mkarras",
+    "DPMSolverSDEMultistepKarras": "dpmpp2msdekarras dpmpp2msde",
+    "HEUN": "kheun heundiscretescheduler",
+    "UniPC": "unipcmultistepscheduler",
+    "LCM": "lcmscheduler",
+    "TCD": "tcdscheduler",
+}
+"""Our choices -> what others call them, in letters and digits alone."""
 
 
 def meant(name: str, task: str, fields: Mapping[str, Sequence[str]]) -> tuple[str | None, tuple[str, ...]]:
@@ -93,9 +114,13 @@ def _likeness(name: str, field: str) -> float:
 def meant_choice(got: str, choices: Sequence[str]) -> str | None:
     """The one of `choices` that is written otherwise in `got`, or with a slip; None: none."""
     plain = {_letters(choice): choice for choice in choices}
-    found = difflib.get_close_matches(_letters(got[:40]), plain, 1, cutoff=_CLOSE)
+    spelt = _letters(got[:40])
+    if (ours := next((ours for ours, names in _CHOSEN.items() if spelt in names.split()), "")) in choices:
+        return ours
+    found = difflib.get_close_matches(spelt, plain, 1, cutoff=_CLOSE)
     return plain[found[0]] if found else None
 
 
 def _letters(text: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", text.lower())
+    """`DPM++ 2M Karras`, `dpmpp_2m_karras` and `DPMPP2MKarras` are one name."""
+    return re.sub(r"[^a-z0-9]", "", text.lower().replace("++", "pp").replace("image", "img").replace("text", "txt"))
