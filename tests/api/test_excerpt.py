@@ -28,6 +28,9 @@ SPELLINGS = [
     f'"data:image/jpeg;base64,{DATA}"',
     DATA,
     "\n".join(DATA[at : at + 76] for at in range(0, len(DATA), 76)),
+    f"_9j_{DATA}",
+    f"%2F9j%2F{DATA}",
+    f"Qk02EAAAAAAADYA{DATA}",
     f"url(data:image/jpeg;base64,{DATA})",
     f"https://x.example/?u=data:image/jpeg;base64,{DATA[:5000]}",
 ]

@@ -78,6 +78,10 @@ WRONG: list[tuple[Any, Any, str]] = [
         (field_types.ImageRef, base64.b64encode(start + bytes(60)).decode(), "put data:image/jpeg;base64, in front")
         for start in (b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"RIFF", b"GIF89a", b"\0\0\0\x18ftypheic", b"??")
     ),
+    *(
+        (field_types.ImageRef, f"{start}iVBORw0KGgo", "put data:image/jpeg;base64, in front")
+        for start in ("base64,", "image/png;base64,", ";BASE64 ,")
+    ),
     (field_types.ImageRef, "https://x.example/" + "a" * 8192, r"at most 8192 characters .*\(got 8210\)"),
     (field_types.ImageRef, "gs://b/uploads/u/" + "é" * 8192, "at most 8192 characters"),
     (field_types.IdToken, "x" * 8193, "at most 8192"),

@@ -26,7 +26,7 @@ _INLINE_VALUE = re.compile(r"[\s\x00-\x20\ufeff\"'(]*data(?::|%3a)", re.IGNORECA
 _LINES = r"\S*(?:\s+[A-Za-z0-9+/=_-]{40,})*"
 _INLINE_PART = re.compile(
     r"data(?::|%3a)(?:(?=[^,\s]{0,200}(?:/|%2f))[^,\s]{0,200}?|[^,]{0,200}?base64\s{0,9})(?:,|%2c)\s{0,9}"
-    rf"{_LINES}|(?<![A-Za-z0-9+/=_-])(?:{BARE_BASE64.pattern})[A-Za-z0-9+/=_-]{{60}}{_LINES}",
+    rf"{_LINES}|(?<![A-Za-z0-9+/=_-])(?:{BARE_BASE64.pattern})[A-Za-z0-9+/=_%-]{{60}}{_LINES}",
     re.IGNORECASE,
 )
 

@@ -27,8 +27,11 @@ _USER_ID = re.compile(r"(?!__.*__\Z|\.\.?\Z)[A-Za-z0-9_.:@+|-]{1,128}\Z")
 `.` nor `..`: https://firebase.google.com/docs/firestore/quotas#limits."""
 DATA_URI = re.compile(r"data:.{0,1000}?;\s*base64\s*,", re.IGNORECASE | re.DOTALL)
 """How inline data begins, with any media type or none (RFC 2397); what follows is the data."""
-BARE_BASE64 = re.compile(r"/9j/|iVBORw0KGgo|UklGR|R0lGOD|AAAA[A-Za-z0-9+/]{2}Z0eX|SUkqA|TU0AK")
-"""How a picture begins in base64: JPEG, PNG, WebP, GIF, HEIC or AVIF, TIFF."""
+BARE_BASE64 = re.compile(
+    r"(?:/|_|%2F)9j(?:/|_|%2F)|iVBORw0KGgo|UklGR|R0lGOD|Qk[0-3][A-Za-z0-9+/_%-]{5,9}AAAA"
+    r"|AAAA[A-Za-z0-9+/_-]{2}Z0eX|SUkqA|TU0AK"
+)
+"""How a picture begins in base64: JPEG, PNG, WebP, GIF, BMP, HEIC or AVIF, TIFF."""
 _REFERENCE = re.compile(r"(?:https|gs)://", re.IGNORECASE)
 _NO_REFERENCE = (
     (re.compile(r"data:", re.IGNORECASE), messages.text("invalid_input.is_no_base64")),
@@ -44,6 +47,7 @@ _NO_REFERENCE = (
         ),
         messages.text("invalid_input.is_local_file"),
     ),
+    (re.compile(r"(?:image/[\w.+-]+)?;?\s*base64\s*,", re.IGNORECASE), messages.text("invalid_input.is_bare_base64")),
     (BARE_BASE64, messages.text("invalid_input.is_bare_base64")),
     (re.compile(r"[A-Za-z0-9+/_-]{64}"), messages.text("invalid_input.is_bare_base64")),
 )
