@@ -269,6 +269,7 @@ def test_an_inpainting_needs_a_mask_or_a_canvas_that_grows() -> None:
         ({"up": -8}, "outpaint.up: must be at least 0 (got -8)"),
         ({"down": 2056}, "outpaint.down: must be at most 2048 (got 2056)"),
         ({"right": "8"}, 'outpaint.right: must be a whole number (got "8")'),
+        ({"top": None, "left": 8}, "outpaint.top: is not a side; there are left, right, up and down"),
         ({"top": 8, "left": 8}, "outpaint.top: is not a side; there are left, right, up and down"),
         ({}, "outpaint: must be more than 0 on one side at least (left, right, up or down)"),
         ({"left": 0}, "outpaint: must be more than 0 on one side at least (left, right, up or down)"),

@@ -81,6 +81,10 @@ SHAPES: dict[str, Callable[[dict[str, str]], str]] = {
     "its quotes escaped": lambda account: json.dumps(json.dumps(account)),
     "its quotes escaped, with none around": lambda account: json.dumps(json.dumps(account))[1:-1],
     "typographic quotes": lambda account: re.sub('"([^"]*)"', r"“\1”", json.dumps(account)),
+    "blanks of a web page": lambda account: json.dumps(account, separators=(",", ":\u00a0")),
+    "a block of YAML": lambda account: "|\n  " + json.dumps(account, indent=2).replace("\n", "\n  "),
+    "a line of PowerShell": lambda account: f"$env:GOOGLE_KEY = '{json.dumps(account)}'",
+    "a constant of a script": lambda account: f"const serviceAccount = {json.dumps(account, indent=2)};",
     "as Python prints it": str,
     "base64 of UTF-16": lambda account: base64.b64encode(json.dumps(account).encode("utf-16")).decode(),
     "base64 of UTF-16 without a mark": lambda account: base64.b64encode(

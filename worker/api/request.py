@@ -174,7 +174,7 @@ class Outpaint(BaseModel):
         """Null is what is not given."""
         if not isinstance(value, dict):
             raise finding("invalid_input.outpaint_object", got=short(value))
-        given = ((side, pixels) for side, pixels in value.items() if pixels is not None)
+        given = ((side, pixels) for side, pixels in value.items() if pixels is not None or side not in cls.model_fields)
         return dict(itertools.islice(given, MAX_PROBLEMS))
 
     @model_validator(mode="after")

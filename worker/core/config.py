@@ -154,14 +154,6 @@ class Settings(BaseSettings):
         read = {name: tidied(name, value) for name, value in values.items()}
         return {name: value for name, value in read.items() if value != ""}
 
-    @field_validator("*", mode="before")
-    @classmethod
-    def _filled_in(cls, value: object, info: ValidationInfo) -> object:
-        # A template's name in a secret's place would be a secret that anybody can guess. The key has a word of its own.
-        if isinstance(value, str) and _UNFILLED.search(value) and info.field_name != "firebase_service_account_key":
-            raise ValueError("is the name of a RunPod secret that RunPod did not fill in: no secret is called so")
-        return value
-
     @field_validator("firebase_storage_bucket")
     @classmethod
     def _bucket(cls, value: str | None) -> str | None:
@@ -235,6 +227,15 @@ class Settings(BaseSettings):
         if value and not value.startswith(("http://", "https://")):
             raise ValueError("must be a URL with its scheme, such as http://127.0.0.1:9199")
         return value.rstrip("/") if value else None
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _filled_in(cls, value: object, info: ValidationInfo) -> object:
+        # Defined last, it is asked first. A template's name in a secret's place would be a secret that anybody can
+        # guess. The key, without which the worker can do, has a word of its own.
+        if isinstance(value, str) and _UNFILLED.search(value) and info.field_name != "firebase_service_account_key":
+            raise ValueError("is the name of a RunPod secret that RunPod did not fill in: no secret is called so")
+        return value
 
     @model_validator(mode="after")
     def _no_emulators_on_the_platform(self) -> "Settings":

@@ -31,7 +31,8 @@ _OTHER_FILES = (
 _OURS = re.compile(r"type\W+service_account\b")
 
 _PEM = re.compile(r"-----BEGIN ([A-Z ]*PRIVATE KEY)-----(.*?)-----END \1-----", re.DOTALL)
-_CURLY_QUOTES = str.maketrans("“”„‟", '""""')
+_AS_TYPED = str.maketrans("“”„‟\u00a0", '"""" ')
+"""What word processors and web pages make of quotes and blanks."""
 LONGEST_PATH = 1024
 
 
@@ -46,6 +47,8 @@ def read_key(value: str) -> dict[str, Any]:
     """
     text = tidy(value)
     _refuse_other_files(text)
+    if not text.startswith(("{", "[")) and _OURS.search(text) and (found := re.search(r"\{.*\}", text, re.DOTALL)):
+        text = found[0]  # out of YAML, a script or a code block
     if not text.startswith(("{", "[")):
         text = _from_file(text) if len(text) < LONGEST_PATH and "\n" not in text else _from_base64(text) or text
         _refuse_other_files(text)
@@ -84,7 +87,7 @@ def _from_json(text: str) -> Any:
     text = re.sub(r",(\s*\})\Z", r"\1", text.rstrip(",; \r\n\t"))
     # A multi-line key whose every newline became a backslash and an n is no JSON before they are newlines again.
     unescaped = text.replace("\\\\n", "\n").replace("\\n", "\n")
-    requoted = text.replace('\\"', '"').translate(_CURLY_QUOTES)
+    requoted = text.replace('\\"', '"').translate(_AS_TYPED)
     for attempt in (text, unescaped, requoted, text.replace("'", '"') if '"' not in text else ""):
         with contextlib.suppress(ValueError, RecursionError):
             return json.loads(attempt, strict=False)
