@@ -157,11 +157,12 @@ async def test_the_real_models_are_described_without_a_path() -> None:
 
 
 @pytest.mark.parametrize("action", ["qoute", "generate", "", 5, True, ["quote"], {}, "QUOTE"])
-async def test_another_action_is_an_error_that_names_the_two(action: object) -> None:
+async def test_another_action_is_a_refused_job_whose_error_names_the_two(action: object) -> None:
+    """An app that listens to its document must not wait for ever."""
     world = World()
     answer = await world.run({**CLOUD, "action": action})
     assert answer["error"].startswith("invalid_input: action: must be one of quote, capabilities")
-    assert not world.documents.history
+    assert (world.document["status"], world.document["error"]["code"]) == ("failed", "invalid_input")
 
 
 async def test_an_action_of_null_is_none() -> None:

@@ -55,7 +55,7 @@ JSON = st.recursive(
     max_leaves=10,
 )
 NAMES = (
-    st.sampled_from([*FIELDS, *TOMORROW])
+    st.sampled_from([*FIELDS, *TOMORROW, "action"])
     | st.text(max_size=8)
     | st.sampled_from(["k" * 5000, "\ud800", "__x__", "a.b"])
 )

@@ -65,6 +65,8 @@ SHORT_SCHEDULERS = (Scheduler.LCM, Scheduler.TCD)
 MAX_SHORT_STEPS = 50
 
 
+ACTIONS = ("quote", "capabilities")
+"""What can be asked beside a job; a request that is one has no `action`."""
 MAX_PROBLEMS = 25
 """A message that names every one of ten thousand unknown keys helps nobody."""
 MAX_MODEL_NAME = 200
@@ -265,6 +267,8 @@ def parse(raw: object) -> Request:
     task = _task(named)
     if task is None:
         raise InvalidInput([not_one_of("task_type", tuple(REQUESTS), named)])
+    if raw.get("action") is not None:
+        raise InvalidInput([not_one_of("action", ACTIONS, raw["action"])])
     try:
         return _ADAPTERS[task].validate_python({**_worth_reading(raw, task), "task_type": task})
     except ValidationError as error:

@@ -11,41 +11,37 @@ from typing import Any, get_args
 from worker.api import fingerprint, sizes
 from worker.api.field_types import MAX_PROMPT_CHARACTERS, FormatName
 from worker.api.params import ModelDefaults, job_units, public_params
-from worker.api.request import parse
-from worker.api.validation_errors import not_one_of
+from worker.api.request import ACTIONS, parse
 from worker.core.config import Settings
-from worker.core.errors import InvalidInput, JobError
+from worker.core.errors import JobError
 from worker.core.types import Scheduler, TaskType
 from worker.engine.protocol import Generator
 from worker.job.plan import plan
 from worker.job.services import Services
 
-ACTIONS = ("quote", "capabilities")
 CONTRACT_VERSION = 2
 """Of requests and answers: docs/api.md."""
 WORKER_VERSION = "1.0.0"
 
 
 def is_action(job_input: object) -> bool:
-    """Whether it asks for something other than a job."""
-    return isinstance(job_input, dict) and job_input.get("action") is not None
+    """Whether it asks for something other than a job; with any other `action` it is a job that is refused."""
+    action = job_input.get("action") if isinstance(job_input, dict) else None
+    return isinstance(action, str) and action in ACTIONS
 
 
 async def answer(job_input: Any, services: Services) -> dict[str, Any]:
     """Answer an action.
 
     Raises:
-        InvalidInput: there is no such action, or what is asked with it is wrong.
+        InvalidInput: what is asked with it is wrong.
         ModelUnavailable: a quote for what nothing here serves.
     """
     asked = dict(job_input)
-    action = asked.pop("action")
-    if action == "quote":
+    if asked.pop("action") == "quote":
         return await _quote(asked, services)
-    if action == "capabilities":
-        # In a thread: it reads the small files of every model.
-        return await asyncio.to_thread(_capabilities, services.generator, services.settings)
-    raise InvalidInput([not_one_of("action", ACTIONS, action)])
+    # In a thread: it reads the small files of every model.
+    return await asyncio.to_thread(_capabilities, services.generator, services.settings)
 
 
 async def _quote(job_input: Mapping[str, Any], services: Services) -> dict[str, Any]:
