@@ -210,6 +210,15 @@ def test_frame_counts_out_of_range_are_refused(got: int) -> None:
     assert "num_frames: must be at" in problem({"task_type": "text2video", "prompt": "x", "num_frames": got})
 
 
+@pytest.mark.parametrize("size", ["1024x768", "1280 x 720", "832*480", {"width": 1024, "height": 768}])
+def test_a_size_in_pixels_in_place_of_a_name_leads_to_the_two_sides(size: object) -> None:
+    """OpenAI's `size` and fal's `image_size` take pixels."""
+    for field in ("image_size", "aspect_ratio"):
+        assert "; a size in pixels is given by width and height (got " in problem({"prompt": "x", field: size})
+    video = problem({"task_type": "text2video", "prompt": "x", "resolution": size})
+    assert "; a size in pixels is given by video_width and video_height (got " in video
+
+
 def test_a_whole_number_written_as_a_float_is_a_whole_number() -> None:
     request = parse({"prompt": "x", "num_inference_steps": 20.0})
     assert request.num_inference_steps == 20

@@ -123,7 +123,7 @@ def test_a_secret_that_the_backend_holds_too_keeps_its_quotes_but_not_its_blanks
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     secret = "'the secret of the app's backend, 32+'"
-    monkeypatch.setenv("TICKET_SECRET", f" {secret}\n")
+    monkeypatch.setenv("TICKET_SECRET", f"\ufeff {secret}\r\n")  # JavaScript's trim() drops the mark as well
     read = load_settings().ticket_secret
     assert read is not None
     assert read.get_secret_value() == secret

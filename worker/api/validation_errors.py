@@ -14,6 +14,10 @@ from worker.api.field_names import meant, meant_choice
 from worker.core.errors import FieldProblem
 from worker.core.messages import MESSAGES, text
 
+_SIZES = ("image_size", "aspect_ratio", "resolution")
+"""Fields that say a size by a name."""
+_PIXELS = re.compile(r"\d{2,5}\s?[xX*\u00d7]\s?\d{3,5}|\d{3,5}\s?[xX*\u00d7]\s?\d{2,5}")
+
 
 def finding(message_id: str, **params: object) -> PydanticCustomError:
     """What a validator of ours raises: `problem` makes a field's problem of it, with the same id and parameters."""
@@ -45,6 +49,10 @@ def problem(detail: ErrorDetails, task: str, fields: Mapping[Any, Sequence[str]]
             return FieldProblem(field, "invalid_input.string", got=short(value))
         case "bool_type":
             return FieldProblem(field, "invalid_input.boolean", got=short(value))
+        case "literal_error" if _in_pixels(value) and field in _SIZES:
+            sides = "width and height" if "width" in fields[task] else "video_width and video_height"
+            choices = ", ".join(_choices(context))
+            return FieldProblem(field, "invalid_input.size_in_pixels", choices=choices, sides=sides, got=short(value))
         case "enum" | "literal_error":
             return not_one_of(field, _choices(context), value)
         case "string_too_long" | "string_too_short":
@@ -85,6 +93,11 @@ def _unknown(field: str, task: str, fields: Mapping[Any, Sequence[str]]) -> Fiel
     if close:
         return FieldProblem(name, "invalid_input.unknown_but_close", close=close)
     return FieldProblem(name, "invalid_input.unknown")
+
+
+def _in_pixels(value: object) -> bool:
+    """`{"width": 1024, "height": 768}` and `1024x768`, as other services have sizes."""
+    return isinstance(value, dict) or (isinstance(value, str) and bool(_PIXELS.fullmatch(value)))
 
 
 def _choices(context: Mapping[str, Any]) -> list[str]:

@@ -179,8 +179,8 @@ class Settings(BaseSettings):
     def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
         if value is None:
             return None
-        # A secret store or a shell may have added a newline on one side only.
-        secret = value.get_secret_value().strip()
+        # A secret store or a shell may have added a newline, or a byte order mark, on one side only.
+        secret = value.get_secret_value().strip().strip("\ufeff").strip()
         if len(secret) < MIN_SECRET_CHARACTERS:
             raise ValueError(
                 f"must have at least {MIN_SECRET_CHARACTERS} characters, such as from `openssl rand -hex 32`"

@@ -27,6 +27,7 @@ MESSAGES: Mapping[str, str] = {
     "invalid_input.boolean": "must be true or false (got {got})",
     "invalid_input.one_of": "must be one of {choices} (got {got})",
     "invalid_input.one_of_but_close": "must be one of {choices}; did you mean {close}? (got {got})",
+    "invalid_input.size_in_pixels": "must be one of {choices}; a size in pixels is given by {sides} (got {got})",
     "invalid_input.at_least": "must be at least {least} (got {got})",
     "invalid_input.greater_than": "must be greater than {bound} (got {got})",
     "invalid_input.at_most": "must be at most {most} (got {got})",
