@@ -64,6 +64,11 @@ def _identity(settings: Settings, firebase: Firebase | None) -> Identity:
 def _firebase(settings: Settings) -> Firebase | None:
     """Firebase, or None: an unreadable key costs the documents and the URLs, never the pictures."""
     if settings.firebase_service_account_key is None and not settings.uses_emulators:
+        if settings.firebase_storage_bucket:
+            log.warning(
+                "FIREBASE_SERVICE_ACCOUNT_KEY: is not set, and FIREBASE_STORAGE_BUCKET is; results go back inline",
+                extra={"action": "firebase_disabled"},
+            )
         return None
     try:
         firebase = Firebase(settings)

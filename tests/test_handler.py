@@ -334,6 +334,13 @@ def test_without_firebase_there_are_neither_documents_nor_urls_nor_users() -> No
     assert handler.build(load_settings(runpod_pod_id="pod-1")).worker_id == "pod-1"
 
 
+def test_a_bucket_without_a_key_blames_the_key(caplog: pytest.LogCaptureFixture) -> None:
+    services = handler.build(load_settings(firebase_storage_bucket="my-app"))
+    assert (services.documents, services.storage) == (None, None)
+    (record,) = caplog.records
+    assert record.getMessage().startswith("FIREBASE_SERVICE_ACCOUNT_KEY: is not set")
+
+
 def test_a_garbled_key_costs_firebase_and_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     services = handler.build(

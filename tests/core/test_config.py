@@ -346,6 +346,12 @@ def test_every_wrong_variable_is_named_with_what_would_be_right(monkeypatch: pyt
     assert "loud" not in str(wrong)
 
 
+@pytest.mark.parametrize("name", ["GOOGLE_APPLICATION_CREDENTIALS", "FIREBASE_CREDENTIALS"])
+def test_what_other_programs_call_the_key_leads_to_ours(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "/key.json")
+    assert misspelt_variables()[name] == "FIREBASE_SERVICE_ACCOUNT_KEY"
+
+
 def test_a_variable_that_nobody_reads_is_known_by_the_one_that_it_looks_like(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("SDXL_MODLE", "FIREBASE_STORGE_BUCKET", "SDXL_MODEL", "HF_TOKEN", "MODEL", "RUNPOD_POD_IDS"):
         monkeypatch.setenv(name, "x")

@@ -40,6 +40,15 @@ EMULATOR_VARIABLES = ("FIRESTORE_EMULATOR_HOST", "STORAGE_EMULATOR_HOST", "FIREB
 _ASSIGNS = r"(?:(?:export|set|env|-e|--env)\s+|\$env:)?"
 """What stands before the name in a line of a shell, of PowerShell, of a Dockerfile or of `docker run`."""
 _UNFILLED = re.compile(r"\{\{\s*RUNPOD_SECRET")
+_CALLED = {
+    "GOOGLE_APPLICATION_CREDENTIALS": "FIREBASE_SERVICE_ACCOUNT_KEY",
+    "FIREBASE_CREDENTIALS": "FIREBASE_SERVICE_ACCOUNT_KEY",
+    "FIREBASE_CONFIG": "FIREBASE_SERVICE_ACCOUNT_KEY",
+    "FIREBASE_BUCKET": "FIREBASE_STORAGE_BUCKET",
+    "GCS_BUCKET": "FIREBASE_STORAGE_BUCKET",
+    "FIRESTORE_DATABASE_ID": "FIRESTORE_DATABASE",
+}
+"""Variables of other programs -> ours of the same kind."""
 _NAME = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9 _.-]{0,63}?)\s*=\s*(\S.*?)\s*\Z")
 
 
@@ -293,7 +302,9 @@ def misspelt_variables() -> dict[str, str]:
     }
     strangers = [name for name in os.environ if name.upper() not in ours and not name.startswith("RUNPOD_")]
     likest = {name: difflib.get_close_matches(name.upper(), ours, 1, cutoff=0.88) for name in strangers}
-    return {name: found[0] for name, found in likest.items() if found}
+    alike = {name: found[0] for name, found in likest.items() if found}
+    called = {name: _CALLED[name.upper()] for name in strangers if name.upper() in _CALLED}
+    return {name: meant for name, meant in called.items() if meant not in os.environ} | alike
 
 
 def _problems(error: ValidationError) -> Iterator[tuple[str, str]]:
