@@ -1,6 +1,7 @@
 """A picture's own colours come out in sRGB; a profile that says nothing is ignored with a warning."""
 
 import io
+import struct
 import zlib
 from typing import Any
 
@@ -141,6 +142,39 @@ def test_a_phones_numbers_for_its_colours_count_where_there_is_no_profile() -> N
     assert far(image(heic).image, SRGB) <= 3
     assert far(image(deep_avif((64, 64), P3, "smpte432")).image, SRGB) <= 3
     assert far(image(deep_avif((64, 64), P3)).image, P3) <= 2
+
+
+P3_CORNERS = (31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000)
+"""x and y of white, red, green and blue, times 100,000."""
+SRGB_CORNERS = (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
+
+
+def old_png(picture: Image.Image, gamma: int | None, corners: tuple[int, ...] = (), **options: Any) -> bytes:
+    data = saved(picture, **options)
+    told = chunk(b"gAMA", struct.pack(">I", gamma)) if gamma is not None else b""
+    told += chunk(b"cHRM", struct.pack(">8I", *corners)) if corners else b""
+    return data[:33] + told + data[33:]
+
+
+def test_an_old_pngs_numbers_count_where_there_is_nothing_better() -> None:
+    """PNG specification (W3C), 4.3: cICP, iCCP and sRGB come before gAMA and cHRM, which browsers follow, too."""
+    wide, plain = scene((64, 64), P3), scene((64, 64))
+    for gamma in (45455, None):
+        assert far(image(old_png(wide, gamma, P3_CORNERS)).image, SRGB) <= 2
+        assert image(old_png(plain, gamma, SRGB_CORNERS)).image.tobytes() == plain.tobytes()
+    for gamma in (100_000, 55_556):
+        right = right_by(screen(SRGB_ROWS, 100_000 / gamma), wide)
+        assert far(image(old_png(wide, gamma)).image, tuple(shown_fields(right))) <= 1
+    assert far(image(old_png(wide, 100_000, SRGB_CORNERS, icc_profile=screen())).image, SRGB) <= 2
+    srgb = old_png(plain, 100_000)
+    assert image(srgb[:33] + chunk(b"sRGB", b"\0") + srgb[33:]).image.tobytes() == plain.tobytes()
+
+
+@pytest.mark.parametrize("gamma", [0, 1, 45455, 2**32 - 1])
+@pytest.mark.parametrize("corners", [(0,) * 8, (31270, 32900) * 4, (2**32 - 1,) * 8, (2**32 - 1, 1) * 4])
+def test_an_old_pngs_numbers_without_sense_change_nothing(gamma: int, corners: tuple[int, ...]) -> None:
+    plain = scene((64, 64))
+    assert image(old_png(plain, gamma, corners)).image.tobytes() == plain.tobytes()
 
 
 @pytest.mark.parametrize("transfer", ["smpte2084", "arib-std-b67"])

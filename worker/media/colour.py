@@ -1,7 +1,7 @@
 """A picture's own colours -> sRGB, as browsers show them.
 
-Knows ICC profiles, and H.273's numbers for those that phones name without one. Runs where the decoders run: littleCMS
-reads a stranger's profile.
+Knows ICC profiles, H.273's numbers for those that phones name without one, and an old PNG's. Runs where the decoders
+run: littleCMS reads a stranger's profile.
 """
 
 import io
@@ -14,7 +14,8 @@ from worker.media.containers import MAX_PROFILE_BYTES
 if TYPE_CHECKING:
     from PIL import Image, ImageCms
 
-Rows = tuple[tuple[float, float, float], ...]
+Vector = tuple[float, float, float]
+Rows = tuple[Vector, ...]
 
 SRGB_TRANSFER = 13
 PQ, HLG = 16, 18
@@ -24,6 +25,10 @@ _PRIMARIES: dict[int, Rows] = {
     12: ((0.515102, 0.241182, -0.001049), (0.291965, 0.692236, 0.041882), (0.157153, 0.066582, 0.784378)),  # Display P3
 }
 _WHITE_D50 = (0.9642, 1.0, 0.8249)
+_BRADFORD: Rows = ((0.8951, 0.2664, -0.1614), (-0.7502, 1.7135, 0.0367), (0.0389, -0.0685, 1.0296))
+_SRGB_CORNERS = (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
+_SRGB_GAMMA = 45455
+"""What encoders write for sRGB's own curve; libpng, too, takes what is within a twentieth of it for that."""
 _REFERENCE_WHITE_NITS = 203.0
 """What ITU-R BT.2408 has as the white of a page in an HDR picture; what is brighter is rolled off."""
 _CURVE_POINTS = 1024
@@ -44,6 +49,52 @@ def profile_of(cicp: tuple[int, int] | None) -> bytes | None:
     if cicp is None or (primaries is None and not is_hdr(cicp)):
         return None
     return _icc(primaries or _PRIMARIES[9], _curve(cicp[1]))
+
+
+def profile_of_png(gamma: int | None, corners: tuple[int, ...]) -> bytes | None:
+    """The ICC profile of `containers.Parts.gamma` and its chromaticities; None: they are sRGB's, or make no sense."""
+    gamma = gamma if gamma is not None else _SRGB_GAMMA
+    has_srgb_curve = abs(gamma / _SRGB_GAMMA - 1) < 0.05
+    has_srgb_colours = not corners or max(abs(a - b) for a, b in zip(corners, _SRGB_CORNERS, strict=True)) < 1000
+    if (has_srgb_curve and has_srgb_colours) or not 10_000 <= gamma <= 200_000:
+        return None
+    curve = _curve(SRGB_TRANSFER) if has_srgb_curve else b"para" + bytes(8) + _fixed(100_000 / gamma)
+    try:
+        return _icc(_primaries(_SRGB_CORNERS if has_srgb_colours else corners), curve)
+    except (ArithmeticError, struct.error):
+        return None
+
+
+def _primaries(corners: tuple[int, ...]) -> Rows:
+    """Red, green and blue as XYZ under D50, of the x and y of white, red, green and blue.
+
+    Raises:
+        ArithmeticError: there are no such colours.
+    """
+    white, *points = ((x / y, 1.0, (100_000 - x - y) / y) for x, y in zip(corners[::2], corners[1::2], strict=True))
+    cones = [_along(row, _WHITE_D50) / _along(row, white) for row in _BRADFORD]
+
+    def adapted(point: Vector, share: float) -> Vector:
+        red, green, blue = (share * cone * _along(row, point) for row, cone in zip(_BRADFORD, cones, strict=True))
+        return _solved((*zip(*_BRADFORD, strict=True),), (red, green, blue))
+
+    shares = _solved((*points,), white)
+    return tuple(adapted(point, share) for point, share in zip(points, shares, strict=True))
+
+
+def _along(row: Vector, vector: Vector) -> float:
+    return sum(a * b for a, b in zip(row, vector, strict=True))
+
+
+def _solved(columns: Rows, vector: Vector) -> Vector:
+    """How much of each of three columns makes up the vector: Cramer's rule."""
+
+    def volume(a: Vector, b: Vector, c: Vector) -> float:
+        return _along(a, (b[1] * c[2] - b[2] * c[1], b[2] * c[0] - b[0] * c[2], b[0] * c[1] - b[1] * c[0]))
+
+    a, b, c = columns
+    whole = volume(a, b, c)
+    return volume(vector, b, c) / whole, volume(a, vector, c) / whole, volume(a, b, vector) / whole
 
 
 def to_srgb(image: "Image.Image", profile: bytes) -> "Image.Image":

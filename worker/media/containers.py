@@ -34,6 +34,10 @@ class Parts:
     exif: bytes | None = None
     cicp: tuple[int, int] | None = None
     """Colour primaries and transfer characteristics (ITU-T H.273), where the file tells them by number."""
+    gamma: int | None = None
+    chromaticities: tuple[int, ...] = ()
+    """What an old PNG tells instead (W3C, 11.3.2): the exponent of its values, and x and y of white, red, green and
+    blue, all of them times 100,000."""
     complete: bool = True
     """Whether the file goes to its own end."""
     scans: int = 1
@@ -130,6 +134,8 @@ def png(data: bytes) -> Parts:
     profile, cicp = None, found.get(b"cICP", b"")
     if b"iCCP" in found and b"sRGB" not in found:
         profile = _inflated(found[b"iCCP"].partition(b"\0")[2][1:])
+    is_untold = not {b"iCCP", b"sRGB", b"cICP"} & found.keys()
+    gamma, corners = found.get(b"gAMA", b""), found.get(b"cHRM", b"")
     header = found.get(b"IHDR", b"")
     if len(header) == 13 and header[9] == 0 and header[8] in {2, 4} and len(clear := found.get(b"tRNS", b"")) == 2:
         # Pillow spreads such shades over 0 ... 255, and compares them with the transparent one as it is written.
@@ -140,12 +146,17 @@ def png(data: bytes) -> Parts:
         profile=profile,
         exif=found.get(b"eXIf"),
         cicp=(cicp[0], cicp[1]) if len(cicp) == 4 else None,
+        gamma=int.from_bytes(gamma) if len(gamma) == 4 and is_untold else None,
+        chromaticities=struct.unpack(">8I", corners) if len(corners) == 32 and is_untold else (),
         complete=complete,
         refines=len(header) == 13 and header[12] == 1,
     )
 
 
-_PNG_KEPT = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"iCCP", b"eXIf", b"cICP", b"sRGB"})
+_PNG_KEPT = frozenset({
+    *(b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"eXIf"),
+    *(b"iCCP", b"cICP", b"sRGB", b"gAMA", b"cHRM"),
+})  # fmt: skip
 
 
 def _chunk(kind: bytes, body: bytes) -> bytes:

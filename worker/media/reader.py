@@ -229,6 +229,8 @@ def _decoded(parts: Parts, kind: str, what: str, limits: Limits, *, mask: bool) 
     profile = parts.profile if kind in {kinds.JPEG, kinds.PNG} else image.info.get("icc_profile")
     exif = parts.exif if kind in {kinds.JPEG, kinds.PNG} else image.info.get("exif")
     cicp = parts.cicp if profile is None or kind == kinds.PNG else None
+    if profile is None and kind == kinds.PNG:
+        profile = colour.profile_of_png(parts.gamma, parts.chromaticities)
     found = _Found(
         size,
         profile=colour.profile_of(cicp) or profile,
