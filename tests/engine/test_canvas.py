@@ -152,6 +152,13 @@ def test_a_mask_that_reaches_the_edge_goes_on_into_what_is_drawn_beside_it() -> 
     assert (np.asarray(on.weights)[:, 32:] == 255).all()
 
 
+def test_white_that_is_lost_where_a_mask_is_made_smaller_is_told() -> None:
+    line = Image.new("L", (640, 640))
+    line.paste(255, (100, 0, 101, 640))
+    Canvas(image_params(), picture(), line, control := Recorder())
+    assert control.warnings == ["mask_url: the mask's white is too small for 64x64, so the picture stays as it was"]
+
+
 def test_a_mask_that_repaints_nothing_is_told_and_the_picture_comes_back() -> None:
     control, source = Recorder(), picture()
     on = Canvas(image_params(mask_blur=0), source, Image.new("L", (64, 64), 5), control)

@@ -45,7 +45,11 @@ class Canvas:
         if params.outpaint is not None:
             self._grow(inside, size, blur)
         if self._weights.getbbox() is None:
-            control.warn("mask_url: the mask has no white pixel, so the picture stays as it was")
+            is_black = mask is None or masks.cleaned(mask).getbbox() is None
+            why = (
+                "the mask has no white pixel" if is_black else f"the mask's white is too small for {size[0]}x{size[1]}"
+            )
+            control.warn(f"mask_url: {why}, so the picture stays as it was")
         self._box: Box = (0, 0, *size) if params.drawn is None else params.drawn.box
         self._whole = self._box == (0, 0, *size)
         self.source, self.weights = self._part(self._picture), self._part(self._weights)
