@@ -67,6 +67,7 @@ class SourceLoader:
         Raises:
             InvalidInput, Forbidden, UrlBlocked, DownloadFailed, InvalidImage: each names the field.
             StorageUnavailable: the bucket does not answer.
+            Internal: the decoder cannot be started.
         """
         limits = (self._settings.max_input_image_pixels, self._settings.max_declared_image_pixels)
         data = self._read(request.image_url, "image_url", user_id, raise_if_stopped)
