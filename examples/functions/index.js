@@ -23,7 +23,10 @@ const MAX_DEPTH = 3; // an object in a list of the input; what is nested deeper 
 const TTL_SECONDS = 25 * 60;
 const ANSWER_MS = 20_000;
 
-/** `{fileUid, input}` of a signed-in user -> `{jobId}`. The result arrives in generations/{uid}/files/{fileUid}. */
+/**
+ * `{fileUid, input, slip?}` of a signed-in user -> `{jobId}`. The result arrives in generations/{uid}/files/{fileUid}.
+ * `slip: true` says that the app has made that document as `queued`: deleting it while the job waits ends the job.
+ */
 export const generate = onCall(
   {
     secrets: [runpodKey, ticketSecret],
@@ -36,10 +39,10 @@ export const generate = onCall(
     if (!auth) throw new HttpsError("unauthenticated", "Sign in first.");
     if (app?.alreadyConsumed) throw new HttpsError("unauthenticated", "Use a new App Check token for each call.");
     if (!USER_ID.test(auth.uid)) throw new HttpsError("failed-precondition", "This user's id cannot be served.");
-    const { fileUid, input } = checked(data);
+    const { fileUid, input, slip } = checked(data);
     // Who asks, and where the result goes, is said here: whatever the app wrote there is overwritten.
     const job = { ...input, user_id: auth.uid, file_uid: fileUid, use_cloud_storage: true };
-    return { jobId: await submit(await withTicket(job, ticketSecret.value(), TTL_SECONDS)) };
+    return { jobId: await submit(await withTicket(job, ticketSecret.value(), TTL_SECONDS, { slip })) };
   },
 );
 
@@ -57,7 +60,7 @@ function checked(data) {
   if (depth(input) > MAX_DEPTH) throw new HttpsError("invalid-argument", `input: is nested in more than ${MAX_DEPTH} levels`);
   if (Buffer.byteLength(JSON.stringify(input)) > MAX_BYTES)
     throw new HttpsError("invalid-argument", "input: is too large; upload pictures to uploads/{your uid}/ first");
-  return { fileUid, input };
+  return { fileUid, input, slip: data.slip === true };
 }
 
 /** How deep objects and lists lie in each other, counted up to one more than is allowed. */

@@ -1,5 +1,6 @@
 """Every decision about a document; of the claim one row of the table in `worker.document.transitions` a case."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -116,7 +117,7 @@ def test_three_deaths_are_given_before_a_job_is_poison() -> None:
     ],
 )
 def test_a_refusal_never_touches_a_result_or_a_live_job(found: dict[str, Any] | None, allowed: bool) -> None:
-    assert may_record_refusal(found, NOW) is allowed
+    assert may_record_refusal(found, BID, NOW) is allowed
 
 
 # -- the other decisions
@@ -211,7 +212,7 @@ def test_whatever_an_app_wrote_there_every_question_has_an_answer(status: Any, f
     assert isinstance(decide_finish(found, BID, NOW, TERMINAL, claimed=False), Grant | AlreadyDone | Deny)
     assert isinstance(reason_to_stop(found, BID), JobError | Cancelled | None)
     assert decide_expiry(found, NOW, 900) is None or status in ("queued", "processing")
-    assert may_record_refusal(found, NOW) in {True, False}
+    assert may_record_refusal(found, BID, NOW) in {True, False}
     assert isinstance(decide_redelivery(found, NOW, job_id="job-1", attempt=1, claimed=True), Redelivery)
 
 
@@ -238,3 +239,18 @@ def test_a_spooled_result_is_delivered_where_it_is_waited_for(
     found: dict[str, Any] | None, claimed: bool, expected: Redelivery
 ) -> None:
     assert decide_redelivery(found, NOW, job_id="job-1", attempt=1, claimed=claimed) is expected
+
+
+def test_a_document_that_was_there_when_it_was_asked_for_and_is_gone_was_deleted() -> None:
+    """Who deletes an order slip while the job waits in line does not want the pictures, and pays for none."""
+    wanted = replace(BID, needs_slip=True)
+    decision = decide_claim(None, wanted, NOW)
+    assert isinstance(decision, Deny)
+    assert (decision.error.code, decision.record) == ("deleted", False)
+    assert not may_record_refusal(None, wanted, NOW)
+    finish = decide_finish(None, wanted, NOW, TERMINAL, claimed=False)
+    assert isinstance(finish, Deny)
+    assert finish.error.code == "deleted"
+    for there in ({"status": "queued"}, {"favorite": True}, document("failed")):
+        assert isinstance(decide_claim(there, wanted, NOW), Grant)
+        assert may_record_refusal(there, wanted, NOW)

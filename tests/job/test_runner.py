@@ -490,11 +490,11 @@ async def test_where_tokens_are_required_only_the_user_gets_a_document(token: st
     assert "token-of" not in json.dumps(world.document, default=str)
 
 
-def ticket(job_input: dict[str, Any]) -> str:
+def ticket(job_input: dict[str, Any], **more: Any) -> str:
     """As the app's backend signs it, three hours ago."""
     owner = {"sub": job_input["user_id"], "file_uid": job_input["file_uid"], "request_hash": request_hash(job_input)}
     made = int(time.time()) - 3 * 3600
-    claims = {"aud": "generation-worker", "iat": made, "exp": made + 25 * 3600, **owner}
+    claims = {"aud": "generation-worker", "iat": made, "exp": made + 25 * 3600, **owner, **more}
     return jwt.encode(claims, SECRET, algorithm="HS256")
 
 
@@ -508,6 +508,20 @@ async def test_a_job_that_queued_for_hours_is_served_on_its_ticket_and_its_refus
     response = await world.run({**signed_but_wrong, "id_token": ticket(signed_but_wrong)})
     assert response["error_code"] == "invalid_input"
     assert world.documents.stored["generations/user/files/other"][0]["error"]["code"] == "invalid_input"
+
+
+@pytest.mark.parametrize("width", [1024, 1023])
+async def test_a_slip_that_was_deleted_while_its_job_waited_ends_the_job_and_stays_deleted(width: int) -> None:
+    """Refused or not: who deletes it wants neither pictures nor a document."""
+    world = World(require_id_token=True)
+    wanted = {**CLOUD, "width": width, "height": 1024}
+    gone = await world.run({**wanted, "id_token": ticket(wanted, slip=True)})
+    assert gone["error_code"] == ("deleted" if width == 1024 else "invalid_input")
+    assert (world.documents.stored, world.bucket.objects, world.generator.generated) == ({}, {}, 0)
+    world.documents.write_as_app(PATH, {"status": "queued"})
+    there = await world.run({**wanted, "id_token": ticket(wanted, slip=True)}, job_id="job-2")
+    assert there.get("storage") == ("firebase" if width == 1024 else None)
+    assert world.document["status"] == ("completed" if width == 1024 else "failed")
 
 
 @pytest.mark.parametrize("change", [{"user_id": "victim"}, {"file_uid": "other"}, {"num_images": 4}, {"width": 1023}])

@@ -41,7 +41,7 @@ class Identity:
         """Whether there is any proof that this worker can check."""
         return self.users is not None or self.tickets is not None
 
-    async def check(self, envelope: Envelope, raw_input: object, *, acts_for_user: bool) -> None:
+    async def check(self, envelope: Envelope, raw_input: object, *, acts_for_user: bool) -> bool:
         """Check who asks before anything is read or written for them; a job for nobody needs no proof.
 
         Args:
@@ -49,19 +49,21 @@ class Identity:
             raw_input: the whole `job["input"]` as it came, which a ticket's hash was taken over.
             acts_for_user: whether the job writes or reads what belongs to `user_id`.
 
+        Returns whether the job is wanted only as long as its document is there, by the word of a ticket.
+
         Raises:
             Unauthenticated, Forbidden: the caller may not act for this user.
             Internal: that could not be found out.
         """
         if not acts_for_user:
-            return
+            return False
         token = envelope.id_token
         if token is not None and is_ticket(token):
             tickets = self.tickets
             if tickets is None:
                 raise Unauthenticated("unauthenticated.no_tickets")
-            await _in_thread(lambda: tickets.check(token, envelope, raw_input))
-        elif token is not None and self.users is not None:
+            return bool(await _in_thread(lambda: tickets.check(token, envelope, raw_input)))
+        if token is not None and self.users is not None:
             users = self.users
             if not same(await _in_thread(lambda: users.uid(token)), envelope.user_id):
                 raise Forbidden("forbidden.user")
@@ -69,6 +71,7 @@ class Identity:
             raise Unauthenticated("unauthenticated.no_firebase")
         elif self.required:
             raise Unauthenticated if self.can_check else Unauthenticated("unauthenticated.no_proof")
+        return False
 
 
 async def _in_thread(check: Callable[[], Any]) -> Any:

@@ -27,8 +27,10 @@ class Tickets:
     def __init__(self, secret: str) -> None:
         self._secret = secret.encode()
 
-    def check(self, ticket: str, envelope: Envelope, raw_input: object) -> None:
+    def check(self, ticket: str, envelope: Envelope, raw_input: object) -> bool:
         """Accept a ticket that was made for this user, this file and exactly this input.
+
+        Returns whether the backend has seen an order slip of the user's, which must then still be there.
 
         Raises:
             Unauthenticated: no ticket of ours, not valid yet or any more, or valid for longer than 25 hours.
@@ -41,6 +43,7 @@ class Tickets:
             raise Forbidden("forbidden.ticket_file")
         if not same(claims["request_hash"], request_hash(raw_input)):
             raise Forbidden("forbidden.ticket_request")
+        return claims.get("slip") is True
 
     def _claims(self, ticket: str) -> dict[str, Any]:
         import jwt

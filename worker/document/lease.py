@@ -38,6 +38,8 @@ class Lease:
         self._store, self._owner = store, owner
         self._job_id, self._worker_id = job_id, worker_id
         self._began = datetime.now(UTC)
+        self.needs_slip = False
+        """Whether the job is wanted only as long as the document, which its app made, is there."""
         self._session: DocumentSession | None = None
         self._keeper: LeaseKeeper | None = None
         self._claiming: asyncio.Task[Decision] | None = None
@@ -141,7 +143,8 @@ class Lease:
 
     def _open(self, request_data: Mapping[str, Any], fingerprint: str) -> DocumentSession:
         assert self._store is not None  # noqa: S101 - asked by every caller
-        request = ClaimRequest(self._job_id, self._worker_id, fingerprint, uuid.uuid4().hex)
+        token = uuid.uuid4().hex
+        request = ClaimRequest(self._job_id, self._worker_id, fingerprint, token, needs_slip=self.needs_slip)
         return DocumentSession(self._store, self._owner, request, request_data)
 
 

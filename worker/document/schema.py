@@ -43,6 +43,8 @@ class ClaimRequest:
     worker_id: str
     fingerprint: str
     claim_token: str
+    needs_slip: bool = False
+    """Whether a document that is not there was deleted, and is not made anew."""
 
 
 def document_path(owner: Owner) -> str:

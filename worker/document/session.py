@@ -137,7 +137,7 @@ class DocumentSession:
         """
         while True:
             found = self._read(deadline)
-            if not transitions.may_record_refusal(found.fields, found.read_at):
+            if not transitions.may_record_refusal(found.fields, self._request, found.read_at):
                 return False
             if self._swap(found, self._refusal(found, error), deadline):
                 return True

@@ -5,6 +5,7 @@ Pure functions over (document, who asks, the server's time); docs/architecture.m
 
     document                                      a claim is
     absent, or only an app's own fields           granted, attempt 1
+    absent, and it was there when it was asked    denied: `deleted`
     processing, our own claim (an answer lost)    granted as it is
     processing, same job (delivered again)        granted, attempt + 1; the earlier attempt is fenced off
     processing, another job, lease running        denied: `duplicate_in_progress`, or `idempotency_mismatch`
@@ -72,6 +73,8 @@ Decision = Grant | AlreadyDone | Deny
 
 def decide_claim(fields: Fields | None, request: ClaimRequest, now: datetime) -> Decision:
     """Read the table above. `fields` is the document or None, `now` the server's time."""
+    if fields is None and request.needs_slip:
+        return Deny(Deleted())
     status = schema.status_of(fields)
     if fields is None or status not in schema.STATUSES:
         return Grant(1)
@@ -108,8 +111,10 @@ def _while_processing(fields: Fields, request: ClaimRequest, now: datetime, *, s
     return Grant(_attempt(fields) + 1, lost + 1)
 
 
-def may_record_refusal(fields: Fields | None, now: datetime) -> bool:
-    """Whether a refused request may write its failure: never over a result or a job that lives."""
+def may_record_refusal(fields: Fields | None, request: ClaimRequest, now: datetime) -> bool:
+    """Whether a refused request may write its failure: never over a result, a job that lives, or a deletion."""
+    if fields is None and request.needs_slip:
+        return False
     status = schema.status_of(fields)
     if status == "completed":
         return False
@@ -143,7 +148,7 @@ def decide_finish(
     if isinstance(decision, Grant):
         return decision
     # Only another request's attempts never take over what this one stored; for the others it stays.
-    if isinstance(decision, Deny) and isinstance(decision.error, IdempotencyMismatch):
+    if isinstance(decision, Deny) and isinstance(decision.error, IdempotencyMismatch | Deleted):
         return decision
     return Deny(Superseded())
 

@@ -155,7 +155,10 @@ class _Runner:
         """
         context = self._context
         acts_for_user = context.lease is not None or (request is not None and request.reads_bucket)
-        await self._services.identity.check(context.envelope, context.job.input, acts_for_user=acts_for_user)
+        identity = self._services.identity
+        wanted = await identity.check(context.envelope, context.job.input, acts_for_user=acts_for_user)
+        if context.lease is not None:
+            context.lease.needs_slip = wanted
         self._caller_known = acts_for_user
 
     def _know(self, planned: Plan) -> None:

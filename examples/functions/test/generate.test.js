@@ -33,6 +33,14 @@ test("a signed-in user of the app gets a job, with a ticket for exactly this inp
   assert.deepEqual(body.policy, { ttl: 25 * 60 * 1000 });
 });
 
+test("an app that made an order slip has it in its ticket, and no other app", async () => {
+  for (const slip of [true, false, "yes", undefined]) {
+    world.reset();
+    await world.call({ fileUid: FILE, input: INPUT, slip });
+    assert.equal((await ticketOf(world.sent[0].body.input)).slip, slip === true ? true : undefined);
+  }
+});
+
 test("whatever the app says about who asks is overwritten", async () => {
   const lies = { user_id: "victim", file_uid: "theirs", use_cloud_storage: false, id_token: "mine" };
   await world.call({ fileUid: FILE, input: { ...INPUT, ...lies }, user_id: "victim" });
