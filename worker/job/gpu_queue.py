@@ -206,7 +206,7 @@ class GpuSlot:
         await self._end(self._loading, timing.LOADING_GRACE_SECONDS)
         if self._generating is not None:
             # It may still be loading itself: then the patience is that for a disk, not that for a step.
-            longest = max(self._gpu.longest_step, self._context.longest_step)
+            longest = min(max(self._gpu.longest_step, self._context.longest_step), timing.MAX_STEP_SECONDS)
             grace = max(timing.STOP_GRACE_SECONDS, timing.GRACE_STEPS * longest)
             grace = grace if self._denoising else timing.LOADING_GRACE_SECONDS
             await self._end(self._generating, grace)
