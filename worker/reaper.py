@@ -44,20 +44,23 @@ def reap(documents: OldDocuments, *, queue_seconds: float = QUEUE_SECONDS, limit
     """Mark up to `limit` lost jobs and as many slips; how many were marked. What changes meanwhile is left alone.
 
     Raises:
-        BackendError: Firestore does not answer, or took none of the changes.
+        BackendError: Firestore does not answer.
     """
-    marked, failure, now = 0, None, datetime.now(UTC)
+    marked, now = 0, datetime.now(UTC)
     old = {"expires_at": ("processing", now), "created_at": ("queued", now - timedelta(seconds=queue_seconds))}
     for field, (status, than) in old.items():
         for path in documents.older(status, field, than, limit=limit, timeout=5 * timing.CALL_SECONDS):
             try:
-                marked += expire(documents, path, queue_seconds)
+                job_id = expire(documents, path, queue_seconds)
             except BackendError as error:
-                # One document that cannot be written must not keep the others waiting.
-                failure = error
+                if error.kind != "invalid":
+                    raise
+                # A document that takes no change must not keep the others waiting.
                 log.warning("a document could not be marked", extra={"action": "reap_failed"})
-    if failure is not None and not marked:
-        raise failure
+                continue
+            if job_id is not None:
+                marked += 1
+                log.info("worker lost", extra={"action": "reaped", "job_id": job_id or None})
     return marked
 
 

@@ -137,7 +137,7 @@ def test_a_lost_worker_of_a_full_document_is_told_and_keeps_no_other_one_waiting
     documents.write_as_app(
         PATH, {"expires_at": None, "pad": "x" * (MAX_DOCUMENT_BYTES - document_bytes(PATH, fields) - 13)}
     )
-    assert sessions.expire(documents, PATH, 900)
+    assert sessions.expire(documents, PATH, 900) == "job-1"
     assert documents.stored[PATH][0]["error"]["code"] == "worker_lost"
 
 

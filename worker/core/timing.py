@@ -33,9 +33,10 @@ READ_OBJECT_SECONDS = 10.0
 """Reading a source picture from the bucket."""
 
 STOP_GRACE_SECONDS = 30.0
-"""How long nothing may move before the GPU counts as hung, once the job was asked to stop; longer where steps are."""
+"""How long nothing may move before the GPU counts as hung, once the job was asked to stop. Of a slow model it is
+`GRACE_STEPS` steps, if that is longer; the job keeps its lease meanwhile."""
 GRACE_STEPS = 3.0
-"""How many of the longest denoising steps, seen or estimated, the grace lasts at least."""
+"""How many of the longest denoising steps, seen or estimated, that is."""
 MAX_STEP_SECONDS = 60.0
 """A denoising step cannot be interrupted: a job whose steps are longer by the estimate is refused."""
 LOADING_GRACE_SECONDS = 180.0

@@ -213,8 +213,10 @@ class DocumentSession:
         return read_at + timedelta(seconds=time.monotonic() - monotonic)
 
 
-def expire(store: DocumentStore, path: str, queue_seconds: float) -> bool:
-    """Bring a document that nobody works on to `failed`, `worker_lost`; whether it was one, and is now.
+def expire(store: DocumentStore, path: str, queue_seconds: float) -> str | None:
+    """Bring a document that nobody works on to `failed`, `worker_lost`; its job's id, empty for an order slip.
+
+    None where it was left alone.
 
     Raises:
         BackendError: Firestore does not answer.
@@ -222,9 +224,9 @@ def expire(store: DocumentStore, path: str, queue_seconds: float) -> bool:
     found = store.read(path, timeout=timing.CALL_SECONDS)
     failure = transitions.decide_expiry(found.fields, found.read_at, queue_seconds)
     if failure is None:
-        return False
+        return None
     version, _whole = _write(store, path, found, failure, timing.CALL_SECONDS)
-    return version is not None
+    return str((found.fields or {}).get("job_id") or "") if version is not None else None
 
 
 @dataclass(frozen=True, slots=True)

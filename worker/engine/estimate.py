@@ -78,7 +78,7 @@ UMT5_XXL: Config = {"d_model": 4096, "d_ff": 10240, "d_kv": 64, "num_heads": 64,
 _IMAGE_TOKENS = 257
 """CLIP-H of an image-to-video Wan: 16 x 16 patches and their summary."""
 _TWICE_CLASSES = {"HeunDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "KDPM2DiscreteScheduler"}
-"""The same of a model's own scheduler."""
+"""diffusers' classes of second order, for a model that runs with its own scheduler."""
 
 SDXL_UNET: Config = {
     "block_out_channels": [320, 640, 1280],

@@ -61,7 +61,7 @@ class JobContext:
     course: Course = field(default_factory=Course)
     """How far it is, by its estimate."""
     longest_step: float = 0.0
-    """Seconds of its longest denoising step, by the estimate and then as seen."""
+    """Seconds of its longest denoising step by the estimate, or of the longest silence between two reports so far."""
     moved_at: float = field(default_factory=time.monotonic)
     """When it last reported anything (`time.monotonic`)."""
     _step_began: float | None = None

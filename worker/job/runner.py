@@ -36,7 +36,6 @@ from worker.delivery.delivered import Delivered
 from worker.delivery.uploader import Destination, Uploader
 from worker.document import schema
 from worker.document.lease import Lease
-from worker.document.schema import LEFT_OUT
 from worker.document.transitions import AlreadyDone
 from worker.engine.protocol import Generated
 from worker.job import actions
@@ -219,8 +218,8 @@ class _Runner:
         if context.lease is not None:
             if not await context.lease.complete(data):
                 warnings.append(UNSYNCED)
-            elif context.lease.left_out and LEFT_OUT not in warnings:
-                warnings.append(LEFT_OUT)
+            elif context.lease.left_out and schema.LEFT_OUT not in warnings:
+                warnings.append(schema.LEFT_OUT)
             data["warnings"] = warnings
         return response.success(request, data, uris)
 

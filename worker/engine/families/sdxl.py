@@ -147,14 +147,6 @@ class SdxlJob:
             factor = full.shape[-1] // self._source_latents.shape[-1]
             self._weights = torch.nn.functional.max_pool2d(full, factor) / 255
 
-    def _free(self, done: float, weights: torch.Tensor) -> torch.Tensor:
-        """Where the latents are the model's own once this share of the steps is done; elsewhere they are the source's.
-
-        Differential Diffusion (https://arxiv.org/abs/2306.00950, algorithm 1): the less a latent is to change, the
-        later it is let go. Weights of 0 and 1 alone give the same mask at every step.
-        """
-        return ((weights > 0) & (weights >= 1 - done)).float()
-
     def _embed(self, pipeline: Any, negative_prompt: str | None) -> Embeddings:
         positive, negative, pooled, negative_pooled = pipeline.encode_prompt(
             prompt=self._params.prompt,
@@ -238,7 +230,7 @@ class SdxlJob:
             options |= {"image": source, "strength": self._strength}
         else:
             pipeline = self._pipeline(StableDiffusionXLInpaintPipeline)
-            first = torch.nn.functional.interpolate(self._free(1 / self._steps, self._weights), self._size[::-1])
+            first = torch.nn.functional.interpolate(_free(1 / self._steps, self._weights), self._size[::-1])
             options |= {"image": source, "mask_image": first, "strength": self._strength, **size}
             stepper = self._stepper(self._base_steps, self._releaser(self._weights))
         return self._call(pipeline, self._base_embeds, generator, stepper, options)
@@ -305,7 +297,7 @@ class SdxlJob:
             pipeline: Any, index: int, _timestep: Any, tensors: dict[str, torch.Tensor]
         ) -> dict[str, torch.Tensor]:
             share = (index + 2) / pipeline.num_timesteps
-            mask = self._free(share * self._base_steps / self._steps, weights).to(tensors["latents"].dtype)
+            mask = _free(share * self._base_steps / self._steps, weights).to(tensors["latents"].dtype)
             return {"mask": torch.cat([mask] * 2) if pipeline.do_classifier_free_guidance else mask}
 
         return release
@@ -327,7 +319,7 @@ class SdxlJob:
                 scheduler = pipeline.scheduler
                 known = scheduler.add_noise(source, noise, scheduler.timesteps[-left].reshape(1))
             done = (before + (index + 1) / pipeline.num_timesteps * self._refiner_steps) / self._steps
-            mask = self._free(done, weights).to(source.dtype)
+            mask = _free(done, weights).to(source.dtype)
             return {"latents": (1 - mask) * known + mask * tensors["latents"]}
 
         return keep
@@ -354,6 +346,15 @@ class SdxlJob:
         )
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
+
+
+def _free(done: float, weights: torch.Tensor) -> torch.Tensor:
+    """Where the latents are the model's own once this share of the steps is done; elsewhere they are the source's.
+
+    Differential Diffusion (https://arxiv.org/abs/2306.00950, algorithm 1): the less a latent is to change, the
+    later it is let go. Weights of 0 and 1 alone give the same mask at every step.
+    """
+    return ((weights > 0) & (weights >= 1 - done)).float()
 
 
 def _at_least_one_step(params: ImageParams, control: Control) -> ImageParams:
