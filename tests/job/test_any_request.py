@@ -98,7 +98,7 @@ def test_any_request_ends_in_a_document(request: dict[str, Any], more: dict[str,
 
 @pytest.mark.slow
 @examples(60)
-@given(REQUEST, st.dictionaries(NAMES, st.sampled_from(sorted(HUGE)), min_size=1, max_size=6))
+@given(REQUEST, st.dictionaries(NAMES, st.sampled_from(sorted(HUGE)), min_size=1, max_size=10))
 def test_a_request_of_megabytes_ends_in_a_document(request: dict[str, Any], more: dict[str, str]) -> None:
     """RunPod takes 10 MB (https://docs.runpod.io/serverless/endpoints/send-requests)."""
     check_ends_in_a_document({**request, **{name: HUGE[kind] for name, kind in more.items()}, **OWNER})
