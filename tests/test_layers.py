@@ -44,7 +44,7 @@ HOMES = {
     "pydantic_core": {"worker.api"},
     "pydantic_settings": {"worker.core.config"},
     "imageio_ffmpeg": {"worker.media.video"},
-    "PIL": {"worker.media", "worker.engine", "worker.core.types"},
+    "PIL": {"worker.media", "worker.engine", "worker.core.types", "worker.sources.loader"},
     "pillow_heif": {"worker.media.reader"},
     "numpy": {"worker.media", "worker.engine"},
     "tqdm": {"worker.job.progress"},

@@ -41,7 +41,7 @@ VIDEO = {
     "flow_shift": "shift flowShift",
 }
 NOTHING = """
-    num_videos lora loras controlnet webhook status bucket zzz safety_checker clip_skip eta model_url output a _
+    num_videos webhook status bucket zzz safety_checker clip_skip eta model_url output a _
     guidance_scale_2 \u00e9
 """
 

@@ -76,8 +76,8 @@ def test_a_default_that_is_written_out_changes_nothing() -> None:
 
 def test_a_field_that_is_added_later_moves_no_fingerprint_of_a_request_without_it() -> None:
     class Later(Text2ImgRequest):
-        loras: tuple[str, ...] = ()
-        upscale_factor: int | None = None
+        clip_skip: int = 2
+        background: str | None = None
 
     class LaterFromPicture(Img2ImgRequest):
         mask_blur: int = 0
@@ -88,5 +88,5 @@ def test_a_field_that_is_added_later_moves_no_fingerprint_of_a_request_without_i
     ):
         before, after = (TypeAdapter(kind).validate_python(asked) for kind in (model, later))
         assert fingerprint(after) == fingerprint(before)
-    used = Later.model_validate({"task_type": "text2img", "prompt": "a fox", "seed": 5, "upscale_factor": 2})
+    used = Later.model_validate({"task_type": "text2img", "prompt": "a fox", "seed": 5, "background": "sky"})
     assert fingerprint(used) != fingerprint(parse({"prompt": "a fox", "seed": 5}))

@@ -332,3 +332,56 @@ def test_whatever_comes_in_is_a_request_or_one_clear_error(raw: dict[str, Any]) 
         str(error).encode()
     else:
         json.dumps(request.public(), allow_nan=False).encode()
+
+
+# --- Lists -----------------------------------------------------------------------------------------------------------
+
+LISTED = "https://example.com/a.png"
+
+
+@pytest.mark.parametrize(
+    ("asked", "field", "problem"),
+    [
+        ({"loras": "ghibli"}, "loras", "must be a list"),
+        ({"loras": {"path": "ghibli"}}, "loras", "must be a list"),
+        ({"loras": [{"path": "a"}] * 5}, "loras", "must have at most 4 entries (got 5)"),
+        ({"loras": ["ghibli"] * 100_000}, "loras", "must have at most 4 entries (got 100000)"),
+        ({"loras": ["ghibli"]}, "loras.0", "must be an object of path, scale, weight_name"),
+        ({"loras": [{"path": "a"}, {"pth": "a"}]}, "loras.1", 'has no "pth"; there are path, scale, weight_name'),
+        ({"loras": [{"scale": 1}]}, "loras.0.path", "is required"),
+        ({"loras": [{"path": " "}]}, "loras.0.path", "1 to 2048 characters (got 0)"),
+        ({"loras": [{"path": "a\x00b"}]}, "loras.0.path", "must be the name of a LoRA"),
+        ({"loras": [{"path": "a", "scale": 4.5}]}, "loras.0.scale", "at most 4"),
+        ({"loras": [{"path": "a", "scale": "1"}]}, "loras.0.scale", "must be a finite number"),
+        ({"loras": [{"path": "a", "weight_name": "../b.safetensors"}]}, "loras.0.weight_name", ".safetensors file"),
+        ({"loras": [{"path": "a", "weight_name": "b.bin"}]}, "loras.0.weight_name", ".safetensors file"),
+        ({"controlnets": [{"type": "Canny", "image_url": LISTED}]}, "controlnets.0.type", "did you mean canny?"),
+        ({"controlnets": [{"type": "canny", "image_url": "http://a/b"}]}, "controlnets.0.image_url", "not http://"),
+        (
+            {"controlnets": [{"type": "canny", "image_url": LISTED, "start_percentage": 1}]},
+            "controlnets.0",
+            "start_percentage (1.0) must be less than end_percentage (1.0)",
+        ),
+        ({"ip_adapters": [{"image_url": LISTED, "type": "face"}]}, "ip_adapters.0.type", "subject, style"),
+        ({"ip_adapters": [{"image_url": LISTED}] * 3}, "ip_adapters", "at most 2 entries"),
+    ],
+)
+def test_an_entry_of_a_list_is_named_with_its_place(asked: dict[str, Any], field: str, problem: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        parse({"prompt": "a fox", **asked})
+    assert [found.field for found in caught.value.problems] == [field]
+    assert problem in caught.value.message
+
+
+def test_null_in_an_entry_is_not_given() -> None:
+    request = parse({"prompt": "a fox", "loras": [{"path": " ghibli ", "scale": None, "weight_name": None}]})
+    assert isinstance(request, Text2ImgRequest)
+    assert request.loras[0].model_dump() == {"path": "ghibli", "scale": 1.0, "weight_name": None}
+
+
+def test_every_picture_that_a_request_refers_to_has_the_name_of_its_field() -> None:
+    entries = {"controlnets": [{"type": "tile", "image_url": LISTED}] * 2, "ip_adapters": [{"image_url": "gs://b/u/x"}]}
+    request = parse({"task_type": "img2img", "prompt": "a fox", "image_url": LISTED, **entries})
+    names = ["image_url", "controlnets.0.image_url", "controlnets.1.image_url", "ip_adapters.0.image_url"]
+    assert list(request.pictures()) == names
+    assert request.reads_bucket

@@ -256,7 +256,7 @@ def test_no_reference_gets_anything_else_out_of_the_loader(dice: random.Random) 
                 kept = request.public()["image_url"]
                 assert len(kept) <= 8300, ascii(ref)
                 assert "base64," not in kept.lower(), ascii(ref)
-                loader.load(request, "u")  # type: ignore[arg-type]  # a request of this task has a picture
+                loader.load(request, "u")
             except (InvalidInput, InvalidImage, UrlBlocked, DownloadFailed, Forbidden) as error:
                 refused += 1
                 assert "image_url" in str(error)

@@ -43,15 +43,15 @@ IDS = """
         .postscript .raw .reader_ended .sound .svg .text .too_large .too_many_pixels .too_many_pixels_of_kind
         .too_many_scans .too_much_memory .too_slow .unreadable .video .xml
     invalid_input
-        .at_least .at_most .base64 .base64_blanks .boolean .fields .finite_number .frames .got_list .got_number
-        .got_object .got_text .greater_than .gs_escaped .gs_path .gs_without_firebase .gs_without_user .identifier
-        .image_cost .image_ref .is_bare_base64 .is_http .is_local_file .is_no_base64 .is_percent_encoded
-        .is_without_bucket .is_without_scheme .length .long_reference .model_multiple .model_scheduler .multiple
-        .no_reference .no_refiner .object .of_another_task .of_another_task_but_close .one_of .one_of_but_close
-        .other .outpaint .outpaint_object .outpaint_side .own_scheduler .owner .required .several_sizes
-        .short_schedule .size_in_pixels .step_too_long .string .surrogate .too_long .too_many_bytes .too_many_pixels
-        .too_slow
-        .too_slow_at_any_steps .unicode .unknown .unknown_but_close .unknown_here .user_id .video_cost .whole_number
+        .at_least .at_most .base64 .base64_blanks .boolean .control_span .entry_key .entry_object .fields .finite_number
+        .frames .got_list .got_number .got_object .got_text .greater_than .gs_escaped .gs_path .gs_without_firebase
+        .gs_without_user .identifier .image_cost .image_ref .is_bare_base64 .is_http .is_local_file .is_no_base64
+        .is_percent_encoded .is_without_bucket .is_without_scheme .length .list .list_length .long_reference .lora_path
+        .model_multiple .model_scheduler .multiple .no_reference .no_refiner .object .of_another_task
+        .of_another_task_but_close .one_of .one_of_but_close .other .outpaint .outpaint_object .outpaint_side
+        .own_scheduler .owner .required .several_sizes .short_schedule .size_in_pixels .step_too_long .string .surrogate
+        .too_long .too_many_bytes .too_many_pixels .too_slow .too_slow_at_any_steps .unicode .unknown .unknown_but_close
+        .unknown_here .user_id .video_cost .weight_name .whole_number
     model_unavailable
         .checker .checker_incomplete .class .cut_off .cut_off_of .demo_folder .file .file_configs .file_cut_off
         .file_missing .folder .folder_missing .img2video .incomplete .inpainting_only

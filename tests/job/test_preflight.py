@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.memory_world import CLOUD, PATH, World, data_uri
 from worker.api.fingerprint import fingerprint
-from worker.api.request import Request, Source, envelope, parse
+from worker.api.request import Request, envelope, parse
 from worker.core.errors import DownloadFailed, DuplicateInProgress, UrlBlocked
 from worker.core.stop import StopSignal
 from worker.core.types import Sources
@@ -51,7 +51,7 @@ class SlowSources:
     def __init__(self, error: Exception | None = None) -> None:
         self.error, self.began, self.ended = error, threading.Event(), threading.Event()
 
-    def load(self, request: Source, user_id: str | None, raise_if_stopped: Callable[[], None]) -> Sources:
+    def load(self, request: Request, user_id: str | None, raise_if_stopped: Callable[[], None]) -> Sources:
         self.began.set()
         time.sleep(0.5)
         self.ended.set()

@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from tests.support.https_server import HOST, HttpsServer
-from worker.api.request import Source, parse
+from worker.api.request import Request, parse
 from worker.core.config import Settings
 from worker.core.errors import Cancelled, DownloadFailed, Forbidden, InvalidImage, InvalidInput, JobError, UrlBlocked
 from worker.sources.http import Fetcher
-from worker.sources.loader import SourceLoader, own_object_path
+from worker.sources.loader import LISTED_PIXELS, SourceLoader, own_object_path
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
@@ -47,16 +47,12 @@ def settings(**values: object) -> Settings:
     return Settings(_env_file=None, **{"firebase_storage_bucket": "app.appspot.com"} | values)  # type: ignore[arg-type]  # by name
 
 
-def img2img(image_url: str) -> Source:
-    request = parse({"task_type": "img2img", "prompt": "p", "image_url": image_url})
-    assert isinstance(request, Source)
-    return request
+def img2img(image_url: str) -> Request:
+    return parse({"task_type": "img2img", "prompt": "p", "image_url": image_url})
 
 
-def inpaint(image_url: str, mask_url: str) -> Source:
-    request = parse({"task_type": "inpaint", "prompt": "p", "image_url": image_url, "mask_url": mask_url})
-    assert isinstance(request, Source)
-    return request
+def inpaint(image_url: str, mask_url: str) -> Request:
+    return parse({"task_type": "inpaint", "prompt": "p", "image_url": image_url, "mask_url": mask_url})
 
 
 def refused(
@@ -339,3 +335,31 @@ def test_importing_what_handles_media_imports_no_pixels() -> None:
     code = f"import sys, {ours}; print([m for m in {names} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_pictures_in_lists_come_in_their_order_and_no_larger_than_anything_needs() -> None:
+    wide, small = data_uri(png(RED, (2400, 2000))), data_uri(png(RED))
+    asked = {
+        "prompt": "p",
+        "controlnets": [{"type": "tile", "image_url": wide}, {"type": "canny", "image_url": small}],
+        "ip_adapters": [{"image_url": small}],
+    }
+    sources = SourceLoader(settings()).load(parse(asked), None)
+    assert sources.image is None
+    assert sources.controls[0].width * sources.controls[0].height <= LISTED_PIXELS
+    assert sources.controls[1].size == sources.references[0].size
+
+
+def test_a_picture_that_is_named_twice_is_read_once() -> None:
+    bucket = Bucket(**{"uploads/ann/a.png": png(RED)})
+    ref = "gs://app.appspot.com/uploads/ann/a.png"
+    request = parse({"task_type": "img2video", "prompt": "p", "image_url": ref, "end_image_url": ref})
+    sources = SourceLoader(settings(), bucket).load(request, "ann")
+    assert len(bucket.asked) == 1
+    assert sources.end is sources.image
+
+
+def test_a_picture_in_a_list_is_blamed_by_its_place() -> None:
+    asked = {"prompt": "p", "ip_adapters": [{"image_url": data_uri(b"<html>")}]}
+    with pytest.raises(InvalidImage, match=r"ip_adapters\.0\.image_url"):
+        SourceLoader(settings()).load(parse(asked), None)

@@ -14,6 +14,8 @@ _CALLED = {
     "prompt": "text positive_prompt positive caption input_prompt text_prompt text_prompts",
     "negative_prompt": "neg_prompt negative uncond",
     "task_type": "task mode type",
+    "prompt_weighting": "weighting prompt_weights weighted_prompt",
+    "style": "styles style_preset style_name preset image_style",
     "model": "model_name model_id checkpoint sd_model_checkpoint ckpt_name",
     "seed": "noise_seed random_seed manual_seed",
     "num_inference_steps": "steps num_steps n_steps sampling_steps sample_steps inference_steps ddim_steps",
@@ -29,10 +31,17 @@ _CALLED = {
     "scheduler": "sampler sampler_name sampler_index sampling_method scheduler_name",
     "output_format": "format image_format file_format",
     "output_quality": "quality jpeg_quality webp_quality image_quality compression_quality output_compression",
+    "loras": "lora lora_weights lora_url lora_urls lora_path lora_paths lora_name lora_list extra_lora",
+    "controlnets": "controlnet control_net control_nets control_image control_image_url controlnet_image "
+    "controlnet_image_url controlnet_units canny_image_url depth_image_url openpose_image_url",
+    "ip_adapters": "ip_adapter ipadapter ip_adapter_image ip_adapter_image_url reference_image reference_image_url "
+    "reference_images reference_image_urls style_image style_image_url subject_image subject_image_url",
     "refiner_inference_steps": "refiner_steps refine_steps",
     "image_url": "image img images image_urls image_uri image_base64 init_image init_images init_image_url input_image "
     "input_images input_image_url input_reference source_image source_image_url start_image start_image_url "
     "starter_image first_frame first_frame_url first_frame_image first_frame_image_url",
+    "end_image_url": "end_image last_image last_image_url last_frame last_frame_url last_frame_image tail_image "
+    "tail_image_url end_frame end_frame_url image_end",
     "mask_url": "mask mask_image mask_image_url mask_uri mask_base64 mask_source inpaint_mask",
     "mask_blur": "blur feather mask_feather mask_feathering mask_softness",
     "inpaint_area": "inpaint_full_res inpaint_only_masked only_masked",
@@ -45,6 +54,9 @@ _CALLED = {
     "num_frames": "frames length frame_num frame_count n_frames total_frames video_length num_video_frames",
     "fps": "frame_rate framerate frames_per_second video_fps",
     "video_guidance_scale": "guidance guidance_scale cfg cfg_scale text_guidance_scale sample_guide_scale",
+    "video_quality": "quality output_quality crf video_bitrate bitrate",
+    "high_noise_loras": "high_noise_lora loras_high lora_high_noise",
+    "low_noise_loras": "low_noise_lora loras_low lora_low_noise",
     "flow_shift": "shift sample_shift sampling_shift",
 }
 """Our fields -> what other services and pipelines call them."""

@@ -16,6 +16,7 @@ MAX_ID_TOKEN_CHARACTERS = 8192
 FormatName = Literal["png", "jpeg", "webp"]
 MAX_REFERENCE_CHARACTERS = 8192
 """Of a reference to a picture that is not the picture itself."""
+MAX_LORA_PATH_CHARACTERS = 2048
 MAX_INLINE_CHARACTERS = 29_000_000
 """A data URI of the largest source image (20 MiB) in base64, in lines of 76."""
 
@@ -25,6 +26,7 @@ _FILE_UID = re.compile(r"(?!__.*__\Z)[A-Za-z0-9_-]{1,128}\Z")
 _USER_ID = re.compile(r"(?!__.*__\Z|\.\.?\Z)[A-Za-z0-9_.:@+|-]{1,128}\Z")
 """Custom sign-in gives uids such as `auth0|abc`. Firestore keeps ids of the form `__x__` for itself, and takes neither
 `.` nor `..`: https://firebase.google.com/docs/firestore/quotas#limits."""
+_WEIGHT_NAME = re.compile(r"(?!/)[A-Za-z0-9][\w .()+/-]{0,200}\.safetensors\Z")
 DATA_URI = re.compile(r"data:.{0,1000}?;\s*base64\s*,", re.IGNORECASE | re.DOTALL)
 """How inline data begins, with any media type or none (RFC 2397); what follows is the data."""
 BARE_BASE64 = re.compile(
@@ -118,6 +120,22 @@ def _image_ref(ref: str) -> str:
     raise finding("invalid_input.image_ref", got=short(ref))
 
 
+def _lora_path(path: str) -> str:
+    path = path.strip()
+    if not 1 <= len(path) <= MAX_LORA_PATH_CHARACTERS:
+        raise finding("invalid_input.length", most=MAX_LORA_PATH_CHARACTERS, got=len(path))
+    if _SURROGATE.search(path) or _CONTROL.search(path):
+        raise finding("invalid_input.lora_path", got=short(path))
+    return path
+
+
+def _weight_name(name: str) -> str:
+    name = name.strip()
+    if not _WEIGHT_NAME.match(name) or ".." in name:
+        raise finding("invalid_input.weight_name", got=short(name))
+    return name
+
+
 def _number(value: object) -> object:
     # JSON has one number type: 20.0 and 20 are the same to a client. A string or a boolean is not a number.
     return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
@@ -144,6 +162,17 @@ def _multiple(of: int) -> AfterValidator:
     return AfterValidator(check)
 
 
+def at_most(most: int) -> BeforeValidator:
+    """A list is counted before its entries are read."""
+
+    def check(value: object) -> object:
+        if isinstance(value, list) and len(value) > most:
+            raise finding("invalid_input.list_length", most=most, got=len(value))
+        return value
+
+    return BeforeValidator(check)
+
+
 def _frames(value: int) -> int:
     if value % 4 != 1:
         low = max(5, value - (value - 1) % 4)
@@ -161,6 +190,8 @@ UserId = Annotated[str, AfterValidator(_user_id)]
 FileUid = Annotated[str, AfterValidator(_file_uid)]
 OutputFormat = Annotated[FormatName, BeforeValidator(_format_name)]
 ImageRef = Annotated[str, Field(max_length=MAX_INLINE_CHARACTERS), AfterValidator(_image_ref)]
+LoraPath = Annotated[str, AfterValidator(_lora_path)]
+WeightName = Annotated[str, AfterValidator(_weight_name)]
 ImageSide = Annotated[Integer, Field(ge=64, le=2048), _multiple(8)]
 VideoSide = Annotated[Integer, Field(ge=64, le=1280), _multiple(16)]
 Border = Annotated[Integer, Field(ge=0, le=2048), _multiple(8)]

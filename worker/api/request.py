@@ -30,6 +30,7 @@ from worker.api.field_types import (
     ImageRef,
     ImageSide,
     Integer,
+    LoraPath,
     NegativePrompt,
     OutputFormat,
     Prompt,
@@ -37,6 +38,8 @@ from worker.api.field_types import (
     Strength,
     UserId,
     VideoSide,
+    WeightName,
+    at_most,
     file_uid,
     user_id,
 )
@@ -69,8 +72,68 @@ ACTIONS = ("quote", "capabilities")
 """What can be asked beside a job; a request that is one has no `action`."""
 MAX_PROBLEMS = 25
 """A message that names every one of ten thousand unknown keys helps nobody."""
-MAX_MODEL_NAME = 200
-"""Characters; which names there are, the operator says."""
+MAX_NAME = 200
+"""Characters of the name of a model or a style; which names there are, the operator says."""
+
+
+class Entry(BaseModel):
+    """An object in a list of the request."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _given(cls, value: object) -> object:
+        """Null is what is not given; an unknown key is told which there are."""
+        if not isinstance(value, dict):
+            raise finding("invalid_input.entry_object", keys=", ".join(cls.model_fields), got=short(value))
+        if unknown := next((key for key in value if key not in cls.model_fields), None):
+            raise finding("invalid_input.entry_key", keys=", ".join(cls.model_fields), got=short(unknown))
+        return {key: one for key, one in value.items() if one is not None}
+
+
+class Lora(Entry):
+    """Low-rank weights that are added to the model's own."""
+
+    path: LoraPath
+    """A name of the operator's list, or where the operator allows it, a hub id or an `https://` URL."""
+    scale: Annotated[float, Field(ge=-4, le=4)] = 1.0
+    weight_name: WeightName | None = None
+    """Which file of a hub repository that has several."""
+
+
+ControlType = Literal["canny", "depth", "openpose", "scribble", "lineart", "softedge", "tile", "segment", "normal"]
+
+
+class ControlNet(Entry):
+    """A picture that says where things are in the result."""
+
+    type: ControlType
+    image_url: ImageRef
+    preprocess: bool = True
+    """Whether the picture is a photo of which the control picture is made, or is one already."""
+    conditioning_scale: Annotated[float, Field(ge=0, le=2)] = 1.0
+    start_percentage: Annotated[float, Field(ge=0, le=1)] = 0.0
+    end_percentage: Annotated[float, Field(ge=0, le=1)] = 1.0
+
+    @model_validator(mode="after")
+    def _some_step(self) -> "ControlNet":
+        if self.start_percentage >= self.end_percentage:
+            raise finding("invalid_input.control_span", start=self.start_percentage, end=self.end_percentage)
+        return self
+
+
+class IpAdapter(Entry):
+    """A picture whose subject or style the result takes on."""
+
+    image_url: ImageRef
+    scale: Annotated[float, Field(ge=0, le=2)] = 0.6
+    type: Literal["subject", "style"] = "subject"
+
+
+Loras = Annotated[tuple[Annotated[Lora, Field(strict=False)], ...], Field(strict=False), at_most(4)]
+ControlNets = Annotated[tuple[Annotated[ControlNet, Field(strict=False)], ...], Field(strict=False), at_most(3)]
+IpAdapters = Annotated[tuple[Annotated[IpAdapter, Field(strict=False)], ...], Field(strict=False), at_most(2)]
 
 
 class BaseRequest(BaseModel):
@@ -79,13 +142,15 @@ class BaseRequest(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
     reference_fields: ClassVar[tuple[str, ...]] = ()
-    """Those that name pictures."""
+    """Those that name pictures, beside those in lists."""
     one_of_these: ClassVar[tuple[tuple[str, tuple[str, ...]], ...]] = ()
     """Each field with those that it cannot be given beside: they say the same in other words."""
 
     prompt: Prompt
     negative_prompt: NegativePrompt = ""
-    model: Annotated[str, Field(max_length=MAX_MODEL_NAME)] | None = None
+    prompt_weighting: bool = False
+    style: Annotated[str, Field(max_length=MAX_NAME)] | None = None
+    model: Annotated[str, Field(max_length=MAX_NAME)] | None = None
     seed: Seed = None
     num_inference_steps: Annotated[Integer, Field(ge=1, le=100)] | None = None
     user_id: UserId | None = None
@@ -120,10 +185,14 @@ class BaseRequest(BaseModel):
         """The request as the document keeps it: no `id_token`, a short placeholder for inline data, at most 64 KiB."""
         return excerpt(self.model_dump(mode="json", exclude={"id_token"}), whole=("prompt", "negative_prompt"))
 
+    def pictures(self) -> dict[str, str]:
+        """Each picture that it refers to: the field that names it, as an error would (`controlnets.0.image_url`)."""
+        return {name: ref for name in self.reference_fields if (ref := getattr(self, name)) is not None}
+
     @property
     def reads_bucket(self) -> bool:
         """Whether a picture that it refers to lies in the bucket."""
-        return any((getattr(self, name) or "").startswith("gs://") for name in self.reference_fields)
+        return any(ref.startswith("gs://") for ref in self.pictures().values())
 
 
 class ImageRequest(BaseRequest):
@@ -140,8 +209,17 @@ class ImageRequest(BaseRequest):
     scheduler: Annotated[Scheduler, Field(strict=False)] | None = None
     output_format: OutputFormat = "png"
     output_quality: Annotated[Integer, Field(ge=1, le=100)] | None = None
+    loras: Loras = ()
+    controlnets: ControlNets = ()
+    ip_adapters: IpAdapters = ()
     high_noise_frac: Annotated[float, Field(ge=0, le=1)] | None = None
     refiner_inference_steps: Annotated[Integer, Field(ge=1, le=100)] | None = None
+
+    def pictures(self) -> dict[str, str]:
+        """As of every request, with those that control it and those that it takes after."""
+        controls = {f"controlnets.{k}.image_url": entry.image_url for k, entry in enumerate(self.controlnets)}
+        references = {f"ip_adapters.{k}.image_url": entry.image_url for k, entry in enumerate(self.ip_adapters)}
+        return super().pictures() | controls | references
 
 
 class Text2ImgRequest(ImageRequest):
@@ -226,6 +304,10 @@ class VideoRequest(BaseRequest):
     fps: Annotated[Integer, Field(ge=1, le=60)] | None = None
     video_guidance_scale: Annotated[float, Field(ge=0, le=30)] | None = None
     flow_shift: Annotated[float, Field(ge=0.1, le=20)] | None = None
+    video_quality: Literal["low", "medium", "high", "maximum"] = "high"
+    loras: Loras = ()
+    high_noise_loras: Loras = ()
+    low_noise_loras: Loras = ()
 
 
 class Text2VideoRequest(VideoRequest):
@@ -235,16 +317,16 @@ class Text2VideoRequest(VideoRequest):
 
 
 class Img2VideoRequest(VideoRequest):
-    """A clip that starts from an image."""
+    """A clip that starts from an image, and may end with one."""
 
-    reference_fields = ("image_url",)
+    reference_fields = ("image_url", "end_image_url")
 
     task_type: Literal[TaskType.IMG2VIDEO]
     image_url: ImageRef
+    end_image_url: ImageRef | None = None
 
 
 Request = Text2ImgRequest | Img2ImgRequest | InpaintRequest | Text2VideoRequest | Img2VideoRequest
-Source = Img2ImgRequest | InpaintRequest | Img2VideoRequest
 
 REQUESTS: dict[TaskType, type[Request]] = {
     get_args(model.model_fields["task_type"].annotation)[0]: model for model in get_args(Request)

@@ -58,6 +58,8 @@ def problem(detail: ErrorDetails, task: str, fields: Mapping[Any, Sequence[str]]
         case "string_too_long" | "string_too_short":
             most = context.get("max_length", 1)
             return FieldProblem(field, "invalid_input.length", most=most, got=len(str(value)))
+        case "tuple_type":
+            return FieldProblem(field, "invalid_input.list", got=short(value))
         case "string_unicode":
             return FieldProblem(field or "input", "invalid_input.unicode")
         case ours if ours in MESSAGES:

@@ -86,6 +86,12 @@ class Sources:
 
     image: "Image.Image | None" = None
     mask: "Image.Image | None" = None
+    end: "Image.Image | None" = None
+    """What a clip ends with."""
+    controls: "tuple[Image.Image, ...]" = ()
+    """One for each entry of `controlnets`."""
+    references: "tuple[Image.Image, ...]" = ()
+    """One for each entry of `ip_adapters`."""
     warnings: tuple[str, ...] = ()
     """What the client should know of how they were read."""
 

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-from worker.api.request import Img2ImgRequest, Img2VideoRequest, InpaintRequest, Request
+from worker.api.request import Request
 from worker.core.types import Sources
 from worker.delivery.delivered import Delivered
 from worker.delivery.recovery import Found, recover, take_over
@@ -71,7 +71,7 @@ class Preflight:
 
     async def _load_sources(self) -> Sources:
         request, context = self._request, self._context
-        if not isinstance(request, Img2ImgRequest | InpaintRequest | Img2VideoRequest):
+        if not request.pictures():
             return Sources()
         with context.timed("sources"):
             sources = await asyncio.to_thread(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from worker.api.request import Source
+from worker.api.request import Request
 from worker.auth.caller import Identity
 from worker.core.config import Settings
 from worker.core.types import Sources
@@ -21,7 +21,7 @@ from worker.storage.results import Storage
 class SourceImages(Protocol):
     """The client's pictures."""
 
-    def load(self, request: Source, user_id: str | None, raise_if_stopped: Callable[[], None]) -> Sources:
+    def load(self, request: Request, user_id: str | None, raise_if_stopped: Callable[[], None]) -> Sources:
         """Fetch and decode; `user_id` is whose folders in the bucket may be read.
 
         Raises:

@@ -1,4 +1,4 @@
-"""`image_url` and `mask_url` -> pictures in memory, safely.
+"""A request's references to pictures -> pictures in memory, safely.
 
 Knows where a picture may come from: inline, the public internet, the user's own folders. Does not know models or the
 sizes they like, how a download or a bucket works, or how bytes become pixels. Every error names the field.
@@ -7,10 +7,10 @@ sizes they like, how a download or a bucket works, or how bytes become pixels. E
 import base64
 import re
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from worker.api.field_types import DATA_URI
-from worker.api.request import InpaintRequest, Source
+from worker.api.request import Request
 from worker.core import messages
 from worker.core.config import Settings
 from worker.core.errors import DownloadFailed, FieldProblem, Forbidden, InvalidImage, InvalidInput
@@ -18,7 +18,13 @@ from worker.core.types import Sources
 from worker.media import decode
 from worker.sources.http import Fetcher
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 USER_FOLDERS = ("uploads", "generating")
+LISTED_PIXELS = 2048 * 2048
+"""Most pixels of a picture in a list (`controlnets`, `ip_adapters`) that are kept: as many as an image may have that it
+controls, and many more than an image encoder sees."""
 MAX_OBJECT_NAME_BYTES = 1024
 """Cloud Storage's own limit for the name of an object."""
 
@@ -55,12 +61,14 @@ class SourceLoader:
             decode.start()
 
     def load(
-        self, request: Source, user_id: str | None, raise_if_stopped: Callable[[], None] = lambda: None
+        self, request: Request, user_id: str | None, raise_if_stopped: Callable[[], None] = lambda: None
     ) -> Sources:
-        """The request's pictures in their own size: the image RGB, the mask L (white = repaint).
+        """The request's pictures in their own size: each RGB, the mask L (white = repaint).
+
+        A picture that is named twice is read once. All of them share the time in which pictures are decoded.
 
         Args:
-            request: one of the requests that have an `image_url`.
+            request: what names them.
             user_id: whose folders a gs:// path may lie in, as far as that is established; None: nobody's.
             raise_if_stopped: asked before each picture and during downloads; what it raises is passed on.
 
@@ -69,16 +77,31 @@ class SourceLoader:
             StorageUnavailable: the bucket does not answer.
             Internal: the decoder cannot be started.
         """
-        limits = (self._settings.max_input_image_pixels, self._settings.max_declared_image_pixels)
-        data = self._read(request.image_url, "image_url", user_id, raise_if_stopped)
-        left = decode.DECODE_SECONDS
-        image = decode.decode_image(data, "image_url", *limits, seconds=left, raise_if_stopped=raise_if_stopped)
-        if not isinstance(request, InpaintRequest) or request.mask_url is None:
-            return Sources(image.image, warnings=image.warnings)
-        data = self._read(request.mask_url, "mask_url", user_id, raise_if_stopped)
-        left -= image.seconds
-        mask = decode.decode_mask(data, "mask_url", *limits, seconds=left, raise_if_stopped=raise_if_stopped)
-        return Sources(image.image, mask.image, image.warnings + mask.warnings)
+        most, most_declared = self._settings.max_input_image_pixels, self._settings.max_declared_image_pixels
+        left, warnings = decode.DECODE_SECONDS, list[str]()
+        loaded: dict[str, Image.Image] = {}
+        read: dict[tuple[str, bool, bool], str] = {}
+        for field, ref in request.pictures().items():
+            is_mask, is_listed = field == "mask_url", "." in field
+            if (same := read.setdefault((ref, is_mask, is_listed), field)) != field:
+                loaded[field] = loaded[same]
+                continue
+            data = self._read(ref, field, user_id, raise_if_stopped)
+            limits = (min(most, LISTED_PIXELS) if is_listed else most, most_declared)
+            decoded = (decode.decode_mask if is_mask else decode.decode_image)(
+                data, field, *limits, seconds=left, raise_if_stopped=raise_if_stopped
+            )
+            left -= decoded.seconds
+            loaded[field] = decoded.image
+            warnings += decoded.warnings
+        return Sources(
+            loaded.get("image_url"),
+            loaded.get("mask_url"),
+            loaded.get("end_image_url"),
+            controls=tuple(image for field, image in loaded.items() if field.startswith("controlnets.")),
+            references=tuple(image for field, image in loaded.items() if field.startswith("ip_adapters.")),
+            warnings=tuple(warnings),
+        )
 
     def _read(self, ref: str, what: str, user_id: str | None, raise_if_stopped: Callable[[], None]) -> bytes:
         raise_if_stopped()
