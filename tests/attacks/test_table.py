@@ -1168,7 +1168,8 @@ def test_a_photos_place_and_a_prompt_are_in_no_file(world: World) -> None:
             (58, "a prompt in files and headers"), {**GOOD, "prompt": prompt, "output_format": fmt}
         )
         for data, info, content_type in world.bucket.objects.values():
-            assert not any(word in data for word in (b"Secret", b"Exif", b"eXIf", b"tEXt", b"iTXt", b"GPS"))
+            assert not any(word in data for word in (b"Secret", b"Exif", b"eXIf", b"tEXt", b"zTXt", b"GPS"))
+            assert data.count(b"iTXt") == data.count(b"iTXtXML:com.adobe.xmp"), "its mark, and no other text"
             assert "Secret" not in json.dumps([dict(info.metadata), content_type])
             json.dumps(dict(info.metadata)).encode("ascii")
             assert not any(c in value for value in info.metadata.values() for c in "\r\n")

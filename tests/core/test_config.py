@@ -35,6 +35,7 @@ DEFAULTS: dict[str, Any] = {
     "PRELOAD_TASKS": None,
     "TASKS": None,
     "ALLOW_DOWNLOADS": None,
+    "AI_MARK": "on",
     "REQUIRE_ID_TOKEN": False,
     "JOB_TIMEOUT_SECONDS": 540,
     "MAX_IMAGE_PIXELS": 1536 * 1536,

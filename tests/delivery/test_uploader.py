@@ -24,6 +24,7 @@ from worker.core.types import Owner, Progress
 from worker.delivery.delivered import Delivered
 from worker.delivery.uploader import Destination, Uploader
 from worker.engine.protocol import Generated, GeneratedClip, GeneratedImage
+from worker.media import mark
 from worker.media.artifact import Artifact
 from worker.storage.results import ObjectOwner, Storage
 
@@ -45,7 +46,13 @@ class Job:
     """One job's delivery into a bucket in memory, or inline where `cloud` is false."""
 
     def __init__(
-        self, *, cloud: bool = True, count: int = 3, raise_if_stopped: Callable[[], None] = lambda: None, **fields: Any
+        self,
+        *,
+        cloud: bool = True,
+        count: int = 3,
+        marked: bool = True,
+        raise_if_stopped: Callable[[], None] = lambda: None,
+        **fields: Any,
     ) -> None:
         self.bucket = MemoryBucket()
         self.progress: list[Progress] = []
@@ -60,6 +67,7 @@ class Job:
             5,
             destination if cloud else None,
             self,
+            marked=marked,
         )
 
     def untimed(self) -> AbstractContextManager[None]:
@@ -278,3 +286,29 @@ async def test_an_upload_that_fails_for_a_moment_is_the_buckets_business() -> No
     job = Job(count=1)
     job.bucket.before = fails_times(1, is_down("storage"))
     assert (await job.deliver(image(0))).storage == "base64"
+
+
+async def test_every_file_says_that_it_was_made_by_ai_and_which_one_it_is() -> None:
+    job = Job(count=1, user_id="user", file_uid="file")
+    await job.deliver(image(0))
+    assert mark.packet("generated", "file") in job.bucket.objects[PATHS[0].replace("_0", "")][0]
+    inline = Job(cloud=False, count=1, task_type="img2img", image_url="https://example.com/a.png", output_format="webp")
+    delivered = await inline.deliver(image(0))
+    assert mark.packet("composite") in base64.b64decode(delivered.uris[0].split(",", 1)[1])
+    film = Job(count=1, task_type="text2video", user_id="user", file_uid="file")
+    await film.deliver(clip())
+    assert mark.packet("generated", "file") in film.bucket.objects["generating/user/video/file.mp4"][0]
+
+
+@pytest.mark.parametrize("limit", [LIMIT, 24_000])
+async def test_a_file_without_the_mark_has_none_of_it(limit: int) -> None:
+    job = Job(cloud=False, count=1, marked=False)
+    delivered = await job.deliver(image(0), limit=limit)
+    assert b"xmp" not in base64.b64decode(delivered.uris[0].split(",", 1)[1]).lower()
+
+
+async def test_what_was_encoded_again_to_fit_keeps_the_mark() -> None:
+    job = Job(cloud=False, count=1, user_id="user", file_uid="file")
+    delivered = await job.deliver(image(0), limit=24_000)
+    assert delivered.warnings
+    assert mark.packet("generated", "file") in base64.b64decode(delivered.uris[0].split(",", 1)[1])

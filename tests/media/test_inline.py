@@ -181,7 +181,7 @@ def test_a_clip_that_breaks_the_rule_gets_one_more_try(monkeypatch: pytest.Monke
     sizes = iter([80_000, 60_000])
     rates: list[int] = []
 
-    def stubborn(frames: Pixels, fps: int, *, crf: int, raise_if_stopped: object) -> Artifact:
+    def stubborn(frames: Pixels, fps: int, *, crf: int, **_: object) -> Artifact:
         rates.append(crf)
         return Artifact.encoded(bytes(next(sizes)), "video/mp4", 16, 16)
 
@@ -197,7 +197,7 @@ def test_a_clip_that_breaks_the_rule_gets_one_more_try(monkeypatch: pytest.Monke
 def test_a_clip_that_never_fits_is_an_error_with_sizes_after_two_tries(monkeypatch: pytest.MonkeyPatch) -> None:
     tries: list[int] = []
 
-    def incompressible(frames: Pixels, fps: int, *, crf: int, raise_if_stopped: object) -> Artifact:
+    def incompressible(frames: Pixels, fps: int, *, crf: int, **_: object) -> Artifact:
         tries.append(crf)
         return Artifact.encoded(bytes(3_000_000), "video/mp4", 16, 16)
 

@@ -123,6 +123,7 @@ class Settings(BaseSettings):
 
     safety_checker: Literal["off", "flag", "block"] = "off"
     safety_model: str | None = None
+    ai_mark: Literal["on", "off"] = "on"
 
     require_id_token: bool = False
     check_revoked: bool = False
@@ -178,7 +179,7 @@ class Settings(BaseSettings):
     def _upper(cls, value: object) -> object:
         return value.upper() if isinstance(value, str) else value
 
-    @field_validator("safety_checker", mode="before")
+    @field_validator("safety_checker", "ai_mark", mode="before")
     @classmethod
     def _lower(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value

@@ -19,6 +19,7 @@ from worker.core.types import Control, Owner, Part, Progress
 from worker.delivery.delivered import Delivered
 from worker.delivery.spool import Spool
 from worker.engine.protocol import Generated, GeneratedImage
+from worker.media import mark
 from worker.media.artifact import Artifact, flagged
 from worker.media.image import encode_image
 from worker.media.inline import data_uri, fit_images, fit_video
@@ -56,11 +57,20 @@ class Uploader:
         control: Control,
         *,
         blocks: bool = False,
+        marked: bool = True,
     ) -> None:
-        """`blocks`: only what the content safety check has seen and not flagged is delivered."""
+        """`blocks`: only what the content safety check has seen and not flagged is delivered.
+
+        `marked`: each file says that it was made by AI.
+        """
         self._request, self._manifest, self._fps, self._destination = request, manifest, fps, destination
         self._count = request.num_images if isinstance(request, ImageRequest) else 1
         self._control, self._blocks = control, blocks
+        self._xmp = (
+            mark.packet("composite" if "image_url" in request.pictures() else "generated", request.file_uid)
+            if marked
+            else None
+        )
         self._done, self._refused, self._all_taken = 0, 0, False
         self._taken: list[Generated] = []
         self._tasks: list[asyncio.Task[_File]] = []
@@ -185,10 +195,11 @@ class Uploader:
     def _encode(self, generated: Generated) -> Artifact:
         if isinstance(generated, GeneratedImage):
             assert isinstance(self._request, ImageRequest)  # noqa: S101 - images come from image requests
-            return encode_image(generated.pixels, self._request.output_format, self._request.output_quality)
+            return encode_image(generated.pixels, self._request.output_format, self._request.output_quality, self._xmp)
         return encode_video(
             generated.frames,
             self._fps,
+            xmp=self._xmp,
             raise_if_stopped=self._control.raise_if_stopped,
             tell=functools.partial(self._tell, "pack"),
         )
@@ -203,7 +214,9 @@ class Uploader:
             # The first one stands in `images` and again in `image_url`.
             copies = [2] + [1] * (len(images) - 1)
             quality = self._request.output_quality if isinstance(self._request, ImageRequest) else None
-            fitted = await asyncio.to_thread(fit_images, images, artifacts, budget, copies, quality)
+            fitted = await asyncio.to_thread(
+                fit_images, images, artifacts, budget, copies, quality=quality, xmp=self._xmp
+            )
         else:
             fitted = await asyncio.to_thread(
                 fit_video,
@@ -212,6 +225,7 @@ class Uploader:
                 artifacts[0],
                 budget=budget,
                 copies=2,
+                xmp=self._xmp,
                 raise_if_stopped=self._control.raise_if_stopped,
             )
         files = tuple(

@@ -203,7 +203,8 @@ class _Runner:
             context.warn(NO_BUCKET)
         fps = params.fps if isinstance(params, VideoParams) else 0
         blocks = services.settings.safety_checker == "block"
-        return Uploader(request, context.manifest, fps, destination, context, blocks=blocks)
+        marked = services.settings.ai_mark == "on"
+        return Uploader(request, context.manifest, fps, destination, context, blocks=blocks, marked=marked)
 
     async def _complete(self, request: Request, delivered: Delivered) -> dict[str, Any]:
         """Bring the document to its terminal state, after the objects, and answer."""

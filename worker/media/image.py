@@ -1,8 +1,9 @@
 """Pixels -> PNG, JPEG or WebP bytes.
 
-Knows encoders. Does not know whose picture it is, what it was made from (nothing of that is written into a file) or
-where it goes. Every file says that its colours are sRGB: some viewers show what says nothing in the display's own.
-Blocks: call it in a thread, Pillow leaves the interpreter free. The levels are chosen by `benchmarks/encoders.py`.
+Knows encoders. Does not know whose picture it is, what it was made from (nothing of that is written into a file; its
+mark is the caller's) or where it goes. Every file says that its colours are sRGB: some viewers show what says nothing
+in the display's own. Blocks: call it in a thread, Pillow leaves the interpreter free. The levels are chosen by
+`benchmarks/encoders.py`.
 """
 
 import io
@@ -24,13 +25,16 @@ WEBP_QUALITY = 90
 _ZLIB_RLE = 3
 
 
-def encode_image(pixels: "NDArray[np.uint8]", fmt: ImageFormat, quality: int | None = None) -> Artifact:
-    """Encode one picture; the file carries pixels, that they are sRGB, and nothing else.
+def encode_image(
+    pixels: "NDArray[np.uint8]", fmt: ImageFormat, quality: int | None = None, xmp: bytes | None = None
+) -> Artifact:
+    """Encode one picture; the file carries pixels, that they are sRGB, the mark, and nothing else.
 
     Args:
         pixels: (height, width, 3), RGB.
         fmt: `png` (lossless; `quality` is ignored), `jpeg` (4:4:4) or `webp`.
         quality: 1 ... 100, by default 95 for JPEG and 90 for WebP; 100 in WebP means lossless.
+        xmp: the mark, a packet of `media.mark`.
 
     The same pixels give the same bytes.
     """
@@ -38,18 +42,24 @@ def encode_image(pixels: "NDArray[np.uint8]", fmt: ImageFormat, quality: int | N
 
     image = Image.fromarray(pixels)
     out = io.BytesIO()
+    # Pillow's JPEG encoder takes an `xmp` that is there for one, None included.
+    marked = {} if xmp is None else {"xmp": xmp}
     match fmt:
         case "png":
             # Filtered rows of a photo hold few repeats but for runs of one byte: run lengths and Huffman codes alone
             # make a file no larger than Pillow's default (level 6) in a fifth of its time.
             said = PngImagePlugin.PngInfo()
             said.add(b"sRGB", b"\0")  # perceptual, as for photos: PNG specification (W3C), 11.3.2.5
+            if xmp is not None:
+                said.add_itxt("XML:com.adobe.xmp", xmp.decode())
             image.save(out, "PNG", compress_level=1, compress_type=_ZLIB_RLE, pnginfo=said)
         case "jpeg":
-            image.save(out, "JPEG", quality=quality or JPEG_QUALITY, subsampling=0, icc_profile=srgb.profile())
+            image.save(
+                out, "JPEG", quality=quality or JPEG_QUALITY, subsampling=0, icc_profile=srgb.profile(), **marked
+            )
         case "webp" if quality == 100:
             # Here "quality" is effort. With less of it the file is larger than the PNG, with more it hardly shrinks.
-            image.save(out, "WEBP", lossless=True, quality=20, method=1, icc_profile=srgb.profile())
+            image.save(out, "WEBP", lossless=True, quality=20, method=1, icc_profile=srgb.profile(), **marked)
         case "webp":
-            image.save(out, "WEBP", quality=quality or WEBP_QUALITY, method=4, icc_profile=srgb.profile())
+            image.save(out, "WEBP", quality=quality or WEBP_QUALITY, method=4, icc_profile=srgb.profile(), **marked)
     return Artifact.encoded(out.getvalue(), CONTENT_TYPES[fmt], image.width, image.height)

@@ -75,7 +75,9 @@ def fit_images(
     encoded: Sequence[Artifact],
     budget: int,
     copies: Sequence[int],
+    *,
     quality: int | None = None,
+    xmp: bytes | None = None,
 ) -> Fitted:
     """The files as they are if they fit, else all of them as WebP at the best quality that does.
 
@@ -85,6 +87,7 @@ def fit_images(
         budget: characters that all data URIs together may take in the response.
         copies: how many times each file's data URI stands in the response.
         quality: of `encoded`, where it was asked for.
+        xmp: the mark of `encoded`.
 
     Raises:
         ResultTooLarge: not even the lowest quality fits; the message says how large the result is.
@@ -96,7 +99,7 @@ def fit_images(
         if tried is None:
             size, left = _megabytes(length), _megabytes(max(budget, 0))
             raise ResultTooLarge("result_too_large.images", size=size, left=left)
-        files = [encode_image(pixels, "webp", tried) for pixels in images]
+        files = [encode_image(pixels, "webp", tried, xmp) for pixels in images]
     if tried is None:
         return Fitted(files, [])
     how = "without loss" if tried == LOSSLESS else f"at quality {tried}"
@@ -124,6 +127,7 @@ def fit_video(
     *,
     budget: int,
     copies: int,
+    xmp: bytes | None = None,
     raise_if_stopped: Callable[[], None] | None = None,
 ) -> Fitted:
     """The clip as it is if it fits, else encoded again at a lower rate; size, frames and fps stay.
@@ -134,6 +138,7 @@ def fit_video(
         encoded: the clip at `VIDEO_CRF`.
         budget: characters that the clip's data URIs together may take in the response.
         copies: how many times its data URI stands in the response.
+        xmp: the mark of `encoded`.
         raise_if_stopped: as in `encode_video`.
 
     Raises:
@@ -147,7 +152,7 @@ def fit_video(
             size, left = _megabytes(total_length([encoded], [copies])), _megabytes(max(budget, 0))
             raise ResultTooLarge("result_too_large.video", size=size, left=left)
         crf, tries = lower, tries + 1
-        file = encode_video(frames, fps, crf=crf, raise_if_stopped=raise_if_stopped)
+        file = encode_video(frames, fps, crf=crf, xmp=xmp, raise_if_stopped=raise_if_stopped)
     if file is encoded:
         return Fitted([file], [])
     before, after = _megabytes(len(encoded.data)), _megabytes(len(file.data))

@@ -1,8 +1,8 @@
 """Frames -> an MP4 that phones play.
 
 Knows ffmpeg and its container. Does not know whose clip it is, what it was made from (nothing of that is written into a
-file) or where it goes. Blocks: call it in a thread, ffmpeg leaves the interpreter free. The levels are chosen by
-`benchmarks/encoders.py`.
+file; its mark is the caller's) or where it goes. Blocks: call it in a thread, ffmpeg leaves the interpreter free. The
+levels are chosen by `benchmarks/encoders.py`.
 """
 
 import errno
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worker.core.errors import DiskFull, Internal
+from worker.media import mark
 from worker.media.artifact import CONTENT_TYPES, Artifact
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def encode_video(
     *,
     crf: int = VIDEO_CRF,
     preset: str = VIDEO_PRESET,
+    xmp: bytes | None = None,
     raise_if_stopped: Callable[[], None] | None = None,
     tell: Callable[[float], None] | None = None,
 ) -> Artifact:
@@ -48,6 +50,7 @@ def encode_video(
         fps: frames per second, 1 ... 60.
         crf: rate factor, 0 ... 51; every 6 more about halve the file.
         preset: x264's own names, `ultrafast` ... `veryslow`.
+        xmp: the mark, a packet of `media.mark`.
         raise_if_stopped: asked several times a second; what it raises stops ffmpeg and is passed on.
         tell: told what share of the frames has been handed over, 0 ... 1.
 
@@ -75,6 +78,9 @@ def encode_video(
             # ffmpeg exits with the low byte of its negative error number. Its own words may hold paths: not repeated.
             full = code == 256 - errno.ENOSPC or shutil.disk_usage(folder).free < (1 << 20)
             raise DiskFull if full else Internal("internal.encoder")
+        if xmp is not None:
+            with path.open("ab") as file:
+                file.write(mark.mp4_box(xmp))
         return Artifact.encoded(path.read_bytes(), CONTENT_TYPES["mp4"], width, height)
     except OSError as error:
         raise (DiskFull if error.errno == errno.ENOSPC else Internal("internal.encoder")) from error
