@@ -46,6 +46,7 @@ HOMES = {
     "imageio_ffmpeg": {"worker.media.video"},
     "PIL": {"worker.media", "worker.engine", "worker.core.types", "worker.sources.loader"},
     "pillow_heif": {"worker.media.reader"},
+    "blurhash": {"worker.media.thumbnail"},
     "numpy": {"worker.media", "worker.engine"},
     "tqdm": {"worker.job.progress"},
 }

@@ -81,7 +81,8 @@ def test_response_document_object_and_url_agree(endpoint: Endpoint, task: str) -
     for field in ("files", "seed", "storage", "model", "video_url" if "video" in task else "image_url"):
         assert data[field] == response[field]
     assert (response["storage"], response["model"], response["task_type"]) == ("firebase", "demo", task)
-    assert endpoint.objects(file_uid) == sorted(file["storage_path"] for file in response["files"])
+    paths = [path for file in response["files"] for path in (file["storage_path"], file["thumbnail_path"])]
+    assert endpoint.objects(file_uid) == sorted(paths)
     for said, uri in zip(response["files"], showing.uris(response), strict=True):
         content = showing.content(uri)
         assert len(content) == said["bytes"]

@@ -20,6 +20,7 @@ BOTH = {"storage", "model", "params", "timings", "warnings", "files"}
 IMAGE = {"images", "image_url", "seed", "seeds", "task_type"} | BOTH
 VIDEO = {"videos", "video_url", "video_info", "seed", "task_type"} | BOTH
 FILE = {"url", "storage_path", "content_type", "bytes", "width", "height", "seed"}
+FILE |= {"thumbnail_url", "thumbnail_path", "blurhash"}
 KEPT = {"seed", "files", "storage", "model", "timings"}
 """`generation_data` (docs/api.md); `params` and `warnings` are kept too, so that a replay can say them again."""
 

@@ -22,7 +22,7 @@ from worker.api.request import parse
 from worker.core.errors import BackendError, Cancelled, ResultTooLarge, Superseded
 from worker.core.types import Owner, Progress
 from worker.delivery.delivered import Delivered
-from worker.delivery.uploader import Destination, Uploader
+from worker.delivery.uploader import NO_THUMBNAIL, Destination, Uploader
 from worker.engine.protocol import Generated, GeneratedClip, GeneratedImage
 from worker.media import mark
 from worker.media.artifact import Artifact
@@ -108,7 +108,7 @@ async def test_files_come_in_the_order_of_the_images_however_long_each_upload_ta
 
     def first_is_slowest(call: str, path: str) -> None:
         if call == "upload":
-            time.sleep(0.1 * (3 - int(path[-5])))
+            time.sleep(0.1 * (3 - int(path.rpartition(".")[0][-1])))
 
     job.bucket.before = first_is_slowest
     delivered = await job.deliver(image(0), image(1), image(2))
@@ -138,8 +138,8 @@ async def test_uploads_run_side_by_side() -> None:
     job = Job()
     together = threading.Barrier(3, timeout=5)
 
-    def wait_for_the_others(call: str, _path: str) -> None:
-        if call == "upload":
+    def wait_for_the_others(call: str, path: str) -> None:
+        if call == "upload" and "/thumbs/" not in path:
             together.wait()
 
     job.bucket.before = wait_for_the_others
@@ -256,7 +256,7 @@ async def test_objects_that_cannot_be_taken_back_are_logged(caplog: pytest.LogCa
     job.delivery.take(image(0))
     await job.delivery.discard()
     (record,) = caplog.records
-    assert (getattr(record, "action", ""), getattr(record, "count", 0)) == ("orphans", 1)
+    assert (getattr(record, "action", ""), getattr(record, "count", 0)) == ("orphans", 2)
 
 
 async def test_the_fallback_loses_no_picture_when_the_bucket_cannot_even_delete() -> None:
@@ -312,3 +312,69 @@ async def test_what_was_encoded_again_to_fit_keeps_the_mark() -> None:
     delivered = await job.deliver(image(0), limit=24_000)
     assert delivered.warnings
     assert mark.packet("generated", "file") in base64.b64decode(delivered.uris[0].split(",", 1)[1])
+
+
+# --- Thumbnails -------------------------------------------------------------------------------------------------------
+
+
+async def test_each_file_has_a_thumbnail_of_its_own_beside_it() -> None:
+    job = Job(count=2, user_id="user", file_uid="file")
+    delivered = await job.deliver(image(0, side=1024), image(1, side=1024))
+    for k, file in enumerate(delivered.files):
+        entry = file.entry()
+        assert entry["thumbnail_path"] == f"generating/user/image/thumbs/file_{k}.webp"
+        assert entry["thumbnail_url"] != entry["url"]
+        assert 20 < len(entry["blurhash"]) < 40
+        data, info, kind = job.bucket.objects[entry["thumbnail_path"]]
+        assert Image.open(io.BytesIO(data)).size == (512, 512)
+        assert (kind, info.metadata["file_uid"]) == ("image/webp", "")
+        assert mark.packet("generated", "file") in data
+    assert delivered.warnings == ()
+
+
+async def test_a_clips_poster_is_a_frame_of_it() -> None:
+    job = Job(count=1, task_type="text2video")
+    frames = np.zeros((9, 64, 64, 3), np.uint8)
+    frames[2] = 200  # 0.3 s at five frames a second
+    entry = (await job.deliver(GeneratedClip(7, frames))).files[0].entry()
+    assert entry["poster_path"] == entry["thumbnail_path"] == "generating/user/video/thumbs/file.webp"
+    assert entry["poster_url"] == entry["thumbnail_url"]
+    shown = Image.open(io.BytesIO(job.bucket.objects[entry["poster_path"]][0]))
+    assert abs(int(np.asarray(shown).mean()) - 200) < 3
+
+
+async def test_a_thumbnail_that_cannot_be_stored_is_missing_and_nothing_else_is() -> None:
+    job = Job(count=1)
+
+    def no_thumbnails(call: str, path: str) -> None:
+        if call == "upload" and "/thumbs/" in path:
+            raise BackendError("storage", "unreachable")
+
+    job.bucket.before = no_thumbnails
+    delivered = await job.deliver(image(0))
+    entry = delivered.files[0].entry()
+    assert (delivered.storage, delivered.warnings) == ("firebase", (NO_THUMBNAIL,))
+    assert (entry["thumbnail_url"], entry["thumbnail_path"]) == (None, None)
+    assert entry["blurhash"]
+
+
+async def test_an_inline_result_has_a_blurhash_and_leaves_no_thumbnail_behind() -> None:
+    job = Job(count=1)
+
+    def only_thumbnails(call: str, path: str) -> None:
+        if call == "upload" and "/thumbs/" not in path:
+            raise BackendError("storage", "unreachable")
+
+    job.bucket.before = only_thumbnails
+    delivered = await job.deliver(image(0))
+    entry = delivered.files[0].entry()
+    assert (delivered.storage, job.bucket.objects, entry["thumbnail_path"]) == ("base64", {}, None)
+    assert entry["blurhash"]
+
+
+async def test_thumbnails_are_taken_back_with_their_files() -> None:
+    job = Job(count=2)
+    job.delivery.take(image(0))
+    job.delivery.take(image(1))
+    await job.delivery.discard()
+    assert (len(job.bucket.uploaded), job.bucket.objects) == (4, {})

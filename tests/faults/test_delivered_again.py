@@ -122,10 +122,10 @@ def test_case_05_killed_before_anything_was_stored(endpoint: Endpoint, live: End
 def test_case_06_killed_after_the_upload_and_before_the_document(endpoint: Endpoint, live: Endpoint) -> None:
     job = _dies(endpoint, "c06", "before_document")
     assert endpoint.status("c06") == "processing"
-    (orphan,) = endpoint.objects("c06").values()
+    (orphan,) = endpoint.results("c06").values()
     response = _delivered_again(live, "c06", job)
     document = endpoint.check_completed("c06", response)
-    (kept,) = endpoint.objects("c06").values()
+    (kept,) = endpoint.results("c06").values()
     assert (kept.generation, _token(kept)) == (orphan.generation, _token(orphan))
     assert response["images"][0].endswith(f"token={_token(orphan)}")
     assert (document["attempt"], response["seed"]) == (2, 7)
@@ -137,9 +137,9 @@ def test_case_06_killed_after_the_upload_and_before_the_document(endpoint: Endpo
 def test_case_06_killed_between_the_uploads_of_two_images(endpoint: Endpoint, live: Endpoint) -> None:
     fields: dict[str, Any] = {"num_images": 2, "num_inference_steps": 20}
     job = _dies(endpoint, "c06b", "after_upload", **fields)
-    (orphan,) = endpoint.objects("c06b").values()
+    (orphan,) = endpoint.results("c06b").values()
     endpoint.check_completed("c06b", _delivered_again(live, "c06b", job, **fields), count=2)
-    kept = endpoint.objects("c06b")[orphan.name]
+    kept = endpoint.results("c06b")[orphan.name]
     assert (kept.generation, _token(kept)) == (orphan.generation, _token(orphan))
 
 
@@ -216,7 +216,7 @@ def test_case_36_a_worker_that_was_frozen_past_its_lease_changes_nothing(
     request = cloud(name, num_images=2, num_inference_steps=40)
     frozen = endpoint.ready("frozen", {"JOB_TIMEOUT_SECONDS": str(seconds)}, step_seconds=0.05)
     late = endpoint.plane.submit(request, f"job-{name}")
-    until(lambda: len(endpoint.objects(name)) == 1, what="first upload")
+    until(lambda: len(endpoint.results(name)) == 1, what="first upload")
     os.kill(frozen.pid, signal.SIGSTOP)
     endpoint.let_lease_run_out(name)
     job = live.plane.submit(request)
@@ -238,7 +238,7 @@ async def test_case_36_who_gives_up_late_takes_no_object_from_its_successor(make
     late, successor = make_world(), make_world()
     request = cloud("c36b", "hangs at the second: a fox", num_images=2)
     frozen = asyncio.create_task(late.serve(request, "job-late"))
-    await asyncio.to_thread(until, lambda: len(late.objects("c36b")) == 1)
+    await asyncio.to_thread(until, lambda: len(late.results("c36b")) == 1)
     late.let_lease_run_out("c36b")
     successor.painter.released.set()
     response = await successor.serve(request, "job-new")

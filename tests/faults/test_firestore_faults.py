@@ -61,7 +61,7 @@ async def test_case_30_and_32_firestore_is_down_from_the_claim_on(
     assert response["storage"] == "firebase", response
     assert {UNREACHED, UNSYNCED} <= set(response["warnings"])  # type: ignore[call-overload]  # a list of strings
     assert world.document("c30") is None
-    assert len(world.objects("c30")) == 1
+    assert len(world.results("c30")) == 1
     await world.lives()
     again = await world.serve(cloud("c30"), "job-2")
     world.check_completed("c30", again)
@@ -134,7 +134,7 @@ async def test_case_30_a_job_that_was_done_elsewhere_meanwhile_spoils_nothing(
     another.painter.released.set()
     _take_down(unknown, "UNAVAILABLE")
     job = asyncio.create_task(unknown.serve(request, "job-unknown"))
-    await asyncio.to_thread(until, lambda: len(unknown.objects("c30d")) == 1)
+    await asyncio.to_thread(until, lambda: len(unknown.results("c30d")) == 1)
     _heal(unknown)
     response = await another.serve(request, "job-2")
     document = another.check_completed("c30d", response, count=2)
@@ -197,7 +197,7 @@ async def test_case_34_the_user_deletes_the_document_in_between(make_world: Make
     world = make_world(Script(step_seconds=0.05))
     job = asyncio.create_task(world.serve(cloud("c34", num_images=2, num_inference_steps=15)))
     count = 1 if when == "painting" else 2
-    await asyncio.to_thread(until, lambda: len(world.objects("c34")) == 1)
+    await asyncio.to_thread(until, lambda: len(world.results("c34")) == 1)
     if count == 2:
         await asyncio.sleep(0.7)
     world.firebase.documents.document("generations/user-1/files/c34").delete()

@@ -70,7 +70,7 @@ def test_case_13_cancelled_while_queued(live: Endpoint) -> None:
 @pytest.mark.e2e
 def test_case_14_cancelled_while_running(live: Endpoint) -> None:
     job = live.plane.submit(cloud("c14", num_images=4, **SLOW))
-    until(lambda: len(live.objects("c14")) >= 1, what="first upload")
+    until(lambda: len(live.results("c14")) >= 1, what="first upload")
     stopped = time.time()
     live.plane.stop(job)
     after = live.plane.submit(cloud("c14-after"))
@@ -87,7 +87,7 @@ def test_case_15_cancelled_between_upload_and_completion(live: Endpoint) -> None
     job = live.plane.submit(cloud("c15", num_inference_steps=40))
     live.wait_processing("c15")
     live.firebase.fail_firestore("Commit", None, delay=1.2, times=None)
-    until(lambda: live.objects("c15"), what="upload")
+    until(lambda: live.results("c15"), what="upload")
     live.plane.stop(job)
     until(lambda: live.status("c15") in ("completed", "failed"), what="end")
     live.firebase.clear_firestore_faults()

@@ -10,6 +10,7 @@ import pytest
 from tests.support.faulty_firebase import Fault, FaultyFirebase
 from tests.support.firebase_worker import OBJECT, Worker, check_inline
 from tools import showing
+from worker.storage.results import thumbnail_path
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ async def test_a_fault_that_passes_ends_in_one_object_whose_url_serves_it(worker
     assert time.monotonic() - started < 10
     assert response["storage"] == "firebase", response
     assert response["warnings"] == []
-    assert worker.objects() == [OBJECT]
+    assert sorted(worker.objects()) == [OBJECT, thumbnail_path(OBJECT)]
     served = showing.content(response["image_url"])
     assert len(served) == response["files"][0]["bytes"]
     assert served == worker.firebase.objects.blob(OBJECT).download_as_bytes()
@@ -54,7 +55,7 @@ async def test_a_refusal_is_not_tried_again(worker: Worker, status: int) -> None
     response = await worker.job()
     assert time.monotonic() - started < 4
     check_inline(response)
-    assert len(worker.uploads()) == 1
+    assert len(worker.uploads()) == 2, "the file and its thumbnail, once each"
 
 
 @pytest.mark.e2e

@@ -96,9 +96,14 @@ class MemoryBucket:
         self._lock = threading.Lock()
         self._generations = itertools.count(1000)
         self.objects: dict[str, tuple[bytes, ObjectInfo, str]] = {}
-        self.uploads = 0
+        self.uploaded: list[str] = []
         self.before: Callable[[str, str], None] = lambda _call, _path: None
         self.after: Callable[[str, str], None] = lambda _call, _path: None
+
+    @property
+    def uploads(self) -> int:
+        """Of results; thumbnails are not counted."""
+        return sum("/thumbs/" not in path for path in self.uploaded)
 
     def info(self, path: str, *, deadline: float) -> ObjectInfo | None:
         self.before("info", path)
@@ -115,7 +120,7 @@ class MemoryBucket:
                 return None
             info = ObjectInfo(next(self._generations), len(data), self.crc32c(data), dict(metadata), content_type)
             self.objects[path] = (data, info, content_type)
-            self.uploads += 1
+            self.uploaded.append(path)
         self.after("upload", path)
         return info
 

@@ -79,8 +79,12 @@ class Truth:
         blobs = {blob.name: blob for blob in self.firebase.objects.list_blobs()}
         return {name: blob for name, blob in blobs.items() if file_uid is None or is_of(name, file_uid)}
 
+    def results(self, file_uid: str | None = None) -> dict[str, Any]:
+        """As `objects`, without thumbnails."""
+        return {name: blob for name, blob in self.objects(file_uid).items() if "/thumbs/" not in name}
+
     def generations(self, file_uid: str) -> list[int]:
-        return [blob.generation for blob in self.objects(file_uid).values()]
+        return [blob.generation for blob in self.results(file_uid).values()]
 
     def uploads(self, kind: str | None = None) -> int:
         """How many upload requests came to the bucket's door (and met this fault)."""
@@ -102,13 +106,15 @@ class Truth:
     def check_files(
         self, file_uid: str, data: Mapping[str, Any], *, count: int = 1, objects: Mapping[str, Any] | None = None
     ) -> None:
-        """Every file of a stored result is there, whole, and its URL serves it; and nothing else is there.
+        """Every file of a stored result is there, whole, and its URL serves it; its thumbnail, too, and nothing else.
 
         `objects` are those of the generation, if they were listed already.
         """
         objects = self.objects(file_uid) if objects is None else objects
-        assert sorted(file["storage_path"] for file in data["files"]) == sorted(objects)
-        assert len(objects) == count
+        thumbnails = {file["thumbnail_path"]: file["thumbnail_url"] for file in data["files"] if file["thumbnail_path"]}
+        assert sorted([*(file["storage_path"] for file in data["files"]), *thumbnails]) == sorted(objects)
+        assert len(data["files"]) == count
+        assert all((fetch(url) or b"")[:4] == b"RIFF" for url in thumbnails.values())
         for file in data["files"]:
             blob = objects[file["storage_path"]]
             content = fetch(file["url"])

@@ -69,7 +69,12 @@ class World:
 
     @property
     def paths(self) -> list[str]:
-        return sorted(self.bucket.objects)
+        """Of results; those of thumbnails are `thumbnails`."""
+        return sorted(path for path in self.bucket.objects if "/thumbs/" not in path)
+
+    @property
+    def thumbnails(self) -> list[str]:
+        return sorted(path for path in self.bucket.objects if "/thumbs/" in path)
 
 
 def data_uri(size: tuple[int, int] = (64, 64)) -> str:

@@ -25,6 +25,8 @@ TERMINAL_SECONDS = 2.5
 """Writing the terminal state, with all its tries."""
 UPLOAD_SECONDS = 8.0
 """How long one upload may go without success before its result goes back inline."""
+THUMBNAIL_SECONDS = 4.0
+"""One upload of a thumbnail, without which a result is one, too."""
 RECALL_SECONDS = 2.0
 """Looking for stored objects of the same request, and again for taking them over."""
 REMOVE_SECONDS = 3.0
@@ -63,7 +65,8 @@ INVARIANTS = {
     + TERMINAL_SECONDS
     + REMOVE_SECONDS
     < LEASE_SECONDS,
-    "a spooled result is delivered before another worker takes it": 4 * SPOOL_UPLOAD_SECONDS + SPOOL_COMPLETE_SECONDS
+    "a thumbnail never delays the file that it shows": THUMBNAIL_SECONDS < UPLOAD_SECONDS,
+    "a spooled result is delivered before another worker takes it": 8 * SPOOL_UPLOAD_SECONDS + SPOOL_COMPLETE_SECONDS
     < SPOOL_TAKEN_SECONDS,
 }
 """What the budgets promise each other -> whether it holds."""

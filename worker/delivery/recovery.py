@@ -14,7 +14,7 @@ from worker.core.errors import BackendError
 from worker.core.types import Owner
 from worker.delivery.delivered import Delivered
 from worker.media.artifact import CONTENT_TYPES, SUFFIXES, Artifact, flagged
-from worker.storage.results import ObjectOwner, Storage, StoredObject, object_path
+from worker.storage.results import ObjectOwner, Storage, StoredObject, object_path, thumbnail_path
 from worker.storage.store import ObjectInfo
 
 RECOVERED = "the files of this generation were already stored; its document was finished from them"
@@ -25,6 +25,7 @@ class Found:
     """Objects that make up a whole result, as they were seen; whose they are is decided by `take_over`."""
 
     objects: Sequence[tuple[StoredObject, ObjectInfo]]
+    """Thumbnails included."""
     delivered: Delivered
 
 
@@ -40,11 +41,14 @@ def recover(storage: Storage, request: Request, owner: Owner, fingerprint: str) 
     try:
         manifest = json.loads(objects[0][1].metadata["manifest"])
         files = [_artifact(stored, info) for stored, info in objects]
+        thumbnails = [_thumbnail(storage, file, owner, fingerprint, deadline) for file in files]
     except (KeyError, ValueError):
         return None
     if not isinstance(manifest, Mapping) or "model" not in manifest:
         return None
-    return Found(objects, Delivered.stored(manifest, files, (RECOVERED, *flagged(files))))
+    shown = [replace(file, thumbnail=seen and _artifact(*seen)) for file, seen in zip(files, thumbnails, strict=True)]
+    found = (*objects, *(seen for seen in thumbnails if seen is not None))
+    return Found(found, Delivered.stored(manifest, shown, (RECOVERED, *flagged(files))))
 
 
 def take_over(storage: Storage, found: Found, owner: ObjectOwner) -> Delivered | None:
@@ -68,6 +72,17 @@ def object_paths(request: Request, owner: Owner) -> list[str]:
     suffix = SUFFIXES[CONTENT_TYPES[request.output_format if isinstance(request, ImageRequest) else "mp4"]]
     count = request.num_images if isinstance(request, ImageRequest) else 1
     return [object_path(owner, video=not is_image, suffix=suffix, index=k, count=count) for k in range(count)]
+
+
+def _thumbnail(
+    storage: Storage, file: Artifact, owner: Owner, fingerprint: str, deadline: float
+) -> tuple[StoredObject, ObjectInfo] | None:
+    """The thumbnail of a file that was found, if there is one: a result is whole without it."""
+    try:
+        seen = storage.recall([thumbnail_path(str(file.storage_path))], owner.file_uid, fingerprint, deadline)
+    except BackendError:
+        return None
+    return seen[0] if seen else None
 
 
 def _artifact(stored: StoredObject, info: ObjectInfo) -> Artifact:

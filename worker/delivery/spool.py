@@ -23,8 +23,8 @@ from worker.core.types import Owner
 from worker.delivery.delivered import Delivered
 from worker.document.session import SpooledDocument, StillLeased
 from worker.document.store import DocumentStore
-from worker.media.artifact import Artifact, flagged
-from worker.storage.results import ObjectOwner, Storage, StoredObject
+from worker.media.artifact import CONTENT_TYPES, Artifact, flagged
+from worker.storage.results import ObjectOwner, Storage, StoredObject, thumbnail_path
 
 MAX_BYTES = 2 << 30
 MAX_AGE_SECONDS = 48 * 3600
@@ -50,7 +50,10 @@ class Spool:
         """Put a result aside, with what its document keeps of the request and its cost; whether there was room."""
         entry = self._folder / f"{int(time.time())}-{uuid.uuid4().hex}"
         draft = entry.with_name("draft-" + entry.name)
-        size = sum(file.size for file in files)
+        thumbnails = {
+            f"{index}.thumb": file.thumbnail for index, file in enumerate(files) if file.thumbnail is not None
+        }
+        size = sum(file.size for file in (*files, *thumbnails.values()))
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._drop_old()
@@ -60,6 +63,8 @@ class Spool:
             draft.mkdir()
             for index, file in enumerate(files):
                 (draft / str(index)).write_bytes(file.data)
+            for name, thumbnail in thumbnails.items():
+                (draft / name).write_bytes(thumbnail.data)
             (draft / "entry.json").write_text(
                 json.dumps(_described(owner, object_owner, files, request_data, usage)), encoding="utf-8"
             )
@@ -140,6 +145,7 @@ def _described(
         "owner": asdict(owner),
         "object_owner": asdict(object_owner),
         "files": [file.entry() for file in files],
+        "thumbnails": [file.thumbnail and file.thumbnail.metadata() for file in files],
         "request_data": dict(request_data),
         "usage": usage,
     }
@@ -161,6 +167,10 @@ def _deliver(entry: Path, storage: Storage, store: DocumentStore) -> bool:
             put = storage.put(str(file.storage_path), file, by, time.monotonic() + timing.SPOOL_UPLOAD_SECONDS)
             stored.append(put)
             files.append(replace(file, url=put.url))
+            if shown := _thumbnail(entry / f"{index}.thumb", description["thumbnails"][index]):
+                path, deadline = thumbnail_path(put.path), time.monotonic() + timing.SPOOL_UPLOAD_SECONDS
+                stored.append(beside := storage.put(path, shown, by, deadline))
+                files[-1] = replace(files[-1], thumbnail=replace(shown, url=beside.url, storage_path=beside.path))
         delivered = Delivered.stored(json.loads(by.manifest), files)
         said = [DELIVERED, *flagged(files)]
         data = delivered.generation_data(timings={}, warnings=said, usage=description.get("usage"))
@@ -170,6 +180,14 @@ def _deliver(entry: Path, storage: Storage, store: DocumentStore) -> bool:
         return False
     log.info("a spooled result was delivered", extra={"action": "spool_delivered", "job_id": by.job_id})
     return True
+
+
+def _thumbnail(kept: Path, said: Mapping[str, str] | None) -> Artifact | None:
+    if said is None:
+        return None
+    data, kind = kept.read_bytes(), CONTENT_TYPES["webp"]
+    file = Artifact.from_metadata(said, content_type=kind, size=len(data), url="", storage_path="")
+    return replace(file, data=data)
 
 
 def _bytes_in(folder: Path) -> int:

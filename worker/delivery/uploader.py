@@ -14,7 +14,7 @@ from typing import Any
 
 from worker.api.request import ImageRequest, Request
 from worker.core import timing
-from worker.core.errors import BackendError, Forbidden, ResultTooLarge, StorageUnavailable
+from worker.core.errors import BackendError, Forbidden, ResultTooLarge, StorageUnavailable, Superseded
 from worker.core.types import Control, Owner, Part, Progress
 from worker.delivery.delivered import Delivered
 from worker.delivery.spool import Spool
@@ -23,9 +23,11 @@ from worker.media import mark
 from worker.media.artifact import Artifact, flagged
 from worker.media.image import encode_image
 from worker.media.inline import data_uri, fit_images, fit_video
+from worker.media.thumbnail import poster, thumbnail
 from worker.media.video import encode_video
-from worker.storage.results import ObjectOwner, Storage, StoredObject, object_path
+from worker.storage.results import ObjectOwner, Storage, StoredObject, object_path, thumbnail_path
 
+NO_THUMBNAIL = "thumbnail_url: a thumbnail could not be stored; the file was"
 ENVELOPE_BYTES = 6000
 """What the response holds beside the inline data."""
 
@@ -74,6 +76,7 @@ class Uploader:
         self._done, self._refused, self._all_taken = 0, 0, False
         self._taken: list[Generated] = []
         self._tasks: list[asyncio.Task[_File]] = []
+        self._thumbnails: list[StoredObject] = []
         self.timings = {"encode": 0.0, "upload": 0.0}
 
     def take(self, generated: Generated) -> None:
@@ -110,11 +113,14 @@ class Uploader:
             files.append(outcome)
         artifacts = [file.artifact for file in files]
         if all(file.stored for file in files):
-            return Delivered.stored(self._manifest, artifacts, flagged(artifacts))
+            hidden = any(file.thumbnail is None or file.thumbnail.url is None for file in artifacts)
+            return Delivered.stored(
+                self._manifest, artifacts, (*flagged(artifacts), *((NO_THUMBNAIL,) if hidden else ()))
+            )
         warnings: tuple[str, ...] = ()
         if self._destination is not None:
             await self.discard()
-            artifacts = [replace(file, url=None, storage_path=None) for file in artifacts]
+            artifacts = [_taken_back(file) for file in artifacts]
             warnings = (f"{StorageUnavailable.code}: the upload failed, so the result is returned inline",)
         try:
             return await self._inline(artifacts, warnings, max_result_bytes)
@@ -141,6 +147,7 @@ class Uploader:
         """
         outcomes = await self.settled()
         stored = [file.stored for file in outcomes if isinstance(file, _File) and file.stored is not None]
+        stored += self._thumbnails
         if self._destination is None:
             return
         if not self._destination.object_owner().claimed:
@@ -162,8 +169,13 @@ class Uploader:
         self.timings["encode"] += time.monotonic() - started
         file = _File(replace(encoded, seed=generated.seed, nsfw=generated.nsfw))
         self._tell("upload")
-        if self._destination is not None:
-            file = await self._upload(self._destination, file.artifact, index)
+        showing = asyncio.create_task(self._show(generated, file.artifact, index))
+        try:
+            if self._destination is not None:
+                file = await self._upload(self._destination, file.artifact, index)
+        finally:
+            thumbnail = await showing
+        file = replace(file, artifact=replace(file.artifact, thumbnail=thumbnail))
         self._done += file.stored is not None or self._destination is None
         self._tell()
         return file
@@ -187,6 +199,21 @@ class Uploader:
         finally:
             self.timings["upload"] += time.monotonic() - started
         return _File(replace(artifact, url=stored.url, storage_path=stored.path), stored)
+
+    async def _show(self, generated: Generated, of: Artifact, index: int) -> Artifact:
+        """The thumbnail of a file, in the bucket where that takes it in time; the file does not wait for it."""
+        pixels = generated.pixels if isinstance(generated, GeneratedImage) else poster(generated.frames, self._fps)
+        made = replace(await asyncio.to_thread(thumbnail, pixels, self._xmp), seed=generated.seed)
+        if self._destination is None:
+            return made
+        path = thumbnail_path(self._path(self._destination, of, index))
+        owner, deadline = self._destination.object_owner(), time.monotonic() + timing.THUMBNAIL_SECONDS
+        try:
+            stored = await asyncio.to_thread(self._destination.storage.put, path, made, owner, deadline)
+        except (BackendError, Superseded):
+            return made
+        self._thumbnails.append(stored)
+        return replace(made, url=stored.url, storage_path=stored.path)
 
     def _path(self, destination: Destination, artifact: Artifact, index: int) -> str:
         video = not isinstance(self._request, ImageRequest)
@@ -229,8 +256,8 @@ class Uploader:
                 raise_if_stopped=self._control.raise_if_stopped,
             )
         files = tuple(
-            replace(file, seed=taken.seed, nsfw=taken.nsfw)
-            for file, taken in zip(fitted.files, self._taken, strict=True)
+            replace(file, seed=taken.seed, nsfw=taken.nsfw, thumbnail=before.thumbnail)
+            for file, before, taken in zip(fitted.files, artifacts, self._taken, strict=True)
         )
         uris = tuple(data_uri(file) for file in files)
         return Delivered(self._manifest, files, uris, (*warnings, *fitted.warnings, *flagged(files)))
@@ -242,3 +269,9 @@ class _File:
 
     artifact: Artifact
     stored: StoredObject | None = None
+
+
+def _taken_back(file: Artifact) -> Artifact:
+    """A file that is not in the bucket any more, nor its thumbnail."""
+    shown = file.thumbnail and replace(file.thumbnail, url=None, storage_path=None)
+    return replace(file, url=None, storage_path=None, thumbnail=shown)

@@ -1,6 +1,6 @@
 """One type for a produced file, and one codec for what is known of it: in a response, a document, the spool, an object.
 
-A file that is added beside the others (a thumbnail, a poster) is a field here. Knows no store and no request.
+A file that stands beside another one (its thumbnail) is a field of it. Knows no store and no request.
 """
 
 import json
@@ -32,6 +32,10 @@ class Artifact:
     """Its name in the bucket, as long as it has one."""
     data: bytes = field(default=b"", repr=False)
     """Its bytes, where this worker holds them."""
+    blurhash: str | None = None
+    """Of a thumbnail: its colours in some 30 characters, to show until it is here (https://blurha.sh)."""
+    thumbnail: "Artifact | None" = None
+    """A small picture of it, of a clip its poster; None: it is one itself, or it has none any more."""
 
     @classmethod
     def encoded(cls, data: bytes, content_type: str, width: int, height: int) -> Self:
@@ -53,12 +57,17 @@ class Artifact:
             "width": self.width,
             "height": self.height,
             "seed": self.seed,
+            "thumbnail_url": self.thumbnail and self.thumbnail.url,
+            "thumbnail_path": self.thumbnail and self.thumbnail.storage_path,
+            "blurhash": self.thumbnail and self.thumbnail.blurhash,
         }
+        if self.content_type == CONTENT_TYPES["mp4"]:
+            entry |= {"poster_url": entry["thumbnail_url"], "poster_path": entry["thumbnail_path"]}
         return entry if self.nsfw is None else {**entry, "nsfw": self.nsfw}
 
     @classmethod
     def from_entry(cls, entry: Mapping[str, Any], data: bytes = b"") -> Self:
-        """The inverse of `entry`; `data` are the bytes where they are at hand.
+        """The inverse of `entry`, without the thumbnail; `data` are the bytes where they are at hand.
 
         Raises:
             KeyError: a field is missing.
@@ -77,7 +86,7 @@ class Artifact:
 
     def metadata(self) -> dict[str, str]:
         """What the object in the bucket says of it in its custom metadata; type and size are the object's own."""
-        said = {"seed": self.seed, "width": self.width, "height": self.height, "nsfw": self.nsfw}
+        said: dict[str, Any] = {name: getattr(self, name) for name in ("seed", "width", "height", "nsfw", "blurhash")}
         return {name: json.dumps(value) for name, value in said.items() if value is not None}
 
     @classmethod
@@ -98,6 +107,7 @@ class Artifact:
             nsfw={"true": True, "false": False}.get(metadata.get("nsfw", "")),
             url=url,
             storage_path=storage_path,
+            blurhash=json.loads(metadata.get("blurhash", "null")),
         )
 
 

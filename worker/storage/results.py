@@ -195,6 +195,12 @@ def object_path(owner: Owner, *, video: bool, suffix: str, index: int, count: in
     return f"generating/{owner.user_id}/{'video' if video else 'image'}/{owner.file_uid}{number}{suffix}"
 
 
+def thumbnail_path(path: str) -> str:
+    """Where the thumbnail of an object lies: `…/{name}.png` -> `…/thumbs/{name}.webp`."""
+    folder, _, name = path.rpartition("/")
+    return f"{folder}/thumbs/{name.rpartition('.')[0]}.webp"
+
+
 def _is_anothers(found: ObjectInfo, file_uid: str) -> bool:
     return found.metadata.get("file_uid", file_uid) != file_uid
 
