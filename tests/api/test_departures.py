@@ -158,3 +158,18 @@ def test_a_shape_that_no_size_of_the_model_has_is_said_with_the_nearest() -> Non
     assert sentence == "aspect_ratio: the nearest size that this model draws is 64 x 64"
     assert said(tiny, image_size="landscape_16_9")[0].startswith("image_size: ")
     assert not any(said(aspect_ratio=ratio) for ratio in ("21:9", "16:9", "3:2", "4:3", "5:4", "1:1", "9:21"))
+
+
+def test_weights_that_are_read_are_not_said_to_be_letters() -> None:
+    for prompt in ("a (red:1.4) fox", "((red)) fox", r"a \(red\) (fox)", "a BREAK b"):
+        assert said(prompt=prompt), prompt
+        assert not said(prompt=prompt, prompt_weighting=True), prompt
+    (sentence,) = said(prompt="a fox", prompt_weighting=True)
+    assert sentence.startswith("prompt_weighting: has no effect")
+    (sentence,) = said(prompt="(a) <lora:x:1>", prompt_weighting=True)
+    assert "<lora:" in sentence
+
+
+def test_a_clip_has_no_chunks_to_begin() -> None:
+    (sentence,) = clip(prompt="a BREAK b", prompt_weighting=True)
+    assert sentence.startswith("BREAK: ")

@@ -62,11 +62,31 @@ def problem(defaults: ModelDefaults = SDXL, limits: dict[str, int] | None = None
 
 def test_an_image_is_made_as_its_model_likes_it_where_the_request_says_nothing() -> None:
     params = image(seed=5)
-    assert params == ImageParams("a fox", "", 1024, 1024, 30, 5.0, None, (5,))
+    assert params == ImageParams(
+        prompt="a fox",
+        negative_prompt="",
+        width=1024,
+        height=1024,
+        num_inference_steps=30,
+        guidance_scale=5.0,
+        scheduler=None,
+        seeds=(5,),
+    )
 
 
 def test_a_clip_is_made_as_its_model_likes_it_where_the_request_says_nothing() -> None:
-    assert video(seed=5) == VideoParams("a fox", "", 832, 480, 81, 16, 50, 5.0, 3.0, 5)
+    assert video(seed=5) == VideoParams(
+        prompt="a fox",
+        negative_prompt="",
+        width=832,
+        height=480,
+        num_frames=81,
+        fps=16,
+        num_inference_steps=50,
+        guidance_scale=5.0,
+        flow_shift=3.0,
+        seed=5,
+    )
     assert video(WAN_22, num_frames=5).fps == 24
 
 
@@ -74,7 +94,17 @@ def test_what_the_request_says_counts() -> None:
     params = image(
         width=512, height=768, num_inference_steps=7, guidance_scale=0, scheduler="DDIM", negative_prompt="fog", seed=0
     )
-    assert params == ImageParams("a fox", "fog", 512, 768, 7, 0.0, Scheduler.DDIM, (0,), micro_conditioning=(836, 1254))
+    assert params == ImageParams(
+        prompt="a fox",
+        negative_prompt="fog",
+        width=512,
+        height=768,
+        num_inference_steps=7,
+        guidance_scale=0.0,
+        scheduler=Scheduler.DDIM,
+        seeds=(0,),
+        micro_conditioning=(836, 1254),
+    )
     asked: dict[str, Any] = {
         "num_frames": 9,
         "fps": 30,
@@ -83,7 +113,16 @@ def test_what_the_request_says_counts() -> None:
         "num_inference_steps": 2,
     }
     assert video(video_width=64, video_height=128, seed=1, **asked) == VideoParams(
-        "a fox", "", 64, 128, 9, 30, 2, 0.0, 0.1, 1
+        prompt="a fox",
+        negative_prompt="",
+        width=64,
+        height=128,
+        num_frames=9,
+        fps=30,
+        num_inference_steps=2,
+        guidance_scale=0.0,
+        flow_shift=0.1,
+        seed=1,
     )
 
 

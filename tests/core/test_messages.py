@@ -49,9 +49,9 @@ IDS = """
         .is_percent_encoded .is_without_bucket .is_without_scheme .length .list .list_length .long_reference .lora_path
         .model_multiple .model_scheduler .multiple .no_reference .no_refiner .object .of_another_task
         .of_another_task_but_close .one_of .one_of_but_close .other .outpaint .outpaint_object .outpaint_side
-        .own_scheduler .owner .required .several_sizes .short_schedule .size_in_pixels .step_too_long .string .surrogate
-        .too_long .too_many_bytes .too_many_pixels .too_slow .too_slow_at_any_steps .unicode .unknown .unknown_but_close
-        .unknown_here .user_id .video_cost .weight_name .whole_number
+        .own_scheduler .owner .prompt_weight .required .several_sizes .short_schedule .size_in_pixels .step_too_long
+        .string .surrogate .too_long .too_many_bytes .too_many_pixels .too_slow .too_slow_at_any_steps .unicode .unknown
+        .unknown_but_close .unknown_here .user_id .video_cost .weight_name .whole_number
     model_unavailable
         .checker .checker_incomplete .class .cut_off .cut_off_of .demo_folder .file .file_configs .file_cut_off
         .file_missing .folder .folder_missing .img2video .incomplete .inpainting_only

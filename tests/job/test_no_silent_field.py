@@ -56,6 +56,7 @@ BASES: dict[str, dict[str, Any]] = {
 VALUES: dict[str, list[Any]] = {
     "prompt": ["a red square"],
     "negative_prompt": ["star"],
+    "prompt_weighting": [True],
     "model": ["demo"],
     "seed": [8],
     "num_inference_steps": [1],

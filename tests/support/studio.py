@@ -86,11 +86,12 @@ class _WithoutWords(Engine):
         if entry.spec.family != "sdxl":
             return super()._job(entry, params, sources, control)
         # Imported here, once the engine has quieted the vendors' libraries.
-        from worker.engine.families.sdxl import Embeddings, SdxlJob
+        from worker.engine.families.sdxl import SdxlJob
+        from worker.engine.prompt.clip import Embeddings
 
         class Unprompted(SdxlJob):
-            def _embed(self, pipeline: Any, negative_prompt: str | None) -> Embeddings:
-                embeds = super()._embed(pipeline, negative_prompt)
+            def _embed(self, pipeline: Any, unwanted: Any) -> Embeddings:
+                embeds = super()._embed(pipeline, unwanted)
                 return embeds | {
                     "prompt_embeds": embeds["negative_prompt_embeds"],
                     "pooled_prompt_embeds": embeds["negative_pooled_prompt_embeds"],

@@ -9,26 +9,30 @@ import re
 from collections.abc import Iterator
 
 from worker.api.params import ImageParams, ModelDefaults, Params, VideoParams
+from worker.api.prompt_weights import has_weights
 from worker.api.request import ImageRequest, Request, VideoRequest
 from worker.api.sizes import ASPECT_RATIOS, IMAGE_SIZES, RESOLUTIONS
 
 _VISIBLE = 0.05
 """A length or a shape that is off by so much is another one."""
-_LETTERS: tuple[tuple[str, str], ...] = (
-    (r"(?i:<(?:lora|lyco|locon|hypernet):)", "<lora:…>: no LoRA is loaded by it"),
-    (r"<[A-Za-z][\w-]{1,63}>|\bembedding:\w", "<embedding>: none is loaded by it"),
+_WEIGHTS: tuple[tuple[str, str], ...] = (
     # A time and a ratio in brackets are none: behind a digit, a weight has a point.
     (
         r"\([^()]{1,400}(?:(?<!\d):\s{0,3}-?\d{0,3}\.?\d{1,3}|:\s{0,3}-?\d{0,3}\.\d{1,3})\s{0,3}\)",
         "(word:1.3): it changes no weight",
     ),
     (r"\({2}[^()]|\[{2}[^][]", "((word)): it changes no weight"),
+    (r"\\[()[\]]", r"\(: the backslash is a letter, too"),
+    (r"(?<!\S)BREAK(?![^\s,])", "BREAK: it begins no new chunk"),
+)
+"""What `prompt_weighting` reads, and what it does not do without."""
+_LETTERS: tuple[tuple[str, str], ...] = (
+    (r"(?i:<(?:lora|lyco|locon|hypernet):)", "<lora:…>: no LoRA is loaded by it"),
+    (r"<[A-Za-z][\w-]{1,63}>|\bembedding:\w", "<embedding>: none is loaded by it"),
     (r"(?<!\b[Cc])(?<=[\w)])\+{2,9}(?![\w+])|\)(?:\d?\.\d{1,3}|--{1,8})(?![\w.-])", "word++: it changes no weight"),
     (r"\[[^][|]{0,400}(?<!\d):\s{0,3}[\d.]{1,5}\]|\[[^][|]{1,200}\|[^][]{1,200}\]", "[a:b:0.5]: it switches nothing"),
     (r"\{[^{}|]{0,200}\|[^{}]{1,200}\}|(?<!\w)__[a-z][\w/-]{0,60}__(?!\w)", "{a|b}: nothing is chosen by it"),
-    (r"\\[()[\]]", r"\(: the backslash is a letter, too"),
     (r"(?<!\S)--(?:ar|aspect|v|niji|no|s|stylize|q|seed|chaos|style|iw)(?=\s)", "--ar: it sets nothing"),
-    (r"(?<!\S)BREAK(?![^\s,])", "BREAK: it begins no new chunk"),
 )
 """Prompt syntax of other programs, and what it does not do here."""
 
@@ -36,6 +40,7 @@ _LETTERS: tuple[tuple[str, str], ...] = (
 def departures(request: Request, params: Params, defaults: ModelDefaults) -> tuple[str, ...]:
     """Sentences on `request`, each of which begins with the fields that it is about."""
     said = [*_few_steps(params, defaults), *_guidance(request, params), *_letters(request, params)]
+    said += _weights(request, params)
     if isinstance(request, ImageRequest) and isinstance(params, ImageParams):
         said += _image(request, params)
     elif isinstance(request, VideoRequest) and isinstance(params, VideoParams):
@@ -72,12 +77,21 @@ def _guidance(request: Request, params: Params) -> Iterator[str]:
         yield f"{field}: {scale:g} is the same as 1: no guidance"
 
 
+def _weights(request: Request, params: Params) -> Iterator[str]:
+    read = [params.wanted] if params.guidance_scale <= 1 else [params.wanted, params.unwanted]
+    if request.prompt_weighting and not any(map(has_weights, read)):
+        yield "prompt_weighting: has no effect; no weight stands in what is read"
+    elif request.prompt_weighting and isinstance(params, VideoParams) and max(map(len, read)) > 1:
+        yield "BREAK: begins no new chunk in a prompt of a clip"
+
+
 def _letters(request: Request, params: Params) -> Iterator[str]:
     for field in ("prompt", "negative_prompt"):
         if field == "negative_prompt" and params.guidance_scale <= 1:
             continue
         text = getattr(request, field)
-        found = [(match.start(), what) for form, what in _LETTERS if (match := re.search(form, text))]
+        forms = _LETTERS if request.prompt_weighting else (*_LETTERS, *_WEIGHTS)
+        found = [(match.start(), what) for form, what in forms if (match := re.search(form, text))]
         if found:
             form, _, effect = min(found)[1].rpartition(": ")
             yield f"{field}: {form} is read as letters; {effect}"

@@ -19,6 +19,7 @@ from worker.api.layout import (
     followed,
     laid_out,
 )
+from worker.api.prompt_weights import Passages, plain, weighted
 from worker.api.request import (
     MAX_SHORT_STEPS,
     SHORT_SCHEDULERS,
@@ -95,12 +96,33 @@ class Draft:
     """Share of the schedule that the second pass runs at full size."""
 
 
-@dataclass(frozen=True, slots=True)
-class ImageParams:
-    """One image job with nothing left open. Image k starts from `seeds[k]`."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompts:
+    """What is to be seen, and what is not."""
 
     prompt: str
     negative_prompt: str
+    negative_prompt_of: Literal["model"] | None = None
+    """Whose negative prompt it is; None: the request's."""
+    prompt_weighting: Literal[True] | None = None
+    """Whether brackets in the request's prompts are weights; None: they are letters."""
+
+    @property
+    def wanted(self) -> Passages:
+        """The prompt, read."""
+        return weighted(self.prompt) if self.prompt_weighting else plain(self.prompt)
+
+    @property
+    def unwanted(self) -> Passages:
+        """The negative prompt, read; a model's own has no weights."""
+        weights = self.prompt_weighting and self.negative_prompt_of is None
+        return weighted(self.negative_prompt) if weights else plain(self.negative_prompt)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageParams(Prompts):
+    """One image job with nothing left open. Image k starts from `seeds[k]`."""
+
     width: int
     height: int
     num_inference_steps: int
@@ -113,8 +135,6 @@ class ImageParams:
     """Both as found in the model, where they are not SDXL base's."""
     guidance_rescale: float | None = None
     """None: guidance is left as it is."""
-    negative_prompt_of: Literal["model"] | None = None
-    """Whose negative prompt it is; None: the request's."""
     micro_conditioning: tuple[int, int] | None = None
     """Width and height that the model is told; None: those of the picture."""
     strength: float | None = None
@@ -139,12 +159,10 @@ class ImageParams:
         return (self.width, self.height) if self.drawn is None else (self.drawn.width, self.drawn.height)
 
 
-@dataclass(frozen=True, slots=True)
-class VideoParams:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoParams(Prompts):
     """One video job with nothing left open."""
 
-    prompt: str
-    negative_prompt: str
     width: int
     height: int
     num_frames: int
@@ -155,8 +173,6 @@ class VideoParams:
     seed: int
     guidance_scale_2: float | None = None
     """Of the low-noise expert, where there is one; None: the same."""
-    negative_prompt_of: Literal["model"] | None = None
-    """Whose negative prompt it is; None: the request's."""
     draft: Draft | None = None
     """Of a text2video of two passes; None: one."""
 
@@ -308,6 +324,7 @@ def _image_params(
         prompt=request.prompt,
         negative_prompt=negative,
         negative_prompt_of=whose,
+        prompt_weighting=request.prompt_weighting or None,
         width=width,
         height=height,
         num_inference_steps=steps,
@@ -364,6 +381,7 @@ def _video_params(request: VideoRequest, defaults: ModelDefaults, seed: int, sou
         prompt=request.prompt,
         negative_prompt=negative,
         negative_prompt_of=whose,
+        prompt_weighting=request.prompt_weighting or None,
         width=width,
         height=height,
         num_frames=frames,

@@ -43,6 +43,7 @@ from worker.api.field_types import (
     file_uid,
     user_id,
 )
+from worker.api.prompt_weights import MAX_WEIGHT, heaviest, weighted
 from worker.api.sizes import AspectRatio, ImageSizeName, Resolution
 from worker.api.validation_errors import finding, not_one_of, problem, short
 from worker.core.errors import FieldProblem, InvalidInput
@@ -172,6 +173,13 @@ class BaseRequest(BaseModel):
             for other in others:
                 if getattr(self, name) is not None and getattr(self, other) is not None:
                     raise finding("invalid_input.several_sizes", fields=f"{other}, {name}")
+        return self
+
+    @model_validator(mode="after")
+    def _bearable_weights(self) -> "BaseRequest":
+        for field in ("prompt", "negative_prompt") if self.prompt_weighting else ():
+            if abs(weight := heaviest(weighted(getattr(self, field)))) > MAX_WEIGHT:
+                raise finding("invalid_input.prompt_weight", fields=field, most=MAX_WEIGHT, got=round(weight, 2))
         return self
 
     @property

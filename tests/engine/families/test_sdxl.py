@@ -158,13 +158,6 @@ def test_prompts_reach_the_model(run: Runner) -> None:
     assert not np.array_equal(plain, negative)
 
 
-def test_a_prompt_that_is_too_long_is_told(run: Runner) -> None:
-    control = Recorder()
-    run("text2img", prompt="red circle " * 60, control=control)
-    assert [warning for warning in control.warnings if warning.startswith("prompt: the model reads 77 tokens")]
-    assert "red circle" not in control.warnings[0]
-
-
 @pytest.mark.parametrize("extra", [{}, REFINED], ids=["base", "refined"])
 def test_inpainting_leaves_every_pixel_outside_the_mask_as_it_was(run: Runner, extra: dict[str, float]) -> None:
     source, mask = picture(), stripe_mask()

@@ -19,12 +19,13 @@ from diffusers import (
 from diffusers.utils.torch_utils import randn_tensor
 
 from worker.api.params import Draft, ImageParams
+from worker.api.prompt_weights import Passages
 from worker.core.types import Control, Progress, Sources
 from worker.engine import resize
 from worker.engine.canvas import Canvas
 from worker.engine.memory.room import Phase
 from worker.engine.models.loader import SdxlParts
-from worker.engine.prompt.length import warn_of_cut_prompts
+from worker.engine.prompt.clip import Embeddings, embeddings
 from worker.engine.protocol import GeneratedImage
 from worker.engine.schedulers import image_scheduler
 from worker.engine.vae import decode_image, encode_image
@@ -33,7 +34,6 @@ from worker.media.masks import is_hard
 if TYPE_CHECKING:
     from PIL import Image
 
-Embeddings = dict[str, torch.Tensor | None]
 StepCallback = Callable[[Any, int, Any, dict[str, torch.Tensor]], dict[str, torch.Tensor]]
 
 
@@ -130,12 +130,13 @@ class SdxlJob:
         params, parts = self._params, self._parts
         self.phase = "text"
         if self._base_embeds is None and (self._base_steps or self._draft_steps):
-            warn_of_cut_prompts(parts.tokenizer, parts.tokenizer.model_max_length, params, self._control)
             # Where the model was trained so, no negative prompt means zeros, which is not the embedding of "".
-            self._base_embeds = self._embed(self._pipeline(StableDiffusionXLPipeline), params.negative_prompt or None)
+            self._base_embeds = self._embed(
+                self._pipeline(StableDiffusionXLPipeline), params.unwanted if params.negative_prompt else None
+            )
         if self._refiner_embeds is None and self._refiner_steps:
             refiner = self._pipeline(StableDiffusionXLImg2ImgPipeline, refiner=True)
-            self._refiner_embeds = self._embed(refiner, params.negative_prompt)
+            self._refiner_embeds = self._embed(refiner, params.unwanted)
         self.phase = "encode"
         if self._source_latents is None and self._source is not None:
             with self._told("encode"):
@@ -147,20 +148,9 @@ class SdxlJob:
             factor = full.shape[-1] // self._source_latents.shape[-1]
             self._weights = torch.nn.functional.max_pool2d(full, factor) / 255
 
-    def _embed(self, pipeline: Any, negative_prompt: str | None) -> Embeddings:
-        positive, negative, pooled, negative_pooled = pipeline.encode_prompt(
-            prompt=self._params.prompt,
-            device=self._device,
-            num_images_per_prompt=1,
-            do_classifier_free_guidance=self._params.guidance_scale > 1,
-            negative_prompt=negative_prompt,
-        )
-        return {
-            "prompt_embeds": positive,
-            "negative_prompt_embeds": negative,
-            "pooled_prompt_embeds": pooled,
-            "negative_pooled_prompt_embeds": negative_pooled,
-        }
+    def _embed(self, pipeline: Any, unwanted: Passages | None) -> Embeddings:
+        params = self._params
+        return embeddings(pipeline, self._device, params.wanted, unwanted, guided=params.guidance_scale > 1)
 
     def _denoise(self, seed: int) -> torch.Tensor:
         latents, source, draft = None, self._source_latents, self._params.draft

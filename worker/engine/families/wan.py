@@ -18,16 +18,13 @@ from worker.core.types import Control, Progress, Sources
 from worker.engine import resize
 from worker.engine.memory.room import Phase
 from worker.engine.models.loader import WanParts
-from worker.engine.prompt.length import warn_of_cut_prompts
+from worker.engine.prompt import umt5
 from worker.engine.protocol import GeneratedClip
 from worker.engine.schedulers import video_scheduler
 from worker.engine.vae import clip_calls, decode_clip, encode_clip, watched
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-MAX_PROMPT_TOKENS = 512
-"""What Wan was trained with, and the length its text encoder pads to."""
 
 
 class WanJob:
@@ -60,7 +57,7 @@ class WanJob:
         if first:
             return
         params = self._params
-        warn_of_cut_prompts(self._parts.tokenizer, MAX_PROMPT_TOKENS, params, self._control)
+        self._warn_of_cut_prompts()
         self._control.raise_if_stopped()
         try:
             latents = self._denoise()
@@ -155,7 +152,7 @@ class WanJob:
                 num_inference_steps=params.num_inference_steps,
                 guidance_scale=params.guidance_scale,
                 generator=self._generator(),
-                max_sequence_length=MAX_PROMPT_TOKENS,
+                max_sequence_length=umt5.MAX_TOKENS,
                 output_type="latent",
                 callback_on_step_end=step,
             ).frames
@@ -165,15 +162,32 @@ class WanJob:
         """The embeddings of both prompts, made once a job."""
         if self._embeds is None:
             self.phase = "text"
-            positive, negative = pipeline.encode_prompt(
-                prompt=self._params.prompt,
-                negative_prompt=self._params.negative_prompt,
-                do_classifier_free_guidance=self._params.guidance_scale > 1,
-                max_sequence_length=MAX_PROMPT_TOKENS,
-                device=self._device,
+            params = self._params
+            self._embeds = umt5.embeddings(
+                pipeline,
+                self._device,
+                params.wanted,
+                params.unwanted,
+                guided=params.guidance_scale > 1,
+                most_chunks=self._most_chunks,
             )
-            self._embeds = {"prompt_embeds": positive, "negative_prompt_embeds": negative}
         return self._embeds
+
+    @property
+    def _most_chunks(self) -> int | None:
+        """Wan 2.1's image-to-video transformer tells a picture's tokens from the text's by their number, 512."""
+        return 1 if self._parts.image_encoder is not None else None
+
+    def _warn_of_cut_prompts(self) -> None:
+        if self._most_chunks is None:
+            return
+        for field, passages in (("prompt", self._params.wanted), ("negative_prompt", self._params.unwanted)):
+            chunks = umt5.chunks_of(self._parts.tokenizer, passages)
+            if len(chunks) > self._most_chunks:
+                left_out = sum(len(chunk.ids) for chunk in chunks[self._most_chunks :])
+                self._control.warn(
+                    f"{field}: this model reads {umt5.MAX_TOKENS} tokens; the last {left_out} were left out"
+                )
 
     @contextmanager
     def _watched(self, part: Literal["encode", "decode"], width: int, height: int) -> Iterator[None]:

@@ -1,0 +1,109 @@
+"""A prompt with weights, as A1111 writes them -> passages of text, each with its weight.
+
+    (word)      1.1 times          [word]     1 / 1.1 times       ((word)), [[word]]   as often as they are nested
+    (word:1.3)  1.3 times          BREAK      begins a new chunk  \\(, \\), \\[, \\], \\\\  the sign itself
+
+https://github.com/AUTOMATIC1111/stable-diffusion-webui/wiki/Features#attentionemphasis. A bracket that is never closed
+counts to the end; one that was never opened is a letter. Pure: knows no tokens.
+"""
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+ROUND, SQUARE = 1.1, 1 / 1.1
+MAX_WEIGHT = 10.0
+"""Far beyond what a picture survives (about 2)."""
+MAX_DEPTH = 50
+"""Brackets inside each other; one more is a letter. So deep, 1.1 has become 117."""
+_SIGN = re.compile(
+    r"\\(?P<letter>[\\()\[\]])|:\s*(?P<weight>[+-]?(?:\d+\.?\d*|\.\d+))\s*\)|(?P<bracket>[()\[\]])|(?P<text>[^\\()\[\]:]+|.)",
+    re.DOTALL,
+)
+_BREAK = re.compile(r"\s*\bBREAK\b\s*")
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A piece of a prompt. What it means is strengthened above a weight of 1, and weakened below."""
+
+    text: str
+    weight: float = 1.0
+
+
+Passages = tuple[tuple[Span, ...], ...]
+"""What stands between two `BREAK`s, in spans."""
+
+
+def plain(text: str) -> Passages:
+    """A prompt whose every letter is a letter."""
+    return ((Span(text),),)
+
+
+def weighted(text: str) -> Passages:
+    """A prompt whose brackets are weights."""
+    texts: list[str] = []
+    weights: list[float] = []
+    open_at: dict[str, list[int]] = {"(": [], "[": []}
+
+    def times(start: int, factor: float) -> None:
+        weights[start:] = [weight * factor for weight in weights[start:]]
+
+    for sign in _SIGN.finditer(text):
+        bracket, weight = sign["bracket"], sign["weight"]
+        if bracket in open_at and len(open_at[bracket]) < MAX_DEPTH:
+            open_at[bracket].append(len(texts))
+        elif weight is not None and open_at["("]:
+            times(open_at["("].pop(), float(weight))
+        elif bracket == ")" and open_at["("]:
+            times(open_at["("].pop(), ROUND)
+        elif bracket == "]" and open_at["["]:
+            times(open_at["["].pop(), SQUARE)
+        else:
+            texts.append(sign["letter"] or sign[0])
+            weights.append(1.0)
+    for bracket, factor in (("(", ROUND), ("[", SQUARE)):
+        for start in open_at[bracket]:
+            times(start, factor)
+    spans = [Span(*said) for said in zip(texts, weights, strict=True)]
+    return tuple(tuple(_merged(passage)) for passage in _broken(spans))
+
+
+def heaviest(passages: Passages) -> float:
+    """The weight that is farthest from none, with its sign."""
+    return max((span.weight for passage in passages for span in passage), key=abs, default=1.0)
+
+
+def has_weights(passages: Passages) -> bool:
+    """Whether it says more than its letters do."""
+    return len(passages) > 1 or any(span.weight != 1 for span in passages[0])
+
+
+def letters(passages: Passages) -> str:
+    """The text alone."""
+    return " ".join("".join(span.text for span in passage) for passage in passages)
+
+
+def _broken(spans: list[Span]) -> Iterator[list[Span]]:
+    passage: list[Span] = []
+    for span in _merged(spans):
+        first, *others = _BREAK.split(span.text)
+        passage.append(replace(span, text=first))
+        for text in others:
+            yield passage
+            passage = [replace(span, text=text)]
+    yield passage
+
+
+def _merged(spans: list[Span]) -> Iterator[Span]:
+    """Neighbours of the same weight as one; none of them empty, but for an empty prompt."""
+    last: Span | None = None
+    for span in spans:
+        if last is not None and math.isclose(last.weight, span.weight):
+            last = replace(last, text=last.text + span.text)
+        elif span.text:
+            if last is not None:
+                yield last
+            last = span
+    yield last or Span("")
