@@ -1,6 +1,7 @@
 # PyTorch's wheels on PyPI carry CUDA 13 themselves and the driver comes from the host, so a CUDA base would only add the
 # same libraries a second time.
-ARG BASE_IMAGE=python:3.11-slim-bookworm
+# The digest is the index of all platforms. `docker buildx imagetools inspect python:3.11-slim-trixie` prints today's.
+ARG BASE_IMAGE=python:3.11-slim-trixie@sha256:e88e9763f943ec1834f992a4b51e0f24500486803e8bc534e5767af9ea65f6ce
 FROM ${BASE_IMAGE}
 
 # The two NVIDIA variables are what CUDA base images set: they let the container runtime hand in the GPU and its driver.
@@ -14,9 +15,10 @@ ENV PYTHONUNBUFFERED=1 \
 
 WORKDIR /app
 
-# What changes least comes first. pip compiles what it installs.
-COPY requirements.txt constraints.txt ./
-RUN pip install --no-cache-dir --root-user-action=ignore -r requirements.txt -c constraints.txt
+# What changes least comes first. pip compiles what it installs, and installs nothing whose hash is not in these files.
+COPY requirements.txt constraints.txt tools/pip.txt ./
+RUN pip install --no-cache-dir --root-user-action=ignore -r pip.txt && \
+    pip install --no-cache-dir --root-user-action=ignore -r requirements.txt -c constraints.txt
 
 # Not root, under RunPod too: of /runpod-volume, which belongs to root, the worker only reads, and what huggingface_hub
 # puts there is readable for all; its own downloads go to /models. For a volume whose files only root may read, build with

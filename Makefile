@@ -3,6 +3,7 @@
 # PYTHON    the interpreter .venv is made with (default python3)
 # PROMPT    what `make demo` draws
 # PYTEST    more arguments for pytest: make test PYTEST="-k status -x"
+# LOCK      --upgrade: make lock takes the newest version of all that requirements.txt and requirements-dev.txt leave open
 # BAKE      models that `make image` puts into the image, hub ids (org/name, org/name@revision), for example
 #           BAKE="stabilityai/stable-diffusion-xl-base-1.0 madebyollin/sdxl-vae-fp16-fix"
 #
@@ -12,6 +13,7 @@
 PYTHON ?= python3
 PROMPT ?=
 PYTEST ?=
+LOCK ?=
 BAKE ?=
 IMAGE ?= generation-worker
 VENV := .venv
@@ -31,12 +33,15 @@ help: ## this list
 
 setup: $(VENV)/.installed ## make .venv with everything the worker and its tests import
 
-$(VENV)/.installed: requirements.txt requirements-dev.txt constraints.txt
+$(VENV)/.installed: requirements.txt requirements-dev.txt constraints.txt tools/pip.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed (PYTHON=$(PYTHON) is $$($(PYTHON) -V 2>&1)); try make setup PYTHON=python3.12" >&2; exit 1; }
 	@$(PY) -m pip --version >/dev/null 2>&1 || { \
 		echo "Making $(VENV) (a few minutes the first time) ..."; $(PYTHON) -m venv --clear $(VENV); } || \
 		{ echo "On Debian and Ubuntu venv is a package of its own: apt install python3-venv" >&2; exit 1; }
+	$(PY) -m pip install --quiet -r tools/pip.txt
+	@# pip would rather take what an index names the hash of than a torch in a folder of PIP_FIND_LINKS: that one goes first.
+	@$(PY) -m pip install --quiet --no-index --no-deps torch -c constraints.txt 2>/dev/null || true
 	$(PY) -m pip install --quiet -r requirements-dev.txt -c constraints.txt
 	@touch $@
 
@@ -81,8 +86,8 @@ image: ## the Docker image; BAKE="org/name ..." puts models into it
 	@docker info >/dev/null 2>&1 || { echo "make image needs a running Docker engine" >&2; exit 1; }
 	docker build --build-arg BAKE_MODELS="$(BAKE)" -t $(IMAGE) .
 
-lock: ## write constraints.txt anew from what pip resolves today
-	PYTHON=$(PYTHON) tools/lock.sh
+lock: ## write constraints.txt anew: versions and hashes of all that the requirements bring in
+	PYTHON=$(PYTHON) tools/lock.sh $(LOCK)
 
 audit: ## ask whether a pinned package has a known vulnerability
 	PYTHON=$(PYTHON) tools/audit.sh

@@ -14,6 +14,7 @@ import pytest
 
 from benchmarks.full_size_models import WAN_22_VAE, WAN_TI2V_TRANSFORMER
 from tools.bake_models import choose_files, component_folders
+from tools.lock import pinned
 from worker.api.params import resolve
 from worker.api.request import parse
 from worker.core.config import load_settings
@@ -358,8 +359,8 @@ def test_what_the_image_does_not_need_stays_out_of_the_build(path: str) -> None:
 
 
 def pins(name: str) -> dict[str, str]:
-    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
-    kept = [line for line in lines if line and not line.startswith(("#", "-r "))]
+    lines = (ROOT / name).read_text(encoding="utf-8").replace(" \\\n    --hash", " --hash").splitlines()
+    kept = [line.split(" --hash")[0] for line in lines if line and not line.startswith(("#", "-r "))]
     assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.]*", line) for line in kept), (
         "every line pins one version"
     )
@@ -371,8 +372,29 @@ def test_the_constraints_hold_every_direct_pin(name: str) -> None:
     assert pins(name).items() <= pins("constraints.txt").items()
 
 
-def test_the_constraints_leave_cuda_packages_to_torch() -> None:
-    assert not [name for name in pins("constraints.txt") if name.startswith(("nvidia-", "cuda-", "triton"))]
+@pytest.mark.parametrize("name", ["constraints.txt", "tools/pip.txt"])
+def test_every_package_that_is_installed_is_known_by_its_hash(name: str) -> None:
+    found = pinned((ROOT / name).read_text(encoding="utf-8"))
+    assert {package.replace(".", "-") for package in found} == set(pins(name))
+    assert all(hashes for _, hashes in found.values())
+
+
+def test_what_torch_needs_on_a_gpu_is_known_by_its_hash_too() -> None:
+    assert {"nvidia-cudnn-cu13", "nvidia-cublas", "triton"} <= set(pins("constraints.txt"))
+
+
+def test_image_and_environment_are_installed_by_the_pip_that_reads_hashes_in_constraints() -> None:
+    ways = [DOCKERFILE, (ROOT / "Makefile").read_text(encoding="utf-8")]
+    for way in ways:
+        assert re.search(r"pip install [^\n]*-r \S*pip\.txt", way)
+        assert way.index("pip.txt &&" if way is DOCKERFILE else "-r tools/pip.txt") < way.index("-c constraints.txt")
+    assert tuple(int(part) for part in pins("tools/pip.txt")["pip"].split(".")[:2]) >= (26, 1)
+
+
+def test_the_image_stands_on_a_base_that_nobody_can_exchange() -> None:
+    base = re.search(r"^ARG BASE_IMAGE=(\S+)$", DOCKERFILE, re.MULTILINE)
+    assert base
+    assert re.fullmatch(r"python:3\.11-slim-trixie@sha256:[0-9a-f]{64}", base[1])
 
 
 # --- Baking models --------------------------------------------------------------------------------------------------

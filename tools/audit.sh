@@ -39,7 +39,7 @@ PYTHON
   not_asked "pip-audit could not be installed"
 
 # Everything that requirements.txt brings in is pinned in constraints.txt, so nothing has to be resolved or built.
-grep -E '^[A-Za-z0-9._-]+==' constraints.txt >"$work/pinned.txt"
+sed -nE 's/^([A-Za-z0-9._-]+==[^ ]+).*/\1/p' constraints.txt >"$work/pinned.txt"
 grep -E '^pillow==' "$work/pinned.txt" >"$work/one.txt"
 read -r audited _ < <(ask "$work/one.txt" | tail -n 1)
 [ "$audited" = 1 ] || not_asked "the advisory service does not answer from here"

@@ -3,7 +3,7 @@
 # then the doctor.
 #
 # A Docker engine, where one runs, builds on the Dockerfile's own base. Elsewhere, as root on Debian or Ubuntu, buildah
-# does it without an engine and without a registry, on a Debian made here of the same release with the same Python: that
+# does it without an engine and without a registry, on the Debian release that has the same Python, made here: that
 # proves the steps, the files copied, the user and the command, not the real base. Exit 77: this machine can do neither.
 #
 # IMAGE_WORK       where the store without an engine is kept, outside the checkout
@@ -12,7 +12,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 image=localhost/generation-worker:check
-real_base=$(sed -n 's/^ARG BASE_IMAGE=//p' Dockerfile) # python:<version>-slim-<release>
+real_base=$(sed -n 's/^ARG BASE_IMAGE=//p' Dockerfile) # python:<version>-slim-<release>@<digest>
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 
@@ -31,9 +31,14 @@ with_docker() {
 }
 
 without_docker() {
-  local release=${real_base##*-} version=${real_base#python:} work=${IMAGE_WORK:-/var/tmp/generation-worker-image} base folder made
+  local release version=${real_base#python:} work=${IMAGE_WORK:-/var/tmp/generation-worker-image} base folder made
   local ca=/etc/ssl/certs/ca-certificates.crt
   version=${version%%-*}
+  case $version in
+    3.11) release=bookworm ;;
+    3.13) release=trixie ;;
+    *) echo "image: no Debian release has Python $version" >&2; return 1 ;;
+  esac
   base=localhost/debian-$release:python$version
   mkdir -p "$work"
   local store=(--root "$work/store" --runroot "$work/run" --storage-driver "${STORAGE_DRIVER:-overlay}")
@@ -56,15 +61,20 @@ without_docker() {
   fi
 
   # For the build alone: this machine's certificates, and where its pip looks for packages.
-  local mounts=(-v "$ca:/run/ca.crt:ro" -v "$work/pip.conf:/etc/pip.conf:ro" -v "$work/npmrc:/root/.npmrc:ro")
+  local mounts=(-v "$ca:/run/ca.crt:ro" -v "$work/pip.conf:/etc/pip.conf:ro" -v "$work/links.html:/run/links.html:ro"
+    -v "$work/npmrc:/root/.npmrc:ro")
   {
     printf '[global]\ncert = /run/ca.crt\nbreak-system-packages = true\n'
-    env | sed -n 's/^PIP_\(INDEX_URL\|EXTRA_INDEX_URL\|FIND_LINKS\)=/\1 = /p'
+    env | sed -n 's/^PIP_\(INDEX_URL\|EXTRA_INDEX_URL\)=/\1 = /p'
+    echo "find-links = /run/links.html"
   } >"$work/pip.conf"
   echo "cafile=/run/ca.crt" >"$work/npmrc"
+  # A page of the wheels there, with hashes: pip prefers files whose hash it is told.
   for folder in ${PIP_FIND_LINKS:-}; do
-    [ ! -d "$folder" ] || mounts+=(-v "$folder:$folder:ro")
-  done
+    [ -d "$folder" ] || continue
+    mounts+=(-v "$folder:$folder:ro")
+    sha256sum "$folder"/*.whl | sed -E 's|^(\w+) +(.*/(.*))$|<a href="file://\2#sha256=\1">\3</a>|'
+  done >"$work/links.html"
   quietly buildah "${store[@]}" build --isolation chroot --pull-never --format docker --layers "${mounts[@]}" \
     --build-arg "BASE_IMAGE=$base" -t "$image" .
   run=(podman "${store[@]}" --cgroup-manager cgroupfs --events-backend file --runtime runc run --rm --pull never
