@@ -216,6 +216,49 @@ test("nothing else in Firestore is open", async () => {
   }
 });
 
+// Storage's own evaluator is not everywhere; the language is that of Firestore. What storage.rules asks of an upload is put
+// to Firestore's evaluator here, with the object's metadata as the fields of a document.
+describe("what storage.rules asks of an upload, put to Firestore's evaluator,", () => {
+  const functions = read("storage.rules").match(/^ {4}function (isSourceImage|isAsItIs)\(\) \{[^]*?^ {4}\}/gm);
+  const translated = functions.join("\n").replaceAll("request.resource.", "request.resource.data.");
+  const rules = `rules_version = '2';
+    service cloud.firestore { match /databases/{database}/documents { ${translated}
+      match /uploads/{file} { allow create: if isSourceImage() && isAsItIs(); }
+    } }`;
+  let elsewhere;
+  before(async () => {
+    elsewhere = await initializeTestEnvironment({ projectId: `${PROJECT}-storage`, firestore: { rules } });
+  });
+  after(() => elsewhere.cleanup());
+
+  const PNG = { contentType: "image/png", size: 8, contentEncoding: "identity" };
+  const TABLE = [
+    [{}, true],
+    [{ contentEncoding: null }, true],
+    [{ contentEncoding: "" }, true],
+    ...["gzip", "br", "zstd", "gzip, gzip", "GZIP", "identity, br", " identity", 1, ["identity"], { identity: 1 }].map(
+      (contentEncoding) => [{ contentEncoding }, false],
+    ),
+    [{ contentType: "image/heic" }, true],
+    [{ contentType: "application/octet-stream" }, true],
+    ...["image/svg+xml", "text/html", "image/png; x=y", "application/image/png", null].map((contentType) => [{ contentType }, false]),
+    [{ size: 20 * 1024 * 1024 - 1 }, true],
+    [{ size: 20 * 1024 * 1024 }, false],
+  ];
+  for (const [metadata, taken] of TABLE) {
+    test(`says ${taken ? "yes" : "no"} to ${JSON.stringify(metadata)}`, async () => {
+      const written = firestore.setDoc(firestore.doc(elsewhere.authenticatedContext("alice").firestore(), "uploads/in"), {
+        ...PNG,
+        ...metadata,
+      });
+      await (taken ? assertSucceeds(written) : assertFails(written));
+      await elsewhere.clearFirestore();
+    });
+  }
+
+  test("is both of its functions", () => assert.equal(functions.length, 2));
+});
+
 describe("a result's object", { skip: WITHOUT_STORAGE }, () => {
   const name = "generating/alice/image/f1.png";
 
@@ -260,6 +303,24 @@ describe("a source image", { skip: WITHOUT_STORAGE }, () => {
       await assertFails(storage.updateMetadata(object("alice", "uploads/alice/in.png"), { contentType: kind }));
     });
   }
+
+  const encoded = (contentEncoding, uid = "alice") =>
+    storage.uploadBytes(object(uid, "uploads/alice/in.png"), new Uint8Array(8), { ...IMAGE, contentEncoding });
+
+  for (const encoding of ["gzip", "br", "zstd", "deflate", "compress", "gzip, gzip", "GZIP", "identity, br", " identity"]) {
+    test(`is not uploaded as packed by ${encoding}, and does not become it`, async () => {
+      await assertFails(encoded(encoding));
+      await assertSucceeds(encoded(undefined));
+      await assertFails(encoded(encoding)); // in place of the one that is there
+      await assertFails(storage.updateMetadata(object("alice", "uploads/alice/in.png"), { contentEncoding: encoding }));
+    });
+  }
+
+  test("that says identity is as it is, and taken from its owner alone", async () => {
+    await assertSucceeds(encoded("identity"));
+    await assertSucceeds(storage.updateMetadata(object("alice", "uploads/alice/in.png"), { contentEncoding: "identity" }));
+    await assertFails(encoded("identity", "bob"));
+  });
 
   test("that the app gives no type is untyped, and taken", async () => {
     await assertSucceeds(upload("alice", "uploads/alice/in.png", 8, undefined));
