@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support.fixtures import missing
+from tools.emulators.firebase import FirebaseEmulators
 from tools.emulators.install import InstallError, MissingNodeError, find_node, install, node_environment
 from worker.api.request import envelope
 from worker.auth.caller import Identity
@@ -17,6 +18,7 @@ from worker.core.errors import Forbidden, Unauthenticated
 
 FUNCTIONS = Path(__file__).parents[1] / "examples" / "functions"
 SECRET = "0123456789abcdef-0123456789abcdef"
+TESTS = ("generate", "limit", "signatures")
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +34,12 @@ def tested(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.Complet
     (folder / "node_modules").symlink_to(packages)
     sent = folder / "sent.jsonl"
     environment = {**node_environment(), "TICKET_SECRET": SECRET, "SENT_TO": str(sent)}
-    command = [str(find_node()), "--test", *(f"test/{name}.test.js" for name in ("generate", "signatures"))]
-    ran = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    command = [str(find_node()), "--test", *(f"test/{name}.test.js" for name in TESTS)]
+    with FirebaseEmulators(project="demo-functions") as firebase:
+        environment["FIRESTORE_EMULATOR_HOST"] = firebase.firestore_address
+        ran = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240, check=False
+        )
     lines = sent.read_text(encoding="utf-8").split("\n") if sent.exists() else []  # a prompt may hold U+2028
     return ran, [json.loads(line)["input"] for line in lines if line]
 

@@ -3,7 +3,8 @@
 import { initializeApp } from "firebase-admin/app";
 import { logger } from "firebase-functions";
 import { HttpsError, onCall } from "firebase-functions/https";
-import { defineSecret, defineString } from "firebase-functions/params";
+import { defineInt, defineSecret, defineString } from "firebase-functions/params";
+import { secondsToWait } from "./limit.js";
 import { withTicket } from "./ticket.js";
 
 initializeApp();
@@ -12,6 +13,8 @@ const runpodKey = defineSecret("RUNPOD_API_KEY");
 const ticketSecret = defineSecret("TICKET_SECRET");
 const endpoint = defineString("RUNPOD_ENDPOINT");
 const runpodUrl = defineString("RUNPOD_URL", { default: "https://api.runpod.ai/v2" });
+const jobsPerMinute = defineInt("JOBS_PER_MINUTE", { default: 10 }); // of one user; 0: no limit, and no Firestore
+const database = defineString("FIRESTORE_DATABASE", { default: "(default)" });
 
 // What the worker takes for an id. A job under another one would be paid for and never have a document.
 const FILE_UID = /^(?!__.*__$)[A-Za-z0-9_-]{1,128}$/;
@@ -40,6 +43,7 @@ export const generate = onCall(
     if (app?.alreadyConsumed) throw new HttpsError("unauthenticated", "Use a new App Check token for each call.");
     if (!USER_ID.test(auth.uid)) throw new HttpsError("failed-precondition", "This user's id cannot be served.");
     const { fileUid, input, slip } = checked(data);
+    await count(auth.uid);
     // Who asks, and where the result goes, is said here: whatever the app wrote there is overwritten.
     const job = { ...input, user_id: auth.uid, file_uid: fileUid, use_cloud_storage: true };
     return { jobId: await submit(await withTicket(job, ticketSecret.value(), TTL_SECONDS, { slip })) };
@@ -67,6 +71,24 @@ function checked(data) {
 function depth(value, above = 0) {
   if (typeof value !== "object" || value === null || above > MAX_DEPTH) return above;
   return Math.max(above + 1, ...Object.values(value).map((inner) => depth(inner, above + 1)));
+}
+
+/** One more submission of this user's, or the refusal that says when the next one may come. */
+async function count(uid) {
+  const perMinute = jobsPerMinute.value();
+  if (perMinute === 0) return;
+  let seconds;
+  try {
+    seconds = await secondsToWait(uid, { perMinute, database: database.value() });
+  } catch (error) {
+    // A job that nobody counts is not submitted. "unavailable" would say that it may still come.
+    logger.error("A submission was not counted", { name: error.name, code: error.code });
+    throw new HttpsError("resource-exhausted", "Jobs cannot be counted at the moment; try again later.");
+  }
+  if (seconds > 0)
+    throw new HttpsError("resource-exhausted", `At most ${perMinute} jobs a minute; try again in ${seconds} seconds.`, {
+      retryAfterSeconds: seconds,
+    });
 }
 
 async function submit(input) {

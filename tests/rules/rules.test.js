@@ -210,7 +210,7 @@ for (const uid of ["kakao:12345", "auth0|abc", "user.name", "a@b+c", "-_-"]) {
 }
 
 test("nothing else in Firestore is open", async () => {
-  for (const name of ["generations/alice", "users/alice", "generations/alice/other/x"]) {
+  for (const name of ["generations/alice", "users/alice", "submissions/alice", "generations/alice/other/x"]) {
     await assertFails(firestore.getDoc(document("alice", name)));
     await assertFails(firestore.setDoc(document("alice", name), { x: 1 }));
   }

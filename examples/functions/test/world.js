@@ -14,6 +14,7 @@ Object.assign(process.env, {
   TICKET_SECRET: SECRET,
   RUNPOD_API_KEY: "the-runpod-key\n",
   RUNPOD_ENDPOINT: "endpoint-1",
+  JOBS_PER_MINUTE: "0", // what limit.test.js is about
   GCLOUD_PROJECT: "demo-functions",
   FIREBASE_CONFIG: JSON.stringify({ projectId: "demo-functions" }),
   FIREBASE_DEBUG_MODE: "true",

@@ -1,0 +1,32 @@
+// How often a user may submit: a counter for each user and minute, in Firestore, where no app can read or write it.
+// Knows no RunPod. Submissions are counted, not completed jobs: one that is cancelled costs as much.
+
+import { setTimeout } from "node:timers/promises";
+import { getFirestore, Timestamp } from "firebase-admin/firestore";
+
+const MINUTE_MS = 60_000;
+const KEPT_MS = 60 * MINUTE_MS; // a policy on `expires_at` deletes the counters of users who are gone
+const DEADLINE_MS = 10_000; // Google's client tries again for longer than a call of the function may take
+
+/**
+ * Counts a submission in this minute, unless the user has had as many as they may.
+ * @returns {Promise<number>} 0 where it was counted, else the seconds until the minute is over.
+ * @throws where it cannot be counted: Firestore does not answer, or too many come at once.
+ */
+export async function secondsToWait(uid, { perMinute, database, now = Date.now() }) {
+  const firestore = getFirestore(database);
+  const counter = firestore.collection("submissions").doc(uid);
+  const counted = firestore.runTransaction(async (transaction) => {
+    const before = (await transaction.get(counter)).data();
+    // The clock of the machine that counted last may be ahead of this one's.
+    const minute = Math.max(Math.floor(now / MINUTE_MS), before?.minute ?? 0);
+    const count = before?.minute === minute ? before.count : 0;
+    if (count >= perMinute) return Math.ceil(((minute + 1) * MINUTE_MS - now) / 1000);
+    transaction.set(counter, { minute, count: count + 1, expires_at: Timestamp.fromMillis(now + KEPT_MS) });
+    return 0;
+  });
+  const late = setTimeout(DEADLINE_MS, undefined, { ref: false }).then(() => {
+    throw new Error("Firestore did not answer in time");
+  });
+  return await Promise.race([counted, late]);
+}
