@@ -58,8 +58,9 @@ function checked(data) {
       "invalid-argument",
       "fileUid: must be 1 to 128 of the characters A-Z a-z 0-9 _ -, and not __like this__",
     );
-  if (typeof input !== "object" || input === null || Array.isArray(input) || typeof input.prompt !== "string")
-    throw new HttpsError("invalid-argument", "input: must be an object with at least a prompt");
+  const isObject = typeof input === "object" && input !== null && !Array.isArray(input);
+  if (!isObject || (typeof input.prompt !== "string" && !(input.task_type === "upscale" && input.prompt === undefined)))
+    throw new HttpsError("invalid-argument", "input: must be an object with at least a prompt, which only an upscale may lack");
   // RunPod's SDK drops what is nested too deeply before any worker sees it, with every other job that came beside it.
   if (depth(input) > MAX_DEPTH) throw new HttpsError("invalid-argument", `input: is nested in more than ${MAX_DEPTH} levels`);
   if (Buffer.byteLength(JSON.stringify(input)) > MAX_BYTES)

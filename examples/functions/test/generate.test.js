@@ -73,6 +73,8 @@ for (const data of [
   { fileUid: FILE, input: [INPUT] },
   { fileUid: FILE, input: { seed: 7 } },
   { fileUid: FILE, input: { prompt: ["a fox"] } },
+  { fileUid: FILE, input: { task_type: "upscale", prompt: 5 } },
+  { fileUid: FILE, input: { task_type: "img2img", image_url: "gs://b/uploads/alice/a.png" } },
   { fileUid: FILE, input: { ...INPUT, image_url: "x".repeat(100_000) } },
   { fileUid: "__x__", input: INPUT },
   { fileUid: FILE, input: { ...INPUT, x: [[[1]]] } },
@@ -89,6 +91,12 @@ test("what is nested as deeply as a field may be goes through", async () => {
   const { status } = await world.call({ fileUid: FILE, input });
   assert.equal(status, 200);
   assert.deepEqual(world.sent[0].body.input.loras, input.loras);
+});
+
+test("a picture is made larger without a prompt", async () => {
+  const input = { task_type: "upscale", image_url: "gs://b/uploads/alice/a.png", upscale_factor: 2 };
+  assert.equal((await world.call({ fileUid: FILE, input })).status, 200);
+  assert.equal(world.sent[0].body.input.prompt, undefined);
 });
 
 for (const uid of ["kakao:12345", "auth0|abc", "user.name", "a@b+c"])
