@@ -365,7 +365,7 @@ def models(settings: Settings, registry: ModelRegistry) -> Iterator[Finding]:
             what.setdefault(spec, _kind(spec, defaults))
     for spec, tasks in served.items():
         missing = any(part.kind == "hub" and not part.optional for part in spec.all)
-        alone = spec.main.kind == "file" and registry.sdxl_configs() is None
+        alone = registry.lacks_configs(spec)
         parts = "; ".join(_described(part) for part in spec.all)
         parts += f"; SDXL base's configuration {DOWNLOADED}" if alone else ""
         weight = "" if missing else f"; {_size(sum(spec_bytes(spec, cuda=registry.cuda).values()))} as it is loaded"

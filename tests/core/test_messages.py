@@ -56,7 +56,7 @@ IDS = """
         .checker .checker_incomplete .class .cut_off .cut_off_of .demo_folder .file .file_configs .file_cut_off
         .file_missing .folder .folder_missing .img2video .incomplete .inpainting_only
         .is_another .is_controlnet .is_edit .is_gguf .is_lora .is_no_safetensors .is_part .is_pickle .is_refiner
-        .is_scaled .is_without_encoders .is_without_vae .kind .no_checker
+        .is_scaled .is_without_encoders .is_without_vae .kind .no_checker .no_configs
         .no_demo .no_downloads .no_file .no_index .no_preprocessor .no_vae .no_weights .no_weights_of .not_downloaded
         .not_here .not_image_to_video .not_text_to_video .parts .refiner_demo .refiner_encoder .task .unreadable
         .vae_configs .value

@@ -216,6 +216,10 @@ MESSAGES: Mapping[str, str] = {
     "model_unavailable.no_downloads": (
         "the weights that {variable} names are not on this worker, and none are downloaded while a job waits"
     ),
+    "model_unavailable.no_configs": (
+        "the single file that {variable} names needs the configuration of {configs}, which is not on this worker, and "
+        "nothing is downloaded while a job waits (ALLOW_DOWNLOADS=false)"
+    ),
     "model_unavailable.not_here": "the weights of this model are not on this worker",
     "model_unavailable.not_downloaded": (
         "the weights of this model are not on this worker and could not be downloaded"

@@ -57,8 +57,9 @@ class Engine:
                 names the variable to set.
         """
         self.registry.safety()
-        parts = () if self.registry.may_download else self.registry.spec(task_type, model).all
-        for part in parts:
+        spec = self.registry.spec(task_type, model)
+        self.registry.check_configs(spec)
+        for part in () if self.registry.may_download else spec.all:
             if part.kind == "hub" and not part.optional:
                 raise ModelUnavailable("model_unavailable.no_downloads", variable=part.variable)
         return self.registry.describe(task_type, model)

@@ -9,6 +9,7 @@ import pytest
 from tests.engine.conftest import request_of
 from tests.support.engine_jobs import Recorder, image_params
 from tests.support.model_folders import fake_sdxl, fake_wan, registry
+from tests.support.single_file import single_file
 from worker.core.config import ConfigError, load_settings
 from worker.core.errors import ModelUnavailable
 from worker.core.types import TaskType
@@ -91,6 +92,26 @@ def test_a_fresh_worker_downloads_its_models_with_the_first_job(
     while fetch._under_way and time.monotonic() < deadline:
         time.sleep(0.01)
     assert asked == ["org/model"]
+
+
+@pytest.mark.parametrize("allowed", [None, False])
+def test_the_configs_of_a_single_file_are_fetched_for_a_job_unless_the_operator_says_no(
+    small_sdxl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allowed: bool | None
+) -> None:
+    asked = nothing_is_fetched(monkeypatch)
+    file = single_file(small_sdxl, tmp_path / "model.safetensors")
+    models = registry(cuda=False, sdxl_model=str(file), allow_downloads=allowed)
+    engine, request = Engine(load_settings(), registry=models), request_of(TaskType.TEXT2IMG)
+    if allowed is None:
+        assert engine.describe(TaskType.TEXT2IMG).name == "model.safetensors"
+    else:
+        with pytest.raises(ModelUnavailable, match=r"configuration of stabilityai.* is not on this worker"):
+            engine.describe(TaskType.TEXT2IMG)
+    with pytest.raises(ModelUnavailable, match="could not be read" if allowed is None else "ALLOW_DOWNLOADS=false"):
+        engine.prepare(request, image_params(), Recorder())
+    assert asked == ([SDXL] if allowed is None else [])
+    assert engine.preload((TaskType.TEXT2IMG,), Recorder()) == ()
+    assert asked[-1:] == [SDXL], "at the start they are fetched in any case"
 
 
 def test_an_operator_may_say_so_either_way(tmp_path: Path) -> None:

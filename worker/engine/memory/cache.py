@@ -79,6 +79,8 @@ class ModelCache:
         self._clock += 1
         entry = self._loaded.get(spec.name)
         if entry is None:
+            if not downloads:
+                self._registry.check_configs(spec)
             spec = self._fetch(spec, control, downloads=downloads)
         else:
             entry.last_used = self._clock

@@ -209,6 +209,19 @@ class ModelRegistry:
         """A folder with SDXL's configs and tokenizers, which a single `.safetensors` file lacks; None: not here."""
         return hub.find(SDXL_BASE, self._places, lambda folder: (folder / "tokenizer" / "vocab.json").is_file())
 
+    def check_configs(self, spec: ModelSpec) -> None:
+        """Refuse a single file whose configs, a megabyte, would have to be fetched where the operator said no.
+
+        Raises:
+            ModelUnavailable: they are not here.
+        """
+        if self._settings.allow_downloads is False and self.lacks_configs(spec):
+            raise ModelUnavailable("model_unavailable.no_configs", variable=spec.main.variable, configs=SDXL_BASE)
+
+    def lacks_configs(self, spec: ModelSpec) -> bool:
+        """Whether a model is one file alone, and what it lacks is not on this machine."""
+        return spec.main.kind == "file" and self.sdxl_configs() is None
+
     def _choices(self, variable: str) -> dict[str, str]:
         """What a request may call each model of a variable -> the source that the operator named; the first first."""
         settings, cuda = self._settings, self._cuda
