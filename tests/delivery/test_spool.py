@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support.fakes import MemoryBucket, MemoryDocumentStore, PaintingGenerator, is_down
-from tests.support.memory_world import CLOUD, PATH, VolumeWorld, World
+from tests.support.memory_world import CLOUD, PATH, VolumeWorld, World, ticket
 from worker.core.types import Owner
 from worker.delivery.spool import DELIVERED, Spool
 from worker.document.transitions import WORKER_LOST
@@ -125,6 +125,25 @@ async def test_a_job_that_firestore_never_knew_of_is_delivered_with_a_new_docume
     assert document["usage"]["units"] == 2
     assert document["request_data"]["prompt"] == "a fox"
     assert len(world.paths) == 1
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("deleted", ["before", "while its files go up", "never"])
+async def test_a_result_whose_slip_was_deleted_is_not_delivered(tmp_path: Path, deleted: str) -> None:
+    """Firestore was away while the job ran; the slip that its app had made is what it is wanted by."""
+    world = VolumeWorld(tmp_path / "outbox")
+    world.documents.write_as_app(PATH, {"status": "queued"})
+    world.bucket.before, world.documents.before = is_down("storage", "refused"), is_down("firestore")
+    response = await world.run({**CLOUD, "id_token": ticket(CLOUD, slip=True)})
+    assert "is kept and will be delivered later" in response["error"]
+    world.bucket.before = world.documents.before = lambda *_: None
+    if deleted == "before":
+        world.documents.write_as_app(PATH, None)
+    elif deleted != "never":
+        world.bucket.after = lambda *_: world.documents.write_as_app(PATH, None)
+    assert world.deliver() == (deleted == "never")
+    assert (PATH in world.documents.stored, len(world.paths)) == ((True, 1) if deleted == "never" else (False, 0))
+    assert list((tmp_path / "outbox").iterdir()) == []
 
 
 @pytest.mark.usefixtures("impatient")

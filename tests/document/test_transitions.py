@@ -254,3 +254,10 @@ def test_a_document_that_was_there_when_it_was_asked_for_and_is_gone_was_deleted
     for there in ({"status": "queued"}, {"favorite": True}, document("failed")):
         assert isinstance(decide_claim(there, wanted, NOW), Grant)
         assert may_record_refusal(there, wanted, NOW)
+
+
+def test_a_spooled_result_is_not_delivered_where_the_slip_that_asked_for_it_is_gone() -> None:
+    kept: dict[str, Any] = {"job_id": "job-1", "attempt": 1, "claimed": False, "needs_slip": True}
+    assert decide_redelivery(None, NOW, **kept) is Redelivery.DROP
+    for there in ({"status": "queued"}, {"favorite": True}, document("failed", **KEPT)):
+        assert decide_redelivery(there, NOW, **kept) is Redelivery.DELIVER

@@ -9,7 +9,6 @@ import threading
 import time
 from typing import Any, Literal
 
-import jwt
 import pytest
 from PIL import Image
 
@@ -21,10 +20,9 @@ from tests.support.fakes import (
     Slow,
     is_down,
 )
-from tests.support.memory_world import CLOUD, PATH, SECRET, World, data_uri
+from tests.support.memory_world import CLOUD, PATH, World, data_uri, ticket
 from worker.api.params import Params
 from worker.api.request import Request
-from worker.auth.tickets import request_hash
 from worker.core import timing
 from worker.core.errors import Cancelled, GpuFault, Internal, OutOfMemory
 from worker.core.stop import StopSignal
@@ -488,14 +486,6 @@ async def test_where_tokens_are_required_only_the_user_gets_a_document(token: st
     good = await world.run({**CLOUD, "id_token": "token-of-user"})
     assert good["storage"] == "firebase"
     assert "token-of" not in json.dumps(world.document, default=str)
-
-
-def ticket(job_input: dict[str, Any], **more: Any) -> str:
-    """As the app's backend signs it, three hours ago."""
-    owner = {"sub": job_input["user_id"], "file_uid": job_input["file_uid"], "request_hash": request_hash(job_input)}
-    made = int(time.time()) - 3 * 3600
-    claims = {"aud": "generation-worker", "iat": made, "exp": made + 25 * 3600, **owner, **more}
-    return jwt.encode(claims, SECRET, algorithm="HS256")
 
 
 async def test_a_job_that_queued_for_hours_is_served_on_its_ticket_and_its_refusal_is_written() -> None:

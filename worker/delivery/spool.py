@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from worker.core import timing
-from worker.core.errors import BackendError, IdempotencyMismatch, Superseded
+from worker.core.errors import BackendError, Deleted, IdempotencyMismatch, Superseded
 from worker.core.logs import where
 from worker.core.types import Owner
 from worker.delivery.delivered import Delivered
@@ -46,8 +46,13 @@ class Spool:
         files: Sequence[Artifact],
         request_data: Mapping[str, Any],
         usage: Mapping[str, Any] | None = None,
+        *,
+        needs_slip: bool = False,
     ) -> bool:
-        """Put a result aside, with what its document keeps of the request and its cost; whether there was room."""
+        """Put a result aside, with what its document keeps of the request and its cost; whether there was room.
+
+        `needs_slip`: where the document is gone later, its user deleted it.
+        """
         entry = self._folder / f"{int(time.time())}-{uuid.uuid4().hex}"
         draft = entry.with_name("draft-" + entry.name)
         thumbnails = {
@@ -66,7 +71,8 @@ class Spool:
             for name, thumbnail in thumbnails.items():
                 (draft / name).write_bytes(thumbnail.data)
             (draft / "entry.json").write_text(
-                json.dumps(_described(owner, object_owner, files, request_data, usage)), encoding="utf-8"
+                json.dumps(_described(owner, object_owner, files, request_data, usage, needs_slip=needs_slip)),
+                encoding="utf-8",
             )
             draft.rename(entry)
         except OSError as error:
@@ -140,6 +146,8 @@ def _described(
     files: Sequence[Artifact],
     request_data: Mapping[str, Any],
     usage: Mapping[str, Any] | None,
+    *,
+    needs_slip: bool,
 ) -> dict[str, Any]:
     return {
         "owner": asdict(owner),
@@ -148,6 +156,7 @@ def _described(
         "thumbnails": [file.thumbnail and file.thumbnail.metadata() for file in files],
         "request_data": dict(request_data),
         "usage": usage,
+        "needs_slip": needs_slip,
     }
 
 
@@ -156,7 +165,13 @@ def _deliver(entry: Path, storage: Storage, store: DocumentStore) -> bool:
     description = json.loads((entry / "entry.json").read_text(encoding="utf-8"))
     owner, by = Owner(**description["owner"]), ObjectOwner(**description["object_owner"])
     document = SpooledDocument(
-        store, owner, job_id=by.job_id, attempt=by.attempt, fingerprint=by.fingerprint, claimed=by.claimed
+        store,
+        owner,
+        job_id=by.job_id,
+        attempt=by.attempt,
+        fingerprint=by.fingerprint,
+        claimed=by.claimed,
+        needs_slip=bool(description.get("needs_slip")),
     )
     stored: list[StoredObject] = []
     files: list[Artifact] = []
@@ -175,7 +190,7 @@ def _deliver(entry: Path, storage: Storage, store: DocumentStore) -> bool:
         said = [DELIVERED, *flagged(files)]
         data = delivered.generation_data(timings={}, warnings=said, usage=description.get("usage"))
         document.complete(description["request_data"], data)
-    except (Superseded, IdempotencyMismatch):
+    except (Superseded, Deleted, IdempotencyMismatch):
         storage.remove([put for put in stored if not put.found])
         return False
     log.info("a spooled result was delivered", extra={"action": "spool_delivered", "job_id": by.job_id})

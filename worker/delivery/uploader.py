@@ -45,6 +45,8 @@ class Destination:
     spool: Spool | None = None
     usage: Callable[[], Mapping[str, Any]] = dict
     """What the job has cost, for the document of a result that is spooled."""
+    needs_slip: bool = False
+    """Whether its document was there when it was asked for (`document.lease`)."""
 
 
 class Uploader:
@@ -136,7 +138,7 @@ class Uploader:
         ]
         spool, owner = destination.spool, destination.owner
         about = (owner, destination.object_owner(), kept, self._request.public(), destination.usage())
-        if spool is not None and await asyncio.to_thread(spool.keep, *about):
+        if spool is not None and await asyncio.to_thread(spool.keep, *about, needs_slip=destination.needs_slip):
             return StorageUnavailable("storage_unavailable.kept", retryable=False)
         return StorageUnavailable("storage_unavailable.not_kept")
 

@@ -240,6 +240,8 @@ class SpooledDocument:
     fingerprint: str
     claimed: bool
     """Whether the job had claimed it."""
+    needs_slip: bool = False
+    """Whether it was there when the job was asked for: a document that is gone was deleted."""
 
     def look(self) -> Snapshot:
         """The document, as long as it waits for this result.
@@ -250,7 +252,12 @@ class SpooledDocument:
         """
         found = self.store.read(schema.document_path(self.owner), timeout=2 * timing.CALL_SECONDS)
         wanted = transitions.decide_redelivery(
-            found.fields, found.read_at, job_id=self.job_id, attempt=self.attempt, claimed=self.claimed
+            found.fields,
+            found.read_at,
+            job_id=self.job_id,
+            attempt=self.attempt,
+            claimed=self.claimed,
+            needs_slip=self.needs_slip,
         )
         if wanted is Redelivery.DROP:
             raise Superseded
@@ -262,10 +269,11 @@ class SpooledDocument:
         """Write the result where the document is still as its job left it.
 
         Raises:
-            Superseded, IdempotencyMismatch, BackendError: nothing was written.
+            Superseded, Deleted, IdempotencyMismatch, BackendError: nothing was written.
         """
         if not self.claimed:
-            request = ClaimRequest(self.job_id, "outbox", self.fingerprint, uuid.uuid4().hex)
+            token = uuid.uuid4().hex
+            request = ClaimRequest(self.job_id, "outbox", self.fingerprint, token, needs_slip=self.needs_slip)
             session = DocumentSession(self.store, self.owner, request, request_data)
             session.complete(generation_data, time.monotonic() + timing.SPOOL_COMPLETE_SECONDS)
             return

@@ -183,9 +183,13 @@ class Redelivery(Enum):
     """Nobody waits for it any more: the document was deleted, ended in another way, or is another job's."""
 
 
-def decide_redelivery(fields: Fields | None, now: datetime, *, job_id: str, attempt: int, claimed: bool) -> Redelivery:
+def decide_redelivery(
+    fields: Fields | None, now: datetime, *, job_id: str, attempt: int, claimed: bool, needs_slip: bool = False
+) -> Redelivery:
     """Whether a document is as the job left it that spooled its result: failed for want of storage, never told of its
     end, or not known."""
+    if fields is None and needs_slip:
+        return Redelivery.DROP
     found = fields or {}
     status = schema.status_of(found)
     if status not in schema.STATUSES:

@@ -197,7 +197,12 @@ class _Runner:
         destination, owner = None, request.owner
         if owner is not None and context.lease is not None and services.storage is not None:
             destination = Destination(
-                services.storage, owner, context.object_owner, services.spool, lambda: context.usage
+                services.storage,
+                owner,
+                context.object_owner,
+                services.spool,
+                lambda: context.usage,
+                needs_slip=context.lease.needs_slip,
             )
         elif owner is not None:
             context.warn(NO_BUCKET)
