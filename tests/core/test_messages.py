@@ -36,6 +36,7 @@ IDS = """
     gpu_fault
         .driver .no_answer
     idempotency_mismatch
+        .name_taken
     internal
         .encoder .identity .no_decoder .no_encoder .no_picture .no_verdict .unexpected
     invalid_image

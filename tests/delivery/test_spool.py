@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,20 @@ async def test_what_another_job_made_of_a_document_meanwhile_is_left_alone(
     before = dict(world.documents.stored)
     assert world.deliver() == 0
     assert (world.documents.stored, world.paths) == (before, [])
+
+
+async def test_a_kept_result_whose_name_was_taken_meanwhile_ends_in_words(tmp_path: Path) -> None:
+    world = await kept(tmp_path)
+    world.bucket.before = lambda *_: None
+    path = "generating/user/image/file.png"
+    Storage(world.bucket).put(path, item(), replace(provenance(), file_uid="another"), time.monotonic() + 5)
+    assert world.deliver() == 0
+    document = world.document
+    assert (document["status"], document["error"]["code"]) == ("failed", "idempotency_mismatch")
+    assert "use a new file_uid" in document["error"]["message"]
+    assert (document["error"]["retryable"], document["usage"]["units"]) == (False, 2)
+    assert world.bucket.objects[path][0] == item().data
+    assert list((tmp_path / "outbox").iterdir()) == []
 
 
 async def test_a_label_that_the_user_sets_meanwhile_is_kept(tmp_path: Path) -> None:

@@ -19,10 +19,10 @@ from tests.support.clock import CHANCES
 from tests.support.fakes import MemoryBucket, fails_times, is_down
 from tools.media_probe import probe
 from worker.api.request import parse
-from worker.core.errors import BackendError, Cancelled, ResultTooLarge, Superseded
+from worker.core.errors import BackendError, Cancelled, IdempotencyMismatch, ResultTooLarge, Superseded
 from worker.core.types import Owner, Progress
 from worker.delivery.delivered import Delivered
-from worker.delivery.uploader import NO_THUMBNAIL, Destination, Uploader
+from worker.delivery.uploader import NAME_TAKEN, NO_THUMBNAIL, Destination, Uploader
 from worker.engine.protocol import Generated, GeneratedClip, GeneratedImage
 from worker.media import mark
 from worker.media.artifact import Artifact
@@ -59,8 +59,9 @@ class Job:
         if fields.get("task_type") != "text2video":
             fields["num_images"] = count
         self.raise_if_stopped = raise_if_stopped
-        self.provenance = ObjectOwner("job-1", 1, "hash", CLAIMED_AT)
-        destination = Destination(Storage(self.bucket), Owner("user", "file"), lambda: self.provenance)
+        owner = Owner("user", fields.pop("file_uid", "file"))
+        self.provenance = ObjectOwner("job-1", 1, "hash", CLAIMED_AT, file_uid=owner.file_uid)
+        destination = Destination(Storage(self.bucket), owner, lambda: self.provenance)
         self.delivery = Uploader(
             parse({"prompt": "x", **fields}),
             {"model": "fake"},
@@ -210,6 +211,25 @@ async def test_if_one_upload_fails_all_files_come_inline_and_none_stays(kind: st
     assert [warning.split(":")[0] for warning in delivered.warnings] == ["storage_unavailable"]
 
 
+@pytest.mark.parametrize("attempt", [1, 2])
+async def test_a_name_that_is_another_generations_is_told_as_that(attempt: int) -> None:
+    """The only image of `file_0` has the name of the first of several of `file`; it stays, and nothing is spooled."""
+    theirs = Job()
+    await theirs.deliver(image(0), image(1), image(2))
+    mine, path = Job(count=1, file_uid="file_0"), PATHS[0]
+    mine.bucket.objects |= theirs.bucket.objects
+    mine.provenance = replace(mine.provenance, file_uid="file_0", attempt=attempt)
+    delivered = await mine.deliver(image(9))
+    assert (delivered.storage, delivered.warnings) == ("base64", (NAME_TAKEN,))
+    assert mine.bucket.objects[path] == theirs.bucket.objects[path]
+    large = Job(count=1, file_uid="file_0")
+    large.bucket.objects |= theirs.bucket.objects
+    large.provenance = mine.provenance
+    with pytest.raises(IdempotencyMismatch, match="belongs to another generation"):
+        await large.deliver(image(9, 512), limit=10_000)
+    assert large.bucket.objects == theirs.bucket.objects
+
+
 async def test_a_request_without_cloud_storage_is_inline_without_a_warning() -> None:
     job = Job(cloud=False, count=2)
     delivered = await job.deliver(image(0), image(1))
@@ -232,7 +252,8 @@ async def test_what_cannot_fit_is_an_error() -> None:
 
 async def test_a_newer_attempts_objects_are_left_alone_and_ours_go() -> None:
     job = Job(count=2)
-    newer = ObjectOwner("job-2", 2, "hash", "2027").metadata("theirs", Artifact.encoded(b"", "image/png", 64, 64))
+    owner = ObjectOwner("job-2", 2, "hash", "2027", file_uid="file")
+    newer = owner.metadata("theirs", Artifact.encoded(b"", "image/png", 64, 64))
     for path in PATHS[:2]:
         job.bucket.upload(path, b"newer", content_type="image/png", metadata=newer, replaces=0, deadline=0)
     with pytest.raises(Superseded):

@@ -209,6 +209,10 @@ MESSAGES: Mapping[str, str] = {
     "invalid_image.archive": "{field}: is an archive (ZIP or the like); send the picture in it",
     "invalid_image.compressed": "{field}: is a compressed file (gzip or the like); send it uncompressed",
     "idempotency_mismatch": "This file_uid already belongs to another request; use a new file_uid.",
+    "idempotency_mismatch.name_taken": (
+        "a file of this name belongs to another generation (file_uid a_0 and the first of several images of a share "
+        "one), and the result is too large to be returned; use a new file_uid"
+    ),
     "duplicate_in_progress": "Another job is already working on this file_uid.",
     "deleted": "The document was deleted while the job ran; nothing was kept.",
     "model_unavailable": "No model is configured for this task.",

@@ -4,6 +4,7 @@ One folder an entry, written under another name first, so that an entry is whole
 that of several workers one delivers it. Bounded in bytes and age. Knows folders; knows no model and no job that runs.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -11,7 +12,6 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from worker.delivery.delivered import Delivered
 from worker.document.session import SpooledDocument, StillLeased
 from worker.document.store import DocumentStore
 from worker.media.artifact import CONTENT_TYPES, Artifact, flagged
-from worker.storage.results import ObjectOwner, Storage, StoredObject, thumbnail_path
+from worker.storage.results import NameTaken, ObjectOwner, Storage, StoredObject, thumbnail_path
 
 MAX_BYTES = 2 << 30
 MAX_AGE_SECONDS = 48 * 3600
@@ -109,7 +109,7 @@ class Spool:
             log.warning("an entry cannot be read: %s", where(error), extra={"action": "spool_dropped"})
             return False
 
-    @contextmanager
+    @contextlib.contextmanager
     def _taken(self, name: str) -> Iterator[Path | None]:
         """The entry under a name of this worker's own; put back where nothing answered, removed otherwise."""
         taken = self._folder / f"taken-{name}"
@@ -192,6 +192,13 @@ def _deliver(entry: Path, storage: Storage, store: DocumentStore) -> bool:
         document.complete(description["request_data"], data)
     except (Superseded, Deleted, IdempotencyMismatch):
         storage.remove([put for put in stored if not put.found])
+        return False
+    except NameTaken:
+        storage.remove([put for put in stored if not put.found])
+        error = IdempotencyMismatch("idempotency_mismatch.name_taken")
+        with contextlib.suppress(Superseded, Deleted, IdempotencyMismatch):
+            document.fail(description["request_data"], error, description.get("usage"))
+        log.warning("a file of an entry has another generation's name", extra={"action": "spool_dropped"})
         return False
     log.info("a spooled result was delivered", extra={"action": "spool_delivered", "job_id": by.job_id})
     return True

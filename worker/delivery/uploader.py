@@ -14,7 +14,14 @@ from typing import Any
 
 from worker.api.request import ImageRequest, Request
 from worker.core import timing
-from worker.core.errors import BackendError, Forbidden, ResultTooLarge, StorageUnavailable, Superseded
+from worker.core.errors import (
+    BackendError,
+    Forbidden,
+    IdempotencyMismatch,
+    ResultTooLarge,
+    StorageUnavailable,
+    Superseded,
+)
 from worker.core.types import Control, Owner, Part, Progress
 from worker.delivery.delivered import Delivered
 from worker.delivery.spool import Spool
@@ -25,11 +32,17 @@ from worker.media.image import encode_image
 from worker.media.inline import data_uri, fit_images, fit_video
 from worker.media.thumbnail import poster, thumbnail
 from worker.media.video import encode_video
-from worker.storage.results import ObjectOwner, Storage, StoredObject, object_path, thumbnail_path
+from worker.storage.results import NameTaken, ObjectOwner, Storage, StoredObject, object_path, thumbnail_path
 
 NO_THUMBNAIL = "thumbnail_url: a thumbnail could not be stored; the file was"
 ENVELOPE_BYTES = 6000
 """What the response holds beside the inline data."""
+
+NOT_UPLOADED = f"{StorageUnavailable.code}: the upload failed, so the result is returned inline"
+NAME_TAKEN = (
+    f"{IdempotencyMismatch.code}: a file of this name belongs to another generation, so the result is returned inline; "
+    "use a new file_uid"
+)
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +110,7 @@ class Uploader:
             Forbidden: the content safety check refused some; then none is delivered.
             ResultTooLarge: they do not fit into a response, and no storage was asked for.
             StorageUnavailable: they could not be stored and do not fit; the message says whether they are kept.
+            IdempotencyMismatch: as above, for good: a name of theirs is another generation's.
             Superseded: a newer attempt owns the objects.
             DiskFull, Internal: a file could not be encoded.
         """
@@ -120,15 +134,18 @@ class Uploader:
                 self._manifest, artifacts, (*flagged(artifacts), *((NO_THUMBNAIL,) if hidden else ()))
             )
         warnings: tuple[str, ...] = ()
+        taken = any(file.name_taken for file in files)
         if self._destination is not None:
             await self.discard()
             artifacts = [_taken_back(file) for file in artifacts]
-            warnings = (f"{StorageUnavailable.code}: the upload failed, so the result is returned inline",)
+            warnings = (NAME_TAKEN if taken else NOT_UPLOADED,)
         try:
             return await self._inline(artifacts, warnings, max_result_bytes)
         except ResultTooLarge:
             if self._destination is None:
                 raise
+            if taken:
+                raise IdempotencyMismatch("idempotency_mismatch.name_taken") from None
             raise await self._spool(self._destination, artifacts) from None
 
     async def _spool(self, destination: Destination, artifacts: Sequence[Artifact]) -> StorageUnavailable:
@@ -196,8 +213,8 @@ class Uploader:
             stored = await asyncio.to_thread(
                 destination.storage.put, path, artifact, destination.object_owner(), deadline
             )
-        except BackendError:
-            return _File(artifact)
+        except BackendError as error:
+            return _File(artifact, name_taken=isinstance(error, NameTaken))
         finally:
             self.timings["upload"] += time.monotonic() - started
         return _File(replace(artifact, url=stored.url, storage_path=stored.path), stored)
@@ -271,6 +288,8 @@ class _File:
 
     artifact: Artifact
     stored: StoredObject | None = None
+    name_taken: bool = False
+    """Whether its name is another generation's: trying again helps nobody."""
 
 
 def _taken_back(file: Artifact) -> Artifact:

@@ -123,11 +123,11 @@ class DocumentSession:
             IdempotencyMismatch: as above; a document that could not be claimed is another request's.
             BackendError: Firestore did not answer in time.
         """
-        self._finish(schema.completed(generation_data), deadline)
+        self.end(schema.completed(generation_data), deadline)
 
     def fail(self, error: JobError | Cancelled, deadline: float, usage: Mapping[str, Any] | None = None) -> None:
         """Write the failure, and what it has cost. Raises as `complete` does."""
-        self._finish(schema.failed(error.code, error.message, retryable=error.retryable, usage=usage), deadline)
+        self.end(schema.failed(error.code, error.message, retryable=error.retryable, usage=usage), deadline)
 
     def refuse(self, error: JobError | Cancelled, deadline: float) -> bool:
         """Write the failure of a request that was never claimed, where that harms nobody; whether it was written.
@@ -143,7 +143,8 @@ class DocumentSession:
                 return True
             retry.raise_if_over(deadline, "firestore")
 
-    def _finish(self, terminal: Mapping[str, Any], deadline: float) -> None:
+    def end(self, terminal: Mapping[str, Any], deadline: float) -> None:
+        """Write a terminal state. Raises as `complete` does."""
         if self.claimed and self._version is not None:
             try:
                 if self._update(terminal, retry.seconds_left(deadline, timing.CALL_SECONDS)):
@@ -271,17 +272,24 @@ class SpooledDocument:
         Raises:
             Superseded, Deleted, IdempotencyMismatch, BackendError: nothing was written.
         """
+        self._end(request_data, schema.completed(generation_data))
+
+    def fail(self, request_data: Mapping[str, Any], error: JobError, usage: Mapping[str, Any] | None) -> None:
+        """Write that the result will never be delivered; raises as `complete` does."""
+        self._end(request_data, schema.failed(error.code, error.message, retryable=error.retryable, usage=usage))
+
+    def _end(self, request_data: Mapping[str, Any], terminal: Mapping[str, Any]) -> None:
         if not self.claimed:
             token = uuid.uuid4().hex
             request = ClaimRequest(self.job_id, "outbox", self.fingerprint, token, needs_slip=self.needs_slip)
             session = DocumentSession(self.store, self.owner, request, request_data)
-            session.complete(generation_data, time.monotonic() + timing.SPOOL_COMPLETE_SECONDS)
+            session.end(terminal, time.monotonic() + timing.SPOOL_COMPLETE_SECONDS)
             return
         path, deadline = schema.document_path(self.owner), time.monotonic() + timing.SPOOL_COMPLETE_SECONDS
         while True:
             found = self.look()
             # Disowned: the job that spooled the result cannot take the document for its own any more.
-            done = {**schema.completed(generation_data), "claim": schema.disowned(found.fields)}
+            done = {**terminal, "claim": schema.disowned(found.fields)}
             version, _whole = _write(self.store, path, found, done, 2 * timing.CALL_SECONDS)
             if version is not None:
                 return

@@ -67,6 +67,10 @@ class StoredObject:
     """Whether it was there already, and was only taken over."""
 
 
+class NameTaken(BackendError):
+    """An object of this name belongs to another of its user's generations, and stays."""
+
+
 class Storage:
     """Results in one bucket. All methods block; the caller runs them in threads, several at once."""
 
@@ -79,7 +83,8 @@ class Storage:
 
         Raises:
             Superseded: a newer attempt has written the object.
-            BackendError: it could not be stored by `deadline`, or not without replacing what is another generation's.
+            NameTaken: it is another generation's.
+            BackendError: it could not be stored by `deadline`, or not without replacing what may be another job's.
         """
         # A first attempt needs no look: the precondition finds what is there.
         found = self._bucket.info(path, deadline=deadline) if owner.attempt > 1 else None
@@ -87,7 +92,7 @@ class Storage:
             token = str(uuid.uuid4())
             if found is not None:
                 if _is_anothers(found, owner.file_uid):
-                    raise BackendError("storage", "refused")
+                    raise NameTaken("storage", "refused")
                 if found.metadata.get("claimed_at", "") > owner.claimed_at:
                     raise Superseded
                 same_request = found.metadata.get("request_hash") == owner.fingerprint
