@@ -246,7 +246,7 @@ def test_no_reference_gets_anything_else_out_of_the_loader(dice: random.Random) 
         raise OSError
 
     limits = load_settings(firebase_storage_bucket="bucket")
-    loader = SourceLoader(limits, lambda path, most: b"", Fetcher(1000, resolve=nobody))
+    loader = SourceLoader(limits, lambda path, most, seconds: b"", Fetcher(1000, resolve=nobody))
     shown = refused = 0
     with flat_memory(100):
         for _ in until(0.1):

@@ -29,7 +29,7 @@ IDS = """
     disk_full
     download_failed
         .broke_off .encoding .no_address .no_object .no_object_escaped .object_encoded .object_too_large .of_field
-        .redirects .status .too_large .too_slow .unreachable
+        .out_of_time .redirects .status .too_large .too_slow .unreachable
     duplicate_in_progress
     forbidden
         .bucket .folder .ticket_file .ticket_form .ticket_request .ticket_user .unsafe .unsafe_images .user

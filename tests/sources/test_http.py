@@ -2,6 +2,7 @@
 
 import gzip
 import ipaddress
+import math
 import socket
 import ssl
 import threading
@@ -42,7 +43,12 @@ def anywhere(address: Address) -> bool:
 def get(server: HttpsServer) -> Callable[..., bytes]:
     """Fetch from the local server through the real TLS, with only the address policy opened."""
 
-    def fetch_from(path: str, raise_if_stopped: Callable[[], None] | None = None, **options: object) -> bytes:
+    def fetch_from(
+        path: str,
+        raise_if_stopped: Callable[[], None] | None = None,
+        seconds: float = math.inf,
+        **options: object,
+    ) -> bytes:
         chosen = {
             "max_bytes": 100_000,
             "deadline_seconds": 5.0,
@@ -52,7 +58,7 @@ def get(server: HttpsServer) -> Callable[..., bytes]:
             "tls": server.tls,
         } | options
         url = path if path.startswith("https:") else f"https://{HOST}:{server.port}{path}"
-        return Fetcher(**chosen).fetch(url, "image_url", raise_if_stopped)  # type: ignore[arg-type]  # options by name
+        return Fetcher(**chosen).fetch(url, "image_url", raise_if_stopped, seconds)  # type: ignore[arg-type]  # options by name
 
     return fetch_from
 
@@ -482,6 +488,9 @@ def test_a_server_that_drips_is_left_at_the_deadline(page: str, get: Callable[..
     with pytest.raises(DownloadFailed, match="within 1 seconds"):
         get(page, deadline_seconds=1.0)
     assert time.monotonic() - start < 2
+    with pytest.raises(DownloadFailed, match=r"within 0\.5 seconds"):
+        get(page, seconds=0.5)
+    assert time.monotonic() - start < 3
 
 
 ZIPPED = gzip.compress(PICTURE, mtime=0)

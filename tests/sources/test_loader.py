@@ -4,6 +4,7 @@ import base64
 import io
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 
 from tests.support.https_server import HOST, HttpsServer
 from worker.api.request import Request, parse
+from worker.core import timing
 from worker.core.config import Settings
 from worker.core.errors import Cancelled, DownloadFailed, Forbidden, InvalidImage, InvalidInput, JobError, UrlBlocked
 from worker.sources.http import Fetcher
@@ -35,9 +37,13 @@ class Bucket:
     def __init__(self, **objects: bytes) -> None:
         self.objects = {name.replace("__", "/"): data for name, data in objects.items()}
         self.asked: list[tuple[str, int]] = []
+        self.given: list[float] = []
+        self.takes = 0.0
 
-    def __call__(self, path: str, max_bytes: int) -> bytes:
+    def __call__(self, path: str, max_bytes: int, seconds: float) -> bytes:
         self.asked.append((path, max_bytes))
+        self.given.append(seconds)
+        time.sleep(self.takes)
         if path not in self.objects:
             raise DownloadFailed("download_failed.no_object")
         return self.objects[path]
@@ -357,6 +363,22 @@ def test_a_picture_that_is_named_twice_is_read_once() -> None:
     sources = SourceLoader(settings(), bucket).load(request, "ann")
     assert len(bucket.asked) == 1
     assert sources.end is sources.image
+
+
+def test_all_pictures_of_a_job_share_one_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "SOURCES_SECONDS", 0.5)
+    names = [f"uploads/ann/{number}.png" for number in range(4)]
+    bucket = Bucket()
+    bucket.objects = dict.fromkeys(names, png(RED))
+    bucket.takes = 0.2
+    controls = [{"type": "tile", "image_url": f"gs://app.appspot.com/{name}"} for name in names]
+    listed = {"controlnets": controls[:3], "ip_adapters": [{"image_url": controls[3]["image_url"]}]}
+    with pytest.raises(DownloadFailed, match=r"the pictures of a job have 0\.5 seconds together") as caught:
+        SourceLoader(settings(), bucket).load(parse({"prompt": "p", **listed}), "ann")
+    assert caught.value.retryable
+    assert bucket.given == sorted(bucket.given, reverse=True)
+    assert all(seconds <= 0.5 - 0.2 * number for number, seconds in enumerate(bucket.given))
+    assert len(bucket.given) < 4
 
 
 def test_a_picture_in_a_list_is_blamed_by_its_place() -> None:

@@ -154,6 +154,9 @@ MESSAGES: Mapping[str, str] = {
         "{field}: the server sent the file in a content encoding (such as br or zstd) that was not asked for"
     ),
     "download_failed.too_slow": "{field}: could not be downloaded within {seconds:g} seconds",
+    "download_failed.out_of_time": (
+        "{field}: the pictures of a job have {seconds:g} seconds together, downloads included, and these are over"
+    ),
     "download_failed.object_too_large": "the source image has more than {most} bytes",
     "download_failed.object_encoded": (
         "the source image is stored with a content encoding (Content-Encoding); upload the file as it is"

@@ -33,6 +33,8 @@ REMOVE_SECONDS = 3.0
 """Taking back objects of a result that is not kept."""
 READ_OBJECT_SECONDS = 10.0
 """Reading a source picture from the bucket."""
+SOURCES_SECONDS = 45.0
+"""All pictures of a job together, from their download to their pixels."""
 
 STOP_GRACE_SECONDS = 30.0
 """How long nothing may move before the GPU counts as hung, once the job was asked to stop. Of a slow model it is

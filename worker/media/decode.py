@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MAX_DECLARED_PIXELS = 1 << 28
 """What phones of 200 megapixels take, and somewhat more."""
 DECODE_SECONDS = 30.0
-"""For all pictures of a job. The slowest that are let in, 48 megapixels of HEIC, take some 5 s of one core."""
+"""For one picture. The slowest that are let in, 48 megapixels of HEIC, take some 5 s of one core."""
 _AT_ONCE = 2
 _ASK_EVERY_SECONDS = 0.1
 
@@ -116,7 +116,7 @@ def _decode(
             )
         except sandbox.TimeIsOverError:
             _ended("a picture was not read in time", kind)
-            raise InvalidImage("invalid_image.too_slow", field=what, seconds=DECODE_SECONDS) from None
+            raise InvalidImage("invalid_image.too_slow", field=what, seconds=round(seconds, 2)) from None
         except sandbox.EndedError:
             _ended("a picture ended its decoder", kind)
             raise InvalidImage("invalid_image.reader_ended", field=what, kind=kind) from None

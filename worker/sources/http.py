@@ -8,6 +8,7 @@ Follows OWASP's Server-Side Request Forgery Prevention Cheat Sheet.
 import functools
 import ipaddress
 import itertools
+import math
 import re
 import socket
 import ssl
@@ -118,19 +119,26 @@ class Fetcher:
     ports: frozenset[int] = frozenset({443})
     tls: ssl.SSLContext | None = field(default=None, repr=False)
 
-    def fetch(self, url: str, what: str, raise_if_stopped: Callable[[], None] | None = None) -> bytes:
+    def fetch(
+        self,
+        url: str,
+        what: str,
+        raise_if_stopped: Callable[[], None] | None = None,
+        seconds: float = math.inf,
+    ) -> bytes:
         """Download `url` within the deadline; redirects are followed by hand and checked like the first URL.
 
         Args:
             url: an https:// URL from a stranger.
             what: the field it came from; every message starts with it. Neither URL nor host is repeated.
             raise_if_stopped: asked about twice a second; what it raises ends the download and is passed on.
+            seconds: how long it may take, where that is less than the deadline.
 
         Raises:
             UrlBlocked: not https on an allowed port, malformed, or leads to an address that is not public.
             DownloadFailed: no such host, no answer, an error status, too large, too slow.
         """
-        dial = _Dialler(self, what, time.monotonic() + self.deadline_seconds, raise_if_stopped or (lambda: None))
+        dial = _Dialler(self, what, min(seconds, self.deadline_seconds), raise_if_stopped or (lambda: None))
         target = self._check(url, what)
         try:
             with httpcore.ConnectionPool(ssl_context=self.tls or _system_tls(), network_backend=dial) as pool:
@@ -277,9 +285,10 @@ def _unfolded(pieces: Iterable[bytes], coding: bytes, what: str) -> Iterator[byt
 class _Dialler(httpcore.NetworkBackend):
     """Connects to checked addresses only, and holds every wait to the download's deadline."""
 
-    def __init__(self, fetcher: Fetcher, what: str, deadline: float, raise_if_stopped: Callable[[], None]) -> None:
+    def __init__(self, fetcher: Fetcher, what: str, seconds: float, raise_if_stopped: Callable[[], None]) -> None:
         self.raise_if_stopped = raise_if_stopped
-        self._fetcher, self._what, self._deadline = fetcher, what, deadline
+        self._fetcher, self._what, self._seconds = fetcher, what, seconds
+        self._deadline = time.monotonic() + seconds
         self._backend = httpcore.SyncBackend()
 
     def left(self, at_most: float) -> float:
@@ -295,7 +304,7 @@ class _Dialler(httpcore.NetworkBackend):
         return min(left, at_most)
 
     def too_slow(self) -> DownloadFailed:
-        return DownloadFailed("download_failed.too_slow", field=self._what, seconds=self._fetcher.deadline_seconds)
+        return DownloadFailed("download_failed.too_slow", field=self._what, seconds=round(self._seconds, 1))
 
     def connect_tcp(
         self,

@@ -6,12 +6,13 @@ sizes they like, how a download or a bucket works, or how bytes become pixels. E
 
 import base64
 import re
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from worker.api.field_types import DATA_URI
 from worker.api.request import Request
-from worker.core import messages
+from worker.core import messages, timing
 from worker.core.config import Settings
 from worker.core.errors import DownloadFailed, FieldProblem, Forbidden, InvalidImage, InvalidInput
 from worker.core.types import Sources
@@ -38,8 +39,8 @@ _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 class ReadObject(Protocol):
     """Reads one object of the configured bucket."""
 
-    def __call__(self, path: str, max_bytes: int) -> bytes:
-        """The object's bytes.
+    def __call__(self, path: str, max_bytes: int, seconds: float) -> bytes:
+        """The object's bytes, within so many seconds.
 
         Raises:
             DownloadFailed: there is no such object, or it is larger than `max_bytes`.
@@ -65,7 +66,8 @@ class SourceLoader:
     ) -> Sources:
         """The request's pictures in their own size: each RGB, the mask L (white = repaint).
 
-        A picture that is named twice is read once. All of them share the time in which pictures are decoded.
+        A picture that is named twice is read once. All of them share `timing.SOURCES_SECONDS`; the wait for other jobs'
+        pictures to be decoded does not count.
 
         Args:
             request: what names them.
@@ -78,7 +80,7 @@ class SourceLoader:
             Internal: the decoder cannot be started.
         """
         most, most_declared = self._settings.max_input_image_pixels, self._settings.max_declared_image_pixels
-        left, warnings = decode.DECODE_SECONDS, list[str]()
+        left, warnings = timing.SOURCES_SECONDS, list[str]()
         loaded: dict[str, Image.Image] = {}
         read: dict[tuple[str, bool, bool], str] = {}
         for field, ref in request.pictures().items():
@@ -86,10 +88,13 @@ class SourceLoader:
             if (same := read.setdefault((ref, is_mask, is_listed), field)) != field:
                 loaded[field] = loaded[same]
                 continue
-            data = self._read(ref, field, user_id, raise_if_stopped)
+            started = time.monotonic()
+            data = self._read(ref, field, user_id, raise_if_stopped, left)
+            left -= time.monotonic() - started
+            _check_time(field, left)
             limits = (min(most, LISTED_PIXELS) if is_listed else most, most_declared)
             decoded = (decode.decode_mask if is_mask else decode.decode_image)(
-                data, field, *limits, seconds=left, raise_if_stopped=raise_if_stopped
+                data, field, *limits, seconds=min(left, decode.DECODE_SECONDS), raise_if_stopped=raise_if_stopped
             )
             left -= decoded.seconds
             loaded[field] = decoded.image
@@ -103,15 +108,18 @@ class SourceLoader:
             warnings=tuple(warnings),
         )
 
-    def _read(self, ref: str, what: str, user_id: str | None, raise_if_stopped: Callable[[], None]) -> bytes:
+    def _read(
+        self, ref: str, what: str, user_id: str | None, raise_if_stopped: Callable[[], None], seconds: float
+    ) -> bytes:
         raise_if_stopped()
+        _check_time(what, seconds)
         if header := DATA_URI.match(ref):
             return _decode_base64(ref[header.end() :], what, self._settings.max_input_image_bytes)
         if ref.startswith("gs://"):
-            return self._read_own_object(ref, what, user_id)
-        return self._fetcher.fetch(ref, what, raise_if_stopped)
+            return self._read_own_object(ref, what, user_id, seconds)
+        return self._fetcher.fetch(ref, what, raise_if_stopped, seconds)
 
-    def _read_own_object(self, ref: str, what: str, user_id: str | None) -> bytes:
+    def _read_own_object(self, ref: str, what: str, user_id: str | None, seconds: float) -> bytes:
         bucket = self._settings.firebase_storage_bucket
         if self._read_object is None or not bucket:
             raise InvalidInput([FieldProblem(what, "invalid_input.gs_without_firebase")])
@@ -120,7 +128,7 @@ class SourceLoader:
         path = own_object_path(ref, what, bucket=bucket, user_id=user_id)
         limit = self._settings.max_input_image_bytes
         try:
-            data = self._read_object(path, limit)
+            data = self._read_object(path, limit, seconds)
         except DownloadFailed as error:
             escaped = error.message_id == "download_failed.no_object" and _ESCAPE.search(path)
             problem = messages.text("download_failed.no_object_escaped", got=escaped[0]) if escaped else error.message
@@ -157,6 +165,11 @@ def own_object_path(ref: str, what: str, *, bucket: str, user_id: str) -> str:
     if len(parts) < 3 or parts[0] not in USER_FOLDERS or parts[1] != user_id:
         raise Forbidden("forbidden.folder", field=what)
     return path
+
+
+def _check_time(what: str, seconds: float) -> None:
+    if seconds <= 0:
+        raise DownloadFailed("download_failed.out_of_time", field=what, seconds=timing.SOURCES_SECONDS)
 
 
 def _decode_base64(text: str, what: str, max_bytes: int) -> bytes:

@@ -170,15 +170,16 @@ class Storage:
         if failure is not None:
             raise failure
 
-    def read_object(self, path: str, max_bytes: int) -> bytes:
-        """The bytes of a source image in the bucket.
+    def read_object(self, path: str, max_bytes: int, seconds: float = timing.READ_OBJECT_SECONDS) -> bytes:
+        """The bytes of a source image in the bucket, within so many seconds or `timing.READ_OBJECT_SECONDS`.
 
         Raises:
             DownloadFailed: there is no such object, it is larger than `max_bytes`, or it has a content encoding.
             StorageUnavailable: the bucket does not answer.
         """
         try:
-            data = self._bucket.read(path, max_bytes=max_bytes, deadline=time.monotonic() + timing.READ_OBJECT_SECONDS)
+            deadline = time.monotonic() + min(seconds, timing.READ_OBJECT_SECONDS)
+            data = self._bucket.read(path, max_bytes=max_bytes, deadline=deadline)
         except ObjectTooLarge:
             raise DownloadFailed("download_failed.object_too_large", most=max_bytes, retryable=False) from None
         except ObjectEncoded:
