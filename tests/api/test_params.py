@@ -176,17 +176,29 @@ def test_a_refiner_works_only_where_it_is_asked_for_and_one_field_is_enough() ->
     assert split(high_noise_frac=0.7, refiner_inference_steps=12, num_inference_steps=20) == (0.7, 12)
 
 
-def test_the_cost_is_pixels_times_frames_times_steps_times_images() -> None:
-    assert job_cost(image(width=512, height=256, num_inference_steps=10, scheduler="HEUN")) == 512 * 256 * 20
-    assert job_cost(image(width=512, height=256, num_inference_steps=10, num_images=3)) == 512 * 256 * 10 * 3
-    assert job_cost(video(video_width=64, video_height=96, num_frames=9, num_inference_steps=4)) == 64 * 96 * 9 * 4
+def test_the_cost_is_pixels_times_frames_times_steps_and_the_decode_times_images() -> None:
+    assert job_cost(image(width=512, height=256, num_inference_steps=10, scheduler="HEUN")) == 512 * 256 * 21
+    assert job_cost(image(width=512, height=256, num_inference_steps=10, num_images=3)) == 512 * 256 * 11 * 3
+    assert job_cost(video(video_width=64, video_height=96, num_frames=9, num_inference_steps=4)) == 64 * 96 * 9 * 5
+
+
+@pytest.mark.parametrize(("make", "more"), [(image, 30), (video, 120)])
+def test_another_model_than_the_workers_first_has_its_price_however_small_the_job(make: Any, more: int) -> None:
+    """Who has two models evict each other with pictures of one step pays for what that takes."""
+    small = {"width": 64, "height": 64} if make is image else {"video_width": 64, "video_height": 64, "num_frames": 5}
+    small["num_inference_steps"] = 1
+    other = replace(SDXL if make is image else WAN, is_first=False)
+    params = make(**small)
+    assert (job_units(params), job_units(params, other)) == (1, more + 1)
+    task = "text2img" if make is image else "text2video"
+    assert "may be at most" in problem(other, {"max_job_cost": more * 10**6}, task_type=task, **small)
 
 
 def test_with_a_refiner_the_steps_that_are_really_run_count() -> None:
     pixels: dict[str, Any] = {"width": 64, "height": 64, "num_inference_steps": 30}
-    assert job_cost(image(**pixels, high_noise_frac=0.8)) == 64 * 64 * 30
+    assert job_cost(image(**pixels, high_noise_frac=0.8)) == 64 * 64 * 31
     # 24 of the base's 30 and the last fifth of the refiner's 100
-    assert job_cost(image(**pixels, high_noise_frac=0.8, refiner_inference_steps=100)) == 64 * 64 * 44
+    assert job_cost(image(**pixels, high_noise_frac=0.8, refiner_inference_steps=100)) == 64 * 64 * 45
 
 
 def test_a_size_far_beyond_the_models_own_is_drawn_small_first_where_the_model_asks_for_it() -> None:
@@ -216,7 +228,7 @@ def test_an_inpainting_costs_what_is_drawn_of_it_and_says_what_that_is() -> None
     assert isinstance(params, ImageParams)
     assert (params.width, params.height) == (1600, 1200)
     assert params.drawn_size == (1064, 912)
-    assert job_cost(params) == 1064 * 912 * 10
+    assert job_cost(params) == 1064 * 912 * 11
     assert params.micro_conditioning is None
     shown = public_params(params)
     assert (shown["mask_blur"], shown["inpaint_area"]) == (4, "masked")
@@ -258,7 +270,7 @@ def test_a_draft_is_finished_in_at_least_one_step(steps: int) -> None:
 
 def test_two_passes_cost_the_draft_and_what_is_left_at_full_size() -> None:
     params = image(DRAFTING, width=1536, height=1536, num_inference_steps=10, num_images=2)
-    assert job_cost(params) == (1024 * 1024 * 10 + 1536 * 1536 * 3) * 2
+    assert job_cost(params) == (1024 * 1024 * 11 + 1536 * 1536 * 4) * 2
     assert public_params(params)["draft"] == {"width": 1024, "height": 1024, "strength": 0.3}
 
 
@@ -270,7 +282,7 @@ def test_too_many_pixels_are_refused_also_where_the_model_would_make_them_by_its
 
 def test_a_job_over_the_cost_limit_is_refused_with_both_numbers() -> None:
     steps = {"task_type": "text2video", "video_width": 64, "video_height": 64, "num_frames": 5}
-    exact = 64 * 64 * 5 * 3
+    exact = 64 * 64 * 5 * 4
     assert made(WAN, {"max_job_cost": exact}, num_inference_steps=3, **steps)
     message = problem(WAN, {"max_job_cost": exact - 1}, num_inference_steps=3, **steps)
     assert message.startswith("invalid_input: num_inference_steps: ")
@@ -279,7 +291,7 @@ def test_a_job_over_the_cost_limit_is_refused_with_both_numbers() -> None:
 
 def test_the_default_limit_lets_a_720p_clip_of_121_frames_in_50_steps_through() -> None:
     sizes: dict[str, Any] = {"video_width": 1280, "video_height": 720, "num_frames": 121}
-    assert job_cost(video(num_inference_steps=50, **sizes)) == 5_575_680_000
+    assert job_cost(video(num_inference_steps=50, **sizes)) == 5_687_193_600
     assert "may be at most" in problem(WAN, task_type="text2video", num_inference_steps=100, **sizes)
 
 
@@ -430,10 +442,10 @@ def test_sugar_is_always_what_a_request_could_have_said_in_numbers(
 
 
 def test_a_unit_is_a_million_pixel_steps_on_any_card_and_a_job_is_at_least_one() -> None:
-    assert job_units(image()) == 32  # 1024 x 1024 x 30 = 31.5 million
-    assert job_units(image(num_images=4)) == 126
+    assert job_units(image()) == 33  # 1024 x 1024 x 31 = 32.5 million
+    assert job_units(image(num_images=4)) == 131
     assert job_units(image(width=64, height=64, num_inference_steps=1)) == 1
-    assert job_units(video(num_frames=81)) == 1618
+    assert job_units(video(num_frames=81)) == 1650
 
 
 @pytest.mark.parametrize(

@@ -311,7 +311,7 @@ def test_sizes_that_are_each_legal_and_too_much_together_are_refused(world: Worl
     world.attack(row, {"prompt": "x", **OWNER, **side}, "invalid_input", names="width")
     clip = {**VIDEO, "video_width": 1280, "video_height": 1280, "num_frames": 121, "num_inference_steps": 100}
     world.attack(row, {**clip, **OWNER}, "invalid_input", names="num_inference_steps")
-    small = World(world.log, max_job_cost=64 * 64 * 4 * 4 - 1)
+    small = World(world.log, max_job_cost=64 * 64 * 5 * 4 - 1)
     for more in ({"num_images": 4}, {"width": 128, "height": 128}, {"num_inference_steps": 100}):
         small.attack(row, {"prompt": "x", **OWNER, **more}, "invalid_input", names="num_inference_steps")
     small.good()

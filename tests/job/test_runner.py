@@ -220,10 +220,10 @@ async def test_a_task_without_a_model_says_which_variable_to_set() -> None:
 
 
 async def test_a_job_over_the_cost_limit_is_refused_before_the_model() -> None:
-    world = World(max_job_cost=64 * 64 * 4 - 1)
+    world = World(max_job_cost=64 * 64 * 5 - 1)
     response = await world.run({"prompt": "x"})
     assert response["error_code"] == "invalid_input"
-    assert str(64 * 64 * 4) in response["error"]
+    assert str(64 * 64 * 5) in response["error"]
     assert world.generator.generated == 0
 
 
@@ -587,7 +587,7 @@ async def test_a_failure_that_has_used_the_card_says_what_it_has_cost(error: Exc
     world = World(Raises(error))
     response = await world.run({**CLOUD, "width": 1024, "height": 1024})
     assert response["usage"] == world.document["usage"]
-    assert response["usage"]["units"] == 5
+    assert response["usage"]["units"] == 6
     assert response["usage"]["gpu_seconds"] >= 0
 
 

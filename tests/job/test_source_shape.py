@@ -98,11 +98,11 @@ async def test_what_depends_on_the_size_follows_it() -> None:
 
 
 async def test_a_side_that_makes_the_job_too_large_is_told() -> None:
-    world = World(generator := Attentive(), max_job_cost=100_000 * 4)
+    world = World(generator := Attentive(), max_job_cost=100_000 * 5)
     job = {**CLOUD, "task_type": "img2img", "image_url": data_uri((64, 512)), "width": 128}
     response = await world.run(job)
     assert response["error_code"] == "invalid_input"
-    assert "width x height x steps" in response["error"]
+    assert "width x height x (steps + 1)" in response["error"]
     assert world.document["status"] == "failed"
     assert generator.generated == 0
 

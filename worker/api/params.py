@@ -39,6 +39,13 @@ from worker.core.types import Scheduler
 
 SEED_RANGE = 2**32
 PIXEL_STEPS_A_UNIT = 1_000_000
+STEPS_BESIDE = 1
+"""What decoding a picture and encoding what it starts from count as. By engine/estimate.py's FLOP, with two calls of a
+network a step: 0.9 steps to decode and 0.4 to encode with SDXL at 1024 x 1024; to decode 0.5 with Wan 2.1 1.3B at
+832 x 480 and 2 with Wan 2.2 TI2V 5B at 1280 x 704."""
+OTHER_MODEL = {"image": 30_000_000, "video": 120_000_000}
+"""What loading another model than the worker's first counts as, in pixel-steps: one picture of SDXL's own size, four
+for the larger files of Wan. What fits side by side is the card's, and a price does not depend on the card."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +64,9 @@ class ModelDefaults:
     num_frames: int = 81
     fps: int = 16
     has_refiner: bool = False
+    is_first: bool = True
+    """Whether it is the model that the worker has for who asks for nothing else: another one is loaded beside it, or in
+    its place."""
     scheduler: Scheduler | None = None
     """What runs where the request names none; None: the scheduler in the model's own files."""
     schedulers: tuple[Scheduler, ...] | None = None
@@ -241,7 +251,7 @@ def resolve(
             )
     else:
         params = _video_params(request, defaults, seed, source)
-    cost = job_cost(params)
+    cost = job_cost(params, defaults)
     if cost > max_job_cost:
         problem = FieldProblem(
             "num_inference_steps",
@@ -253,26 +263,33 @@ def resolve(
     return params
 
 
-def job_cost(params: Params) -> int:
-    """Pixels x frames x denoising steps x images: what a job's GPU time grows with. HEUN's steps count twice."""
-    steps = float(params.num_inference_steps)
+def job_cost(params: Params, defaults: ModelDefaults | None = None) -> int:
+    """Pixels x frames x (denoising steps + `STEPS_BESIDE`) x images, and `OTHER_MODEL`: what GPU time grows with.
+
+    HEUN's steps count twice. `defaults` are those of the job's model; without them it is taken for the worker's first.
+    """
+    steps, calls = float(params.num_inference_steps), 1
     if isinstance(params, VideoParams):
-        times = params.num_frames
+        times, (width, height) = params.num_frames, (params.width, params.height)
     else:
-        times = len(params.seeds) * (2 if params.scheduler in TWICE_A_STEP else 1)
+        times, (width, height) = len(params.seeds), params.drawn_size
+        calls = 2 if params.scheduler in TWICE_A_STEP else 1
         if params.refiner_inference_steps is not None and params.high_noise_frac is not None:
             refined = params.refiner_inference_steps * (1 - params.high_noise_frac)
             steps = round(steps * params.high_noise_frac + refined)
-    if params.draft is None:
-        width, height = params.drawn_size if isinstance(params, ImageParams) else (params.width, params.height)
-        return round(width * height * steps) * times
-    drafted = params.draft.width * params.draft.height * params.num_inference_steps
-    return round(drafted + params.width * params.height * steps * params.draft.strength) * times
+    drafted = 0.0
+    if params.draft is not None:
+        drafted = params.draft.width * params.draft.height * (params.num_inference_steps * calls + STEPS_BESIDE)
+        steps *= params.draft.strength
+    cost = round(drafted + width * height * (steps * calls + STEPS_BESIDE)) * times
+    if defaults is not None and not defaults.is_first:
+        cost += OTHER_MODEL["video" if isinstance(params, VideoParams) else "image"]
+    return cost
 
 
-def job_units(params: Params) -> int:
+def job_units(params: Params, defaults: ModelDefaults | None = None) -> int:
     """What a job is worth, whichever card runs it: its cost in millions of pixel-steps, rounded up."""
-    return max(1, math.ceil(job_cost(params) / PIXEL_STEPS_A_UNIT))
+    return max(1, math.ceil(job_cost(params, defaults) / PIXEL_STEPS_A_UNIT))
 
 
 def _asked_image_size(request: ImageRequest, defaults: ModelDefaults) -> tuple[int | None, int | None]:

@@ -64,8 +64,10 @@ MESSAGES: Mapping[str, str] = {
     "invalid_input.short_schedule": "must be at most {most} with the scheduler {scheduler} (got {got})",
     "invalid_input.frames": "must be 4k + 1; the nearest are {low} and {high} (got {got})",
     "invalid_input.too_many_pixels": "width x height may be at most {most} pixels (got {got})",
-    "invalid_input.image_cost": "width x height x steps x images may be at most {most} (got {got})",
-    "invalid_input.video_cost": "video_width x video_height x num_frames x steps may be at most {most} (got {got})",
+    "invalid_input.image_cost": "width x height x (steps + 1) x images may be at most {most} (got {got})",
+    "invalid_input.video_cost": (
+        "video_width x video_height x num_frames x (steps + 1) may be at most {most} (got {got})"
+    ),
     "invalid_input.too_slow": (
         "the job would take about {seconds:,} s on this worker ({card}), which stops it after {limit:,} s; "
         "at most {steps} steps, or a smaller size (got {got})"

@@ -49,7 +49,7 @@ async def _quote(job_input: Mapping[str, Any], services: Services) -> dict[str, 
     planned = await plan(parse(job_input), services)
     seconds = planned.estimate.seconds if planned.estimate is not None else None
     return {
-        "units": job_units(planned.params),
+        "units": job_units(planned.params, planned.defaults),
         "estimated_seconds": None if seconds is None else round(seconds, 1),
         "params": public_params(planned.params),
     }

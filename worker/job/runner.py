@@ -163,7 +163,7 @@ class _Runner:
     def _know(self, planned: Plan) -> None:
         """Take note of what the job's result will be, as far as its plan says so."""
         context = self._context
-        context.units = job_units(planned.params)
+        context.units = job_units(planned.params, planned.defaults)
         context.manifest = response.manifest(planned.params, planned.defaults.name)
 
     async def _generate(self, request: Request, planned: Plan) -> AlreadyDone | Delivered:

@@ -120,3 +120,23 @@ def test_an_operator_may_say_so_either_way(tmp_path: Path) -> None:
     assert not registry(cuda=True, allow_downloads=False).may_download
     assert registry(cuda=True, where=()).may_download
     assert not registry(cuda=True, where=(), wan_model=here).may_download
+
+
+@pytest.mark.parametrize(
+    ("named", "asked", "first"),
+    [
+        ({"sdxl_model": "photo=org/a, anime=org/b"}, ("text2img", None), True),
+        ({"sdxl_model": "photo=org/a, anime=org/b"}, ("inpaint", "photo"), True),
+        ({"sdxl_model": "photo=org/a, anime=org/b"}, ("img2img", "anime"), False),
+        ({"sdxl_model": "org/a", "wan_model": TI2V}, ("text2video", None), False),
+        ({"sdxl_model": "org/a", "wan_model": TI2V}, ("text2img", "org/a"), True),
+        ({"wan_model": TI2V}, ("img2video", None), True),
+        ({"wan_model": "org/t2v", "wan_i2v_model": "org/i2v"}, ("img2video", None), False),
+        ({"sdxl_model": "/gone", "wan_model": TI2V}, ("text2video", None), True),
+    ],
+)
+def test_the_first_model_is_what_the_first_task_that_can_be_served_runs_on(
+    named: dict[str, Any], asked: tuple[str, str | None], first: bool
+) -> None:
+    task, model = asked
+    assert registry(cuda=True, **named).describe(TaskType(task), model).is_first is first

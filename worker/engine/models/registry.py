@@ -145,6 +145,17 @@ class ModelRegistry:
             ModelUnavailable, InvalidInput: as `spec`.
         """
         spec = self.spec(task_type, model)
+        found = self._described(spec, task_type)
+        return found if self._is_first(spec) else replace(found, is_first=False)
+
+    def _is_first(self, spec: ModelSpec) -> bool:
+        """Whether it is what the first task that this worker can serve runs on where a request names no model."""
+        for task in self.tasks:
+            with contextlib.suppress(ModelUnavailable):
+                return self.spec(task).name == spec.name
+        return True
+
+    def _described(self, spec: ModelSpec, task_type: TaskType) -> ModelDefaults:
         main = spec.main
         name, own = main.called or main.name, self._own(main)
         if main.called is not None:
