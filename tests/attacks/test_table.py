@@ -1144,9 +1144,10 @@ def test_inline_data_reaches_no_document_no_log_and_no_message_however_it_is_spe
         for field in ("image_url", "user_id", "scheduler", "seed"):
             job = {**IMG2IMG, **OWNER, "image_url": "x", field: head + picture}
             world.attack(row, job, "invalid_input", names=field, hides=picture[30:80])
-    for field in ("controlnets", "ip_adapters", "outpaint", "image"):
+    named = {"controlnets": "controlnets.0.type", "ip_adapters": "image_url", "outpaint": "outpaint", "image": "image"}
+    for field, name in named.items():
         job = {**IMG2IMG, **OWNER, field: [{"image_url": "DATA:;base64," + picture}]}
-        world.attack(row, job, "invalid_input", names=field, hides=picture[:50])
+        world.attack(row, job, "invalid_input", names=name, hides=picture[:50])
     world.good()
 
 

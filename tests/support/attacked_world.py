@@ -97,6 +97,9 @@ class Row:
     let_through: int = 0
     crashed: int = 0
     leaked: int = 0
+    workers_lost: int = 0
+    others_lost: int = 0
+    """Jobs of other users that got no answer, or a wrong one."""
     slowest_ms: float = 0.0
 
 
@@ -105,7 +108,10 @@ TABLE: dict[int, Row] = {}
 
 def table() -> str:
     """The table of all that was tried in this run, in words and numbers."""
-    heads = ("row", "attack", "tried", "refused", "harmless", "let through", "crashed", "leaked", "slowest ms")
+    heads = (
+        *("row", "attack", "tried", "refused", "harmless", "let through", "crashed", "leaked", "workers lost"),
+        *("others lost", "slowest ms"),
+    )
     rows = [
         (str(number), *(str(value) for value in list(dataclasses.astuple(row))[:-1]), f"{row.slowest_ms:.0f}")
         for number, row in sorted(TABLE.items())

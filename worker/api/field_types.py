@@ -124,7 +124,7 @@ def _lora_path(path: str) -> str:
     path = path.strip()
     if not 1 <= len(path) <= MAX_LORA_PATH_CHARACTERS:
         raise finding("invalid_input.length", most=MAX_LORA_PATH_CHARACTERS, got=len(path))
-    if _SURROGATE.search(path) or _CONTROL.search(path):
+    if not path.isprintable():
         raise finding("invalid_input.lora_path", got=short(path))
     return path
 

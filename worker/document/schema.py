@@ -176,9 +176,9 @@ def mapping(found: Fields | None, name: str) -> Fields:
 
 
 def number(found: Fields | None, name: str) -> int:
-    """A field that a worker counts in; 0 where something else stands there."""
+    """A field that a worker counts in; 0 where something else stands there, such as what could not be counted on."""
     value = (found or {}).get(name)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else 0
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31 else 0
 
 
 def has_ended(found: Fields | None) -> bool:

@@ -1,0 +1,76 @@
+"""A bucket with one object that is not what its size says, behind Google's own client: a stand-in for the service."""
+
+import functools
+import gzip
+import http.server
+import json
+import socketserver
+import threading
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import brotli  # type: ignore[import-untyped]  # it has no types
+
+from tools.emulators.firebase import environment
+from worker.core.config import load_settings
+from worker.firebase.app import Firebase
+
+
+@functools.cache
+def bomb(encoding: str) -> bytes:
+    """300 MiB of nothing, in a few hundred bytes or kilobytes."""
+    data = bytes(300 << 20)
+    for name in encoding.lower().split(", "):
+        data = {"gzip": gzip.compress, "br": brotli.compress, "deflate": zlib.compress}.get(name, lambda _: b"x")(data)
+    return data
+
+
+class Google(http.server.BaseHTTPRequestHandler):
+    """Cloud Storage's two answers to a read: what an object is, and its bytes, encoded as they are stored.
+
+    https://cloud.google.com/storage/docs/transcoding: to a client that says it takes gzip, and of every other encoding,
+    the stored bytes are sent with their `Content-Encoding`.
+    """
+
+    data: bytes
+    encoding: str | None
+    told_encoding: str | None
+    told_size: int
+
+    def do_GET(self) -> None:
+        url = urlsplit(self.path)
+        if parse_qs(url.query).get("alt") == ["media"] or "/download/" in url.path:
+            self._answer(self.data, "image/png", self.encoding)
+            return
+        about = {"name": "a.png", "generation": "1", "metageneration": "1", "size": str(self.told_size)}
+        if self.told_encoding:
+            about["contentEncoding"] = self.told_encoding
+        self._answer(json.dumps(about).encode(), "application/json", None)
+
+    def _answer(self, body: bytes, kind: str, encoding: str | None) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        if encoding:
+            self.send_header("Content-Encoding", encoding)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
+
+
+@contextmanager
+def serving(data: bytes, encoding: str | None = None, **told: Any) -> Iterator[Any]:
+    """A bucket through Google's own client, whose one object is this; `told_…` is said of it instead of the truth."""
+    truth = {"data": data, "encoding": encoding, "told_encoding": encoding, "told_size": len(data)}
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), type("Handler", (Google,), truth | told)) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        with environment({"STORAGE_EMULATOR_HOST": url, "FIREBASE_STORAGE_BUCKET": "demo.firebasestorage.app"}):
+            yield Firebase(load_settings()).bucket
+        server.shutdown()
