@@ -138,6 +138,12 @@ def test_a_quality_of_png_is_said_to_have_no_effect() -> None:
     assert said(output_quality=80, output_format="jpg") == said(output_quality=80, output_format="webp") == ()
 
 
+def test_a_reference_of_no_weight_is_said_to_have_no_effect() -> None:
+    seen = replace(SDXL, has_ip_adapter=True)
+    entry = {"image_url": "https://example.com/a.png"}
+    assert said(seen, ip_adapters=[entry, {**entry, "scale": 0}]) == ("ip_adapters.1: has no effect with a scale of 0",)
+
+
 def test_a_duration_that_becomes_visibly_another_is_said_with_the_frames() -> None:
     assert clip(duration=20) == (
         "duration: 20 s became 7.56 s, 121 frames at 16 a second; num_frames is 4k + 1, 5 to 121",

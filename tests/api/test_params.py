@@ -165,6 +165,15 @@ def test_refiner_fields_need_a_refiner(field: dict[str, Any]) -> None:
     assert problem(without, **field).startswith(f"invalid_input: {name}: needs a refiner")
 
 
+def test_references_need_an_ip_adapter_and_are_shown_without_their_pictures() -> None:
+    asked: dict[str, Any] = {"ip_adapters": [{"image_url": "https://example.com/a.png"}]}
+    without = ModelDefaults("sdxl", 1024, 1024, num_inference_steps=30, guidance_scale=5.0)
+    assert problem(without, **asked).startswith("invalid_input: ip_adapters: needs an IP-Adapter")
+    params = image(replace(without, has_ip_adapter=True), **asked)
+    assert public_params(params)["ip_adapters"] == ({"type": "subject", "scale": 0.6},)
+    assert "ip_adapters" not in public_params(image(without))
+
+
 def test_a_refiner_works_only_where_it_is_asked_for_and_one_field_is_enough() -> None:
     def split(**fields: Any) -> tuple[float | None, int | None]:
         params = image(**fields)

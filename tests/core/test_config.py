@@ -29,6 +29,7 @@ DEFAULTS: dict[str, Any] = {
     "SDXL_MODEL": None,
     "SDXL_VAE": None,
     "SDXL_REFINER": None,
+    "IP_ADAPTER_MODEL": None,
     "WAN_MODEL": None,
     "WAN_I2V_MODEL": None,
     "MODEL_DEFAULTS": None,

@@ -48,17 +48,18 @@ IDS = """
         .frames .got_list .got_number .got_object .got_text .greater_than .gs_escaped .gs_path .gs_without_firebase
         .gs_without_user .identifier .image_cost .image_ref .is_bare_base64 .is_http .is_local_file .is_no_base64
         .is_percent_encoded .is_without_bucket .is_without_scheme .length .list .list_length .long_reference .lora_path
-        .model_multiple .model_scheduler .multiple .no_reference .no_refiner .object .of_another_task
+        .model_multiple .model_scheduler .multiple .no_ip_adapter .no_reference .no_refiner .object .of_another_task
         .of_another_task_but_close .one_of .one_of_but_close .other .outpaint .outpaint_object .outpaint_side
         .own_scheduler .owner .prompt_weight .required .several_sizes .short_schedule .size_in_pixels .step_too_long
         .string .surrogate .too_long .too_many_bytes .too_many_pixels .too_slow .too_slow_at_any_steps .unicode .unknown
         .unknown_but_close .unknown_here .user_id .video_cost .weight_name .whole_number
     model_unavailable
         .checker .checker_incomplete .class .cut_off .cut_off_of .demo_folder .file .file_configs .file_cut_off
-        .file_missing .folder .folder_missing .img2video .incomplete .inpainting_only
-        .is_another .is_controlnet .is_edit .is_gguf .is_lora .is_no_safetensors .is_part .is_pickle .is_refiner
-        .is_scaled .is_without_encoders .is_without_vae .kind .no_checker .no_configs
-        .no_demo .no_downloads .no_file .no_index .no_preprocessor .no_vae .no_weights .no_weights_of .not_downloaded
+        .file_missing .folder .folder_missing .img2video .incomplete .inpainting_only .ip_adapter_demo .ip_adapter_width
+        .is_another .is_controlnet .is_edit .is_face_id .is_gguf .is_lora .is_no_safetensors .is_part .is_pickle
+        .is_refiner .is_scaled .is_without_encoders .is_without_vae .kind .no_checker .no_configs
+        .no_demo .no_downloads .no_file .no_image_encoder .no_index .no_ip_adapter .no_preprocessor .no_safe_ip_adapter
+        .no_vae .no_weights .no_weights_of .not_downloaded
         .not_here .not_image_to_video .not_text_to_video .parts .refiner_demo .refiner_encoder .task .unreadable
         .vae_configs .value
     out_of_memory

@@ -29,6 +29,23 @@ def put_tensor(path: Path, length: int = 64) -> None:
     path.write_bytes(len(content).to_bytes(8, "little") + content + bytes(length))
 
 
+def put_shapes(path: Path, shapes: dict[str, list[int]]) -> None:
+    """The header of a safetensors file of these tensors, none of whose bytes are there."""
+    entries = {name: {"dtype": "F16", "shape": shape, "data_offsets": [0, 0]} for name, shape in shapes.items()}
+    content = json.dumps(entries).encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(len(content).to_bytes(8, "little") + content)
+
+
+def put_ip_adapter(folder: Path, *, context: int = 2048) -> Path:
+    """What h94/IP-Adapter has for SDXL with CLIP ViT-H, for a UNet whose prompt is so wide."""
+    shapes = {"image_proj.proj.weight": [4 * context, 1024], "ip_adapter.1.to_k_ip.weight": [640, context]}
+    put_shapes(folder / "sdxl_models" / "ip-adapter_sdxl_vit-h.safetensors", shapes)
+    put(folder / "models" / "image_encoder" / "config.json", {"hidden_size": 1280, "projection_dim": 1024})
+    put_tensor(folder / "models" / "image_encoder" / "model.safetensors")
+    return folder
+
+
 def put_shards(folder: Path, stem: str, count: int, *, variant: str = "") -> list[Path]:
     """The shards of a network and their index, in diffusers' and transformers' names; returns the shards."""
     dotted = f".{variant}" if variant else ""
@@ -66,7 +83,7 @@ def fake_wan(folder: Path, *, in_channels: int = 16, scale: int = 8, **index: An
 def registry(*, cuda: bool, where: tuple[Place, ...] = (), **values: Any) -> ModelRegistry:
     settings: Settings = load_settings(
         **(
-            {"sdxl_model": None, "sdxl_vae": None, "sdxl_refiner": None, "wan_model": None, "wan_i2v_model": None}
+            dict.fromkeys(("sdxl_model", "sdxl_vae", "sdxl_refiner", "ip_adapter_model", "wan_model", "wan_i2v_model"))
             | values
         )
     )

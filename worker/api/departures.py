@@ -100,6 +100,9 @@ def _letters(request: Request, params: Params) -> Iterator[str]:
 def _image(request: ImageRequest, params: ImageParams) -> Iterator[str]:
     if request.output_quality is not None and request.output_format == "png":
         yield "output_quality: has no effect on png, which loses nothing; jpeg and webp have a quality"
+    for index, entry in enumerate(request.ip_adapters):
+        if entry.scale == 0:
+            yield f"ip_adapters.{index}: has no effect with a scale of 0"
     shape = IMAGE_SIZES[request.image_size] if request.image_size else request.aspect_ratio
     if shape is not None:
         yield from _shape("image_size" if request.image_size else "aspect_ratio", ASPECT_RATIOS[shape], params)

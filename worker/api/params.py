@@ -67,6 +67,7 @@ class ModelDefaults:
     is_first: bool = True
     """Whether it is the model that the worker has for who asks for nothing else: another one is loaded beside it, or in
     its place."""
+    has_ip_adapter: bool = False
     scheduler: Scheduler | None = None
     """What runs where the request names none; None: the scheduler in the model's own files."""
     schedulers: tuple[Scheduler, ...] | None = None
@@ -104,6 +105,14 @@ class Draft:
     height: int
     strength: float
     """Share of the schedule that the second pass runs at full size."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceParams:
+    """How a picture beside the prompt is used."""
+
+    type: Literal["subject", "style"]
+    scale: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +171,8 @@ class ImageParams(Prompts):
     """What is drawn beside the source; None: nothing."""
     drawn: Drawn | None = None
     """What the model draws of an inpainting, where that is not all of it at its own size."""
+    ip_adapters: tuple[ReferenceParams, ...] | None = None
+    """One for each picture whose subject or style the result takes on."""
 
     @property
     def drawn_size(self) -> tuple[int, int]:
@@ -327,6 +338,8 @@ def _image_params(
     if refine and not defaults.has_refiner:
         field = "high_noise_frac" if request.high_noise_frac is not None else "refiner_inference_steps"
         raise InvalidInput([FieldProblem(field, "invalid_input.no_refiner")])
+    if request.ip_adapters and not defaults.has_ip_adapter:
+        raise InvalidInput([FieldProblem("ip_adapters", "invalid_input.no_ip_adapter")])
     inpaint = request if isinstance(request, InpaintRequest) else None
     # An output that is more than what is drawn has any size.
     if layout.drawn is None:
@@ -360,6 +373,7 @@ def _image_params(
         inpaint_area=inpaint.inpaint_area if inpaint is not None else None,
         outpaint=layout.outpaint,
         drawn=layout.drawn,
+        ip_adapters=tuple(ReferenceParams(entry.type, entry.scale) for entry in request.ip_adapters) or None,
     )
 
 

@@ -114,6 +114,7 @@ class Settings(BaseSettings):
     sdxl_model: str | None = None
     sdxl_vae: str | None = None
     sdxl_refiner: str | None = None
+    ip_adapter_model: str | None = None
     wan_model: str | None = None
     wan_i2v_model: str | None = None
     model_defaults: Annotated[dict[str, OwnDefaults] | None, NoDecode] = None

@@ -81,6 +81,7 @@ MESSAGES: Mapping[str, str] = {
         "ask for a smaller size or fewer frames (got {got})"
     ),
     "invalid_input.no_refiner": "needs a refiner, and this worker has none (SDXL_REFINER)",
+    "invalid_input.no_ip_adapter": "needs an IP-Adapter, and this worker has none (IP_ADAPTER_MODEL)",
     "invalid_input.too_many_bytes": "must hold at most {most} bytes (got {got})",
     "invalid_input.base64": "must be base64 after its comma, whole and without anything behind it",
     "invalid_input.base64_blanks": "has blanks inside its base64; a + that is sent in a form has to be written as %2B",
@@ -245,6 +246,10 @@ MESSAGES: Mapping[str, str] = {
     ),
     "model_unavailable.not_text_to_video": "{variable} is not a text-to-video checkpoint, so it cannot serve {task}",
     "model_unavailable.refiner_demo": "SDXL_REFINER does not go with SDXL_MODEL: only one of them is demo",
+    "model_unavailable.ip_adapter_demo": "IP_ADAPTER_MODEL does not go with {variable}: only one of them is demo",
+    "model_unavailable.ip_adapter_width": (
+        "IP_ADAPTER_MODEL does not go with {variable}: it is for a model whose prompt is {got} wide, not {wanted}"
+    ),
     "model_unavailable.refiner_encoder": "SDXL_REFINER does not go with SDXL_MODEL: it reads another text encoder",
     "model_unavailable.file_configs": (
         "SDXL_MODEL is a single file, and the configuration and tokenizer files that go with it are not here "
@@ -286,6 +291,12 @@ MESSAGES: Mapping[str, str] = {
         "is not a safety checker (its config.json does not name StableDiffusionSafetyChecker)"
     ),
     "model_unavailable.no_preprocessor": "has no preprocessor_config.json",
+    "model_unavailable.no_ip_adapter": "has no IP-Adapter for SDXL (sdxl_models/ip-adapter*_sdxl*.safetensors)",
+    "model_unavailable.no_safe_ip_adapter": "has its IP-Adapter pickled only (.bin); name one in safetensors",
+    "model_unavailable.no_image_encoder": (
+        "has no image encoder of its width ({width}) beside the IP-Adapter (models/image_encoder)"
+    ),
+    "model_unavailable.is_face_id": "has an IP-Adapter that identifies faces (FaceID), which this worker does not run",
     "model_unavailable.no_index": "is not a model in diffusers' layout (no model_index.json)",
     "model_unavailable.no_weights": "has no .safetensors weights",
     "model_unavailable.no_weights_of": "has no .safetensors weights for its {part}",

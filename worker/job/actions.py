@@ -121,6 +121,7 @@ def _model(name: str | None, task: TaskType, defaults: ModelDefaults) -> dict[st
         "scheduler": None if defaults.scheduler is None else defaults.scheduler.value,
         "schedulers": [one.value for one in (Scheduler if defaults.schedulers is None else defaults.schedulers)],
         "has_refiner": defaults.has_refiner,
+        "has_ip_adapter": defaults.has_ip_adapter,
         "image_sizes": {name: shapes[shape] for name, shape in sizes.IMAGE_SIZES.items()},
         "aspect_ratios": shapes,
     }

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support.checkpoint_headers import SDXL, put_header
-from tests.support.model_folders import fake_sdxl, fake_wan, put, put_weights, registry
+from tests.support.model_folders import fake_sdxl, fake_wan, put, put_ip_adapter, put_weights, registry
 from worker.core.config import OwnDefaults
 from worker.core.errors import InvalidInput, ModelUnavailable
 from worker.core.types import TaskType
@@ -169,6 +169,50 @@ def test_a_wrong_variable_is_named_and_no_path_is_told(tmp_path: Path, case: str
     assert next(iter(values)).upper() in str(caught.value)
     assert str(tmp_path) not in str(caught.value)
     assert "/gone" not in str(caught.value)
+
+
+def test_the_demo_takes_after_pictures_by_itself_without_a_card_only() -> None:
+    assert registry(cuda=False).describe(TaskType.TEXT2IMG).has_ip_adapter
+    for models in (registry(cuda=True), registry(cuda=True, sdxl_model="demo")):
+        assert not models.describe(TaskType.TEXT2IMG).has_ip_adapter
+        assert models.ip_adapter(models.spec(TaskType.TEXT2IMG).main) is None
+    assert registry(cuda=True, sdxl_model="demo", ip_adapter_model="demo").describe(TaskType.INPAINT).has_ip_adapter
+
+
+def test_an_ip_adapter_is_found_like_a_model(tmp_path: Path) -> None:
+    folder = put_ip_adapter(tmp_path / "h94--IP-Adapter")
+    places = (hub.Place(tmp_path, "plain"),)
+    for value, where in ((str(folder), ()), ("h94/IP-Adapter", places)):
+        models = registry(cuda=True, where=where, ip_adapter_model=value)
+        found = models.ip_adapter(models.spec(TaskType.TEXT2IMG).main)
+        assert found is not None
+        assert (found.kind, found.path) == ("folder", folder)
+    models = registry(cuda=True, ip_adapter_model="h94/IP-Adapter@abc")
+    found = models.ip_adapter(models.spec(TaskType.TEXT2IMG).main)
+    assert found is not None
+    assert (found.kind, found.hub_id) == ("hub", "h94/IP-Adapter@abc")
+
+
+def test_a_wrong_ip_adapter_is_named_and_no_path_is_told(tmp_path: Path) -> None:
+    narrow = put_ip_adapter(tmp_path / "sd15", context=768)
+    small = fake_sdxl(tmp_path / "small")
+    put(small / "unet" / "config.json", {"in_channels": 4, "cross_attention_dim": 112})
+    (tmp_path / "empty").mkdir()
+    cases: tuple[tuple[dict[str, Any], str], ...] = (
+        ({"ip_adapter_model": "demo"}, "does not go with SDXL_MODEL: only one of them is demo"),
+        ({"ip_adapter_model": str(narrow)}, "a model whose prompt is 768 wide, not 2048"),
+        ({"ip_adapter_model": str(narrow), "sdxl_model": str(small)}, "a model whose prompt is 768 wide, not 112"),
+        ({"ip_adapter_model": str(tmp_path / "empty")}, "names a folder that has no IP-Adapter for SDXL"),
+        ({"ip_adapter_model": str(tmp_path / "gone")}, "names a folder that is not there"),
+        ({"ip_adapter_model": "/models/ip-adapter.safetensors"}, "must be a hub id or a folder"),
+    )
+    for values, message in cases:
+        models = registry(cuda=True, **values)
+        with pytest.raises(ModelUnavailable) as caught:
+            models.ip_adapter(models.spec(TaskType.TEXT2IMG).main)
+        assert message in str(caught.value)
+        assert "IP_ADAPTER_MODEL" in str(caught.value)
+        assert str(tmp_path) not in str(caught.value)
 
 
 WAN_22 = "Wan-AI/Wan2.2-{}-Diffusers"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from worker.core.config import REPOSITORY, RUNPOD_VOLUME
+from worker.engine.models.ip_adapter_files import ENCODERS, PREFERRED
 
 DEMO_MODELS = REPOSITORY / "worker" / "demo_models"
 """The built-in demo models, `sdxl/`, `sdxl-refiner/` and `wan/`: part of the worker, like its code."""
@@ -19,7 +20,7 @@ HUB_ID = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<rev
 """`org/name`, or `org/name@revision`: a commit, a tag or a branch. What is not pinned may be another model tomorrow."""
 
 
-What = Literal["pipeline", "configs", "vae", "safety"]
+What = Literal["pipeline", "configs", "vae", "safety", "ip_adapter"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ def download(hub_id: str, what: What, *, half: bool) -> Path:
 
     `pipeline` is everything `model_index.json` names, as safetensors, the fp16 files where `half` asks for them and the
     repository has them; `configs` is everything but weights; `vae` is a repository that holds
-    one autoencoder, `safety` one safety checker.
+    one autoencoder, `safety` one safety checker, `ip_adapter` an IP-Adapter with its image encoder.
 
     Raises:
         OSError, httpx.HTTPError or an error of huggingface_hub: not reachable, not found, not allowed, no space.
@@ -91,6 +92,10 @@ def download(hub_id: str, what: What, *, half: bool) -> Path:
         return Path(snapshot_download(hub_id, revision=revision, allow_patterns=small))
     if what == "vae":
         files = ["config.json", "diffusion_pytorch_model.safetensors"]
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=files))
+    if what == "ip_adapter":
+        encoder = [f"{ENCODERS[0]}/{name}" for name in ("config.json", "model.safetensors")]
+        files = [f"sdxl_models/{PREFERRED[0]}", *encoder]
         return Path(snapshot_download(hub_id, revision=revision, allow_patterns=files))
     if what == "safety":
         return Path(snapshot_download(hub_id, revision=revision, allow_patterns=["*.json", "model.safetensors"]))

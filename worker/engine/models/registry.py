@@ -28,17 +28,20 @@ from worker.engine.models.checkpoint import (
     wan_defaults,
 )
 from worker.engine.models.identity import Identity, Options, identify
+from worker.engine.models.ip_adapter_files import IpAdapterFiles, ip_adapter_files
 from worker.engine.models.weight_files import is_complete, is_whole
 
 _FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
 """Endings of a model in one file; all but the first are refused by what is in them."""
 
 Family = Literal["sdxl", "wan"]
-Role = Literal["sdxl", "vae", "refiner", "wan", "safety"]
-Kind = Literal["folder", "file", "hub"]
+Role = Literal["sdxl", "vae", "refiner", "wan", "safety", "ip_adapter"]
+Kind = Literal["folder", "file", "hub", "demo"]
 
 SDXL_BASE = "stabilityai/stable-diffusion-xl-base-1.0"
 SDXL_VAE = "madebyollin/sdxl-vae-fp16-fix"
+SDXL_PROMPT_WIDTH = 2048
+"""768 numbers of CLIP ViT-L beside 1280 of OpenCLIP ViT-bigG: https://arxiv.org/abs/2307.01952, table 1."""
 SAFETY = "CompVis/stable-diffusion-safety-checker"
 WAN_T2V = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
 
@@ -52,7 +55,8 @@ _DEMO_FOLDERS: dict[Role, str] = {"sdxl": "sdxl", "refiner": "sdxl-refiner", "wa
 
 @dataclass(frozen=True, slots=True)
 class WeightSource:
-    """What one variable names. `path` is None for a hub id that is nowhere on this machine yet."""
+    """What one variable names. `path` is None for a hub id that is nowhere on this machine yet, and for what is built
+    when it is loaded (`demo` of what goes beside a model)."""
 
     variable: str
     role: Role
@@ -164,7 +168,11 @@ class ModelRegistry:
         if spec.family == "sdxl":
             found = sdxl_defaults(name, folder, dict(spec.scheduler), few_steps.named(main.name), own)
             # The refiner shares the base's noise, which that of an EDM model is not.
-            return replace(found, has_refiner=spec.refiner is not None and found.schedulers != ())
+            return replace(
+                found,
+                has_refiner=spec.refiner is not None and found.schedulers != (),
+                has_ip_adapter=self._ip_adapter_value(main) is not None,
+            )
         return wan_defaults(name, folder, _wan_kind(main, task_type), own)
 
     @property
@@ -215,6 +223,34 @@ class ModelRegistry:
         if self._settings.safety_checker == "off":
             return None
         return self._weights("SAFETY_MODEL", "safety", self._settings.safety_model or SAFETY)
+
+    def ip_adapter(self, main: WeightSource) -> WeightSource | None:
+        """What lets an SDXL model take after pictures; None where the operator asked for none.
+
+        Raises:
+            ModelUnavailable: what is configured is not there, is something else, or is for another model.
+        """
+        variable = "IP_ADAPTER_MODEL"
+        if (value := self._ip_adapter_value(main)) is None:
+            return None
+        if (value == "demo") != (main.name == "demo"):
+            raise ModelUnavailable("model_unavailable.ip_adapter_demo", variable=main.variable)
+        if value == "demo":
+            return WeightSource(variable, "ip_adapter", "demo", "demo", None)
+        found = self._weights(variable, "ip_adapter", value)
+        files = None if found.path is None else ip_adapter_files(found.path)
+        if isinstance(files, IpAdapterFiles):
+            config = read_json(main.path / "unet" / "config.json") if main.kind == "folder" and main.path else {}
+            wanted = config.get("cross_attention_dim", SDXL_PROMPT_WIDTH)
+            if files.context != wanted:
+                raise ModelUnavailable(
+                    "model_unavailable.ip_adapter_width", variable=main.variable, got=files.context, wanted=wanted
+                )
+        return found
+
+    def _ip_adapter_value(self, main: WeightSource) -> str | None:
+        demo = main.name == "demo" and not self._cuda
+        return self._settings.ip_adapter_model or ("demo" if demo else None)
 
     def sdxl_configs(self) -> Path | None:
         """A folder with SDXL's configs and tokenizers, which a single `.safetensors` file lacks; None: not here."""
@@ -412,6 +448,9 @@ def folder_problem(folder: Path, role: Role) -> str | None:
         if read_json(folder / "config.json").get("_class_name") != "AutoencoderKL":
             return text("model_unavailable.no_vae")
         return _weights_problem(folder)
+    if role == "ip_adapter":
+        files = ip_adapter_files(folder)
+        return files if isinstance(files, str) else None
     if role == "safety":
         if read_json(folder / "config.json").get("architectures") != ["StableDiffusionSafetyChecker"]:
             return text("model_unavailable.no_checker")

@@ -1,0 +1,70 @@
+"""Which files of a folder in h94/IP-Adapter's layout make an IP-Adapter for SDXL, or why none does. Imports no torch.
+
+A folder has `sdxl_models/*.safetensors`, or the files themselves, and an image encoder in one of `ENCODERS`. Which
+encoder a file is for, the widths of its tensors say.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from worker.core.messages import text
+from worker.engine.models.checkpoint import header, read_json
+from worker.engine.models.weight_files import is_complete, is_whole
+
+PREFERRED = (
+    "ip-adapter-plus_sdxl_vit-h.safetensors",
+    "ip-adapter_sdxl_vit-h.safetensors",
+    "ip-adapter_sdxl.safetensors",
+)
+"""Of several, the first; any other comes after these. Those of one image encoder, CLIP ViT-H, before that of a larger
+one; Plus sees a picture's parts, and keeps to a subject better (tencent-ailab/IP-Adapter, README)."""
+ENCODERS = ("models/image_encoder", "sdxl_models/image_encoder", "image_encoder")
+_FACES = ("faceid", "instantid", "instant-id")
+"""In the names of weights that identify a face."""
+
+
+@dataclass(frozen=True, slots=True)
+class IpAdapterFiles:
+    """One adapter, with the encoder that it was trained with."""
+
+    weights: Path
+    encoder: Path
+    """A folder in transformers' layout."""
+    context: int
+    """Width of what its cross-attentions read; that of the UNet's prompt (SDXL 2048, SD 1.5 768)."""
+
+
+def ip_adapter_files(folder: Path) -> IpAdapterFiles | str:
+    """The adapter of a folder, or why there is none, as the end of a sentence."""
+    found = [*folder.glob("sdxl_models/*.safetensors"), *folder.glob("*.safetensors")]
+    if not found:
+        pickled = [*folder.glob("sdxl_models/*.bin"), *folder.glob("*.bin")]
+        return text("model_unavailable.no_safe_ip_adapter" if pickled else "model_unavailable.no_ip_adapter")
+    served = [path for path in found if not any(word in path.name.lower() for word in _FACES)]
+    if not served:
+        return text("model_unavailable.is_face_id")
+    ranks = {name: rank for rank, name in enumerate(PREFERRED)}
+    ordered = sorted(served, key=lambda path: (ranks.get(path.name, len(ranks)), path.name))
+    tried = [_adapter(path, folder) for path in ordered]
+    return next((one for one in tried if isinstance(one, IpAdapterFiles)), tried[0])
+
+
+def _adapter(weights: Path, folder: Path) -> IpAdapterFiles | str:
+    if not is_whole(weights):
+        return text("model_unavailable.cut_off")
+    shapes = {name: entry["shape"] for name, entry in header(weights).items()}
+    keys = shapes.get("ip_adapter.1.to_k_ip.weight")
+    plus = "image_proj.latents" in shapes
+    reads = shapes.get("image_proj.proj_in.weight" if plus else "image_proj.proj.weight")
+    if keys is None or reads is None or any("to_k_lora" in name for name in shapes):
+        return text("model_unavailable.is_face_id" if _identifies(shapes) else "model_unavailable.no_ip_adapter")
+    width, where = reads[1], "hidden_size" if plus else "projection_dim"
+    for name in ENCODERS:
+        if read_json(folder / name / "config.json").get(where) == width and is_complete(folder / name):
+            return IpAdapterFiles(weights, folder / name, keys[1])
+    return text("model_unavailable.no_image_encoder", width=width)
+
+
+def _identifies(shapes: dict[str, list[int]]) -> bool:
+    """Whether it reads the numbers of a recognised face: FaceID in its kinds."""
+    return any("to_k_lora" in name or name.startswith(("image_proj.perceiver", "image_proj.proj.2")) for name in shapes)
