@@ -17,6 +17,7 @@ import pytest
 
 from tests.support.checkpoint_headers import SDXL, put_header
 from tests.support.fakes import MemoryBucket, is_down
+from tests.support.model_folders import put_ip_adapter
 from tools.emulators.firebase import FirebaseEmulators, environment
 from worker import doctor
 from worker.core.config import REPOSITORY, load_settings
@@ -356,6 +357,19 @@ def test_a_safety_checker_that_is_asked_for_and_missing_is_red(tmp_path: Path) -
     rows = doctor.rows("safety checker", lambda: doctor.safety(ModelRegistry(settings, cuda=False)))
     assert one(rows).state == "fail"
     assert "SAFETY_MODEL" in one(rows).detail
+
+
+def test_an_ip_adapter_is_found_fits_no_demo_and_is_missed_by_nobody(tmp_path: Path) -> None:
+    def row(**values: str) -> Finding:
+        registry = ModelRegistry(load_settings(**values), cuda=True, where=())
+        return one(doctor.rows("IP-Adapter", lambda: doctor.ip_adapter(registry)))
+
+    assert row().state == "skipped"
+    folder = str(put_ip_adapter(tmp_path / "adapter"))
+    assert (row(ip_adapter_model=folder).state, row(ip_adapter_model="h94/IP-Adapter").state) == ("ok", "warn")
+    wrong = row(ip_adapter_model=folder, sdxl_model="demo")
+    assert (wrong.state, "IP_ADAPTER_MODEL" in wrong.detail) == ("fail", True)
+    assert row(ip_adapter_model="demo", sdxl_model="demo").detail == "demo"
 
 
 # --- Machine --------------------------------------------------------------------------------------------------------

@@ -101,7 +101,11 @@ def examine() -> Iterator[tuple[str, list[Finding]]]:
     registry = ModelRegistry(settings)
     yield (
         "Models",
-        [*rows("models", lambda: models(settings, registry)), *rows("safety checker", lambda: safety(registry))],
+        [
+            *rows("models", lambda: models(settings, registry)),
+            *rows("IP-Adapter", lambda: ip_adapter(registry)),
+            *rows("safety checker", lambda: safety(registry)),
+        ],
     )
     yield "Machine", [*_of_machine(settings, registry)]
 
@@ -400,10 +404,38 @@ def _called(name: str | None) -> str:
 
 
 def _described(part: WeightSource) -> str:
-    role = {"sdxl": "", "wan": "", "vae": "VAE ", "refiner": "refiner ", "safety": ""}[part.role]
+    role = {"sdxl": "", "wan": "", "vae": "VAE ", "refiner": "refiner ", "safety": "", "ip_adapter": ""}[part.role]
     if part.path is None:
         return f"{role}{part.name} {DOWNLOADED}"
     return f"{role}{part.path}" if part.kind == "file" else f"{role}{part.name} in {part.path}"
+
+
+def ip_adapter(registry: ModelRegistry) -> Iterator[Finding]:
+    """What lets an image take after a picture, beside each model for images."""
+    task = next((task for task in registry.tasks if not task.is_video), None)
+    found: dict[str, Finding] = {}
+    for model in registry.models(task) if task is not None else ():
+        with contextlib.suppress(ModelUnavailable):  # the model has a row of its own
+            main = registry.spec(task or TaskType.TEXT2IMG, model).main
+            one = _ip_adapter(registry, main)
+            found[one.detail] = one
+    yield from found.values()
+
+
+def _ip_adapter(registry: ModelRegistry, main: WeightSource) -> Finding:
+    try:
+        weights = registry.ip_adapter(main)
+    except ModelUnavailable as error:
+        return Finding("IP-Adapter", "fail", error.message, "docs/deploy.md, IP-Adapter")
+    if weights is None:
+        return Finding(
+            "IP-Adapter", "skipped", "IP_ADAPTER_MODEL is not set: no request may give a picture to take after"
+        )
+    if weights.kind == "demo":
+        return Finding("IP-Adapter", "ok", "demo")
+    if weights.path is None:
+        return Finding("IP-Adapter", "warn", _described(weights), "bake it, or put it on the volume")
+    return Finding("IP-Adapter", "ok", _described(weights))
 
 
 def _size(count: int) -> str:

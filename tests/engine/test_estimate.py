@@ -3,11 +3,12 @@
 import contextlib
 import json
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from worker.api.params import Draft, ImageParams, Params, VideoParams
+from worker.api.params import Draft, ImageParams, Params, ReferenceParams, VideoParams
 from worker.core.config import load_settings
 from worker.core.types import Progress, Scheduler, TaskType
 from worker.engine import estimate as module
@@ -24,6 +25,7 @@ from worker.engine.estimate import (
     clip_decode,
     image_decode,
     image_encode,
+    image_encoder,
     prompt,
     rates,
     transformer,
@@ -52,6 +54,7 @@ TI2V_VAE: Config = {
     "patch_size": 2,
     "scale_factor_spatial": 16,
 }
+VIT_G: Config = {"hidden_size": 1664, "intermediate_size": 8192, "num_hidden_layers": 48}
 SDXL = Networks("sdxl", SDXL_UNET, SDXL_VAE, REFINER)
 WAN = Networks("wan", WAN_1_3B, WAN_VAE)
 TERA = 1e12
@@ -108,6 +111,8 @@ def on(card: str | None, networks: Networks, params: Params) -> Estimate:
         pytest.param(image_decode(SDXL_VAE, 1024, 1024), 10.470, id="SDXL's decode"),
         pytest.param(image_decode(SDXL_VAE, 1536, 1536), 25.1, id="at 1536, too"),
         pytest.param(image_encode(SDXL_VAE, 1024, 1024), 4.879, id="its encode"),
+        pytest.param(image_encoder({}), 0.3346, id="CLIP ViT-H, of an IP-Adapter"),
+        pytest.param(image_encoder(VIT_G), 0.9675, id="CLIP ViT-bigG, of another"),
         pytest.param(transformer(WAN_1_3B, WAN_VAE, 832, 480, 81), 283.0, id="Wan 1.3B, 81 frames"),
         pytest.param(transformer(WAN_1_3B, WAN_VAE, 832, 480, 49), 128.6, id="49 frames"),
         pytest.param(transformer(WAN_14B, WAN_VAE, 832, 480, 81), 1678.4, id="14B"),
@@ -158,6 +163,14 @@ def test_a_job_is_its_pieces_in_their_order() -> None:
     drafted = clip(num_inference_steps=3, draft=Draft(416, 240, 0.4))
     assert parts(WAN, drafted) == ["text", "step", "step", "step", "decode", "encode", "step", "decode"]
     assert parts(WAN, clip(num_inference_steps=1), from_image=True) == ["text", "encode", "step", "decode"]
+
+
+def test_pictures_beside_the_prompt_are_encoded_once_a_job() -> None:
+    seeing = replace(SDXL, image_encoder={})
+    references = (ReferenceParams("subject", 0.6), ReferenceParams("style", 0.0))
+    (plain, *_), (with_one, *steps) = work(seeing, images()), work(seeing, images(ip_adapters=references, seeds=(0, 1)))
+    assert with_one[2] - plain[2] == pytest.approx(2 * image_encoder({}))
+    assert tuple(steps) == work(seeing, images(seeds=(0, 1)))[1:]
 
 
 def test_the_refiner_takes_its_share_of_the_steps_at_its_own_price() -> None:

@@ -17,7 +17,6 @@ from worker.core.types import Control, Progress, Sources, TaskType
 from worker.engine.estimate import Estimate, Estimator, Networks, Stopwatch
 from worker.engine.memory import device
 from worker.engine.memory.cache import Loaded, ModelCache
-from worker.engine.memory.footprint import spec_bytes
 from worker.engine.memory.room import Phase, Size
 from worker.engine.models.registry import ModelRegistry, ModelSpec
 from worker.engine.protocol import Generated, Placement
@@ -70,13 +69,14 @@ class Engine:
         Raises:
             ModelUnavailable: as `describe`.
         """
-        spec = self.registry.spec(request.task_type, request.model)
+        spec = self.registry.spec(request.task_type, request.model, request)
         networks = Networks.of(spec)
         if networks is None:
             return None
         loading = 0.0
         if spec not in self._cache:
-            loading = READY_SECONDS + sum(spec_bytes(spec, cuda=self.registry.cuda).values()) / BYTES_A_SECOND
+            loading = READY_SECONDS
+        loading += self._cache.bytes_to_load(spec) / BYTES_A_SECOND
         from_image = request.task_type not in {TaskType.TEXT2IMG, TaskType.TEXT2VIDEO}
         return self._estimator.estimate(networks, params, from_image=from_image, load_seconds=loading)
 
@@ -88,7 +88,7 @@ class Engine:
         """
         self._know_card()
         self._have_safety(control)
-        spec = self.registry.spec(request.task_type, request.model)
+        spec = self.registry.spec(request.task_type, request.model, request)
         downloads = self.registry.may_download
         return self._cache.take(spec, Size.of(request.task_type, params), control, downloads=downloads)
 
@@ -102,7 +102,7 @@ class Engine:
             OutOfMemory, GpuFault, Internal (no usable picture), or what `control.raise_if_stopped` raises, within one
             denoising step.
         """
-        spec = self.registry.spec(request.task_type, request.model)
+        spec = self.registry.spec(request.task_type, request.model, request)
         size = Size.of(request.task_type, params)
         self._have_safety(control)
         placement = self._cache.take(spec, size, control, downloads=self.registry.may_download)

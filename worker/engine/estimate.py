@@ -17,6 +17,7 @@ from worker.api.params import ImageParams, Params, VideoParams
 from worker.api.request import TWICE_A_STEP
 from worker.core.types import Control, Part, Progress, Scheduler
 from worker.engine.models.checkpoint import read_json
+from worker.engine.models.ip_adapter_files import IpAdapterFiles, ip_adapter_files
 from worker.engine.models.registry import Family, ModelSpec
 
 Kind = Literal["sdxl", "wan", "vae"]
@@ -102,6 +103,8 @@ class Networks:
     scheduler: Config | None = None
     text: Config | None = None
     """Of Wan's text encoder, which is as large as the rest of a small model."""
+    image_encoder: Config | None = None
+    """Of an IP-Adapter; None: its projections are all there is to it."""
 
     @classmethod
     def of(cls, spec: ModelSpec) -> "Networks | None":
@@ -122,7 +125,18 @@ class Networks:
             read_json(refiner / "unet" / "config.json") if refiner is not None else None,
             read_json(main / "scheduler" / "scheduler_config.json"),
             read_json(main / "text_encoder" / "config.json"),
+            _image_encoder(spec),
         )
+
+
+def _image_encoder(spec: ModelSpec) -> Config | None:
+    for extra in spec.extras:
+        files = None if extra.path is None else ip_adapter_files(extra.path)
+        if isinstance(files, IpAdapterFiles):
+            return read_json(files.encoder / "config.json")
+        if extra.kind == "hub":
+            return {}
+    return None
 
 
 Work = tuple[tuple[Part, Kind, float], ...]
@@ -146,7 +160,10 @@ def _images(networks: Networks, params: ImageParams, *, from_image: bool) -> Ite
     steps, strength, draft = params.num_inference_steps, params.strength, params.draft
     calls = (2 if params.guidance_scale > 1 else 1) * _calls_a_step(networks, params.scheduler)
     size = params.drawn_size
-    yield "text", "sdxl", 2 * _CLIP_TEXT
+    # A picture beside the prompt is encoded once, and beside it one that shows nothing.
+    seen = sum(2 for reference in params.ip_adapters or () if reference.scale)
+    encoded = image_encoder(networks.image_encoder) if networks.image_encoder is not None else 0.0
+    yield "text", "sdxl", 2 * _CLIP_TEXT + seen * encoded
     if from_image:
         yield "encode", "vae", image_encode(networks.vae, *size)
     share = draft.strength if draft is not None else strength or 1.0
@@ -226,6 +243,13 @@ def unet(config: Config, width: int, height: int) -> float:
             total += 2 * 9 * (4 * n) * c * c
     n = tokens / 4**last
     return total + 2 * resnet(channels[last], channels[last], n) + attention(last, n)
+
+
+def image_encoder(config: Config) -> float:
+    """One picture through a CLIP image encoder (https://arxiv.org/abs/2010.11929): 0.334e12 of ViT-H."""
+    n = (int(config.get("image_size", 224)) // int(config.get("patch_size", 14))) ** 2 + 1
+    d, wide = int(config.get("hidden_size", 1280)), int(config.get("intermediate_size", 5120))
+    return int(config.get("num_hidden_layers", 32)) * (8 * n * d * d + 4 * n * d * wide + 4 * n * n * d)
 
 
 def prompt(config: Config) -> float:

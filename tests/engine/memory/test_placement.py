@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
-from worker.engine.memory.placement import GIB, SLACK, Demand, Resident, decide
+from worker.engine.memory.placement import GIB, SLACK, Demand, Resident, decide, set_aside
 from worker.engine.memory.room import Room
-from worker.engine.protocol import Placement
+from worker.engine.protocol import Placement, PlacementMode
 
 NEW = Demand(
     "new",
@@ -59,6 +59,19 @@ def test_tiles_come_when_nothing_else_helps() -> None:
     placement = decide(wide, (OLD,), free=11 * GIB, total=24 * GIB)
     assert (placement.mode, placement.tiles, placement.evicted) == ("resident", True, ())
     assert "decoding in tiles" in placement.reason
+
+
+def test_what_few_jobs_need_visits_the_card_and_stays_aside_in_every_mode() -> None:
+    seeing = dataclasses.replace(NEW, networks={**NEW.networks, "ip_adapter": 3 * GIB})
+    modes: tuple[PlacementMode, ...] = ("resident", "partly", "offloaded")
+    for mode in modes:
+        assert set_aside(seeing.networks, mode) == {*set_aside(NEW.networks, mode), "ip_adapter"}
+        assert seeing.least(mode, tiles=False) == NEW.least(mode, tiles=False), "it is gone before the most is needed"
+        assert seeing.aside(mode) == NEW.aside(mode) + 3 * GIB
+    larger = dataclasses.replace(NEW, networks={**NEW.networks, "ip_adapter": 5 * GIB})
+    assert larger.least("resident", tiles=False) == NEW.least("resident", tiles=False) + GIB
+    only = dataclasses.replace(seeing, networks={"unet": 5 * GIB, "vae": GIB, "ip_adapter": 3 * GIB})
+    assert decide(only, (), free=4 * GIB, total=24 * GIB).mode == "offloaded"
 
 
 def test_what_cannot_fit_into_the_empty_card_is_refused_in_numbers() -> None:

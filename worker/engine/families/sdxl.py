@@ -22,6 +22,7 @@ from worker.api.params import Draft, ImageParams
 from worker.api.prompt_weights import Passages
 from worker.core.types import Control, Progress, Sources
 from worker.engine import resize
+from worker.engine.adapters.ip_adapter import Reference, referenced
 from worker.engine.canvas import Canvas
 from worker.engine.memory.room import Phase
 from worker.engine.models.loader import SdxlParts
@@ -65,6 +66,8 @@ class SdxlJob:
             self._draft_steps = len(self._timesteps(parts.scheduler, params.num_inference_steps, None))
         self._base_steps, self._refiner_steps = self._plan()
         self._warn_of_one_expert()
+        self._pictures = sources.references
+        self._references: tuple[Reference, ...] | None = None
         self._kept: dict[str, torch.Tensor] = {}
         self._base_embeds: Embeddings | None = None
         self._refiner_embeds: Embeddings | None = None
@@ -125,7 +128,7 @@ class SdxlJob:
 
     @torch.no_grad()
     def _condition(self) -> None:
-        """Embed the prompts and the source picture: once a job, not once an image."""
+        """Embed the prompts, the pictures beside them and the source picture: once a job, not once an image."""
         self._control.raise_if_stopped()
         params, parts = self._params, self._parts
         self.phase = "text"
@@ -137,6 +140,8 @@ class SdxlJob:
         if self._refiner_embeds is None and self._refiner_steps:
             refiner = self._pipeline(StableDiffusionXLImg2ImgPipeline, refiner=True)
             self._refiner_embeds = self._embed(refiner, params.unwanted)
+        if self._references is None and (self._base_steps or self._draft_steps):
+            self._references = self._refer()
         self.phase = "encode"
         if self._source_latents is None and self._source is not None:
             with self._told("encode"):
@@ -152,7 +157,28 @@ class SdxlJob:
         params = self._params
         return embeddings(pipeline, self._device, params.wanted, unwanted, guided=params.guidance_scale > 1)
 
+    def _refer(self) -> tuple[Reference, ...]:
+        """What the pictures beside the prompt add to it; the refiner sees none of them."""
+        references = []
+        adapter = self._parts.ip_adapter
+        for index, (asked, picture) in enumerate(zip(self._params.ip_adapters or (), self._pictures, strict=True)):
+            if asked.scale == 0:
+                continue
+            if (lost := resize.cropped_share(picture.size, (1, 1))) >= 0.01:
+                self._control.warn(
+                    f"ip_adapters.{index}.image_url: only the square in the middle of the picture is seen; "
+                    f"{round(100 * lost)} % of it is not"
+                )
+            added = adapter(adapter.pixels_of(picture, self._device))
+            references.append(Reference(added, asked.scale, asked.type))
+        return tuple(references)
+
     def _denoise(self, seed: int) -> torch.Tensor:
+        """Latents of one picture. Between two pictures, where the job waits for its receiver, the UNet is its own."""
+        with referenced(self._parts.unet, self._references or ()):
+            return self._denoise_all(seed)
+
+    def _denoise_all(self, seed: int) -> torch.Tensor:
         latents, source, draft = None, self._source_latents, self._params.draft
         if draft is not None:
             small = self._stage("draft", self._draft_steps, lambda: self._draw_small(seed, draft))

@@ -5,20 +5,21 @@ Importing this module imports no torch.
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worker.core.errors import GpuFault, ModelUnavailable, OutOfMemory
 from worker.core.types import Control, Progress
 from worker.engine.memory import device
-from worker.engine.memory.footprint import spec_bytes
-from worker.engine.memory.placement import GIB, Demand, Resident, decide, set_aside
+from worker.engine.memory.footprint import extra_bytes, spec_bytes
+from worker.engine.memory.placement import EXTRAS, GIB, Demand, Resident, decide, set_aside
 from worker.engine.memory.room import Phase, Room, Size, room
 from worker.engine.models.fetch import fetch
-from worker.engine.models.registry import SDXL_BASE, ModelRegistry, ModelSpec, WeightSource
+from worker.engine.models.hub import What
+from worker.engine.models.registry import SDXL_BASE, ModelRegistry, ModelSpec, Role, WeightSource
 from worker.engine.protocol import Placement
 from worker.engine.vendor_errors import importing, quiet, release_memory, translated
 
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 HOST_RESERVE = 4 * GIB
 """Bytes of the machine's memory that no weights are kept in."""
 LEARNT_MARGIN = 1.1
+_FETCHED_AS: Mapping[Role, What] = {"vae": "vae", "ip_adapter": "ip_adapter"}
 
 
 @dataclass(slots=True)
@@ -41,6 +43,8 @@ class Loaded:
     parts: "Parts"
     offloader: "Offloader"
     last_used: int
+    extras: set[str] = field(default_factory=set)
+    """The variables of what was loaded beside it."""
 
 
 class ModelCache:
@@ -78,11 +82,10 @@ class ModelCache:
         control.raise_if_stopped()
         self._clock += 1
         entry = self._loaded.get(spec.name)
-        if entry is None:
-            if not downloads:
-                self._registry.check_configs(spec)
-            spec = self._fetch(spec, control, downloads=downloads)
-        else:
+        if entry is None and not downloads:
+            self._registry.check_configs(spec)
+        spec = self._fetch(spec, control, downloads=downloads)
+        if entry is not None:
             entry.last_used = self._clock
         placement = self.decide(spec, size)
         if placement.mode == "refused" and self.decide(spec, size, alone=True).mode != "refused":
@@ -92,7 +95,7 @@ class ModelCache:
         if placement.mode == "refused":
             log.warning("%s: %s", spec.name, placement.reason, extra={"action": "placement", "model": spec.name})
             raise OutOfMemory("out_of_memory.too_large", reason=placement.reason)
-        if entry is None or entry.offloader.mode != placement.mode or placement.evicted:
+        if entry is None or entry.offloader.mode != placement.mode or placement.evicted or self._missing(spec):
             self._note(spec, placement)
         self.evict(placement.evicted)
         try:
@@ -113,7 +116,7 @@ class ModelCache:
             GpuFault: the GPU does not answer.
         """
         entry = self._loaded.get(spec.name)
-        networks = spec_bytes(spec, cuda=self._cuda) if entry is None else entry.offloader.networks
+        networks = self._networks(spec)
         demand = Demand(spec.name, networks, self.room(spec, size))
         residents = [
             Resident(name, other.offloader.resting_bytes, other.last_used)
@@ -126,6 +129,26 @@ class ModelCache:
         host = device.memory(cuda=False)[0] - HOST_RESERVE
         host += sum(copies.values()) if alone else copies.get(spec.name, 0)
         return decide(demand, residents, free=free + own, total=total, host=host, can_offload=self._cuda)
+
+    def bytes_to_load(self, spec: ModelSpec) -> int:
+        """Bytes of the networks of a job that are not in memory yet."""
+        if spec in self:
+            return sum(extra_bytes(replace(spec, extras=self._missing(spec)), cuda=self._cuda).values())
+        return sum(spec_bytes(spec, cuda=self._cuda).values())
+
+    def _networks(self, spec: ModelSpec) -> dict[str, int]:
+        """Network -> bytes of those that a job needs; what others asked for beside the same model is not among them."""
+        entry = self._loaded.get(spec.name)
+        if entry is None:
+            return spec_bytes(spec, cuda=self._cuda)
+        loaded = entry.offloader.networks
+        own = {name: size for name, size in loaded.items() if name not in EXTRAS}
+        extras = extra_bytes(spec, cuda=self._cuda)
+        return own | {name: loaded.get(name, size) for name, size in extras.items()}
+
+    def _missing(self, spec: ModelSpec) -> tuple[WeightSource, ...]:
+        entry = self._loaded.get(spec.name)
+        return tuple(extra for extra in spec.extras if entry is None or extra.variable not in entry.extras)
 
     def room(self, spec: ModelSpec, size: Size) -> Room:
         """What a job of this size works in, as far as is known of the model by now."""
@@ -191,6 +214,7 @@ class ModelCache:
         with self.cleanly(), translated("load"):
             entry = self._loaded.get(spec.name)
             if entry is not None:
+                self._load_extras(entry, spec, control)
                 entry.offloader.settle(placement)
                 return
             started = time.monotonic()
@@ -199,9 +223,22 @@ class ModelCache:
 
             offloader = Offloader(parts.modules(), device.device(cuda=self._cuda))
             offloader.settle(placement)
-            self._loaded[spec.name] = Loaded(spec, parts, offloader, self._clock)
+            entry = self._loaded[spec.name] = Loaded(spec, parts, offloader, self._clock)
             seconds = round(time.monotonic() - started, 2)
             log.info("%s loaded", spec.name, extra={"action": "model_loaded", "seconds": seconds})
+            self._load_extras(entry, spec, control)
+            offloader.settle(placement)
+
+    def _load_extras(self, entry: Loaded, spec: ModelSpec, control: Control) -> None:
+        """Read into the machine's memory what the job asks for beside its model."""
+        for source in self._missing(spec):
+            from worker.engine.models.loader import Loader, SdxlParts
+
+            loader = Loader(spec, cuda=self._cuda, control=control, on_card=lambda _name: False)
+            if isinstance(entry.parts, SdxlParts):
+                entry.offloader.add(source.role, loader.load_extra(source, entry.parts))
+                entry.extras.add(source.variable)
+                log.info("%s loaded", source.name, extra={"action": "extra_loaded", "model": spec.name})
 
     def _load(self, spec: ModelSpec, placement: Placement, control: Control) -> "Parts":
         control.report(Progress("loading", 0, 1))
@@ -224,10 +261,11 @@ class ModelCache:
 
     def _fetch(self, spec: ModelSpec, control: Control, *, downloads: bool) -> ModelSpec:
         """The spec with all its files on this machine: what is named by a hub id and not here is downloaded."""
-        control.report(Progress("loading", 0, 1))
-        for part in spec.all:
-            if part.kind != "hub":
-                continue
+        entry = self._loaded.get(spec.name)
+        parts = [part for part in (spec.all if entry is None else self._missing(spec)) if part.kind == "hub"]
+        if entry is None or parts:
+            control.report(Progress("loading", 0, 1))
+        for part in parts:
             control.raise_if_stopped()
             try:
                 folder = self._folder(part, control, downloads=downloads)
@@ -243,7 +281,7 @@ class ModelCache:
     def _folder(self, part: WeightSource, control: Control, *, downloads: bool) -> Path:
         if not downloads:
             raise ModelUnavailable("model_unavailable.no_downloads", variable=part.variable)
-        return fetch(part.hub_id, "vae" if part.role == "vae" else "pipeline", control, half=self._cuda)
+        return fetch(part.hub_id, _FETCHED_AS.get(part.role, "pipeline"), control, half=self._cuda)
 
     def _sdxl_configs(self, spec: ModelSpec, control: Control) -> Path | None:
         if all(part.kind != "file" for part in spec.all):

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from worker.engine.models.checkpoint import components, has_weights, header, loaded_bytes
+from worker.engine.models.ip_adapter_files import ip_adapter_files
 from worker.engine.models.registry import ModelSpec, WeightSource
 from worker.engine.models.weight_files import weight_files
 
@@ -27,13 +28,22 @@ def spec_bytes(spec: ModelSpec, *, cuda: bool) -> dict[str, int]:
     if spec.refiner is not None:
         # The refiner's other networks are the base's.
         sizes["refiner_unet"] = _part(spec.refiner, cuda=cuda).get("unet", 0)
-    return sizes
+    return sizes | extra_bytes(spec, cuda=cuda)
+
+
+def extra_bytes(spec: ModelSpec, *, cuda: bool) -> dict[str, int]:
+    """The same of what one job asks for beside the model; 0 for what is built when it is loaded, and small."""
+    return {extra.role: _part(extra, cuda=cuda).get(extra.role, 0) for extra in spec.extras}
 
 
 def _part(weights: WeightSource, *, cuda: bool) -> dict[str, int]:
     path, wide = weights.path, 2 if cuda else 4
     if path is None:
         return {}
+    if weights.role == "ip_adapter":
+        found = ip_adapter_files(path)
+        read = [] if isinstance(found, str) else [found.weights, *_files(found.encoder, cuda)]
+        return {"ip_adapter": loaded_bytes(read, wide)}
     if weights.role == "vae":
         return {"vae": loaded_bytes(_files(path, cuda), wide)}
     if weights.kind == "file":

@@ -33,6 +33,11 @@ class Offloader:
         self._visiting: set[str] = set()
         self.mode: str | None = None
 
+    def add(self, name: str, module: torch.nn.Module) -> None:
+        """A network beside the model's own; where it is, the next `settle` decides."""
+        self._modules[name] = module
+        self.mode = None
+
     @property
     def networks(self) -> dict[str, int]:
         """Network -> bytes of its parameters and buffers."""

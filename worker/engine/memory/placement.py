@@ -12,6 +12,9 @@ from worker.engine.memory.room import Room
 from worker.engine.protocol import Placement, PlacementMode
 
 GIB = 2**30
+EXTRAS = frozenset({"ip_adapter"})
+"""Networks that some jobs of a model need and most do not. They are on the GPU only while they run, in every mode: what
+a job without them is planned in, and how fast it is, does not depend on what others asked for."""
 SLACK = GIB // 2
 """Bytes left alone: the CUDA context's growth, the allocator's fragments, cuDNN's workspaces."""
 
@@ -57,9 +60,10 @@ def phase_of(network: str) -> str:
 
 def set_aside(networks: Mapping[str, object], mode: PlacementMode) -> frozenset[str]:
     """The networks that are on the GPU only while they run."""
-    if mode == "partly":
-        return frozenset(name for name in networks if phase_of(name) == "text")
-    return frozenset(networks) if mode == "offloaded" else frozenset()
+    if mode == "offloaded":
+        return frozenset(networks)
+    visits = {"text"} if mode == "partly" else set()
+    return frozenset(name for name in networks if name in EXTRAS or phase_of(name) in visits)
 
 
 def decide(
@@ -106,7 +110,7 @@ def decide(
 
 def _ways(demand: Demand, others: int) -> Iterator[tuple[PlacementMode, bool, int]]:
     """(mode, tiles, how many of the others are moved off, least recently used first), best first."""
-    partly = bool(set_aside(demand.networks, "partly"))
+    partly = set_aside(demand.networks, "partly") != set_aside(demand.networks, "resident")
     smaller = demand.room.decode_in_tiles < demand.room.decode
     for tiles in (False, True) if smaller else (False,):
         for count in range(others + 1):

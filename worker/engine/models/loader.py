@@ -19,8 +19,11 @@ from safetensors import safe_open
 
 from worker.core.errors import ModelUnavailable
 from worker.core.types import Control, Progress
+from worker.engine.adapters import ip_adapter
+from worker.engine.adapters.ip_adapter import IpAdapter
 from worker.engine.models.checkpoint import components, read_json
 from worker.engine.models.identity import identify
+from worker.engine.models.ip_adapter_files import ip_adapter_files
 from worker.engine.models.registry import ModelSpec, WeightSource
 from worker.engine.models.weight_files import variant_of
 from worker.engine.schedulers import reconfigured
@@ -67,10 +70,11 @@ class SdxlParts:
     refiner_unet: Any = None
     refiner_scheduler: Any = None
     refiner_aesthetics: bool = True
+    ip_adapter: Any = None
 
     def modules(self) -> dict[str, torch.nn.Module]:
         """The networks in the order in which a job uses them."""
-        names = ("text_encoder", "text_encoder_2", "unet", "refiner_unet", "vae")
+        names = ("text_encoder", "text_encoder_2", "ip_adapter", "unet", "refiner_unet", "vae")
         return {name: module for name in names if (module := getattr(self, name)) is not None}
 
 
@@ -122,6 +126,18 @@ class Loader:
             ModelUnavailable, or an error of safetensors, diffusers, transformers or the operating system.
         """
         return self._sdxl() if self.spec.family == "sdxl" else self._wan()
+
+    def load_extra(self, source: WeightSource, parts: SdxlParts) -> torch.nn.Module:
+        """Read what a job asks for beside a model into that model's parts.
+
+        Raises:
+            As `load`.
+        """
+        self._total = 1
+        adapter = self._ip_adapter(source, parts.unet)
+        parts.ip_adapter = adapter
+        self._step()
+        return adapter
 
     def _sdxl(self) -> SdxlParts:
         main, vae, refiner = self.spec.main, self.spec.vae, self.spec.refiner
@@ -241,6 +257,23 @@ class Loader:
             for part in (vae.decoder, vae.post_quant_conv):
                 part.to(torch.bfloat16)
         return vae
+
+    def _ip_adapter(self, source: WeightSource, unet: Any) -> IpAdapter:
+        """An IP-Adapter for this UNet, with its image encoder."""
+        if source.kind == "demo":
+            return ip_adapter.demo(unet)
+        files = ip_adapter_files(_path(source))
+        if isinstance(files, str):
+            raise ModelUnavailable("model_unavailable.folder", variable=source.variable, problem=files)
+        half = torch.float16
+        encoder = self._read(transformers.CLIPVisionModelWithProjection, files.encoder, half, source, "ip_adapter")
+        place = self._place("ip_adapter") or torch.device("cpu")
+        with safe_open(files.weights, "pt") as file:
+            tensors = {key: file.get_tensor(key).to(place, self._run_dtype(half)) for key in file.keys()}  # noqa: SIM118 - no dict
+        try:
+            return ip_adapter.assembled(tensors, encoder, unet)
+        except (KeyError, RuntimeError) as error:
+            raise _incomplete(source, "ip_adapter") from error
 
     def _vae(self, source: WeightSource) -> Any:
         """A VAE of its own: a folder, or a file in the original implementation's or in diffusers' names."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from worker.api.params import ModelDefaults
+from worker.api.request import ImageRequest, Request
 from worker.api.validation_errors import not_one_of
 from worker.core.config import Settings, has_cuda_driver, named_sources
 from worker.core.errors import InvalidInput, ModelUnavailable
@@ -87,6 +88,8 @@ class ModelSpec:
     refiner: WeightSource | None = None
     scheduler: Options = ()
     """What the scheduler's config says where its own file, or SDXL base's, does not: how the model was trained."""
+    extras: tuple[WeightSource, ...] = ()
+    """What one job asks for beside the model: loaded for the first that does, and on the GPU only while it runs."""
 
     @property
     def name(self) -> str:
@@ -98,7 +101,7 @@ class ModelSpec:
     @property
     def all(self) -> tuple[WeightSource, ...]:
         """Every part, the main one first."""
-        return tuple(part for part in (self.main, self.vae, self.refiner) if part is not None)
+        return tuple(part for part in (self.main, self.vae, self.refiner, *self.extras) if part is not None)
 
     def having(self, part: WeightSource) -> "ModelSpec":
         """This spec with `part` in its place."""
@@ -107,6 +110,8 @@ class ModelSpec:
                 return replace(self, vae=part)
             case "refiner":
                 return replace(self, refiner=part)
+            case "ip_adapter":
+                return replace(self, extras=tuple(part if part.role == old.role else old for old in self.extras))
             case _:
                 return replace(self, main=part)
 
@@ -130,8 +135,10 @@ class ModelRegistry:
     def _places(self) -> tuple[hub.Place, ...]:
         return hub.default_places(self._settings.models_dir) if self._where is None else self._where
 
-    def spec(self, task_type: TaskType, model: str | None = None) -> ModelSpec:
+    def spec(self, task_type: TaskType, model: str | None = None, request: Request | None = None) -> ModelSpec:
         """The weights of a task: of the model that is called `model`, or of the first one.
+
+        With what `request` asks for beside them.
 
         Raises:
             ModelUnavailable: the task is not served, none is configured, or what is configured is not there or is
@@ -140,7 +147,8 @@ class ModelRegistry:
         """
         if task_type not in self.tasks:
             raise ModelUnavailable("model_unavailable.task", task=task_type, tasks=", ".join(self.tasks))
-        return self._wan(task_type, model) if task_type.is_video else self._sdxl(model)
+        spec = self._wan(task_type, model) if task_type.is_video else self._sdxl(model)
+        return spec if request is None else replace(spec, extras=self._extras(spec.main, request))
 
     def describe(self, task_type: TaskType, model: str | None = None) -> ModelDefaults:
         """What the task's model says of itself: native size, steps, guidance. Reads small files only.
@@ -247,6 +255,12 @@ class ModelRegistry:
                     "model_unavailable.ip_adapter_width", variable=main.variable, got=files.context, wanted=wanted
                 )
         return found
+
+    def _extras(self, main: WeightSource, request: Request) -> tuple[WeightSource, ...]:
+        extras = []
+        if isinstance(request, ImageRequest) and any(entry.scale for entry in request.ip_adapters):
+            extras.append(self.ip_adapter(main))
+        return tuple(extra for extra in extras if extra is not None)
 
     def _ip_adapter_value(self, main: WeightSource) -> str | None:
         demo = main.name == "demo" and not self._cuda
