@@ -1,0 +1,166 @@
+"""Jobs of every kind in a random order, each with its own end: the networks are as they were, and so is a plain job.
+
+`NOTHING_STAYS_JOBS=1000` makes it a soak.
+"""
+
+import gc
+import os
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import torch
+
+from tests.support.engine_jobs import Recorder, picture
+from tests.support.network_state import NetworkState
+from tests.support.requested_jobs import URL, Job, run, small_job, started
+from worker.core.config import Settings
+from worker.core.errors import Cancelled, OutOfMemory
+from worker.core.types import Scheduler, TaskType
+from worker.engine.engine import Engine
+from worker.engine.models.registry import ModelRegistry
+
+JOBS = int(os.environ.get("NOTHING_STAYS_JOBS", "40"))
+WARM = 20
+"""After so many jobs, what is kept for others (an adapter's weights) has come."""
+PICTURES = tuple(picture(48, 40, seed=seed) for seed in range(3))
+
+Ending = Literal["done", "left", "cancelled", "short of memory", "out of memory", "broken"]
+ENDINGS: tuple[Ending, ...] = ("done", "done", "left", "cancelled", "short of memory", "out of memory", "broken")
+
+
+def _ip_adapter(job: Job, rng: random.Random) -> None:
+    pictures = tuple(rng.choice(PICTURES) for _ in range(rng.randint(1, 2)))
+    job.fields["ip_adapters"] = [
+        {"image_url": URL, "scale": rng.choice([0, 0.3, 0.6, 1.5]), "type": rng.choice(["subject", "style"])}
+        for _ in pictures
+    ]
+    job.sources = replace(job.sources, references=pictures)
+
+
+ADAPTERS: dict[str, Callable[[Job, random.Random], None]] = {"IP-Adapter": _ip_adapter}
+
+
+@pytest.fixture(scope="module")
+def engine(demo_settings: Settings) -> Engine:
+    return Engine(demo_settings, registry=ModelRegistry(demo_settings, cuda=False, where=()))
+
+
+def random_job(rng: random.Random) -> Job:
+    job = small_job(rng.choice([TaskType.TEXT2IMG, TaskType.IMG2IMG, TaskType.INPAINT]))
+    job.fields |= {
+        "seed": rng.randrange(9),
+        "num_images": rng.randint(1, 2),
+        "scheduler": rng.choice([None, *Scheduler]),
+        "guidance_scale": rng.choice([5.0, 1.0]),
+    }
+    if rng.random() < 0.3:
+        job.fields |= {"high_noise_frac": 0.5, "refiner_inference_steps": 4}
+    for name, add in ADAPTERS.items():
+        if rng.random() < 0.6:
+            add(job, rng)
+            job.adapters.add(name)
+    return job
+
+
+class Broken(Exception):
+    """What nobody has thought of."""
+
+
+@contextmanager
+def failing(at: int, error: Exception, *, times: int) -> Iterator[None]:
+    """The call of a module with this number, counted from 0, raises, and so do those behind it until `times` have."""
+    calls = 0
+
+    def count(_module: torch.nn.Module, _args: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if at < calls <= at + times:
+            raise error
+
+    handle = torch.nn.modules.module.register_module_forward_pre_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def calls_of(engine: Engine, job: Job) -> int:
+    """How many calls of modules a job makes, from its first to its last."""
+    calls = 0
+
+    def count(_module: torch.nn.Module, _args: Any) -> None:
+        nonlocal calls
+        calls += 1
+
+    handle = torch.nn.modules.module.register_module_forward_pre_hook(count)
+    try:
+        run(engine, job)
+    finally:
+        handle.remove()
+    return calls
+
+
+def ended(engine: Engine, job: Job, ending: Ending, rng: random.Random) -> None:
+    """Run the job until it ends in this way."""
+    match ending:
+        case "done":
+            assert len(run(engine, job)) == job.fields["num_images"]
+        case "left":
+            pictures = started(engine, job)
+            next(pictures)
+            pictures.close()  # type: ignore[attr-defined]  # it is a generator
+        case "cancelled":
+            with pytest.raises(Cancelled):
+                list(started(engine, job, Recorder(cancel_at=1)))
+        case _:
+            at = rng.randrange(calls_of(engine, job))
+            error: Exception = Broken() if ending == "broken" else torch.OutOfMemoryError("CUDA out of memory")
+            with failing(at, error, times=1 if ending == "short of memory" else 10**9):
+                if ending == "short of memory":
+                    assert len(run(engine, job)) == job.fields["num_images"]
+                else:
+                    with pytest.raises(Broken if ending == "broken" else OutOfMemory):
+                        run(engine, job)
+
+
+def living() -> tuple[int, int]:
+    """How many tensors there are in this process, and the bytes that they hold."""
+    gc.collect()
+    # What pretends to be of another class than it is may not like to be asked.
+    tensors = [one for one in gc.get_objects() if issubclass(type(one), torch.Tensor)]
+    storages = {one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in tensors if not one.is_meta}
+    return len(tensors), sum(storages.values())
+
+
+@pytest.mark.parametrize("seed", [0])
+def test_a_plain_job_is_what_it_was_after_jobs_of_every_kind(engine: Engine, seed: int) -> None:
+    rng = random.Random(seed)
+    tasks = (TaskType.TEXT2IMG, TaskType.INPAINT)
+    first = {task: run(engine, small_job(task)) for task in tasks}
+    every = small_job()
+    for add in ADAPTERS.values():
+        add(every, random.Random(3))
+    changed = run(engine, every)
+    assert not np.array_equal(changed[0], first[TaskType.TEXT2IMG][0])
+    state = NetworkState(engine._cache[engine.registry.spec(TaskType.TEXT2IMG)].parts.modules())
+    seen: Counter[str] = Counter()
+    warm: tuple[int, int] | None = None
+    for number in range(JOBS):
+        job, ending = random_job(rng), rng.choice(ENDINGS)
+        ended(engine, job, ending, rng)
+        seen.update([ending, *job.adapters])
+        assert state.differences() == [], (number, ending, job.fields)
+        task = tasks[number % len(tasks)]
+        assert np.array_equal(run(engine, small_job(task))[0], first[task][0]), (number, ending, job.fields)
+        if number == WARM:
+            warm = living()
+    assert np.array_equal(run(engine, every)[0], changed[0])
+    assert set(seen) == {*ENDINGS, *ADAPTERS}
+    if warm is not None:
+        assert living() <= warm
