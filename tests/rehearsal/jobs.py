@@ -17,6 +17,7 @@ from tests.rehearsal.mode import pretended
 from tests.rehearsal.models import Model, read_no_numbers
 from tests.support.engine_jobs import Recorder, image_params, picture, stripe_mask, video_params
 from worker.api.params import Params
+from worker.api.request import IpAdapter, Request
 from worker.core.config import Settings, load_settings
 from worker.core.types import Progress, Sources, TaskType
 from worker.engine.engine import Engine
@@ -86,7 +87,7 @@ class Rehearsal:
         Raises:
             What the engine raises.
         """
-        return self.engine.prepare(request_of(task), params_of(task, **changes), Recorder())
+        return self.engine.prepare(request_for(task, **changes), params_of(task, **changes), Recorder())
 
     def run(self, task: TaskType, **changes: Any) -> Run:
         """Prepare and run one job of a task on the card; keywords change its parameters.
@@ -95,7 +96,7 @@ class Rehearsal:
             What the engine raises.
         """
         params, sources = params_of(task, **changes), sources_for(task, **changes)
-        watch, request = Watch(self.card), request_of(task)
+        watch, request = Watch(self.card), request_for(task, **changes)
         placement = self.engine.prepare(request, params, watch)
         self.card.forget()
         self.calls.clear()
@@ -110,14 +111,18 @@ class Rehearsal:
 
 
 @contextmanager
-def rehearsal(folder: Path, *models: Model, gib: float = 80, missing: float = 0) -> Iterator[Rehearsal]:
+def rehearsal(
+    folder: Path, *models: Model, gib: float = 80, missing: float = 0, ip_adapter: Path | None = None
+) -> Iterator[Rehearsal]:
     """In the body, an engine with these models on a card of so many GiB, of which it has `missing` less than it says.
 
-    `folder` keeps the models' files.
+    `folder` keeps the models' files, `ip_adapter` those of an IP-Adapter.
     """
     said = round(gib * GIB)
     card = Card(said - round(missing * GIB))
     settings = settings_for(folder, *models)
+    if ip_adapter is not None:
+        settings = settings.model_copy(update={"ip_adapter_model": str(ip_adapter)})
     stage = Rehearsal(Engine(settings, registry=ModelRegistry(settings, cuda=True, where=())), card)
 
     def memory(*, cuda: bool) -> tuple[int, int]:
@@ -150,6 +155,15 @@ def settings_for(folder: Path, *models: Model) -> Settings:
     return load_settings(**values)
 
 
+def request_for(task: TaskType, **changes: Any) -> Request:
+    """The request of a job, as far as the engine reads it."""
+    entries = [
+        IpAdapter(image_url="https://example.com/a.png", scale=one.scale, type=one.type)
+        for one in changes.get("ip_adapters") or ()
+    ]
+    return request_of(task).model_copy(update={"ip_adapters": tuple(entries)} if entries else {})
+
+
 def params_of(task: TaskType, **changes: Any) -> Params:
     """A job's parameters, small where `changes` does not say otherwise."""
     if task.is_video:
@@ -157,16 +171,19 @@ def params_of(task: TaskType, **changes: Any) -> Params:
     return image_params(**({"strength": 0.9} if task is not TaskType.TEXT2IMG else {}) | changes)
 
 
-def sources_for(task: TaskType, *, width: int = 64, height: int = 64, **_: Any) -> Sources:
+def sources_for(task: TaskType, *, width: int = 64, height: int = 64, **changes: Any) -> Sources:
     """The source pictures of a job, at its own size."""
     return Sources(
         image=picture(width, height) if task not in {TaskType.TEXT2IMG, TaskType.TEXT2VIDEO} else None,
         mask=stripe_mask(width, height) if task is TaskType.INPAINT else None,
+        references=tuple(picture() for _ in changes.get("ip_adapters") or ()),
     )
 
 
 def _watched(module: Any, name: str, stage: Rehearsal) -> Any:
     """The network with its calls counted, and the card told which phase of a job it belongs to."""
+
+    tells = "encoder" in name or name == "ip_adapter"
 
     def entered(phase: str) -> Any:
         def hook(*_: Any) -> None:
@@ -182,8 +199,8 @@ def _watched(module: Any, name: str, stage: Rehearsal) -> Any:
         module.encoder.register_forward_pre_hook(entered("encode"))
         module.decoder.register_forward_pre_hook(entered("decode"))
     else:
-        module.register_forward_pre_hook(entered("text" if "encoder" in name else "denoise"))
-    if "encoder" in name:
+        module.register_forward_pre_hook(entered("text" if tells else "denoise"))
+    if tells:
         module.register_forward_hook(left)
     return module
 

@@ -142,6 +142,41 @@ def read_no_numbers(kind: Any, folder: Path, dtype: torch.dtype, place: torch.de
     return module.eval()
 
 
+def write_ip_adapter(folder: Path, model: Model) -> Path:
+    """IP-Adapter Plus for an SDXL model, with CLIP ViT-H, as h94/IP-Adapter has it; gives its path."""
+    unet = model.networks["unet"].on_meta()
+    width, inside = unet.config.cross_attention_dim, 1280
+    shapes: dict[str, list[int]] = {
+        "latents": [1, 16, inside],
+        "proj_in.weight": [inside, full.CLIP_H_VISION["hidden_size"]],
+        "proj_in.bias": [inside],
+        "proj_out.weight": [width, inside],
+        "proj_out.bias": [width],
+        "norm_out.weight": [width],
+        "norm_out.bias": [width],
+    }
+    for layer in range(4):
+        shapes |= {
+            f"layers.{layer}.{norm}.{part}": [inside]
+            for norm in ("0.norm1", "0.norm2", "1.0")
+            for part in ("weight", "bias")
+        }
+        shapes[f"layers.{layer}.0.to_kv.weight"] = [2 * inside, inside]
+        shapes |= {f"layers.{layer}.0.{name}.weight": [inside, inside] for name in ("to_q", "to_out")}
+        shapes[f"layers.{layer}.1.1.weight"] = [4 * inside, inside]
+        shapes[f"layers.{layer}.1.3.weight"] = [inside, 4 * inside]
+    shapes = {f"image_proj.{name}": shape for name, shape in shapes.items()}
+    for index, name in enumerate(unet.attn_processors):
+        if name.endswith("attn2.processor"):
+            own = unet.get_submodule(name.removesuffix(".processor"))
+            for which in ("to_k", "to_v"):
+                shapes[f"ip_adapter.{index}.{which}_ip.weight"] = list(getattr(own, which).weight.shape)
+    _write_hole(folder / "sdxl_models" / "ip-adapter-plus_sdxl_vit-h.safetensors", shapes, "F16")
+    encoder = Network("transformers.CLIPVisionModelWithProjection", full.CLIP_H_VISION)
+    _write_network(folder / "models" / "image_encoder", encoder)
+    return folder
+
+
 def _write_network(folder: Path, network: Network) -> None:
     module, (library, kind) = network.on_meta(), network.named
     if library == "diffusers":
@@ -149,14 +184,21 @@ def _write_network(folder: Path, network: Network) -> None:
     else:
         module.config.architectures = [kind]
         module.config.save_pretrained(folder)
+    stem = "diffusion_pytorch_model" if library == "diffusers" else "model"
+    shapes = {name: list(tensor.shape) for name, tensor in module.named_parameters()}
+    _write_hole(folder / f"{stem}.safetensors", shapes, "BF16")
+
+
+def _write_hole(path: Path, shapes: Mapping[str, list[int]], dtype: str) -> None:
+    """A safetensors file of tensors of two bytes a number, none of which was ever written."""
     header: dict[str, Any] = {}
     end = 0
-    for name, tensor in module.named_parameters():
-        start, end = end, end + 2 * math.prod(tensor.shape)
-        header[name] = {"dtype": "BF16", "shape": list(tensor.shape), "data_offsets": [start, end]}
+    for name, shape in shapes.items():
+        start, end = end, end + 2 * math.prod(shape)
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
     content = json.dumps(header).encode()
-    stem = "diffusion_pytorch_model" if library == "diffusers" else "model"
-    with (folder / f"{stem}.safetensors").open("wb") as file:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
         file.write(len(content).to_bytes(8, "little") + content)
         file.truncate(8 + len(content) + end)
 
