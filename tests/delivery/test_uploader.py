@@ -59,7 +59,7 @@ class Job:
         if fields.get("task_type") != "text2video":
             fields["num_images"] = count
         self.raise_if_stopped = raise_if_stopped
-        owner = Owner("user", fields.pop("file_uid", "file"))
+        owner = Owner("user", fields.get("file_uid", "file"))
         self.provenance = ObjectOwner("job-1", 1, "hash", CLAIMED_AT, file_uid=owner.file_uid)
         destination = Destination(Storage(self.bucket), owner, lambda: self.provenance)
         self.delivery = Uploader(
@@ -348,7 +348,7 @@ async def test_each_file_has_a_thumbnail_of_its_own_beside_it() -> None:
         assert 20 < len(entry["blurhash"]) < 40
         data, info, kind = job.bucket.objects[entry["thumbnail_path"]]
         assert Image.open(io.BytesIO(data)).size == (512, 512)
-        assert (kind, info.metadata["file_uid"]) == ("image/webp", "")
+        assert (kind, info.metadata["file_uid"]) == ("image/webp", "file")
         assert mark.packet("generated", "file") in data
     assert delivered.warnings == ()
 
