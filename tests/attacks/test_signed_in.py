@@ -160,7 +160,7 @@ def test_a_flag_before_the_claim_cancels_or_counts_for_nothing(world: World, fla
     response = world.ask(GOOD)
     assert response.get("error_code") == ("cancelled" if flag is True else None), response
     assert world.generator.generated == generated + (flag is not True)
-    assert len(world.bucket.objects) == (flag is not True)
+    assert len(world.paths) == (flag is not True)
     assert world.document["status"] == ("failed" if flag is True else "completed")
     assert world.document["favorite"] is True
     note(WAITING, refused=int(flag is True), harmless=int(flag is not True))

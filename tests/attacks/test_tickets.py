@@ -226,7 +226,7 @@ def test_a_ticket_used_for_another_generation_reaches_nothing(ticketed: World) -
     codes = [response.get("error_code", "completed") for response in responses]
     assert set(codes) <= {"completed", "duplicate_in_progress"}
     assert ticketed.generator.generated == before + 1
-    assert len(ticketed.bucket.objects) == 1
+    assert len(ticketed.paths) == 1
     note(REPLAYED, refused=codes.count("duplicate_in_progress"), harmless=codes.count("completed"))
     ticketed.good()
 

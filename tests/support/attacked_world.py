@@ -244,11 +244,11 @@ class World(memory_world.World):
         self.log.truncate()
 
     def good(self, **more: Any) -> None:
-        """The worker is alive: a job right now succeeds, with a document and one object."""
+        """The worker is alive: a job right now succeeds, with a document and one file."""
         self.forget()
         response = self.ask(self.valid(GOOD | more))
         assert "error" not in response, response
-        assert (self.document["status"], len(self.bucket.objects)) == ("completed", 1)
+        assert (self.document["status"], len(self.paths)) == ("completed", 1)
         self.forget()
 
     def close(self) -> None:
