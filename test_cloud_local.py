@@ -39,7 +39,7 @@ async def make(services: Services, name: str, job_input: dict[str, Any]) -> Resu
 
 
 async def run_all(prompt: str) -> list[tuple[str, Result]]:
-    """Every task once, and one of them twice: the second time must give the same bytes."""
+    """Every task once, what may be added to one, and one of them twice: the second time must give the same bytes."""
     settings = load_settings(
         firebase_service_account_key=None, firestore_emulator_host=None, storage_emulator_host=None
     )
@@ -56,13 +56,17 @@ async def run_all(prompt: str) -> list[tuple[str, Result]]:
         "inpaint": {"task_type": "inpaint", **picture, **masked},
         "text2video": {"task_type": "text2video", "num_frames": 33},
         "img2video": {"task_type": "img2video", "num_frames": 33, "image_url": showing.data_uri(still)},
-        "text2img again": {"num_images": 2},
     }
+    if native.has_ip_adapter:
+        jobs["text2img in a style"] = {"num_images": 2, "ip_adapters": [{**picture, "type": "style", "scale": 1.0}]}
+    jobs["text2img again"] = {"num_images": 2}
     results = [
         (name, await make(services, name.replace(" ", "-"), {"prompt": prompt, **job})) for name, job in jobs.items()
     ]
     by_name = dict(results)
     assert by_name["text2img"][1] == by_name["text2img again"][1], "the same seed gave other bytes"
+    for name in by_name.keys() & {"text2img in a style"}:
+        assert by_name[name][1] != by_name["text2img"][1], f"{name}: changed nothing"
     repainted = showing.pixels(by_name["inpaint"][1][0])
     outside = np.asarray(mask) == 0
     assert (repainted[outside] == np.asarray(source)[outside]).all(), "inpaint changed pixels outside the mask"

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from benchmarks.full_size_models import WAN_22_VAE, WAN_TI2V_TRANSFORMER
-from tools.bake_models import choose_files, component_folders
+from tools.bake_models import IP_ADAPTER, choose_files, component_folders
 from tools.lock import pinned
 from worker.api.params import resolve
 from worker.api.request import parse
@@ -22,6 +22,7 @@ from worker.core.types import TaskType
 from worker.engine.estimate import Estimator, Networks
 from worker.engine.memory.placement import Demand, decide
 from worker.engine.memory.room import Size, room
+from worker.engine.models.ip_adapter_files import ENCODERS, PREFERRED
 from worker.engine.models.registry import ModelRegistry
 from worker.engine.protocol import Placement
 
@@ -459,6 +460,13 @@ def test_baking_a_single_component_leaves_its_single_file_copies_out() -> None:
         "a.bin",
     ]
     assert choose_files(files, None) == ["config.json", "diffusion_pytorch_model.safetensors"]
+
+
+def test_baking_ip_adapters_takes_one_for_sdxl_with_its_encoder_as_a_download_does() -> None:
+    others = ["README.md", "models/ip-adapter_sd15.safetensors", "sdxl_models/ip-adapter_sdxl.safetensors"]
+    chosen = choose_files([*others, "sdxl_models/image_encoder/model.safetensors", *IP_ADAPTER], None)
+    assert chosen == [*IP_ADAPTER]
+    assert {f"sdxl_models/{PREFERRED[0]}", f"{ENCODERS[0]}/model.safetensors"} < {*chosen}
 
 
 def test_baking_nothing_or_what_is_in_every_image_does_nothing(tmp_path: Path) -> None:

@@ -24,6 +24,13 @@ WAN_NETWORKS = ("text_encoder", "transformer", "transformer_2")
 """Wan's networks that run in bfloat16 on a GPU."""
 KEPT_WIDE = frozenset({"rope", "time_embedder", "scale_shift_table", "norm1", "norm2", "norm3"})
 
+IP_ADAPTER = (
+    "models/image_encoder/config.json",
+    "models/image_encoder/model.safetensors",
+    "sdxl_models/ip-adapter-plus_sdxl_vit-h.safetensors",
+)
+"""Of a repository laid out as h94/IP-Adapter, what the worker takes first."""
+
 log = logging.getLogger("bake")
 
 
@@ -32,7 +39,8 @@ def choose_files(files: Iterable[str], components: Iterable[str] | None) -> list
 
     Args:
         files: every path in the repository.
-        components: folders that `model_index.json` names; None for a repository that is one component itself.
+        components: folders that `model_index.json` names; None for a repository that is one component itself, or holds
+            IP-Adapters.
 
     Returns:
         Paths in order. In a folder with a single half-precision file the full one is left out; sharded weights,
@@ -40,6 +48,8 @@ def choose_files(files: Iterable[str], components: Iterable[str] | None) -> list
         single-file checkpoints beside a pipeline's folders stay out.
     """
     paths = [PurePosixPath(name) for name in files]
+    if components is None and {*IP_ADAPTER} <= {*map(str, paths)}:
+        return [*IP_ADAPTER]
     folders = {"."} if components is None else {*components}
     chosen = [path for path in paths if str(path.parent) == "." and path.suffix in KEPT_SUFFIXES]
     for folder in sorted(folders):
