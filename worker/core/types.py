@@ -6,6 +6,7 @@ Imports nothing of the worker.
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
@@ -80,9 +81,24 @@ class Progress:
         return {name: getattr(self, name) for name in ("stage", "step", "total_steps", "percent", "eta_seconds")}
 
 
+Expert = Literal["both", "high", "low"]
+"""Which of Wan 2.2's two experts a LoRA is for; any other model is `both`."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoraFile:
+    """A LoRA that is on this machine."""
+
+    name: str
+    """What it is called towards the client: the operator's name, or what is public of its source."""
+    path: Path
+    scale: float
+    expert: Expert = "both"
+
+
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """The client's pictures, decoded, upright, RGB (the mask: L, white = repaint), in their own size."""
+    """The client's pictures, decoded, upright, RGB (the mask: L, white = repaint), in their own size; and its LoRAs."""
 
     image: "Image.Image | None" = None
     mask: "Image.Image | None" = None
@@ -92,6 +108,8 @@ class Sources:
     """One for each entry of `controlnets`."""
     references: "tuple[Image.Image, ...]" = ()
     """One for each entry of `ip_adapters`."""
+    loras: tuple[LoraFile, ...] = ()
+    """One for each entry of `loras`, `high_noise_loras` and `low_noise_loras`."""
     warnings: tuple[str, ...] = ()
     """What the client should know of how they were read."""
 
