@@ -30,7 +30,7 @@ HOMES = {
     "transformers": {"worker.engine"},
     "accelerate": {"worker.engine"},
     "huggingface_hub": {"worker.engine.models.hub"},
-    "safetensors": {"worker.engine.models.loader"},
+    "safetensors": {"worker.engine.models.loader", "worker.engine.adapters.lora"},
     "firebase_admin": {"worker.firebase"},
     "google": {"worker.firebase"},
     "google_crc32c": {"worker.firebase"},

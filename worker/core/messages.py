@@ -57,6 +57,29 @@ MESSAGES: Mapping[str, str] = {
     "invalid_input.lora_path": "must be the name of a LoRA, a hub id or an https:// URL (got {got})",
     "invalid_input.weight_name": "must be the name of a .safetensors file in the repository (got {got})",
     "invalid_input.prompt_weight": "{fields}: a weight must be within -{most:g} and {most:g} (got {got})",
+    "invalid_input.lora_unusable": "the LoRA {name} {problem}",
+    # What is wrong with a LoRA, as a {problem}.
+    "invalid_input.lora_pickle": (
+        "is a pickled file, which can run code when it is read; only .safetensors files are taken"
+    ),
+    "invalid_input.lora_no_safetensors": "is not a .safetensors file",
+    "invalid_input.lora_damaged": "has tensors that do not go together: the file is damaged",
+    "invalid_input.lora_incomplete": "is not complete: it has {size} of {whole} bytes",
+    "invalid_input.lora_tensors": "has {got} tensors; a LoRA has at most {most}",
+    "invalid_input.lora_types": "has weights of the type {got}; floating-point numbers are read",
+    "invalid_input.lora_rank": "has the rank {got}; the highest that is taken is {most}",
+    "invalid_input.lora_other_kind": "is {kind}, which is not read; LoRA, LoCon and DoRA are",
+    "invalid_input.lora_names": "has a tensor {got}, which is none of a LoRA",
+    "invalid_input.lora_half": "has only one half of the weights for {got}",
+    "invalid_input.lora_none": "has no low-rank weights",
+    "invalid_input.lora_made_for": "is made for {found}; this takes one for {wanted}",
+    "invalid_input.lora_unknown_model": "is made for a model that is not known here (it changes {got})",
+    "invalid_input.lora_numbers": "has weights that are not finite numbers",
+    "invalid_input.lora_no_layer": "changes no layer that this model has: it is made for another one",
+    "invalid_input.lora_shape": (
+        "is made for a model of another size: for {layer} it has {got}, and this model takes {want}"
+    ),
+    "invalid_input.lora_no_expert": "is for the {expert}-noise expert, and this model has one network for all noise",
     "invalid_input.control_span": "start_percentage ({start}) must be less than end_percentage ({end})",
     "invalid_input.model_multiple": "must be a multiple of {of} for this model (got {got})",
     "invalid_input.model_scheduler": "must be one of {choices} for this model (got {got})",

@@ -7,6 +7,7 @@ module imports no torch.
 
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from worker.api.params import ModelDefaults, Params
 from worker.core.config import Settings
 from worker.core.errors import GpuFault, JobError, ModelUnavailable, OutOfMemory
 from worker.core.types import Control, Progress, Sources, TaskType
+from worker.engine.adapters.lora_file import check_loras, identify
 from worker.engine.estimate import Estimate, Estimator, Networks, Stopwatch
 from worker.engine.memory import device
 from worker.engine.memory.cache import Loaded, ModelCache
@@ -25,6 +27,7 @@ from worker.engine.vendor_errors import translated
 
 if TYPE_CHECKING:
     from worker.api.request import Request
+    from worker.engine.adapters.lora import LoraStore
 
 BYTES_A_SECOND = 1.5e9
 """From a disk to where they run: about what safetensors gets of a local one."""
@@ -41,6 +44,7 @@ class Engine:
         self.registry = registry or ModelRegistry(settings)
         self._cache = ModelCache(self.registry)
         self._safety: SafetyChecker | None = None
+        self._loras: LoraStore | None = None
         self._estimator = Estimator()
 
     def models(self, task_type: TaskType) -> tuple[str, ...]:
@@ -99,32 +103,35 @@ class Engine:
         networks brought there one at a time, and the VAE working in tiles: what was denoised is not denoised again.
 
         Raises:
-            OutOfMemory, GpuFault, Internal (no usable picture), or what `control.raise_if_stopped` raises, within one
-            denoising step.
+            InvalidInput (a LoRA that does not go with the model), OutOfMemory, GpuFault, Internal (no usable picture),
+            or what `control.raise_if_stopped` raises, within one denoising step.
         """
         spec = self.registry.spec(request.task_type, request.model, request)
-        size = Size.of(request.task_type, params)
+        check_loras(sources.loras, request.task_type)
+        beside = sum(identify(lora.path).bytes for lora in sources.loras if lora.scale)
+        size = replace(Size.of(request.task_type, params), beside=beside)
         self._have_safety(control)
         placement = self._cache.take(spec, size, control, downloads=self.registry.may_download)
         estimate = self.estimate(request, params)
         control = watch = Stopwatch(control, estimate)
         free, _ = device.memory(cuda=self.registry.cuda)
         entry, done = self._cache[spec], 0
-        with translated("run"):
-            job = self._job(entry, params, sources, control)
-        try:
-            for picture in self._run(entry, job, first=0, tiles=placement.tiles):
-                done += 1
-                yield picture
-        except OutOfMemory:
-            facts = {"action": "out_of_memory", "phase": job.phase, "tiles": placement.tiles}
-            log.warning("out of memory: going on in less", extra=facts)
-        else:
-            self._estimator.learn(spec.family, watch.measured)
-            return
-        phase: Phase = "decode_in_tiles" if placement.tiles and job.phase == "decode" else job.phase
-        self._cache.ran_out(spec, size, phase, free)
-        yield from self._run(entry, job, first=done, tiles=True)
+        with self._adapted(entry, sources, control):
+            with translated("run"):
+                job = self._job(entry, params, sources, control)
+            try:
+                for picture in self._run(entry, job, first=0, tiles=placement.tiles):
+                    done += 1
+                    yield picture
+            except OutOfMemory:
+                facts = {"action": "out_of_memory", "phase": job.phase, "tiles": placement.tiles}
+                log.warning("out of memory: going on in less", extra=facts)
+            else:
+                self._estimator.learn(spec.family, watch.measured)
+                return
+            phase: Phase = "decode_in_tiles" if placement.tiles and job.phase == "decode" else job.phase
+            self._cache.ran_out(spec, size, phase, free)
+            yield from self._run(entry, job, first=done, tiles=True)
         control.warn("the GPU ran short of memory, so this was made the slow way; a smaller size would be faster")
 
     def preload(self, tasks: Sequence[TaskType] | None, control: Control) -> tuple[str, ...]:
@@ -194,7 +201,7 @@ class Engine:
 
     def unload(self) -> None:
         """Let go of every model."""
-        self._safety = None
+        self._safety, self._loras = None, None
         self._cache.clear()
 
     def _models(self) -> Iterator[tuple[TaskType, str | None]]:
@@ -219,6 +226,13 @@ class Engine:
         placement = self._cache.decide(spec, self._native(task, model))
         beside = placement.mode in {"resident", "partly"} and not placement.evicted
         return None if beside else placement.reason
+
+    def _adapted(self, entry: Loaded, sources: Sources, control: Control) -> AbstractContextManager[None]:
+        """In the body, what this job asked for beside the model hangs on its networks."""
+        from worker.engine.adapters.lora import LoraStore, applied_loras
+
+        self._loras = self._loras or LoraStore()
+        return applied_loras(entry.parts, entry.offloader, sources.loras, self._loras, control)
 
     def _run(self, entry: Loaded, job: Any, *, first: int, tiles: bool) -> Iterator[Generated]:
         from worker.engine.vae import in_tiles

@@ -23,6 +23,7 @@ from worker.api.prompt_weights import Passages
 from worker.core.types import Control, Progress, Sources
 from worker.engine import resize
 from worker.engine.adapters.ip_adapter import Reference, referenced
+from worker.engine.adapters.lora import without_loras
 from worker.engine.canvas import Canvas
 from worker.engine.memory.room import Phase
 from worker.engine.models.loader import SdxlParts
@@ -139,7 +140,8 @@ class SdxlJob:
             )
         if self._refiner_embeds is None and self._refiner_steps:
             refiner = self._pipeline(StableDiffusionXLImg2ImgPipeline, refiner=True)
-            self._refiner_embeds = self._embed(refiner, params.unwanted)
+            with without_loras(parts.text_encoder_2):
+                self._refiner_embeds = self._embed(refiner, params.unwanted)
         if self._references is None and (self._base_steps or self._draft_steps):
             self._references = self._refer()
         self.phase = "encode"

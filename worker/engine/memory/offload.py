@@ -6,7 +6,8 @@ https://docs.pytorch.org/tutorials/intermediate/pinmem_nonblock.html).
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -27,7 +28,8 @@ class Offloader:
 
     def __init__(self, modules: Mapping[str, torch.nn.Module], device: torch.device) -> None:
         self._modules = dict(modules)
-        self._device = device
+        self.device = device
+        self._followers: list[Callable[[str], None]] = []
         self._host: dict[str, list[tuple[list[Place], torch.Tensor]]] = {}
         self._aside: frozenset[str] = frozenset()
         self._visiting: set[str] = set()
@@ -75,7 +77,7 @@ class Offloader:
                 self._come(name)
             if aside:
                 # Diffusers calls a VAE's encode and decode, not its forward, through this same hook.
-                add_hook_to_module(module, _Arrival(self, name, self._device))
+                add_hook_to_module(module, _Arrival(self, name, self.device))
         self._aside = aside
         self.mode = placement.mode
 
@@ -86,6 +88,8 @@ class Offloader:
 
     def arrive(self, name: str) -> None:
         """A network is about to run: it comes to the GPU, and visitors of another phase leave."""
+        for follower in self._followers:
+            follower(name)
         for other in tuple(self._visiting):
             if phase_of(other) != phase_of(name):
                 self._leave(other)
@@ -93,12 +97,21 @@ class Offloader:
             self._visiting.add(name)  # first: what came halfway has to leave, too
             self._come(name)
 
+    @contextmanager
+    def followed(self, follower: Callable[[str], None]) -> Iterator[None]:
+        """In the body, `follower` is told the name of each network that is about to run, where they come and go."""
+        self._followers.append(follower)
+        try:
+            yield
+        finally:
+            self._followers.remove(follower)
+
     def _come(self, name: str) -> None:
         if name not in self._host:
-            self._modules[name].to(self._device)
+            self._modules[name].to(self.device)
             return
         for places, host in self._host[name]:
-            tensor = host.to(self._device, non_blocking=True)
+            tensor = host.to(self.device, non_blocking=True)
             for owner, key in places:
                 put(owner, key, tensor)
 

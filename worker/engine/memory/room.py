@@ -57,6 +57,8 @@ class Size:
     """Whether a picture is encoded first."""
     guided: bool = True
     """Whether the network sees the conditional and the unconditional latents in one batch (SDXL alone)."""
+    beside: int = 0
+    """Bytes of what is added to the networks that denoise, for this job alone: LoRA."""
 
     @property
     def pixels(self) -> int:
@@ -80,7 +82,9 @@ class Size:
 
 def room(spec: ModelSpec, size: Size, *, cuda: bool) -> Room:
     """What a job of this size works in on this model; in float32 where there is no GPU, else in two bytes a number."""
-    return _sdxl(spec, size, 2 if cuda else 4) if spec.family == "sdxl" else _wan(spec, size, 2 if cuda else 4)
+    number = 2 if cuda else 4
+    plain = _sdxl(spec, size, number) if spec.family == "sdxl" else _wan(spec, size, number)
+    return replace(plain, denoise=plain.denoise + size.beside * number // 2)
 
 
 def _sdxl(spec: ModelSpec, size: Size, number: int) -> Room:

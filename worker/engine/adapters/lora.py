@@ -1,0 +1,447 @@
+"""LoRA on loaded networks while a job runs: what the files add to each layer's output, and nothing of it afterwards.
+
+A layer computes W x; with LoRA W x + scale (alpha / rank) B A x (Hu et al. 2021, arXiv:2106.09685, section 4.1). The
+second summand is a forward hook on the layer: no weight, no module and no name of the network changes, so a network
+without its hooks is what it was, bit for bit, wherever its weights are. All LoRAs of a job are one pair of matrices a
+layer. DoRA (Liu et al. 2024, arXiv:2402.09353) scales the layer's own output beside that.
+"""
+
+import logging
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from worker.core import messages
+from worker.core.errors import InvalidInput
+from worker.core.types import Control, LoraFile
+from worker.engine.adapters.lora_file import Layer, identify, unusable
+from worker.engine.memory.offload import Offloader
+from worker.engine.memory.placement import phase_of
+from worker.engine.models.loader import Parts, SdxlParts
+from worker.engine.vendor_errors import translated
+
+log = logging.getLogger(__name__)
+
+KEPT_BYTES = 2 << 30
+"""Of LoRAs that are kept in the machine's memory for the next job: eight large ones of SDXL."""
+
+Tensors = Mapping[str, torch.Tensor]
+
+
+class LoraStore:
+    """The weights of LoRAs that were used last, in the machine's memory; a file that has changed is read again."""
+
+    def __init__(self, most_bytes: int = KEPT_BYTES) -> None:
+        self._most_bytes = most_bytes
+        self._kept: OrderedDict[tuple[Path, int, int], Tensors] = OrderedDict()
+
+    @property
+    def bytes(self) -> int:
+        """Of all that is kept."""
+        return sum(_bytes(tensors) for tensors in self._kept.values())
+
+    def __getitem__(self, path: Path) -> Tensors:
+        """The tensors of a file, by their names in it.
+
+        Raises:
+            OSError, SafetensorError: it cannot be read.
+        """
+        state = path.stat()
+        key = path, state.st_size, state.st_mtime_ns
+        if key not in self._kept:
+            with safe_open(path, "pt") as file:
+                self._kept[key] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
+        self._kept.move_to_end(key)
+        found = self._kept[key]
+        while self.bytes > self._most_bytes:
+            self._kept.popitem(last=False)
+        return found
+
+    def clear(self) -> None:
+        """Let go of all of them."""
+        self._kept.clear()
+
+
+@contextmanager
+def applied_loras(
+    parts: Parts, offloader: Offloader, loras: Sequence[LoraFile], store: LoraStore, control: Control
+) -> Iterator[None]:
+    """In the body, these LoRAs are on the networks. The refiner has none.
+
+    Raises:
+        InvalidInput: one of them does not go with this model.
+        ModelUnavailable, OutOfMemory: one of them cannot be read.
+    """
+    # At the scale 0 nothing is added: not even a zero, which could be one times infinity.
+    used = [lora for lora in loras if lora.scale]
+    with ExitStack() as stack:
+        if used:
+            with translated("load"):
+                hanging = _gathered(parts, used, store, control)
+            stack.enter_context(offloader.followed(lambda name: _make_way(hanging, name)))
+            for one in hanging.values():
+                stack.enter_context(one.attached(offloader.device))
+        yield
+
+
+@contextmanager
+def without_loras(network: torch.nn.Module) -> Iterator[None]:
+    """In the body, a network that may have LoRAs runs as if it had none."""
+    one = _ATTACHED.get(network)
+    if one is None:
+        yield
+        return
+    one.on = False
+    try:
+        yield
+    finally:
+        one.on = True
+
+
+@dataclass(slots=True)
+class _Addition:
+    """What is added to the output of one layer: the sum over all LoRAs of the job."""
+
+    layer: torch.nn.Module
+    host: dict[str, torch.Tensor]
+    """`down` (rank, in, ...), `scales` (rank,), `up` (out, rank, ...), `bias`, `gain` (out,): those there are."""
+    here: dict[str, torch.Tensor] | None = None
+    """The same where the network runs."""
+
+    def __call__(self, layer: Any, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
+        """A forward hook."""
+        if self.here is None:
+            raise AssertionError("a network's LoRAs come before it runs")
+        own, inputs = self.here, args[0]
+        result = output
+        if "gain" in own:
+            plain = output if layer.bias is None else output - _wide(layer.bias, output, layer)
+            result = result + plain * _wide(own["gain"], output, layer)
+        if "down" in own and isinstance(layer, torch.nn.Linear):
+            inside = torch.nn.functional.linear(inputs, own["down"]) * own["scales"]
+            result = result + torch.nn.functional.linear(inside, own["up"])
+        elif "down" in own:
+            convolve = torch.nn.functional.conv2d if own["down"].ndim == 4 else torch.nn.functional.conv3d
+            inside = convolve(inputs, own["down"], None, layer.stride, layer.padding, layer.dilation)
+            result = result + convolve(inside * _wide(own["scales"], inside, layer), own["up"])
+        if "bias" in own:
+            result = result + _wide(own["bias"], output, layer)
+        return result
+
+
+@dataclass(slots=True)
+class _Hanging:
+    """The LoRAs of one network."""
+
+    name: str
+    network: torch.nn.Module
+    additions: list[_Addition] = field(default_factory=list)
+    on: bool = True
+
+    @contextmanager
+    def attached(self, device: torch.device) -> Iterator[None]:
+        """Their hooks are there in the body; their tensors come when the network begins to run."""
+        with ExitStack() as stack:
+            come: Callable[[Any, Any], None] = lambda _network, _args: self.come(device)  # noqa: E731
+            stack.callback(self.network.register_forward_pre_hook(come).remove)
+            for addition in self.additions:
+                stack.callback(addition.layer.register_forward_hook(self._hook(addition)).remove)
+            stack.callback(_ATTACHED.pop, self.network, None)
+            _ATTACHED[self.network] = self
+            stack.callback(self.leave)
+            yield
+
+    def _hook(self, addition: _Addition) -> Callable[..., torch.Tensor]:
+        return lambda layer, args, output: addition(layer, args, output) if self.on else output
+
+    def come(self, device: torch.device) -> None:
+        """Have the tensors where the network runs."""
+        for addition in self.additions if self.on else ():
+            if addition.here is None:
+                addition.here = {name: one.to(device, non_blocking=True) for name, one in addition.host.items()}
+
+    def leave(self) -> None:
+        """Have them in the machine's memory alone."""
+        for addition in self.additions:
+            addition.here = None
+
+
+_ATTACHED: "weakref.WeakKeyDictionary[torch.nn.Module, _Hanging]" = weakref.WeakKeyDictionary()
+"""Network -> what hangs on it now."""
+
+
+def _make_way(hanging: Mapping[str, _Hanging], name: str) -> None:
+    """An offloaded network of this name is about to run: what belongs to another phase leaves the GPU."""
+    for one in hanging.values():
+        if phase_of(one.name) != phase_of(name):
+            one.leave()
+
+
+class _Unfit(Exception):
+    """Why a LoRA does not go with this model."""
+
+
+class _Gathering:
+    """What the files of a job add, network by network, checked against the layers that there are."""
+
+    def __init__(self, parts: Parts, store: LoraStore, control: Control) -> None:
+        self._parts, self._store, self._control = parts, store, control
+        names = ("text_encoder", "text_encoder_2", "unet", "transformer", "transformer_2")
+        self._networks = {name: module for name, module in parts.modules().items() if name in names}
+        self._tables = {name: _table(network) for name, network in self._networks.items()}
+        self._added: dict[tuple[str, str], list[Mapping[str, torch.Tensor]]] = {}
+
+    def add(self, lora: LoraFile) -> None:
+        """One file more.
+
+        Raises:
+            _Unfit: it is made for another model.
+        """
+        found = identify(lora.path)
+        scales, left = dict(found.scales), found.left
+        targets, tensors = self._targets(lora), self._store[lora.path]
+        new: list[tuple[tuple[str, str], Mapping[str, torch.Tensor]]] = []
+        for layer in found.layers:
+            known = False
+            for network in targets.get(layer.network, ()):
+                if (place := self._tables[network].get(_flat(layer.name))) is not None:
+                    known = True
+                    name, module = place
+                    default = scales.get(network.replace("transformer_2", "transformer"), 1.0)
+                    new.append(((network, name), _addition(layer, tensors, module, lora.scale, default)))
+            left += not known
+        if not new:
+            raise _Unfit(_text("lora_no_layer"))
+        for where, addition in new:
+            self._added.setdefault(where, []).append(addition)
+        if left:
+            self._control.warn(
+                f"{lora.name}: {left} of its weights are for nothing that this model has, and do nothing"
+            )
+
+    def hanging(self) -> dict[str, "_Hanging"]:
+        """All that was added, ready to be hung onto the networks."""
+        found: dict[str, _Hanging] = {}
+        for (network, name), additions in self._added.items():
+            one = found.setdefault(network, _Hanging(network, self._networks[network]))
+            one.additions.append(_summed(one.network.get_submodule(name), additions))
+        return found
+
+    def _targets(self, lora: LoraFile) -> dict[str, tuple[str, ...]]:
+        """Which networks a file's networks are here.
+
+        Raises:
+            _Unfit: it is for one of two experts, and there is one network.
+        """
+        if isinstance(self._parts, SdxlParts):
+            return {"denoiser": ("unet",), "text_encoder": ("text_encoder",), "text_encoder_2": ("text_encoder_2",)}
+        if self._parts.transformer_2 is None:
+            if lora.expert != "both":
+                raise _Unfit(_text("lora_no_expert", expert=lora.expert))
+            return {"denoiser": ("transformer",)}
+        experts = {"both": ("transformer", "transformer_2"), "high": ("transformer",), "low": ("transformer_2",)}
+        return {"denoiser": experts[lora.expert]}
+
+
+def _gathered(parts: Parts, loras: Sequence[LoraFile], store: LoraStore, control: Control) -> dict[str, _Hanging]:
+    gathering, problems = _Gathering(parts, store, control), []
+    for lora in loras:
+        control.raise_if_stopped()
+        try:
+            gathering.add(lora)
+        except _Unfit as problem:
+            problems.append(unusable(lora, str(problem)))
+    if problems:
+        raise InvalidInput(problems)
+    return gathering.hanging()
+
+
+def _text(name: str, **params: object) -> str:
+    return messages.text(f"invalid_input.{name}", **params)
+
+
+def _addition(
+    layer: Layer, tensors: Tensors, module: torch.nn.Module, scale: float, default: float
+) -> dict[str, torch.Tensor]:
+    """What one file adds to one layer, in the layer's dtype.
+
+    Raises:
+        _Unfit: its shape is another one, or its numbers are none.
+    """
+    weight: torch.Tensor = module.weight  # type: ignore[assignment]  # a Linear or a convolution
+    parts = {part: tensors[key] for part, key in layer.keys.items()}
+    made: dict[str, torch.Tensor] = {}
+    if "down" in parts:
+        rank = parts["down"].shape[0]
+        own = float(parts["alpha"].float()) / rank if "alpha" in parts else default
+        down, up = parts["down"].float(), parts["up"].float()
+        if "mid" in parts:
+            # LyCORIS's Tucker form: a k x k convolution between two of 1 x 1. The first two are one.
+            down = torch.einsum("rmhw,mi->rihw", parts["mid"].float(), down.flatten(1))
+        down, up = _of_rank(down, weight.ndim), _of_rank(up, weight.ndim)
+        if down.shape[1:] != weight.shape[1:] or up.shape != (weight.shape[0], rank, *(1,) * (weight.ndim - 2)):
+            got, want = f"{down.shape[1]} to {up.shape[0]}", f"{weight.shape[1]} to {weight.shape[0]}"
+            raise _Unfit(_text("lora_shape", layer=layer.name[:80], got=got, want=want))
+        if "magnitude" in parts:
+            whole = weight.detach().float().flatten(1).cpu() + own * (up.flatten(1) @ down.flatten(1))
+            ratio = parts["magnitude"].float().flatten() / whole.norm(dim=1)
+            up = up * ratio.reshape(-1, *(1,) * (up.ndim - 1))
+            made["gain"] = scale * (ratio - 1)
+        made |= {"down": down, "up": up, "scales": torch.full((rank,), scale * own)}
+    if "bias" in parts:
+        if parts["bias"].shape != weight.shape[:1]:
+            sizes = {"got": parts["bias"].numel(), "want": weight.shape[0]}
+            raise _Unfit(_text("lora_shape", layer=layer.name[:80], **sizes))
+        made["bias"] = scale * parts["bias"].float()
+    cast = {name: tensor.to(weight.dtype).contiguous() for name, tensor in made.items()}
+    if not all(torch.isfinite(tensor).all() for tensor in cast.values()):
+        raise _Unfit(_text("lora_numbers"))
+    return cast
+
+
+def _of_rank(tensor: torch.Tensor, dimensions: int) -> torch.Tensor:
+    """A matrix as a convolution of 1 x 1 or the other way round: trainers keep them either way."""
+    if tensor.ndim < dimensions:
+        return tensor.reshape(*tensor.shape, *(1,) * (dimensions - tensor.ndim))
+    if tensor.ndim > dimensions and tensor.shape[dimensions:].numel() == 1:
+        return tensor.reshape(tensor.shape[:dimensions])
+    return tensor
+
+
+def _summed(layer: torch.nn.Module, all_: Sequence[Mapping[str, torch.Tensor]]) -> _Addition:
+    """What several files add to one layer: their ranks side by side."""
+    made = {}
+    for name, join in _JOINED.items():
+        if found := [one[name] for one in all_ if name in one]:
+            made[name] = join(found)
+    return _Addition(layer, made)
+
+
+_JOINED: Mapping[str, Callable[[list[torch.Tensor]], torch.Tensor]] = {
+    "down": lambda found: torch.cat(found, 0),
+    "scales": lambda found: torch.cat(found, 0),
+    "up": lambda found: torch.cat(found, 1),
+    "bias": lambda found: torch.stack(found).sum(0),
+    "gain": lambda found: torch.stack(found).sum(0),
+}
+
+
+def _wide(vector: torch.Tensor, output: torch.Tensor, layer: torch.nn.Module) -> torch.Tensor:
+    """One number a channel, as it is added to or multiplied with a layer's output."""
+    return vector if isinstance(layer, torch.nn.Linear) else vector.reshape(1, -1, *(1,) * (output.ndim - 2))
+
+
+def _bytes(tensors: Tensors) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+
+
+# -- what trainers call the layers
+
+_OLD_SPELLINGS = (
+    ("_processor_to_", "_to_"),
+    ("self_attn_to_out", "self_attn_out_proj"),
+    *((f"self_attn_to_{one}", f"self_attn_{one}_proj") for one in "qkv"),
+)
+"""Names of diffusers before 0.22 -> those of today."""
+# https://github.com/Wan-Video/Wan2.1, wan/modules/model.py.
+_WAN_NAMES = (
+    ("attn1.to_out.0", "self_attn.o"),
+    ("attn2.to_out.0", "cross_attn.o"),
+    *((f"attn1.to_{one}", f"self_attn.{one}") for one in "qkv"),
+    *((f"attn2.to_{one}", f"cross_attn.{one}") for one in "qkv"),
+    ("attn2.add_k_proj", "cross_attn.k_img"),
+    ("attn2.add_v_proj", "cross_attn.v_img"),
+    ("ffn.net.0.proj", "ffn.0"),
+    ("ffn.net.2", "ffn.2"),
+    ("condition_embedder.time_proj", "time_projection.1"),
+    ("condition_embedder.time_embedder.linear_1", "time_embedding.0"),
+    ("condition_embedder.time_embedder.linear_2", "time_embedding.2"),
+    ("condition_embedder.text_embedder.linear_1", "text_embedding.0"),
+    ("condition_embedder.text_embedder.linear_2", "text_embedding.2"),
+    ("condition_embedder.image_embedder.ff.net.0.proj", "img_emb.proj.1"),
+    ("condition_embedder.image_embedder.ff.net.2", "img_emb.proj.3"),
+    ("proj_out", "head.head"),
+)
+"""How the names of layers end in diffusers -> in Wan's own code."""
+# https://github.com/Stability-AI/generative-models, sgm/modules/diffusionmodules/openaimodel.py.
+_IN_RESNETS = (
+    ("conv1", "in_layers.2"),
+    ("time_emb_proj", "emb_layers.1"),
+    ("conv2", "out_layers.3"),
+    ("conv_shortcut", "skip_connection"),
+)
+_UNET_ENDS = {
+    "conv_in": "input_blocks.0.0",
+    "conv_out": "out.2",
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
+}
+
+
+def _flat(name: str) -> str:
+    """A name as it is compared: trainers put dots and underscores where they like."""
+    flat = name.replace(".", "_")
+    for old, new in _OLD_SPELLINGS:
+        flat = flat.replace(old, new)
+    return flat
+
+
+def _table(network: Any) -> dict[str, tuple[str, torch.nn.Module]]:
+    """Every name that trainers have for a layer, flat -> its name here, and the layer."""
+    table: dict[str, tuple[str, torch.nn.Module]] = {}
+    for name, module in network.named_modules():
+        if isinstance(module, torch.nn.Linear | torch.nn.Conv2d | torch.nn.Conv3d):
+            for alias in _aliases(name, network):
+                table[_flat(alias)] = name, module
+    return table
+
+
+def _aliases(name: str, network: Any) -> Iterator[str]:
+    yield name
+    if name.endswith("to_out.0"):
+        yield name.removesuffix(".0")
+    kind = type(network).__name__
+    if kind.startswith("CLIPText"):
+        # transformers 5 has no text_model in it any more; every file has.
+        yield name.removeprefix("text_model.")
+        yield "text_model." + name.removeprefix("text_model.")
+    elif kind.startswith("Wan"):
+        yield from (name.removesuffix(ours) + theirs for ours, theirs in _WAN_NAMES if name.endswith(ours))
+    elif (theirs := _of_sgm(name, network)) is not None:
+        yield theirs
+
+
+def _of_sgm(name: str, unet: Any) -> str | None:
+    """A UNet's layer as the original implementation calls it: its blocks are counted through."""
+    if name in _UNET_ENDS:
+        return _UNET_ENDS[name]
+    side, *rest = name.split(".")
+    layers = unet.config.layers_per_block
+    if side == "mid_block":
+        kind, index, *inside = rest
+        place = f"middle_block.{1 if kind == 'attentions' else 2 * int(index)}"
+    elif side in {"down_blocks", "up_blocks"}:
+        block, kind, index, *inside = rest
+        first = int(block) * (layers + 1)
+        if side == "down_blocks" and kind == "downsamplers":
+            return f"input_blocks.{first + layers + 1}.0.op"
+        if kind == "upsamplers":
+            attends = hasattr(unet.up_blocks[int(block)], "attentions")
+            return f"output_blocks.{first + layers}.{2 if attends else 1}.conv"
+        number = first + int(index) + (side == "down_blocks")
+        place = f"{'input' if side == 'down_blocks' else 'output'}_blocks.{number}.{int(kind == 'attentions')}"
+    else:
+        return None
+    tail = ".".join(inside)
+    if kind == "resnets":
+        tail = dict(_IN_RESNETS).get(tail, tail)
+    return f"{place}.{tail}"
