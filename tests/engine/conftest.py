@@ -28,6 +28,7 @@ WITHOUT_TORCH = {
     "test_hub.py",
     "test_identity.py",
     "test_ip_adapter_files.py",
+    "test_lora_file.py",
     "test_placement.py",
     "test_registry.py",
     "test_weight_files.py",
