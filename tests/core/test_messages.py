@@ -53,6 +53,9 @@ IDS = """
         .own_scheduler .owner .prompt_weight .required .several_sizes .short_schedule .size_in_pixels .step_too_long
         .string .surrogate .too_long .too_many_bytes .too_many_pixels .too_slow .too_slow_at_any_steps .unicode .unknown
         .unknown_but_close .unknown_here .user_id .video_cost .weight_name .whole_number
+        .lora_damaged .lora_half .lora_incomplete .lora_made_for .lora_names .lora_no_expert .lora_no_layer
+        .lora_no_safetensors .lora_none .lora_numbers .lora_other_kind .lora_pickle .lora_rank .lora_shape .lora_tensors
+        .lora_types .lora_unknown_model .lora_unusable
     model_unavailable
         .checker .checker_incomplete .class .cut_off .cut_off_of .demo_folder .file .file_configs .file_cut_off
         .file_missing .folder .folder_missing .img2video .incomplete .inpainting_only .ip_adapter_demo .ip_adapter_width

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from worker.core import messages
 from worker.core.errors import InvalidInput
+from worker.core.messages import text
 from worker.core.types import Control, LoraFile
 from worker.engine.adapters.lora_file import Layer, identify, unusable
 from worker.engine.memory.offload import Offloader
@@ -218,7 +218,7 @@ class _Gathering:
                     new.append(((network, name), _addition(layer, tensors, module, lora.scale, default)))
             left += not known
         if not new:
-            raise _Unfit(_text("lora_no_layer"))
+            raise _Unfit(text("invalid_input.lora_no_layer"))
         for where, addition in new:
             self._added.setdefault(where, []).append(addition)
         if left:
@@ -244,7 +244,7 @@ class _Gathering:
             return {"denoiser": ("unet",), "text_encoder": ("text_encoder",), "text_encoder_2": ("text_encoder_2",)}
         if self._parts.transformer_2 is None:
             if lora.expert != "both":
-                raise _Unfit(_text("lora_no_expert", expert=lora.expert))
+                raise _Unfit(text("invalid_input.lora_no_expert", expert=lora.expert))
             return {"denoiser": ("transformer",)}
         experts = {"both": ("transformer", "transformer_2"), "high": ("transformer",), "low": ("transformer_2",)}
         return {"denoiser": experts[lora.expert]}
@@ -261,10 +261,6 @@ def _gathered(parts: Parts, loras: Sequence[LoraFile], store: LoraStore, control
     if problems:
         raise InvalidInput(problems)
     return gathering.hanging()
-
-
-def _text(name: str, **params: object) -> str:
-    return messages.text(f"invalid_input.{name}", **params)
 
 
 def _addition(
@@ -288,7 +284,7 @@ def _addition(
         down, up = _of_rank(down, weight.ndim), _of_rank(up, weight.ndim)
         if down.shape[1:] != weight.shape[1:] or up.shape != (weight.shape[0], rank, *(1,) * (weight.ndim - 2)):
             got, want = f"{down.shape[1]} to {up.shape[0]}", f"{weight.shape[1]} to {weight.shape[0]}"
-            raise _Unfit(_text("lora_shape", layer=layer.name[:80], got=got, want=want))
+            raise _Unfit(text("invalid_input.lora_shape", layer=layer.name[:80], got=got, want=want))
         if "magnitude" in parts:
             whole = weight.detach().float().flatten(1).cpu() + own * (up.flatten(1) @ down.flatten(1))
             ratio = parts["magnitude"].float().flatten() / whole.norm(dim=1)
@@ -297,12 +293,12 @@ def _addition(
         made |= {"down": down, "up": up, "scales": torch.full((rank,), scale * own)}
     if "bias" in parts:
         if parts["bias"].shape != weight.shape[:1]:
-            sizes = {"got": parts["bias"].numel(), "want": weight.shape[0]}
-            raise _Unfit(_text("lora_shape", layer=layer.name[:80], **sizes))
+            got, want = str(parts["bias"].numel()), str(weight.shape[0])
+            raise _Unfit(text("invalid_input.lora_shape", layer=layer.name[:80], got=got, want=want))
         made["bias"] = scale * parts["bias"].float()
     cast = {name: tensor.to(weight.dtype).contiguous() for name, tensor in made.items()}
     if not all(torch.isfinite(tensor).all() for tensor in cast.values()):
-        raise _Unfit(_text("lora_numbers"))
+        raise _Unfit(text("invalid_input.lora_numbers"))
     return cast
 
 

@@ -13,8 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from worker.core import messages
 from worker.core.errors import FieldProblem, InvalidInput
+from worker.core.messages import text
 from worker.core.types import LoraFile, TaskType
 from worker.engine.models.checkpoint import data_bytes, header, metadata
 
@@ -144,7 +144,9 @@ def check_loras(loras: Iterable[LoraFile], task: TaskType) -> None:
         found = identify(lora.path)
         problem = found.problem
         if problem is None and found.family != wanted:
-            problem = _text("lora_made_for", found=_FAMILY_NAMES[found.family], wanted=_FAMILY_NAMES[wanted])
+            problem = text(
+                "invalid_input.lora_made_for", found=_FAMILY_NAMES[found.family], wanted=_FAMILY_NAMES[wanted]
+            )
         if problem is not None:
             problems.append(unusable(lora, problem))
     if problems:
@@ -163,14 +165,14 @@ def _identify(path: Path, size: int, _changed: int) -> Identity:
     except RecursionError:  # JSON that is nothing but brackets
         entries = {}
     if not entries:
-        return Identity(_text(_no_header(path)))
+        return Identity(_no_header(path))
     if not all(_is_sound(entry) for entry in entries.values()):
-        return Identity(_text("lora_damaged"))
+        return Identity(text("invalid_input.lora_damaged"))
     whole = data_bytes(path) or 0
     if whole > size:
-        return Identity(_text("lora_incomplete", size=size, whole=whole))
+        return Identity(text("invalid_input.lora_incomplete", size=size, whole=whole))
     if len(entries) > MAX_TENSORS:
-        return Identity(_text("lora_tensors", most=MAX_TENSORS, got=len(entries)))
+        return Identity(text("invalid_input.lora_tensors", most=MAX_TENSORS, got=len(entries)))
     try:
         layers, left = _layers(entries)
         family = _family([layer.name for layer in layers if layer.network == "denoiser"], layers, entries)
@@ -195,17 +197,13 @@ class _Problem(Exception):
     """Why a file cannot be used."""
 
 
-def _text(name: str, **params: object) -> str:
-    return messages.text(f"invalid_input.{name}", **params)
-
-
 def _no_header(path: Path) -> str:
     with path.open("rb") as file:
         start = file.read(8)
     # A pickle by itself, and the archive that PyTorch wraps around one.
     if start.startswith((b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")):
-        return "lora_pickle"
-    return "lora_no_safetensors"
+        return text("invalid_input.lora_pickle")
+    return text("invalid_input.lora_no_safetensors")
 
 
 def _is_sound(entry: object) -> bool:
@@ -232,7 +230,7 @@ def _layers(entries: Mapping[str, Any]) -> tuple[list[Layer], int]:
     for key in entries:
         for mark, kind in _OTHER_KINDS:
             if mark in key:
-                raise _Problem(_text("lora_other_kind", kind=kind))
+                raise _Problem(text("invalid_input.lora_other_kind", kind=kind))
     found: dict[tuple[Network, str], Layer] = {}
     left = 0
     for key in entries:
@@ -245,11 +243,11 @@ def _layers(entries: Mapping[str, Any]) -> tuple[list[Layer], int]:
     for layer in found.values():
         halves = {"down", "up"} & set(layer.keys)
         if len(halves) == 1 or (not halves and {"mid", "magnitude"} & set(layer.keys)):
-            raise _Problem(_text("lora_half", got=layer.name[:80]))
+            raise _Problem(text("invalid_input.lora_half", got=layer.name[:80]))
     # A bias without a low-rank weight changes the layer, too; an alpha by itself does nothing.
     layers = [layer for layer in found.values() if {"down", "bias"} & set(layer.keys)]
     if not any("down" in layer.keys for layer in layers):
-        raise _Problem(_text("lora_none"))
+        raise _Problem(text("invalid_input.lora_none"))
     return layers, left
 
 
@@ -258,7 +256,7 @@ def _part(key: str) -> tuple[Part, str]:
     for pattern, part in _PARTS:
         if found := pattern.search(key):
             return part, key[: found.start()]
-    raise _Problem(_text("lora_names", got=key[:80]))
+    raise _Problem(text("invalid_input.lora_names", got=key[:80]))
 
 
 def _of_network(stem: str) -> tuple[Network, str]:
@@ -277,17 +275,17 @@ def _family(names: Sequence[str], layers: Sequence[Layer], entries: Mapping[str,
     """
     for pattern, model in _FOREIGN:
         if any(pattern.search(name) for name in names):
-            raise _Problem(_text("lora_made_for", found=model, wanted="SDXL or Wan"))
+            raise _Problem(text("invalid_input.lora_made_for", found=model, wanted="SDXL or Wan"))
     if any(_WAN.match(name) for name in names):
         return "wan"
     for layer in layers:
         if layer.network == "denoiser" and "down" in layer.keys and _READS_TEXT.search(layer.name):
             width = entries[layer.keys["down"]]["shape"][1:2]
             if width and width[0] in _OF_TEXT_WIDTH:
-                raise _Problem(_text("lora_made_for", found=_OF_TEXT_WIDTH[width[0]], wanted="SDXL"))
+                raise _Problem(text("invalid_input.lora_made_for", found=_OF_TEXT_WIDTH[width[0]], wanted="SDXL"))
     if any(_UNET.match(name) for name in names) or not names:
         return "sdxl"
-    raise _Problem(_text("lora_unknown_model", got=names[0][:80]))
+    raise _Problem(text("invalid_input.lora_unknown_model", got=names[0][:80]))
 
 
 def _check_shapes(layers: Sequence[Layer], entries: Mapping[str, Any]) -> int:
@@ -301,21 +299,21 @@ def _check_shapes(layers: Sequence[Layer], entries: Mapping[str, Any]) -> int:
         shapes = {part: entries[key]["shape"] for part, key in layer.keys.items()}
         kinds = {entries[key]["dtype"] for part, key in layer.keys.items() if part != "alpha"}
         if not kinds <= _FLOATS:
-            raise _Problem(_text("lora_types", got=", ".join(sorted(kinds - _FLOATS))[:40]))
+            raise _Problem(text("invalid_input.lora_types", got=", ".join(sorted(kinds - _FLOATS))[:40]))
         if math.prod(shapes.get("alpha", ())) != 1:
-            raise _Problem(_text("lora_damaged"))
+            raise _Problem(text("invalid_input.lora_damaged"))
         if "down" not in shapes:
             continue
         down, up = shapes["down"], shapes["up"]
         if len(down) not in {2, 4, 5} or len(up) not in {2, 4, 5} or down[0] != up[1] or 0 in (*down, *up):
-            raise _Problem(_text("lora_damaged"))
+            raise _Problem(text("invalid_input.lora_damaged"))
         if down[0] > MAX_RANK:
-            raise _Problem(_text("lora_rank", most=MAX_RANK, got=down[0]))
+            raise _Problem(text("invalid_input.lora_rank", most=MAX_RANK, got=down[0]))
         if "mid" in shapes and (len(shapes["mid"]) != 4 or shapes["mid"][:2] != [down[0], down[0]]):
-            raise _Problem(_text("lora_damaged"))
+            raise _Problem(text("invalid_input.lora_damaged"))
         if "magnitude" in shapes and (math.prod(shapes["magnitude"]) != up[0] or shapes["magnitude"][0] != up[0]):
             # LyCORIS can normalise over the inputs instead: another formula.
-            raise _Problem(_text("lora_other_kind", kind="DoRA over a layer's inputs"))
+            raise _Problem(text("invalid_input.lora_other_kind", kind="DoRA over a layer's inputs"))
         highest = max(highest, down[0])
     return highest
 
