@@ -32,6 +32,7 @@ from worker.job.progress import Throttle, Unattended, terminal_bar
 from worker.job.runner import run
 from worker.job.services import Services
 from worker.sources.loader import SourceLoader
+from worker.sources.lora_files import LoraFiles
 from worker.storage.results import Storage
 
 log = logging.getLogger("worker")
@@ -47,6 +48,7 @@ def build(settings: Settings) -> Services:
         generator=Engine(settings),
         gpu=GpuThread(),
         sources=SourceLoader(settings, storage.read_object if storage else None),
+        loras=LoraFiles(settings),
         documents=firebase.documents if firebase else None,
         storage=storage,
         identity=_identity(settings, firebase),

@@ -49,6 +49,7 @@ from worker.job import course
 from worker.job.gpu_queue import GpuThread
 from worker.job.services import Services
 from worker.sources.loader import SourceLoader
+from worker.sources.lora_files import LoraFiles
 from worker.storage.results import Storage
 
 ROOT = Path(__file__).parents[1]
@@ -69,6 +70,7 @@ class World:
             generator=generator,
             gpu=GpuThread(),
             sources=SourceLoader(self.settings, storage.read_object),
+            loras=LoraFiles(self.settings),
             documents=self.documents,
             storage=storage,
             identity=Identity(None, None, required=self.settings.require_id_token),

@@ -34,6 +34,7 @@ from worker.api.params import ModelDefaults
 from worker.core import timing
 from worker.core.config import (
     ConfigError,
+    OwnDefaults,
     Settings,
     load_settings,
     misspelt_variables,
@@ -150,7 +151,8 @@ def _wrong(wrong: Mapping[str, str]) -> Iterator[Finding]:
 def _shown(value: object) -> str:
     # A secret is one of pydantic's, whose text is asterisks.
     if isinstance(value, dict):
-        value = {name: own.given() for name, own in value.items()}
+        # Of a LoRA only its name: what it comes from may hold a key.
+        value = {name: own.given() if isinstance(own, OwnDefaults) else "..." for name, own in value.items()}
     text = redact(", ".join(map(str, value)) if isinstance(value, tuple) else str(value))
     return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}…"
 

@@ -33,6 +33,12 @@ DEFAULTS: dict[str, Any] = {
     "WAN_MODEL": None,
     "WAN_I2V_MODEL": None,
     "MODEL_DEFAULTS": None,
+    "LORAS": None,
+    "LORA_SOURCES": None,
+    "MAX_LORA_BYTES": 1 << 30,
+    "LORA_CACHE_BYTES": 20 << 30,
+    "CIVITAI_TOKEN": None,
+    "HF_TOKEN": None,
     "PRELOAD_TASKS": None,
     "TASKS": None,
     "ALLOW_DOWNLOADS": None,
@@ -358,3 +364,55 @@ def test_a_variable_that_nobody_reads_is_known_by_the_one_that_it_looks_like(mon
     for name in ("SDXL_MODLE", "FIREBASE_STORGE_BUCKET", "SDXL_MODEL", "HF_TOKEN", "MODEL", "RUNPOD_POD_IDS"):
         monkeypatch.setenv(name, "x")
     assert misspelt_variables() == {"SDXL_MODLE": "SDXL_MODEL", "FIREBASE_STORGE_BUCKET": "FIREBASE_STORAGE_BUCKET"}
+
+
+def test_loras_have_names_and_sources(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    told = {"ghibli": "org/name@v1", "pixel": {"source": "https://x.example/p", "scale": 0.5, "trigger_words": ["px"]}}
+    file = tmp_path / "loras.json"
+    file.write_text(json.dumps(told))
+    for value in (json.dumps(told), f"@{file}"):
+        monkeypatch.setenv("LORAS", value)
+        loras = load_settings().loras
+        assert loras is not None
+        assert list(loras) == ["ghibli", "pixel"]
+        assert (loras["ghibli"].source, loras["pixel"].trigger_words) == ("org/name@v1", ("px",))
+
+
+def test_a_folder_of_loras_offers_each_file_by_its_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("b.safetensors", "a.safetensors", "readme.md"):
+        (tmp_path / name).touch()
+    monkeypatch.setenv("LORAS", str(tmp_path))
+    loras = load_settings().loras
+    assert loras is not None
+    assert {name: one.source for name, one in loras.items()} == {
+        "a": str(tmp_path / "a.safetensors"),
+        "b": str(tmp_path / "b.safetensors"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("ghibli=org/name", "LORAS: must be a JSON object"),
+        ("[1]", "LORAS: must be a JSON object"),
+        ("@/nowhere/loras.json", "the file cannot be read"),
+        ("/nowhere", "LORAS: names a folder that is not there"),
+        ('{"a": "secret"}', "LORAS.a: must be a hub id"),
+        ('{"a": {"source": "org/name", "weight": 1}}', "LORAS.a.weight: "),
+        ('{"a": {"source": "https://secret.example/x", "weight_name": "x.safetensors"}}', "LORAS.a: weight_name"),
+        ('{"a": {"source": "org/name", "sha256": "secret"}}', "LORAS.a.sha256: "),
+        ('{"a/b": "org/name"}', "LORAS: must give names"),
+        ('{" a": "org/name"}', "LORAS: must give names"),
+    ],
+)
+def test_wrong_loras_stop_the_start_and_are_not_shown(monkeypatch: pytest.MonkeyPatch, value: str, said: str) -> None:
+    message = problem(monkeypatch, LORAS=value)
+    assert said in message
+    assert "secret" not in message
+
+
+def test_sources_of_loras_are_words_and_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORA_SOURCES", "hub, Civitai, files.example.com, .example.org,")
+    assert load_settings().lora_sources == ("hub", "civitai", "files.example.com", ".example.org")
+    for wrong in ("https://files.example.com", "*", "localhost", "10.0.0.1", "a b.example"):
+        assert "LORA_SOURCES: must list hub, civitai or host names" in problem(monkeypatch, LORA_SOURCES=wrong)

@@ -30,6 +30,7 @@ IDS = """
     download_failed
         .broke_off .encoding .no_address .no_object .no_object_escaped .object_encoded .object_too_large .of_field
         .out_of_time .redirects .status .too_large .too_slow .unreachable
+        .hub_answer .hub_repository .login
     duplicate_in_progress
     forbidden
         .bucket .folder .ticket_file .ticket_form .ticket_request .ticket_user .unsafe .unsafe_images .user
@@ -56,6 +57,9 @@ IDS = """
         .lora_damaged .lora_half .lora_incomplete .lora_made_for .lora_names .lora_no_expert .lora_no_layer
         .lora_no_safetensors .lora_none .lora_numbers .lora_other_kind .lora_pickle .lora_rank .lora_shape .lora_tensors
         .lora_types .lora_unknown_model .lora_unusable
+        .lora_bytes .lora_family .lora_is_another .lora_is_archive .lora_is_empty .lora_is_gguf .lora_is_html
+        .lora_is_json .lora_is_pickle .lora_no_file .lora_no_files .lora_several_files .lora_source .lora_weight_name
+        .no_lora .no_lora_but_close
     model_unavailable
         .checker .checker_incomplete .class .cut_off .cut_off_of .demo_folder .file .file_configs .file_cut_off
         .file_missing .folder .folder_missing .img2video .incomplete .inpainting_only .ip_adapter_demo .ip_adapter_width
@@ -65,6 +69,7 @@ IDS = """
         .no_vae .no_weights .no_weights_of .not_downloaded
         .not_here .not_image_to_video .not_text_to_video .parts .refiner_demo .refiner_encoder .task .unreadable
         .vae_configs .value
+        .lora_files .lora_hash .lora_missing
     out_of_memory
         .too_large .worker
     poison_job

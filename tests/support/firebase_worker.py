@@ -18,6 +18,7 @@ from worker.job.gpu_queue import GpuThread
 from worker.job.runner import run
 from worker.job.services import Services
 from worker.sources.loader import SourceLoader
+from worker.sources.lora_files import LoraFiles
 from worker.storage.results import Storage
 
 OBJECT = "generating/user/image/file.png"
@@ -41,6 +42,7 @@ class Worker:
             generator=PaintingGenerator(),
             gpu=GpuThread(),
             sources=SourceLoader(settings, storage.read_object),
+            loras=LoraFiles(settings),
             documents=connected.documents,
             storage=storage,
             identity=Identity(None, None, required=False),

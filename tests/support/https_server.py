@@ -74,10 +74,11 @@ class Pages(BaseHTTPRequestHandler):
 
     def page_liar(self) -> None:
         """Promises more than it sends."""
+        content = self.server.files.get(self.path, PICTURE)
         self.send_response(200)
-        self.send_header("Content-Length", str(len(PICTURE) + 10))
+        self.send_header("Content-Length", str(len(content) + 10))
         self.end_headers()
-        self.wfile.write(PICTURE)
+        self.wfile.write(content)
         self.close_connection = True
 
     def page_huge_length(self) -> None:

@@ -27,6 +27,7 @@ from worker.job.gpu_queue import GpuThread
 from worker.job.runner import run
 from worker.job.services import Services
 from worker.sources.loader import SourceLoader
+from worker.sources.lora_files import LoraFiles
 from worker.storage.results import Storage
 
 PATH = "generations/user/files/file"
@@ -44,6 +45,7 @@ class World:
         self.documents, self.bucket = MemoryDocumentStore(), MemoryBucket()
         self.settings: Settings = load_settings(firebase_storage_bucket=self.bucket.name, **settings)
         self.gpu = GpuThread()
+        self.loras = LoraFiles(self.settings)
         self.firebase = True
         self.progress: list[Progress] = []
 
@@ -54,6 +56,7 @@ class World:
             generator=self.generator,
             gpu=self.gpu,
             sources=SourceLoader(self.settings, storage.read_object if storage else None),
+            loras=self.loras,
             documents=self.documents if self.firebase else None,
             storage=storage,
             identity=Identity(

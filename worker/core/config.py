@@ -1,7 +1,8 @@
 """Settings: the only reader of the environment, once, into one frozen object.
 
-Knows variable names, types, ranges and defaults. Does not know what they are used for, and opens nothing. A wrong value
-raises `ConfigError` naming the variable and never its content: a variable may hold a key.
+Knows variable names, types, ranges and defaults. Does not know what they are used for, and opens nothing but what a
+variable names as its own continuation (`@file`, a folder of LoRAs). A wrong value raises `ConfigError` naming the
+variable and never its content: a variable may hold a key.
 """
 
 import difflib
@@ -27,6 +28,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from worker.core.lora_source import lora_source
 from worker.core.pasted import bucket_name, database_id, tidy
 from worker.core.types import Scheduler, TaskType
 
@@ -50,6 +52,9 @@ _CALLED = {
 }
 """Variables of other programs -> ours of the same kind."""
 _NAME = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9 _.-]{0,63}?)\s*=\s*(\S.*?)\s*\Z")
+
+_LISTED_NAME = re.compile(r"(?!\s)[^/\x00-\x1f\x7f-\x9f]{1,200}(?<!\s)")
+_LORA_HOST = re.compile(r"hub|civitai|\.?(?:[a-z0-9](?:[a-z0-9-]*[a-z0-9])?\.)+[a-z][a-z0-9-]*[a-z0-9]")
 
 
 class ConfigError(Exception):
@@ -95,6 +100,35 @@ class OwnDefaults(BaseModel):
         return {name: getattr(self, name) for name in self.model_fields_set if getattr(self, name) is not None}
 
 
+class ListedLora(BaseModel):
+    """A LoRA that the operator offers by a name of their own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    source: Annotated[str, Field(min_length=1, max_length=2048)]
+    """`org/name`, `org/name@revision`, an `https://` URL, a file or a folder of this machine."""
+    weight_name: Annotated[str, Field(pattern=r"\.safetensors$", max_length=200)] | None = None
+    """Which file of a repository or folder that has several."""
+    scale: Annotated[float, Field(ge=-4, le=4)] = 1.0
+    """What a request's scale of 1 stands for."""
+    family: Literal["sdxl", "wan"] | None = None
+    """What it was made for; None: its file says so."""
+    trigger_words: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    licence: str | None = None
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """What its file must be; None: whatever the source gives."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_source(cls, value: object) -> object:
+        return {"source": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _some_source(self) -> "ListedLora":
+        lora_source(self.source, self.weight_name)
+        return self
+
+
 class Settings(BaseSettings):
     """One field per variable in docs/deploy.md, and a few that name places on this machine."""
 
@@ -118,6 +152,14 @@ class Settings(BaseSettings):
     wan_model: str | None = None
     wan_i2v_model: str | None = None
     model_defaults: Annotated[dict[str, OwnDefaults] | None, NoDecode] = None
+    loras: Annotated[dict[str, ListedLora] | None, NoDecode] = None
+    lora_sources: Annotated[tuple[str, ...] | None, NoDecode] = None
+    max_lora_bytes: int = Field(1 << 30, ge=1 << 20)
+    lora_cache_bytes: int = Field(20 << 30, ge=1 << 20)
+    lora_cache_dir: Path = RUNPOD_VOLUME / "loras"
+    """Where downloaded LoRAs are kept; where its parent folder does not exist, in a temporary folder instead."""
+    civitai_token: SecretStr | None = None
+    hf_token: SecretStr | None = None
     preload_tasks: Annotated[tuple[TaskType, ...] | None, NoDecode] = None
     tasks: Annotated[tuple[TaskType, ...] | None, NoDecode] = None
     allow_downloads: bool | None = None
@@ -232,6 +274,37 @@ class Settings(BaseSettings):
         except ValueError:
             raise ValueError("must be a JSON object: the name of a model, and what is to be said of it") from None
 
+    @field_validator("loras", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        if value.startswith("/"):
+            return _files_of(Path(value))
+        return _json_or_file(value, "a LoRA, and where it comes from")
+
+    @field_validator("loras")
+    @classmethod
+    def _names(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        if any(not _LISTED_NAME.fullmatch(name) for name in value or ()):
+            raise ValueError(
+                "must give names of 1 to 200 characters without blanks around them that are no URL, path or hub id"
+            )
+        return value
+
+    @field_validator("lora_sources", mode="before")
+    @classmethod
+    def _source_list(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        names = tuple(name.strip().lower() for name in value.split(",") if name.strip())
+        if any(not _LORA_HOST.fullmatch(name) for name in names):
+            raise ValueError(
+                "must list hub, civitai or host names such as files.example.com (.example.com: with all below it), "
+                "separated by commas"
+            )
+        return names
+
     @field_validator("storage_emulator_host")
     @classmethod
     def _with_scheme(cls, value: str | None) -> str | None:
@@ -329,6 +402,36 @@ def named_sources(value: str) -> dict[str, str]:
             raise ValueError("must be one source, or several as name=source, name=source, each of its own name")
         sources[match[1]] = match[2]
     return sources
+
+
+def _json_or_file(value: str, of_what: str) -> object:
+    """The JSON object in a variable, or in the file that it names as `@file`.
+
+    Raises:
+        ValueError: there is none.
+    """
+    wanted = f"must be a JSON object, or @ and the path of a file with one: the name of {of_what}"
+    try:
+        text = Path(value[1:]).read_text(encoding="utf-8") if value.startswith("@") else value
+        found = json.loads(text)
+    except OSError:
+        raise ValueError(f"{wanted}; the file cannot be read") from None
+    except ValueError:
+        raise ValueError(wanted) from None
+    if not isinstance(found, dict):
+        raise ValueError(wanted)  # noqa: TRY004 - what pydantic takes from a validator
+    return found
+
+
+def _files_of(folder: Path) -> dict[str, str]:
+    """Each LoRA in a folder, by its name without the suffix.
+
+    Raises:
+        ValueError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise ValueError("names a folder that is not there")
+    return {path.stem: str(path) for path in sorted(folder.glob("*.safetensors"))}
 
 
 def _place(location: tuple[int | str, ...]) -> str:

@@ -80,6 +80,17 @@ MESSAGES: Mapping[str, str] = {
         "is made for a model of another size: for {layer} it has {got}, and this model takes {want}"
     ),
     "invalid_input.lora_no_expert": "is for the {expert}-noise expert, and this model has one network for all noise",
+    "invalid_input.no_lora": "is no LoRA of this worker; there are {choices} (got {got})",
+    "invalid_input.no_lora_but_close": (
+        "is no LoRA of this worker; did you mean {close}? There are {choices} (got {got})"
+    ),
+    "invalid_input.lora_source": "comes from {place}, where this worker takes no LoRA from; there are {choices}",
+    "invalid_input.lora_weight_name": "goes with a hub id alone; the operator has chosen the file of {got}",
+    "invalid_input.lora_family": "is a LoRA for {family}, which does not go with {task} (got {got})",
+    "invalid_input.lora_bytes": "gives {what}, not a .safetensors file",
+    "invalid_input.lora_no_file": "has no .safetensors file of that name; there are {choices}",
+    "invalid_input.lora_no_files": "is a repository without a .safetensors file",
+    "invalid_input.lora_several_files": "has several .safetensors files; say which one in weight_name: {choices}",
     "invalid_input.control_span": "start_percentage ({start}) must be less than end_percentage ({end})",
     "invalid_input.model_multiple": "must be a multiple of {of} for this model (got {got})",
     "invalid_input.model_scheduler": "must be one of {choices} for this model (got {got})",
@@ -127,6 +138,14 @@ MESSAGES: Mapping[str, str] = {
         "names a file of the caller's own device, which no server can read; upload it, or send it as a "
         "data:image/jpeg;base64, URI"
     ),
+    # What came instead of a LoRA, as a {what}.
+    "invalid_input.lora_is_html": "an HTML page (often one that asks for a login; send the URL of the file itself)",
+    "invalid_input.lora_is_json": "a server's answer in JSON",
+    "invalid_input.lora_is_pickle": "a pickled file, which can run code when it is read",
+    "invalid_input.lora_is_gguf": "a file in the GGUF format",
+    "invalid_input.lora_is_archive": "an archive or a pickled file (ZIP)",
+    "invalid_input.lora_is_empty": "nothing",
+    "invalid_input.lora_is_another": "bytes of another kind",
     # How a value is described in a {got}.
     "invalid_input.got_text": "{start} and {more} more characters",
     "invalid_input.got_object": "an object of {keys} keys",
@@ -192,6 +211,11 @@ MESSAGES: Mapping[str, str] = {
         "there is no such source image in the bucket; its path is taken as it is, so write {got} as the character "
         "that it stands for"
     ),
+    "download_failed.hub_repository": (
+        "{field}: the hub has no such repository or revision that anybody may read (status {status})"
+    ),
+    "download_failed.login": "{field}: the server gives the file only to who is signed in (status {status})",
+    "download_failed.hub_answer": "{field}: the hub's answer could not be read; try again",
     "invalid_image": "The source image could not be read; send a JPEG, PNG, WebP, HEIC or AVIF.",
     "invalid_image.unreadable": (
         "{field}: the {kind} is damaged, or of a form that is not read; save it again as JPEG or PNG"
@@ -258,6 +282,9 @@ MESSAGES: Mapping[str, str] = {
         "the weights of this model are not on this worker and could not be downloaded"
     ),
     "model_unavailable.unreadable": "the weights of this model could not be read; the worker's log says why",
+    "model_unavailable.lora_missing": "the file of the LoRA {name} is not on this worker",
+    "model_unavailable.lora_files": "the folder of the LoRA {name} must hold one .safetensors file, or LORAS say which",
+    "model_unavailable.lora_hash": "the file of the LoRA {name} is not the one whose sha256 LORAS names",
     "model_unavailable.checker": "{variable}: {problem}",
     "model_unavailable.checker_incomplete": "the weights of the safety checker are not complete",
     "model_unavailable.img2video": (

@@ -12,7 +12,7 @@ from worker.api import fingerprint, sizes
 from worker.api.field_types import MAX_PROMPT_CHARACTERS, FormatName
 from worker.api.params import ModelDefaults, job_units, public_params
 from worker.api.request import ACTIONS, parse
-from worker.core.config import Settings
+from worker.core.config import ListedLora, Settings
 from worker.core.errors import JobError
 from worker.core.types import Scheduler, TaskType
 from worker.engine.protocol import Generator
@@ -61,7 +61,7 @@ def _capabilities(generator: Generator, settings: Settings) -> dict[str, Any]:
         "tasks": list(models),
         "models": models,
         "styles": [],
-        "loras": [],
+        "loras": [_lora(name, lora) for name, lora in (settings.loras or {}).items()],
         "controlnet_types": [],
         "size_presets": {
             "image_size": list(sizes.IMAGE_SIZES),
@@ -80,6 +80,16 @@ def _capabilities(generator: Generator, settings: Settings) -> dict[str, Any]:
             "job_timeout_seconds": settings.job_timeout_seconds,
         },
         "versions": {"contract": CONTRACT_VERSION, "worker": WORKER_VERSION, "fingerprint": fingerprint.VERSION},
+    }
+
+
+def _lora(name: str, lora: ListedLora) -> dict[str, Any]:
+    """What an app may show of it; where it comes from is the operator's own affair."""
+    return {
+        "name": name,
+        "family": lora.family,
+        "trigger_words": list(lora.trigger_words),
+        "licence": lora.licence,
     }
 
 

@@ -20,6 +20,7 @@ from worker.core.types import Progress
 from worker.document.lease import Lease
 from worker.job.course import Course
 from worker.job.limit import TimeLimit
+from worker.sources.lora_cache import InUse
 from worker.storage.results import ObjectOwner
 
 
@@ -45,6 +46,8 @@ class JobContext:
     fingerprint: str = ""
     manifest: Mapping[str, Any] = field(default_factory=dict)
     """What is known of the result beside its files."""
+    loras_in_use: InUse = field(default_factory=InUse)
+    """Files of LoRAs that stay on the disk until the job has ended."""
     warnings: list[str] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
     """Seconds per stage, also of a stage that failed."""

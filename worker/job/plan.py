@@ -7,6 +7,7 @@ import asyncio
 from dataclasses import dataclass
 
 from worker.api.departures import departures
+from worker.api.loras import WantedLora, wanted_loras
 from worker.api.params import ModelDefaults, Params, SourceShape, VideoParams, job_cost, resolve
 from worker.api.request import InpaintRequest, Request
 from worker.core import timing
@@ -25,6 +26,8 @@ class Plan:
     estimate: Estimate | None
     """None: its model is not here yet."""
     warnings: tuple[str, ...]
+    loras: tuple[WantedLora, ...] = ()
+    """What is added to the model, before its files are here."""
 
 
 async def plan(request: Request, services: Services) -> Plan:
@@ -36,11 +39,13 @@ async def plan(request: Request, services: Services) -> Plan:
     """
     generator = services.generator
     defaults = generator.describe(request.task_type, request.model)
+    settings = services.settings
+    loras = wanted_loras(request, settings.loras or {}, settings.lora_sources or ())
     params = _resolved(request, defaults, services)
     # In a thread: of a model that is not loaded yet, the headers of its files are read.
     estimate = await asyncio.to_thread(generator.estimate, request, params)
-    check_time(estimate, params, services.settings.job_timeout_seconds)
-    return Plan(defaults, params, estimate, _said(request, params, defaults))
+    check_time(estimate, params, settings.job_timeout_seconds)
+    return Plan(defaults, params, estimate, _said(request, params, defaults), loras)
 
 
 async def follow(request: Request, planned: Plan, sources: Sources, services: Services) -> Plan:
@@ -57,7 +62,7 @@ async def follow(request: Request, planned: Plan, sources: Sources, services: Se
     if job_cost(params) > job_cost(before):
         estimate = await asyncio.to_thread(services.generator.estimate, request, params)
         check_time(estimate, params, services.settings.job_timeout_seconds)
-    return Plan(defaults, params, estimate, _said(request, params, defaults))
+    return Plan(defaults, params, estimate, _said(request, params, defaults), planned.loras)
 
 
 def _resolved(

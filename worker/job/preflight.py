@@ -1,15 +1,18 @@
-"""What has to be settled before a request may be generated: its document, its files, its source pictures.
+"""What has to be settled before a request may be generated: its document, its files, its source pictures and LoRAs.
 
-All three are asked for at the same time, beside the loading weights, so that what they cost is hidden. Knows in which
+All are asked for at the same time, beside the loading weights, so that what they cost is hidden. Knows in which
 order their answers count; knows no model and no GPU.
 """
 
 import asyncio
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from worker.api.loras import WantedLora
 from worker.api.request import Request
-from worker.core.types import Sources
+from worker.core.errors import Cancelled
+from worker.core.types import LoraFile, Sources
 from worker.delivery.delivered import Delivered
 from worker.delivery.recovery import Found, recover, take_over
 from worker.document.transitions import AlreadyDone, Decision, Deny
@@ -22,11 +25,14 @@ NO_DOCUMENTS = "Firebase is not configured on this worker: no document is writte
 class Preflight:
     """One request before its generation."""
 
-    def __init__(self, services: Services, request: Request, context: JobContext) -> None:
+    def __init__(
+        self, services: Services, request: Request, context: JobContext, loras: Sequence[WantedLora] = ()
+    ) -> None:
         self._services, self._request, self._context = services, request, context
+        self._loras = loras
 
     async def check(self, request_data: Mapping[str, Any]) -> Sources | AlreadyDone | Delivered:
-        """Pictures to generate from, or the result where there is one already.
+        """What to generate from, or the result where there is one already.
 
         Args:
             request_data: what the document keeps of the request.
@@ -35,7 +41,7 @@ class Preflight:
             JobError: the document is another job's, or the sources cannot be had.
             Cancelled: the user did not want the job any more before it began.
         """
-        sources = asyncio.create_task(self._load_sources())
+        sources = asyncio.create_task(self._load())
         found = asyncio.create_task(self._recover())
         try:
             decision = await self._claim(request_data)
@@ -69,7 +75,31 @@ class Preflight:
             return None
         return await asyncio.to_thread(take_over, self._services.storage, found, self._context.object_owner())
 
-    async def _load_sources(self) -> Sources:
+    async def _load(self) -> Sources:
+        """Pictures and LoRAs, side by side; the first that cannot be had ends it."""
+        loras = asyncio.create_task(self._load_loras())
+        try:
+            return dataclasses.replace(await self._load_pictures(), loras=await loras)
+        finally:
+            loras.cancel()
+            await asyncio.gather(loras, return_exceptions=True)
+
+    async def _load_loras(self) -> tuple[LoraFile, ...]:
+        context = self._context
+        if not self._loras:
+            return ()
+
+        def raise_if_stopped() -> None:
+            context.raise_if_stopped()
+            if context.ended:  # nobody waits for it any more
+                raise Cancelled
+
+        with context.timed("loras"):
+            return await asyncio.to_thread(
+                self._services.loras.load, self._loras, context.loras_in_use, raise_if_stopped
+            )
+
+    async def _load_pictures(self) -> Sources:
         request, context = self._request, self._context
         if not request.pictures():
             return Sources()

@@ -173,7 +173,8 @@ class _Runner:
             services.gpu, services.generator, request=request, params=planned.params, context=context, take=self._take
         )
         try:
-            ready = await context.stop.guard(Preflight(services, request, context).check(self._request_data))
+            preflight = Preflight(services, request, context, planned.loras)
+            ready = await context.stop.guard(preflight.check(self._request_data))
             if isinstance(ready, Sources) and ready.image is not None:
                 planned = await follow(request, planned, ready, services)
                 self._know(planned)

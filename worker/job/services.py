@@ -3,18 +3,20 @@
 Knows no implementation. `handler.build` fills it for real, tests fill it with what misbehaves.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from worker.api.loras import WantedLora
 from worker.api.request import Request
 from worker.auth.caller import Identity
 from worker.core.config import Settings
-from worker.core.types import Sources
+from worker.core.types import LoraFile, Sources
 from worker.delivery.spool import Spool
 from worker.document.store import DocumentStore
 from worker.engine.protocol import Generator
 from worker.job.gpu_queue import GpuThread
+from worker.sources.lora_cache import InUse
 from worker.storage.results import Storage
 
 
@@ -30,6 +32,20 @@ class SourceImages(Protocol):
         ...
 
 
+class Loras(Protocol):
+    """The files of LoRAs."""
+
+    def load(
+        self, wanted: Sequence[WantedLora], in_use: InUse, raise_if_stopped: Callable[[], None]
+    ) -> tuple[LoraFile, ...]:
+        """Fetch what is not here yet; it stays as long as `in_use` lives.
+
+        Raises:
+            UrlBlocked, DownloadFailed, InvalidInput, ModelUnavailable, DiskFull.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
     """Everything a job needs. None stands for what is not configured."""
@@ -38,6 +54,7 @@ class Services:
     generator: Generator
     gpu: GpuThread
     sources: SourceImages
+    loras: Loras
     documents: DocumentStore | None
     storage: Storage | None
     identity: Identity

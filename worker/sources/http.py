@@ -15,7 +15,7 @@ import ssl
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import httpcore
@@ -35,15 +35,11 @@ MAX_CODINGS = 2
 DEADLINE_SECONDS = 15.0
 _ASK_EVERY_SECONDS = 0.5
 _CONNECT_SECONDS = 5.0
-_HEADERS = (
-    (
-        b"Accept",
-        b"image/png, image/jpeg, image/webp, image/heic;q=0.9, image/heif;q=0.9, image/avif;q=0.9, image/gif;q=0.8, "
-        b"image/bmp;q=0.8, image/tiff;q=0.8, */*;q=0.1",
-    ),
-    (b"Accept-Encoding", b"identity"),
-    (b"User-Agent", b"generation-worker/1"),
+_PICTURES = (
+    b"image/png, image/jpeg, image/webp, image/heic;q=0.9, image/heif;q=0.9, image/avif;q=0.9, image/gif;q=0.8, "
+    b"image/bmp;q=0.8, image/tiff;q=0.8, */*;q=0.1"
 )
+_HEADERS = ((b"Accept-Encoding", b"identity"), (b"User-Agent", b"generation-worker/1"))
 _UNFOLDED = frozenset({b"gzip", b"x-gzip", b"deflate"})
 _NOT_UNFOLDED = frozenset({b"br", b"zstd", b"compress", b"x-compress", b"dcb", b"dcz"})
 _MAX_HOST_CHARACTERS = 253
@@ -110,7 +106,7 @@ def _system_tls() -> ssl.SSLContext:
 
 @dataclass(frozen=True, slots=True)
 class Fetcher:
-    """Downloads small files. The resolver and the rest are for tests; the defaults are the strict ones."""
+    """Downloads files. The resolver and the rest are for tests; the defaults are the strict ones."""
 
     max_bytes: int
     deadline_seconds: float = DEADLINE_SECONDS
@@ -118,6 +114,7 @@ class Fetcher:
     is_allowed: Callable[[Address], bool] = is_public
     ports: frozenset[int] = frozenset({443})
     tls: ssl.SSLContext | None = field(default=None, repr=False)
+    accept: bytes = _PICTURES
 
     def fetch(
         self,
@@ -126,6 +123,18 @@ class Fetcher:
         raise_if_stopped: Callable[[], None] | None = None,
         seconds: float = math.inf,
     ) -> bytes:
+        """`pieces` in memory, with the same arguments and errors."""
+        return b"".join(self.pieces(url, what, raise_if_stopped, seconds=seconds))
+
+    def pieces(
+        self,
+        url: str,
+        what: str,
+        raise_if_stopped: Callable[[], None] | None = None,
+        *,
+        seconds: float = math.inf,
+        token: tuple[str, str] | None = None,
+    ) -> Generator[bytes, None, None]:
         """Download `url` within the deadline; redirects are followed by hand and checked like the first URL.
 
         Args:
@@ -133,6 +142,7 @@ class Fetcher:
             what: the field it came from; every message starts with it. Neither URL nor host is repeated.
             raise_if_stopped: asked about twice a second; what it raises ends the download and is passed on.
             seconds: how long it may take, where that is less than the deadline.
+            token: a host, and a bearer token that is sent to it and to no other that it redirects to.
 
         Raises:
             UrlBlocked: not https on an allowed port, malformed, or leads to an address that is not public.
@@ -143,10 +153,14 @@ class Fetcher:
         try:
             with httpcore.ConnectionPool(ssl_context=self.tls or _system_tls(), network_backend=dial) as pool:
                 for _ in range(MAX_REDIRECTS + 1):
-                    with pool.stream("GET", _core_url(target), headers=_HEADERS) as response:
+                    headers = [*_HEADERS, (b"Accept", self.accept)]
+                    if token is not None and target.host == token[0]:
+                        headers.append((b"Authorization", f"Bearer {token[1]}".encode()))
+                    with pool.stream("GET", _core_url(target), headers=headers) as response:
                         location = _location(response)
                         if location is None:
-                            return self._read(response, what)
+                            yield from self._read(response, what)
+                            return
                     target = self._check(self._join(target, location, what), what)
         except httpcore.TimeoutException as error:
             raise dial.too_slow() from error
@@ -186,7 +200,7 @@ class Fetcher:
         except (httpx.InvalidURL, UnicodeError, ValueError) as error:
             raise UrlBlocked("url_blocked.redirect", field=what) from error
 
-    def _read(self, response: httpcore.Response, what: str) -> bytes:
+    def _read(self, response: httpcore.Response, what: str) -> Iterator[bytes]:
         if response.status != 200:
             passing = response.status >= 500 or response.status in {408, 429}
             raise DownloadFailed("download_failed.status", field=what, status=response.status, retryable=passing)
@@ -194,12 +208,12 @@ class Fetcher:
         too_large = DownloadFailed("download_failed.too_large", field=what, most=self.max_bytes, retryable=False)
         if length.isdigit() and int(length) > self.max_bytes:
             raise too_large
-        body = bytearray()
+        arrived = 0
         for piece in _decoded(response.iter_stream(), _header(response, b"content-encoding"), what):
-            body += piece
-            if len(body) > self.max_bytes:
+            arrived += len(piece)
+            if arrived > self.max_bytes:
                 raise too_large
-        return bytes(body)
+            yield piece
 
 
 def _core_url(url: httpx.URL) -> httpcore.URL:

@@ -1,0 +1,148 @@
+"""A request's LoRAs on their way through a job: refused before anything is touched, else fetched and handed over."""
+
+import asyncio
+import dataclasses
+import json
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.fakes import PaintingGenerator
+from tests.support.memory_world import CLOUD, World
+from worker.api.loras import WantedLora
+from worker.api.params import Params
+from worker.api.request import Request
+from worker.core.errors import Cancelled, DownloadFailed, InvalidImage
+from worker.core.stop import StopSignal
+from worker.core.types import Control, LoraFile, Sources
+from worker.engine.protocol import Generated
+from worker.job.context import Job
+from worker.job.runner import run
+from worker.sources.lora_cache import InUse
+
+LISTED = {
+    "ghibli": {"source": "org/ghibli", "scale": 0.5, "trigger_words": ["ghibli style"], "licence": "MIT"},
+    "motion": {"source": "https://files.example.com/motion.safetensors?sig=secret", "family": "wan"},
+}
+ASKED = {**CLOUD, "loras": [{"path": "ghibli", "scale": 1.5}]}
+
+
+class Seeing(PaintingGenerator):
+    """Remembers what it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given: list[Sources] = []
+
+    def generate(self, request: Request, params: Params, sources: Sources, control: Control) -> Iterator[Generated]:
+        self.given.append(sources)
+        return super().generate(request, params, sources, control)
+
+
+class Shelf:
+    """Has every LoRA; may fail, or take until it is stopped."""
+
+    def __init__(self, error: Exception | None = None, *, endless: bool = False) -> None:
+        self.error, self.endless = error, endless
+        self.asked: list[WantedLora] = []
+        self.began, self.stopped = threading.Event(), threading.Event()
+
+    def load(
+        self, wanted: Sequence[WantedLora], in_use: InUse, raise_if_stopped: Callable[[], None]
+    ) -> tuple[LoraFile, ...]:
+        self.asked += wanted
+        self.began.set()
+        if self.error is not None:
+            raise self.error
+        while self.endless:
+            try:
+                raise_if_stopped()
+            except BaseException:
+                self.stopped.set()
+                raise
+        return tuple(LoraFile(one.name, Path("/loras") / one.name, one.scale, one.expert) for one in wanted)
+
+
+def world(shelf: Shelf, **settings: Any) -> World:
+    made = World(Seeing(), loras=LISTED, **settings)
+    made.loras = shelf  # type: ignore[assignment]  # in the place of one that downloads
+    return made
+
+
+async def test_the_files_are_handed_to_the_model_with_the_operators_scale() -> None:
+    here = world(Shelf())
+    response = await here.run(ASKED)
+    assert "error" not in response
+    assert isinstance(here.generator, Seeing)
+    assert here.generator.given[0].loras == (LoraFile("ghibli", Path("/loras/ghibli"), 0.75),)
+    assert "loras" in response["timings"]
+
+
+async def test_what_is_not_to_be_had_is_refused_before_anything_is_touched() -> None:
+    shelf = Shelf()
+    here = world(shelf)
+    response = await here.run({**CLOUD, "loras": [{"path": "gibli"}, {"path": "org/other"}]})
+    assert response["error_code"] == "invalid_input"
+    assert "loras.0.path: is no LoRA of this worker; did you mean ghibli?" in response["error"]
+    assert 'loras.1.path: comes from "hub", where this worker takes no LoRA from' in response["error"]
+    assert here.document["status"] == "failed"
+    assert (shelf.asked, here.generator.generated) == ([], 0)
+    quoted = await here.run({"action": "quote", "prompt": "a fox", "loras": [{"path": "gibli"}]})
+    assert quoted["error_code"] == "invalid_input"
+
+
+async def test_a_download_that_failed_ends_the_job_in_its_words() -> None:
+    here = world(Shelf(DownloadFailed("download_failed.unreachable", field="loras.0.path")))
+    response = await here.run(ASKED)
+    assert response["error"].startswith("download_failed: loras.0.path: the server could not be reached")
+    assert here.document["error"]["code"] == "download_failed"
+
+
+async def test_a_job_that_is_cancelled_ends_its_download() -> None:
+    shelf, stop = Shelf(endless=True), StopSignal()
+    here = world(shelf)
+    job = asyncio.create_task(here.run(ASKED, stop=stop))
+    await asyncio.to_thread(shelf.began.wait, 5)
+    stop.request(Cancelled())
+    assert (await job)["error_code"] == "cancelled"
+    assert await asyncio.to_thread(shelf.stopped.wait, 5)
+
+
+async def test_a_download_ends_with_a_job_that_ended_for_another_reason() -> None:
+    shelf = Shelf(endless=True)
+
+    class BadPicture:
+        def load(self, request: Request, user_id: str | None, raise_if_stopped: Callable[[], None]) -> Sources:
+            shelf.began.wait(5)
+            raise InvalidImage
+
+    services = dataclasses.replace(world(shelf).services(), sources=BadPicture())
+    asked = {**ASKED, "task_type": "img2img", "image_url": "https://files.example.com/a.png"}
+    response = await run(Job("job-1", asked), services, StopSignal())
+    assert response["error_code"] == "invalid_image"
+    assert await asyncio.to_thread(shelf.stopped.wait, 5)
+
+
+async def test_a_job_without_loras_asks_for_none() -> None:
+    shelf = Shelf(DownloadFailed())
+    assert "error" not in await world(shelf).run(CLOUD)
+    assert shelf.asked == []
+
+
+async def test_capabilities_say_what_an_app_may_show_and_not_where_it_comes_from() -> None:
+    answer = await world(Shelf()).run({"action": "capabilities"})
+    assert answer["loras"] == [
+        {"name": "ghibli", "family": None, "trigger_words": ["ghibli style"], "licence": "MIT"},
+        {"name": "motion", "family": "wan", "trigger_words": [], "licence": None},
+    ]
+    assert "org/ghibli" not in json.dumps(answer)
+
+
+def test_a_key_in_a_source_is_in_no_log_line(caplog: pytest.LogCaptureFixture) -> None:
+    here = world(Shelf())
+    response = asyncio.run(here.run({**CLOUD, "task_type": "text2video", "loras": [{"path": "motion"}]}))
+    assert "error" not in response
+    assert "sig=secret" not in caplog.text + json.dumps(response) + json.dumps(here.document, default=str)

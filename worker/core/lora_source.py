@@ -1,0 +1,111 @@
+"""What a text says of where a LoRA comes from: a repository of the hub, a URL, a file of this machine.
+
+Reads the text alone, asks nobody and opens nothing. A URL is taken only where every reader finds the same host in it.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+HUB_HOST = "huggingface.co"
+CIVITAI_HOSTS = frozenset({"civitai.com", "www.civitai.com"})
+
+_HUB_ID = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>\w[\w./-]*))?", re.ASCII)
+_URL = re.compile(r"https://(?P<host>[A-Za-z0-9.-]+)(?::443)?(?P<rest>[/?#].*)?", re.IGNORECASE | re.DOTALL)
+_HUB_PATH = re.compile(
+    r"/(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:/(?:resolve|blob|raw)/(?P<revision>[^/?#]+)/(?P<file>[^?#]+)"
+    r"|/tree/(?P<tree>[^/?#]+))?/?(?:[?#].*)?",
+    re.ASCII,
+)
+_CIVITAI_PAGE = re.compile(r"/models/\d+(?:/[^?#]*)?\?(?:[^#]*&)?modelVersionId=(?P<version>\d+)(?:[&#].*)?")
+
+
+@dataclass(frozen=True, slots=True)
+class HubFile:
+    """A file of a repository on the hub."""
+
+    repository: str
+    revision: str | None = None
+    """A commit, a tag or a branch; None: what is newest."""
+    file: str | None = None
+    """Its path in the repository; None: the only one that there is."""
+
+    @property
+    def label(self) -> str:
+        """What may be said of it to anybody."""
+        return self.repository if self.file is None else f"{self.repository}/{self.file}"
+
+
+@dataclass(frozen=True, slots=True)
+class WebFile:
+    """A file behind a URL."""
+
+    url: str
+    host: str
+
+    @property
+    def label(self) -> str:
+        """The last part of its path: a query may hold a key."""
+        path = re.split(r"[?#]", self.url, maxsplit=1)[0]
+        return unquote(path.rstrip("/").rpartition("/")[2])[:80] or self.host
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFile:
+    """A file on this machine, or a folder that holds one."""
+
+    path: Path
+
+    @property
+    def label(self) -> str:
+        """Its name, without the path to it."""
+        return self.path.stem
+
+
+LoraSource = HubFile | WebFile | LocalFile
+
+
+def lora_source(text: str, weight_name: str | None = None) -> LoraSource:
+    """`org/name`, `org/name@revision`, an `https://` URL or an absolute path, as what it names.
+
+    An address of the hub's own pages is a hub file, and the address of a model version on Civitai is its download.
+    `weight_name` says which file of a repository or a folder it is.
+
+    Raises:
+        ValueError: it is none of these, or `weight_name` goes with neither.
+    """
+    text = text.strip()
+    if text.startswith("/"):
+        return LocalFile(Path(text) / (weight_name or ""))
+    if found := _HUB_ID.fullmatch(text):
+        return HubFile(found["name"], found["revision"], weight_name)
+    address = _URL.fullmatch(text)
+    if address is None:
+        raise ValueError("must be a hub id (org/name, or org/name@revision), an https:// URL or an absolute path")
+    host, rest = address["host"].lower().rstrip("."), address["rest"] or "/"
+    if host == HUB_HOST and (page := _HUB_PATH.fullmatch(rest)):
+        file = unquote(page["file"]) if page["file"] else weight_name
+        revision = page["revision"] or page["tree"]
+        return HubFile(page["name"], unquote(revision) if revision else None, file)
+    if weight_name is not None:
+        raise ValueError("weight_name says which file of a repository or a folder; a URL names its file")
+    if host in CIVITAI_HOSTS and (page := _CIVITAI_PAGE.fullmatch(rest)):
+        return WebFile(f"https://{host}/api/download/models/{page['version']}", host)
+    return WebFile(f"https://{host}{rest}", host)
+
+
+def is_allowed(source: LoraSource, allowed: tuple[str, ...]) -> bool:
+    """Whether a client may name it: `allowed` are `hub`, `civitai` and host names, `.example.com` with all below it."""
+    if isinstance(source, LocalFile):
+        return False
+    if isinstance(source, HubFile):
+        return "hub" in allowed or HUB_HOST in allowed
+    if source.host in CIVITAI_HOSTS and "civitai" in allowed:
+        return True
+    return any(source.host == one or (one[:1] == "." and source.host.endswith(one)) for one in allowed)
+
+
+def hub_url(endpoint: str, repository: str, revision: str, file: str) -> str:
+    """Where the hub has a file: https://huggingface.co/docs/hub/models-downloading."""
+    return f"{endpoint}/{repository}/resolve/{quote(revision, safe='')}/{quote(file)}"
