@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from worker.api import json_text
+from worker.api.styles import check_styles
 from worker.auth.caller import Identity
 from worker.auth.tickets import Tickets
 from worker.core import logs, timing
@@ -232,6 +233,7 @@ def main() -> None:
     set_library_defaults()
     try:
         settings = load_settings()
+        check_styles(settings.styles or {}, settings.loras or {})
     except ConfigError as error:
         sys.exit(f"cannot start: {error}")
     logs.configure(settings)

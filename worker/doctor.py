@@ -31,6 +31,7 @@ from typing import Any, Literal, TypeVar
 from urllib.parse import quote
 
 from worker.api.params import ModelDefaults
+from worker.api.styles import check_styles
 from worker.core import timing
 from worker.core.config import (
     ConfigError,
@@ -135,6 +136,10 @@ def environment(settings: Settings, wrong: Mapping[str, str], spoilt: Collection
     given = [name for name in Settings.model_fields if name in settings.model_fields_set and name not in spoilt]
     for name in given:
         yield Finding(name.upper(), "ok", _shown(getattr(settings, name)))
+    try:
+        check_styles(settings.styles or {}, settings.loras or {})
+    except ConfigError as error:
+        yield Finding("STYLES", "fail", str(error), "the worker does not start like this")
     secret = settings.ticket_secret.get_secret_value() if settings.ticket_secret else ""
     if tidy(secret) != secret:
         remedy = "take them off, unless the backend's secret has them too: an env file keeps quotes"
@@ -151,7 +156,7 @@ def _wrong(wrong: Mapping[str, str]) -> Iterator[Finding]:
 def _shown(value: object) -> str:
     # A secret is one of pydantic's, whose text is asterisks.
     if isinstance(value, dict):
-        # Of a LoRA only its name: what it comes from may hold a key.
+        # Of a LoRA and a style only its name: what a LoRA comes from may hold a key.
         value = {name: own.given() if isinstance(own, OwnDefaults) else "..." for name, own in value.items()}
     text = redact(", ".join(map(str, value)) if isinstance(value, tuple) else str(value))
     return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}…"

@@ -33,6 +33,7 @@ DEFAULTS: dict[str, Any] = {
     "WAN_MODEL": None,
     "WAN_I2V_MODEL": None,
     "MODEL_DEFAULTS": None,
+    "STYLES": None,
     "LORAS": None,
     "LORA_SOURCES": None,
     "MAX_LORA_BYTES": 1 << 30,

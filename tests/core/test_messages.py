@@ -59,7 +59,7 @@ IDS = """
         .lora_types .lora_unknown_model .lora_unusable
         .lora_bytes .lora_family .lora_is_another .lora_is_archive .lora_is_empty .lora_is_gguf .lora_is_html
         .lora_is_json .lora_is_pickle .lora_no_file .lora_no_files .lora_several_files .lora_source .lora_weight_name
-        .no_lora .no_lora_but_close
+        .no_lora .no_lora_but_close .no_style .no_style_but_close .style_task .styled
     model_unavailable
         .checker .checker_incomplete .class .cut_off .cut_off_of .demo_folder .file .file_configs .file_cut_off
         .file_missing .folder .folder_missing .img2video .incomplete .inpainting_only .ip_adapter_demo .ip_adapter_width

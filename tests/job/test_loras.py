@@ -146,3 +146,15 @@ def test_a_key_in_a_source_is_in_no_log_line(caplog: pytest.LogCaptureFixture) -
     response = asyncio.run(here.run({**CLOUD, "task_type": "text2video", "loras": [{"path": "motion"}]}))
     assert "error" not in response
     assert "sig=secret" not in caplog.text + json.dumps(response) + json.dumps(here.document, default=str)
+
+
+async def test_what_was_really_used_is_in_the_params_of_job_and_quote() -> None:
+    here = world(Shelf())
+    response = json.loads(json.dumps(await here.run(ASKED)))
+    assert response["params"]["loras"] == [{"name": "ghibli", "scale": 0.75}]
+    assert list(here.document["generation_data"]["params"]["loras"]) == response["params"]["loras"]
+    assert list((await here.run({"action": "quote", **ASKED}))["params"]["loras"]) == response["params"]["loras"]
+    clip = {"prompt": "a fox", "task_type": "text2video", "high_noise_loras": [{"path": "motion"}]}
+    params = (await here.run(clip))["params"]
+    assert params["high_noise_loras"] == ({"name": "motion", "scale": 1.0},)
+    assert "loras" not in params

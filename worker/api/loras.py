@@ -6,7 +6,9 @@ Pure: knows the operator's list and the sources that are allowed beyond it; asks
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from worker.api.params import LoraParams
 from worker.api.request import Lora, Request
 from worker.api.validation_errors import short
 from worker.core.config import ListedLora
@@ -78,6 +80,15 @@ def wanted_loras(
     if problems:
         raise InvalidInput(problems)
     return tuple(found)
+
+
+def lora_params(wanted: Iterable[WantedLora]) -> dict[str, Any]:
+    """What `params` says of them: field of the request -> names and scales."""
+    found: dict[str, tuple[LoraParams, ...]] = {}
+    for one in wanted:
+        field = one.field.partition(".")[0]
+        found[field] = (*found.get(field, ()), LoraParams(one.name, one.scale))
+    return found
 
 
 def _entries(request: Request) -> Iterator[tuple[str, Lora, Expert]]:

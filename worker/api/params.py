@@ -115,6 +115,14 @@ class ReferenceParams:
     scale: float
 
 
+@dataclass(frozen=True, slots=True)
+class LoraParams:
+    """A LoRA as it is called towards anybody, and by how much it counts."""
+
+    name: str
+    scale: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompts:
     """What is to be seen, and what is not."""
@@ -125,6 +133,9 @@ class Prompts:
     """Whose negative prompt it is; None: the request's."""
     prompt_weighting: Literal[True] | None = None
     """Whether brackets in the request's prompts are weights; None: they are letters."""
+    style: str | None = None
+    """The operator's style that the prompts are framed in."""
+    loras: tuple[LoraParams, ...] | None = None
 
     @property
     def wanted(self) -> Passages:
@@ -194,6 +205,8 @@ class VideoParams(Prompts):
     seed: int
     guidance_scale_2: float | None = None
     """Of the low-noise expert, where there is one; None: the same."""
+    high_noise_loras: tuple[LoraParams, ...] | None = None
+    low_noise_loras: tuple[LoraParams, ...] | None = None
     draft: Draft | None = None
     """Of a text2video of two passes; None: one."""
 
@@ -355,6 +368,7 @@ def _image_params(
         negative_prompt=negative,
         negative_prompt_of=whose,
         prompt_weighting=request.prompt_weighting or None,
+        style=request.style,
         width=width,
         height=height,
         num_inference_steps=steps,
@@ -413,6 +427,7 @@ def _video_params(request: VideoRequest, defaults: ModelDefaults, seed: int, sou
         negative_prompt=negative,
         negative_prompt_of=whose,
         prompt_weighting=request.prompt_weighting or None,
+        style=request.style,
         width=width,
         height=height,
         num_frames=frames,

@@ -160,6 +160,7 @@ class Settings(BaseSettings):
     """Where downloaded LoRAs are kept; where its parent folder does not exist, in a temporary folder instead."""
     civitai_token: SecretStr | None = None
     hf_token: SecretStr | None = None
+    styles: Annotated[dict[str, dict[str, Any]] | None, NoDecode] = None
     preload_tasks: Annotated[tuple[TaskType, ...] | None, NoDecode] = None
     tasks: Annotated[tuple[TaskType, ...] | None, NoDecode] = None
     allow_downloads: bool | None = None
@@ -282,6 +283,11 @@ class Settings(BaseSettings):
         if value.startswith("/"):
             return _files_of(Path(value))
         return _json_or_file(value, "a LoRA, and where it comes from")
+
+    @field_validator("styles", mode="before")
+    @classmethod
+    def _style_sheet(cls, value: object) -> object:
+        return _json_or_file(value, "a style, and its fields") if isinstance(value, str) else value
 
     @field_validator("loras")
     @classmethod

@@ -91,6 +91,12 @@ MESSAGES: Mapping[str, str] = {
     "invalid_input.lora_no_file": "has no .safetensors file of that name; there are {choices}",
     "invalid_input.lora_no_files": "is a repository without a .safetensors file",
     "invalid_input.lora_several_files": "has several .safetensors files; say which one in weight_name: {choices}",
+    "invalid_input.no_style": "is no style of this worker; there are {choices} (got {got})",
+    "invalid_input.no_style_but_close": (
+        "is no style of this worker; did you mean {close}? There are {choices} (got {got})"
+    ),
+    "invalid_input.style_task": "is a style for {tasks} (got {got})",
+    "invalid_input.styled": "{problem}, once the style {style} is applied",
     "invalid_input.control_span": "start_percentage ({start}) must be less than end_percentage ({end})",
     "invalid_input.model_multiple": "must be a multiple of {of} for this model (got {got})",
     "invalid_input.model_scheduler": "must be one of {choices} for this model (got {got})",

@@ -60,6 +60,8 @@ class Destination:
     """What the job has cost, for the document of a result that is spooled."""
     needs_slip: bool = False
     """Whether its document was there when it was asked for (`document.lease`)."""
+    request_data: Mapping[str, Any] | None = None
+    """What the document keeps of the request as the client wrote it; None: all of the one that is delivered."""
 
 
 class Uploader:
@@ -154,7 +156,8 @@ class Uploader:
             replace(file, storage_path=self._path(destination, file, index)) for index, file in enumerate(artifacts)
         ]
         spool, owner = destination.spool, destination.owner
-        about = (owner, destination.object_owner(), kept, self._request.public(), destination.usage())
+        asked = self._request.public() if destination.request_data is None else destination.request_data
+        about = (owner, destination.object_owner(), kept, asked, destination.usage())
         if spool is not None and await asyncio.to_thread(spool.keep, *about, needs_slip=destination.needs_slip):
             return StorageUnavailable("storage_unavailable.kept", retryable=False)
         return StorageUnavailable("storage_unavailable.not_kept")

@@ -12,6 +12,7 @@ from worker.api import fingerprint, sizes
 from worker.api.field_types import MAX_PROMPT_CHARACTERS, FormatName
 from worker.api.params import ModelDefaults, job_units, public_params
 from worker.api.request import ACTIONS, parse
+from worker.api.styles import tasks_of
 from worker.core.config import ListedLora, Settings
 from worker.core.errors import JobError
 from worker.core.types import Scheduler, TaskType
@@ -60,7 +61,10 @@ def _capabilities(generator: Generator, settings: Settings) -> dict[str, Any]:
     return {
         "tasks": list(models),
         "models": models,
-        "styles": [],
+        "styles": [
+            {"name": name, "tasks": [task.value for task in tasks_of(style, settings.loras or {})]}
+            for name, style in (settings.styles or {}).items()
+        ],
         "loras": [_lora(name, lora) for name, lora in (settings.loras or {}).items()],
         "controlnet_types": [],
         "size_presets": {

@@ -4,12 +4,13 @@ The way of a job and of a quote alike. Knows no document and no GPU; of a model 
 """
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from worker.api.departures import departures
-from worker.api.loras import WantedLora, wanted_loras
+from worker.api.loras import WantedLora, lora_params, wanted_loras
 from worker.api.params import ModelDefaults, Params, SourceShape, VideoParams, job_cost, resolve
 from worker.api.request import InpaintRequest, Request
+from worker.api.styles import styled
 from worker.core import timing
 from worker.core.errors import FieldProblem, InvalidInput
 from worker.core.types import Sources
@@ -21,6 +22,8 @@ from worker.job.services import Services
 class Plan:
     """A request that this worker would serve."""
 
+    request: Request
+    """With its style applied."""
     defaults: ModelDefaults
     params: Params
     estimate: Estimate | None
@@ -35,34 +38,36 @@ async def plan(request: Request, services: Services) -> Plan:
 
     Raises:
         ModelUnavailable: nothing serves it.
-        InvalidInput: it asks for what the model cannot do, for too much, or for what cannot end in time on this card.
+        InvalidInput: it asks for what the model cannot do, for too much, or for what cannot end in time on this card;
+            for a style or a LoRA that is not to be had.
     """
-    generator = services.generator
+    generator, settings = services.generator, services.settings
+    listed = settings.loras or {}
+    request = styled(request, settings.styles or {}, listed)
+    loras = wanted_loras(request, listed, settings.lora_sources or ())
     defaults = generator.describe(request.task_type, request.model)
-    settings = services.settings
-    loras = wanted_loras(request, settings.loras or {}, settings.lora_sources or ())
-    params = _resolved(request, defaults, services)
+    params = replace(_resolved(request, defaults, services), **lora_params(loras))
     # In a thread: of a model that is not loaded yet, the headers of its files are read.
     estimate = await asyncio.to_thread(generator.estimate, request, params)
     check_time(estimate, params, settings.job_timeout_seconds)
-    return Plan(defaults, params, estimate, _said(request, params, defaults), loras)
+    return Plan(request, defaults, params, estimate, _said(request, params, defaults), loras)
 
 
-async def follow(request: Request, planned: Plan, sources: Sources, services: Services) -> Plan:
+async def follow(planned: Plan, sources: Sources, services: Services) -> Plan:
     """The plan once more, now that the size of what the job starts from is known; its seed stays.
 
     Raises:
         InvalidInput: a side that follows the source makes the job larger than the limits allow.
     """
-    before, defaults = planned.params, planned.defaults
+    request, before, defaults = planned.request, planned.params, planned.defaults
     shape = await asyncio.to_thread(_shape, request, sources)
     seed = before.seed if isinstance(before, VideoParams) else before.seeds[0]
-    params = _resolved(request, defaults, services, shape, seed)
+    params = replace(_resolved(request, defaults, services, shape, seed), **lora_params(planned.loras))
     estimate = planned.estimate
     if job_cost(params) > job_cost(before):
         estimate = await asyncio.to_thread(services.generator.estimate, request, params)
         check_time(estimate, params, services.settings.job_timeout_seconds)
-    return Plan(defaults, params, estimate, _said(request, params, defaults), planned.loras)
+    return replace(planned, params=params, estimate=estimate, warnings=_said(request, params, defaults))
 
 
 def _resolved(

@@ -140,7 +140,7 @@ class _Runner:
         # In a thread: an inline picture of 20 MB takes most of a second, in which nothing else may wait.
         context.fingerprint = await asyncio.to_thread(fingerprint, request)
         log.info("job accepted", extra={"action": "job_accepted", "job_id": context.job.id, **self._described(request)})
-        result = await self._generate(request, planned)
+        result = await self._generate(planned)
         if isinstance(result, AlreadyDone):
             return response.replay(request, result.generation_data)
         return await self._complete(request, result)
@@ -166,9 +166,9 @@ class _Runner:
         context.units = job_units(planned.params, planned.defaults)
         context.manifest = response.manifest(planned.params, planned.defaults.name)
 
-    async def _generate(self, request: Request, planned: Plan) -> AlreadyDone | Delivered:
+    async def _generate(self, planned: Plan) -> AlreadyDone | Delivered:
         """Claim, fetch sources and load weights side by side, then run the model; a stored result ends it early."""
-        context, services = self._context, self._services
+        context, services, request = self._context, self._services, planned.request
         slot = GpuSlot(
             services.gpu, services.generator, request=request, params=planned.params, context=context, take=self._take
         )
@@ -176,7 +176,7 @@ class _Runner:
             preflight = Preflight(services, request, context, planned.loras)
             ready = await context.stop.guard(preflight.check(self._request_data))
             if isinstance(ready, Sources) and ready.image is not None:
-                planned = await follow(request, planned, ready, services)
+                planned = await follow(planned, ready, services)
                 self._know(planned)
         except BaseException:
             await slot.give_up()
@@ -204,6 +204,7 @@ class _Runner:
                 services.spool,
                 lambda: context.usage,
                 needs_slip=context.lease.needs_slip,
+                request_data=self._request_data,
             )
         elif owner is not None:
             context.warn(NO_BUCKET)
