@@ -137,7 +137,7 @@ def video_rows(frames: Pixels) -> list[Row]:
 
     rows = [Row("float frames, imageio quality 5", plain, shown)]
     for preset in ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium"):
-        for crf in (18, 23):
+        for crf in sorted(video.VIDEO_CRFS.values()) if preset == video.VIDEO_PRESET else (18, 23):
             chosen = (preset, crf) == (video.VIDEO_PRESET, video.VIDEO_CRF)
 
             def encode(preset: str = preset, crf: int = crf) -> bytes:

@@ -22,7 +22,7 @@ from worker.api.request import parse
 from worker.core.errors import BackendError, Cancelled, IdempotencyMismatch, ResultTooLarge, Superseded
 from worker.core.types import Owner, Progress
 from worker.delivery.delivered import Delivered
-from worker.delivery.uploader import NAME_TAKEN, NO_THUMBNAIL, Destination, Uploader
+from worker.delivery.uploader import Destination, ENVELOPE_BYTES, NAME_TAKEN, NO_THUMBNAIL, Uploader
 from worker.engine.protocol import Generated, GeneratedClip, GeneratedImage
 from worker.media import mark
 from worker.media.artifact import Artifact
@@ -399,3 +399,21 @@ async def test_thumbnails_are_taken_back_with_their_files() -> None:
     job.delivery.take(image(1))
     await job.delivery.discard()
     assert (len(job.bucket.uploaded), job.bucket.objects) == (4, {})
+
+
+async def test_a_clip_has_the_quality_that_was_asked_for_and_keeps_it_where_it_is_made_smaller() -> None:
+    sizes = {}
+    for quality in ("low", "medium", "high", "maximum"):
+        job = Job(task_type="text2video", count=1, video_quality=quality)
+        await job.deliver(clip())
+        (path,) = (path for path in job.bucket.objects if path.endswith(".mp4"))
+        sizes[quality] = len(job.bucket.objects[path][0])
+    assert list(sizes.values()) == sorted(set(sizes.values()))
+    plain = Job(task_type="text2video", count=1)
+    await plain.deliver(clip())
+    (path,) = (path for path in plain.bucket.objects if path.endswith(".mp4"))
+    assert len(plain.bucket.objects[path][0]) == sizes["high"]
+    squeezed = Job(cloud=False, task_type="text2video", count=1, video_quality="maximum")
+    delivered = await squeezed.deliver(clip(), limit=ENVELOPE_BYTES + 2 * sizes["maximum"])
+    assert len(delivered.files[0].data) < sizes["maximum"]
+    assert "lower rate" in delivered.warnings[0]

@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tools.media_probe import probe
+from worker.api.field_types import VideoQuality
 from worker.core.errors import ResultTooLarge
 from worker.media import inline
 from worker.media.artifact import Artifact
 from worker.media.image import encode_image
-from worker.media.video import VIDEO_CRF, encode_video
+from worker.media.video import VIDEO_CRF, VIDEO_CRFS, encode_video
 
 Pixels = NDArray[np.uint8]
 
@@ -175,6 +176,25 @@ def test_a_clip_that_does_not_fit_is_encoded_once_more(share: float, monkeypatch
     found = probe(fitted.files[0].data)
     assert (found.frames, found.width, found.height, found.moov_before_mdat) == (17, 192, 192, True)
     assert "lower rate" in fitted.warnings[0]
+
+
+@pytest.mark.parametrize("quality", VIDEO_CRFS)
+def test_a_clip_of_any_quality_that_does_not_fit_goes_on_from_its_own_rate(
+    quality: VideoQuality, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (9, 192, 192, 3), dtype=np.uint8)
+    rates: list[int] = []
+
+    def counted(*args: Pixels, crf: int, **options: object) -> Artifact:
+        rates.append(crf)
+        return encode_video(frames, 15, crf=crf)
+
+    encoded = encode_video(frames, 15, crf=VIDEO_CRFS[quality])
+    monkeypatch.setattr(inline, "encode_video", counted)
+    budget = int(0.5 * inline.total_length([encoded], [3]))
+    fitted = inline.fit_video(frames, 15, encoded, budget=budget, copies=3, quality=quality)
+    assert inline.total_length(fitted.files, [3]) <= budget
+    assert rates[0] == VIDEO_CRFS[quality] + 7
 
 
 def test_a_clip_that_breaks_the_rule_gets_one_more_try(monkeypatch: pytest.MonkeyPatch) -> None:

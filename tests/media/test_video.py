@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from tools.media_probe import decode_frames, probe
+from worker.api.field_types import VideoQuality
 from worker.core.errors import Cancelled, DiskFull, Internal
 from worker.media import srgb, video
 from worker.media.decode import decode_image
@@ -218,6 +219,16 @@ def test_a_clip_repeats_byte_for_byte_and_lower_rates_are_smaller() -> None:
     encoded = video.encode_video(frames, 15)
     assert video.encode_video(frames, 15).data == encoded.data
     assert len(video.encode_video(frames, 15, crf=30).data) < len(encoded.data)
+
+
+def test_each_quality_keeps_more_than_the_one_below() -> None:
+    frames = clip(17, 192, 192)
+    files = [video.encode_video(frames, 15, crf=crf).data for crf in video.VIDEO_CRFS.values()]
+    assert list(video.VIDEO_CRFS) == list(get_args(VideoQuality))
+    sizes = [len(data) for data in files]
+    assert sizes == sorted(set(sizes))
+    errors = [float(np.abs(decode_frames(data, 192, 192).astype(float) - frames).mean()) for data in files]
+    assert errors == sorted(errors, reverse=True)
 
 
 def test_frames_that_are_a_view_are_encoded_as_they_look() -> None:

@@ -14,6 +14,7 @@ from worker.core import messages
 MAX_PROMPT_CHARACTERS = 4000
 MAX_ID_TOKEN_CHARACTERS = 8192
 FormatName = Literal["png", "jpeg", "webp"]
+VideoQuality = Literal["low", "medium", "high", "maximum"]
 MAX_REFERENCE_CHARACTERS = 8192
 """Of a reference to a picture that is not the picture itself."""
 MAX_LORA_PATH_CHARACTERS = 2048

@@ -8,6 +8,7 @@ import secrets
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from worker.api.field_types import VideoQuality
 from worker.api.layout import (
     LONGEST_CLIP,
     LONGEST_IMAGE,
@@ -213,6 +214,7 @@ class VideoParams(Prompts):
 
 Params = ImageParams | VideoParams
 
+    video_quality: VideoQuality = "high"
 
 @dataclass(frozen=True, slots=True)
 class SourceShape:
@@ -444,6 +446,7 @@ def _video_params(request: VideoRequest, defaults: ModelDefaults, seed: int, sou
 
 def _draft(defaults: ModelDefaults, width: int, height: int, steps: int) -> Draft | None:
     """The first pass for a size far beyond the model's own, in that size's proportions."""
+        video_quality=request.video_quality,
     native = defaults.width * defaults.height
     if not defaults.draft_strength or width * height <= _DRAFTED_ABOVE * native:
         return None

@@ -37,6 +37,7 @@ from worker.api.field_types import (
     Seed,
     Strength,
     UserId,
+    VideoQuality,
     VideoSide,
     WeightName,
     at_most,
@@ -312,7 +313,7 @@ class VideoRequest(BaseRequest):
     fps: Annotated[Integer, Field(ge=1, le=60)] | None = None
     video_guidance_scale: Annotated[float, Field(ge=0, le=30)] | None = None
     flow_shift: Annotated[float, Field(ge=0.1, le=20)] | None = None
-    video_quality: Literal["low", "medium", "high", "maximum"] = "high"
+    video_quality: VideoQuality = "high"
     loras: Loras = ()
     high_noise_loras: Loras = ()
     low_noise_loras: Loras = ()

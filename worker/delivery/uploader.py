@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from worker.api.request import ImageRequest, Request
+from worker.api.field_types import VideoQuality
+from worker.api.request import ImageRequest, Request, VideoRequest
 from worker.core import timing
 from worker.core.errors import (
     BackendError,
@@ -31,7 +32,7 @@ from worker.media.artifact import Artifact, flagged
 from worker.media.image import encode_image
 from worker.media.inline import data_uri, fit_images, fit_video
 from worker.media.thumbnail import poster, thumbnail
-from worker.media.video import encode_video
+from worker.media.video import VIDEO_CRFS, encode_video
 from worker.storage.results import NameTaken, ObjectOwner, Storage, StoredObject, object_path, thumbnail_path
 
 NO_THUMBNAIL = "thumbnail_url: a thumbnail could not be stored; the file was"
@@ -241,6 +242,11 @@ class Uploader:
         video = not isinstance(self._request, ImageRequest)
         return object_path(destination.owner, video=video, suffix=artifact.suffix, index=index, count=self._count)
 
+    @property
+    def _video_quality(self) -> VideoQuality:
+        assert isinstance(self._request, VideoRequest)  # noqa: S101 - clips come from video requests
+        return self._request.video_quality
+
     def _encode(self, generated: Generated) -> Artifact:
         if isinstance(generated, GeneratedImage):
             assert isinstance(self._request, ImageRequest)  # noqa: S101 - images come from image requests
@@ -248,6 +254,7 @@ class Uploader:
         return encode_video(
             generated.frames,
             self._fps,
+            crf=VIDEO_CRFS[self._video_quality],
             xmp=self._xmp,
             raise_if_stopped=self._control.raise_if_stopped,
             tell=functools.partial(self._tell, "pack"),
@@ -274,6 +281,7 @@ class Uploader:
                 artifacts[0],
                 budget=budget,
                 copies=2,
+                quality=self._video_quality,
                 xmp=self._xmp,
                 raise_if_stopped=self._control.raise_if_stopped,
             )

@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from worker.api.field_types import VideoQuality
 from worker.core.errors import ResultTooLarge
 from worker.media.artifact import Artifact
 from worker.media.image import JPEG_QUALITY, WEBP_QUALITY, encode_image
-from worker.media.video import VIDEO_CRF, encode_video
+from worker.media.video import VIDEO_CRF, VIDEO_CRFS, encode_video
 
 if TYPE_CHECKING:
     import numpy as np
@@ -127,6 +128,7 @@ def fit_video(
     *,
     budget: int,
     copies: int,
+    quality: VideoQuality = "high",
     xmp: bytes | None = None,
     raise_if_stopped: Callable[[], None] | None = None,
 ) -> Fitted:
@@ -135,9 +137,10 @@ def fit_video(
     Args:
         frames: (frames, height, width, 3), RGB.
         fps: frames per second.
-        encoded: the clip at `VIDEO_CRF`.
+        encoded: the clip at the rate of `quality`.
         budget: characters that the clip's data URIs together may take in the response.
         copies: how many times its data URI stands in the response.
+        quality: as it was asked for.
         xmp: the mark of `encoded`.
         raise_if_stopped: as in `encode_video`.
 
@@ -145,9 +148,11 @@ def fit_video(
         ResultTooLarge: no rate that is worth looking at fits; the message says how large the clip is.
         DiskFull, Internal: as `encode_video`.
     """
-    file, crf, tries = encoded, VIDEO_CRF, 0
+    file, crf, tries = encoded, VIDEO_CRFS[quality], 0
+    # Far below the usual rate a clip shrinks more slowly than `next_crf` reckons: one more try.
+    most = MAX_REENCODES + (crf < VIDEO_CRF)
     while (length := total_length([file], [copies])) > budget:
-        lower = next_crf(crf, budget / length) if tries < MAX_REENCODES else None
+        lower = next_crf(crf, budget / length) if tries < most else None
         if lower is None:
             size, left = _megabytes(total_length([encoded], [copies])), _megabytes(max(budget, 0))
             raise ResultTooLarge("result_too_large.video", size=size, left=left)

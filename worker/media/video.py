@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from worker.api.field_types import VideoQuality
 from worker.core.errors import DiskFull, Internal
 from worker.media import mark
 from worker.media.artifact import CONTENT_TYPES, Artifact
@@ -24,8 +25,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-VIDEO_CRF = 18
-"""x264's constant rate factor, 0 (lossless) ... 51; 18 is about where a viewer stops seeing the encoder."""
+VIDEO_CRFS: dict[VideoQuality, int] = {"low": 28, "medium": 23, "high": 18, "maximum": 12}
+"""x264's constant rate factor, 0 (lossless) ... 51; 23 is its own default, 18 about where a viewer stops seeing the
+encoder, 12 for what is to be cut and encoded again."""
+VIDEO_CRF = VIDEO_CRFS["high"]
 VIDEO_PRESET = "veryfast"
 
 # A frame of 832x480 is 1.2 MB: the default pipe of 64 KiB would cost twenty switches between two processes for each.
