@@ -1,5 +1,6 @@
 """Parameters: what a request leaves open comes from the model, and what is too large is refused."""
 
+import contextlib
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from worker.api.params import (
     Draft,
+    EndImage,
     ImageParams,
     ModelDefaults,
     Params,
@@ -474,3 +476,24 @@ def test_far_below_its_native_size_a_model_is_told_that_one(
     assert image(width=width, height=height).micro_conditioning == told
     requested = replace(SDXL, micro_conditioning="requested")
     assert image(requested, width=width, height=height).micro_conditioning is None
+
+
+@pytest.mark.parametrize(
+    ("takes", "end", "problem"),
+    [
+        ("no", None, None),
+        ("no", PICTURE, "end_image_url: must be null: this model goes on from a picture"),
+        ("optional", None, None),
+        ("optional", PICTURE, None),
+        ("required", None, "end_image_url: is required by this model"),
+        ("required", PICTURE, None),
+    ],
+)
+def test_a_last_picture_is_refused_where_the_model_takes_none_and_missed_where_it_needs_one(
+    takes: EndImage, end: str | None, problem: str | None
+) -> None:
+    request = parse({"task_type": "img2video", "prompt": "x", "image_url": PICTURE, "end_image_url": end})
+    defaults = replace(WAN, end_image=takes)
+    refused = pytest.raises(InvalidInput, match=problem) if problem else contextlib.nullcontext()
+    with refused:
+        resolve(request, defaults, max_image_pixels=2**22, max_job_cost=10**11)

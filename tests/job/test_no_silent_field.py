@@ -86,6 +86,7 @@ VALUES: dict[str, list[Any]] = {
     "fps": [16],
     "video_guidance_scale": [0, 0.5, 1, 6],
     "flow_shift": [8],
+    "end_image_url": [PICTURES[1]],
     "video_quality": ["low", "maximum"],
 }
 BESIDE: dict[str, list[dict[str, Any]]] = {

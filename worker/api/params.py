@@ -28,6 +28,7 @@ from worker.api.request import (
     BaseRequest,
     ImageRequest,
     Img2ImgRequest,
+    Img2VideoRequest,
     InpaintRequest,
     Request,
     Text2ImgRequest,
@@ -39,6 +40,7 @@ from worker.core.errors import FieldProblem, InvalidInput
 from worker.core.types import Scheduler
 
 SEED_RANGE = 2**32
+EndImage = Literal["no", "optional", "required"]
 PIXEL_STEPS_A_UNIT = 1_000_000
 STEPS_BESIDE = 1
 """What decoding a picture and encoding what it starts from count as. By engine/estimate.py's FLOP, with two calls of a
@@ -87,6 +89,8 @@ class ModelDefaults:
     """None: by the size."""
     takes_flow_shift: bool = True
     """Whether its scheduler has any use for one."""
+    end_image: EndImage = "no"
+    """Whether an img2video may, or has to, say what it ends with."""
     micro_conditioning: Literal["native", "requested"] = "native"
     """What SDXL is told of the picture's size: see `_told_size`."""
     guidance_rescale: float = 0.0
@@ -210,11 +214,11 @@ class VideoParams(Prompts):
     low_noise_loras: tuple[LoraParams, ...] | None = None
     draft: Draft | None = None
     """Of a text2video of two passes; None: one."""
+    video_quality: VideoQuality = "high"
 
 
 Params = ImageParams | VideoParams
 
-    video_quality: VideoQuality = "high"
 
 @dataclass(frozen=True, slots=True)
 class SourceShape:
@@ -412,6 +416,7 @@ def _layout(request: ImageRequest, defaults: ModelDefaults, source: SourceShape 
 
 
 def _video_params(request: VideoRequest, defaults: ModelDefaults, seed: int, source: SourceShape | None) -> VideoParams:
+    _check_end_image(request, defaults)
     native = Native(defaults.width, defaults.height, defaults.size_multiple, LONGEST_CLIP)
     size = None if source is None else source.size
     width, height = followed(_asked_video_size(request, defaults, size), native, size, most_pixels=LONGEST_CLIP**2)
@@ -441,12 +446,12 @@ def _video_params(request: VideoRequest, defaults: ModelDefaults, seed: int, sou
         flow_shift=request.flow_shift or defaults.flow_shift or (3.0 if min(width, height) <= 480 else 5.0),
         seed=seed,
         draft=_draft(defaults, width, height, steps) if isinstance(request, Text2VideoRequest) else None,
+        video_quality=request.video_quality,
     )
 
 
 def _draft(defaults: ModelDefaults, width: int, height: int, steps: int) -> Draft | None:
     """The first pass for a size far beyond the model's own, in that size's proportions."""
-        video_quality=request.video_quality,
     native = defaults.width * defaults.height
     if not defaults.draft_strength or width * height <= _DRAFTED_ABOVE * native:
         return None
@@ -499,6 +504,15 @@ def _check_scheduler(request: ImageRequest, defaults: ModelDefaults, scheduler: 
             if got > MAX_SHORT_STEPS
         ]:
             raise InvalidInput(problems)
+
+
+def _check_end_image(request: VideoRequest, defaults: ModelDefaults) -> None:
+    if not isinstance(request, Img2VideoRequest):
+        return
+    if request.end_image_url is not None and defaults.end_image == "no":
+        raise InvalidInput([FieldProblem("end_image_url", "invalid_input.no_end_image")])
+    if request.end_image_url is None and defaults.end_image == "required":
+        raise InvalidInput([FieldProblem("end_image_url", "invalid_input.end_image")])
 
 
 def _check_multiple(multiple: int, **sides: int) -> None:

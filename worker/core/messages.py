@@ -120,6 +120,11 @@ MESSAGES: Mapping[str, str] = {
         "one denoising step would take about {seconds:,} s on this worker ({card}), at most {most:,} s are allowed; "
         "ask for a smaller size or fewer frames (got {got})"
     ),
+    "invalid_input.no_end_image": (
+        "must be null: this model goes on from a picture and takes none to end with; Wan 2.2 I2V-A14B and "
+        "Wan 2.1 FLF2V do (WAN_I2V_MODEL)"
+    ),
+    "invalid_input.end_image": "is required by this model, which goes from a first picture to a last one",
     "invalid_input.no_refiner": "needs a refiner, and this worker has none (SDXL_REFINER)",
     "invalid_input.no_ip_adapter": "needs an IP-Adapter, and this worker has none (IP_ADAPTER_MODEL)",
     "invalid_input.too_many_bytes": "must hold at most {most} bytes (got {got})",

@@ -273,7 +273,9 @@ def transformer(
     scale = int(vae.get("scale_factor_spatial", 8))
     latents = (frames - 1) // int(vae.get("scale_factor_temporal", 4)) + 1
     n = latents // in_time * (height // scale // across[0]) * (width // scale // across[1])
-    seen = _PROMPT_TOKENS["wan"] + (_IMAGE_TOKENS if from_image and config.get("added_kv_proj_dim") else 0)
+    seen = _PROMPT_TOKENS["wan"]
+    if from_image and config.get("added_kv_proj_dim"):
+        seen += int(config.get("pos_embed_seq_len") or _IMAGE_TOKENS)  # of a model for two pictures: of both
     block = 12 * n * d * d + 4 * seen * d * d + 4 * n * n * d + 4 * n * seen * d + 4 * n * d * wide
     return blocks * block
 

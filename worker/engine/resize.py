@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from worker.core.types import Control
 
 
-def fit_image(image: Image.Image, width: int, height: int, control: "Control") -> Image.Image:
-    """`image` as RGB of exactly width x height; warns when a part of it had to be cropped."""
+def fit_image(
+    image: Image.Image, width: int, height: int, control: "Control", *, field: str = "image_url"
+) -> Image.Image:
+    """`image` as RGB of exactly width x height; warns when a part of it, which `field` named, had to be cropped."""
     lost = cropped_share(image.size, (width, height))
     if lost >= 0.01:
         control.warn(
-            f"image_url: the picture has other proportions than {width}x{height}; "
+            f"{field}: the picture has other proportions than {width}x{height}; "
             f"it was scaled to cover and {round(100 * lost)} % of it was cropped"
         )
     image = image.convert("RGB")

@@ -125,7 +125,10 @@ def _model(name: str | None, task: TaskType, defaults: ModelDefaults) -> dict[st
             name: list(sizes.video_size(ratio, pixels, native, defaults.size_multiple))
             for name, ratio in sizes.ASPECT_RATIOS.items()
         }
-        return {**said, "num_frames": defaults.num_frames, "fps": defaults.fps, "aspect_ratios": shapes}
+        said |= {"num_frames": defaults.num_frames, "fps": defaults.fps}
+        if task is TaskType.IMG2VIDEO:
+            said["end_image"] = defaults.end_image
+        return {**said, "aspect_ratios": shapes}
     shapes = {
         name: list(sizes.image_size(ratio, native, defaults.size_multiple))
         for name, ratio in sizes.ASPECT_RATIOS.items()

@@ -318,3 +318,18 @@ def test_what_is_said_of_a_model_that_is_not_there_is_told() -> None:
     own = OwnDefaults(num_inference_steps=9)
     named = registry(cuda=False, sdxl_model="photo=demo", model_defaults={"photo": own, "demo": own, "phto": own})
     assert named.unmatched_defaults() == ("phto",)
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("Wan-AI/Wan2.2-I2V-A14B-Diffusers", "optional"),
+        ("Wan-AI/Wan2.1-FLF2V-14B-720P-diffusers", "required"),
+        ("Wan-AI/Wan2.1-I2V-14B-480P-Diffusers", "no"),
+        ("Wan-AI/Wan2.2-TI2V-5B-Diffusers", "no"),
+    ],
+)
+def test_whether_a_model_takes_a_last_picture_is_told_before_it_is_here(source: str, said: str) -> None:
+    variable = "wan_model" if "TI2V" in source else "wan_i2v_model"
+    values: dict[str, Any] = {variable: source}
+    assert registry(cuda=True, **values).describe(TaskType.IMG2VIDEO).end_image == said

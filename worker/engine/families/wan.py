@@ -44,6 +44,9 @@ class WanJob:
         self._source = None
         if sources.image is not None:
             self._source = resize.fit_image(sources.image, params.width, params.height, control)
+        self._end = None
+        if sources.end is not None:
+            self._end = resize.fit_image(sources.end, params.width, params.height, control, field="end_image_url")
         self._kept: dict[str, torch.Tensor] = {}
         self._embeds: dict[str, torch.Tensor | None] | None = None
         self.phase: Phase = "text"
@@ -92,7 +95,7 @@ class WanJob:
         return self._kept[name]
 
     def _draw(self, width: int, height: int) -> torch.Tensor:
-        options: dict[str, Any] = {} if self._source is None else {"image": self._source}
+        options: dict[str, Any] = {} if self._source is None else {"image": self._source, "last_image": self._end}
         if self._parts.boundary_ratio is not None:
             options["guidance_scale_2"] = self._params.guidance_scale_2
         size = {"width": width, "height": height, "num_frames": self._params.num_frames}

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from worker.api.params import ModelDefaults
+from worker.api.params import EndImage, ModelDefaults
 from worker.api.request import ImageRequest, Request
 from worker.api.validation_errors import not_one_of
 from worker.core.config import Settings, has_cuda_driver, named_sources
@@ -181,7 +181,8 @@ class ModelRegistry:
                 has_refiner=spec.refiner is not None and found.schedulers != (),
                 has_ip_adapter=self._ip_adapter_value(main) is not None,
             )
-        return wan_defaults(name, folder, _wan_kind(main, task_type), own)
+        found = wan_defaults(name, folder, _wan_kind(main, task_type), own)
+        return replace(found, end_image=_end_image(main)) if task_type is TaskType.IMG2VIDEO else found
 
     @property
     def tasks(self) -> tuple[TaskType, ...]:
@@ -454,6 +455,23 @@ def wan_layout(weights: WeightSource) -> WanLayout | None:
         return "ti2v"
     config = read_json(weights.path / "transformer" / "config.json")
     return "t2v" if config.get("in_channels", 16) == config.get("out_channels", 16) else "i2v"
+
+
+def _end_image(weights: WeightSource) -> EndImage:
+    """Whether an image-to-video Wan goes to a last picture: by what it has, or by its name while it is not here.
+
+    Wan 2.2's two experts see it among the frames; a Wan 2.1 also looks at it through an image encoder, and only the one
+    that was trained for it (FLF2V) has places for two pictures there.
+    """
+    if weights.path is None:
+        name = weights.name.upper()
+        return "required" if "FLF2V" in name else "optional" if "I2V-A14B" in name else "no"
+    if wan_layout(weights) != "i2v":
+        return "no"
+    config = read_json(weights.path / "transformer" / "config.json")
+    if config.get("pos_embed_seq_len"):
+        return "required"
+    return "no" if config.get("image_dim") else "optional"
 
 
 def folder_problem(folder: Path, role: Role) -> str | None:

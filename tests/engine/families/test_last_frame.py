@@ -1,0 +1,154 @@
+"""A clip goes to the picture that it is to end with, where its model takes one."""
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from tests.engine.conftest import Runner, runner
+from tests.support import last_frames
+from tests.support.engine_jobs import Recorder, picture
+from tests.support.memory_world import World
+from worker.core.config import Settings
+from worker.core.errors import Cancelled
+from worker.core.types import Sources, TaskType
+from worker.engine.engine import Engine
+from worker.engine.models.registry import ModelRegistry
+
+FIRST, LAST = picture(seed=0), picture(seed=1)
+BOTH = Sources(image=FIRST, end=LAST)
+
+
+def engine_of(settings: Settings, folder: Path) -> Engine:
+    settings = settings.model_copy(update={"wan_i2v_model": str(folder)})
+    return Engine(settings, registry=ModelRegistry(settings, cuda=False, where=()))
+
+
+@pytest.fixture(scope="module")
+def folders(wan_i2v: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    made = tmp_path_factory.mktemp("ends")
+    return {
+        "experts": last_frames.with_experts(wan_i2v, made / "experts"),
+        "first-to-last": last_frames.first_to_last(wan_i2v, made / "first-to-last"),
+    }
+
+
+@pytest.fixture(scope="module")
+def experts(demo_settings: Settings, folders: dict[str, Path]) -> Runner:
+    return runner(engine_of(demo_settings, folders["experts"]))
+
+
+def _clip(start: Runner, sources: Sources, **changes: Any) -> NDArray[np.uint8]:
+    (clip,) = start("img2video", sources=sources, **changes)
+    return clip
+
+
+def test_each_layout_says_whether_it_takes_one(
+    demo_settings: Settings, folders: dict[str, Path], wan_i2v: Path
+) -> None:
+    asked = {**folders, "2.1": wan_i2v}
+    found = {name: engine_of(demo_settings, folder).describe(TaskType.IMG2VIDEO) for name, folder in asked.items()}
+    said = {name: defaults.end_image for name, defaults in found.items()}
+    assert said == {"experts": "optional", "first-to-last": "required", "2.1": "no"}
+    demo = Engine(demo_settings, registry=ModelRegistry(demo_settings, cuda=False, where=()))
+    assert demo.describe(TaskType.IMG2VIDEO).end_image == "no"
+
+
+def test_the_last_picture_counts_and_the_next_job_knows_nothing_of_it(experts: Runner) -> None:
+    plain, with_end, other, again = (
+        _clip(experts, sources)
+        for sources in (
+            Sources(image=FIRST),
+            BOTH,
+            Sources(image=FIRST, end=picture(seed=2)),
+            Sources(image=FIRST),
+        )
+    )
+    assert not np.array_equal(plain, with_end)
+    assert not np.array_equal(with_end, other)
+    assert np.array_equal(plain, again)
+
+
+@pytest.mark.parametrize("layout", ["experts", "first-to-last"])
+def test_a_loop_is_the_same_picture_twice(demo_settings: Settings, folders: dict[str, Path], layout: str) -> None:
+    start = runner(engine_of(demo_settings, folders[layout]))
+    loop, changing = _clip(start, Sources(image=FIRST, end=FIRST)), _clip(start, BOTH)
+    assert loop.shape == (5, 64, 64, 3)
+    assert not np.array_equal(loop, changing)
+
+
+@pytest.mark.parametrize("layout", ["experts", "first-to-last"])
+def test_the_frames_are_those_of_the_pipeline_itself(
+    demo_settings: Settings, folders: dict[str, Path], layout: str
+) -> None:
+    import torch
+    from diffusers import WanImageToVideoPipeline
+
+    kind: Any = WanImageToVideoPipeline
+    pipeline = kind.from_pretrained(folders[layout], dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    scheduler = pipeline.scheduler
+    pipeline.scheduler = type(scheduler).from_config(scheduler.config, flow_shift=5.0)
+    frames = pipeline(
+        image=FIRST,
+        last_image=LAST,
+        prompt="a red circle",
+        negative_prompt="",
+        width=64,
+        height=64,
+        num_frames=5,
+        num_inference_steps=2,
+        generator=torch.Generator("cpu").manual_seed(7),
+        output_type="pil",
+    ).frames[0]
+    ours = _clip(runner(engine_of(demo_settings, folders[layout])), BOTH, flow_shift=5.0)
+    assert np.array_equal(ours, np.stack([np.asarray(frame) for frame in frames]))
+
+
+def test_it_is_cut_to_size_as_the_first_is(experts: Runner) -> None:
+    control = Recorder()
+    wide = picture(128, 64, seed=1)
+    cropped = _clip(experts, Sources(image=FIRST, end=wide), control=control)
+    assert [warning.partition(": ")[0] for warning in control.warnings] == ["end_image_url"]
+    inner = wide.crop((32, 0, 96, 64))
+    assert np.array_equal(cropped, _clip(experts, Sources(image=FIRST, end=inner)))
+
+
+async def test_a_request_goes_through_the_whole_worker(
+    demo_settings: Settings, folders: dict[str, Path], wan_i2v: Path
+) -> None:
+    first, last = (_uri(each) for each in (FIRST, LAST))
+    job = {"task_type": "img2video", "prompt": "a red circle", "image_url": first, "end_image_url": last, "seed": 7}
+    job |= {"video_width": 64, "video_height": 64, "num_frames": 5, "num_inference_steps": 2}
+    world = World()
+    world.generator = engine_of(demo_settings, folders["experts"])  # type: ignore[assignment]
+    answer = await world.run(job)
+    assert answer["warnings"] == []
+    assert answer["video_info"]["frames"] == 5
+    assert answer["videos"] != (await world.run({**job, "end_image_url": first}))["videos"]
+    assert answer["videos"] == (await world.run(job))["videos"]
+    capable = await world.run({"action": "capabilities"})
+    assert [model["end_image"] for model in capable["models"]["img2video"]] == ["optional", "no"]
+    without = engine_of(demo_settings, wan_i2v)
+    world.generator = without  # type: ignore[assignment]
+    refused = await world.run(job)
+    assert refused["error"].startswith("invalid_input: end_image_url: must be null: this model")
+    assert without.loaded == {}
+
+
+def _uri(image: Image.Image) -> str:
+    out = io.BytesIO()
+    image.save(out, "PNG")
+    return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
+
+
+def test_a_cancelled_clip_leaves_nothing_behind(experts: Runner) -> None:
+    before = _clip(experts, BOTH, num_inference_steps=4)
+    with pytest.raises(Cancelled):
+        _clip(experts, Sources(image=LAST, end=FIRST), num_inference_steps=4, control=Recorder(cancel_at=2))
+    assert np.array_equal(_clip(experts, BOTH, num_inference_steps=4), before)
