@@ -1,5 +1,6 @@
 """Weights are read as A1111 reads them."""
 
+import math
 import time
 
 import pytest
@@ -100,3 +101,24 @@ def test_no_prompt_takes_long_to_read(text: str) -> None:
     started = time.perf_counter()
     weighted(text[:4000])
     assert time.perf_counter() - started < 0.5
+
+
+@pytest.mark.parametrize(
+    "text", ["(" * 50 + "a" + ":99999999999999999999)" * 49 + ":0)", "((a:99999999999999999999):-99999999999999999999)"]
+)
+def test_no_weight_is_beyond_numbers(text: str) -> None:
+    assert math.isfinite(heaviest(weighted(text)))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [":" + "1" * 3999, ":" + " " * 3999, ": " * 2000, " " * 4000, "(" * 2000 + ":1.1)" * 400, "(a)b" * 1000],
+    ids=["digits", "blanks", "colons", "nothing", "nested", "words"],
+)
+def test_runs_of_digits_and_blanks_are_read_once(text: str) -> None:
+    fastest = float("inf")
+    for _ in range(3):
+        begin = time.perf_counter()
+        weighted(text)
+        fastest = min(fastest, time.perf_counter() - begin)
+    assert fastest < 0.2

@@ -17,11 +17,16 @@ MAX_WEIGHT = 10.0
 """Far beyond what a picture survives (about 2)."""
 MAX_DEPTH = 50
 """Brackets inside each other; one more is a letter. So deep, 1.1 has become 117."""
+_FINITE = 1e6
+"""Weights are held to this while they are multiplied: infinity times 0 would be no number, and pass every limit."""
 _SIGN = re.compile(
-    r"\\(?P<letter>[\\()\[\]])|:\s*(?P<weight>[+-]?(?:\d+\.?\d*|\.\d+))\s*\)|(?P<bracket>[()\[\]])|(?P<text>[^\\()\[\]:]+|.)",
+    r"\\(?P<letter>[\\()\[\]])"
+    # Bounded, and so are the blanks below: 4,000 digits or blanks would otherwise be tried in 8,000,000 ways.
+    r"|:\s{0,20}(?P<weight>[+-]?(?:\d{1,20}(?:\.\d{0,20})?|\.\d{1,20}))\s{0,20}\)"
+    r"|(?P<bracket>[()\[\]])|(?P<text>[^\\()\[\]:]+|.)",
     re.DOTALL,
 )
-_BREAK = re.compile(r"\s*\bBREAK\b\s*")
+_BREAK = re.compile(r"\s{0,20}\bBREAK\b\s{0,20}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +53,7 @@ def weighted(text: str) -> Passages:
     open_at: dict[str, list[int]] = {"(": [], "[": []}
 
     def times(start: int, factor: float) -> None:
-        weights[start:] = [weight * factor for weight in weights[start:]]
+        weights[start:] = [max(-_FINITE, min(_FINITE, weight * factor)) for weight in weights[start:]]
 
     for sign in _SIGN.finditer(text):
         bracket, weight = sign["bracket"], sign["weight"]
