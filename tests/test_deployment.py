@@ -22,8 +22,9 @@ from worker.core.types import TaskType
 from worker.engine.estimate import Estimator, Networks
 from worker.engine.memory.placement import Demand, decide
 from worker.engine.memory.room import Size, room
+from worker.engine.models import hub
 from worker.engine.models.ip_adapter_files import ENCODERS, PREFERRED
-from worker.engine.models.registry import ModelRegistry
+from worker.engine.models.registry import PINNED, ModelRegistry
 from worker.engine.protocol import Placement
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -150,10 +151,23 @@ def test_each_preset_configures_a_model_for_every_task_that_it_promises(
     settings = config.load_settings()
     models = registry.ModelRegistry(settings, cuda=True, where=())
     for task in settings.preload_tasks or tuple(TaskType):
-        assert (
-            models.spec(task).main.name
-            == (preset["defaults"]["SDXL_MODEL" if models.spec(task).family == "sdxl" else "WAN_MODEL"])
-        )
+        named = preset["defaults"]["SDXL_MODEL" if models.spec(task).family == "sdxl" else "WAN_MODEL"]
+        assert models.spec(task).main.hub_id == named
+
+
+DEFAULTS = [preset["defaults"] for preset in HUB["config"]["presets"]]
+
+
+def test_every_hub_id_of_the_listing_is_pinned_to_a_commit() -> None:
+    named = [value for defaults in DEFAULTS for key, value in defaults.items() if "_MODEL" in key]
+    named += [str(field["default"]) for key, field in INPUTS.items() if key.endswith(("_MODEL", "_VAE", "_REFINER"))]
+    for value in filter(None, [*named, *PINNED.values()]):
+        assert re.fullmatch(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}", value), value
+
+
+def test_the_listing_and_the_worker_mean_the_same_commit() -> None:
+    pinned = {hub.parts(value)[0]: value for defaults in DEFAULTS for value in defaults.values()}
+    assert all(pinned.get(name, value) == value for name, value in PINNED.items())
 
 
 POOLS = {"ADA_24": 23.5, "AMPERE_48": 44.3, "ADA_48_PRO": 44.3, "AMPERE_80": 79.1, "ADA_80_PRO": 79.1}
@@ -190,7 +204,7 @@ def placed(preset: dict[str, Any], free: int) -> dict[str, Placement]:
     models, found = ModelRegistry(settings, cuda=True, where=()), {}
     for name, task in names.items():
         size = Size.native(task, models.describe(task))
-        demand = Demand(name, BYTES[name], room(models.spec(task), size, cuda=True))
+        demand = Demand(name, BYTES[hub.parts(name)[0]], room(models.spec(task), size, cuda=True))
         found[name] = decide(demand, [], free=free, total=free)
     return found
 
@@ -211,7 +225,7 @@ def test_each_preset_fits_every_card_that_the_listing_names(preset: dict[str, An
 def test_from_48_gb_all_models_of_a_preset_stay_on_the_card(preset: dict[str, Any], pool: str) -> None:
     free = int((POOLS[pool] - CONTEXT_GIB) * 2**30)
     for name in presets_models(preset):
-        others = sum(sum(BYTES[other].values()) for other in presets_models(preset) if other != name)
+        others = sum(sum(BYTES[hub.parts(other)[0]].values()) for other in presets_models(preset) if other != name)
         assert placed(preset, free - others)[name].mode == "resident", name
 
 

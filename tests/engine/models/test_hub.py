@@ -31,7 +31,7 @@ def test_the_order_is_runpod_cache_then_volume_then_image_then_hugging_face(tmp_
 
 def test_the_first_place_that_has_it_wins(tmp_path: Path) -> None:
     places = (Place(tmp_path / "hub", "hub"), Place(tmp_path / "volume", "plain"), Place(tmp_path / "image", "plain"))
-    models = registry(cuda=True, where=places)
+    models = registry(cuda=True, where=places, sdxl_model=HUB_ID)
     assert models.spec(TaskType.TEXT2IMG).main.path is None
     for root in ("image", "volume"):
         folder = fake_sdxl(tmp_path / root / FLAT)

@@ -45,6 +45,12 @@ SDXL_PROMPT_WIDTH = 2048
 """768 numbers of CLIP ViT-L beside 1280 of OpenCLIP ViT-bigG: https://arxiv.org/abs/2307.01952, table 1."""
 SAFETY = "CompVis/stable-diffusion-safety-checker"
 WAN_T2V = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
+PINNED = {
+    SDXL_BASE: f"{SDXL_BASE}@462165984030d82259a11f4367a4eed129e94a7b",
+    SDXL_VAE: f"{SDXL_VAE}@207b116dae70ace3637169f1ddd2434b91b3a8cd",
+    WAN_T2V: f"{WAN_T2V}@0fad780a534b6463e45facd96134c9f345acfa5b",
+}
+"""What is taken where the operator names nothing: a repository that is exchanged must not become the worker's model."""
 
 _CLASSES: dict[Role, frozenset[str]] = {
     "sdxl": frozenset({"StableDiffusionXLPipeline", "StableDiffusionXLInpaintPipeline"}),
@@ -288,8 +294,8 @@ class ModelRegistry:
         """What a request may call each model of a variable -> the source that the operator named; the first first."""
         settings, cuda = self._settings, self._cuda
         value = {
-            "SDXL_MODEL": settings.sdxl_model or (SDXL_BASE if cuda else "demo"),
-            "WAN_MODEL": settings.wan_model or (WAN_T2V if cuda else "demo"),
+            "SDXL_MODEL": settings.sdxl_model or (PINNED[SDXL_BASE] if cuda else "demo"),
+            "WAN_MODEL": settings.wan_model or (PINNED[WAN_T2V] if cuda else "demo"),
             "WAN_I2V_MODEL": settings.wan_i2v_model or "",
         }[variable]
         return {name or _own_name(source): source for name, source in named_sources(value).items()}
@@ -341,9 +347,9 @@ class ModelRegistry:
         if settings.sdxl_vae and settings.sdxl_vae != "demo":
             vae = self._weights("SDXL_VAE", "vae", settings.sdxl_vae)
         elif hub.parts(value)[0] == SDXL_BASE and self._cuda and not settings.sdxl_vae:
-            vae = replace(self._weights("SDXL_VAE", "vae", SDXL_VAE), optional=True)
+            vae = replace(self._weights("SDXL_VAE", "vae", PINNED[SDXL_VAE]), optional=True)
         elif main.kind == "file" and not _identity(main).has_vae:
-            vae = self._weights("SDXL_VAE", "vae", SDXL_VAE)
+            vae = self._weights("SDXL_VAE", "vae", PINNED[SDXL_VAE])
             if vae.path is None:
                 problem = text("model_unavailable.is_without_vae")
                 raise ModelUnavailable("model_unavailable.file", variable="SDXL_MODEL", problem=problem)
