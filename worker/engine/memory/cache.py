@@ -19,7 +19,7 @@ from worker.engine.memory.placement import EXTRAS, GIB, Demand, Resident, decide
 from worker.engine.memory.room import Phase, Room, Size, room
 from worker.engine.models.fetch import fetch
 from worker.engine.models.hub import What
-from worker.engine.models.registry import SDXL_BASE, ModelRegistry, ModelSpec, Role, WeightSource
+from worker.engine.models.registry import PINNED, SDXL_BASE, ModelRegistry, ModelSpec, Role, WeightSource
 from worker.engine.protocol import Placement
 from worker.engine.vendor_errors import importing, quiet, release_memory, translated
 
@@ -288,7 +288,9 @@ class ModelCache:
             return None
         if (folder := self._registry.sdxl_configs()) is not None:
             return folder
-        return spec.main.path if spec.main.kind == "folder" else fetch(SDXL_BASE, "configs", control, half=False)
+        if spec.main.kind == "folder":
+            return spec.main.path
+        return fetch(PINNED[SDXL_BASE], "configs", control, half=False)
 
     def _note(self, spec: ModelSpec, placement: Placement) -> None:
         log.info(
