@@ -216,22 +216,36 @@ test("nothing else in Firestore is open", async () => {
   }
 });
 
-// Storage's own evaluator is not everywhere; the language is that of Firestore. What storage.rules asks of an upload is put
-// to Firestore's evaluator here, with the object's metadata as the fields of a document.
-describe("what storage.rules asks of an upload, put to Firestore's evaluator,", () => {
-  const functions = read("storage.rules").match(/^ {4}function (isSourceImage|isAsItIs)\(\) \{[^]*?^ {4}\}/gm);
-  const translated = functions.join("\n").replaceAll("request.resource.", "request.resource.data.");
-  const rules = `rules_version = '2';
-    service cloud.firestore { match /databases/{database}/documents { ${translated}
-      match /uploads/{file} { allow create: if isSourceImage() && isAsItIs(); }
-    } }`;
+// Storage's own evaluator is not everywhere; the language is that of Firestore. Here storage.rules is put to Firestore's
+// evaluator: an object is a document, its metadata are the fields, and an upload has one segment more in its path.
+describe("storage.rules, put to Firestore's evaluator,", () => {
+  const SPELLING = [
+    ["service firebase.storage", "service cloud.firestore"],
+    ["match /b/{bucket}/o", "match /databases/{database}/documents"],
+    ["/uploads/{uid}/{file}", "/uploads/{uid}/files/{file}"],
+    ["request.resource.", "request.resource.data."],
+  ];
+  const rules = SPELLING.reduce((text, [ours, theirs]) => {
+    assert.ok(text.includes(ours), ours);
+    return text.replaceAll(ours, theirs);
+  }, read("storage.rules"));
+  const PNG = { contentType: "image/png", size: 8, contentEncoding: "identity" };
+  const SOURCE = "uploads/alice/files/in.png";
+  const RESULT = "generating/alice/image/f1.png";
+
   let elsewhere;
   before(async () => {
     elsewhere = await initializeTestEnvironment({ projectId: `${PROJECT}-storage`, firestore: { rules } });
   });
+  afterEach(() => elsewhere.clearFirestore());
   after(() => elsewhere.cleanup());
 
-  const PNG = { contentType: "image/png", size: 8, contentEncoding: "identity" };
+  const at = (uid, name) =>
+    firestore.doc((uid ? elsewhere.authenticatedContext(uid) : elsewhere.unauthenticatedContext()).firestore(), name);
+  const write = (uid, name, metadata) => firestore.setDoc(at(uid, name), { ...PNG, ...metadata });
+  const given = (name) =>
+    elsewhere.withSecurityRulesDisabled((context) => firestore.setDoc(firestore.doc(context.firestore(), name), PNG));
+
   const TABLE = [
     [{}, true],
     [{ contentEncoding: null }, true],
@@ -239,24 +253,65 @@ describe("what storage.rules asks of an upload, put to Firestore's evaluator,", 
     ...["gzip", "br", "zstd", "gzip, gzip", "GZIP", "identity, br", " identity", 1, ["identity"], { identity: 1 }].map(
       (contentEncoding) => [{ contentEncoding }, false],
     ),
-    [{ contentType: "image/heic" }, true],
-    [{ contentType: "application/octet-stream" }, true],
-    ...["image/svg+xml", "text/html", "image/png; x=y", "application/image/png", null].map((contentType) => [{ contentType }, false]),
+    ...["image/jpeg", "image/webp", "image/heic", "image/avif", "application/octet-stream"].map((contentType) => [
+      { contentType },
+      true,
+    ]),
+    ...["image/svg+xml", "text/html", "image/png; x=y", "application/image/png", "video/mp4", null].map((contentType) => [
+      { contentType },
+      false,
+    ]),
     [{ size: 20 * 1024 * 1024 - 1 }, true],
     [{ size: 20 * 1024 * 1024 }, false],
   ];
   for (const [metadata, taken] of TABLE) {
-    test(`says ${taken ? "yes" : "no"} to ${JSON.stringify(metadata)}`, async () => {
-      const written = firestore.setDoc(firestore.doc(elsewhere.authenticatedContext("alice").firestore(), "uploads/in"), {
-        ...PNG,
-        ...metadata,
-      });
-      await (taken ? assertSucceeds(written) : assertFails(written));
-      await elsewhere.clearFirestore();
+    test(`says ${taken ? "yes" : "no"} to an upload with ${JSON.stringify(metadata)}, new or in place of another`, async () => {
+      const check = taken ? assertSucceeds : assertFails;
+      await check(write("alice", SOURCE, metadata));
+      await given(SOURCE);
+      await check(write("alice", SOURCE, metadata));
     });
   }
 
-  test("is both of its functions", () => assert.equal(functions.length, 2));
+  test("gives a source to its owner alone", async () => {
+    await given(SOURCE);
+    for (const other of ["bob", null]) {
+      await assertFails(write(other, SOURCE));
+      await assertFails(firestore.getDoc(at(other, SOURCE)));
+      await assertFails(firestore.deleteDoc(at(other, SOURCE)));
+    }
+    await assertSucceeds(firestore.getDoc(at("alice", SOURCE)));
+    await assertSucceeds(firestore.deleteDoc(at("alice", SOURCE)));
+  });
+
+  test("takes no strange name of a source, and lists none", async () => {
+    for (const name of ["a b.png", "a%2fb", "ü.png", "x".repeat(201)])
+      await assertFails(write("alice", `uploads/alice/files/${name}`));
+    await assertFails(firestore.getDocs(firestore.query(at("alice", SOURCE).parent, firestore.limit(1))));
+  });
+
+  test("gives a result to its owner alone, who does not write it", async () => {
+    await given(RESULT);
+    const listed = (uid) => firestore.getDocs(at(uid, RESULT).parent);
+    for (const other of ["bob", null]) {
+      await assertFails(firestore.getDoc(at(other, RESULT)));
+      await assertFails(listed(other));
+      await assertFails(firestore.deleteDoc(at(other, RESULT)));
+    }
+    await assertFails(write("alice", RESULT));
+    await assertFails(write("alice", "generating/alice/image/new.png"));
+    await assertSucceeds(firestore.getDoc(at("alice", RESULT)));
+    await assertSucceeds(listed("alice"));
+    await assertSucceeds(firestore.deleteDoc(at("alice", RESULT)));
+  });
+
+  test("opens nothing else", async () => {
+    for (const name of ["generating/alice/audio/f1.png", "generating/alice", "other/x", "uploads/alice", `${SOURCE}/more/x`]) {
+      await given(name);
+      await assertFails(firestore.getDoc(at("alice", name)));
+      await assertFails(write("alice", name));
+    }
+  });
 });
 
 describe("a result's object", { skip: WITHOUT_STORAGE }, () => {
