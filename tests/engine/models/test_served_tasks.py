@@ -15,6 +15,7 @@ from worker.core.errors import ModelUnavailable
 from worker.core.types import TaskType
 from worker.engine.engine import Engine
 from worker.engine.models import fetch, hub
+from worker.engine.models.registry import PINNED
 
 IMAGES = (TaskType.TEXT2IMG, TaskType.IMG2IMG, TaskType.INPAINT)
 VIDEOS = (TaskType.TEXT2VIDEO, TaskType.IMG2VIDEO)
@@ -109,9 +110,9 @@ def test_the_configs_of_a_single_file_are_fetched_for_a_job_unless_the_operator_
             engine.describe(TaskType.TEXT2IMG)
     with pytest.raises(ModelUnavailable, match="could not be read" if allowed is None else "ALLOW_DOWNLOADS=false"):
         engine.prepare(request, image_params(), Recorder())
-    assert asked == ([SDXL] if allowed is None else [])
+    assert asked == ([PINNED[SDXL]] if allowed is None else [])
     assert engine.preload((TaskType.TEXT2IMG,), Recorder()) == ()
-    assert asked[-1:] == [SDXL], "at the start they are fetched in any case"
+    assert asked[-1:] == [PINNED[SDXL]], "at the start they are fetched in any case"
 
 
 def test_an_operator_may_say_so_either_way(tmp_path: Path) -> None:
