@@ -38,7 +38,8 @@ def ip_adapter_files(folder: Path) -> IpAdapterFiles | str:
     """The adapter of a folder, or why there is none, as the end of a sentence."""
     found = [*folder.glob("sdxl_models/*.safetensors"), *folder.glob("*.safetensors")]
     if not found:
-        pickled = [*folder.glob("sdxl_models/*.bin"), *folder.glob("*.bin")]
+        files = [*folder.glob("sdxl_models/*"), *folder.glob("*")]
+        pickled = any(path.suffix == ".bin" for path in files)
         return text("model_unavailable.no_safe_ip_adapter" if pickled else "model_unavailable.no_ip_adapter")
     served = [path for path in found if not any(word in path.name.lower() for word in _FACES)]
     if not served:
