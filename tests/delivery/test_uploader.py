@@ -22,7 +22,7 @@ from worker.api.request import parse
 from worker.core.errors import BackendError, Cancelled, IdempotencyMismatch, ResultTooLarge, Superseded
 from worker.core.types import Owner, Progress
 from worker.delivery.delivered import Delivered
-from worker.delivery.uploader import Destination, ENVELOPE_BYTES, NAME_TAKEN, NO_THUMBNAIL, Uploader
+from worker.delivery.uploader import ENVELOPE_BYTES, NAME_TAKEN, NO_THUMBNAIL, Destination, Uploader
 from worker.engine.protocol import Generated, GeneratedClip, GeneratedImage
 from worker.media import mark
 from worker.media.artifact import Artifact
