@@ -376,6 +376,16 @@ def test_what_was_not_used_for_longest_goes_first(tmp_path: Path) -> None:
     assert {path.stem for path in tmp_path.iterdir()} == {"a", "c", "d"}
 
 
+def test_a_file_that_is_used_again_stays_the_file_that_it_was(tmp_path: Path) -> None:
+    cache = LoraCache(tmp_path, 100)
+    path = keep(cache, "a", 30)
+    aged(path, 500.0)
+    written = path.stat().st_mtime_ns
+    keep(cache, "a", 30)
+    assert path.stat().st_mtime_ns == written
+    assert time.time() - path.stat().st_atime < 100
+
+
 def test_what_a_job_uses_stays_until_the_job_is_gone(tmp_path: Path) -> None:
     cache, job = LoraCache(tmp_path, 100), InUse()
     first = keep(cache, "a", 60, job)

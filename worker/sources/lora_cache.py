@@ -84,7 +84,8 @@ class LoraCache:
         """Whether it is there; then it counts as used just now."""
         with self._lock:
             try:
-                os.utime(path)
+                # Not when it was written: by that, the engine knows a file that it has read.
+                os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
             except OSError:
                 return False
             self._jobs.add(in_use)
@@ -130,7 +131,7 @@ class LoraCache:
                     continue
                 total += status.st_size
                 if path.suffix != ".partial" and path not in kept:
-                    files.append((status.st_mtime, status.st_size, path))
+                    files.append((max(status.st_atime, status.st_mtime), status.st_size, path))
             for _, size, path in sorted(files):
                 if total <= self._most and self._free() >= MIN_FREE_BYTES:
                     return
