@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import json
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from tests.support.fakes import PaintingGenerator
 from tests.support.memory_world import CLOUD, World
+from tests.support.published_loras import PUBLISHED, header_only
 from worker.api.loras import WantedLora
 from worker.api.params import Params
 from worker.api.request import Request
@@ -48,6 +50,8 @@ class Shelf:
     def __init__(self, error: Exception | None = None, *, endless: bool = False) -> None:
         self.error, self.endless = error, endless
         self.asked: list[WantedLora] = []
+        self._temporary = tempfile.TemporaryDirectory()
+        self.folder = Path(self._temporary.name)
         self.began, self.stopped = threading.Event(), threading.Event()
 
     def load(
@@ -63,7 +67,12 @@ class Shelf:
             except BaseException:
                 self.stopped.set()
                 raise
-        return tuple(LoraFile(one.name, Path("/loras") / one.name, one.scale, one.expert) for one in wanted)
+        return tuple(LoraFile(one.name, self.path(one.name), one.scale, one.expert) for one in wanted)
+
+    def path(self, name: str) -> Path:
+        family = "wan" if name == "motion" else "sdxl"
+        layout = next(one for one in PUBLISHED if one.family == family)
+        return header_only(self.folder / f"{name}.safetensors", layout.shapes)
 
 
 def world(shelf: Shelf, **settings: Any) -> World:
@@ -73,11 +82,12 @@ def world(shelf: Shelf, **settings: Any) -> World:
 
 
 async def test_the_files_are_handed_to_the_model_with_the_operators_scale() -> None:
-    here = world(Shelf())
+    shelf = Shelf()
+    here = world(shelf)
     response = await here.run(ASKED)
     assert "error" not in response
     assert isinstance(here.generator, Seeing)
-    assert here.generator.given[0].loras == (LoraFile("ghibli", Path("/loras/ghibli"), 0.75),)
+    assert here.generator.given[0].loras == (LoraFile("ghibli", shelf.folder / "ghibli.safetensors", 0.75),)
     assert "loras" in response["timings"]
 
 
@@ -99,6 +109,17 @@ async def test_a_download_that_failed_ends_the_job_in_its_words() -> None:
     response = await here.run(ASKED)
     assert response["error"].startswith("download_failed: loras.0.path: the server could not be reached")
     assert here.document["error"]["code"] == "download_failed"
+
+
+async def test_a_file_that_is_for_another_model_is_refused_before_the_model_runs() -> None:
+    class Swapped(Shelf):
+        def path(self, name: str) -> Path:
+            return super().path("motion")
+
+    here = world(Swapped())
+    response = await here.run(ASKED)
+    assert response["error"].startswith("invalid_input: loras: the LoRA ghibli is made for Wan")
+    assert here.generator.generated == 0
 
 
 async def test_a_job_that_is_cancelled_ends_its_download() -> None:

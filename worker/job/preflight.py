@@ -16,6 +16,7 @@ from worker.core.types import LoraFile, Sources
 from worker.delivery.delivered import Delivered
 from worker.delivery.recovery import Found, recover, take_over
 from worker.document.transitions import AlreadyDone, Decision, Deny
+from worker.engine.adapters.lora_file import check_loras
 from worker.job.context import JobContext
 from worker.job.services import Services
 
@@ -94,10 +95,13 @@ class Preflight:
             if context.ended:  # nobody waits for it any more
                 raise Cancelled
 
+        def load() -> tuple[LoraFile, ...]:
+            files = self._services.loras.load(self._loras, context.loras_in_use, raise_if_stopped)
+            check_loras(files, self._request.task_type)
+            return files
+
         with context.timed("loras"):
-            return await asyncio.to_thread(
-                self._services.loras.load, self._loras, context.loras_in_use, raise_if_stopped
-            )
+            return await asyncio.to_thread(load)
 
     async def _load_pictures(self) -> Sources:
         request, context = self._request, self._context
