@@ -2,18 +2,15 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
 
+from tests.support.demo_loras import lora
 from tests.support.https_server import HOST, HttpsServer
 from tests.support.memory_world import World
 from worker.core.config import load_settings
 from worker.engine.engine import Engine
-from worker.engine.models.hub import DEMO_MODELS
 from worker.sources.http import Fetcher
 from worker.sources.lora_files import LoraFiles
 
@@ -28,19 +25,6 @@ SMALL = {
     "seed": 7,
     "guidance_scale": 3.0,
 }
-
-
-def lora(path: Path, seed: int) -> Path:
-    """Random low-rank weights for the built-in UNet's attention, in diffusers' names."""
-    (weights,) = (DEMO_MODELS / "sdxl" / "unet").glob("*.safetensors")
-    dice, tensors = np.random.default_rng(seed), {}
-    for name, weight in load_file(weights).items():
-        if name.endswith(("to_q.weight", "to_v.weight")):
-            stem, (outputs, inputs) = f"unet.{name.removesuffix('.weight')}", weight.shape
-            tensors[f"{stem}.lora_A.weight"] = dice.normal(0, 0.3, (4, inputs)).astype(np.float32)
-            tensors[f"{stem}.lora_B.weight"] = dice.normal(0, 0.3, (outputs, 4)).astype(np.float32)
-    save_file(tensors, path)
-    return path
 
 
 @pytest.fixture(scope="module")

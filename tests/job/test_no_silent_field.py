@@ -9,12 +9,15 @@ import base64
 import functools
 import io
 import itertools
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from tests.support.demo_loras import lora
 from tests.support.engine_jobs import picture, stripe_mask
 from tests.support.memory_world import World
 from worker.api import sizes
@@ -58,6 +61,10 @@ VALUES: dict[str, list[Any]] = {
     "negative_prompt": ["star"],
     "prompt_weighting": [True],
     "model": ["demo"],
+    "style": ["night"],
+    "loras": [[{"path": "own"}]],
+    "high_noise_loras": [[{"path": "own"}]],
+    "low_noise_loras": [[{"path": "own"}]],
     "seed": [8],
     "num_inference_steps": [1],
     "width": [72],
@@ -116,7 +123,8 @@ def cases() -> Iterator[tuple[str, str, Any, dict[str, Any]]]:
 
 @functools.cache
 def world() -> World:
-    made = World()
+    own = lora(Path(tempfile.mkdtemp()) / "own.safetensors", 1)
+    made = World(loras={"own": str(own)}, styles={"night": {"prompt": "{prompt}, a red square"}})
     made.generator = Engine(load_settings())  # type: ignore[assignment]  # the built-in models in the painter's place
     return made
 
