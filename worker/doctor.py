@@ -44,6 +44,7 @@ from worker.core.config import (
 )
 from worker.core.errors import BackendError, JobError, ModelUnavailable
 from worker.core.logs import redact, where
+from worker.core.lora_source import LocalFile, lora_source
 from worker.core.pasted import tidy
 from worker.core.types import Owner, TaskType
 from worker.document.schema import document_path
@@ -136,6 +137,11 @@ def environment(settings: Settings, wrong: Mapping[str, str], spoilt: Collection
     given = [name for name in Settings.model_fields if name in settings.model_fields_set and name not in spoilt]
     for name in given:
         yield Finding(name.upper(), "ok", _shown(getattr(settings, name)))
+    for name, lora in (settings.loras or {}).items():
+        source = lora_source(lora.source, lora.weight_name)
+        if isinstance(source, LocalFile) and not source.path.exists():
+            remedy = "requests that name it fail; mount the volume, or correct its path in LORAS"
+            yield Finding(f"LoRA {name}", "fail", "its file is not on this machine", remedy)
     try:
         check_styles(settings.styles or {}, settings.loras or {})
     except ConfigError as error:

@@ -1,6 +1,7 @@
 """A job with a style draws what the style says, and is stored as what the user wrote."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -111,3 +112,12 @@ def test_the_doctor_shows_a_wrong_style_and_no_source() -> None:
     assert [row.detail for row in rows] == ["STYLES.ghibli.prompt: must be a text with {prompt} in it"]
     assert "ghibli" in found["LORAS"].detail
     assert "secret" not in found["LORAS"].detail
+
+
+def test_the_doctor_misses_the_file_of_a_lora(tmp_path: Path) -> None:
+    here, gone = tmp_path / "here.safetensors", tmp_path / "gone.safetensors"
+    here.touch()
+    settings = World(loras={"here": str(here), "gone": str(gone), "far": "org/far"}).settings
+    rows = [row for row in environment(settings, {}, ()) if row.name.startswith("LoRA ")]
+    assert [(row.name, row.state) for row in rows] == [("LoRA gone", "fail")]
+    assert str(tmp_path) not in rows[0].detail
