@@ -67,7 +67,7 @@ def test_every_kind_of_job_takes_after_a_picture_and_at_a_scale_of_0_it_does_not
 def test_the_more_scale_the_more_the_result_moves(engine: Engine, kind: str) -> None:
     job = small_job()
     (plain,) = run(engine, job)
-    jobs = [seeing(job, picture(), scale=scale, kind=kind) for scale in (0, 0.5, 1, 2)]
+    jobs = [seeing(job, picture(), scale=scale, kind=kind) for scale in (0, 0.25, 0.5, 1)]
     moved = [distance(run(engine, each)[0], plain) for each in jobs]
     assert moved[0] == 0
     assert moved == sorted(set(moved)), moved

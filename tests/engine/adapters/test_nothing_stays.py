@@ -138,6 +138,7 @@ def living() -> tuple[int, int]:
     return len(tensors), sum(storages.values())
 
 
+@pytest.mark.timeout(300 + 10 * JOBS)
 @pytest.mark.parametrize("seed", [0])
 def test_a_plain_job_is_what_it_was_after_jobs_of_every_kind(engine: Engine, seed: int) -> None:
     rng = random.Random(seed)

@@ -247,7 +247,7 @@ def demo(unet: Any) -> IpAdapter:
         )
         encoder = CLIPVisionModelWithProjection(vision)
         projection = ImageProjection(32, width, 4)
-        torch.nn.init.constant_(projection.norm.weight, 3.0)
+        torch.nn.init.constant_(projection.norm.weight, 5.0)
 
     def copied(layer: torch.nn.Linear) -> torch.nn.Linear:
         return _projecting(layer.weight.detach().clone())
