@@ -3,26 +3,34 @@
 `NOTHING_STAYS_JOBS=1000` makes it a soak.
 """
 
+import atexit
 import gc
 import os
 import random
+import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
+import diffusers
 import numpy as np
 import pytest
 import torch
 
 from tests.support.engine_jobs import Recorder, picture
+from tests.support.loras import lora
 from tests.support.network_state import NetworkState
 from tests.support.requested_jobs import URL, Job, run, small_job, started
 from worker.core.config import Settings
 from worker.core.errors import Cancelled, OutOfMemory
-from worker.core.types import Scheduler, TaskType
+from worker.core.types import LoraFile, Scheduler, TaskType
 from worker.engine.engine import Engine
+from worker.engine.models.hub import DEMO_MODELS
 from worker.engine.models.registry import ModelRegistry
 
 JOBS = int(os.environ.get("NOTHING_STAYS_JOBS", "40"))
@@ -43,7 +51,26 @@ def _ip_adapter(job: Job, rng: random.Random) -> None:
     job.sources = replace(job.sources, references=pictures)
 
 
-ADAPTERS: dict[str, Callable[[Job, random.Random], None]] = {"IP-Adapter": _ip_adapter}
+def _lora(job: Job, rng: random.Random) -> None:
+    scales = [rng.choice([0.0, -0.5, 0.4, 1.0]) for _ in range(rng.randint(1, 2))]
+    files = tuple(LoraFile("a", lora_file(number), scale) for number, scale in enumerate(scales))
+    job.sources = replace(job.sources, loras=files)
+
+
+@cache
+def lora_file(number: int) -> Path:
+    """One of two: kohya's for every attention, and diffusers' for every layer of the UNet."""
+    kit: Any = diffusers
+    loader = kit.StableDiffusionXLPipeline.from_pretrained(DEMO_MODELS / "sdxl")
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder)
+    networks = {name: getattr(loader, name) for name in ("text_encoder", "text_encoder_2", "unet")}
+    if number == 0:
+        return lora(folder / "a.safetensors", networks)
+    return lora(folder / "b.safetensors", {"unet": networks["unet"]}, "diffusers", size=0.1, only=lambda _name: True)
+
+
+ADAPTERS: dict[str, Callable[[Job, random.Random], None]] = {"IP-Adapter": _ip_adapter, "LoRA": _lora}
 
 
 @pytest.fixture(scope="module")

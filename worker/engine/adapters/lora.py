@@ -412,7 +412,7 @@ def _aliases(name: str, network: Any) -> Iterator[str]:
         yield "text_model." + name.removeprefix("text_model.")
     elif kind.startswith("Wan"):
         yield from (name.removesuffix(ours) + theirs for ours, theirs in _WAN_NAMES if name.endswith(ours))
-    elif (theirs := _of_sgm(name, network)) is not None:
+    elif kind.startswith("UNet") and (theirs := _of_sgm(name, network)) is not None:
         yield theirs
 
 
