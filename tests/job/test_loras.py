@@ -20,6 +20,7 @@ from worker.api.request import Request
 from worker.core.errors import Cancelled, DownloadFailed, InvalidImage
 from worker.core.stop import StopSignal
 from worker.core.types import Control, LoraFile, Sources
+from worker.engine.adapters.lora_file import check_loras
 from worker.engine.protocol import Generated
 from worker.job.context import Job
 from worker.job.runner import run
@@ -145,6 +146,29 @@ async def test_a_download_ends_with_a_job_that_ended_for_another_reason() -> Non
     response = await run(Job("job-1", asked), services, StopSignal())
     assert response["error_code"] == "invalid_image"
     assert await asyncio.to_thread(shelf.stopped.wait, 5)
+
+
+async def test_a_file_that_no_model_takes_ends_the_job_before_the_model_runs(tmp_path: Path) -> None:
+    files = {name: tmp_path / f"{name}.safetensors" for name in ("style", "pickled", "motion")}
+    header_only(files["style"], PUBLISHED[0].shapes)
+    files["pickled"].write_bytes(b"\x80\x02}q\x00.")
+    header_only(files["motion"], next(one for one in PUBLISHED if one.family == "wan").shapes)
+
+    class Reads(Seeing):
+        def check(self, request: Request, sources: Sources) -> None:
+            check_loras(sources.loras, request.task_type)
+
+    for name, said in {
+        "pickled": "loras: the LoRA pickled is a pickled file",
+        "motion": "loras: the LoRA motion is made for Wan; this takes one for SDXL",
+        "style": "",
+    }.items():
+        generator = Reads()
+        here = World(generator, loras={name: str(file) for name, file in files.items()})
+        response = await here.run({**CLOUD, "loras": [{"path": name}]})
+        assert ("error" in response) == bool(said)
+        assert said in response.get("error", "")
+        assert len(generator.given) == (not said)
 
 
 async def test_a_job_without_loras_asks_for_none() -> None:

@@ -223,6 +223,9 @@ class PaintingGenerator:
     def estimate(self, request: Request, params: Params) -> Estimate | None:
         return None
 
+    def check(self, request: Request, sources: Sources) -> None:
+        pass
+
     def prepare(self, request: Request, params: Params, control: Control) -> Placement:
         control.raise_if_stopped()
         return Placement("resident", "painting needs no room")

@@ -1,8 +1,8 @@
 """Every model of this worker behind one door: the `Generator` that the task calls.
 
 Knows which task runs on which model and what to try when memory runs out. Knows nothing of how a picture is made, nor
-how weights come to be loaded. All but `models`, `describe` and `estimate` run in the one GPU thread. Importing this
-module imports no torch.
+how weights come to be loaded. All but `models`, `describe`, `estimate` and `check` run in the one GPU thread. Importing
+this module imports no torch.
 """
 
 import logging
@@ -84,6 +84,14 @@ class Engine:
         from_image = request.task_type not in {TaskType.TEXT2IMG, TaskType.TEXT2VIDEO}
         return self._estimator.estimate(networks, params, from_image=from_image, load_seconds=loading)
 
+    def check(self, request: "Request", sources: Sources) -> None:
+        """Refuse LoRA files that no model of this task can take; their headers only, any thread.
+
+        Raises:
+            InvalidInput: naming each with what is wrong with it.
+        """
+        check_loras(sources.loras, request.task_type)
+
     def prepare(self, request: "Request", params: Params, control: Control) -> Placement:
         """Have the weights of a job where they will run; what stands in their way is evicted, oldest use first.
 
@@ -107,7 +115,7 @@ class Engine:
             or what `control.raise_if_stopped` raises, within one denoising step.
         """
         spec = self.registry.spec(request.task_type, request.model, request)
-        check_loras(sources.loras, request.task_type)
+        self.check(request, sources)
         beside = sum(identify(lora.path).bytes for lora in sources.loras if lora.scale)
         size = replace(Size.of(request.task_type, params), beside=beside)
         self._have_safety(control)

@@ -61,7 +61,7 @@ class Placement:
 
 
 class Generator(Protocol):
-    """Every model of this worker behind one door. All but the first three run in the one GPU thread."""
+    """Every model of this worker behind one door. All but the first four run in the one GPU thread."""
 
     def models(self, task_type: TaskType) -> Sequence[str]:
         """The names that a request of this task may ask for, the default first; empty: none has one. Any thread."""
@@ -79,6 +79,14 @@ class Generator(Protocol):
 
     def estimate(self, request: "Request", params: "Params") -> "Estimate | None":
         """How long the job will take, piece by piece; reads small files only, any thread. None: not known."""
+        ...
+
+    def check(self, request: "Request", sources: Sources) -> None:
+        """Refuse files that cannot be added to what serves the request; reads their headers only, any thread.
+
+        Raises:
+            InvalidInput: naming each LoRA with what is wrong with it.
+        """
         ...
 
     def prepare(self, request: "Request", params: "Params", control: Control) -> Placement:

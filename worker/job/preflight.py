@@ -16,7 +16,6 @@ from worker.core.types import LoraFile, Sources
 from worker.delivery.delivered import Delivered
 from worker.delivery.recovery import Found, recover, take_over
 from worker.document.transitions import AlreadyDone, Decision, Deny
-from worker.engine.adapters.lora_file import check_loras
 from worker.job.context import JobContext
 from worker.job.services import Services
 
@@ -97,7 +96,7 @@ class Preflight:
 
         def load() -> tuple[LoraFile, ...]:
             files = self._services.loras.load(self._loras, context.loras_in_use, raise_if_stopped)
-            check_loras(files, self._request.task_type)
+            self._services.generator.check(self._request, Sources(loras=files))
             return files
 
         with context.timed("loras"):

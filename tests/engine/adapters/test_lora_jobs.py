@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from tests.engine.conftest import Runner, prepare, runner
 from tests.support.engine_jobs import Recorder, picture, sources_of
 from tests.support.loras import lora, networks_of
+from tests.support.memory_world import World
 from tests.support.network_state import NetworkState
 from tests.support.published_loras import header_only
 from worker.core.config import Settings
@@ -258,3 +259,16 @@ def test_the_store_keeps_what_was_used_last_within_its_bytes(tmp_path: Path) -> 
     large = LoraStore(100)
     assert large[files[1]]
     assert large.bytes == 0
+
+
+async def test_a_request_names_its_loras_and_gets_them(engine: Engine, style: Path, motion: Path) -> None:
+    asked = {"prompt": "a red circle", "seed": 7, "width": 64, "height": 64, "num_inference_steps": 2}
+    world = World(loras={"style": {"source": str(style), "scale": 0.5}, "motion": str(motion)})
+    world.generator = engine  # type: ignore[assignment]  # in the place of one that paints
+    plain, changed, again, wrong = [
+        await world.run(asked | ({"loras": loras} if loras else {}))
+        for loras in ([], [{"path": "style", "scale": 1.2}], [], [{"path": "motion"}])
+    ]
+    assert list(changed["params"]["loras"]) == [{"name": "style", "scale": 0.6}]
+    assert changed["images"] != plain["images"] == again["images"]
+    assert "loras: the LoRA motion is made for Wan; this takes one for SDXL" in wrong["error"]
