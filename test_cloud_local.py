@@ -54,24 +54,31 @@ async def run_all(prompt: str) -> list[tuple[str, Result]]:
         "text2img": {"num_images": 2},
         "img2img": {"task_type": "img2img", **picture},
         "inpaint": {"task_type": "inpaint", **picture, **masked},
+        "text2img, larger": {"upscale_factor": 2, "upscale_creativity": 0.25},
+        "upscale": {"task_type": "upscale", **picture, "upscale_factor": 4},
         "text2video": {"task_type": "text2video", "num_frames": 33},
         "img2video": {"task_type": "img2video", "num_frames": 33, "image_url": showing.data_uri(still)},
     }
     if native.has_ip_adapter:
         jobs["text2img in a style"] = {"num_images": 2, "ip_adapters": [{**picture, "type": "style", "scale": 1.0}]}
     jobs["text2img again"] = {"num_images": 2}
-    results = [
-        (name, await make(services, name.replace(" ", "-"), {"prompt": prompt, **job})) for name, job in jobs.items()
-    ]
+    results = [(name, await make(services, _in_a_path(name), {"prompt": prompt, **job})) for name, job in jobs.items()]
     by_name = dict(results)
     assert by_name["text2img"][1] == by_name["text2img again"][1], "the same seed gave other bytes"
     for name in by_name.keys() & {"text2img in a style"}:
         assert by_name[name][1] != by_name["text2img"][1], f"{name}: changed nothing"
+    for name, factor in (("text2img, larger", 2), ("upscale", 4)):
+        size = {side: by_name[name][0]["files"][0][side] for side in ("width", "height")}
+        assert size == {"width": factor * width, "height": factor * height}, f"{name} is not {factor} times as large"
     repainted = showing.pixels(by_name["inpaint"][1][0])
     outside = np.asarray(mask) == 0
     assert (repainted[outside] == np.asarray(source)[outside]).all(), "inpaint changed pixels outside the mask"
     assert (repainted[~outside] != np.asarray(source)[~outside]).any(), "inpaint changed nothing inside the mask"
     return results
+
+
+def _in_a_path(name: str) -> str:
+    return name.replace(",", "").replace(" ", "-")
 
 
 def check(name: str, result: Result) -> list[list[object]]:
@@ -87,7 +94,7 @@ def check(name: str, result: Result) -> list[list[object]]:
             info = response["video_info"]
             showing.check_video(data, info["width"], info["height"], info["frames"], info["fps"])
             size = f"{info['width']}x{info['height']}x{info['frames']}"
-        path = showing.save(OUTPUTS, f"{name.replace(' ', '-')}-{index}", data, said["content_type"])
+        path = showing.save(OUTPUTS, f"{_in_a_path(name)}-{index}", data, said["content_type"])
         rows.append([name, size, f"{seconds:.1f}", f"{OUTPUTS.name}/{path.name}", said["seed"]])
     return rows
 

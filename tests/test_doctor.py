@@ -313,14 +313,14 @@ def models(cuda: bool = False, **settings: Any) -> list[Finding]:
 
 def test_each_model_is_one_row_with_its_tasks_its_place_and_its_size() -> None:
     images, videos = models()
-    assert images.name == "text2img, img2img, inpaint"
+    assert images.name == "text2img, img2img, inpaint, upscale"
     assert videos.name == "text2video, img2video"
     assert "worker/demo_models/sdxl" in images.detail
     assert "iB" in images.detail
 
 
 def test_a_model_that_is_asked_for_and_missing_is_red(tmp_path: Path) -> None:
-    found = named(models(sdxl_model=str(tmp_path / "nothing.safetensors")), "text2img, img2img, inpaint")
+    found = named(models(sdxl_model=str(tmp_path / "nothing.safetensors")), "text2img, img2img, inpaint, upscale")
     assert found.state == "fail"
     assert "SDXL_MODEL" in found.detail
 
@@ -345,7 +345,9 @@ def test_a_checkpoint_in_one_file_says_what_it_is_and_each_of_several_has_its_ro
     sources = {"noob": "noob-lightning-4step", "style": "lora"}
     named_ones = ", ".join(f"{name}={tmp_path / file}.safetensors" for name, file in sources.items())
     rows = models(sdxl_model=f"photo=demo, {named_ones}")
-    photo, noob, style = (named(rows, f"{name}: text2img, img2img, inpaint") for name in ("photo", "noob", "style"))
+    photo, noob, style = (
+        named(rows, f"{name}: text2img, img2img, inpaint, upscale") for name in ("photo", "noob", "style")
+    )
     assert photo.state == "ok"
     assert "4 steps, guidance 0, made for so few steps, v_prediction" in noob.detail
     assert noob.state == "warn", "its tokenizers are not on this machine"

@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.memory_world import World
 from worker.api.params import ModelDefaults, resolve
-from worker.api.request import REQUESTS, envelope, parse
+from worker.api.request import REQUESTS, PictureRequest, envelope, parse
 from worker.api.response import failure, manifest, success
 from worker.core.config import REPOSITORY, Settings
 from worker.core.errors import ERROR_CODES, Cancelled, Internal, JobError
@@ -151,6 +151,8 @@ def field_rows(task: TaskType) -> dict[str, list[str]]:
     """What the document says of each field of a task."""
     kind = "Fields of the video tasks" if task.is_video else "Fields of the image tasks"
     said = [row for title in ("Fields of every task", kind) for row in rows("docs/api.md", title)]
+    if task is TaskType.UPSCALE:
+        said = [row for row in said if row[0][0] in {"task_type", *PictureRequest.model_fields}]
     single = [row for row in rows("docs/api.md", "Fields of single tasks") if f"`{task}`" in row[1][1]]
     return {row[0]: cells for row, cells in [*said, *single]}
 

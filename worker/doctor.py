@@ -52,7 +52,7 @@ from worker.engine.memory import device
 from worker.engine.memory.cache import HOST_RESERVE
 from worker.engine.memory.footprint import spec_bytes
 from worker.engine.memory.placement import GIB, Demand, Resident, decide, set_aside
-from worker.engine.memory.room import Size, room
+from worker.engine.memory.room import Size, room, upscaler_layout
 from worker.engine.models import hub
 from worker.engine.models.registry import ModelRegistry, ModelSpec, WeightSource, wan_layout
 from worker.firebase.app import Firebase
@@ -107,6 +107,7 @@ def examine() -> Iterator[tuple[str, list[Finding]]]:
         [
             *rows("models", lambda: models(settings, registry)),
             *rows("IP-Adapter", lambda: ip_adapter(registry)),
+            *rows("upscaler", lambda: upscaler(registry)),
             *rows("safety checker", lambda: safety(registry)),
         ],
     )
@@ -405,6 +406,8 @@ def _kind(spec: ModelSpec, defaults: ModelDefaults) -> str:
     """What a model takes itself for: a wrong one is seen here."""
     frames = f"x{defaults.num_frames}" if spec.family == "wan" else ""
     size = f"{defaults.width}x{defaults.height}{frames}"
+    if spec.family == "upscaler":
+        return "enlarges, draws nothing"
     family = {"sdxl": "SDXL", "wan": f"Wan {wan_layout(spec.main) or ''}".strip()}[spec.family]
     said = [family, size, f"{defaults.num_inference_steps} steps", f"guidance {defaults.guidance_scale:g}"]
     said += ["made for so few steps"] if defaults.few_steps else []
@@ -417,7 +420,8 @@ def _called(name: str | None) -> str:
 
 
 def _described(part: WeightSource) -> str:
-    role = {"sdxl": "", "wan": "", "vae": "VAE ", "refiner": "refiner ", "safety": "", "ip_adapter": ""}[part.role]
+    names = {"vae": "VAE ", "refiner": "refiner "}
+    role = names.get(part.role, "")
     if part.path is None:
         return f"{role}{part.name} {DOWNLOADED}"
     return f"{role}{part.path}" if part.kind == "file" else f"{role}{part.name} in {part.path}"
@@ -453,6 +457,24 @@ def _ip_adapter(registry: ModelRegistry, main: WeightSource) -> Finding:
 
 def _size(count: int) -> str:
     return f"{count / GIB:.1f} GiB" if count > GIB / 10 else f"{count / 2**20:.0f} MiB"
+
+
+def upscaler(registry: ModelRegistry) -> Iterator[Finding]:
+    """What makes finished pictures larger."""
+    try:
+        spec = registry.upscaler()
+    except ModelUnavailable as error:
+        yield Finding("upscaler", "fail", error.message)
+        return
+    if spec is None:
+        yield Finding(
+            "upscaler", "skipped", "UPSCALER_MODEL is not set: Lanczos enlarges, the image model draws details"
+        )
+    elif spec.main.path is None and spec.main.kind == "hub":
+        yield Finding("upscaler", "warn", _described(spec.main), "bake it, or put it on the volume")
+    else:
+        found = upscaler_layout(spec)
+        yield Finding("upscaler", "ok", f"{spec.main.name}: {found.kind}, x{found.scale}, {found.features} features")
 
 
 def safety(registry: ModelRegistry) -> Iterator[Finding]:

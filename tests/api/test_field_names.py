@@ -91,7 +91,7 @@ def test_whatever_the_name_what_it_leads_to_is_a_field(name: str, task: str) -> 
             ("image_to_video", "img2video"),
         ),
         *(("image-to-image", "img2img"), ("inpainting", "inpaint"), ("Text2Img", "text2img"), ("img2vid", "img2video")),
-        *(("video", None), ("upscale", None), ("", None)),
+        *(("video", None), ("enlarge", None), ("", None)),
     ],
 )
 def test_a_task_by_another_name_leads_to_ours(got: str, choice: str | None) -> None:

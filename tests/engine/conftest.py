@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from worker.api.params import Upscale
 from worker.api.request import REQUESTS, Request
 from worker.core.config import Settings, load_settings
 from worker.core.types import Control, Sources, TaskType
@@ -31,6 +32,7 @@ WITHOUT_TORCH = {
     "test_lora_file.py",
     "test_placement.py",
     "test_registry.py",
+    "test_upscaler_file.py",
     "test_weight_files.py",
 }
 """All other modules here are `slow`, and not even imported where no slow test is wanted."""
@@ -110,6 +112,8 @@ def runner(engine: Engine) -> Runner:
         is_video = task_type.endswith("video")
         if task_type in {"img2img", "inpaint"}:
             changes = {"strength": 0.7} | changes
+        if task_type == "upscale":
+            changes = {"enlarges": True, "upscale": Upscale(2, 128, 128, "demo", 0.7, (128, 128))} | changes
         params = video_params(**changes) if is_video else image_params(**changes)
         given = sources_of(task_type) if sources is None else sources
         pictures = engine.generate(request, params, given, control or Recorder())
@@ -122,7 +126,9 @@ def request_of(task_type: TaskType) -> Request:
     """A request of this task with nothing but its required fields; the engine reads only its task."""
     urls = dict.fromkeys(("image_url", "mask_url"), "https://example.com/a.png")
     model = REQUESTS[task_type]
-    fields = {name: url for name, url in urls.items() if name in model.model_fields}
+    fields: dict[str, Any] = {name: url for name, url in urls.items() if name in model.model_fields}
+    if task_type is TaskType.UPSCALE:
+        fields |= {"upscale_factor": 2}
     return model.model_validate({"task_type": task_type, "prompt": "a red circle", **fields})
 
 

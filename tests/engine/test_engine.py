@@ -11,6 +11,7 @@ import torch
 
 from tests.engine.conftest import Runner, prepare, request_of, runner
 from tests.support.engine_jobs import Recorder, image_params, picture, sources_of, video_params
+from worker.api.params import Upscale
 from worker.core.config import Settings, load_settings
 from worker.core.errors import GpuFault, ModelUnavailable, OutOfMemory
 from worker.core.types import Scheduler, Sources, TaskType
@@ -40,7 +41,9 @@ def test_the_engine_is_a_generator(engine: Engine) -> None:
 def test_every_task_is_estimated_in_the_pieces_that_it_then_reports(engine: Engine) -> None:
     for task in TaskType:
         changes: dict[str, Any] = {"strength": 0.7} if task in {"img2img", "inpaint"} else {}
-        params = video_params() if task.is_video else image_params(seeds=(1, 2), **changes)
+        if task is TaskType.UPSCALE:
+            changes = {"enlarges": True, "upscale": Upscale(2, 128, 128, "demo", 0.7, (128, 128)), "seeds": (1,)}
+        params = video_params() if task.is_video else image_params(**({"seeds": (1, 2)} | changes))
         estimate = engine.estimate(request_of(task), params)
         assert estimate is not None
         control = Recorder()
@@ -48,7 +51,7 @@ def test_every_task_is_estimated_in_the_pieces_that_it_then_reports(engine: Engi
         parts = [unit.part for unit in estimate.units]
         assert parts.count("step") == control.progress[-1].total_steps
         told = [progress for progress in control.progress if progress.part is not None and progress.share == 1.0]
-        for part in ("encode", "decode"):
+        for part in ("encode", "decode", "upscale"):
             assert parts.count(part) == sum(progress.part == part for progress in told), (task, part)
 
 
@@ -161,7 +164,7 @@ def test_preloading_takes_what_fits_side_by_side(fresh: Engine, monkeypatch: pyt
     assert fresh.preload(None, Recorder()) == tuple(TaskType)
     fresh.unload()
     monkeypatch.setattr(device, "memory", lambda *, cuda: (SLACK if fresh.loaded else 8 * GIB, 8 * GIB))
-    assert fresh.preload(None, Recorder()) == tuple(TaskType)[:3]
+    assert fresh.preload(None, Recorder()) == tuple(TaskType)[:4]
     assert set(fresh.loaded) == {"sdxl:demo"}
 
 

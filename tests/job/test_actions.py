@@ -135,7 +135,7 @@ async def test_what_cannot_be_served_is_not_among_the_capabilities() -> None:
             return super().describe(task_type, model)
 
     answer = await World(ImagesOnly()).run({"action": "capabilities"})
-    assert answer["tasks"] == list(answer["models"]) == ["text2img", "img2img", "inpaint"]
+    assert answer["tasks"] == list(answer["models"]) == ["text2img", "img2img", "inpaint", "upscale"]
     assert (await World(HasNoModel()).run({"action": "capabilities"}))["tasks"] == []
 
 
@@ -152,6 +152,7 @@ async def test_the_real_models_are_described_without_a_path() -> None:
         picture: dict[str, Any] = {
             name: "https://x.example/a.png" for name in ("image_url", "mask_url") if name in fields
         }
+        picture |= {"upscale_factor": 2} if task == "upscale" else {}
         asked = {"prompt": "x", "task_type": task, "model": models[0]["name"], **picture}
         assert (await world.run({"action": "quote", **asked}))["params"]["width"] == models[0]["width"]
 

@@ -86,6 +86,6 @@ def stripe_mask(width: int = 64, height: int = 64) -> Image.Image:
 def sources_of(task_type: str) -> Sources:
     """The source pictures of a small job of this task."""
     return Sources(
-        image=picture() if task_type in {"img2img", "inpaint", "img2video"} else None,
+        image=picture() if task_type in {"img2img", "inpaint", "upscale", "img2video"} else None,
         mask=stripe_mask() if task_type == "inpaint" else None,
     )

@@ -8,9 +8,9 @@ import math
 import re
 from collections.abc import Iterator
 
-from worker.api.params import ImageParams, ModelDefaults, Params, VideoParams
+from worker.api.params import LANCZOS, ImageParams, ModelDefaults, Params, VideoParams
 from worker.api.prompt_weights import has_weights
-from worker.api.request import ImageRequest, Request, VideoRequest
+from worker.api.request import ImageRequest, PictureRequest, Request, UpscaleRequest, VideoRequest
 from worker.api.sizes import ASPECT_RATIOS, IMAGE_SIZES, RESOLUTIONS
 
 _VISIBLE = 0.05
@@ -39,8 +39,12 @@ _LETTERS: tuple[tuple[str, str], ...] = (
 
 def departures(request: Request, params: Params, defaults: ModelDefaults) -> tuple[str, ...]:
     """Sentences on `request`, each of which begins with the fields that it is about."""
-    said = [*_few_steps(params, defaults), *_guidance(request, params), *_letters(request, params)]
+    if isinstance(params, ImageParams) and params.draws_nothing:
+        return (*_quality(request), *_upscale(request, params), *_undrawn(request))
+    said = [*_few_steps(params, defaults), *_guidance(request, params), *_letters(request, params), *_quality(request)]
     said += _weights(request, params)
+    if isinstance(params, ImageParams):
+        said += _upscale(request, params)
     if isinstance(request, ImageRequest) and isinstance(params, ImageParams):
         said += _image(request, params)
     elif isinstance(request, VideoRequest) and isinstance(params, VideoParams):
@@ -97,9 +101,41 @@ def _letters(request: Request, params: Params) -> Iterator[str]:
             yield f"{field}: {form} is read as letters; {effect}"
 
 
-def _image(request: ImageRequest, params: ImageParams) -> Iterator[str]:
-    if request.output_quality is not None and request.output_format == "png":
+def _quality(request: Request) -> Iterator[str]:
+    if isinstance(request, PictureRequest) and request.output_quality is not None and request.output_format == "png":
         yield "output_quality: has no effect on png, which loses nothing; jpeg and webp have a quality"
+
+
+def _upscale(request: Request, params: ImageParams) -> Iterator[str]:
+    if not isinstance(request, PictureRequest):
+        return
+    if params.upscale is None:
+        if request.upscale_creativity is not None:
+            yield "upscale_creativity: has no effect without an upscale_factor"
+        return
+    if params.upscale.upscaler == LANCZOS and params.upscale.creativity:
+        yield (
+            "upscale_factor: this worker has no upscaler; the picture was enlarged by Lanczos, and the model drew its "
+            f"details anew (upscale_creativity {params.upscale.creativity:g})"
+        )
+    elif params.upscale.upscaler == LANCZOS:
+        yield (
+            "upscale_factor: this worker has no upscaler; the picture was enlarged by Lanczos, which adds no details "
+            "(an upscale_creativity above 0 draws them anew)"
+        )
+
+
+def _undrawn(request: Request) -> Iterator[str]:
+    """Fields for a model, where none draws."""
+    if not isinstance(request, UpscaleRequest):
+        return
+    fields = ("prompt", "negative_prompt", "prompt_weighting", "style", "model", "seed", "num_inference_steps")
+    if given := [name for name in fields if getattr(request, name) != UpscaleRequest.model_fields[name].default]:
+        verb = "has" if len(given) == 1 else "have"
+        yield f"{', '.join(given)}: {verb} no effect without an upscale_creativity above 0"
+
+
+def _image(request: ImageRequest, params: ImageParams) -> Iterator[str]:
     for index, entry in enumerate(request.ip_adapters):
         if entry.scale == 0:
             yield f"ip_adapters.{index}: has no effect with a scale of 0"

@@ -31,6 +31,8 @@ _CALLED = {
     "scheduler": "sampler sampler_name sampler_index sampling_method scheduler_name",
     "output_format": "format image_format file_format",
     "output_quality": "quality jpeg_quality webp_quality image_quality compression_quality output_compression",
+    "upscale_factor": "upscale scale_factor hr_scale upscale_by upscaling_resize upscale_ratio outscale enable_hr",
+    "upscale_creativity": "creativity hr_denoising_strength upscale_strength",
     "loras": "lora lora_weights lora_url lora_urls lora_path lora_paths lora_name lora_list extra_lora",
     "controlnets": "controlnet control_net control_nets control_image control_image_url controlnet_image "
     "controlnet_image_url controlnet_units canny_image_url depth_image_url openpose_image_url",

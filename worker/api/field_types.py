@@ -183,6 +183,8 @@ def _frames(value: int) -> int:
 
 
 Prompt = Annotated[str, AfterValidator(_prompt)]
+OptionalPrompt = Annotated[str, AfterValidator(_negative_prompt)]
+"""Of a task that may do without one."""
 NegativePrompt = Annotated[str, AfterValidator(_negative_prompt)]
 IdToken = Annotated[str, Field(min_length=1, max_length=MAX_ID_TOKEN_CHARACTERS)]
 Integer = Annotated[int, BeforeValidator(_number)]

@@ -5,7 +5,7 @@ Pure arithmetic. Knows no weights, no I/O and no torch; what is decided here is 
 
 import math
 import secrets
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from worker.api.field_types import VideoQuality
@@ -30,9 +30,11 @@ from worker.api.request import (
     Img2ImgRequest,
     Img2VideoRequest,
     InpaintRequest,
+    PictureRequest,
     Request,
     Text2ImgRequest,
     Text2VideoRequest,
+    UpscaleRequest,
     VideoRequest,
 )
 from worker.api.sizes import ASPECT_RATIOS, IMAGE_SIZES, RESOLUTIONS, Size, frame_count, image_size, video_size
@@ -98,6 +100,10 @@ class ModelDefaults:
     draft_strength: float | None = None
     """For sizes far beyond the native one: share of the noise schedule that is run at full size, 0 < s <= 1, after a
     draft at about the native size. None: in one pass at any size."""
+    upscaler: str | None = None
+    """The network that enlarges what this model has drawn; None: there is none."""
+    draws: bool = True
+    """False: an upscaler alone."""
     warnings: tuple[str, ...] = ()
     """Said with every result of this model."""
 
@@ -110,6 +116,45 @@ class Draft:
     height: int
     strength: float
     """Share of the schedule that the second pass runs at full size."""
+
+
+@dataclass(frozen=True, slots=True)
+class Upscale:
+    """What becomes of a finished picture: it is enlarged, and where that is wanted its details are drawn anew."""
+
+    factor: int
+    width: int
+    height: int
+    """Of the result."""
+    upscaler: str
+    """The network's name, or `lanczos`."""
+    creativity: float = 0.0
+    """Share of the schedule that the model runs at the larger size."""
+    tile: tuple[int, int] | None = None
+    """Width and height of the tiles in which it does, at most; None: it does not."""
+
+    @property
+    def overlap(self) -> int:
+        """Pixels that two tiles share, in which one is faded into the other: an eighth of a tile."""
+        return 0 if self.tile is None else min(self.tile) // 8
+
+    @property
+    def tiles(self) -> tuple[int, int]:
+        """How many there are across and down."""
+        if self.tile is None:
+            return 0, 0
+        across, down = (
+            1 if side <= tile else math.ceil((-(-side // 8) * 8 - self.overlap) / (tile - self.overlap))
+            for side, tile in ((self.width, self.tile[0]), (self.height, self.tile[1]))
+        )
+        return across, down
+
+    def steps(self, schedule: int) -> int:
+        """Of each tile, on a schedule of so many."""
+        return max(1, int(schedule * self.creativity))
+
+
+LANCZOS = "lanczos"
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +234,20 @@ class ImageParams(Prompts):
     """What the model draws of an inpainting, where that is not all of it at its own size."""
     ip_adapters: tuple[ReferenceParams, ...] | None = None
     """One for each picture whose subject or style the result takes on."""
+    upscale: Upscale | None = None
+    """What the picture is made larger by; None: it stays as it is drawn."""
+    enlarges: bool = False
+    """Whether the picture is the client's own, of which nothing is drawn at this size."""
+
+    @property
+    def final_size(self) -> tuple[int, int]:
+        """Width and height of the result."""
+        return (self.width, self.height) if self.upscale is None else (self.upscale.width, self.upscale.height)
+
+    @property
+    def draws_nothing(self) -> bool:
+        """Whether no model but an upscaler has a part in it."""
+        return self.enlarges and self.upscale is not None and not self.upscale.creativity
 
     @property
     def drawn_size(self) -> tuple[int, int]:
@@ -235,7 +294,10 @@ class SourceShape:
         return self.width, self.height
 
 
-_PRIVATE = {"prompt", "negative_prompt", "seeds", "seed"}
+_PRIVATE = {"prompt", "negative_prompt", "seeds", "seed", "enlarges"}
+_OF_DRAWING = {"num_inference_steps", "guidance_scale", "scheduler", "prediction_type", "timestep_spacing"}
+UPSCALE_STRENGTH = 0.3
+"""Share of the schedule that draws details anew where Lanczos alone would leave none; as of a draft's second pass."""
 _TOLD_BELOW = 1.1
 """From so many times fewer pixels than the native ones on, a model is told another size than the picture's."""
 _DRAFTED_ABOVE = 2
@@ -244,7 +306,9 @@ _DRAFTED_ABOVE = 2
 
 def public_params(params: Params) -> dict[str, Any]:
     """`params` as the response shows them: what was really used, without the texts and the seeds beside them."""
-    return {key: value for key, value in asdict(params).items() if key not in _PRIVATE and value is not None}
+    unused = _OF_DRAWING if isinstance(params, ImageParams) and params.draws_nothing else set()
+    left_out = _PRIVATE | unused
+    return {key: value for key, value in asdict(params).items() if key not in left_out and value is not None}
 
 
 def resolve(
@@ -253,6 +317,7 @@ def resolve(
     *,
     max_image_pixels: int,
     max_job_cost: int,
+    max_upscaled_pixels: int = 16_777_216,
     source: SourceShape | None = None,
     seed: int | None = None,
 ) -> Params:
@@ -263,6 +328,7 @@ def resolve(
         defaults: the model's.
         max_image_pixels: width x height of an image, at most.
         max_job_cost: see `job_cost`.
+        max_upscaled_pixels: width x height of what an image is enlarged to, at most.
         source: the picture that the job starts from, whose shape the output has where the request does not say
             another; None: there is none, or it is not known yet, and the model's native size stands for it.
         seed: what an earlier call has drawn for this request.
@@ -279,8 +345,12 @@ def resolve(
             raise InvalidInput(
                 [FieldProblem("width", "invalid_input.too_many_pixels", most=max_image_pixels, got=pixels)]
             )
+    elif isinstance(request, UpscaleRequest):
+        params = _enlarging(request, defaults, seed, source, max_upscaled_pixels)
     else:
         params = _video_params(request, defaults, seed, source)
+    if isinstance(request, PictureRequest) and isinstance(params, ImageParams):
+        params = replace(params, upscale=_upscale(request, params, defaults, max_upscaled_pixels))
     cost = job_cost(params, defaults)
     if cost > max_job_cost:
         problem = FieldProblem(
@@ -297,7 +367,30 @@ def job_cost(params: Params, defaults: ModelDefaults | None = None) -> int:
     """Pixels x frames x (denoising steps + `STEPS_BESIDE`) x images, and `OTHER_MODEL`: what GPU time grows with.
 
     HEUN's steps count twice. `defaults` are those of the job's model; without them it is taken for the worker's first.
+    An upscaler counts as one step over the pixels that it makes: its share of the work is smaller, but it and the file
+    of so many pixels keep the card and the line waiting. What is drawn anew there counts as all that is drawn, the
+    overlap of its tiles included.
     """
+    cost = 0 if isinstance(params, ImageParams) and params.enlarges else _drawing_cost(params)
+    if isinstance(params, ImageParams) and params.upscale is not None:
+        cost += _upscaling_cost(params, params.upscale)
+    draws = not (isinstance(params, ImageParams) and params.draws_nothing)
+    if defaults is not None and not defaults.is_first and draws:
+        cost += OTHER_MODEL["video" if isinstance(params, VideoParams) else "image"]
+    return cost
+
+
+def _upscaling_cost(params: ImageParams, upscale: Upscale) -> int:
+    cost = upscale.width * upscale.height
+    if upscale.tile is not None:
+        sides = zip((upscale.width, upscale.height), upscale.tiles, strict=True)
+        painted = math.prod(side + (count - 1) * upscale.overlap for side, count in sides)
+        calls = 2 if params.scheduler in TWICE_A_STEP else 1
+        cost += painted * (upscale.steps(params.num_inference_steps) * calls + STEPS_BESIDE)
+    return cost * len(params.seeds)
+
+
+def _drawing_cost(params: Params) -> int:
     steps, calls = float(params.num_inference_steps), 1
     if isinstance(params, VideoParams):
         times, (width, height) = params.num_frames, (params.width, params.height)
@@ -311,10 +404,7 @@ def job_cost(params: Params, defaults: ModelDefaults | None = None) -> int:
     if params.draft is not None:
         drafted = params.draft.width * params.draft.height * (params.num_inference_steps * calls + STEPS_BESIDE)
         steps *= params.draft.strength
-    cost = round(drafted + width * height * (steps * calls + STEPS_BESIDE)) * times
-    if defaults is not None and not defaults.is_first:
-        cost += OTHER_MODEL["video" if isinstance(params, VideoParams) else "image"]
-    return cost
+    return round(drafted + width * height * (steps * calls + STEPS_BESIDE)) * times
 
 
 def job_units(params: Params, defaults: ModelDefaults | None = None) -> int:
@@ -395,6 +485,67 @@ def _image_params(
         drawn=layout.drawn,
         ip_adapters=tuple(ReferenceParams(entry.type, entry.scale) for entry in request.ip_adapters) or None,
     )
+
+
+def _enlarging(
+    request: UpscaleRequest, defaults: ModelDefaults, seed: int, source: SourceShape | None, most_pixels: int
+) -> ImageParams:
+    """A picture that is there; while its size is not known, one of the model's that may be made so large."""
+    width, height = (defaults.width, defaults.height) if source is None else source.size
+    if source is None:
+        scale = min(1.0, math.sqrt(most_pixels / (width * height)) / request.upscale_factor)
+        width, height = max(1, int(width * scale)), max(1, int(height * scale))
+    negative, whose = _negative_prompt(request, defaults, defaults.guidance_scale)
+    return ImageParams(
+        prompt=request.prompt,
+        negative_prompt=negative,
+        negative_prompt_of=whose,
+        width=width,
+        height=height,
+        num_inference_steps=request.num_inference_steps or defaults.num_inference_steps,
+        guidance_scale=defaults.guidance_scale,
+        scheduler=defaults.scheduler,
+        seeds=(seed,),
+        prediction_type=defaults.prediction_type,
+        timestep_spacing=defaults.timestep_spacing,
+        guidance_rescale=defaults.guidance_rescale or None,
+        enlarges=True,
+    )
+
+
+def _upscale(request: PictureRequest, params: ImageParams, defaults: ModelDefaults, most_pixels: int) -> Upscale | None:
+    """How the picture of these parameters is made larger; None: it is not.
+
+    Raises:
+        InvalidInput: it would have too many pixels, or details are to be drawn where nothing draws.
+    """
+    if (factor := request.upscale_factor) is None:
+        return None
+    width, height = params.width * factor, params.height * factor
+    if width * height > most_pixels:
+        problem = FieldProblem(
+            "upscale_factor",
+            "invalid_input.upscaled_pixels",
+            width=width,
+            height=height,
+            pixels=width * height,
+            most=most_pixels,
+            got=factor,
+        )
+        raise InvalidInput([problem])
+    creativity = request.upscale_creativity
+    if creativity is None:
+        creativity = 0.0 if defaults.upscaler is not None else UPSCALE_STRENGTH
+    if not creativity:
+        return Upscale(factor, width, height, defaults.upscaler or LANCZOS)
+    if not defaults.draws:
+        raise InvalidInput([FieldProblem("upscale_creativity", "invalid_input.no_image_model")])
+    # In one piece up to what is drawn in one pass, else in tiles of the size that the model draws best.
+    native, multiple = (defaults.width, defaults.height), defaults.size_multiple
+    whole = width * height <= _DRAFTED_ABOVE * math.prod(native)
+    tile = tuple(-(-side // multiple) * multiple for side in (width, height)) if whole else native
+    strength = min(1.0, max(creativity, (1 + 1e-6) / params.num_inference_steps))
+    return Upscale(factor, width, height, defaults.upscaler or LANCZOS, strength, (tile[0], tile[1]))
 
 
 def _layout(request: ImageRequest, defaults: ModelDefaults, source: SourceShape | None, most_pixels: int) -> Layout:

@@ -1,4 +1,4 @@
-"""`job["input"]` -> one of the five request models, or one message that names every bad field.
+"""`job["input"]` -> one of the six request models, or one message that names every bad field.
 
 A union tagged by `task_type`. Knows fields, their ranges and which task has them (docs/api.md); knows no
 model, no network, no files and no document. What depends on the model in use (native size, steps) stays None here;
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -32,6 +33,7 @@ from worker.api.field_types import (
     Integer,
     LoraPath,
     NegativePrompt,
+    OptionalPrompt,
     OutputFormat,
     Prompt,
     Seed,
@@ -74,6 +76,7 @@ ACTIONS = ("quote", "capabilities")
 """What can be asked beside a job; a request that is one has no `action`."""
 MAX_PROBLEMS = 25
 """A message that names every one of ten thousand unknown keys helps nobody."""
+UPSCALE_FACTORS = (2, 4)
 MAX_NAME = 200
 """Characters of the name of a model or a style; which names there are, the operator says."""
 
@@ -136,6 +139,12 @@ class IpAdapter(Entry):
 Loras = Annotated[tuple[Annotated[Lora, Field(strict=False)], ...], Field(strict=False), at_most(4)]
 ControlNets = Annotated[tuple[Annotated[ControlNet, Field(strict=False)], ...], Field(strict=False), at_most(3)]
 IpAdapters = Annotated[tuple[Annotated[IpAdapter, Field(strict=False)], ...], Field(strict=False), at_most(2)]
+
+
+def _factor(value: int) -> int:
+    if value not in UPSCALE_FACTORS:
+        raise finding("invalid_input.upscale_factor", got=value)
+    return value
 
 
 class BaseRequest(BaseModel):
@@ -204,7 +213,21 @@ class BaseRequest(BaseModel):
         return any(ref.startswith("gs://") for ref in self.pictures().values())
 
 
-class ImageRequest(BaseRequest):
+UpscaleFactor = Annotated[Integer, AfterValidator(_factor)]
+Creativity = Annotated[float, Field(ge=0, le=0.5)]
+
+
+class PictureRequest(BaseRequest):
+    """What all share whose result is a picture."""
+
+    output_format: OutputFormat = "png"
+    output_quality: Annotated[Integer, Field(ge=1, le=100)] | None = None
+    upscale_factor: UpscaleFactor | None = None
+    upscale_creativity: Creativity | None = None
+    """Share of the schedule that draws details anew at the larger size; None: as the worker is equipped."""
+
+
+class ImageRequest(PictureRequest):
     """What the image tasks share."""
 
     one_of_these = (("image_size", ("width", "height")), ("aspect_ratio", ("width", "height", "image_size")))
@@ -216,8 +239,6 @@ class ImageRequest(BaseRequest):
     num_images: Annotated[Integer, Field(ge=1, le=4)] = 1
     guidance_scale: Annotated[float, Field(ge=0, le=30)] | None = None
     scheduler: Annotated[Scheduler, Field(strict=False)] | None = None
-    output_format: OutputFormat = "png"
-    output_quality: Annotated[Integer, Field(ge=1, le=100)] | None = None
     loras: Loras = ()
     controlnets: ControlNets = ()
     ip_adapters: IpAdapters = ()
@@ -295,6 +316,18 @@ class InpaintRequest(ImageRequest):
         return value
 
 
+class UpscaleRequest(PictureRequest):
+    """A picture, larger."""
+
+    reference_fields = ("image_url",)
+
+    task_type: Literal[TaskType.UPSCALE]
+    image_url: ImageRef
+    upscale_factor: UpscaleFactor
+    prompt: OptionalPrompt = ""
+    """What is in the picture, for a model that draws its details anew."""
+
+
 class VideoRequest(BaseRequest):
     """What the video tasks share."""
 
@@ -335,7 +368,7 @@ class Img2VideoRequest(VideoRequest):
     end_image_url: ImageRef | None = None
 
 
-Request = Text2ImgRequest | Img2ImgRequest | InpaintRequest | Text2VideoRequest | Img2VideoRequest
+Request = Text2ImgRequest | Img2ImgRequest | InpaintRequest | UpscaleRequest | Text2VideoRequest | Img2VideoRequest
 
 REQUESTS: dict[TaskType, type[Request]] = {
     get_args(model.model_fields["task_type"].annotation)[0]: model for model in get_args(Request)

@@ -149,6 +149,7 @@ class Settings(BaseSettings):
     sdxl_vae: str | None = None
     sdxl_refiner: str | None = None
     ip_adapter_model: str | None = None
+    upscaler_model: str | None = None
     wan_model: str | None = None
     wan_i2v_model: str | None = None
     model_defaults: Annotated[dict[str, OwnDefaults] | None, NoDecode] = None
@@ -174,6 +175,7 @@ class Settings(BaseSettings):
     ticket_secret: SecretStr | None = None
     job_timeout_seconds: float = Field(540, gt=0, le=7 * 24 * 3600)
     max_image_pixels: int = Field(2_359_296, ge=64 * 64)
+    max_upscaled_pixels: int = Field(16_777_216, ge=64 * 64)
     max_job_cost: int = Field(8_000_000_000, ge=1)
     max_result_bytes: int = Field(9_000_000, ge=10_000, le=20_000_000)
     max_input_image_bytes: int = Field(20_971_520, ge=1024)
@@ -339,6 +341,7 @@ class Settings(BaseSettings):
     def served_tasks(self) -> tuple[TaskType, ...]:
         """The tasks of this endpoint: those named; else those whose model is named; where none is, all."""
         models = {TaskType.TEXT2VIDEO: self.wan_model, TaskType.IMG2VIDEO: self.wan_i2v_model or self.wan_model}
+        models[TaskType.UPSCALE] = self.upscaler_model or self.sdxl_model
         named = tuple(task for task in TaskType if models.get(task, self.sdxl_model))
         return self.tasks or named or tuple(TaskType)
 

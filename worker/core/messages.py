@@ -125,6 +125,13 @@ MESSAGES: Mapping[str, str] = {
         "Wan 2.1 FLF2V do (WAN_I2V_MODEL)"
     ),
     "invalid_input.end_image": "is required by this model, which goes from a first picture to a last one",
+    "invalid_input.upscale_factor": "must be 2 or 4 (got {got})",
+    "invalid_input.upscaled_pixels": (
+        "makes {width} x {height} = {pixels} pixels of this picture, and at most {most} are made here (got {got})"
+    ),
+    "invalid_input.no_image_model": (
+        "needs an image model that draws details anew, and this worker has an upscaler only (SDXL_MODEL); leave it out"
+    ),
     "invalid_input.no_refiner": "needs a refiner, and this worker has none (SDXL_REFINER)",
     "invalid_input.no_ip_adapter": "needs an IP-Adapter, and this worker has none (IP_ADAPTER_MODEL)",
     "invalid_input.too_many_bytes": "must hold at most {most} bytes (got {got})",
@@ -332,6 +339,14 @@ MESSAGES: Mapping[str, str] = {
     "model_unavailable.file": "{variable} names a file that {problem}",
     # How a {problem} of a file is described.
     "model_unavailable.is_no_safetensors": "is not in the safetensors format",
+    "model_unavailable.is_upscaler_pickle": (
+        "is pickled, which can run code when it is read; convert it to safetensors on a machine of your own: "
+        'from safetensors.torch import save_file; save_file(torch.load("x.pth", weights_only=True), "x.safetensors"), '
+        "where the tensors may lie under params_ema"
+    ),
+    "model_unavailable.is_no_upscaler": "holds {what}; ESRGAN's RRDBNet and SRVGGNetCompact, x2 ... x8, are run here",
+    "model_unavailable.has_several_files": "has several .safetensors files; name one of them ({names})",
+    "model_unavailable.is_unknown_network": "no network that is known here",
     "model_unavailable.is_pickle": "is pickled, which can run code when it is read; convert it to safetensors",
     "model_unavailable.is_gguf": "is in the GGUF format; only safetensors is read",
     "model_unavailable.is_lora": "holds a LoRA; name the checkpoint that it is for",

@@ -19,6 +19,7 @@ class TaskType(StrEnum):
     TEXT2IMG = "text2img"
     IMG2IMG = "img2img"
     INPAINT = "inpaint"
+    UPSCALE = "upscale"
     TEXT2VIDEO = "text2video"
     IMG2VIDEO = "img2video"
 
@@ -56,7 +57,7 @@ class Owner:
 
 
 Stage = Literal["queued", "loading", "generating", "uploading"]
-Part = Literal["load", "text", "encode", "step", "decode", "pack", "upload"]
+Part = Literal["load", "text", "encode", "step", "decode", "upscale", "pack", "upload"]
 """What a job's time goes into. `encode` and `decode` are the VAE's, `pack` makes a file of pixels."""
 
 

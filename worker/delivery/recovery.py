@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from worker.api.request import ImageRequest, Request
+from worker.api.request import ImageRequest, PictureRequest, Request
 from worker.core import timing
 from worker.core.errors import BackendError
 from worker.core.types import Owner
@@ -68,8 +68,8 @@ def take_over(storage: Storage, found: Found, owner: ObjectOwner) -> Delivered |
 
 def object_paths(request: Request, owner: Owner) -> list[str]:
     """Where the files of a finished request lie."""
-    is_image = isinstance(request, ImageRequest)
-    suffix = SUFFIXES[CONTENT_TYPES[request.output_format if isinstance(request, ImageRequest) else "mp4"]]
+    is_image = isinstance(request, PictureRequest)
+    suffix = SUFFIXES[CONTENT_TYPES[request.output_format if isinstance(request, PictureRequest) else "mp4"]]
     count = request.num_images if isinstance(request, ImageRequest) else 1
     return [object_path(owner, video=not is_image, suffix=suffix, index=k, count=count) for k in range(count)]
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from worker.api.field_types import VideoQuality
-from worker.api.request import ImageRequest, Request, VideoRequest
+from worker.api.request import ImageRequest, PictureRequest, Request, VideoRequest
 from worker.core import timing
 from worker.core.errors import (
     BackendError,
@@ -239,7 +239,7 @@ class Uploader:
         return replace(made, url=stored.url, storage_path=stored.path)
 
     def _path(self, destination: Destination, artifact: Artifact, index: int) -> str:
-        video = not isinstance(self._request, ImageRequest)
+        video = not isinstance(self._request, PictureRequest)
         return object_path(destination.owner, video=video, suffix=artifact.suffix, index=index, count=self._count)
 
     @property
@@ -249,7 +249,7 @@ class Uploader:
 
     def _encode(self, generated: Generated) -> Artifact:
         if isinstance(generated, GeneratedImage):
-            assert isinstance(self._request, ImageRequest)  # noqa: S101 - images come from image requests
+            assert isinstance(self._request, PictureRequest)  # noqa: S101 - images come from those who ask for one
             return encode_image(generated.pixels, self._request.output_format, self._request.output_quality, self._xmp)
         return encode_video(
             generated.frames,
@@ -269,7 +269,7 @@ class Uploader:
             images = [item.pixels for item in self._taken if isinstance(item, GeneratedImage)]
             # The first one stands in `images` and again in `image_url`.
             copies = [2] + [1] * (len(images) - 1)
-            quality = self._request.output_quality if isinstance(self._request, ImageRequest) else None
+            quality = self._request.output_quality if isinstance(self._request, PictureRequest) else None
             fitted = await asyncio.to_thread(
                 fit_images, images, artifacts, budget, copies, quality=quality, xmp=self._xmp
             )

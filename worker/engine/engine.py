@@ -5,13 +5,14 @@ how weights come to be loaded. All but `models`, `describe`, `estimate` and `che
 this module imports no torch.
 """
 
+import functools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from worker.api.params import ModelDefaults, Params
+from worker.api.params import ImageParams, ModelDefaults, Params
 from worker.core.config import Settings
 from worker.core.errors import GpuFault, JobError, ModelUnavailable, OutOfMemory
 from worker.core.types import Control, Progress, Sources, TaskType
@@ -19,9 +20,11 @@ from worker.engine.adapters.lora_file import check_loras, identify
 from worker.engine.estimate import Estimate, Estimator, Networks, Stopwatch
 from worker.engine.memory import device
 from worker.engine.memory.cache import Loaded, ModelCache
-from worker.engine.memory.room import Phase, Size
+from worker.engine.memory.footprint import spec_bytes
+from worker.engine.memory.placement import SLACK
+from worker.engine.memory.room import Phase, Size, upscale_tile, upscaler_layout
 from worker.engine.models.registry import ModelRegistry, ModelSpec
-from worker.engine.protocol import Generated, Placement
+from worker.engine.protocol import Generated, GeneratedImage, Placement
 from worker.engine.safety import SafetyChecker
 from worker.engine.vendor_errors import translated
 
@@ -73,10 +76,12 @@ class Engine:
         Raises:
             ModelUnavailable: as `describe`.
         """
-        spec = self.registry.spec(request.task_type, request.model, request)
+        spec, upscaler = self._spec(request, params), self._upscaler(params)
         networks = Networks.of(spec)
         if networks is None:
             return None
+        if upscaler is not None:
+            networks = replace(networks, upscaler=upscaler_layout(upscaler))
         loading = 0.0
         if spec not in self._cache:
             loading = READY_SECONDS
@@ -100,9 +105,10 @@ class Engine:
         """
         self._know_card()
         self._have_safety(control)
-        spec = self.registry.spec(request.task_type, request.model, request)
-        downloads = self.registry.may_download
-        return self._cache.take(spec, Size.of(request.task_type, params), control, downloads=downloads)
+        spec, upscaler = self._spec(request, params), self._upscaler(params)
+        if upscaler is not None and upscaler not in self._cache:
+            self._cache.take(upscaler, self._tile(upscaler), control, downloads=self.registry.may_download)
+        return self._cache.take(spec, self._size(spec, request, params), control, downloads=self.registry.may_download)
 
     def generate(self, request: "Request", params: Params, sources: Sources, control: Control) -> Iterator[Generated]:
         """Run one job; yields each image as soon as it is decoded, or one clip.
@@ -114,10 +120,10 @@ class Engine:
             InvalidInput (a LoRA that does not go with the model), OutOfMemory, GpuFault, Internal (no usable picture),
             or what `control.raise_if_stopped` raises, within one denoising step.
         """
-        spec = self.registry.spec(request.task_type, request.model, request)
+        spec = self._spec(request, params)
         self.check(request, sources)
         beside = sum(identify(lora.path).bytes for lora in sources.loras if lora.scale)
-        size = replace(Size.of(request.task_type, params), beside=beside)
+        size = replace(self._size(spec, request, params), beside=beside)
         self._have_safety(control)
         placement = self._cache.take(spec, size, control, downloads=self.registry.may_download)
         estimate = self.estimate(request, params)
@@ -127,8 +133,11 @@ class Engine:
         with self._adapted(entry, sources, control):
             with translated("run"):
                 job = self._job(entry, params, sources, control)
+            finish: Callable[[Generated], Generated] | None = None
+            if isinstance(params, ImageParams) and params.upscale is not None:
+                finish = functools.partial(self._enlarged, job=job, params=params, control=control)
             try:
-                for picture in self._run(entry, job, first=0, tiles=placement.tiles):
+                for picture in self._run(entry, job, first=0, tiles=placement.tiles, finish=finish):
                     done += 1
                     yield picture
             except OutOfMemory:
@@ -139,7 +148,7 @@ class Engine:
                 return
             phase: Phase = "decode_in_tiles" if placement.tiles and job.phase == "decode" else job.phase
             self._cache.ran_out(spec, size, phase, free)
-            yield from self._run(entry, job, first=done, tiles=True)
+            yield from self._run(entry, job, first=done, tiles=True, finish=finish)
         control.warn("the GPU ran short of memory, so this was made the slow way; a smaller size would be faster")
 
     def preload(self, tasks: Sequence[TaskType] | None, control: Control) -> tuple[str, ...]:
@@ -242,7 +251,74 @@ class Engine:
         self._loras = self._loras or LoraStore()
         return applied_loras(entry.parts, entry.offloader, sources.loras, self._loras, control)
 
-    def _run(self, entry: Loaded, job: Any, *, first: int, tiles: bool) -> Iterator[Generated]:
+    def _spec(self, request: "Request", params: Params) -> ModelSpec:
+        """What a job runs on; what draws nothing needs its upscaler alone."""
+        if isinstance(params, ImageParams) and params.draws_nothing and (alone := self._upscaler(params)) is not None:
+            return alone
+        return self.registry.spec(request.task_type, request.model, request)
+
+    def _upscaler(self, params: Params) -> ModelSpec | None:
+        """The network that makes a job's pictures larger; None: it has none, or wants none.
+
+        Raises:
+            ModelUnavailable: the one that is configured cannot be had.
+        """
+        return self.registry.upscaler() if isinstance(params, ImageParams) and params.upscale is not None else None
+
+    def _size(self, spec: ModelSpec, request: "Request", params: Params) -> Size:
+        return self._tile(spec) if spec.family == "upscaler" else Size.of(request.task_type, params)
+
+    def _tile(self, upscaler: ModelSpec) -> Size:
+        """As large a tile as there is room for beside what is on the GPU now."""
+        cuda = self.registry.cuda
+        free, _ = device.memory(cuda=cuda)
+        tile = upscale_tile(upscaler, free - SLACK - sum(spec_bytes(upscaler, cuda=cuda).values()), cuda=cuda)
+        return Size(tile, tile)
+
+    def _enlarged(self, picture: Generated, job: Any, params: ImageParams, control: Control) -> Generated:
+        """A finished picture at its final size.
+
+        Raises:
+            OutOfMemory: not even in the smallest tiles; the job's phase says where.
+        """
+        upscale, upscaler = params.upscale, self._upscaler(params)
+        if upscale is None or not isinstance(picture, GeneratedImage):
+            return picture
+        from worker.engine.upscale import resized, upscaled
+
+        if upscaler is None:
+            pixels = resized(picture.pixels, upscale.width, upscale.height)
+        else:
+            size = self._tile(upscaler)
+            self._cache.take(upscaler, size, control, downloads=self.registry.may_download)
+            entry, job.phase = self._cache[upscaler], "upscale"
+
+            def tell(share: float) -> None:
+                control.report(job.moment("upscale", share))
+                control.raise_if_stopped()
+
+            tell(0.0)
+            network: Any = entry.parts.modules()["upscaler"]
+            where = device.device(cuda=self.registry.cuda)
+            pixels = upscaled(network, picture.pixels, upscale.factor, tile=size.width, device=where, tell=tell)
+            entry.offloader.rest()
+        if not upscale.creativity:
+            return replace(picture, pixels=pixels)
+        with translated("run"):
+            drawn = replace(picture, pixels=job.drawn_anew(pixels, picture.seed))
+        # What was drawn anew may be something else: it is looked at again.
+        checked = self._checked(drawn)
+        return replace(checked, nsfw=True) if picture.nsfw else checked
+
+    def _run(
+        self,
+        entry: Loaded,
+        job: Any,
+        *,
+        first: int,
+        tiles: bool,
+        finish: Callable[[Generated], Generated] | None = None,
+    ) -> Iterator[Generated]:
         from worker.engine.vae import in_tiles
 
         with self._cache.cleanly(), in_tiles(entry.parts.vae, tiles=tiles):
@@ -254,7 +330,8 @@ class Engine:
                     picture = next(pictures, None)
                 if picture is None:
                     break
-                yield self._checked(picture)
+                picture = self._checked(picture)
+                yield picture if finish is None else finish(picture)
         entry.offloader.rest()
 
     def _have_safety(self, control: Control | None = None) -> None:
@@ -274,7 +351,8 @@ class Engine:
 
     def _job(self, entry: Loaded, params: Params, sources: Sources, control: Control) -> Any:
         from worker.engine.families.sdxl import SdxlJob
+        from worker.engine.families.upscale import UpscaleJob
         from worker.engine.families.wan import WanJob
 
-        job: Any = SdxlJob if entry.spec.family == "sdxl" else WanJob
+        job: Any = {"sdxl": SdxlJob, "wan": WanJob, "upscaler": UpscaleJob}[entry.spec.family]
         return job(entry.parts, device.device(cuda=self.registry.cuda), params, sources, control)

@@ -19,6 +19,7 @@ from worker.core.types import Control, Part, Progress, Scheduler
 from worker.engine.models.checkpoint import read_json
 from worker.engine.models.ip_adapter_files import IpAdapterFiles, ip_adapter_files
 from worker.engine.models.registry import Family, ModelSpec
+from worker.engine.models.upscaler_file import Layout
 
 Kind = Literal["sdxl", "wan", "vae"]
 Config = Mapping[str, Any]
@@ -105,11 +106,15 @@ class Networks:
     """Of Wan's text encoder, which is as large as the rest of a small model."""
     image_encoder: Config | None = None
     """Of an IP-Adapter; None: its projections are all there is to it."""
+    upscaler: Layout | None = None
+    """Of what makes finished pictures larger; None: Lanczos does."""
 
     @classmethod
     def of(cls, spec: ModelSpec) -> "Networks | None":
         """Of these weights; None where nothing of them is on this machine yet."""
         family, main = spec.family, spec.main.path
+        if family == "upscaler":
+            return cls(family, {}, {}) if main is not None or spec.main.kind == "demo" else None
         if main is None:
             return None
         vae = spec.vae.path if spec.vae is not None else None
@@ -157,30 +162,58 @@ def work(networks: Networks, params: Params, *, from_image: bool = False) -> Wor
 
 
 def _images(networks: Networks, params: ImageParams, *, from_image: bool) -> Iterator[tuple[Part, Kind, float]]:
+    if not params.draws_nothing:
+        # A picture beside the prompt is encoded once, and beside it one that shows nothing.
+        seen = sum(2 for reference in params.ip_adapters or () if reference.scale)
+        encoded = image_encoder(networks.image_encoder) if networks.image_encoder is not None else 0.0
+        yield "text", "sdxl", 2 * _CLIP_TEXT + seen * encoded
+    if from_image and not params.enlarges:
+        yield "encode", "vae", image_encode(networks.vae, *params.drawn_size)
+    for _ in params.seeds:
+        if not params.enlarges:
+            yield from _drawn(networks, params)
+        yield from _upscaled(networks, params)
+
+
+def _drawn(networks: Networks, params: ImageParams) -> Iterator[tuple[Part, Kind, float]]:
+    """One picture."""
     steps, strength, draft = params.num_inference_steps, params.strength, params.draft
     calls = (2 if params.guidance_scale > 1 else 1) * _calls_a_step(networks, params.scheduler)
     size = params.drawn_size
-    # A picture beside the prompt is encoded once, and beside it one that shows nothing.
-    seen = sum(2 for reference in params.ip_adapters or () if reference.scale)
-    encoded = image_encoder(networks.image_encoder) if networks.image_encoder is not None else 0.0
-    yield "text", "sdxl", 2 * _CLIP_TEXT + seen * encoded
-    if from_image:
-        yield "encode", "vae", image_encode(networks.vae, *size)
     share = draft.strength if draft is not None else strength or 1.0
     base, refined = max(1, int(steps * share)), 0
     if networks.refiner is not None and params.high_noise_frac is not None:
         schedule = params.refiner_inference_steps or steps
         base = max(0, round(steps * (share + params.high_noise_frac - 1)))
         refined = round(schedule * (min(share, 1 - params.high_noise_frac)))
-    for _ in params.seeds:
-        if draft is not None:
-            step = calls * unet(networks.denoiser, draft.width, draft.height)
-            yield from (("step", "sdxl", step) for _ in range(steps))
-            yield "decode", "vae", image_decode(networks.vae, draft.width, draft.height)
-            yield "encode", "vae", image_encode(networks.vae, *size)
-        yield from (("step", "sdxl", calls * unet(networks.denoiser, *size)) for _ in range(base))
-        yield from (("step", "sdxl", calls * unet(networks.refiner or {}, *size)) for _ in range(refined))
-        yield "decode", "vae", image_decode(networks.vae, *size)
+    if draft is not None:
+        step = calls * unet(networks.denoiser, draft.width, draft.height)
+        yield from (("step", "sdxl", step) for _ in range(steps))
+        yield "decode", "vae", image_decode(networks.vae, draft.width, draft.height)
+        yield "encode", "vae", image_encode(networks.vae, *size)
+    yield from (("step", "sdxl", calls * unet(networks.denoiser, *size)) for _ in range(base))
+    yield from (("step", "sdxl", calls * unet(networks.refiner or {}, *size)) for _ in range(refined))
+    yield "decode", "vae", image_decode(networks.vae, *size)
+
+
+def _upscaled(networks: Networks, params: ImageParams) -> Iterator[tuple[Part, Kind, float]]:
+    """A finished picture at its final size; Lanczos is nothing beside."""
+    if (upscale := params.upscale) is None:
+        return
+    if (found := networks.upscaler) is not None:
+        flop, made, pixels = 0.0, 1, float(params.width * params.height)
+        while made < upscale.factor:
+            flop, made, pixels = flop + found.flop_a_pixel * pixels, made * found.scale, pixels * found.scale**2
+        yield "upscale", "vae", flop
+    if upscale.tile is None:
+        return
+    width, height = upscale.tile
+    calls = (2 if params.guidance_scale > 1 else 1) * _calls_a_step(networks, params.scheduler)
+    for _ in range(math.prod(upscale.tiles)):
+        yield "encode", "vae", image_encode(networks.vae, width, height)
+        step = calls * unet(networks.denoiser, width, height)
+        yield from (("step", "sdxl", step) for _ in range(upscale.steps(params.num_inference_steps)))
+        yield "decode", "vae", image_decode(networks.vae, width, height)
 
 
 def _video(networks: Networks, params: VideoParams, *, from_image: bool) -> Iterator[tuple[Part, Kind, float]]:
@@ -450,10 +483,9 @@ class Estimator:
 
 
 def _pack_seconds(params: Params) -> float:
-    pixels = params.width * params.height
     if isinstance(params, VideoParams):
-        return pixels * params.num_frames / _FRAMES_A_SECOND
-    return pixels / _PIXELS_A_SECOND
+        return params.width * params.height * params.num_frames / _FRAMES_A_SECOND
+    return math.prod(params.final_size) / _PIXELS_A_SECOND
 
 
 _TELLING_SECONDS = 0.05

@@ -11,7 +11,7 @@ from typing import Any, get_args
 from worker.api import fingerprint, sizes
 from worker.api.field_types import MAX_PROMPT_CHARACTERS, FormatName
 from worker.api.params import ModelDefaults, job_units, public_params
-from worker.api.request import ACTIONS, parse
+from worker.api.request import ACTIONS, UPSCALE_FACTORS, parse
 from worker.api.styles import tasks_of
 from worker.core.config import ListedLora, Settings
 from worker.core.errors import JobError
@@ -67,6 +67,7 @@ def _capabilities(generator: Generator, settings: Settings) -> dict[str, Any]:
         ],
         "loras": [_lora(name, lora) for name, lora in (settings.loras or {}).items()],
         "controlnet_types": [],
+        "upscale_factors": list(UPSCALE_FACTORS),
         "size_presets": {
             "image_size": list(sizes.IMAGE_SIZES),
             "aspect_ratio": list(sizes.ASPECT_RATIOS),
@@ -77,6 +78,7 @@ def _capabilities(generator: Generator, settings: Settings) -> dict[str, Any]:
         "limits": {
             "prompt_characters": MAX_PROMPT_CHARACTERS,
             "image_pixels": settings.max_image_pixels,
+            "upscaled_pixels": settings.max_upscaled_pixels,
             "job_cost": settings.max_job_cost,
             "input_image_bytes": settings.max_input_image_bytes,
             "input_image_pixels": settings.max_input_image_pixels,
@@ -139,6 +141,7 @@ def _model(name: str | None, task: TaskType, defaults: ModelDefaults) -> dict[st
         "schedulers": [one.value for one in (Scheduler if defaults.schedulers is None else defaults.schedulers)],
         "has_refiner": defaults.has_refiner,
         "has_ip_adapter": defaults.has_ip_adapter,
+        "upscaler": defaults.upscaler,
         "image_sizes": {name: shapes[shape] for name, shape in sizes.IMAGE_SIZES.items()},
         "aspect_ratios": shapes,
     }

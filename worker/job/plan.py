@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from worker.api.departures import departures
 from worker.api.loras import WantedLora, lora_params, wanted_loras
-from worker.api.params import ModelDefaults, Params, SourceShape, VideoParams, job_cost, resolve
+from worker.api.params import ImageParams, ModelDefaults, Params, SourceShape, VideoParams, job_cost, resolve
 from worker.api.request import InpaintRequest, Request
 from worker.api.styles import styled
 from worker.core import timing
@@ -31,6 +31,12 @@ class Plan:
     warnings: tuple[str, ...]
     loras: tuple[WantedLora, ...] = ()
     """What is added to the model, before its files are here."""
+
+    @property
+    def model(self) -> str:
+        """What the result is of."""
+        alone = isinstance(self.params, ImageParams) and self.params.draws_nothing and self.params.upscale
+        return alone.upscaler if alone else self.defaults.name
 
 
 async def plan(request: Request, services: Services) -> Plan:
@@ -77,12 +83,15 @@ def _resolved(
     source: SourceShape | None = None,
     seed: int | None = None,
 ) -> Params:
-    limits = {"max_image_pixels": services.settings.max_image_pixels, "max_job_cost": services.settings.max_job_cost}
+    settings = services.settings
+    limits = {"max_image_pixels": settings.max_image_pixels, "max_job_cost": settings.max_job_cost}
+    limits["max_upscaled_pixels"] = settings.max_upscaled_pixels
     return resolve(request, defaults, **limits, source=source, seed=seed)
 
 
 def _said(request: Request, params: Params, defaults: ModelDefaults) -> tuple[str, ...]:
-    return (*defaults.warnings, *departures(request, params, defaults))
+    of_model = () if isinstance(params, ImageParams) and params.draws_nothing else defaults.warnings
+    return (*of_model, *departures(request, params, defaults))
 
 
 def _shape(request: Request, sources: Sources) -> SourceShape:

@@ -164,7 +164,7 @@ class _Runner:
         """Take note of what the job's result will be, as far as its plan says so."""
         context = self._context
         context.units = job_units(planned.params, planned.defaults)
-        context.manifest = response.manifest(planned.params, planned.defaults.name)
+        context.manifest = response.manifest(planned.params, planned.model)
 
     async def _generate(self, planned: Plan) -> AlreadyDone | Delivered:
         """Claim, fetch sources and load weights side by side, then run the model; a stored result ends it early."""

@@ -17,7 +17,7 @@ from worker.engine.engine import Engine
 from worker.engine.models import fetch, hub
 from worker.engine.models.registry import PINNED
 
-IMAGES = (TaskType.TEXT2IMG, TaskType.IMG2IMG, TaskType.INPAINT)
+IMAGES = (TaskType.TEXT2IMG, TaskType.IMG2IMG, TaskType.INPAINT, TaskType.UPSCALE)
 VIDEOS = (TaskType.TEXT2VIDEO, TaskType.IMG2VIDEO)
 SDXL, TI2V = "stabilityai/stable-diffusion-xl-base-1.0", "Wan-AI/Wan2.2-TI2V-5B-Diffusers"
 
@@ -32,6 +32,7 @@ SDXL, TI2V = "stabilityai/stable-diffusion-xl-base-1.0", "Wan-AI/Wan2.2-TI2V-5B-
         ({"sdxl_model": SDXL, "wan_model": TI2V}, (*IMAGES, *VIDEOS)),
         ({"sdxl_model": SDXL, "wan_model": TI2V, "tasks": "inpaint, text2video,"}, ("inpaint", "text2video")),
         ({"tasks": "text2img"}, ("text2img",)),
+        ({"upscaler_model": "org/upscaler"}, (TaskType.UPSCALE,)),
     ],
 )
 def test_an_endpoint_serves_what_it_names(named: dict[str, Any], served: tuple[str, ...]) -> None:

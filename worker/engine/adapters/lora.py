@@ -24,7 +24,7 @@ from worker.core.types import Control, LoraFile
 from worker.engine.adapters.lora_file import Layer, identify, unusable
 from worker.engine.memory.offload import Offloader
 from worker.engine.memory.placement import phase_of
-from worker.engine.models.loader import Parts, SdxlParts
+from worker.engine.models.loader import Parts, SdxlParts, WanParts
 from worker.engine.vendor_errors import translated
 
 log = logging.getLogger(__name__)
@@ -242,7 +242,7 @@ class _Gathering:
         """
         if isinstance(self._parts, SdxlParts):
             return {"denoiser": ("unet",), "text_encoder": ("text_encoder",), "text_encoder_2": ("text_encoder_2",)}
-        if self._parts.transformer_2 is None:
+        if not isinstance(self._parts, WanParts) or self._parts.transformer_2 is None:
             if lora.expert != "both":
                 raise _Unfit(text("invalid_input.lora_no_expert", expert=lora.expert))
             return {"denoiser": ("transformer",)}

@@ -6,7 +6,7 @@ ensemble of experts, appendix B), decode. Knows latents and schedules; knows no 
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -17,26 +17,47 @@ from diffusers import (
     StableDiffusionXLPipeline,
 )
 from diffusers.utils.torch_utils import randn_tensor
+from PIL import Image
 
 from worker.api.params import Draft, ImageParams
 from worker.api.prompt_weights import Passages
-from worker.core.types import Control, Progress, Sources
+from worker.core.types import Control, Part, Progress, Sources
 from worker.engine import resize
 from worker.engine.adapters.ip_adapter import Reference, referenced
 from worker.engine.adapters.lora import without_loras
 from worker.engine.canvas import Canvas
+from worker.engine.families.upscale import as_it_is
 from worker.engine.memory.room import Phase
 from worker.engine.models.loader import SdxlParts
 from worker.engine.prompt.clip import Embeddings, embeddings
 from worker.engine.protocol import GeneratedImage
 from worker.engine.schedulers import image_scheduler
+from worker.engine.tiles import Box, Grid
 from worker.engine.vae import decode_image, encode_image
 from worker.media.masks import is_hard
 
 if TYPE_CHECKING:
-    from PIL import Image
+    from numpy.typing import NDArray
 
 StepCallback = Callable[[Any, int, Any, dict[str, torch.Tensor]], dict[str, torch.Tensor]]
+
+
+_FLAT = 8
+"""A tile with fewer different values has nothing that could be drawn anew."""
+_LATENT = 8
+"""Pixels of a side that one latent covers."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Anew:
+    """The second pass over an enlarged picture, whose sides are brought to whole latents."""
+
+    width: int
+    height: int
+    grid: Grid
+    strength: float
+    steps: int
+    """Of each tile."""
 
 
 class SdxlJob:
@@ -53,19 +74,21 @@ class SdxlJob:
         self._device = device
         self._params = _at_least_one_step(params, control)
         self._control = control
+        self._given = sources.image
         self._size = params.drawn_size
         self._source: Image.Image | None = None
         self._canvas: Canvas | None = None
         if sources.image is not None and (sources.mask is not None or params.outpaint is not None):
             self._canvas = Canvas(params, sources.image, sources.mask, control)
             self._source = self._canvas.source
-        elif sources.image is not None:
+        elif sources.image is not None and not params.enlarges:
             self._source = resize.fit_image(sources.image, *self._size, control)
         self._strength = self._params.strength if params.draft is None else params.draft.strength
         self._draft_steps = 0
         if params.draft is not None:
             self._draft_steps = len(self._timesteps(parts.scheduler, params.num_inference_steps, None))
-        self._base_steps, self._refiner_steps = self._plan()
+        self._base_steps, self._refiner_steps = (0, 0) if params.enlarges else self._plan()
+        self._anew = self._plan_anew()
         self._warn_of_one_expert()
         self._pictures = sources.references
         self._references: tuple[Reference, ...] | None = None
@@ -78,10 +101,14 @@ class SdxlJob:
         """What it was at when it ended, for whoever asks what ran out of memory."""
         self._done = 0
         self._steps = self._draft_steps + self._base_steps + self._refiner_steps
+        self._steps += 0 if self._anew is None else len(self._anew.grid) * self._anew.steps
         self._total = self._steps * len(params.seeds)
 
     def run(self, first: int = 0) -> Iterator[GeneratedImage]:
         """Images `first`, `first` + 1, ... each from its own seed: image k is what a job of that seed alone makes."""
+        if self._params.enlarges:
+            yield from as_it_is(self._given, self._params.seeds, first)
+            return
         self._condition()
         for index, seed in list(enumerate(self._params.seeds))[first:]:
             self._done = self._steps * index
@@ -91,10 +118,63 @@ class SdxlJob:
             with self._told("decode"):
                 image = decode_image(self._parts.vae, latents)
             del latents
-            self._kept.clear()
             if self._canvas is not None:
                 image = self._canvas.finished(image)
             yield GeneratedImage(index, seed, np.ascontiguousarray(image))
+            # Not before: what is done with the picture at a larger size may run out of memory, too.
+            self._kept.clear()
+
+    def drawn_anew(self, pixels: "NDArray[np.uint8]", seed: int) -> "NDArray[np.uint8]":
+        """An enlarged picture, (height, width, 3), with its details drawn by the base model, a tile at a time.
+
+        Each tile is an image to image of the whole prompt (SDEdit, https://arxiv.org/abs/2108.01073), of few enough
+        steps that what is in it stays.
+        """
+        if self._anew is None:
+            return pixels
+        plan, (height, width) = self._anew, pixels.shape[:2]
+        self._condition()
+        below, beside = plan.height - height, plan.width - width
+        padded = np.pad(pixels, ((0, below), (0, beside), (0, 0)), mode="edge")
+
+        def paint(box: Box) -> "NDArray[np.float32]":
+            tile = np.ascontiguousarray(padded[box[1] : box[3], box[0] : box[2]])
+            if int(tile.max()) - int(tile.min()) < _FLAT:
+                return tile.astype(np.float32)
+            return self._tile_anew(tile, seed, plan).astype(np.float32)
+
+        return np.ascontiguousarray(plan.grid.painted(paint)[:height, :width])
+
+    @torch.no_grad()
+    def _tile_anew(self, tile: "NDArray[np.uint8]", seed: int, plan: "_Anew") -> "NDArray[np.uint8]":
+        self._control.raise_if_stopped()
+        self.phase = "encode"
+        with self._told("encode"):
+            latents = encode_image(self._parts.vae, Image.fromarray(tile), self._device).to(self._parts.unet.dtype)
+        self.phase = "denoise"
+        pipeline, generator = self._pipeline(StableDiffusionXLImg2ImgPipeline), torch.Generator("cpu").manual_seed(seed)
+        options = {
+            "num_inference_steps": self._params.num_inference_steps,
+            "guidance_rescale": self._params.guidance_rescale or 0.0,
+            "image": latents,
+            "strength": plan.strength,
+        }
+        before = self._done
+        latents = self._call(pipeline, self._base_embeds, generator, self._stepper(plan.steps), options)
+        self._done = before + plan.steps
+        self.phase = "decode"
+        with self._told("decode"):
+            return decode_image(self._parts.vae, latents)
+
+    def _plan_anew(self) -> "_Anew | None":
+        """What an enlarged picture's second pass comes to; None: it has none."""
+        upscale, parts = self._params.upscale, self._parts
+        if upscale is None or upscale.tile is None:
+            return None
+        width, height = (-(-side // _LATENT) * _LATENT for side in (upscale.width, upscale.height))
+        grid = Grid.over((width, height), upscale.tile, upscale.overlap, _LATENT)
+        steps = len(self._timesteps(parts.scheduler, self._params.num_inference_steps, upscale.creativity))
+        return _Anew(width, height, grid, upscale.creativity, steps)
 
     def _plan(self) -> tuple[int, int]:
         """Steps of the base and of the refiner for one image: each noise level belongs to one of the two experts."""
@@ -133,7 +213,7 @@ class SdxlJob:
         self._control.raise_if_stopped()
         params, parts = self._params, self._parts
         self.phase = "text"
-        if self._base_embeds is None and (self._base_steps or self._draft_steps):
+        if self._base_embeds is None and (self._base_steps or self._draft_steps or self._anew is not None):
             # Where the model was trained so, no negative prompt means zeros, which is not the embedding of "".
             self._base_embeds = self._embed(
                 self._pipeline(StableDiffusionXLPipeline), params.unwanted if params.negative_prompt else None
@@ -285,10 +365,14 @@ class SdxlJob:
         ).images
         return latents
 
+    def moment(self, part: Part, share: float) -> Progress:
+        """How far it is when so much of a part is done."""
+        return Progress("generating", self._done, self._total, part, share)
+
     @contextmanager
     def _told(self, part: Literal["encode", "decode"]) -> Iterator[None]:
         """The VAE works in the body, on one picture: it is told when it begins and when it has ended."""
-        now = Progress("generating", self._done, self._total, part)
+        now = self.moment(part, 0.0)
         self._control.report(now)
         yield
         self._control.report(replace(now, share=1.0))

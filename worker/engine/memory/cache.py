@@ -19,7 +19,15 @@ from worker.engine.memory.placement import EXTRAS, GIB, Demand, Resident, decide
 from worker.engine.memory.room import Phase, Room, Size, room
 from worker.engine.models.fetch import fetch
 from worker.engine.models.hub import What
-from worker.engine.models.registry import PINNED, SDXL_BASE, ModelRegistry, ModelSpec, Role, WeightSource
+from worker.engine.models.registry import (
+    PINNED,
+    SDXL_BASE,
+    ModelRegistry,
+    ModelSpec,
+    Role,
+    WeightSource,
+    folder_problem,
+)
 from worker.engine.protocol import Placement
 from worker.engine.vendor_errors import importing, quiet, release_memory, translated
 
@@ -32,7 +40,7 @@ log = logging.getLogger(__name__)
 HOST_RESERVE = 4 * GIB
 """Bytes of the machine's memory that no weights are kept in."""
 LEARNT_MARGIN = 1.1
-_FETCHED_AS: Mapping[Role, What] = {"vae": "vae", "ip_adapter": "ip_adapter"}
+_FETCHED_AS: Mapping[Role, What] = {"vae": "vae", "ip_adapter": "ip_adapter", "upscaler": "upscaler"}
 
 
 @dataclass(slots=True)
@@ -128,7 +136,11 @@ class ModelCache:
         copies = {name: other.offloader.host_bytes for name, other in self._loaded.items()}
         host = device.memory(cuda=False)[0] - HOST_RESERVE
         host += sum(copies.values()) if alone else copies.get(spec.name, 0)
-        return decide(demand, residents, free=free + own, total=total, host=host, can_offload=self._cuda)
+        placed = decide(demand, residents, free=free + own, total=total, host=host, can_offload=self._cuda)
+        if spec.family == "upscaler" and placed.mode == "resident" and self._cuda:
+            # Small beside all that it runs after: between jobs it takes no room from a model that draws.
+            return replace(placed, mode="offloaded")
+        return placed
 
     def bytes_to_load(self, spec: ModelSpec) -> int:
         """Bytes of the networks of a job that are not in memory yet."""
@@ -281,10 +293,13 @@ class ModelCache:
     def _folder(self, part: WeightSource, control: Control, *, downloads: bool) -> Path:
         if not downloads:
             raise ModelUnavailable("model_unavailable.no_downloads", variable=part.variable)
-        return fetch(part.hub_id, _FETCHED_AS.get(part.role, "pipeline"), control, half=self._cuda)
+        folder = fetch(part.hub_id, _FETCHED_AS.get(part.role, "pipeline"), control, half=self._cuda)
+        if part.role == "upscaler" and (problem := folder_problem(folder, part.role)):
+            raise ModelUnavailable("model_unavailable.folder", variable=part.variable, problem=problem)
+        return folder
 
     def _sdxl_configs(self, spec: ModelSpec, control: Control) -> Path | None:
-        if all(part.kind != "file" for part in spec.all):
+        if spec.family == "upscaler" or all(part.kind != "file" for part in spec.all):
             return None
         if (folder := self._registry.sdxl_configs()) is not None:
             return folder

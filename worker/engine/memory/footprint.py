@@ -6,6 +6,7 @@ from pathlib import Path
 from worker.engine.models.checkpoint import components, has_weights, header, loaded_bytes
 from worker.engine.models.ip_adapter_files import ip_adapter_files
 from worker.engine.models.registry import ModelSpec, WeightSource
+from worker.engine.models.upscaler_file import NotAnUpscaler, file_in
 from worker.engine.models.weight_files import weight_files
 
 WAN_DECODER = ("decoder.", "post_quant_conv.")
@@ -21,6 +22,8 @@ _IN_ONE_FILE = {
 
 def spec_bytes(spec: ModelSpec, *, cuda: bool) -> dict[str, int]:
     """Network -> bytes in the dtype it is loaded in; empty parts where files are missing."""
+    if spec.family == "upscaler":
+        return {"upscaler": _upscaler(spec, 2 if cuda else 4)}
     sizes = _part(spec.main, cuda=cuda)
     if spec.vae is not None:
         sizes.pop("vae", None)
@@ -34,6 +37,15 @@ def spec_bytes(spec: ModelSpec, *, cuda: bool) -> dict[str, int]:
 def extra_bytes(spec: ModelSpec, *, cuda: bool) -> dict[str, int]:
     """The same of what one job asks for beside the model; 0 for what is built when it is loaded, and small."""
     return {extra.role: _part(extra, cuda=cuda).get(extra.role, 0) for extra in spec.extras}
+
+
+def _upscaler(spec: ModelSpec, wide: int) -> int:
+    if spec.main.path is None:
+        return 0
+    try:
+        return loaded_bytes([file_in(spec.main.path)], wide)
+    except NotAnUpscaler:
+        return 0
 
 
 def _part(weights: WeightSource, *, cuda: bool) -> dict[str, int]:

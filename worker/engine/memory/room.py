@@ -5,21 +5,25 @@ before anything runs: pixels, frames, tokens, the widths of the networks, two or
 fitted to the peaks that the rehearsal counts (`make rehearsal`), and are asserted there to within a tenth.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from worker.api.params import ModelDefaults, Params, VideoParams
+from worker.api.params import ImageParams, ModelDefaults, Params, VideoParams
 from worker.core.types import TaskType
 from worker.engine.models.checkpoint import read_json
 from worker.engine.models.registry import ModelSpec
+from worker.engine.models.upscaler_file import DEMO, USUAL, Layout, NotAnUpscaler, file_in, read
 
-Phase = Literal["text", "encode", "denoise", "decode", "decode_in_tiles"]
+Phase = Literal["text", "encode", "denoise", "decode", "decode_in_tiles", "upscale"]
 
 MIB = 2**20
 _TEXT = {"sdxl": 64 * MIB, "wan": 128 * MIB}
 """Activations of the text and image encoders: 77 tokens and 512."""
 IMAGE_TILE = 512
 """Side of a tile in which an image is decoded, in pixels, where there is no room to decode it whole."""
+UPSCALE_TILES = (512, 384, 256, 128, 64)
+"""Sides of the tiles in which a picture is made larger, in its own pixels: the largest that fits is taken."""
 CLIP_TILE = 256
 """The same of a clip: `AutoencoderKLWan.tile_sample_min_height`."""
 
@@ -33,9 +37,12 @@ class Room:
     denoise: int
     decode: int
     decode_in_tiles: int
+    upscale: int = 0
 
     def of(self, network: str, *, tiles: bool) -> int:
         """What the network of this name works in."""
+        if network == "upscaler":
+            return self.upscale
         if network == "vae":
             return max(self.encode, self.decode_in_tiles if tiles else self.decode)
         return self.denoise if network.startswith(("unet", "refiner_unet", "transformer")) else self.text
@@ -69,9 +76,17 @@ class Size:
     def of(cls, task_type: TaskType, params: Params) -> "Size":
         """Of a job with nothing left open."""
         source = task_type not in {TaskType.TEXT2IMG, TaskType.TEXT2VIDEO} or params.draft is not None
+        if isinstance(params, ImageParams) and params.enlarges:
+            tile = params.upscale.tile if params.upscale is not None else None
+            return cls(*(tile or (64, 64)), 1, source=True, guided=params.guidance_scale > 1)
         if isinstance(params, VideoParams):
             return cls(params.width, params.height, params.num_frames, source)
-        return cls(*params.drawn_size, 1, source, params.guidance_scale > 1)
+        width, height = params.drawn_size
+        if params.upscale is not None and params.upscale.tile is not None:
+            # One size stands for both passes: the larger.
+            width, height = max((width, height), params.upscale.tile, key=math.prod)
+            source = True
+        return cls(width, height, 1, source, params.guidance_scale > 1)
 
     @classmethod
     def native(cls, task_type: TaskType, defaults: ModelDefaults) -> "Size":
@@ -83,8 +98,39 @@ class Size:
 def room(spec: ModelSpec, size: Size, *, cuda: bool) -> Room:
     """What a job of this size works in on this model; in float32 where there is no GPU, else in two bytes a number."""
     number = 2 if cuda else 4
+    if spec.family == "upscaler":
+        return _upscaler(spec, size, number)
     plain = _sdxl(spec, size, number) if spec.family == "sdxl" else _wan(spec, size, number)
     return replace(plain, denoise=plain.denoise + size.beside * number // 2)
+
+
+def upscaler_layout(spec: ModelSpec) -> Layout:
+    """What an upscaler's file says of itself; the usual one where it is not here yet."""
+    if spec.main.kind == "demo":
+        return DEMO
+    try:
+        return USUAL if spec.main.path is None else read(file_in(spec.main.path))
+    except NotAnUpscaler:
+        return USUAL
+
+
+def upscale_tile(spec: ModelSpec, free: int, *, cuda: bool) -> int:
+    """The largest tile in which an upscaler works in so many bytes; the smallest where none does."""
+    for tile in UPSCALE_TILES:
+        if room(spec, Size(tile, tile), cuda=cuda).upscale <= free:
+            return tile
+    return UPSCALE_TILES[-1]
+
+
+def _upscaler(spec: ModelSpec, size: Size, number: int) -> Room:
+    """Of one tile: RRDBNet holds its widest features three times at the full size, a compact one works before that."""
+    found = upscaler_layout(spec)
+    colours = 3 * found.scale**2
+    if found.kind == "rrdb":
+        numbers = 3.0 * found.features * 4**found.doublings / found.unshuffle**2
+    else:
+        numbers = 2.0 * found.features + 3 * colours
+    return Room(0, 0, 0, 0, 0, upscale=round((numbers * number + 4 * 3 * colours) * size.pixels))
 
 
 def _sdxl(spec: ModelSpec, size: Size, number: int) -> Room:

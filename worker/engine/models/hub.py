@@ -20,7 +20,7 @@ HUB_ID = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<rev
 """`org/name`, or `org/name@revision`: a commit, a tag or a branch. What is not pinned may be another model tomorrow."""
 
 
-What = Literal["pipeline", "configs", "vae", "safety", "ip_adapter"]
+What = Literal["pipeline", "configs", "vae", "safety", "ip_adapter", "upscaler"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,8 @@ def download(hub_id: str, what: What, *, half: bool) -> Path:
 
     `pipeline` is everything `model_index.json` names, as safetensors, the fp16 files where `half` asks for them and the
     repository has them; `configs` is everything but weights; `vae` is a repository that holds
-    one autoencoder, `safety` one safety checker, `ip_adapter` an IP-Adapter with its image encoder.
+    one autoencoder, `safety` one safety checker, `ip_adapter` an IP-Adapter with its image encoder, `upscaler` one
+    upscaler in one file.
 
     Raises:
         OSError, httpx.HTTPError or an error of huggingface_hub: not reachable, not found, not allowed, no space.
@@ -97,6 +98,8 @@ def download(hub_id: str, what: What, *, half: bool) -> Path:
         encoder = [f"{ENCODERS[0]}/{name}" for name in ("config.json", "model.safetensors")]
         files = [f"sdxl_models/{PREFERRED[0]}", *encoder]
         return Path(snapshot_download(hub_id, revision=revision, allow_patterns=files))
+    if what == "upscaler":
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=["*.safetensors"]))
     if what == "safety":
         return Path(snapshot_download(hub_id, revision=revision, allow_patterns=["*.json", "model.safetensors"]))
     from diffusers import DiffusionPipeline

@@ -25,6 +25,8 @@ from worker.engine.models.checkpoint import components, read_json
 from worker.engine.models.identity import identify
 from worker.engine.models.ip_adapter_files import ip_adapter_files
 from worker.engine.models.registry import ModelSpec, WeightSource
+from worker.engine.models.upscaler import Upscaler, demo_weights, network
+from worker.engine.models.upscaler_file import NotAnUpscaler, file_in
 from worker.engine.models.weight_files import variant_of
 from worker.engine.schedulers import reconfigured
 
@@ -99,7 +101,20 @@ class WanParts:
         return {name: module for name in names if (module := getattr(self, name)) is not None}
 
 
-Parts = SdxlParts | WanParts
+@dataclass(slots=True)
+class UpscalerParts:
+    """The one network that makes pictures larger."""
+
+    upscaler: Upscaler
+    vae: Any = None
+    """It has none."""
+
+    def modules(self) -> dict[str, torch.nn.Module]:
+        """The network."""
+        return {"upscaler": self.upscaler}
+
+
+Parts = SdxlParts | WanParts | UpscalerParts
 
 
 @dataclass(slots=True)
@@ -125,7 +140,32 @@ class Loader:
         Raises:
             ModelUnavailable, or an error of safetensors, diffusers, transformers or the operating system.
         """
-        return self._sdxl() if self.spec.family == "sdxl" else self._wan()
+        match self.spec.family:
+            case "sdxl":
+                return self._sdxl()
+            case "wan":
+                return self._wan()
+            case "upscaler":
+                return self._upscaler()
+
+    def _upscaler(self) -> UpscalerParts:
+        source = self.spec.main
+        self._total = 1
+        if source.kind == "demo":
+            tensors = demo_weights()
+        else:
+            with safe_open(file_in(_path(source)), "pt") as file:
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no dict
+        try:  # torch's RuntimeError: a tensor is missing, or of another shape
+            made = network(tensors)
+        except (
+            NotAnUpscaler,
+            RuntimeError,
+        ) as error:
+            raise _incomplete(source, "upscaler") from error
+        made.to(self._run_dtype(torch.float16))
+        self._step()
+        return UpscalerParts(made)
 
     def load_extra(self, source: WeightSource, parts: SdxlParts) -> torch.nn.Module:
         """Read what a job asks for beside a model into that model's parts.

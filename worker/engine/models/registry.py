@@ -17,7 +17,7 @@ from worker.core.config import Settings, has_cuda_driver, named_sources
 from worker.core.errors import InvalidInput, ModelUnavailable
 from worker.core.messages import text
 from worker.core.types import TaskType
-from worker.engine.models import few_steps, hub
+from worker.engine.models import few_steps, hub, upscaler_file
 from worker.engine.models.checkpoint import (
     components,
     has_weights,
@@ -35,10 +35,12 @@ from worker.engine.models.weight_files import is_complete, is_whole
 _FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
 """Endings of a model in one file; all but the first are refused by what is in them."""
 
-Family = Literal["sdxl", "wan"]
-Role = Literal["sdxl", "vae", "refiner", "wan", "safety", "ip_adapter"]
+Family = Literal["sdxl", "wan", "upscaler"]
+Role = Literal["sdxl", "vae", "refiner", "wan", "safety", "ip_adapter", "upscaler"]
 Kind = Literal["folder", "file", "hub", "demo"]
 
+SDXL_SIDE = 1024
+"""Of the native size of an SDXL model."""
 SDXL_BASE = "stabilityai/stable-diffusion-xl-base-1.0"
 SDXL_VAE = "madebyollin/sdxl-vae-fp16-fix"
 SDXL_PROMPT_WIDTH = 2048
@@ -153,8 +155,34 @@ class ModelRegistry:
         """
         if task_type not in self.tasks:
             raise ModelUnavailable("model_unavailable.task", task=task_type, tasks=", ".join(self.tasks))
-        spec = self._wan(task_type, model) if task_type.is_video else self._sdxl(model)
+        if task_type is TaskType.UPSCALE and (alone := self.upscaler()) is not None and not self._may_draw(model):
+            return alone
+        spec = self._wan(task_type, model) if task_type.is_video else self._sdxl(task_type, model)
         return spec if request is None else replace(spec, extras=self._extras(spec.main, request))
+
+    def upscaler(self) -> ModelSpec | None:
+        """The network that makes finished pictures larger: a model of its own, for all that draw. None: there is none.
+
+        Raises:
+            ModelUnavailable: what is configured is not there or is something else.
+        """
+        value = self._settings.upscaler_model
+        if value is None and not self._cuda and self._settings.sdxl_model in {None, "demo"}:
+            value = "demo"
+        if value is None:
+            return None
+        weights = self._weights("UPSCALER_MODEL", "upscaler", value)
+        if weights.kind == "hub" and not self.may_download:
+            raise ModelUnavailable("model_unavailable.no_downloads", variable=weights.variable)
+        return ModelSpec("upscaler", weights)
+
+    def _may_draw(self, model: str | None) -> bool:
+        """Whether an image model stands beside the upscaler, here or as a download that is allowed."""
+        try:
+            spec = self._sdxl(TaskType.UPSCALE, model)
+        except ModelUnavailable:
+            return False
+        return self.may_download or all(part.kind != "hub" or part.optional for part in spec.all)
 
     def describe(self, task_type: TaskType, model: str | None = None) -> ModelDefaults:
         """What the task's model says of itself: native size, steps, guidance. Reads small files only.
@@ -175,6 +203,9 @@ class ModelRegistry:
 
     def _described(self, spec: ModelSpec, task_type: TaskType) -> ModelDefaults:
         main = spec.main
+        if spec.family == "upscaler":
+            native = (SDXL_SIDE, SDXL_SIDE)
+            return ModelDefaults(main.name, *native, 1, 1.0, size_multiple=1, upscaler=main.name, draws=False)
         name, own = main.called or main.name, self._own(main)
         if main.called is not None:
             own.pop("name", None)
@@ -182,10 +213,14 @@ class ModelRegistry:
         if spec.family == "sdxl":
             found = sdxl_defaults(name, folder, dict(spec.scheduler), few_steps.named(main.name), own)
             # The refiner shares the base's noise, which that of an EDM model is not.
+            upscaler = None
+            with contextlib.suppress(ModelUnavailable):  # of which a request that asks for it is told
+                upscaler = self.upscaler()
             return replace(
                 found,
                 has_refiner=spec.refiner is not None and found.schedulers != (),
                 has_ip_adapter=self._ip_adapter_value(main) is not None,
+                upscaler=None if upscaler is None else upscaler.main.name,
             )
         found = wan_defaults(name, folder, _wan_kind(main, task_type), own)
         return replace(found, end_image=_end_image(main)) if task_type is TaskType.IMG2VIDEO else found
@@ -211,6 +246,9 @@ class ModelRegistry:
                 with contextlib.suppress(ModelUnavailable):
                     if self._main(variable, name).path is not None:
                         return False
+        if self._settings.upscaler_model:
+            with contextlib.suppress(ModelUnavailable):
+                return self._weights("UPSCALER_MODEL", "upscaler", self._settings.upscaler_model).kind == "hub"
         return True
 
     def models(self, task_type: TaskType) -> tuple[str, ...]:
@@ -288,7 +326,7 @@ class ModelRegistry:
 
     def lacks_configs(self, spec: ModelSpec) -> bool:
         """Whether a model is one file alone, and what it lacks is not on this machine."""
-        return spec.main.kind == "file" and self.sdxl_configs() is None
+        return spec.family == "sdxl" and spec.main.kind == "file" and self.sdxl_configs() is None
 
     def _choices(self, variable: str) -> dict[str, str]:
         """What a request may call each model of a variable -> the source that the operator named; the first first."""
@@ -338,9 +376,9 @@ class ModelRegistry:
         told = dict(_identity(main).scheduler)
         return tuple({**named, **told, **schedule_of(self._own(main))}.items())
 
-    def _sdxl(self, model: str | None) -> ModelSpec:
+    def _sdxl(self, task_type: TaskType, model: str | None) -> ModelSpec:
         settings = self._settings
-        name = self._chosen(TaskType.TEXT2IMG, model) or ""
+        name = self._chosen(task_type, model) or ""
         value = self._choices("SDXL_MODEL")[name]
         main = self._main("SDXL_MODEL", name)
         vae = refiner = None
@@ -391,23 +429,10 @@ class ModelRegistry:
 
     def _weights(self, variable: str, role: Role, value: str) -> WeightSource:
         if value == "demo":
-            if role not in _DEMO_FOLDERS:
-                raise ModelUnavailable("model_unavailable.no_demo", variable=variable)
-            folder = hub.DEMO_MODELS / _DEMO_FOLDERS[role]
-            if problem := folder_problem(folder, role):
-                raise ModelUnavailable("model_unavailable.demo_folder", variable=variable, problem=problem)
-            return WeightSource(variable, role, "folder", "demo", folder)
+            return _demo(variable, role)
         path = Path(value).expanduser()
         if value.endswith(_FILES):
-            if role not in {"sdxl", "vae"}:
-                raise ModelUnavailable("model_unavailable.no_file", variable=variable)
-            if not path.is_file():
-                raise ModelUnavailable("model_unavailable.file_missing", variable=variable)
-            if header(path) and not is_whole(path):
-                raise ModelUnavailable("model_unavailable.file_cut_off", variable=variable)
-            if problem := identify(path).problem if role == "sdxl" or not header(path) else None:
-                raise ModelUnavailable("model_unavailable.file", variable=variable, problem=problem)
-            return WeightSource(variable, role, "file", path.name, path)
+            return _file(variable, role, path)
         if path.is_dir():
             if problem := folder_problem(path, role):
                 raise ModelUnavailable("model_unavailable.folder", variable=variable, problem=problem)
@@ -419,6 +444,33 @@ class ModelRegistry:
         found = hub.find(value, self._places, lambda folder: not folder_problem(folder, role))
         name, revision = hub.parts(value)
         return WeightSource(variable, role, "hub" if found is None else "folder", name, found, revision)
+
+
+def _demo(variable: str, role: Role) -> WeightSource:
+    if role == "upscaler":
+        return WeightSource(variable, role, "demo", "demo", None)
+    if role not in _DEMO_FOLDERS:
+        raise ModelUnavailable("model_unavailable.no_demo", variable=variable)
+    folder = hub.DEMO_MODELS / _DEMO_FOLDERS[role]
+    if problem := folder_problem(folder, role):
+        raise ModelUnavailable("model_unavailable.demo_folder", variable=variable, problem=problem)
+    return WeightSource(variable, role, "folder", "demo", folder)
+
+
+def _file(variable: str, role: Role, path: Path) -> WeightSource:
+    if role not in {"sdxl", "vae", "upscaler"}:
+        raise ModelUnavailable("model_unavailable.no_file", variable=variable)
+    if not path.is_file():
+        raise ModelUnavailable("model_unavailable.file_missing", variable=variable)
+    if header(path) and not is_whole(path):
+        raise ModelUnavailable("model_unavailable.file_cut_off", variable=variable)
+    if role == "upscaler":
+        problem = upscaler_file.problem(path)
+    else:
+        problem = identify(path).problem if role == "sdxl" or not header(path) else None
+    if problem:
+        raise ModelUnavailable("model_unavailable.file", variable=variable, problem=problem)
+    return WeightSource(variable, role, "file", path.name, path)
 
 
 def _own_name(source: str) -> str:
@@ -482,6 +534,8 @@ def _end_image(weights: WeightSource) -> EndImage:
 
 def folder_problem(folder: Path, role: Role) -> str | None:
     """Why `folder` cannot be loaded as `role`, as the end of a sentence; None when nothing seems wrong."""
+    if role == "upscaler":
+        return upscaler_file.problem(folder)
     if role == "vae":
         if read_json(folder / "config.json").get("_class_name") != "AutoencoderKL":
             return text("model_unavailable.no_vae")
@@ -490,11 +544,7 @@ def folder_problem(folder: Path, role: Role) -> str | None:
         files = ip_adapter_files(folder)
         return files if isinstance(files, str) else None
     if role == "safety":
-        if read_json(folder / "config.json").get("architectures") != ["StableDiffusionSafetyChecker"]:
-            return text("model_unavailable.no_checker")
-        if not (folder / "preprocessor_config.json").is_file():
-            return text("model_unavailable.no_preprocessor")
-        return _weights_problem(folder)
+        return _checker_problem(folder)
     index = read_json(folder / "model_index.json")
     if not index:
         return text("model_unavailable.no_index")
@@ -508,6 +558,14 @@ def folder_problem(folder: Path, role: Role) -> str | None:
     if role == "sdxl" and read_json(folder / "unet" / "config.json").get("in_channels", 4) != 4:
         return text("model_unavailable.inpainting_only")
     return None
+
+
+def _checker_problem(folder: Path) -> str | None:
+    if read_json(folder / "config.json").get("architectures") != ["StableDiffusionSafetyChecker"]:
+        return text("model_unavailable.no_checker")
+    if not (folder / "preprocessor_config.json").is_file():
+        return text("model_unavailable.no_preprocessor")
+    return _weights_problem(folder)
 
 
 def _weights_problem(folder: Path) -> str | None:

@@ -1,0 +1,97 @@
+"""A large picture worked on in overlapping tiles, whose seams are faded into each other. Knows pixels; no network.
+
+A row of tiles at a time is kept in float32, so that what a picture takes is its own bytes and two rows of tiles.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Box = tuple[int, int, int, int]
+"""Left, top, right, bottom, as Pillow has them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spans:
+    """One side of a picture, cut into equally long spans."""
+
+    length: int
+    starts: tuple[int, ...]
+
+    @classmethod
+    def over(cls, side: int, most: int, overlap: int, multiple: int = 1) -> "Spans":
+        """As few as there can be of at most `most`, each of which has about `overlap` in common with the next.
+
+        `most` is more than three times the overlap, and with the side a multiple of `multiple`, as the spans are; so
+        no more than two of them ever lie over each other.
+        """
+        if side <= most:
+            return cls(side, (0,))
+        count = math.ceil((side - overlap) / (most - overlap))
+        length = min(most, multiple * math.ceil((side + (count - 1) * overlap) / count / multiple))
+        return cls(length, tuple(round(k * (side - length) / (count - 1) / multiple) * multiple for k in range(count)))
+
+    def fades(self, scale: int) -> "list[NDArray[np.float32]]":
+        """For each but the first: how much it counts in what it shares with the one before, from 0 to 1.
+
+        What lies next to a tile's edge, where a network saw nothing beyond, does not count at all: a quarter of it.
+        """
+        shared = ((before + self.length - start) * scale for before, start in pairwise(self.starts))
+        return [np.clip(2 * (np.arange(n) + 0.5) / n - 0.5, 0, 1).astype(np.float32) for n in shared]
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """The tiles of a picture."""
+
+    across: Spans
+    down: Spans
+
+    @classmethod
+    def over(cls, size: tuple[int, int], most: tuple[int, int], overlap: int, multiple: int = 1) -> "Grid":
+        """Of a picture of `size`, in tiles of at most `most`; both are width and height."""
+        return cls(*(Spans.over(side, longest, overlap, multiple) for side, longest in zip(size, most, strict=True)))
+
+    def __len__(self) -> int:
+        return len(self.across.starts) * len(self.down.starts)
+
+    @property
+    def tile(self) -> tuple[int, int]:
+        """Width and height of each."""
+        return self.across.length, self.down.length
+
+    def painted(self, paint: "Callable[[Box], NDArray[np.float32]]", *, scale: int = 1) -> "NDArray[np.uint8]":
+        """The picture of what `paint` makes of each tile, `scale` times as large: (height, width, 3), 0 ... 255."""
+        rows: list[NDArray[np.uint8]] = []
+        fades, kept = self.down.fades(scale), None
+        for index, strip in enumerate(self._strips(paint, scale)):
+            if kept is not None:
+                weight = fades[index - 1][:, None, None]
+                strip[: len(weight)] = (1 - weight) * kept + weight * strip[: len(weight)]
+            done = len(strip) - (len(fades[index]) if index < len(fades) else 0)
+            rows.append(np.clip(np.rint(strip[:done]), 0, 255).astype(np.uint8))
+            kept = strip[done:].copy()
+        return np.concatenate(rows)
+
+    def _strips(self, paint: "Callable[[Box], NDArray[np.float32]]", scale: int) -> "Iterator[NDArray[np.float32]]":
+        """Each row of tiles, faded from left to right."""
+        fades, (width, height) = self.across.fades(scale), self.tile
+        whole = (self.across.starts[-1] + width) * scale
+        for top in self.down.starts:
+            strip = np.empty((height * scale, whole, 3), np.float32)
+            for index, left in enumerate(self.across.starts):
+                tile = paint((left, top, left + width, top + height))
+                at, shared = left * scale, 0
+                if index:
+                    weight = fades[index - 1][None, :, None]
+                    shared = weight.shape[1]
+                    strip[:, at : at + shared] += weight * (tile[:, :shared] - strip[:, at : at + shared])
+                strip[:, at + shared : at + width * scale] = tile[:, shared:]
+            yield strip
