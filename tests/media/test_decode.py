@@ -1,6 +1,7 @@
 """Whatever the bytes are, the outcome is an upright picture without metadata, or an error that names the field."""
 
 import contextlib
+import io
 import math
 import os
 import struct
@@ -105,6 +106,30 @@ def test_a_kind_that_no_viewer_shows_in_part_is_refused_as_cut_off(fmt: str, sha
     data = saved(Image.effect_noise((128, 128), 80).convert("RGB"), fmt)
     with pytest.raises(InvalidImage, match="is cut off: the file ends before its pixels do; send the whole file"):
         image(data[: int(share * len(data))])
+
+
+@pytest.mark.parametrize("of_its_own", [True, False], ids=["own palette", "global palette"])
+def test_what_stands_before_a_gifs_picture_changes_none_of_its_pixels(of_its_own: bool) -> None:
+    """Comments, XMP, a second control: they are stepped over, and which colour is clear is kept."""
+    noise = Image.effect_noise((40, 30), 90).convert("P")
+    clear = saved(
+        noise, "GIF", transparency=noise.getpixel((3, 3)), interlace=1, comment=b"x" * 3000, loop=0, duration=9
+    )
+    head = 13 + (6 << (clear[10] & 7))
+    xmp = b"!\xff\x0bXMP DataXMP<x:xmpmeta>" + b"text" * 500 + b"\1\xff" + bytes(range(254, -1, -1)) + b"\0\0"
+    noisy = clear[:head] + b"!\xfe\3abc\0" + xmp + b"!\xf9\4\0\0\0\0\0" + b"junk" + clear[head:]
+    if of_its_own:  # the colours stand behind the picture's own head
+        at = clear.index(b",", head)
+        palette, size = clear[13:head], clear[10] & 7
+        own = clear[at : at + 9] + bytes([clear[at + 9] | 0x80 | size]) + palette + clear[at + 10 :]
+        noisy = clear[:10] + bytes([clear[10] & 0x7F]) + clear[11:13] + clear[head:at] + own
+    with Image.open(io.BytesIO(clear)) as opened:
+        expected = Image.new("RGB", opened.size, "white")
+        expected.paste(opened.convert("RGBA"), mask=opened.convert("RGBA").getchannel("A"))
+    for data in (clear, noisy):
+        assert np.array_equal(
+            np.asarray(decode.decode_image(data, "image_url", MAX_PIXELS).image), np.asarray(expected)
+        )
 
 
 @pytest.mark.parametrize("fmt", ["PNG", "JPEG", "BMP", "TIFF", "WEBP"])

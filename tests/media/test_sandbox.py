@@ -173,7 +173,7 @@ def test_a_decoder_that_crashes_is_the_files_fault_and_the_next_picture_is_read(
 @linux
 def test_a_file_that_takes_too_long_ends_in_time(slow_file: bytes) -> None:
     pid, started = ready(), time.monotonic()
-    with pytest.raises(InvalidImage, match="could not be read within 30 seconds"):
+    with pytest.raises(InvalidImage, match=r"could not be read within 0\.05 seconds"):
         image(slow_file, seconds=0.05)
     assert time.monotonic() - started < 2
     wait_until(lambda: not children(pid))

@@ -1,7 +1,8 @@
 """A picture's file, taken apart before a decoder sees it: the pixels' own parts stay, the rest is put aside or dropped.
 
 What everybody's viewer skips and a library stumbles over (text of any length, broken metadata, what stands behind the
-end) never gets to the library. Knows the containers of JPEG (ITU-T T.81), PNG (W3C) and ISO media files; no pixels.
+end) never gets to the library. Knows the containers of JPEG (ITU-T T.81), PNG (W3C), GIF (GIF89a) and ISO media files;
+no pixels.
 """
 
 import re
@@ -14,12 +15,14 @@ MAX_PROFILE_BYTES = 16 << 20
 """The largest colour profiles, of presses, have a few MB."""
 
 _MAX_PARTS = 100_000
-"""Segments of a JPEG, chunks of a PNG. A photo has a hundred at most, a PNG of a careless encoder some thousands."""
+"""Segments of a JPEG, chunks of a PNG, blocks of a GIF. A photo has a hundred at most, a PNG of a careless encoder some
+thousands."""
 _NEXT_MARKER = re.compile(rb"\xff(?![\x00\xd0-\xd7\xff])")
 _JPEG_KEPT = {0xE0: 12, 0xEE: 12, 0xFE: _MAX_PARTS}
 """Marker -> the least bytes of a segment that is whole."""
 _EXIF, _ICC = b"Exif\0\0", b"ICC_PROFILE\0"
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_GIF_PART = re.compile(rb"[!,;]")
 _NCLX = re.compile(rb"colrnclx(.{2})(.{2})", re.DOTALL)
 
 
@@ -85,6 +88,28 @@ def jpeg(data: bytes) -> Parts:
         coefficients=coefficients,
         refines=coefficients > 0,
     )
+
+
+def gif(data: bytes) -> Parts:
+    """A GIF from its first picture on, and which of its colours is clear; what else stands before it is left out."""
+    at = 13 + ((6 << (data[10] & 7)) if len(data) > 10 and data[10] & 0x80 else 0)
+    head, clear, inside = data[:at], b"", False
+    for _ in range(_MAX_PARTS):
+        if inside:  # an extension, whose blocks end with an empty one
+            length = data[at] if at < len(data) else 0
+            at, inside = at + 1 + length, length > 0
+            continue
+        found = _GIF_PART.search(data, at)
+        if not found or found[0] == b";":
+            break
+        begin = found.start()
+        if found[0] == b",":
+            return Parts(head + clear + data[begin:], refines=True)  # its rows come interlaced
+        control = data[begin : begin + 7]
+        if control[:3] == b"!\xf9\4" and control[3:4] and control[3] & 1:
+            clear = control + b"\0"
+        at, inside = begin + 2, True
+    return Parts(head + b";")
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:

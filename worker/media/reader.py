@@ -36,7 +36,7 @@ _CONTAINERS: dict[str, Callable[[bytes], Parts]] = {
     kinds.WEBP: containers.webp,
     kinds.HEIC: containers.iso_media,
     kinds.AVIF: containers.iso_media,
-    kinds.GIF: lambda data: Parts(data, refines=True),  # its rows come interlaced
+    kinds.GIF: containers.gif,
 }
 _BYTES_PER_PIXEL = {
     # What a reader takes at its most while it decodes, measured on 8 bits a channel.
