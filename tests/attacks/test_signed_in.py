@@ -194,7 +194,7 @@ def test_what_is_made_for_a_document_that_is_gone_goes_with_it(world: World, wha
     world.forget()
 
     def interfere(call: str, _path: str) -> None:
-        if call == "upload" and len(world.bucket.objects) == after:
+        if call == "upload" and len(world.paths) == after:
             world.bucket.after = lambda *_: None
             for fields in DONE_TO_IT[what]:
                 world.documents.write_as_app(PATH, fields)
@@ -202,7 +202,7 @@ def test_what_is_made_for_a_document_that_is_gone_goes_with_it(world: World, wha
     world.bucket.after = interfere
     response = world.ask({**GOOD, "num_images": 4})
     assert response["error_code"] == "deleted", response
-    assert world.paths == []
+    assert world.bucket.objects == {}, "its thumbnails go too"
     last = DONE_TO_IT[what][-1]
     assert (world.document if last else None) == last
     assert PATH in world.documents.stored or last is None
