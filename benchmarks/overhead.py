@@ -80,7 +80,7 @@ class Stopwatch:
     def __init__(self, inner: Generator) -> None:
         self._inner = inner
         self.models, self.describe, self.estimate = inner.models, inner.describe, inner.estimate
-        self.prepare = inner.prepare
+        self.check, self.prepare = inner.check, inner.prepare
         self.preload, self.health = inner.preload, inner.health
         self.seconds = 0.0
         self.made: list[Generated] = []

@@ -30,6 +30,7 @@ WITHOUT_TORCH = {
     "test_identity.py",
     "test_ip_adapter_files.py",
     "test_lora_file.py",
+    "test_length.py",
     "test_placement.py",
     "test_registry.py",
     "test_upscaler_file.py",

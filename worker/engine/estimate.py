@@ -20,6 +20,7 @@ from worker.engine.models.checkpoint import read_json
 from worker.engine.models.ip_adapter_files import IpAdapterFiles, ip_adapter_files
 from worker.engine.models.registry import Family, ModelSpec
 from worker.engine.models.upscaler_file import Layout
+from worker.engine.prompt.length import CHUNK_TOKENS, likely_chunks
 
 Kind = Literal["sdxl", "wan", "vae"]
 Config = Mapping[str, Any]
@@ -73,7 +74,6 @@ class Estimate:
 
 # -- work, in FLOP
 
-_PROMPT_TOKENS = {"sdxl": 77, "wan": 512}
 _CLIP_TEXT = 0.111e12
 """CLIP-L with bigG: one prompt, counted; small beside everything else in any size."""
 UMT5_XXL: Config = {"d_model": 4096, "d_ff": 10240, "d_kv": 64, "num_heads": 64, "num_layers": 24}
@@ -166,7 +166,7 @@ def _images(networks: Networks, params: ImageParams, *, from_image: bool) -> Ite
         # A picture beside the prompt is encoded once, and beside it one that shows nothing.
         seen = sum(2 for reference in params.ip_adapters or () if reference.scale)
         encoded = image_encoder(networks.image_encoder) if networks.image_encoder is not None else 0.0
-        yield "text", "sdxl", 2 * _CLIP_TEXT + seen * encoded
+        yield "text", "sdxl", 2 * likely_chunks(params) * _CLIP_TEXT + seen * encoded
     if from_image and not params.enlarges:
         yield "encode", "vae", image_encode(networks.vae, *params.drawn_size)
     for _ in params.seeds:
@@ -180,6 +180,7 @@ def _drawn(networks: Networks, params: ImageParams) -> Iterator[tuple[Part, Kind
     steps, strength, draft = params.num_inference_steps, params.strength, params.draft
     calls = (2 if params.guidance_scale > 1 else 1) * _calls_a_step(networks, params.scheduler)
     size = params.drawn_size
+    chunks = likely_chunks(params)
     share = draft.strength if draft is not None else strength or 1.0
     base, refined = max(1, int(steps * share)), 0
     if networks.refiner is not None and params.high_noise_frac is not None:
@@ -187,12 +188,12 @@ def _drawn(networks: Networks, params: ImageParams) -> Iterator[tuple[Part, Kind
         base = max(0, round(steps * (share + params.high_noise_frac - 1)))
         refined = round(schedule * (min(share, 1 - params.high_noise_frac)))
     if draft is not None:
-        step = calls * unet(networks.denoiser, draft.width, draft.height)
+        step = calls * unet(networks.denoiser, draft.width, draft.height, chunks)
         yield from (("step", "sdxl", step) for _ in range(steps))
         yield "decode", "vae", image_decode(networks.vae, draft.width, draft.height)
         yield "encode", "vae", image_encode(networks.vae, *size)
-    yield from (("step", "sdxl", calls * unet(networks.denoiser, *size)) for _ in range(base))
-    yield from (("step", "sdxl", calls * unet(networks.refiner or {}, *size)) for _ in range(refined))
+    yield from (("step", "sdxl", calls * unet(networks.denoiser, *size, chunks)) for _ in range(base))
+    yield from (("step", "sdxl", calls * unet(networks.refiner or {}, *size, chunks)) for _ in range(refined))
     yield "decode", "vae", image_decode(networks.vae, *size)
 
 
@@ -211,7 +212,7 @@ def _upscaled(networks: Networks, params: ImageParams) -> Iterator[tuple[Part, K
     calls = (2 if params.guidance_scale > 1 else 1) * _calls_a_step(networks, params.scheduler)
     for _ in range(math.prod(upscale.tiles)):
         yield "encode", "vae", image_encode(networks.vae, width, height)
-        step = calls * unet(networks.denoiser, width, height)
+        step = calls * unet(networks.denoiser, width, height, likely_chunks(params))
         yield from (("step", "sdxl", step) for _ in range(upscale.steps(params.num_inference_steps)))
         yield "decode", "vae", image_decode(networks.vae, width, height)
 
@@ -220,19 +221,21 @@ def _video(networks: Networks, params: VideoParams, *, from_image: bool) -> Iter
     steps, draft = params.num_inference_steps, params.draft
     calls = (2 if params.guidance_scale > 1 else 1) * _calls_a_step(networks, None)
     size = params.width, params.height
-    yield "text", "wan", 2 * prompt(networks.text or {})
+    chunks = likely_chunks(params)
+    yield "text", "wan", 2 * chunks * prompt(networks.text or {})
     if from_image:
         # Wan 2.2's smaller model encodes the picture alone, the others a clip of it and of grey frames.
         frames = 1 if networks.vae.get("is_residual") else params.num_frames
         yield "encode", "vae", clip_encode(networks.vae, *size, frames)
     if draft is not None:
         small = draft.width, draft.height, params.num_frames
-        step = calls * transformer(networks.denoiser, networks.vae, *small, from_image=from_image)
+        step = calls * transformer(networks.denoiser, networks.vae, *small, from_image=from_image, chunks=chunks)
         yield from (("step", "wan", step) for _ in range(steps))
         yield "decode", "vae", clip_decode(networks.vae, *small)
         yield "encode", "vae", clip_encode(networks.vae, *size, params.num_frames)
         steps = max(1, int(steps * draft.strength))
-    step = calls * transformer(networks.denoiser, networks.vae, *size, params.num_frames, from_image=from_image)
+    frames = params.num_frames
+    step = calls * transformer(networks.denoiser, networks.vae, *size, frames, from_image=from_image, chunks=chunks)
     yield from (("step", "wan", step) for _ in range(steps))
     yield "decode", "vae", clip_decode(networks.vae, *size, params.num_frames)
 
@@ -243,7 +246,7 @@ def _calls_a_step(networks: Networks, chosen: Scheduler | None) -> int:
     return 2 if (networks.scheduler or {}).get("_class_name") in _TWICE_CLASSES else 1
 
 
-def unet(config: Config, width: int, height: int) -> float:
+def unet(config: Config, width: int, height: int, chunks: int = 1) -> float:
     """One call of an SDXL UNet for one picture (https://arxiv.org/abs/2307.01952, table 1): convolutions, attention."""
     channels: list[int] = list(config.get("block_out_channels") or SDXL_UNET["block_out_channels"])
     kinds = list(config.get("down_block_types") or SDXL_UNET["down_block_types"])
@@ -256,7 +259,7 @@ def unet(config: Config, width: int, height: int) -> float:
         return 2.0 * n * outside * (9 * inside + 9 * outside + (inside if inside != outside else 0))
 
     def attention(level: int, n: float) -> float:
-        c, text = channels[level], _PROMPT_TOKENS["sdxl"]
+        c, text = channels[level], chunks * CHUNK_TOKENS["sdxl"]
         # Projections of both attentions (4 and 2 of c x c), GEGLU's two (12); then keys and values of the text.
         layer = 2 * n * 18 * c * c + 4 * text * c * context + 4 * n * n * c + 4 * n * text * c
         return 4 * n * c * c + depths[level] * layer
@@ -287,13 +290,13 @@ def image_encoder(config: Config) -> float:
 
 def prompt(config: Config) -> float:
     """One prompt through a T5 encoder (https://arxiv.org/abs/1910.10683; gated feed-forward): 4.845e12 of UMT5-XXL."""
-    c, n = {**UMT5_XXL, **config}, _PROMPT_TOKENS["wan"]
+    c, n = {**UMT5_XXL, **config}, CHUNK_TOKENS["wan"]
     d, inner, wide = int(c["d_model"]), int(c["num_heads"]) * int(c["d_kv"]), int(c["d_ff"])
     return int(c["num_layers"]) * (8 * n * d * inner + 6 * n * d * wide + 4 * n * n * inner)
 
 
 def transformer(
-    config: Config, vae: Config, width: int, height: int, frames: int, *, from_image: bool = False
+    config: Config, vae: Config, width: int, height: int, frames: int, *, from_image: bool = False, chunks: int = 1
 ) -> float:
     """One call of Wan's transformer (https://arxiv.org/abs/2503.20314, section 4.2.2).
 
@@ -306,7 +309,7 @@ def transformer(
     scale = int(vae.get("scale_factor_spatial", 8))
     latents = (frames - 1) // int(vae.get("scale_factor_temporal", 4)) + 1
     n = latents // in_time * (height // scale // across[0]) * (width // scale // across[1])
-    seen = _PROMPT_TOKENS["wan"]
+    seen = chunks * CHUNK_TOKENS["wan"]
     if from_image and config.get("added_kv_proj_dim"):
         seen += int(config.get("pos_embed_seq_len") or _IMAGE_TOKENS)  # of a model for two pictures: of both
     block = 12 * n * d * d + 4 * seen * d * d + 4 * n * n * d + 4 * n * seen * d + 4 * n * d * wide

@@ -14,6 +14,7 @@ from worker.core.types import TaskType
 from worker.engine.models.checkpoint import read_json
 from worker.engine.models.registry import ModelSpec
 from worker.engine.models.upscaler_file import DEMO, USUAL, Layout, NotAnUpscaler, file_in, read
+from worker.engine.prompt.length import CHUNK_TOKENS, likely_chunks
 
 Phase = Literal["text", "encode", "denoise", "decode", "decode_in_tiles", "upscale"]
 
@@ -66,6 +67,8 @@ class Size:
     """Whether the network sees the conditional and the unconditional latents in one batch (SDXL alone)."""
     beside: int = 0
     """Bytes of what is added to the networks that denoise, for this job alone: LoRA."""
+    chunks: int = 1
+    """Of the longer prompt."""
 
     @property
     def pixels(self) -> int:
@@ -78,15 +81,17 @@ class Size:
         source = task_type not in {TaskType.TEXT2IMG, TaskType.TEXT2VIDEO} or params.draft is not None
         if isinstance(params, ImageParams) and params.enlarges:
             tile = params.upscale.tile if params.upscale is not None else None
-            return cls(*(tile or (64, 64)), 1, source=True, guided=params.guidance_scale > 1)
+            return cls(
+                *(tile or (64, 64)), 1, source=True, guided=params.guidance_scale > 1, chunks=likely_chunks(params)
+            )
         if isinstance(params, VideoParams):
-            return cls(params.width, params.height, params.num_frames, source)
+            return cls(params.width, params.height, params.num_frames, source, chunks=likely_chunks(params))
         width, height = params.drawn_size
         if params.upscale is not None and params.upscale.tile is not None:
             # One size stands for both passes: the larger.
             width, height = max((width, height), params.upscale.tile, key=math.prod)
             source = True
-        return cls(width, height, 1, source, params.guidance_scale > 1)
+        return cls(width, height, 1, source, params.guidance_scale > 1, chunks=likely_chunks(params))
 
     @classmethod
     def native(cls, task_type: TaskType, defaults: ModelDefaults) -> "Size":
@@ -140,11 +145,13 @@ def _sdxl(spec: ModelSpec, size: Size, number: int) -> Room:
     if refiner is not None:
         unet = max(unet, _width(read_json(refiner / "unet" / "config.json"), 384))
     vae = _width(read_json(folder / "vae" / "config.json"), 128) if folder else 128
+    # Keys and values of the text in the widest block, and what they are made of; one chunk is in the rest.
+    text = (size.chunks - 1) * CHUNK_TOKENS["sdxl"] * (2 * 4 * unet + 2048) * number * (2 if size.guided else 1)
     decoded = 6 * vae * number  # three copies of the second widest block's output at full size
     return Room(
         text=_TEXT["sdxl"],
         encode=round(5.1 * vae * number) * size.pixels if size.source else 0,
-        denoise=round(0.25 * unet * number * (2 if size.guided else 1)) * size.pixels,
+        denoise=round(0.25 * unet * number * (2 if size.guided else 1)) * size.pixels + text,
         decode=decoded * size.pixels,
         decode_in_tiles=decoded * min(size.pixels, IMAGE_TILE**2) + 4 * 3 * number * size.pixels,
     )
@@ -190,7 +197,7 @@ def _wan(spec: ModelSpec, size: Size, number: int) -> Room:
         encode=(encoder * encoded // 4 + 3 * 4 * (size.frames if not numbers.token_steps else 1)) * size.pixels
         if size.source
         else 0,
-        denoise=a_token * number * tokens,
+        denoise=(a_token * tokens + 4 * numbers.width * (size.chunks - 1) * CHUNK_TOKENS["wan"]) * number,
         decode=(decoder + 2 * clip) * size.pixels,
         decode_in_tiles=decoder * min(size.pixels, CLIP_TILE**2) + 3 * clip * size.pixels,
     )

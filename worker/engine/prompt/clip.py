@@ -91,20 +91,15 @@ def _encoded(
     for encoder in encoders:
         tokenizer = encoder.tokenizer
         room = tokenizer.model_max_length - 2
-        ids = torch.tensor(
-            [
-                [
-                    tokenizer.bos_token_id,
-                    *chunk.ids,
-                    tokenizer.eos_token_id,
-                    *[tokenizer.pad_token_id] * (room - len(chunk.ids)),
-                ]
-                for chunk in filled
-            ]
-        )
-        given = encoder.network(ids.to(device), output_hidden_states=True)
-        pooled = given[0][:1] if given[0].ndim == 2 else pooled
-        states = given.hidden_states[-2]
+        kept = []
+        for place, chunk in enumerate(filled):
+            fill = [tokenizer.pad_token_id] * (room - len(chunk.ids))
+            ids = torch.tensor([[tokenizer.bos_token_id, *chunk.ids, tokenizer.eos_token_id, *fill]], device=device)
+            # One at a time: what works in the room of one chunk does so with any number of them.
+            given = encoder.network(ids, output_hidden_states=True)
+            pooled = given[0] if given[0].ndim == 2 and place == 0 else pooled
+            kept.append(given.hidden_states[-2])
+        states = torch.cat(kept)
         parts.append(_weighed(states[:-1], states[-1:], filled[:-1], room).flatten(0, 1)[None])
     assert pooled is not None  # noqa: S101 - the second encoder, which every pipeline has, pools
     dtype = encoders[-1].network.dtype
