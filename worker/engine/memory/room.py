@@ -128,14 +128,14 @@ def upscale_tile(spec: ModelSpec, free: int, *, cuda: bool) -> int:
 
 
 def _upscaler(spec: ModelSpec, size: Size, number: int) -> Room:
-    """Of one tile: RRDBNet holds its widest features three times at the full size, a compact one works before that."""
+    """Of one tile: RRDBNet holds its widest features thrice at the full size; of a compact one the picture counts."""
     found = upscaler_layout(spec)
     colours = 3 * found.scale**2
     if found.kind == "rrdb":
-        numbers = 3.0 * found.features * 4**found.doublings / found.unshuffle**2
+        taken = 3 * found.features * 4**found.doublings / found.unshuffle**2 * number + 12 * colours
     else:
-        numbers = 2.0 * found.features + 3 * colours
-    return Room(0, 0, 0, 0, 0, upscale=round((numbers * number + 4 * 3 * colours) * size.pixels))
+        taken = max(2 * found.features * number, colours * (number + 8))
+    return Room(0, 0, 0, 0, 0, upscale=round(taken * size.pixels))
 
 
 def _sdxl(spec: ModelSpec, size: Size, number: int) -> Room:
