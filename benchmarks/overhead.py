@@ -79,7 +79,8 @@ class Stopwatch:
 
     def __init__(self, inner: Generator) -> None:
         self._inner = inner
-        self.models, self.describe, self.estimate = inner.models, inner.describe, inner.estimate
+        self.models, self.controlnet_types = inner.models, inner.controlnet_types
+        self.describe, self.estimate = inner.describe, inner.estimate
         self.check, self.prepare = inner.check, inner.prepare
         self.preload, self.health = inner.preload, inner.health
         self.seconds = 0.0

@@ -47,6 +47,7 @@ HOMES = {
     "PIL": {"worker.media", "worker.engine", "worker.core.types", "worker.sources.loader"},
     "pillow_heif": {"worker.media.reader"},
     "blurhash": {"worker.media.thumbnail"},
+    "cv2": {"worker.engine.adapters.control_pictures"},
     "numpy": {"worker.media", "worker.engine"},
     "tqdm": {"worker.job.progress"},
 }

@@ -106,6 +106,7 @@ def examine() -> Iterator[tuple[str, list[Finding]]]:
         "Models",
         [
             *rows("models", lambda: models(settings, registry)),
+            *rows("ControlNet", lambda: iter((controlnet(registry),))),
             *rows("IP-Adapter", lambda: ip_adapter(registry)),
             *rows("upscaler", lambda: upscaler(registry)),
             *rows("safety checker", lambda: safety(registry)),
@@ -453,6 +454,20 @@ def _ip_adapter(registry: ModelRegistry, main: WeightSource) -> Finding:
     if weights.path is None:
         return Finding("IP-Adapter", "warn", _described(weights), "bake it, or put it on the volume")
     return Finding("IP-Adapter", "ok", _described(weights))
+
+
+def controlnet(registry: ModelRegistry) -> Finding:
+    """What control pictures go to."""
+    try:
+        types = registry.served_controlnets()
+    except ModelUnavailable as error:
+        return Finding("ControlNet", "fail", error.message, "docs/deploy.md, ControlNet")
+    if not types:
+        return Finding("ControlNet", "skipped", "CONTROLNET_MODEL is not set: no request may give a control picture")
+    away = [weights for weights in types.values() if weights.kind == "hub"]
+    if away:
+        return Finding("ControlNet", "warn", _described(away[0]), "bake it, or put it on the volume")
+    return Finding("ControlNet", "ok", ", ".join(types))
 
 
 def _size(count: int) -> str:

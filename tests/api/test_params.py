@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.api.params import (
+    CONTROLNET_SHARE,
     Draft,
     EndImage,
     ImageParams,
@@ -497,3 +498,19 @@ def test_a_last_picture_is_refused_where_the_model_takes_none_and_missed_where_i
     refused = pytest.raises(InvalidInput, match=problem) if problem else contextlib.nullcontext()
     with refused:
         resolve(request, defaults, max_image_pixels=2**22, max_job_cost=10**11)
+
+
+def test_control_pictures_are_shown_in_params_and_cost_what_they_add() -> None:
+    asked = {"type": "canny", "image_url": PICTURE, "end_percentage": 0.5}
+    params, plain = image(controlnets=[asked, {"type": "depth", "image_url": PICTURE, "preprocess": False}]), image()
+    assert [entry["type"] for entry in public_params(params)["controlnets"]] == ["canny", "depth"]
+    assert "image_url" not in public_params(params)["controlnets"][0]
+    assert "controlnets" not in public_params(plain)
+    steps = plain.num_inference_steps
+    assert job_cost(params) / job_cost(plain) == pytest.approx((steps * (1 + CONTROLNET_SHARE * 1.5) + 1) / (steps + 1))
+
+
+def test_what_is_not_made_of_a_photo_here_has_to_be_sent_made() -> None:
+    found = problem(controlnets=[{"type": "canny", "image_url": PICTURE}, {"type": "openpose", "image_url": PICTURE}])
+    assert found.count("controlnets.") == 1
+    assert "controlnets.1.preprocess: must be false for openpose" in found

@@ -302,6 +302,9 @@ class Registered(Watching):
         super().__init__()
         self._engine = engine
 
+    def controlnet_types(self) -> Sequence[str]:
+        return ()
+
     def models(self, task_type: TaskType) -> Sequence[str]:
         return self._engine.models(task_type)
 

@@ -29,6 +29,7 @@ DEFAULTS: dict[str, Any] = {
     "SDXL_MODEL": None,
     "SDXL_VAE": None,
     "SDXL_REFINER": None,
+    "CONTROLNET_MODEL": None,
     "IP_ADAPTER_MODEL": None,
     "UPSCALER_MODEL": None,
     "WAN_MODEL": None,

@@ -54,23 +54,23 @@ IDS = """
         .lora_names .lora_no_expert .lora_no_file .lora_no_files .lora_no_layer .lora_no_safetensors .lora_none
         .lora_numbers .lora_other_kind .lora_path .lora_pickle .lora_rank .lora_several_files .lora_shape .lora_source
         .lora_tensors .lora_types .lora_unknown_model .lora_unusable .lora_weight_name .model_multiple .model_scheduler
-        .multiple .no_end_image .no_image_model .no_ip_adapter .no_lora .no_lora_but_close .no_reference .no_refiner
-        .no_style .no_style_but_close .object .of_another_task .of_another_task_but_close .one_of .one_of_but_close
-        .other .outpaint .outpaint_object .outpaint_side .own_scheduler .owner .prompt_weight .required .several_sizes
-        .short_schedule .size_in_pixels .step_too_long .string .style_task .styled .surrogate .too_long .too_many_bytes
-        .too_many_pixels .too_slow .too_slow_at_any_steps .unicode .unknown .unknown_but_close .unknown_here
-        .upscale_factor .upscaled_pixels .user_id .video_cost .weight_name .whole_number
+        .multiple .no_controlnet .no_end_image .no_image_model .no_ip_adapter .no_lora .no_lora_but_close
+        .no_preprocessing .no_reference .no_refiner .no_style .no_style_but_close .object .of_another_task
+        .of_another_task_but_close .one_of .one_of_but_close .other .outpaint .outpaint_object .outpaint_side
+        .own_scheduler .owner .prompt_weight .required .several_sizes .short_schedule .size_in_pixels .step_too_long
+        .string .style_task .styled .surrogate .too_long .too_many_bytes .too_many_pixels .too_slow
+        .too_slow_at_any_steps .unicode .unknown .unknown_but_close .unknown_here .upscale_factor .upscaled_pixels
+        .user_id .video_cost .weight_name .whole_number
     model_unavailable
-        .checker .checker_incomplete .class .cut_off .cut_off_of .demo_folder .file .file_configs .file_cut_off
-        .file_missing .folder .folder_missing .img2video .incomplete .inpainting_only .ip_adapter_demo .ip_adapter_width
-        .has_several_files .is_no_upscaler .is_unknown_network .is_upscaler_pickle
-        .is_another .is_controlnet .is_edit .is_face_id .is_gguf .is_lora .is_no_safetensors .is_part .is_pickle
-        .is_refiner .is_scaled .is_without_encoders .is_without_vae .kind .no_checker .no_configs
-        .no_demo .no_downloads .no_file .no_image_encoder .no_index .no_ip_adapter .no_preprocessor .no_safe_ip_adapter
-        .no_vae .no_weights .no_weights_of .not_downloaded
-        .not_here .not_image_to_video .not_text_to_video .parts .refiner_demo .refiner_encoder .task .unreadable
-        .vae_configs .value
-        .lora_files .lora_hash .lora_missing
+        .checker .checker_incomplete .class .controlnet_demo .controlnet_type .controlnet_unet .cut_off .cut_off_of
+        .demo_folder .file .file_configs .file_cut_off .file_missing .folder .folder_missing .has_several_files
+        .img2video .incomplete .inpainting_only .ip_adapter_demo .ip_adapter_width .is_another .is_controlnet .is_edit
+        .is_face_id .is_gguf .is_lora .is_no_safetensors .is_no_upscaler .is_part .is_pickle .is_refiner .is_scaled
+        .is_unknown_network .is_upscaler_pickle .is_without_encoders .is_without_vae .kind .lora_files .lora_hash
+        .lora_missing .no_checker .no_configs .no_controlnet .no_demo .no_downloads .no_file .no_image_encoder .no_index
+        .no_ip_adapter .no_preprocessor .no_safe_ip_adapter .no_vae .no_weights .no_weights_of .not_downloaded .not_here
+        .not_image_to_video .not_text_to_video .parts .refiner_demo .refiner_encoder .task .unreadable .vae_configs
+        .value
     out_of_memory
         .too_large .worker
     poison_job

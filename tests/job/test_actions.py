@@ -119,7 +119,7 @@ async def test_capabilities_name_what_is_served_and_no_place() -> None:
     (model,) = answer["models"]["text2img"]
     assert (model["name"], model["width"], model["num_inference_steps"]) == ("fake", 64, 4)
     assert model["image_sizes"]["square_hd"] == [64, 64]
-    assert (answer["styles"], answer["loras"], answer["controlnet_types"]) == ([], [], [])
+    assert (answer["styles"], answer["loras"], answer["controlnet_types"]) == ([], [], ["canny", "tile"])
     assert answer["output_formats"] == ["png", "jpeg", "webp"]
     assert answer["limits"]["image_pixels"] == world.settings.max_image_pixels
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]

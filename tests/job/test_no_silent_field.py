@@ -97,6 +97,11 @@ VALUES: dict[str, list[Any]] = {
     "video_guidance_scale": [0, 0.5, 1, 6],
     "flow_shift": [8],
     "end_image_url": [PICTURES[1]],
+    "controlnets": [
+        [{"type": "canny", "image_url": PICTURES[1]}],
+        [{"type": "tile", "image_url": PICTURES[1], "conditioning_scale": 0.3, "end_percentage": 0.5}],
+    ],
+    "ip_adapters": [[{"image_url": PICTURES[1]}], [{"image_url": PICTURES[1], "type": "style", "scale": 2}]],
     "video_quality": ["low", "maximum"],
 }
 BESIDE: dict[str, list[dict[str, Any]]] = {

@@ -204,6 +204,9 @@ class PaintingGenerator:
         self.most_running = 0
         self.steps_done = 0
 
+    def controlnet_types(self) -> Sequence[str]:
+        return "canny", "tile"
+
     def models(self, task_type: TaskType) -> Sequence[str]:
         return ("fake",)
 

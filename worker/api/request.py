@@ -50,7 +50,7 @@ from worker.api.prompt_weights import MAX_WEIGHT, heaviest, weighted
 from worker.api.sizes import AspectRatio, ImageSizeName, Resolution
 from worker.api.validation_errors import finding, not_one_of, problem, short
 from worker.core.errors import FieldProblem, InvalidInput
-from worker.core.types import Owner, Scheduler, TaskType
+from worker.core.types import ControlType, Owner, Scheduler, TaskType
 
 ZERO_SNR_SCHEDULERS = (
     Scheduler.DDIM,
@@ -105,9 +105,6 @@ class Lora(Entry):
     scale: Annotated[float, Field(ge=-4, le=4)] = 1.0
     weight_name: WeightName | None = None
     """Which file of a hub repository that has several."""
-
-
-ControlType = Literal["canny", "depth", "openpose", "scribble", "lineart", "softedge", "tile", "segment", "normal"]
 
 
 class ControlNet(Entry):

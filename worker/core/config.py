@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     AliasChoices,
@@ -30,7 +30,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from worker.core.lora_source import lora_source
 from worker.core.pasted import bucket_name, database_id, tidy
-from worker.core.types import Scheduler, TaskType
+from worker.core.types import ControlType, Scheduler, TaskType
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RUNPOD_VOLUME = Path("/runpod-volume")
@@ -148,6 +148,7 @@ class Settings(BaseSettings):
     sdxl_model: str | None = None
     sdxl_vae: str | None = None
     sdxl_refiner: str | None = None
+    controlnet_model: str | None = None
     ip_adapter_model: str | None = None
     upscaler_model: str | None = None
     wan_model: str | None = None
@@ -265,6 +266,13 @@ class Settings(BaseSettings):
     @classmethod
     def _sources(cls, value: str | None) -> str | None:
         named_sources(value or "")
+        return value
+
+    @field_validator("controlnet_model")
+    @classmethod
+    def _control_types(cls, value: str | None) -> str | None:
+        if set(named_sources(value or "")) - {"", *get_args(ControlType)}:
+            raise ValueError(f"must be one source, or type=source, type=source, of {', '.join(get_args(ControlType))}")
         return value
 
     @field_validator("model_defaults", mode="before")

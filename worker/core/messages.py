@@ -132,6 +132,10 @@ MESSAGES: Mapping[str, str] = {
     "invalid_input.no_image_model": (
         "needs an image model that draws details anew, and this worker has an upscaler only (SDXL_MODEL); leave it out"
     ),
+    "invalid_input.no_controlnet": "needs a ControlNet, and this worker has none (CONTROLNET_MODEL)",
+    "invalid_input.no_preprocessing": (
+        "must be false for {got}: this worker makes control pictures of {choices} alone; send one made already"
+    ),
     "invalid_input.no_refiner": "needs a refiner, and this worker has none (SDXL_REFINER)",
     "invalid_input.no_ip_adapter": "needs an IP-Adapter, and this worker has none (IP_ADAPTER_MODEL)",
     "invalid_input.too_many_bytes": "must hold at most {most} bytes (got {got})",
@@ -319,6 +323,12 @@ MESSAGES: Mapping[str, str] = {
         "IP_ADAPTER_MODEL does not go with {variable}: it is for a model whose prompt is {got} wide, not {wanted}"
     ),
     "model_unavailable.refiner_encoder": "SDXL_REFINER does not go with SDXL_MODEL: it reads another text encoder",
+    "model_unavailable.controlnet_demo": "CONTROLNET_MODEL can be demo only where SDXL_MODEL is demo",
+    "model_unavailable.controlnet_type": (
+        "CONTROLNET_MODEL names a ControlNet of one type; say which, as in canny=org/name"
+    ),
+    "model_unavailable.controlnet_unet": "CONTROLNET_MODEL does not go with SDXL_MODEL: it is for another UNet",
+    "model_unavailable.no_controlnet": "is not a ControlNet in diffusers' layout (its config.json names none)",
     "model_unavailable.file_configs": (
         "SDXL_MODEL is a single file, and the configuration and tokenizer files that go with it are not here "
         "(those of stabilityai/stable-diffusion-xl-base-1.0)"

@@ -56,6 +56,8 @@ class Owner:
     file_uid: str
 
 
+ControlType = Literal["canny", "depth", "openpose", "scribble", "lineart", "softedge", "tile", "segment", "normal"]
+"""What a control picture shows."""
 Stage = Literal["queued", "loading", "generating", "uploading"]
 Part = Literal["load", "text", "encode", "step", "decode", "upscale", "pack", "upload"]
 """What a job's time goes into. `encode` and `decode` are the VAE's, `pack` makes a file of pixels."""

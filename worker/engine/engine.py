@@ -1,8 +1,8 @@
 """Every model of this worker behind one door: the `Generator` that the task calls.
 
 Knows which task runs on which model and what to try when memory runs out. Knows nothing of how a picture is made, nor
-how weights come to be loaded. All but `models`, `describe`, `estimate` and `check` run in the one GPU thread. Importing
-this module imports no torch.
+how weights come to be loaded. What only asks (`models`, `controlnet_types`, `describe`, `estimate`, `check`) may run in
+any thread, all else runs in the one GPU thread. Importing this module imports no torch.
 """
 
 import functools
@@ -54,6 +54,10 @@ class Engine:
         """The names that a request of this task may ask for, the default first; any thread."""
         return self.registry.models(task_type)
 
+    def controlnet_types(self) -> tuple[str, ...]:
+        """The types of control picture that a request may name; any thread."""
+        return self.registry.controlnet_types()
+
     def describe(self, task_type: TaskType, model: str | None = None) -> ModelDefaults:
         """What a model of a task says of itself; small files only, any thread.
 
@@ -77,6 +81,9 @@ class Engine:
             ModelUnavailable: as `describe`.
         """
         spec, upscaler = self._spec(request, params), self._upscaler(params)
+        for extra in () if self.registry.may_download else spec.extras:
+            if extra.kind == "hub":
+                raise ModelUnavailable("model_unavailable.no_downloads", variable=extra.variable)
         networks = Networks.of(spec)
         if networks is None:
             return None

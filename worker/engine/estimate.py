@@ -108,6 +108,8 @@ class Networks:
     """Of an IP-Adapter; None: its projections are all there is to it."""
     upscaler: Layout | None = None
     """Of what makes finished pictures larger; None: Lanczos does."""
+    controlnets: int = 0
+    """How many ControlNets there are beside the UNet, each called once in its span."""
 
     @classmethod
     def of(cls, spec: ModelSpec) -> "Networks | None":
@@ -131,6 +133,7 @@ class Networks:
             read_json(main / "scheduler" / "scheduler_config.json"),
             read_json(main / "text_encoder" / "config.json"),
             _image_encoder(spec),
+            controlnets=sum(extra.role == "controlnet" for extra in spec.extras),
         )
 
 
@@ -181,6 +184,12 @@ def _drawn(networks: Networks, params: ImageParams) -> Iterator[tuple[Part, Kind
     calls = (2 if params.guidance_scale > 1 else 1) * _calls_a_step(networks, params.scheduler)
     size = params.drawn_size
     chunks = likely_chunks(params)
+    controls = networks.controlnets * max((entry.span for entry in params.controlnets or ()), default=0.0)
+
+    def step(width: int, height: int) -> float:
+        beside = controls * controlnet(networks.denoiser, width, height) if controls else 0.0
+        return calls * (unet(networks.denoiser, width, height, chunks) + beside)
+
     share = draft.strength if draft is not None else strength or 1.0
     base, refined = max(1, int(steps * share)), 0
     if networks.refiner is not None and params.high_noise_frac is not None:
@@ -188,11 +197,10 @@ def _drawn(networks: Networks, params: ImageParams) -> Iterator[tuple[Part, Kind
         base = max(0, round(steps * (share + params.high_noise_frac - 1)))
         refined = round(schedule * (min(share, 1 - params.high_noise_frac)))
     if draft is not None:
-        step = calls * unet(networks.denoiser, draft.width, draft.height, chunks)
-        yield from (("step", "sdxl", step) for _ in range(steps))
+        yield from (("step", "sdxl", step(draft.width, draft.height)) for _ in range(steps))
         yield "decode", "vae", image_decode(networks.vae, draft.width, draft.height)
         yield "encode", "vae", image_encode(networks.vae, *size)
-    yield from (("step", "sdxl", calls * unet(networks.denoiser, *size, chunks)) for _ in range(base))
+    yield from (("step", "sdxl", step(*size)) for _ in range(base))
     yield from (("step", "sdxl", calls * unet(networks.refiner or {}, *size, chunks)) for _ in range(refined))
     yield "decode", "vae", image_decode(networks.vae, *size)
 
@@ -246,8 +254,20 @@ def _calls_a_step(networks: Networks, chosen: Scheduler | None) -> int:
     return 2 if (networks.scheduler or {}).get("_class_name") in _TWICE_CLASSES else 1
 
 
-def unet(config: Config, width: int, height: int, chunks: int = 1) -> float:
-    """One call of an SDXL UNet for one picture (https://arxiv.org/abs/2307.01952, table 1): convolutions, attention."""
+_CONTROL_PICTURE = 56e3
+"""FLOP a pixel of the eight convolutions (16, 32, 96, 256 wide) between a control picture and the UNet's width."""
+
+
+def controlnet(config: Config, width: int, height: int) -> float:
+    """One call of a ControlNet (https://arxiv.org/abs/2302.05543): the UNet's way down, and what reads its picture."""
+    return unet(config, width, height, up=False) + _CONTROL_PICTURE * width * height
+
+
+def unet(config: Config, width: int, height: int, chunks: int = 1, *, up: bool = True) -> float:
+    """One call of an SDXL UNet for one picture (https://arxiv.org/abs/2307.01952, table 1): convolutions, attention.
+
+    Without `up`, its way down and the middle alone.
+    """
     channels: list[int] = list(config.get("block_out_channels") or SDXL_UNET["block_out_channels"])
     kinds = list(config.get("down_block_types") or SDXL_UNET["down_block_types"])
     layers, context = int(config.get("layers_per_block", 2)), int(config.get("cross_attention_dim", 2048))
@@ -271,11 +291,11 @@ def unet(config: Config, width: int, height: int, chunks: int = 1) -> float:
         after = channels[min(level + 1, last)]
         for index in range(layers):
             total += resnet(c if index else before, c, n) + attends
-        for index in range(layers + 1):  # on the way up, with what the way down has left
+        for index in range(layers + 1 if up else 0):  # on the way up, with what the way down has left
             total += resnet((c if index else after) + (before if index == layers else c), c, n) + attends
         if level < last:
             total += 2 * 9 * (n / 4) * c * c
-        if level:
+        if level and up:
             total += 2 * 9 * (4 * n) * c * c
     n = tokens / 4**last
     return total + 2 * resnet(channels[last], channels[last], n) + attention(last, n)

@@ -61,10 +61,14 @@ class Placement:
 
 
 class Generator(Protocol):
-    """Every model of this worker behind one door. All but the first four run in the one GPU thread."""
+    """Every model of this worker behind one door. All but the first five run in the one GPU thread."""
 
     def models(self, task_type: TaskType) -> Sequence[str]:
         """The names that a request of this task may ask for, the default first; empty: none has one. Any thread."""
+        ...
+
+    def controlnet_types(self) -> Sequence[str]:
+        """The types of control picture that a request may name; empty: there is no ControlNet. Any thread."""
         ...
 
     def describe(self, task_type: TaskType, model: str | None = None) -> "ModelDefaults":

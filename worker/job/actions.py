@@ -66,7 +66,7 @@ def _capabilities(generator: Generator, settings: Settings) -> dict[str, Any]:
             for name, style in (settings.styles or {}).items()
         ],
         "loras": [_lora(name, lora) for name, lora in (settings.loras or {}).items()],
-        "controlnet_types": [],
+        "controlnet_types": list(generator.controlnet_types()),
         "upscale_factors": list(UPSCALE_FACTORS),
         "size_presets": {
             "image_size": list(sizes.IMAGE_SIZES),

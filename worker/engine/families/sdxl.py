@@ -5,7 +5,7 @@ ensemble of experts, appendix B), decode. Knows latents and schedules; knows no 
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,6 +23,7 @@ from worker.api.params import Draft, ImageParams
 from worker.api.prompt_weights import Passages
 from worker.core.types import Control, Part, Progress, Sources
 from worker.engine import resize
+from worker.engine.adapters.controlnet import Controls
 from worker.engine.adapters.ip_adapter import Reference, referenced
 from worker.engine.adapters.lora import without_loras
 from worker.engine.canvas import Canvas
@@ -91,6 +92,10 @@ class SdxlJob:
         self._anew = self._plan_anew()
         self._warn_of_one_expert()
         self._pictures = sources.references
+        self._controls: Controls | None = None
+        if params.controlnets:
+            factor = 2 ** (len(parts.vae.config.block_out_channels) - 1)
+            self._controls = Controls(self._params, sources, parts.controlnets, control, factor)
         self._references: tuple[Reference, ...] | None = None
         self._kept: dict[str, torch.Tensor] = {}
         self._base_embeds: Embeddings | None = None
@@ -199,6 +204,8 @@ class SdxlJob:
         if self._base_steps:
             self._control.warn("high_noise_frac, refiner_inference_steps: no step was left for the refiner")
         elif not self._draft_steps:
+            if self._params.controlnets:
+                self._control.warn("controlnets: they steer the base model alone, and it had no step")
             self._control.warn("high_noise_frac, num_inference_steps: no step was left for the base model")
 
     def _timesteps(self, own: Any, steps: int, strength: float | None) -> list[float]:
@@ -297,7 +304,8 @@ class SdxlJob:
             "height": draft.height,
         }
         pipeline, generator = self._pipeline(StableDiffusionXLPipeline), torch.Generator("cpu").manual_seed(seed)
-        return self._call(pipeline, self._base_embeds, generator, self._stepper(self._draft_steps), options)
+        with self._steered(pipeline):
+            return self._call(pipeline, self._base_embeds, generator, self._stepper(self._draft_steps), options)
 
     def _enlarged(self, latents: torch.Tensor) -> torch.Tensor:
         """The latents of the first pass's picture at full size: what the second pass goes on from."""
@@ -331,7 +339,14 @@ class SdxlJob:
             first = torch.nn.functional.interpolate(_free(1 / self._steps, self._weights), self._size[::-1])
             options |= {"image": source, "mask_image": first, "strength": self._strength, **size}
             stepper = self._stepper(self._base_steps, self._releaser(self._weights))
-        return self._call(pipeline, self._base_embeds, generator, stepper, options)
+        with self._steered(pipeline):
+            return self._call(pipeline, self._base_embeds, generator, stepper, options)
+
+    def _steered(self, pipeline: Any) -> AbstractContextManager[None]:
+        """In the body, a pass of the base model over all that is drawn, control pictures say where things are."""
+        if self._controls is None:
+            return nullcontext()
+        return self._controls.steering(pipeline.unet, lambda: pipeline.num_timesteps)
 
     def _denoise_refiner(self, seed: int, latents: torch.Tensor | None, source: torch.Tensor | None) -> torch.Tensor:
         params, generator = self._params, torch.Generator("cpu").manual_seed(seed)

@@ -40,7 +40,12 @@ log = logging.getLogger(__name__)
 HOST_RESERVE = 4 * GIB
 """Bytes of the machine's memory that no weights are kept in."""
 LEARNT_MARGIN = 1.1
-_FETCHED_AS: Mapping[Role, What] = {"vae": "vae", "ip_adapter": "ip_adapter", "upscaler": "upscaler"}
+_FETCHED_AS: Mapping[Role, What] = {
+    "vae": "vae",
+    "ip_adapter": "ip_adapter",
+    "controlnet": "vae",
+    "upscaler": "upscaler",
+}
 
 
 @dataclass(slots=True)
@@ -154,13 +159,13 @@ class ModelCache:
         if entry is None:
             return spec_bytes(spec, cuda=self._cuda)
         loaded = entry.offloader.networks
-        own = {name: size for name, size in loaded.items() if name not in EXTRAS}
+        own = {name: size for name, size in loaded.items() if not name.startswith(EXTRAS)}
         extras = extra_bytes(spec, cuda=self._cuda)
         return own | {name: loaded.get(name, size) for name, size in extras.items()}
 
     def _missing(self, spec: ModelSpec) -> tuple[WeightSource, ...]:
         entry = self._loaded.get(spec.name)
-        return tuple(extra for extra in spec.extras if entry is None or extra.variable not in entry.extras)
+        return tuple(extra for extra in spec.extras if entry is None or extra.network not in entry.extras)
 
     def room(self, spec: ModelSpec, size: Size) -> Room:
         """What a job of this size works in, as far as is known of the model by now."""
@@ -248,8 +253,8 @@ class ModelCache:
 
             loader = Loader(spec, cuda=self._cuda, control=control, on_card=lambda _name: False)
             if isinstance(entry.parts, SdxlParts):
-                entry.offloader.add(source.role, loader.load_extra(source, entry.parts))
-                entry.extras.add(source.variable)
+                entry.offloader.add(source.network, loader.load_extra(source, entry.parts))
+                entry.extras.add(source.network)
                 log.info("%s loaded", source.name, extra={"action": "extra_loaded", "model": spec.name})
 
     def _load(self, spec: ModelSpec, placement: Placement, control: Control) -> "Parts":

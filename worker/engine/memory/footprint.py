@@ -36,7 +36,7 @@ def spec_bytes(spec: ModelSpec, *, cuda: bool) -> dict[str, int]:
 
 def extra_bytes(spec: ModelSpec, *, cuda: bool) -> dict[str, int]:
     """The same of what one job asks for beside the model; 0 for what is built when it is loaded, and small."""
-    return {extra.role: _part(extra, cuda=cuda).get(extra.role, 0) for extra in spec.extras}
+    return {extra.network: _part(extra, cuda=cuda).get(extra.role, 0) for extra in spec.extras}
 
 
 def _upscaler(spec: ModelSpec, wide: int) -> int:
@@ -56,8 +56,8 @@ def _part(weights: WeightSource, *, cuda: bool) -> dict[str, int]:
         found = ip_adapter_files(path)
         read = [] if isinstance(found, str) else [found.weights, *_files(found.encoder, cuda)]
         return {"ip_adapter": loaded_bytes(read, wide)}
-    if weights.role == "vae":
-        return {"vae": loaded_bytes(_files(path, cuda), wide)}
+    if weights.role in {"vae", "controlnet"}:
+        return {weights.role: loaded_bytes(_files(path, cuda), wide)}
     if weights.kind == "file":
         tensors = header(path)
         parts = ((name, _starting(tensors, [prefix])) for prefix, name in _IN_ONE_FILE.items())

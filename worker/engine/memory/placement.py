@@ -12,9 +12,10 @@ from worker.engine.memory.room import Room
 from worker.engine.protocol import Placement, PlacementMode
 
 GIB = 2**30
-EXTRAS = frozenset({"ip_adapter"})
-"""Networks that some jobs of a model need and most do not. They are on the GPU only while they run, in every mode: what
-a job without them is planned in, and how fast it is, does not depend on what others asked for."""
+EXTRAS = ("ip_adapter", "controlnet")
+"""How the names of networks begin that some jobs of a model need and most do not. They are on the GPU only while they
+run, in every mode: what a job without them is planned in, and how fast it is, does not depend on what others asked for.
+"""
 SLACK = GIB // 2
 """Bytes left alone: the CUDA context's growth, the allocator's fragments, cuDNN's workspaces."""
 
@@ -54,7 +55,9 @@ class Demand:
 
 
 def phase_of(network: str) -> str:
-    """`text` for every text encoder, else the network itself: what is on the GPU at the same time, offloaded."""
+    """What is on the GPU at the same time, offloaded: the text encoders; the UNet with what steers it; others alone."""
+    if network.startswith("controlnet"):
+        return "unet"
     return "text" if network.startswith("text_encoder") else network
 
 
@@ -63,7 +66,7 @@ def set_aside(networks: Mapping[str, object], mode: PlacementMode) -> frozenset[
     if mode == "offloaded":
         return frozenset(networks)
     visits = {"text"} if mode == "partly" else set()
-    return frozenset(name for name in networks if name in EXTRAS or phase_of(name) in visits)
+    return frozenset(name for name in networks if name.startswith(EXTRAS) or phase_of(name) in visits)
 
 
 def decide(

@@ -46,7 +46,7 @@ class Room:
             return self.upscale
         if network == "vae":
             return max(self.encode, self.decode_in_tiles if tiles else self.decode)
-        return self.denoise if network.startswith(("unet", "refiner_unet", "transformer")) else self.text
+        return self.denoise if network.startswith(("unet", "controlnet", "refiner_unet", "transformer")) else self.text
 
     def scaled(self, factors: "dict[Phase, float]") -> "Room":
         """The room with what was learnt of a model: phase -> how many times the estimate it was seen to take."""
@@ -69,6 +69,8 @@ class Size:
     """Bytes of what is added to the networks that denoise, for this job alone: LoRA."""
     chunks: int = 1
     """Of the longer prompt."""
+    controls: int = 0
+    """Control pictures."""
 
     @property
     def pixels(self) -> int:
@@ -91,7 +93,15 @@ class Size:
             # One size stands for both passes: the larger.
             width, height = max((width, height), params.upscale.tile, key=math.prod)
             source = True
-        return cls(width, height, 1, source, params.guidance_scale > 1, chunks=likely_chunks(params))
+        return cls(
+            width,
+            height,
+            1,
+            source,
+            params.guidance_scale > 1,
+            chunks=likely_chunks(params),
+            controls=len(params.controlnets or ()),
+        )
 
     @classmethod
     def native(cls, task_type: TaskType, defaults: ModelDefaults) -> "Size":
@@ -147,11 +157,13 @@ def _sdxl(spec: ModelSpec, size: Size, number: int) -> Room:
     vae = _width(read_json(folder / "vae" / "config.json"), 128) if folder else 128
     # Keys and values of the text in the widest block, and what they are made of; one chunk is in the rest.
     text = (size.chunks - 1) * CHUNK_TOKENS["sdxl"] * (2 * 4 * unet + 2048) * number * (2 if size.guided else 1)
+    # What a ControlNet hands to the UNet: 0.08 of its width for each pixel, twice while those of two are added up.
+    residuals = min(size.controls, 2) * 0.08 * unet + 3 * size.controls
     decoded = 6 * vae * number  # three copies of the second widest block's output at full size
     return Room(
         text=_TEXT["sdxl"],
         encode=round(5.1 * vae * number) * size.pixels if size.source else 0,
-        denoise=round(0.25 * unet * number * (2 if size.guided else 1)) * size.pixels + text,
+        denoise=round((0.25 * unet + residuals) * number * (2 if size.guided else 1)) * size.pixels + text,
         decode=decoded * size.pixels,
         decode_in_tiles=decoded * min(size.pixels, IMAGE_TILE**2) + 4 * 3 * number * size.pixels,
     )

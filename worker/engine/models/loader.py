@@ -19,9 +19,10 @@ from safetensors import safe_open
 
 from worker.core.errors import ModelUnavailable
 from worker.core.types import Control, Progress
-from worker.engine.adapters import ip_adapter
+from worker.engine.adapters import controlnet, ip_adapter
 from worker.engine.adapters.ip_adapter import IpAdapter
 from worker.engine.models.checkpoint import components, read_json
+from worker.engine.models.control_types import is_union
 from worker.engine.models.identity import identify
 from worker.engine.models.ip_adapter_files import ip_adapter_files
 from worker.engine.models.registry import ModelSpec, WeightSource
@@ -73,11 +74,13 @@ class SdxlParts:
     refiner_scheduler: Any = None
     refiner_aesthetics: bool = True
     ip_adapter: Any = None
+    controlnets: dict[str, Any] = field(default_factory=dict)
+    """By the name that their `WeightSource` gives them."""
 
     def modules(self) -> dict[str, torch.nn.Module]:
         """The networks in the order in which a job uses them."""
         names = ("text_encoder", "text_encoder_2", "ip_adapter", "unet", "refiner_unet", "vae")
-        return {name: module for name in names if (module := getattr(self, name)) is not None}
+        return {name: module for name in names if (module := getattr(self, name)) is not None} | self.controlnets
 
 
 @dataclass(slots=True)
@@ -174,10 +177,14 @@ class Loader:
             As `load`.
         """
         self._total = 1
-        adapter = self._ip_adapter(source, parts.unet)
-        parts.ip_adapter = adapter
+        network: torch.nn.Module
+        if source.role == "controlnet":
+            network = self._controlnet(source, parts.unet)
+            parts.controlnets[source.network] = network
+        else:
+            network = parts.ip_adapter = self._ip_adapter(source, parts.unet)
         self._step()
-        return adapter
+        return network
 
     def _sdxl(self) -> SdxlParts:
         main, vae, refiner = self.spec.main, self.spec.vae, self.spec.refiner
@@ -314,6 +321,18 @@ class Loader:
             return ip_adapter.assembled(tensors, encoder, unet)
         except (KeyError, RuntimeError) as error:
             raise _incomplete(source, "ip_adapter") from error
+
+    def _controlnet(self, source: WeightSource, unet: Any) -> Any:
+        """A ControlNet for this UNet."""
+        if source.kind == "demo":
+            return controlnet.demo(unet, union=source.called is None)
+        folder = _path(source)
+        union = is_union(read_json(folder / "config.json"))
+        kind = diffusers.ControlNetUnionModel if union else diffusers.ControlNetModel
+        network = self._read(kind, folder, torch.float16, source, source.network)
+        if any(getattr(network.config, name) != getattr(unet.config, name) for name in controlnet.SHARED):
+            raise ModelUnavailable("model_unavailable.controlnet_unet")
+        return network
 
     def _vae(self, source: WeightSource) -> Any:
         """A VAE of its own: a folder, or a file in the original implementation's or in diffusers' names."""

@@ -8,16 +8,16 @@ import contextlib
 import functools
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from worker.api.params import EndImage, ModelDefaults
 from worker.api.request import ImageRequest, Request
 from worker.api.validation_errors import not_one_of
 from worker.core.config import Settings, has_cuda_driver, named_sources
-from worker.core.errors import InvalidInput, ModelUnavailable
+from worker.core.errors import FieldProblem, InvalidInput, ModelUnavailable
 from worker.core.messages import text
-from worker.core.types import TaskType
-from worker.engine.models import few_steps, hub, upscaler_file
+from worker.core.types import ControlType, TaskType
+from worker.engine.models import control_types, few_steps, hub, upscaler_file
 from worker.engine.models.checkpoint import (
     components,
     has_weights,
@@ -36,7 +36,7 @@ _FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
 """Endings of a model in one file; all but the first are refused by what is in them."""
 
 Family = Literal["sdxl", "wan", "upscaler"]
-Role = Literal["sdxl", "vae", "refiner", "wan", "safety", "ip_adapter", "upscaler"]
+Role = Literal["sdxl", "vae", "refiner", "wan", "safety", "ip_adapter", "controlnet", "upscaler"]
 Kind = Literal["folder", "file", "hub", "demo"]
 
 SDXL_SIDE = 1024
@@ -81,6 +81,11 @@ class WeightSource:
     """Nobody asked for it by name: where it cannot be had, the worker goes on without."""
 
     @property
+    def network(self) -> str:
+        """Of an extra: what it is called among its model's networks."""
+        return self.role if self.called is None else f"{self.role}_{self.called}"
+
+    @property
     def hub_id(self) -> str:
         """What to fetch."""
         return self.name if self.revision is None else f"{self.name}@{self.revision}"
@@ -118,8 +123,9 @@ class ModelSpec:
                 return replace(self, vae=part)
             case "refiner":
                 return replace(self, refiner=part)
-            case "ip_adapter":
-                return replace(self, extras=tuple(part if part.role == old.role else old for old in self.extras))
+            case "ip_adapter" | "controlnet":
+                extras = (part if part.network == old.network else old for old in self.extras)
+                return replace(self, extras=tuple(extras))
             case _:
                 return replace(self, main=part)
 
@@ -305,7 +311,64 @@ class ModelRegistry:
         extras = []
         if isinstance(request, ImageRequest) and any(entry.scale for entry in request.ip_adapters):
             extras.append(self.ip_adapter(main))
+        if isinstance(request, ImageRequest) and request.controlnets:
+            extras += self._asked_controlnets(main, request)
         return tuple(extra for extra in extras if extra is not None)
+
+    def controlnet_types(self) -> tuple[ControlType, ...]:
+        """The types of control picture that a request may name; empty where no ControlNet can be had."""
+        with contextlib.suppress(ModelUnavailable):
+            return tuple(self.served_controlnets())
+        return ()
+
+    def served_controlnets(self) -> dict[ControlType, WeightSource]:
+        """Type of control picture -> the network that takes it, beside the worker's first SDXL model.
+
+        Raises:
+            ModelUnavailable: what is configured is not there or is something else.
+        """
+        if all(task.is_video for task in self.tasks):
+            return {}
+        return self._controlnets(self._main("SDXL_MODEL", next(iter(self._choices("SDXL_MODEL")))))
+
+    def _asked_controlnets(self, main: WeightSource, request: ImageRequest) -> list[WeightSource]:
+        """The networks that a request's control pictures go to, each once."""
+        if not (served := self._controlnets(main)):
+            raise InvalidInput([FieldProblem("controlnets", "invalid_input.no_controlnet")])
+        problems = [
+            not_one_of(f"controlnets.{index}.type", tuple(served), entry.type)
+            for index, entry in enumerate(request.controlnets)
+            if entry.type not in served
+        ]
+        if problems:
+            raise InvalidInput(problems)
+        wanted = [served[entry.type] for entry in request.controlnets if entry.conditioning_scale]
+        return list({network.network: network for network in wanted}.values())
+
+    def _controlnets(self, main: WeightSource) -> dict[ControlType, WeightSource]:
+        """Type of a control picture -> the network that takes it.
+
+        Raises:
+            ModelUnavailable: what is configured is not there or is something else.
+        """
+        is_demo = main.name == "demo"
+        value = self._settings.controlnet_model or ("demo" if is_demo and not self._cuda else "")
+        found: dict[ControlType, WeightSource] = {}
+        for kind, source in named_sources(value).items():
+            if (source == "demo") != is_demo:
+                raise ModelUnavailable("model_unavailable.controlnet_demo")
+            if source == "demo":
+                weights = WeightSource("CONTROLNET_MODEL", "controlnet", "demo", "demo", None)
+            else:
+                weights = self._weights("CONTROLNET_MODEL", "controlnet", source)
+            if kind:
+                found[cast("ControlType", kind)] = replace(weights, called=kind)
+                continue
+            config = None if weights.path is None else read_json(weights.path / "config.json")
+            if config is not None and not control_types.is_union(config):
+                raise ModelUnavailable("model_unavailable.controlnet_type")
+            found |= dict.fromkeys(control_types.of_union(config or {}), weights)
+        return found
 
     def _ip_adapter_value(self, main: WeightSource) -> str | None:
         demo = main.name == "demo" and not self._cuda
@@ -545,6 +608,9 @@ def folder_problem(folder: Path, role: Role) -> str | None:
         return files if isinstance(files, str) else None
     if role == "safety":
         return _checker_problem(folder)
+    if role == "controlnet":
+        is_one = control_types.is_controlnet(read_json(folder / "config.json"))
+        return _weights_problem(folder) if is_one else text("model_unavailable.no_controlnet")
     index = read_json(folder / "model_index.json")
     if not index:
         return text("model_unavailable.no_index")

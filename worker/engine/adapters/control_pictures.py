@@ -1,0 +1,67 @@
+"""A client's picture -> what a ControlNet is shown, at the size that a pass draws. Knows no networks.
+
+It is laid over the output as the source picture is: beside it, where the canvas grows, nothing is known (black). OpenCV
+is imported where edges are asked for.
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from worker.api.layout import Borders
+from worker.engine import resize
+
+if TYPE_CHECKING:
+    from worker.api.params import ControlParams, ImageParams
+    from worker.core.types import Control
+
+CANNY_THRESHOLDS = (100, 200)
+"""Of the gradient, 0 ... 1020: those of diffusers' and of lllyasviel's own ControlNet examples
+(https://huggingface.co/docs/diffusers/using-diffusers/controlnet)."""
+_LIGHT = 128
+"""A drawing that is brighter than this on average is one of dark lines on light."""
+
+
+def control_picture(
+    image: Image.Image,
+    entry: "ControlParams",
+    params: "ImageParams",
+    size: tuple[int, int],
+    *,
+    field: str,
+    control: "Control",
+) -> Image.Image:
+    """RGB of `size`, which a job draws at: its `drawn_size`, or that of its draft."""
+    if params.outpaint is None and params.drawn is None:
+        return _shown(resize.fit_image(image, *size, control, field=field), entry)
+    output = params.width, params.height
+    left, up, right, down = (params.outpaint or Borders()).inside(output)
+    inside = resize.fit_image(image, right - left, down - up, control, field=field)
+    canvas = Image.new("RGB", output)
+    canvas.paste(_shown(inside, entry), (left, up))
+    if params.drawn is not None:
+        canvas = canvas.crop(params.drawn.box)
+    return canvas if canvas.size == size else canvas.resize(size, Image.Resampling.LANCZOS)
+
+
+def _shown(picture: Image.Image, entry: "ControlParams") -> Image.Image:
+    if not entry.preprocess:
+        return picture
+    if entry.type == "canny":
+        return canny(picture)
+    return light_on_dark(picture) if entry.type == "scribble" else picture
+
+
+def canny(picture: Image.Image) -> Image.Image:
+    """Edges, white on black (J. Canny 1986)."""
+    import cv2
+
+    edges = cv2.Canny(np.asarray(picture.convert("L")), *CANNY_THRESHOLDS)
+    return Image.fromarray(edges).convert("RGB")
+
+
+def light_on_dark(drawing: Image.Image) -> Image.Image:
+    """A drawing as ControlNets know them: light lines on black; one of dark lines on paper is inverted."""
+    grey = drawing.convert("L")
+    return (ImageOps.invert(grey) if np.asarray(grey).mean() > _LIGHT else grey).convert("RGB")

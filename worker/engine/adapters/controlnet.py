@@ -1,0 +1,149 @@
+"""ControlNets at work beside a UNet (https://arxiv.org/abs/2302.05543): what they add to each of its calls.
+
+A hook before the UNet's forward calls them with what it is called with. So they serve every pipeline, at whichever size
+a pass draws. The numbers are those of diffusers' own ControlNet pipelines, bit for bit.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from diffusers import ControlNetModel, ControlNetUnionModel
+
+from worker.engine.adapters.control_pictures import control_picture
+from worker.engine.models.control_types import UNION_MODES, is_union
+
+if TYPE_CHECKING:
+    from worker.api.params import ControlParams, ImageParams
+    from worker.core.types import Control, Sources
+
+SHARED = ("in_channels", "block_out_channels", "cross_attention_dim", "layers_per_block")
+"""What a ControlNet's config has in common with that of the UNet that it was trained for."""
+_DEMO_GAIN = 0.15
+"""Standard deviation of what the demo has where an untrained ControlNet has zeros, times the root of its inputs."""
+_DEMO_CONTRAST = 0.3
+"""Standard deviation over a noise picture of what its reader adds to the first hidden state."""
+
+Residuals = tuple[list[torch.Tensor], torch.Tensor]
+
+
+class Controls:
+    """The ControlNets of one job, and the pictures that they are shown."""
+
+    def __init__(
+        self,
+        params: "ImageParams",
+        sources: "Sources",
+        networks: Mapping[str, Any],
+        control: "Control",
+        factor: int,
+    ) -> None:
+        """`networks` holds those that are loaded, by name; `factor` is how many pixels a latent has along a side."""
+        self._networks, self._factor = networks, factor
+        self._entries: list[tuple[str, ControlParams, dict[tuple[int, int], torch.Tensor]]] = []
+        sizes = [params.drawn_size]
+        if params.draft is not None:
+            sizes.append((params.draft.width, params.draft.height))
+        for index, (entry, image) in enumerate(zip(params.controlnets or (), sources.controls, strict=True)):
+            if not entry.conditioning_scale:
+                continue
+            field = f"controlnets.{index}.image_url"
+            pictures = {
+                size: _tensor(control_picture(image, entry, params, size, field=field, control=control))
+                for size in dict.fromkeys(sizes)
+            }
+            name = next(name for name in (f"controlnet_{entry.type}", "controlnet") if name in networks)
+            self._entries.append((name, entry, pictures))
+        self._index = 0
+        self._total: Callable[[], int] = lambda: 1
+
+    @contextmanager
+    def steering(self, unet: Any, total: Callable[[], int]) -> Iterator[None]:
+        """In the body, one pass, the UNet is called with what they add. Once it runs, `total` is its steps."""
+        self._index, self._total = 0, total
+        hook = unet.register_forward_pre_hook(self, with_kwargs=True)
+        try:
+            yield
+        finally:
+            hook.remove()
+
+    def __call__(self, _unet: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        """Before a call of the UNet: the same with what the ControlNets add."""
+        index, total = self._index, max(self._total(), 1)
+        self._index += 1
+        sample, timestep = args
+        height, width = (side * self._factor for side in sample.shape[-2:])
+        found: Residuals | None = None
+        for name in dict.fromkeys(name for name, _, _ in self._entries):
+            mine = [(entry, pictures[width, height]) for own, entry, pictures in self._entries if own == name]
+            scales = [_scale(entry, index, total) for entry, _ in mine]
+            if not any(scales):
+                continue
+            shown = [one.to(sample.device, sample.dtype).expand(len(sample), -1, -1, -1) for _, one in mine]
+            same = {name: kwargs[name] for name in ("encoder_hidden_states", "added_cond_kwargs")}
+            call = functools.partial(self._networks[name], sample, timestep, **same, return_dict=False)
+            if is_union(config := self._networks[name].config):
+                modes = [UNION_MODES[entry.type] for entry, _ in mine]
+                types = torch.zeros(config.num_control_type).scatter_(0, torch.tensor(modes), 1)
+                types = types[None].to(sample.device, sample.dtype).repeat(len(sample), 1)
+                # A network that is shown several pictures at once weighs them itself.
+                said = {"control_type": types, "control_type_idx": modes}
+                found = _sum(found, call(controlnet_cond=shown, conditioning_scale=scales, **said))
+                continue
+            for picture, scale in zip(shown, scales, strict=True):
+                if scale:
+                    found = _sum(found, call(controlnet_cond=picture, conditioning_scale=scale))
+        if found is None:
+            return args, kwargs
+        down, middle = found
+        return args, kwargs | {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
+
+
+def _scale(entry: "ControlParams", index: int, total: int) -> float:
+    """How much an entry counts in call `index` of a pass: only where all of the call is in its span."""
+    inside = index / total >= entry.start_percentage and (index + 1) / total <= entry.end_percentage
+    return entry.conditioning_scale if inside else 0.0
+
+
+def _sum(found: Residuals | None, more: Residuals) -> Residuals:
+    if found is None:
+        return more
+    return [one + other for one, other in zip(found[0], more[0], strict=True)], found[1] + more[1]
+
+
+def _tensor(picture: Any) -> torch.Tensor:
+    """(1, 3, height, width), 0 ... 1."""
+    return torch.from_numpy(np.asarray(picture).astype(np.float32) / 255.0).permute(2, 0, 1)[None].contiguous()
+
+
+def demo(unet: Any, *, union: bool) -> torch.nn.Module:
+    """A ControlNet of the demo UNet's own weights (https://arxiv.org/abs/2302.05543, section 3.1), a little trained.
+
+    Where training begins with zeros, it has small numbers instead.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network: Any = ControlNetModel.from_unet(unet)
+        if union:
+            # Its own `from_unet` knows the widths of SDXL alone.
+            width: int = unet.config.block_out_channels[0]
+            kind: Any = ControlNetUnionModel
+            names = inspect.signature(kind.__init__).parameters
+            shared = {name: value for name, value in network.config.items() if name in names}
+            own = {"num_control_type": 8, "num_trans_channel": width, "num_proj_channel": width}
+            plain, network = network, kind(**shared | own)
+            network.load_state_dict(plain.state_dict(), strict=False)
+        for weight in network.parameters():
+            if weight.dim() == 4 and not weight.any():
+                torch.nn.init.normal_(weight, std=_DEMO_GAIN / weight[0].numel() ** 0.5)
+        with torch.no_grad():
+            reader = network.controlnet_cond_embedding
+            contrast = reader(torch.rand(1, 3, 128, 128)).std(dim=(2, 3)).mean()
+            reader.conv_out.weight.mul_(_DEMO_CONTRAST / contrast)
+    first = next(unet.parameters())
+    module: torch.nn.Module = network.to(first.device, first.dtype).eval().requires_grad_(False)
+    return module
