@@ -15,8 +15,9 @@ from PIL import Image, ImageDraw
 
 from tools.media_probe import Clip, probe
 from worker.core import logs
-from worker.core.config import ConfigError, load_settings, set_library_defaults
+from worker.core.config import REPOSITORY, ConfigError, load_settings, set_library_defaults
 
+DEMO_MODELS = REPOSITORY / "worker" / "demo_models"
 SUFFIXES = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp", "video/mp4": ".mp4"}
 
 
@@ -35,6 +36,35 @@ def centre_mask(width: int, height: int) -> Image.Image:
     mask = Image.new("L", (width, height), 0)
     ImageDraw.Draw(mask).rectangle([width // 3, height // 3, width * 2 // 3, height * 2 // 3], fill=255)
     return mask
+
+
+def drawing(width: int, height: int) -> Image.Image:
+    """A square of a dark line on paper, off the middle."""
+    paper = Image.new("RGB", (width, height), "white")
+    box = [width // 8, height // 8, width // 2, height // 2]
+    ImageDraw.Draw(paper).rectangle(box, outline="black", width=max(1, width // 64))
+    return paper
+
+
+def random_lora(path: Path, seed: int = 5) -> Path:
+    """A LoRA for the demo SDXL in the layout of kohya's trainer: random, so that what it adds is seen and no more."""
+    from safetensors import safe_open
+    from safetensors.numpy import save_file
+
+    dice, tensors = np.random.default_rng(seed), dict[str, NDArray[np.float32]]()
+    with safe_open(DEMO_MODELS / "sdxl" / "unet" / "diffusion_pytorch_model.safetensors", "np") as file:
+        for name in file.keys():  # noqa: SIM118 - no dict
+            layer = name.removesuffix(".weight")
+            if not layer.endswith(("to_q", "to_k", "to_v", "to_out.0")):
+                continue
+            outputs, inputs = file.get_slice(name).get_shape()
+            stem = "lora_unet_" + layer.replace(".", "_")
+            tensors[f"{stem}.lora_down.weight"] = dice.normal(0, 0.6, (4, inputs)).astype(np.float32)
+            tensors[f"{stem}.lora_up.weight"] = dice.normal(0, 0.6, (outputs, 4)).astype(np.float32)
+            tensors[f"{stem}.alpha"] = np.array(4.0, np.float32)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path)
+    return path
 
 
 def data_uri(image: Image.Image) -> str:
