@@ -30,6 +30,7 @@ DEFAULTS: dict[str, Any] = {
     "SDXL_VAE": None,
     "SDXL_REFINER": None,
     "CONTROLNET_MODEL": None,
+    "DEPTH_MODEL": None,
     "IP_ADAPTER_MODEL": None,
     "UPSCALER_MODEL": None,
     "WAN_MODEL": None,

@@ -73,6 +73,8 @@ class ModelDefaults:
     """Whether it is the model that the worker has for who asks for nothing else: another one is loaded beside it, or in
     its place."""
     has_ip_adapter: bool = False
+    makes_depth: bool = False
+    """Whether the depth of a photo can be told here."""
     scheduler: Scheduler | None = None
     """What runs where the request names none; None: the scheduler in the model's own files."""
     schedulers: tuple[Scheduler, ...] | None = None
@@ -190,7 +192,7 @@ class ControlParams:
 
 
 PREPROCESSED = ("canny", "scribble", "tile")
-"""Types of control picture that this worker makes of a photo or a drawing."""
+"""Types of control picture that every worker makes of a photo or a drawing; one with a `DEPTH_MODEL` makes `depth`."""
 CONTROLNET_SHARE = 0.45
 """Work of a ControlNet's call in those of the UNet's: 3.02 of 6.76 TFLOP, as torch counts them for SDXL."""
 
@@ -510,7 +512,7 @@ def _image_params(
         inpaint_area=inpaint.inpaint_area if inpaint is not None else None,
         outpaint=layout.outpaint,
         drawn=layout.drawn,
-        controlnets=_controls(request) or None,
+        controlnets=_controls(request, defaults) or None,
         ip_adapters=tuple(ReferenceParams(entry.type, entry.scale) for entry in request.ip_adapters) or None,
     )
 
@@ -576,16 +578,17 @@ def _upscale(request: PictureRequest, params: ImageParams, defaults: ModelDefaul
     return Upscale(factor, width, height, defaults.upscaler or LANCZOS, strength, (tile[0], tile[1]))
 
 
-def _controls(request: ImageRequest) -> tuple[ControlParams, ...]:
+def _controls(request: ImageRequest, defaults: ModelDefaults) -> tuple[ControlParams, ...]:
+    made_here = (*PREPROCESSED, "depth") if defaults.makes_depth else PREPROCESSED
     problems = [
         FieldProblem(
             f"controlnets.{index}.preprocess",
             "invalid_input.no_preprocessing",
-            choices=", ".join(PREPROCESSED),
+            choices=", ".join(made_here),
             got=entry.type,
         )
         for index, entry in enumerate(request.controlnets)
-        if entry.preprocess and entry.type not in PREPROCESSED
+        if entry.preprocess and entry.type not in made_here
     ]
     if problems:
         raise InvalidInput(problems)

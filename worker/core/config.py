@@ -149,6 +149,7 @@ class Settings(BaseSettings):
     sdxl_vae: str | None = None
     sdxl_refiner: str | None = None
     controlnet_model: str | None = None
+    depth_model: str | None = None
     ip_adapter_model: str | None = None
     upscaler_model: str | None = None
     wan_model: str | None = None

@@ -328,6 +328,9 @@ MESSAGES: Mapping[str, str] = {
         "CONTROLNET_MODEL names a ControlNet of one type; say which, as in canny=org/name"
     ),
     "model_unavailable.controlnet_unet": "CONTROLNET_MODEL does not go with SDXL_MODEL: it is for another UNet",
+    "model_unavailable.no_depth": (
+        "is not a Depth Anything (its config.json does not name DepthAnythingForDepthEstimation)"
+    ),
     "model_unavailable.no_controlnet": "is not a ControlNet in diffusers' layout (its config.json names none)",
     "model_unavailable.file_configs": (
         "SDXL_MODEL is a single file, and the configuration and tokenizer files that go with it are not here "

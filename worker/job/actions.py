@@ -141,6 +141,7 @@ def _model(name: str | None, task: TaskType, defaults: ModelDefaults) -> dict[st
         "schedulers": [one.value for one in (Scheduler if defaults.schedulers is None else defaults.schedulers)],
         "has_refiner": defaults.has_refiner,
         "has_ip_adapter": defaults.has_ip_adapter,
+        "makes_depth": defaults.makes_depth,
         "upscaler": defaults.upscaler,
         "image_sizes": {name: shapes[shape] for name, shape in sizes.IMAGE_SIZES.items()},
         "aspect_ratios": shapes,

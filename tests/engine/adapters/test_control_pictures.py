@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 from tests.support.engine_jobs import Recorder, image_params, picture
 from worker.api.layout import Borders, Drawn
@@ -17,7 +17,13 @@ SIZE = (64, 64)
 def shown(image: Image.Image, kind: Any, *, size: tuple[int, int] = SIZE, made: bool = False, **changes: Any) -> Any:
     entry, control = ControlParams(kind, preprocess=not made), Recorder()
     found = control_picture(
-        image, entry, image_params(**changes), size, field="controlnets.0.image_url", control=control
+        image,
+        entry,
+        image_params(**changes),
+        size,
+        field="controlnets.0.image_url",
+        control=control,
+        depth=ImageOps.invert,
     )
     assert found.mode == "RGB"
     assert found.size == size
@@ -72,3 +78,9 @@ def test_of_a_drawn_box_the_same_box_is_shown() -> None:
     found, _ = shown(square(), "tile", drawn=drawn)
     expected = square().crop((16, 16, 48, 48)).resize(SIZE, Image.Resampling.LANCZOS)
     assert np.array_equal(found, np.asarray(expected))
+
+
+def test_the_depth_of_a_photo_is_told_and_one_that_is_made_is_taken() -> None:
+    told, _ = shown(square(), "depth")
+    assert told[30, 30].tolist() == [245, 245, 245]
+    assert shown(square(), "depth", made=True)[0][30, 30].tolist() == [10, 10, 10]

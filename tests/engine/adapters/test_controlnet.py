@@ -17,15 +17,17 @@ from diffusers import (
 )
 from numpy.typing import NDArray
 from PIL import Image
+from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
 
 from tests.engine.conftest import request_of
 from tests.support.engine_jobs import Recorder, image_params, picture, sources_of
-from worker.api.params import ControlParams, Draft
-from worker.api.request import ControlNet
+from worker.api.params import ControlParams, Draft, resolve
+from worker.api.request import ControlNet, parse
 from worker.core.config import Settings, load_settings
-from worker.core.errors import Cancelled, ModelUnavailable
+from worker.core.errors import Cancelled, InvalidInput, ModelUnavailable
 from worker.core.types import TaskType
 from worker.engine.adapters.controlnet import demo
+from worker.engine.adapters.depth import depth
 from worker.engine.engine import Engine
 from worker.engine.models.registry import ModelRegistry
 from worker.engine.protocol import Placement
@@ -64,7 +66,9 @@ def draw(
     control: Recorder | None = None,
     **changes: Any,
 ) -> NDArray[np.uint8]:
-    asked = [{"type": one.type, "image_url": "https://example.com/c.png"} for one in entries]
+    asked = [
+        {"type": one.type, "image_url": "https://example.com/c.png", "preprocess": one.preprocess} for one in entries
+    ]
     request = request_of(task).model_copy(update={"controlnets": tuple(map(ControlNet.model_validate, asked))})
     if task is not TEXT2IMG:
         changes = {"strength": 0.7} | changes
@@ -302,3 +306,51 @@ def test_a_folder_that_does_not_go_with_the_model_is_refused_in_words(
         draw(engine_of(demo_settings, **base, controlnet_model=f"canny={tmp_path / 'control'}"), entry())
     with pytest.raises(ModelUnavailable, match="can be demo only"):
         draw(engine_of(demo_settings, **base, controlnet_model="demo"), entry())
+
+
+def small_depth(folder: Path) -> Path:
+    """A Depth Anything of random weights, as transformers saves one."""
+    backbone = Dinov2Config(  # type: ignore[call-arg]  # by a name that it has besides
+        hidden_size=32,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        image_size=518,
+        patch_size=14,
+        out_indices=[1, 2, 3, 4],
+        reshape_hidden_states=False,
+    )
+    config = DepthAnythingConfig(
+        backbone_config=backbone,
+        reassemble_hidden_size=32,
+        neck_hidden_sizes=[16, 24, 32, 32],
+        fusion_hidden_size=16,
+        head_hidden_size=8,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        DepthAnythingForDepthEstimation(config).save_pretrained(folder)
+    return folder
+
+
+def test_the_depth_of_a_photo_is_told_where_there_is_a_model_for_it(
+    demo_settings: Settings, tmp_path: Path, union: Engine
+) -> None:
+    engine = engine_of(demo_settings, depth_model=str(small_depth(tmp_path / "depth")))
+    asked = {"prompt": "a", "controlnets": [{"type": "depth", "image_url": "https://example.com/c.png"}]}
+    limits: dict[str, Any] = {"max_image_pixels": 2**20, "max_job_cost": 10**9}
+    resolve(parse(asked), engine.describe(TEXT2IMG), **limits)
+    with pytest.raises(InvalidInput, match="must be false for depth"):
+        resolve(parse(asked), union.describe(TEXT2IMG), **limits)
+    photo = picture(96, 64, seed=5)
+    seen = draw(engine, entry("depth", preprocess=True), shown=(photo,))
+    told = depth(parts_of(engine).depth, photo, torch.device("cpu"))
+    assert (told.size, told.getextrema()[0]) == ((96, 64), (0, 255))
+    assert not np.array_equal(seen, draw(engine, entry("depth"), shown=(photo,)))
+    assert np.array_equal(seen, draw(engine, entry("depth", preprocess=True), shown=(photo,)))
+    engine.unload()
+
+
+def test_what_tells_no_depth_is_refused_in_words(demo_settings: Settings, demo_models: Path) -> None:
+    engine = engine_of(demo_settings, depth_model=str(demo_models / "sdxl" / "unet"))
+    with pytest.raises(ModelUnavailable, match="DEPTH_MODEL names a folder that is not a Depth Anything"):
+        draw(engine, entry("depth", preprocess=True))

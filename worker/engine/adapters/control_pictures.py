@@ -4,6 +4,7 @@ It is laid over the output as the source picture is: beside it, where the canvas
 is imported where edges are asked for.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,23 +32,26 @@ def control_picture(
     *,
     field: str,
     control: "Control",
+    depth: Callable[[Image.Image], Image.Image],
 ) -> Image.Image:
-    """RGB of `size`, which a job draws at: its `drawn_size`, or that of its draft."""
+    """RGB of `size`, which a job draws at: its `drawn_size`, or that of its draft. `depth` tells that of a photo."""
     if params.outpaint is None and params.drawn is None:
-        return _shown(resize.fit_image(image, *size, control, field=field), entry)
+        return _shown(resize.fit_image(image, *size, control, field=field), entry, depth)
     output = params.width, params.height
     left, up, right, down = (params.outpaint or Borders()).inside(output)
     inside = resize.fit_image(image, right - left, down - up, control, field=field)
     canvas = Image.new("RGB", output)
-    canvas.paste(_shown(inside, entry), (left, up))
+    canvas.paste(_shown(inside, entry, depth), (left, up))
     if params.drawn is not None:
         canvas = canvas.crop(params.drawn.box)
     return canvas if canvas.size == size else canvas.resize(size, Image.Resampling.LANCZOS)
 
 
-def _shown(picture: Image.Image, entry: "ControlParams") -> Image.Image:
+def _shown(picture: Image.Image, entry: "ControlParams", depth: Callable[[Image.Image], Image.Image]) -> Image.Image:
     if not entry.preprocess:
         return picture
+    if entry.type == "depth":
+        return depth(picture)
     if entry.type == "canny":
         return canny(picture)
     return light_on_dark(picture) if entry.type == "scribble" else picture

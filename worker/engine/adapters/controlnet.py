@@ -18,6 +18,8 @@ from worker.engine.adapters.control_pictures import control_picture
 from worker.engine.models.control_types import UNION_MODES, is_union
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from worker.api.params import ControlParams, ImageParams
     from worker.core.types import Control, Sources
 
@@ -40,9 +42,14 @@ class Controls:
         sources: "Sources",
         networks: Mapping[str, Any],
         control: "Control",
+        *,
         factor: int,
+        depth: "Callable[[Image.Image], Image.Image]",
     ) -> None:
-        """`networks` holds those that are loaded, by name; `factor` is how many pixels a latent has along a side."""
+        """`networks` holds those that are loaded, by name; `factor` is how many pixels a latent has along a side.
+
+        `depth` tells the depth of a photo, where a request asks for that.
+        """
         self._networks, self._factor = networks, factor
         self._entries: list[tuple[str, ControlParams, dict[tuple[int, int], torch.Tensor]]] = []
         sizes = [params.drawn_size]
@@ -53,7 +60,7 @@ class Controls:
                 continue
             field = f"controlnets.{index}.image_url"
             pictures = {
-                size: _tensor(control_picture(image, entry, params, size, field=field, control=control))
+                size: _tensor(control_picture(image, entry, params, size, field=field, control=control, depth=depth))
                 for size in dict.fromkeys(sizes)
             }
             name = next(name for name in (f"controlnet_{entry.type}", "controlnet") if name in networks)

@@ -4,6 +4,7 @@ Reads like the papers: condition (https://arxiv.org/abs/2307.01952, section 2), 
 ensemble of experts, appendix B), decode. Knows latents and schedules; knows no users, no files and no placement.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ from worker.api.prompt_weights import Passages
 from worker.core.types import Control, Part, Progress, Sources
 from worker.engine import resize
 from worker.engine.adapters.controlnet import Controls
+from worker.engine.adapters.depth import depth
 from worker.engine.adapters.ip_adapter import Reference, referenced
 from worker.engine.adapters.lora import without_loras
 from worker.engine.canvas import Canvas
@@ -95,7 +97,8 @@ class SdxlJob:
         self._controls: Controls | None = None
         if params.controlnets:
             factor = 2 ** (len(parts.vae.config.block_out_channels) - 1)
-            self._controls = Controls(self._params, sources, parts.controlnets, control, factor)
+            told = functools.partial(depth, parts.depth, device=device)
+            self._controls = Controls(self._params, sources, parts.controlnets, control, factor=factor, depth=told)
         self._references: tuple[Reference, ...] | None = None
         self._kept: dict[str, torch.Tensor] = {}
         self._base_embeds: Embeddings | None = None

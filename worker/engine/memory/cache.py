@@ -44,6 +44,7 @@ _FETCHED_AS: Mapping[Role, What] = {
     "vae": "vae",
     "ip_adapter": "ip_adapter",
     "controlnet": "vae",
+    "depth": "safety",
     "upscaler": "upscaler",
 }
 

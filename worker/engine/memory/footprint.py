@@ -56,7 +56,7 @@ def _part(weights: WeightSource, *, cuda: bool) -> dict[str, int]:
         found = ip_adapter_files(path)
         read = [] if isinstance(found, str) else [found.weights, *_files(found.encoder, cuda)]
         return {"ip_adapter": loaded_bytes(read, wide)}
-    if weights.role in {"vae", "controlnet"}:
+    if weights.role in {"vae", "controlnet", "depth"}:
         return {weights.role: loaded_bytes(_files(path, cuda), wide)}
     if weights.kind == "file":
         tensors = header(path)

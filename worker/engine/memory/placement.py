@@ -12,7 +12,7 @@ from worker.engine.memory.room import Room
 from worker.engine.protocol import Placement, PlacementMode
 
 GIB = 2**30
-EXTRAS = ("ip_adapter", "controlnet")
+EXTRAS = ("ip_adapter", "controlnet", "depth")
 """How the names of networks begin that some jobs of a model need and most do not. They are on the GPU only while they
 run, in every mode: what a job without them is planned in, and how fast it is, does not depend on what others asked for.
 """

@@ -21,6 +21,8 @@ Phase = Literal["text", "encode", "denoise", "decode", "decode_in_tiles", "upsca
 MIB = 2**20
 _TEXT = {"sdxl": 64 * MIB, "wan": 128 * MIB}
 """Activations of the text and image encoders: 77 tokens and 512."""
+DEPTH = 512 * MIB
+"""Of what tells the depth of a photo, at 518 pixels: enough for the largest Depth Anything; not measured."""
 IMAGE_TILE = 512
 """Side of a tile in which an image is decoded, in pixels, where there is no room to decode it whole."""
 UPSCALE_TILES = (512, 384, 256, 128, 64)
@@ -44,6 +46,8 @@ class Room:
         """What the network of this name works in."""
         if network == "upscaler":
             return self.upscale
+        if network == "depth":
+            return DEPTH
         if network == "vae":
             return max(self.encode, self.decode_in_tiles if tiles else self.decode)
         return self.denoise if network.startswith(("unet", "controlnet", "refiner_unet", "transformer")) else self.text

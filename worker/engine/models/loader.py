@@ -74,12 +74,13 @@ class SdxlParts:
     refiner_scheduler: Any = None
     refiner_aesthetics: bool = True
     ip_adapter: Any = None
+    depth: Any = None
     controlnets: dict[str, Any] = field(default_factory=dict)
     """By the name that their `WeightSource` gives them."""
 
     def modules(self) -> dict[str, torch.nn.Module]:
         """The networks in the order in which a job uses them."""
-        names = ("text_encoder", "text_encoder_2", "ip_adapter", "unet", "refiner_unet", "vae")
+        names = ("depth", "text_encoder", "text_encoder_2", "ip_adapter", "unet", "refiner_unet", "vae")
         return {name: module for name in names if (module := getattr(self, name)) is not None} | self.controlnets
 
 
@@ -181,6 +182,9 @@ class Loader:
         if source.role == "controlnet":
             network = self._controlnet(source, parts.unet)
             parts.controlnets[source.network] = network
+        elif source.role == "depth":
+            kind = transformers.DepthAnythingForDepthEstimation
+            network = parts.depth = self._read(kind, _path(source), torch.float16, source, "depth")
         else:
             network = parts.ip_adapter = self._ip_adapter(source, parts.unet)
         self._step()

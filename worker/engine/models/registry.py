@@ -36,7 +36,7 @@ _FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
 """Endings of a model in one file; all but the first are refused by what is in them."""
 
 Family = Literal["sdxl", "wan", "upscaler"]
-Role = Literal["sdxl", "vae", "refiner", "wan", "safety", "ip_adapter", "controlnet", "upscaler"]
+Role = Literal["sdxl", "vae", "refiner", "wan", "safety", "ip_adapter", "controlnet", "depth", "upscaler"]
 Kind = Literal["folder", "file", "hub", "demo"]
 
 SDXL_SIDE = 1024
@@ -123,7 +123,7 @@ class ModelSpec:
                 return replace(self, vae=part)
             case "refiner":
                 return replace(self, refiner=part)
-            case "ip_adapter" | "controlnet":
+            case "ip_adapter" | "controlnet" | "depth":
                 extras = (part if part.network == old.network else old for old in self.extras)
                 return replace(self, extras=tuple(extras))
             case _:
@@ -226,6 +226,7 @@ class ModelRegistry:
                 found,
                 has_refiner=spec.refiner is not None and found.schedulers != (),
                 has_ip_adapter=self._ip_adapter_value(main) is not None,
+                makes_depth=self._settings.depth_model is not None,
                 upscaler=None if upscaler is None else upscaler.main.name,
             )
         found = wan_defaults(name, folder, _wan_kind(main, task_type), own)
@@ -342,7 +343,10 @@ class ModelRegistry:
         ]
         if problems:
             raise InvalidInput(problems)
-        wanted = [served[entry.type] for entry in request.controlnets if entry.conditioning_scale]
+        asked = [entry for entry in request.controlnets if entry.conditioning_scale]
+        wanted = [served[entry.type] for entry in asked]
+        if self._settings.depth_model and any(entry.type == "depth" and entry.preprocess for entry in asked):
+            wanted.append(self._weights("DEPTH_MODEL", "depth", self._settings.depth_model))
         return list({network.network: network for network in wanted}.values())
 
     def _controlnets(self, main: WeightSource) -> dict[ControlType, WeightSource]:
@@ -599,18 +603,13 @@ def folder_problem(folder: Path, role: Role) -> str | None:
     """Why `folder` cannot be loaded as `role`, as the end of a sentence; None when nothing seems wrong."""
     if role == "upscaler":
         return upscaler_file.problem(folder)
-    if role == "vae":
-        if read_json(folder / "config.json").get("_class_name") != "AutoencoderKL":
-            return text("model_unavailable.no_vae")
-        return _weights_problem(folder)
+    if role in {"vae", "controlnet", "depth"}:
+        return _problem_alone(folder, role) or _weights_problem(folder)
     if role == "ip_adapter":
         files = ip_adapter_files(folder)
         return files if isinstance(files, str) else None
     if role == "safety":
         return _checker_problem(folder)
-    if role == "controlnet":
-        is_one = control_types.is_controlnet(read_json(folder / "config.json"))
-        return _weights_problem(folder) if is_one else text("model_unavailable.no_controlnet")
     index = read_json(folder / "model_index.json")
     if not index:
         return text("model_unavailable.no_index")
@@ -623,6 +622,18 @@ def folder_problem(folder: Path, role: Role) -> str | None:
             return text("model_unavailable.cut_off_of", part=component)
     if role == "sdxl" and read_json(folder / "unet" / "config.json").get("in_channels", 4) != 4:
         return text("model_unavailable.inpainting_only")
+    return None
+
+
+def _problem_alone(folder: Path, role: Role) -> str | None:
+    """The same of a folder that holds one network, but for its weights."""
+    config = read_json(folder / "config.json")
+    if role == "vae" and config.get("_class_name") != "AutoencoderKL":
+        return text("model_unavailable.no_vae")
+    if role == "controlnet" and not control_types.is_controlnet(config):
+        return text("model_unavailable.no_controlnet")
+    if role == "depth" and config.get("architectures") != ["DepthAnythingForDepthEstimation"]:
+        return text("model_unavailable.no_depth")
     return None
 
 
