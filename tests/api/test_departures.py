@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from worker.api.departures import departures
-from worker.api.params import ModelDefaults, resolve
+from worker.api.params import LoraParams, ModelDefaults, resolve
 from worker.api.request import parse
 
 SDXL = ModelDefaults("sdxl", 1024, 1024, num_inference_steps=30, guidance_scale=5.0, has_refiner=True)
@@ -142,6 +142,14 @@ def test_a_reference_of_no_weight_is_said_to_have_no_effect() -> None:
     seen = replace(SDXL, has_ip_adapter=True)
     entry = {"image_url": "https://example.com/a.png"}
     assert said(seen, ip_adapters=[entry, {**entry, "scale": 0}]) == ("ip_adapters.1: has no effect with a scale of 0",)
+
+
+def test_a_lora_of_no_weight_is_said_to_have_no_effect() -> None:
+    """Whether the request or the operator's list makes it 0."""
+    request = parse({"prompt": "a fox", "loras": [{"path": "ink"}, {"path": "mist"}]})
+    params = resolve(request, SDXL, max_image_pixels=2**22, max_job_cost=10**11)
+    used = replace(params, loras=(LoraParams("ink", 1.0), LoraParams("mist", 0.0)))
+    assert departures(request, used, SDXL) == ("loras.1: mist has no effect with a scale of 0",)
 
 
 def test_a_duration_that_becomes_visibly_another_is_said_with_the_frames() -> None:

@@ -121,6 +121,12 @@ def test_what_is_wrong_is_refused_in_words(fields: dict[str, Any], refusal: str)
     assert refusal in problem(**(PHONE | fields))
 
 
+def test_of_a_creativity_below_one_step_one_is_run_and_params_have_what_was_asked() -> None:
+    upscale = made(size=(64, 64), **PHONE, upscale_creativity=0.1, num_inference_steps=7).upscale
+    assert upscale.creativity == 0.1
+    assert [(int(7 * upscale.strength(7)), upscale.steps(7)), upscale.strength(100)] == [(1, 1), 0.1]
+
+
 def test_where_nothing_draws_details_cannot_be_drawn() -> None:
     assert problem(ALONE, **PHONE, upscale_creativity=0.2).startswith("upscale_creativity: needs an image model")
     assert made(ALONE, (64, 64), **PHONE).draws_nothing
@@ -143,6 +149,9 @@ def test_what_has_no_effect_or_was_done_another_way_is_said() -> None:
     assert undrawn == "prompt, seed, num_inference_steps: have no effect without an upscale_creativity above 0"
     (drawn,) = said(PLAIN, **PHONE)
     assert drawn.startswith("upscale_factor: this worker has no upscaler; the picture was enlarged by Lanczos, and the")
+    (short,) = said(**PHONE, upscale_creativity=0.1, num_inference_steps=4)
+    assert short == "upscale_creativity: 0.1 of 4 steps is less than one step; one draws the details anew"
+    assert said(**PHONE, upscale_creativity=0.25, num_inference_steps=4) == ()
     (enlarged, prompt) = said(PLAIN, **PHONE, upscale_creativity=0, prompt="a cat")
     assert "which adds no details" in enlarged
     assert prompt.startswith("prompt: has no effect")

@@ -12,6 +12,7 @@ from worker.api.params import LANCZOS, ImageParams, ModelDefaults, Params, Video
 from worker.api.prompt_weights import has_weights
 from worker.api.request import ImageRequest, PictureRequest, Request, UpscaleRequest, VideoRequest
 from worker.api.sizes import ASPECT_RATIOS, IMAGE_SIZES, RESOLUTIONS
+from worker.api.styles import LORA_FIELDS
 
 _VISIBLE = 0.05
 """A length or a shape that is off by so much is another one."""
@@ -19,15 +20,15 @@ _WEIGHTS: tuple[tuple[str, str], ...] = (
     # A time and a ratio in brackets are none: behind a digit, a weight has a point.
     (
         r"\([^()]{1,400}(?:(?<!\d):\s{0,3}-?\d{0,3}\.?\d{1,3}|:\s{0,3}-?\d{0,3}\.\d{1,3})\s{0,3}\)",
-        "(word:1.3): it changes no weight",
+        "(word:1.3): it changes no weight without prompt_weighting",
     ),
-    (r"\({2}[^()]|\[{2}[^][]", "((word)): it changes no weight"),
+    (r"\({2}[^()]|\[{2}[^][]", "((word)): it changes no weight without prompt_weighting"),
     (r"\\[()[\]]", r"\(: the backslash is a letter, too"),
-    (r"(?<!\S)BREAK(?![^\s,])", "BREAK: it begins no new chunk"),
+    (r"(?<!\S)BREAK(?![^\s,])", "BREAK: it begins no new chunk without prompt_weighting"),
 )
 """What `prompt_weighting` reads, and what it does not do without."""
 _LETTERS: tuple[tuple[str, str], ...] = (
-    (r"(?i:<(?:lora|lyco|locon|hypernet):)", "<lora:…>: no LoRA is loaded by it"),
+    (r"(?i:<(?:lora|lyco|locon|hypernet):)", "<lora:…>: no LoRA is loaded by it (loras names them)"),
     (r"<[A-Za-z][\w-]{1,63}>|\bembedding:\w", "<embedding>: none is loaded by it"),
     (r"(?<!\b[Cc])(?<=[\w)])\+{2,9}(?![\w+])|\)(?:\d?\.\d{1,3}|--{1,8})(?![\w.-])", "word++: it changes no weight"),
     (r"\[[^][|]{0,400}(?<!\d):\s{0,3}[\d.]{1,5}\]|\[[^][|]{1,200}\|[^][]{1,200}\]", "[a:b:0.5]: it switches nothing"),
@@ -42,7 +43,7 @@ def departures(request: Request, params: Params, defaults: ModelDefaults) -> tup
     if isinstance(params, ImageParams) and params.draws_nothing:
         return (*_quality(request), *_upscale(request, params), *_undrawn(request))
     said = [*_few_steps(params, defaults), *_guidance(request, params), *_letters(request, params), *_quality(request)]
-    said += _weights(request, params)
+    said += [*_weights(request, params), *_loras(params)]
     if isinstance(params, ImageParams):
         said += _upscale(request, params)
     if isinstance(request, ImageRequest) and isinstance(params, ImageParams):
@@ -113,6 +114,9 @@ def _upscale(request: Request, params: ImageParams) -> Iterator[str]:
         if request.upscale_creativity is not None:
             yield "upscale_creativity: has no effect without an upscale_factor"
         return
+    creativity, steps = params.upscale.creativity, params.num_inference_steps
+    if 0 < creativity * steps < 1:
+        yield f"upscale_creativity: {creativity:g} of {steps} steps is less than one step; one draws the details anew"
     if params.upscale.upscaler == LANCZOS and params.upscale.creativity:
         yield (
             "upscale_factor: this worker has no upscaler; the picture was enlarged by Lanczos, and the model drew its "
@@ -133,6 +137,13 @@ def _undrawn(request: Request) -> Iterator[str]:
     if given := [name for name in fields if getattr(request, name) != UpscaleRequest.model_fields[name].default]:
         verb = "has" if len(given) == 1 else "have"
         yield f"{', '.join(given)}: {verb} no effect without an upscale_creativity above 0"
+
+
+def _loras(params: Params) -> Iterator[str]:
+    for field in LORA_FIELDS:
+        for index, lora in enumerate(getattr(params, field, None) or ()):
+            if lora.scale == 0:
+                yield f"{field}.{index}: {lora.name} has no effect with a scale of 0"
 
 
 def _image(request: ImageRequest, params: ImageParams) -> Iterator[str]:

@@ -155,6 +155,11 @@ class Upscale:
         """Of each tile, on a schedule of so many."""
         return max(1, int(schedule * self.creativity))
 
+    def strength(self, schedule: int) -> float:
+        """The share of such a schedule that is run: one step at least."""
+        # The margin is for the multiplication that makes it a step again.
+        return min(1.0, max(self.creativity, (1 + 1e-6) / schedule))
+
 
 LANCZOS = "lanczos"
 
@@ -574,8 +579,7 @@ def _upscale(request: PictureRequest, params: ImageParams, defaults: ModelDefaul
     native, multiple = (defaults.width, defaults.height), defaults.size_multiple
     whole = width * height <= _DRAFTED_ABOVE * math.prod(native)
     tile = tuple(-(-side // multiple) * multiple for side in (width, height)) if whole else native
-    strength = min(1.0, max(creativity, (1 + 1e-6) / params.num_inference_steps))
-    return Upscale(factor, width, height, defaults.upscaler or LANCZOS, strength, (tile[0], tile[1]))
+    return Upscale(factor, width, height, defaults.upscaler or LANCZOS, creativity, (tile[0], tile[1]))
 
 
 def _controls(request: ImageRequest, defaults: ModelDefaults) -> tuple[ControlParams, ...]:

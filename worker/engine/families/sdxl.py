@@ -181,8 +181,9 @@ class SdxlJob:
             return None
         width, height = (-(-side // _LATENT) * _LATENT for side in (upscale.width, upscale.height))
         grid = Grid.over((width, height), upscale.tile, upscale.overlap, _LATENT)
-        steps = len(self._timesteps(parts.scheduler, self._params.num_inference_steps, upscale.creativity))
-        return _Anew(width, height, grid, upscale.creativity, steps)
+        schedule = self._params.num_inference_steps
+        strength = upscale.strength(schedule)
+        return _Anew(width, height, grid, strength, len(self._timesteps(parts.scheduler, schedule, strength)))
 
     def _plan(self) -> tuple[int, int]:
         """Steps of the base and of the refiner for one image: each noise level belongs to one of the two experts."""
