@@ -282,6 +282,16 @@ def test_the_file_is_the_one_that_the_operator_chose(shelf: Shelf) -> None:
     assert found.path.stem == digest
 
 
+def test_so_it_is_with_a_file_of_this_machine(shelf: Shelf, tmp_path: Path) -> None:
+    file = tmp_path / "own.safetensors"
+    file.write_bytes(safetensors())
+    digest = hashlib.sha256(safetensors()).hexdigest()
+    assert [one.path for one in shelf.get(LocalFile(file), sha256=digest)] == [file]
+    file.write_bytes(safetensors(b"y", 101))
+    with pytest.raises(ModelUnavailable, match="the file of the LoRA lora 0 is not the one whose sha256"):
+        shelf.get(LocalFile(file), sha256=digest)
+
+
 # --- the operator's tokens ---
 
 
@@ -309,9 +319,13 @@ def test_the_hubs_token_is_for_what_the_operator_listed(
     shelf.get(HubFile("org/name", None, "a.safetensors"), listed=False)
     assert {headers.get("Authorization") for _, headers in server.requests} == {None}
     server.requests.clear()
-    shelf.files._commits.clear()
     shelf.get(HubFile("org/name", None, "b.safetensors"), listed=True)
     assert {headers.get("Authorization") for _, headers in server.requests} == {"Bearer hub-key"}
+    server.requests.clear()
+    # What the hub said to the operator's token it has said to nobody else.
+    shelf.files._commits.pop(("org/name", None, False))
+    shelf.get(HubFile("org/name", None, "a.safetensors"), listed=False)
+    assert [headers.get("Authorization") for _, headers in server.requests] == [None]
     assert "hub-key" not in repr(load_settings(hf_token="hub-key"))
 
 

@@ -65,7 +65,8 @@ class LoraFiles:
         self._hub = hub
         self._hub_token = settings.hf_token.get_secret_value() if settings.hf_token else None
         self._civitai_token = settings.civitai_token.get_secret_value() if settings.civitai_token else None
-        self._commits: dict[tuple[str, str | None], _Commit] = {}
+        self._commits: dict[tuple[str, str | None, bool], _Commit] = {}
+        self._digests: dict[tuple[Path, int, int], str] = {}
 
     def load(
         self, wanted: Sequence[WantedLora], in_use: InUse, raise_if_stopped: Callable[[], None] = lambda: None
@@ -99,7 +100,7 @@ class LoraFiles:
     def _file(self, wanted: WantedLora, in_use: InUse, ask: Callable[[], None]) -> Path:
         source = wanted.source
         if isinstance(source, LocalFile):
-            return _local(source.path, wanted.name)
+            return self._checked(_local(source.path, wanted.name), wanted)
         if isinstance(source, HubFile):
             revision, file = self._resolved(source, wanted, ask)
             url = hub_url(self._hub, source.repository, revision, file)
@@ -108,6 +109,22 @@ class LoraFiles:
             url, token, key = source.url, self._token_of(source), source.url
         digest = wanted.sha256 or hashlib.sha256(key.encode()).hexdigest()
         return self._cache.file(digest, lambda: self._pieces(url, wanted, token, ask), in_use, ask)
+
+    def _checked(self, path: Path, wanted: WantedLora) -> Path:
+        """A file of this machine, which is the one that the operator chose; it is read once for each time it changes.
+
+        Raises:
+            ModelUnavailable: it is another one.
+        """
+        if wanted.sha256 is not None:
+            state = path.stat()
+            key = path, state.st_size, state.st_mtime_ns
+            if key not in self._digests:
+                with path.open("rb") as file:
+                    self._digests[key] = hashlib.file_digest(file, "sha256").hexdigest()
+            if self._digests[key] != wanted.sha256:
+                raise ModelUnavailable("model_unavailable.lora_hash", name=wanted.name)
+        return path
 
     def _pieces(
         self, url: str, wanted: WantedLora, token: tuple[str, str] | None, ask: Callable[[], None]
@@ -157,7 +174,8 @@ class LoraFiles:
         """The commit and the file that a source stands for; who names both is asked nothing."""
         if source.file is not None and source.revision is not None and _COMMIT.fullmatch(source.revision):
             return source.revision, source.file
-        key = source.repository, source.revision
+        # What the operator's token may read is nobody else's to see, not even its files' names.
+        key = source.repository, source.revision, wanted.listed
         commit = self._commits.get(key)
         if commit is None or time.monotonic() - commit.found_at > RESOLVED_SECONDS:
             try:
