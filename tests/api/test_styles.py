@@ -133,7 +133,10 @@ def test_good_styles_pass_the_check() -> None:
         ({"loras": [{"path": "other"}]}, 'STYLES.bad: names "other", which LORAS does not have'),
         ({"loras": [{"path": "ghibli", "scale": 9}]}, "STYLES.bad.loras.0.scale: must be at most 4"),
         ({"loras": 5}, "STYLES.bad.loras: must be a list"),
-        ({"loras": [5]}, 'STYLES.bad: names "", which LORAS does not have'),
+        ({"loras": [5]}, "STYLES.bad.loras.0: must be an object of path, scale, weight_name"),
+        ({"loras": ["ghibli"]}, "STYLES.bad.loras.0: must be an object of path, scale, weight_name"),
+        ({"loras": [{"scale": 1}]}, "STYLES.bad.loras.0.path: is required"),
+        ({"width": 512, "image_size": "square"}, "STYLES.bad: width, image_size: are two ways to say the same"),
         ({"loras": [{"path": "motion"}], "guidance_scale": 5}, "STYLES.bad: no task has all of its fields"),
         ({"steps": 5}, "STYLES.bad: no task has all of its fields"),
         ({"user_id": "u", "image_url": "https://u.example/a"}, "STYLES.bad: user_id, image_url cannot be of a style"),
@@ -145,3 +148,9 @@ def test_a_bad_style_is_named_at_the_start(style: dict[str, Any], said: str) -> 
         check_styles({"bad": style, **STYLES}, LISTED)
     assert said in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["", " ", "x" * 201])
+def test_a_style_that_no_request_can_name_is_refused_at_the_start(name: str) -> None:
+    with pytest.raises(ConfigError, match="STYLES: names must have 1 to 200 characters"):
+        check_styles({name: {"prompt": "{prompt}"}}, {})

@@ -10,7 +10,7 @@ from typing import Any
 
 from worker.api.fingerprint import WHO_ASKS
 from worker.api.loras import nearest
-from worker.api.request import REQUESTS, Request, parse
+from worker.api.request import MAX_NAME, REQUESTS, Request, parse
 from worker.api.validation_errors import short
 from worker.core.config import ConfigError, ListedLora
 from worker.core.errors import FieldProblem, InvalidInput
@@ -81,6 +81,8 @@ def check_styles(styles: Mapping[str, Style], listed: Mapping[str, ListedLora]) 
         ConfigError: naming the style and what is wrong with it.
     """
     problems = [f"STYLES.{name}{problem}" for name, style in styles.items() for problem in _problems(style, listed)]
+    if any(not name.strip() or len(name) > MAX_NAME for name in styles):
+        problems.append(f"STYLES: names must have 1 to {MAX_NAME} characters")
     if problems:
         raise ConfigError("; ".join(problems))
 
@@ -106,8 +108,10 @@ def _problems(style: Style, listed: Mapping[str, ListedLora]) -> Iterator[str]:
                 _applied(style, sample | {"task_type": task.value}, parse(sample | {"task_type": task.value}))
             )
         except InvalidInput as error:
-            # What a value should be, without the value.
-            yield from (f".{one.field}: {re.sub(r' [(]got .*[)]$', '', one.problem)}" for one in error.problems)
+            for one in error.problems:
+                # What a value should be, without the value. What is wrong with several fields names them itself.
+                place = f".{one.field}" if one.field else ""
+                yield f"{place}: {re.sub(r' [(]got .*[)]$', '', one.problem)}"
             return
         if found.reads_bucket:
             yield ": a picture of a style must have an https:// URL"
@@ -140,8 +144,9 @@ def _applied(style: Style, given: dict[str, Any], request: Request) -> dict[str,
 
 
 def _lora_paths(style: Style) -> list[str]:
+    """The LoRAs that a style names; what is no name at all, `parse` refuses."""
     lists = [style.get(field) for field in LORA_FIELDS]
-    return [_path(entry) for entries in lists if isinstance(entries, list) for entry in entries]
+    return [path for entries in lists if isinstance(entries, list) for entry in entries if (path := _path(entry))]
 
 
 def _path(entry: object) -> str:
