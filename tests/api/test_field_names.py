@@ -24,6 +24,8 @@ MEANT = {
     "strength": "denoising_strength prompt_strength strenght",
     "output_format": "format outputFormat",
     "output_quality": "quality jpeg_quality output_compression",
+    "loras": "lora lora_url lora_scale replicate_weights",
+    "ip_adapters": "reference_image image_prompt ip_adapter_scale",
     "user_id": "uid userId",
     "width": "widht w",
     "height": "hieght",
@@ -91,6 +93,7 @@ def test_whatever_the_name_what_it_leads_to_is_a_field(name: str, task: str) -> 
             ("image_to_video", "img2video"),
         ),
         *(("image-to-image", "img2img"), ("inpainting", "inpaint"), ("Text2Img", "text2img"), ("img2vid", "img2video")),
+        *(("upscaling", "upscale"), ("super-resolution", "upscale"), ("Real-ESRGAN", "upscale")),
         *(("video", None), ("enlarge", None), ("", None)),
     ],
 )

@@ -33,10 +33,12 @@ _CALLED = {
     "output_quality": "quality jpeg_quality webp_quality image_quality compression_quality output_compression",
     "upscale_factor": "upscale scale_factor hr_scale upscale_by upscaling_resize upscale_ratio outscale enable_hr",
     "upscale_creativity": "creativity hr_denoising_strength upscale_strength",
-    "loras": "lora lora_weights lora_url lora_urls lora_path lora_paths lora_name lora_list extra_lora",
+    "loras": "lora lora_weights lora_url lora_urls lora_path lora_paths lora_name lora_list extra_lora lora_scale "
+    "lora_scales lora_strength replicate_weights",
     "controlnets": "controlnet control_net control_nets control_image control_image_url controlnet_image "
     "controlnet_image_url controlnet_units canny_image_url depth_image_url openpose_image_url",
-    "ip_adapters": "ip_adapter ipadapter ip_adapter_image ip_adapter_image_url reference_image reference_image_url "
+    "ip_adapters": "ip_adapter ipadapter ip_adapter_image ip_adapter_image_url ip_adapter_scale image_prompt "
+    "image_prompts reference_image reference_image_url "
     "reference_images reference_image_urls style_image style_image_url subject_image subject_image_url",
     "refiner_inference_steps": "refiner_steps refine_steps",
     "image_url": "image img images image_urls image_uri image_base64 init_image init_images init_image_url input_image "
@@ -66,6 +68,7 @@ _CHOSEN = {
     "text2img": "t2i txttoimg txt2img txt2pic",
     "img2img": "i2i imgtoimg",
     "inpaint": "inpainting outpaint outpainting imginpainting",
+    "upscale": "upscaling upscaler superresolution esrgan realesrgan",
     "text2video": "t2v txttovideo txt2vid txttovid",
     "img2video": "i2v imgtovideo img2vid imgtovid",
     "DDIM": "ddimscheduler",
