@@ -123,6 +123,7 @@ def test_what_is_wrong_is_refused_in_words(fields: dict[str, Any], refusal: str)
 
 def test_of_a_creativity_below_one_step_one_is_run_and_params_have_what_was_asked() -> None:
     upscale = made(size=(64, 64), **PHONE, upscale_creativity=0.1, num_inference_steps=7).upscale
+    assert upscale is not None
     assert upscale.creativity == 0.1
     assert [(int(7 * upscale.strength(7)), upscale.steps(7)), upscale.strength(100)] == [(1, 1), 0.1]
 
