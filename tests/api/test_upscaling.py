@@ -17,8 +17,10 @@ PICTURE = "data:image/png;base64,iVBORw0KGgo="
 PHONE: dict[str, Any] = {"task_type": "upscale", "image_url": PICTURE, "upscale_factor": 2}
 
 
-def resolved(request: Request, defaults: ModelDefaults, size: tuple[int, int] | None, most: int) -> ImageParams:
-    limits = {"max_image_pixels": 2_359_296, "max_job_cost": 8_000_000_000, "max_upscaled_pixels": most}
+def resolved(
+    request: Request, defaults: ModelDefaults, size: tuple[int, int] | None, most: int, cost: int = 8_000_000_000
+) -> ImageParams:
+    limits = {"max_image_pixels": 2_359_296, "max_job_cost": cost, "max_upscaled_pixels": most}
     params = resolve(request, defaults, **limits, source=None if size is None else SourceShape(*size), seed=1)
     assert isinstance(params, ImageParams)
     return params
@@ -98,6 +100,23 @@ def test_the_final_size_has_a_limit_of_its_own(factor: int) -> None:
 def test_before_the_picture_is_here_its_size_is_no_reason_to_refuse() -> None:
     params = made(most=65536, **PHONE)
     assert params.final_size == (256, 256)
+
+
+def test_so_it_is_with_the_cost_which_then_names_the_factor() -> None:
+    def at_most(cost: int, size: tuple[int, int] | None, **fields: Any) -> str | None:
+        try:
+            resolved(parse(fields), SDXL, size, 16_777_216, cost)
+        except InvalidInput as error:
+            return error.message
+        return None
+
+    assert at_most(1024**2, None, **PHONE) is at_most(1024**2, (512, 512), **PHONE) is None
+    refusal = "upscale_factor: width x height x (steps + 1) x images, with all that is enlarged, may be at most 1048576"
+    assert at_most(1024**2, (520, 512), **PHONE) == f"{refusal} (got {1040 * 1024})"
+    drawn = 1024**2 * (30 + STEPS_BESIDE)
+    assert at_most(drawn, None, prompt="a fox") is None
+    assert str(at_most(drawn, None, prompt="a fox", upscale_factor=2)).startswith("upscale_factor: ")
+    assert str(at_most(drawn - 1, None, prompt="a fox", upscale_factor=2)).startswith("num_inference_steps: ")
 
 
 @pytest.mark.parametrize(

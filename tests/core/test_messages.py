@@ -59,8 +59,8 @@ IDS = """
         .of_another_task_but_close .one_of .one_of_but_close .other .outpaint .outpaint_object .outpaint_side
         .own_scheduler .owner .prompt_weight .required .several_sizes .short_schedule .size_in_pixels .step_too_long
         .string .style_task .styled .surrogate .too_long .too_many_bytes .too_many_pixels .too_slow
-        .too_slow_at_any_steps .unicode .unknown .unknown_but_close .unknown_here .upscale_factor .upscaled_pixels
-        .user_id .video_cost .weight_name .whole_number
+        .too_slow_at_any_steps .unicode .unknown .unknown_but_close .unknown_here .upscale_cost .upscale_factor
+        .upscaled_pixels .user_id .video_cost .weight_name .whole_number
     model_unavailable
         .checker .checker_incomplete .class .controlnet_demo .controlnet_type .controlnet_unet .cut_off .cut_off_of
         .demo_folder .file .file_configs .file_cut_off .file_missing .folder .folder_missing .has_several_files

@@ -10,9 +10,10 @@ import handler
 from tests.job.test_loras import LISTED, Seeing, Shelf
 from tests.support.memory_world import CLOUD, World
 from worker.api.fingerprint import fingerprint
-from worker.api.params import Params
+from worker.api.params import ModelDefaults, Params
 from worker.api.request import Request, parse
-from worker.core.types import Control, Sources
+from worker.core.errors import ModelUnavailable
+from worker.core.types import Control, Sources, TaskType
 from worker.doctor import environment
 from worker.engine.protocol import Generated
 
@@ -96,6 +97,19 @@ async def test_capabilities_list_styles_with_their_tasks() -> None:
     answer = await world().run({"action": "capabilities"})
     assert [one["name"] for one in answer["styles"]] == ["ghibli", "film"]
     assert answer["styles"][1]["tasks"] == ["text2video", "img2video"]
+
+
+async def test_a_style_for_what_is_not_served_is_not_offered() -> None:
+    class Images(Reading):
+        def describe(self, task_type: TaskType, model: str | None = None) -> ModelDefaults:
+            if task_type.is_video:
+                raise ModelUnavailable("model_unavailable.task", task=task_type, tasks="text2img")
+            return super().describe(task_type, model)
+
+    styles = STYLES | {"anime": {"model": "anime"}, "own": {"model": "fake"}}
+    answer = await World(Images(), loras=LISTED, styles=styles).run({"action": "capabilities"})
+    images = ["text2img", "img2img", "inpaint"]
+    assert answer["styles"] == [{"name": "ghibli", "tasks": images}, {"name": "own", "tasks": [*images, "upscale"]}]
 
 
 def test_a_wrong_style_stops_the_worker_with_its_name(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,3 +88,12 @@ async def test_a_quote_prices_the_larger_picture(worker: Services) -> None:
     plain, larger = await serve(worker, **asked), await serve(worker, **asked, upscale_factor=4)
     assert larger["units"] > plain["units"]
     assert larger["params"]["upscale"]["width"] == 4 * plain["params"]["width"]
+
+
+async def test_a_small_picture_is_enlarged_where_one_of_the_models_size_would_cost_too_much() -> None:
+    worker = handler.build(load_settings(max_job_cost=400_000))
+    asked = {"task_type": "upscale", "upscale_factor": 4}
+    answer = await serve(worker, **asked, image_url=inline(32, 40))
+    assert [(one["width"], one["height"]) for one in answer["files"]] == [(128, 160)]
+    refused = await serve(worker, **asked, image_url=inline(320, 400))
+    assert refused["error"].startswith("invalid_input: upscale_factor: width x height x (steps + 1) x images")

@@ -382,7 +382,13 @@ def resolve(
     if isinstance(request, PictureRequest) and isinstance(params, ImageParams):
         params = replace(params, upscale=_upscale(request, params, defaults, max_upscaled_pixels))
     cost = job_cost(params, defaults)
-    if cost > max_job_cost:
+    # How large a client's picture becomes is not known before it is here: `source` brings the question back.
+    if cost > max_job_cost and not (isinstance(request, UpscaleRequest) and source is None):
+        upscale = params.upscale if isinstance(params, ImageParams) else None
+        if isinstance(params, ImageParams) and upscale and cost - _upscaling_cost(params, upscale) <= max_job_cost:
+            raise InvalidInput(
+                [FieldProblem("upscale_factor", "invalid_input.upscale_cost", most=max_job_cost, got=cost)]
+            )
         problem = FieldProblem(
             "num_inference_steps",
             "invalid_input.video_cost" if isinstance(params, VideoParams) else "invalid_input.image_cost",

@@ -105,6 +105,9 @@ MESSAGES: Mapping[str, str] = {
     "invalid_input.frames": "must be 4k + 1; the nearest are {low} and {high} (got {got})",
     "invalid_input.too_many_pixels": "width x height may be at most {most} pixels (got {got})",
     "invalid_input.image_cost": "width x height x (steps + 1) x images may be at most {most} (got {got})",
+    "invalid_input.upscale_cost": (
+        "width x height x (steps + 1) x images, with all that is enlarged, may be at most {most} (got {got})"
+    ),
     "invalid_input.video_cost": (
         "video_width x video_height x num_frames x (steps + 1) may be at most {most} (got {got})"
     ),

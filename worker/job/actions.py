@@ -5,7 +5,7 @@ user's data, and do not wait for the GPU.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
 from worker.api import fingerprint, sizes
@@ -61,10 +61,7 @@ def _capabilities(generator: Generator, settings: Settings) -> dict[str, Any]:
     return {
         "tasks": list(models),
         "models": models,
-        "styles": [
-            {"name": name, "tasks": [task.value for task in tasks_of(style, settings.loras or {})]}
-            for name, style in (settings.styles or {}).items()
-        ],
+        "styles": list(_styles(models, settings)),
         "loras": [_lora(name, lora) for name, lora in (settings.loras or {}).items()],
         "controlnet_types": list(generator.controlnet_types()),
         "upscale_factors": list(UPSCALE_FACTORS),
@@ -87,6 +84,19 @@ def _capabilities(generator: Generator, settings: Settings) -> dict[str, Any]:
         },
         "versions": {"contract": CONTRACT_VERSION, "worker": WORKER_VERSION, "fingerprint": fingerprint.VERSION},
     }
+
+
+def _styles(models: Mapping[str, list[dict[str, Any]]], settings: Settings) -> Iterator[dict[str, Any]]:
+    """Those that a request may name here: for tasks that are served, with the model that the style asks for."""
+    for name, style in (settings.styles or {}).items():
+        served = [
+            task.value
+            for task in tasks_of(style, settings.loras or {})
+            if style.get("model") in {None, *(one["name"] for one in models.get(task.value, ()))}
+            and task.value in models
+        ]
+        if served:
+            yield {"name": name, "tasks": served}
 
 
 def _lora(name: str, lora: ListedLora) -> dict[str, Any]:

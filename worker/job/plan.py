@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from worker.api.departures import departures
 from worker.api.loras import WantedLora, lora_params, wanted_loras
 from worker.api.params import ImageParams, ModelDefaults, Params, SourceShape, VideoParams, job_cost, resolve
-from worker.api.request import InpaintRequest, Request
+from worker.api.request import InpaintRequest, Request, UpscaleRequest
 from worker.api.styles import styled
 from worker.core import timing
 from worker.core.errors import FieldProblem, InvalidInput
@@ -55,7 +55,9 @@ async def plan(request: Request, services: Services) -> Plan:
     params = replace(_resolved(request, defaults, services), **lora_params(loras))
     # In a thread: of a model that is not loaded yet, the headers of its files are read.
     estimate = await asyncio.to_thread(generator.estimate, request, params)
-    check_time(estimate, params, settings.job_timeout_seconds)
+    if not isinstance(request, UpscaleRequest):
+        # The size of a picture that is made larger is its own, which `follow` knows.
+        check_time(estimate, params, settings.job_timeout_seconds)
     return Plan(request, defaults, params, estimate, _said(request, params, defaults), loras)
 
 
@@ -70,7 +72,7 @@ async def follow(planned: Plan, sources: Sources, services: Services) -> Plan:
     seed = before.seed if isinstance(before, VideoParams) else before.seeds[0]
     params = replace(_resolved(request, defaults, services, shape, seed), **lora_params(planned.loras))
     estimate = planned.estimate
-    if job_cost(params) > job_cost(before):
+    if isinstance(request, UpscaleRequest) or job_cost(params) > job_cost(before):
         estimate = await asyncio.to_thread(services.generator.estimate, request, params)
         check_time(estimate, params, services.settings.job_timeout_seconds)
     return replace(planned, params=params, estimate=estimate, warnings=_said(request, params, defaults))
