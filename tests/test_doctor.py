@@ -119,6 +119,15 @@ def test_each_wrong_variable_is_red_and_all_other_checks_still_run(monkeypatch: 
     assert "SDXL_REFINER" in named(rows, "SDXL_REFINR").remedy
 
 
+def test_a_style_whose_model_is_not_here_is_red(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SDXL_MODEL", "photo=demo, anime=demo")
+    styles = {"ink": {"model": "anime"}, "film": {"model": "photos"}, "clip": {"model": "photo", "fps": 12}}
+    monkeypatch.setenv("STYLES", json.dumps(styles))
+    rows = [row for row in everything() if row.name.startswith("style ")]
+    assert states(rows) == {"style film": "fail", "style clip": "fail"}
+    assert rows[0].detail == "no model of its tasks is called 'photos'"
+
+
 def test_a_mix_of_variables_that_no_worker_starts_with_is_all_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNPOD_ENDPOINT_ID", "e")
     monkeypatch.setenv("FIRESTORE_EMULATOR_HOST", "127.0.0.1:8080")

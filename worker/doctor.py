@@ -31,7 +31,7 @@ from typing import Any, Literal, TypeVar
 from urllib.parse import quote
 
 from worker.api.params import ModelDefaults
-from worker.api.styles import check_styles
+from worker.api.styles import check_styles, tasks_of
 from worker.core import timing
 from worker.core.config import (
     ConfigError,
@@ -370,6 +370,11 @@ def models(settings: Settings, registry: ModelRegistry) -> Iterator[Finding]:
         yield Finding(
             "MODEL_DEFAULTS", "warn", f"no model is called {name!r}", "name a model as its own row below does"
         )
+    for name, style in (settings.styles or {}).items():
+        wanted, tasks = style.get("model"), tasks_of(style, settings.loras or {})
+        if wanted is not None and not any(wanted in registry.models(task) for task in tasks):
+            remedy = "requests that name it fail; give it a model as its own row below does, or none"
+            yield Finding(f"style {name}", "fail", f"no model of its tasks is called {wanted!r}", remedy)
     served: dict[ModelSpec, list[str]] = {}
     what: dict[ModelSpec, str] = {}
     unserved: dict[tuple[str, str], list[str]] = {}

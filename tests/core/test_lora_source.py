@@ -41,6 +41,11 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
             WebFile("https://files.example.com/a/my%20lora.safetensors?sig=secret", "files.example.com"),
             "my lora.safetensors",
         ),
+        (
+            "https://files.example.com/a%0a%1b[31m.safetensors",
+            WebFile("https://files.example.com/a%0a%1b[31m.safetensors", "files.example.com"),
+            "a[31m.safetensors",
+        ),
         ("https://files.example.com", WebFile("https://files.example.com/", "files.example.com"), "files.example.com"),
         ("/volume/own.safetensors", LocalFile(Path("/volume/own.safetensors")), "own"),
     ],

@@ -48,7 +48,8 @@ class WebFile:
     def label(self) -> str:
         """The last part of its path: a query may hold a key."""
         path = re.split(r"[?#]", self.url, maxsplit=1)[0]
-        return unquote(path.rstrip("/").rpartition("/")[2])[:80] or self.host
+        name = unquote(path.rstrip("/").rpartition("/")[2])
+        return "".join(letter for letter in name if letter.isprintable())[:80] or self.host
 
 
 @dataclass(frozen=True, slots=True)
