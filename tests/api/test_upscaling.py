@@ -7,6 +7,7 @@ import pytest
 
 from worker.api.departures import departures
 from worker.api.params import STEPS_BESIDE, ImageParams, ModelDefaults, SourceShape, job_cost, public_params, resolve
+from worker.api.prompt_weights import has_weights
 from worker.api.request import Request, UpscaleRequest, parse
 from worker.core.errors import InvalidInput
 
@@ -157,6 +158,17 @@ def test_a_prompt_is_not_needed_but_read() -> None:
     assert isinstance(request, UpscaleRequest)
     assert (request.prompt, parse(PHONE).prompt) == ("a cat", "")
     assert list(request.pictures()) == ["image_url"]
+
+
+def test_weights_and_a_style_count_where_details_are_drawn() -> None:
+    anew = made(
+        size=(64, 64), **PHONE, prompt="(a cat:1.3)", prompt_weighting=True, style="ink", upscale_creativity=0.3
+    )
+    assert (anew.prompt_weighting, anew.style) == (True, "ink")
+    assert has_weights(anew.wanted)
+    assert said(**PHONE, prompt="(a cat:1.3)", prompt_weighting=True, upscale_creativity=0.3) == ()
+    alone = made(size=(64, 64), **PHONE, prompt="(a cat:1.3)", prompt_weighting=True, style="ink")
+    assert public_params(alone).keys() == {"width", "height", "upscale"}
 
 
 def test_what_has_no_effect_or_was_done_another_way_is_said() -> None:

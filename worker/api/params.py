@@ -325,7 +325,10 @@ class SourceShape:
 
 
 _PRIVATE = {"prompt", "negative_prompt", "seeds", "seed", "enlarges"}
-_OF_DRAWING = {"num_inference_steps", "guidance_scale", "scheduler", "prediction_type", "timestep_spacing"}
+_OF_DRAWING = {
+    *("negative_prompt_of", "prompt_weighting", "style", "num_inference_steps", "guidance_scale", "scheduler"),
+    *("prediction_type", "timestep_spacing", "guidance_rescale"),
+}
 UPSCALE_STRENGTH = 0.3
 """Share of the schedule that draws details anew where Lanczos alone would leave none; as of a draft's second pass."""
 _TOLD_BELOW = 1.1
@@ -541,6 +544,8 @@ def _enlarging(
         prompt=request.prompt,
         negative_prompt=negative,
         negative_prompt_of=whose,
+        prompt_weighting=request.prompt_weighting or None,
+        style=request.style,
         width=width,
         height=height,
         num_inference_steps=request.num_inference_steps or defaults.num_inference_steps,

@@ -100,6 +100,7 @@ def test_a_job_of_the_refiner_alone_sees_no_picture_and_says_so(engine: Engine) 
     control = Recorder()
     assert np.array_equal(run(engine, seeing(job, picture()), control)[0], plain)
     assert any("no step was left for the base model" in warning for warning in control.warnings)
+    assert "ip_adapters: has no effect; the refiner alone draws" in control.warnings
 
 
 def test_networks_brought_one_at_a_time_draw_the_same(engine: Engine) -> None:

@@ -49,6 +49,8 @@ _FLAT = 8
 """A tile with fewer different values has nothing that could be drawn anew."""
 _LATENT = 8
 """Pixels of a side that one latent covers."""
+_OF_BASE = ("loras", "ip_adapters")
+"""What is asked of the base model and not of the refiner."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +213,9 @@ class SdxlJob:
             if self._params.controlnets:
                 self._control.warn("controlnets: they steer the base model alone, and it had no step")
             self._control.warn("high_noise_frac, num_inference_steps: no step was left for the base model")
+            if self._anew is None and (lost := [name for name in _OF_BASE if getattr(self._params, name)]):
+                verb = "has" if len(lost) == 1 else "have"
+                self._control.warn(f"{', '.join(lost)}: {verb} no effect; the refiner alone draws")
 
     def _timesteps(self, own: Any, steps: int, strength: float | None) -> list[float]:
         scheduler = image_scheduler(own, self._params.scheduler)
