@@ -371,8 +371,8 @@ def models(settings: Settings, registry: ModelRegistry) -> Iterator[Finding]:
             "MODEL_DEFAULTS", "warn", f"no model is called {name!r}", "name a model as its own row below does"
         )
     for name, style in (settings.styles or {}).items():
-        wanted, tasks = style.get("model"), tasks_of(style, settings.loras or {})
-        if wanted is not None and not any(wanted in registry.models(task) for task in tasks):
+        wanted, its_tasks = style.get("model"), tasks_of(style, settings.loras or {})
+        if wanted is not None and not any(wanted in registry.models(task) for task in its_tasks):
             remedy = "requests that name it fail; give it a model as its own row below does, or none"
             yield Finding(f"style {name}", "fail", f"no model of its tasks is called {wanted!r}", remedy)
     served: dict[ModelSpec, list[str]] = {}
