@@ -40,6 +40,9 @@ class Seeing(PaintingGenerator):
         super().__init__()
         self.given: list[Sources] = []
 
+    def check(self, request: Request, sources: Sources) -> None:
+        check_loras(sources.loras, request.task_type)
+
     def generate(self, request: Request, params: Params, sources: Sources, control: Control) -> Iterator[Generated]:
         self.given.append(sources)
         return super().generate(request, params, sources, control)
@@ -154,16 +157,12 @@ async def test_a_file_that_no_model_takes_ends_the_job_before_the_model_runs(tmp
     files["pickled"].write_bytes(b"\x80\x02}q\x00.")
     header_only(files["motion"], next(one for one in PUBLISHED if one.family == "wan").shapes)
 
-    class Reads(Seeing):
-        def check(self, request: Request, sources: Sources) -> None:
-            check_loras(sources.loras, request.task_type)
-
     for name, said in {
         "pickled": "loras: the LoRA pickled is a pickled file",
         "motion": "loras: the LoRA motion is made for Wan; this takes one for SDXL",
         "style": "",
     }.items():
-        generator = Reads()
+        generator = Seeing()
         here = World(generator, loras={name: str(file) for name, file in files.items()})
         response = await here.run({**CLOUD, "loras": [{"path": name}]})
         assert ("error" in response) == bool(said)
