@@ -26,6 +26,7 @@ from tests.support.engine_jobs import Recorder, picture
 from tests.support.loras import lora
 from tests.support.network_state import NetworkState
 from tests.support.requested_jobs import URL, Job, run, small_job, started
+from worker.api.params import PREPROCESSED
 from worker.core.config import Settings
 from worker.core.errors import Cancelled, OutOfMemory
 from worker.core.types import LoraFile, Scheduler, TaskType
@@ -36,6 +37,7 @@ from worker.engine.models.registry import ModelRegistry
 JOBS = int(os.environ.get("NOTHING_STAYS_JOBS", "40"))
 WARM = 20
 """After so many jobs, what is kept for others (an adapter's weights) has come."""
+CONTROLS = ("canny", "depth", "openpose", "scribble", "tile")
 PICTURES = tuple(picture(48, 40, seed=seed) for seed in range(3))
 
 Ending = Literal["done", "left", "cancelled", "short of memory", "out of memory", "broken"]
@@ -70,7 +72,27 @@ def lora_file(number: int) -> Path:
     return lora(folder / "b.safetensors", {"unet": networks["unet"]}, "diffusers", size=0.1, only=lambda _name: True)
 
 
-ADAPTERS: dict[str, Callable[[Job, random.Random], None]] = {"IP-Adapter": _ip_adapter, "LoRA": _lora}
+def _controlnet(job: Job, rng: random.Random) -> None:
+    pictures = tuple(rng.choice(PICTURES) for _ in range(rng.randint(1, 3)))
+    job.fields["controlnets"] = [
+        {
+            "image_url": URL,
+            "type": kind,
+            "preprocess": kind in PREPROCESSED,
+            "conditioning_scale": rng.choice([0, 0.5, 1.0, 2.0]),
+            "start_percentage": rng.choice([0.0, 0.4]),
+            "end_percentage": rng.choice([0.7, 1.0]),
+        }
+        for kind in rng.sample(CONTROLS, len(pictures))
+    ]
+    job.sources = replace(job.sources, controls=pictures)
+
+
+ADAPTERS: dict[str, Callable[[Job, random.Random], None]] = {
+    "ControlNet": _controlnet,
+    "IP-Adapter": _ip_adapter,
+    "LoRA": _lora,
+}
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +110,9 @@ def random_job(rng: random.Random) -> Job:
     }
     if rng.random() < 0.3:
         job.fields |= {"high_noise_frac": 0.5, "refiner_inference_steps": 4}
+    if rng.random() < 0.3:
+        job.fields |= {"upscale_factor": 2, "upscale_creativity": rng.choice([0.0, 0.5])}
+        job.adapters.add("upscaler")
     for name, add in ADAPTERS.items():
         if rng.random() < 0.6:
             add(job, rng)
@@ -189,6 +214,6 @@ def test_a_plain_job_is_what_it_was_after_jobs_of_every_kind(engine: Engine, see
         if number == WARM:
             warm = living()
     assert np.array_equal(run(engine, every)[0], changed[0])
-    assert set(seen) == {*ENDINGS, *ADAPTERS}
+    assert set(seen) == {*ENDINGS, *ADAPTERS, "upscaler"}
     if warm is not None:
         assert living() <= warm
