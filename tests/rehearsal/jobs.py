@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, MutableMapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -17,9 +17,9 @@ from tests.rehearsal.mode import pretended
 from tests.rehearsal.models import Model, read_no_numbers
 from tests.support.engine_jobs import Recorder, image_params, picture, stripe_mask, video_params
 from worker.api.params import Params
-from worker.api.request import IpAdapter, Request
+from worker.api.request import ControlNet, IpAdapter, Request
 from worker.core.config import Settings, load_settings
-from worker.core.types import Progress, Sources, TaskType
+from worker.core.types import LoraFile, Progress, Sources, TaskType
 from worker.engine.engine import Engine
 from worker.engine.memory import device, offload
 from worker.engine.memory.room import Room, Size, room
@@ -89,13 +89,13 @@ class Rehearsal:
         """
         return self.engine.prepare(request_for(task, **changes), params_of(task, **changes), Recorder())
 
-    def run(self, task: TaskType, **changes: Any) -> Run:
+    def run(self, task: TaskType, *, loras: tuple[LoraFile, ...] = (), **changes: Any) -> Run:
         """Prepare and run one job of a task on the card; keywords change its parameters.
 
         Raises:
             What the engine raises.
         """
-        params, sources = params_of(task, **changes), sources_for(task, **changes)
+        params, sources = params_of(task, **changes), replace(sources_for(task, **changes), loras=loras)
         watch, request = Watch(self.card), request_for(task, **changes)
         placement = self.engine.prepare(request, params, watch)
         self.card.forget()
@@ -112,17 +112,22 @@ class Rehearsal:
 
 @contextmanager
 def rehearsal(
-    folder: Path, *models: Model, gib: float = 80, missing: float = 0, ip_adapter: Path | None = None
+    folder: Path,
+    *models: Model,
+    gib: float = 80,
+    missing: float = 0,
+    ip_adapter: Path | None = None,
+    controlnet: Path | None = None,
 ) -> Iterator[Rehearsal]:
     """In the body, an engine with these models on a card of so many GiB, of which it has `missing` less than it says.
 
-    `folder` keeps the models' files, `ip_adapter` those of an IP-Adapter.
+    `folder` keeps the models' files, `ip_adapter` and `controlnet` those of what goes beside SDXL.
     """
     said = round(gib * GIB)
     card = Card(said - round(missing * GIB))
     settings = settings_for(folder, *models)
-    if ip_adapter is not None:
-        settings = settings.model_copy(update={"ip_adapter_model": str(ip_adapter)})
+    extras = {"ip_adapter_model": ip_adapter, "controlnet_model": controlnet}
+    settings = settings.model_copy(update={name: str(path) for name, path in extras.items() if path is not None})
     stage = Rehearsal(Engine(settings, registry=ModelRegistry(settings, cuda=True, where=())), card)
 
     def memory(*, cuda: bool) -> tuple[int, int]:
@@ -157,11 +162,17 @@ def settings_for(folder: Path, *models: Model) -> Settings:
 
 def request_for(task: TaskType, **changes: Any) -> Request:
     """The request of a job, as far as the engine reads it."""
-    entries = [
-        IpAdapter(image_url="https://example.com/a.png", scale=one.scale, type=one.type)
-        for one in changes.get("ip_adapters") or ()
-    ]
-    return request_of(task).model_copy(update={"ip_adapters": tuple(entries)} if entries else {})
+    url = "https://example.com/a.png"
+    entries: dict[str, Any] = {
+        "ip_adapters": tuple(
+            IpAdapter(image_url=url, scale=one.scale, type=one.type) for one in changes.get("ip_adapters") or ()
+        ),
+        "controlnets": tuple(
+            ControlNet(image_url=url, type=one.type, conditioning_scale=one.conditioning_scale)
+            for one in changes.get("controlnets") or ()
+        ),
+    }
+    return request_of(task).model_copy(update={name: some for name, some in entries.items() if some})
 
 
 def params_of(task: TaskType, **changes: Any) -> Params:
@@ -177,6 +188,7 @@ def sources_for(task: TaskType, *, width: int = 64, height: int = 64, **changes:
         image=picture(width, height) if task not in {TaskType.TEXT2IMG, TaskType.TEXT2VIDEO} else None,
         mask=stripe_mask(width, height) if task is TaskType.INPAINT else None,
         references=tuple(picture() for _ in changes.get("ip_adapters") or ()),
+        controls=tuple(picture(width, height) for _ in changes.get("controlnets") or ()),
     )
 
 

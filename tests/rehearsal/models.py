@@ -68,6 +68,8 @@ class Network:
         return replace(self, config=dict(self.config) | shorter)
 
 
+_UNET_ALONE = {"sample_size", "up_block_types"}
+"""What a ControlNet's config does not share with its UNet's."""
 _SHALLOW = {"transformer_layers_per_block": 1, "num_hidden_layers": 2, "num_layers": 2}
 
 
@@ -174,6 +176,15 @@ def write_ip_adapter(folder: Path, model: Model) -> Path:
     _write_hole(folder / "sdxl_models" / "ip-adapter-plus_sdxl_vit-h.safetensors", shapes, "F16")
     encoder = Network("transformers.CLIPVisionModelWithProjection", full.CLIP_H_VISION)
     _write_network(folder / "models" / "image_encoder", encoder)
+    return folder
+
+
+def write_controlnet(folder: Path, model: Model) -> Path:
+    """A union network for an SDXL model, as xinsir/controlnet-union-sdxl-1.0 has it; gives its path."""
+    shared = {name: value for name, value in model.networks["unet"].config.items() if name not in _UNET_ALONE}
+    # Its config.json; `num_control_type` is ProMax's.
+    own = {"conditioning_embedding_out_channels": (16, 32, 96, 256), "num_control_type": 8}
+    _write_network(folder, Network("diffusers.ControlNetUnionModel", shared | own))
     return folder
 
 
