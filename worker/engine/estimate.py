@@ -218,9 +218,9 @@ def _upscaled(networks: Networks, params: ImageParams) -> Iterator[tuple[Part, K
         return
     width, height = upscale.tile
     calls = (2 if params.guidance_scale > 1 else 1) * _calls_a_step(networks, params.scheduler)
+    step = calls * unet(networks.denoiser, width, height, likely_chunks(params))
     for _ in range(math.prod(upscale.tiles)):
         yield "encode", "vae", image_encode(networks.vae, width, height)
-        step = calls * unet(networks.denoiser, width, height, likely_chunks(params))
         yield from (("step", "sdxl", step) for _ in range(upscale.steps(params.num_inference_steps)))
         yield "decode", "vae", image_decode(networks.vae, width, height)
 
