@@ -11,10 +11,12 @@ import pytest
 
 from tests.support.memory_world import CLOUD, PATH, World, data_uri
 from worker.api.fingerprint import fingerprint
+from worker.api.loras import WantedLora
 from worker.api.request import Request, envelope, parse
 from worker.core.errors import DownloadFailed, DuplicateInProgress, UrlBlocked
+from worker.core.lora_source import HubFile
 from worker.core.stop import StopSignal
-from worker.core.types import Sources
+from worker.core.types import LoraFile, Sources
 from worker.delivery.delivered import Delivered
 from worker.document.lease import Lease
 from worker.document.transitions import AlreadyDone
@@ -126,6 +128,21 @@ async def test_a_picture_that_cannot_be_had_is_told_and_nothing_is_left_unheard(
     await asyncio.to_thread(late.ended.wait, 5)
     await asyncio.sleep(0.05)
     assert "never retrieved" not in caplog.text
+
+
+async def test_a_lora_that_cannot_be_had_ends_it_before_the_pictures_are_here() -> None:
+    class NoLoras:
+        def load(self, *_: object) -> tuple[LoraFile, ...]:
+            assert pictures.began.wait(5)
+            raise DownloadFailed
+
+    door, pictures = Door(World(), IMG2IMG), SlowSources()
+    door.services = dataclasses.replace(door.services, sources=pictures, loras=NoLoras())
+    wanted = WantedLora("loras.0.path", "a", HubFile("org/name"), 1.0)
+    with pytest.raises(DownloadFailed):
+        await Preflight(door.services, door.request, door.context, [wanted]).check(door.request.public())
+    await door.record.close()
+    assert not pictures.ended.is_set()
 
 
 async def test_without_firebase_the_request_is_told_that_it_has_no_document() -> None:

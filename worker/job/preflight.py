@@ -77,12 +77,14 @@ class Preflight:
 
     async def _load(self) -> Sources:
         """Pictures and LoRAs, side by side; the first that cannot be had ends it."""
-        loras = asyncio.create_task(self._load_loras())
+        pictures, loras = asyncio.create_task(self._load_pictures()), asyncio.create_task(self._load_loras())
         try:
-            return dataclasses.replace(await self._load_pictures(), loras=await loras)
+            sources, files = await asyncio.gather(pictures, loras)
         finally:
+            pictures.cancel()
             loras.cancel()
-            await asyncio.gather(loras, return_exceptions=True)
+            await asyncio.gather(pictures, loras, return_exceptions=True)
+        return dataclasses.replace(sources, loras=files)
 
     async def _load_loras(self) -> tuple[LoraFile, ...]:
         context = self._context
