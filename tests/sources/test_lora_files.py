@@ -138,6 +138,15 @@ def test_a_hub_that_is_away_costs_nothing_that_was_found_before(shelf: Shelf, mo
     assert shelf.get(HubFile("org/name")) == found
 
 
+def test_only_so_many_answers_of_the_hub_are_kept(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lora_files, "_MAX_COMMITS", 1)
+    shelf.repository("a.safetensors")
+    shelf.server.files["/api/models/org/name/revision/dev"] = shelf.server.files["/api/models/org/name"]
+    for source in (HubFile("org/name"), HubFile("org/name", "dev"), HubFile("org/name")):
+        shelf.get(source)
+    assert sum(path == "/api/models/org/name" for path in shelf.asked) == 2
+
+
 def test_a_commit_and_a_file_need_no_question(shelf: Shelf) -> None:
     shelf.server.files[f"/org/name/resolve/{COMMIT}/a%20b.safetensors"] = safetensors()
     shelf.get(HubFile("org/name", COMMIT, "a b.safetensors"))

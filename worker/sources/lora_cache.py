@@ -39,7 +39,7 @@ class LoraCache:
         self._folder, self._most = folder, most_bytes
         self._lock = threading.Lock()
         self._jobs: weakref.WeakSet[InUse] = weakref.WeakSet()
-        self._coming: dict[str, threading.Lock] = {}
+        self._coming: weakref.WeakValueDictionary[str, threading.Lock] = weakref.WeakValueDictionary()
 
     def file(
         self,

@@ -27,6 +27,8 @@ DEADLINE_SECONDS = 300.0
 """For all LoRAs of a job together: 1 GiB at 4 MB/s, and well within a job's own limit."""
 RESOLVED_SECONDS = 600.0
 """How long the hub's answer stands that a branch is at a commit; where the hub is away, longer."""
+_MAX_COMMITS = 256
+"""As many of the hub's answers are kept: one may name thousands of files."""
 STANDARD_NAME = "pytorch_lora_weights.safetensors"
 """What diffusers and PEFT call the file of a LoRA; of several it is the one that is meant."""
 _MAX_LISTING_BYTES = 4 << 20
@@ -179,7 +181,10 @@ class LoraFiles:
         commit = self._commits.get(key)
         if commit is None or time.monotonic() - commit.found_at > RESOLVED_SECONDS:
             try:
-                commit = self._commits[key] = self._ask_hub(source, wanted, ask)
+                commit = self._ask_hub(source, wanted, ask)
+                if len(self._commits) >= _MAX_COMMITS:
+                    self._commits.clear()
+                self._commits[key] = commit
             except DownloadFailed as error:
                 if commit is None or not error.retryable:
                     raise

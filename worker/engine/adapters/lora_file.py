@@ -158,7 +158,7 @@ def unusable(lora: LoraFile, problem: str) -> FieldProblem:
     return FieldProblem(FIELDS[lora.expert], "invalid_input.lora_unusable", name=lora.name, problem=problem)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=32)  # of one with every layer, some megabytes; a job has few and looks at each several times
 def _identify(path: Path, size: int, _changed: int) -> Identity:
     try:
         entries = header(path)
