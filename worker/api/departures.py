@@ -8,11 +8,11 @@ import math
 import re
 from collections.abc import Iterator
 
+from worker.api.loras import LORA_FIELDS
 from worker.api.params import LANCZOS, ImageParams, ModelDefaults, Params, VideoParams
 from worker.api.prompt_weights import has_weights
 from worker.api.request import ImageRequest, PictureRequest, Request, UpscaleRequest, VideoRequest
 from worker.api.sizes import ASPECT_RATIOS, IMAGE_SIZES, RESOLUTIONS
-from worker.api.styles import LORA_FIELDS
 
 _VISIBLE = 0.05
 """A length or a shape that is off by so much is another one."""

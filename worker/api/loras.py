@@ -16,8 +16,9 @@ from worker.core.errors import FieldProblem, InvalidInput
 from worker.core.lora_source import CIVITAI_HOSTS, LocalFile, LoraSource, WebFile, is_allowed, lora_source
 from worker.core.types import Expert, TaskType
 
-_LISTS: Mapping[str, Expert] = {"loras": "both", "high_noise_loras": "high", "low_noise_loras": "low"}
-_FAMILIES = {"sdxl": "SDXL", "wan": "Wan"}
+LORA_FIELDS: Mapping[str, Expert] = {"loras": "both", "high_noise_loras": "high", "low_noise_loras": "low"}
+"""Field of a request -> the expert that its LoRAs are for."""
+FAMILY_NAMES = {"sdxl": "SDXL", "wan": "Wan"}
 _NAMED = 20
 """As many names as a refusal lists."""
 
@@ -92,7 +93,7 @@ def lora_params(wanted: Iterable[WantedLora]) -> dict[str, Any]:
 
 
 def _entries(request: Request) -> Iterator[tuple[str, Lora, Expert]]:
-    for field, expert in _LISTS.items():
+    for field, expert in LORA_FIELDS.items():
         for index, entry in enumerate(getattr(request, field, ())):
             yield f"{field}.{index}", entry, expert
 
@@ -103,7 +104,7 @@ def _wanted(field: str, entry: Lora, expert: Expert, task: TaskType, offer: _Off
         if entry.weight_name is not None:
             return FieldProblem(field.replace(".path", ".weight_name"), "invalid_input.lora_weight_name", got=got)
         if own.family is not None and (own.family == "wan") != task.is_video:
-            family = _FAMILIES[own.family]
+            family = FAMILY_NAMES[own.family]
             return FieldProblem(field, "invalid_input.lora_family", family=family, task=task, got=got)
         source = lora_source(own.source, own.weight_name)
         return WantedLora(field, entry.path, source, own.scale * entry.scale, expert, own.sha256, listed=True)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from worker.api.fingerprint import WHO_ASKS
-from worker.api.loras import nearest
+from worker.api.loras import LORA_FIELDS, nearest
 from worker.api.request import MAX_NAME, REQUESTS, Request, parse
 from worker.api.validation_errors import short
 from worker.core.config import ConfigError, ListedLora
@@ -19,7 +19,6 @@ from worker.core.types import TaskType
 Style = Mapping[str, Any]
 """Fields of a request. In `prompt` and `negative_prompt`, `{prompt}` and `{negative_prompt}` stand for the client's."""
 
-LORA_FIELDS = ("loras", "high_noise_loras", "low_noise_loras")
 _CLIENTS = WHO_ASKS | {"task_type", "style", "image_url", "mask_url", "end_image_url"}
 """Fields that are the client's alone."""
 _SAMPLE: Mapping[str, Any] = {

@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+from worker.api.loras import FAMILY_NAMES, LORA_FIELDS
 from worker.core.errors import FieldProblem, InvalidInput
 from worker.core.messages import text
 from worker.core.types import LoraFile, TaskType
@@ -22,9 +23,6 @@ MAX_RANK = 512
 """More is no low-rank weight of anybody's: published ones have 4 to 256."""
 MAX_TENSORS = 20_000
 """SDXL with all convolutions and both text encoders has about 4,600 with their alphas, Wan 14B about 2,000."""
-FIELDS = {"both": "loras", "high": "high_noise_loras", "low": "low_noise_loras"}
-"""Which field of a request a LoRA of this expert came from."""
-
 Part = Literal["down", "up", "mid", "alpha", "magnitude", "bias", "left"]
 Network = Literal["denoiser", "text_encoder", "text_encoder_2"]
 
@@ -89,7 +87,7 @@ _WAN = re.compile(r"blocks[._]\d+[._](self_attn|cross_attn|attn1|attn2|ffn)[._]"
 _OF_TEXT_WIDTH = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 1280: "SDXL's refiner"}
 """Width of the text that a UNet reads -> its model; SDXL reads 2048."""
 _READS_TEXT = re.compile(r"attn2[._](processor[._])?to_[kv]$")
-_FAMILY_NAMES = {"sdxl": "SDXL", "wan": "Wan"}
+_FIELDS = {expert: field for field, expert in LORA_FIELDS.items()}
 _FLOATS = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}
 
 
@@ -144,9 +142,7 @@ def check_loras(loras: Iterable[LoraFile], task: TaskType) -> None:
         found = identify(lora.path)
         problem = found.problem
         if problem is None and found.family != wanted:
-            problem = text(
-                "invalid_input.lora_made_for", found=_FAMILY_NAMES[found.family], wanted=_FAMILY_NAMES[wanted]
-            )
+            problem = text("invalid_input.lora_made_for", found=FAMILY_NAMES[found.family], wanted=FAMILY_NAMES[wanted])
         if problem is not None:
             problems.append(unusable(lora, problem))
     if problems:
@@ -155,7 +151,7 @@ def check_loras(loras: Iterable[LoraFile], task: TaskType) -> None:
 
 def unusable(lora: LoraFile, problem: str) -> FieldProblem:
     """A LoRA that cannot be used, by the name that its client knows it by."""
-    return FieldProblem(FIELDS[lora.expert], "invalid_input.lora_unusable", name=lora.name, problem=problem)
+    return FieldProblem(_FIELDS[lora.expert], "invalid_input.lora_unusable", name=lora.name, problem=problem)
 
 
 @lru_cache(maxsize=32)  # of one with every layer, some megabytes; a job has few and looks at each several times
