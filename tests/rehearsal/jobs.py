@@ -89,12 +89,13 @@ class Rehearsal:
         """
         return self.engine.prepare(request_for(task, **changes), params_of(task, **changes), Recorder())
 
-    def run(self, task: TaskType, *, loras: tuple[LoraFile, ...] = (), **changes: Any) -> Run:
-        """Prepare and run one job of a task on the card; keywords change its parameters.
+    def run(self, task: TaskType, **changes: Any) -> Run:
+        """Prepare and run one job of a task on the card; keywords change its parameters, `loras` are its files.
 
         Raises:
             What the engine raises.
         """
+        loras: tuple[LoraFile, ...] = changes.pop("loras", ())
         params, sources = params_of(task, **changes), replace(sources_for(task, **changes), loras=loras)
         watch, request = Watch(self.card), request_for(task, **changes)
         placement = self.engine.prepare(request, params, watch)

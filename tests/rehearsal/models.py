@@ -18,6 +18,7 @@ import transformers
 from torch.utils._python_dispatch import _disable_current_modes
 
 from benchmarks import full_size_models as full
+from tests.support.loras import Style, attentions, layers_of, named
 from worker.core.types import TaskType
 from worker.engine.models.checkpoint import read_json
 from worker.engine.models.hub import DEMO_MODELS
@@ -186,6 +187,21 @@ def write_controlnet(folder: Path, model: Model) -> Path:
     own = {"conditioning_embedding_out_channels": (16, 32, 96, 256), "num_control_type": 8}
     _write_network(folder, Network("diffusers.ControlNetUnionModel", shared | own))
     return folder
+
+
+def write_lora(path: Path, model: Model, style: Style, rank: int) -> Path:
+    """A LoRA for the attentions of both text encoders and the UNet of an SDXL model; gives its path."""
+    shapes: dict[str, list[int]] = {}
+    for network in ("text_encoder", "text_encoder_2", "unet"):
+        for name, layer in layers_of(model.networks[network].on_meta()).items():
+            if attentions(name):
+                stem, (down, up) = named(style, network, name)
+                outputs, inputs = layer.weight.shape
+                shapes |= {stem + down: [rank, inputs], stem + up: [outputs, rank]}
+                if style == "kohya":
+                    shapes[f"{stem}.alpha"] = []
+    _write_hole(path, shapes, "F16")
+    return path
 
 
 def _write_network(folder: Path, network: Network) -> None:

@@ -43,7 +43,7 @@ def lora(
             outputs, inputs, *kernel = layer.weight.shape
             down = torch.randn(rank, inputs, *kernel, generator=made) * size
             up = torch.randn(outputs, rank, *(1 for _ in kernel), generator=made) * size
-            stem, ends = _named(style, network, name)
+            stem, ends = named(style, network, name)
             tensors |= {stem + ends[0]: down, stem + ends[1]: up}
             if style == "kohya" and alpha is not None:
                 tensors[f"{stem}.alpha"] = torch.tensor(alpha)
@@ -51,7 +51,8 @@ def lora(
     return path
 
 
-def _named(style: Style, network: str, name: str) -> tuple[str, tuple[str, str]]:
+def named(style: Style, network: str, name: str) -> tuple[str, tuple[str, str]]:
+    """Where a trainer keeps the two matrices of a layer: how their names begin, and how each ends."""
     in_file = f"text_model.{name}" if name.startswith("encoder.") else name  # as it was before transformers 5
     if style == "kohya":
         return _PREFIXES[network] + in_file.replace(".", "_"), (".lora_down.weight", ".lora_up.weight")

@@ -159,8 +159,10 @@ def _sdxl(spec: ModelSpec, size: Size, number: int) -> Room:
     if refiner is not None:
         unet = max(unet, _width(read_json(refiner / "unet" / "config.json"), 384))
     vae = _width(read_json(folder / "vae" / "config.json"), 128) if folder else 128
-    # Keys and values of the text in the widest block, and what they are made of; one chunk is in the rest.
-    text = (size.chunks - 1) * CHUNK_TOKENS["sdxl"] * (2 * 4 * unet + 2048) * number * (2 if size.guided else 1)
+    # Keys and values of the text in the widest block, and what they are made of, 2.5 times as counted: some are there
+    # as they come and as they are used. One chunk is in the rest.
+    text = (size.chunks - 1) * CHUNK_TOKENS["sdxl"] * round(2.5 * (2 * 4 * unet + 2048)) * number
+    text *= 2 if size.guided else 1
     # What a ControlNet hands to the UNet: 0.08 of its width for each pixel, twice while those of two are added up.
     residuals = min(size.controls, 2) * 0.08 * unet + 3 * size.controls
     decoded = 6 * vae * number  # three copies of the second widest block's output at full size
