@@ -163,7 +163,8 @@ async def test_a_part_in_a_checkpoints_place_is_named_at_the_start_and_ends_each
         services.generator.health()
     assert caught.value.message == said
     told = [record.getMessage() for record in caplog.records if getattr(record, "action", "") == "health"]
-    assert told == [f"{task} is not served: model_unavailable: {said}" for task in ("text2img", "img2img", "inpaint")]
+    tasks = ("text2img", "img2img", "inpaint", "upscale")
+    assert told == [f"{task} is not served: model_unavailable: {said}" for task in tasks]
     response = await handler.serve({"id": "job", "input": {"prompt": "a fox"}}, services)
     assert (response["error_code"], response["retryable"]) == ("model_unavailable", False)
     assert response["error"] == f"model_unavailable: {said}"
