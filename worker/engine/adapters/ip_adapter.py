@@ -98,7 +98,7 @@ def referenced(unet: Any, references: Sequence[Reference]) -> Iterator[None]:
     """While the body runs, the UNet sees the pictures; where it ends, however it does, its processors are its own."""
     own: list[tuple[Any, Any]] = []
     try:
-        for name, attention in cross_attentions(unet):
+        for name, attention in cross_attentions(unet) if references else ():
             added = [(each.scale, *each.added[name]) for each in references if each.reaches(name)]
             if added:
                 own.append((attention, attention.processor))
