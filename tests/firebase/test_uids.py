@@ -31,7 +31,7 @@ async def test_a_uid_of_custom_sign_in_is_served_from_upload_to_url(worker: Work
     path = f"generating/{uid}/image/file.png"
     assert response["storage"] == "firebase", response
     assert (response["user_id"], response["files"][0]["storage_path"]) == (uid, path)
-    assert set(worker.objects()) == {upload, path}
+    assert set(worker.objects()) == {upload, path, f"generating/{uid}/image/thumbs/file.webp"}
     assert unquote(urlsplit(response["image_url"]).path.rpartition("/")[2]) == path
     assert not set("+|:@ ") & set(urlsplit(response["image_url"]).path)
     showing.check_image(showing.content(response["image_url"]), 64, 64)

@@ -103,7 +103,7 @@ def file_in(path: Path) -> Path:
     if len(found) > 1:
         raise NotAnUpscaler(text("model_unavailable.has_several_files", names=", ".join(one.name for one in found[:5])))
     if not found:
-        pickled = any(path.glob("*.pth"))
+        pickled = any(one.suffix == ".pth" for one in path.iterdir())
         raise NotAnUpscaler(text("model_unavailable." + ("is_upscaler_pickle" if pickled else "no_weights")))
     if not is_whole(found[0]):
         raise NotAnUpscaler(text("model_unavailable.cut_off"))
