@@ -216,7 +216,7 @@ def test_without_a_usable_key_a_cloud_job_comes_back_inline(
 def test_sigterm_in_the_middle_of_a_job_lets_it_finish(endpoint: Endpoint) -> None:
     """The end of the worker that served all tests above."""
     job = endpoint.send("sigterm", {"prompt": "a fox", **IMAGE, "width": 512, "height": 512})
-    endpoint.plane.wait_taken(job)
+    endpoint.plane.wait_progress(job, lambda _said: True)
     endpoint.worker.terminate()
     posted = endpoint.plane.wait(job, 120)
     assert posted["output"]["storage"] == "firebase"
