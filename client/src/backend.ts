@@ -1,0 +1,117 @@
+// Firebase as the client needs it: one user's documents, objects and callables. The only user of the modules handed in.
+
+import type { GenerationDocument } from "./document.js";
+import { fromFirebase } from "./errors.js";
+import type { Instances, Modules, Snapshot } from "./firebase.js";
+
+export interface Seen {
+  fields: GenerationDocument | undefined;
+  /** From the phone's own cache: what the server has is not known. */
+  fromCache: boolean;
+  /** Has changes of this app's that the server has not taken yet. */
+  pending: boolean;
+}
+
+// What was handed in is known by its shape alone; each call here fits what firebase.ts says of it.
+const hand = (value: unknown): never => value as never;
+
+export class Backend {
+  constructor(
+    private readonly modules: Modules,
+    private readonly app: Instances,
+  ) {}
+
+  // --- documents
+
+  listen(uid: string, fileUid: string, next: (seen: Seen) => void, failed: (error: unknown) => void): () => void {
+    const told = (snapshot: Snapshot): void =>
+      next({
+        fields: snapshot.data() as GenerationDocument | undefined,
+        fromCache: snapshot.metadata.fromCache,
+        pending: snapshot.metadata.hasPendingWrites,
+      });
+    // Without metadata changes nobody says that the network went, or that the server still shows the same.
+    const options = { includeMetadataChanges: true };
+    return this.modules.firestore.onSnapshot(hand(this.document(uid, fileUid)), hand(options), hand(told), hand(failed));
+  }
+
+  /**
+   * The document as the server has it now; throws without a network.
+   *
+   * A query, since a listener of the same document would answer for it, whose connection may be dead after a sleep.
+   */
+  async look(uid: string, fileUid: string): Promise<GenerationDocument | undefined> {
+    const { query, where, documentId, limit, getDocsFromServer } = this.modules.firestore;
+    const one = hand(where(hand(documentId()), "==", fileUid));
+    const found = await getDocsFromServer(hand(query(hand(this.files(uid)), one, hand(limit(1)))));
+    return (found as { docs: Snapshot[] }).docs[0]?.data() as GenerationDocument | undefined;
+  }
+
+  async read(uid: string, fileUid: string): Promise<GenerationDocument | undefined> {
+    const snapshot = (await this.modules.firestore.getDoc(hand(this.document(uid, fileUid)))) as Snapshot;
+    return snapshot.data() as GenerationDocument | undefined;
+  }
+
+  /** One page, newest first. */
+  async page(uid: string, size: number, after: unknown): Promise<Snapshot[]> {
+    const { query, orderBy, limit, startAfter, getDocs } = this.modules.firestore;
+    const constraints = [orderBy("created_at", "desc"), ...(after ? [startAfter(hand(after))] : []), limit(size)];
+    const found = await getDocs(hand(query(hand(this.files(uid)), ...constraints.map(hand))));
+    return (found as { docs: Snapshot[] }).docs;
+  }
+
+  /** The document that an app may make itself: it waits for a job. Refused where there is one. */
+  order(uid: string, fileUid: string): Promise<void> {
+    const { setDoc, serverTimestamp } = this.modules.firestore;
+    return setDoc(hand(this.document(uid, fileUid)), hand({ status: "queued", created_at: serverTimestamp() }));
+  }
+
+  update(uid: string, fileUid: string, fields: Record<string, unknown>): Promise<void> {
+    return this.modules.firestore.updateDoc(hand(this.document(uid, fileUid)), hand(fields));
+  }
+
+  remove(uid: string, fileUid: string): Promise<void> {
+    return this.modules.firestore.deleteDoc(hand(this.document(uid, fileUid)));
+  }
+
+  // --- callables
+
+  /** Throws a `GenerationError`. Each call has an App Check token of its own. */
+  async call<Answer>(name: string, data: Record<string, unknown>): Promise<Answer> {
+    try {
+      const { httpsCallable } = this.modules.functions;
+      const callable = httpsCallable(hand(this.app.functions), name, { limitedUseAppCheckTokens: true });
+      return (await callable(hand(data))).data as Answer;
+    } catch (error) {
+      throw fromFirebase(error);
+    }
+  }
+
+  // --- objects
+
+  /** Returns the bucket's name. */
+  async store(path: string, content: unknown, contentType: string): Promise<string> {
+    const { ref, uploadBytesResumable } = this.modules.storage;
+    const reference = ref(hand(this.app.storage), path);
+    await uploadBytesResumable(hand(reference), hand(content), { contentType });
+    return (reference as { bucket: string }).bucket;
+  }
+
+  /** One that is gone already is fine. */
+  async removeObject(path: string): Promise<void> {
+    const { ref, deleteObject } = this.modules.storage;
+    try {
+      await deleteObject(hand(ref(hand(this.app.storage), path)));
+    } catch (error) {
+      if (fromFirebase(error).code !== "object-not-found") throw error;
+    }
+  }
+
+  private document(uid: string, fileUid: string): unknown {
+    return this.modules.firestore.doc(hand(this.app.db), `generations/${uid}/files/${fileUid}`);
+  }
+
+  private files(uid: string): unknown {
+    return this.modules.firestore.collection(hand(this.app.db), `generations/${uid}/files`);
+  }
+}

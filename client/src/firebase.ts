@@ -1,0 +1,59 @@
+// What the client uses of Firebase, by its shape alone: `firebase` and `@react-native-firebase` both have it. No type and
+// no code of either is imported. Methods are written as methods, so that the narrower parameters of the real ones fit.
+
+/** `firebase/firestore` or `@react-native-firebase/firestore`. */
+export interface FirestoreModule {
+  doc(db: never, path: string): unknown;
+  collection(db: never, path: string): unknown;
+  query(from: never, ...constraints: never[]): unknown;
+  where(field: never, operator: "==", value: unknown): unknown;
+  documentId(): unknown;
+  orderBy(field: string, direction: "desc"): unknown;
+  limit(count: number): unknown;
+  startAfter(snapshot: never): unknown;
+  getDoc(reference: never): Promise<unknown>;
+  getDocs(query: never): Promise<unknown>;
+  getDocsFromServer(query: never): Promise<unknown>;
+  setDoc(reference: never, fields: never): Promise<void>;
+  updateDoc(reference: never, fields: never): Promise<void>;
+  deleteDoc(reference: never): Promise<void>;
+  onSnapshot(reference: never, options: never, next: never, failed: never): () => void;
+  serverTimestamp(): unknown;
+}
+
+/** `firebase/functions` or `@react-native-firebase/functions`. */
+export interface FunctionsModule {
+  httpsCallable(
+    functions: never,
+    name: string,
+    options: { limitedUseAppCheckTokens: boolean },
+  ): (data: never) => Promise<{ data: unknown }>;
+}
+
+/** `firebase/storage` or `@react-native-firebase/storage`. */
+export interface StorageModule {
+  ref(storage: never, path: string): unknown;
+  // Not `uploadBytes`: React Native Firebase has it in name only.
+  uploadBytesResumable(reference: never, data: never, metadata: { contentType: string }): unknown;
+  deleteObject(reference: never): Promise<void>;
+}
+
+/** The three modules, as `import * as` gives them. */
+export interface Modules {
+  firestore: FirestoreModule;
+  functions: FunctionsModule;
+  storage: StorageModule;
+}
+
+/** The three instances of the app: `getFirestore()`, `getFunctions()`, `getStorage()`. */
+export interface Instances {
+  db: unknown;
+  functions: unknown;
+  storage: unknown;
+}
+
+export interface Snapshot {
+  readonly id: string;
+  data(): Record<string, unknown> | undefined;
+  readonly metadata: { readonly fromCache: boolean; readonly hasPendingWrites: boolean };
+}

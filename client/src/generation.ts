@@ -1,0 +1,547 @@
+// One job from its order to its end: when to ask, what the document means, and when its worker is gone.
+//
+// Three rules. What ends a job is said by the server: a document, or a fresh look at it where it fell silent; never by the
+// phone's clock, and never without a network. Whether a job was asked for is said by its document: an error of the call
+// may mean that only the answer was lost. And asking again is always the same request under the same name, which the
+// worker makes once.
+
+import { TICK_SECONDS, type AwakeClock } from "./awake.js";
+import type { Backend, Seen } from "./backend.js";
+import type { GenerationData, GenerationDocument, Timestamp } from "./document.js";
+import { fromFirebase, GenerationError, isRefusal } from "./errors.js";
+import type { InFlight, Order } from "./memory.js";
+
+export type Stage = "queued" | "loading" | "generating" | "uploading" | "completed" | "failed";
+
+export interface GenerationState {
+  stage: Stage;
+  /** Of the whole job, 0 to 100. */
+  percent?: number;
+  step?: number;
+  total_steps?: number;
+  eta_seconds?: number;
+  /** A data URI, where the request has `preview: true`. */
+  preview?: string;
+  /** There is no network: what is shown is the last that was known. */
+  offline: boolean;
+}
+
+export interface GenerationHandle {
+  readonly fileUid: string;
+  /** Rejects with a `GenerationError`. */
+  readonly result: Promise<GenerationData>;
+  /** Stops the job, whether it waits or runs. Resolves once the server knows. */
+  cancel(): Promise<void>;
+  /** Stops listening; the job goes on. `resume` finds it again. */
+  stop(): void;
+}
+
+const LEASE_MARGIN_SECONDS = 10; // after `expires_at`, by the server's time
+const SILENCE_SECONDS = 100; // where a document says nothing of its lease
+const ANSWER_SECONDS = 90; // for the callable; Firebase's own limit is 70
+const LOOK_SECONDS = 60; // then another look may begin
+const CATCH_UP_SECONDS = 90; // what a listener may need after a sleep
+const OFFLINE_TICKS = 2; // a listener that begins may have nothing but the cache for a moment
+const RELISTEN_SECONDS = 10;
+const MOST_ASKS = 4;
+/** How long the document may go on to say that nothing happened before the call is made again. */
+const SECONDS_TO_ASK_AGAIN = [20, 60, 180];
+const SECONDS_AFTER_A_DEADLINE = 120; // the backend had time enough: most likely it was done
+
+const STAGES: readonly string[] = ["queued", "loading", "generating", "uploading"];
+
+export interface Surroundings {
+  backend: Backend;
+  clock: AwakeClock;
+  inFlight: InFlight;
+  /** How long a job may wait for a worker, in seconds in which the app is awake. */
+  queueSeconds: number;
+}
+
+export interface Plan {
+  /** What to ask with, as long as nobody knows that it was asked; without it the job is only watched. */
+  order?: Order;
+  /** The user asks anew: a document that ended as `failed` is an earlier attempt's. */
+  anew: boolean;
+}
+
+interface Watcher {
+  onChange: (state: GenerationState) => void;
+  stopped: (error: GenerationError) => void;
+}
+
+export class Generation {
+  /** Resolves when nothing of this job is open any more. */
+  readonly ended: Promise<void>;
+
+  private readonly outcome: Promise<GenerationData>;
+  private resolve!: (data: GenerationData) => void;
+  private reject!: (error: GenerationError) => void;
+  private end!: () => void;
+  private settled = false;
+  private readonly watchers = new Set<Watcher>();
+  private unlisten: () => void = () => undefined;
+  private untick: () => void = () => undefined;
+  private plan: Plan | undefined;
+
+  // The document, as the server last showed it.
+  private known = false;
+  private fields: GenerationDocument | undefined;
+  private changedAt: number;
+  private cacheTicks = 0;
+  private fromCache = false;
+  private looking: { since: number; look: Promise<boolean> } | undefined;
+  private vanished = false;
+  private overSince: number | undefined;
+  private leftBehind: string | undefined;
+  private relistenAt = Number.POSITIVE_INFINITY;
+
+  // The order.
+  private slip: "none" | "pending" | "made" | "refused" = "none";
+  private readonly jobs = new Set<string>();
+  private asks = 0;
+  private askedAt: number | undefined;
+  private askAgainAt = Number.POSITIVE_INFINITY;
+  private unclear: GenerationError | undefined;
+  private answered = false;
+  private earlier: string | undefined;
+  private queuedSeconds = 0;
+
+  private wish: "none" | "unsent" | "sending" | "sent" = "none";
+  private readonly wished: Promise<void>;
+  private wishIsKnown!: () => void;
+  private state: GenerationState = { stage: "queued", offline: false };
+  private told = JSON.stringify(this.state);
+
+  constructor(
+    private readonly around: Surroundings,
+    private readonly uid: string,
+    private readonly fileUid: string,
+  ) {
+    this.changedAt = around.clock.seconds;
+    this.outcome = new Promise((resolve, reject) => {
+      this.resolve = resolve;
+      this.reject = reject;
+    });
+    this.ended = new Promise((resolve) => {
+      this.end = resolve;
+    });
+    this.wished = new Promise((resolve) => {
+      this.wishIsKnown = resolve;
+    });
+  }
+
+  get isOver(): boolean {
+    return this.settled;
+  }
+
+  /** What an app holds of it. Several may watch one job; it is listened to until the last one stops. */
+  watch(onChange: (state: GenerationState) => void = () => undefined): GenerationHandle {
+    let stopped!: Watcher["stopped"];
+    const result = new Promise<GenerationData>((resolve, reject) => {
+      stopped = reject;
+      this.outcome.then(resolve, reject);
+    });
+    result.catch(() => undefined); // whoever awaits it hears of it; nobody else has to
+    const watcher = { onChange, stopped };
+    this.watchers.add(watcher);
+    show(watcher, this.state);
+    const stop = (): void => {
+      if (!this.watchers.delete(watcher)) return;
+      watcher.stopped(new GenerationError("stopped", "The app stopped listening.", false));
+      if (this.watchers.size === 0) this.close(() => undefined);
+    };
+    return { fileUid: this.fileUid, result, cancel: () => this.cancel(), stop };
+  }
+
+  /** Begin: remember the order, make its slip, listen, and ask once the server has the slip. */
+  async start(plan: Plan | Promise<Plan>): Promise<void> {
+    this.untick = this.around.clock.listen((slept) => this.tick(slept));
+    this.plan = "then" in plan ? await plan : plan;
+    const { order } = this.plan;
+    if (order?.jobId !== undefined) {
+      this.jobs.add(order.jobId);
+      this.answered = true;
+    } else if (order) {
+      await this.around.inFlight.put(this.uid, this.fileUid, order);
+      if (this.wish !== "none") this.fail(cancelled());
+      if (this.settled) return;
+      this.writeSlip();
+    }
+    this.listen();
+  }
+
+  private async cancel(): Promise<void> {
+    if (this.settled) return;
+    if (this.wish === "none") this.wish = "unsent";
+    if (this.slip === "pending" && this.asks === 0) {
+      this.fail(cancelled()); // nobody was asked yet; `writeSlip` takes its slip back
+      return;
+    }
+    if (this.plan) await this.sendWish();
+    await this.wished;
+  }
+
+  // --- the slip
+
+  private writeSlip(): void {
+    this.slip = "pending";
+    this.around.backend.order(this.uid, this.fileUid).then(
+      () => {
+        this.slip = "made";
+        if (this.wish !== "none") this.removeDocument();
+        else this.consider();
+      },
+      () => {
+        // There is a document already, or the rules take no slips. What the server has decides.
+        this.slip = "refused";
+        if (!this.settled) void this.look().then(() => this.consider());
+      },
+    );
+  }
+
+  // --- asking
+
+  /** Ask, where the document says that this would do something. */
+  private consider(): void {
+    if (this.settled || !this.plan?.order || this.answered || this.asks > 0 || this.wish !== "none") return;
+    if (this.slip === "made") return this.ask();
+    if (this.slip !== "refused" || !this.known) return;
+    const status = this.fields?.status;
+    if (status === "completed") return; // told by `observe`
+    if (status === "processing" && !this.leaseIsOver()) return; // somebody is at it; the lease tells
+    if (status === "failed" && !this.plan?.anew) return;
+    if (status === "queued" && this.fields?.cancel_requested === true && this.plan?.anew) return this.replaceSlip();
+    this.ask();
+  }
+
+  /** The slip of an attempt that was cancelled before it began would end this one, too. */
+  private replaceSlip(): void {
+    this.slip = "pending";
+    this.fields = undefined;
+    void this.removeDocument().then(() => this.settled || this.writeSlip());
+  }
+
+  private ask(): void {
+    const order = this.plan?.order;
+    if (!order || this.settled) return;
+    const { backend, clock, inFlight } = this.around;
+    this.asks += 1;
+    this.askedAt = clock.seconds;
+    this.askAgainAt = Number.POSITIVE_INFINITY;
+    // Until the new job has taken it, the document shows the one that was lost.
+    this.leftBehind = this.isRunning() ? version(this.fields) : undefined;
+    // A job that knows of the slip ends where its user deleted it meanwhile.
+    const slip = this.slip === "made" || this.fields !== undefined;
+    const quote = order.quote === undefined ? {} : { quote: order.quote };
+    const data = { fileUid: this.fileUid, input: order.input, slip, ...quote };
+    const attempt = this.asks;
+    backend.call<{ jobId?: unknown } | null>("generate", data).then(
+      (answer) => {
+        if (attempt === this.asks) this.askedAt = undefined;
+        this.answered = true;
+        this.askAgainAt = Number.POSITIVE_INFINITY;
+        const jobId = typeof answer?.jobId === "string" ? answer.jobId : "";
+        this.jobs.add(jobId);
+        if (this.settled) return;
+        void inFlight.put(this.uid, this.fileUid, { ...order, jobId, slip });
+        if (this.known && this.fields?.status === "failed") this.failed(this.fields);
+      },
+      (error: GenerationError) => {
+        if (attempt === this.asks) this.askedAt = undefined;
+        if (!this.settled && !this.answered) this.notAnswered(error);
+      },
+    );
+  }
+
+  private notAnswered(error: GenerationError): void {
+    // Where an earlier call may have been taken, a refusal of this one does not end that job.
+    if (isRefusal(error) && this.unclear === undefined && !this.isRunning()) {
+      if (this.slip === "made") void this.removeDocument();
+      this.fail(error);
+      return;
+    }
+    if (!isRefusal(error)) this.unclear ??= error;
+    if (this.asks >= MOST_ASKS) return;
+    const patience = SECONDS_TO_ASK_AGAIN[this.asks - 1] ?? SECONDS_AFTER_A_DEADLINE;
+    const least = error.code === "deadline-exceeded" ? SECONDS_AFTER_A_DEADLINE : 0;
+    this.askAgainAt = this.around.clock.seconds + Math.max(patience, least);
+  }
+
+  private async askAgain(): Promise<void> {
+    this.askAgainAt = this.around.clock.seconds + LOOK_SECONDS; // the next try, should this look bring nothing
+    if (!(await this.look()) || this.answered || this.wish !== "none" || this.isRunning()) return;
+    this.ask();
+  }
+
+  // --- the document
+
+  private listen(): void {
+    if (this.settled) return;
+    this.unlisten();
+    this.relistenAt = Number.POSITIVE_INFINITY;
+    this.unlisten = this.around.backend.listen(
+      this.uid,
+      this.fileUid,
+      (seen) => this.seen(seen),
+      (error) => this.listenerEnded(fromFirebase(error)),
+    );
+    if (this.settled) this.unlisten(); // a listener may answer before it is returned
+  }
+
+  private listenerEnded(error: GenerationError): void {
+    if (this.settled) return;
+    if (isRefusal(error) && error.code !== "resource-exhausted") {
+      // The job may well go on: it stays in memory, for a `resume` after the user has signed in again.
+      this.close(() => this.reject(error));
+      return;
+    }
+    this.relistenAt = this.around.clock.seconds + RELISTEN_SECONDS;
+  }
+
+  private seen({ fields, fromCache, pending }: Seen): void {
+    if (this.settled) return;
+    this.fromCache = fromCache;
+    if (!fromCache) this.cacheTicks = 0;
+    // The app's own slip, which the server has not taken yet, hides what is there.
+    if (this.slip === "pending" && pending) return;
+    if (fromCache) {
+      // Good news are believed: nobody but the worker can have written them.
+      if (fields?.status === "completed") this.observe(fields);
+      return;
+    }
+    this.observe(fields);
+  }
+
+  /** What the server has. */
+  private observe(fields: GenerationDocument | undefined): void {
+    if (this.settled) return;
+    const changed = !this.known || version(fields) !== version(this.fields);
+    const was = this.fields;
+    this.known = true;
+    if (changed) {
+      this.changedAt = this.around.clock.seconds;
+      for (const time of [fields?.created_at, fields?.updated_at]) this.around.clock.note(millis(time));
+    }
+    const order = this.plan?.order;
+    const expected = was !== undefined || this.slip === "made" || !order || order.slip === true;
+    if (fields === undefined && expected) return this.gone();
+    if (changed) this.overSince = undefined;
+    this.fields = fields;
+    if (fields?.status === "completed") return this.succeed(fields.generation_data as GenerationData);
+    if (fields?.status === "failed") return this.failed(fields);
+    if (this.isRunning()) this.queuedSeconds = 0;
+    if (this.wish === "unsent" && fields !== undefined) void this.sendWish().catch(() => undefined);
+    this.tell(this.isRunning() ? progressOf(fields) : { stage: "queued" });
+    this.consider();
+  }
+
+  /** A document that was there, or has to be, is not: a second look makes sure that it was deleted. */
+  private gone(): void {
+    if (this.vanished) return;
+    this.vanished = true;
+    this.around.backend.look(this.uid, this.fileUid).then(
+      (fields) => {
+        this.vanished = false;
+        if (this.settled) return;
+        if (fields === undefined) this.fail(new GenerationError("deleted", "This generation was deleted.", false));
+        else this.observe(fields);
+      },
+      () => {
+        this.vanished = false; // the listener, or the next look, says it again
+      },
+    );
+  }
+
+  private failed(fields: GenerationDocument): void {
+    const failure = `${fields.job_id ?? ""}/${millis(fields.completed_at)}/${fields.attempt ?? ""}`;
+    if (this.plan?.anew && this.slip !== "made") {
+      // Asked again, the document shows how the last attempt ended until the new job has taken it.
+      this.earlier ??= this.asks === 0 ? failure : undefined;
+      const ours = this.answered && (this.jobs.has(fields.job_id ?? "") || this.jobs.has(""));
+      if (failure === this.earlier && !ours) {
+        this.tell({ stage: "queued" });
+        return this.consider();
+      }
+    }
+    const { code, message, retryable } = fields.error ?? { code: "internal", message: "It failed.", retryable: false };
+    // A second call of ours may still wait in line, and would begin the work that nobody wants.
+    if (code === "cancelled" && this.wish !== "none" && this.asks > 1) {
+      void this.removeDocument();
+    }
+    this.fail(new GenerationError(code, message, retryable));
+  }
+
+  // --- silence
+
+  private isRunning(): boolean {
+    return this.fields?.status === "processing" && version(this.fields) !== this.leftBehind;
+  }
+
+  /** By the server's time, as far as documents have told it; it is later than that, never earlier. */
+  private leaseIsOver(): boolean {
+    const { clock } = this.around;
+    const expires = millis(this.fields?.expires_at);
+    if (Number.isFinite(expires) && Number.isFinite(clock.serverNow())) {
+      return clock.serverNow() >= expires + 1000 * LEASE_MARGIN_SECONDS;
+    }
+    return clock.seconds - this.changedAt >= SILENCE_SECONDS;
+  }
+
+  private tick(slept: boolean): void {
+    const { clock, queueSeconds } = this.around;
+    if (this.fromCache) this.cacheTicks += 1;
+    this.tell();
+    if (clock.seconds >= this.relistenAt) this.listen();
+    if (this.askedAt !== undefined && clock.seconds - this.askedAt >= ANSWER_SECONDS) {
+      this.askedAt = undefined;
+      if (!this.answered) this.notAnswered(new GenerationError("deadline-exceeded", "The backend did not answer.", true));
+    }
+    if (this.isRunning()) {
+      if (this.leaseIsOver()) void this.lookForTheWorker();
+      return;
+    }
+    if (this.vanished) return;
+    if (clock.seconds >= this.askAgainAt) void this.askAgain();
+    this.queuedSeconds = slept
+      ? Math.min(this.queuedSeconds, queueSeconds - CATCH_UP_SECONDS)
+      : this.queuedSeconds + (this.slip === "pending" || this.isOffline() ? 0 : TICK_SECONDS);
+    if (this.queuedSeconds >= queueSeconds) void this.lookForAnyWorker();
+  }
+
+  private async lookForTheWorker(): Promise<void> {
+    const { clock } = this.around;
+    this.overSince ??= clock.seconds;
+    if (this.looking && this.looking.since < this.overSince) return; // that one may have seen it before
+    const before = version(this.fields);
+    if (!(await this.look()) || version(this.fields) !== before || !this.leaseIsOver()) return;
+    const mayAsk = this.plan?.anew === true && this.slip === "refused" && !this.answered && this.asks === 0;
+    if (mayAsk && this.wish === "none") return this.ask();
+    this.fail(new GenerationError("worker_lost", "The worker that made this was lost; ask again.", true));
+  }
+
+  private async lookForAnyWorker(): Promise<void> {
+    if (!(await this.look()) || this.isRunning() || this.queuedSeconds < this.around.queueSeconds) return;
+    // A job that still comes would be made for nobody: it ends where its slip is gone.
+    if (this.slip === "made") void this.removeDocument();
+    const lost = new GenerationError("worker_lost", "No worker took this job in time; ask again.", true);
+    this.fail(this.unclear ?? lost);
+  }
+
+  /** Ask the server itself, and observe what it has. Whether it answered, and there is still something to wait for. */
+  private look(): Promise<boolean> {
+    const { backend, clock } = this.around;
+    if (this.looking && clock.seconds - this.looking.since < LOOK_SECONDS) return this.looking.look;
+    const look = backend.look(this.uid, this.fileUid).then(
+      (fields) => {
+        if (this.looking?.look === look) this.looking = undefined;
+        if (this.settled) return false;
+        this.observe(fields);
+        return !this.settled && !this.vanished;
+      },
+      () => {
+        if (this.looking?.look === look) this.looking = undefined;
+        return false;
+      },
+    );
+    this.looking = { since: clock.seconds, look };
+    return look;
+  }
+
+  // --- cancelling
+
+  private async sendWish(): Promise<void> {
+    if (this.settled || this.wish !== "unsent" || this.slip === "pending") return;
+    if (this.known && this.fields === undefined && this.slip !== "made") return; // once there is a document
+    this.wish = "sending";
+    try {
+      await this.around.backend.update(this.uid, this.fileUid, { cancel_requested: true });
+    } catch (error) {
+      this.wish = "unsent";
+      await this.look(); // it may have ended meanwhile, and takes no wish then
+      if (this.settled) return;
+      throw fromFirebase(error);
+    }
+    this.wish = "sent";
+    this.wishIsKnown();
+    if (this.settled || this.isRunning()) return;
+    // Whoever takes it ends it before it begins. Of two calls only the first would: the second needs the slip gone.
+    if (this.asks > 1) await this.removeDocument();
+    this.fail(cancelled());
+  }
+
+  private async removeDocument(): Promise<void> {
+    try {
+      await this.around.backend.remove(this.uid, this.fileUid);
+    } catch {
+      // It stays as it is: the job ends by itself.
+    }
+  }
+
+  // --- the end
+
+  private isOffline(): boolean {
+    return this.fromCache && this.cacheTicks >= OFFLINE_TICKS;
+  }
+
+  private tell(news: Omit<GenerationState, "offline"> = this.state): void {
+    const state: GenerationState = { ...news, offline: this.isOffline() };
+    const text = JSON.stringify(state);
+    if (text === this.told) return;
+    this.told = text;
+    this.state = state;
+    for (const watcher of [...this.watchers]) show(watcher, state);
+  }
+
+  private succeed(data: GenerationData): void {
+    this.close(() => {
+      this.tell({ stage: "completed", percent: 100 });
+      this.resolve(data);
+    }, true);
+  }
+
+  private fail(error: GenerationError): void {
+    this.close(() => {
+      this.tell({ stage: "failed" });
+      this.reject(error);
+    }, true);
+  }
+
+  private close(settle: () => void, forget = false): void {
+    if (this.settled) return;
+    this.settled = true;
+    this.untick();
+    this.unlisten();
+    this.fromCache = false;
+    settle();
+    this.wishIsKnown();
+    if (forget) void this.around.inFlight.forget(this.uid, this.fileUid);
+    this.end();
+  }
+}
+
+function show({ onChange }: Watcher, state: GenerationState): void {
+  try {
+    onChange(state);
+  } catch (error) {
+    void Promise.reject(error); // the app's own mistake: heard of, but no end of its job
+  }
+}
+
+const cancelled = (): GenerationError => new GenerationError("cancelled", "It was cancelled.", false);
+
+const millis = (time: Timestamp | null | undefined): number => time?.toMillis?.() ?? Number.NaN;
+
+/** Whatever moves while a worker lives. */
+function version(fields: GenerationDocument | undefined): string {
+  if (fields === undefined) return "";
+  return [fields.status, fields.job_id, fields.attempt, millis(fields.updated_at), millis(fields.expires_at)].join();
+}
+
+function progressOf(fields: GenerationDocument | undefined): Omit<GenerationState, "offline"> {
+  const { stage = "loading", percent, step, total_steps, eta_seconds, preview } = fields?.progress ?? {};
+  const known = { percent, step, total_steps, eta_seconds, preview };
+  const given = Object.entries(known).filter(([, value]) => value !== undefined && value !== null);
+  const shown = (STAGES.includes(stage) ? stage : "generating") as Stage;
+  return { stage: shown, ...(Object.fromEntries(given) as Partial<GenerationState>) };
+}

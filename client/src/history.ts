@@ -1,0 +1,77 @@
+// What was generated, page by page: enough for a grid that shows blurs at once and thumbnails soon.
+
+import type { Backend } from "./backend.js";
+import type { GenerationDocument } from "./document.js";
+
+export interface Thumbnail {
+  /** Null where it could not be stored, or went inline. */
+  url: string | null;
+  blurhash: string | null;
+  /** Of the whole picture. */
+  width: number;
+  height: number;
+}
+
+export interface HistoryItem {
+  fileUid: string;
+  status: GenerationDocument["status"];
+  createdAt: Date | null;
+  taskType: string | null;
+  /** One for each file; of a clip its poster. */
+  thumbnails: Thumbnail[];
+  document: GenerationDocument;
+}
+
+/** Where a page ended. Hand it back as `after`, in the same session. */
+export type Cursor = { readonly fileUid: string };
+
+export interface HistoryPage {
+  items: HistoryItem[];
+  next: Cursor | null;
+}
+
+const MOST = 100; // the rules let no longer list be read
+
+export async function history(
+  backend: Backend,
+  uid: string,
+  cursors: WeakMap<Cursor, unknown>,
+  { pageSize = 30, after = null }: { pageSize?: number; after?: Cursor | null },
+): Promise<HistoryPage> {
+  const size = Math.max(1, Math.min(MOST, Math.floor(pageSize)));
+  if (after && !cursors.has(after)) throw new TypeError("after: must be the `next` of an earlier page");
+  const snapshots = await backend.page(uid, size, after ? cursors.get(after) : undefined);
+  const last = snapshots[snapshots.length - 1];
+  let next: Cursor | null = null;
+  if (last && snapshots.length === size) {
+    next = { fileUid: last.id };
+    cursors.set(next, last);
+  }
+  return { items: snapshots.map((one) => item(one.id, one.data() as GenerationDocument)), next };
+}
+
+function item(fileUid: string, document: GenerationDocument): HistoryItem {
+  const asked = document.request_data?.["task_type"];
+  return {
+    fileUid,
+    status: document.status,
+    createdAt: document.created_at ? new Date(document.created_at.toMillis()) : null,
+    taskType: typeof asked === "string" ? asked : null,
+    thumbnails: (document.generation_data?.files ?? []).map(({ thumbnail_url, poster_url, blurhash, width, height }) => ({
+      url: thumbnail_url ?? poster_url ?? null,
+      blurhash: blurhash ?? null,
+      width,
+      height,
+    })),
+    document,
+  };
+}
+
+/** Delete the files that the document names, then the document: what is left can be deleted again. */
+export async function removeGeneration(backend: Backend, uid: string, fileUid: string): Promise<void> {
+  const files = (await backend.read(uid, fileUid))?.generation_data?.files ?? [];
+  const paths = files.flatMap(({ storage_path, thumbnail_path, poster_path }) => [storage_path, thumbnail_path, poster_path]);
+  const there = new Set(paths.filter((path): path is string => typeof path === "string"));
+  await Promise.all([...there].map((path) => backend.removeObject(path)));
+  await backend.remove(uid, fileUid);
+}

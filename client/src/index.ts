@@ -1,0 +1,156 @@
+// The app's side: ask for a generation, watch it, stop it, and list what was made. docs/client.md says how.
+
+import { AwakeClock } from "./awake.js";
+import { Backend } from "./backend.js";
+import type { GenerationInput } from "./document.js";
+import { GenerationError, signedOut } from "./errors.js";
+import type { Instances, Modules } from "./firebase.js";
+import { Generation, type GenerationHandle, type GenerationState, type Plan } from "./generation.js";
+import { history, removeGeneration, type Cursor, type HistoryPage } from "./history.js";
+import { InFlight, type Memory } from "./memory.js";
+import { newId, upload, type UploadContent, type UploadOptions } from "./upload.js";
+
+export { GenerationError } from "./errors.js";
+export type {
+  GenerationData,
+  GenerationDocument,
+  GenerationFile,
+  GenerationInput,
+  Progress,
+  Timestamp,
+} from "./document.js";
+export type { FirestoreModule, FunctionsModule, Instances, Modules, StorageModule } from "./firebase.js";
+export type { GenerationHandle, GenerationState, Stage } from "./generation.js";
+export type { Cursor, HistoryItem, HistoryPage, Thumbnail } from "./history.js";
+export type { Memory } from "./memory.js";
+export type { UploadContent, UploadOptions } from "./upload.js";
+
+export interface ClientOptions extends Modules {
+  app: Instances;
+  /** Who is signed in, asked at each call. */
+  uid: () => string | null | undefined;
+  /** Where jobs in flight are kept while the app is closed. Without it they are known until then. */
+  memory?: Memory;
+  /** How long a job may wait for a worker, in seconds in which the app is awake; a quarter of an hour. */
+  queueSeconds?: number;
+}
+
+export interface GenerateOptions extends WatchOptions {
+  /** 1 to 128 of `A-Z a-z 0-9 _ -`. The same one again, with the same input, is the same generation. */
+  fileUid?: string;
+  /** The signed quote of `quote()`, where the backend takes credits: the price is then no more than that. */
+  quote?: string;
+}
+
+export interface WatchOptions {
+  onChange?: (state: GenerationState) => void;
+}
+
+export interface Quote {
+  /** The price that does not depend on the card. */
+  units: number;
+  estimated_seconds: number | null;
+  params: Record<string, unknown>;
+  /** In the backend's own money, where it takes any. */
+  credits?: number;
+  /** For `generate`. */
+  quote?: string;
+}
+
+export interface Labels {
+  favorite?: boolean;
+  hidden?: boolean;
+  /** Up to ten of at most 40 characters. */
+  labels?: string[];
+}
+
+/** What the workers serve: docs/api.md, "Asking without a job". */
+export type Capabilities = Record<string, unknown>;
+
+export interface Client {
+  generate(input: GenerationInput, options?: GenerateOptions): GenerationHandle;
+  /** Goes on with a job, after a restart or a `stop`. */
+  resume(fileUid: string, options?: WatchOptions): GenerationHandle;
+  /** The jobs whose end this app has not seen yet. */
+  inFlight(): Promise<string[]>;
+  /** Newest first; at most 100 a page. */
+  history(options?: { pageSize?: number; after?: Cursor | null }): Promise<HistoryPage>;
+  /** Deletes its files, then its document. A job that still runs stops. */
+  remove(fileUid: string): Promise<void>;
+  label(fileUid: string, labels: Labels): Promise<void>;
+  quote(input: GenerationInput): Promise<Quote>;
+  /** Returns the `gs://` address that a request names as `image_url`. */
+  upload(content: UploadContent, options?: UploadOptions): Promise<string>;
+  /** Tells the operator of a picture that should not be there. */
+  report(fileUid: string, reason: string, note?: string): Promise<void>;
+  capabilities(): Promise<Capabilities>;
+}
+
+const QUEUE_SECONDS = 15 * 60;
+
+export function createClient(options: ClientOptions): Client {
+  const { firestore, functions, storage, app } = options;
+  const backend = new Backend({ firestore, functions, storage }, app);
+  const inFlight = new InFlight(options.memory);
+  const around = { backend, clock: new AwakeClock(), inFlight, queueSeconds: options.queueSeconds ?? QUEUE_SECONDS };
+  const running = new Map<string, Generation>();
+  const cursors = new WeakMap<Cursor, unknown>();
+
+  const user = (): string => {
+    const uid = options.uid();
+    if (!uid) throw signedOut();
+    return uid;
+  };
+
+  /** One job is listened to once, however often it is asked for or resumed. */
+  function begin(
+    fileUid: string,
+    plan: (uid: string) => Plan | Promise<Plan>,
+    onChange: WatchOptions["onChange"],
+  ): GenerationHandle {
+    const uid = options.uid();
+    if (!uid) return refused(fileUid, signedOut());
+    const place = `${uid}/${fileUid}`;
+    const there = running.get(place);
+    if (there && !there.isOver) return there.watch(onChange);
+    const generation = new Generation(around, uid, fileUid);
+    running.set(place, generation);
+    void generation.ended.then(() => running.get(place) === generation && running.delete(place));
+    const handle = generation.watch(onChange);
+    void generation.start(plan(uid));
+    return handle;
+  }
+
+  return {
+    generate: (input, { fileUid = newId(), quote, onChange } = {}) => {
+      const order = quote === undefined ? { input } : { input, quote };
+      return begin(fileUid, () => ({ order, anew: true }), onChange);
+    },
+    resume: (fileUid, { onChange } = {}) => {
+      const remembered = async (uid: string): Promise<Plan> => {
+        const order = await inFlight.find(uid, fileUid);
+        return order ? { order, anew: false } : { anew: false };
+      };
+      return begin(fileUid, remembered, onChange);
+    },
+    inFlight: async () => inFlight.list(user()),
+    history: async (page = {}) => history(backend, user(), cursors, page),
+    remove: async (fileUid) => removeGeneration(backend, user(), fileUid),
+    label: async (fileUid, { favorite, hidden, labels }) => {
+      const given = Object.entries({ favorite, hidden, labels }).filter(([, value]) => value !== undefined);
+      if (given.length > 0) await backend.update(user(), fileUid, Object.fromEntries(given));
+    },
+    quote: async (input) => backend.call<Quote>("quote", { input }),
+    upload: async (content, more = {}) => upload(backend, user(), content, more),
+    report: async (fileUid, reason, note) => {
+      await backend.call("report", note === undefined ? { fileUid, reason } : { fileUid, reason, note });
+    },
+    capabilities: async () => backend.call<Capabilities>("capabilities", {}),
+  };
+}
+
+function refused(fileUid: string, error: GenerationError): GenerationHandle {
+  const result = Promise.reject(error);
+  result.catch(() => undefined);
+  return { fileUid, result, cancel: async () => undefined, stop: () => undefined };
+}
