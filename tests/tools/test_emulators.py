@@ -59,6 +59,71 @@ def upload(bucket: Any, name: str, data: bytes, *, token: str = "token-1", **opt
     return blob
 
 
+class TestStorageRules:
+    """A signed-in app may do in the emulator what storage.rules allow, and nothing else."""
+
+    @pytest.fixture
+    def alice(self, firebase: FirebaseEmulators) -> str:
+        return firebase.create_user("alice")
+
+    @staticmethod
+    def ask(
+        firebase: FirebaseEmulators,
+        token: str | None,
+        method: str,
+        name: str,
+        *,
+        kind: str = "image/png",
+        size: int = 8,
+    ) -> int:
+        """The status that a phone gets for an upload (POST), a look at the metadata (GET) or a DELETE."""
+        place = f"?name={quote(name, safe='')}" if method == "POST" else f"/{quote(name, safe='')}"
+        request = urllib.request.Request(
+            f"{firebase.storage_url}/v0/b/{firebase.bucket}/o{place}",
+            data=bytes(size) if method == "POST" else None,
+            headers={"Content-Type": kind} | ({"Authorization": f"Firebase {token}"} if token else {}),
+            method=method,
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=20) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    def test_an_owner_uploads_looks_and_deletes(self, firebase: FirebaseEmulators, alice: str) -> None:
+        for method in ("POST", "GET", "DELETE"):
+            assert self.ask(firebase, alice, method, "uploads/alice/in.png") in {200, 204}
+
+    @pytest.mark.parametrize(
+        ("name", "options"),
+        [
+            ("uploads/bob/in.png", {}),
+            ("uploads/alice/a b.png", {}),
+            ("uploads/alice/deeper/in.png", {}),
+            ("uploads/alice/in.html", {"kind": "text/html"}),
+            ("uploads/alice/in.png", {"size": 20 * 1024 * 1024}),
+            ("generating/alice/image/f1.png", {}),
+        ],
+        ids=["another's folder", "a name", "a folder", "a kind", "a size", "a result"],
+    )
+    def test_what_the_rules_do_not_allow_is_not_uploaded(
+        self, firebase: FirebaseEmulators, alice: str, name: str, options: Any
+    ) -> None:
+        assert self.ask(firebase, alice, "POST", name, **options) == 403
+
+    def test_nobody_uploads_unnamed(self, firebase: FirebaseEmulators) -> None:
+        assert self.ask(firebase, None, "POST", "uploads/alice/in.png") == 403
+
+    @pytest.mark.parametrize("name", ["generating/alice/image/f1.png", "generating/alice/image/thumbs/f1.webp"])
+    def test_results_are_their_owners_to_see_and_delete(
+        self, app: Any, firebase: FirebaseEmulators, alice: str, name: str
+    ) -> None:
+        upload(admin_storage.bucket(app=app), name, b"pixels")
+        bob = firebase.create_user("bob")
+        assert [self.ask(firebase, bob, method, name) for method in ("GET", "DELETE")] == [403, 403]
+        assert [self.ask(firebase, alice, method, name) for method in ("GET", "DELETE")] == [200, 204]
+
+
 class TestStorage:
     def test_an_object_opens_only_with_its_download_token(self, app: Any, firebase: FirebaseEmulators) -> None:
         blob = upload(admin_storage.bucket(app=app), "generating/alice/image/f1.png", b"pixels")

@@ -1,12 +1,13 @@
 """RunPod's side of a serverless worker, on loopback: hands out jobs, takes results, progress and pings, stops jobs.
 
 Speaks what `runpod` 1.12 speaks (rp_job, rp_http, rp_ping and rp_scale in runpod/serverless/modules) and knows
-nothing about what a job does.
+nothing about what a job does. What a backend calls, /run and the like, is in `runpod_api`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import heapq
 import itertools
 import json
 import threading
@@ -19,6 +20,7 @@ from typing import Any, Literal, Self
 from aiohttp import web
 
 from tools.emulators.background import BackgroundLoop
+from tools.emulators.runpod_api import RunPodApi
 
 POLL_STEP_SECONDS = 0.01
 MAX_POST_BYTES = 64 << 20
@@ -86,6 +88,7 @@ class ControlPlane:
         self._changed = threading.Condition()
         self._jobs: dict[str, _Job] = {}
         self._waiting: deque[str] = deque()
+        self._overdue: list[tuple[float, str]] = []
         self._stops: defaultdict[str, deque[str]] = defaultdict(deque)
         self._answers: deque[int] = deque()
         self._posts: list[Post] = []
@@ -104,13 +107,18 @@ class ControlPlane:
         self._loop.close()
 
     @property
+    def url(self) -> str:
+        """Where a backend finds RunPod's API: `http://127.0.0.1:port/v2`."""
+        return f"http://127.0.0.1:{self._port}/v2"
+
+    @property
     def env(self) -> dict[str, str]:
         """The variables that make the SDK a worker of this endpoint.
 
         The SDK's own fitness checks (GPU, network, disk) are off: they judge a data-centre machine. RUNPOD_ENDPOINT_ID
         is not among them, because a worker on the platform refuses emulators.
         """
-        base = f"http://127.0.0.1:{self._port}/v2/local"
+        base = f"{self.url}/local"
         return {
             "RUNPOD_WEBHOOK_GET_JOB": f"{base}/job-take/$ID?gpu=none",
             "RUNPOD_WEBHOOK_POST_OUTPUT": f"{base}/job-done/$RUNPOD_POD_ID/$ID?gpu=none",
@@ -126,15 +134,20 @@ class ControlPlane:
 
     # -- what a client of the endpoint does
 
-    def submit(self, job_input: Any, job_id: str | None = None, **extra: Any) -> str:
+    def submit(
+        self, job_input: Any, job_id: str | None = None, *, ttl_seconds: float | None = None, **extra: Any
+    ) -> str:
         """Queue a job and return its id. A known `job_id` is delivered once more (see `deliver_again`).
 
-        `extra` goes beside `input` in the job, like RunPod's `webhook` and `s3Config`.
+        After `ttl_seconds` it is forgotten, whether it waits or runs; a worker that has it is told to stop. `extra`
+        goes beside `input` in the job, like RunPod's `webhook` and `s3Config`.
         """
         with self._changed:
             job_id = job_id or f"job-{next(self._numbers)}-local"
             self._jobs[job_id] = _Job({"id": job_id, "input": job_input, **extra})
             self._waiting.append(job_id)
+            if ttl_seconds is not None:
+                heapq.heappush(self._overdue, (time.monotonic() + ttl_seconds, job_id))
         return job_id
 
     def deliver_again(self, job_id: str) -> None:
@@ -166,8 +179,13 @@ class ControlPlane:
         return self.results(job_id)[count - 1]
 
     def state(self, job_id: str) -> State:
-        """Return the job's state as RunPod's /status would show it."""
+        """Return the job's state as RunPod's /status would show it.
+
+        Raises:
+            KeyError: when there never was such a job, or its time to live is over.
+        """
         with self._changed:
+            self._forget_overdue()
             return self._jobs[job_id].state
 
     # -- what a test looks at and changes
@@ -229,6 +247,18 @@ class ControlPlane:
 
         self._wait_for(asked, timeout, f"worker {worker_id}")
 
+    def _forget_overdue(self) -> None:
+        """Drop the jobs whose time to live is over; the lock is held."""
+        while self._overdue and self._overdue[0][0] <= time.monotonic():
+            _, job_id = heapq.heappop(self._overdue)
+            job = self._jobs.pop(job_id, None)
+            if job is None:
+                continue
+            if job_id in self._waiting:
+                self._waiting.remove(job_id)
+            elif job.state == "IN_PROGRESS":
+                self._stops[job.workers[-1]].append(job_id)
+
     def _wait_for(self, done: Callable[[], bool], timeout: float, what: str) -> None:
         with self._changed:
             if not self._changed.wait_for(done, timeout):
@@ -238,6 +268,7 @@ class ControlPlane:
 
     async def _start(self) -> None:
         app = web.Application(client_max_size=MAX_POST_BYTES)
+        app.router.add_routes(RunPodApi(self).routes())
         app.router.add_get("/v2/local/job-take/{worker}", self._take_one)
         app.router.add_get("/v2/local/job-take-batch/{worker}", self._take_batch)
         app.router.add_get("/v2/local/job-stop/{worker}", self._take_stops)
@@ -266,6 +297,7 @@ class ControlPlane:
         deadline = time.monotonic() + self._poll_seconds
         while time.monotonic() < deadline and request.transport is not None:
             with self._changed:
+                self._forget_overdue()
                 ready = min(most, 0 if self._paused else len(self._waiting))
                 jobs = [self._jobs[self._waiting.popleft()] for _ in range(ready)]
                 for job in jobs:
@@ -282,6 +314,8 @@ class ControlPlane:
         deadline = time.monotonic() + self._poll_seconds
         while not stops and time.monotonic() < deadline and request.transport is not None:
             await asyncio.sleep(POLL_STEP_SECONDS)
+            with self._changed:
+                self._forget_overdue()
         with self._changed:
             ids = [stops.popleft() for _ in range(len(stops))]
         return web.json_response({"jobsToStop": ids}) if ids else web.Response(status=204)

@@ -1,6 +1,7 @@
 "use strict";
 // Firebase's own Storage emulator without the command line and the Java rules runtime around it.
-// Every client without administrator rights is refused, so that only a download token opens an object.
+// A client without administrator rights may do what storage.rules allow; without an ID token only a download token opens
+// an object.
 // What Cloud Storage does and the emulator leaves out is added here: one known bucket, generation
 // preconditions, generations that always grow, resumable uploads in several chunks, the CRC32C check,
 // and download tokens that a metadata update replaces.
@@ -14,6 +15,7 @@ const { crc32c, crc32cToString } = require("firebase-tools/lib/emulator/storage/
 const { ForbiddenError } = require("firebase-tools/lib/emulator/storage/errors");
 const { CloudStorageObjectMetadata } = require("firebase-tools/lib/emulator/storage/metadata");
 const { createApp } = require("firebase-tools/lib/emulator/storage/server");
+const { verify } = require("./storage_rules");
 
 const requests = new AsyncLocalStorage();
 
@@ -110,8 +112,7 @@ async function start(projectId, bucket) {
     host: "127.0.0.1",
     rules: { name: "none", content: "" },
   });
-  const denied = { permitted: false, issues: { exist: () => false, all: [] } };
-  emulator.rulesManager._ruleset = { verify: async () => denied };
+  emulator.rulesManager._ruleset = { verify };
   addPreconditions(emulator);
 
   const app = express();
