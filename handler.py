@@ -11,6 +11,7 @@ import logging
 import signal
 import sys
 import threading
+import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -35,8 +36,11 @@ from worker.job.services import Services
 from worker.sources.loader import SourceLoader
 from worker.sources.lora_files import LoraFiles
 from worker.storage.results import Storage
+from worker.telemetry import spans
 
 log = logging.getLogger("worker")
+
+STARTED = time.monotonic()
 
 
 def build(settings: Settings) -> Services:
@@ -44,6 +48,7 @@ def build(settings: Settings) -> Services:
     firebase = _firebase(settings)
     bucket = firebase.bucket if firebase else None
     storage = Storage(bucket, settings.storage_emulator_host) if bucket else None
+    worker_id = settings.runpod_pod_id or f"local-{uuid.uuid4().hex[:8]}"
     return Services(
         settings=settings,
         generator=Engine(settings),
@@ -53,9 +58,18 @@ def build(settings: Settings) -> Services:
         documents=firebase.documents if firebase else None,
         storage=storage,
         identity=_identity(settings, firebase),
-        worker_id=settings.runpod_pod_id or f"local-{uuid.uuid4().hex[:8]}",
+        worker_id=worker_id,
         spool=Spool(settings.outbox_dir) if settings.outbox_dir.parent.is_dir() else None,
+        telemetry=_telemetry(settings, worker_id),
     )
+
+
+def _telemetry(settings: Settings, worker_id: str) -> spans.Telemetry:
+    if settings.otel_exporter_otlp_endpoint is None:
+        return spans.OFF
+    from worker.telemetry.otlp import Otlp  # a third of a second
+
+    return Otlp(worker_id)
 
 
 def _identity(settings: Settings, firebase: Firebase | None) -> Identity:
@@ -218,6 +232,7 @@ def _preload(services: Services) -> None:
     finally:
         if bar is not None:
             bar.close()
+    services.telemetry.ready(time.monotonic() - STARTED)
     log.info("ready for %s", ", ".join(ready) or "no task yet", extra={"action": "preloaded"})
 
 

@@ -238,7 +238,7 @@ async def test_what_quote_and_capabilities_answer_is_described() -> None:
 
 def written() -> list[schema.Fields]:
     """Everything that the document's schema writes."""
-    owner, bid = Owner("u", "f"), ClaimRequest("job", "worker", "hash", "nonce")
+    owner, bid = Owner("u", "f"), ClaimRequest("job", "worker", "hash", "nonce", trace_id="1" * 32)
     begun = schema.processing(None, owner, bid, {}, attempt=1, lost_workers=0, now=datetime.now(UTC))
     again = schema.processing({"status": "failed"}, owner, bid, {}, attempt=2, lost_workers=0, now=datetime.now(UTC))
     usage = {"gpu_seconds": 1.0, "units": 1}

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted([ROOT / "handler.py", *(ROOT / "worker").rglob("*.py")])
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"core", "demo_models"}),
+    frozenset({"core", "demo_models", "telemetry"}),
     frozenset({"api"}),
     frozenset({"media"}),
     frozenset({"document", "storage", "sources", "auth", "engine"}),
@@ -49,6 +49,7 @@ HOMES = {
     "blurhash": {"worker.media.thumbnail"},
     "cv2": {"worker.engine.adapters.control_pictures"},
     "numpy": {"worker.media", "worker.engine"},
+    "opentelemetry": {"worker.telemetry.otlp"},
     "tqdm": {"worker.job.progress"},
 }
 """Each library of others -> the packages or modules that may import it, for type checkers only included."""

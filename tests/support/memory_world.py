@@ -29,6 +29,7 @@ from worker.job.services import Services
 from worker.sources.loader import SourceLoader
 from worker.sources.lora_files import LoraFiles
 from worker.storage.results import Storage
+from worker.telemetry.spans import OFF, Telemetry
 
 PATH = "generations/user/files/file"
 
@@ -48,6 +49,7 @@ class World:
         self.loras = LoraFiles(self.settings)
         self.firebase = True
         self.progress: list[Progress] = []
+        self.telemetry: Telemetry = OFF
 
     def services(self) -> Services:
         storage = Storage(self.bucket) if self.firebase else None
@@ -63,6 +65,7 @@ class World:
                 TokenUsers() if self.firebase else None, Tickets(SECRET), required=self.settings.require_id_token
             ),
             worker_id="worker-1",
+            telemetry=self.telemetry,
         )
 
     async def run(self, job_input: object, job_id: str = "job-1", stop: StopSignal | None = None) -> dict[str, Any]:

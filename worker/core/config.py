@@ -195,6 +195,9 @@ class Settings(BaseSettings):
     outbox_dir: Path = RUNPOD_VOLUME / "outbox"
     """Where results are kept that can neither be uploaded nor returned; used only where its parent folder exists."""
 
+    otel_exporter_otlp_endpoint: str | None = None
+    """Where traces and metrics go; OpenTelemetry reads its other variables itself."""
+
     runpod_endpoint_id: str | None = None
     runpod_pod_id: str | None = None
     runpod_webhook_get_job: str | None = None

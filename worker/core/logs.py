@@ -12,6 +12,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -28,6 +29,9 @@ _SECRETS = re.compile(
 )
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+trace_id: ContextVar[str | None] = ContextVar("trace_id", default=None)
+"""The trace of the job that the current task or thread works for; it is in each of its lines."""
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +70,8 @@ class _Formatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         facts = {key: value for key, value in vars(record).items() if key not in _STANDARD}
+        if (trace := trace_id.get()) is not None:
+            facts["trace_id"] = trace
         message = record.getMessage()
         if record.name == "asyncio":
             # Further lines show tasks and exceptions as Python writes them: with paths, and with what the error says.

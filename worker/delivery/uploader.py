@@ -34,6 +34,7 @@ from worker.media.inline import data_uri, fit_images, fit_video
 from worker.media.thumbnail import poster, thumbnail
 from worker.media.video import VIDEO_CRFS, encode_video
 from worker.storage.results import NameTaken, ObjectOwner, Storage, StoredObject, object_path, thumbnail_path
+from worker.telemetry.spans import NO_TRACE, JobTrace
 
 NO_THUMBNAIL = "thumbnail_url: a thumbnail could not be stored; the file was"
 ENVELOPE_BYTES = 6000
@@ -78,6 +79,7 @@ class Uploader:
         *,
         blocks: bool = False,
         marked: bool = True,
+        trace: JobTrace = NO_TRACE,
     ) -> None:
         """`blocks`: only what the content safety check has seen and not flagged is delivered.
 
@@ -91,6 +93,7 @@ class Uploader:
             if marked
             else None
         )
+        self._trace = trace
         self._done, self._refused, self._all_taken = 0, 0, False
         self._taken: list[Generated] = []
         self._tasks: list[asyncio.Task[_File]] = []
@@ -188,7 +191,8 @@ class Uploader:
 
     async def _deliver(self, generated: Generated, index: int) -> "_File":
         started = time.monotonic()
-        encoded = await asyncio.to_thread(self._encode, generated)
+        with self._trace.stage("encode"):
+            encoded = await asyncio.to_thread(self._encode, generated)
         self.timings["encode"] += time.monotonic() - started
         file = _File(replace(encoded, seed=generated.seed, nsfw=generated.nsfw))
         self._tell("upload")
@@ -214,9 +218,10 @@ class Uploader:
         path = self._path(destination, artifact, index)
         deadline = started + timing.UPLOAD_SECONDS
         try:
-            stored = await asyncio.to_thread(
-                destination.storage.put, path, artifact, destination.object_owner(), deadline
-            )
+            with self._trace.stage("upload"):
+                stored = await asyncio.to_thread(
+                    destination.storage.put, path, artifact, destination.object_owner(), deadline
+                )
         except BackendError as error:
             return _File(artifact, name_taken=isinstance(error, NameTaken))
         finally:

@@ -40,6 +40,8 @@ class Lease:
         self._began = datetime.now(UTC)
         self.needs_slip = False
         """Whether the job is wanted only as long as the document, which its app made, is there."""
+        self.trace_id: str | None = None
+        """Where the job is seen from outside; kept in the document."""
         self._session: DocumentSession | None = None
         self._keeper: LeaseKeeper | None = None
         self._claiming: asyncio.Task[Decision] | None = None
@@ -144,7 +146,14 @@ class Lease:
     def _open(self, request_data: Mapping[str, Any], fingerprint: str) -> DocumentSession:
         assert self._store is not None  # noqa: S101 - asked by every caller
         token = uuid.uuid4().hex
-        request = ClaimRequest(self._job_id, self._worker_id, fingerprint, token, needs_slip=self.needs_slip)
+        request = ClaimRequest(
+            self._job_id,
+            self._worker_id,
+            fingerprint,
+            token,
+            needs_slip=self.needs_slip,
+            trace_id=self.trace_id,
+        )
         return DocumentSession(self._store, self._owner, request, request_data)
 
 

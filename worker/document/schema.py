@@ -45,6 +45,8 @@ class ClaimRequest:
     claim_token: str
     needs_slip: bool = False
     """Whether a document that is not there was deleted, and is not made anew."""
+    trace_id: str | None = None
+    """Where the job is seen from outside."""
 
 
 def document_path(owner: Owner) -> str:
@@ -206,6 +208,8 @@ def _identity(
         "request_data": dict(request_data),
         "updated_at": FieldValue.SERVER_TIME,
     }
+    if request.trace_id is not None or "trace_id" in (found or {}):
+        fields["trace_id"] = request.trace_id or FieldValue.REMOVE
     if "created_at" not in (found or {}):
         fields["created_at"] = FieldValue.SERVER_TIME
     return fields

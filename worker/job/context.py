@@ -22,6 +22,7 @@ from worker.job.course import Course
 from worker.job.limit import TimeLimit
 from worker.sources.lora_cache import InUse
 from worker.storage.results import ObjectOwner
+from worker.telemetry.spans import NO_TRACE, JobTrace
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,8 @@ class JobContext:
     """Seconds of its longest denoising step by the estimate, or of the longest silence between two reports so far."""
     moved_at: float = field(default_factory=time.monotonic)
     """When it last reported anything (`time.monotonic`)."""
+    trace: JobTrace = NO_TRACE
+    """How it is seen from outside."""
     _step_began: float | None = None
     _newest: Progress = field(default_factory=lambda: Progress("queued"))
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
@@ -90,6 +93,8 @@ class JobContext:
             self.longest_step = max(self.longest_step, now - self._step_began)
         self._step_began = now if progress.stage == "generating" else None
         self.moved_at = now
+        if progress.stage == "generating" and progress.part is None and progress.step > 0:
+            self.trace.step(progress.step, progress.total_steps)
         self._loop.call_soon_threadsafe(self._note, progress)
 
     def warn(self, warning: str) -> None:
@@ -102,7 +107,8 @@ class JobContext:
         """Measure the body, however it ends."""
         started = time.monotonic()
         try:
-            yield
+            with self.trace.stage(stage):
+                yield
         finally:
             self.timings[stage] = time.monotonic() - started
 

@@ -8,6 +8,7 @@ to be replaced. Knows no document and no file.
 
 import asyncio
 import contextlib
+import contextvars
 import functools
 import itertools
 import logging
@@ -59,6 +60,7 @@ class GpuThread:
         if self.stuck:
             raise GpuFault
         future: Future[T] = Future()
+        call = functools.partial(contextvars.copy_context().run, call)  # lines of the log belong to its job
         self._calls.put((not ahead, next(self._count), future, call))
         return future
 

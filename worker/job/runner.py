@@ -18,6 +18,7 @@ from worker.api import response
 from worker.api.fingerprint import fingerprint
 from worker.api.params import Params, VideoParams, job_units
 from worker.api.request import DEFAULT_TASK, Request, envelope, parse
+from worker.core import logs
 from worker.core.errors import (
     Cancelled,
     Deleted,
@@ -66,10 +67,12 @@ async def run(
     if actions.is_action(job.input):
         outcome = await _outcome(actions.answer(job.input, services), job)
         return outcome if isinstance(outcome, dict) else response.failure(outcome, asked)
-    lease = None
+    lease, trace = None, services.telemetry.job(job.id)
+    logs.trace_id.set(trace.id)
     if asked.owner is not None:
         lease = Lease(services.documents, asked.owner, job_id=job.id, worker_id=services.worker_id)
-    context = JobContext(job, asked, stop, on_progress, lease)
+        lease.trace_id = trace.id
+    context = JobContext(job, asked, stop, on_progress, lease, trace=trace)
     runner = _Runner(services, context)
     limit = services.settings.job_timeout_seconds
 
@@ -85,6 +88,13 @@ async def run(
     finally:
         context.limit.cancel()
         moving.cancel()
+    usage = context.usage
+    trace.end(
+        answer.get("error_code", "completed"),
+        task_type=answer["task_type"] or DEFAULT_TASK,
+        gpu_seconds=usage["gpu_seconds"],
+        units=usage["units"] if "error" not in answer else 0,
+    )
     log.info(
         "job %s",
         answer.get("error_code", "completed"),
@@ -92,7 +102,7 @@ async def run(
             "action": "job_done",
             "job_id": job.id,
             "timings": context.timings,
-            **context.usage,
+            **usage,
         },
     )
     return answer
@@ -165,6 +175,11 @@ class _Runner:
         context = self._context
         context.units = job_units(planned.params, planned.defaults)
         context.manifest = response.manifest(planned.params, planned.model)
+        params = planned.params
+        steps = params.num_inference_steps
+        context.trace.describe(
+            {"model": planned.model, "width": params.width, "height": params.height, "num_inference_steps": steps}
+        )
 
     async def _generate(self, planned: Plan) -> AlreadyDone | Delivered:
         """Claim, fetch sources and load weights side by side, then run the model; a stored result ends it early."""
@@ -211,7 +226,9 @@ class _Runner:
         fps = params.fps if isinstance(params, VideoParams) else 0
         blocks = services.settings.safety_checker == "block"
         marked = services.settings.ai_mark == "on"
-        return Uploader(request, context.manifest, fps, destination, context, blocks=blocks, marked=marked)
+        return Uploader(
+            request, context.manifest, fps, destination, context, blocks=blocks, marked=marked, trace=context.trace
+        )
 
     async def _complete(self, request: Request, delivered: Delivered) -> dict[str, Any]:
         """Bring the document to its terminal state, after the objects, and answer."""
@@ -224,7 +241,9 @@ class _Runner:
         response.check_size(response.success(request, data, uris), self._services.settings.max_result_bytes)
         context.ended = True
         if context.lease is not None:
-            if not await context.lease.complete(data):
+            with context.timed("complete"):
+                in_step = await context.lease.complete(data)
+            if not in_step:
                 warnings.append(UNSYNCED)
             elif context.lease.left_out and schema.LEFT_OUT not in warnings:
                 warnings.append(schema.LEFT_OUT)

@@ -18,6 +18,7 @@ from worker.engine.protocol import Generator
 from worker.job.gpu_queue import GpuThread
 from worker.sources.lora_cache import InUse
 from worker.storage.results import Storage
+from worker.telemetry import spans
 
 
 class SourceImages(Protocol):
@@ -60,3 +61,4 @@ class Services:
     identity: Identity
     worker_id: str
     spool: Spool | None = None
+    telemetry: spans.Telemetry = spans.OFF

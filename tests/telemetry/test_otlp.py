@@ -1,0 +1,196 @@
+"""A job as a collector sees it: one trace whose stages are spans, and counts of what it came to and cost."""
+
+import json
+import logging
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.collector import Collector, attributes, collector
+from tests.support.fakes import PaintingGenerator, Raises
+from tests.support.memory_world import CLOUD, PATH, World
+from worker.core import logs
+from worker.core.config import REPOSITORY
+from worker.core.errors import Cancelled, OutOfMemory
+from worker.core.stop import StopSignal
+from worker.telemetry.otlp import Otlp
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
+    with collector() as found:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", found.endpoint)
+        yield found
+
+
+async def test_a_job_is_one_trace_whose_stages_are_spans(seen: Collector) -> None:
+    world = World()
+    world.telemetry = telemetry = Otlp("worker-1")
+    response = await world.run({**CLOUD, "num_images": 2})
+    telemetry.close()
+    (job,) = seen.named("job")
+    stages = [span for span in seen.spans if span.name != "job"]
+    assert {span.trace_id for span in seen.spans} == {job.trace_id}
+    assert {span.parent_span_id for span in stages} == {job.span_id}
+    assert {span.name for span in stages} >= {"validate", "claim", "load", "generate", "encode", "upload", "complete"}
+    assert len(seen.named("upload")) == 2
+    assert all(job.start_time_unix_nano <= s.start_time_unix_nano <= s.end_time_unix_nano for s in stages)
+    assert max(span.end_time_unix_nano for span in stages) <= job.end_time_unix_nano
+    facts = attributes(job)
+    assert facts["generation.outcome"] == "completed"
+    assert facts["generation.job.id"] == "job-1"
+    assert facts["generation.task_type"] == "text2img"
+    assert (facts["generation.width"], facts["generation.units"]) == (64, response["usage"]["units"])
+    assert seen.resources[0]["service.name"] == "generation-worker"
+    assert seen.resources[0]["service.instance.id"] == "worker-1"
+
+
+async def test_each_denoising_step_is_an_event_of_the_generation(seen: Collector) -> None:
+    world = World(PaintingGenerator())
+    world.telemetry = telemetry = Otlp("worker-1")
+    await world.run({**CLOUD, "num_inference_steps": 3})
+    telemetry.close()
+    (generate,) = seen.named("generate")
+    steps = [attributes(event)["generation.step"] for event in generate.events]
+    assert steps == sorted(steps)
+    assert steps
+
+
+async def test_the_trace_is_named_in_the_document_and_in_every_line_of_the_log(
+    seen: Collector, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = World()
+    world.telemetry = telemetry = Otlp("worker-1")
+    formatter = logs._Formatter(as_json=True)
+    lines: list[str] = []
+
+    class Lines(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(formatter.format(record))
+
+    root, handler = logging.getLogger(), Lines()
+    root.addHandler(handler)
+    try:
+        with caplog.at_level(logging.INFO):
+            await world.run(CLOUD)
+    finally:
+        root.removeHandler(handler)
+    telemetry.close()
+    (job,) = seen.named("job")
+    assert world.document["trace_id"] == job.trace_id.hex()
+    told = [line for line in map(json.loads, lines) if line.get("job_id") == "job-1"]
+    assert {line["action"] for line in told} >= {"job_accepted", "job_done"}
+    assert {line["trace_id"] for line in told} == {job.trace_id.hex()}
+
+
+async def test_a_document_that_was_traced_before_forgets_it_where_nobody_traces(seen: Collector) -> None:
+    world = World(Raises(OutOfMemory()))
+    world.telemetry = telemetry = Otlp("worker-1")
+    await world.run(CLOUD)
+    telemetry.close()
+    assert "trace_id" in world.document
+    again = World()
+    again.documents = world.documents
+    await again.run(CLOUD, job_id="job-2")
+    assert again.document["status"] == "completed"
+    assert "trace_id" not in again.document
+
+
+async def test_a_failure_is_an_error_by_its_code_and_a_cancelled_job_is_none(seen: Collector) -> None:
+    world = World(Raises(OutOfMemory()))
+    world.telemetry = telemetry = Otlp("worker-1")
+    await world.run(CLOUD)
+    stop = StopSignal()
+    stop.request(Cancelled())
+    await World.run(world, {**CLOUD, "file_uid": "other"}, "job-2", stop)
+    telemetry.close()
+    failed, cancelled = sorted(seen.named("job"), key=lambda span: attributes(span)["generation.job.id"])
+    assert attributes(failed)["error.type"] == "out_of_memory"
+    assert failed.status.code == 2
+    assert failed.status.message == ""
+    assert attributes(cancelled)["generation.outcome"] == "cancelled"
+    assert cancelled.status.code == 0
+
+
+async def test_counts_tell_jobs_by_outcome_seconds_by_stage_and_what_the_gpu_did(seen: Collector) -> None:
+    world = World()
+    world.telemetry = telemetry = Otlp("worker-1")
+    telemetry.ready(2.0)
+    answers = [await world.run({**CLOUD, "file_uid": f"file-{index}"}) for index in range(3)]
+    telemetry.close()
+    ((facts, jobs),) = seen.points("generation.job.duration")
+    assert facts == {"generation.task_type": "text2img", "generation.outcome": "completed"}
+    assert jobs.count == 3
+    stages = {facts["generation.stage"]: point.count for facts, point in seen.points("generation.stage.duration")}
+    assert stages["claim"] == stages["generate"] == stages["upload"] == 3
+    ((_, gpu),) = seen.points("generation.gpu.time")
+    assert gpu.as_double == pytest.approx(sum(answer["usage"]["gpu_seconds"] for answer in answers), abs=0.01)
+    ((_, units),) = seen.points("generation.units")
+    assert units.as_int == sum(answer["usage"]["units"] for answer in answers)
+    ((_, start),) = seen.points("generation.cold_start.duration")
+    assert (start.count, start.sum) == (1, 2.0)
+
+
+async def test_nothing_that_a_user_wrote_is_sent(seen: Collector) -> None:
+    world = World(Raises(RuntimeError("a fox of /secret/path")))
+    world.telemetry = telemetry = Otlp("worker-1")
+    await world.run({**CLOUD, "user_id": "somebody", "negative_prompt": "no badgers"})
+    telemetry.close()
+    sent = b"".join(seen.bodies)
+    for private in (b"fox", b"badgers", b"somebody", b"/secret", PATH.encode()):
+        assert private not in sent, private
+
+
+async def test_a_collector_that_is_away_costs_a_job_nothing_and_is_said_once_without_its_host(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{probe.getsockname()[1]}")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
+    world = World()
+    world.telemetry = telemetry = Otlp("worker-1")
+    for index in range(3):
+        assert "error" not in await world.run({**CLOUD, "file_uid": f"file-{index}"})
+    telemetry.close()
+    said = [record for record in caplog.records if getattr(record, "action", "") == "telemetry_lost"]
+    assert len(said) == 1
+    assert "127.0.0.1" not in caplog.text
+
+
+@pytest.mark.e2e
+def test_the_worker_sends_what_is_left_as_its_process_ends(seen: Collector) -> None:
+    """`python handler.py --test_input`: the variable alone switches it on."""
+    request = {"input": {"prompt": "a red star on blue", "num_inference_steps": 2}}
+    began = time.time_ns()
+    ran = subprocess.run(
+        [sys.executable, "handler.py", "--test_input", json.dumps(request)],
+        cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    (job,) = seen.named("job")
+    assert began < job.start_time_unix_nano < job.end_time_unix_nano < time.time_ns()
+    assert seen.points("generation.job.duration")
+
+
+def test_without_the_variable_nothing_of_it_is_imported() -> None:
+    code = (
+        "import sys, handler; handler.build(handler.load_settings()); print([n for n in sys.modules if 'opentel' in n])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"
+
+
+def test_the_dashboard_and_the_document_ask_for_instruments_that_there_are() -> None:
+    made = set(re.findall(r'"(generation\.[\w.]+)",\s*"', (REPOSITORY / "worker/telemetry/otlp.py").read_text()))
+    assert len(made) == 5
+    document = (REPOSITORY / "docs/deploy.md").read_text()
+    assert set(re.findall(r"^\| `(generation\.[\w.]+)`", document, re.MULTILINE)) == made
+    dashboard = (REPOSITORY / "docs/dashboard.json").read_text()
+    asked = set(re.findall(r"generation_[a-z_]+(?=_(?:seconds_)?(?:bucket|count|total))", dashboard))
+    assert {name.removesuffix("_seconds") for name in asked} == {name.replace(".", "_") for name in made}

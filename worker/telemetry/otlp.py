@@ -1,0 +1,155 @@
+"""Spans and metrics over OTLP. Everything that OpenTelemetry's own variables say (headers, sampling, time-outs) holds.
+
+The only importer of opentelemetry. Sends from threads of its own, in batches; what cannot be sent is dropped, and said
+once. Nothing that a user wrote, no user's id and no message of an error is in it.
+
+Attributes and instruments are named after the semantic conventions where these have a name:
+https://opentelemetry.io/docs/specs/semconv/
+"""
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace import Span, Status, StatusCode, format_trace_id, set_span_in_context
+
+NAME = "generation-worker"
+SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
+"""Boundaries of the histograms: from a claim to a video of ten minutes."""
+
+log = logging.getLogger(__name__)
+
+
+class Otlp:
+    """Implements `spans.Telemetry`. Connects when there is something to send; call from the main thread, once."""
+
+    def __init__(self, worker_id: str) -> None:
+        _quiet()
+        resource = Resource.create({"service.instance.id": worker_id} | _service_name())
+        self._traces = TracerProvider(resource=resource)
+        self._traces.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        self._meters = MeterProvider([PeriodicExportingMetricReader(OTLPMetricExporter())], resource=resource)
+        self._tracer = self._traces.get_tracer(NAME)
+        meter = self._meters.get_meter(NAME)
+        buckets = list(SECONDS)
+        self.jobs = meter.create_histogram(
+            "generation.job.duration", "s", "Jobs by outcome", explicit_bucket_boundaries_advisory=buckets
+        )
+        self.stages = meter.create_histogram(
+            "generation.stage.duration", "s", "Stages of jobs", explicit_bucket_boundaries_advisory=buckets
+        )
+        self.gpu = meter.create_counter(
+            "generation.gpu.time", "s", "For how long jobs used the GPU: its rate is the share in which it was busy"
+        )
+        self.units = meter.create_counter("generation.units", "{unit}", "What the jobs were worth")
+        self._start = meter.create_histogram(
+            "generation.cold_start.duration",
+            "s",
+            "From the start of the process until its models are loaded",
+            explicit_bucket_boundaries_advisory=buckets,
+        )
+
+    def job(self, job_id: str) -> "_Trace":
+        """A job begins."""
+        return _Trace(self, self._tracer.start_span("job", attributes={"generation.job.id": job_id}))
+
+    def ready(self, seconds: float) -> None:
+        """The worker's models are loaded, so long after its process began."""
+        self._start.record(seconds)
+
+    def start_stage(self, name: str, parent: Span) -> Span:
+        """A span below a job's."""
+        return self._tracer.start_span(name, set_span_in_context(parent))
+
+    def close(self) -> None:
+        """Send what is left; also done as the process ends."""
+        self._traces.shutdown()
+        self._meters.shutdown()
+
+
+class _Trace:
+    """Implements `spans.JobTrace`."""
+
+    def __init__(self, telemetry: Otlp, span: Span) -> None:
+        self._telemetry, self._span, self._started = telemetry, span, time.monotonic()
+        self._stages: dict[str, Span] = {}
+
+    @property
+    def id(self) -> str:
+        return format_trace_id(self._span.get_span_context().trace_id)
+
+    def describe(self, facts: Mapping[str, str | int | float]) -> None:
+        self._span.set_attributes({f"generation.{name}": value for name, value in facts.items()})
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        started, outcome = time.monotonic(), "completed"
+        span = self._stages[name] = self._telemetry.start_stage(name, self._span)
+        try:
+            yield
+        except BaseException as error:
+            outcome = getattr(error, "code", "internal")
+            _fail(span, outcome)
+            raise
+        finally:
+            span.end()
+            seconds = time.monotonic() - started
+            self._telemetry.stages.record(seconds, {"generation.stage": name, "generation.outcome": outcome})
+
+    def step(self, step: int, total_steps: int) -> None:
+        span = self._stages.get("generate")
+        if span is not None:
+            span.add_event("step", {"generation.step": step, "generation.total_steps": total_steps})
+
+    def end(self, outcome: str, *, task_type: str, gpu_seconds: float, units: int) -> None:
+        facts = {"generation.task_type": task_type, "generation.outcome": outcome}
+        self._span.set_attributes({**facts, "generation.gpu_seconds": gpu_seconds, "generation.units": units})
+        if outcome != "completed":
+            _fail(self._span, outcome)
+        self._span.end()
+        self._telemetry.jobs.record(time.monotonic() - self._started, facts)
+        self._telemetry.gpu.add(gpu_seconds, facts)
+        self._telemetry.units.add(units, facts)
+
+
+def _fail(span: Span, code: str) -> None:
+    span.set_attribute("error.type", code)
+    # A user who cancels has found no error.
+    if code != "cancelled":
+        span.set_status(Status(StatusCode.ERROR))
+
+
+def _service_name() -> dict[str, str]:
+    """Ours, where OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES name none."""
+    named = Resource.create().attributes.get("service.name")
+    unnamed = not isinstance(named, str) or named.startswith("unknown_service")
+    return {"service.name": NAME} if unnamed else {}
+
+
+class _Undelivered(logging.Handler):
+    """OpenTelemetry says with host and path what it could not send, each time; this says it once, without them."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._said = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not self._said:
+            self._said = True
+            log.warning(
+                "OTEL_EXPORTER_OTLP_ENDPOINT: traces or metrics could not be sent there; jobs go on without",
+                extra={"action": "telemetry_lost"},
+            )
+
+
+def _quiet() -> None:
+    theirs = logging.getLogger("opentelemetry")
+    theirs.handlers, theirs.propagate = [_Undelivered()], False
