@@ -174,7 +174,8 @@ export class Generation {
   private async cancel(): Promise<void> {
     if (this.settled) return;
     if (this.wish === "none") this.wish = "unsent";
-    if (this.slip === "pending" && this.asks === 0) {
+    const before = this.slip === "none" || this.slip === "pending";
+    if (this.plan?.order && before && !this.answered && this.asks === 0) {
       this.fail(cancelled()); // nobody was asked yet; `writeSlip` takes its slip back
       return;
     }
@@ -414,7 +415,7 @@ export class Generation {
     this.overSince ??= clock.seconds;
     if (this.looking && this.looking.since < this.overSince) return; // that one may have seen it before
     const before = version(this.fields);
-    if (!(await this.look()) || version(this.fields) !== before || !this.leaseIsOver()) return;
+    if (!(await this.look()) || version(this.fields) !== before || !this.isRunning()) return;
     const mayAsk = this.plan?.anew === true && this.slip === "refused" && !this.answered && this.asks === 0;
     if (mayAsk && this.wish === "none") return this.ask();
     this.fail(new GenerationError("worker_lost", "The worker that made this was lost; ask again.", true));
@@ -466,8 +467,9 @@ export class Generation {
     this.wishIsKnown();
     if (this.settled || this.isRunning()) return;
     // Whoever takes it ends it before it begins. Of two calls only the first would: the second needs the slip gone.
-    if (this.asks > 1) await this.removeDocument();
+    const twice = this.asks > 1;
     this.fail(cancelled());
+    if (twice) await this.removeDocument();
   }
 
   private async removeDocument(): Promise<void> {
@@ -524,7 +526,8 @@ function show({ onChange }: Watcher, state: GenerationState): void {
   try {
     onChange(state);
   } catch (error) {
-    void Promise.reject(error); // the app's own mistake: heard of, but no end of its job
+    // The app's own mistake: it is told, and ends no job.
+    (globalThis as unknown as { console?: { error(error: unknown): void } }).console?.error(error);
   }
 }
 

@@ -1,0 +1,859 @@
+// What the client makes of its document while the phone sleeps, errs, is offline or was closed. Each case names the report
+// that it comes from, where there is one.
+
+import assert from "node:assert/strict";
+import { afterEach, beforeEach, test } from "node:test";
+import type { Client, GenerateOptions, Memory } from "../src/index.js";
+import { settle, told, World, type Job, type Told } from "./world.js";
+
+const MINUTE = 60;
+const HOUR = 3600;
+const INPUT = { prompt: "a fox" };
+const refused = (code: string) => Object.assign(new Error(code), { code: `functions/${code}` });
+
+let world: World;
+let client: Client;
+
+beforeEach(() => {
+  world = new World();
+  world.install();
+  client = world.client();
+});
+afterEach(async () => {
+  await settle();
+  assert.deepEqual([world.timers.size, world.listeners.size], [0, 0], "a timer or a listener was left behind");
+  assert.deepEqual(new Set(world.generated).size, world.generated.length, "a generation was paid for twice");
+});
+
+async function start(more: GenerateOptions = {}): Promise<Told> {
+  const seen = told((onChange) => client.generate(INPUT, { onChange, ...more }));
+  await settle();
+  await settle();
+  return seen;
+}
+
+/** A generation that a worker has taken. */
+async function taken(more: GenerateOptions = {}): Promise<{ seen: Told; job: Job }> {
+  const seen = await start(more);
+  const { job, denied } = world.take();
+  assert.equal(denied, undefined);
+  await settle();
+  return { seen, job };
+}
+
+async function completes(seen: Told, job: Job): Promise<void> {
+  world.complete(job);
+  await settle();
+  assert.equal(seen.error, undefined);
+  assert.equal((seen.value as { image_url: string }).image_url, seen.handle.fileUid);
+}
+
+/** It has not ended in any way. */
+function waits(seen: Told): void {
+  assert.deepEqual([seen.error, seen.value], [undefined, undefined]);
+}
+
+const asks = () => world.calls.filter(({ name }) => name === "generate");
+const beatsOf = (job: Job) => (second: number) => void (second % 10 || world.beat(job));
+
+// --- the way it goes
+
+test("a slip is there before anybody is asked, progress is told, and the result comes", async () => {
+  let slip: unknown;
+  world.answer = async (job, submit) => {
+    slip = world.fields(job.file)?.["status"];
+    return submit();
+  };
+  const { seen, job } = await taken();
+  assert.equal(slip, "queued");
+  assert.deepEqual(asks()[0]?.data, { fileUid: seen.handle.fileUid, input: INPUT, slip: true });
+  world.beat(job, { percent: 5, step: 1, total_steps: 20, eta_seconds: 7, preview: "data:" });
+  world.beat(job, { stage: "uploading", percent: 90 });
+  await completes(seen, job);
+  assert.deepEqual(seen.states, [
+    { stage: "queued", offline: false },
+    { stage: "generating", percent: 5, step: 1, total_steps: 20, eta_seconds: 7, preview: "data:", offline: false },
+    { stage: "uploading", percent: 90, offline: false },
+    { stage: "completed", percent: 100, offline: false },
+  ]);
+});
+
+test("a stage that this version does not know is shown as the middle of the job", async () => {
+  const { seen, job } = await taken();
+  world.beat(job, { stage: "polishing", percent: 7 });
+  assert.deepEqual(seen.states.at(-1), { stage: "generating", percent: 7, offline: false });
+  await completes(seen, job);
+});
+
+test("a failure is told, with the document's own words", async () => {
+  const { seen, job } = await taken();
+  world.fail(job, "storage_unavailable", false);
+  await settle();
+  const { code, message, retryable } = seen.error ?? {};
+  assert.deepEqual([code, message, retryable], ["storage_unavailable", "storage_unavailable", false]);
+  assert.deepEqual(seen.states.at(-1), { stage: "failed", offline: false });
+});
+
+test("an app whose onChange throws loses no job, and hears of it", async (context) => {
+  const heard = context.mock.method(console, "error", () => undefined);
+  const seen = told(() => client.generate(INPUT, { onChange: () => assert.fail("the app's mistake") }));
+  await settle();
+  await settle();
+  await completes(seen, world.take().job);
+  assert.ok(heard.mock.callCount() > 1);
+});
+
+test("nobody is signed in: a promise says so", async () => {
+  const { result, fileUid } = world.client({ uid: () => null }).generate(INPUT);
+  assert.match(fileUid, /^\w{20}$/);
+  await assert.rejects(result, { code: "unauthenticated" });
+});
+
+// --- F05: firebase-js-sdk#4163, react-native-firebase#5843, react-native#32155
+
+for (const seconds of [180, 20 * MINUTE, 26 * HOUR])
+  for (const late of [0, 90])
+    test(`an app that slept ${seconds} s, with a listener ${late} s late, does not call its job lost`, async () => {
+      const { seen, job } = await taken();
+      await world.awake(7);
+      world.asleep(seconds, late);
+      world.beat(job);
+      await world.awake(5 + late, beatsOf(job));
+      await completes(seen, job);
+    });
+
+test("an app that sleeps again and again does not call its job lost", async () => {
+  const { seen, job } = await taken();
+  for (let turn = 0; turn < 20; turn += 1) {
+    await world.awake(80, beatsOf(job));
+    world.asleep(100, 30);
+    world.beat(job);
+  }
+  await world.awake(31);
+  await completes(seen, job);
+});
+
+test("an app that slept before its job was taken goes on waiting", async () => {
+  const seen = await start();
+  await world.awake(14 * MINUTE);
+  world.asleep(HOUR);
+  await world.awake(80);
+  const { job } = world.take();
+  await completes(seen, job);
+});
+
+test("timers that were held back and fire in a burst are no time", async () => {
+  const { seen, job } = await taken();
+  for (let tick = 0; tick < 1000; tick += 1) for (const { run } of world.timers.values()) run();
+  await world.awake(20);
+  waits(seen);
+  assert.equal(world.looks, 0);
+  await completes(seen, job);
+});
+
+test("a second listener of the same document, deaf after a sleep, is no witness of a loss", async () => {
+  const { seen, job } = await taken();
+  const { onSnapshot } = world.modules().firestore as unknown as { onSnapshot: (...all: unknown[]) => () => void };
+  const stop = onSnapshot(job.file, { includeMetadataChanges: true }, () => undefined, () => undefined);
+  await settle();
+  world.asleep(HOUR, 10 * MINUTE);
+  await world.awake(9 * MINUTE, beatsOf(job));
+  waits(seen);
+  await world.awake(2 * MINUTE, beatsOf(job));
+  stop();
+  await completes(seen, job);
+});
+
+// --- F07: firebase-js-sdk#3289, flutterfire#9539, firebase-ios-sdk#13131
+
+for (const code of ["deadline-exceeded", "unavailable", "internal", "cancelled", "unknown", "aborted", undefined])
+  for (const early of [true, false])
+    test(`a callable that ends as ${code} ends no job ${early ? "that runs" : "that may still come"}`, async () => {
+      let reject: (error: unknown) => void = () => undefined;
+      world.answer = (_, submit) => {
+        submit();
+        return new Promise((_resolve, no) => (reject = no));
+      };
+      const seen = await start();
+      const before = early ? world.take().job : undefined;
+      reject(code ? { code: `functions/${code}` } : new TypeError("Network request failed"));
+      await world.awake(60, before && beatsOf(before));
+      const job = before ?? world.take().job;
+      await world.awake(3 * MINUTE, beatsOf(job));
+      await completes(seen, job);
+    });
+
+for (const code of ["invalid-argument", "permission-denied", "unauthenticated", "failed-precondition", "not-found", "resource-exhausted"])
+  test(`a callable that ends as ${code} is a refusal, and its slip goes`, async () => {
+    world.answer = async () => Promise.reject(Object.assign(refused(code), { details: { retryAfterSeconds: 7 } }));
+    const seen = await start();
+    await settle();
+    assert.deepEqual([seen.error?.code, seen.error?.retryable], [code, code === "resource-exhausted"]);
+    assert.deepEqual((seen.error as unknown as { details: unknown }).details, { retryAfterSeconds: 7 });
+    assert.equal(world.documents.size, 0);
+    assert.deepEqual(await client.inFlight(), []);
+  });
+
+test("a refusal ends no job that runs", async () => {
+  let reject: (error: unknown) => void = () => undefined;
+  world.answer = (_, submit) => {
+    submit();
+    return new Promise((_resolve, no) => (reject = no));
+  };
+  const seen = await start();
+  const { job } = world.take();
+  reject(refused("resource-exhausted"));
+  await settle();
+  await completes(seen, job);
+});
+
+test("a call that never reached the backend is made again, with the same name and input", async () => {
+  let first = true;
+  world.answer = async (_, submit) => {
+    if (!first) return submit();
+    first = false;
+    throw refused("internal");
+  };
+  const seen = await start();
+  await world.awake(30);
+  assert.deepEqual(asks().length, 2);
+  assert.deepEqual(asks()[0]?.data, asks()[1]?.data);
+  await completes(seen, world.take().job);
+});
+
+test("a call that never answers is made again", async () => {
+  let first = true;
+  world.answer = async (_, submit) => {
+    if (!first) return submit();
+    first = false;
+    return new Promise(() => undefined);
+  };
+  const seen = await start();
+  await world.awake(4 * MINUTE);
+  assert.equal(asks().length, 2);
+  await completes(seen, world.take().job);
+});
+
+test("where only the answer was lost, a second call makes no second generation", async () => {
+  let first = true;
+  world.answer = async (_, submit) => {
+    const answer = submit();
+    if (first) {
+      first = false;
+      throw refused("internal");
+    }
+    return answer;
+  };
+  const seen = await start();
+  await world.awake(5 * MINUTE);
+  assert.equal(world.queue.length, 2);
+  const { job } = world.take();
+  assert.equal(world.take().denied, "duplicate");
+  await completes(seen, job);
+});
+
+test("nothing is asked again while a worker is at it", async () => {
+  world.answer = async (_, submit) => {
+    submit();
+    throw refused("unavailable");
+  };
+  const seen = await start();
+  const { job } = world.take();
+  await world.awake(10 * MINUTE, beatsOf(job));
+  assert.equal(asks().length, 1);
+  await completes(seen, job);
+});
+
+test("a second call that is refused says nothing of the first", async () => {
+  let first = true;
+  world.answer = async (_, submit) => {
+    if (!first) throw refused("resource-exhausted");
+    first = false;
+    submit();
+    throw refused("internal");
+  };
+  const seen = await start();
+  await world.awake(MINUTE);
+  assert.ok(asks().length > 1);
+  waits(seen);
+  await completes(seen, world.take().job);
+});
+
+test("a backend that stays away is asked four times in all, and then told of", async () => {
+  world.answer = async () => Promise.reject(refused("unavailable"));
+  const seen = await start();
+  await world.awake(16 * MINUTE);
+  assert.deepEqual([asks().length, seen.error?.code], [4, "unavailable"]);
+});
+
+// --- F11: TanStack/db PR#365, unleash-js-sdk PR#292, hermes#915
+
+test("neither crypto nor navigator is needed, and no two files have one name", async () => {
+  const global = globalThis as Record<string, unknown>;
+  const before = ["crypto", "navigator", "window", "document"].map(
+    (name) => [name, Object.getOwnPropertyDescriptor(globalThis, name)] as const,
+  );
+  for (const [name] of before) Object.defineProperty(globalThis, name, { value: undefined, configurable: true });
+  try {
+    const names = new Set<string>();
+    for (let count = 0; count < 200; count += 1) {
+      const { seen, job } = await taken();
+      names.add(seen.handle.fileUid);
+      await completes(seen, job);
+    }
+    assert.equal(names.size, 200);
+    for (const name of names) assert.match(name, /^[A-Za-z0-9_-]{20}$/);
+  } finally {
+    for (const [name, property] of before) {
+      if (property) Object.defineProperty(globalThis, name, property);
+      else delete global[name];
+    }
+  }
+});
+
+// --- a worker that is gone
+
+test("a worker that is silent is lost, where the server shows the same as before", async () => {
+  const { seen } = await taken();
+  await world.awake(99);
+  waits(seen);
+  assert.equal(world.looks, 0);
+  await world.awake(10);
+  assert.deepEqual([seen.error?.code, seen.error?.retryable, world.looks], ["worker_lost", true, 1]);
+});
+
+test("a worker that is gone is found after the phone slept, too", async () => {
+  const { seen } = await taken();
+  world.asleep(2 * HOUR);
+  await world.awake(140);
+  assert.equal(seen.error?.code, "worker_lost");
+});
+
+test("a listener that was stuck is helped by a look at the server", async () => {
+  const { seen, job } = await taken();
+  world.deafUntil = world.time + 99_000;
+  await world.awake(105, (second) => {
+    if (second === 98) world.beat(job);
+  });
+  waits(seen);
+  await world.awake(80, beatsOf(job));
+  await completes(seen, job);
+});
+
+test("a look that brings nothing proves nothing", async () => {
+  const { seen, job } = await taken();
+  world.deafUntil = world.time + HOUR * 1000;
+  await world.awake(30 * MINUTE);
+  waits(seen);
+  world.deafUntil = world.time;
+  world.beat(job);
+  await completes(seen, job);
+});
+
+test("a worker that says nothing of its lease has a hundred seconds", async () => {
+  const seen = await start();
+  world.write(seen.handle.fileUid, { status: "processing" });
+  await world.awake(95);
+  waits(seen);
+  await world.awake(20);
+  assert.equal(seen.error?.code, "worker_lost");
+});
+
+test("a job that nobody takes is given up after a quarter of an hour, and is then made for nobody", async () => {
+  const seen = await start();
+  await world.awake(14 * MINUTE);
+  waits(seen);
+  await world.awake(2 * MINUTE);
+  assert.deepEqual([seen.error?.code, seen.error?.retryable], ["worker_lost", true]);
+  assert.equal(world.take().denied, "deleted");
+});
+
+test("how long a job may wait is the app's to say", async () => {
+  const seen = told((onChange) => world.client({ queueSeconds: HOUR }).generate(INPUT, { onChange }));
+  await world.awake(50 * MINUTE);
+  await completes(seen, world.take().job);
+});
+
+// --- no network
+
+for (const knownAfter of [1, 10, 2 * HOUR])
+  for (const disk of [true, false])
+    test(`offline for hours, known ${knownAfter} s after${disk ? ", with a cache on disk" : ""}, nothing is lost`, async () => {
+      world.disk = disk;
+      const { seen, job } = await taken();
+      world.cut(knownAfter);
+      await world.awake(HOUR, beatsOf(job));
+      waits(seen);
+      assert.equal(seen.states.at(-1)?.offline, knownAfter < HOUR);
+      world.restore();
+      await world.awake(90, beatsOf(job));
+      assert.equal(seen.states.at(-1)?.offline, false);
+      await completes(seen, job);
+    });
+
+test("a network that comes and goes for an hour loses nothing", async () => {
+  const { seen, job } = await taken();
+  for (let turn = 0; turn < 60; turn += 1) {
+    world.cut(turn % 20);
+    await world.awake(45, beatsOf(job));
+    world.restore(turn % 7);
+    await world.awake(15, beatsOf(job));
+  }
+  await completes(seen, job);
+});
+
+test("a worker that was lost while the phone was offline is found when it is back", async () => {
+  const { seen } = await taken();
+  world.cut();
+  await world.awake(HOUR);
+  waits(seen);
+  world.restore();
+  await world.awake(20);
+  assert.equal(seen.error?.code, "worker_lost");
+});
+
+test("asked without a network, a job begins when there is one, and only once", async () => {
+  world.cut(0);
+  const seen = await start();
+  await world.awake(HOUR);
+  assert.deepEqual([asks().length, seen.error, seen.states.at(-1)?.offline], [0, undefined, true]);
+  world.restore();
+  await world.awake(10);
+  assert.deepEqual([asks().length, seen.states.at(-1)?.offline], [1, false]);
+  await completes(seen, world.take().job);
+});
+
+test("a start with nothing but a cache on disk is no word of being offline", async () => {
+  world.disk = true;
+  const { seen, job } = await taken();
+  await completes(seen, job);
+  assert.ok(seen.states.every(({ offline }) => !offline));
+});
+
+test("the network goes between slip and call: the call is made again once it is back", async () => {
+  world.answer = async () => {
+    world.cut();
+    throw new TypeError("Network request failed");
+  };
+  const seen = await start();
+  world.answer = async (_, submit) => submit();
+  await world.awake(10 * MINUTE);
+  assert.deepEqual([asks().length, seen.error], [1, undefined]);
+  world.restore();
+  await world.awake(90);
+  assert.equal(asks().length, 2);
+  await completes(seen, world.take().job);
+});
+
+// --- clocks
+
+for (const hours of [1, -1, 24 * 365]) {
+  test(`a phone whose clock is wrong by ${hours} h waits for a worker that lives`, async () => {
+    world.aside = hours * HOUR * 1000;
+    const { seen, job } = await taken();
+    await world.awake(10 * MINUTE, beatsOf(job));
+    await completes(seen, job);
+  });
+
+  test(`a phone whose clock is wrong by ${hours} h finds a worker that is gone`, async () => {
+    world.aside = hours * HOUR * 1000;
+    const { seen } = await taken();
+    await world.awake(140);
+    assert.equal(seen.error?.code, "worker_lost");
+  });
+
+  test(`a clock that is set ${hours} h aside meanwhile is no loss`, async () => {
+    const { seen, job } = await taken();
+    await world.awake(50);
+    world.aside = hours * HOUR * 1000;
+    await world.awake(45);
+    waits(seen);
+    await completes(seen, job);
+  });
+}
+
+test("a clock that jumps every minute is no loss", async () => {
+  const { seen, job } = await taken();
+  await world.awake(20 * MINUTE, (second) => {
+    if (second % 60 === 0) world.aside = (second % 240) * 30_000;
+    beatsOf(job)(second);
+  });
+  await completes(seen, job);
+});
+
+// --- asked again
+
+test("asked again, the failure of an earlier attempt is not this one's", async () => {
+  const first = await taken({ fileUid: "again" });
+  world.fail(first.job, "timeout", true);
+  await settle();
+  assert.equal(first.seen.error?.code, "timeout");
+  world.generated = [];
+  const seen = await start({ fileUid: "again" });
+  await world.awake(200);
+  assert.deepEqual([asks().length, seen.error], [2, undefined]);
+  await completes(seen, world.take().job);
+});
+
+test("asked again, a second failure is told", async () => {
+  const first = await taken({ fileUid: "again" });
+  world.fail(first.job, "timeout", true);
+  await settle();
+  world.generated = [];
+  const second = await taken({ fileUid: "again" });
+  world.fail(second.job, "out_of_memory");
+  await settle();
+  assert.equal(second.seen.error?.code, "out_of_memory");
+});
+
+for (const [what, answer] of Object.entries({
+  "the job that the backend names": async () => ({ data: { jobId: "job-0" } }),
+  "a job that the backend does not name": async () => ({ data: null }),
+}))
+  test(`asked again, a failure that is there is told where it is that of ${what}`, async () => {
+    world.write("again", { status: "failed", job_id: "job-0", error: { code: "forbidden", message: "", retryable: false } });
+    world.answer = answer;
+    const seen = await start({ fileUid: "again" });
+    await settle();
+    assert.equal(seen.error?.code, "forbidden");
+  });
+
+test("asked again for what is there, the result comes without a call", async () => {
+  const first = await taken({ fileUid: "again" });
+  await completes(first.seen, first.job);
+  const seen = await start({ fileUid: "again" });
+  await settle();
+  assert.deepEqual([(seen.value as { image_url: string }).image_url, asks().length], ["again", 1]);
+});
+
+test("asked again while a worker is at it, the job is watched and not asked for", async () => {
+  const { seen, job } = await taken({ fileUid: "again" });
+  const other = told((onChange) => world.client().generate(INPUT, { fileUid: "again", onChange }));
+  await settle();
+  await world.awake(3 * MINUTE, beatsOf(job));
+  assert.equal(asks().length, 1);
+  await completes(seen, job);
+  await completes(other, job);
+});
+
+test("asked again after its worker was lost, a new one takes it over", async () => {
+  const first = await taken({ fileUid: "again" });
+  await world.awake(2 * MINUTE);
+  assert.equal(first.seen.error?.code, "worker_lost");
+  world.generated = [];
+  const seen = await start({ fileUid: "again" });
+  await world.awake(10);
+  assert.equal(asks().length, 2);
+  await world.awake(5 * MINUTE); // in line, while the document shows the lost one
+  waits(seen);
+  const { job, denied } = world.take();
+  assert.equal(denied, undefined);
+  await completes(seen, job);
+});
+
+test("asked again by an app that knows no time yet, a lost worker is replaced as soon as that is sure", async () => {
+  const first = await taken({ fileUid: "again" });
+  first.seen.handle.stop();
+  world.generated = [];
+  world.asleep(HOUR);
+  const seen = told((onChange) => world.client().generate(INPUT, { fileUid: "again", onChange }));
+  await world.awake(120);
+  assert.equal(asks().length, 2);
+  await completes(seen, world.take().job);
+});
+
+test("asked twice at once, there is one call and one listener", async () => {
+  const one = told((onChange) => client.generate(INPUT, { fileUid: "twice", onChange }));
+  const two = told((onChange) => client.generate(INPUT, { fileUid: "twice", onChange }));
+  await settle();
+  await settle();
+  assert.deepEqual([asks().length, world.listeners.size], [1, 1]);
+  const { job } = world.take();
+  await completes(one, job);
+  await completes(two, job);
+});
+
+test("a failure may be answered by asking again from onChange", async () => {
+  const again: Told[] = [];
+  const seen = told(() =>
+    client.generate(INPUT, {
+      fileUid: "again",
+      onChange: ({ stage }) => {
+        if (stage === "failed") again.push(told((onChange) => client.generate(INPUT, { fileUid: "again", onChange })));
+      },
+    }),
+  );
+  await settle();
+  await settle();
+  world.fail(world.take().job, "gpu_fault", true);
+  world.generated = [];
+  await settle();
+  await settle();
+  assert.equal(seen.error?.code, "gpu_fault");
+  await completes(again[0] as Told, world.take().job);
+});
+
+// --- cancelling
+
+test("a job that waits is cancelled at once, and whoever takes it draws nothing", async () => {
+  const seen = await start();
+  await seen.handle.cancel();
+  await settle();
+  assert.equal(seen.error?.code, "cancelled");
+  assert.equal(world.take().denied, "cancelled");
+  assert.deepEqual(world.generated, []);
+});
+
+test("of a job that was asked for twice, neither is drawn once it is cancelled", async () => {
+  let first = true;
+  world.answer = async (_, submit) => {
+    const answer = submit();
+    if (!first) return answer;
+    first = false;
+    throw refused("internal");
+  };
+  const seen = await start();
+  await world.awake(30);
+  assert.equal(world.queue.length, 2);
+  await seen.handle.cancel();
+  await settle();
+  assert.deepEqual([world.take().denied, world.take().denied], ["deleted", "deleted"]);
+  assert.deepEqual([seen.error?.code, world.generated], ["cancelled", []]);
+});
+
+test("a job that runs is cancelled by its worker", async () => {
+  const { seen, job } = await taken();
+  await seen.handle.cancel();
+  assert.equal(world.fields(job.file)?.["cancel_requested"], true);
+  waits(seen);
+  world.fail(job, "cancelled");
+  await settle();
+  assert.equal(seen.error?.code, "cancelled");
+});
+
+test("cancelled before anybody was asked, nobody is", async () => {
+  const seen = told((onChange) => client.generate(INPUT, { onChange }));
+  await seen.handle.cancel();
+  await world.awake(5);
+  assert.deepEqual([seen.error?.code, asks().length, world.documents.size], ["cancelled", 0, 0]);
+});
+
+test("cancelled without a network, nobody is asked when there is one, and no slip stays", async () => {
+  world.cut(0);
+  const seen = await start();
+  await world.awake(60);
+  await seen.handle.cancel();
+  await settle();
+  assert.equal(seen.error?.code, "cancelled");
+  world.restore();
+  await settle();
+  world.pump();
+  assert.deepEqual([asks().length, world.documents.size], [0, 0]);
+});
+
+test("a cancel without a network resolves when the server knows", async () => {
+  const { seen, job } = await taken();
+  world.cut();
+  let known = false;
+  void seen.handle.cancel().then(() => (known = true));
+  await world.awake(60);
+  assert.equal(known, false);
+  world.restore();
+  await settle();
+  assert.equal(known, true);
+  world.fail(job, "cancelled");
+  await settle();
+});
+
+test("a cancel that comes too late is none", async () => {
+  const { seen, job } = await taken();
+  await completes(seen, job);
+  await seen.handle.cancel();
+});
+
+test("a result that overtakes a cancel is a result", async () => {
+  const { seen, job } = await taken();
+  world.deafUntil = world.time + 10_000;
+  world.complete(job);
+  const cancelling = seen.handle.cancel();
+  await world.awake(15);
+  await cancelling;
+  assert.ok(seen.value);
+});
+
+test("cancelled and asked for again, a job is made", async () => {
+  const first = await start({ fileUid: "again" });
+  await first.handle.cancel();
+  await settle();
+  const seen = await start({ fileUid: "again" });
+  await world.awake(5);
+  assert.equal(asks().length, 2);
+  const { job, denied } = world.take();
+  assert.equal(denied, undefined);
+  assert.equal(world.take().denied, "duplicate");
+  await completes(seen, job);
+});
+
+// --- stopping, deleting, listeners that end
+
+test("stopped, it listens no more, and the job goes on", async () => {
+  const { seen, job } = await taken();
+  seen.handle.stop();
+  await settle();
+  assert.deepEqual([seen.error?.code, world.listeners.size], ["stopped", 0]);
+  assert.deepEqual(await client.inFlight(), [job.file]);
+  const again = told((onChange) => client.resume(job.file, { onChange }));
+  await settle();
+  await completes(again, job);
+  assert.deepEqual(await client.inFlight(), []);
+});
+
+test("of two screens that watch a job, one may stop", async () => {
+  const { seen, job } = await taken();
+  const other = told((onChange) => client.resume(job.file, { onChange }));
+  seen.handle.stop();
+  await settle();
+  assert.equal(seen.error?.code, "stopped");
+  await completes(other, job);
+});
+
+for (const running of [true, false])
+  test(`a document that is deleted ${running ? "while it runs" : "while it waits"} ends the wait`, async () => {
+    const seen = await start();
+    if (running) world.take();
+    await settle();
+    world.write(seen.handle.fileUid, undefined);
+    await settle();
+    await settle();
+    assert.equal(seen.error?.code, "deleted");
+  });
+
+test("rules that refuse the listener are told, and the job is remembered", async () => {
+  const { seen, job } = await taken();
+  world.end({ code: "permission-denied" });
+  await settle();
+  assert.equal(seen.error?.code, "permission-denied");
+  assert.deepEqual(await client.inFlight(), [job.file]);
+});
+
+test("a listener that the server ended is begun again", async () => {
+  const { seen, job } = await taken();
+  world.end({ code: "firestore/internal" });
+  await world.awake(15, beatsOf(job));
+  assert.equal(world.listeners.size, 1);
+  await completes(seen, job);
+});
+
+test("rules that take no slips: the job is asked for without one", async () => {
+  world.slipsAreTaken = false;
+  const seen = await start();
+  await settle();
+  assert.equal(asks()[0]?.data["slip"], false);
+  await world.awake(MINUTE);
+  await completes(seen, world.take().job);
+});
+
+// --- an app that is closed
+
+function memory(): Memory {
+  const kept = new Map<string, string>();
+  return {
+    get: (key) => kept.get(key) ?? null,
+    set: (key, value) => void kept.set(key, value),
+    remove: (key) => void kept.delete(key),
+  };
+}
+
+test("an app that was closed finds its job again, and asks for nothing", async () => {
+  const store = memory();
+  client = world.client({ memory: store });
+  const { job } = await taken();
+  world.close();
+  world.beat(job);
+  const next = world.client({ memory: store });
+  assert.deepEqual(await next.inFlight(), [job.file]);
+  const seen = told((onChange) => next.resume(job.file, { onChange }));
+  await world.awake(3 * MINUTE, beatsOf(job));
+  assert.equal(asks().length, 1);
+  await completes(seen, job);
+  assert.deepEqual(await next.inFlight(), []);
+  assert.deepEqual(await world.client({ memory: store }).inFlight(), []);
+});
+
+test("an app that was closed before it asked asks when it is back", async () => {
+  const store = memory();
+  client = world.client({ memory: store });
+  world.cut(0);
+  const { handle } = await start();
+  world.close();
+  world.restore();
+  const seen = told((onChange) => world.client({ memory: store }).resume(handle.fileUid, { onChange }));
+  await world.awake(5);
+  assert.deepEqual(asks().map(({ data }) => data), [{ fileUid: handle.fileUid, input: INPUT, slip: true }]);
+  await completes(seen, world.take().job);
+});
+
+for (const [what, then] of Object.entries<(job: Job) => void>({
+  runs: () => undefined,
+  "was done": (job) => world.complete(job),
+  "has failed": (job) => world.fail(job, "out_of_memory"),
+}))
+  test(`closed before the answer came, an app does not ask for what ${what}`, async () => {
+    const store = memory();
+    client = world.client({ memory: store });
+    world.answer = (_, submit) => {
+      submit();
+      return new Promise(() => undefined);
+    };
+    await start();
+    const { job } = world.take();
+    world.close();
+    then(job);
+    const seen = told((onChange) => world.client({ memory: store }).resume(job.file, { onChange }));
+    await world.awake(MINUTE, (second) => {
+      if (what === "runs") beatsOf(job)(second);
+    });
+    assert.equal(asks().length, 1);
+    if (what === "has failed") assert.equal(seen.error?.code, "out_of_memory");
+    else await completes(seen, job);
+  });
+
+test("what was never there, or was deleted meanwhile, cannot be resumed", async () => {
+  const seen = told((onChange) => client.resume("nothing", { onChange }));
+  await world.awake(2);
+  assert.equal(seen.error?.code, "deleted");
+});
+
+test("resumed offline, what the phone has kept of a result is the result", async () => {
+  world.disk = true;
+  const { seen, job } = await taken();
+  await completes(seen, job);
+  world.cut(0);
+  const again = told((onChange) => client.resume(job.file, { onChange }));
+  await world.awake(15);
+  assert.ok(again.value);
+});
+
+test("each user has their own jobs in flight", async () => {
+  const store = memory();
+  let uid = "alice";
+  client = world.client({ memory: store, uid: () => uid });
+  const { seen, job } = await taken();
+  uid = "bob";
+  assert.deepEqual(await client.inFlight(), []);
+  uid = "alice";
+  assert.deepEqual(await client.inFlight(), [job.file]);
+  await completes(seen, job);
+});
+
+const full = (): never => assert.fail("full");
+for (const [what, store] of Object.entries<Memory>({
+  "that fails": { get: async () => full(), set: full, remove: full },
+  "with something else in it": { get: () => "[1]", set: () => undefined, remove: () => undefined },
+}))
+  test(`a memory ${what} costs no job`, async () => {
+    client = world.client({ memory: store });
+    const { seen, job } = await taken();
+    assert.deepEqual(await client.inFlight(), [job.file]);
+    await completes(seen, job);
+  });

@@ -1,0 +1,363 @@
+// A phone, a server and workers in a time of their own. Firebase's modules are handed to the client as this world's:
+// listeners with metadata, a cache, writes that wait for the network, the security rules as far as an app meets them.
+
+import type { Modules } from "../src/firebase.js";
+import { createClient, type Client, type ClientOptions, type GenerationHandle, type GenerationState } from "../src/index.js";
+
+export type Fields = Record<string, unknown>;
+interface Timer {
+  run: () => void;
+  every: number;
+  due: number;
+}
+interface Listener {
+  file: string;
+  next: (snapshot: unknown) => void;
+  failed: (error: unknown) => void;
+  version: number;
+  fromCache: boolean | undefined;
+  answersAt: number;
+}
+export interface Job {
+  id: string;
+  file: string;
+  input: unknown;
+  slip: boolean;
+}
+
+export const at = (ms: number) => ({ toMillis: () => ms });
+export const settle = () => new Promise<void>((resolve) => setImmediate(resolve));
+const refusal = (code: string) => Object.assign(new Error(`refused: ${code}`), { code });
+
+export class World {
+  /** True time, which is the server's. The phone's clock shows `aside` more. */
+  time = 1_800_000_000_000;
+  aside = 0;
+  readonly timers = new Map<unknown, Timer>();
+
+  // The server.
+  readonly documents = new Map<string, { fields: Fields; version: number }>();
+  private version = 1;
+
+  // The network, as the phone has it.
+  online = true;
+  /** The stream of listeners is dead until then, without the SDK knowing. */
+  deafUntil = 0;
+  private offlineKnownAt = Number.POSITIVE_INFINITY;
+  /** Keeps what it has seen, and answers each new listener from there first. */
+  disk = false;
+  private readonly cache = new Map<string, Fields | undefined>();
+  readonly listeners = new Set<Listener>();
+  private writes: { file: string; apply: () => void; done: () => void; failed: (error: unknown) => void }[] = [];
+  private readonly overlays = new Map<string, Fields>();
+  slipsAreTaken = true;
+  looks = 0;
+
+  // The backend and the workers.
+  calls: { name: string; data: Fields }[] = [];
+  answer: (job: Job, submit: () => { data: { jobId: string } }) => Promise<unknown> = async (_, submit) => submit();
+  queue: Job[] = [];
+  /** Each time a worker began to draw. */
+  generated: string[] = [];
+  private jobs = 0;
+
+  install(): void {
+    Date.now = () => this.time + this.aside;
+    const global = globalThis as unknown as Record<string, unknown>;
+    global["setInterval"] = (run: () => void, every: number) => {
+      const timer = Symbol("timer");
+      this.timers.set(timer, { run, every, due: this.time + every });
+      return timer;
+    };
+    global["clearInterval"] = (timer: unknown) => void this.timers.delete(timer);
+  }
+
+  client(more: Partial<ClientOptions> = {}): Client {
+    return createClient({ ...this.modules(), app: { db: 1, functions: 2, storage: 3 }, uid: () => "alice", ...more });
+  }
+
+  // --- time
+
+  /** Seconds in which the app is in the foreground; `each` is what happens in every one of them. */
+  async awake(seconds: number, each: (second: number) => void = () => undefined): Promise<void> {
+    for (let second = 1; second <= seconds; second += 1) {
+      this.time += 1000;
+      for (const timer of [...this.timers.values()]) {
+        if (timer.due > this.time) continue;
+        timer.due = this.time + timer.every;
+        timer.run();
+      }
+      each(second);
+      this.pump();
+      await settle();
+    }
+  }
+
+  /** Seconds in which the phone sleeps: timers stand still and fire once when it wakes; streams come back `late`. */
+  asleep(seconds: number, late = 0): void {
+    this.time += seconds * 1000;
+    this.deafUntil = this.time + late * 1000;
+  }
+
+  /** The app is closed: nothing of it is left but what it wrote to its memory. */
+  close(): void {
+    this.timers.clear();
+    this.listeners.clear();
+    this.overlays.clear();
+    this.writes = [];
+  }
+
+  // --- the network
+
+  cut(knownAfter = 10): void {
+    this.online = false;
+    this.offlineKnownAt = this.time + knownAfter * 1000;
+  }
+
+  restore(late = 0): void {
+    this.online = true;
+    this.offlineKnownAt = Number.POSITIVE_INFINITY;
+    this.deafUntil = this.time + late * 1000;
+    this.pump();
+  }
+
+  private get reachable(): boolean {
+    return this.online && this.time >= this.deafUntil;
+  }
+
+  /** Whatever the network would have brought by now. */
+  pump(): void {
+    if (this.reachable) {
+      const waiting = this.writes;
+      this.writes = [];
+      for (const write of waiting) {
+        try {
+          write.apply();
+          write.done();
+        } catch (error) {
+          write.failed(error);
+        }
+      }
+    }
+    for (const listener of [...this.listeners]) this.deliver(listener);
+  }
+
+  private deliver(listener: Listener): void {
+    if (!this.listeners.has(listener)) return;
+    const overlay = this.overlays.get(listener.file);
+    if (this.reachable && this.time >= listener.answersAt) {
+      const there = this.documents.get(listener.file);
+      const version = there?.version ?? 0;
+      if (version === listener.version && listener.fromCache === false && !overlay) return;
+      [listener.version, listener.fromCache] = [version, overlay !== undefined];
+      this.cache.set(listener.file, there?.fields);
+      if (overlay) return this.say(listener, overlay, true, true);
+      return this.say(listener, there?.fields, false);
+    }
+    if (listener.fromCache !== true && (this.time >= this.offlineKnownAt || (this.disk && listener.fromCache === undefined))) {
+      const known = this.cache.has(listener.file);
+      if (!known && this.time < this.offlineKnownAt) return;
+      listener.fromCache = true;
+      this.say(listener, overlay ?? (known ? this.cache.get(listener.file) : undefined), true, overlay !== undefined);
+    }
+  }
+
+  private say(listener: Listener, fields: Fields | undefined, fromCache: boolean, hasPendingWrites = false): void {
+    listener.next({ id: listener.file, data: () => fields, metadata: { fromCache, hasPendingWrites } });
+  }
+
+  /** A listener that the server ends. */
+  end(error: { code: string }): void {
+    for (const listener of [...this.listeners]) {
+      this.listeners.delete(listener);
+      listener.failed(error);
+    }
+  }
+
+  // --- the server
+
+  write(file: string, fields: Fields | undefined): void {
+    this.version += 1;
+    if (fields === undefined) this.documents.delete(file);
+    else this.documents.set(file, { fields, version: this.version });
+    this.pump();
+  }
+
+  fields(file: string): Fields | undefined {
+    return this.documents.get(file)?.fields;
+  }
+
+  // --- workers, by the table of the worker's claims
+
+  /** A worker takes the next job of the line. What it answers is the denial's code, or undefined where it works. */
+  take(): { job: Job; denied?: string } {
+    const job = this.queue.shift();
+    if (!job) throw new Error("no job waits");
+    const found = this.fields(job.file);
+    if (!found && job.slip) return { job, denied: "deleted" };
+    if (found?.["status"] === "completed") return { job, denied: "replayed" };
+    const expires = found?.["expires_at"] as { toMillis(): number } | undefined;
+    if (found?.["status"] === "processing" && (expires?.toMillis() ?? 0) > this.time) return { job, denied: "duplicate" };
+    const ended = found?.["status"] === "failed";
+    const wished = found?.["cancel_requested"] === true && !ended;
+    const { error: _e, completed_at: _c, cancel_requested: wish, ...kept } = found ?? {};
+    const attempt = ((found?.["attempt"] as number | undefined) ?? 0) + 1;
+    const claimed = { ...kept, ...(ended ? {} : { cancel_requested: wish }), attempt, job_id: job.id, status: "processing" };
+    this.write(job.file, { created_at: at(this.time), ...claimed, ...this.alive(), progress: { stage: "queued" } });
+    if (wished) {
+      this.fail(job, "cancelled");
+      return { job, denied: "cancelled" };
+    }
+    this.generated.push(job.file);
+    return { job };
+  }
+
+  private alive(): Fields {
+    return { updated_at: at(this.time), expires_at: at(this.time + 90_000) };
+  }
+
+  beat(job: Job, progress: Fields = {}): void {
+    this.write(job.file, { ...this.fields(job.file), ...this.alive(), progress: { stage: "generating", ...progress } });
+  }
+
+  complete(job: Job): void {
+    const { expires_at: _, ...rest } = this.fields(job.file) ?? {};
+    const ended = { updated_at: at(this.time), completed_at: at(this.time) };
+    const files = [{ thumbnail_url: "t", blurhash: "b", width: 8, height: 8 }];
+    this.write(job.file, { ...rest, status: "completed", ...ended, generation_data: { image_url: job.file, files } });
+  }
+
+  fail(job: Job, code: string, retryable = false): void {
+    const { expires_at: _, ...rest } = this.fields(job.file) ?? {};
+    const ended = { updated_at: at(this.time), completed_at: at(this.time) };
+    this.write(job.file, { ...rest, status: "failed", ...ended, error: { code, message: code, retryable } });
+  }
+
+  // --- Firebase
+
+  modules(): Modules {
+    const world = this;
+    const snapshot = (file: string, fields: Fields | undefined) => ({ id: file, data: () => fields });
+    const written = (file: string, apply: () => void, overlay?: Fields) =>
+      new Promise<void>((resolve, reject) => {
+        if (overlay) world.overlays.set(file, overlay);
+        const over = () => overlay && world.overlays.delete(file);
+        const done = () => (over(), resolve());
+        const failed = (error: unknown) => (over(), reject(error));
+        world.writes.push({ file, apply, done, failed });
+        if (world.reachable) world.pump();
+      });
+    const firestore = {
+      doc: (_: unknown, path: string) => path.split("/")[3],
+      collection: (_: unknown, path: string) => path,
+      query: (_: unknown, ...constraints: unknown[]) => constraints,
+      where: (_: unknown, __: unknown, value: unknown) => ({ file: value }),
+      documentId: () => "__name__",
+      orderBy: () => ({}),
+      limit: (count: number) => ({ count }),
+      startAfter: (after: { id: string }) => ({ after: after.id }),
+      serverTimestamp: () => "server's time",
+      getDoc: async (file: string) => snapshot(file, world.fields(file)),
+      getDocs: async (constraints: { count?: number; after?: string }[]) => {
+        const { count = 0, after } = Object.assign({}, ...constraints) as { count?: number; after?: string };
+        const made = (file: string) => (world.fields(file)?.["created_at"] as { toMillis(): number }).toMillis();
+        const files = [...world.documents.keys()].sort((a, b) => made(b) - made(a));
+        const from = after === undefined ? 0 : files.indexOf(after) + 1;
+        return { docs: files.slice(from, from + count).map((file) => snapshot(file, world.fields(file))) };
+      },
+      getDocsFromServer: (constraints: { file?: string }[]) => {
+        world.looks += 1;
+        const file = constraints.find((one) => one.file !== undefined)?.file ?? "";
+        if (!world.online) return Promise.reject(refusal("unavailable"));
+        return new Promise((resolve) => {
+          const answer = () => {
+            const fields = world.fields(file);
+            resolve({ docs: fields ? [snapshot(file, fields)] : [] });
+          };
+          if (world.reachable) answer();
+          else world.writes.push({ file, apply: answer, done: () => undefined, failed: () => undefined });
+        });
+      },
+      setDoc: (file: string, fields: Fields) =>
+        written(
+          file,
+          () => {
+            if (world.documents.has(file) || !world.slipsAreTaken) throw refusal("permission-denied");
+            world.write(file, { ...fields, created_at: at(world.time) });
+          },
+          { ...fields, created_at: null },
+        ),
+      updateDoc: (file: string, fields: Fields) =>
+        written(file, () => {
+          const found = world.fields(file);
+          if (!found) throw refusal("not-found");
+          if (fields["cancel_requested"] && !["queued", "processing"].includes(String(found["status"]))) {
+            throw refusal("permission-denied");
+          }
+          world.write(file, { ...found, ...fields });
+        }),
+      deleteDoc: (file: string) => written(file, () => world.write(file, undefined)),
+      onSnapshot: (
+        file: string,
+        options: { includeMetadataChanges: boolean },
+        next: Listener["next"],
+        failed: Listener["failed"],
+      ) => {
+        if (!options.includeMetadataChanges) throw new Error("nobody would hear of the network");
+        // Another listener of the same document shares its view, however old that is.
+        const shared = [...world.listeners].find((other) => other.file === file && other.fromCache === false);
+        const listener: Listener = { file, next, failed, version: -1, fromCache: undefined, answersAt: world.time };
+        world.listeners.add(listener);
+        if (shared && !world.reachable) {
+          [listener.version, listener.fromCache] = [shared.version, false];
+          world.say(listener, world.cache.get(file), false);
+        } else if (world.overlays.has(file)) {
+          world.say(listener, world.overlays.get(file), true, true);
+        }
+        setImmediate(() => world.deliver(listener));
+        return () => void world.listeners.delete(listener);
+      },
+    };
+    const functions = {
+      httpsCallable:
+        (_: unknown, name: string, { limitedUseAppCheckTokens }: { limitedUseAppCheckTokens: boolean }) =>
+        async (data: Fields) => {
+          if (!limitedUseAppCheckTokens) throw new Error("the backend consumes tokens");
+          world.calls.push({ name, data });
+          if (name !== "generate") return { data: { name } };
+          if (!world.online) throw Object.assign(new Error("internal"), { code: "functions/internal" });
+          const { fileUid, input, slip } = data as { fileUid: string; input: unknown; slip: boolean };
+          const job = { id: `job-${(world.jobs += 1)}`, file: fileUid, input, slip };
+          const submit = () => {
+            world.queue.push(job);
+            return { data: { jobId: job.id } };
+          };
+          return world.answer(job, submit);
+        },
+    };
+    const storage = {
+      ref: (_: unknown, path: string) => ({ path, bucket: "bucket" }),
+      uploadBytesResumable: async () => undefined,
+      deleteObject: async () => undefined,
+    };
+    return { firestore, functions, storage } as unknown as Modules;
+  }
+}
+
+/** What became of a generation. */
+export interface Told {
+  handle: GenerationHandle;
+  states: GenerationState[];
+  value?: unknown;
+  error?: { code: string; message: string; retryable: boolean };
+}
+
+export function told(begin: (onChange: (state: GenerationState) => void) => GenerationHandle): Told {
+  const states: GenerationState[] = [];
+  const seen: Told = { states, handle: begin((state) => states.push(state)) };
+  seen.handle.result.then(
+    (value) => (seen.value = value),
+    (error) => (seen.error = error),
+  );
+  return seen;
+}
