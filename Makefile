@@ -5,7 +5,7 @@
 # PYTEST    more arguments for pytest: make test PYTEST="-k status -x"
 # LOCK      --upgrade: make lock takes the newest version of all that requirements.txt and requirements-dev.txt leave open
 # BAKE      models that `make image` puts into the image, hub ids (org/name, org/name@revision), for example
-#           BAKE="stabilityai/stable-diffusion-xl-base-1.0 madebyollin/sdxl-vae-fp16-fix"
+#           BAKE="stabilityai/stable-diffusion-xl-base-1.0@462165984030d82259a11f4367a4eed129e94a7b"
 #
 # On Linux PyPI's torch brings CUDA along (several GB). A laptop without a GPU may point pip at PyTorch's index of CPU
 # builds first, with pip's own variable PIP_EXTRA_INDEX_URL or in pip.conf: the same pin takes the CPU build there.

@@ -161,6 +161,8 @@ DEFAULTS = [preset["defaults"] for preset in HUB["config"]["presets"]]
 def test_every_hub_id_of_the_listing_is_pinned_to_a_commit() -> None:
     named = [value for defaults in DEFAULTS for key, value in defaults.items() if "_MODEL" in key]
     named += [str(field["default"]) for key, field in INPUTS.items() if key.endswith(("_MODEL", "_VAE", "_REFINER"))]
+    tested = {entry["key"]: entry["value"] for entry in TESTS["config"]["env"]}
+    named += [value for key, value in tested.items() if key.endswith("_MODEL") and value != "demo"]
     for value in filter(None, [*named, *PINNED.values()]):
         assert re.fullmatch(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}", value), value
 
@@ -481,6 +483,21 @@ def test_baking_ip_adapters_takes_one_for_sdxl_with_its_encoder_as_a_download_do
     chosen = choose_files([*others, "sdxl_models/image_encoder/model.safetensors", *IP_ADAPTER], None)
     assert chosen == [*IP_ADAPTER]
     assert {f"sdxl_models/{PREFERRED[0]}", f"{ENCODERS[0]}/model.safetensors"} < {*chosen}
+
+
+def test_baking_a_stable_diffusion_1_takes_its_safety_checker_alone() -> None:
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "feature_extractor": ["transformers", "CLIPImageProcessor"],
+        "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+    }
+    wanted = [
+        "feature_extractor/preprocessor_config.json", "model_index.json",
+        "safety_checker/config.json", "safety_checker/model.fp16.safetensors",
+    ]  # fmt: skip
+    others = ["safety_checker/model.safetensors", "unet/diffusion_pytorch_model.fp16.safetensors", "v1-5.safetensors"]
+    assert choose_files([*wanted, *others], component_folders(index)) == wanted
 
 
 def test_baking_nothing_or_what_is_in_every_image_does_nothing(tmp_path: Path) -> None:

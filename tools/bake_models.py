@@ -30,6 +30,7 @@ IP_ADAPTER = (
     "sdxl_models/ip-adapter-plus_sdxl_vit-h.safetensors",
 )
 """Of a repository laid out as h94/IP-Adapter, what the worker takes first."""
+CHECKER = ("safety_checker", "feature_extractor")
 
 log = logging.getLogger("bake")
 
@@ -69,12 +70,18 @@ def choose_files(files: Iterable[str], components: Iterable[str] | None) -> list
 
 
 def component_folders(index: Mapping[str, object]) -> list[str]:
-    """The folders that a `model_index.json` loads: entries of the form `[library, class]` that are not null."""
-    return [
+    """The folders that a `model_index.json` loads: entries of the form `[library, class]` that are not null.
+
+    Of a Stable Diffusion 1 the worker runs nothing but its safety checker.
+    """
+    folders = [
         name
         for name, value in index.items()
         if not name.startswith("_") and isinstance(value, list) and value and all(value)
     ]
+    if index.get("_class_name") == "StableDiffusionPipeline":
+        return [name for name in folders if name in CHECKER]
+    return folders
 
 
 def bake_from_hub(name: str, models_dir: Path) -> Path:

@@ -1,7 +1,10 @@
 """The content safety check: each result carries its flag and its own pixels, and without a checker nothing runs."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,14 +16,16 @@ from safetensors.torch import load_file, save_file
 
 from tests.engine.conftest import Runner, prepare, request_of
 from tests.support.engine_jobs import Recorder, image_params, picture, sources_of, video_params
+from tests.support.model_hub import model_hub
 from tests.support.small_models import safety_checker
-from worker.core.config import Settings
+from worker.core.config import REPOSITORY, Settings
 from worker.core.errors import Internal, ModelUnavailable, OutOfMemory
 from worker.core.types import TaskType
 from worker.engine.engine import Engine
 from worker.engine.memory import device
 from worker.engine.models import hub
-from worker.engine.models.registry import SAFETY, ModelRegistry, WeightSource
+from worker.engine.models.checker_files import needed_files
+from worker.engine.models.registry import PINNED, SAFETY, ModelRegistry, WeightSource
 from worker.engine.protocol import Generated, GeneratedClip, GeneratedImage
 from worker.engine.safety import SafetyChecker
 
@@ -60,6 +65,47 @@ def spoiled(source: Path, folder: Path, change: Callable[[dict[str, torch.Tensor
     shutil.copytree(source, folder)
     save_file(change(load_file(source / "model.safetensors")), folder / "model.safetensors", {"format": "pt"})
     return folder
+
+
+def of_a_pipeline(source: Path, folder: Path) -> Path:
+    """The same checker among a pipeline's folders, of which the others are not read."""
+    shutil.copytree(source, folder / "safety_checker")
+    (folder / "feature_extractor").mkdir()
+    (folder / "safety_checker" / "preprocessor_config.json").rename(
+        folder / "feature_extractor" / "preprocessor_config.json"
+    )
+    (folder / "unet").mkdir()
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"not for a checker")
+    for name in ("model_index.json", "unet/config.json"):
+        (folder / name).write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
+    return folder
+
+
+def files_of(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def downloaded(tmp_path: Path, *, half: bool) -> tuple[Path | None, str]:
+    """Where org/checker of the hub in `tmp_path` is once a process with its own cache wanted it, or what it said."""
+    code = f"from worker.engine.models import hub; print(hub.download('org/checker', 'safety', half={half}))"
+    with model_hub(tmp_path / "hub") as served:
+        environment = os.environ | {
+            "HF_ENDPOINT": served.endpoint,
+            "HF_HOME": str(tmp_path / "home"),
+            "HF_HUB_OFFLINE": "0",
+        }
+        ran = subprocess.run(
+            [sys.executable, "-c", code],
+            env=environment,
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    if ran.returncode:
+        return None, ran.stderr.strip().splitlines()[-1]
+    return Path(ran.stdout.strip()), ""
 
 
 @pytest.mark.parametrize("mode", ["flag", "block"])
@@ -183,14 +229,79 @@ def test_by_default_it_is_the_published_one_and_found_where_models_lie(
     found = ModelRegistry(settings, cuda=False, where=where).safety()
     assert found is not None
     assert (found.kind, found.name, found.path) == ("hub", SAFETY, None)
-    baked = Path(shutil.copytree(flags_all, tmp_path / SAFETY.replace("/", "--")))
+    assert found.hub_id == PINNED[SAFETY]
+    baked = of_a_pipeline(flags_all, tmp_path / SAFETY.replace("/", "--"))
     engine = Engine(settings, registry=ModelRegistry(settings, cuda=False, where=where))
     found = engine.registry.safety()
     assert found is not None
     assert (found.kind, found.path) == ("folder", baked)
     assert engine.health() == tuple(TaskType)
-    (baked / "config.json").write_text(json.dumps({"architectures": ["CLIPModel"]}))
-    assert engine.registry.safety() == WeightSource("SAFETY_MODEL", "safety", "hub", SAFETY, None)
+    (baked / "safety_checker" / "config.json").write_text(json.dumps({"architectures": ["CLIPModel"]}))
+    assert engine.registry.safety() == WeightSource(
+        "SAFETY_MODEL", "safety", "hub", SAFETY, None, revision=hub.parts(PINNED[SAFETY])[1]
+    )
+
+
+def test_a_pipelines_checker_judges_as_one_in_a_folder_of_its_own(
+    with_checker: MakeEngine, flags_all: Path, flags_nothing: Path, tmp_path: Path
+) -> None:
+    for folder, flagged in ((flags_all, True), (flags_nothing, False)):
+        engine = with_checker(of_a_pipeline(folder, tmp_path / folder.name))
+        assert [image.nsfw for image in generate(engine, "text2img")] == [flagged]
+    (tmp_path / "all" / "feature_extractor" / "preprocessor_config.json").unlink()
+    with pytest.raises(ModelUnavailable, match=r"SAFETY_MODEL .* no preprocessor_config\.json"):
+        with_checker(tmp_path / "all").health()
+
+
+LONE = ["config.json", "preprocessor_config.json"]
+OF_A_PIPELINE = ["safety_checker/config.json", "feature_extractor/preprocessor_config.json"]
+FULL, HALF = "model.safetensors", "model.fp16.safetensors"
+MORE = ["model_index.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors", "v1-5.safetensors"]
+
+
+@pytest.mark.parametrize("inside", ["", "safety_checker/"])
+@pytest.mark.parametrize(
+    ("half", "there", "wanted"),
+    [
+        (False, [FULL, HALF], FULL),
+        (True, [FULL, HALF], HALF),
+        (True, [FULL], FULL),
+        (False, [HALF], HALF),
+        (True, ["pytorch_model.bin", "flax_model.msgpack"], None),
+    ],
+)
+def test_of_a_repository_the_checkers_files_are_wanted_and_no_others(
+    inside: str, half: bool, there: list[str], wanted: str | None
+) -> None:
+    small = OF_A_PIPELINE if inside else LONE
+    weights = [inside + name for name in there]
+    expected = [] if wanted is None else [*small, inside + wanted]
+    assert needed_files([*MORE, *small, *weights], half=half) == expected
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_a_pipelines_checker_is_downloaded_without_the_rest_of_it(flags_all: Path, tmp_path: Path, half: bool) -> None:
+    """huggingface_hub itself, over HTTP, with a hub of our own."""
+    repository = of_a_pipeline(flags_all, tmp_path / "hub" / "org" / "checker")
+    full = load_file(repository / "safety_checker" / FULL)
+    halves = {name: value.half() if value.is_floating_point() else value for name, value in full.items()}
+    save_file(halves, repository / "safety_checker" / HALF, {"format": "pt"})
+    torch.save(full, repository / "safety_checker" / "pytorch_model.bin")
+    found, _ = downloaded(tmp_path, half=half)
+    assert found is not None
+    assert files_of(found) == {*OF_A_PIPELINE, f"safety_checker/{HALF if half else FULL}"}
+    checker = SafetyChecker(weights(found), cuda=False)
+    assert checker.objects_to(GeneratedImage(0, 7, np.asarray(picture(seed=1))))
+
+
+def test_a_repository_that_has_its_checker_pickled_is_refused_with_the_reason(flags_all: Path, tmp_path: Path) -> None:
+    repository = Path(shutil.copytree(flags_all, tmp_path / "hub" / "org" / "checker"))
+    torch.save(load_file(repository / FULL), repository / "pytorch_model.bin")
+    (repository / FULL).unlink()
+    found, said = downloaded(tmp_path, half=True)
+    assert found is None
+    assert "model_unavailable: org/checker has no safety checker in .safetensors, and pickles are not read" in said
+    assert not list((tmp_path / "home").rglob("*.bin"))
 
 
 def test_a_checker_that_cannot_be_downloaded_stops_every_job(

@@ -311,6 +311,10 @@ MESSAGES: Mapping[str, str] = {
     "model_unavailable.lora_files": "the folder of the LoRA {name} must hold one .safetensors file, or LORAS say which",
     "model_unavailable.lora_hash": "the file of the LoRA {name} is not the one whose sha256 LORAS names",
     "model_unavailable.checker": "{variable}: {problem}",
+    "model_unavailable.checker_pickle": (
+        "{repository} has no safety checker in .safetensors, and pickles are not read; leave the variable empty for "
+        "the same weights in that format"
+    ),
     "model_unavailable.checker_incomplete": "the weights of the safety checker are not complete",
     "model_unavailable.img2video": (
         "no model is configured for img2video; set WAN_I2V_MODEL "

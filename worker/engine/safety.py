@@ -12,6 +12,7 @@ from worker.core.errors import Internal, ModelUnavailable
 from worker.core.types import Control
 from worker.engine.memory import device
 from worker.engine.models import hub
+from worker.engine.models.checker_files import checker_folders
 from worker.engine.models.fetch import fetch
 from worker.engine.models.registry import WeightSource
 from worker.engine.models.weight_files import variant_of
@@ -87,10 +88,11 @@ def _load(folder: Path, *, cuda: bool) -> tuple[Any, Any]:
     from transformers import CLIPImageProcessor
 
     kind: Any = StableDiffusionSafetyChecker
+    network, processor = checker_folders(folder)
     checker, said = kind.from_pretrained(
-        str(folder),
+        str(network),
         dtype=torch.float16 if cuda else torch.float32,
-        variant=variant_of(folder, half=cuda),
+        variant=variant_of(network, half=cuda),
         use_safetensors=True,
         local_files_only=True,
         output_loading_info=True,
@@ -99,7 +101,7 @@ def _load(folder: Path, *, cuda: bool) -> tuple[Any, Any]:
         # transformers fills what is missing with random numbers, and a checker of random numbers finds nothing.
         raise ModelUnavailable("model_unavailable.checker_incomplete")
     checker.visual_projection.register_forward_hook(_answers)
-    return checker.eval(), CLIPImageProcessor.from_pretrained(str(folder), local_files_only=True)
+    return checker.eval(), CLIPImageProcessor.from_pretrained(str(processor), local_files_only=True)
 
 
 def _answers(_module: Any, _inputs: Any, embeds: Any) -> None:

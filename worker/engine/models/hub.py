@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Literal
 
 from worker.core.config import REPOSITORY, RUNPOD_VOLUME
+from worker.core.errors import ModelUnavailable
+from worker.engine.models.checker_files import needed_files
 from worker.engine.models.ip_adapter_files import ENCODERS, PREFERRED
 
 DEMO_MODELS = REPOSITORY / "worker" / "demo_models"
@@ -79,13 +81,14 @@ def download(hub_id: str, what: What, *, half: bool) -> Path:
 
     `pipeline` is everything `model_index.json` names, as safetensors, the fp16 files where `half` asks for them and the
     repository has them; `configs` is everything but weights; `vae` is a repository that holds
-    one autoencoder, `safety` one safety checker, `ip_adapter` an IP-Adapter with its image encoder, `upscaler` one
-    upscaler in one file.
+    one autoencoder, `safety` the safety checker of a repository of its own or of a pipeline, `ip_adapter` an IP-Adapter
+    with its image encoder, `upscaler` one upscaler in one file.
 
     Raises:
         OSError, httpx.HTTPError or an error of huggingface_hub: not reachable, not found, not allowed, no space.
+        ModelUnavailable: it has its safety checker as a pickle only.
     """
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import list_repo_files, snapshot_download
 
     hub_id, revision = parts(hub_id)
     small = ["*.json", "*.txt", "*.model"]
@@ -101,7 +104,10 @@ def download(hub_id: str, what: What, *, half: bool) -> Path:
     if what == "upscaler":
         return Path(snapshot_download(hub_id, revision=revision, allow_patterns=["*.safetensors"]))
     if what == "safety":
-        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=["*.json", "model.safetensors"]))
+        files = needed_files(list_repo_files(hub_id, revision=revision), half=half)
+        if not files:
+            raise ModelUnavailable("model_unavailable.checker_pickle", repository=hub_id)
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=files))
     from diffusers import DiffusionPipeline
 
     if half:

@@ -18,6 +18,7 @@ from worker.core.errors import FieldProblem, InvalidInput, ModelUnavailable
 from worker.core.messages import text
 from worker.core.types import ControlType, TaskType
 from worker.engine.models import control_types, few_steps, hub, upscaler_file
+from worker.engine.models.checker_files import CONFIG, PREPROCESSOR, checker_folders
 from worker.engine.models.checkpoint import (
     components,
     has_weights,
@@ -45,11 +46,13 @@ SDXL_BASE = "stabilityai/stable-diffusion-xl-base-1.0"
 SDXL_VAE = "madebyollin/sdxl-vae-fp16-fix"
 SDXL_PROMPT_WIDTH = 2048
 """768 numbers of CLIP ViT-L beside 1280 of OpenCLIP ViT-bigG: https://arxiv.org/abs/2307.01952, table 1."""
-SAFETY = "CompVis/stable-diffusion-safety-checker"
+SAFETY = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+"""Its folder `safety_checker`: the weights of CompVis/stable-diffusion-safety-checker, which has them pickled only."""
 WAN_T2V = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
 PINNED = {
     SDXL_BASE: f"{SDXL_BASE}@462165984030d82259a11f4367a4eed129e94a7b",
     SDXL_VAE: f"{SDXL_VAE}@207b116dae70ace3637169f1ddd2434b91b3a8cd",
+    SAFETY: f"{SAFETY}@451f4fe16113bff5a5d2269ed5ad43b0592e9a14",
     WAN_T2V: f"{WAN_T2V}@0fad780a534b6463e45facd96134c9f345acfa5b",
 }
 """What is taken where the operator names nothing: a repository that is exchanged must not become the worker's model."""
@@ -282,7 +285,7 @@ class ModelRegistry:
         """
         if self._settings.safety_checker == "off":
             return None
-        return self._weights("SAFETY_MODEL", "safety", self._settings.safety_model or SAFETY)
+        return self._weights("SAFETY_MODEL", "safety", self._settings.safety_model or PINNED[SAFETY])
 
     def ip_adapter(self, main: WeightSource) -> WeightSource | None:
         """What lets an SDXL model take after pictures; None where the operator asked for none.
@@ -638,11 +641,12 @@ def _problem_alone(folder: Path, role: Role) -> str | None:
 
 
 def _checker_problem(folder: Path) -> str | None:
-    if read_json(folder / "config.json").get("architectures") != ["StableDiffusionSafetyChecker"]:
+    network, processor = checker_folders(folder)
+    if read_json(network / CONFIG).get("architectures") != ["StableDiffusionSafetyChecker"]:
         return text("model_unavailable.no_checker")
-    if not (folder / "preprocessor_config.json").is_file():
+    if not (processor / PREPROCESSOR).is_file():
         return text("model_unavailable.no_preprocessor")
-    return _weights_problem(folder)
+    return _weights_problem(network)
 
 
 def _weights_problem(folder: Path) -> str | None:
