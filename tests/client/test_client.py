@@ -20,9 +20,10 @@ CLIENT = REPOSITORY / "client"
 def packages() -> Path:
     """The compiler and Firebase, as the client's lock file has them."""
     try:
-        return install(CLIENT, development=True)
+        installed = install(CLIENT, development=True)
     except (MissingNodeError, InstallError) as error:
         missing(f"the client cannot be compiled: {error}")
+    return installed
 
 
 @pytest.fixture(scope="module")
