@@ -47,7 +47,7 @@ def build(settings: Settings) -> Services:
     """Put the worker together; connects to nothing and loads nothing."""
     firebase = _firebase(settings)
     bucket = firebase.bucket if firebase else None
-    storage = Storage(bucket, settings.storage_emulator_host) if bucket else None
+    storage = Storage(bucket, settings.storage_emulator_host, retention=settings.retention) if bucket else None
     worker_id = settings.runpod_pod_id or f"local-{uuid.uuid4().hex[:8]}"
     return Services(
         settings=settings,
@@ -59,7 +59,7 @@ def build(settings: Settings) -> Services:
         storage=storage,
         identity=_identity(settings, firebase),
         worker_id=worker_id,
-        spool=Spool(settings.outbox_dir) if settings.outbox_dir.parent.is_dir() else None,
+        spool=Spool(settings.outbox_dir, retention=settings.retention) if settings.outbox_dir.parent.is_dir() else None,
         telemetry=_telemetry(settings, worker_id),
     )
 

@@ -40,8 +40,16 @@ class OldDocuments(DocumentStore, Protocol):
         ...
 
 
-def reap(documents: OldDocuments, *, queue_seconds: float = QUEUE_SECONDS, limit: int = BATCH) -> int:
+def reap(
+    documents: OldDocuments,
+    *,
+    queue_seconds: float = QUEUE_SECONDS,
+    limit: int = BATCH,
+    retention: timedelta | None = None,
+) -> int:
     """Mark up to `limit` lost jobs and as many slips; how many were marked. What changes meanwhile is left alone.
+
+    `retention`: how long a document is kept that has ended so; None: for ever.
 
     Raises:
         BackendError: Firestore does not answer.
@@ -51,7 +59,7 @@ def reap(documents: OldDocuments, *, queue_seconds: float = QUEUE_SECONDS, limit
     for field, (status, than) in old.items():
         for path in documents.older(status, field, than, limit=limit, timeout=5 * timing.CALL_SECONDS):
             try:
-                job_id = expire(documents, path, queue_seconds)
+                job_id = expire(documents, path, queue_seconds, retention)
             except BackendError as error:
                 if error.kind != "invalid":
                     raise
@@ -91,7 +99,8 @@ def main(argv: list[str]) -> int:
         return 1
     while True:
         try:
-            log.info("%d documents marked", reap(documents, queue_seconds=arguments.queued), extra={"action": "reaper"})
+            marked = reap(documents, queue_seconds=arguments.queued, retention=settings.retention)
+            log.info("%d documents marked", marked, extra={"action": "reaper"})
         except BackendError as error:
             log.error("%s", error, extra={"action": "reaper_failed"})  # noqa: TRY400 - no traceback
             if arguments.every is None:

@@ -47,6 +47,7 @@ DEFAULTS: dict[str, Any] = {
     "TASKS": None,
     "ALLOW_DOWNLOADS": None,
     "AI_MARK": "on",
+    "RETENTION_DAYS": None,
     "REQUIRE_ID_TOKEN": False,
     "JOB_TIMEOUT_SECONDS": 540,
     "MAX_IMAGE_PIXELS": 1536 * 1536,

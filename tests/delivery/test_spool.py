@@ -254,3 +254,31 @@ def test_an_entry_that_a_dead_worker_had_taken_is_taken_back(tmp_path: Path) -> 
     fields = {"status": "failed", "error": {"code": "storage_unavailable"}, "job_id": "job-1", "attempt": 1}
     documents.write_as_app(PATH, fields)
     assert spool.deliver(Storage(MemoryBucket()), documents) == 1
+
+
+async def test_what_is_delivered_late_is_kept_for_the_operators_days_from_then_on(tmp_path: Path) -> None:
+    world = VolumeWorld(tmp_path / "outbox", retention_days=3)
+    world.bucket.before = is_down("storage", "refused")
+    await world.run(CLOUD)
+    world.bucket.before = lambda *_: None
+    assert world.deliver() == 1
+    ends = [world.document["delete_at"], *(info.delete_at for _, info, _ in world.bucket.objects.values())]
+    assert len(ends) == 3
+    assert all(abs(end - datetime.now(UTC) - timedelta(days=3)) < timedelta(minutes=1) for end in ends)
+
+
+def test_no_entry_is_kept_for_longer_than_the_operator_keeps_anything(tmp_path: Path) -> None:
+    Spool(tmp_path, retention=timedelta(days=30)).keep(OWNER, provenance(), [item()], {})
+    (entry,) = tmp_path.iterdir()
+    entry.rename(tmp_path / f"{int(time.time()) - 25 * 3600}-{entry.name.partition('-')[2]}")
+    Spool(tmp_path, retention=timedelta(days=30)).deliver(Storage(MemoryBucket()), waits_nowhere())
+    assert list(tmp_path.iterdir()) != []
+    Spool(tmp_path, retention=timedelta(days=1)).deliver(Storage(MemoryBucket()), waits_nowhere())
+    assert list(tmp_path.iterdir()) == []
+
+
+def waits_nowhere() -> MemoryDocumentStore:
+    """A store that does not answer: nothing is delivered, and nothing dropped for want of a document."""
+    documents = MemoryDocumentStore()
+    documents.before = is_down("firestore")
+    return documents

@@ -41,6 +41,7 @@ def test_a_job_that_begins_says_who_it_is_and_until_when_it_is_to_be_believed() 
         "generation_data": REMOVE,
         "usage": REMOVE,
         "completed_at": REMOVE,
+        "delete_at": REMOVE,
     }
 
 

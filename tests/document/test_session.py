@@ -23,7 +23,7 @@ from worker.core.errors import (
 )
 from worker.core.types import Owner, Progress
 from worker.document.schema import ClaimRequest, document_path
-from worker.document.session import DocumentSession, SpooledDocument
+from worker.document.session import DocumentSession, SpooledDocument, expire
 from worker.document.store import Snapshot
 from worker.document.transitions import AlreadyDone, Deny, Grant
 
@@ -365,3 +365,55 @@ def test_a_user_who_flips_a_label_all_the_time_holds_nobody_past_the_deadline(
         calls[ended]()
     assert 0.25 < time.monotonic() - started < 1.5
     assert documents.flips > 10
+
+
+WEEK = timedelta(days=7)
+
+
+def kept_for_a_week(documents: MemoryDocumentStore, nonce: str = "n1", job: str = "job-1") -> DocumentSession:
+    return DocumentSession(documents, OWNER, bid(nonce, job), {"prompt": "p"}, retention=WEEK)
+
+
+def check_week(documents: MemoryDocumentStore) -> None:
+    assert abs(fields(documents)["delete_at"] - datetime.now(UTC) - WEEK) < timedelta(seconds=10)
+
+
+def test_what_has_ended_goes_by_itself_after_the_operators_days_and_not_while_it_is_made_again(
+    documents: MemoryDocumentStore,
+) -> None:
+    first = kept_for_a_week(documents)
+    first.claim(soon())
+    assert "delete_at" not in fields(documents)
+    first.fail(JobTimeout(), soon())
+    check_week(documents)
+    second = kept_for_a_week(documents, "n2", "job-2")
+    assert second.claim(soon()) == Grant(2)
+    assert "delete_at" not in fields(documents), "a policy would delete it under the job"
+    second.complete(DATA, soon())
+    check_week(documents)
+
+
+def test_without_days_nothing_goes_by_itself(documents: MemoryDocumentStore, document: DocumentSession) -> None:
+    document.claim(soon())
+    document.complete(DATA, soon())
+    assert "delete_at" not in fields(documents)
+
+
+def test_a_refusal_a_lost_worker_and_a_late_delivery_have_an_end_too(documents: MemoryDocumentStore) -> None:
+    assert kept_for_a_week(documents).refuse(InvalidInput([]), soon())
+    check_week(documents)
+    kept_for_a_week(documents, "n2").claim(soon())
+    documents.write_as_app(PATH, {"expires_at": datetime.now(UTC) - timedelta(seconds=1)})
+    assert "delete_at" not in fields(documents)
+    assert expire(documents, PATH, 900, WEEK) == "job-1"
+    check_week(documents)
+    documents.write_as_app(PATH, {"delete_at": datetime.now(UTC)})
+    SpooledDocument(documents, OWNER, "job-1", 2, "hash", claimed=True, retention=WEEK).complete({}, DATA)
+    assert fields(documents)["status"] == "completed"
+    check_week(documents)
+
+
+def test_who_could_not_claim_dates_the_end_as_well(documents: MemoryDocumentStore) -> None:
+    kept_for_a_week(documents).complete(DATA, soon())
+    assert fields(documents)["status"] == "completed"
+    check_week(documents)

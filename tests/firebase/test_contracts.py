@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -192,3 +193,17 @@ def test_an_adopted_object_is_not_deleted_by_who_made_it(bucket: Bucket) -> None
     assert (left.metadata["job_id"], left.metadata[TOKENS]) == ("2", "t")
     bucket.delete(path, generation=taken_over.generation, metageneration=taken_over.metageneration, deadline=soon())
     assert bucket.info(path, deadline=soon()) is None
+
+
+def test_an_object_says_when_it_goes_and_is_only_put_off(bucket: Bucket) -> None:
+    path, sent = "generating/user/image/kept.png", {"content_type": "image/png", "metadata": {TOKENS: "t"}}
+    first, later = (datetime(2030, 1, day, 12, tzinfo=UTC) for day in (1, 2))
+    bucket.upload(path, b"x", replaces=0, deadline=soon(), delete_at=first, **sent)  # type: ignore[arg-type]  # two kinds
+    for wanted, says in ((None, first), (later, later), (first, later), (None, later)):
+        seen = bucket.info(path, deadline=soon())
+        assert seen is not None
+        assert bucket.take_over(path, {"job_id": "2"}, seen=seen, deadline=soon(), delete_at=wanted) is not None
+        found = bucket.info(path, deadline=soon())
+        assert found is not None
+        assert found.delete_at == says
+        assert found.metadata[TOKENS] == "t"

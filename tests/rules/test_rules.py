@@ -87,6 +87,17 @@ def test_a_web_page_may_read_results_and_change_nothing() -> None:
     assert "cors.json" in (ROOT / "docs/firebase.md").read_text()
 
 
+def test_what_goes_by_itself_is_sources_by_their_age_and_results_by_the_time_they_carry() -> None:
+    rules = json.loads((ROOT / "lifecycle.json").read_text())["rule"]
+    assert {rule["action"]["type"] for rule in rules} == {"Delete"}
+    conditions = {rule["condition"].pop("matchesPrefix")[0]: rule["condition"] for rule in rules}
+    assert conditions == {"uploads/": {"age": 1}, "generating/": {"daysSinceCustomTime": 1}}
+    assert "--lifecycle-file=lifecycle.json" in (ROOT / "docs/firebase.md").read_text()
+    overrides = json.loads((ROOT / "firestore.indexes.json").read_text())["fieldOverrides"]
+    ends = {(one["collectionGroup"], one["fieldPath"]) for one in overrides if one["ttl"] and not one["indexes"]}
+    assert ("files", "delete_at") in ends
+
+
 @pytest.mark.e2e
 def test_the_rules_behave_in_the_official_emulators() -> None:
     """`npm test`: what is allowed and refused, case by case. It skips, even with CI=true, where it cannot run."""

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from urllib.parse import unquote
 
 import pytest
@@ -288,3 +289,24 @@ def test_a_source_that_cannot_be_read_says_why_and_not_where(
 def test_a_source_is_read_whole(storage: Storage) -> None:
     storage.put("uploads/user/a.png", file(), provenance(), soon())
     assert storage.read_object("uploads/user/a.png", 6) == b"pixels"
+
+
+def test_what_is_kept_for_some_days_says_when_it_goes_and_is_put_off_by_who_takes_it_over(bucket: MemoryBucket) -> None:
+    def days_left() -> float:
+        at = bucket.objects[PATH][1].delete_at
+        assert at is not None
+        return (at - datetime.now(UTC)) / timedelta(days=1)
+
+    Storage(bucket, retention=timedelta(days=7)).put(PATH, file(), provenance(), soon())
+    assert days_left() == pytest.approx(7, abs=0.01)
+    Storage(bucket, retention=timedelta(days=30)).put(PATH, file(), provenance(2), soon())
+    assert days_left() == pytest.approx(30, abs=0.01)
+    Storage(bucket, retention=timedelta(days=1)).put(PATH, file(), provenance(3), soon())
+    assert days_left() == pytest.approx(30, abs=0.01), "Cloud Storage takes no earlier time"
+    Storage(bucket).put(PATH, file(b"another"), provenance(4), soon())
+    assert bucket.objects[PATH][1].delete_at is None
+
+
+def test_what_is_kept_for_ever_says_nothing_of_it(bucket: MemoryBucket, storage: Storage) -> None:
+    storage.put(PATH, file(), provenance(), soon())
+    assert bucket.objects[PATH][1].delete_at is None

@@ -111,21 +111,36 @@ class MemoryBucket:
             return self.objects[path][1] if path in self.objects else None
 
     def upload(
-        self, path: str, data: bytes, *, content_type: str, metadata: Mapping[str, str], replaces: int, deadline: float
+        self,
+        path: str,
+        data: bytes,
+        *,
+        content_type: str,
+        metadata: Mapping[str, str],
+        replaces: int,
+        deadline: float,
+        delete_at: datetime | None = None,
     ) -> ObjectInfo | None:
         self.before("upload", path)
         with self._lock:
             current = self.objects[path][1].generation if path in self.objects else 0
             if current != replaces:
                 return None
-            info = ObjectInfo(next(self._generations), len(data), self.crc32c(data), dict(metadata), content_type)
+            generation, checksum = next(self._generations), self.crc32c(data)
+            info = ObjectInfo(generation, len(data), checksum, dict(metadata), content_type, delete_at=delete_at)
             self.objects[path] = (data, info, content_type)
             self.uploaded.append(path)
         self.after("upload", path)
         return info
 
     def take_over(
-        self, path: str, metadata: Mapping[str, str], *, seen: ObjectInfo, deadline: float
+        self,
+        path: str,
+        metadata: Mapping[str, str],
+        *,
+        seen: ObjectInfo,
+        deadline: float,
+        delete_at: datetime | None = None,
     ) -> ObjectInfo | None:
         self.before("take_over", path)
         with self._lock:
@@ -133,7 +148,8 @@ class MemoryBucket:
                 return None
             data, info, content_type = self.objects[path]
             merged = {**info.metadata, **metadata}
-            changed = replace(info, metadata=merged, metageneration=info.metageneration + 1)
+            until = max((at for at in (info.delete_at, delete_at) if at is not None), default=None)
+            changed = replace(info, metadata=merged, metageneration=info.metageneration + 1, delete_at=until)
             self.objects[path] = (data, changed, content_type)
             return changed
 

@@ -52,7 +52,7 @@ class World:
         self.telemetry: Telemetry = OFF
 
     def services(self) -> Services:
-        storage = Storage(self.bucket) if self.firebase else None
+        storage = Storage(self.bucket, retention=self.settings.retention) if self.firebase else None
         return Services(
             settings=self.settings,
             generator=self.generator,
@@ -102,13 +102,13 @@ def ticket(job_input: dict[str, Any], **more: Any) -> str:
 class VolumeWorld(World):
     """A worker with an outbox, and pictures too large for a response."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(PaintingGenerator(side=512), max_result_bytes=20_000)
-        self.spool = Spool(folder)
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        super().__init__(PaintingGenerator(side=512), max_result_bytes=20_000, **settings)
+        self.spool = Spool(folder, retention=self.settings.retention)
 
     def services(self) -> Any:
         services = super().services()
         return type(services)(**{name: getattr(services, name) for name in services.__slots__} | {"spool": self.spool})
 
     def deliver(self) -> int:
-        return self.spool.deliver(Storage(self.bucket), self.documents)
+        return self.spool.deliver(Storage(self.bucket, retention=self.settings.retention), self.documents)

@@ -188,13 +188,9 @@ class MortalBucket(FirebaseBucket):
 
     fate: Fate
 
-    def upload(
-        self, path: str, data: bytes, *, content_type: str, metadata: Mapping[str, str], replaces: int, deadline: float
-    ) -> ObjectInfo | None:
+    def upload(self, path: str, data: bytes, **options: Any) -> ObjectInfo | None:
         self.fate.meets("before_upload")
-        info = super().upload(
-            path, data, content_type=content_type, metadata=metadata, replaces=replaces, deadline=deadline
-        )
+        info = super().upload(path, data, **options)
         self.fate.meets("after_upload")
         return info
 

@@ -12,6 +12,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -171,6 +172,9 @@ class Settings(BaseSettings):
     safety_checker: Literal["off", "flag", "block"] = "off"
     safety_model: str | None = None
     ai_mark: Literal["on", "off"] = "on"
+
+    retention_days: int | None = Field(None, ge=1, le=36_500)
+    """How long a finished generation is kept; None: until somebody deletes it."""
 
     require_id_token: bool = False
     check_revoked: bool = False
@@ -356,6 +360,11 @@ class Settings(BaseSettings):
         models[TaskType.UPSCALE] = self.upscaler_model or self.sdxl_model
         named = tuple(task for task in TaskType if models.get(task, self.sdxl_model))
         return self.tasks or named or tuple(TaskType)
+
+    @property
+    def retention(self) -> timedelta | None:
+        """`retention_days`, as what is added to a time."""
+        return timedelta(days=self.retention_days) if self.retention_days is not None else None
 
     @property
     def on_platform(self) -> bool:

@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,17 @@ log = logging.getLogger(__name__)
 class Spool:
     """Entries in one folder of the volume, which several workers may share."""
 
-    def __init__(self, folder: Path, *, max_bytes: int = MAX_BYTES, max_age: float = MAX_AGE_SECONDS) -> None:
-        self._folder, self._max_bytes, self._max_age = folder, max_bytes, max_age
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        max_bytes: int = MAX_BYTES,
+        max_age: float = MAX_AGE_SECONDS,
+        retention: timedelta | None = None,
+    ) -> None:
+        """`retention`: how long a result is kept, here and from its delivery on; None: for ever once delivered."""
+        self._folder, self._max_bytes, self._retention = folder, max_bytes, retention
+        self._max_age = max_age if retention is None else min(max_age, retention.total_seconds())
 
     def keep(
         self,
@@ -98,7 +108,7 @@ class Spool:
     def _deliver_one(self, name: str, storage: Storage, store: DocumentStore) -> bool:
         try:
             with self._taken(name) as entry:
-                return entry is not None and _deliver(entry, storage, store)
+                return entry is not None and _deliver(entry, storage, store, self._retention)
         except StillLeased:
             return False
         except BackendError as error:
@@ -160,7 +170,7 @@ def _described(
     }
 
 
-def _deliver(entry: Path, storage: Storage, store: DocumentStore) -> bool:
+def _deliver(entry: Path, storage: Storage, store: DocumentStore, retention: timedelta | None) -> bool:
     """Upload an entry's files and finish its document; False where nobody waits for it any more."""
     description = json.loads((entry / "entry.json").read_text(encoding="utf-8"))
     owner, by = Owner(**description["owner"]), ObjectOwner(**description["object_owner"])
@@ -172,6 +182,7 @@ def _deliver(entry: Path, storage: Storage, store: DocumentStore) -> bool:
         fingerprint=by.fingerprint,
         claimed=by.claimed,
         needs_slip=bool(description.get("needs_slip")),
+        retention=retention,
     )
     stored: list[StoredObject] = []
     files: list[Artifact] = []

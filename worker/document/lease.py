@@ -11,7 +11,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -34,8 +34,16 @@ log = logging.getLogger(__name__)
 class Lease:
     """All methods are for the event loop. Without a `store` every method does nothing."""
 
-    def __init__(self, store: DocumentStore | None, owner: Owner, *, job_id: str, worker_id: str) -> None:
-        self._store, self._owner = store, owner
+    def __init__(
+        self,
+        store: DocumentStore | None,
+        owner: Owner,
+        *,
+        job_id: str,
+        worker_id: str,
+        retention: timedelta | None = None,
+    ) -> None:
+        self._store, self._owner, self._retention = store, owner, retention
         self._job_id, self._worker_id = job_id, worker_id
         self._began = datetime.now(UTC)
         self.needs_slip = False
@@ -154,7 +162,7 @@ class Lease:
             needs_slip=self.needs_slip,
             trace_id=self.trace_id,
         )
-        return DocumentSession(self._store, self._owner, request, request_data)
+        return DocumentSession(self._store, self._owner, request, request_data, retention=self._retention)
 
 
 class LeaseKeeper:

@@ -72,7 +72,7 @@ def processing(
         **alive(now),
         "progress": Progress("queued").public(),
     }
-    fields |= dict.fromkeys(("error", "generation_data", "usage", "completed_at"), FieldValue.REMOVE)
+    fields |= dict.fromkeys(("error", "generation_data", "usage", "completed_at", "delete_at"), FieldValue.REMOVE)
     if has_ended(found):
         # A wish to cancel the attempt that ended must not end the one that the user asks for now.
         fields["cancel_requested"] = FieldValue.REMOVE
@@ -82,6 +82,11 @@ def processing(
 def alive(now: datetime) -> Fields:
     """The heartbeat, and the lease that it renews; `now` is the server's time."""
     return {"heartbeat_at": FieldValue.SERVER_TIME, "expires_at": now + timedelta(seconds=timing.LEASE_SECONDS)}
+
+
+def kept_until(now: datetime, retention: timedelta | None) -> Fields:
+    """When a document that has ended at `now` is to go by itself; with no `retention` it stays."""
+    return {} if retention is None else {"delete_at": now + retention}
 
 
 def completed(generation_data: Fields) -> Fields:

@@ -29,9 +29,17 @@ class DocumentSession:
     """One job's document. All methods block; the caller runs them in threads, one at a time."""
 
     def __init__(
-        self, store: DocumentStore, owner: Owner, request: ClaimRequest, request_data: Mapping[str, Any]
+        self,
+        store: DocumentStore,
+        owner: Owner,
+        request: ClaimRequest,
+        request_data: Mapping[str, Any],
+        *,
+        retention: timedelta | None = None,
     ) -> None:
+        """`retention`: how long the document is kept after its end; None: for ever."""
         self._store, self._owner, self._request = store, owner, request
+        self._retention = retention
         self._request_data = dict(request_data)
         self._path = schema.document_path(owner)
         self._version: object = None
@@ -147,7 +155,7 @@ class DocumentSession:
         """Write a terminal state. Raises as `complete` does."""
         if self.claimed and self._version is not None:
             try:
-                if self._update(terminal, retry.seconds_left(deadline, timing.CALL_SECONDS)):
+                if self._update(self._dated(terminal), retry.seconds_left(deadline, timing.CALL_SECONDS)):
                     return
             except BackendError as error:
                 if error.kind != "invalid":
@@ -162,8 +170,8 @@ class DocumentSession:
             if isinstance(decision, Deny):
                 self.denied = not self.claimed
                 raise decision.error
-            changes = terminal if self.claimed else {**self._processing(found, decision), **terminal}
-            if self._swap(found, changes, deadline):
+            changes = {} if self.claimed else self._processing(found, decision)
+            if self._swap(found, {**changes, **self._dated(terminal)}, deadline):
                 return
             retry.raise_if_over(deadline, "firestore")
 
@@ -206,7 +214,10 @@ class DocumentSession:
         )
 
     def _refusal(self, found: Snapshot, error: JobError | Cancelled) -> Mapping[str, Any]:
-        return schema.refused(found.fields, self._owner, self._request, error, self._request_data)
+        return self._dated(schema.refused(found.fields, self._owner, self._request, error, self._request_data))
+
+    def _dated(self, terminal: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {**terminal, **schema.kept_until(self._now(), self._retention)}
 
     def _now(self) -> datetime:
         assert self._clock is not None  # noqa: S101 - every way here begins with a read
@@ -214,7 +225,7 @@ class DocumentSession:
         return read_at + timedelta(seconds=time.monotonic() - monotonic)
 
 
-def expire(store: DocumentStore, path: str, queue_seconds: float) -> str | None:
+def expire(store: DocumentStore, path: str, queue_seconds: float, retention: timedelta | None = None) -> str | None:
     """Bring a document that nobody works on to `failed`, `worker_lost`; its job's id, empty for an order slip.
 
     None where it was left alone.
@@ -226,6 +237,7 @@ def expire(store: DocumentStore, path: str, queue_seconds: float) -> str | None:
     failure = transitions.decide_expiry(found.fields, found.read_at, queue_seconds)
     if failure is None:
         return None
+    failure = {**failure, **schema.kept_until(found.read_at, retention)}
     version, _whole = _write(store, path, found, failure, timing.CALL_SECONDS)
     return str((found.fields or {}).get("job_id") or "") if version is not None else None
 
@@ -243,6 +255,8 @@ class SpooledDocument:
     """Whether the job had claimed it."""
     needs_slip: bool = False
     """Whether it was there when the job was asked for: a document that is gone was deleted."""
+    retention: timedelta | None = None
+    """How long it is kept from then on; None: for ever."""
 
     def look(self) -> Snapshot:
         """The document, as long as it waits for this result.
@@ -282,7 +296,7 @@ class SpooledDocument:
         if not self.claimed:
             token = uuid.uuid4().hex
             request = ClaimRequest(self.job_id, "outbox", self.fingerprint, token, needs_slip=self.needs_slip)
-            session = DocumentSession(self.store, self.owner, request, request_data)
+            session = DocumentSession(self.store, self.owner, request, request_data, retention=self.retention)
             session.end(terminal, time.monotonic() + timing.SPOOL_COMPLETE_SECONDS)
             return
         path, deadline = schema.document_path(self.owner), time.monotonic() + timing.SPOOL_COMPLETE_SECONDS
@@ -290,6 +304,7 @@ class SpooledDocument:
             found = self.look()
             # Disowned: the job that spooled the result cannot take the document for its own any more.
             done = {**terminal, "claim": schema.disowned(found.fields)}
+            done |= schema.kept_until(found.read_at, self.retention)
             version, _whole = _write(self.store, path, found, done, 2 * timing.CALL_SECONDS)
             if version is not None:
                 return

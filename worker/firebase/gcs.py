@@ -9,6 +9,7 @@ import functools
 import io
 import struct
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any, TypeVar
 
 from worker.core import retry
@@ -43,6 +44,7 @@ class FirebaseBucket:
         metadata: Mapping[str, str],
         replaces: int,
         deadline: float,
+        delete_at: datetime | None = None,
     ) -> ObjectInfo | None:
         """One conditional upload; retried within the deadline, which the precondition makes safe."""
         from google.api_core.exceptions import BadRequest, PreconditionFailed
@@ -50,6 +52,8 @@ class FirebaseBucket:
         blob = self._bucket.blob(path)
         blob.metadata = dict(metadata)
         blob.cache_control = "private, max-age=31536000"
+        if delete_at is not None:
+            blob.custom_time = delete_at
 
         def once(**bounds: Any) -> ObjectInfo | None:
             try:
@@ -64,13 +68,21 @@ class FirebaseBucket:
         return _within(deadline, once, passing=(BadRequest,))
 
     def take_over(
-        self, path: str, metadata: Mapping[str, str], *, seen: ObjectInfo, deadline: float
+        self,
+        path: str,
+        metadata: Mapping[str, str],
+        *,
+        seen: ObjectInfo,
+        deadline: float,
+        delete_at: datetime | None = None,
     ) -> ObjectInfo | None:
         """Change metadata of the object as it was seen; None where it is gone or changed."""
         from google.api_core.exceptions import NotFound, PreconditionFailed
 
         blob = self._bucket.blob(path)
         blob.metadata = dict(metadata)
+        if delete_at is not None and (seen.delete_at is None or seen.delete_at < delete_at):
+            blob.custom_time = delete_at
         as_seen = {"if_generation_match": seen.generation, "if_metageneration_match": seen.metageneration}
 
         def once(**bounds: Any) -> ObjectInfo | None:
@@ -155,4 +167,5 @@ def _object_info(blob: Any) -> ObjectInfo:
         metadata=dict(blob.metadata or {}),
         content_type=blob.content_type or "",
         metageneration=int(blob.metageneration or 1),
+        delete_at=blob.custom_time,
     )

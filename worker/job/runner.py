@@ -70,7 +70,13 @@ async def run(
     lease, trace = None, services.telemetry.job(job.id)
     logs.trace_id.set(trace.id)
     if asked.owner is not None:
-        lease = Lease(services.documents, asked.owner, job_id=job.id, worker_id=services.worker_id)
+        lease = Lease(
+            services.documents,
+            asked.owner,
+            job_id=job.id,
+            worker_id=services.worker_id,
+            retention=services.settings.retention,
+        )
         lease.trace_id = trace.id
     context = JobContext(job, asked, stop, on_progress, lease, trace=trace)
     runner = _Runner(services, context)

@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from urllib.parse import quote
 
 from worker.core import timing
@@ -74,8 +75,9 @@ class NameTaken(BackendError):
 class Storage:
     """Results in one bucket. All methods block; the caller runs them in threads, several at once."""
 
-    def __init__(self, bucket: Bucket, emulator_url: str | None = None) -> None:
-        self._bucket = bucket
+    def __init__(self, bucket: Bucket, emulator_url: str | None = None, *, retention: timedelta | None = None) -> None:
+        """`retention`: how long what is stored is kept; None: for ever."""
+        self._bucket, self._retention = bucket, retention
         self._service = emulator_url or SERVICE
 
     def put(self, path: str, file: Artifact, owner: ObjectOwner, deadline: float) -> StoredObject:
@@ -113,6 +115,7 @@ class Storage:
                 metadata=owner.metadata(token, file),
                 replaces=found.generation if found else 0,
                 deadline=deadline,
+                delete_at=self._delete_at(),
             )
             if stored is not None:
                 return self._stored(path, token, stored)
@@ -147,8 +150,13 @@ class Storage:
         """
         if seen.metadata.get("claimed_at", "") > owner.claimed_at:
             return None
-        taken_over = self._bucket.take_over(stored.path, owner.claim(), seen=seen, deadline=deadline)
+        taken_over = self._bucket.take_over(
+            stored.path, owner.claim(), seen=seen, deadline=deadline, delete_at=self._delete_at()
+        )
         return self._stored(stored.path, _token(seen), taken_over, found=True) if taken_over is not None else None
+
+    def _delete_at(self) -> datetime | None:
+        return datetime.now(UTC) + self._retention if self._retention is not None else None
 
     def _stored(self, path: str, token: str, info: ObjectInfo, *, found: bool = False) -> StoredObject:
         return StoredObject(path, self.url(path, token), info.generation, info.metageneration, found)

@@ -5,6 +5,7 @@ Knows generations and checksums; knows no path, no job and no Google client.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
 
@@ -28,6 +29,8 @@ class ObjectInfo:
     content_type: str = ""
     metageneration: int = 1
     """Grows with each change of the metadata: who takes an object over changes it, so that nobody else deletes it."""
+    delete_at: datetime | None = None
+    """After this the bucket's lifecycle rule deletes it; None: it stays."""
 
 
 class Bucket(Protocol):
@@ -52,14 +55,24 @@ class Bucket(Protocol):
         metadata: Mapping[str, str],
         replaces: int,
         deadline: float,
+        delete_at: datetime | None = None,
     ) -> ObjectInfo | None:
         """Write the object if its generation is still `replaces` (0: there is none); None: it is not."""
         ...
 
     def take_over(
-        self, path: str, metadata: Mapping[str, str], *, seen: ObjectInfo, deadline: float
+        self,
+        path: str,
+        metadata: Mapping[str, str],
+        *,
+        seen: ObjectInfo,
+        deadline: float,
+        delete_at: datetime | None = None,
     ) -> ObjectInfo | None:
-        """Change the metadata of the object if it is still as `seen`; None: it is not."""
+        """Change the metadata of the object if it is still as `seen`; None: it is not.
+
+        `delete_at` is put off to then, and never moved forward: Cloud Storage refuses that, and to take it away.
+        """
         ...
 
     def delete(self, path: str, *, generation: int, metageneration: int, deadline: float) -> None:

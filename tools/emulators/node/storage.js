@@ -4,7 +4,7 @@
 // an object.
 // What Cloud Storage does and the emulator leaves out is added here: one known bucket, generation
 // preconditions, generations that always grow, resumable uploads in several chunks, the CRC32C check,
-// and download tokens that a metadata update replaces.
+// download tokens that a metadata update replaces, and a custom time, which is only ever put off.
 
 const { AsyncLocalStorage } = require("node:async_hooks");
 const http = require("node:http");
@@ -45,6 +45,15 @@ function checkPreconditions(query, stored) {
   }
 }
 
+/** https://cloud.google.com/storage/docs/metadata#custom-time */
+function putOff(stored, customTime) {
+  const wanted = new Date(customTime);
+  if (stored.customTime && !(customTime && wanted >= stored.customTime)) {
+    refuse(400, "invalid", "Custom time cannot be removed or set to an earlier date and time.");
+  }
+  stored.customTime = wanted;
+}
+
 function addPreconditions(emulator) {
   const { adminStorageLayer: layer, uploadService } = emulator;
   const query = () => requests.getStore()?.req.query ?? {};
@@ -66,6 +75,7 @@ function addPreconditions(emulator) {
     const metadata = await store(upload);
     lastGeneration = Math.max(Date.now() * 1000, lastGeneration + 1);
     metadata.generation = lastGeneration;
+    if (upload.metadata?.customTime) metadata.customTime = new Date(upload.metadata.customTime);
     return metadata;
   };
 
@@ -75,6 +85,7 @@ function addPreconditions(emulator) {
       const stored = layer.getMetadata(request.bucketId, request.decodedObjectId);
       checkPreconditions(query(), stored);
       if (stored && request.metadata?.metadata?.firebaseStorageDownloadTokens) stored.downloadTokens = [];
+      if (stored && request.metadata && "customTime" in request.metadata) putOff(stored, request.metadata.customTime);
       return act(request);
     };
   }
