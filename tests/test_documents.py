@@ -19,7 +19,7 @@ from worker.api.request import REQUESTS, PictureRequest, envelope, parse
 from worker.api.response import failure, manifest, success
 from worker.core.config import REPOSITORY, Settings
 from worker.core.errors import ERROR_CODES, Cancelled, Internal, JobError
-from worker.core.types import Owner, Scheduler, TaskType
+from worker.core.types import Owner, Scheduler, TaskType, Usage
 from worker.delivery.delivered import Delivered
 from worker.document import schema
 from worker.document.schema import ClaimRequest
@@ -211,7 +211,7 @@ def test_the_table_of_the_response_has_every_field() -> None:
         request = parse({"prompt": "a fox", **found, **asked})
         params = resolve(request, defaults, max_image_pixels=10**7, max_job_cost=10**12)
         delivered = Delivered.stored(manifest(params, "m"), [file])
-        usage = {"gpu_seconds": 1.0, "units": 1}
+        usage: Usage = {"gpu_seconds": 1.0, "units": 1}
         data = delivered.generation_data(timings={"total": 1.0}, warnings=[], usage=usage)
         response = success(request, data)
         fields |= set(response)
@@ -228,7 +228,7 @@ async def test_what_quote_and_capabilities_answer_is_described() -> None:
     told = read("docs/api.md").partition("## Asking without a job")[2].partition("\n## ")[0]
     quote = await answer({"action": "quote", "prompt": "a fox"}, services)
     assert set(re.findall(r'"(\w+)":', told)) >= set(quote)
-    capabilities = await answer({"action": "capabilities"}, services)
+    capabilities: dict[str, Any] = {**await answer({"action": "capabilities"}, services)}
     assert names("docs/api.md", "Asking without a job") == set(capabilities)
     nested = set(capabilities["limits"]) | set(capabilities["versions"]) | set(capabilities["size_presets"])
     for models in capabilities["models"].values():

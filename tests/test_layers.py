@@ -43,6 +43,7 @@ HOMES = {
     "pydantic": {"worker.api", "worker.core.config"},
     "pydantic_core": {"worker.api"},
     "pydantic_settings": {"worker.core.config"},
+    "typing_extensions": {"worker.core.types", "worker.api.shapes"},
     "imageio_ffmpeg": {"worker.media.video"},
     "PIL": {"worker.media", "worker.engine", "worker.core.types", "worker.sources.loader"},
     "pillow_heif": {"worker.media.reader"},

@@ -10,6 +10,7 @@ import pytest
 from worker.api.params import ModelDefaults, Params, resolve
 from worker.api.request import Request, envelope, parse
 from worker.api.response import check_size, failure, manifest, replay, success
+from worker.api.shapes import GenerationData, Manifest
 from worker.core.errors import Cancelled, GpuFault, InvalidInput, ResultTooLarge
 from worker.delivery.delivered import Delivered
 from worker.media.artifact import Artifact
@@ -38,13 +39,14 @@ def files(count: int = 1, url: str | None = "https://u") -> tuple[Artifact, ...]
 
 
 def stored(count: int = 1) -> Delivered:
-    return Delivered.stored({}, files(count))
+    return Delivered.stored(NOTHING, files(count))
 
 
-INLINE = Delivered({}, files(1, None), ("data:image/png;base64,AAAA",), ("inline",))
+NOTHING: Manifest = {"seed": 7, "model": "demo", "params": {}}
+INLINE = Delivered(NOTHING, files(1, None), ("data:image/png;base64,AAAA",), ("inline",))
 
 
-def kept(params: Params, delivered: Delivered, **changes: Any) -> dict[str, Any]:
+def kept(params: Params, delivered: Delivered, **changes: Any) -> GenerationData:
     said = {"timings": {"load": 0.5}, "warnings": ["w"]} | changes
     return replace(delivered, manifest=manifest(params, "demo")).generation_data(**said)
 
@@ -108,11 +110,12 @@ def test_the_document_keeps_the_contracts_facts() -> None:
 @pytest.mark.parametrize("task", ["text2img", "text2video"])
 def test_an_inline_result_stands_in_the_response_and_leaves_the_documents_lists_empty(task: str) -> None:
     request, params = asked(task_type=task)
-    data = kept(params, INLINE)
+    facts = kept(params, INLINE)
+    data: dict[str, Any] = {**facts}
     many, one = ("videos", "video_url") if task == "text2video" else ("images", "image_url")
     assert (data[many], data[one], data["storage"]) == ([], None, "base64")
     assert "base64," not in json.dumps(data)
-    response = success(request, data, INLINE.uris)
+    response: dict[str, Any] = {**success(request, facts, INLINE.uris)}
     assert response[many] == [response[one]] == list(INLINE.uris)
     assert json.dumps(response).count("base64,") == 2
     assert (response["files"][0]["url"], response["files"][0]["storage_path"]) == (None, None)

@@ -4,9 +4,10 @@ Knows texts, ids, references to images and numbers; knows no field by name and n
 """
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
 
 from worker.api.validation_errors import finding, short
 from worker.core import messages
@@ -154,6 +155,16 @@ def _format_name(value: object) -> object:
     return "jpeg" if name == "jpg" else name
 
 
+class Told:
+    """What JSON Schema says of a value beside what pydantic tells it of the checks."""
+
+    def __init__(self, **said: Any) -> None:
+        self._said = said
+
+    def __get_pydantic_json_schema__(self, core_schema: Any, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {**handler(core_schema), **self._said}
+
+
 def _multiple(of: int) -> AfterValidator:
     def check(value: int) -> int:
         if value % of:
@@ -163,7 +174,7 @@ def _multiple(of: int) -> AfterValidator:
     return AfterValidator(check)
 
 
-def at_most(most: int) -> BeforeValidator:
+def at_most(most: int) -> tuple[BeforeValidator, Told]:
     """A list is counted before its entries are read."""
 
     def check(value: object) -> object:
@@ -171,7 +182,7 @@ def at_most(most: int) -> BeforeValidator:
             raise finding("invalid_input.list_length", most=most, got=len(value))
         return value
 
-    return BeforeValidator(check)
+    return BeforeValidator(check), Told(maxItems=most)
 
 
 def _frames(value: int) -> int:
@@ -182,21 +193,30 @@ def _frames(value: int) -> int:
     return value
 
 
-Prompt = Annotated[str, AfterValidator(_prompt)]
-OptionalPrompt = Annotated[str, AfterValidator(_negative_prompt)]
+Prompt = Annotated[str, AfterValidator(_prompt), Told(minLength=1, maxLength=MAX_PROMPT_CHARACTERS)]
+OptionalPrompt = Annotated[str, AfterValidator(_negative_prompt), Told(maxLength=MAX_PROMPT_CHARACTERS)]
 """Of a task that may do without one."""
-NegativePrompt = Annotated[str, AfterValidator(_negative_prompt)]
+NegativePrompt = Annotated[str, AfterValidator(_negative_prompt), Told(maxLength=MAX_PROMPT_CHARACTERS)]
 IdToken = Annotated[str, Field(min_length=1, max_length=MAX_ID_TOKEN_CHARACTERS)]
 Integer = Annotated[int, BeforeValidator(_number)]
-Seed = Annotated[Annotated[Integer, Field(ge=0, le=4_294_967_295)] | None, BeforeValidator(_drawn_at_random)]
-UserId = Annotated[str, AfterValidator(_user_id)]
-FileUid = Annotated[str, AfterValidator(_file_uid)]
+Seed = Annotated[
+    Annotated[Integer, Field(ge=0, le=4_294_967_295), Told(minimum=-1)] | None, BeforeValidator(_drawn_at_random)
+]
+UserId = Annotated[str, AfterValidator(_user_id), Told(pattern=r"^(?!__.*__$|\.\.?$)[A-Za-z0-9_.:@+|-]{1,128}$")]
+FileUid = Annotated[str, AfterValidator(_file_uid), Told(pattern=r"^(?!__.*__$)[A-Za-z0-9_-]{1,128}$")]
 OutputFormat = Annotated[FormatName, BeforeValidator(_format_name)]
-ImageRef = Annotated[str, Field(max_length=MAX_INLINE_CHARACTERS), AfterValidator(_image_ref)]
-LoraPath = Annotated[str, AfterValidator(_lora_path)]
-WeightName = Annotated[str, AfterValidator(_weight_name)]
-ImageSide = Annotated[Integer, Field(ge=64, le=2048), _multiple(8)]
-VideoSide = Annotated[Integer, Field(ge=64, le=1280), _multiple(16)]
-Border = Annotated[Integer, Field(ge=0, le=2048), _multiple(8)]
+ImageRef = Annotated[
+    str,
+    Field(max_length=MAX_INLINE_CHARACTERS),
+    AfterValidator(_image_ref),
+    Told(pattern=rf"^((https|gs)://.{{1,{MAX_REFERENCE_CHARACTERS - 8}}}$|data:[^,]{{0,999}};base64,)"),
+]
+LoraPath = Annotated[str, AfterValidator(_lora_path), Told(minLength=1, maxLength=MAX_LORA_PATH_CHARACTERS)]
+WeightName = Annotated[
+    str, AfterValidator(_weight_name), Told(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,200}\.safetensors$")
+]
+ImageSide = Annotated[Integer, Field(ge=64, le=2048), _multiple(8), Told(multipleOf=8)]
+VideoSide = Annotated[Integer, Field(ge=64, le=1280), _multiple(16), Told(multipleOf=16)]
+Border = Annotated[Integer, Field(ge=0, le=2048), _multiple(8), Told(multipleOf=8)]
 Strength = Annotated[float, Field(gt=0, le=1)]
-FrameCount = Annotated[Integer, Field(ge=5, le=121), AfterValidator(_frames)]
+FrameCount = Annotated[Integer, Field(ge=5, le=121), AfterValidator(_frames), Told(enum=list(range(5, 122, 4)))]

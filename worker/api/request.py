@@ -38,6 +38,7 @@ from worker.api.field_types import (
     Prompt,
     Seed,
     Strength,
+    Told,
     UserId,
     VideoQuality,
     VideoSide,
@@ -133,9 +134,9 @@ class IpAdapter(Entry):
     type: Literal["subject", "style"] = "subject"
 
 
-Loras = Annotated[tuple[Annotated[Lora, Field(strict=False)], ...], Field(strict=False), at_most(4)]
-ControlNets = Annotated[tuple[Annotated[ControlNet, Field(strict=False)], ...], Field(strict=False), at_most(3)]
-IpAdapters = Annotated[tuple[Annotated[IpAdapter, Field(strict=False)], ...], Field(strict=False), at_most(2)]
+Loras = Annotated[tuple[Annotated[Lora, Field(strict=False)], ...], Field(strict=False), *at_most(4)]
+ControlNets = Annotated[tuple[Annotated[ControlNet, Field(strict=False)], ...], Field(strict=False), *at_most(3)]
+IpAdapters = Annotated[tuple[Annotated[IpAdapter, Field(strict=False)], ...], Field(strict=False), *at_most(2)]
 
 
 def _factor(value: int) -> int:
@@ -210,7 +211,7 @@ class BaseRequest(BaseModel):
         return any(ref.startswith("gs://") for ref in self.pictures().values())
 
 
-UpscaleFactor = Annotated[Integer, AfterValidator(_factor)]
+UpscaleFactor = Annotated[Integer, AfterValidator(_factor), Told(enum=list(UPSCALE_FACTORS))]
 Creativity = Annotated[float, Field(ge=0, le=0.5)]
 
 

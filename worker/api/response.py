@@ -5,40 +5,51 @@ Pure. Knows the response's fields (docs/api.md); knows no storage and no model.
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from worker.api.params import Params, VideoParams, public_params
 from worker.api.request import Envelope, Request
+from worker.api.shapes import (
+    FileEntry,
+    GenerationData,
+    GenerationFailure,
+    GenerationResponse,
+    Manifest,
+    StorageKind,
+    VideoInfo,
+)
 from worker.core.errors import Cancelled, JobError, ResultTooLarge
+from worker.core.types import Usage
 
+Result = TypeVar("Result", GenerationData, GenerationResponse)
 REPLAY_WARNING = "this generation was already finished; its stored result is returned"
 
 
-def manifest(params: Params, model: str) -> dict[str, Any]:
+def manifest(params: Params, model: str) -> Manifest:
     """What is known of a result before there is one; with the files themselves it makes up `generation_data`."""
-    common: dict[str, Any] = {"model": model, "params": public_params(params)}
+    shown = public_params(params)
     if isinstance(params, VideoParams):
-        info = {
+        info: VideoInfo = {
             "frames": params.num_frames,
             "width": params.width,
             "height": params.height,
             "fps": params.fps,
             "duration_seconds": round(params.num_frames / params.fps, 3),
         }
-        return {"video_info": info, "seed": params.seed, **common}
-    return {"seed": params.seeds[0], "seeds": list(params.seeds), **common}
+        return {"video_info": info, "seed": params.seed, "model": model, "params": shown}
+    return {"seed": params.seeds[0], "seeds": list(params.seeds), "model": model, "params": shown}
 
 
 def generation_data(
-    facts: Mapping[str, Any],
+    facts: Manifest,
     *,
-    storage: str,
+    storage: StorageKind,
     uris: Sequence[str],
-    files: Sequence[Mapping[str, Any]],
+    files: Sequence[FileEntry],
     timings: Mapping[str, float],
     warnings: Sequence[str],
-    usage: Mapping[str, float] | None = None,
-) -> dict[str, Any]:
+    usage: Usage | None = None,
+) -> GenerationData:
     """What the document keeps of a finished job.
 
     Args:
@@ -51,31 +62,32 @@ def generation_data(
         usage: seconds of the card, and the job's price; None: not known any more.
     """
     urls = list(uris) if storage == "firebase" else []
-    many, one = _names(facts)
-    return {
-        many: urls,
-        one: urls[0] if urls else None,
-        **facts,
+    data: GenerationData = {
+        **facts,  # type: ignore[typeddict-item]  # a manifest has no other fields than its own
         "storage": storage,
         "timings": dict(timings),
-        **({"usage": dict(usage)} if usage is not None else {}),
         "warnings": list(warnings),
         "files": list(files),
     }
+    if usage is not None:
+        data["usage"] = usage
+    return _with_uris(data, urls)
 
 
-def success(request: Request, data: Mapping[str, Any], uris: Sequence[str] | None = None) -> dict[str, Any]:
+def success(request: Request, data: GenerationData, uris: Sequence[str] | None = None) -> GenerationResponse:
     """The response of a finished job from what its document keeps; `uris` are the inline data where there are any."""
-    result = {**data, "task_type": request.task_type, **_ids(request)}
-    if uris is not None:
-        many, one = _names(data)
-        result |= {many: list(uris), one: uris[0]}
-    return result
+    result: GenerationResponse = {**data, "task_type": request.task_type}  # type: ignore[typeddict-item]  # as above
+    if request.file_uid is not None:
+        result["file_uid"] = request.file_uid
+    if request.user_id is not None:
+        result["user_id"] = request.user_id
+    return result if uris is None else _with_uris(result, uris)
 
 
-def replay(request: Request, data: Mapping[str, Any]) -> dict[str, Any]:
-    """The response of a generation that was finished before."""
-    return success(request, {**data, "warnings": [*data.get("warnings", []), REPLAY_WARNING]})
+def replay(request: Request, data: Mapping[str, Any]) -> GenerationResponse:
+    """The response of a generation that was finished before, from what its document says."""
+    found = cast("GenerationData", data)
+    return success(request, {**found, "warnings": [*found.get("warnings", []), REPLAY_WARNING]})
 
 
 def failure(
@@ -83,8 +95,8 @@ def failure(
     envelope: Envelope,
     *,
     fresh_worker: bool = False,
-    usage: Mapping[str, float] | None = None,
-) -> dict[str, Any]:
+    usage: Usage | None = None,
+) -> GenerationFailure:
     """The response of a job that failed.
 
     Args:
@@ -93,7 +105,7 @@ def failure(
         fresh_worker: asks RunPod to replace this one, after a GPU fault.
         usage: of a job that has used the card.
     """
-    result = {
+    result: GenerationFailure = {
         "error": f"{error.code}: {error.message}",
         "error_code": error.code,
         "retryable": error.retryable,
@@ -102,7 +114,7 @@ def failure(
         "user_id": envelope.user_id,
     }
     if usage is not None:
-        result["usage"] = dict(usage)
+        result["usage"] = usage
     if fresh_worker:
         result["refresh_worker"] = True
     return result
@@ -119,10 +131,9 @@ def check_size(result: Mapping[str, Any], limit: int) -> None:
         raise ResultTooLarge("result_too_large.response", size=size, most=limit)
 
 
-def _names(data: Mapping[str, Any]) -> tuple[str, str]:
-    return ("videos", "video_url") if "video_info" in data else ("images", "image_url")
-
-
-def _ids(request: Request) -> dict[str, str]:
-    ids = {"file_uid": request.file_uid, "user_id": request.user_id}
-    return {name: value for name, value in ids.items() if value is not None}
+def _with_uris(data: Result, uris: Sequence[str]) -> Result:
+    """The same with what a client opens; of a clip there is one."""
+    first = uris[0] if uris else None
+    if "video_info" in data:
+        return {**data, "videos": list(uris), "video_url": first}
+    return {**data, "images": list(uris), "image_url": first}

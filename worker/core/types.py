@@ -7,7 +7,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from typing_extensions import TypedDict
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -63,6 +65,27 @@ Part = Literal["load", "text", "encode", "step", "decode", "upscale", "pack", "u
 """What a job's time goes into. `encode` and `decode` are the VAE's, `pack` makes a file of pixels."""
 
 
+class ProgressData(TypedDict):
+    """One moment of a job, as RunPod and the document are told it."""
+
+    stage: Stage
+    step: int
+    total_steps: int
+    """Both within the stage."""
+    percent: int
+    """Of the whole job; never goes back within an attempt."""
+    eta_seconds: int | None
+    """What is left; None: not known."""
+
+
+class Usage(TypedDict):
+    """What a job has cost."""
+
+    gpu_seconds: float
+    units: int
+    """Its price on any card."""
+
+
 @dataclass(frozen=True, slots=True)
 class Progress:
     """One moment of a job. May be throttled or lost; the terminal state is told another way."""
@@ -79,9 +102,15 @@ class Progress:
     eta_seconds: int | None = None
     """What is left of it; None: not known."""
 
-    def public(self) -> dict[str, Any]:
+    def public(self) -> ProgressData:
         """As RunPod and the document are told it."""
-        return {name: getattr(self, name) for name in ("stage", "step", "total_steps", "percent", "eta_seconds")}
+        return {
+            "stage": self.stage,
+            "step": self.step,
+            "total_steps": self.total_steps,
+            "percent": self.percent,
+            "eta_seconds": self.eta_seconds,
+        }
 
 
 Expert = Literal["both", "high", "low"]

@@ -5,10 +5,12 @@ Knows which objects a request ends in and what they say of themselves; knows no 
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 from worker.api.request import ImageRequest, PictureRequest, Request
+from worker.api.shapes import Manifest
 from worker.core import timing
 from worker.core.errors import BackendError
 from worker.core.types import Owner
@@ -44,11 +46,11 @@ def recover(storage: Storage, request: Request, owner: Owner, fingerprint: str) 
         thumbnails = [_thumbnail(storage, file, owner, fingerprint, deadline) for file in files]
     except (KeyError, ValueError):
         return None
-    if not isinstance(manifest, Mapping) or "model" not in manifest:
+    if not isinstance(manifest, dict) or "model" not in manifest:
         return None
     shown = [replace(file, thumbnail=seen and _artifact(*seen)) for file, seen in zip(files, thumbnails, strict=True)]
     found = (*objects, *(seen for seen in thumbnails if seen is not None))
-    return Found(found, Delivered.stored(manifest, shown, (RECOVERED, *flagged(files))))
+    return Found(found, Delivered.stored(cast("Manifest", manifest), shown, (RECOVERED, *flagged(files))))
 
 
 def take_over(storage: Storage, found: Found, owner: ObjectOwner) -> Delivered | None:

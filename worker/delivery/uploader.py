@@ -14,6 +14,7 @@ from typing import Any
 
 from worker.api.field_types import VideoQuality
 from worker.api.request import ImageRequest, PictureRequest, Request, VideoRequest
+from worker.api.shapes import Manifest
 from worker.core import timing
 from worker.core.errors import (
     BackendError,
@@ -72,7 +73,7 @@ class Uploader:
     def __init__(
         self,
         request: Request,
-        manifest: Mapping[str, Any],
+        manifest: Manifest,
         fps: int,
         destination: Destination | None,
         control: Control,

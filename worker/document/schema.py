@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from worker.api.shapes import DocumentError
 from worker.core import timing
 from worker.core.errors import Cancelled, JobError
-from worker.core.types import Owner, Progress
+from worker.core.types import Owner, Progress, Usage
 from worker.document.store import FieldValue
 
 TERMINAL = frozenset({"completed", "failed"})
@@ -28,7 +29,7 @@ RESULT = URLS | {"video_info", "seed", "seeds", "model"}
 """What of a result has to be kept, and what should be."""
 SPARE = frozenset({"user_id", "file_uid", "worker_id", "created_at", "request_data", "progress"})
 """Fields that a document can do without."""
-UNUSED: Fields = {"gpu_seconds": 0.0, "units": 0}
+UNUSED: Usage = {"gpu_seconds": 0.0, "units": 0}
 """`usage` of a request that came to nothing before it used the card."""
 
 
@@ -104,9 +105,10 @@ def completed(generation_data: Fields) -> Fields:
 
 def failed(code: str, message: str, *, retryable: bool, usage: Fields | None = None) -> Fields:
     """There will be no result; `usage` is what it has cost, as far as that is known."""
+    error: DocumentError = {"code": code, "message": message, "retryable": retryable}
     return {
         "status": "failed",
-        "error": {"code": code, "message": message, "retryable": retryable},
+        "error": error,
         "generation_data": FieldValue.REMOVE,
         **_usage(usage),
         **ENDED,

@@ -12,6 +12,7 @@ from worker.api import fingerprint, sizes
 from worker.api.field_types import MAX_PROMPT_CHARACTERS, FormatName
 from worker.api.params import ModelDefaults, job_units, public_params
 from worker.api.request import ACTIONS, UPSCALE_FACTORS, parse
+from worker.api.shapes import Capabilities, Quote, ServedLora, ServedModel, ServedStyle
 from worker.api.styles import tasks_of
 from worker.core.config import ListedLora, Settings
 from worker.core.errors import JobError
@@ -31,7 +32,7 @@ def is_action(job_input: object) -> bool:
     return isinstance(action, str) and action in ACTIONS
 
 
-async def answer(job_input: Any, services: Services) -> dict[str, Any]:
+async def answer(job_input: Any, services: Services) -> Quote | Capabilities:
     """Answer an action.
 
     Raises:
@@ -45,7 +46,7 @@ async def answer(job_input: Any, services: Services) -> dict[str, Any]:
     return await asyncio.to_thread(_capabilities, services.generator, services.settings)
 
 
-async def _quote(job_input: Mapping[str, Any], services: Services) -> dict[str, Any]:
+async def _quote(job_input: Mapping[str, Any], services: Services) -> Quote:
     """What a request would be refused for or cost, as its job would say it."""
     planned = await plan(parse(job_input), services)
     seconds = planned.estimate.seconds if planned.estimate is not None else None
@@ -56,10 +57,10 @@ async def _quote(job_input: Mapping[str, Any], services: Services) -> dict[str, 
     }
 
 
-def _capabilities(generator: Generator, settings: Settings) -> dict[str, Any]:
+def _capabilities(generator: Generator, settings: Settings) -> Capabilities:
     models = {task.value: found for task in TaskType if (found := _models(generator, task))}
     return {
-        "tasks": list(models),
+        "tasks": [task for task in TaskType if task in models],
         "models": models,
         "styles": list(_styles(models, settings)),
         "loras": [_lora(name, lora) for name, lora in (settings.loras or {}).items()],
@@ -70,7 +71,7 @@ def _capabilities(generator: Generator, settings: Settings) -> dict[str, Any]:
             "aspect_ratio": list(sizes.ASPECT_RATIOS),
             "resolution": list(sizes.RESOLUTIONS),
         },
-        "schedulers": [scheduler.value for scheduler in Scheduler],
+        "schedulers": list(Scheduler),
         "output_formats": list(get_args(FormatName)),
         "limits": {
             "prompt_characters": MAX_PROMPT_CHARACTERS,
@@ -86,20 +87,19 @@ def _capabilities(generator: Generator, settings: Settings) -> dict[str, Any]:
     }
 
 
-def _styles(models: Mapping[str, list[dict[str, Any]]], settings: Settings) -> Iterator[dict[str, Any]]:
+def _styles(models: Mapping[str, list[ServedModel]], settings: Settings) -> Iterator[ServedStyle]:
     """Those that a request may name here: for tasks that are served, with the model that the style asks for."""
     for name, style in (settings.styles or {}).items():
         served = [
-            task.value
+            task
             for task in tasks_of(style, settings.loras or {})
-            if style.get("model") in {None, *(one["name"] for one in models.get(task.value, ()))}
-            and task.value in models
+            if style.get("model") in {None, *(one["name"] for one in models.get(task, ()))} and task in models
         ]
         if served:
             yield {"name": name, "tasks": served}
 
 
-def _lora(name: str, lora: ListedLora) -> dict[str, Any]:
+def _lora(name: str, lora: ListedLora) -> ServedLora:
     """What an app may show of it; where it comes from is the operator's own affair."""
     return {
         "name": name,
@@ -109,7 +109,7 @@ def _lora(name: str, lora: ListedLora) -> dict[str, Any]:
     }
 
 
-def _models(generator: Generator, task: TaskType) -> list[dict[str, Any]]:
+def _models(generator: Generator, task: TaskType) -> list[ServedModel]:
     """Those that serve a task, the default first; what is configured and cannot serve it is left out."""
     found = []
     for name in generator.models(task) or (None,):
@@ -120,8 +120,16 @@ def _models(generator: Generator, task: TaskType) -> list[dict[str, Any]]:
     return found
 
 
-def _model(name: str | None, task: TaskType, defaults: ModelDefaults) -> dict[str, Any]:
-    said: dict[str, Any] = {
+def _model(name: str | None, task: TaskType, defaults: ModelDefaults) -> ServedModel:
+    native = defaults.width, defaults.height
+
+    def size(ratio: float) -> sizes.Size:
+        if task.is_video:
+            return sizes.video_size(ratio, native[0] * native[1], native, defaults.size_multiple)
+        return sizes.image_size(ratio, native, defaults.size_multiple)
+
+    shapes: dict[str, list[int]] = {name: list(size(ratio)) for name, ratio in sizes.ASPECT_RATIOS.items()}
+    said: ServedModel = {
         "name": name or defaults.name,
         "width": defaults.width,
         "height": defaults.height,
@@ -129,30 +137,20 @@ def _model(name: str | None, task: TaskType, defaults: ModelDefaults) -> dict[st
         "num_inference_steps": defaults.num_inference_steps,
         "guidance_scale": defaults.guidance_scale,
         "few_steps": defaults.few_steps,
+        "aspect_ratios": shapes,
     }
-    native = defaults.width, defaults.height
     if task.is_video:
-        pixels = native[0] * native[1]
-        shapes = {
-            name: list(sizes.video_size(ratio, pixels, native, defaults.size_multiple))
-            for name, ratio in sizes.ASPECT_RATIOS.items()
-        }
         said |= {"num_frames": defaults.num_frames, "fps": defaults.fps}
         if task is TaskType.IMG2VIDEO:
             said["end_image"] = defaults.end_image
-        return {**said, "aspect_ratios": shapes}
-    shapes = {
-        name: list(sizes.image_size(ratio, native, defaults.size_multiple))
-        for name, ratio in sizes.ASPECT_RATIOS.items()
-    }
+        return said
     return {
         **said,
-        "scheduler": None if defaults.scheduler is None else defaults.scheduler.value,
-        "schedulers": [one.value for one in (Scheduler if defaults.schedulers is None else defaults.schedulers)],
+        "scheduler": defaults.scheduler,
+        "schedulers": list(Scheduler if defaults.schedulers is None else defaults.schedulers),
         "has_refiner": defaults.has_refiner,
         "has_ip_adapter": defaults.has_ip_adapter,
         "makes_depth": defaults.makes_depth,
         "upscaler": defaults.upscaler,
         "image_sizes": {name: shapes[shape] for name, shape in sizes.IMAGE_SIZES.items()},
-        "aspect_ratios": shapes,
     }

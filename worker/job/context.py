@@ -8,15 +8,15 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from worker.api.request import Envelope
+from worker.api.shapes import Manifest
 from worker.core import timing
 from worker.core.stop import StopSignal
-from worker.core.types import Progress
+from worker.core.types import Progress, Usage
 from worker.document.lease import Lease
 from worker.job.course import Course
 from worker.job.limit import TimeLimit
@@ -45,8 +45,8 @@ class JobContext:
     lease: Lease | None
     """On the document; None for a job that has none."""
     fingerprint: str = ""
-    manifest: Mapping[str, Any] = field(default_factory=dict)
-    """What is known of the result beside its files."""
+    manifest: Manifest | None = None
+    """What is known of the result beside its files; None: it is not known yet."""
     loras_in_use: InUse = field(default_factory=InUse)
     """Files of LoRAs that stay on the disk until the job has ended."""
     warnings: list[str] = field(default_factory=list)
@@ -126,13 +126,13 @@ class JobContext:
             attempt=lease.attempt,
             fingerprint=self.fingerprint,
             claimed_at=lease.claimed_at,
-            manifest=json.dumps(self.manifest),
+            manifest=json.dumps(self.manifest or {}),
             claimed=lease.claimed,
             file_uid=self.envelope.file_uid or "",
         )
 
     @property
-    def usage(self) -> dict[str, Any]:
+    def usage(self) -> Usage:
         """How long the job has used the card until now, and its price on any card."""
         running = time.monotonic() - self.gpu_since if self.gpu_since is not None else 0.0
         return {"gpu_seconds": round(self.gpu_seconds + running, 3), "units": self.units}

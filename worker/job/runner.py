@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from worker.api import response
 from worker.api.fingerprint import fingerprint
-from worker.api.params import Params, VideoParams, job_units
+from worker.api.params import VideoParams, job_units
 from worker.api.request import DEFAULT_TASK, Request, envelope, parse
 from worker.core import logs
 from worker.core.errors import (
@@ -65,8 +65,8 @@ async def run(
     """
     asked = envelope(job.input)
     if actions.is_action(job.input):
-        outcome = await _outcome(actions.answer(job.input, services), job)
-        return outcome if isinstance(outcome, dict) else response.failure(outcome, asked)
+        answered = await _outcome(actions.answer(job.input, services), job)
+        return {**(answered if isinstance(answered, dict) else response.failure(answered, asked))}
     lease, trace = None, services.telemetry.job(job.id)
     logs.trace_id.set(trace.id)
     if asked.owner is not None:
@@ -158,7 +158,7 @@ class _Runner:
         log.info("job accepted", extra={"action": "job_accepted", "job_id": context.job.id, **self._described(request)})
         result = await self._generate(planned)
         if isinstance(result, AlreadyDone):
-            return response.replay(request, result.generation_data)
+            return {**response.replay(request, result.generation_data)}
         return await self._complete(request, result)
 
     async def _authenticate(self, request: Request | None = None) -> None:
@@ -208,14 +208,14 @@ class _Runner:
             await slot.give_up()
             self._delivered = ready if isinstance(ready, Delivered) else None
             return ready
-        self._uploader = self._open_uploader(request, planned.params)
+        self._uploader = self._open_uploader(planned)
         await slot.run(ready, planned.params)
         delivered = await self._uploader.finish(services.settings.max_result_bytes)
         context.timings |= self._uploader.timings
         return delivered
 
-    def _open_uploader(self, request: Request, params: Params) -> Uploader:
-        context, services = self._context, self._services
+    def _open_uploader(self, planned: Plan) -> Uploader:
+        context, services, request, params = self._context, self._services, planned.request, planned.params
         destination, owner = None, request.owner
         if owner is not None and context.lease is not None and services.storage is not None:
             destination = Destination(
@@ -232,9 +232,8 @@ class _Runner:
         fps = params.fps if isinstance(params, VideoParams) else 0
         blocks = services.settings.safety_checker == "block"
         marked = services.settings.ai_mark == "on"
-        return Uploader(
-            request, context.manifest, fps, destination, context, blocks=blocks, marked=marked, trace=context.trace
-        )
+        manifest = response.manifest(params, planned.model)
+        return Uploader(request, manifest, fps, destination, context, blocks=blocks, marked=marked, trace=context.trace)
 
     async def _complete(self, request: Request, delivered: Delivered) -> dict[str, Any]:
         """Bring the document to its terminal state, after the objects, and answer."""
@@ -254,7 +253,7 @@ class _Runner:
             elif context.lease.left_out and schema.LEFT_OUT not in warnings:
                 warnings.append(schema.LEFT_OUT)
             data["warnings"] = warnings
-        return response.success(request, data, uris)
+        return {**response.success(request, data, uris)}
 
     async def answer(self, error: JobError | Cancelled) -> dict[str, Any]:
         """The end of a job that did not succeed: its response, its document and its objects say so."""
@@ -262,7 +261,7 @@ class _Runner:
         await _outcome(self._settle(error), self._context.job)
         fresh_worker = isinstance(error, GpuFault) or self._services.gpu.stuck
         usage = self._context.usage if self._context.used_card else None
-        return response.failure(error, self._context.envelope, fresh_worker=fresh_worker, usage=usage)
+        return {**response.failure(error, self._context.envelope, fresh_worker=fresh_worker, usage=usage)}
 
     async def _settle(self, error: JobError | Cancelled) -> None:
         lease, storage = self._context.lease, self._services.storage

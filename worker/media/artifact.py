@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from worker.api.shapes import FileEntry
+
 CONTENT_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp", "mp4": "video/mp4"}
 """The contract's names of formats -> content types."""
 SUFFIXES = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp", "video/mp4": ".mp4"}
@@ -47,9 +49,10 @@ class Artifact:
         """What its name ends in, with the dot."""
         return SUFFIXES[self.content_type]
 
-    def entry(self) -> dict[str, Any]:
+    def entry(self) -> FileEntry:
         """As JSON: an entry of `files` in the response and the document, and in the spool."""
-        entry: dict[str, Any] = {
+        shown = self.thumbnail
+        entry: FileEntry = {
             "url": self.url,
             "storage_path": self.storage_path,
             "content_type": self.content_type,
@@ -57,13 +60,15 @@ class Artifact:
             "width": self.width,
             "height": self.height,
             "seed": self.seed,
-            "thumbnail_url": self.thumbnail and self.thumbnail.url,
-            "thumbnail_path": self.thumbnail and self.thumbnail.storage_path,
-            "blurhash": self.thumbnail and self.thumbnail.blurhash,
+            "thumbnail_url": None if shown is None else shown.url,
+            "thumbnail_path": None if shown is None else shown.storage_path,
+            "blurhash": None if shown is None else shown.blurhash,
         }
         if self.content_type == CONTENT_TYPES["mp4"]:
-            entry |= {"poster_url": entry["thumbnail_url"], "poster_path": entry["thumbnail_path"]}
-        return entry if self.nsfw is None else {**entry, "nsfw": self.nsfw}
+            entry["poster_url"], entry["poster_path"] = entry["thumbnail_url"], entry["thumbnail_path"]
+        if self.nsfw is not None:
+            entry["nsfw"] = self.nsfw
+        return entry
 
     @classmethod
     def from_entry(cls, entry: Mapping[str, Any], data: bytes = b"") -> Self:
