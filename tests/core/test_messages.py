@@ -62,7 +62,8 @@ IDS = """
         .too_slow_at_any_steps .unicode .unknown .unknown_but_close .unknown_here .upscale_cost .upscale_factor
         .upscaled_pixels .user_id .video_cost .weight_name .whole_number
     model_unavailable
-        .checker .checker_incomplete .class .controlnet_demo .controlnet_type .controlnet_unet .cut_off .cut_off_of
+        .checker .checker_incomplete .checker_pickle .class .controlnet_demo .controlnet_type .controlnet_unet .cut_off
+        .cut_off_of
         .demo_folder .file .file_configs .file_cut_off .file_missing .folder .folder_missing .has_several_files
         .img2video .incomplete .inpainting_only .ip_adapter_demo .ip_adapter_width .is_another .is_controlnet .is_edit
         .is_face_id .is_gguf .is_lora .is_no_safetensors .is_no_upscaler .is_part .is_pickle .is_refiner .is_scaled

@@ -63,6 +63,69 @@ def named(style: Style, network: str, name: str) -> tuple[str, tuple[str, str]]:
     return f"{network}.{in_file}", (".lora_A.weight", ".lora_B.weight")
 
 
+def _random(made: torch.Generator) -> Callable[..., torch.Tensor]:
+    return lambda *shape: torch.randn(*shape, generator=made) * 0.5
+
+
+def _halves(number: int) -> tuple[int, int]:
+    """A number as a product, the smaller part first, as LyCORIS cuts a side."""
+    small = max(part for part in range(1, int(number**0.5) + 1) if number % part == 0)
+    return small, number // small
+
+
+def lokr(form: str, weight: torch.Tensor, made: torch.Generator, rank: int = 2) -> dict[str, torch.Tensor]:
+    """As LyCORIS writes it: `first` and `second` cut in two or whole, or the second in Tucker's form."""
+    (j, k), (m, n), kernel = _halves(weight.shape[0]), _halves(weight.shape[1]), weight.shape[2:]
+    if form == "turned":  # the larger factor first
+        j, k, m, n = k, j, n, m
+    random = _random(made)
+    kit = {"lokr_w1": random(j, m)}
+    if form == "both cut":
+        kit = {"lokr_w1_a": random(j, rank), "lokr_w1_b": random(rank, m)}
+    if form == "tucker":
+        return kit | {
+            "lokr_t2": random(rank, rank, *kernel),
+            "lokr_w2_a": random(rank, k),
+            "lokr_w2_b": random(rank, n),
+        }
+    if form in {"second cut", "both cut", "of a high rank"}:
+        rank = 40 if form == "of a high rank" else rank
+        return kit | {"lokr_w2_a": random(k, rank), "lokr_w2_b": random(rank, n * kernel.numel())}
+    return kit | {"lokr_w2": random(k, n, *kernel)}
+
+
+def loha(form: str, weight: torch.Tensor, made: torch.Generator, rank: int = 2) -> dict[str, torch.Tensor]:
+    """As LyCORIS writes it: two low-rank matrices, or two kernels in Tucker's form."""
+    random = _random(made)
+    outputs, inputs, *kernel = weight.shape
+    if form == "tucker":
+        sides = {
+            f"hada_w{n}_{side}": random(rank, size) for n in "12" for side, size in (("a", outputs), ("b", inputs))
+        }
+        return sides | {f"hada_t{n}": random(rank, rank, *kernel) for n in "12"}
+    rank = 24 if form == "of a high rank" else rank
+    inputs = weight[0].numel()
+    return {
+        f"hada_w{n}_{side}": random(*shape)
+        for n in "12"
+        for side, shape in (("a", (outputs, rank)), ("b", (rank, inputs)))
+    }
+
+
+def lycoris(path: Path, unet: torch.nn.Module, *, only: Callable[[str], bool] = attentions, seed: int = 0) -> Path:
+    """A file that changes layer after layer of a UNet in another of LyCORIS's ways, by a little."""
+    made = torch.Generator().manual_seed(seed)
+    ways = [(lokr, "whole"), (lokr, "both cut"), (loha, "plain"), (loha, "of a high rank")]
+    tensors: dict[str, torch.Tensor] = {}
+    for number, (name, layer) in enumerate((name, layer) for name, layer in layers_of(unet).items() if only(name)):
+        make, form = ways[number % len(ways)]
+        stem, _ = named("kohya", "unet", name)
+        tensors |= {f"{stem}.{part}": one.contiguous() for part, one in make(form, layer.weight, made).items()}
+        tensors[f"{stem}.alpha"] = torch.tensor(0.2)
+    save_file(tensors, path)
+    return path
+
+
 def _in_wan(name: str) -> str:
     """As Wan's own code calls it."""
     if "attn" not in name:

@@ -270,7 +270,8 @@ PUBLISHED: tuple[Published, ...] = (
                 "hada_w2_b": (8, 640),
             }.items()
         },
-        refused="is LoHa, which is not read",
+        family="sdxl",
+        rank=8,
     ),
     Published(
         "LyCORIS, LoKr of SimpleTuner",
@@ -280,7 +281,37 @@ PUBLISHED: tuple[Published, ...] = (
             "lycoris_transformer_blocks_3_attn2_to_q.lokr_w1": (16, 16),
             "lycoris_transformer_blocks_3_attn2_to_q.lokr_w2": (96, 96),
         },
-        refused="is LoKr, which is not read",
+        refused="is made for Stable Diffusion 3, Flux or LTX-Video",
+    ),
+    Published(
+        "LyCORIS, LoKr of SimpleTuner: Wan 1.3B",
+        "https://github.com/Comfy-Org/ComfyUI/issues/5417",
+        {
+            "lycoris_blocks_3_attn2_to_q.alpha": (),
+            "lycoris_blocks_3_attn2_to_q.lokr_w1": (16, 16),
+            "lycoris_blocks_3_attn2_to_q.lokr_w2": (96, 96),
+        },
+        family="wan",
+    ),
+    Published(
+        "LyCORIS, LoKr: SDXL with its convolutions",
+        "https://github.com/KohakuBlueleaf/LyCORIS/blob/main/lycoris/modules/lokr.py",
+        {
+            f"{_SGM}_attn2_to_k.alpha": (),
+            f"{_SGM}_attn2_to_k.lokr_w1": (20, 32),
+            f"{_SGM}_attn2_to_k.lokr_w2_a": (32, 4),
+            f"{_SGM}_attn2_to_k.lokr_w2_b": (4, 64),
+            "lora_unet_input_blocks_4_0_in_layers_2.alpha": (),
+            "lora_unet_input_blocks_4_0_in_layers_2.lokr_w1": (20, 16),
+            "lora_unet_input_blocks_4_0_in_layers_2.lokr_t2": (4, 4, 3, 3),
+            "lora_unet_input_blocks_4_0_in_layers_2.lokr_w2_a": (4, 32),
+            "lora_unet_input_blocks_4_0_in_layers_2.lokr_w2_b": (4, 20),
+            "lora_te1_text_model_encoder_layers_0_mlp_fc1.alpha": (),
+            "lora_te1_text_model_encoder_layers_0_mlp_fc1.lokr_w1": (48, 24),
+            "lora_te1_text_model_encoder_layers_0_mlp_fc1.lokr_w2": (64, 32),
+        },
+        family="sdxl",
+        rank=4,
     ),
     Published(
         "LyCORIS, IA3",

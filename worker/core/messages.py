@@ -68,7 +68,7 @@ MESSAGES: Mapping[str, str] = {
     "invalid_input.lora_tensors": "has {got} tensors; a LoRA has at most {most}",
     "invalid_input.lora_types": "has weights of the type {got}; floating-point numbers are read",
     "invalid_input.lora_rank": "has the rank {got}; the highest that is taken is {most}",
-    "invalid_input.lora_other_kind": "is {kind}, which is not read; LoRA, LoCon and DoRA are",
+    "invalid_input.lora_other_kind": "is {kind}, which is not read; LoRA, LoCon, LoKr, LoHa and DoRA are",
     "invalid_input.lora_names": "has a tensor {got}, which is none of a LoRA",
     "invalid_input.lora_half": "has only one half of the weights for {got}",
     "invalid_input.lora_none": "has no low-rank weights",

@@ -23,7 +23,7 @@ import pytest
 import torch
 
 from tests.support.engine_jobs import Recorder, picture
-from tests.support.loras import lora
+from tests.support.loras import lora, lycoris
 from tests.support.network_state import NetworkState
 from tests.support.requested_jobs import URL, Job, run, small_job, started
 from worker.api.params import PREPROCESSED
@@ -54,14 +54,14 @@ def _ip_adapter(job: Job, rng: random.Random) -> None:
 
 
 def _lora(job: Job, rng: random.Random) -> None:
-    scales = [rng.choice([0.0, -0.5, 0.4, 1.0]) for _ in range(rng.randint(1, 2))]
+    scales = [rng.choice([0.0, -0.5, 0.4, 1.0]) for _ in range(rng.randint(1, 3))]
     files = tuple(LoraFile("a", lora_file(number), scale) for number, scale in enumerate(scales))
     job.sources = replace(job.sources, loras=files)
 
 
 @cache
 def lora_file(number: int) -> Path:
-    """One of two: kohya's for every attention, and diffusers' for every layer of the UNet."""
+    """One of three: kohya's for every attention, diffusers' for every layer of the UNet, LyCORIS's in all its ways."""
     kit: Any = diffusers
     loader = kit.StableDiffusionXLPipeline.from_pretrained(DEMO_MODELS / "sdxl")
     folder = Path(tempfile.mkdtemp())
@@ -69,6 +69,8 @@ def lora_file(number: int) -> Path:
     networks = {name: getattr(loader, name) for name in ("text_encoder", "text_encoder_2", "unet")}
     if number == 0:
         return lora(folder / "a.safetensors", networks)
+    if number == 1:
+        return lycoris(folder / "c.safetensors", networks["unet"], only=lambda _name: True)
     return lora(folder / "b.safetensors", {"unet": networks["unet"]}, "diffusers", size=0.1, only=lambda _name: True)
 
 

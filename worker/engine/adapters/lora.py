@@ -3,7 +3,9 @@
 A layer computes W x; with LoRA W x + scale (alpha / rank) B A x (Hu et al. 2021, arXiv:2106.09685, section 4.1). The
 second summand is a forward hook on the layer: no weight, no module and no name of the network changes, so a network
 without its hooks is what it was, bit for bit, wherever its weights are. All LoRAs of a job are one pair of matrices a
-layer. DoRA (Liu et al. 2024, arXiv:2402.09353) scales the layer's own output beside that.
+layer. DoRA (Liu et al. 2024, arXiv:2402.09353) scales the layer's own output beside that. Of LyCORIS (Yeh et al. 2023,
+arXiv:2309.14859), LoKr is a Kronecker product, whose factors are applied one after the other, and LoHa an elementwise
+product of two low-rank matrices: itself one of the square of their rank, and kept so where that is smaller.
 """
 
 import logging
@@ -21,7 +23,7 @@ from safetensors import safe_open
 from worker.core.errors import InvalidInput
 from worker.core.messages import text
 from worker.core.types import Control, LoraFile
-from worker.engine.adapters.lora_file import Layer, identify, unusable
+from worker.engine.adapters.lora_file import Layer, identify, is_smaller_as_lora, unusable
 from worker.engine.memory.offload import Offloader
 from worker.engine.memory.placement import phase_of
 from worker.engine.models.loader import Parts, SdxlParts, WanParts
@@ -111,7 +113,8 @@ class _Addition:
 
     layer: torch.nn.Module
     host: dict[str, torch.Tensor]
-    """`down` (rank, in, ...), `scales` (rank,), `up` (out, rank, ...), `bias`, `gain` (out,): those there are."""
+    """`down` (rank, in, ...), `scales` (rank,), `up` (out, rank, ...), `bias`, `gain` (out,), and of each LoKr and LoHa
+    by its number what `_kronecker` and `_hadamard` take: those there are."""
     here: dict[str, torch.Tensor] | None = None
     """The same where the network runs."""
 
@@ -131,6 +134,15 @@ class _Addition:
             convolve = torch.nn.functional.conv2d if own["down"].ndim == 4 else torch.nn.functional.conv3d
             inside = convolve(inputs, own["down"], None, layer.stride, layer.padding, layer.dilation)
             result = result + convolve(inside * _wide(own["scales"], inside, layer), own["up"])
+        for name in own:
+            kind, _, number = name.partition(".")
+            if kind == "first":
+                result = result + _kronecker(
+                    layer, inputs, own[name], own[f"second.{number}"], own.get(f"out.{number}")
+                )
+            elif kind == "scale":
+                one, other = ((own[f"up_{n}.{number}"], own[f"down_{n}.{number}"]) for n in (1, 2))
+                result = result + _hadamard(layer, inputs, one, other) * own[name]
         if "bias" in own:
             result = result + _wide(own["bias"], output, layer)
         return result
@@ -272,34 +284,164 @@ def _addition(
         _Unfit: its shape is another one, or its numbers are none.
     """
     weight: torch.Tensor = module.weight  # type: ignore[assignment]  # a Linear or a convolution
-    parts = {part: tensors[key] for part, key in layer.keys.items()}
+    parts: dict[str, torch.Tensor] = {part: tensors[key].float() for part, key in layer.keys.items()}
     made: dict[str, torch.Tensor] = {}
-    if "down" in parts:
-        rank = parts["down"].shape[0]
-        own = float(parts["alpha"].float()) / rank if "alpha" in parts else default
-        down, up = parts["down"].float(), parts["up"].float()
-        if "mid" in parts:
-            # LyCORIS's Tucker form: a k x k convolution between two of 1 x 1. The first two are one.
-            down = torch.einsum("rmhw,mi->rihw", parts["mid"].float(), down.flatten(1))
-        down, up = _of_rank(down, weight.ndim), _of_rank(up, weight.ndim)
-        if down.shape[1:] != weight.shape[1:] or up.shape != (weight.shape[0], rank, *(1,) * (weight.ndim - 2)):
-            got, want = f"{down.shape[1]} to {up.shape[0]}", f"{weight.shape[1]} to {weight.shape[0]}"
-            raise _Unfit(text("invalid_input.lora_shape", layer=layer.name[:80], got=got, want=want))
-        if "magnitude" in parts:
-            whole = weight.detach().float().flatten(1).cpu() + own * (up.flatten(1) @ down.flatten(1))
-            ratio = parts["magnitude"].float().flatten() / whole.norm(dim=1)
-            up = up * ratio.reshape(-1, *(1,) * (up.ndim - 1))
-            made["gain"] = scale * (ratio - 1)
-        made |= {"down": down, "up": up, "scales": torch.full((rank,), scale * own)}
-    if "bias" in parts:
-        if parts["bias"].shape != weight.shape[:1]:
-            got, want = str(parts["bias"].numel()), str(weight.shape[0])
-            raise _Unfit(text("invalid_input.lora_shape", layer=layer.name[:80], got=got, want=want))
-        made["bias"] = scale * parts["bias"].float()
+    try:
+        if layer.kind is not None:
+            made = _MADE[layer.kind](parts, weight, scale, default)
+        if "bias" in parts:
+            made["bias"] = scale * _bias(parts["bias"], weight)
+    except _OtherShape as found:
+        raise _Unfit(text("invalid_input.lora_shape", layer=layer.name[:80], got=found.got, want=found.want)) from None
     cast = {name: tensor.to(weight.dtype).contiguous() for name, tensor in made.items()}
     if not all(torch.isfinite(tensor).all() for tensor in cast.values()):
         raise _Unfit(text("invalid_input.lora_numbers"))
     return cast
+
+
+class _OtherShape(Exception):
+    """A layer has another shape than the change that was made for it."""
+
+    def __init__(self, got: str, want: str) -> None:
+        super().__init__()
+        self.got, self.want = got, want
+
+
+_Parts = Mapping[str, torch.Tensor]
+
+
+def _bias(bias: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    if bias.shape != weight.shape[:1]:
+        raise _OtherShape(str(bias.numel()), str(weight.shape[0]))
+    return bias
+
+
+def _lora(parts: _Parts, weight: torch.Tensor, scale: float, default: float) -> dict[str, torch.Tensor]:
+    rank = parts["down"].shape[0]
+    own = float(parts["alpha"]) / rank if "alpha" in parts else default
+    down, up = parts["down"], parts["up"]
+    if "mid" in parts:
+        # LyCORIS's Tucker form: a k x k convolution between two of 1 x 1. The first two are one.
+        down = torch.einsum("rmhw,mi->rihw", parts["mid"], down.flatten(1))
+    down, up = _of_rank(down, weight.ndim), _of_rank(up, weight.ndim)
+    if down.shape[1:] != weight.shape[1:] or up.shape != (weight.shape[0], rank, *(1,) * (weight.ndim - 2)):
+        raise _OtherShape(f"{down.shape[1]} to {up.shape[0]}", f"{weight.shape[1]} to {weight.shape[0]}")
+    made = {"scales": torch.full((rank,), scale * own)}
+    if "magnitude" in parts:
+        whole = weight.detach().float().flatten(1).cpu() + own * (up.flatten(1) @ down.flatten(1))
+        ratio = parts["magnitude"].flatten() / whole.norm(dim=1)
+        up = up * ratio.reshape(-1, *(1,) * (up.ndim - 1))
+        made["gain"] = scale * (ratio - 1)
+    return made | {"down": down, "up": up}
+
+
+def _loha(parts: _Parts, weight: torch.Tensor, scale: float, default: float) -> dict[str, torch.Tensor]:
+    """(U1 D1) * (U2 D2), as what a LoRA keeps where that is smaller, else as its four factors."""
+    up_1, down_1 = _factors(parts["hada_w1_a"], parts["hada_w1_b"], parts.get("hada_t1"))
+    up_2, down_2 = _factors(parts["hada_w2_a"], parts["hada_w2_b"], parts.get("hada_t2"))
+    rank, inputs = down_1.shape
+    own = scale * (float(parts["alpha"]) / rank if "alpha" in parts else default)
+    if (up_1.shape[0], inputs) != (weight.shape[0], weight[0].numel()):
+        raise _OtherShape(f"{inputs} to {up_1.shape[0]}", f"{weight[0].numel()} to {weight.shape[0]}")
+    point, kernel = (1,) * (weight.ndim - 2), weight.shape[1:]
+    if is_smaller_as_lora(rank, *weight.flatten(1).shape):
+        # Each column of one with each of the other; products of small numbers are brought to a size that a half
+        # precision number holds.
+        up = torch.einsum("or,os->ors", up_1, up_2).flatten(1)
+        down = torch.einsum("ri,si->rsi", down_1, down_2).flatten(0, 1)
+        up, ups = _brought_to_one(up, 0)
+        down, downs = _brought_to_one(down, 1)
+        scales = own * ups.flatten() * downs.flatten()
+        return {"up": up.reshape(*up.shape, *point), "down": down.reshape(-1, *kernel), "scales": scales}
+    made = {"scale.0": torch.tensor(own)}
+    for name, factor in {"up_1": up_1, "down_1": down_1, "up_2": up_2, "down_2": down_2}.items():
+        made[f"{name}.0"], size = _brought_to_one(factor, None)
+        made["scale.0"] = made["scale.0"] * size
+    return made
+
+
+def _lokr(parts: _Parts, weight: torch.Tensor, scale: float, default: float) -> dict[str, torch.Tensor]:
+    """W1 x W2 (Kronecker), and W2 as two factors where that is smaller."""
+    own, out = default, None
+    if (first := parts.get("lokr_w1")) is None:
+        first, rank = parts["lokr_w1_a"] @ parts["lokr_w1_b"], parts["lokr_w1_b"].shape[0]
+        own = float(parts["alpha"]) / rank if "alpha" in parts else default
+    if (second := parts.get("lokr_w2")) is None:
+        out, second = _factors(parts["lokr_w2_a"], parts["lokr_w2_b"], parts.get("lokr_t2"))
+        rank = second.shape[0]
+        own = float(parts["alpha"]) / rank if "alpha" in parts else default
+        if out.numel() + second.numel() >= out.shape[0] * second.shape[1]:
+            second, out = out @ second, None
+    outputs = first.shape[0] * (second if out is None else out).shape[0]
+    inputs = first.shape[1] * second.flatten(1).shape[1]
+    if (outputs, inputs) != (weight.shape[0], weight[0].numel()) or weight.shape[1] % first.shape[1]:
+        raise _OtherShape(f"{inputs} to {outputs}", f"{weight[0].numel()} to {weight.shape[0]}")
+    second = second.reshape(second.shape[0], weight.shape[1] // first.shape[1], *weight.shape[2:])
+    made = {"first.0": first * scale * own, "second.0": second}
+    return made if out is None else made | {"out.0": out.reshape(*out.shape, *(1,) * (weight.ndim - 2))}
+
+
+_MADE: Mapping[str, Callable[[_Parts, torch.Tensor, float, float], dict[str, torch.Tensor]]] = {
+    "LoRA": _lora,
+    "LoKr": _lokr,
+    "LoHa": _loha,
+}
+
+
+def _factors(a: torch.Tensor, b: torch.Tensor, core: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """(out, rank) and (rank, in times the kernel), whose product is the weight as a matrix; of Tucker's form, too."""
+    if core is None:
+        return a, b
+    return a.T, torch.einsum("rs...,si->ri...", core, b).flatten(1)
+
+
+def _brought_to_one(matrix: torch.Tensor, side: int | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """A matrix whose largest number, all over or along `side`, is one; and what it is to be multiplied by."""
+    largest = matrix.abs().amax() if side is None else matrix.abs().amax(side, keepdim=True)
+    largest = torch.where(largest == 0, 1.0, largest)
+    return matrix / largest, largest
+
+
+def _kronecker(
+    layer: Any, inputs: torch.Tensor, first: torch.Tensor, second: torch.Tensor, out: torch.Tensor | None
+) -> torch.Tensor:
+    """What a layer whose weight is first x second would compute, in as little room as the order of the two allows."""
+    outputs = second.shape[0] if out is None else out.shape[0]
+    is_linear = isinstance(layer, torch.nn.Linear)
+
+    def by_second(pieces: torch.Tensor) -> torch.Tensor:
+        if is_linear:
+            pieces = torch.nn.functional.linear(pieces, second)
+            return pieces if out is None else torch.nn.functional.linear(pieces, out)
+        convolve = torch.nn.functional.conv2d if second.ndim == 4 else torch.nn.functional.conv3d
+        made = convolve(pieces.flatten(0, 1), second, None, layer.stride, layer.padding, layer.dilation)
+        made = made if out is None else convolve(made, out)
+        return made.reshape(*pieces.shape[:2], *made.shape[1:])
+
+    def by_first(pieces: torch.Tensor) -> torch.Tensor:
+        if is_linear:
+            return torch.nn.functional.linear(pieces.mT, first).mT
+        return torch.einsum("om,bm...->bo...", first, pieces)
+
+    cut, side = (first.shape[1], second.shape[1]), inputs.ndim - 1 if is_linear else 1
+    pieces = inputs.reshape(*inputs.shape[:side], *cut, *inputs.shape[side + 1 :])
+    if first.shape[1] * outputs <= first.shape[0] * second.shape[1]:
+        made = by_first(by_second(pieces))
+    else:
+        made = by_second(by_first(pieces))
+    return made.flatten(-2) if is_linear else made.flatten(1, 2)
+
+
+_Factors = tuple[torch.Tensor, torch.Tensor]
+
+
+def _hadamard(layer: Any, inputs: torch.Tensor, one: _Factors, other: _Factors) -> torch.Tensor:
+    """What a layer of the weight (U1 D1) * (U2 D2) would compute. The weight is there only for this moment."""
+    weight = (one[0] @ one[1]).mul_(other[0] @ other[1]).reshape(layer.weight.shape)
+    if isinstance(layer, torch.nn.Linear):
+        return torch.nn.functional.linear(inputs, weight)
+    convolve = torch.nn.functional.conv2d if weight.ndim == 4 else torch.nn.functional.conv3d
+    return convolve(inputs, weight, None, layer.stride, layer.padding, layer.dilation)
 
 
 def _of_rank(tensor: torch.Tensor, dimensions: int) -> torch.Tensor:
@@ -317,6 +459,8 @@ def _summed(layer: torch.nn.Module, all_: Sequence[Mapping[str, torch.Tensor]]) 
     for name, join in _JOINED.items():
         if found := [one[name] for one in all_ if name in one]:
             made[name] = join(found)
+    for number, one in enumerate(all_):
+        made |= {name.replace(".0", f".{number}"): tensor for name, tensor in one.items() if name.endswith(".0")}
     return _Addition(layer, made)
 
 

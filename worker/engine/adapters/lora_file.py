@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, get_args
 
 from worker.api.loras import FAMILY_NAMES, LORA_FIELDS
 from worker.core.errors import FieldProblem, InvalidInput
@@ -23,7 +23,11 @@ MAX_RANK = 512
 """More is no low-rank weight of anybody's: published ones have 4 to 256."""
 MAX_TENSORS = 20_000
 """SDXL with all convolutions and both text encoders has about 4,600 with their alphas, Wan 14B about 2,000."""
-Part = Literal["down", "up", "mid", "alpha", "magnitude", "bias", "left"]
+Part = Literal[
+    "down", "up", "mid", "alpha", "magnitude", "bias", "left",
+    "lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2",
+    "hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2",
+]  # fmt: skip
 Network = Literal["denoiser", "text_encoder", "text_encoder_2"]
 
 _ADAPTER = r"(?:\.(?!weight$|bias$)[A-Za-z0-9_-]+)?"  # PEFT may keep the adapter's name: lora_A.default.weight
@@ -38,11 +42,10 @@ _PART_NAMES: tuple[tuple[str, Part], ...] = (
     (rf"\.dora_scale$|\.lora_magnitude_vector{_ADAPTER}(?:\.weight)?$", "magnitude"),
     # Whole differences of norms, embeddings and modulations beside the low-rank ones: left as they are, and said.
     (r"\.diff$|\.diff_m$|\.w_norm$|\.b_norm$", "left"),
+    *((rf"\.{part}$", part) for part in get_args(Part) if part.startswith(("lokr_", "hada_"))),
 )
 _PARTS = tuple((re.compile(pattern), part) for pattern, part in _PART_NAMES)
 _OTHER_KINDS = (
-    (".hada_", "LoHa"),
-    (".lokr_", "LoKr"),
     (".oft_", "OFT"),
     (".on_input", "IA3"),
     (".a1.weight", "GLoRA"),
@@ -52,6 +55,22 @@ _OTHER_KINDS = (
 """What stands in the names of other ways to change a model -> what they are called.
 
 https://github.com/KohakuBlueleaf/LyCORIS, "Available algorithms"."""
+_LOKR_FIRST: tuple[set[str], ...] = ({"lokr_w1"}, {"lokr_w1_a", "lokr_w1_b"})
+_LOKR_SECOND: tuple[set[str], ...] = ({"lokr_w2"}, {"lokr_w2_a", "lokr_w2_b"}, {"lokr_w2_a", "lokr_w2_b", "lokr_t2"})
+_HADA: set[str] = {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"}
+_WHOLE: tuple[frozenset[str], ...] = tuple(
+    frozenset(parts)
+    for parts in (
+        {"down", "up"},
+        {"down", "up", "mid"},
+        {"down", "up", "magnitude"},
+        {"down", "up", "mid", "magnitude"},
+        _HADA,
+        _HADA | {"hada_t1", "hada_t2"},
+        *({*first, *second} for first in _LOKR_FIRST for second in _LOKR_SECOND),
+    )
+)
+"""What a layer's change may consist of, beside an alpha and a bias: LoRA, LoHa, LoKr."""
 _PREFIXES: tuple[tuple[str, Network], ...] = (
     ("lora_te1_", "text_encoder"),
     ("lora_te2_", "text_encoder_2"),
@@ -100,6 +119,20 @@ class Layer:
     """As the trainer calls it, without the prefix."""
     keys: dict[Part, str] = field(default_factory=dict)
 
+    @property
+    def parts(self) -> frozenset[str]:
+        """What its weight's change is made of."""
+        return frozenset(self.keys) - {"alpha", "bias"}
+
+    @property
+    def kind(self) -> Literal["LoRA", "LoKr", "LoHa"] | None:
+        """How the change is made of them; None where there is none, but a bias."""
+        if any(part.startswith("lokr_") for part in self.keys):
+            return "LoKr"
+        if any(part.startswith("hada_") for part in self.keys):
+            return "LoHa"
+        return "LoRA" if self.parts else None
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:
@@ -114,7 +147,8 @@ class Identity:
     rank: int = 0
     """The highest of its layers."""
     bytes: int = 0
-    """Of its low-rank weights, at two bytes a number."""
+    """Of its weights as they are kept beside a network, at two bytes a number, and of what the largest layer's pass by
+    in while it runs."""
     text_encoders: bool = False
     scales: tuple[tuple[str, float], ...] = ()
     """Network as diffusers calls it -> by how much its weights count where the file has no alphas (PEFT's metadata)."""
@@ -172,17 +206,15 @@ def _identify(path: Path, size: int, _changed: int) -> Identity:
     try:
         layers, left = _layers(entries)
         family = _family([layer.name for layer in layers if layer.network == "denoiser"], layers, entries)
-        rank = _check_shapes(layers, entries)
+        sizes = _check_shapes(layers, entries)
     except _Problem as found:
         return Identity(str(found))
-    numbers = sum(
-        math.prod(entries[key]["shape"]) for layer in layers for part, key in layer.keys.items() if part != "alpha"
-    )
+    numbers = sum(size.kept for size in sizes) + max(size.passing for size in sizes)
     return Identity(
         family=family,
         layers=tuple(layers),
         left=left,
-        rank=rank,
+        rank=max(size.rank for size in sizes),
         bytes=2 * numbers,
         text_encoders=any(layer.network != "denoiser" for layer in layers),
         scales=tuple(_scales(metadata(path)).items()),
@@ -237,12 +269,13 @@ def _layers(entries: Mapping[str, Any]) -> tuple[list[Layer], int]:
         else:
             found.setdefault((network, name), Layer(network, name)).keys[part] = key
     for layer in found.values():
-        halves = {"down", "up"} & set(layer.keys)
-        if len(halves) == 1 or (not halves and {"mid", "magnitude"} & set(layer.keys)):
+        if "magnitude" in layer.keys and layer.kind in {"LoKr", "LoHa"}:
+            raise _Problem(text("invalid_input.lora_other_kind", kind=f"{layer.kind} with DoRA"))
+        if layer.parts and layer.parts not in _WHOLE:
             raise _Problem(text("invalid_input.lora_half", got=layer.name[:80]))
     # A bias without a low-rank weight changes the layer, too; an alpha by itself does nothing.
-    layers = [layer for layer in found.values() if {"down", "bias"} & set(layer.keys)]
-    if not any("down" in layer.keys for layer in layers):
+    layers = [layer for layer in found.values() if layer.parts or "bias" in layer.keys]
+    if not any(layer.parts for layer in layers):
         raise _Problem(text("invalid_input.lora_none"))
     return layers, left
 
@@ -275,43 +308,135 @@ def _family(names: Sequence[str], layers: Sequence[Layer], entries: Mapping[str,
     if any(_WAN.match(name) for name in names):
         return "wan"
     for layer in layers:
-        if layer.network == "denoiser" and "down" in layer.keys and _READS_TEXT.search(layer.name):
-            width = entries[layer.keys["down"]]["shape"][1:2]
-            if width and width[0] in _OF_TEXT_WIDTH:
-                raise _Problem(text("invalid_input.lora_made_for", found=_OF_TEXT_WIDTH[width[0]], wanted="SDXL"))
+        if layer.network == "denoiser" and layer.parts and _READS_TEXT.search(layer.name):
+            width = _size(layer, entries).inputs
+            if width in _OF_TEXT_WIDTH:
+                raise _Problem(text("invalid_input.lora_made_for", found=_OF_TEXT_WIDTH[width], wanted="SDXL"))
     if any(_UNET.match(name) for name in names) or not names:
         return "sdxl"
     raise _Problem(text("invalid_input.lora_unknown_model", got=names[0][:80]))
 
 
-def _check_shapes(layers: Sequence[Layer], entries: Mapping[str, Any]) -> int:
-    """The highest rank.
+def _check_shapes(layers: Sequence[Layer], entries: Mapping[str, Any]) -> "list[_Size]":
+    """How large each layer's change is.
 
     Raises:
         _Problem: a rank that nobody needs, or parts of a layer that do not go together.
     """
-    highest = 0
+    sizes = []
     for layer in layers:
-        shapes = {part: entries[key]["shape"] for part, key in layer.keys.items()}
         kinds = {entries[key]["dtype"] for part, key in layer.keys.items() if part != "alpha"}
         if not kinds <= _FLOATS:
             raise _Problem(text("invalid_input.lora_types", got=", ".join(sorted(kinds - _FLOATS))[:40]))
-        if math.prod(shapes.get("alpha", ())) != 1:
+        if "alpha" in layer.keys and math.prod(entries[layer.keys["alpha"]]["shape"]) != 1:
             raise _Problem(text("invalid_input.lora_damaged"))
-        if "down" not in shapes:
-            continue
-        down, up = shapes["down"], shapes["up"]
-        if len(down) not in {2, 4, 5} or len(up) not in {2, 4, 5} or down[0] != up[1] or 0 in (*down, *up):
+        size = _size(layer, entries)
+        if size.rank > MAX_RANK:
+            raise _Problem(text("invalid_input.lora_rank", most=MAX_RANK, got=size.rank))
+        bias = math.prod(entries[layer.keys["bias"]]["shape"]) if "bias" in layer.keys else 0
+        sizes.append(size._replace(kept=size.kept + bias))
+    return sizes
+
+
+class _Size(NamedTuple):
+    """Of a layer's change. Numbers are counted as `lora.py` keeps them."""
+
+    rank: int = 0
+    """The highest of its matrices; 0 where none is of a low rank."""
+    inputs: int = 0
+    """Channels that the layer reads, times the places of its kernel where they are one side of a matrix."""
+    kept: int = 0
+    passing: int = 0
+    """Numbers that are there only while the layer runs."""
+
+
+def _size(layer: Layer, entries: Mapping[str, Any]) -> _Size:
+    """How large a layer's change is, by the shapes of its parts.
+
+    Raises:
+        _Problem: they do not go together.
+    """
+    shapes: dict[str, tuple[int, ...]] = {
+        part: tuple(entries[key]["shape"]) for part, key in layer.keys.items() if part in layer.parts
+    }
+    if any(0 in shape for shape in shapes.values()):
+        raise _Problem(text("invalid_input.lora_damaged"))
+    match layer.kind:
+        case "LoRA":
+            return _size_of_lora(shapes)
+        case "LoKr":
+            return _size_of_lokr(shapes)
+        case "LoHa":
+            return _size_of_loha(shapes)
+    return _Size()
+
+
+_Shapes = Mapping[str, tuple[int, ...]]
+
+
+def _size_of_lora(shapes: _Shapes) -> _Size:
+    down, up = shapes["down"], shapes["up"]
+    if len(down) not in {2, 4, 5} or len(up) not in {2, 4, 5} or down[0] != up[1]:
+        raise _Problem(text("invalid_input.lora_damaged"))
+    if "mid" in shapes and (len(shapes["mid"]) != 4 or shapes["mid"][:2] != (down[0], down[0])):
+        raise _Problem(text("invalid_input.lora_damaged"))
+    if "magnitude" in shapes and (math.prod(shapes["magnitude"]) != up[0] or shapes["magnitude"][0] != up[0]):
+        # LyCORIS can normalise over the inputs instead: another formula.
+        raise _Problem(text("invalid_input.lora_other_kind", kind="DoRA over a layer's inputs"))
+    return _Size(down[0], down[1], sum(math.prod(shape) for shape in shapes.values()))
+
+
+def _size_of_loha(shapes: _Shapes) -> _Size:
+    one, other = (
+        _product(shapes[a], shapes[b], shapes.get(t))
+        for a, b, t in (("hada_w1_a", "hada_w1_b", "hada_t1"), ("hada_w2_a", "hada_w2_b", "hada_t2"))
+    )
+    if one != other:
+        raise _Problem(text("invalid_input.lora_damaged"))
+    rank, outputs, inputs = one
+    if is_smaller_as_lora(rank, outputs, inputs):
+        return _Size(rank, inputs, rank * rank * (outputs + inputs))
+    return _Size(rank, inputs, 2 * rank * (outputs + inputs), 2 * outputs * inputs)
+
+
+def _size_of_lokr(shapes: _Shapes) -> _Size:
+    first, second = shapes.get("lokr_w1"), shapes.get("lokr_w2")
+    ranks = [0]
+    if first is None:
+        rank, *sides = _product(shapes["lokr_w1_a"], shapes["lokr_w1_b"], None)
+        first = tuple(sides)
+        ranks.append(rank)
+    if second is None:
+        rank, outputs, inputs = _product(shapes["lokr_w2_a"], shapes["lokr_w2_b"], shapes.get("lokr_t2"))
+        ranks.append(rank)
+        kept = min(outputs * inputs, rank * (outputs + inputs))
+    else:
+        inputs, kept = math.prod(second[1:]), math.prod(second)
+    if len(first) != 2 or (second is not None and len(second) not in {2, 4, 5}):
+        raise _Problem(text("invalid_input.lora_damaged"))
+    return _Size(max(ranks), first[1] * inputs, math.prod(first) + kept)
+
+
+def _product(a: tuple[int, ...], b: tuple[int, ...], core: tuple[int, ...] | None) -> tuple[int, int, int]:
+    """Rank, outputs and inputs of a matrix that is a product of two, or of a kernel in Tucker's form.
+
+    Raises:
+        _Problem: they do not go together.
+    """
+    if len(a) != 2 or len(b) != 2:
+        raise _Problem(text("invalid_input.lora_damaged"))
+    if core is None:
+        if a[1] != b[0]:
             raise _Problem(text("invalid_input.lora_damaged"))
-        if down[0] > MAX_RANK:
-            raise _Problem(text("invalid_input.lora_rank", most=MAX_RANK, got=down[0]))
-        if "mid" in shapes and (len(shapes["mid"]) != 4 or shapes["mid"][:2] != [down[0], down[0]]):
-            raise _Problem(text("invalid_input.lora_damaged"))
-        if "magnitude" in shapes and (math.prod(shapes["magnitude"]) != up[0] or shapes["magnitude"][0] != up[0]):
-            # LyCORIS can normalise over the inputs instead: another formula.
-            raise _Problem(text("invalid_input.lora_other_kind", kind="DoRA over a layer's inputs"))
-        highest = max(highest, down[0])
-    return highest
+        return b[0], a[0], b[1]
+    if len(core) not in {4, 5} or (a[0], b[0]) != core[:2] or a[0] != b[0]:
+        raise _Problem(text("invalid_input.lora_damaged"))
+    return b[0], a[1], b[1] * math.prod(core[2:])
+
+
+def is_smaller_as_lora(rank: int, outputs: int, inputs: int) -> bool:
+    """Whether the elementwise product of two matrices of this rank is kept as one low-rank matrix, of its square."""
+    return rank * rank * (outputs + inputs) <= outputs * inputs
 
 
 def _scales(said: Mapping[str, str]) -> dict[str, float]:
