@@ -344,6 +344,7 @@ def test_library_defaults_never_overrule_the_operator(monkeypatch: pytest.Monkey
 def test_every_field_is_one_of_the_contract_or_names_a_place_on_this_machine() -> None:
     own = {name for name in Settings.model_fields if name.endswith("_dir")} | {"google_cloud_project"}
     own |= {"safety_checker", "safety_model", "log_prompts"}
+    own |= {"acceleration", "accelerations", "otel_exporter_otlp_endpoint"}
     own |= {"check_revoked", "ticket_secret", "max_declared_image_pixels"}
     platform = {name for name in Settings.model_fields if name.startswith("runpod_")}
     assert set(Settings.model_fields) - own - platform == {name.lower() for name in DEFAULTS}

@@ -68,6 +68,7 @@ VALUES: dict[str, list[Any]] = {
     "low_noise_loras": [[{"path": "own"}]],
     "seed": [8],
     "num_inference_steps": [1],
+    "acceleration": ["regular"],
     "width": [72],
     "height": [72],
     "image_size": ["square_hd", "portrait_4_3", "landscape_16_9"],
@@ -133,7 +134,11 @@ def cases() -> Iterator[tuple[str, str, Any, dict[str, Any]]]:
 @functools.cache
 def world() -> World:
     own = lora(Path(tempfile.mkdtemp()) / "own.safetensors", 1)
-    made = World(loras={"own": str(own)}, styles={"night": {"prompt": "{prompt}, a red square"}})
+    made = World(
+        loras={"own": str(own)},
+        styles={"night": {"prompt": "{prompt}, a red square"}},
+        accelerations={"sdxl": {"regular": {"num_inference_steps": 2, "loras": [{"path": "own"}]}}},
+    )
     made.generator = Engine(load_settings())  # type: ignore[assignment]  # the built-in models in the painter's place
     return made
 

@@ -56,15 +56,19 @@ def departures(request: Request, params: Params, defaults: ModelDefaults) -> tup
 def _few_steps(params: Params, defaults: ModelDefaults) -> Iterator[str]:
     if not defaults.few_steps:
         return
+    made = "this acceleration" if params.acceleration else "this model"
     if params.num_inference_steps != defaults.num_inference_steps:
         yield (
-            f"num_inference_steps: this model was made for {defaults.num_inference_steps} "
+            f"num_inference_steps: {made} was made for {defaults.num_inference_steps} "
             f"({params.num_inference_steps} were asked for)"
         )
+    if params.acceleration and isinstance(params, ImageParams) and params.scheduler != defaults.scheduler:
+        own = "the model's own" if defaults.scheduler is None else defaults.scheduler.value
+        yield f"scheduler: {made} was made for {own}"
     # Up to 1 there is no guidance at all.
     if max(params.guidance_scale, 1.0) != max(defaults.guidance_scale, 1.0):
         yield (
-            f"{_guidance_field(params)}: this model was made for {defaults.guidance_scale:g} "
+            f"{_guidance_field(params)}: {made} was made for {defaults.guidance_scale:g} "
             f"({params.guidance_scale:g} was asked for)"
         )
 

@@ -106,8 +106,7 @@ def _wanted(field: str, entry: Lora, expert: Expert, task: TaskType, offer: _Off
         if own.family is not None and (own.family == "wan") != task.is_video:
             family = FAMILY_NAMES[own.family]
             return FieldProblem(field, "invalid_input.lora_family", family=family, task=task, got=got)
-        source = lora_source(own.source, own.weight_name)
-        return WantedLora(field, entry.path, source, own.scale * entry.scale, expert, own.sha256, listed=True)
+        return listed_lora(field, entry.path, own, entry.scale, expert)
     try:
         source = lora_source(entry.path, entry.weight_name)
     except ValueError:
@@ -121,6 +120,12 @@ def _wanted(field: str, entry: Lora, expert: Expert, task: TaskType, offer: _Off
             place = source.host if isinstance(source, WebFile) else "hub"
         return FieldProblem(field, "invalid_input.lora_source", place=short(place), choices=offer.words)
     return WantedLora(field, source.label, source, entry.scale, expert)
+
+
+def listed_lora(field: str, name: str, own: ListedLora, scale: float, expert: Expert) -> WantedLora:
+    """One of the operator's."""
+    source = lora_source(own.source, own.weight_name)
+    return WantedLora(field, name, source, own.scale * scale, expert, own.sha256, listed=True)
 
 
 def _unknown(field: str, path: str, offer: _Offer) -> FieldProblem:

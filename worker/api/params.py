@@ -39,7 +39,7 @@ from worker.api.request import (
 )
 from worker.api.sizes import ASPECT_RATIOS, IMAGE_SIZES, RESOLUTIONS, Size, frame_count, image_size, video_size
 from worker.core.errors import FieldProblem, InvalidInput
-from worker.core.types import ControlType, Scheduler
+from worker.core.types import ControlType, Level, Scheduler
 
 SEED_RANGE = 2**32
 EndImage = Literal["no", "optional", "required"]
@@ -83,6 +83,8 @@ class ModelDefaults:
     """What the network was trained to give (`v_prediction`); None: the noise, as in SDXL base."""
     timestep_spacing: str | None = None
     """How the steps are taken from the schedule (`trailing`); None: as in SDXL base."""
+    original_inference_steps: int | None = None
+    """Of LCM: the steps of the schedule that the few are chosen from; None: as the model's own files say."""
     few_steps: bool = False
     """Distilled to `num_inference_steps` and `guidance_scale`, and worse at any other."""
     negative_prompt: str = ""
@@ -215,6 +217,8 @@ class Prompts:
     style: str | None = None
     """The operator's style that the prompts are framed in."""
     loras: tuple[LoraParams, ...] | None = None
+    acceleration: Level | None = None
+    """What was traded for speed; None: nothing."""
 
     @property
     def wanted(self) -> Passages:
@@ -242,6 +246,8 @@ class ImageParams(Prompts):
     prediction_type: str | None = None
     timestep_spacing: str | None = None
     """Both as found in the model, where they are not SDXL base's."""
+    original_inference_steps: int | None = None
+    """Of LCM: the steps of the schedule that the few are chosen from; None: as the model's own files say."""
     guidance_rescale: float | None = None
     """None: guidance is left as it is."""
     micro_conditioning: tuple[int, int] | None = None
@@ -516,6 +522,7 @@ def _image_params(
         seeds=tuple((seed + k) % SEED_RANGE for k in range(request.num_images)),
         prediction_type=defaults.prediction_type,
         timestep_spacing=defaults.timestep_spacing,
+        original_inference_steps=defaults.original_inference_steps,
         guidance_rescale=defaults.guidance_rescale or None,
         micro_conditioning=_told_size(defaults, *drawn),
         strength=request.strength if isinstance(request, Img2ImgRequest | InpaintRequest) else None,

@@ -51,7 +51,7 @@ from worker.api.prompt_weights import MAX_WEIGHT, heaviest, weighted
 from worker.api.sizes import AspectRatio, ImageSizeName, Resolution
 from worker.api.validation_errors import finding, not_one_of, problem, short
 from worker.core.errors import FieldProblem, InvalidInput
-from worker.core.types import ControlType, Owner, Scheduler, TaskType
+from worker.core.types import ControlType, Level, Owner, Scheduler, TaskType
 
 ZERO_SNR_SCHEDULERS = (
     Scheduler.DDIM,
@@ -162,6 +162,8 @@ class BaseRequest(BaseModel):
     model: Annotated[str, Field(max_length=MAX_NAME)] | None = None
     seed: Seed = None
     num_inference_steps: Annotated[Integer, Field(ge=1, le=100)] | None = None
+    acceleration: Literal["none"] | Level | None = None
+    """None: as the operator has it."""
     user_id: UserId | None = None
     file_uid: FileUid | None = None
     use_cloud_storage: bool = False

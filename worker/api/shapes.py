@@ -11,7 +11,7 @@ from typing import Any, Literal, NotRequired
 from typing_extensions import TypedDict
 
 from worker.api.field_types import FormatName
-from worker.core.types import ProgressData, Scheduler, TaskType, Usage
+from worker.core.types import Level, ProgressData, Scheduler, TaskType, Usage
 
 StorageKind = Literal["firebase", "base64"]
 """Where a result is: in the bucket, or in the answer itself."""
@@ -182,6 +182,7 @@ class ServedModel(TypedDict):
     num_inference_steps: int
     guidance_scale: float
     few_steps: bool
+    accelerations: list[Level]
     aspect_ratios: dict[str, list[int]]
     """Width and height of each."""
     scheduler: NotRequired[str | None]

@@ -31,7 +31,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from worker.core.lora_source import lora_source
 from worker.core.pasted import bucket_name, database_id, tidy
-from worker.core.types import ControlType, Scheduler, TaskType
+from worker.core.types import ControlType, Level, Scheduler, TaskType
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RUNPOD_VOLUME = Path("/runpod-volume")
@@ -130,6 +130,42 @@ class ListedLora(BaseModel):
         return self
 
 
+class AcceleratingLora(BaseModel):
+    """One of the listed LoRAs, as an acceleration takes it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    path: str
+    """Its name in the list."""
+    scale: Annotated[float, Field(ge=-4, le=4)] = 1.0
+
+
+class Acceleration(BaseModel):
+    """How a model runs where quality may be traded for speed: the LoRAs that make it few steps, and these steps."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    num_inference_steps: Annotated[int, Field(ge=1, le=100)]
+    guidance_scale: Guidance | None = None
+    guidance_scale_2: Guidance | None = None
+    flow_shift: Annotated[float, Field(ge=0.1, le=20)] | None = None
+    scheduler: Annotated[Scheduler, Field(strict=False)] | None = None
+    timestep_spacing: Literal["leading", "trailing", "linspace"] | None = None
+    original_inference_steps: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """Of LCM: the steps that the few are chosen from."""
+    loras: Annotated[tuple[AcceleratingLora, ...], Field(strict=False)] = ()
+    high_noise_loras: Annotated[tuple[AcceleratingLora, ...], Field(strict=False)] = ()
+    low_noise_loras: Annotated[tuple[AcceleratingLora, ...], Field(strict=False)] = ()
+
+    def lora_names(self) -> list[str]:
+        """Of all of its LoRAs."""
+        return [one.path for one in (*self.loras, *self.high_noise_loras, *self.low_noise_loras)]
+
+    def given(self) -> dict[str, Any]:
+        """The keys that were given."""
+        return {name: getattr(self, name) for name in self.model_fields_set if getattr(self, name) is not None}
+
+
 class Settings(BaseSettings):
     """One field per variable in docs/deploy.md, and a few that name places on this machine."""
 
@@ -165,6 +201,8 @@ class Settings(BaseSettings):
     civitai_token: SecretStr | None = None
     hf_token: SecretStr | None = None
     styles: Annotated[dict[str, dict[str, Any]] | None, NoDecode] = None
+    acceleration: Literal["none"] | Level = "none"
+    accelerations: Annotated[dict[str, dict[Level, Acceleration]] | None, NoDecode] = None
     preload_tasks: Annotated[tuple[TaskType, ...] | None, NoDecode] = None
     tasks: Annotated[tuple[TaskType, ...] | None, NoDecode] = None
     allow_downloads: bool | None = None
@@ -306,6 +344,20 @@ class Settings(BaseSettings):
     @classmethod
     def _style_sheet(cls, value: object) -> object:
         return _json_or_file(value, "a style, and its fields") if isinstance(value, str) else value
+
+    @field_validator("accelerations", mode="before")
+    @classmethod
+    def _set_up(cls, value: object) -> object:
+        wanted = "a model, sdxl or wan, and what regular and high stand for"
+        return _json_or_file(value, wanted) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _accelerated_by_listed_loras(self) -> "Settings":
+        for model, levels in (self.accelerations or {}).items():
+            for level, entry in levels.items():
+                if missing := [one for one in entry.lora_names() if one not in (self.loras or {})]:
+                    raise ValueError(f"ACCELERATIONS.{model}.{level}: {', '.join(missing)}: LORAS has no such name")
+        return self
 
     @field_validator("loras")
     @classmethod

@@ -34,12 +34,16 @@ CHOICES: dict[Scheduler, tuple[str, dict[str, Any]]] = {
 """The contract's names -> diffusers' classes and what is set beyond the model's own config."""
 
 
-def image_scheduler(own: Any, choice: Scheduler | None) -> Any:
-    """A new scheduler of the chosen kind; of the model's own kind when `choice` is None."""
+def image_scheduler(own: Any, choice: Scheduler | None, **said: Any) -> Any:
+    """A new scheduler of the chosen kind; of the model's own kind when `choice` is None.
+
+    `said` are entries of its config that are not as in the model's own; None: as there.
+    """
+    other = {name: value for name, value in said.items() if value is not None}
     if choice is None:
-        return type(own).from_config(own.config)
+        return type(own).from_config(own.config, **other)
     name, options = CHOICES[choice]
-    return getattr(diffusers, name).from_config(own.config, **options)
+    return getattr(diffusers, name).from_config(own.config, **other | options)
 
 
 def reconfigured(own: Any, options: Mapping[str, Any]) -> Any:

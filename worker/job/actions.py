@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
 from worker.api import fingerprint, sizes
+from worker.api.acceleration import levels
 from worker.api.field_types import MAX_PROMPT_CHARACTERS, FormatName
 from worker.api.params import ModelDefaults, job_units, public_params
 from worker.api.request import ACTIONS, UPSCALE_FACTORS, parse
@@ -58,7 +59,7 @@ async def _quote(job_input: Mapping[str, Any], services: Services) -> Quote:
 
 
 def _capabilities(generator: Generator, settings: Settings) -> Capabilities:
-    models = {task.value: found for task in TaskType if (found := _models(generator, task))}
+    models = {task.value: found for task in TaskType if (found := _models(generator, task, settings))}
     return {
         "tasks": [task for task in TaskType if task in models],
         "models": models,
@@ -109,18 +110,19 @@ def _lora(name: str, lora: ListedLora) -> ServedLora:
     }
 
 
-def _models(generator: Generator, task: TaskType) -> list[ServedModel]:
+def _models(generator: Generator, task: TaskType, settings: Settings) -> list[ServedModel]:
     """Those that serve a task, the default first; what is configured and cannot serve it is left out."""
     found = []
     for name in generator.models(task) or (None,):
         try:
-            found.append(_model(name, task, generator.describe(task, name)))
+            found.append(_model(name, task, generator.describe(task, name), settings))
         except JobError:
             continue
     return found
 
 
-def _model(name: str | None, task: TaskType, defaults: ModelDefaults) -> ServedModel:
+def _model(name: str | None, task: TaskType, defaults: ModelDefaults, settings: Settings) -> ServedModel:
+    fast = levels(defaults, settings.accelerations or {}, video=task.is_video)
     native = defaults.width, defaults.height
 
     def size(ratio: float) -> sizes.Size:
@@ -138,6 +140,7 @@ def _model(name: str | None, task: TaskType, defaults: ModelDefaults) -> ServedM
         "guidance_scale": defaults.guidance_scale,
         "few_steps": defaults.few_steps,
         "aspect_ratios": shapes,
+        "accelerations": list(fast) if task is not TaskType.UPSCALE else [],
     }
     if task.is_video:
         said |= {"num_frames": defaults.num_frames, "fps": defaults.fps}

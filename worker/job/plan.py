@@ -4,8 +4,11 @@ The way of a job and of a quote alike. Knows no document and no GPU; of a model 
 """
 
 import asyncio
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
+from worker.api.acceleration import accelerated
 from worker.api.departures import departures
 from worker.api.loras import WantedLora, lora_params, wanted_loras
 from worker.api.params import ImageParams, ModelDefaults, Params, SourceShape, VideoParams, job_cost, resolve
@@ -31,6 +34,10 @@ class Plan:
     warnings: tuple[str, ...]
     loras: tuple[WantedLora, ...] = ()
     """What is added to the model, before its files are here."""
+    added: Mapping[str, Any] = field(default_factory=dict)
+    """What `params` says of these, and of what was traded for speed."""
+    unmoved: tuple[str, ...] = ()
+    """Those of `warnings` that do not depend on the size."""
 
     @property
     def model(self) -> str:
@@ -51,14 +58,19 @@ async def plan(request: Request, services: Services) -> Plan:
     listed = settings.loras or {}
     request = styled(request, settings.styles or {}, listed)
     loras = wanted_loras(request, listed, settings.lora_sources or ())
-    defaults = generator.describe(request.task_type, request.model)
-    params = replace(_resolved(request, defaults, services), **lora_params(loras))
+    described = generator.describe(request.task_type, request.model)
+    usual = None if settings.acceleration == "none" else settings.acceleration
+    fast = accelerated(request, described, settings.accelerations or {}, listed, usual)
+    defaults, loras = fast.defaults, (*loras, *fast.loras)
+    added = {**lora_params(loras), **fast.params}
+    params = replace(_resolved(request, defaults, services), **added)
     # In a thread: of a model that is not loaded yet, the headers of its files are read.
     estimate = await asyncio.to_thread(generator.estimate, request, params)
     if not isinstance(request, UpscaleRequest):
         # The size of a picture that is made larger is its own, which `follow` knows.
         check_time(estimate, params, settings.job_timeout_seconds)
-    return Plan(request, defaults, params, estimate, _said(request, params, defaults), loras)
+    warnings = (*fast.warnings, *_said(request, params, defaults))
+    return Plan(request, defaults, params, estimate, warnings, loras, added, fast.warnings)
 
 
 async def follow(planned: Plan, sources: Sources, services: Services) -> Plan:
@@ -70,12 +82,13 @@ async def follow(planned: Plan, sources: Sources, services: Services) -> Plan:
     request, before, defaults = planned.request, planned.params, planned.defaults
     shape = await asyncio.to_thread(_shape, request, sources)
     seed = before.seed if isinstance(before, VideoParams) else before.seeds[0]
-    params = replace(_resolved(request, defaults, services, shape, seed), **lora_params(planned.loras))
+    params = replace(_resolved(request, defaults, services, shape, seed), **planned.added)
     estimate = planned.estimate
     if isinstance(request, UpscaleRequest) or job_cost(params) > job_cost(before):
         estimate = await asyncio.to_thread(services.generator.estimate, request, params)
         check_time(estimate, params, services.settings.job_timeout_seconds)
-    return replace(planned, params=params, estimate=estimate, warnings=_said(request, params, defaults))
+    warnings = (*planned.unmoved, *_said(request, params, defaults))
+    return replace(planned, params=params, estimate=estimate, warnings=warnings)
 
 
 def _resolved(

@@ -217,8 +217,15 @@ class SdxlJob:
                 verb = "has" if len(lost) == 1 else "have"
                 self._control.warn(f"{', '.join(lost)}: {verb} no effect; the refiner alone draws")
 
+    def _scheduler(self, own: Any) -> Any:
+        params = self._params
+        spacing, among = params.timestep_spacing, params.original_inference_steps
+        if own is not self._parts.scheduler:
+            spacing = among = None  # these are the base model's
+        return image_scheduler(own, params.scheduler, timestep_spacing=spacing, original_inference_steps=among)
+
     def _timesteps(self, own: Any, steps: int, strength: float | None) -> list[float]:
-        scheduler = image_scheduler(own, self._params.scheduler)
+        scheduler = self._scheduler(own)
         scheduler.set_timesteps(steps)
         skipped = 0 if strength is None else max(steps - int(steps * strength), 0)
         return [float(step) for step in scheduler.timesteps[skipped * scheduler.order :]]
@@ -467,7 +474,7 @@ class SdxlJob:
             tokenizer=None if refiner else parts.tokenizer,
             tokenizer_2=parts.tokenizer_2,
             unet=parts.refiner_unet if refiner else parts.unet,
-            scheduler=image_scheduler(own, self._params.scheduler),
+            scheduler=self._scheduler(own),
             **options,
         )
         pipeline.set_progress_bar_config(disable=True)

@@ -1,0 +1,165 @@
+"""What a request lets the worker trade for speed, and what comes of it on a model that is set up for it."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from worker.api.acceleration import accelerated
+from worker.api.departures import departures
+from worker.api.fingerprint import fingerprint
+from worker.api.params import ModelDefaults, resolve
+from worker.api.request import Request, parse
+from worker.core.config import ConfigError, load_settings
+from worker.core.types import Scheduler
+
+SDXL = ModelDefaults("base", 1024, 1024, num_inference_steps=30, guidance_scale=5.0)
+WAN = ModelDefaults("wan", 832, 480, num_inference_steps=50, guidance_scale=5.0, size_multiple=16)
+LIGHTNING: dict[str, Any] = {
+    "num_inference_steps": 8,
+    "guidance_scale": 0,
+    "scheduler": "K_EULER_TRAILING",
+    "loras": [{"path": "lightning"}],
+}
+HYPER: dict[str, Any] = {
+    "num_inference_steps": 1,
+    "guidance_scale": 0,
+    "scheduler": "LCM",
+    "original_inference_steps": 100,
+    "loras": [{"path": "hyper", "scale": 0.5}],
+}
+SETTINGS = load_settings(
+    loras={"lightning": "/l.safetensors", "hyper": {"source": "/h.safetensors", "scale": 0.8}, "wan": "/w.safetensors"},
+    accelerations={
+        "sdxl": {"regular": LIGHTNING, "high": HYPER},
+        "wan": {
+            "regular": {
+                "num_inference_steps": 4,
+                "guidance_scale": 1,
+                "flow_shift": 5,
+                "high_noise_loras": [{"path": "wan"}],
+                "low_noise_loras": [{"path": "wan", "scale": 0.5}],
+            }
+        },
+        "my-own": {"regular": {"num_inference_steps": 12}},
+    },
+)
+
+
+def faster(fields: dict[str, Any], defaults: ModelDefaults = SDXL, usual: Any = None) -> Any:
+    return accelerated(asked(fields), defaults, SETTINGS.accelerations or {}, SETTINGS.loras or {}, usual)
+
+
+def asked(fields: dict[str, Any]) -> Request:
+    return parse({"prompt": "a fox", **fields})
+
+
+def numbers(fields: dict[str, Any], defaults: ModelDefaults = SDXL) -> Any:
+    found = faster(fields, defaults)
+    params = resolve(asked(fields), found.defaults, max_image_pixels=2**22, max_job_cost=2**40)
+    return replace(params, **found.params)
+
+
+@pytest.mark.parametrize("fields", [{}, {"acceleration": "none"}, {"acceleration": None}])
+def test_who_lets_nothing_go_gets_the_model_as_it_is(fields: dict[str, Any]) -> None:
+    found = faster(fields)
+    assert found.defaults is SDXL
+    assert (found.loras, found.level, found.warnings, found.params) == ((), None, (), {})
+
+
+def test_a_level_brings_its_steps_its_guidance_its_schedule_and_its_loras() -> None:
+    found = faster({"acceleration": "high"})
+    params = numbers({"acceleration": "high"})
+    assert (params.num_inference_steps, params.guidance_scale, params.scheduler) == (1, 0.0, Scheduler.LCM)
+    assert (params.original_inference_steps, params.acceleration) == (100, "high")
+    ((field, name, scale, listed),) = [(one.field, one.name, one.scale, one.listed) for one in found.loras]
+    assert (field, name, listed) == ("loras.0.path", "hyper", True)
+    assert scale == pytest.approx(0.4)
+
+
+def test_the_requests_own_loras_come_first() -> None:
+    found = faster({"acceleration": "regular", "loras": [{"path": "hyper"}, {"path": "wan"}]})
+    assert [one.field for one in found.loras] == ["loras.2.path"]
+
+
+def test_of_two_experts_each_gets_its_own() -> None:
+    found = faster({"acceleration": "high", "task_type": "text2video"}, WAN)
+    assert found.level == "regular", "who lets much go lets less go, too"
+    assert [(one.field, one.expert, one.scale) for one in found.loras] == [
+        ("high_noise_loras.0.path", "high", 1.0),
+        ("low_noise_loras.0.path", "low", 0.5),
+    ]
+    assert (found.defaults.num_inference_steps, found.defaults.flow_shift) == (4, 5)
+
+
+def test_the_operator_says_what_is_usual_and_a_request_says_otherwise() -> None:
+    assert faster({}, usual="regular").level == "regular"
+    assert faster({"acceleration": "none"}, usual="regular").level is None
+    assert faster({"acceleration": "high"}, usual="regular").level == "high"
+
+
+def test_a_models_own_entry_counts_before_that_of_its_kind() -> None:
+    own = replace(SDXL, name="my-own")
+    assert faster({"acceleration": "regular"}, own).defaults.num_inference_steps == 12
+    assert faster({"acceleration": "regular"}, own).loras == ()
+
+
+@pytest.mark.parametrize(
+    ("fields", "defaults", "word"),
+    [
+        ({"acceleration": "regular"}, replace(SDXL, few_steps=True, name="turbo"), "turbo has no regular one"),
+        (
+            {
+                "acceleration": "high",
+                "task_type": "upscale",
+                "image_url": "https://u.example/a.png",
+                "upscale_factor": 2,
+            },
+            SDXL,
+            "has no effect on a picture that is made larger",
+        ),
+    ],
+)
+def test_what_has_no_effect_is_said_where_it_was_asked_for(
+    fields: dict[str, Any], defaults: ModelDefaults, word: str
+) -> None:
+    (said,) = faster(fields, defaults).warnings
+    assert said.startswith("acceleration: ")
+    assert word in said
+    assert faster({**fields, "acceleration": None}, defaults, usual="high").warnings == ()
+
+
+def test_what_the_client_says_in_so_many_words_counts_and_is_remarked_on() -> None:
+    fields = {"acceleration": "regular", "num_inference_steps": 30, "guidance_scale": 7, "scheduler": "DDIM"}
+    params = numbers(fields)
+    assert (params.num_inference_steps, params.guidance_scale, params.scheduler) == (30, 7.0, Scheduler.DDIM)
+    said = departures(asked(fields), params, faster(fields).defaults)
+    assert [one.partition(":")[0] for one in said] == ["num_inference_steps", "scheduler", "guidance_scale"]
+    assert all("this acceleration was made for" in one for one in said)
+
+
+def test_a_request_that_does_not_use_it_keeps_its_fingerprint() -> None:
+    plain = fingerprint(asked({}))
+    assert fingerprint(asked({"acceleration": None})) == plain
+    assert fingerprint(asked({"acceleration": "high"})) != plain
+
+
+@pytest.mark.parametrize(
+    ("value", "word"),
+    [
+        (
+            {"sdxl": {"regular": {**LIGHTNING, "loras": [{"path": "nobody"}]}}},
+            "sdxl.regular: nobody: LORAS has no such",
+        ),
+        ({"sdxl": {"fastest": LIGHTNING}}, "fastest"),
+        ({"sdxl": {"regular": {"guidance_scale": 1}}}, "num_inference_steps"),
+        ({"sdxl": {"regular": {**LIGHTNING, "prompt": "x"}}}, "prompt"),
+        ("[]", "ACCELERATIONS"),
+        ("{", "must be a JSON object"),
+    ],
+)
+def test_what_cannot_be_set_up_stops_the_worker_and_names_the_variable(value: Any, word: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load_settings(loras={"lightning": "/l.safetensors"}, accelerations=value)
+    assert word in str(error.value)
+    assert "ACCELERATIONS" in str(error.value)
