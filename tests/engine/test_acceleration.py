@@ -19,7 +19,7 @@ def calls(engine: Engine, task: TaskType) -> Iterator[list[tuple[float, int]]]:
     from tests.engine.conftest import prepare, request_of
 
     prepare(engine, task, Recorder())
-    parts = engine._cache[engine.registry.spec(task, None, request_of(task))].parts
+    parts: Any = engine._cache[engine.registry.spec(task, None, request_of(task))].parts
     network = parts.transformer if task.is_video else parts.unet
     found: list[tuple[float, int]] = []
 

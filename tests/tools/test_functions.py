@@ -131,7 +131,10 @@ def test_the_changes_of_a_document_come_with_before_and_after(
     document = firebase.documents.document("generations/alice/files/f1")
     elsewhere = firebase.documents.document("other/alice/files/f1")
     elsewhere.set({"status": "queued"})
-    seen = lambda: {(one["before"], one["after"]) for one in notes(firebase, "changes")}  # noqa: E731
+
+    def seen() -> set[tuple[str | None, str | None]]:
+        return {(one["before"], one["after"]) for one in notes(firebase, "changes")}
+
     deep = {"a": [1, 2.5, None, {"b": b"bytes"}], "c": True}
     document.set({"status": "processing", "deep": deep})
     until(lambda: (None, "processing") in seen())
