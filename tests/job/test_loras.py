@@ -115,6 +115,43 @@ async def test_a_download_that_failed_ends_the_job_in_its_words() -> None:
     assert here.document["error"]["code"] == "download_failed"
 
 
+class Evicting(Seeing):
+    """Finds its first LoRAs removed, as often as it is told: another worker with the same folder needed the room."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.times = times
+
+    def generate(self, request: Request, params: Params, sources: Sources, control: Control) -> Iterator[Generated]:
+        if self.times > 0:
+            self.times -= 1
+            for lora in sources.loras:
+                lora.path.unlink()
+        self.check(request, sources)
+        yield from super().generate(request, params, sources, control)
+
+
+async def test_a_file_that_another_worker_removed_is_fetched_once_more() -> None:
+    shelf = Shelf()
+    here = world(shelf)
+    here.generator = Evicting(1)
+    response = await here.run(ASKED)
+    assert "error" not in response
+    assert [one.name for one in shelf.asked] == ["ghibli", "ghibli"]
+    assert here.generator.given[0].loras[0].path.is_file()
+    assert here.document["status"] == "completed"
+
+
+async def test_a_file_that_is_removed_each_time_ends_the_job_as_one_to_try_again() -> None:
+    shelf = Shelf()
+    here = world(shelf)
+    here.generator = Evicting(2)
+    response = await here.run(ASKED)
+    assert response["error"].startswith("download_failed: loras: the file of the LoRA ghibli was removed before it was")
+    assert (response["retryable"], here.document["error"]["code"]) == (True, "download_failed")
+    assert len(shelf.asked) == 2
+
+
 async def test_a_file_that_is_for_another_model_is_refused_before_the_model_runs() -> None:
     class Swapped(Shelf):
         def path(self, name: str) -> Path:

@@ -240,6 +240,9 @@ MESSAGES: Mapping[str, str] = {
         "{field}: the hub has no such repository or revision that anybody may read (status {status})"
     ),
     "download_failed.login": "{field}: the server gives the file only to who is signed in (status {status})",
+    "download_failed.lora_gone": (
+        "{field}: the file of the LoRA {name} was removed before it was read, to make room for others; try again"
+    ),
     "download_failed.hub_answer": "{field}: the hub's answer could not be read; try again",
     "invalid_image": "The source image could not be read; send a JPEG, PNG, WebP, HEIC or AVIF.",
     "invalid_image.unreadable": (

@@ -16,7 +16,7 @@ from worker.api.params import ImageParams, ModelDefaults, Params
 from worker.core.config import Settings
 from worker.core.errors import GpuFault, JobError, ModelUnavailable, OutOfMemory
 from worker.core.types import Control, Progress, Sources, TaskType
-from worker.engine.adapters.lora_file import check_loras, identify
+from worker.engine.adapters.lora_file import bytes_of, check_loras
 from worker.engine.estimate import Estimate, Estimator, Networks, Stopwatch
 from worker.engine.memory import device
 from worker.engine.memory.cache import Loaded, ModelCache
@@ -101,6 +101,7 @@ class Engine:
 
         Raises:
             InvalidInput: naming each with what is wrong with it.
+            DownloadFailed: one is not there any more.
         """
         check_loras(sources.loras, request.task_type)
 
@@ -124,13 +125,13 @@ class Engine:
         networks brought there one at a time, and the VAE working in tiles: what was denoised is not denoised again.
 
         Raises:
-            InvalidInput (a LoRA that does not go with the model), OutOfMemory, GpuFault, Internal (no usable picture),
-            or what `control.raise_if_stopped` raises, within one denoising step.
+            InvalidInput (a LoRA that does not go with the model), DownloadFailed (its file is gone), OutOfMemory,
+            GpuFault, Internal (no usable picture), or what `control.raise_if_stopped` raises, within one denoising
+            step.
         """
         spec = self._spec(request, params)
         self.check(request, sources)
-        beside = sum(identify(lora.path).bytes for lora in sources.loras if lora.scale)
-        size = replace(self._size(spec, request, params), beside=beside)
+        size = replace(self._size(spec, request, params), beside=bytes_of(sources.loras))
         self._have_safety(control)
         placement = self._cache.take(spec, size, control, downloads=self.registry.may_download)
         estimate = self.estimate(request, params)

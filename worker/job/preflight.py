@@ -86,6 +86,14 @@ class Preflight:
             await asyncio.gather(pictures, loras, return_exceptions=True)
         return dataclasses.replace(sources, loras=files)
 
+    async def again(self, sources: Sources) -> Sources:
+        """The same with LoRAs that are on this machine once more: another worker has removed one meanwhile.
+
+        Raises:
+            As `check`.
+        """
+        return dataclasses.replace(sources, loras=await self._load_loras())
+
     async def _load_loras(self) -> tuple[LoraFile, ...]:
         context = self._context
         if not self._loras:

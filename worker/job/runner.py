@@ -22,6 +22,7 @@ from worker.core import logs
 from worker.core.errors import (
     Cancelled,
     Deleted,
+    DownloadFailed,
     Forbidden,
     GpuFault,
     Internal,
@@ -190,9 +191,7 @@ class _Runner:
     async def _generate(self, planned: Plan) -> AlreadyDone | Delivered:
         """Claim, fetch sources and load weights side by side, then run the model; a stored result ends it early."""
         context, services, request = self._context, self._services, planned.request
-        slot = GpuSlot(
-            services.gpu, services.generator, request=request, params=planned.params, context=context, take=self._take
-        )
+        slot = self._slot(planned)
         try:
             preflight = Preflight(services, request, context, planned.loras)
             ready = await context.stop.guard(preflight.check(self._request_data))
@@ -209,10 +208,20 @@ class _Runner:
             self._delivered = ready if isinstance(ready, Delivered) else None
             return ready
         self._uploader = self._open_uploader(planned)
-        await slot.run(ready, planned.params)
+        try:
+            await slot.run(ready, planned.params)
+        except DownloadFailed:
+            # A LoRA that another worker with the same folder removed while this job waited: nothing has run yet.
+            ready = await context.stop.guard(preflight.again(ready))
+            await self._slot(planned).run(ready)
         delivered = await self._uploader.finish(services.settings.max_result_bytes)
         context.timings |= self._uploader.timings
         return delivered
+
+    def _slot(self, planned: Plan) -> GpuSlot:
+        generator, gpu = self._services.generator, self._services.gpu
+        params, take = planned.params, self._take
+        return GpuSlot(gpu, generator, request=planned.request, params=params, context=self._context, take=take)
 
     def _open_uploader(self, planned: Plan) -> Uploader:
         context, services, request, params = self._context, self._services, planned.request, planned.params

@@ -19,7 +19,7 @@ from tests.support.memory_world import World
 from tests.support.network_state import NetworkState
 from tests.support.published_loras import header_only
 from worker.core.config import Settings
-from worker.core.errors import Cancelled, InvalidInput
+from worker.core.errors import Cancelled, DownloadFailed, InvalidInput
 from worker.core.types import Expert, LoraFile, Sources, TaskType
 from worker.engine.adapters.lora import LoraStore, _Addition, applied_loras
 from worker.engine.engine import Engine
@@ -226,6 +226,28 @@ def test_a_file_is_refused_before_a_model_is_loaded(demo_settings: Settings, tmp
         with pytest.raises(InvalidInput, match=said):
             runner(untouched)("text2img", sources=sources(file))
     assert untouched.loaded == {}
+
+
+def test_a_file_that_is_gone_is_named_wherever_that_is_seen(
+    start: Runner, sdxl: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another worker may remove it before a job begins, and between two looks at it."""
+    path = lora(tmp_path / "a.safetensors", {"unet": sdxl.unet})
+    state = NetworkState(sdxl.modules())
+    read = LoraStore.__getitem__
+
+    def remove_first(store: LoraStore, wanted: Path) -> Any:
+        wanted.unlink()
+        return read(store, wanted)
+
+    monkeypatch.setattr(LoraStore, "__getitem__", remove_first)
+    for _ in range(2):
+        with pytest.raises(
+            DownloadFailed, match="loras: the file of the LoRA a was removed before it was read"
+        ) as error:
+            start("text2img", sources=Sources(loras=(LoraFile("a", path, 1.0),)))
+        assert error.value.retryable
+    assert state.differences() == []
 
 
 def test_one_expert_is_refused_where_there_is_one_network(start: Runner, motion: Path) -> None:

@@ -23,7 +23,7 @@ from safetensors import safe_open
 from worker.core.errors import InvalidInput
 from worker.core.messages import text
 from worker.core.types import Control, LoraFile
-from worker.engine.adapters.lora_file import Layer, identify, is_smaller_as_lora, unusable
+from worker.engine.adapters.lora_file import Layer, identify, is_smaller_as_lora, still_there, unusable
 from worker.engine.memory.offload import Offloader
 from worker.engine.memory.placement import phase_of
 from worker.engine.models.loader import Parts, SdxlParts, WanParts
@@ -79,6 +79,7 @@ def applied_loras(
 
     Raises:
         InvalidInput: one of them does not go with this model.
+        DownloadFailed: one of them is not there any more.
         ModelUnavailable, OutOfMemory: one of them cannot be read.
     """
     # At the scale 0 nothing is added: not even a zero, which could be one times infinity.
@@ -216,9 +217,10 @@ class _Gathering:
         Raises:
             _Unfit: it is made for another model.
         """
-        found = identify(lora.path)
+        with still_there(lora):
+            found, tensors = identify(lora.path), self._store[lora.path]
         scales, left = dict(found.scales), found.left
-        targets, tensors = self._targets(lora), self._store[lora.path]
+        targets = self._targets(lora)
         new: list[tuple[tuple[str, str], Mapping[str, torch.Tensor]]] = []
         for layer in found.layers:
             known = False

@@ -4,17 +4,19 @@ Reads names, types and shapes; loads no tensor and imports no torch. A file is a
 as a refusal in words.
 """
 
+import errno
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 from worker.api.loras import FAMILY_NAMES, LORA_FIELDS
-from worker.core.errors import FieldProblem, InvalidInput
+from worker.core.errors import DownloadFailed, FieldProblem, InvalidInput
 from worker.core.messages import text
 from worker.core.types import LoraFile, TaskType
 from worker.engine.models.checkpoint import data_bytes, header, metadata
@@ -169,11 +171,13 @@ def check_loras(loras: Iterable[LoraFile], task: TaskType) -> None:
 
     Raises:
         InvalidInput: naming each file with what is wrong with it.
+        DownloadFailed: one is not there any more.
     """
     wanted = "wan" if task.is_video else "sdxl"
     problems = []
     for lora in loras:
-        found = identify(lora.path)
+        with still_there(lora):
+            found = identify(lora.path)
         problem = found.problem
         if problem is None and found.family != wanted:
             problem = text("invalid_input.lora_made_for", found=FAMILY_NAMES[found.family], wanted=FAMILY_NAMES[wanted])
@@ -181,6 +185,35 @@ def check_loras(loras: Iterable[LoraFile], task: TaskType) -> None:
             problems.append(unusable(lora, problem))
     if problems:
         raise InvalidInput(problems)
+
+
+@contextmanager
+def still_there(lora: LoraFile) -> Iterator[None]:
+    """For what reads a file: another worker with the same folder may remove it at any moment.
+
+    Raises:
+        DownloadFailed: it has.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in {errno.ENOENT, errno.ESTALE}:
+            raise
+        raise DownloadFailed("download_failed.lora_gone", field=_FIELDS[lora.expert], name=lora.name) from error
+
+
+def bytes_of(loras: Iterable[LoraFile]) -> int:
+    """What they take beside a model's weights while a job runs.
+
+    Raises:
+        DownloadFailed: one is not there any more.
+    """
+    total = 0
+    for lora in loras:
+        if lora.scale:
+            with still_there(lora):
+                total += identify(lora.path).bytes
+    return total
 
 
 def unusable(lora: LoraFile, problem: str) -> FieldProblem:
