@@ -98,6 +98,7 @@ export class Generation {
 
   // The order.
   private slip: "none" | "pending" | "made" | "refused" = "none";
+  private overlaid = false;
   private readonly jobs = new Set<string>();
   private asks = 0;
   private askedAt: number | undefined;
@@ -196,6 +197,7 @@ export class Generation {
       () => {
         // There is a document already, or the rules take no slips. What the server has decides.
         this.slip = "refused";
+        this.overlaid = true;
         if (!this.settled) void this.look().then(() => this.consider());
       },
     );
@@ -281,12 +283,12 @@ export class Generation {
     if (this.settled) return;
     this.unlisten();
     this.relistenAt = Number.POSITIVE_INFINITY;
-    this.unlisten = this.around.backend.listen(
-      this.uid,
-      this.fileUid,
-      (seen) => this.seen(seen),
-      (error) => this.listenerEnded(fromFirebase(error)),
-    );
+    const ended = (error: unknown): void => this.listenerEnded(fromFirebase(error));
+    try {
+      this.unlisten = this.around.backend.listen(this.uid, this.fileUid, (seen) => this.seen(seen), ended);
+    } catch (error) {
+      ended(error); // an SDK that was shut down
+    }
     if (this.settled) this.unlisten(); // a listener may answer before it is returned
   }
 
@@ -304,8 +306,9 @@ export class Generation {
     if (this.settled) return;
     this.fromCache = fromCache;
     if (!fromCache) this.cacheTicks = 0;
-    // The app's own slip, which the server has not taken yet, hides what is there.
-    if (this.slip === "pending" && pending) return;
+    // The app's own slip, which the server has not taken yet, or just refused, hides what is there.
+    if (pending && (this.slip === "pending" || this.overlaid)) return;
+    if (!pending) this.overlaid = false;
     if (fromCache) {
       // Good news are believed: nobody but the worker can have written them.
       if (fields?.status === "completed") this.observe(fields);

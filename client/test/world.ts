@@ -243,7 +243,17 @@ export class World {
         if (overlay) world.overlays.set(file, overlay);
         const over = () => overlay && world.overlays.delete(file);
         const done = () => (over(), resolve());
-        const failed = (error: unknown) => (over(), reject(error));
+        // As the SDK does: the promise is first, and a snapshot with the refused write may still come after it.
+        const failed = (error: unknown) => {
+          reject(error);
+          if (!overlay) return;
+          setImmediate(() => {
+            for (const listener of world.listeners) if (listener.file === file) world.say(listener, overlay, false, true);
+            over();
+            for (const listener of world.listeners) listener.fromCache = true;
+            world.pump();
+          });
+        };
         world.writes.push({ file, apply, done, failed });
         if (world.reachable) world.pump();
       });

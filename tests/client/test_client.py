@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
+import socket
 import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.rules.test_rules import FIRESTORE_CLASS, firestore_emulator
 from tests.support.fixtures import missing
+from tools.emulators.firebase import EmulatorError, FirebaseEmulators
+from tools.emulators.functions import FunctionsEmulator, FunctionsError
 from tools.emulators.install import InstallError, MissingNodeError, find_node, install, node_environment
+from tools.emulators.process import GuardedProcess
 from worker.core.config import REPOSITORY
 
 CLIENT = REPOSITORY / "client"
@@ -71,6 +81,21 @@ def test_the_client_does_what_its_cases_say(compiled: Path) -> None:
     assert passed(compiled, "test/liveness.test.js") > 100
 
 
+@pytest.mark.e2e
+def test_every_block_of_code_in_the_document_parses(tmp_path: Path) -> None:
+    text = (REPOSITORY / "docs/client.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```js\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert len(blocks) > 4
+    for number, block in enumerate(blocks):
+        (tmp_path / f"{number}.mjs").write_text(block, encoding="utf-8")
+        try:
+            checked = node(tmp_path, "--check", f"{number}.mjs")
+        except MissingNodeError as error:
+            missing(f"the document's code cannot be parsed: {error}")
+            return
+        assert checked.returncode == 0, block + checked.stderr
+
+
 def test_the_client_has_no_dependency_of_its_own() -> None:
     package = json.loads((CLIENT / "package.json").read_text())
     assert not {"dependencies", "peerDependencies", "optionalDependencies"} & set(package)
@@ -78,3 +103,61 @@ def test_the_client_has_no_dependency_of_its_own() -> None:
     assert sources
     imported = {name for text in sources for name in re.findall(r'(?:from|import) "([^"]+)"', text)}
     assert all(name.startswith("./") for name in imported), imported
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def googles_firestore(folder: Path) -> Iterator[str | None]:
+    """The address of Google's Firestore emulator with our rules in it; None where it is not on this machine."""
+    jar, java = firestore_emulator(), shutil.which("java")
+    if jar is None or java is None:
+        yield None
+        return
+    address = f"127.0.0.1:{free_port()}"
+    host, _, port = address.partition(":")
+    rules = f"--rules={REPOSITORY / 'firestore.rules'}"
+    command = [java, "-Duser.language=en", "-cp", str(jar), FIRESTORE_CLASS, f"--host={host}", f"--port={port}", rules]
+    with GuardedProcess(command, env=os.environ, cwd=folder) as process:
+        deadline = time.monotonic() + 60
+        while f"API endpoint: http://{address}" not in process.log:
+            assert process.returncode is None, process.log[-2000:]
+            assert time.monotonic() < deadline, process.log[-2000:]
+            time.sleep(0.1)
+        yield address
+
+
+@pytest.fixture(scope="module")
+def firebase_variables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """What leads to emulators of all that the client talks to: Google's Firestore where it is here, else ours."""
+    runpod = free_port()
+    try:
+        with FirebaseEmulators(project="demo-client", auth=True) as firebase:
+            folder = tmp_path_factory.mktemp("firestore")
+            with googles_firestore(folder) as address:
+                leads = firebase.env | ({"FIRESTORE_EMULATOR_HOST": address} if address else {})
+                secrets = {
+                    "RUNPOD_URL": f"http://127.0.0.1:{runpod}",
+                    "RUNPOD_ENDPOINT": "endpoint-1",
+                    "RUNPOD_API_KEY": "the-runpod-key",
+                    "TICKET_SECRET": "a secret that both sides hold, 32+ characters",
+                    "JOBS_PER_MINUTE": "0",
+                }
+                with FunctionsEmulator(leads, env=secrets) as functions:
+                    yield leads | {
+                        "FUNCTIONS_EMULATOR_HOST": f"127.0.0.1:{functions.port}",
+                        "RUNPOD_PORT": str(runpod),
+                        "HAS_RULES": "yes" if address else "no",
+                    }
+    except (MissingNodeError, InstallError, EmulatorError, FunctionsError) as error:
+        missing(f"the emulators are not available: {error}")
+
+
+@pytest.mark.e2e
+def test_the_client_works_with_firebase(compiled: Path, firebase_variables: dict[str, str]) -> None:
+    """With the real SDK, rules and backend function, and a network that breaks."""
+    assert passed(compiled, "test/firebase.test.js", **firebase_variables) > 15
