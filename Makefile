@@ -26,7 +26,7 @@ export PROMPT
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo doctor unit test check format serve cloud emulators image lock audit clean
+.PHONY: help setup demo app doctor unit test check format serve cloud emulators image lock audit clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
@@ -47,6 +47,9 @@ $(VENV)/.installed: requirements.txt requirements-dev.txt constraints.txt tools/
 
 demo: setup ## one job of every task on this machine, without Firebase; files under outputs/
 	$(PY) test_cloud_local.py $${PROMPT:+"$$PROMPT"}
+
+app: setup emulators ## the whole product in a browser, on this machine, without an account; needs Java
+	@$(PY) -m tools.app
 
 doctor: setup ## one table of all that the worker needs, before it costs anything; reads the environment as the worker does
 	@$(PY) -m worker.doctor

@@ -46,14 +46,20 @@ class DocumentWrite:
 class FirebaseEmulators:
     """Context manager: Firestore (gRPC) and Storage, and Auth when asked for, each on a free loopback port.
 
+    With `firestore_at`, the address of another Firestore, that one is used; its faults and writes are not known here.
+
     Raises:
         MissingNodeError, InstallError, EmulatorError: when they cannot be started.
     """
 
-    def __init__(self, *, project: str = "demo-generation-worker", auth: bool = False) -> None:
+    def __init__(
+        self, *, project: str = "demo-generation-worker", auth: bool = False, firestore_at: str | None = None
+    ) -> None:
         self.project = project
         self.bucket = f"{project}.firebasestorage.app"
-        self._parts: list[Part] = ["firestore", "storage", "auth"] if auth else ["firestore", "storage"]
+        self._firestore_at = firestore_at
+        wanted: list[Part | None] = [None if firestore_at else "firestore", "storage", "auth" if auth else None]
+        self._parts = [part for part in wanted if part]
         self._ports: dict[str, int] = {}
         self._answers: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self._lock = threading.Lock()
@@ -84,7 +90,7 @@ class FirebaseEmulators:
     @property
     def firestore_address(self) -> str:
         """`127.0.0.1:port` of the gRPC server."""
-        return f"127.0.0.1:{self._ports['firestore']}"
+        return self._firestore_at or f"127.0.0.1:{self._ports['firestore']}"
 
     @property
     def storage_url(self) -> str:

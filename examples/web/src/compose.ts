@@ -1,0 +1,259 @@
+// The form: what to make, of what, in which shape and look. It shows what the workers say they serve.
+
+import type { GenerationInput } from "@client";
+import { byId, el, icon as symbol, toast } from "./dom.js";
+import { client, isLocal } from "./firebase.js";
+import { Photo } from "./photo.js";
+import { inWords, plural, seconds, SIZES, TASKS } from "./words.js";
+
+interface Model {
+  name: string;
+  image_sizes?: Record<string, [number, number]>;
+  aspect_ratios?: Record<string, [number, number]>;
+}
+
+interface Offered {
+  tasks: string[];
+  models: Record<string, Model[]>;
+  styles: { name: string; tasks: string[] }[];
+  upscale_factors: number[];
+}
+
+export interface Wanted {
+  input: GenerationInput;
+  prompt: string;
+  /** Width by height of what will come. */
+  shape: number;
+}
+
+const NEEDS_PHOTO = new Set(["img2img", "inpaint", "upscale", "img2video"]);
+const IMAGE_SIZES = ["square_hd", "portrait_4_3", "portrait_16_9", "landscape_4_3", "landscape_16_9"];
+const VIDEO_RATIOS = ["16:9", "1:1", "9:16"];
+const QUOTE_AFTER_MS = 350;
+
+export class Compose {
+  private readonly form = byId<HTMLFormElement>("compose");
+  private readonly prompt = byId<HTMLTextAreaElement>("prompt");
+  private readonly photo = new Photo(() => this.arrange());
+  private offered: Offered | null = null;
+  private timer: number | undefined;
+  private asked = 0;
+
+  constructor(private readonly create: (wanted: Wanted) => void) {
+    this.form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      void this.submit();
+    });
+    this.form.addEventListener("change", () => this.arrange());
+    this.prompt.addEventListener("keydown", (event) => {
+      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) this.form.requestSubmit();
+    });
+    const surprise = byId<HTMLButtonElement>("surprise");
+    byId("demo-note").hidden = !isLocal;
+    surprise.addEventListener("click", () => {
+      this.prompt.value = somethingSimple();
+      this.prompt.focus();
+    });
+  }
+
+  /** Ask what there is, and offer that. */
+  async begin(): Promise<void> {
+    const create = byId<HTMLButtonElement>("create");
+    create.disabled = true;
+    try {
+      this.offer((await client.capabilities()) as unknown as Offered);
+      byId("compose-error").textContent = "";
+      create.disabled = false;
+    } catch (error) {
+      byId("compose-error").textContent = inWords(error);
+      byId("compose-retry").hidden = false;
+    }
+  }
+
+  /** Begin with a picture of the history. */
+  async from(task: string, url: string, address: string, prompt: string): Promise<void> {
+    const choice = this.form.querySelector<HTMLInputElement>(`input[name=task][value=${task}]`);
+    if (!choice) return;
+    choice.checked = true;
+    if (task !== "upscale") this.prompt.value = prompt;
+    await this.photo.takeOver(url, address);
+    this.arrange();
+    this.form.scrollIntoView({ block: "start" });
+    byId(task === "upscale" ? "create" : "prompt").focus();
+  }
+
+  private offer(offered: Offered): void {
+    this.offered = offered;
+    const tasks = Object.keys(TASKS).filter((task) => offered.tasks.includes(task));
+    fill("tasks", "task", tasks.map((task) => ({ value: task, text: TASKS[task] ?? task, icon: task })));
+    fill("counts", "count", [1, 2, 3, 4].map((count) => ({ value: String(count), text: String(count) })));
+    fill("factors", "factor", offered.upscale_factors.map((factor) => ({ value: String(factor), text: `${factor} ×` })));
+    this.arrange();
+  }
+
+  /** Show the fields that the chosen task has. */
+  private arrange(): void {
+    const { offered } = this;
+    if (!offered) return;
+    const task = this.chosen("task");
+    const isVideo = task.endsWith("video");
+    const withPhoto = NEEDS_PHOTO.has(task);
+    this.photo.show(withPhoto, task === "inpaint");
+    const sizes = withPhoto ? [] : isVideo ? VIDEO_RATIOS : IMAGE_SIZES;
+    const known = isVideo ? this.model?.aspect_ratios : this.model?.image_sizes;
+    const shapes = sizes.filter((size) => known?.[size]).map((size) => {
+      const [text, label] = SIZES[size] ?? [size, size];
+      return { value: size, text, label, shape: known![size]! };
+    });
+    fill("sizes", "size", shapes);
+    const styles = offered.styles.filter((style) => style.tasks.includes(task));
+    const looks = styles.length > 0 ? [{ value: "", text: "None" }, ...styles.map(({ name }) => ({ value: name, text: name }))] : [];
+    fill("styles", "style", looks);
+    byId("counts").hidden = isVideo || task === "upscale";
+    byId("factors").hidden = task !== "upscale";
+    byId("strengths").hidden = task !== "img2img";
+    this.prompt.required = task !== "upscale";
+    byId("prompt-optional").hidden = task !== "upscale";
+    this.price();
+  }
+
+  private get model(): Model | undefined {
+    return this.offered?.models[this.chosen("task")]?.[0];
+  }
+
+  private chosen(name: string): string {
+    return this.form.querySelector<HTMLInputElement>(`input[name=${name}]:checked`)?.value ?? "";
+  }
+
+  private async submit(): Promise<void> {
+    const wrong = byId("compose-error");
+    wrong.textContent = "";
+    const task = this.chosen("task");
+    if (NEEDS_PHOTO.has(task) && !this.photo.isThere) {
+      wrong.textContent = "Choose a photo first.";
+      byId("photo-file").focus();
+      return;
+    }
+    if (task === "inpaint" && !this.photo.isMarked) {
+      wrong.textContent = "Mark the part that is to be repainted.";
+      byId("photo-mark").focus();
+      return;
+    }
+    const button = byId<HTMLButtonElement>("create");
+    button.disabled = true;
+    try {
+      const pictures = NEEDS_PHOTO.has(task) ? await this.photo.upload() : {};
+      const { mask_url: mask, ...source } = pictures as { image_url?: string; mask_url?: string };
+      const input = { ...this.input(), ...source, ...(task === "inpaint" ? { mask_url: mask } : {}) };
+      this.create({ input, prompt: this.prompt.value.trim(), shape: this.shape() });
+    } catch (error) {
+      toast(inWords(error));
+    } finally {
+      button.disabled = false;
+    }
+  }
+
+  private shape(): number {
+    const task = this.chosen("task");
+    if (NEEDS_PHOTO.has(task)) return this.photo.shape;
+    const sizes = task.endsWith("video") ? this.model?.aspect_ratios : this.model?.image_sizes;
+    const [width, height] = sizes?.[this.chosen("size")] ?? [1, 1];
+    return width / height;
+  }
+
+  /** The request, without its pictures. */
+  private input(): GenerationInput {
+    const task = this.chosen("task");
+    const prompt = this.prompt.value.trim();
+    const style = this.chosen("style");
+    const size = this.chosen("size");
+    const isVideo = task.endsWith("video");
+    return {
+      task_type: task,
+      ...(prompt && { prompt }),
+      ...(style && { style }),
+      ...(size && { [isVideo ? "aspect_ratio" : "image_size"]: size }),
+      ...(task === "upscale" ? { upscale_factor: Number(this.chosen("factor")) } : {}),
+      ...(task === "img2img" ? { strength: Number(byId<HTMLInputElement>("strength").value) / 100 } : {}),
+      ...(!isVideo && task !== "upscale" ? { num_images: Number(this.chosen("count")) } : {}),
+      //preview: true,
+    };
+  }
+
+  /** What it would cost, once the choice has rested for a moment. A price does not depend on the words. */
+  private price(): void {
+    clearTimeout(this.timer);
+    const place = byId("price");
+    const task = this.chosen("task");
+    if (NEEDS_PHOTO.has(task) && !this.photo.address) {
+      place.textContent = "";
+      return;
+    }
+    const turn = (this.asked += 1);
+    this.timer = window.setTimeout(() => {
+      const source = NEEDS_PHOTO.has(task) ? { image_url: this.photo.address } : {};
+      const mask = task === "inpaint" ? { mask_url: this.photo.address } : {};
+      client.quote({ prompt: "a picture", ...this.input(), ...source, ...mask }).then(
+        ({ credits, estimated_seconds: time }) => {
+          if (turn !== this.asked) return;
+          const parts = [credits === undefined ? "" : plural(credits, "credit"), time === null ? "" : `about ${seconds(time)}`];
+          place.textContent = parts.filter(Boolean).join(", ");
+        },
+        () => {
+          if (turn === this.asked) place.textContent = "";
+        },
+      );
+    }, QUOTE_AFTER_MS);
+  }
+}
+
+interface Choice {
+  value: string;
+  text: string;
+  /** What is read out, where the text says too little. */
+  label?: string;
+  icon?: string;
+  shape?: [number, number];
+}
+
+/** A group of radio buttons; it keeps the choice where that is still on offer, else takes the first. */
+function fill(id: string, name: string, choices: Choice[]): void {
+  const group = byId<HTMLFieldSetElement>(id);
+  group.hidden = choices.length === 0;
+  const place = group.querySelector(".choices")!;
+  const before = place.querySelector<HTMLInputElement>("input:checked")?.value;
+  const now = JSON.stringify(choices);
+  if (group.dataset["choices"] === now) return;
+  group.dataset["choices"] = now;
+  const kept = choices.some(({ value }) => value === before) ? before : choices[0]?.value;
+  place.replaceChildren(
+    ...choices.map(({ value, text, label, icon, shape }) =>
+      el(
+        "label",
+        { class: "choice" },
+        el("input", { type: "radio", name, value, checked: value === kept, "aria-label": label && `${label}, ${text}` }),
+        icon ? symbol(icon) : null,
+        shape ? outline(shape) : null,
+        el("span", {}, text),
+      ),
+    ),
+  );
+}
+
+
+function outline([width, height]: [number, number]): HTMLElement {
+  const side = 18 / Math.max(width, height);
+  const made = el("i", { class: "outline", "aria-hidden": "true" });
+  made.style.width = `${width * side}px`;
+  made.style.height = `${height * side}px`;
+  return made;
+}
+
+/** A prompt that the demo models understand. */
+function somethingSimple(): string {
+  const any = (words: string[]): string => words[Math.floor(Math.random() * words.length)]!;
+  const colours = ["red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink"];
+  const first = any(colours);
+  const second = any([...colours, "black", "white"].filter((colour) => colour !== first));
+  return `a ${any(["big", "small"])} ${first} ${any(["star", "circle", "square", "triangle"])} on ${second}`;
+}

@@ -1,0 +1,26 @@
+// What is left to spend, as the wallet's document says it. Where the backend takes no credits there is no wallet.
+
+import { doc, onSnapshot } from "firebase/firestore";
+import { byId } from "./dom.js";
+import { db } from "./firebase.js";
+
+/** Shows it until the returned function is called. */
+export function showCredits(uid: string): () => void {
+  const place = byId("credits");
+  const hide = (): void => {
+    place.hidden = true;
+  };
+  const stop = onSnapshot(
+    doc(db, "wallets", uid),
+    (snapshot) => {
+      const credits: unknown = snapshot.data()?.["credits"];
+      place.hidden = typeof credits !== "number";
+      byId("credits-count").textContent = String(credits);
+    },
+    hide,
+  );
+  return () => {
+    stop();
+    hide();
+  };
+}

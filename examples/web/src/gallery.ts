@@ -1,0 +1,138 @@
+// What was made, newest first: a blur at once, the thumbnail soon, the picture on tap.
+
+import type { Cursor, HistoryItem } from "@client";
+import { blur, over } from "./blur.js";
+import { byId, el, icon, toast } from "./dom.js";
+import { client } from "./firebase.js";
+import { inWords, TASKS, when } from "./words.js";
+
+const PAGE = 30;
+const NEWEST = 5;
+
+export const promptOf = ({ document }: HistoryItem): string => String(document.request_data?.["prompt"] ?? "");
+
+export const isVideo = (item: HistoryItem): boolean => item.taskType?.endsWith("video") ?? false;
+
+/** What a reader, or a picture that does not load, says of it. */
+export function description(item: HistoryItem): string {
+  const what = TASKS[item.taskType ?? ""] ?? "Picture";
+  const prompt = promptOf(item);
+  return `${what}${prompt ? `: ${prompt}` : ""}, ${when(item.createdAt)}`;
+}
+
+export class Gallery {
+  private readonly grid = byId("grid");
+  private readonly more = byId<HTMLButtonElement>("more");
+  private readonly items = new Map<string, HistoryItem>();
+  private next: Cursor | null = null;
+  private favourites = false;
+  private turn = 0;
+
+  constructor(private readonly open: (item: HistoryItem) => void) {
+    this.more.addEventListener("click", () => void this.page());
+    const filter = byId<HTMLButtonElement>("favourites");
+    filter.addEventListener("click", () => {
+      this.favourites = !this.favourites;
+      filter.setAttribute("aria-pressed", String(this.favourites));
+      this.arrange();
+    });
+  }
+
+  async begin(): Promise<void> {
+    this.leave();
+    await this.page();
+  }
+
+  leave(): void {
+    this.turn += 1;
+    this.items.clear();
+    this.next = null;
+    this.grid.replaceChildren();
+    this.arrange();
+  }
+
+  find(fileUid: string): HistoryItem | undefined {
+    return this.items.get(fileUid);
+  }
+
+  /** Something new is there: the newest few are read again. */
+  async refresh(): Promise<void> {
+    const { turn } = this;
+    try {
+      const { items } = await client.history({ pageSize: NEWEST });
+      if (turn === this.turn) for (const item of items.reverse()) this.put(item, "first");
+    } catch (error) {
+      toast(inWords(error));
+    }
+    this.arrange();
+  }
+
+  /** What the app knows to have changed, without asking again. */
+  change(item: HistoryItem): void {
+    this.put(item, "first");
+    this.arrange();
+  }
+
+  remove(fileUid: string): void {
+    this.items.delete(fileUid);
+    const tile = this.tile(fileUid);
+    const beside = tile?.nextElementSibling ?? tile?.previousElementSibling;
+    tile?.remove();
+    this.arrange();
+    (beside?.querySelector("button") ?? byId("prompt")).focus();
+  }
+
+  private async page(): Promise<void> {
+    const { turn } = this;
+    this.more.disabled = true;
+    try {
+      const { items, next } = await client.history({ pageSize: PAGE, after: this.next });
+      if (turn !== this.turn) return;
+      this.next = next;
+      for (const item of items) this.put(item, "last");
+    } catch (error) {
+      toast(inWords(error));
+    } finally {
+      this.more.disabled = false;
+    }
+    this.arrange();
+  }
+
+  private put(item: HistoryItem, where: "first" | "last"): void {
+    if (item.status !== "completed" || item.thumbnails.length === 0 || item.document.hidden) return;
+    const there = this.tile(item.fileUid);
+    this.items.set(item.fileUid, item);
+    const made = this.make(item);
+    if (there) there.replaceWith(made);
+    else if (where === "first") this.grid.prepend(made);
+    else this.grid.append(made);
+  }
+
+  private tile(fileUid: string): HTMLElement | null {
+    return this.grid.querySelector(`[data-file="${fileUid}"]`);
+  }
+
+  private make(item: HistoryItem): HTMLElement {
+    const [first] = item.thumbnails;
+    const button = el(
+      "button",
+      { type: "button", class: "tile", "aria-label": description(item), onclick: () => this.open(this.items.get(item.fileUid) ?? item) },
+      blur(first?.blurhash ?? null),
+      first?.url ? over(first.url, "", { lazy: true }) : null,
+      isVideo(item) ? el("span", { class: "badge" }, icon("play")) : null,
+      item.thumbnails.length > 1 ? el("span", { class: "badge" }, String(item.thumbnails.length)) : null,
+      item.document.favorite ? el("span", { class: "badge heart" }, icon("heart")) : null,
+    );
+    return el("li", { "data-file": item.fileUid }, button);
+  }
+
+  private arrange(): void {
+    for (const tile of this.grid.children) {
+      const item = this.items.get((tile as HTMLElement).dataset["file"] ?? "");
+      (tile as HTMLElement).hidden = this.favourites && !item?.document.favorite;
+    }
+    byId("empty").hidden = this.items.size > 0;
+    byId("gallery-head").hidden = this.items.size === 0;
+    this.more.hidden = this.next === null;
+  }
+}

@@ -1,0 +1,57 @@
+// The page: who is signed in, and the parts that they see.
+
+import { onAuthStateChanged, signOut } from "firebase/auth";
+import { Compose } from "./compose.js";
+import { showCredits } from "./credits.js";
+import { byId, toast } from "./dom.js";
+import { auth } from "./firebase.js";
+import { Gallery } from "./gallery.js";
+import { Now } from "./now.js";
+import { setUpSignIn } from "./signin.js";
+import { Viewer } from "./viewer.js";
+import { inWords } from "./words.js";
+import "./style.css";
+
+const viewer = new Viewer({
+  changed: (item) => gallery.change(item),
+  removed: (fileUid) => gallery.remove(fileUid),
+  use: (...what) => void compose.from(...what),
+});
+const gallery = new Gallery((item) => viewer.open(item));
+const now = new Now(
+  () => void gallery.refresh(),
+  (fileUid) => {
+    const item = gallery.find(fileUid);
+    if (item) viewer.open(item);
+    else void gallery.refresh().then(() => gallery.find(fileUid) && viewer.open(gallery.find(fileUid)!));
+  },
+);
+const compose = new Compose((wanted) => now.begin(wanted));
+let stopCredits = (): void => undefined;
+
+setUpSignIn();
+byId("leave").addEventListener("click", () => void signOut(auth));
+byId("compose-retry").addEventListener("click", () => {
+  byId("compose-retry").hidden = true;
+  void compose.begin();
+});
+byId("toast-close").addEventListener("click", () => byId("toast").hidePopover());
+
+onAuthStateChanged(auth, (user) => {
+  stopCredits();
+  now.leave();
+  gallery.leave();
+  document.querySelectorAll<HTMLDialogElement>("dialog[open]").forEach((dialog) => dialog.close());
+  byId("signin").hidden = user !== null;
+  byId("studio").hidden = byId("leave").hidden = user === null;
+  byId("starting").hidden = true;
+  if (!user) {
+    byId("email").focus();
+    return;
+  }
+  byId("leave").title = user.email ?? "Guest";
+  stopCredits = showCredits(user.uid);
+  void compose.begin();
+  void gallery.begin();
+  now.resume().catch((error: unknown) => toast(inWords(error)));
+});

@@ -1,0 +1,189 @@
+// What is being made at the moment: one card a job, from its order to its result, with a way to stop it.
+
+import type { GenerationData, GenerationHandle, GenerationState } from "@client";
+import { over } from "./blur.js";
+import type { Wanted } from "./compose.js";
+import { byId, el, icon, say, toast } from "./dom.js";
+import { client } from "./firebase.js";
+import { inWords, isCode, seconds, STAGES, TASKS } from "./words.js";
+
+interface Told {
+  prompt: string;
+  shape: number;
+  task: string;
+}
+
+const key = (fileUid: string): string => `studio/${fileUid}`;
+
+export class Now {
+  private readonly list = byId("now-list");
+  private readonly handles = new Set<GenerationHandle>();
+
+  /** `done`: a job has ended, and the history has something new. `open`: the user wants to see a result. */
+  constructor(
+    private readonly done: (fileUid: string) => void,
+    private readonly open: (fileUid: string) => void,
+  ) {}
+
+  begin(wanted: Wanted): void {
+    this.list.querySelectorAll(".job.over").forEach((card) => card.remove());
+    const told = { prompt: wanted.prompt, shape: wanted.shape, task: String(wanted.input.task_type) };
+    const card = new Card(told);
+    const handle = client.generate(wanted.input, { onChange: (state) => card.show(state) });
+    localStorage.setItem(key(handle.fileUid), JSON.stringify(told));
+    this.follow(handle, card, () => this.begin(wanted));
+    card.element.scrollIntoView({ block: "nearest", behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
+  }
+
+  /** The jobs that were in flight when the page was closed. */
+  async resume(): Promise<void> {
+    for (const fileUid of await client.inFlight()) {
+      const told: Told = { prompt: "", shape: 1, task: "text2img", ...JSON.parse(localStorage.getItem(key(fileUid)) ?? "{}") };
+      const card = new Card(told);
+      this.follow(client.resume(fileUid, { onChange: (state) => card.show(state) }), card, null);
+    }
+  }
+
+  /** Somebody else signs in: the jobs go on, unseen. */
+  leave(): void {
+    for (const handle of this.handles) handle.stop();
+    this.handles.clear();
+    this.list.replaceChildren();
+    byId("now").hidden = true;
+  }
+
+  private follow(handle: GenerationHandle, card: Card, again: (() => void) | null): void {
+    this.handles.add(handle);
+    this.list.prepend(card.element);
+    byId("now").hidden = false;
+    card.onCancel = () => {
+      handle.cancel().catch((error: unknown) => toast(inWords(error)));
+    };
+    card.onDismiss = () => {
+      card.element.remove();
+      byId("now").hidden = this.list.childElementCount === 0;
+    };
+    card.onOpen = () => this.open(handle.fileUid);
+    card.onAgain = again;
+    handle.result
+      .then(
+        (data) => {
+          card.succeed(data);
+          this.done(handle.fileUid);
+        },
+        (error: unknown) => {
+          if (!isCode(error, "stopped")) card.fail(error);
+          else card.element.remove();
+        },
+      )
+      .finally(() => {
+        this.handles.delete(handle);
+        localStorage.removeItem(key(handle.fileUid));
+      });
+  }
+}
+
+/** One job on the page. */
+class Card {
+  readonly element: HTMLElement;
+  onCancel: () => void = () => undefined;
+  onDismiss: () => void = () => undefined;
+  onOpen: () => void = () => undefined;
+  onAgain: (() => void) | null = null;
+
+  private readonly frame: HTMLElement;
+  private readonly line = el("p", { class: "stage" }, STAGES["queued"]);
+  private readonly bar = el("progress", { max: 100, "aria-label": "Progress" });
+  private readonly actions: HTMLElement;
+  private readonly name: string;
+  private preview: HTMLImageElement | null = null;
+  private announced = "";
+
+  constructor({ prompt, shape, task }: Told) {
+    this.name = prompt || (TASKS[task] ?? "Picture");
+    this.frame = el("div", { class: "frame waiting" });
+    this.frame.style.setProperty("--shape", String(shape));
+    const cancel = el("button", { type: "button", class: "quiet", onclick: () => this.cancel() }, "Cancel");
+    this.actions = el("div", { class: "actions" }, cancel);
+    this.element = el(
+      "li",
+      { class: "job" },
+      this.frame,
+      el("div", { class: "job-text" }, el("p", { class: "job-name" }, this.name), this.line, this.bar, this.actions),
+    );
+  }
+
+  show({ stage, percent, eta_seconds: left, preview, offline }: GenerationState): void {
+    if (stage === "completed" || stage === "failed") return;
+    const parts = [STAGES[stage] ?? stage];
+    if (stage === "generating" && left != null) parts.push(`${seconds(left)} left`);
+    this.line.textContent = offline ? "No connection. It goes on without you." : parts.join(" · ");
+    if (percent == null || stage === "queued" || stage === "loading") this.bar.removeAttribute("value");
+    else this.bar.value = percent;
+    this.announce(stage, percent ?? 0);
+    if (preview) {
+      this.preview ??= el("img", { class: "preview", alt: "" });
+      this.preview.src = preview;
+      if (!this.preview.isConnected) this.frame.append(this.preview);
+    }
+  }
+
+  succeed(data: GenerationData): void {
+    this.over(STAGES["completed"]!);
+    const file = data.files[0];
+    const url = file?.thumbnail_url ?? file?.poster_url ?? file?.url;
+    if (file && url && data.storage === "firebase") {
+      this.frame.style.setProperty("--shape", String(file.width / file.height));
+      this.frame.append(over(url, ""));
+      this.actions.append(el("button", { type: "button", class: "main small", onclick: () => this.onOpen() }, "Open"));
+    } else {
+      this.line.textContent = inWords({ code: "storage_unavailable" });
+    }
+    this.actions.append(this.dismissal());
+    say(`Ready: ${this.name}`);
+  }
+
+  fail(error: unknown): void {
+    const text = inWords(error);
+    this.over(text);
+    this.element.classList.add("failed");
+    if (this.onAgain && !isCode(error, "deleted", "forbidden", "invalid_input")) {
+      const again = (): void => {
+        this.onDismiss();
+        this.onAgain?.();
+      };
+      this.actions.append(el("button", { type: "button", class: "main small", onclick: again }, "Try again"));
+    }
+    this.actions.append(this.dismissal());
+    say(text);
+  }
+
+  private over(text: string): void {
+    const hadFocus = this.actions.contains(document.activeElement);
+    this.line.textContent = text;
+    this.bar.remove();
+    this.actions.replaceChildren();
+    this.frame.classList.remove("waiting");
+    this.element.classList.add("over");
+    if (hadFocus) queueMicrotask(() => this.actions.querySelector("button")?.focus());
+  }
+
+  private cancel(): void {
+    this.line.textContent = "Stopping";
+    this.actions.querySelector("button")!.disabled = true;
+    this.onCancel();
+  }
+
+  private dismissal(): HTMLElement {
+    const label = `Put away: ${this.name}`;
+    return el("button", { type: "button", class: "quiet round", "aria-label": label, onclick: () => this.onDismiss() }, icon("close"));
+  }
+
+  /** Each stage, and the half: a reader is told what matters, not every step. */
+  private announce(stage: string, percent: number): void {
+    const text = stage === "generating" && percent >= 50 ? "Half done" : (STAGES[stage] ?? stage);
+    if (text === this.announced) return;
+    this.announced = text;
+    say(`${text}: ${this.name}`);
+  }
+}

@@ -1,0 +1,130 @@
+// The photo that a request begins with: chosen, dropped or taken over from the history, and the part of it that was marked.
+
+import { byId } from "./dom.js";
+import { client } from "./firebase.js";
+import { editMask } from "./mask.js";
+
+interface Source {
+  /** What the page shows of it. */
+  url: string;
+  file: File | null;
+  /** Where the worker finds it, once it is uploaded. */
+  address: string | null;
+  width: number;
+  height: number;
+  mask: HTMLCanvasElement | null;
+}
+
+export class Photo {
+  private source: Source | null = null;
+  private readonly area = byId("photo");
+  private readonly input = byId<HTMLInputElement>("photo-file");
+  private readonly image = byId<HTMLImageElement>("photo-image");
+  private readonly veil = byId<HTMLCanvasElement>("photo-veil");
+  private readonly markButton = byId<HTMLButtonElement>("photo-mark");
+
+  /** `changed`: there is another photo, or none. */
+  constructor(private readonly changed: () => void) {
+    this.input.addEventListener("change", () => {
+      const file = this.input.files?.[0];
+      if (file) void this.take(file);
+    });
+    this.markButton.addEventListener("click", () => void this.mark());
+    this.area.addEventListener("dragover", (event) => event.preventDefault());
+    this.area.addEventListener("drop", (event) => {
+      event.preventDefault();
+      const file = event.dataTransfer?.files[0];
+      if (file) void this.take(file);
+    });
+  }
+
+  get isThere(): boolean {
+    return this.source !== null;
+  }
+
+  get isMarked(): boolean {
+    return this.source?.mask != null;
+  }
+
+  /** Width by height; of what the browser cannot show, a square's. */
+  get shape(): number {
+    return this.source ? this.source.width / this.source.height : 1;
+  }
+
+  /** Where the worker finds it, if it was uploaded before. */
+  get address(): string | null {
+    return this.source?.address ?? null;
+  }
+
+  show(visible: boolean, markable: boolean): void {
+    this.area.hidden = !visible;
+    this.markButton.hidden = !markable || !this.source;
+    this.veil.hidden = !markable;
+  }
+
+  async take(file: File): Promise<void> {
+    await this.set({ url: URL.createObjectURL(file), file, address: null });
+  }
+
+  /** A picture that the bucket has already. */
+  async takeOver(url: string, address: string): Promise<void> {
+    await this.set({ url, file: null, address });
+  }
+
+  /** The addresses for `image_url` and, where a part was marked, `mask_url`. */
+  async upload(): Promise<{ image_url: string; mask_url?: string }> {
+    const { source } = this;
+    if (!source) throw new TypeError("no photo was chosen");
+    source.address ??= await client.upload(source.file as File);
+    if (!source.mask) return { image_url: source.address };
+    return { image_url: source.address, mask_url: await client.upload(await asPng(source.mask)) };
+  }
+
+  private async set(found: Pick<Source, "url" | "file" | "address">): Promise<void> {
+    if (this.source?.file) URL.revokeObjectURL(this.source.url);
+    this.image.src = found.url;
+    // A phone's HEIC: the worker reads it, most browsers do not.
+    const shown = await this.image.decode().then(() => true, () => false);
+    const [width, height] = shown ? [this.image.naturalWidth, this.image.naturalHeight] : [1024, 1024];
+    this.source = { ...found, width, height, mask: null };
+    this.area.classList.add("filled");
+    byId("photo-name").textContent = found.file?.name ?? "From your pictures";
+    this.image.hidden = !shown;
+    this.drawVeil();
+    this.changed();
+  }
+
+  async mark(): Promise<void> {
+    const { source } = this;
+    if (!source) return;
+    const mask = await editMask(source.url, source.width, source.height, source.mask);
+    if (mask === undefined) return;
+    source.mask = mask;
+    this.drawVeil();
+    this.changed();
+  }
+
+  private drawVeil(): void {
+    const mask = this.source?.mask ?? null;
+    this.markButton.lastChild!.textContent = mask ? "Change the marked part" : "Mark the part to repaint";
+    const { veil } = this;
+    veil.width = mask?.width ?? 1;
+    veil.height = mask?.height ?? 1;
+    const context = veil.getContext("2d")!;
+    if (!mask) return;
+    context.drawImage(mask, 0, 0);
+    // White of the mask becomes a veil, its black is seen through.
+    const pixels = context.getImageData(0, 0, veil.width, veil.height);
+    for (let at = 0; at < pixels.data.length; at += 4) {
+      pixels.data[at + 3] = pixels.data[at]! > 127 ? 150 : 0;
+      pixels.data.set([88, 86, 214], at);
+    }
+    context.putImageData(pixels, 0, 0);
+  }
+}
+
+function asPng(canvas: HTMLCanvasElement): Promise<Blob> {
+  return new Promise((resolve, reject) => {
+    canvas.toBlob((blob) => (blob ? resolve(blob) : reject(new Error("the mask could not be written"))), "image/png");
+  });
+}

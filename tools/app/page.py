@@ -1,0 +1,113 @@
+"""The page of examples/web: built into a temporary folder, and served on loopback.
+
+Knows Vite and files; what the page is told of Firebase is its caller's.
+"""
+
+from __future__ import annotations
+
+import http.server
+import json
+import shutil
+import subprocess
+import tempfile
+import threading
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+from tools.emulators.install import find_node, install, node_environment
+
+ROOT = Path(__file__).parents[2]
+WEB = ROOT / "examples" / "web"
+CLIENT = ROOT / "client" / "src"
+BUILD_SECONDS = 180.0
+
+
+class BuildError(RuntimeError):
+    """Vite or TypeScript refused the page: the message carries what they said."""
+
+
+class Page:
+    """Context manager: a copy of examples/web in which the pinned packages are found, outside the checkout."""
+
+    def __enter__(self) -> Self:
+        packages = install(WEB, development=True)
+        self._folder = tempfile.TemporaryDirectory(prefix="page-")
+        root = Path(self._folder.name)
+        self._web = root / "examples" / "web"
+        shutil.copytree(WEB, self._web, ignore=shutil.ignore_patterns("node_modules", "dist", ".env*"))
+        (self._web / "node_modules").symlink_to(packages)
+        shutil.copytree(CLIENT, root / "client" / "src")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._folder.cleanup()
+
+    def check(self) -> None:
+        """Let TypeScript read the page and the client.
+
+        Raises:
+            BuildError: when it finds a mistake.
+        """
+        self._run("tsc", "--noEmit")
+
+    def build(self, variables: Mapping[str, Any]) -> Path:
+        """Build with these VITE_ variables, each written as JSON, and return the folder of files.
+
+        Raises:
+            BuildError: when it cannot be built.
+        """
+        told = {name: json.dumps(value) for name, value in variables.items()}
+        self._run("vite", "build", "--logLevel", "warn", variables=told)
+        return self._web / "dist"
+
+    def _run(self, program: str, *arguments: str, variables: Mapping[str, str] | None = None) -> None:
+        ran = subprocess.run(
+            [find_node(), self._web / "node_modules" / ".bin" / program, *arguments],
+            cwd=self._web,
+            env={**node_environment(), **(variables or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=BUILD_SECONDS,
+            check=False,
+        )
+        if ran.returncode != 0:
+            raise BuildError(f"{program} refuses the page:\n{ran.stdout[-4000:]}")
+
+
+class FileServer:
+    """Context manager: a folder on loopback, at `port` if that is free, else at any."""
+
+    def __init__(self, folder: Path, port: int = 0) -> None:
+        handler = partial(_Quiet, directory=str(folder))
+        try:
+            self._server = http.server.ThreadingHTTPServer(("127.0.0.1", port), handler)
+        except OSError:
+            self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._server.serve_forever, daemon=True, name="page").start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    @property
+    def url(self) -> str:
+        """The page's address."""
+        return f"http://127.0.0.1:{self._server.server_address[1]}/"
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    """Serves files, keeps nothing in the browser's cache, and writes no log."""
+
+    def end_headers(self) -> None:
+        self.send_header("Cache-Control", "no-cache")
+        super().end_headers()
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name it has there
+        """Say nothing."""

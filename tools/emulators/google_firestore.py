@@ -1,0 +1,112 @@
+"""Google's own Firestore emulator: the one that browsers can speak to, and that keeps the security rules.
+
+Knows where its jar may lie and how it is started; it needs Java. The worker's tests use the smaller one of `node/`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import tempfile
+import time
+from pathlib import Path
+from typing import Self
+
+from tools.emulators.process import GuardedProcess
+
+MAIN_CLASS = "com.google.cloud.datastore.emulator.firestore.CloudFirestore"
+START_SECONDS = 90.0
+PLACES = (
+    (Path("/usr/lib/google-cloud-sdk"), "platform/cloud-firestore-emulator/*.jar"),
+    (Path("/opt/homebrew/share/google-cloud-sdk"), "platform/cloud-firestore-emulator/*.jar"),
+    (Path.home() / "google-cloud-sdk", "platform/cloud-firestore-emulator/*.jar"),
+)
+
+
+class MissingEmulatorError(RuntimeError):
+    """No Java, or no jar: the message says what to install."""
+
+
+class GoogleFirestore:
+    """Context manager: Firestore on a free loopback port, for gRPC and for browsers, bound by a file of rules.
+
+    The address is known at once; `wait_ready` waits until somebody answers there.
+
+    Raises:
+        MissingEmulatorError: without Java or without the jar.
+    """
+
+    def __init__(self, *, project: str, rules: Path) -> None:
+        java, jar = find()
+        options = [f"--rules={rules}", f"--project_id={project}"]
+        self._command: list[str | Path] = [java, "-Duser.language=en", "-cp", jar, MAIN_CLASS, *options]
+
+    def __enter__(self) -> Self:
+        self._folder = tempfile.TemporaryDirectory(prefix="firestore-")
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self._port = probe.getsockname()[1]
+        command = [*self._command, "--host=127.0.0.1", f"--port={self._port}"]
+        self._process = GuardedProcess(command, env=os.environ, cwd=Path(self._folder.name))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.close()
+        self._folder.cleanup()
+
+    @property
+    def address(self) -> str:
+        """`127.0.0.1:port`."""
+        return f"127.0.0.1:{self._port}"
+
+    def wait_ready(self) -> Self:
+        """Wait until it answers.
+
+        Raises:
+            RuntimeError: when it ended or did not answer in time; the message carries what it wrote.
+        """
+        deadline = time.monotonic() + START_SECONDS
+        while self._process.returncode is None and time.monotonic() < deadline:
+            if f"API endpoint: http://{self.address}" in self._process.log:
+                return self
+            time.sleep(0.05)
+        raise RuntimeError(f"Google's Firestore emulator did not start: {self._process.log[-2000:]}")
+
+
+def find() -> tuple[Path, Path]:
+    """Return Java and the emulator's jar: the one FIRESTORE_EMULATOR_JAR names, firebase-tools' newest, or gcloud's.
+
+    Raises:
+        MissingEmulatorError: when one of them is not here.
+    """
+    java, jar = _java(), _jar()
+    if java is None:
+        raise MissingEmulatorError(
+            "Java is needed for Google's Firestore emulator: "
+            "`apt install default-jre-headless` on Debian and Ubuntu, `brew install openjdk` on a Mac."
+        )
+    if jar is None:
+        raise MissingEmulatorError(
+            "Google's Firestore emulator is not here: `npx firebase-tools setup:emulators:firestore` fetches it once."
+        )
+    return java, jar
+
+
+def _java() -> Path | None:
+    """A Mac has a `java` that only says that there is none, and Homebrew puts the real one elsewhere."""
+    brew = Path("/opt/homebrew/opt/openjdk/bin/java")
+    found = str(brew) if brew.exists() else shutil.which("java")
+    return Path(found) if found else None
+
+
+def _jar() -> Path | None:
+    named = os.environ.get("FIRESTORE_EMULATOR_JAR")
+    if named:
+        return Path(named) if Path(named).is_file() else None
+    fetched = Path(os.environ.get("FIREBASE_EMULATORS_PATH") or Path.home() / ".cache" / "firebase" / "emulators")
+    for folder, pattern in ((fetched, "cloud-firestore-emulator-v*.jar"), *PLACES):
+        jars = sorted(folder.glob(pattern), key=lambda jar: jar.stat().st_mtime)
+        if jars:
+            return jars[-1]
+    return None
