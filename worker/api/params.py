@@ -330,7 +330,8 @@ class SourceShape:
         return self.width, self.height
 
 
-_PRIVATE = {"prompt", "negative_prompt", "seeds", "seed", "enlarges"}
+PRIVATE = {"prompt", "negative_prompt", "seeds", "seed", "enlarges"}
+"""What the response's `params` never show: it stands beside them, or is ours."""
 _OF_DRAWING = {
     *("negative_prompt_of", "prompt_weighting", "style", "num_inference_steps", "guidance_scale", "scheduler"),
     *("prediction_type", "timestep_spacing", "guidance_rescale"),
@@ -346,7 +347,7 @@ _DRAFTED_ABOVE = 2
 def public_params(params: Params) -> dict[str, Any]:
     """`params` as the response shows them: what was really used, without the texts and the seeds beside them."""
     unused = _OF_DRAWING if isinstance(params, ImageParams) and params.draws_nothing else set()
-    left_out = _PRIVATE | unused
+    left_out = PRIVATE | unused
     return {key: value for key, value in asdict(params).items() if key not in left_out and value is not None}
 
 

@@ -150,6 +150,8 @@ class GenerationDocument(TypedDict):
     heartbeat_at: NotRequired[datetime]
     expires_at: NotRequired[datetime]
     """Past it the job is dead."""
+    delete_at: NotRequired[datetime]
+    """From when on it may be deleted, where the operator keeps nothing for ever."""
     usage: NotRequired[Usage]
     generation_data: NotRequired[GenerationData]
     error: NotRequired[DocumentError]

@@ -1,0 +1,93 @@
+"""The contract in Swift: Codable structs, which JSONDecoder and Firestore's own decoder read."""
+
+from tools.schema.model import Contract, Field, Object, Type
+from tools.schema.names import NOTICE, camel, slashes
+
+_KEYWORDS = frozenset({"internal", "default", "in", "is", "as", "case", "for", "repeat", "public", "private", "static"})
+_HEAD = f"""// {NOTICE}
+//
+// Read a document with `snapshot.data(as: GenerationDocument.self)` (FirebaseFirestore), an answer with JSONDecoder.
+// Words may be some that this version does not know: compare them (`document.status == .completed`), with a default.
+
+import Foundation
+
+/// A job: what the worker takes.
+public protocol GenerationRequest: Encodable, Sendable {{
+    var taskType: TaskType {{ get }}
+}}
+"""
+
+
+def written(contract: Contract) -> str:
+    """The whole file."""
+    parts = [_HEAD, *(_words(one.name, one.words) for one in contract.words)]
+    parts += [_struct(one) for one in contract.objects]
+    return "\n".join(parts)
+
+
+def _words(name: str, words: tuple[str, ...]) -> str:
+    constants = [f'    public static let {_name(word)} = {name}(rawValue: "{word}")' for word in words]
+    return "\n".join(
+        [
+            f"public struct {name}: RawRepresentable, Codable, Hashable, Sendable {{",
+            "    public let rawValue: String",
+            "",
+            "    public init(rawValue: String) {",
+            "        self.rawValue = rawValue",
+            "    }",
+            "",
+            *constants,
+            "}\n",
+        ]
+    )
+
+
+def _struct(one: Object) -> str:
+    fields = [field for field in one.fields if not _untyped(field.type)]
+    protocols = "GenerationRequest" if one.task else "Encodable, Sendable" if one.sent else "Codable, Sendable"
+    lines = [*slashes(one.said), f"public struct {one.name}: {protocols} {{"]
+    for field in fields:
+        lines += slashes(field.said, "    ")
+        if field.constant is not None:
+            lines.append(f"    public let {_name(field.name)} = TaskType.{_name(field.constant)}")
+        else:
+            lines.append(f"    public var {_name(field.name)}: {_optional(field)}")
+    if one.sent:
+        lines += _init([field for field in fields if field.constant is None])
+    lines += ["", "    private enum CodingKeys: String, CodingKey {"]
+    lines += [f'        case {_name(field.name)} = "{field.name}"' for field in fields]
+    return "\n".join([*lines, "    }", "}\n"])
+
+
+def _init(fields: list[Field]) -> list[str]:
+    """A struct's own initializer is not public."""
+    ordered = sorted(fields, key=lambda field: not field.required)
+    given = [
+        f"        {_name(field.name)}: {_optional(field)}{'' if field.required else ' = nil'}" for field in ordered
+    ]
+    kept = [f"        self.{_name(field.name).strip('`')} = {_name(field.name)}" for field in ordered]
+    return ["", "    public init(", ",\n".join(given), "    ) {", *kept, "    }"]
+
+
+def _optional(field: Field) -> str:
+    return f"{_type(field.type)}{'' if field.required and not field.nullable else '?'}"
+
+
+def _untyped(type_: Type) -> bool:
+    return type_.kind == "anything" or (type_.of is not None and _untyped(type_.of))
+
+
+def _name(name: str) -> str:
+    plain = camel(name)
+    return f"`{plain}`" if plain in _KEYWORDS else plain
+
+
+def _type(type_: Type) -> str:
+    plain = {"text": "String", "whole": "Int", "number": "Double", "truth": "Bool", "time": "Date"}
+    if type_.kind == "list":
+        assert type_.of is not None
+        return f"[{_type(type_.of)}]"
+    if type_.kind == "map":
+        assert type_.of is not None
+        return f"[String: {_type(type_.of)}]"
+    return plain.get(type_.kind, type_.name)

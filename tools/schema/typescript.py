@@ -1,0 +1,81 @@
+"""The contract in TypeScript: types alone, which leave nothing behind in an app's JavaScript."""
+
+import json
+
+from tools.schema.model import Contract, Object, Type
+from tools.schema.names import NOTICE, comment
+
+_HEAD = f"""// {NOTICE}
+//
+// What comes from the worker may have fields and words that these types do not know yet: `Open` keeps room for them.
+
+/** A word out of a list that may grow. */
+export type Open<Word extends string> = Word | (string & {{}});
+
+/** A time as Firestore's SDKs have it. */
+export interface Timestamp {{
+  toMillis(): number;
+}}
+"""
+
+
+def written(contract: Contract) -> str:
+    """The whole file."""
+    timed = _timed(contract)
+    parts = [_HEAD]
+    parts += [
+        f"export type {one.name} = {' | '.join(json.dumps(word) for word in one.words)};\n" for one in contract.words
+    ]
+    parts += [_interface(one, timed) for one in contract.objects]
+    requests = [one.name for one in contract.objects if one.task]
+    said = "A job: what the worker takes. `task_type` says which it is, and may be left out of a `text2img` alone."
+    parts.append("\n".join([*comment(said), f"export type GenerationRequest = {' | '.join(requests)};\n"]))
+    parts.append("export type WorkerResponse = GenerationResponse | GenerationFailure;\n")
+    return "\n".join(parts)
+
+
+def _timed(contract: Contract) -> set[str]:
+    """Objects that hold times."""
+    return {one.name for one in contract.objects if any(field.type.kind == "time" for field in one.fields)}
+
+
+def _interface(one: Object, timed: set[str]) -> str:
+    generic = "<Time = Timestamp>" if one.name in timed else ""
+    lines = [*comment(one.said), f"export interface {one.name}{generic} {{"]
+    for field in one.fields:
+        lines += comment(field.said, "  ")
+        if field.constant is not None:
+            optional = "?" if field.constant == "text2img" else ""
+            lines.append(f"  {field.name}{optional}: {json.dumps(field.constant)};")
+            continue
+        # A time that the server has yet to fill in is null in an SDK's own snapshots.
+        null = " | null" if field.nullable or field.type.kind == "time" else ""
+        lines.append(f"  {field.name}{'' if field.required else '?'}: {_type(field.type, one)}{null};")
+    if one.name == "RequestData":
+        lines += [*comment("The other fields of the request.", "  "), "  [field: string]: unknown;"]
+    return "\n".join([*lines, "}\n"])
+
+
+def _type(type_: Type, within: Object) -> str:
+    match type_.kind:
+        case "text":
+            return "string"
+        case "whole" | "number":
+            return "number"
+        case "truth":
+            return "boolean"
+        case "time":
+            return "Time"
+        case "words":
+            return type_.name if within.sent else f"Open<{type_.name}>"
+        case "object":
+            return type_.name
+        case "list":
+            assert type_.of is not None
+            inner = _type(type_.of, within)
+            return f"Array<{inner}>" if " " in inner or "<" in inner else f"{inner}[]"
+        case "map":
+            assert type_.of is not None
+            return f"Record<string, {_type(type_.of, within)}>"
+        case _:
+            return "unknown"
