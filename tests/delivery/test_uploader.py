@@ -80,6 +80,9 @@ class Job:
     def warn(self, warning: str) -> None:
         raise AssertionError(warning)
 
+    def viewer(self) -> None:
+        return None
+
     async def deliver(self, *things: Generated, limit: int = LIMIT) -> Delivered:
         for thing in things:
             self.delivery.take(thing)

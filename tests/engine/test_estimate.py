@@ -271,6 +271,9 @@ class Ear:
     def warn(self, warning: str) -> None:
         self.heard.append(warning)
 
+    def viewer(self) -> None:
+        self.heard.append("looked")
+
 
 def run_at(estimator: Estimator, networks: Networks, params: Params, *, step: float, decode: float) -> None:
     """A run that takes so many seconds for each step and for its decode."""
@@ -368,4 +371,5 @@ def test_the_stopwatch_hands_everything_on() -> None:
     watch.warn("slow")
     with watch.untimed():
         pass
-    assert ear.heard == [progress, "asked", "slow", "untimed"]
+    watch.viewer()
+    assert ear.heard == [progress, "asked", "slow", "untimed", "looked"]

@@ -1,6 +1,7 @@
 """The job's side of a run, small jobs and pictures; no torch."""
 
 import contextlib
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -9,7 +10,7 @@ from PIL import Image
 
 from worker.api.params import ImageParams, VideoParams
 from worker.core.errors import Cancelled
-from worker.core.types import Progress, Sources
+from worker.core.types import Preview, Progress, Sources
 
 
 class Recorder:
@@ -32,6 +33,9 @@ class Recorder:
 
     def warn(self, warning: str) -> None:
         self.warnings.append(warning)
+
+    def viewer(self) -> Callable[[Preview], None] | None:
+        return None
 
     @property
     def steps(self) -> list[int]:

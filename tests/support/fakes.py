@@ -347,3 +347,6 @@ class Cancellations:
 
     def warn(self, warning: str) -> None:
         self.warnings.append(warning)
+
+    def viewer(self) -> None:
+        return None

@@ -78,6 +78,9 @@ class _Quiet:
     def warn(self, warning: str) -> None:
         """Nobody reads."""
 
+    def viewer(self) -> None:
+        """Nobody looks."""
+
 
 class _WithoutWords(Engine):
     """The same engine, whose images are guided from the unconditional prediction to itself."""

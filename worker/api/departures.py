@@ -137,7 +137,16 @@ def _undrawn(request: Request) -> Iterator[str]:
     """Fields for a model, where none draws."""
     if not isinstance(request, UpscaleRequest):
         return
-    fields = ("prompt", "negative_prompt", "prompt_weighting", "style", "model", "seed", "num_inference_steps")
+    fields = (
+        "prompt",
+        "negative_prompt",
+        "prompt_weighting",
+        "style",
+        "model",
+        "seed",
+        "num_inference_steps",
+        "preview",
+    )
     if given := [name for name in fields if getattr(request, name) != UpscaleRequest.model_fields[name].default]:
         verb = "has" if len(given) == 1 else "have"
         yield f"{', '.join(given)}: {verb} no effect without an upscale_creativity above 0"

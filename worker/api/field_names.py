@@ -19,6 +19,7 @@ _CALLED = {
     "model": "model_name model_id checkpoint sd_model_checkpoint ckpt_name",
     "seed": "noise_seed random_seed manual_seed",
     "num_inference_steps": "steps num_steps n_steps sampling_steps sample_steps inference_steps ddim_steps",
+    "preview": "previews show_preview live_preview live_previews enable_preview preview_image",
     "user_id": "uid user firebase_uid",
     "file_uid": "file_id file_name generation_id",
     "id_token": "token auth_token firebase_token",

@@ -13,8 +13,8 @@ from worker.api.request import BaseRequest
 
 VERSION = "v1"
 """Stands in front; to be raised when the same request would get another fingerprint."""
-WHO_ASKS = frozenset({"id_token", "user_id", "file_uid", "use_cloud_storage"})
-"""Fields that say who asks and where the result goes, not what is asked for."""
+WHO_ASKS = frozenset({"id_token", "user_id", "file_uid", "use_cloud_storage", "preview"})
+"""Fields that say who asks, where the result goes and who looks on, not what is asked for."""
 
 
 def canonical_sha256(value: dict[str, object]) -> str:

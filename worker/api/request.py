@@ -167,6 +167,8 @@ class BaseRequest(BaseModel):
     user_id: UserId | None = None
     file_uid: FileUid | None = None
     use_cloud_storage: bool = False
+    preview: bool = False
+    """Whether the document shows what is being made, small, while it is."""
     id_token: IdToken | None = None
 
     @model_validator(mode="after")

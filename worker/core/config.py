@@ -65,6 +65,9 @@ class ConfigError(Exception):
 Side = Annotated[int, Field(ge=64, le=2048, multiple_of=8)]
 Guidance = Annotated[float, Field(ge=0, le=30)]
 Share = Annotated[float, Field(gt=0, le=1)]
+_Factor = Annotated[float, Field(ge=-10, le=10)]
+_Row = Annotated[tuple[_Factor, _Factor, _Factor], Field(strict=False)]
+PreviewFactors = Annotated[tuple[_Row, ...], Field(strict=False, min_length=2, max_length=129)]
 
 
 class OwnDefaults(BaseModel):
@@ -94,6 +97,8 @@ class OwnDefaults(BaseModel):
     micro_conditioning: Literal["native", "requested"] | None = None
     size_multiple: Annotated[int, Field(ge=8, le=64)] | None = None
     draft_strength: Share | None = None
+    preview_factors: PreviewFactors | None = None
+    """Red, green and blue, -1 ... 1, that each channel of a latent adds to its pixel; the last row is added to all."""
     warnings: Annotated[tuple[str, ...], Field(strict=False)] | None = None
 
     def given(self) -> dict[str, Any]:

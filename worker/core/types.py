@@ -3,6 +3,7 @@
 Imports nothing of the worker.
 """
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -78,6 +79,8 @@ class ProgressData(TypedDict):
     """Of the whole job; never goes back within an attempt."""
     eta_seconds: int | None
     """What is left; None: not known."""
+    preview: NotRequired[str]
+    """In the document alone, of a job that was asked for it: a data URI of a WebP of at most 8 KB."""
 
 
 class Usage(TypedDict):
@@ -103,9 +106,11 @@ class Progress:
     """0 ... 100 over the whole job, by its estimate: the job fills it in, not who reports."""
     eta_seconds: int | None = None
     """What is left of it; None: not known."""
+    preview: str | None = None
+    """A small picture of what is being made, as a data URI: the document's alone, and the job fills it in."""
 
     def public(self) -> ProgressData:
-        """As RunPod and the document are told it."""
+        """As RunPod and the document are told it; the document is shown a preview, too."""
         return {
             "stage": self.stage,
             "step": self.step,
@@ -148,6 +153,18 @@ class Sources:
     """What the client should know of how they were read."""
 
 
+class Preview(Protocol):
+    """A small picture of what is being made, on its way from where it is made."""
+
+    def ready(self) -> bool:
+        """Whether it is here; returns at once, any thread."""
+        ...
+
+    def picture(self) -> "Image.Image":
+        """RGB; once it is ready, and once only. Any thread."""
+        ...
+
+
 class Control(Protocol):
     """The job's side of a model run: it is asked at each step whether to go on, and told how far it is."""
 
@@ -169,4 +186,8 @@ class Control(Protocol):
 
     def warn(self, warning: str) -> None:
         """Say something of the result that its receiver should know."""
+        ...
+
+    def viewer(self) -> Callable[[Preview], None] | None:
+        """Who is to be handed a preview of this step, and takes it at once; None: nobody, or not so soon again."""
         ...

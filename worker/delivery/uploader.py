@@ -89,11 +89,7 @@ class Uploader:
         self._request, self._manifest, self._fps, self._destination = request, manifest, fps, destination
         self._count = request.num_images if isinstance(request, ImageRequest) else 1
         self._control, self._blocks = control, blocks
-        self._xmp = (
-            mark.packet("composite" if "image_url" in request.pictures() else "generated", request.file_uid)
-            if marked
-            else None
-        )
+        self._xmp = mark.packet_for(request) if marked else None
         self._trace = trace
         self._done, self._refused, self._all_taken = 0, 0, False
         self._taken: list[Generated] = []

@@ -71,13 +71,19 @@ def processing(
         "status": "processing",
         "claim": {"nonce": request.claim_token, "request_hash": request.fingerprint, "deaths": lost_workers},
         **alive(now),
-        "progress": Progress("queued").public(),
+        "progress": progressed(Progress("queued")),
     }
     fields |= dict.fromkeys(("error", "generation_data", "usage", "completed_at", "delete_at"), FieldValue.REMOVE)
     if has_ended(found):
         # A wish to cancel the attempt that ended must not end the one that the user asks for now.
         fields["cancel_requested"] = FieldValue.REMOVE
     return fields
+
+
+def progressed(progress: Progress) -> Fields:
+    """How far the job is, and what it is making."""
+    fields = progress.public()
+    return fields if progress.preview is None else {**fields, "preview": progress.preview}
 
 
 def alive(now: datetime) -> Fields:

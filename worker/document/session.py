@@ -10,7 +10,7 @@ import logging
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -101,13 +101,16 @@ class DocumentSession:
         except BackendError as error:
             if error.kind != "invalid" or progress is None:
                 raise
+            if progress.preview is not None:
+                self.beat(replace(progress, preview=None), heartbeat=heartbeat)
+                return
             # A full document has no room for progress; its lease has to be renewed all the same.
             self._beat(None, heartbeat=heartbeat)
 
     def _beat(self, progress: Progress | None, *, heartbeat: bool) -> None:
         changes: dict[str, Any] = {}
         if progress is not None:
-            changes["progress"] = progress.public()
+            changes["progress"] = schema.progressed(progress)
         if heartbeat:
             changes |= schema.alive(self._now())
         if changes:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from worker.api.params import ImageParams, Params, VideoParams
 from worker.api.request import TWICE_A_STEP
-from worker.core.types import Control, Part, Progress, Scheduler
+from worker.core.types import Control, Part, Preview, Progress, Scheduler
 from worker.engine.models.checkpoint import read_json
 from worker.engine.models.ip_adapter_files import IpAdapterFiles, ip_adapter_files
 from worker.engine.models.registry import Family, ModelSpec
@@ -570,3 +570,7 @@ class Stopwatch:
     def warn(self, warning: str) -> None:
         """Tell the job."""
         self._control.warn(warning)
+
+    def viewer(self) -> Callable[[Preview], None] | None:
+        """The job's."""
+        return self._control.viewer()

@@ -20,6 +20,7 @@ from worker.core.errors import JobError
 from worker.core.types import Scheduler, TaskType
 from worker.engine.protocol import Generator
 from worker.job.plan import plan
+from worker.job.preview import reason_for_none
 from worker.job.services import Services
 
 CONTRACT_VERSION = 2
@@ -44,7 +45,9 @@ async def answer(job_input: Any, services: Services) -> Quote | Capabilities:
     if asked.pop("action") == "quote":
         return await _quote(asked, services)
     # In a thread: it reads the small files of every model.
-    return await asyncio.to_thread(_capabilities, services.generator, services.settings)
+    has_document = services.documents is not None
+    preview = reason_for_none(services.settings, has_document=has_document) is None
+    return await asyncio.to_thread(_capabilities, services.generator, services.settings, preview=preview)
 
 
 async def _quote(job_input: Mapping[str, Any], services: Services) -> Quote:
@@ -58,7 +61,7 @@ async def _quote(job_input: Mapping[str, Any], services: Services) -> Quote:
     }
 
 
-def _capabilities(generator: Generator, settings: Settings) -> Capabilities:
+def _capabilities(generator: Generator, settings: Settings, *, preview: bool) -> Capabilities:
     models = {task.value: found for task in TaskType if (found := _models(generator, task, settings))}
     return {
         "tasks": [task for task in TaskType if task in models],
@@ -74,6 +77,7 @@ def _capabilities(generator: Generator, settings: Settings) -> Capabilities:
         },
         "schedulers": list(Scheduler),
         "output_formats": list(get_args(FormatName)),
+        "preview": preview,
         "limits": {
             "prompt_characters": MAX_PROMPT_CHARACTERS,
             "image_pixels": settings.max_image_pixels,

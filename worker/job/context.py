@@ -1,7 +1,7 @@
 """What one job carries through every stage: who asked, why it should stop, how far it is, what to say of its result.
 
-The `Control` that the model asks and tells. `report`, `raise_if_stopped` and `untimed` are safe in any thread, the rest
-belongs to the event loop.
+The `Control` that the model asks and tells. `report`, `raise_if_stopped`, `untimed` and `viewer` are safe in any
+thread, the rest belongs to the event loop.
 """
 
 import asyncio
@@ -16,10 +16,11 @@ from worker.api.request import Envelope
 from worker.api.shapes import Manifest
 from worker.core import timing
 from worker.core.stop import StopSignal
-from worker.core.types import Progress, Usage
+from worker.core.types import Preview, Progress, Usage
 from worker.document.lease import Lease
 from worker.job.course import Course
 from worker.job.limit import TimeLimit
+from worker.job.preview import Previews
 from worker.sources.lora_cache import InUse
 from worker.storage.results import ObjectOwner
 from worker.telemetry.spans import NO_TRACE, JobTrace
@@ -64,6 +65,8 @@ class JobContext:
     """How long the job may take; None: as long as it likes."""
     course: Course = field(default_factory=Course)
     """How far it is, by its estimate."""
+    previews: Previews | None = None
+    """What shows what is being made; None: nobody is to see it."""
     longest_step: float = 0.0
     """Seconds of its longest denoising step by the estimate, or of the longest silence between two reports so far."""
     moved_at: float = field(default_factory=time.monotonic)
@@ -72,6 +75,7 @@ class JobContext:
     """How it is seen from outside."""
     _step_began: float | None = None
     _newest: Progress = field(default_factory=lambda: Progress("queued"))
+    _preview: str | None = None
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
 
     def raise_if_stopped(self) -> None:
@@ -101,6 +105,16 @@ class JobContext:
         """Say something of the result that its receiver should know, once."""
         if warning not in self.warnings:
             self.warnings.append(warning)
+
+    def viewer(self) -> Callable[[Preview], None] | None:
+        """Who takes a preview now."""
+        return None if self.previews is None else self.previews.viewer()
+
+    def show(self, preview: str) -> None:
+        """Have a preview stand in the document from now on until there is a newer one; RunPod is not sent it."""
+        self._preview = preview
+        if self.lease is not None and not self.ended:
+            self.lease.note(replace(self._newest, preview=preview))
 
     @contextlib.contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -166,5 +180,5 @@ class JobContext:
             return
         self._newest = progress
         if self.lease is not None:
-            self.lease.note(progress)
+            self.lease.note(replace(progress, preview=self._preview))
         self.watch(progress)

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from worker.core import timing
-from worker.core.types import Progress
+from worker.core.types import Preview, Progress
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +73,10 @@ class Unattended:
     def warn(self, warning: str) -> None:
         """Log it: there is nobody else to tell."""
         log.warning("%s", warning, extra={"action": "loading"})
+
+    def viewer(self) -> Callable[[Preview], None] | None:
+        """Nobody looks."""
+        return None
 
 
 def terminal_bar(title: str) -> "TerminalBar | None":

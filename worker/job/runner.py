@@ -47,6 +47,7 @@ from worker.job.gpu_queue import GpuSlot
 from worker.job.limit import TimeLimit
 from worker.job.plan import Plan, follow, plan
 from worker.job.preflight import Preflight
+from worker.job.preview import Previews, reason_for_none
 from worker.job.services import Services
 
 UNSYNCED = "firestore_synced: false; the document could not be brought up to date"
@@ -95,6 +96,8 @@ async def run(
     finally:
         context.limit.cancel()
         moving.cancel()
+        if context.previews is not None:
+            context.previews.close()
     usage = context.usage
     trace.end(
         answer.get("error_code", "completed"),
@@ -154,6 +157,7 @@ class _Runner:
         context.course = Course(planned.estimate)
         context.longest_step = planned.estimate.longest_step if planned.estimate is not None else 0.0
         self._know(planned)
+        self._open_previews(request)
         # In a thread: an inline picture of 20 MB takes most of a second, in which nothing else may wait.
         context.fingerprint = await asyncio.to_thread(fingerprint, request)
         log.info("job accepted", extra={"action": "job_accepted", "job_id": context.job.id, **self._described(request)})
@@ -217,6 +221,17 @@ class _Runner:
         delivered = await self._uploader.finish(services.settings.max_result_bytes)
         context.timings |= self._uploader.timings
         return delivered
+
+    def _open_previews(self, request: Request) -> None:
+        if not request.preview:
+            return
+        context, services = self._context, self._services
+        has_document = context.lease is not None and services.documents is not None
+        reason = reason_for_none(services.settings, has_document=has_document)
+        if reason is not None:
+            context.warn(reason)
+        else:
+            context.previews = Previews.of(request, services.settings, context.show)
 
     def _slot(self, planned: Plan) -> GpuSlot:
         generator, gpu = self._services.generator, self._services.gpu

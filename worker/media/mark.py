@@ -9,6 +9,8 @@ import struct
 import uuid
 from typing import Literal
 
+from worker.api.request import Request
+
 Origin = Literal["generated", "composite"]
 """Made by a model alone, or by a model from a picture that was given to it."""
 
@@ -37,6 +39,11 @@ def packet(origin: Origin, file_uid: str | None = None) -> bytes:
     if file_uid is not None:
         identified = f' xmlns:dc="http://purl.org/dc/elements/1.1/" dc:identifier="{file_uid}"'
     return _PACKET.format(identified=identified, type=_TYPES[origin]).encode()
+
+
+def packet_for(request: Request) -> bytes:
+    """The packet of what is made for a request."""
+    return packet("composite" if "image_url" in request.pictures() else "generated", request.file_uid)
 
 
 def mp4_box(xmp: bytes) -> bytes:

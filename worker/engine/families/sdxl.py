@@ -23,7 +23,7 @@ from PIL import Image
 from worker.api.params import Draft, ImageParams
 from worker.api.prompt_weights import Passages
 from worker.core.types import Control, Part, Progress, Sources
-from worker.engine import resize
+from worker.engine import preview, resize
 from worker.engine.adapters.controlnet import Controls
 from worker.engine.adapters.depth import depth
 from worker.engine.adapters.ip_adapter import Reference, referenced
@@ -145,18 +145,26 @@ class SdxlJob:
         plan, (height, width) = self._anew, pixels.shape[:2]
         self._condition()
         below, beside = plan.height - height, plan.width - width
+        backdrop = preview.Backdrop(pixels)
         padded = np.pad(pixels, ((0, below), (0, beside), (0, 0)), mode="edge")
 
         def paint(box: Box) -> "NDArray[np.float32]":
             tile = np.ascontiguousarray(padded[box[1] : box[3], box[0] : box[2]])
             if int(tile.max()) - int(tile.min()) < _FLAT:
                 return tile.astype(np.float32)
-            return self._tile_anew(tile, seed, plan).astype(np.float32)
+            place = functools.partial(backdrop.with_tile, box)
+            return self._tile_anew(tile, seed, plan, place).astype(np.float32)
 
         return np.ascontiguousarray(plan.grid.painted(paint)[:height, :width])
 
     @torch.no_grad()
-    def _tile_anew(self, tile: "NDArray[np.uint8]", seed: int, plan: "_Anew") -> "NDArray[np.uint8]":
+    def _tile_anew(
+        self,
+        tile: "NDArray[np.uint8]",
+        seed: int,
+        plan: "_Anew",
+        place: Callable[[Image.Image], Image.Image],
+    ) -> "NDArray[np.uint8]":
         self._control.raise_if_stopped()
         self.phase = "encode"
         with self._told("encode"):
@@ -170,7 +178,7 @@ class SdxlJob:
             "strength": plan.strength,
         }
         before = self._done
-        latents = self._call(pipeline, self._base_embeds, generator, self._stepper(plan.steps), options)
+        latents = self._call(pipeline, self._base_embeds, generator, self._stepper(plan.steps), options, place=place)
         self._done = before + plan.steps
         self.phase = "decode"
         with self._told("decode"):
@@ -382,19 +390,36 @@ class SdxlJob:
         return self._call(pipeline, self._refiner_embeds, generator, step, options)
 
     def _call(
-        self, pipeline: Any, embeds: Embeddings | None, generator: torch.Generator, step: StepCallback, options: Any
+        self,
+        pipeline: Any,
+        embeds: Embeddings | None,
+        generator: torch.Generator,
+        step: StepCallback,
+        options: Any,
+        *,
+        place: Callable[[Image.Image], Image.Image] | None = None,
     ) -> torch.Tensor:
         told = self._params.micro_conditioning
-        latents: torch.Tensor = pipeline(
-            **(embeds or {}),
-            **options,
-            **({} if told is None else {"original_size": told[::-1], "target_size": told[::-1]}),
-            generator=generator,
-            guidance_scale=self._params.guidance_scale,
-            output_type="latent",
-            callback_on_step_end=step,
-        ).images
+        rows = preview.rows_for(self._parts.vae, self._parts.preview_factors)
+        correct = None if place else self._corrector()
+        with preview.shown(pipeline.scheduler, rows, self._control, self._device, correct=correct, place=place):
+            latents: torch.Tensor = pipeline(
+                **(embeds or {}),
+                **options,
+                **({} if told is None else {"original_size": told[::-1], "target_size": told[::-1]}),
+                generator=generator,
+                guidance_scale=self._params.guidance_scale,
+                output_type="latent",
+                callback_on_step_end=step,
+            ).images
         return latents
+
+    def _corrector(self) -> preview.Correction | None:
+        """For the previews of an inpainting: beside what is repainted the source is seen."""
+        if self._weights is None or self._source_latents is None:
+            return None
+        source, free = preview.small(self._source_latents), (preview.small(self._weights) > 0).float()
+        return lambda clean: source + free * (clean - source)
 
     def moment(self, part: Part, share: float) -> Progress:
         """How far it is when so much of a part is done."""

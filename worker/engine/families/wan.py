@@ -15,7 +15,7 @@ from diffusers.utils.torch_utils import randn_tensor
 
 from worker.api.params import VideoParams
 from worker.core.types import Control, Progress, Sources
-from worker.engine import resize
+from worker.engine import preview, resize
 from worker.engine.memory.room import Phase
 from worker.engine.models.loader import WanParts
 from worker.engine.prompt import umt5
@@ -148,7 +148,8 @@ class WanJob:
             self._control.raise_if_stopped()
             return {}
 
-        with self._phase_told():
+        rows = preview.rows_for(self._parts.vae, self._parts.preview_factors)
+        with self._phase_told(), preview.shown(pipeline.scheduler, rows, self._control, self._device):
             latents: torch.Tensor = pipeline(
                 **options,
                 **embeds,

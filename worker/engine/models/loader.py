@@ -17,6 +17,7 @@ import torch
 import transformers
 from safetensors import safe_open
 
+from worker.core.config import PreviewFactors
 from worker.core.errors import ModelUnavailable
 from worker.core.types import Control, Progress
 from worker.engine.adapters import controlnet, ip_adapter
@@ -75,6 +76,8 @@ class SdxlParts:
     refiner_aesthetics: bool = True
     ip_adapter: Any = None
     depth: Any = None
+    preview_factors: PreviewFactors | None = None
+    """What makes colours of its latents, where the model says so itself."""
     controlnets: dict[str, Any] = field(default_factory=dict)
     """By the name that their `WeightSource` gives them."""
 
@@ -98,6 +101,7 @@ class WanParts:
     transformer_2: Any = None
     boundary_ratio: float | None = None
     expand_timesteps: bool = False
+    preview_factors: PreviewFactors | None = None
 
     def modules(self) -> dict[str, torch.nn.Module]:
         """The networks in the order in which a job uses them."""
@@ -224,6 +228,7 @@ class Loader:
             parts.refiner_scheduler = self._small(folder, "scheduler")
             parts.refiner_aesthetics = bool(_index(folder).get("requires_aesthetics_score", True))
             self._check_refiner(parts)
+        parts.preview_factors = self.spec.preview_factors
         return parts
 
     def _sdxl_file(self, source: WeightSource, *, load_vae: bool) -> SdxlParts:
@@ -295,6 +300,7 @@ class Loader:
             scheduler=self._small(folder, "scheduler"),
             boundary_ratio=index.get("boundary_ratio"),
             expand_timesteps=bool(index.get("expand_timesteps")),
+            preview_factors=self.spec.preview_factors,
         )
 
     def _wan_vae(self, source: WeightSource) -> Any:

@@ -13,7 +13,7 @@ from typing import Any, Literal, cast
 from worker.api.params import EndImage, ModelDefaults
 from worker.api.request import ImageRequest, Request
 from worker.api.validation_errors import not_one_of
-from worker.core.config import Settings, has_cuda_driver, named_sources
+from worker.core.config import PreviewFactors, Settings, has_cuda_driver, named_sources
 from worker.core.errors import FieldProblem, InvalidInput, ModelUnavailable
 from worker.core.messages import text
 from worker.core.types import ControlType, TaskType
@@ -104,6 +104,8 @@ class ModelSpec:
     refiner: WeightSource | None = None
     scheduler: Options = ()
     """What the scheduler's config says where its own file, or SDXL base's, does not: how the model was trained."""
+    preview_factors: PreviewFactors | None = None
+    """What makes colours of its latents, as its folder or the operator says; None: as is published for its kind."""
     extras: tuple[WeightSource, ...] = ()
     """What one job asks for beside the model: loaded for the first that does, and on the GPU only while it runs."""
 
@@ -467,7 +469,7 @@ class ModelRegistry:
             refiner = self._weights("SDXL_REFINER", "refiner", "demo")
         if refiner is not None and (refiner.name == "demo") != (main.name == "demo"):
             raise ModelUnavailable("model_unavailable.refiner_demo")
-        return ModelSpec("sdxl", main, vae, refiner, self._schedule(main))
+        return ModelSpec("sdxl", main, vae, refiner, self._schedule(main), self._own(main).get("preview_factors"))
 
     def _wan(self, task_type: TaskType, model: str | None) -> ModelSpec:
         name = self._chosen(task_type, model)
@@ -481,7 +483,7 @@ class ModelRegistry:
                 variable=main.variable,
                 task=task_type,
             )
-        return ModelSpec("wan", main)
+        return ModelSpec("wan", main, preview_factors=self._own(main).get("preview_factors"))
 
     def _image_to_video(self, name: str | None) -> WeightSource:
         first, shared = self._choices("WAN_I2V_MODEL"), self._choices("WAN_MODEL")

@@ -1,0 +1,88 @@
+"""`python -m tools.fit_preview FOLDER`: what makes colours of a model's latents, for its `worker.json`.
+
+A preview is a linear map of each latent to a pixel (worker/engine/preview.py). For SDXL and Wan it is published; for
+a model with a VAE of its own it is fitted here, by least squares, between pictures made small and what the VAE makes of
+them. Prints `preview_factors` and how far the colours are off.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFilter
+
+from worker.engine.vae import encode_clip, encode_image
+
+CPU = torch.device("cpu")
+SIDE = 96
+PICTURES = 24
+FRAMES = 5
+"""Of the still clip that Wan's VAE is shown: its first latent frame, of one frame alone, is unlike the others."""
+
+
+def pictures(folder: Path | None, count: int = PICTURES) -> Iterator[Image.Image]:
+    """Those of a folder, or else drawings: shapes on backgrounds in all colours, some of them soft."""
+    if folder is not None:
+        for path in sorted(folder.iterdir()):
+            yield Image.open(path).convert("RGB").resize((SIDE, SIDE))
+        return
+    random = np.random.default_rng(0)
+    for index in range(count):
+        colours = [tuple(int(part) for part in random.integers(0, 256, 3)) for _ in range(6)]
+        image = Image.new("RGB", (SIDE, SIDE), colours[0])
+        draw = ImageDraw.Draw(image)
+        for number, colour in enumerate(colours[1:]):
+            x, y, size = random.integers(0, SIDE), random.integers(0, SIDE), random.integers(12, 60)
+            box = (x - size, y - size, x + size, y + size)
+            if number % 2:
+                draw.ellipse(box, fill=colour)
+            else:
+                draw.rectangle(box, fill=colour)
+        yield image.filter(ImageFilter.GaussianBlur(6)) if index % 3 == 0 else image
+
+
+def latents_of(vae: Any, image: Image.Image) -> torch.Tensor:
+    """(c, h, w), as the networks take them."""
+    if isinstance(vae, diffusers.AutoencoderKLWan):
+        return encode_clip(vae, np.stack([np.asarray(image)] * FRAMES), CPU)[0, :, -1]
+    return encode_image(vae, image, CPU)[0]
+
+
+def fitted(vae: Any, shown: Iterator[Image.Image]) -> tuple[list[list[float]], float]:
+    """A row for each channel and one for what is added to all; and the deviation of a colour, of 255."""
+    inputs, outputs = [], []
+    for image in shown:
+        latents = latents_of(vae, image).double()
+        size = (latents.shape[2], latents.shape[1])
+        wanted = np.asarray(image.resize(size, Image.Resampling.BOX), dtype=np.float64) / 127.5 - 1
+        inputs.append(latents.flatten(1).T.numpy())
+        outputs.append(wanted.reshape(-1, 3))
+    known = np.concatenate(inputs)
+    known = np.concatenate([known, np.ones((len(known), 1))], axis=1)
+    wanted = np.concatenate(outputs)
+    rows = np.linalg.lstsq(known, wanted, rcond=None)[0]
+    deviation = float(np.sqrt(np.mean((known @ rows - wanted) ** 2)) * 127.5)
+    return [[round(float(value), 4) for value in row] for row in rows], deviation
+
+
+def main() -> None:
+    """Fit and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="a model in diffusers' layout")
+    parser.add_argument("--pictures", type=Path, help="a folder of pictures to fit it to, in place of drawings")
+    asked = parser.parse_args()
+    kind = json.loads((asked.folder / "vae" / "config.json").read_text())["_class_name"]
+    vae = getattr(diffusers, kind).from_pretrained(str(asked.folder / "vae"), local_files_only=True).eval()
+    rows, deviation = fitted(vae, pictures(asked.pictures))
+    sys.stdout.write(json.dumps({"preview_factors": rows}) + "\n")
+    sys.stdout.write(f"colours are off by {deviation:.0f} of 255 on the average\n")
+
+
+if __name__ == "__main__":
+    main()
