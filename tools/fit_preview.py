@@ -20,8 +20,8 @@ from PIL import Image, ImageDraw, ImageFilter
 from worker.engine.vae import encode_clip, encode_image
 
 CPU = torch.device("cpu")
-SIDE = 96
-PICTURES = 24
+SIDE = 64
+PICTURES = 20
 FRAMES = 5
 """Of the still clip that Wan's VAE is shown: its first latent frame, of one frame alone, is unlike the others."""
 
@@ -38,13 +38,13 @@ def pictures(folder: Path | None, count: int = PICTURES) -> Iterator[Image.Image
         image = Image.new("RGB", (SIDE, SIDE), colours[0])
         draw = ImageDraw.Draw(image)
         for number, colour in enumerate(colours[1:]):
-            x, y, size = random.integers(0, SIDE), random.integers(0, SIDE), random.integers(12, 60)
+            x, y, size = (int(random.integers(*span)) for span in ((0, SIDE), (0, SIDE), (8, 32)))
             box = (x - size, y - size, x + size, y + size)
             if number % 2:
                 draw.ellipse(box, fill=colour)
             else:
                 draw.rectangle(box, fill=colour)
-        yield image.filter(ImageFilter.GaussianBlur(6)) if index % 3 == 0 else image
+        yield image.filter(ImageFilter.GaussianBlur(4)) if index % 3 == 0 else image
 
 
 def latents_of(vae: Any, image: Image.Image) -> torch.Tensor:

@@ -1,0 +1,212 @@
+"""Previews: the clean picture that latents are on the way to, whichever the scheduler, at no cost to what is made."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.engine.conftest import Runner
+from tests.support.engine_jobs import Recorder
+from worker.api.params import Draft, Upscale
+from worker.core.types import Preview, Scheduler
+from worker.engine import preview
+from worker.engine.preview import LONGEST_SIDE, Backdrop, Frame, rows_for, shown, small
+from worker.engine.schedulers import image_scheduler, video_scheduler
+
+_KIT: Any = diffusers
+CPU = torch.device("cpu")
+AS_THEY_ARE = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (0.0, 0.0, 0.0))
+"""Latents of three channels that are colours."""
+SDXL = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+CLEAN = torch.rand((1, 3, 6, 10), generator=torch.Generator().manual_seed(5)) * 2 - 1
+
+
+class Looker(Recorder):
+    """Wants to see every step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Image.Image] = []
+
+    def viewer(self) -> Callable[[Preview], None] | None:
+        def take(shown: Preview) -> None:
+            assert shown.ready()
+            self.seen.append(shown.picture())
+
+        return take
+
+
+def known(scheduler: Any, index: int, sample: torch.Tensor, timestep: Any) -> torch.Tensor:
+    """What a network that knows the clean latents gives for noisy ones."""
+    clean, config = CLEAN.to(sample), scheduler.config
+    if config.get("prediction_type") == "flow_prediction" or "FlowMatch" in type(scheduler).__name__:
+        return (sample - clean) / float(scheduler.sigmas[index])
+    noisy = scheduler.scale_model_input(sample, timestep)
+    if hasattr(scheduler, "sigmas"):
+        alpha = 1 / (1 + float(scheduler.sigmas[index]) ** 2) ** 0.5
+    else:
+        alpha = float(scheduler.alphas_cumprod[int(timestep)]) ** 0.5
+    noise = (noisy - alpha * clean) / (1 - alpha**2) ** 0.5
+    return alpha * noise - (1 - alpha**2) ** 0.5 * clean if config.prediction_type == "v_prediction" else noise
+
+
+def drawn(scheduler: Any, control: Recorder, steps: int = 6) -> torch.Tensor:
+    """The latents that a scheduler ends with."""
+    generator = torch.Generator().manual_seed(1)
+    scheduler.set_timesteps(steps)
+    sample = torch.randn(CLEAN.shape, generator=generator) * getattr(scheduler, "init_noise_sigma", 1.0)
+    with shown(scheduler, AS_THEY_ARE, control, CPU), torch.no_grad():
+        for index, timestep in enumerate(scheduler.timesteps):
+            takes = inspect.signature(scheduler.step).parameters
+            options = {"generator": generator} if "generator" in takes else {}
+            made = known(scheduler, index, sample, timestep)
+            sample = scheduler.step(made, timestep, sample, **options, return_dict=False)[0]
+    return sample
+
+
+def assert_clean(seen: list[Image.Image]) -> None:
+    wanted = CLEAN[0].permute(1, 2, 0).add(1).mul(127.5).numpy()
+    for image in seen:
+        assert np.abs(np.asarray(image, dtype=np.float32) - wanted).max() < 3
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("choice", [None, *Scheduler])
+def test_every_scheduler_shows_the_clean_picture_at_every_step(choice: Scheduler | None, prediction: str) -> None:
+    own = _KIT.EulerDiscreteScheduler(**SDXL, prediction_type=prediction)
+    looker = Looker()
+    made = drawn(image_scheduler(own, choice), looker)
+    assert len(looker.seen) >= 6
+    assert not looker.warnings
+    assert_clean(looker.seen)
+    assert torch.equal(made, drawn(image_scheduler(own, choice), Recorder())), "who looks changes nothing"
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        _KIT.UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction"),
+        _KIT.FlowMatchEulerDiscreteScheduler(),
+        _KIT.DPMSolverMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction"),
+    ],
+    ids=["UniPC", "Euler", "DPM-Solver"],
+)
+def test_every_scheduler_of_a_flow_does_so_too(own: Any) -> None:
+    looker = Looker()
+    made = drawn(video_scheduler(own, 3.0), looker)
+    assert_clean(looker.seen)
+    assert len(looker.seen) == 6
+    assert torch.equal(made, drawn(video_scheduler(own, 3.0), Recorder()))
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        _KIT.UniPCMultistepScheduler(**SDXL, predict_x0=False),
+        _KIT.DPMSolverMultistepScheduler(**SDXL, algorithm_type="dpmsolver", final_sigmas_type="sigma_min"),
+    ],
+    ids=["UniPC", "DPM-Solver"],
+)
+def test_a_solver_that_keeps_noise_does_so_too(own: Any) -> None:
+    looker = Looker()
+    drawn(own, looker)
+    assert len(looker.seen) == 6
+    assert_clean(looker.seen)
+
+
+def test_a_scheduler_is_as_it_was_afterwards() -> None:
+    scheduler = _KIT.EulerDiscreteScheduler(**SDXL)
+    before = inspect.signature(scheduler.step)
+    with shown(scheduler, AS_THEY_ARE, Recorder(), CPU):
+        assert inspect.signature(scheduler.step) == before
+    assert "step" not in vars(scheduler)
+
+
+def test_who_wants_to_see_what_cannot_be_shown_is_told() -> None:
+    looker, scheduler = Looker(), _KIT.EulerDiscreteScheduler(**SDXL)
+    scheduler.set_timesteps(2)
+    with shown(scheduler, None, looker, CPU):
+        scheduler.step(CLEAN, scheduler.timesteps[0], CLEAN)
+    assert (looker.seen, looker.warnings) == ([], [preview.NONE_SHOWN])
+
+
+def test_latents_are_made_small_in_their_own_shape_and_of_a_clip_the_middle_counts() -> None:
+    assert small(torch.zeros(1, 4, 128, 128)).shape == (4, 128, 128)
+    assert small(torch.zeros(1, 4, 256, 128)).shape == (4, LONGEST_SIDE, LONGEST_SIDE // 2)
+    clip = torch.arange(5.0).view(1, 1, 5, 1, 1).expand(1, 16, 5, 6, 8)
+    assert small(clip).shape == (16, 6, 8)
+    assert bool((small(clip) == 2).all())
+
+
+def test_latents_that_are_no_numbers_are_shown_as_some_picture() -> None:
+    image = Frame(preview._coloured(torch.full((3, 2, 2), torch.nan), torch.tensor(AS_THEY_ARE))).picture()
+    assert image.size == (2, 2)
+
+
+class Vae:
+    def __init__(self, **config: Any) -> None:
+        self.config = config
+
+
+def test_colours_are_the_models_own_or_as_published_for_its_kind() -> None:
+    assert [len(rows_for(Vae(z_dim=channels)) or ()) for channels in (16, 48, 12)] == [17, 49, 0]
+    sdxl, playground = rows_for(Vae(latent_channels=4)), rows_for(Vae(latent_channels=4, latents_mean=[0.0] * 4))
+    assert sdxl is not None
+    assert playground is not None
+    assert sdxl != playground
+    assert rows_for(Vae(latent_channels=16)) is None
+    own = [[0.5, 0, 0]] * 5
+    assert rows_for(Vae(latent_channels=4), own) == ((0.5, 0, 0),) * 5
+    assert rows_for(Vae(latent_channels=16), own) is None, "a row for each channel and one more"
+
+
+def test_tiles_are_seen_in_the_whole_picture_one_after_another() -> None:
+    backdrop = Backdrop(np.zeros((400, 800, 3), np.uint8))
+    first = backdrop.with_tile((0, 0, 400, 400), Image.new("RGB", (50, 50), "red"))
+    both = backdrop.with_tile((400, 0, 800, 400), Image.new("RGB", (50, 50), "lime"))
+    assert first.size == both.size == (LONGEST_SIDE, LONGEST_SIDE // 2)
+    assert [image.getpixel((x, 48)) for image in (first, both) for x in (48, 144)] == [
+        (255, 0, 0),
+        (0, 0, 0),
+        (255, 0, 0),
+        (0, 255, 0),
+    ]
+
+
+JOBS: dict[str, tuple[str, dict[str, Any], tuple[int, int]]] = {
+    "text2img": ("text2img", {}, (8, 8)),
+    "img2img": ("img2img", {}, (8, 8)),
+    "inpaint": ("inpaint", {}, (8, 8)),
+    "refined": ("inpaint", {"high_noise_frac": 0.5, "refiner_inference_steps": 4, "num_inference_steps": 4}, (8, 8)),
+    "drafted": ("text2img", {"width": 128, "height": 128, "draft": Draft(64, 64, 0.4)}, (16, 16)),
+    "upscaled": ("text2img", {"upscale": Upscale(2, 128, 128, "lanczos", 0.5, (96, 96))}, (128, 128)),
+    "text2video": ("text2video", {}, (8, 8)),
+    "img2video": ("img2video", {}, (8, 8)),
+}
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_a_job_that_is_looked_at_makes_the_same(run: Runner, name: str) -> None:
+    task, params, size = JOBS[name]
+    looker, unseen = Looker(), Recorder()
+    looked_at = run(task, control=looker, **params)
+    alone = run(task, control=unseen, **params)
+    assert all(np.array_equal(one, other) for one, other in zip(looked_at, alone, strict=True))
+    assert (looker.progress, looker.warnings) == (unseen.progress, unseen.warnings)
+    assert looker.seen[-1].size == size
+    assert len(looker.seen) >= len(set(looker.steps)) - 1
+
+
+def test_half_way_a_star_is_seen(run: Runner) -> None:
+    looker = Looker()
+    scene = {"width": 256, "height": 256, "guidance_scale": 2.0}
+    (image,) = run("text2img", control=looker, prompt="a red star on blue", num_inference_steps=8, **scene)
+    final = np.asarray(Image.fromarray(image).resize((32, 32), Image.Resampling.BOX), dtype=np.float32)
+    half = np.asarray(looker.seen[len(looker.seen) // 2 - 1], dtype=np.float32)
+    apart = [np.corrcoef(final[..., k].ravel(), half[..., k].ravel())[0, 1] for k in (0, 2)]
+    assert min(apart) > 0.9, "red where it will be red, blue where it will be blue"
