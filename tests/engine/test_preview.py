@@ -45,13 +45,14 @@ def known(scheduler: Any, index: int, sample: torch.Tensor, timestep: Any) -> to
     """What a network that knows the clean latents gives for noisy ones."""
     clean, config = CLEAN.to(sample), scheduler.config
     if config.get("prediction_type") == "flow_prediction" or "FlowMatch" in type(scheduler).__name__:
-        return (sample - clean) / float(scheduler.sigmas[index])
+        velocity: torch.Tensor = (sample - clean) / float(scheduler.sigmas[index])
+        return velocity
     noisy = scheduler.scale_model_input(sample, timestep)
     if hasattr(scheduler, "sigmas"):
         alpha = 1 / (1 + float(scheduler.sigmas[index]) ** 2) ** 0.5
     else:
         alpha = float(scheduler.alphas_cumprod[int(timestep)]) ** 0.5
-    noise = (noisy - alpha * clean) / (1 - alpha**2) ** 0.5
+    noise: torch.Tensor = (noisy - alpha * clean) / (1 - alpha**2) ** 0.5
     return alpha * noise - (1 - alpha**2) ** 0.5 * clean if config.prediction_type == "v_prediction" else noise
 
 
@@ -104,17 +105,17 @@ def test_every_scheduler_of_a_flow_does_so_too(own: Any) -> None:
     assert torch.equal(made, drawn(video_scheduler(own, 3.0), Recorder()))
 
 
+@pytest.mark.filterwarnings("ignore:`algorithm_types dpmsolver:FutureWarning")
 @pytest.mark.parametrize(
-    "own",
+    ("kind", "options"),
     [
-        _KIT.UniPCMultistepScheduler(**SDXL, predict_x0=False),
-        _KIT.DPMSolverMultistepScheduler(**SDXL, algorithm_type="dpmsolver", final_sigmas_type="sigma_min"),
+        ("UniPCMultistepScheduler", {"predict_x0": False}),
+        ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"}),
     ],
-    ids=["UniPC", "DPM-Solver"],
 )
-def test_a_solver_that_keeps_noise_does_so_too(own: Any) -> None:
+def test_a_solver_that_keeps_noise_does_so_too(kind: str, options: dict[str, Any]) -> None:
     looker = Looker()
-    drawn(own, looker)
+    drawn(getattr(_KIT, kind)(**SDXL, **options), looker)
     assert len(looker.seen) == 6
     assert_clean(looker.seen)
 
@@ -197,7 +198,7 @@ def test_a_job_that_is_looked_at_makes_the_same(run: Runner, name: str) -> None:
     looked_at = run(task, control=looker, **params)
     alone = run(task, control=unseen, **params)
     assert all(np.array_equal(one, other) for one, other in zip(looked_at, alone, strict=True))
-    assert (looker.progress, looker.warnings) == (unseen.progress, unseen.warnings)
+    assert (looker.steps, looker.warnings) == (unseen.steps, unseen.warnings)
     assert looker.seen[-1].size == size
     assert len(looker.seen) >= len(set(looker.steps)) - 1
 

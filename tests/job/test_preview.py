@@ -17,7 +17,6 @@ from worker.core import timing
 from worker.core.errors import OutOfMemory
 from worker.core.stop import StopSignal
 from worker.core.types import Control, Progress
-from worker.job import preview as job_preview
 from worker.job.preview import UNSEEN, WITHHELD, Previews
 from worker.media.preview import MAX_CHARACTERS
 
@@ -195,10 +194,9 @@ async def test_a_preview_that_comes_to_nothing_costs_the_job_nothing(generator: 
 
 
 async def test_there_is_one_a_second_and_none_while_one_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    now, told = [100.0], []
+    now, told = [100.0], list[str]()
     monkeypatch.setattr(timing, "PROGRESS_SECONDS", 1.0)
-    monkeypatch.setattr(job_preview.time, "monotonic", lambda: now[0])
-    looking = Previews(told.append)
+    looking = Previews(told.append, clock=lambda: now[0])
 
     async def show() -> bool:
         if (viewer := looking.viewer()) is None:

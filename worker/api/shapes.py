@@ -259,5 +259,7 @@ class Capabilities(TypedDict):
     size_presets: SizePresets
     schedulers: list[Scheduler]
     output_formats: list[FormatName]
+    preview: bool
+    """Whether documents show what is being made."""
     limits: Limits
     versions: Versions

@@ -11,7 +11,7 @@ from typing import Any
 from worker.api.shapes import DocumentError
 from worker.core import timing
 from worker.core.errors import Cancelled, JobError
-from worker.core.types import Owner, Progress, Usage
+from worker.core.types import Owner, Progress, ProgressData, Usage
 from worker.document.store import FieldValue
 
 TERMINAL = frozenset({"completed", "failed"})
@@ -80,10 +80,12 @@ def processing(
     return fields
 
 
-def progressed(progress: Progress) -> Fields:
+def progressed(progress: Progress) -> ProgressData:
     """How far the job is, and what it is making."""
     fields = progress.public()
-    return fields if progress.preview is None else {**fields, "preview": progress.preview}
+    if progress.preview is not None:
+        fields["preview"] = progress.preview
+    return fields
 
 
 def alive(now: datetime) -> Fields:

@@ -39,9 +39,11 @@ def reason_for_none(settings: Settings, *, has_document: bool) -> str | None:
 class Previews:
     """One job's; made in the event loop that serves it. `viewer` and what it gives are safe in any thread."""
 
-    def __init__(self, tell: Callable[[str], None], xmp: bytes | None = None) -> None:
+    def __init__(
+        self, tell: Callable[[str], None], xmp: bytes | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         """`tell` is handed each preview as a data URI, in the event loop; `xmp` is their mark."""
-        self._tell, self._xmp = tell, xmp
+        self._tell, self._xmp, self._clock = tell, xmp, clock
         self._loop = asyncio.get_running_loop()
         self._due = 0.0
         self._under_way = self._closed = False
@@ -54,7 +56,7 @@ class Previews:
 
     def viewer(self) -> Callable[[Preview], None] | None:
         """Who takes a preview now; None: the last one is not a second old, or still under way."""
-        return None if self._under_way or time.monotonic() < self._due else self._take
+        return None if self._under_way or self._clock() < self._due else self._take
 
     def close(self) -> None:
         """Nothing more is told; in the event loop."""
@@ -63,7 +65,7 @@ class Previews:
             self._task.cancel()
 
     def _take(self, preview: Preview) -> None:
-        self._under_way, self._due = True, time.monotonic() + timing.PROGRESS_SECONDS
+        self._under_way, self._due = True, self._clock() + timing.PROGRESS_SECONDS
         self._loop.call_soon_threadsafe(self._begin, preview)
 
     def _begin(self, preview: Preview) -> None:
