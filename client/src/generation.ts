@@ -101,6 +101,7 @@ export class Generation {
   private overlaid = false;
   private readonly jobs = new Set<string>();
   private asks = 0;
+  private asksBefore = 0;
   private askedAt: number | undefined;
   private askAgainAt = Number.POSITIVE_INFINITY;
   private unclear: GenerationError | undefined;
@@ -159,13 +160,15 @@ export class Generation {
   async start(plan: Plan | Promise<Plan>): Promise<void> {
     this.untick = this.around.clock.listen((slept) => this.tick(slept));
     this.plan = "then" in plan ? await plan : plan;
-    const { order } = this.plan;
+    const { order, anew } = this.plan;
+    // An order from an earlier session without an answer: whether it was asked then is not known.
+    if (order && !anew) this.asksBefore = order.asks ?? 1;
     if (order?.jobId !== undefined) {
       this.jobs.add(order.jobId);
       this.answered = true;
     } else if (order) {
       await this.around.inFlight.put(this.uid, this.fileUid, order);
-      if (this.wish !== "none") this.fail(cancelled());
+      if (this.wish !== "none" && this.asksBefore === 0) this.fail(cancelled());
       if (this.settled) return;
       this.writeSlip();
     }
@@ -176,7 +179,7 @@ export class Generation {
     if (this.settled) return;
     if (this.wish === "none") this.wish = "unsent";
     const before = this.slip === "none" || this.slip === "pending";
-    if (this.plan?.order && before && !this.answered && this.asks === 0) {
+    if (this.plan?.order && before && !this.answered && this.asks + this.asksBefore === 0) {
       this.fail(cancelled()); // nobody was asked yet; `writeSlip` takes its slip back
       return;
     }
@@ -191,8 +194,9 @@ export class Generation {
     this.around.backend.order(this.uid, this.fileUid).then(
       () => {
         this.slip = "made";
-        if (this.wish !== "none") this.removeDocument();
-        else this.consider();
+        if (this.wish === "none") return this.consider();
+        void this.removeDocument();
+        this.fail(cancelled());
       },
       () => {
         // There is a document already, or the rules take no slips. What the server has decides.
@@ -247,7 +251,8 @@ export class Generation {
         const jobId = typeof answer?.jobId === "string" ? answer.jobId : "";
         this.jobs.add(jobId);
         if (this.settled) return;
-        void inFlight.put(this.uid, this.fileUid, { ...order, jobId, slip });
+        const asks = this.asksBefore + this.asks;
+        void inFlight.put(this.uid, this.fileUid, { ...order, jobId, slip, asks });
         if (this.known && this.fields?.status === "failed") this.failed(this.fields);
       },
       (error: GenerationError) => {
@@ -370,9 +375,7 @@ export class Generation {
     }
     const { code, message, retryable } = fields.error ?? { code: "internal", message: "It failed.", retryable: false };
     // A second call of ours may still wait in line, and would begin the work that nobody wants.
-    if (code === "cancelled" && this.wish !== "none" && this.asks > 1) {
-      void this.removeDocument();
-    }
+    if (code === "cancelled" && this.wish !== "none" && this.othersMayCome()) void this.removeDocument();
     this.fail(new GenerationError(code, message, retryable));
   }
 
@@ -427,7 +430,7 @@ export class Generation {
   private async lookForAnyWorker(): Promise<void> {
     if (!(await this.look()) || this.isRunning() || this.queuedSeconds < this.around.queueSeconds) return;
     // A job that still comes would be made for nobody: it ends where its slip is gone.
-    if (this.slip === "made") void this.removeDocument();
+    if (this.fields?.status === "queued") void this.removeDocument();
     const lost = new GenerationError("worker_lost", "No worker took this job in time; ask again.", true);
     this.fail(this.unclear ?? lost);
   }
@@ -458,8 +461,12 @@ export class Generation {
     if (this.settled || this.wish !== "unsent" || this.slip === "pending") return;
     if (this.known && this.fields === undefined && this.slip !== "made") return; // once there is a document
     this.wish = "sending";
+    // The failure of an earlier attempt takes no wish; the job that was asked for since ends where it is gone.
+    const { backend } = this.around;
+    const ended = this.fields?.status === "failed";
     try {
-      await this.around.backend.update(this.uid, this.fileUid, { cancel_requested: true });
+      if (ended) await backend.remove(this.uid, this.fileUid);
+      else await backend.update(this.uid, this.fileUid, { cancel_requested: true });
     } catch (error) {
       this.wish = "unsent";
       await this.look(); // it may have ended meanwhile, and takes no wish then
@@ -469,10 +476,14 @@ export class Generation {
     this.wish = "sent";
     this.wishIsKnown();
     if (this.settled || this.isRunning()) return;
-    // Whoever takes it ends it before it begins. Of two calls only the first would: the second needs the slip gone.
-    const twice = this.asks > 1;
+    // Whoever takes it ends it before it begins.
     this.fail(cancelled());
-    if (twice) await this.removeDocument();
+    if (!ended && this.othersMayCome()) await this.removeDocument();
+  }
+
+  /** Of several jobs of one document only the first ends by its wish; the others need the document gone. */
+  private othersMayCome(): boolean {
+    return this.asksBefore + this.asks > 1 || (this.slip === "refused" && this.fields?.status === "queued");
   }
 
   private async removeDocument(): Promise<void> {

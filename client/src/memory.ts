@@ -17,6 +17,8 @@ export interface Order {
   jobId?: string;
   /** Whether the job was asked for with a slip: its document is there until somebody deletes it. */
   slip?: boolean;
+  /** How often the backend was called for it. */
+  asks?: number;
 }
 
 /** The orders of each user, under one key. A store that fails costs the memory, never a job. */

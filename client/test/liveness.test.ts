@@ -621,6 +621,54 @@ test("of a job that was asked for twice, neither is drawn once it is cancelled",
   assert.deepEqual([seen.error?.code, world.generated], ["cancelled", []]);
 });
 
+test("asked for again after a failure and cancelled while it waits, nothing is drawn", async () => {
+  const first = await taken({ fileUid: "again" });
+  world.fail(first.job, "gpu_fault", true);
+  await settle();
+  world.generated = [];
+  const seen = await start({ fileUid: "again" });
+  assert.equal(asks().length, 2);
+  await seen.handle.cancel();
+  await settle();
+  assert.equal(seen.error?.code, "cancelled");
+  assert.deepEqual([world.take().denied, world.generated], ["deleted", []]);
+});
+
+test("asked for in two sessions and cancelled in the second, nothing is drawn", async () => {
+  const store = memory();
+  client = world.client({ memory: store });
+  world.answer = (_, submit) => {
+    submit();
+    return new Promise(() => undefined);
+  };
+  const { handle } = await start();
+  world.close();
+  world.answer = async (_, submit) => submit();
+  const seen = told((onChange) => world.client({ memory: store }).resume(handle.fileUid, { onChange }));
+  await world.awake(3);
+  assert.equal(world.queue.length, 2);
+  await seen.handle.cancel();
+  await settle();
+  assert.equal(seen.error?.code, "cancelled");
+  assert.deepEqual([world.take().denied, world.take().denied, world.generated], ["deleted", "deleted", []]);
+});
+
+test("cancelled as soon as it is resumed, a job that was asked for before is not drawn", async () => {
+  const store = memory();
+  client = world.client({ memory: store });
+  world.answer = (_, submit) => {
+    submit();
+    return new Promise(() => undefined);
+  };
+  const { handle } = await start();
+  world.close();
+  const seen = told((onChange) => world.client({ memory: store }).resume(handle.fileUid, { onChange }));
+  await seen.handle.cancel();
+  await settle();
+  assert.equal(seen.error?.code, "cancelled");
+  assert.deepEqual([world.take().denied, world.generated], ["deleted", []]);
+});
+
 test("a job that runs is cancelled by its worker", async () => {
   const { seen, job } = await taken();
   await seen.handle.cancel();

@@ -96,6 +96,12 @@ def test_every_block_of_code_in_the_document_parses(tmp_path: Path) -> None:
         assert checked.returncode == 0, block + checked.stderr
 
 
+@pytest.mark.e2e
+def test_bad_days_lose_no_job_and_pay_for_none_twice(compiled: Path) -> None:
+    """At random but repeatably: sleep, tunnels, wrong clocks, lost answers, restarts, changes of mind."""
+    assert passed(compiled, "test/chaos.test.js", CHAOS_DAYS="200") == 1
+
+
 def test_the_client_has_no_dependency_of_its_own() -> None:
     package = json.loads((CLIENT / "package.json").read_text())
     assert not {"dependencies", "peerDependencies", "optionalDependencies"} & set(package)
