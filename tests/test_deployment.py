@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from benchmarks.full_size_models import WAN_22_VAE, WAN_TI2V_TRANSFORMER
-from tools.bake_models import IP_ADAPTER, choose_files, component_folders
+from tools.bake_models import IP_ADAPTER, PROMAX, choose_files, component_folders
 from tools.lock import pinned
 from worker.api.params import resolve
 from worker.api.request import parse
@@ -22,7 +22,7 @@ from worker.core.types import TaskType
 from worker.engine.estimate import Estimator, Networks
 from worker.engine.memory.placement import Demand, decide
 from worker.engine.memory.room import Size, room
-from worker.engine.models import hub
+from worker.engine.models import controlnet_files, hub
 from worker.engine.models.ip_adapter_files import ENCODERS, PREFERRED
 from worker.engine.models.registry import PINNED, ModelRegistry
 from worker.engine.protocol import Placement
@@ -483,6 +483,13 @@ def test_baking_ip_adapters_takes_one_for_sdxl_with_its_encoder_as_a_download_do
     chosen = choose_files([*others, "sdxl_models/image_encoder/model.safetensors", *IP_ADAPTER], None)
     assert chosen == [*IP_ADAPTER]
     assert {f"sdxl_models/{PREFERRED[0]}", f"{ENCODERS[0]}/model.safetensors"} < {*chosen}
+
+
+def test_baking_two_controlnets_in_one_repository_takes_promax() -> None:
+    files = ["README.md", "config.json", "diffusion_pytorch_model.safetensors", "config_promax.json"]
+    assert choose_files([*files, "diffusion_pytorch_model_promax.safetensors"], None) == [*PROMAX]
+    assert controlnet_files.needed_files([*files, PROMAX[1]]) == [*PROMAX]
+    assert controlnet_files.needed_files(files) == ["config.json", "diffusion_pytorch_model.safetensors"]
 
 
 def test_baking_a_stable_diffusion_1_takes_its_safety_checker_alone() -> None:

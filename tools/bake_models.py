@@ -30,6 +30,8 @@ IP_ADAPTER = (
     "sdxl_models/ip-adapter-plus_sdxl_vit-h.safetensors",
 )
 """Of a repository laid out as h94/IP-Adapter, what the worker takes first."""
+PROMAX = ("config_promax.json", "diffusion_pytorch_model_promax.safetensors")
+"""Of a repository laid out as xinsir/controlnet-union-sdxl-1.0, the network that takes all that the other one takes."""
 CHECKER = ("safety_checker", "feature_extractor")
 
 log = logging.getLogger("bake")
@@ -49,6 +51,8 @@ def choose_files(files: Iterable[str], components: Iterable[str] | None) -> list
         single-file checkpoints beside a pipeline's folders stay out.
     """
     paths = [PurePosixPath(name) for name in files]
+    if components is None and {*PROMAX} <= {*map(str, paths)}:
+        return [*PROMAX]
     if components is None and {*IP_ADAPTER} <= {*map(str, paths)}:
         return [*IP_ADAPTER]
     folders = {"."} if components is None else {*components}

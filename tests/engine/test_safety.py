@@ -300,7 +300,7 @@ def test_a_repository_that_has_its_checker_pickled_is_refused_with_the_reason(fl
     (repository / FULL).unlink()
     found, said = downloaded(tmp_path, half=True)
     assert found is None
-    assert "model_unavailable: org/checker has no safety checker in .safetensors, and pickles are not read" in said
+    assert "model_unavailable: org/checker has no .safetensors weights of this kind, and pickles are not read" in said
     assert not list((tmp_path / "home").rglob("*.bin"))
 
 

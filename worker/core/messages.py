@@ -314,9 +314,9 @@ MESSAGES: Mapping[str, str] = {
     "model_unavailable.lora_files": "the folder of the LoRA {name} must hold one .safetensors file, or LORAS say which",
     "model_unavailable.lora_hash": "the file of the LoRA {name} is not the one whose sha256 LORAS names",
     "model_unavailable.checker": "{variable}: {problem}",
-    "model_unavailable.checker_pickle": (
-        "{repository} has no safety checker in .safetensors, and pickles are not read; leave the variable empty for "
-        "the same weights in that format"
+    "model_unavailable.pickled_only": (
+        "{repository} has no .safetensors weights of this kind, and pickles are not read; name another repository, or "
+        "leave the variable empty for its default"
     ),
     "model_unavailable.checker_incomplete": "the weights of the safety checker are not complete",
     "model_unavailable.img2video": (
@@ -341,7 +341,11 @@ MESSAGES: Mapping[str, str] = {
     "model_unavailable.no_depth": (
         "is not a Depth Anything (its config.json does not name DepthAnythingForDepthEstimation)"
     ),
-    "model_unavailable.no_controlnet": "is not a ControlNet in diffusers' layout (its config.json names none)",
+    "model_unavailable.no_controlnet": (
+        "is not a ControlNet in diffusers' names: a folder or repository with config.json and "
+        "diffusion_pytorch_model.safetensors, or with ProMax's config_promax.json and "
+        "diffusion_pytorch_model_promax.safetensors, or one .safetensors file is read"
+    ),
     "model_unavailable.file_configs": (
         "SDXL_MODEL is a single file, and the configuration and tokenizer files that go with it are not here "
         "(those of stabilityai/stable-diffusion-xl-base-1.0)"
@@ -356,7 +360,7 @@ MESSAGES: Mapping[str, str] = {
         "{variable} must be a hub id (org/name, or org/name@revision), a folder, a .safetensors file or demo"
     ),
     "model_unavailable.no_demo": "{variable} cannot be demo",
-    "model_unavailable.no_file": "{variable} must be a hub id or a folder; only SDXL loads from a single file",
+    "model_unavailable.no_file": "{variable} must be a hub id or a folder; it does not load from a single file",
     "model_unavailable.file_missing": "{variable} names a file that is not there",
     "model_unavailable.file_cut_off": "{variable} names a file that is not all there: a download or copy was cut off",
     "model_unavailable.file": "{variable} names a file that {problem}",

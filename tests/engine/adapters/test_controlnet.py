@@ -1,5 +1,7 @@
 """ControlNets: the numbers of diffusers' own pipelines, how far they reach, and that nothing of them stays."""
 
+import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +19,7 @@ from diffusers import (
 )
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors.torch import save_file
 from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
 
 from tests.engine.conftest import request_of
@@ -29,6 +32,7 @@ from worker.core.types import TaskType
 from worker.engine.adapters.controlnet import demo
 from worker.engine.adapters.depth import depth
 from worker.engine.engine import Engine
+from worker.engine.memory.footprint import spec_bytes
 from worker.engine.models.registry import ModelRegistry
 from worker.engine.protocol import Placement
 from worker.engine.schedulers import image_scheduler
@@ -286,6 +290,84 @@ def test_a_folder_as_it_is_published_is_read_and_draws_as_what_was_saved(
     assert ("tile" in engine.controlnet_types()) is union
     assert np.array_equal(draw(engine, entry()), draw(engine_of(demo_settings) if union else single, entry()))
     engine.unload()
+
+
+def shifted(network: Any, by: float) -> Any:
+    """Another network of the same shape."""
+    with torch.no_grad():
+        network.controlnet_mid_block.bias.add_(by)
+    return network
+
+
+def promax(folder: Path, network: Any) -> Path:
+    """As xinsir/controlnet-union-sdxl-1.0 has it: a network of six types, and beside it ProMax, of eight."""
+    shifted(network, 0.3).save_pretrained(folder)
+    config, weights = folder / "config.json", folder / "diffusion_pytorch_model.safetensors"
+    said = json.loads(config.read_text()) | {"_class_name": "ControlNetModel_Union"}
+    (folder / "config_promax.json").write_text(json.dumps(said))
+    shifted(network, -0.3).save_pretrained(folder / "new")
+    (folder / "new" / weights.name).rename(folder / "diffusion_pytorch_model_promax.safetensors")
+    shutil.rmtree(folder / "new")
+    config.write_text(json.dumps(said | {"num_control_type": 6}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("union", "layout"),
+    [
+        (True, "mixed folder"),
+        (True, "mixed folder's file"),
+        *((union, layout) for union in (True, False) for layout in ("file with its config", "file alone")),
+    ],
+)
+def test_other_published_layouts_draw_as_what_was_saved(
+    demo_settings: Settings, demo_models: Path, tmp_path: Path, single: Engine, union: bool, layout: str
+) -> None:
+    draw(single)
+    network = demo(parts_of(single).unet, union=union)
+    folder = tmp_path / "control"
+    if layout.startswith("mixed"):
+        promax(folder, network)
+        where = folder if layout == "mixed folder" else folder / "diffusion_pytorch_model_promax.safetensors"
+    else:
+        network.save_pretrained(folder)  # type: ignore[operator]  # of diffusers
+        where = folder / "some name.safetensors"
+        (folder / "diffusion_pytorch_model.safetensors").rename(where)
+        if layout == "file alone":
+            (folder / "config.json").unlink()
+    source = str(where) if union else f"canny={where}"
+    engine = engine_of(demo_settings, sdxl_model=str(demo_models / "sdxl"), sdxl_refiner=None, controlnet_model=source)
+    assert ("tile" in engine.controlnet_types()) is union
+    drawn, expected = draw(engine, entry()), draw(engine_of(demo_settings) if union else single, entry())
+    # What went through two shifts there and back is not the same to the last bit.
+    assert np.abs(drawn.astype(int) - expected).max() <= (1 if layout.startswith("mixed") else 0)
+    spec = engine.registry.spec(TEXT2IMG, None, parse(CONTROLLED))
+    assert spec_bytes(spec, cuda=False)[spec.extras[0].network] == 4 * sum(one.numel() for one in network.parameters())
+    engine.unload()
+
+
+CONTROLLED = {"prompt": "a", "controlnets": [{"type": "canny", "image_url": "https://example.com/c.png"}]}
+
+
+def test_a_file_that_is_no_controlnet_or_for_another_unet_is_refused_in_words(
+    demo_settings: Settings, demo_models: Path, tmp_path: Path, single: Engine
+) -> None:
+    draw(single)
+    base = {"sdxl_model": str(demo_models / "sdxl"), "sdxl_refiner": None}
+    file = tmp_path / "network.safetensors"
+    tensors = demo(parts_of(single).unet, union=False).state_dict()
+    for changed, said in (
+        ({"control_model.input_blocks.0.0.weight": torch.zeros(4, 4)}, "or one .safetensors file is read"),
+        ({name: value for name, value in tensors.items() if "mid_block" not in name}, "missing or of another shape"),
+        (tensors | {"conv_in.weight": torch.zeros(8, 4, 3, 3)}, "missing or of another shape"),
+    ):
+        save_file({name: value.contiguous() for name, value in changed.items()}, file)
+        with pytest.raises(ModelUnavailable, match="CONTROLNET_MODEL") as caught:
+            draw(engine_of(demo_settings, **base, controlnet_model=f"canny={file}"), entry())
+        assert said in str(caught.value)
+    file.write_bytes(file.read_bytes()[:-10])
+    with pytest.raises(ModelUnavailable, match="not all there"):
+        draw(engine_of(demo_settings, **base, controlnet_model=f"canny={file}"), entry())
 
 
 def test_a_folder_that_does_not_go_with_the_model_is_refused_in_words(

@@ -139,7 +139,7 @@ def broken(tmp_path: Path) -> dict[str, tuple[dict[str, Any], str]]:
         "a wrong VAE": ({"sdxl_vae": str(not_a_model)}, "not an SDXL VAE"),
         "a demo refiner beside a real base": ({"sdxl_refiner": "demo"}, "does not go with"),
         "a refiner that is a base": ({"sdxl_refiner": str(fake_sdxl(tmp_path / "base"))}, "another kind of model"),
-        "a single file for Wan": ({"wan_model": "/models/wan.safetensors"}, "only SDXL loads from a single file"),
+        "a single file for Wan": ({"wan_model": "/models/wan.safetensors"}, "it does not load from a single file"),
     }
 
 

@@ -127,6 +127,14 @@ def _tensor(picture: Any) -> torch.Tensor:
     return torch.from_numpy(np.asarray(picture).astype(np.float32) / 255.0).permute(2, 0, 1)[None].contiguous()
 
 
+def config_like(unet: Any, kind: Any) -> dict[str, Any]:
+    """What a ControlNet of this class has in common with the UNet that it was trained for, with the usual reader."""
+    with torch.device("meta"):
+        network: Any = ControlNetModel.from_unet(unet, load_weights_from_unet=False)
+    names = inspect.signature(kind.__init__).parameters
+    return {name: value for name, value in network.config.items() if name in names}
+
+
 def demo(unet: Any, *, union: bool) -> torch.nn.Module:
     """A ControlNet of the demo UNet's own weights (https://arxiv.org/abs/2302.05543, section 3.1), a little trained.
 
@@ -139,10 +147,8 @@ def demo(unet: Any, *, union: bool) -> torch.nn.Module:
             # Its own `from_unet` knows the widths of SDXL alone.
             width: int = unet.config.block_out_channels[0]
             kind: Any = ControlNetUnionModel
-            names = inspect.signature(kind.__init__).parameters
-            shared = {name: value for name, value in network.config.items() if name in names}
             own = {"num_control_type": 8, "num_trans_channel": width, "num_proj_channel": width}
-            plain, network = network, kind(**shared | own)
+            plain, network = network, kind(**config_like(unet, kind) | own)
             network.load_state_dict(plain.state_dict(), strict=False)
         for weight in network.parameters():
             if weight.dim() == 4 and not weight.any():

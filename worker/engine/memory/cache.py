@@ -43,7 +43,7 @@ LEARNT_MARGIN = 1.1
 _FETCHED_AS: Mapping[Role, What] = {
     "vae": "vae",
     "ip_adapter": "ip_adapter",
-    "controlnet": "vae",
+    "controlnet": "controlnet",
     "depth": "safety",
     "upscaler": "upscaler",
 }

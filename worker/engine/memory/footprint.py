@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from worker.engine.models.checkpoint import components, has_weights, header, loaded_bytes
+from worker.engine.models.controlnet_files import controlnet_files
 from worker.engine.models.ip_adapter_files import ip_adapter_files
 from worker.engine.models.registry import ModelSpec, WeightSource
 from worker.engine.models.upscaler_file import NotAnUpscaler, file_in
@@ -56,7 +57,10 @@ def _part(weights: WeightSource, *, cuda: bool) -> dict[str, int]:
         found = ip_adapter_files(path)
         read = [] if isinstance(found, str) else [found.weights, *_files(found.encoder, cuda)]
         return {"ip_adapter": loaded_bytes(read, wide)}
-    if weights.role in {"vae", "controlnet", "depth"}:
+    if weights.role == "controlnet":
+        network = controlnet_files(path, half=cuda)
+        return {"controlnet": 0 if isinstance(network, str) else loaded_bytes(network.files, wide)}
+    if weights.role in {"vae", "depth"}:
         return {weights.role: loaded_bytes(_files(path, cuda), wide)}
     if weights.kind == "file":
         tensors = header(path)

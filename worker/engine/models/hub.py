@@ -13,7 +13,7 @@ from typing import Literal
 
 from worker.core.config import REPOSITORY, RUNPOD_VOLUME
 from worker.core.errors import ModelUnavailable
-from worker.engine.models.checker_files import needed_files
+from worker.engine.models import checker_files, controlnet_files
 from worker.engine.models.ip_adapter_files import ENCODERS, PREFERRED
 
 DEMO_MODELS = REPOSITORY / "worker" / "demo_models"
@@ -22,7 +22,7 @@ HUB_ID = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<rev
 """`org/name`, or `org/name@revision`: a commit, a tag or a branch. What is not pinned may be another model tomorrow."""
 
 
-What = Literal["pipeline", "configs", "vae", "safety", "ip_adapter", "upscaler"]
+What = Literal["pipeline", "configs", "vae", "safety", "controlnet", "ip_adapter", "upscaler"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +81,13 @@ def download(hub_id: str, what: What, *, half: bool) -> Path:
 
     `pipeline` is everything `model_index.json` names, as safetensors, the fp16 files where `half` asks for them and the
     repository has them; `configs` is everything but weights; `vae` is a repository that holds
-    one autoencoder, `safety` the safety checker of a repository of its own or of a pipeline, `ip_adapter` an IP-Adapter
-    with its image encoder, `upscaler` one upscaler in one file.
+    one autoencoder, `safety` the safety checker of a repository of its own or of a pipeline (or what else is laid out
+    as the first), `controlnet` one ControlNet, ProMax where there is one, `ip_adapter` an IP-Adapter with its image
+    encoder, `upscaler` one upscaler in one file.
 
     Raises:
         OSError, httpx.HTTPError or an error of huggingface_hub: not reachable, not found, not allowed, no space.
-        ModelUnavailable: it has its safety checker as a pickle only.
+        ModelUnavailable: it has its weights as pickles only.
     """
     from huggingface_hub import list_repo_files, snapshot_download
 
@@ -97,6 +98,9 @@ def download(hub_id: str, what: What, *, half: bool) -> Path:
     if what == "vae":
         files = ["config.json", "diffusion_pytorch_model.safetensors"]
         return Path(snapshot_download(hub_id, revision=revision, allow_patterns=files))
+    if what == "controlnet":
+        files = controlnet_files.needed_files(list_repo_files(hub_id, revision=revision))
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=files))
     if what == "ip_adapter":
         encoder = [f"{ENCODERS[0]}/{name}" for name in ("config.json", "model.safetensors")]
         files = [f"sdxl_models/{PREFERRED[0]}", *encoder]
@@ -104,9 +108,9 @@ def download(hub_id: str, what: What, *, half: bool) -> Path:
     if what == "upscaler":
         return Path(snapshot_download(hub_id, revision=revision, allow_patterns=["*.safetensors"]))
     if what == "safety":
-        files = needed_files(list_repo_files(hub_id, revision=revision), half=half)
+        files = checker_files.needed_files(list_repo_files(hub_id, revision=revision), half=half)
         if not files:
-            raise ModelUnavailable("model_unavailable.checker_pickle", repository=hub_id)
+            raise ModelUnavailable("model_unavailable.pickled_only", repository=hub_id)
         return Path(snapshot_download(hub_id, revision=revision, allow_patterns=files))
     from diffusers import DiffusionPipeline
 

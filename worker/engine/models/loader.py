@@ -24,6 +24,7 @@ from worker.engine.adapters import controlnet, ip_adapter
 from worker.engine.adapters.ip_adapter import IpAdapter
 from worker.engine.models.checkpoint import components, read_json
 from worker.engine.models.control_types import is_union
+from worker.engine.models.controlnet_files import ControlNetFiles, controlnet_files
 from worker.engine.models.identity import identify
 from worker.engine.models.ip_adapter_files import ip_adapter_files
 from worker.engine.models.registry import ModelSpec, WeightSource
@@ -336,13 +337,36 @@ class Loader:
         """A ControlNet for this UNet."""
         if source.kind == "demo":
             return controlnet.demo(unet, union=source.called is None)
-        folder = _path(source)
-        union = is_union(read_json(folder / "config.json"))
-        kind = diffusers.ControlNetUnionModel if union else diffusers.ControlNetModel
-        network = self._read(kind, folder, torch.float16, source, source.network)
+        files = controlnet_files(_path(source), half=self.cuda)
+        if isinstance(files, str):
+            raise ModelUnavailable("model_unavailable.folder", variable=source.variable, problem=files)
+        union = is_union(files.config)
+        kind: Any = diffusers.ControlNetUnionModel if union else diffusers.ControlNetModel
+        if files.folder is not None:
+            network = self._read(kind, files.folder, torch.float16, source, source.network)
+        else:
+            network = self._controlnet_alone(kind, files, source, unet)
         if any(getattr(network.config, name) != getattr(unet.config, name) for name in controlnet.SHARED):
             raise ModelUnavailable("model_unavailable.controlnet_unet")
         return network
+
+    def _controlnet_alone(self, kind: Any, files: ControlNetFiles, source: WeightSource, unet: Any) -> Any:
+        """One whose file has no config in diffusers' place, or none at all: then it is as wide as the UNet."""
+        config = dict(files.config)
+        if "block_out_channels" not in config:
+            config = controlnet.config_like(unet, kind) | config
+        with torch.device("meta"):
+            network = kind.from_config(config)
+        place, dtype = self._place(source.network) or torch.device("cpu"), self._run_dtype(torch.float16)
+        tensors: dict[str, torch.Tensor] = {}
+        for path in files.files:
+            with safe_open(path, "pt") as file:
+                tensors |= {key: file.get_tensor(key).to(place, dtype) for key in file.keys()}  # noqa: SIM118 - no dict
+        try:  # torch's RuntimeError: a tensor is of another shape
+            network.load_state_dict(tensors, strict=False, assign=True)
+        except RuntimeError as error:
+            raise _incomplete(source, source.network) from error
+        return _whole(network.requires_grad_(False), source, source.network)
 
     def _vae(self, source: WeightSource) -> Any:
         """A VAE of its own: a folder, or a file in the original implementation's or in diffusers' names."""

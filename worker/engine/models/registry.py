@@ -29,6 +29,7 @@ from worker.engine.models.checkpoint import (
     sdxl_defaults,
     wan_defaults,
 )
+from worker.engine.models.controlnet_files import ControlNetFiles, controlnet_files
 from worker.engine.models.identity import Identity, Options, identify
 from worker.engine.models.ip_adapter_files import IpAdapterFiles, ip_adapter_files
 from worker.engine.models.weight_files import is_complete, is_whole
@@ -373,10 +374,11 @@ class ModelRegistry:
             if kind:
                 found[cast("ControlType", kind)] = replace(weights, called=kind)
                 continue
-            config = None if weights.path is None else read_json(weights.path / "config.json")
-            if config is not None and not control_types.is_union(config):
+            files = None if weights.path is None else controlnet_files(weights.path)
+            config = files.config if isinstance(files, ControlNetFiles) else {}
+            if config and not control_types.is_union(config):
                 raise ModelUnavailable("model_unavailable.controlnet_type")
-            found |= dict.fromkeys(control_types.of_union(config or {}), weights)
+            found |= dict.fromkeys(control_types.of_union(config), weights)
         return found
 
     def _ip_adapter_value(self, main: WeightSource) -> str | None:
@@ -530,7 +532,7 @@ def _demo(variable: str, role: Role) -> WeightSource:
 
 
 def _file(variable: str, role: Role, path: Path) -> WeightSource:
-    if role not in {"sdxl", "vae", "upscaler"}:
+    if role not in {"sdxl", "vae", "controlnet", "upscaler"}:
         raise ModelUnavailable("model_unavailable.no_file", variable=variable)
     if not path.is_file():
         raise ModelUnavailable("model_unavailable.file_missing", variable=variable)
@@ -538,6 +540,8 @@ def _file(variable: str, role: Role, path: Path) -> WeightSource:
         raise ModelUnavailable("model_unavailable.file_cut_off", variable=variable)
     if role == "upscaler":
         problem = upscaler_file.problem(path)
+    elif role == "controlnet" and header(path):
+        problem = _controlnet_problem(path)
     else:
         problem = identify(path).problem if role == "sdxl" or not header(path) else None
     if problem:
@@ -608,7 +612,9 @@ def folder_problem(folder: Path, role: Role) -> str | None:
     """Why `folder` cannot be loaded as `role`, as the end of a sentence; None when nothing seems wrong."""
     if role == "upscaler":
         return upscaler_file.problem(folder)
-    if role in {"vae", "controlnet", "depth"}:
+    if role == "controlnet":
+        return _controlnet_problem(folder)
+    if role in {"vae", "depth"}:
         return _problem_alone(folder, role) or _weights_problem(folder)
     if role == "ip_adapter":
         files = ip_adapter_files(folder)
@@ -635,11 +641,14 @@ def _problem_alone(folder: Path, role: Role) -> str | None:
     config = read_json(folder / "config.json")
     if role == "vae" and config.get("_class_name") != "AutoencoderKL":
         return text("model_unavailable.no_vae")
-    if role == "controlnet" and not control_types.is_controlnet(config):
-        return text("model_unavailable.no_controlnet")
     if role == "depth" and config.get("architectures") != ["DepthAnythingForDepthEstimation"]:
         return text("model_unavailable.no_depth")
     return None
+
+
+def _controlnet_problem(path: Path) -> str | None:
+    files = controlnet_files(path)
+    return files if isinstance(files, str) else None
 
 
 def _checker_problem(folder: Path) -> str | None:
