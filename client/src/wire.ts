@@ -83,6 +83,7 @@ export interface Img2ImgRequest {
   user_id?: string | null;
   file_uid?: string | null;
   use_cloud_storage?: boolean | null;
+  preview?: boolean | null;
   id_token?: string | null;
   output_format?: OutputFormat | null;
   output_quality?: number | null;
@@ -118,6 +119,7 @@ export interface Img2VideoRequest {
   user_id?: string | null;
   file_uid?: string | null;
   use_cloud_storage?: boolean | null;
+  preview?: boolean | null;
   id_token?: string | null;
   video_width?: number | null;
   video_height?: number | null;
@@ -158,6 +160,7 @@ export interface InpaintRequest {
   user_id?: string | null;
   file_uid?: string | null;
   use_cloud_storage?: boolean | null;
+  preview?: boolean | null;
   id_token?: string | null;
   output_format?: OutputFormat | null;
   output_quality?: number | null;
@@ -197,6 +200,7 @@ export interface Text2ImgRequest {
   user_id?: string | null;
   file_uid?: string | null;
   use_cloud_storage?: boolean | null;
+  preview?: boolean | null;
   id_token?: string | null;
   output_format?: OutputFormat | null;
   output_quality?: number | null;
@@ -230,6 +234,7 @@ export interface Text2VideoRequest {
   user_id?: string | null;
   file_uid?: string | null;
   use_cloud_storage?: boolean | null;
+  preview?: boolean | null;
   id_token?: string | null;
   video_width?: number | null;
   video_height?: number | null;
@@ -260,6 +265,7 @@ export interface UpscaleRequest {
   user_id?: string | null;
   file_uid?: string | null;
   use_cloud_storage?: boolean | null;
+  preview?: boolean | null;
   id_token?: string | null;
   output_format?: OutputFormat | null;
   output_quality?: number | null;
@@ -490,6 +496,10 @@ export interface GenerationProgress {
   percent: number;
   /** What is left; null: not known. */
   eta_seconds: number | null;
+  /**
+   * In the document alone, of a job that was asked for it: a data URI of a WebP of at most 8 KB.
+   */
+  preview?: string;
 }
 
 /** Why a document is `failed`. */
@@ -592,6 +602,8 @@ export interface Capabilities {
   size_presets: SizePresets;
   schedulers: Array<Open<Scheduler>>;
   output_formats: Array<Open<OutputFormat>>;
+  /** Whether documents show what is being made. */
+  preview: boolean;
   limits: Limits;
   versions: Versions;
 }

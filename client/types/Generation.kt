@@ -330,6 +330,7 @@ data class Img2ImgRequest(
     val userId: String? = null,
     val fileUid: String? = null,
     val useCloudStorage: Boolean? = null,
+    val preview: Boolean? = null,
     val idToken: String? = null,
     val outputFormat: OutputFormat? = null,
     val outputQuality: Long? = null,
@@ -363,6 +364,7 @@ data class Img2ImgRequest(
         "user_id" to userId,
         "file_uid" to fileUid,
         "use_cloud_storage" to useCloudStorage,
+        "preview" to preview,
         "id_token" to idToken,
         "output_format" to outputFormat?.value,
         "output_quality" to outputQuality,
@@ -400,6 +402,7 @@ data class Img2VideoRequest(
     val userId: String? = null,
     val fileUid: String? = null,
     val useCloudStorage: Boolean? = null,
+    val preview: Boolean? = null,
     val idToken: String? = null,
     val videoWidth: Long? = null,
     val videoHeight: Long? = null,
@@ -430,6 +433,7 @@ data class Img2VideoRequest(
         "user_id" to userId,
         "file_uid" to fileUid,
         "use_cloud_storage" to useCloudStorage,
+        "preview" to preview,
         "id_token" to idToken,
         "video_width" to videoWidth,
         "video_height" to videoHeight,
@@ -479,6 +483,7 @@ data class InpaintRequest(
     val userId: String? = null,
     val fileUid: String? = null,
     val useCloudStorage: Boolean? = null,
+    val preview: Boolean? = null,
     val idToken: String? = null,
     val outputFormat: OutputFormat? = null,
     val outputQuality: Long? = null,
@@ -516,6 +521,7 @@ data class InpaintRequest(
         "user_id" to userId,
         "file_uid" to fileUid,
         "use_cloud_storage" to useCloudStorage,
+        "preview" to preview,
         "id_token" to idToken,
         "output_format" to outputFormat?.value,
         "output_quality" to outputQuality,
@@ -556,6 +562,7 @@ data class Text2ImgRequest(
     val userId: String? = null,
     val fileUid: String? = null,
     val useCloudStorage: Boolean? = null,
+    val preview: Boolean? = null,
     val idToken: String? = null,
     val outputFormat: OutputFormat? = null,
     val outputQuality: Long? = null,
@@ -588,6 +595,7 @@ data class Text2ImgRequest(
         "user_id" to userId,
         "file_uid" to fileUid,
         "use_cloud_storage" to useCloudStorage,
+        "preview" to preview,
         "id_token" to idToken,
         "output_format" to outputFormat?.value,
         "output_quality" to outputQuality,
@@ -622,6 +630,7 @@ data class Text2VideoRequest(
     val userId: String? = null,
     val fileUid: String? = null,
     val useCloudStorage: Boolean? = null,
+    val preview: Boolean? = null,
     val idToken: String? = null,
     val videoWidth: Long? = null,
     val videoHeight: Long? = null,
@@ -651,6 +660,7 @@ data class Text2VideoRequest(
         "user_id" to userId,
         "file_uid" to fileUid,
         "use_cloud_storage" to useCloudStorage,
+        "preview" to preview,
         "id_token" to idToken,
         "video_width" to videoWidth,
         "video_height" to videoHeight,
@@ -684,6 +694,7 @@ data class UpscaleRequest(
     val userId: String? = null,
     val fileUid: String? = null,
     val useCloudStorage: Boolean? = null,
+    val preview: Boolean? = null,
     val idToken: String? = null,
     val outputFormat: OutputFormat? = null,
     val outputQuality: Long? = null,
@@ -703,6 +714,7 @@ data class UpscaleRequest(
         "user_id" to userId,
         "file_uid" to fileUid,
         "use_cloud_storage" to useCloudStorage,
+        "preview" to preview,
         "id_token" to idToken,
         "output_format" to outputFormat?.value,
         "output_quality" to outputQuality,
@@ -1120,6 +1132,8 @@ data class GenerationProgress(
     val percent: Long,
     /** What is left; null: not known. */
     val etaSeconds: Long? = null,
+    /** In the document alone, of a job that was asked for it: a data URI of a WebP of at most 8 KB. */
+    val preview: String? = null,
 ) {
     companion object {
         fun of(map: Map<*, *>) = GenerationProgress(
@@ -1128,6 +1142,7 @@ data class GenerationProgress(
             totalSteps = map.need("total_steps") { whole(it) },
             percent = map.need("percent") { whole(it) },
             etaSeconds = map.maybe("eta_seconds") { whole(it) },
+            preview = map.maybe("preview") { it as String },
         )
     }
 }
@@ -1322,6 +1337,8 @@ data class Capabilities(
     val sizePresets: SizePresets,
     val schedulers: List<Scheduler>,
     val outputFormats: List<OutputFormat>,
+    /** Whether documents show what is being made. */
+    val preview: Boolean,
     val limits: Limits,
     val versions: Versions,
 ) {
@@ -1336,6 +1353,7 @@ data class Capabilities(
             sizePresets = map.need("size_presets") { SizePresets.of(it as Map<*, *>) },
             schedulers = map.need("schedulers") { (it as List<*>).map { one -> Scheduler(one!! as String) } },
             outputFormats = map.need("output_formats") { (it as List<*>).map { one -> OutputFormat(one!! as String) } },
+            preview = map.need("preview") { it as Boolean },
             limits = map.need("limits") { Limits.of(it as Map<*, *>) },
             versions = map.need("versions") { Versions.of(it as Map<*, *>) },
         )

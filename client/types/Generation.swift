@@ -366,6 +366,7 @@ public struct Img2ImgRequest: GenerationRequest {
     public var userId: String?
     public var fileUid: String?
     public var useCloudStorage: Bool?
+    public var preview: Bool?
     public var idToken: String?
     public var outputFormat: OutputFormat?
     public var outputQuality: Int?
@@ -400,6 +401,7 @@ public struct Img2ImgRequest: GenerationRequest {
         userId: String? = nil,
         fileUid: String? = nil,
         useCloudStorage: Bool? = nil,
+        preview: Bool? = nil,
         idToken: String? = nil,
         outputFormat: OutputFormat? = nil,
         outputQuality: Int? = nil,
@@ -431,6 +433,7 @@ public struct Img2ImgRequest: GenerationRequest {
         self.userId = userId
         self.fileUid = fileUid
         self.useCloudStorage = useCloudStorage
+        self.preview = preview
         self.idToken = idToken
         self.outputFormat = outputFormat
         self.outputQuality = outputQuality
@@ -463,6 +466,7 @@ public struct Img2ImgRequest: GenerationRequest {
         case userId = "user_id"
         case fileUid = "file_uid"
         case useCloudStorage = "use_cloud_storage"
+        case preview = "preview"
         case idToken = "id_token"
         case outputFormat = "output_format"
         case outputQuality = "output_quality"
@@ -499,6 +503,7 @@ public struct Img2VideoRequest: GenerationRequest {
     public var userId: String?
     public var fileUid: String?
     public var useCloudStorage: Bool?
+    public var preview: Bool?
     public var idToken: String?
     public var videoWidth: Int?
     public var videoHeight: Int?
@@ -530,6 +535,7 @@ public struct Img2VideoRequest: GenerationRequest {
         userId: String? = nil,
         fileUid: String? = nil,
         useCloudStorage: Bool? = nil,
+        preview: Bool? = nil,
         idToken: String? = nil,
         videoWidth: Int? = nil,
         videoHeight: Int? = nil,
@@ -558,6 +564,7 @@ public struct Img2VideoRequest: GenerationRequest {
         self.userId = userId
         self.fileUid = fileUid
         self.useCloudStorage = useCloudStorage
+        self.preview = preview
         self.idToken = idToken
         self.videoWidth = videoWidth
         self.videoHeight = videoHeight
@@ -587,6 +594,7 @@ public struct Img2VideoRequest: GenerationRequest {
         case userId = "user_id"
         case fileUid = "file_uid"
         case useCloudStorage = "use_cloud_storage"
+        case preview = "preview"
         case idToken = "id_token"
         case videoWidth = "video_width"
         case videoHeight = "video_height"
@@ -647,6 +655,7 @@ public struct InpaintRequest: GenerationRequest {
     public var userId: String?
     public var fileUid: String?
     public var useCloudStorage: Bool?
+    public var preview: Bool?
     public var idToken: String?
     public var outputFormat: OutputFormat?
     public var outputQuality: Int?
@@ -685,6 +694,7 @@ public struct InpaintRequest: GenerationRequest {
         userId: String? = nil,
         fileUid: String? = nil,
         useCloudStorage: Bool? = nil,
+        preview: Bool? = nil,
         idToken: String? = nil,
         outputFormat: OutputFormat? = nil,
         outputQuality: Int? = nil,
@@ -720,6 +730,7 @@ public struct InpaintRequest: GenerationRequest {
         self.userId = userId
         self.fileUid = fileUid
         self.useCloudStorage = useCloudStorage
+        self.preview = preview
         self.idToken = idToken
         self.outputFormat = outputFormat
         self.outputQuality = outputQuality
@@ -756,6 +767,7 @@ public struct InpaintRequest: GenerationRequest {
         case userId = "user_id"
         case fileUid = "file_uid"
         case useCloudStorage = "use_cloud_storage"
+        case preview = "preview"
         case idToken = "id_token"
         case outputFormat = "output_format"
         case outputQuality = "output_quality"
@@ -796,6 +808,7 @@ public struct Text2ImgRequest: GenerationRequest {
     public var userId: String?
     public var fileUid: String?
     public var useCloudStorage: Bool?
+    public var preview: Bool?
     public var idToken: String?
     public var outputFormat: OutputFormat?
     public var outputQuality: Int?
@@ -827,6 +840,7 @@ public struct Text2ImgRequest: GenerationRequest {
         userId: String? = nil,
         fileUid: String? = nil,
         useCloudStorage: Bool? = nil,
+        preview: Bool? = nil,
         idToken: String? = nil,
         outputFormat: OutputFormat? = nil,
         outputQuality: Int? = nil,
@@ -856,6 +870,7 @@ public struct Text2ImgRequest: GenerationRequest {
         self.userId = userId
         self.fileUid = fileUid
         self.useCloudStorage = useCloudStorage
+        self.preview = preview
         self.idToken = idToken
         self.outputFormat = outputFormat
         self.outputQuality = outputQuality
@@ -887,6 +902,7 @@ public struct Text2ImgRequest: GenerationRequest {
         case userId = "user_id"
         case fileUid = "file_uid"
         case useCloudStorage = "use_cloud_storage"
+        case preview = "preview"
         case idToken = "id_token"
         case outputFormat = "output_format"
         case outputQuality = "output_quality"
@@ -921,6 +937,7 @@ public struct Text2VideoRequest: GenerationRequest {
     public var userId: String?
     public var fileUid: String?
     public var useCloudStorage: Bool?
+    public var preview: Bool?
     public var idToken: String?
     public var videoWidth: Int?
     public var videoHeight: Int?
@@ -949,6 +966,7 @@ public struct Text2VideoRequest: GenerationRequest {
         userId: String? = nil,
         fileUid: String? = nil,
         useCloudStorage: Bool? = nil,
+        preview: Bool? = nil,
         idToken: String? = nil,
         videoWidth: Int? = nil,
         videoHeight: Int? = nil,
@@ -975,6 +993,7 @@ public struct Text2VideoRequest: GenerationRequest {
         self.userId = userId
         self.fileUid = fileUid
         self.useCloudStorage = useCloudStorage
+        self.preview = preview
         self.idToken = idToken
         self.videoWidth = videoWidth
         self.videoHeight = videoHeight
@@ -1003,6 +1022,7 @@ public struct Text2VideoRequest: GenerationRequest {
         case userId = "user_id"
         case fileUid = "file_uid"
         case useCloudStorage = "use_cloud_storage"
+        case preview = "preview"
         case idToken = "id_token"
         case videoWidth = "video_width"
         case videoHeight = "video_height"
@@ -1034,6 +1054,7 @@ public struct UpscaleRequest: GenerationRequest {
     public var userId: String?
     public var fileUid: String?
     public var useCloudStorage: Bool?
+    public var preview: Bool?
     public var idToken: String?
     public var outputFormat: OutputFormat?
     public var outputQuality: Int?
@@ -1056,6 +1077,7 @@ public struct UpscaleRequest: GenerationRequest {
         userId: String? = nil,
         fileUid: String? = nil,
         useCloudStorage: Bool? = nil,
+        preview: Bool? = nil,
         idToken: String? = nil,
         outputFormat: OutputFormat? = nil,
         outputQuality: Int? = nil,
@@ -1074,6 +1096,7 @@ public struct UpscaleRequest: GenerationRequest {
         self.userId = userId
         self.fileUid = fileUid
         self.useCloudStorage = useCloudStorage
+        self.preview = preview
         self.idToken = idToken
         self.outputFormat = outputFormat
         self.outputQuality = outputQuality
@@ -1092,6 +1115,7 @@ public struct UpscaleRequest: GenerationRequest {
         case userId = "user_id"
         case fileUid = "file_uid"
         case useCloudStorage = "use_cloud_storage"
+        case preview = "preview"
         case idToken = "id_token"
         case outputFormat = "output_format"
         case outputQuality = "output_quality"
@@ -1482,6 +1506,8 @@ public struct GenerationProgress: Codable, Sendable {
     public var percent: Int
     /// What is left; null: not known.
     public var etaSeconds: Int?
+    /// In the document alone, of a job that was asked for it: a data URI of a WebP of at most 8 KB.
+    public var preview: String?
 
     private enum CodingKeys: String, CodingKey {
         case stage = "stage"
@@ -1489,6 +1515,7 @@ public struct GenerationProgress: Codable, Sendable {
         case totalSteps = "total_steps"
         case percent = "percent"
         case etaSeconds = "eta_seconds"
+        case preview = "preview"
     }
 }
 
@@ -1662,6 +1689,8 @@ public struct Capabilities: Codable, Sendable {
     public var sizePresets: SizePresets
     public var schedulers: [Scheduler]
     public var outputFormats: [OutputFormat]
+    /// Whether documents show what is being made.
+    public var preview: Bool
     public var limits: Limits
     public var versions: Versions
 
@@ -1675,6 +1704,7 @@ public struct Capabilities: Codable, Sendable {
         case sizePresets = "size_presets"
         case schedulers = "schedulers"
         case outputFormats = "output_formats"
+        case preview = "preview"
         case limits = "limits"
         case versions = "versions"
     }

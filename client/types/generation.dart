@@ -306,6 +306,7 @@ class Img2ImgRequest implements GenerationRequest {
     this.userId,
     this.fileUid,
     this.useCloudStorage,
+    this.preview,
     this.idToken,
     this.outputFormat,
     this.outputQuality,
@@ -348,6 +349,8 @@ class Img2ImgRequest implements GenerationRequest {
   final String? fileUid;
 
   final bool? useCloudStorage;
+
+  final bool? preview;
 
   final String? idToken;
 
@@ -403,6 +406,7 @@ class Img2ImgRequest implements GenerationRequest {
         if (userId != null) 'user_id': userId!,
         if (fileUid != null) 'file_uid': fileUid!,
         if (useCloudStorage != null) 'use_cloud_storage': useCloudStorage!,
+        if (preview != null) 'preview': preview!,
         if (idToken != null) 'id_token': idToken!,
         if (outputFormat != null) 'output_format': outputFormat!.value,
         if (outputQuality != null) 'output_quality': outputQuality!,
@@ -440,6 +444,7 @@ class Img2VideoRequest implements GenerationRequest {
     this.userId,
     this.fileUid,
     this.useCloudStorage,
+    this.preview,
     this.idToken,
     this.videoWidth,
     this.videoHeight,
@@ -479,6 +484,8 @@ class Img2VideoRequest implements GenerationRequest {
   final String? fileUid;
 
   final bool? useCloudStorage;
+
+  final bool? preview;
 
   final String? idToken;
 
@@ -528,6 +535,7 @@ class Img2VideoRequest implements GenerationRequest {
         if (userId != null) 'user_id': userId!,
         if (fileUid != null) 'file_uid': fileUid!,
         if (useCloudStorage != null) 'use_cloud_storage': useCloudStorage!,
+        if (preview != null) 'preview': preview!,
         if (idToken != null) 'id_token': idToken!,
         if (videoWidth != null) 'video_width': videoWidth!,
         if (videoHeight != null) 'video_height': videoHeight!,
@@ -587,6 +595,7 @@ class InpaintRequest implements GenerationRequest {
     this.userId,
     this.fileUid,
     this.useCloudStorage,
+    this.preview,
     this.idToken,
     this.outputFormat,
     this.outputQuality,
@@ -633,6 +642,8 @@ class InpaintRequest implements GenerationRequest {
   final String? fileUid;
 
   final bool? useCloudStorage;
+
+  final bool? preview;
 
   final String? idToken;
 
@@ -696,6 +707,7 @@ class InpaintRequest implements GenerationRequest {
         if (userId != null) 'user_id': userId!,
         if (fileUid != null) 'file_uid': fileUid!,
         if (useCloudStorage != null) 'use_cloud_storage': useCloudStorage!,
+        if (preview != null) 'preview': preview!,
         if (idToken != null) 'id_token': idToken!,
         if (outputFormat != null) 'output_format': outputFormat!.value,
         if (outputQuality != null) 'output_quality': outputQuality!,
@@ -737,6 +749,7 @@ class Text2ImgRequest implements GenerationRequest {
     this.userId,
     this.fileUid,
     this.useCloudStorage,
+    this.preview,
     this.idToken,
     this.outputFormat,
     this.outputQuality,
@@ -777,6 +790,8 @@ class Text2ImgRequest implements GenerationRequest {
   final String? fileUid;
 
   final bool? useCloudStorage;
+
+  final bool? preview;
 
   final String? idToken;
 
@@ -828,6 +843,7 @@ class Text2ImgRequest implements GenerationRequest {
         if (userId != null) 'user_id': userId!,
         if (fileUid != null) 'file_uid': fileUid!,
         if (useCloudStorage != null) 'use_cloud_storage': useCloudStorage!,
+        if (preview != null) 'preview': preview!,
         if (idToken != null) 'id_token': idToken!,
         if (outputFormat != null) 'output_format': outputFormat!.value,
         if (outputQuality != null) 'output_quality': outputQuality!,
@@ -863,6 +879,7 @@ class Text2VideoRequest implements GenerationRequest {
     this.userId,
     this.fileUid,
     this.useCloudStorage,
+    this.preview,
     this.idToken,
     this.videoWidth,
     this.videoHeight,
@@ -900,6 +917,8 @@ class Text2VideoRequest implements GenerationRequest {
   final String? fileUid;
 
   final bool? useCloudStorage;
+
+  final bool? preview;
 
   final String? idToken;
 
@@ -945,6 +964,7 @@ class Text2VideoRequest implements GenerationRequest {
         if (userId != null) 'user_id': userId!,
         if (fileUid != null) 'file_uid': fileUid!,
         if (useCloudStorage != null) 'use_cloud_storage': useCloudStorage!,
+        if (preview != null) 'preview': preview!,
         if (idToken != null) 'id_token': idToken!,
         if (videoWidth != null) 'video_width': videoWidth!,
         if (videoHeight != null) 'video_height': videoHeight!,
@@ -977,6 +997,7 @@ class UpscaleRequest implements GenerationRequest {
     this.userId,
     this.fileUid,
     this.useCloudStorage,
+    this.preview,
     this.idToken,
     this.outputFormat,
     this.outputQuality,
@@ -1007,6 +1028,8 @@ class UpscaleRequest implements GenerationRequest {
 
   final bool? useCloudStorage;
 
+  final bool? preview;
+
   final String? idToken;
 
   final OutputFormat? outputFormat;
@@ -1035,6 +1058,7 @@ class UpscaleRequest implements GenerationRequest {
         if (userId != null) 'user_id': userId!,
         if (fileUid != null) 'file_uid': fileUid!,
         if (useCloudStorage != null) 'use_cloud_storage': useCloudStorage!,
+        if (preview != null) 'preview': preview!,
         if (idToken != null) 'id_token': idToken!,
         if (outputFormat != null) 'output_format': outputFormat!.value,
         if (outputQuality != null) 'output_quality': outputQuality!,
@@ -1698,6 +1722,7 @@ class GenerationProgress {
     required this.totalSteps,
     required this.percent,
     this.etaSeconds,
+    this.preview,
   });
 
   factory GenerationProgress.of(Map<Object?, Object?> map) => GenerationProgress(
@@ -1706,6 +1731,7 @@ class GenerationProgress {
         totalSteps: (map['total_steps']! as num).toInt(),
         percent: (map['percent']! as num).toInt(),
         etaSeconds: map['eta_seconds'] == null ? null : (map['eta_seconds']! as num).toInt(),
+        preview: map['preview'] == null ? null : map['preview']! as String,
       );
 
   final GenerationStage stage;
@@ -1720,6 +1746,9 @@ class GenerationProgress {
 
   /// What is left; null: not known.
   final int? etaSeconds;
+
+  /// In the document alone, of a job that was asked for it: a data URI of a WebP of at most 8 KB.
+  final String? preview;
 }
 
 /// Why a document is `failed`.
@@ -2010,6 +2039,7 @@ class Capabilities {
     required this.sizePresets,
     required this.schedulers,
     required this.outputFormats,
+    required this.preview,
     required this.limits,
     required this.versions,
   });
@@ -2024,6 +2054,7 @@ class Capabilities {
         sizePresets: SizePresets.of(map['size_presets']! as Map<Object?, Object?>),
         schedulers: (map['schedulers']! as List<Object?>).map((one) => Scheduler(one! as String)).toList(),
         outputFormats: (map['output_formats']! as List<Object?>).map((one) => OutputFormat(one! as String)).toList(),
+        preview: map['preview']! as bool,
         limits: Limits.of(map['limits']! as Map<Object?, Object?>),
         versions: Versions.of(map['versions']! as Map<Object?, Object?>),
       );
@@ -2046,6 +2077,9 @@ class Capabilities {
   final List<Scheduler> schedulers;
 
   final List<OutputFormat> outputFormats;
+
+  /// Whether documents show what is being made.
+  final bool preview;
 
   final Limits limits;
 
