@@ -1,8 +1,8 @@
 // Firebase as the client needs it: one user's documents, objects and callables. The only user of the modules handed in.
 
-import type { GenerationDocument } from "./document.js";
 import { fromFirebase } from "./errors.js";
 import type { Instances, Modules, Snapshot } from "./firebase.js";
+import type { GenerationDocument } from "./wire.js";
 
 export interface Seen {
   fields: GenerationDocument | undefined;

@@ -7,11 +7,11 @@
 
 import { TICK_SECONDS, type AwakeClock } from "./awake.js";
 import type { Backend, Seen } from "./backend.js";
-import type { GenerationData, GenerationDocument, Timestamp } from "./document.js";
 import { fromFirebase, GenerationError, isRefusal } from "./errors.js";
 import type { InFlight, Order } from "./memory.js";
+import type { GenerationData, GenerationDocument, GenerationProgress, GenerationStage, Timestamp } from "./wire.js";
 
-export type Stage = "queued" | "loading" | "generating" | "uploading" | "completed" | "failed";
+export type Stage = GenerationStage | "completed" | "failed";
 
 export interface GenerationState {
   stage: Stage;
@@ -556,7 +556,7 @@ function version(fields: GenerationDocument | undefined): string {
 }
 
 function progressOf(fields: GenerationDocument | undefined): Omit<GenerationState, "offline"> {
-  const { stage = "loading", percent, step, total_steps, eta_seconds, preview } = fields?.progress ?? {};
+  const { stage = "loading", percent, step, total_steps, eta_seconds, preview } = (fields?.progress ?? {}) as Partial<GenerationProgress> & { preview?: string };
   const known = { percent, step, total_steps, eta_seconds, preview };
   const given = Object.entries(known).filter(([, value]) => value !== undefined && value !== null);
   const shown = (STAGES.includes(stage) ? stage : "generating") as Stage;

@@ -1,7 +1,7 @@
 // What was generated, page by page: enough for a grid that shows blurs at once and thumbnails soon.
 
 import type { Backend } from "./backend.js";
-import type { GenerationDocument } from "./document.js";
+import type { GenerationDocument } from "./wire.js";
 
 export interface Thumbnail {
   /** Null where it could not be stored, or went inline. */
@@ -47,16 +47,15 @@ export async function history(
     next = { fileUid: last.id };
     cursors.set(next, last);
   }
-  return { items: snapshots.map((one) => item(one.id, one.data() as GenerationDocument)), next };
+  return { items: snapshots.map((one) => item(one.id, one.data() as unknown as GenerationDocument)), next };
 }
 
 function item(fileUid: string, document: GenerationDocument): HistoryItem {
-  const asked = document.request_data?.["task_type"];
   return {
     fileUid,
     status: document.status,
     createdAt: document.created_at ? new Date(document.created_at.toMillis()) : null,
-    taskType: typeof asked === "string" ? asked : null,
+    taskType: document.request_data?.task_type ?? null,
     thumbnails: (document.generation_data?.files ?? []).map(({ thumbnail_url, poster_url, blurhash, width, height }) => ({
       url: thumbnail_url ?? poster_url ?? null,
       blurhash: blurhash ?? null,

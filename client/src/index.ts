@@ -2,28 +2,23 @@
 
 import { AwakeClock } from "./awake.js";
 import { Backend } from "./backend.js";
-import type { GenerationInput } from "./document.js";
 import { GenerationError, signedOut } from "./errors.js";
 import type { Instances, Modules } from "./firebase.js";
 import { Generation, type GenerationHandle, type GenerationState, type Plan } from "./generation.js";
 import { history, removeGeneration, type Cursor, type HistoryPage } from "./history.js";
-import { InFlight, type Memory } from "./memory.js";
+import { InFlight, type GenerationInput, type Memory } from "./memory.js";
 import { newId, upload, type UploadContent, type UploadOptions } from "./upload.js";
+import type { Capabilities, Quote } from "./wire.js";
 
 export { GenerationError } from "./errors.js";
-export type {
-  GenerationData,
-  GenerationDocument,
-  GenerationFile,
-  GenerationInput,
-  Progress,
-  Timestamp,
-} from "./document.js";
 export type { FirestoreModule, FunctionsModule, Instances, Modules, StorageModule } from "./firebase.js";
 export type { GenerationHandle, GenerationState, Stage } from "./generation.js";
 export type { Cursor, HistoryItem, HistoryPage, Thumbnail } from "./history.js";
 export type { Memory } from "./memory.js";
 export type { UploadContent, UploadOptions } from "./upload.js";
+// All that goes over the wire; the errors of documents come as a `GenerationError` of the client's.
+export type * from "./wire.js";
+export type { GenerationInput } from "./memory.js";
 
 export interface ClientOptions extends Modules {
   app: Instances;
@@ -46,14 +41,10 @@ export interface WatchOptions {
   onChange?: (state: GenerationState) => void;
 }
 
-export interface Quote {
-  /** The price that does not depend on the card. */
-  units: number;
-  estimated_seconds: number | null;
-  params: Record<string, unknown>;
-  /** In the backend's own money, where it takes any. */
+/** What a request would cost, and what the backend takes for it where it takes credits. */
+export interface Offer extends Quote {
   credits?: number;
-  /** For `generate`. */
+  /** Signed, for `generate`. */
   quote?: string;
 }
 
@@ -63,9 +54,6 @@ export interface Labels {
   /** Up to ten of at most 40 characters. */
   labels?: string[];
 }
-
-/** What the workers serve: docs/api.md, "Asking without a job". */
-export type Capabilities = Record<string, unknown>;
 
 export interface Client {
   generate(input: GenerationInput, options?: GenerateOptions): GenerationHandle;
@@ -78,7 +66,7 @@ export interface Client {
   /** Deletes its files, then its document. A job that still runs stops. */
   remove(fileUid: string): Promise<void>;
   label(fileUid: string, labels: Labels): Promise<void>;
-  quote(input: GenerationInput): Promise<Quote>;
+  quote(input: GenerationInput): Promise<Offer>;
   /** Returns the `gs://` address that a request names as `image_url`. */
   upload(content: UploadContent, options?: UploadOptions): Promise<string>;
   /** Tells the operator of a picture that should not be there. */
@@ -140,7 +128,7 @@ export function createClient(options: ClientOptions): Client {
       const given = Object.entries({ favorite, hidden, labels }).filter(([, value]) => value !== undefined);
       if (given.length > 0) await backend.update(user(), fileUid, Object.fromEntries(given));
     },
-    quote: async (input) => backend.call<Quote>("quote", { input }),
+    quote: async (input) => backend.call<Offer>("quote", { input }),
     upload: async (content, more = {}) => upload(backend, user(), content, more),
     report: async (fileUid, reason, note) => {
       await backend.call("report", note === undefined ? { fileUid, reason } : { fileUid, reason, note });

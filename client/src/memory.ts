@@ -1,6 +1,11 @@
 // Which jobs are in flight, so that an app that was closed meanwhile finds them again.
 
-import type { GenerationInput } from "./document.js";
+import type { GenerationRequest, Open, TaskType } from "./wire.js";
+
+/** A request, also one with fields that a worker knows and this version does not. The backend says who asks. */
+export type GenerationInput =
+  | GenerationRequest
+  | { task_type?: Open<TaskType>; prompt?: string | null; [field: string]: unknown };
 
 /** Where an app keeps small texts: `localStorage` by three arrows, AsyncStorage, or any other store. */
 export interface Memory {

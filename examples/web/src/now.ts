@@ -130,7 +130,7 @@ class Card {
 
   succeed(data: GenerationData): void {
     this.over(STAGES["completed"]!);
-    const file = data.files[0];
+    const file = data.files?.[0];
     const url = file?.thumbnail_url ?? file?.poster_url ?? file?.url;
     if (file && url && data.storage === "firebase") {
       this.frame.style.setProperty("--shape", String(file.width / file.height));
