@@ -18,7 +18,7 @@ from worker.core.errors import Forbidden, Unauthenticated
 
 FUNCTIONS = Path(__file__).parents[1] / "examples" / "functions"
 SECRET = "0123456789abcdef-0123456789abcdef"
-TESTS = ("generate", "limit", "signatures")
+TESTS = ("generate", "limit", "signatures", "credits")
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def tested(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.Complet
     with FirebaseEmulators(project="demo-functions") as firebase:
         environment["FIRESTORE_EMULATOR_HOST"] = firebase.firestore_address
         ran = subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240, check=False
+            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False
         )
     lines = sent.read_text(encoding="utf-8").split("\n") if sent.exists() else []  # a prompt may hold U+2028
     return ran, [json.loads(line)["input"] for line in lines if line]

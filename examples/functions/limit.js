@@ -1,4 +1,4 @@
-// How often a user may submit: a counter for each user and minute, in Firestore, where no app can read or write it.
+// How often a user may submit or ask: a counter for each user and minute, in Firestore, where no app can read or write it.
 // Knows no RunPod. Submissions are counted, not completed jobs: one that is cancelled costs as much.
 
 import { setTimeout } from "node:timers/promises";
@@ -9,13 +9,14 @@ const KEPT_MS = 60 * MINUTE_MS; // a policy on `expires_at` deletes the counters
 const DEADLINE_MS = 10_000; // Google's client tries again for longer than a call of the function may take
 
 /**
- * Counts a submission in this minute, unless the user has had as many as they may.
+ * Counts a submission in this minute, unless the user has had as many as they may. `counters` is the collection, one for
+ * each thing that is counted.
  * @returns {Promise<number>} 0 where it was counted, else the seconds until the minute is over.
  * @throws where it cannot be counted: Firestore does not answer, or too many come at once.
  */
-export async function secondsToWait(uid, { perMinute, database, now = Date.now() }) {
+export async function secondsToWait(uid, { perMinute, database, counters = "submissions", now = Date.now() }) {
   const firestore = getFirestore(database);
-  const counter = firestore.collection("submissions").doc(uid);
+  const counter = firestore.collection(counters).doc(uid);
   const counted = firestore.runTransaction(async (transaction) => {
     const before = (await transaction.get(counter)).data();
     // The clock of the machine that counted last may be ahead of this one's.

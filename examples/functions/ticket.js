@@ -13,19 +13,24 @@ export function requestHash({ id_token: _, ...input }) {
   return createHash("sha256").update(canonicalize(input)).digest("hex");
 }
 
+/** What tickets and quotes are signed with. */
+export function secretKey(secret) {
+  const key = secret.trim(); // the worker drops the newline that a secret store may have added, too
+  if (key.length < MIN_SECRET_CHARACTERS) throw new Error(`TICKET_SECRET needs ${MIN_SECRET_CHARACTERS} characters`);
+  return new TextEncoder().encode(key);
+}
+
 /**
  * The input with its ticket in `id_token`, valid for so many seconds, 25 hours at most. Nothing of it may change afterwards.
  * `slip`: the app has made the document, as `queued`. Who deletes it before a worker takes the job does not want it any more.
  */
 export async function withTicket(input, secret, seconds, { slip = false } = {}) {
-  const key = secret.trim(); // the worker drops the newline that a secret store may have added, too
-  if (key.length < MIN_SECRET_CHARACTERS) throw new Error(`TICKET_SECRET needs ${MIN_SECRET_CHARACTERS} characters`);
   const ticket = await new SignJWT({ file_uid: input.file_uid, request_hash: requestHash(input), ...(slip && { slip }) })
     .setProtectedHeader({ alg: "HS256", typ: "JWT" })
     .setAudience(AUDIENCE)
     .setSubject(input.user_id)
     .setIssuedAt()
     .setExpirationTime(`${seconds}s`)
-    .sign(new TextEncoder().encode(key));
+    .sign(secretKey(secret));
   return { ...input, id_token: ticket };
 }

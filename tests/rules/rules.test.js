@@ -209,8 +209,31 @@ for (const uid of ["kakao:12345", "auth0|abc", "user.name", "a@b+c", "-_-"]) {
   });
 }
 
+test("a wallet is read by its owner, and changed by nobody", async () => {
+  const wallet = { credits: 5, held: 0, spent: 0, granted: 5 };
+  await asWorker((context) => firestore.setDoc(firestore.doc(context.firestore(), "wallets/alice"), wallet));
+  await assertSucceeds(firestore.getDoc(document("alice", "wallets/alice")));
+  for (const uid of ["bob", null]) await assertFails(firestore.getDoc(document(uid, "wallets/alice")));
+  for (const uid of ["alice", "bob", null]) {
+    await assertFails(firestore.setDoc(document(uid, "wallets/alice"), { ...wallet, credits: 500 }));
+    await assertFails(firestore.updateDoc(document(uid, "wallets/alice"), { credits: 500 }));
+    await assertFails(firestore.deleteDoc(document(uid, "wallets/alice")));
+  }
+  await assertFails(firestore.setDoc(document("bob", "wallets/bob"), wallet));
+  const everyone = firestore.query(firestore.collection(documents("alice"), "wallets"), firestore.limit(1));
+  await assertFails(firestore.getDocs(everyone));
+});
+
 test("nothing else in Firestore is open", async () => {
-  for (const name of ["generations/alice", "users/alice", "submissions/alice", "generations/alice/other/x"]) {
+  for (const name of [
+    "generations/alice",
+    "users/alice",
+    "submissions/alice",
+    "quotes/alice",
+    "wallets/alice/holds/f1",
+    "wallets/alice/ledger/free",
+    "generations/alice/other/x",
+  ]) {
     await assertFails(firestore.getDoc(document("alice", name)));
     await assertFails(firestore.setDoc(document("alice", name), { x: 1 }));
   }

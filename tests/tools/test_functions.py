@@ -25,13 +25,15 @@ import { getFirestore, FieldValue } from "firebase-admin/firestore";
 import { onDocumentCreated, onDocumentWritten } from "firebase-functions/firestore";
 import { HttpsError, onCall } from "firebase-functions/https";
 import { onSchedule } from "firebase-functions/scheduler";
+import { defineInt } from "firebase-functions/params";
 import { auth } from "firebase-functions/v1";
+const limit = defineInt("LIMIT", { default: 7 });
 initializeApp();
 const note = (name, fields) => getFirestore().collection(name).add(fields);
 export const NOT_A_FUNCTION = 5;
 export const echo = onCall({ enforceAppCheck: true }, ({ auth, app, data }) => {
   if (data.refuse) throw new HttpsError("resource-exhausted", "Later.", { retryAfterSeconds: 7 });
-  return { uid: auth?.uid ?? null, app: app.appId, data, said: process.env.SAID };
+  return { uid: auth?.uid ?? null, app: app.appId, data, said: process.env.SAID, limit: limit.value() };
 });
 export const changed = onDocumentWritten("generations/{uid}/files/{fileUid}", async ({ params, data, id }) => {
   const { before, after } = data;
@@ -95,6 +97,7 @@ def test_a_callable_is_called_as_an_app_calls_it(functions: FunctionsEmulator) -
         "app": "local-app",
         "data": {"a": [1]},
         "said": "hello",
+        "limit": 7,
     }
     assert functions.call("echo", {}, uid=None)["uid"] is None
     with pytest.raises(CallError) as refused:

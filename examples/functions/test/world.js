@@ -6,6 +6,7 @@ import { appendFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { once } from "node:events";
 import express from "express";
+import { declaredParams } from "firebase-functions/params";
 
 export const SECRET = process.env.TICKET_SECRET ?? "a secret that both sides hold, 32+ characters";
 const LOOPBACK = "127.0.0.1";
@@ -15,6 +16,7 @@ Object.assign(process.env, {
   RUNPOD_API_KEY: "the-runpod-key\n",
   RUNPOD_ENDPOINT: "endpoint-1",
   JOBS_PER_MINUTE: "0", // what limit.test.js is about
+  QUOTES_PER_MINUTE: "0",
   GCLOUD_PROJECT: "demo-functions",
   FIREBASE_CONFIG: JSON.stringify({ projectId: "demo-functions" }),
   FIREBASE_DEBUG_MODE: "true",
@@ -33,6 +35,7 @@ const unsigned = (claims) => `${part({ alg: "RS256", typ: "JWT" })}.${part(claim
 export class World {
   /** @type {{path: string, key: string, body: any}[]} */
   sent = [];
+  /** What RunPod answers: an answer, or what makes one of a request; none hangs up. */
   answer = { status: 200, body: { id: "job-1", status: "IN_QUEUE" } };
 
   async start() {
@@ -41,15 +44,23 @@ export class World {
       for await (const chunk of request) chunks.push(chunk);
       const body = JSON.parse(Buffer.concat(chunks).toString());
       this.sent.push({ path: request.url, key: request.headers.authorization, body });
-      if (process.env.SENT_TO) appendFileSync(process.env.SENT_TO, `${JSON.stringify(body)}\n`);
-      response.writeHead(this.answer.status, { "Content-Type": "application/json" });
-      response.end(JSON.stringify(this.answer.body));
+      if (process.env.SENT_TO && request.url.endsWith("/run")) appendFileSync(process.env.SENT_TO, `${JSON.stringify(body)}\n`);
+      const answer = typeof this.answer === "function" ? await this.answer(request.url, body) : this.answer;
+      if (!answer) return void request.destroy();
+      response.writeHead(answer.status, { "Content-Type": "application/json" });
+      response.end(JSON.stringify(answer.body));
     });
     process.env.RUNPOD_URL = this.runpod.url;
-    const { generate } = await import("../index.js");
+    this.functions = await import("../index.js");
+    // As Google's tools do for a deployment.
+    for (const { name, options } of declaredParams) {
+      if (options?.default !== undefined) process.env[name] ??= String(options.default);
+    }
     const front = express();
     front.use(express.json({ limit: "32mb" }));
-    front.post("/generate", generate);
+    for (const [name, made] of Object.entries(this.functions)) {
+      if (made.__endpoint.callableTrigger) front.post(`/${name}`, made);
+    }
     this.front = await listening(front);
     return this;
   }
@@ -61,11 +72,11 @@ export class World {
   }
 
   /** One call as Firebase's client library makes it: the answer's status, and its result or error. */
-  async call(data, { uid = "alice", app = "app-1" } = {}) {
+  async call(data, { uid = "alice", app = "app-1", name = "generate" } = {}) {
     const headers = { "Content-Type": "application/json" };
     if (uid) headers.Authorization = `Bearer ${unsigned({ sub: uid, aud: "demo-functions" })}`;
     if (app) headers["X-Firebase-AppCheck"] = unsigned({ sub: app });
-    const response = await fetch(`${this.front.url}/generate`, {
+    const response = await fetch(`${this.front.url}/${name}`, {
       method: "POST",
       headers,
       body: JSON.stringify({ data }),

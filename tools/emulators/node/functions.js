@@ -59,6 +59,13 @@ async function handle({ name, endpoint }, work) {
   }
 }
 
+/** Google's tools write each parameter's default into the environment of a deployment; the libraries do not know it. */
+function fillIn() {
+  for (const { name, options: declared } of theirs("firebase-functions/params").declaredParams) {
+    if (declared?.default !== undefined) process.env[name] ??= String(declared.default);
+  }
+}
+
 // ---- Firestore ---------------------------------------------------------------------------------------------------
 
 /** "generations/{uid}/files/{id}" -> a pattern of the paths that it fits. */
@@ -198,6 +205,7 @@ function front(functions) {
 async function main() {
   if (!fs.existsSync(INDEX)) throw new Error("there is no index.js in the folder of the functions");
   const functions = await import(pathToFileURL(INDEX).href);
+  fillIn();
   await listen(functions);
   const server = front(functions).listen(port, "127.0.0.1", () => {
     const names = entries(functions).map(({ name }) => name);

@@ -1,0 +1,90 @@
+// What a job costs, and the order in which it is paid and submitted. With CREDITS=off nothing here is used.
+
+import { randomUUID } from "node:crypto";
+import { setTimeout } from "node:timers/promises";
+import { logger } from "firebase-functions";
+import { HttpsError } from "firebase-functions/https";
+import { credits, creditsPer1000Units, database, freeCredits, maxUnits, TTL_SECONDS } from "./params.js";
+import { isRefusal } from "./runpod.js";
+import { requestHash } from "./ticket.js";
+import { creditsOf, Wallets } from "./wallet.js";
+
+const DEADLINE_MS = 10_000; // Google's client tries again for longer than a call of the function may take
+
+export const isOn = () => credits.value() === "on";
+
+export const priceOf = (units) => creditsOf(units, creditsPer1000Units.value());
+
+let opened;
+/** The wallets of this deployment. `wallets().grant(uid, credits, reason, id)` is how a purchase arrives. */
+export function wallets() {
+  if (!(creditsPer1000Units.value() > 0)) throw new Error("CREDITS_PER_1000_UNITS must be a number above 0");
+  opened ??= new Wallets({
+    database: database.value(),
+    creditsPer1000Units: creditsPer1000Units.value(),
+    freeCredits: freeCredits.value(),
+  });
+  return opened;
+}
+
+/** The most that a job may come to, by its task: `MAX_UNITS`, such as "800" or "800, text2video=8000". */
+export function mostUnits(taskType, text = maxUnits.value()) {
+  const parts = text.split(",").map((part) => (part.includes("=") ? part : `=${part}`).split("="));
+  const most = new Map(parts.map(([task, units]) => [task.trim(), Number(units)]));
+  const units = most.get(taskType ?? "text2img") ?? most.get("");
+  if (!Number.isSafeInteger(units) || units <= 0)
+    throw new Error('MAX_UNITS must be a number, with others for some tasks if need be: "800, text2video=8000"');
+  return units;
+}
+
+/**
+ * Holds what `units` cost, submits the job and returns its id. The hold is given back where RunPod refused the job for
+ * certain; where its answer is not clear, it stays until the document or `sweep` tells.
+ */
+export async function paidFor({ uid, job, units }, submit) {
+  const call = randomUUID();
+  const price = { hash: requestHash(job), credits: priceOf(units), call, ttlMs: TTL_SECONDS * 1000 };
+  const fileUid = job.file_uid;
+  const hold = await inTime(wallets().hold(uid, fileUid, price));
+  if (hold.is === "known") return hold.jobId;
+  if (hold.is === "busy") throw new HttpsError("unavailable", "This generation is being submitted already.");
+  if (hold.is === "other")
+    throw new HttpsError("failed-precondition", "fileUid: stands for another input; make a new one for each generation");
+  if (hold.is === "poor")
+    throw new HttpsError("failed-precondition", `This takes ${price.credits} credits, and there are ${hold.credits}.`, {
+      reason: "credits",
+      needed: price.credits,
+      credits: hold.credits,
+    });
+  let jobId;
+  try {
+    jobId = await submit();
+  } catch (error) {
+    await noted(isRefusal(error) ? wallets().refused(uid, fileUid, { call }) : wallets().unclear(uid, fileUid, { call }));
+    throw error;
+  }
+  await noted(wallets().accepted(uid, fileUid, { call, jobId }));
+  return jobId;
+}
+
+/** A job that is not paid for is not submitted. */
+async function inTime(held) {
+  const late = setTimeout(DEADLINE_MS, undefined, { ref: false }).then(() => {
+    throw new Error("Firestore did not answer in time");
+  });
+  try {
+    return await Promise.race([held, late]);
+  } catch (error) {
+    logger.error("Credits were not held", { name: error.name, code: error.code });
+    throw new HttpsError("resource-exhausted", "Credits cannot be counted at the moment; try again later.");
+  }
+}
+
+/** What could not be written down in time is found out later, by the document or by `sweep`. */
+async function noted(work) {
+  try {
+    await Promise.race([work, setTimeout(DEADLINE_MS, undefined, { ref: false })]);
+  } catch (error) {
+    logger.error("A hold was not updated", { name: error.name, code: error.code });
+  }
+}

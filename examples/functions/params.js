@@ -1,0 +1,22 @@
+// Every setting of the functions: secrets, and what stands in `.env`.
+
+import { defineInt, defineSecret, defineString } from "firebase-functions/params";
+
+export const runpodKey = defineSecret("RUNPOD_API_KEY");
+export const ticketSecret = defineSecret("TICKET_SECRET");
+export const endpoint = defineString("RUNPOD_ENDPOINT");
+export const runpodUrl = defineString("RUNPOD_URL", { default: "https://api.runpod.ai/v2" });
+export const database = defineString("FIRESTORE_DATABASE", { default: "(default)" });
+
+export const jobsPerMinute = defineInt("JOBS_PER_MINUTE", { default: 10 }); // of one user; 0: no limit, and no Firestore
+export const quotesPerMinute = defineInt("QUOTES_PER_MINUTE", { default: 60 }); // the same for `quote` and `capabilities`
+
+export const credits = defineString("CREDITS", { default: "off" }); // "on": jobs are paid for
+export const freeCredits = defineInt("FREE_CREDITS", { default: 0 }); // of a new wallet
+export const creditsPer1000Units = defineInt("CREDITS_PER_1000_UNITS", { default: 1000 });
+// What is held for a job without a quote: the worker's MAX_JOB_COST in millions; "800, text2video=8000": by task.
+export const maxUnits = defineString("MAX_UNITS", { default: "8000" });
+
+// RunPod drops a job this long after it was submitted, whether it waits or runs: 15 minutes in line, as long as the app
+// waits, and 10 of work. Without it a job waits for a day, and is then generated for nobody.
+export const TTL_SECONDS = 25 * 60;

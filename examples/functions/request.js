@@ -1,0 +1,44 @@
+// What an app may send: ids and the shape of an input. The worker checks every field. Knows no RunPod and no Firebase
+// but the errors of callables.
+
+import { HttpsError } from "firebase-functions/https";
+
+// What the worker takes for an id. A job under another one would be paid for and never have a document.
+const FILE_UID = /^(?!__.*__$)[A-Za-z0-9_-]{1,128}$/;
+const USER_ID = /^(?!__.*__$|\.\.?$)[A-Za-z0-9_.:@+|-]{1,128}$/;
+const MAX_BYTES = 100_000; // pictures go through the bucket, as gs:// paths
+const MAX_DEPTH = 3; // an object in a list of the input; what is nested deeper no field has
+
+const invalid = (message) => new HttpsError("invalid-argument", message);
+
+/** The id of who calls. */
+export function caller({ auth, app }) {
+  if (!auth) throw new HttpsError("unauthenticated", "Sign in first.");
+  if (app?.alreadyConsumed) throw new HttpsError("unauthenticated", "Use a new App Check token for each call.");
+  if (!USER_ID.test(auth.uid)) throw new HttpsError("failed-precondition", "This user's id cannot be served.");
+  return auth.uid;
+}
+
+export function checkedFileUid(fileUid) {
+  if (typeof fileUid !== "string" || !FILE_UID.test(fileUid))
+    throw invalid("fileUid: must be 1 to 128 of the characters A-Z a-z 0-9 _ -, and not __like this__");
+  return fileUid;
+}
+
+/** The shape only: the worker checks every field, and says in the document what is wrong with one. */
+export function checkedInput(input) {
+  const isObject = typeof input === "object" && input !== null && !Array.isArray(input);
+  if (!isObject || (typeof input.prompt !== "string" && !(input.task_type === "upscale" && input.prompt === undefined)))
+    throw invalid("input: must be an object with at least a prompt, which only an upscale may lack");
+  // RunPod's SDK drops what is nested too deeply before any worker sees it, with every other job that came beside it.
+  if (depth(input) > MAX_DEPTH) throw invalid(`input: is nested in more than ${MAX_DEPTH} levels`);
+  if (Buffer.byteLength(JSON.stringify(input)) > MAX_BYTES)
+    throw invalid("input: is too large; upload pictures to uploads/{your uid}/ first");
+  return input;
+}
+
+/** How deep objects and lists lie in each other, counted up to one more than is allowed. */
+function depth(value, above = 0) {
+  if (typeof value !== "object" || value === null || above > MAX_DEPTH) return above;
+  return Math.max(above + 1, ...Object.values(value).map((inner) => depth(inner, above + 1)));
+}
