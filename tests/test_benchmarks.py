@@ -39,3 +39,15 @@ def test_overhead_prints_both_ways_at_both_latencies(firebase: FirebaseEmulators
             assert len(found) >= 3, f"{latency} ms, {way}:\n{ended.stdout}"
     assert any("x" in row.split()[-1] for row in rows if "ours" in row), "no ratio was printed"
     assert "where ours goes" in ended.stdout
+
+
+def test_step_cache_prints_what_each_threshold_skips_and_costs() -> None:
+    script = REPOSITORY / "benchmarks" / "step_cache.py"
+    ended = subprocess.run(
+        [sys.executable, script, "--quick"], capture_output=True, text=True, timeout=240, check=False, cwd=REPOSITORY
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    rows = [line.split() for line in ended.stdout.splitlines()[2:]]
+    assert [row[0] for row in rows] == ["none", "first_block", "sea"]
+    assert rows[0][-1] == "same"
+    assert rows[0][1] == "100%"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from worker.api.loras import LORA_FIELDS, WantedLora, listed_lora
-from worker.api.params import ModelDefaults
+from worker.api.params import ModelDefaults, StepCache
 from worker.api.request import Request, UpscaleRequest
 from worker.core.config import Acceleration, ListedLora
 from worker.core.types import Level
@@ -29,12 +29,17 @@ class Accelerated:
     """What it takes beside the request's own."""
     level: Level | None = None
     """None: it runs as ever."""
+    step_cache: StepCache | None = None
+    """Of a clip: see there."""
     warnings: tuple[str, ...] = ()
 
     @property
     def params(self) -> dict[str, Any]:
         """What `params` says of it."""
-        return {"acceleration": self.level} if self.level is not None else {}
+        if self.level is None:
+            return {}
+        cached = {} if self.step_cache is None else {"step_cache": self.step_cache}
+        return {"acceleration": self.level, **cached}
 
 
 def accelerated(
@@ -64,7 +69,13 @@ def accelerated(
         said = f"acceleration: has no effect; {defaults.name} has no {asked} one here"
         return Accelerated(defaults, warnings=(said,) if request.acceleration else ())
     given = {name: value for name, value in found.given().items() if name in _OF_MODEL}
-    return Accelerated(replace(defaults, few_steps=True, **given), tuple(_loras(request, found, listed)), level)
+    cached = found.step_cache if request.task_type.is_video else None
+    return Accelerated(
+        replace(defaults, few_steps=bool(found.lora_names()), **given),
+        tuple(_loras(request, found, listed)),
+        level,
+        None if cached is None else StepCache(cached.kind, cached.threshold),
+    )
 
 
 def levels(defaults: ModelDefaults, accelerations: Accelerations, *, video: bool) -> Mapping[Level, Acceleration]:

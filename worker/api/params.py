@@ -167,6 +167,15 @@ LANCZOS = "lanczos"
 
 
 @dataclass(frozen=True, slots=True)
+class StepCache:
+    """Which denoising steps of a clip are not computed in full."""
+
+    kind: Literal["first_block", "sea"]
+    threshold: float
+    """How much may have changed since the last one that was, 0 ... 1; 0: nothing."""
+
+
+@dataclass(frozen=True, slots=True)
 class ReferenceParams:
     """How a picture beside the prompt is used."""
 
@@ -310,6 +319,8 @@ class VideoParams(Prompts):
     draft: Draft | None = None
     """Of a text2video of two passes; None: one."""
     video_quality: VideoQuality = "high"
+    step_cache: StepCache | None = None
+    """None: every step is computed in full."""
 
 
 Params = ImageParams | VideoParams

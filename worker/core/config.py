@@ -145,6 +145,16 @@ class AcceleratingLora(BaseModel):
     scale: Annotated[float, Field(ge=-4, le=4)] = 1.0
 
 
+class CachedSteps(BaseModel):
+    """Steps of Wan that are not computed in full."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    kind: Literal["first_block", "sea"]
+    threshold: Annotated[float, Field(ge=0, le=1)]
+    """How much may have changed since the last one that was."""
+
+
 class Acceleration(BaseModel):
     """How a model runs where quality may be traded for speed: the LoRAs that make it few steps, and these steps."""
 
@@ -158,6 +168,7 @@ class Acceleration(BaseModel):
     timestep_spacing: Literal["leading", "trailing", "linspace"] | None = None
     original_inference_steps: Annotated[int, Field(ge=1, le=1000)] | None = None
     """Of LCM: the steps that the few are chosen from."""
+    step_cache: CachedSteps | None = None
     loras: Annotated[tuple[AcceleratingLora, ...], Field(strict=False)] = ()
     high_noise_loras: Annotated[tuple[AcceleratingLora, ...], Field(strict=False)] = ()
     low_noise_loras: Annotated[tuple[AcceleratingLora, ...], Field(strict=False)] = ()

@@ -21,6 +21,7 @@ from worker.engine.models.loader import WanParts
 from worker.engine.prompt import umt5
 from worker.engine.protocol import GeneratedClip
 from worker.engine.schedulers import video_scheduler
+from worker.engine.speed.step_cache import serves, step_cache
 from worker.engine.vae import clip_calls, decode_clip, encode_clip, watched
 
 if TYPE_CHECKING:
@@ -100,9 +101,9 @@ class WanJob:
             options["guidance_scale_2"] = self._params.guidance_scale_2
         size = {"width": width, "height": height, "num_frames": self._params.num_frames}
         if self._source is None:
-            return self._call(self._pipeline(), options | size)
+            return self._call(self._pipeline(), options | size, cached=True)
         with self._watched("encode", width, height):
-            return self._call(self._pipeline(), options | size)
+            return self._call(self._pipeline(), options | size, cached=True)
 
     def _finish(self, drawn: "NDArray[np.uint8]", strength: float) -> torch.Tensor:
         """The second pass: a clip that was drawn small, enlarged, and denoised once more from a little noise.
@@ -137,7 +138,7 @@ class WanJob:
             pipeline, {"latents": noisy, "strength": strength, "width": params.width, "height": params.height}
         )
 
-    def _call(self, pipeline: Any, options: dict[str, Any]) -> torch.Tensor:
+    def _call(self, pipeline: Any, options: dict[str, Any], *, cached: bool = False) -> torch.Tensor:
         pipeline.set_progress_bar_config(disable=True)
         params, before = self._params, self._done
         embeds = self._embed(pipeline)
@@ -149,7 +150,8 @@ class WanJob:
             return {}
 
         rows = preview.rows_for(self._parts.vae, self._parts.preview_factors)
-        with self._phase_told(), preview.shown(pipeline.scheduler, rows, self._control, self._device):
+        skipping = step_cache(self._cached(pipeline) if cached else (), params.step_cache)
+        with self._phase_told(), preview.shown(pipeline.scheduler, rows, self._control, self._device), skipping:
             latents: torch.Tensor = pipeline(
                 **options,
                 **embeds,
@@ -161,6 +163,17 @@ class WanJob:
                 callback_on_step_end=step,
             ).frames
         return latents
+
+    def _cached(self, pipeline: Any) -> Iterator[Any]:
+        """The networks of which steps are skipped."""
+        wanted = self._params.step_cache
+        for network in (pipeline.transformer, pipeline.transformer_2):
+            if network is None or wanted is None:
+                continue
+            if serves(network, wanted):
+                yield network
+            else:
+                self._control.warn("acceleration: this model cannot skip steps so; all were computed in full")
 
     def _embed(self, pipeline: Any) -> dict[str, torch.Tensor | None]:
         """The embeddings of both prompts, made once a job."""

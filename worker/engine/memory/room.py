@@ -19,6 +19,9 @@ from worker.engine.prompt.length import CHUNK_TOKENS, likely_chunks
 Phase = Literal["text", "encode", "denoise", "decode", "decode_in_tiles", "upscale"]
 
 MIB = 2**20
+_CACHED = 3
+"""Hidden states that a step cache keeps of each prediction of each expert: what the first block gives, what it changes,
+and what the others add."""
 _TEXT = {"sdxl": 64 * MIB, "wan": 128 * MIB}
 """Activations of the text and image encoders: 77 tokens and 512."""
 DEPTH = 512 * MIB
@@ -75,6 +78,8 @@ class Size:
     """Of the longer prompt."""
     controls: int = 0
     """Control pictures."""
+    cached: int = 0
+    """Hidden states of a clip that are kept from step to step."""
 
     @property
     def pixels(self) -> int:
@@ -91,7 +96,9 @@ class Size:
                 *(tile or (64, 64)), 1, source=True, guided=params.guidance_scale > 1, chunks=likely_chunks(params)
             )
         if isinstance(params, VideoParams):
-            return cls(params.width, params.height, params.num_frames, source, chunks=likely_chunks(params))
+            chunks, cached = likely_chunks(params), _CACHED if params.step_cache is not None else 0
+            cached *= (1 + (params.guidance_scale > 1)) * (1 + (params.guidance_scale_2 is not None))
+            return cls(params.width, params.height, params.num_frames, source, chunks=chunks, cached=cached)
         width, height = params.drawn_size
         if params.upscale is not None and params.upscale.tile is not None:
             # One size stands for both passes: the larger.
@@ -215,7 +222,11 @@ def _wan(spec: ModelSpec, size: Size, number: int) -> Room:
         encode=(encoder * encoded // 4 + 3 * 4 * (size.frames if not numbers.token_steps else 1)) * size.pixels
         if size.source
         else 0,
-        denoise=(a_token * tokens + 4 * numbers.width * (size.chunks - 1) * CHUNK_TOKENS["wan"]) * number,
+        denoise=(
+            (a_token + size.cached * numbers.width) * tokens
+            + 4 * numbers.width * (size.chunks - 1) * CHUNK_TOKENS["wan"]
+        )
+        * number,
         decode=(decoder + 2 * clip) * size.pixels,
         decode_in_tiles=decoder * min(size.pixels, CLIP_TILE**2) + 3 * clip * size.pixels,
     )
