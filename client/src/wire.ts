@@ -40,6 +40,8 @@ export type Resolution = "480p" | "720p";
 
 export type Scheduler = "DDIM" | "PNDM" | "KLMS" | "K_EULER" | "K_EULER_ANCESTRAL" | "DPMSolverMultistep" | "DPMSolverSinglestep" | "DPMSolverMultistepKarras" | "DPMSolverSDEMultistepKarras" | "HEUN" | "UniPC" | "LCM" | "TCD" | "K_EULER_TRAILING";
 
+export type StepCacheKind = "first_block" | "sea";
+
 export type StorageKind = "firebase" | "base64";
 
 export type TaskType = "text2img" | "img2img" | "inpaint" | "upscale" | "text2video" | "img2video";
@@ -380,6 +382,12 @@ export interface Upscale {
   tile?: number[] | null;
 }
 
+/** Which denoising steps of a clip are not computed in full. */
+export interface StepCache {
+  kind: Open<StepCacheKind>;
+  threshold: number;
+}
+
 /** What really ran; what did not count is not there. */
 export interface GenerationParams {
   negative_prompt_of?: string;
@@ -415,6 +423,7 @@ export interface GenerationParams {
   high_noise_loras?: LoraParams[];
   low_noise_loras?: LoraParams[];
   video_quality?: Open<VideoQuality>;
+  step_cache?: StepCache;
 }
 
 /** A clip in numbers. */

@@ -236,6 +236,16 @@ value class Scheduler(val value: String) {
 }
 
 @JvmInline
+value class StepCacheKind(val value: String) {
+    override fun toString() = value
+
+    companion object {
+        val FIRST_BLOCK = StepCacheKind("first_block")
+        val SEA = StepCacheKind("sea")
+    }
+}
+
+@JvmInline
 value class StorageKind(val value: String) {
     override fun toString() = value
 
@@ -920,6 +930,19 @@ data class Upscale(
     }
 }
 
+/** Which denoising steps of a clip are not computed in full. */
+data class StepCache(
+    val kind: StepCacheKind,
+    val threshold: Double,
+) {
+    companion object {
+        fun of(map: Map<*, *>) = StepCache(
+            kind = map.need("kind") { StepCacheKind(it as String) },
+            threshold = map.need("threshold") { number(it) },
+        )
+    }
+}
+
 /** What really ran; what did not count is not there. */
 data class GenerationParams(
     val width: Long,
@@ -955,6 +978,7 @@ data class GenerationParams(
     val highNoiseLoras: List<LoraParams>? = null,
     val lowNoiseLoras: List<LoraParams>? = null,
     val videoQuality: VideoQuality? = null,
+    val stepCache: StepCache? = null,
 ) {
     companion object {
         fun of(map: Map<*, *>) = GenerationParams(
@@ -991,6 +1015,7 @@ data class GenerationParams(
             highNoiseLoras = map.maybe("high_noise_loras") { (it as List<*>).map { one -> LoraParams.of(one!! as Map<*, *>) } },
             lowNoiseLoras = map.maybe("low_noise_loras") { (it as List<*>).map { one -> LoraParams.of(one!! as Map<*, *>) } },
             videoQuality = map.maybe("video_quality") { VideoQuality(it as String) },
+            stepCache = map.maybe("step_cache") { StepCache.of(it as Map<*, *>) },
         )
     }
 }

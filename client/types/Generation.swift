@@ -233,6 +233,17 @@ public struct Scheduler: RawRepresentable, Codable, Hashable, Sendable {
     public static let kEulerTrailing = Scheduler(rawValue: "K_EULER_TRAILING")
 }
 
+public struct StepCacheKind: RawRepresentable, Codable, Hashable, Sendable {
+    public let rawValue: String
+
+    public init(rawValue: String) {
+        self.rawValue = rawValue
+    }
+
+    public static let firstBlock = StepCacheKind(rawValue: "first_block")
+    public static let sea = StepCacheKind(rawValue: "sea")
+}
+
 public struct StorageKind: RawRepresentable, Codable, Hashable, Sendable {
     public let rawValue: String
 
@@ -1303,6 +1314,17 @@ public struct Upscale: Codable, Sendable {
     }
 }
 
+/// Which denoising steps of a clip are not computed in full.
+public struct StepCache: Codable, Sendable {
+    public var kind: StepCacheKind
+    public var threshold: Double
+
+    private enum CodingKeys: String, CodingKey {
+        case kind = "kind"
+        case threshold = "threshold"
+    }
+}
+
 /// What really ran; what did not count is not there.
 public struct GenerationParams: Codable, Sendable {
     public var negativePromptOf: String?
@@ -1338,6 +1360,7 @@ public struct GenerationParams: Codable, Sendable {
     public var highNoiseLoras: [LoraParams]?
     public var lowNoiseLoras: [LoraParams]?
     public var videoQuality: VideoQuality?
+    public var stepCache: StepCache?
 
     private enum CodingKeys: String, CodingKey {
         case negativePromptOf = "negative_prompt_of"
@@ -1373,6 +1396,7 @@ public struct GenerationParams: Codable, Sendable {
         case highNoiseLoras = "high_noise_loras"
         case lowNoiseLoras = "low_noise_loras"
         case videoQuality = "video_quality"
+        case stepCache = "step_cache"
     }
 }
 

@@ -190,6 +190,13 @@ class Scheduler extends Word {
   static const kEulerTrailing = Scheduler('K_EULER_TRAILING');
 }
 
+class StepCacheKind extends Word {
+  const StepCacheKind(super.value);
+
+  static const firstBlock = StepCacheKind('first_block');
+  static const sea = StepCacheKind('sea');
+}
+
 class StorageKind extends Word {
   const StorageKind(super.value);
 
@@ -1360,6 +1367,23 @@ class Upscale {
   final List<int>? tile;
 }
 
+/// Which denoising steps of a clip are not computed in full.
+class StepCache {
+  const StepCache({
+    required this.kind,
+    required this.threshold,
+  });
+
+  factory StepCache.of(Map<Object?, Object?> map) => StepCache(
+        kind: StepCacheKind(map['kind']! as String),
+        threshold: (map['threshold']! as num).toDouble(),
+      );
+
+  final StepCacheKind kind;
+
+  final double threshold;
+}
+
 /// What really ran; what did not count is not there.
 class GenerationParams {
   const GenerationParams({
@@ -1396,6 +1420,7 @@ class GenerationParams {
     this.highNoiseLoras,
     this.lowNoiseLoras,
     this.videoQuality,
+    this.stepCache,
   });
 
   factory GenerationParams.of(Map<Object?, Object?> map) => GenerationParams(
@@ -1432,6 +1457,7 @@ class GenerationParams {
         highNoiseLoras: map['high_noise_loras'] == null ? null : (map['high_noise_loras']! as List<Object?>).map((one) => LoraParams.of(one! as Map<Object?, Object?>)).toList(),
         lowNoiseLoras: map['low_noise_loras'] == null ? null : (map['low_noise_loras']! as List<Object?>).map((one) => LoraParams.of(one! as Map<Object?, Object?>)).toList(),
         videoQuality: map['video_quality'] == null ? null : VideoQuality(map['video_quality']! as String),
+        stepCache: map['step_cache'] == null ? null : StepCache.of(map['step_cache']! as Map<Object?, Object?>),
       );
 
   final String? negativePromptOf;
@@ -1499,6 +1525,8 @@ class GenerationParams {
   final List<LoraParams>? lowNoiseLoras;
 
   final VideoQuality? videoQuality;
+
+  final StepCache? stepCache;
 }
 
 /// A clip in numbers.

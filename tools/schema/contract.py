@@ -39,6 +39,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "ModelFamily": ("sdxl", "wan"),
     "Acceleration": ("none", *get_args(Level)),
     "AccelerationLevel": get_args(Level),
+    "StepCacheKind": ("first_block", "sea"),
 }
 """Lists of words that have no class in the worker, by the name that they have in schemas and types."""
 RENAMED = {
