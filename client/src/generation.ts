@@ -556,7 +556,7 @@ function version(fields: GenerationDocument | undefined): string {
 }
 
 function progressOf(fields: GenerationDocument | undefined): Omit<GenerationState, "offline"> {
-  const { stage = "loading", percent, step, total_steps, eta_seconds, preview } = (fields?.progress ?? {}) as Partial<GenerationProgress> & { preview?: string };
+  const { stage = "loading", percent, step, total_steps, eta_seconds, preview } = (fields?.progress ?? {}) as Partial<GenerationProgress>;
   const known = { percent, step, total_steps, eta_seconds, preview };
   const given = Object.entries(known).filter(([, value]) => value !== undefined && value !== null);
   const shown = (STAGES.includes(stage) ? stage : "generating") as Stage;

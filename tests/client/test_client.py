@@ -71,7 +71,7 @@ def passed(folder: Path, *files: str, **variables: str) -> int:
     ran = node(folder, "--test", "--test-reporter=tap", *files, **variables)
     assert ran.returncode == 0, ran.stdout[-8000:] + ran.stderr[-2000:]
     assert "\n# fail 0" in ran.stdout
-    assert "\n# skipped 0" in ran.stdout
+    assert "--test-name-pattern" in files[0] or "\n# skipped 0" in ran.stdout
     return int(re.search(r"^# pass (\d+)$", ran.stdout, re.MULTILINE)[1])  # type: ignore[index]
 
 
@@ -79,6 +79,24 @@ def passed(folder: Path, *files: str, **variables: str) -> int:
 def test_the_client_does_what_its_cases_say(compiled: Path) -> None:
     """Against a phone, a server and workers in a time of their own; each case names the report it comes from."""
     assert passed(compiled, "test/liveness.test.js") > 100
+
+
+@pytest.mark.e2e
+def test_react_native_firebase_fits_by_its_types(
+    packages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("npm_config_legacy_peer_deps", "true")  # its types, without React Native
+    try:
+        theirs = install(CLIENT / "test" / "react-native")
+    except (MissingNodeError, InstallError) as error:
+        missing(f"React Native Firebase is not here: {error}")
+        return
+    for name in ("src", "test", "tsconfig.json"):
+        (tmp_path / name).symlink_to(CLIENT / name)
+    (tmp_path / "node_modules").symlink_to(theirs)
+    tsc = packages / "typescript" / "bin" / "tsc"
+    done = node(tmp_path, str(tsc), "-p", "test/react-native/tsconfig.json", "--preserveSymlinks")
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.e2e
@@ -166,4 +184,18 @@ def firebase_variables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dic
 @pytest.mark.e2e
 def test_the_client_works_with_firebase(compiled: Path, firebase_variables: dict[str, str]) -> None:
     """With the real SDK, rules and backend function, and a network that breaks."""
+    if firebase_variables["HAS_RULES"] == "no":
+        pytest.skip("Google's Firestore emulator is not here (google-cloud-cli-firestore-emulator, and Java)")
     assert passed(compiled, "test/firebase.test.js", **firebase_variables) > 15
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("aside", [-3600, 3600])
+def test_a_phone_whose_clock_is_wrong_misses_who_is_gone_and_no_one_else(
+    compiled: Path, firebase_variables: dict[str, str], aside: int
+) -> None:
+    if firebase_variables["HAS_RULES"] == "no":
+        pytest.skip("Google's Firestore emulator is not here (google-cloud-cli-firestore-emulator, and Java)")
+    pattern = "--test-name-pattern=clock|goes from its slip|finds its job"
+    variables = firebase_variables | {"PHONE_CLOCK_ASIDE": str(aside)}
+    assert passed(compiled, pattern, "test/firebase.test.js", **variables) == 3

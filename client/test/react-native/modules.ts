@@ -1,0 +1,20 @@
+// The client takes React Native Firebase's modules as they are. Compiled by tests/client/test_client.py, never run.
+
+import * as firestore from "@react-native-firebase/firestore";
+import * as functions from "@react-native-firebase/functions";
+import * as storage from "@react-native-firebase/storage";
+import { createClient } from "../../src/index.js";
+
+export const client = createClient({
+  firestore,
+  functions,
+  storage,
+  app: { db: firestore.getFirestore(), functions: functions.getFunctions(), storage: storage.getStorage() },
+  uid: () => null,
+});
+
+const { getDocsFromServer: _, ...without } = firestore;
+// @ts-expect-error a module that lacks one of the functions
+createClient({ firestore: without, functions, storage, app: { db: 1, functions: 2, storage: 3 }, uid: () => null });
+// @ts-expect-error the wrong module
+createClient({ firestore: storage, functions, storage, app: { db: 1, functions: 2, storage: 3 }, uid: () => null });
