@@ -18,7 +18,7 @@ from worker.core.errors import Forbidden, Unauthenticated
 
 FUNCTIONS = Path(__file__).parents[1] / "examples" / "functions"
 SECRET = "0123456789abcdef-0123456789abcdef"
-TESTS = ("generate", "limit", "signatures", "credits")
+TESTS = ("generate", "limit", "signatures", "credits", "push", "deletion")
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +35,10 @@ def tested(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.Complet
     sent = folder / "sent.jsonl"
     environment = {**node_environment(), "TICKET_SECRET": SECRET, "SENT_TO": str(sent)}
     command = [str(find_node()), "--test", *(f"test/{name}.test.js" for name in TESTS)]
-    with FirebaseEmulators(project="demo-functions") as firebase:
-        environment["FIRESTORE_EMULATOR_HOST"] = firebase.firestore_address
+    with FirebaseEmulators(project="demo-functions", auth=True) as firebase:
+        # With the variable of the Auth emulator unsigned tokens count: only the tests that need it set it.
+        environment |= {name: value for name, value in firebase.env.items() if not name.startswith("FIREBASE_AUTH_")}
+        environment["AUTH_HOST"] = firebase.auth_host
         ran = subprocess.run(
             command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False
         )

@@ -6,13 +6,19 @@ import { onDocumentWritten } from "firebase-functions/firestore";
 import { HttpsError, onCall } from "firebase-functions/https";
 import { onSchedule } from "firebase-functions/scheduler";
 import { isOn, mostUnits, paidFor, priceOf, wallets } from "./credits.js";
+import { checkWanted, eraseAgain, fenced } from "./deletion.js";
 import { secondsToWait } from "./limit.js";
 import { database, jobsPerMinute, quotesPerMinute, runpodKey, ticketSecret, TTL_SECONDS } from "./params.js";
+import { announce } from "./push.js";
 import { priced, signQuote, unitsOf } from "./quote.js";
 import { caller, checkedFileUid, checkedInput } from "./request.js";
 import { ask, submit } from "./runpod.js";
 import { withTicket } from "./ticket.js";
 import { isEnd } from "./wallet.js";
+
+export { onUserDeleted } from "./deletion.js";
+export { registerDevice } from "./push.js";
+export { report } from "./report.js";
 
 initializeApp();
 
@@ -38,6 +44,7 @@ export const generate = onCall(CALLABLE, async (call) => {
   const fileUid = checkedFileUid(data?.fileUid);
   const input = checkedInput(data.input);
   const units = isOn() ? await mostFor(data.quote, uid, input) : 0;
+  if (isOn() || jobsPerMinute.value() > 0) await checkWanted(call, fileUid);
   await count(uid, { perMinute: jobsPerMinute.value(), what: "jobs", counters: "submissions" });
   // Who asks, and where the result goes, is said here: whatever the app wrote there is overwritten.
   const job = { ...input, user_id: uid, file_uid: fileUid, use_cloud_storage: true };
@@ -73,13 +80,16 @@ export const settle = onDocumentWritten(
   { document: "generations/{uid}/files/{fileUid}", database, retry: true },
   async ({ params: { uid, fileUid }, data }) => {
     const [before, after] = [data.before.data(), data.after.data()];
+    if (await fenced(uid, fileUid, { before, after })) return;
     if (isOn() && isEnd(before, after)) await wallets().settle(uid, fileUid, { before, after });
+    await announce(uid, fileUid, { before, after });
   },
 );
 
 /** Settles what no document has settled: jobs that were never taken, lost, or deleted. */
 export const sweep = onSchedule({ schedule: "every 5 minutes", timeoutSeconds: 540 }, async () => {
   const failed = isOn() ? await wallets().sweep() : 0;
+  await eraseAgain();
   if (failed > 0) logger.error("Holds could not be settled; they are tried again", { failed });
 });
 

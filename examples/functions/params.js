@@ -7,6 +7,9 @@ export const ticketSecret = defineSecret("TICKET_SECRET");
 export const endpoint = defineString("RUNPOD_ENDPOINT");
 export const runpodUrl = defineString("RUNPOD_URL", { default: "https://api.runpod.ai/v2" });
 export const database = defineString("FIRESTORE_DATABASE", { default: "(default)" });
+// The worker's FIREBASE_STORAGE_BUCKET, where it is not the project's own.
+export const storageBucket = defineString("STORAGE_BUCKET", { default: "" });
+export const push = defineString("PUSH", { default: "off" }); // "on": the end of a job is told to its user's devices
 
 export const jobsPerMinute = defineInt("JOBS_PER_MINUTE", { default: 10 }); // of one user; 0: no limit, and no Firestore
 export const quotesPerMinute = defineInt("QUOTES_PER_MINUTE", { default: 60 }); // the same for `quote` and `capabilities`

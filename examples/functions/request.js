@@ -9,18 +9,21 @@ const USER_ID = /^(?!__.*__$|\.\.?$)[A-Za-z0-9_.:@+|-]{1,128}$/;
 const MAX_BYTES = 100_000; // pictures go through the bucket, as gs:// paths
 const MAX_DEPTH = 3; // an object in a list of the input; what is nested deeper no field has
 
+export const isFileUid = (text) => typeof text === "string" && FILE_UID.test(text);
+export const isUserId = (text) => typeof text === "string" && USER_ID.test(text);
+
 const invalid = (message) => new HttpsError("invalid-argument", message);
 
 /** The id of who calls. */
 export function caller({ auth, app }) {
   if (!auth) throw new HttpsError("unauthenticated", "Sign in first.");
   if (app?.alreadyConsumed) throw new HttpsError("unauthenticated", "Use a new App Check token for each call.");
-  if (!USER_ID.test(auth.uid)) throw new HttpsError("failed-precondition", "This user's id cannot be served.");
+  if (!isUserId(auth.uid)) throw new HttpsError("failed-precondition", "This user's id cannot be served.");
   return auth.uid;
 }
 
 export function checkedFileUid(fileUid) {
-  if (typeof fileUid !== "string" || !FILE_UID.test(fileUid))
+  if (!isFileUid(fileUid))
     throw invalid("fileUid: must be 1 to 128 of the characters A-Z a-z 0-9 _ -, and not __like this__");
   return fileUid;
 }

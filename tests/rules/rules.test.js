@@ -228,6 +228,11 @@ test("nothing else in Firestore is open", async () => {
   for (const name of [
     "generations/alice",
     "users/alice",
+    "users/alice/devices/d1",
+    "users/alice/pushed/f1",
+    "reports/file:f1:alice",
+    "blocked/file:f1:alice",
+    "deleted_users/alice",
     "submissions/alice",
     "quotes/alice",
     "wallets/alice/holds/f1",

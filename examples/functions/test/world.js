@@ -72,9 +72,9 @@ export class World {
   }
 
   /** One call as Firebase's client library makes it: the answer's status, and its result or error. */
-  async call(data, { uid = "alice", app = "app-1", name = "generate" } = {}) {
+  async call(data, { uid = "alice", app = "app-1", name = "generate", claims = {} } = {}) {
     const headers = { "Content-Type": "application/json" };
-    if (uid) headers.Authorization = `Bearer ${unsigned({ sub: uid, aud: "demo-functions" })}`;
+    if (uid) headers.Authorization = `Bearer ${unsigned({ sub: uid, aud: "demo-functions", ...claims })}`;
     if (app) headers["X-Firebase-AppCheck"] = unsigned({ sub: app });
     const response = await fetch(`${this.front.url}/${name}`, {
       method: "POST",

@@ -353,12 +353,12 @@ function toPlain(fields) {
   return Object.fromEntries([...fields].map(([name, value]) => [name, plain(value)]));
 }
 
-// ---- the state: collection groups and nested fields in queries --------------------------------------------------
+// ---- the state: collection groups, whole trees and nested fields in queries --------------------------------------------------
 
 function descendants(holder, id) {
   return Object.values(holder.collections).flatMap((collection) => {
     const documents = collection.getAllDocuments();
-    return [...(collection.name === id ? documents : []), ...documents.flatMap((d) => descendants(d, id))];
+    return [...(!id || collection.name === id ? documents : []), ...documents.flatMap((d) => descendants(d, id))];
   });
 }
 
@@ -379,6 +379,7 @@ class QueryableState extends FirestoreState {
     if (!group) return super.v1Query(parent, query);
     const [project, database, path] = /^projects\/([^/]+)\/databases\/([^/]+)\/documents\/?(.*)$/.exec(parent).slice(1);
     const root = path ? this.getDocument(parent) : this.getProject(project).getDatabase(database);
+    if (!id) return descendants(root).filter((d) => d.metadata.hasExist); // what deletes a tree asks for all of it
     const found = { getAllDocuments: () => descendants(root, id) };
     return FirestoreState.prototype.v1Query.call({ getCollection: () => found }, parent, query);
   }

@@ -1,0 +1,6 @@
+// The bucket of results and sources: STORAGE_BUCKET, or the project's own.
+
+import { getStorage } from "firebase-admin/storage";
+import { storageBucket } from "./params.js";
+
+export const bucket = () => getStorage().bucket(storageBucket.value() || undefined);

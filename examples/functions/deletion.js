@@ -1,0 +1,110 @@
+// A user who deletes their account takes everything with them, also what their jobs would still bring: those that wait at
+// RunPod, those that a worker is busy with, and results that wait on a worker's volume.
+//
+//   documents first     a worker sees its document go within seconds, stops, and takes back what it has stored
+//   deleted_users/{uid} remembers the deletion for two days: `generate` serves no sign-in from before it, what a job brings
+//                       all the same is deleted as its document appears (`fenced`), and everything is gone through again
+//                       when no job and no result can be left (`eraseAgain`): what a worker that died left in the bucket
+
+import { setTimeout } from "node:timers/promises";
+import { getAuth } from "firebase-admin/auth";
+import { getFirestore, Timestamp } from "firebase-admin/firestore";
+import { logger } from "firebase-functions";
+import { HttpsError } from "firebase-functions/https";
+import { runWith } from "firebase-functions/v1";
+import { bucket } from "./bucket.js";
+import { database, TTL_SECONDS } from "./params.js";
+import { isUserId } from "./request.js";
+import { blockOf, takeDown } from "./takedown.js";
+
+const BELOW = ["generations", "users", "wallets", "submissions", "quotes"]; // {name}/{uid}, with all that is below
+const ABOUT = ["reports", "blocked"]; // {name}/{any id}, with `uid` as a field
+const DEADLINE_MS = 10_000; // Google's client tries again for longer than a call of the function may take
+const MINUTE_MS = 60_000;
+// After the last job that RunPod still had, and after the last result on a worker's volume.
+const AGAIN_MS = [TTL_SECONDS * 1000 + 15 * MINUTE_MS, 49 * 60 * MINUTE_MS];
+const PAGE = 100;
+
+const firestore = () => getFirestore(database.value());
+const marks = (uid, fileUid) => firestore().getAll(tombstoneOf(uid), blockOf(uid, fileUid));
+const tombstoneOf = (uid) => firestore().collection("deleted_users").doc(uid);
+
+export const onUserDeleted = runWith({ timeoutSeconds: 540, memory: "512MB", failurePolicy: true })
+  .auth.user()
+  .onDelete(async ({ uid }) => {
+    if (!isUserId(uid)) return; // nothing was ever made for such a one
+    const at = Date.now();
+    await tombstoneOf(uid).set({ at: Timestamp.fromMillis(at), erase_at: Timestamp.fromMillis(at + AGAIN_MS[0]) });
+    await erase(uid);
+  });
+
+/** @throws HttpsError where nothing may be made: the caller is gone, or this file was taken down. */
+export async function checkWanted({ auth }, fileUid) {
+  const late = setTimeout(DEADLINE_MS, undefined, { ref: false }).then(() => {
+    throw new Error("Firestore did not answer in time");
+  });
+  const [tombstone, block] = await Promise.race([marks(auth.uid, fileUid), late]).catch((error) => {
+    logger.error("It was not known whether a job is wanted", { name: error.name, code: error.code });
+    throw new HttpsError("resource-exhausted", "Jobs cannot be taken at the moment; try again later.");
+  });
+  // Who signed up again under the same id, as with custom sign-in, signed in after that.
+  if (tombstone.exists && !(auth.token.auth_time * 1000 > tombstone.get("at").toMillis()))
+    throw new HttpsError("unauthenticated", "This account was deleted.");
+  if (block.exists) throw new HttpsError("permission-denied", "This file was taken down; use a new fileUid.");
+}
+
+/**
+ * A generation's document said `before` and says `after`. Whether it is none that should be there, and is gone now: its user
+ * is, or it was taken down. Asked when one appears, and when a worker claims it.
+ */
+export async function fenced(uid, fileUid, { before, after }) {
+  const isClaim = after?.status === "processing" && before?.status !== "processing";
+  if (!after || (before && !isClaim)) return false;
+  const [tombstone, block] = await marks(uid, fileUid);
+  if (tombstone.exists && !(await isBack(uid))) await erase(uid);
+  else if (block.exists) await takeDown(uid, fileUid);
+  else return false;
+  return true;
+}
+
+/** Goes through what deleted users left, where that is due. */
+export async function eraseAgain({ now = Date.now() } = {}) {
+  const due = firestore().collection("deleted_users").where("erase_at", "<=", Timestamp.fromMillis(now)).limit(PAGE);
+  for (const tombstone of (await due.get()).docs) {
+    try {
+      await again(tombstone, now);
+    } catch (error) {
+      logger.error("A deleted user's data could not be gone through", { name: error.name, code: error.code });
+    }
+  }
+}
+
+async function again(tombstone, now) {
+  const at = tombstone.get("at").toMillis();
+  const next = AGAIN_MS.map((after) => at + after).find((time) => time > now);
+  const isGone = !(await isBack(tombstone.id));
+  if (isGone) await erase(tombstone.id);
+  if (isGone && next !== undefined) await tombstone.ref.update({ erase_at: Timestamp.fromMillis(next) });
+  else await tombstone.ref.delete();
+}
+
+/** Whether somebody has this id again: theirs is what is made from then on. */
+async function isBack(uid) {
+  try {
+    await getAuth().getUser(uid);
+    return true;
+  } catch (error) {
+    if (error.code === "auth/user-not-found") return false;
+    throw error;
+  }
+}
+
+async function erase(uid) {
+  for (const name of BELOW) await firestore().recursiveDelete(firestore().collection(name).doc(uid));
+  for (const name of ABOUT) {
+    const { docs } = await firestore().collection(name).where("uid", "==", uid).get();
+    await Promise.all(docs.map(({ ref }) => ref.delete()));
+  }
+  for (const folder of ["generating", "uploads"])
+    await bucket().deleteFiles({ prefix: `${folder}/${uid}/`, force: true, ignoreNotFound: true });
+}

@@ -1,0 +1,126 @@
+// A push at the end of a job: to each device that its user registered, once for each attempt that ends. A lock screen shows
+// it to whoever holds the phone, and Google and Apple pass it on: it has two fixed texts, the file's id and its thumbnail,
+// and nothing of the prompt. Best effort: the app listens to the document all the same.
+
+import { createHash } from "node:crypto";
+import { FieldValue, getFirestore, Timestamp } from "firebase-admin/firestore";
+import { getMessaging } from "firebase-admin/messaging";
+import { logger } from "firebase-functions";
+import { HttpsError, onCall } from "firebase-functions/https";
+import { database, push } from "./params.js";
+import { caller } from "./request.js";
+
+const TEXTS = {
+  completed: { title: "It is ready", body: "Tap to see what was made for you." },
+  failed: { title: "It did not work", body: "Tap to see why, and to try again." },
+};
+const CHANNEL = "generations"; // Android: the app creates it, or the push comes through the app's default one
+const PLATFORMS = ["ios", "android", "web"];
+const TOKEN = /^[\x21-\x7e]{1,1024}$/;
+const DAY_MS = 24 * 3_600_000;
+const STALE_MS = 270 * DAY_MS; // FCM itself takes a token for expired when its device was away for so long
+const KEPT_MS = 8 * DAY_MS; // a marker: as long as a trigger may be delivered again
+const MOST_DEVICES = 20;
+
+const digest = (text) => createHash("sha256").update(text).digest();
+const devicesOf = (uid) => getFirestore(database.value()).collection("users").doc(uid).collection("devices");
+
+/** `{token, platform}`: this device hears of the caller's jobs, and no longer of those of who was signed in on it before. */
+export const registerDevice = onCall(
+  { enforceAppCheck: true, consumeAppCheckToken: true, maxInstances: 20 },
+  async (call) => {
+    const uid = caller(call);
+    const { token, platform } = call.data ?? {};
+    if (typeof token !== "string" || !TOKEN.test(token))
+      throw new HttpsError("invalid-argument", "token: must be the registration token that FCM gave this device");
+    if (!PLATFORMS.includes(platform))
+      throw new HttpsError("invalid-argument", `platform: must be one of ${PLATFORMS.join(", ")}`);
+    const firestore = getFirestore(database.value());
+    const device = devicesOf(uid).doc(digest(token).toString("hex").slice(0, 32));
+    const { docs } = await firestore.collectionGroup("devices").where("token", "==", token).get();
+    const batch = firestore.batch();
+    for (const { ref } of docs) if (/^users\/[^/]+\/devices\//.test(ref.path) && ref.path !== device.path) batch.delete(ref);
+    batch.set(device, { token, platform, updated_at: FieldValue.serverTimestamp() });
+    await batch.commit();
+    await living(uid);
+    return {};
+  },
+);
+
+/** A generation's document said `before` and says `after`: if it has ended, and not because its user ended it, its devices hear. */
+export async function announce(uid, fileUid, { before, after }) {
+  if (push.value() !== "on" || !isNews(before, after)) return;
+  try {
+    const devices = await living(uid);
+    if (devices.length === 0 || !(await isFirst(uid, fileUid, after))) return;
+    const message = messageFor(fileUid, after);
+    const { responses } = await getMessaging().sendEach(devices.map(({ token }) => ({ ...message, token })));
+    const dead = devices.filter((_, index) => isDead(responses[index].error));
+    await Promise.all(dead.map(({ ref }) => ref.delete()));
+    const failed = responses.filter(({ success }) => !success).length - dead.length;
+    if (failed > 0) logger.warn("Pushes were not taken", { failed });
+  } catch (error) {
+    logger.error("A push was not sent", { name: error.name, code: error.code });
+  }
+}
+
+const ending = (document) => (document?.status in TEXTS ? `${document.status} ${document.attempt}` : null);
+
+const isNews = (before, after) =>
+  ending(after) !== null && ending(before) !== ending(after) && after.error?.code !== "cancelled";
+
+/** Whether nobody was told of this end yet. What failed, and comes from the worker's outbox later, is told of once more. */
+async function isFirst(uid, fileUid, { status, attempt = 1 }) {
+  const firestore = getFirestore(database.value());
+  const marker = firestore.collection("users").doc(uid).collection("pushed").doc(fileUid);
+  return await firestore.runTransaction(async (transaction) => {
+    const told = (await transaction.get(marker)).data();
+    const rank = (end) => end.attempt + (end.status === "completed" ? 0.5 : 0);
+    if (told && rank(told) >= rank({ status, attempt })) return false;
+    transaction.set(marker, { status, attempt, expires_at: Timestamp.fromMillis(Date.now() + KEPT_MS) });
+    return true;
+  });
+}
+
+/** A user's devices, the newest first; those that were away for too long, or are too many, are forgotten. */
+async function living(uid) {
+  const { docs } = await devicesOf(uid).orderBy("updated_at", "desc").get();
+  const isStale = (device, place) => place >= MOST_DEVICES || device.get("updated_at").toMillis() < Date.now() - STALE_MS;
+  const stale = docs.filter(isStale);
+  await Promise.all(stale.map(({ ref }) => ref.delete()));
+  return docs.filter((device) => !stale.includes(device)).map((device) => ({ ref: device.ref, token: device.get("token") }));
+}
+
+/** Whether FCM says that there is no such device any more. A message that is wrong would be refused in nearly the same words. */
+const isDead = (error) =>
+  error?.code === "messaging/registration-token-not-registered" ||
+  error?.code === "messaging/invalid-registration-token" ||
+  (error?.code === "messaging/invalid-argument" && /registration token/i.test(error.message));
+
+/** What FCM is sent, but for the token: https://firebase.google.com/docs/reference/fcm/rest/v1/projects.messages. */
+export function messageFor(fileUid, document) {
+  const { status } = document;
+  const [file] = (status === "completed" && document.generation_data?.files) || [];
+  const imageUrl = file?.nsfw ? null : (file?.thumbnail_url ?? null);
+  // A later push about the same file takes this one's place. Apple takes 64 bytes for that, browsers 32 characters.
+  const topic = digest(fileUid).toString("base64url").slice(0, 32);
+  return {
+    notification: { ...TEXTS[status], ...(imageUrl && { imageUrl }) },
+    data: { file_uid: fileUid, status },
+    android: { collapseKey: topic, priority: "high", ttl: DAY_MS, notification: { channelId: CHANNEL, tag: topic } },
+    apns: {
+      headers: {
+        "apns-push-type": "alert",
+        "apns-priority": "10",
+        "apns-collapse-id": topic,
+        "apns-expiration": String(Math.floor((Date.now() + DAY_MS) / 1000)),
+      },
+      payload: { aps: { mutableContent: true, threadId: CHANNEL, sound: "default" } },
+      ...(imageUrl && { fcmOptions: { imageUrl } }),
+    },
+    webpush: {
+      headers: { TTL: String(DAY_MS / 1000), Topic: topic, Urgency: "normal" },
+      notification: { ...TEXTS[status], tag: topic, ...(imageUrl && { image: imageUrl }) },
+    },
+  };
+}

@@ -1,0 +1,37 @@
+// What users report of what was made for them: the stores ask for a way to do so inside the app. Written here alone, and read
+// by the operator alone, in the console: `state` is theirs. `takedown.js` takes a generation away.
+
+import { FieldValue, getFirestore } from "firebase-admin/firestore";
+import { logger } from "firebase-functions";
+import { HttpsError, onCall } from "firebase-functions/https";
+import { database } from "./params.js";
+import { caller, checkedFileUid } from "./request.js";
+import { aboutFile } from "./takedown.js";
+
+const MAX_REASON = 100;
+const MAX_NOTE = 1000;
+
+/** `{fileUid, reason, note?}` of the caller's own generation. One for each file: the last words count. */
+export const report = onCall({ enforceAppCheck: true, consumeAppCheckToken: true, maxInstances: 20 }, async (call) => {
+  const uid = caller(call);
+  const fileUid = checkedFileUid(call.data?.fileUid);
+  const reason = text("reason", call.data.reason, MAX_REASON);
+  const note = call.data.note === undefined || call.data.note === null ? null : text("note", call.data.note, MAX_NOTE);
+  if (!reason) throw new HttpsError("invalid-argument", "reason: must say something");
+  const firestore = getFirestore(database.value());
+  const [document, before] = await firestore.getAll(
+    firestore.doc(`generations/${uid}/files/${fileUid}`),
+    aboutFile("reports", uid, fileUid),
+  );
+  if (!document.exists) throw new HttpsError("not-found", "There is no such generation.");
+  const created_at = before.get("created_at") ?? FieldValue.serverTimestamp();
+  await before.ref.set({ uid, file_uid: fileUid, reason, note, state: "open", created_at, updated_at: FieldValue.serverTimestamp() });
+  logger.warn("A generation was reported"); // for an alert; who reported what stands in Firestore
+  return {};
+});
+
+function text(name, value, most) {
+  if (typeof value !== "string" || value.length > most)
+    throw new HttpsError("invalid-argument", `${name}: must be a text of at most ${most} characters`);
+  return value.trim();
+}
