@@ -33,6 +33,7 @@ HOMES = {
     "safetensors": {"worker.engine.models.loader", "worker.engine.adapters.lora"},
     "firebase_admin": {"worker.firebase"},
     "google": {"worker.firebase"},
+    "grpc": {"worker.firebase.firestore"},
     "google_crc32c": {"worker.firebase"},
     "requests": {"worker.firebase"},
     "httpx": {"worker.sources.http"},

@@ -202,7 +202,7 @@ class LeaseKeeper:
 
     async def _run(self) -> None:
         while not self._session.claimed:
-            if self._over or await self._closed_within(timing.WATCH_SECONDS):
+            if self._over or await self._closed_within(timing.PROGRESS_SECONDS):
                 return
             async with self._turn:
                 await self._visit(self._claim)

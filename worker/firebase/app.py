@@ -15,7 +15,7 @@ from worker.core.config import ConfigError, Settings
 from worker.core.errors import Unauthenticated
 from worker.firebase.credentials import read_key
 from worker.firebase.errors import translated
-from worker.firebase.firestore import FirestoreStore
+from worker.firebase.firestore import FirestoreStore, open_client
 from worker.firebase.gcs import FirebaseBucket
 
 HTTP_SECONDS = 5.0
@@ -112,10 +112,12 @@ class Firebase:
         """Firestore; None where only the Storage emulator is there, or where the client refuses the database."""
         if self._settings.uses_emulators and not self._settings.firestore_emulator_host:
             return None
-        from firebase_admin import firestore
-
+        app = self._app
         with _without("FIRESTORE_DATABASE"):
-            return FirestoreStore(firestore.client(self._app, self._settings.firestore_database))
+            names = (app.project_id, self._settings.firestore_database)
+            credentials, emulator = app.credential.get_credential(), self._settings.firestore_emulator_host
+            reopen = functools.partial(open_client, *names, credentials, emulator or None)
+            return FirestoreStore(reopen(), reopen)
         return None
 
     @functools.cached_property

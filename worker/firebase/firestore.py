@@ -3,11 +3,15 @@
 Knows Google's client, which is imported when it is first used. Knows no field of a document and no job.
 """
 
+import contextlib
 import re
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from worker.core.errors import BackendError
 from worker.document.store import FieldValue, Snapshot
 from worker.firebase.errors import translated
 
@@ -16,16 +20,77 @@ _NOT_ENCODED = (TypeError, ValueError)
 _OURS = re.compile(r"generations/[^/]+/files/[^/]+")
 _MAX_PAGES = 20
 
+_RENEW_SECONDS = 4.0
+"""A connection that nothing answered on for so long, and then fails, is made anew."""
+_CHANNEL_OPTIONS = {
+    "grpc.initial_reconnect_backoff_ms": 200,
+    "grpc.max_reconnect_backoff_ms": 1000,
+    "grpc.min_reconnect_backoff_ms": 2000,
+    "grpc.keepalive_timeout_ms": 4000,
+    "grpc.use_local_subchannel_pool": 1,
+}
+"""After an outage of any length Firestore is used again within 5 s. By default gRPC's pause between two connections
+grows to two minutes, it waits 20 s for one to be made (`min_reconnect_backoff_ms` is that time, too), and as long until
+a connection whose bytes nobody acknowledges counts as lost. What no option bounds, its pause between two questions
+after the host's address, ends with a new client; connections are no other client's, so nor is what they wait for."""
+
+
+def open_client(project: str | None, database: str, credentials: Any, emulator: str | None = None) -> Any:
+    """Google's client, which connects when it is first used; `emulator` is the address of one, if it is to be asked.
+
+    Raises:
+        ValueError: it does not take the project or the database.
+    """
+    if not isinstance(database, str):
+        raise ValueError("a database has a name")  # noqa: TRY004 - what Google's own clients raise
+    import grpc  # type: ignore[import-untyped]  # its stubs are a package of their own
+    from google.cloud.firestore import Client
+    from google.cloud.firestore_v1.services.firestore import client as gapic
+    from google.cloud.firestore_v1.services.firestore.transports.grpc import FirestoreGrpcTransport
+
+    class Transport(FirestoreGrpcTransport):
+        @classmethod
+        def create_channel(cls, *address: Any, **how: Any) -> Any:
+            return super().create_channel(*address, **{**how, "options": _with_ours(how.get("options"))})
+
+    class BoundedClient(Client):
+        """Its channels differ in their options alone."""
+
+        @property
+        def _firestore_api(self) -> Any:
+            return self._firestore_api_helper(Transport, gapic.FirestoreClient, gapic)
+
+        def _emulator_channel(self, transport: Any) -> Any:
+            unbounded = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+            return grpc.insecure_channel(self._emulator_host, options=_with_ours(unbounded))
+
+        def close(self) -> None:
+            super().close()  # type: ignore[no-untyped-call]  # Google's client is partly typed
+            if self._firestore_api_internal is not None:
+                self._firestore_api_internal.transport.close()
+
+    client = BoundedClient(project=project, credentials=credentials, database=database)
+    client._emulator_host = emulator  # by itself it would ask the environment, which may say something else by now
+    return client
+
+
+def _with_ours(options: Iterable[tuple[str, Any]] | None) -> list[tuple[str, Any]]:
+    return [*(options or ()), *_CHANNEL_OPTIONS.items()]
+
 
 class FirestoreStore:
     """`Documents` over Firestore. One call, one attempt: who calls knows better when to try again."""
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, reopen: Callable[[], Any] | None = None) -> None:
+        """`reopen` makes another client, for when nothing is heard of this one's service for long."""
         self.client = client
+        self._reopen, self._before = reopen, client
+        self._lock = threading.Lock()
+        self._heard_at = time.monotonic()
 
     def read(self, path: str, *, timeout: float) -> Snapshot:
         """The document now, with the server's time."""
-        with translated("firestore"):
+        with self._asking():
             found = self.client.document(path).get(retry=None, timeout=timeout)
         read_at = found.read_time or datetime.now(UTC)
         return Snapshot(found.to_dict() if found.exists else None, found.update_time, read_at)
@@ -34,7 +99,7 @@ class FirestoreStore:
         """A new document; None where one exists."""
         from google.api_core.exceptions import Conflict
 
-        with translated("firestore", invalid=_NOT_ENCODED):
+        with self._asking(invalid=_NOT_ENCODED):
             try:
                 written = self.client.document(path).create(_plain(fields), retry=None, timeout=timeout)
             except Conflict:
@@ -46,7 +111,7 @@ class FirestoreStore:
         from google.api_core.exceptions import FailedPrecondition, NotFound
 
         option = self.client.write_option(last_update_time=unchanged)
-        with translated("firestore", invalid=_NOT_ENCODED):
+        with self._asking(invalid=_NOT_ENCODED):
             try:
                 written = self.client.document(path).update(_plain(fields), option=option, retry=None, timeout=timeout)
             except (FailedPrecondition, NotFound):
@@ -55,7 +120,7 @@ class FirestoreStore:
 
     def delete(self, path: str, *, timeout: float) -> None:
         """Delete a document, whatever is in it; nothing happens where there is none."""
-        with translated("firestore"):
+        with self._asking():
             self.client.document(path).delete(retry=None, timeout=timeout)
 
     def older(self, status: str, field: str, than: datetime, *, limit: int, timeout: float) -> list[str]:
@@ -74,7 +139,7 @@ class FirestoreStore:
             .limit(limit)
         )
         paths: list[str] = []
-        with translated("firestore"):
+        with self._asking():
             for _ in range(_MAX_PAGES):
                 page = query.get(retry=None, timeout=timeout)
                 paths += [found.reference.path for found in page if _OURS.fullmatch(found.reference.path)]
@@ -82,6 +147,27 @@ class FirestoreStore:
                     break
                 query = query.start_after(page[-1])
         return paths[:limit]
+
+    @contextlib.contextmanager
+    def _asking(self, invalid: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+        try:
+            with translated("firestore", invalid=invalid):
+                yield
+        except BackendError as error:
+            if error.kind == "unreachable":
+                self._renew()
+            raise
+        self._heard_at = time.monotonic()
+
+    def _renew(self) -> None:
+        with self._lock:
+            if self._reopen is None or time.monotonic() - self._heard_at < _RENEW_SECONDS:
+                return
+            # The last one may still be in use by other threads; the one before it cannot be, after so long.
+            before, self._before, self.client = self._before, self.client, self._reopen()
+            self._heard_at = time.monotonic()
+            if before is not self._before:
+                before.close()
 
 
 def _plain(fields: Mapping[str, Any]) -> dict[str, Any]:
