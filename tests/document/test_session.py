@@ -1,8 +1,10 @@
 """The document of a job: what is written when, and what is never overwritten. In memory here; `test_contracts.py` has
 the emulator."""
 
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -288,7 +290,7 @@ def test_a_refused_firestore_is_not_asked_twice(documents: MemoryDocumentStore, 
             document.claim(soon(5))
 
     assert is_within(0.2, claim)
-    assert len(asked) == 1
+    assert sorted(asked) == ["create", "read"]
 
 
 @pytest.mark.parametrize("status", ["completed", "processing"])
@@ -312,14 +314,20 @@ def test_a_refusal_makes_a_failed_document_where_there_was_none(documents: Memor
     assert {"created_at", "completed_at", "job_id", "worker_id", "attempt", "user_id", "file_uid"} <= done.keys()
 
 
-def test_a_claim_is_dated_by_the_server_not_by_this_worker() -> None:
+@pytest.mark.parametrize("heard", [True, False])
+def test_a_claim_is_dated_by_the_server_not_by_this_worker(heard: bool) -> None:
     """Of two attempts the later one owns the objects: their workers' clocks must not decide which one that is."""
 
     class Ahead(MemoryDocumentStore):
         def read(self, path: str, *, timeout: float) -> Snapshot:
             return replace(super().read(path, timeout=timeout), read_at=datetime(2031, 1, 1, tzinfo=UTC))
 
-    session = DocumentSession(Ahead(), OWNER, bid("n1"), {})
+        def written_at(self, version: object) -> datetime:
+            return datetime(2031, 1, 1, tzinfo=UTC)
+
+    documents = Ahead()
+    documents.tells_time = heard
+    session = DocumentSession(documents, OWNER, bid("n1"), {})
     session.claim(soon())
     assert session.claimed_at == datetime(2031, 1, 1, tzinfo=UTC)
 
@@ -417,3 +425,81 @@ def test_who_could_not_claim_dates_the_end_as_well(documents: MemoryDocumentStor
     kept_for_a_week(documents).complete(DATA, soon())
     assert fields(documents)["status"] == "completed"
     check_week(documents)
+
+
+def test_a_claim_of_a_new_document_waits_for_one_answer(documents: MemoryDocumentStore) -> None:
+    looked, created = threading.Event(), threading.Event()
+
+    def before(call: str, path: str) -> None:
+        if call == "read":
+            looked.set()
+            created.wait(5)  # a look that takes for ever
+
+    documents.before = before
+    session = DocumentSession(documents, OWNER, bid(), {"prompt": "p"})
+    try:
+        assert session.claim(soon()) == Grant(1)
+        assert looked.wait(5)
+        assert fields(documents)["status"] == "processing"
+        assert session.claimed_at == documents.written_at(documents.stored[PATH][1])
+    finally:
+        created.set()
+
+
+@pytest.mark.parametrize("slow", ["create", "read"])
+def test_of_claims_that_come_together_one_is_granted_whatever_arrives_first(
+    documents: MemoryDocumentStore, slow: str
+) -> None:
+    documents.before = lambda call, path: time.sleep(0.02) if call == slow else None
+    sessions = [DocumentSession(documents, OWNER, bid(f"n{n}", f"job-{n}"), {}) for n in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        decisions = list(pool.map(lambda session: session.claim(soon(5)), sessions))
+    granted = [session for session, decision in zip(sessions, decisions, strict=True) if decision == Grant(1)]
+    (winner,) = granted
+    assert all(isinstance(decision, Deny) for decision in decisions if decision != Grant(1))
+    assert fields(documents)["job_id"] == f"job-{sessions.index(winner)}"
+    winner.complete(DATA, soon())
+    assert fields(documents)["status"] == "completed"
+
+
+def test_an_order_slip_is_claimed_as_it_stands_and_what_its_app_wrote_stays(documents: MemoryDocumentStore) -> None:
+    documents.write_as_app(PATH, {"status": "queued", "favorite": True})
+    session = DocumentSession(documents, OWNER, replace(bid(), needs_slip=True), {})
+    calls: list[str] = []
+    documents.before = lambda call, path: calls.append(call)
+    assert session.claim(soon()) == Grant(1)
+    assert calls == ["read", "update"], "a document that has to be there is not made"
+    assert fields(documents)["favorite"] is True
+
+
+def test_a_wish_to_cancel_that_was_there_before_the_claim_is_heard_beside_it(documents: MemoryDocumentStore) -> None:
+    documents.write_as_app(PATH, {"status": "queued", "cancel_requested": True})
+    with pytest.raises(Cancelled):
+        DocumentSession(documents, OWNER, bid(), {}).claim(soon())
+
+
+@pytest.mark.parametrize("first", ["beat", "end"])
+def test_an_end_beside_a_beat_is_the_last_word(documents: MemoryDocumentStore, first: str) -> None:
+    session = DocumentSession(documents, OWNER, bid(), {})
+    session.claim(soon())
+    beating, ended = threading.Event(), threading.Event()
+
+    def before(call: str, path: str) -> None:
+        if threading.current_thread().name == "beat" and call == "update" and not ended.is_set():
+            beating.set()
+            ended.wait(5 if first == "end" else 0.05)
+
+    documents.before = before
+    beat = threading.Thread(
+        target=session.beat, args=(Progress("generating", 1, 4),), kwargs={"heartbeat": True}, name="beat"
+    )
+    beat.start()
+    assert beating.wait(5)
+    if first == "beat":
+        beat.join()
+    session.complete(DATA, soon())
+    written = fields(documents)
+    ended.set()
+    beat.join()
+    assert written["status"] == "completed"
+    assert fields(documents) == written

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -65,6 +65,15 @@ def test_a_document_is_created_once(documents: DocumentStore) -> None:
     assert fields is not None
     assert fields["status"] == "processing"
     assert abs(fields["at"].timestamp() - time.time()) < 60
+
+
+def test_the_time_of_an_answer_is_known_without_asking(documents: DocumentStore) -> None:
+    version = documents.create(PATH, {"status": "processing"}, timeout=5)
+    now, written_at = documents.now(), documents.written_at(version)
+    assert now is not None
+    assert timedelta(0) <= now - written_at < timedelta(seconds=2)
+    read = documents.read(PATH, timeout=5)
+    assert read.read_at >= written_at == documents.written_at(read.version)
 
 
 def test_an_update_needs_the_version_it_was_decided_on(documents: DocumentStore) -> None:

@@ -37,6 +37,9 @@ class MemoryDocumentStore:
         self._versions = itertools.count(1)
         self.stored: dict[str, tuple[dict[str, Any], int]] = {}
         self.history: dict[str, list[dict[str, Any]]] = {}
+        self._written: dict[object, datetime] = {}
+        self.tells_time = True
+        """Whether the server's time is known from an earlier answer."""
         self.before: Callable[[str, str], None] = lambda _call, _path: None
         self.after: Callable[[str, str], None] = lambda _call, _path: None
 
@@ -64,6 +67,12 @@ class MemoryDocumentStore:
         self.after("update", path)
         return version
 
+    def now(self) -> datetime | None:
+        return datetime.now(UTC) if self.tells_time else None
+
+    def written_at(self, version: object) -> datetime:
+        return self._written[version]
+
     def write_as_app(self, path: str, fields: Mapping[str, Any] | None) -> None:
         """What a phone or a console does: no precondition, other fields kept; None deletes."""
         with self._lock:
@@ -82,6 +91,7 @@ class MemoryDocumentStore:
         if any(problems(path, state)):
             raise BackendError("firestore", "invalid")
         version = next(self._versions)
+        self._written[version] = datetime.now(UTC)
         self.stored[path] = (state, version)
         self.history.setdefault(path, []).append(state)
         return version

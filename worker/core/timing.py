@@ -21,6 +21,8 @@ CLAIM_SECONDS = 3.5
 """A claim, with all its tries."""
 LATE_CLAIM_SECONDS = 1.0
 """One more try to claim, while the job runs without its document."""
+BEAT_PATIENCE_SECONDS = 0.3
+"""How long the terminal write waits for a write of progress under way, after which it would have to look again."""
 TERMINAL_SECONDS = 2.5
 """Writing the terminal state, with all its tries."""
 UPLOAD_SECONDS = 8.0
@@ -60,6 +62,7 @@ INVARIANTS = {
     < LEASE_SECONDS,
     "a claim has time for a second try": CALL_SECONDS < CLAIM_SECONDS,
     "a terminal write has time for a second try": CALL_SECONDS < TERMINAL_SECONDS,
+    "a terminal write waits for no call that does not answer": BEAT_PATIENCE_SECONDS < CALL_SECONDS / 2,
     "a look at the document never delays a heartbeat": WATCH_SECONDS + CALL_SECONDS < HEARTBEAT_SECONDS,
     "a late claim never delays the next look": LATE_CLAIM_SECONDS < WATCH_SECONDS,
     "what a dead Firebase costs a job stays below 15 s": CLAIM_SECONDS + UPLOAD_SECONDS + TERMINAL_SECONDS < 15,

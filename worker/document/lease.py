@@ -166,18 +166,24 @@ class Lease:
 
 
 class LeaseKeeper:
-    """Runs from the claim to the terminal state; nothing is written after `close` returned."""
+    """Runs from the claim to the terminal state; nothing is begun after `close` returned."""
 
     def __init__(self, session: DocumentSession, stop: StopSignal) -> None:
         self._session, self._stop = session, stop
         self._newest: Progress | None = None
+        self._held_until = 0.0
         self._seen_at = time.monotonic()
         self._closed = asyncio.Event()
         self._turn, self._over = asyncio.Lock(), False
         self._task = asyncio.create_task(self._run())
 
     def note(self, progress: Progress) -> None:
-        """Take note of progress; only the newest is written."""
+        """Take note of progress; only the newest is written.
+
+        That the result is being uploaded is written if it lasts: else its end would wait for that write.
+        """
+        if progress.stage == "uploading" and not self._held_until:
+            self._held_until = time.monotonic() + timing.PROGRESS_SECONDS
         self._newest = progress
 
     async def confirm(self) -> None:
@@ -191,9 +197,13 @@ class LeaseKeeper:
                 await self._visit(partial(self._session.beat, None, heartbeat=False))
 
     async def close(self) -> None:
-        """Write nothing more; returns when nothing is under way."""
+        """Begin no other write. A beat under way has time to come back; later than that it cannot overwrite an end."""
         self._closed.set()
-        await asyncio.wait({self._task})
+        patience = timing.BEAT_PATIENCE_SECONDS if self._session.claimed else None
+        await asyncio.wait({self._task}, timeout=patience)
+        if not self._task.done():
+            self._task.add_done_callback(lambda late: late.cancelled() or late.exception())
+            return
         async with self._turn:
             error = self._task.exception()
         if error is not None:
@@ -220,7 +230,9 @@ class LeaseKeeper:
         look_at = time.monotonic() + timing.WATCH_SECONDS
         while not self._over and not await self._closed_within(timing.PROGRESS_SECONDS):
             now = time.monotonic()
-            progress, self._newest = self._newest, None
+            progress = None
+            if now >= self._held_until:
+                progress, self._newest = self._newest, None
             heartbeat = now >= beat_at
             if progress is None and not heartbeat and now < look_at:
                 continue

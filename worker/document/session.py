@@ -10,6 +10,7 @@ import logging
 import time
 import uuid
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -26,7 +27,11 @@ log = logging.getLogger(__name__)
 
 
 class DocumentSession:
-    """One job's document. All methods block; the caller runs them in threads, one at a time."""
+    """One job's document. All methods block; the caller runs them in threads, one at a time.
+
+    Only `end` may come beside a `beat`: of two that write at once one finds another version than the one that it was
+    decided on, and looks again; a beat that finds the document ending writes nothing more.
+    """
 
     def __init__(
         self,
@@ -47,6 +52,7 @@ class DocumentSession:
         self._grant: Grant | None = None
         self.claimed_at: datetime | None = None
         """The server's time at the claim."""
+        self._ending = False
         self.left_out = False
         """Whether the document did not take everything."""
         self.denied = False
@@ -69,8 +75,11 @@ class DocumentSession:
             Cancelled: it is this job's now, and the user did not want it any more before it began.
             BackendError: Firestore did not answer in time; whether the claim is there is then not known.
         """
+        found = self._create(deadline)
+        if self._grant is not None:
+            return self._grant
         while True:
-            found = self._read(deadline)
+            found = found or self._read(deadline)
             decision = transitions.decide_claim(found.fields, self._request, found.read_at)
             if not isinstance(decision, Grant):
                 self.denied = True
@@ -82,11 +91,50 @@ class DocumentSession:
                 self._version = found.version
             elif not self._swap(found, self._processing(found, decision), deadline):
                 retry.raise_if_over(deadline, "firestore")
+                found = None
                 continue
             self._grant, self.claimed_at = decision, found.read_at
             if not schema.has_ended(found.fields) and (found.fields or {}).get("cancel_requested") is True:
                 raise Cancelled
             return decision
+
+    def _create(self, deadline: float) -> Snapshot | None:
+        """Claim a document that is not there yet in one round trip; otherwise what is there, as far as that is known.
+
+        Who needs the server's time for that has to have heard it before.
+
+        Raises:
+            BackendError: no answer, and no time for another try.
+        """
+        now = self._store.now()
+        if now is None:
+            return None
+        absent = Snapshot(None, None, now)
+        decision = transitions.decide_claim(absent.fields, self._request, now)
+        if not isinstance(decision, Grant):
+            return None
+        self._clock = (now, time.monotonic())
+        seconds = retry.seconds_left(deadline, timing.CALL_SECONDS)
+        beside = ThreadPoolExecutor(1, thread_name_prefix="look")
+        looking = beside.submit(self._store.read, self._path, timeout=seconds)
+        beside.shutdown(wait=False)  # whoever claims does not wait for the look
+        try:
+            version = self._store.create(self._path, _present(self._processing(absent, decision)), timeout=seconds)
+        except BackendError as error:
+            if error.kind != "invalid":
+                retry.pause_or_raise(error, deadline)
+            return None
+        if version is not None:
+            self.claimed_at = self._store.written_at(version)
+            self._version, self._clock = version, (self.claimed_at, time.monotonic())
+            self._grant = decision
+            return None
+        try:
+            found = looking.result()
+        except BackendError:
+            return None
+        self._clock = (found.read_at, time.monotonic())
+        return found if found.fields is not None else None
 
     def beat(self, progress: Progress | None, *, heartbeat: bool) -> None:
         """Write progress and, when due, the heartbeat; with neither, only look.
@@ -123,7 +171,7 @@ class DocumentSession:
             self._version = found.version
         if reason is not None:
             raise reason
-        if changes:
+        if changes and not self._ending:
             self._update(changes, timing.CALL_SECONDS)
 
     def complete(self, generation_data: Mapping[str, Any], deadline: float) -> None:
@@ -155,7 +203,8 @@ class DocumentSession:
             retry.raise_if_over(deadline, "firestore")
 
     def end(self, terminal: Mapping[str, Any], deadline: float) -> None:
-        """Write a terminal state. Raises as `complete` does."""
+        """Write a terminal state, at worst beside a beat under way. Raises as `complete` does."""
+        self._ending = True
         if self.claimed and self._version is not None:
             try:
                 if self._update(self._dated(terminal), retry.seconds_left(deadline, timing.CALL_SECONDS)):
@@ -331,8 +380,7 @@ def _write(
     def once(fields: Mapping[str, Any]) -> object | None:
         if found.fields is not None:
             return store.update(path, fields, unchanged=found.version, timeout=seconds)
-        present = {key: value for key, value in fields.items() if value is not FieldValue.REMOVE}
-        return store.create(path, present, timeout=seconds)
+        return store.create(path, _present(fields), timeout=seconds)
 
     try:
         return once(changes), True
@@ -349,3 +397,8 @@ def _write(
             log.warning("a document did not take everything", extra={"action": "left_out"})
             return version, False
     raise refusal
+
+
+def _present(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What a new document says: there is nothing to remove from it."""
+    return {key: value for key, value in fields.items() if value is not FieldValue.REMOVE}

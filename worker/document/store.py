@@ -45,3 +45,11 @@ class DocumentStore(Protocol):
     def update(self, path: str, fields: Mapping[str, Any], *, unchanged: object, timeout: float) -> object | None:
         """Change fields, keep the others; the new version, or None where the document is not `unchanged` any more."""
         ...
+
+    def now(self) -> datetime | None:
+        """The server's time, as far as its last answer tells it; None where it does not. Asks nobody."""
+        ...
+
+    def written_at(self, version: object) -> datetime:
+        """When this version was written (server time). Asks nobody."""
+        ...

@@ -8,7 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from worker.core.errors import BackendError
@@ -20,6 +20,8 @@ _NOT_ENCODED = (TypeError, ValueError)
 _OURS = re.compile(r"generations/[^/]+/files/[^/]+")
 _MAX_PAGES = 20
 
+_CLOCK_SECONDS = 2.0
+"""How far this machine's two clocks may go apart, and the server's time still be known from them."""
 _RENEW_SECONDS = 4.0
 """A connection that nothing answered on for so long, and then fails, is made anew."""
 _CHANNEL_OPTIONS = {
@@ -87,12 +89,14 @@ class FirestoreStore:
         self._reopen, self._before = reopen, client
         self._lock = threading.Lock()
         self._heard_at = time.monotonic()
+        self._clock: tuple[datetime, float, float] | None = None
 
     def read(self, path: str, *, timeout: float) -> Snapshot:
         """The document now, with the server's time."""
         with self._asking():
             found = self.client.document(path).get(retry=None, timeout=timeout)
         read_at = found.read_time or datetime.now(UTC)
+        self._set_clock(read_at)
         return Snapshot(found.to_dict() if found.exists else None, found.update_time, read_at)
 
     def create(self, path: str, fields: Mapping[str, Any], *, timeout: float) -> object | None:
@@ -104,6 +108,7 @@ class FirestoreStore:
                 written = self.client.document(path).create(_plain(fields), retry=None, timeout=timeout)
             except Conflict:
                 return None
+        self._set_clock(written.update_time)
         return written.update_time  # type: ignore[no-any-return]  # the client is untyped
 
     def update(self, path: str, fields: Mapping[str, Any], *, unchanged: object, timeout: float) -> object | None:
@@ -116,6 +121,7 @@ class FirestoreStore:
                 written = self.client.document(path).update(_plain(fields), option=option, retry=None, timeout=timeout)
             except (FailedPrecondition, NotFound):
                 return None
+        self._set_clock(written.update_time)
         return written.update_time  # type: ignore[no-any-return]  # the client is untyped
 
     def delete(self, path: str, *, timeout: float) -> None:
@@ -147,6 +153,22 @@ class FirestoreStore:
                     break
                 query = query.start_after(page[-1])
         return paths[:limit]
+
+    def now(self) -> datetime | None:
+        """The server's time by its last answer; None where this machine stood still or was set anew since."""
+        if self._clock is None:
+            return None
+        told, monotonic, wall = self._clock
+        passed = time.monotonic() - monotonic
+        return told + timedelta(seconds=passed) if abs(time.time() - wall - passed) < _CLOCK_SECONDS else None
+
+    def written_at(self, version: object) -> datetime:
+        """A version is the time of its write."""
+        assert isinstance(version, datetime)  # noqa: S101 - what `create` and `update` return
+        return version
+
+    def _set_clock(self, told: datetime) -> None:
+        self._clock = told, time.monotonic(), time.time()
 
     @contextlib.contextmanager
     def _asking(self, invalid: tuple[type[Exception], ...] = ()) -> Iterator[None]:
