@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import grpc
+import grpc  # type: ignore[import-untyped]  # its stubs are a package of their own
 import pytest
 from google.auth.credentials import AnonymousCredentials
 
