@@ -22,6 +22,7 @@ from worker.api.params import (
     public_params,
     resolve,
 )
+from worker.api.prompt_weights import weighted
 from worker.api.request import parse
 from worker.api.sizes import ASPECT_RATIOS
 from worker.core.errors import InvalidInput
@@ -514,3 +515,11 @@ def test_what_is_not_made_of_a_photo_here_has_to_be_sent_made() -> None:
     found = problem(controlnets=[{"type": "canny", "image_url": PICTURE}, {"type": "openpose", "image_url": PICTURE}])
     assert found.count("controlnets.") == 1
     assert "controlnets.1.preprocess: must be false for openpose" in found
+
+
+def test_a_prompt_is_read_once() -> None:
+    weighted.cache_clear()
+    asked = parse({"prompt": "a (red:1.2) fox", "prompt_weighting": True})
+    params = resolve(asked, SDXL, max_image_pixels=2**21, max_job_cost=2**40)
+    assert params.wanted is params.wanted
+    assert weighted.cache_info().misses <= 2

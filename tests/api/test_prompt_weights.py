@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from worker.api.prompt_weights import MAX_WEIGHT, Span, has_weights, heaviest, letters, plain, weighted
+from worker.api.prompt_weights import MAX_PASSAGES, MAX_WEIGHT, Span, has_weights, heaviest, letters, plain, weighted
 from worker.api.request import parse
 from worker.core.errors import InvalidInput
 
@@ -98,9 +98,10 @@ def test_a_weight_that_no_picture_survives_is_refused() -> None:
     "text", ["(" * 4000, "[" * 2000 + "]" * 2000, "(a:" * 1300, "BREAK " * 660, ":" * 4000, "\\" * 4000]
 )
 def test_no_prompt_takes_long_to_read(text: str) -> None:
-    started = time.perf_counter()
+    weighted.cache_clear()
+    started = time.process_time()
     weighted(text[:4000])
-    assert time.perf_counter() - started < 0.5
+    assert time.process_time() - started < 0.5
 
 
 @pytest.mark.parametrize(
@@ -118,7 +119,20 @@ def test_no_weight_is_beyond_numbers(text: str) -> None:
 def test_runs_of_digits_and_blanks_are_read_once(text: str) -> None:
     fastest = float("inf")
     for _ in range(3):
-        begin = time.perf_counter()
+        weighted.cache_clear()
+        begin = time.process_time()
         weighted(text)
-        fastest = min(fastest, time.perf_counter() - begin)
+        fastest = min(fastest, time.process_time() - begin)
     assert fastest < 0.2
+
+
+def test_a_prompt_has_a_bounded_number_of_breaks() -> None:
+    """Each begins a chunk, and chunks cost what no price counts."""
+    most = "a BREAK " * 39 + "a"
+    for field in ("prompt", "negative_prompt"):
+        asked = {"prompt": "a fox", "prompt_weighting": True}
+        assert len(weighted(most)) == MAX_PASSAGES
+        parse(asked | {field: most})
+        with pytest.raises(InvalidInput, match=f"{field}: BREAK may stand in it at most 39 times \\(got 40\\)"):
+            parse(asked | {field: "BREAK " + most})
+    parse({"prompt": "BREAK " * 600})

@@ -57,8 +57,8 @@ IDS = """
         .multiple .no_controlnet .no_end_image .no_image_model .no_ip_adapter .no_lora .no_lora_but_close
         .no_preprocessing .no_reference .no_refiner .no_style .no_style_but_close .object .of_another_task
         .of_another_task_but_close .one_of .one_of_but_close .other .outpaint .outpaint_object .outpaint_side
-        .own_scheduler .owner .prompt_weight .required .several_sizes .short_schedule .size_in_pixels .step_too_long
-        .string .style_task .styled .surrogate .too_long .too_many_bytes .too_many_pixels .too_slow
+        .own_scheduler .owner .prompt_breaks .prompt_weight .required .several_sizes .short_schedule .size_in_pixels
+        .step_too_long .string .style_task .styled .surrogate .too_long .too_many_bytes .too_many_pixels .too_slow
         .too_slow_at_any_steps .unicode .unknown .unknown_but_close .unknown_here .upscale_cost .upscale_factor
         .upscaled_pixels .user_id .video_cost .weight_name .whole_number
     model_unavailable

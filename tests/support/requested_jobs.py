@@ -31,8 +31,9 @@ class Job:
 def small_job(task: TaskType = TaskType.TEXT2IMG, **changes: Any) -> Job:
     """64 x 64, three steps; keywords are fields of the request."""
     fields: dict[str, Any] = {"task_type": task, "prompt": "a red circle", "seed": 7, "num_inference_steps": 3}
-    fields |= {"width": 64, "height": 64}
-    if task is not TaskType.TEXT2IMG:
+    prefix = "video_" if task.is_video else ""
+    fields |= {f"{prefix}width": 64, f"{prefix}height": 64}
+    if task not in {TaskType.TEXT2IMG, TaskType.TEXT2VIDEO}:
         fields |= {"image_url": URL, "strength": 0.7}
     if task is TaskType.INPAINT:
         fields["mask_url"] = URL

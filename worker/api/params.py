@@ -519,13 +519,8 @@ def _image_params(
     _check_scheduler(request, defaults, scheduler, steps)
     guidance = defaults.guidance_scale if request.guidance_scale is None else request.guidance_scale
     fewest = min(steps, request.refiner_inference_steps or steps)
-    negative, whose = _negative_prompt(request, defaults, guidance)
     return ImageParams(
-        prompt=request.prompt,
-        negative_prompt=negative,
-        negative_prompt_of=whose,
-        prompt_weighting=request.prompt_weighting or None,
-        style=request.style,
+        **_prompts(request, defaults, guidance),
         width=width,
         height=height,
         num_inference_steps=steps,
@@ -558,13 +553,8 @@ def _enlarging(
     if source is None:
         scale = min(1.0, math.sqrt(most_pixels / (width * height)) / request.upscale_factor)
         width, height = max(1, int(width * scale)), max(1, int(height * scale))
-    negative, whose = _negative_prompt(request, defaults, defaults.guidance_scale)
     return ImageParams(
-        prompt=request.prompt,
-        negative_prompt=negative,
-        negative_prompt_of=whose,
-        prompt_weighting=request.prompt_weighting or None,
-        style=request.style,
+        **_prompts(request, defaults, defaults.guidance_scale),
         width=width,
         height=height,
         num_inference_steps=request.num_inference_steps or defaults.num_inference_steps,
@@ -656,17 +646,12 @@ def _video_params(request: VideoRequest, defaults: ModelDefaults, seed: int, sou
     steps = request.num_inference_steps or defaults.num_inference_steps
     asked = request.video_guidance_scale
     guidance = defaults.guidance_scale if asked is None else asked
-    negative, whose = _negative_prompt(request, defaults, guidance)
     fps = request.fps or defaults.fps
     frames = request.num_frames or defaults.num_frames
     if request.duration is not None:
         frames = frame_count(request.duration, fps)
     return VideoParams(
-        prompt=request.prompt,
-        negative_prompt=negative,
-        negative_prompt_of=whose,
-        prompt_weighting=request.prompt_weighting or None,
-        style=request.style,
+        **_prompts(request, defaults, guidance),
         width=width,
         height=height,
         num_frames=frames,
@@ -692,6 +677,18 @@ def _draft(defaults: ModelDefaults, width: int, height: int, steps: int) -> Draf
     # At least one step of so few; the margin is for the multiplication that brings them back.
     strength = min(1.0, max(defaults.draft_strength, (1 + 1e-6) / steps))
     return Draft(small[0], small[1], strength)
+
+
+def _prompts(request: BaseRequest, defaults: ModelDefaults, guidance: float) -> dict[str, Any]:
+    """What a job's parameters say of its prompts."""
+    negative, whose = _negative_prompt(request, defaults, guidance)
+    return {
+        "prompt": request.prompt,
+        "negative_prompt": negative,
+        "negative_prompt_of": whose,
+        "prompt_weighting": request.prompt_weighting or None,
+        "style": request.style,
+    }
 
 
 def _negative_prompt(

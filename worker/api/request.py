@@ -47,7 +47,7 @@ from worker.api.field_types import (
     file_uid,
     user_id,
 )
-from worker.api.prompt_weights import MAX_WEIGHT, heaviest, weighted
+from worker.api.prompt_weights import MAX_PASSAGES, MAX_WEIGHT, heaviest, weighted
 from worker.api.sizes import AspectRatio, ImageSizeName, Resolution
 from worker.api.validation_errors import finding, not_one_of, problem, short
 from worker.core.errors import FieldProblem, InvalidInput
@@ -190,7 +190,10 @@ class BaseRequest(BaseModel):
     @model_validator(mode="after")
     def _bearable_weights(self) -> "BaseRequest":
         for field in ("prompt", "negative_prompt") if self.prompt_weighting else ():
-            if abs(weight := heaviest(weighted(getattr(self, field)))) > MAX_WEIGHT:
+            passages = weighted(getattr(self, field))
+            if len(passages) > MAX_PASSAGES:
+                raise finding("invalid_input.prompt_breaks", fields=field, most=MAX_PASSAGES - 1, got=len(passages) - 1)
+            if abs(weight := heaviest(passages)) > MAX_WEIGHT:
                 raise finding("invalid_input.prompt_weight", fields=field, most=MAX_WEIGHT, got=round(weight, 2))
         return self
 

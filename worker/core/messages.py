@@ -56,6 +56,7 @@ MESSAGES: Mapping[str, str] = {
     "invalid_input.entry_key": "has no {got}; there are {keys}",
     "invalid_input.lora_path": "must be the name of a LoRA, a hub id or an https:// URL (got {got})",
     "invalid_input.weight_name": "must be the name of a .safetensors file in the repository (got {got})",
+    "invalid_input.prompt_breaks": "{fields}: BREAK may stand in it at most {most} times (got {got})",
     "invalid_input.prompt_weight": "{fields}: a weight must be within -{most:g} and {most:g} (got {got})",
     "invalid_input.lora_unusable": "the LoRA {name} {problem}",
     # What is wrong with a LoRA, as a {problem}.

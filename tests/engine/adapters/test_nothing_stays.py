@@ -4,6 +4,7 @@
 """
 
 import atexit
+import copy
 import gc
 import os
 import random
@@ -25,14 +26,15 @@ import torch
 from tests.support.engine_jobs import Recorder, picture
 from tests.support.loras import lora, lycoris
 from tests.support.network_state import NetworkState
-from tests.support.requested_jobs import URL, Job, run, small_job, started
+from tests.support.requested_jobs import URL, Job, resolved, run, small_job, started
 from worker.api.params import PREPROCESSED
 from worker.core.config import Settings
 from worker.core.errors import Cancelled, OutOfMemory
-from worker.core.types import LoraFile, Scheduler, TaskType
+from worker.core.types import Expert, LoraFile, Scheduler, TaskType
 from worker.engine.engine import Engine
 from worker.engine.models.hub import DEMO_MODELS
 from worker.engine.models.registry import ModelRegistry
+from worker.engine.protocol import GeneratedClip
 
 JOBS = int(os.environ.get("NOTHING_STAYS_JOBS", "40"))
 WARM = 20
@@ -181,6 +183,60 @@ def ended(engine: Engine, job: Job, ending: Ending, rng: random.Random) -> None:
                 else:
                     with pytest.raises(Broken if ending == "broken" else OutOfMemory):
                         run(engine, job)
+
+
+@pytest.fixture
+def experts(engine: Engine, tmp_path: Path) -> Iterator[Any]:
+    """The demo's Wan with a second expert, as Wan 2.2 has, which is not the first one's copy."""
+    job = small_job(TaskType.TEXT2VIDEO, num_frames=5)
+    clip(engine, job)
+    parts: Any = engine._cache[engine.registry.spec(TaskType.TEXT2VIDEO)].parts
+    plain = parts.transformer_2, parts.boundary_ratio, parts.expand_timesteps
+    parts.transformer_2 = copy.deepcopy(parts.transformer)
+    with torch.no_grad():
+        parts.transformer_2.proj_out.bias.add_(0.05)
+    parts.boundary_ratio, parts.expand_timesteps = 0.9, False
+    yield parts
+    parts.transformer_2, parts.boundary_ratio, parts.expand_timesteps = plain
+
+
+def clip(engine: Engine, job: Job, control: Recorder | None = None) -> Any:
+    """The frames of a job's clip."""
+    request, params = resolved(engine, job)
+    (made,) = engine.generate(request, params, job.sources, control or Recorder())
+    assert isinstance(made, GeneratedClip)
+    return made.frames
+
+
+@pytest.mark.parametrize("ending", ["cancelled", "short of memory", "out of memory", "broken"])
+def test_a_clip_is_what_it_was_after_loras_on_both_experts_however_they_end(
+    engine: Engine, experts: Any, tmp_path: Path, ending: Ending
+) -> None:
+    networks = {"transformer": experts.transformer}
+    files = [lora(tmp_path / f"{seed}.safetensors", networks, "wan", seed=seed) for seed in range(3)]
+    job = small_job(TaskType.TEXT2VIDEO, num_frames=5)
+    before = clip(engine, job)
+    state = NetworkState(experts.modules())
+    who: tuple[Expert, ...] = ("both", "high", "low")
+    loras = tuple(LoraFile(one, file, 0.8, one) for one, file in zip(who, files, strict=True))
+    changed = replace(job, sources=replace(job.sources, loras=loras))
+    first = clip(engine, changed)
+    assert not np.array_equal(first, before)
+    assert state.differences() == []
+    if ending == "cancelled":
+        with pytest.raises(Cancelled):
+            clip(engine, changed, Recorder(cancel_at=1))
+    else:
+        error: Exception = Broken() if ending == "broken" else torch.OutOfMemoryError("CUDA out of memory")
+        with failing(400, error, times=1 if ending == "short of memory" else 10**9):
+            if ending == "short of memory":
+                assert np.array_equal(clip(engine, changed), first)
+            else:
+                with pytest.raises(Broken if ending == "broken" else OutOfMemory):
+                    clip(engine, changed)
+    assert state.differences() == []
+    assert np.array_equal(clip(engine, job), before)
+    assert np.array_equal(clip(engine, changed), first)
 
 
 def living() -> tuple[int, int]:
