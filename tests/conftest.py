@@ -15,6 +15,7 @@ OUTSIDE = {"firebase_session", "faulty_firebase_session", "fake_gcs_session", "c
 """Fixtures that start something outside this process, or serve it: a test that comes to one of them is `e2e`."""
 
 LONGEST = (
+    "tests/app/test_app.py",
     "tests/faults/test_random.py",
     "tests/demo_models/test_acceptance.py",
     "tests/media/test_phone_files.py",

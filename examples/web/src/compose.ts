@@ -29,6 +29,7 @@ export interface Wanted {
 const NEEDS_PHOTO = new Set(["img2img", "inpaint", "upscale", "img2video"]);
 const IMAGE_SIZES = ["square_hd", "portrait_4_3", "portrait_16_9", "landscape_4_3", "landscape_16_9"];
 const VIDEO_RATIOS = ["16:9", "1:1", "9:16"];
+const SECONDS = [1, 2, 5];
 const QUOTE_AFTER_MS = 350;
 
 export class Compose {
@@ -87,6 +88,7 @@ export class Compose {
     const tasks = Object.keys(TASKS).filter((task) => offered.tasks.includes(task));
     fill("tasks", "task", tasks.map((task) => ({ value: task, text: TASKS[task] ?? task, icon: task })));
     fill("counts", "count", [1, 2, 3, 4].map((count) => ({ value: String(count), text: String(count) })));
+    fill("lengths", "length", SECONDS.map((length) => ({ value: String(length), text: `${length} s`, label: plural(length, "second") })));
     fill("factors", "factor", offered.upscale_factors.map((factor) => ({ value: String(factor), text: `${factor} ×` })));
     this.arrange();
   }
@@ -110,6 +112,7 @@ export class Compose {
     const looks = styles.length > 0 ? [{ value: "", text: "None" }, ...styles.map(({ name }) => ({ value: name, text: name }))] : [];
     fill("styles", "style", looks);
     byId("counts").hidden = isVideo || task === "upscale";
+    byId("lengths").hidden = !isVideo;
     byId("factors").hidden = task !== "upscale";
     byId("strengths").hidden = task !== "img2img";
     this.prompt.required = task !== "upscale";
@@ -175,8 +178,9 @@ export class Compose {
       ...(size && { [isVideo ? "aspect_ratio" : "image_size"]: size }),
       ...(task === "upscale" ? { upscale_factor: Number(this.chosen("factor")) } : {}),
       ...(task === "img2img" ? { strength: Number(byId<HTMLInputElement>("strength").value) / 100 } : {}),
+      ...(isVideo ? { duration: Number(this.chosen("length")) } : {}),
       ...(!isVideo && task !== "upscale" ? { num_images: Number(this.chosen("count")) } : {}),
-      //preview: true,
+      preview: true,
     };
   }
 
@@ -231,7 +235,7 @@ function fill(id: string, name: string, choices: Choice[]): void {
       el(
         "label",
         { class: "choice" },
-        el("input", { type: "radio", name, value, checked: value === kept, "aria-label": label && `${label}, ${text}` }),
+        el("input", { type: "radio", name, value, checked: value === kept, "aria-label": label && (label.startsWith(text.split(" ")[0]!) ? label : `${label}, ${text}`) }),
         icon ? symbol(icon) : null,
         shape ? outline(shape) : null,
         el("span", {}, text),

@@ -1,0 +1,55 @@
+"""One stack, one browser: what takes long to start is started once."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+
+from tests.app.visitor import Visitor, chromium
+from tests.support.fixtures import missing
+from tools.app.stack import LocalApp
+from tools.emulators.google_firestore import MissingEmulatorError
+from tools.emulators.install import InstallError, MissingNodeError
+
+Arrive = Callable[..., Visitor]
+
+
+@pytest.fixture(scope="session")
+def app() -> Iterator[LocalApp]:
+    """Emulators, worker, functions and page. Google's jar is no package: where it is not, this skips, even in CI."""
+    if chromium() is None:
+        missing("Chromium is not here (the package chromium)")
+    if shutil.which("java") is None:
+        pytest.skip("Google's Firestore emulator needs Java")
+    try:
+        started = LocalApp().__enter__()
+    except MissingEmulatorError as error:
+        pytest.skip(str(error))
+    except (MissingNodeError, InstallError) as error:
+        missing(f"the app cannot be started: {error}")
+    yield started
+    started.__exit__()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        # As root, as in a container, Chromium has no sandbox of its own.
+        yield playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
+
+
+@pytest.fixture
+def visitor(app: LocalApp, browser: Browser) -> Iterator[Arrive]:
+    """`visitor(phone=True, dark=True)`: somebody new."""
+    there: list[Visitor] = []
+
+    def arrive(*, phone: bool = False, dark: bool = False) -> Visitor:
+        there.append(Visitor(browser, app.url, phone=phone, dark=dark))
+        return there[-1]
+
+    yield arrive
+    for one in there:
+        one.close()

@@ -1,0 +1,344 @@
+"""Every way through the app, as a user goes it: by finger on a phone, by mouse and by keys, in light and dark."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, expect
+
+from tests.app.history import COUNT, Wire, fill
+from tests.app.visitor import PATIENCE_MS, Visitor
+from tools.app.stack import LocalApp
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+Arrive = Callable[..., Visitor]
+KB = 1000
+
+
+@pytest.fixture(scope="module")
+def regular(app: LocalApp, browser: Browser) -> Iterator[Visitor]:
+    """Somebody at a desk who stays for the whole module, so that not every test draws its own picture first."""
+    one = Visitor(browser, app.url)
+    one.come_in_as_guest()
+    yield one
+    one.close()
+
+
+@pytest.fixture
+def guest(regular: Visitor) -> Visitor:
+    regular.start_over()
+    return regular
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A photo of one's own: a blue field with a white circle, larger than the demo model draws."""
+    across, down = np.meshgrid(np.linspace(-1, 1, 640), np.linspace(-1, 1, 480))
+    pixels = np.full((480, 640, 3), (40, 90, 200), np.uint8)
+    pixels[across**2 + (down * 0.75) ** 2 < 0.2] = 255
+    path = tmp_path_factory.mktemp("photos") / "holiday.png"
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def documents(app: LocalApp) -> list[dict[str, Any]]:
+    """All generations of all users, the newest first."""
+    found = [one.to_dict() for one in app.firebase.documents.collection_group("files").stream()]
+    return sorted(found, key=lambda one: one["created_at"], reverse=True)
+
+
+class TestComingIn:
+    @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+    def test_the_door_is_accessible_and_fits_a_phone(self, visitor: Arrive, dark: bool) -> None:
+        one = visitor(phone=True, dark=dark)
+        one.arrive()
+        one.look("sign-in")
+        one.is_accessible()
+
+    def test_an_account_is_made_left_and_entered_again(self, visitor: Arrive) -> None:
+        one = visitor()
+        one.arrive()
+        page = one.page
+        page.get_by_label("E-mail").fill("alice@example.com")
+        page.get_by_label("Password").fill("correct horse")
+        page.get_by_role("button", name="Create an account").click()
+        one.wait_for_the_form()
+        page.get_by_role("button", name="Sign out").click()
+        page.get_by_label("E-mail").fill("alice@example.com")
+        page.get_by_label("Password").fill("wrong horse")
+        page.get_by_role("button", name="Sign in", exact=True).click()
+        expect(page.locator("#signin-error")).to_have_text("Address and password do not belong together.")
+        page.get_by_label("Password").fill("correct horse")
+        page.get_by_label("Password").press("Enter")
+        one.wait_for_the_form()
+        page.reload()
+        one.wait_for_the_form()
+
+
+class TestDrawing:
+    def test_a_picture_is_drawn_under_ones_eyes(self, guest: Visitor, app: LocalApp) -> None:
+        """Size, style and number as chosen; progress seen and told; the result opens; one credit a picture is taken."""
+        expect(guest.page.locator("#price")).to_contain_text("credit", timeout=PATIENCE_MS)
+        before = guest.credits
+        guest.listen()
+        guest.choose("Shape", "Portrait, 3:4")
+        guest.choose("Style", "Night")
+        guest.choose("How many", "2")
+        card = guest.ask("a big red star")
+        expect(card.get_by_role("progressbar")).to_be_visible()
+        expect(card.locator(".stage")).to_contain_text("Drawing", timeout=PATIENCE_MS)
+        guest.look("drawing")
+        guest.finished(card)
+        expect(guest.tiles).to_have_count(1)
+        (made,) = [one for one in documents(app) if one["request_data"].get("prompt", "").startswith("a big red star")]
+        assert made["request_data"]["style"] == "Night"
+        files = made["generation_data"]["files"]
+        assert [(one["width"], one["height"]) for one in files] == [(216, 288)] * 2
+        assert [text.split(":")[0] for text in guest.heard][-1] == "Ready"
+        assert {"Drawing", "Half done"} & {text.split(":")[0] for text in guest.heard}
+        expect(guest.page.locator("#credits-count")).to_have_text(str(before - 1), timeout=PATIENCE_MS)
+        guest.choose("Shape", "Square, 1:1")
+        guest.choose("Style", "None")
+        guest.choose("How many", "1")
+
+    def test_a_result_opens_large_with_all_its_pictures(self, guest: Visitor) -> None:
+        viewer = guest.open_first()
+        guest.wait_for_pictures()
+        assert viewer.locator("#viewer-stage img").last.evaluate("(image) => image.naturalWidth") == 216
+        first = viewer.locator("#viewer-stage img").last.get_attribute("src")
+        viewer.get_by_role("button", name="Picture 2 of 2").click()
+        assert viewer.locator("#viewer-stage img").last.get_attribute("src") != first
+        guest.page.keyboard.press("ArrowLeft")
+        assert viewer.locator("#viewer-stage img").last.get_attribute("src") == first
+        guest.wait_for_pictures()
+        guest.is_accessible()
+        guest.look("viewer")
+        guest.page.keyboard.press("Escape")
+        expect(viewer).to_be_hidden()
+        expect(guest.tiles.first).to_be_focused()
+
+    def test_a_cancelled_job_stops_and_costs_nothing(self, guest: Visitor) -> None:
+        guest.choose("Kind", "Clip")
+        guest.choose("How long", "5 seconds")
+        before = guest.credits
+        card = guest.ask("a small green circle moving right")
+        expect(card.locator(".stage")).to_contain_text("Drawing", timeout=PATIENCE_MS)
+        card.get_by_role("button", name="Cancel").click()
+        expect(card.locator(".stage")).to_have_text("Cancelled.", timeout=PATIENCE_MS)
+        expect(card.get_by_role("button", name="Try again")).to_be_visible()
+        expect(guest.page.locator("#credits-count")).to_have_text(str(before), timeout=PATIENCE_MS)
+        card.get_by_role("button", name="Put away").click()
+        expect(card).to_have_count(0)
+
+    def test_a_job_is_found_again_after_the_page_was_closed(self, guest: Visitor) -> None:
+        count = guest.tiles.count()
+        card = guest.ask("a yellow square on purple")
+        expect(card.locator(".stage")).to_contain_text("Drawing", timeout=PATIENCE_MS)
+        guest.page.reload()
+        card = guest.page.locator(".job").first
+        expect(card.locator(".job-name")).to_have_text("a yellow square on purple")
+        guest.finished(card)
+        expect(guest.tiles).to_have_count(count + 1)
+
+    def test_a_clip_has_a_poster_and_plays(self, guest: Visitor) -> None:
+        guest.choose("Kind", "Clip")
+        guest.choose("How long", "1 second")
+        viewer = guest.open_result(guest.draw("a big red star moving right, blue background"))
+        video = viewer.locator("video")
+        assert "/thumbs/" in (video.get_attribute("poster") or "").replace("%2F", "/")
+        guest.page.wait_for_function("document.querySelector('#viewer-stage video').readyState >= 2")
+        assert video.evaluate("(video) => video.duration") == pytest.approx(1, abs=0.3)
+        guest.look("clip")
+        viewer.get_by_role("button", name="Close").click()
+
+    def test_what_is_wrong_is_said_in_plain_words(self, guest: Visitor, tmp_path: Path) -> None:
+        page = guest.page
+        guest.choose("Kind", "Repaint a part")
+        guest.ask("a red star")
+        expect(page.locator("#compose-error")).to_have_text("Choose a photo first.")
+        expect(page.get_by_label("Choose a photo").last).to_be_focused()
+        (tmp_path / "letter.png").write_text("Dear all, this is a letter.")
+        guest.choose("Kind", "From a photo")
+        page.locator("#photo-file").set_input_files(tmp_path / "letter.png")
+        expect(page.locator("#photo-name")).to_have_text("letter.png")
+        card = guest.ask("a red star")
+        expect(card.locator(".stage")).to_have_text(
+            "That file is not a picture this app can read. Try a JPEG or PNG.", timeout=PATIENCE_MS
+        )
+
+
+class TestPhotos:
+    def test_a_part_of_a_photo_is_marked_by_finger_and_repainted(
+        self, visitor: Arrive, app: LocalApp, photo: Path
+    ) -> None:
+        one = visitor(phone=True, dark=True)
+        one.come_in_as_guest()
+        one.look("studio", whole=True)
+        one.choose("Kind", "Repaint a part")
+        one.page.locator("#photo-file").set_input_files(photo)
+        one.page.get_by_role("button", name="Mark the part to repaint").tap()
+        dialog = one.page.get_by_role("dialog")
+        board = dialog.locator("#mask-board")
+        box = board.bounding_box()
+        assert box is not None
+        fingers = one.context.new_cdp_session(one.page)
+
+        def touch(kind: str, *share: float) -> None:
+            at = [{"x": box["x"] + share[0] * box["width"], "y": box["y"] + share[1] * box["height"]}] if share else []
+            fingers.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": at})
+
+        touch("touchStart", 0.4, 0.5)
+        for step in range(1, 9):
+            touch("touchMove", 0.4 + step * 0.025, 0.5)
+        touch("touchEnd")
+        one.look("mask")
+        one.is_accessible()
+        dialog.get_by_role("button", name="Done").tap()
+        expect(one.page.get_by_role("button", name="Change the marked part")).to_be_visible()
+        card = one.ask("a red star on blue")
+        one.finished(card)
+        one.look("repainted", whole=True)
+        asked = documents(app)[0]["request_data"]
+        assert asked["task_type"] == "inpaint"
+        mask = Image.open(io.BytesIO(app.firebase.objects.blob(asked["mask_url"].split("/", 3)[3]).download_as_bytes()))
+        marked = np.asarray(mask.convert("L"), dtype=float) / 255
+        assert mask.size == (640, 480)
+        assert marked[240, 256:384].min() > 0.9, "where the finger went"
+        assert marked[240, :192].max() < 0.1, "left of it"
+        assert marked[:168].max() < 0.1, "above it"
+
+    def test_a_part_is_marked_with_keys_alone(self, guest: Visitor, photo: Path) -> None:
+        page = guest.page
+        guest.choose("Kind", "Repaint a part")
+        page.locator("#photo-file").set_input_files(photo)
+        opener = page.get_by_role("button", name="Mark the part to repaint")
+        opener.focus()
+        page.keyboard.press("Enter")
+        board = page.locator("#mask-board")
+        expect(board).to_be_focused()
+        expect(page.locator("#mask-done")).to_be_disabled()
+        for key in ("ArrowLeft", "ArrowLeft", " ", "ArrowDown", " "):
+            page.keyboard.press(key)
+        expect(page.locator("#mask-done")).to_be_enabled()
+        guest.look("mask-keys")
+        page.locator("#mask-undo").press("Enter")
+        page.locator("#mask-done").press("Enter")
+        expect(page.locator("#masker")).to_be_hidden()
+        changed = page.get_by_role("button", name="Change the marked part")
+        expect(changed).to_be_focused()
+        alpha = page.locator("#photo-veil").evaluate(
+            "(c) => [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data].filter((_, i) => i % 4 === 3)"
+        )
+        assert 0.005 < np.count_nonzero(alpha) / len(alpha) < 0.05, "one stroke is left"
+
+    def test_a_result_is_enlarged(self, guest: Visitor, app: LocalApp) -> None:
+        guest.page.locator("#grid li", has=guest.page.get_by_role("button", name=re.compile("yellow square"))).locator(
+            "button"
+        ).click()
+        guest.viewer.get_by_role("button", name="Enlarge").click()
+        expect(guest.page.locator("#create")).to_be_focused()
+        expect(guest.page.get_by_role("radio", name="Enlarge")).to_be_checked()
+        guest.draw("")
+        file = documents(app)[0]["generation_data"]["files"][0]
+        assert (file["width"], file["height"]) == (512, 512)
+
+
+class TestKeeping:
+    def test_a_favourite_stays_one(self, guest: Visitor) -> None:
+        viewer = guest.open_first()
+        heart = viewer.get_by_role("button", name="Favourite")
+        heart.click()
+        expect(heart).to_have_attribute("aria-pressed", "true")
+        viewer.get_by_role("button", name="Close").click()
+        guest.page.reload()
+        guest.wait_for_the_form()
+        everything = guest.tiles.count()
+        guest.page.get_by_role("button", name="Favourites").click()
+        expect(guest.tiles).to_have_count(1)
+        guest.page.get_by_role("button", name="Favourites").click()
+        expect(guest.tiles).to_have_count(everything)
+
+    def test_a_picture_can_be_reported(self, guest: Visitor, app: LocalApp) -> None:
+        if "report" not in app.functions.names:
+            pytest.skip("this backend has no callable `report`")
+        viewer = guest.open_first()
+        viewer.get_by_role("button", name="Report").click()
+        dialog = guest.page.get_by_role("dialog", name="What is wrong with it?")
+        dialog.get_by_label("It shows a real person").check()
+        dialog.get_by_label("A few words").fill("That is my neighbour.")
+        guest.is_accessible()
+        guest.look("report")
+        dialog.get_by_role("button", name="Send").click()
+        expect(guest.page.locator("#toast")).to_contain_text("Thank you", timeout=PATIENCE_MS)
+        (told,) = [one.to_dict() for one in app.firebase.documents.collection("reports").stream()]
+        assert "That is my neighbour." in told.values()
+        guest.page.keyboard.press("Escape")
+
+    def test_what_is_deleted_is_gone_from_page_database_and_bucket(self, guest: Visitor, app: LocalApp) -> None:
+        count = guest.tiles.count()
+        newest = documents(app)[0]
+        paths = [
+            path
+            for file in newest["generation_data"]["files"]
+            for path in (file["storage_path"], file["thumbnail_path"])
+        ]
+        assert all(app.firebase.objects.blob(path).exists() for path in paths)
+        viewer = guest.open_first()
+        viewer.get_by_role("button", name="Delete").click()
+        sure = guest.page.get_by_role("dialog", name="Delete this?")
+        expect(sure.get_by_role("button", name="Keep it")).to_be_focused()
+        guest.page.keyboard.press("Enter")
+        expect(viewer).to_be_visible()
+        viewer.get_by_role("button", name="Delete").click()
+        sure.get_by_role("button", name="Delete").click()
+        expect(guest.tiles).to_have_count(count - 1)
+        assert newest["file_uid"] not in [one["file_uid"] for one in documents(app)]
+        assert not any(app.firebase.objects.blob(path).exists() for path in paths)
+
+
+class TestHistory:
+    def test_thirty_pictures_show_something_at_once_and_all_thumbnails_soon(
+        self, visitor: Arrive, app: LocalApp
+    ) -> None:
+        """Colours without a byte of any picture, from under 10 kB of BlurHash; then thumbnails, under 600 kB in all."""
+        one = visitor(phone=True)
+        one.come_in_as_guest()
+        one.draw("a red star on white")
+        made = documents(app)[0]
+        fill(app, made["user_id"], made)
+        wire = Wire(one.context.new_cdp_session(one.page))
+
+        # As on a bad train: the bucket is not there.
+        one.context.route("**/v0/b/**", lambda route: route.abort())
+        one.page.reload()
+        expect(one.tiles).to_have_count(COUNT)
+        shades = one.page.eval_on_selector_all(
+            "#grid .blur",
+            """(all) => all.map((one) => {
+              const { data } = one.getContext("2d").getImageData(0, 0, one.width, one.height);
+              return data[3] === 255 ? new Set(data).size : 0;
+            })""",
+        )
+        assert min(shades) > 20, "every tile shows colours"
+        assert wire.images == 0
+        stored = [one for one in documents(app) if one["user_id"] == made["user_id"]]
+        hashes = sum(len(file["blurhash"]) for one in stored for file in one["generation_data"]["files"])
+        assert hashes < 10 * KB
+        one.look("history-blur", whole=True)
+        one.context.unroute("**/v0/b/**")
+
+        one.page.reload()
+        expect(one.tiles).to_have_count(COUNT)
+        for tile in range(0, COUNT, 3):
+            one.tiles.nth(tile).scroll_into_view_if_needed()
+        one.wait_for_pictures()
+        assert one.page.locator("#grid img").count() == COUNT
+        assert 100 * KB < wire.images < 600 * KB, f"{wire.images / KB:.0f} kB"
+        one.look("history", whole=True)

@@ -1,0 +1,187 @@
+"""Somebody who uses the app: Chromium, driven by Playwright, in the words of the page rather than its selectors."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, StorageState, expect
+
+from tools.app.page import WEB
+from tools.emulators.install import install
+
+ROOT = Path(__file__).parents[2]
+PHONE = {"width": 360, "height": 740}
+DESK = {"width": 1280, "height": 860}
+PATIENCE_MS = 60_000
+"""A picture takes two seconds on a free core; tests share theirs."""
+
+
+def screenshots() -> Path:
+    """Where CI keeps what it is to keep, else outputs/screenshots."""
+    kept = os.environ.get("CI_ARTIFACTS")
+    folder = Path(kept) / "screenshots" if kept else ROOT / "outputs" / "screenshots"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def chromium() -> str | None:
+    """Debian's Chromium, or what the machine has of its kind."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    return next((found for name in names if (found := shutil.which(name))), None)
+
+
+class Visitor:
+    """One person with one browser window: what they see, and what they do."""
+
+    def __init__(
+        self,
+        browser: Browser,
+        url: str,
+        *,
+        phone: bool = False,
+        dark: bool = False,
+        state: StorageState | None = None,
+    ) -> None:
+        self.url = url
+        self.name = f"{'phone' if phone else 'desk'}-{'dark' if dark else 'light'}"
+        self.context: BrowserContext = browser.new_context(
+            viewport=PHONE if phone else DESK,  # type: ignore[arg-type]  # a TypedDict of two numbers
+            device_scale_factor=2 if phone else 1,
+            has_touch=phone,
+            is_mobile=phone,
+            color_scheme="dark" if dark else "light",
+            reduced_motion="reduce",
+            storage_state=state,
+        )
+        self.context.set_default_timeout(PATIENCE_MS)
+        self.page: Page = self.context.new_page()
+        self.mistakes: list[str] = []
+        self.page.on("pageerror", lambda error: self.mistakes.append(str(error)))
+
+    def close(self) -> None:
+        """Leave; a mistake in the page's own code is never let pass."""
+        self.context.close()
+        assert self.mistakes == []
+
+    # -- coming in
+
+    def arrive(self) -> None:
+        self.page.goto(self.url)
+        expect(self.page.locator("#starting")).to_be_hidden(timeout=PATIENCE_MS)
+
+    def come_in_as_guest(self) -> None:
+        self.arrive()
+        self.page.get_by_role("button", name="Continue as a guest").click()
+        self.wait_for_the_form()
+
+    def wait_for_the_form(self) -> None:
+        expect(self.page.locator("#tasks")).to_be_visible(timeout=PATIENCE_MS)
+        expect(self.page.locator("#create")).to_be_enabled(timeout=PATIENCE_MS)
+
+    # -- asking
+
+    def choose(self, group: str, name: str) -> None:
+        """One of a group of radio buttons, by what is read out of it."""
+        self.page.get_by_role("group", name=group, exact=True).get_by_role("radio", name=name, exact=True).check()
+
+    def ask(self, prompt: str) -> Locator:
+        """Write the prompt, press Create, and return the card of the job."""
+        if prompt:
+            self.page.get_by_label("Your words").fill(prompt)
+        self.page.get_by_role("button", name="Create", exact=True).click()
+        return self.page.locator(".job").first
+
+    def finished(self, card: Locator) -> None:
+        expect(card.locator(".stage")).to_have_text("Ready", timeout=PATIENCE_MS)
+
+    def draw(self, prompt: str) -> Locator:
+        """A picture from its prompt to its end."""
+        card = self.ask(prompt)
+        self.finished(card)
+        return card
+
+    # -- looking
+
+    @property
+    def tiles(self) -> Locator:
+        return self.page.locator("#grid li:visible .tile")
+
+    @property
+    def credits(self) -> int:
+        return int(self.page.locator("#credits-count").inner_text())
+
+    @property
+    def viewer(self) -> Locator:
+        return self.page.locator("#viewer")
+
+    def open_first(self) -> Locator:
+        """Open the first picture of the history, and return the dialog."""
+        self.tiles.first.click()
+        expect(self.viewer).to_be_visible()
+        return self.viewer
+
+    def open_result(self, card: Locator) -> Locator:
+        """Open what a finished job has made, and return the dialog."""
+        card.get_by_role("button", name="Open").click()
+        expect(self.viewer).to_be_visible()
+        return self.viewer
+
+    def start_over(self) -> None:
+        """Back to the page as it is after a visit, whatever is open."""
+        while self.page.locator("dialog[open]").count():
+            self.page.keyboard.press("Escape")
+        self.choose("Kind", "Picture")
+
+    def wait_for_pictures(self) -> None:
+        """Until every picture that is to be seen has been loaded."""
+        self.page.wait_for_function(
+            """() => [...document.images].filter((image) => image.src && image.checkVisibility())
+              .every((image) => image.complete && image.naturalWidth > 0)"""
+        )
+
+    def look(self, name: str, *, whole: bool = False) -> Path:
+        """Keep a screenshot, and see that nothing hangs over the right edge."""
+        self.fits()
+        path = screenshots() / f"{name}-{self.name}.png"
+        self.page.screenshot(path=path, full_page=whole)
+        return path
+
+    def fits(self) -> None:
+        wide, window = self.page.evaluate(
+            "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
+        )
+        assert wide <= window, f"the page is {wide} px wide in a window of {window}"
+        for wide, window in self.page.eval_on_selector_all(
+            "dialog[open]", "(all) => all.map((one) => [one.scrollWidth, one.clientWidth])"
+        ):
+            assert wide <= window, f"what is in a dialog is {wide} px wide, and the dialog {window}"
+
+    def is_accessible(self) -> None:
+        """What axe-core finds wrong by WCAG 2.2 AA and its best practices: nothing."""
+        self.page.evaluate((install(WEB, development=True) / "axe-core" / "axe.min.js").read_text())
+        found: list[dict[str, Any]] = self.page.evaluate("axe.run().then(({ violations }) => violations)")
+        wrong = [
+            f"{one['id']}: {one['help']}: {node['html'][:200]} {node.get('failureSummary', '')[:300]}"
+            for one in found
+            for node in one["nodes"]
+        ]
+        assert wrong == [], json.dumps(wrong, indent=1)
+
+    def listen(self) -> None:
+        """Begin to keep what a screen reader is told."""
+        self.page.evaluate(
+            """() => {
+              window.heard = [];
+              new MutationObserver(() => window.heard.push(document.getElementById("said").textContent))
+                .observe(document.getElementById("said"), { childList: true, characterData: true, subtree: true });
+            }"""
+        )
+
+    @property
+    def heard(self) -> list[str]:
+        said: list[str] = self.page.evaluate("window.heard")
+        return said
