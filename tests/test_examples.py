@@ -18,7 +18,7 @@ from worker.core.errors import Forbidden, Unauthenticated
 
 FUNCTIONS = Path(__file__).parents[1] / "examples" / "functions"
 SECRET = "0123456789abcdef-0123456789abcdef"
-TESTS = ("generate", "limit", "signatures", "credits", "push", "deletion")
+TESTS = ("generate", "limit", "signatures", "credits", "push", "deletion", "chaos")
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def tested(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.Complet
         environment |= {name: value for name, value in firebase.env.items() if not name.startswith("FIREBASE_AUTH_")}
         environment["AUTH_HOST"] = firebase.auth_host
         ran = subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False
+            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900, check=False
         )
     lines = sent.read_text(encoding="utf-8").split("\n") if sent.exists() else []  # a prompt may hold U+2028
     return ran, [json.loads(line)["input"] for line in lines if line]

@@ -144,14 +144,23 @@ export class Wallets {
     this.firestore = getFirestore(database);
     this.per1000 = per1000;
     this.freeCredits = freeCredits;
+    this.turns = new Map(); // uid -> the transaction that was asked for last
   }
 
   wallet(uid) {
     return this.firestore.collection("wallets").doc(uid);
   }
 
-  run(work) {
-    return this.firestore.runTransaction(work, { maxAttempts: ATTEMPTS });
+  /** One transaction on a wallet. Those of one instance take turns, so that only instances compete for it. */
+  async run(uid, work) {
+    const before = this.turns.get(uid);
+    const turn = Promise.allSettled([before]).then(() => this.firestore.runTransaction(work, { maxAttempts: ATTEMPTS }));
+    this.turns.set(uid, turn);
+    try {
+      return await turn;
+    } finally {
+      if (this.turns.get(uid) === turn) this.turns.delete(uid);
+    }
   }
 
   /**
@@ -161,7 +170,7 @@ export class Wallets {
   async grant(uid, credits, reason, id) {
     if (!Number.isSafeInteger(credits) || credits <= 0) throw new TypeError("credits must be a whole number above 0");
     const entry = this.wallet(uid).collection("ledger").doc(`grant.${encodeURIComponent(id)}`);
-    return await this.run(async (transaction) => {
+    return await this.run(uid, async (transaction) => {
       const [found, granted] = await transaction.getAll(this.wallet(uid), entry);
       if (granted.exists) return false;
       const wallet = this.opened(transaction, uid, found);
@@ -173,7 +182,7 @@ export class Wallets {
 
   /** A user's wallet, which is opened where there is none. */
   async open(uid) {
-    return await this.run(async (transaction) => {
+    return await this.run(uid, async (transaction) => {
       const found = await transaction.get(this.wallet(uid));
       const wallet = this.opened(transaction, uid, found);
       if (!found.exists) this.write(transaction, uid, wallet);
@@ -183,7 +192,7 @@ export class Wallets {
 
   /** Holds credits for a job that is about to be submitted; the answer is that of `asked`. `call` is new for each call. */
   async hold(uid, fileUid, { hash, credits, call, ttlMs, now = Date.now() }) {
-    return await this.run(async (transaction) => {
+    return await this.run(uid, async (transaction) => {
       const read = await this.read(transaction, uid, fileUid);
       const wallet = this.opened(transaction, uid, read.found);
       // The document may say more than its trigger has told yet.
@@ -200,7 +209,7 @@ export class Wallets {
 
   /** RunPod took the job of this call. */
   async accepted(uid, fileUid, { call, jobId }) {
-    await this.run(async (transaction) => {
+    await this.run(uid, async (transaction) => {
       const { hold } = await this.read(transaction, uid, fileUid);
       if (hold?.state !== "held" || hold.call?.id !== call) return;
       this.writeHold(transaction, uid, { ...hold, call: null, job_id: jobId });
@@ -209,7 +218,7 @@ export class Wallets {
 
   /** RunPod's answer to this call is not known: what is held stays so, until the document or `sweep` tells. */
   async unclear(uid, fileUid, { call }) {
-    await this.run(async (transaction) => {
+    await this.run(uid, async (transaction) => {
       const { hold } = await this.read(transaction, uid, fileUid);
       if (hold?.state !== "held" || hold.call?.id !== call) return;
       this.writeHold(transaction, uid, { ...hold, call: null, unclear: true });
@@ -278,7 +287,7 @@ export class Wallets {
   }
 
   async change(uid, fileUid, decide, facts = []) {
-    await this.run(async (transaction) => {
+    await this.run(uid, async (transaction) => {
       const read = await this.read(transaction, uid, fileUid, facts);
       const after = decide(read, transaction);
       if (!after) return;
