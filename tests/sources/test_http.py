@@ -8,35 +8,17 @@ import ssl
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
 from tests.support.hostile_pictures import flat_memory
-from tests.support.https_server import HOST, PICTURE, HttpsServer
+from tests.support.https_server import HOST, PICTURE, HttpsServer, anywhere, loopback
 from worker.core.errors import Cancelled, DownloadFailed, JobError, UrlBlocked
 from worker.sources import http
 from worker.sources.http import Address, Fetcher, is_public
 
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[HttpsServer]:
-    with HttpsServer() as running:
-        yield running
-
-
-@pytest.fixture(autouse=True)
-def forget(server: HttpsServer) -> None:
-    server.requests.clear()
-    server.locations.clear()
-
-
-def loopback(host: str, port: int) -> Sequence[str]:
-    return ["127.0.0.1"]
-
-
-def anywhere(address: Address) -> bool:
-    return True
+pytestmark = pytest.mark.usefixtures("_forget")
 
 
 @pytest.fixture

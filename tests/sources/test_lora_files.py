@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from tests.support.https_server import HOST, HttpsServer
+from tests.support.https_server import HOST, HttpsServer, anywhere, loopback
 from worker.api.loras import WantedLora
 from worker.core.config import load_settings
 from worker.core.errors import Cancelled, DiskFull, DownloadFailed, InvalidInput, JobError, ModelUnavailable, UrlBlocked
 from worker.core.lora_source import HubFile, LocalFile, LoraSource, WebFile
 from worker.core.types import LoraFile
 from worker.sources import lora_cache, lora_files
-from worker.sources.http import Address, Fetcher
+from worker.sources.http import Fetcher
 from worker.sources.lora_cache import InUse, LoraCache
 from worker.sources.lora_files import LoraFiles
 
@@ -33,24 +33,7 @@ def safetensors(filling: bytes = b"x", size: int = 100) -> bytes:
     return len(header).to_bytes(8, "little") + header + filling * size
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[HttpsServer]:
-    with HttpsServer() as running:
-        yield running
-
-
-@pytest.fixture(autouse=True)
-def forget(server: HttpsServer) -> None:
-    server.requests.clear()
-    server.files.clear()
-
-
-def everywhere(host: str, port: int) -> Sequence[str]:
-    return ["127.0.0.1"]
-
-
-def anywhere(address: Address) -> bool:
-    return True
+pytestmark = pytest.mark.usefixtures("_forget")
 
 
 class Shelf:
@@ -59,7 +42,7 @@ class Shelf:
     def __init__(self, server: HttpsServer, folder: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> None:
         self.server, self.folder = server, folder
         ports = frozenset({443, server.port})
-        fetcher = Fetcher(0, resolve=everywhere, is_allowed=anywhere, ports=ports, tls=server.tls)
+        fetcher = Fetcher(0, resolve=loopback, is_allowed=anywhere, ports=ports, tls=server.tls)
         monkeypatch.setattr("worker.sources.lora_files.CIVITAI_HOSTS", frozenset({HOST}))
         chosen = {"lora_cache_dir": folder, "max_lora_bytes": MAX_BYTES} | settings
         self.files = LoraFiles(load_settings(**chosen), fetcher, f"https://{HOST}:{server.port}")
