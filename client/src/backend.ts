@@ -61,17 +61,17 @@ export class Backend {
   }
 
   /** The document that an app may make itself: it waits for a job. Refused where there is one. */
-  order(uid: string, fileUid: string): Promise<void> {
+  async order(uid: string, fileUid: string): Promise<void> {
     const { setDoc, serverTimestamp } = this.modules.firestore;
-    return setDoc(hand(this.document(uid, fileUid)), hand({ status: "queued", created_at: serverTimestamp() }));
+    await setDoc(hand(this.document(uid, fileUid)), hand({ status: "queued", created_at: serverTimestamp() }));
   }
 
-  update(uid: string, fileUid: string, fields: Record<string, unknown>): Promise<void> {
-    return this.modules.firestore.updateDoc(hand(this.document(uid, fileUid)), hand(fields));
+  async update(uid: string, fileUid: string, fields: Record<string, unknown>): Promise<void> {
+    await this.modules.firestore.updateDoc(hand(this.document(uid, fileUid)), hand(fields));
   }
 
-  remove(uid: string, fileUid: string): Promise<void> {
-    return this.modules.firestore.deleteDoc(hand(this.document(uid, fileUid)));
+  async remove(uid: string, fileUid: string): Promise<void> {
+    await this.modules.firestore.deleteDoc(hand(this.document(uid, fileUid)));
   }
 
   // --- callables

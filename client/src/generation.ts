@@ -353,7 +353,8 @@ export class Generation {
       (fields) => {
         this.vanished = false;
         if (this.settled) return;
-        if (fields === undefined) this.fail(new GenerationError("deleted", "This generation was deleted.", false));
+        const deleted = new GenerationError("deleted", "This generation was deleted.", false);
+        if (fields === undefined) this.fail(this.wish === "none" ? deleted : cancelled());
         else this.observe(fields);
       },
       () => {

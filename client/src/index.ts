@@ -75,6 +75,7 @@ export interface Client {
 }
 
 const QUEUE_SECONDS = 15 * 60;
+const FILE_UID = /^(?!__.*__$)[A-Za-z0-9_-]{1,128}$/;
 
 export function createClient(options: ClientOptions): Client {
   const { firestore, functions, storage, app } = options;
@@ -98,6 +99,10 @@ export function createClient(options: ClientOptions): Client {
   ): GenerationHandle {
     const uid = options.uid();
     if (!uid) return refused(fileUid, signedOut());
+    if (!FILE_UID.test(fileUid)) {
+      const what = "fileUid: must be 1 to 128 of the characters A-Z a-z 0-9 _ -, and not __like this__";
+      return refused(fileUid, new GenerationError("invalid-argument", what, false));
+    }
     const place = `${uid}/${fileUid}`;
     const there = running.get(place);
     if (there && !there.isOver) return there.watch(onChange);

@@ -109,6 +109,12 @@ test("nobody is signed in: a promise says so", async () => {
   await assert.rejects(result, { code: "unauthenticated" });
 });
 
+for (const fileUid of ["", "a/b", "..", "__all__", "x".repeat(129)])
+  test(`"${fileUid.slice(0, 9)}" names no file: a promise says so, and nothing is remembered`, async () => {
+    await assert.rejects(client.generate(INPUT, { fileUid }).result, { code: "invalid-argument", retryable: false });
+    assert.deepEqual([await client.inFlight(), world.calls, world.documents.size], [[], [], 0]);
+  });
+
 // --- F05: firebase-js-sdk#4163, react-native-firebase#5843, react-native#32155
 
 for (const seconds of [180, 20 * MINUTE, 26 * HOUR])
@@ -776,6 +782,16 @@ for (const running of [true, false])
     assert.equal(seen.error?.code, "deleted");
   });
 
+test("a listener that has not caught up shows no document: a look at the server knows better", async () => {
+  const { seen, job } = await taken();
+  for (const { next } of world.listeners) {
+    next({ id: job.file, data: () => undefined, metadata: { fromCache: false, hasPendingWrites: false } });
+  }
+  await settle();
+  waits(seen);
+  await completes(seen, job);
+});
+
 test("rules that refuse the listener are told, and the job is remembered", async () => {
   const { seen, job } = await taken();
   world.end({ code: "permission-denied" });
@@ -879,6 +895,22 @@ test("resumed offline, what the phone has kept of a result is the result", async
   world.cut(0);
   const again = told((onChange) => client.resume(job.file, { onChange }));
   await world.awake(15);
+  assert.ok(again.value);
+});
+
+test("resumed offline, a failure that the phone has kept may be an old one", async () => {
+  world.disk = true;
+  const { seen, job } = await taken();
+  world.fail(job, "timeout", true);
+  await settle();
+  assert.equal(seen.error?.code, "timeout");
+  world.cut(0);
+  const again = told((onChange) => client.resume(job.file, { onChange }));
+  await world.awake(MINUTE);
+  waits(again);
+  world.complete(job); // a redelivery
+  world.restore();
+  await settle();
   assert.ok(again.value);
 });
 
