@@ -1,7 +1,9 @@
 """The app's backend of `examples/functions`: its own tests, and that the worker takes what it really sends."""
 
 import json
+import os
 import subprocess
+import sys
 from pathlib import Path
 from shutil import copytree, ignore_patterns
 from typing import Any
@@ -18,12 +20,12 @@ from worker.core.errors import Forbidden, Unauthenticated
 
 FUNCTIONS = Path(__file__).parents[1] / "examples" / "functions"
 SECRET = "0123456789abcdef-0123456789abcdef"
-TESTS = ("generate", "limit", "signatures", "credits", "push", "deletion", "chaos")
+TESTS = ("generate", "limit", "signatures", "credits", "push", "deletion")
 
 
 @pytest.fixture(scope="module")
-def tested(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[str], list[dict[str, Any]]]:
-    """The run of the function's own tests, and each `input` that the function sent to RunPod's stand-in meanwhile."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The functions beside their packages."""
     try:
         packages = install(FUNCTIONS, development=True)
     except (MissingNodeError, InstallError) as error:
@@ -32,6 +34,12 @@ def tested(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.Complet
     folder = tmp_path_factory.mktemp("functions") / "functions"
     copytree(FUNCTIONS, folder, ignore=ignore_patterns("node_modules"))
     (folder / "node_modules").symlink_to(packages)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tested(folder: Path) -> tuple[subprocess.CompletedProcess[str], list[dict[str, Any]]]:
+    """The run of the function's own tests, and each `input` that the function sent to RunPod's stand-in meanwhile."""
     sent = folder / "sent.jsonl"
     environment = {**node_environment(), "TICKET_SECRET": SECRET, "SENT_TO": str(sent)}
     command = [str(find_node()), "--test", *(f"test/{name}.test.js" for name in TESTS)]
@@ -40,7 +48,7 @@ def tested(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.Complet
         environment |= {name: value for name, value in firebase.env.items() if not name.startswith("FIREBASE_AUTH_")}
         environment["AUTH_HOST"] = firebase.auth_host
         ran = subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900, check=False
+            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False
         )
     lines = sent.read_text(encoding="utf-8").split("\n") if sent.exists() else []  # a prompt may hold U+2028
     return ran, [json.loads(line)["input"] for line in lines if line]
@@ -91,6 +99,23 @@ async def test_the_worker_refuses_every_input_that_was_changed_on_the_way(
                 await check(identity(), job_input | change)
         with pytest.raises(Unauthenticated):
             await check(identity(SECRET[::-1]), job_input)
+
+
+@pytest.mark.e2e
+def test_after_chaotic_jobs_all_sums_are_exact(folder: Path) -> None:
+    """Killed, doubled, refused, cancelled, told late; `WALLET_JOBS=10000 pytest -s -k chaotic` shows its last line."""
+    jobs = int(os.environ.get("WALLET_JOBS", "200"))
+    command = [str(find_node()), "test/chaos.js"]
+    with FirebaseEmulators(project="demo-functions") as firebase:
+        environment = {**node_environment(), "WALLET_JOBS": str(jobs), "TICKET_SECRET": SECRET}
+        environment["FIRESTORE_EMULATOR_HOST"] = firebase.firestore_address
+        ran = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300 + jobs, check=False
+        )
+    assert ran.returncode == 0, ran.stdout[-2000:] + ran.stderr[-4000:]
+    last = ran.stdout.rstrip().rpartition("\n")[2]
+    assert last.startswith(f"WALLET: {jobs} asked for"), last
+    sys.stdout.write(f"{last}\n")
 
 
 def test_the_lock_file_pins_and_names_no_host() -> None:

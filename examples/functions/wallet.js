@@ -209,19 +209,20 @@ export class Wallets {
 
   /** RunPod took the job of this call. */
   async accepted(uid, fileUid, { call, jobId }) {
-    await this.run(uid, async (transaction) => {
-      const { hold } = await this.read(transaction, uid, fileUid);
-      if (hold?.state !== "held" || hold.call?.id !== call) return;
-      this.writeHold(transaction, uid, { ...hold, call: null, job_id: jobId });
-    });
+    await this.note(uid, fileUid, call, { job_id: jobId });
   }
 
   /** RunPod's answer to this call is not known: what is held stays so, until the document or `sweep` tells. */
   async unclear(uid, fileUid, { call }) {
-    await this.run(uid, async (transaction) => {
-      const { hold } = await this.read(transaction, uid, fileUid);
+    await this.note(uid, fileUid, call, { unclear: true });
+  }
+
+  /** What became of a call, on its hold alone: other jobs of the wallet need not wait for it. */
+  async note(uid, fileUid, call, fields) {
+    await this.firestore.runTransaction(async (transaction) => {
+      const hold = (await transaction.get(this.holdOf(uid, fileUid))).data();
       if (hold?.state !== "held" || hold.call?.id !== call) return;
-      this.writeHold(transaction, uid, { ...hold, call: null, unclear: true });
+      this.writeHold(transaction, uid, { ...hold, call: null, ...fields });
     });
   }
 
