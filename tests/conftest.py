@@ -16,6 +16,7 @@ OUTSIDE = {"firebase_session", "faulty_firebase_session", "fake_gcs_session", "c
 
 LONGEST = (
     "tests/app/test_app.py",
+    "tests/client/test_client.py",
     "tests/faults/test_random.py",
     "tests/demo_models/test_acceptance.py",
     "tests/media/test_phone_files.py",

@@ -192,7 +192,7 @@ export class Workers {
   private server!: Server;
   private app!: ReturnType<typeof initializeApp>;
   private db!: firestore.Firestore;
-  private beating = new Map<string, ReturnType<typeof setInterval>>();
+  private readonly alive = new Set<string>();
 
   async start(): Promise<this> {
     this.server = createHttpServer(async (request, response) => {
@@ -245,7 +245,15 @@ export class Workers {
         ...more,
       });
     await write({ progress: { stage: "loading", percent: 1 } });
-    this.beating.set(job.id, setInterval(() => void write().catch(() => undefined), (1000 * leaseSeconds) / 4));
+    this.alive.add(job.id);
+    // One after another: writes that pile up would carry leases of long ago.
+    void (async () => {
+      for (;;) {
+        await pause(leaseSeconds / 8);
+        if (!this.alive.has(job.id)) return;
+        await write().catch(() => undefined);
+      }
+    })();
   }
 
   progress(job: Job, progress: Record<string, unknown>): Promise<void> {
@@ -253,8 +261,7 @@ export class Workers {
   }
 
   die(job: Job): void {
-    clearInterval(this.beating.get(job.id));
-    this.beating.delete(job.id);
+    this.alive.delete(job.id);
   }
 
   async complete(job: Job, files: Record<string, unknown>[] = []): Promise<void> {
@@ -273,7 +280,7 @@ export class Workers {
   }
 
   async close(): Promise<void> {
-    for (const timer of this.beating.values()) clearInterval(timer);
+    this.alive.clear();
     this.server.close();
     this.server.closeAllConnections();
     await firestore.terminate(this.db);

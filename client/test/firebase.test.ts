@@ -9,7 +9,7 @@ import { setLogLevel } from "firebase/firestore";
 import { BUCKET, pause, Phone, until, Workers, type Job } from "./emulators.js";
 
 const INPUT = { prompt: "a fox" };
-const SHORT = 2; // seconds of a lease; the client waits for ten more
+const SHORT = 10; // seconds of a lease; the client waits for ten more
 
 setLogLevel("silent"); // a network that breaks is what these cases are about
 const workers = new Workers();
@@ -131,7 +131,7 @@ describe("the client with Firebase", { concurrency: 8 }, () => {
     await workers.take(job, SHORT);
     await until(() => states.at(-1)?.stage === "loading");
     phone.freeze();
-    await pause(30); // more than twice what it takes to miss a worker
+    await pause(30); // longer than it takes to miss a worker
     await workers.complete(job);
     phone.open();
     await result;

@@ -61,7 +61,7 @@ def node(folder: Path, *arguments: str, **variables: str) -> subprocess.Complete
         env=node_environment() | variables,
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=280,
         check=False,
     )
 
