@@ -26,7 +26,7 @@ export PROMPT
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo app doctor unit test check format serve cloud emulators image lock audit clean
+.PHONY: help setup demo app doctor unit test check format serve cloud emulators marathon rehearsal image lock audit clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
@@ -59,6 +59,11 @@ unit: setup ## the quick tests, without Node and without models
 
 test: setup emulators ## all tests
 	$(PY) -m pytest $(AT_ONCE) $(PYTEST)
+
+# Workers are killed, told to leave and frozen, Firebase is slow, silent and away, jobs come twice: about an hour.
+marathon: setup emulators ## ten thousand jobs on a bad day, then ten thousand in a row on one process (an hour)
+	FAULTS_JOBS=10000 FAULTS_SECONDS=2400 FAULTS_ENDURANCE_JOBS=10000 \
+		$(PY) -m pytest -s tests/faults/test_random.py tests/faults/test_endurance.py $(PYTEST)
 
 rehearsal: setup ## the engine at full size on a card that is not there (minutes; a C++ compiler), and what fits where
 	$(PY) -m tests.rehearsal $(PYTEST)

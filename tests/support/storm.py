@@ -95,7 +95,7 @@ class Storm:
     def run(self) -> None:
         """Everything that was planned, and faults until the last job was sent."""
         for _ in range(self._workers):
-            self._slots.append(self._start(mortal=False))
+            self._slots.append(self._start())
         for slot in self._slots:
             slot.wait_ready()
         now = time.monotonic()
@@ -242,7 +242,7 @@ class Storm:
 
     # -- workers
 
-    def _start(self, *, mortal: bool) -> WorkerProcess:
+    def _start(self, *, mortal: bool = False) -> WorkerProcess:
         self._names += 1
         script: dict[str, Any] = {"step_seconds": 0.01}
         if mortal:
@@ -253,7 +253,7 @@ class Storm:
     def _restart_the_dead(self) -> None:
         for index, slot in enumerate(self._slots):
             if slot.returncode is not None:
-                self._slots[index] = self._start(mortal=False)
+                self._slots[index] = self._start()
 
     def _next_accident(self) -> None:
         """Meanwhile, whatever Firebase does, something happens to a worker."""
@@ -262,6 +262,7 @@ class Storm:
                 "a worker is killed": self._kill,
                 "a worker is replaced by a mortal": self._replace_by_a_mortal,
                 "a worker is frozen": self._freeze,
+                "a worker is told to leave": self._tell_to_leave,
             }
         )
         self._after(self._random.uniform(2.0, 6.0), self._next_accident)
@@ -275,6 +276,10 @@ class Storm:
         self._slots[index].kill()
         self._slots[index].wait()
         self._slots[index] = self._start(mortal=True)
+
+    def _tell_to_leave(self) -> None:
+        """As RunPod does when it scales down; a new worker comes once it has left."""
+        self._random.choice(self._slots).terminate()
 
     def _freeze(self) -> None:
         slot = self._random.choice(self._slots)
