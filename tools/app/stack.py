@@ -106,6 +106,8 @@ class LocalApp:
             "JOBS_PER_MINUTE": "60",
             "QUOTES_PER_MINUTE": "120",
             "FIRESTORE_DATABASE": "(default)",
+            "STORAGE_BUCKET": self.firebase.bucket,
+            "PUSH": "off",
             **self._functions_env,
         }
 
