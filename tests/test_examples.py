@@ -22,6 +22,8 @@ FUNCTIONS = Path(__file__).parents[1] / "examples" / "functions"
 SECRET = "0123456789abcdef-0123456789abcdef"
 TESTS = ("generate", "limit", "signatures", "credits", "push", "deletion")
 
+pytestmark = pytest.mark.timeout(960)  # the first test waits for all of the functions' own
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -42,7 +44,7 @@ def tested(folder: Path) -> tuple[subprocess.CompletedProcess[str], list[dict[st
     """The run of the function's own tests, and each `input` that the function sent to RunPod's stand-in meanwhile."""
     sent = folder / "sent.jsonl"
     environment = {**node_environment(), "TICKET_SECRET": SECRET, "SENT_TO": str(sent)}
-    command = [str(find_node()), "--test", *(f"test/{name}.test.js" for name in TESTS)]
+    command = [str(find_node()), "--test", "--test-concurrency=1", *(f"test/{name}.test.js" for name in TESTS)]
     with FirebaseEmulators(project="demo-functions", auth=True) as firebase:
         # With the variable of the Auth emulator unsigned tokens count: only the tests that need it set it.
         environment |= {name: value for name, value in firebase.env.items() if not name.startswith("FIREBASE_AUTH_")}
