@@ -161,8 +161,7 @@ export class Generation {
     this.untick = this.around.clock.listen((slept) => this.tick(slept));
     this.plan = "then" in plan ? await plan : plan;
     const { order, anew } = this.plan;
-    // An order from an earlier session without an answer: whether it was asked then is not known.
-    if (order && !anew) this.asksBefore = order.asks ?? 1;
+    if (order && !anew) this.asksBefore = order.asks ?? 0;
     if (order?.jobId !== undefined) {
       this.jobs.add(order.jobId);
       this.answered = true;
@@ -243,7 +242,13 @@ export class Generation {
     const quote = order.quote === undefined ? {} : { quote: order.quote };
     const data = { fileUid: this.fileUid, input: order.input, slip, ...quote };
     const attempt = this.asks;
-    backend.call<{ jobId?: unknown } | null>("generate", data).then(
+    const asked = { ...order, asks: this.asksBefore + attempt };
+    // Remembered first: an app that is closed now must not take the job for one that nobody was asked for.
+    const called = inFlight.put(this.uid, this.fileUid, asked).then(() => {
+      if (this.settled) throw cancelled();
+      return backend.call<{ jobId?: unknown } | null>("generate", data);
+    });
+    called.then(
       (answer) => {
         if (attempt === this.asks) this.askedAt = undefined;
         this.answered = true;
@@ -251,8 +256,7 @@ export class Generation {
         const jobId = typeof answer?.jobId === "string" ? answer.jobId : "";
         this.jobs.add(jobId);
         if (this.settled) return;
-        const asks = this.asksBefore + this.asks;
-        void inFlight.put(this.uid, this.fileUid, { ...order, jobId, slip, asks });
+        void inFlight.put(this.uid, this.fileUid, { ...asked, asks: this.asksBefore + this.asks, jobId, slip });
         if (this.known && this.fields?.status === "failed") this.failed(this.fields);
       },
       (error: GenerationError) => {
@@ -264,12 +268,12 @@ export class Generation {
 
   private notAnswered(error: GenerationError): void {
     // Where an earlier call may have been taken, a refusal of this one does not end that job.
-    if (isRefusal(error) && this.unclear === undefined && !this.isRunning()) {
+    if (isRefusal(error) && this.unclear === undefined && this.asksBefore === 0 && !this.isRunning()) {
       if (this.slip === "made") void this.removeDocument();
       this.fail(error);
       return;
     }
-    if (!isRefusal(error)) this.unclear ??= error;
+    if (!isRefusal(error) || this.asksBefore > 0) this.unclear ??= error;
     if (this.asks >= MOST_ASKS) return;
     const patience = SECONDS_TO_ASK_AGAIN[this.asks - 1] ?? SECONDS_AFTER_A_DEADLINE;
     const least = error.code === "deadline-exceeded" ? SECONDS_AFTER_A_DEADLINE : 0;

@@ -659,6 +659,23 @@ test("asked for in two sessions and cancelled in the second, nothing is drawn", 
   assert.deepEqual([world.take().denied, world.take().denied, world.generated], ["deleted", "deleted", []]);
 });
 
+test("asked for in an earlier session, a job is not ended by a refusal in this one", async () => {
+  const store = memory();
+  client = world.client({ memory: store });
+  world.answer = (_, submit) => {
+    submit();
+    return new Promise(() => undefined);
+  };
+  const { handle } = await start();
+  world.close();
+  world.answer = async () => Promise.reject(refused("failed-precondition")); // its quote is too old by now
+  const seen = told((onChange) => world.client({ memory: store }).resume(handle.fileUid, { onChange }));
+  await world.awake(MINUTE);
+  assert.ok(asks().length > 1);
+  waits(seen);
+  await completes(seen, world.take().job);
+});
+
 test("cancelled as soon as it is resumed, a job that was asked for before is not drawn", async () => {
   const store = memory();
   client = world.client({ memory: store });
