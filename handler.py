@@ -33,6 +33,7 @@ from worker.job.gpu_queue import GpuThread
 from worker.job.progress import Throttle, Unattended, terminal_bar
 from worker.job.runner import run
 from worker.job.services import Services
+from worker.media.credentials import Signer
 from worker.sources.loader import SourceLoader
 from worker.sources.lora_files import LoraFiles
 from worker.storage.results import Storage
@@ -61,6 +62,7 @@ def build(settings: Settings) -> Services:
         worker_id=worker_id,
         spool=Spool(settings.outbox_dir, retention=settings.retention) if settings.outbox_dir.parent.is_dir() else None,
         telemetry=_telemetry(settings, worker_id),
+        signer=Signer.of(settings) if settings.ai_mark == "on" else None,
     )
 
 

@@ -48,6 +48,8 @@ HOMES = {
     "imageio_ffmpeg": {"worker.media.video"},
     "PIL": {"worker.media", "worker.engine", "worker.core.types", "worker.sources.loader"},
     "pillow_heif": {"worker.media.reader"},
+    "c2pa": {"worker.media.credentials"},
+    "cryptography": {"worker.media.credentials"},
     "blurhash": {"worker.media.thumbnail"},
     "cv2": {"worker.engine.adapters.control_pictures"},
     "numpy": {"worker.media", "worker.engine"},

@@ -346,6 +346,7 @@ def test_every_field_is_one_of_the_contract_or_names_a_place_on_this_machine() -
     own |= {"safety_checker", "safety_model", "log_prompts"}
     own |= {"acceleration", "accelerations", "otel_exporter_otlp_endpoint"}
     own |= {"check_revoked", "ticket_secret", "max_declared_image_pixels"}
+    own |= {"c2pa_certificate", "c2pa_key"}
     platform = {name for name in Settings.model_fields if name.startswith("runpod_")}
     assert set(Settings.model_fields) - own - platform == {name.lower() for name in DEFAULTS}
 

@@ -226,6 +226,9 @@ class Settings(BaseSettings):
     safety_checker: Literal["off", "flag", "block"] = "off"
     safety_model: str | None = None
     ai_mark: Literal["on", "off"] = "on"
+    c2pa_certificate: str | None = None
+    """PEM, or the path of a file of it: the certificate that files are signed with, and those above it."""
+    c2pa_key: SecretStr | None = None
 
     retention_days: int | None = Field(None, ge=1, le=36_500)
     """How long a finished generation is kept; None: until somebody deletes it."""

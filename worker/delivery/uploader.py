@@ -30,6 +30,7 @@ from worker.delivery.spool import Spool
 from worker.engine.protocol import Generated, GeneratedImage
 from worker.media import mark
 from worker.media.artifact import Artifact, flagged
+from worker.media.credentials import NOT_SIGNED, NotSignedError, Signer
 from worker.media.image import encode_image
 from worker.media.inline import data_uri, fit_images, fit_video
 from worker.media.thumbnail import poster, thumbnail
@@ -80,16 +81,19 @@ class Uploader:
         *,
         blocks: bool = False,
         marked: bool = True,
+        signer: Signer | None = None,
         trace: JobTrace = NO_TRACE,
     ) -> None:
         """`blocks`: only what the content safety check has seen and not flagged is delivered.
 
-        `marked`: each file says that it was made by AI.
+        `marked`: each file says that it was made by AI, and with a `signer` is signed.
         """
         self._request, self._manifest, self._fps, self._destination = request, manifest, fps, destination
         self._count = request.num_images if isinstance(request, ImageRequest) else 1
         self._control, self._blocks = control, blocks
         self._xmp = mark.packet_for(request) if marked else None
+        self._origin = mark.origin(request)
+        self._signer, self._unsigned = signer, False
         self._trace = trace
         self._done, self._refused, self._all_taken = 0, 0, False
         self._taken: list[Generated] = []
@@ -134,7 +138,9 @@ class Uploader:
         if all(file.stored for file in files):
             hidden = any(file.thumbnail is None or file.thumbnail.url is None for file in artifacts)
             return Delivered.stored(
-                self._manifest, artifacts, (*flagged(artifacts), *((NO_THUMBNAIL,) if hidden else ()))
+                self._manifest,
+                artifacts,
+                (*flagged(artifacts), *((NO_THUMBNAIL,) if hidden else ()), *self._said_of_signatures),
             )
         warnings: tuple[str, ...] = ()
         taken = any(file.name_taken for file in files)
@@ -228,7 +234,7 @@ class Uploader:
     async def _show(self, generated: Generated, of: Artifact, index: int) -> Artifact:
         """The thumbnail of a file, in the bucket where that takes it in time; the file does not wait for it."""
         pixels = generated.pixels if isinstance(generated, GeneratedImage) else poster(generated.frames, self._fps)
-        made = replace(await asyncio.to_thread(thumbnail, pixels, self._xmp), seed=generated.seed)
+        made = replace(await asyncio.to_thread(lambda: self._signed(thumbnail(pixels, self._xmp))), seed=generated.seed)
         if self._destination is None:
             return made
         path = thumbnail_path(self._path(self._destination, of, index))
@@ -252,8 +258,9 @@ class Uploader:
     def _encode(self, generated: Generated) -> Artifact:
         if isinstance(generated, GeneratedImage):
             assert isinstance(self._request, PictureRequest)  # noqa: S101 - images come from those who ask for one
-            return encode_image(generated.pixels, self._request.output_format, self._request.output_quality, self._xmp)
-        return encode_video(
+            chosen = self._request.output_format, self._request.output_quality
+            return self._signed(encode_image(generated.pixels, *chosen, self._xmp))
+        clip = encode_video(
             generated.frames,
             self._fps,
             crf=VIDEO_CRFS[self._video_quality],
@@ -261,6 +268,21 @@ class Uploader:
             raise_if_stopped=self._control.raise_if_stopped,
             tell=functools.partial(self._tell, "pack"),
         )
+        return self._signed(clip)
+
+    @property
+    def _said_of_signatures(self) -> tuple[str, ...]:
+        return (NOT_SIGNED,) if self._unsigned else ()
+
+    def _signed(self, file: Artifact) -> Artifact:
+        """The file as it leaves the worker; a signature that fails costs no result."""
+        if self._signer is None:
+            return file
+        try:
+            return self._signer.sign(file, self._origin)
+        except NotSignedError:
+            self._unsigned = True
+            return file
 
     async def _inline(
         self, artifacts: Sequence[Artifact], warnings: tuple[str, ...], max_result_bytes: int
@@ -273,7 +295,7 @@ class Uploader:
             copies = [2] + [1] * (len(images) - 1)
             quality = self._request.output_quality if isinstance(self._request, PictureRequest) else None
             fitted = await asyncio.to_thread(
-                fit_images, images, artifacts, budget, copies, quality=quality, xmp=self._xmp
+                fit_images, images, artifacts, budget, copies, quality=quality, xmp=self._xmp, finish=self._signed
             )
         else:
             fitted = await asyncio.to_thread(
@@ -285,6 +307,7 @@ class Uploader:
                 copies=2,
                 quality=self._video_quality,
                 xmp=self._xmp,
+                finish=self._signed,
                 raise_if_stopped=self._control.raise_if_stopped,
             )
         files = tuple(
@@ -292,7 +315,9 @@ class Uploader:
             for file, before, taken in zip(fitted.files, artifacts, self._taken, strict=True)
         )
         uris = tuple(data_uri(file) for file in files)
-        return Delivered(self._manifest, files, uris, (*warnings, *fitted.warnings, *flagged(files)))
+        return Delivered(
+            self._manifest, files, uris, (*warnings, *fitted.warnings, *flagged(files), *self._said_of_signatures)
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -257,7 +257,17 @@ class _Runner:
         blocks = services.settings.safety_checker == "block"
         marked = services.settings.ai_mark == "on"
         manifest = response.manifest(params, planned.model)
-        return Uploader(request, manifest, fps, destination, context, blocks=blocks, marked=marked, trace=context.trace)
+        return Uploader(
+            request,
+            manifest,
+            fps,
+            destination,
+            context,
+            blocks=blocks,
+            marked=marked,
+            signer=services.signer,
+            trace=context.trace,
+        )
 
     async def _complete(self, request: Request, delivered: Delivered) -> dict[str, Any]:
         """Bring the document to its terminal state, after the objects, and answer."""

@@ -16,6 +16,7 @@ from worker.delivery.spool import Spool
 from worker.document.store import DocumentStore
 from worker.engine.protocol import Generator
 from worker.job.gpu_queue import GpuThread
+from worker.media.credentials import Signer
 from worker.sources.lora_cache import InUse
 from worker.storage.results import Storage
 from worker.telemetry import spans
@@ -62,3 +63,4 @@ class Services:
     worker_id: str
     spool: Spool | None = None
     telemetry: spans.Telemetry = spans.OFF
+    signer: Signer | None = None

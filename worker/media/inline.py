@@ -79,6 +79,7 @@ def fit_images(
     *,
     quality: int | None = None,
     xmp: bytes | None = None,
+    finish: Callable[[Artifact], Artifact] = lambda file: file,
 ) -> Fitted:
     """The files as they are if they fit, else all of them as WebP at the best quality that does.
 
@@ -89,6 +90,7 @@ def fit_images(
         copies: how many times each file's data URI stands in the response.
         quality: of `encoded`, where it was asked for.
         xmp: the mark of `encoded`.
+        finish: what is done with a file last, which may make it a little larger.
 
     Raises:
         ResultTooLarge: not even the lowest quality fits; the message says how large the result is.
@@ -100,7 +102,7 @@ def fit_images(
         if tried is None:
             size, left = _megabytes(length), _megabytes(max(budget, 0))
             raise ResultTooLarge("result_too_large.images", size=size, left=left)
-        files = [encode_image(pixels, "webp", tried, xmp) for pixels in images]
+        files = [finish(encode_image(pixels, "webp", tried, xmp)) for pixels in images]
     if tried is None:
         return Fitted(files, [])
     how = "without loss" if tried == LOSSLESS else f"at quality {tried}"
@@ -130,6 +132,7 @@ def fit_video(
     copies: int,
     quality: VideoQuality = "high",
     xmp: bytes | None = None,
+    finish: Callable[[Artifact], Artifact] = lambda file: file,
     raise_if_stopped: Callable[[], None] | None = None,
 ) -> Fitted:
     """The clip as it is if it fits, else encoded again at a lower rate; size, frames and fps stay.
@@ -142,6 +145,7 @@ def fit_video(
         copies: how many times its data URI stands in the response.
         quality: as it was asked for.
         xmp: the mark of `encoded`.
+        finish: as in `fit_images`.
         raise_if_stopped: as in `encode_video`.
 
     Raises:
@@ -157,7 +161,7 @@ def fit_video(
             size, left = _megabytes(total_length([encoded], [copies])), _megabytes(max(budget, 0))
             raise ResultTooLarge("result_too_large.video", size=size, left=left)
         crf, tries = lower, tries + 1
-        file = encode_video(frames, fps, crf=crf, xmp=xmp, raise_if_stopped=raise_if_stopped)
+        file = finish(encode_video(frames, fps, crf=crf, xmp=xmp, raise_if_stopped=raise_if_stopped))
     if file is encoded:
         return Fitted([file], [])
     before, after = _megabytes(len(encoded.data)), _megabytes(len(file.data))

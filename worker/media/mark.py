@@ -15,7 +15,7 @@ Origin = Literal["generated", "composite"]
 """Made by a model alone, or by a model from a picture that was given to it."""
 
 _CV = "http://cv.iptc.org/newscodes/digitalsourcetype/"
-_TYPES: dict[Origin, str] = {
+TYPES: dict[Origin, str] = {
     "generated": _CV + "trainedAlgorithmicMedia",
     "composite": _CV + "compositeWithTrainedAlgorithmicMedia",
 }
@@ -33,17 +33,22 @@ _XMP_BOX = uuid.UUID("be7acfcb-97a9-42e8-9c71-999491e3afac")
 """The type of the box that holds XMP in an MP4: XMP specification part 3, section 1.1.5."""
 
 
-def packet(origin: Origin, file_uid: str | None = None) -> bytes:
+def packet(made: Origin, file_uid: str | None = None) -> bytes:
     """The XMP packet. `file_uid`, letters, digits, `_` and `-` alone, is the file's `dc:identifier`."""
     identified = ""
     if file_uid is not None:
         identified = f' xmlns:dc="http://purl.org/dc/elements/1.1/" dc:identifier="{file_uid}"'
-    return _PACKET.format(identified=identified, type=_TYPES[origin]).encode()
+    return _PACKET.format(identified=identified, type=TYPES[made]).encode()
+
+
+def origin(request: Request) -> Origin:
+    """How what is made for a request comes to be."""
+    return "composite" if "image_url" in request.pictures() else "generated"
 
 
 def packet_for(request: Request) -> bytes:
     """The packet of what is made for a request."""
-    return packet("composite" if "image_url" in request.pictures() else "generated", request.file_uid)
+    return packet(origin(request), request.file_uid)
 
 
 def mp4_box(xmp: bytes) -> bytes:
