@@ -25,10 +25,8 @@ Record = Callable[[str, object], None]
     ("model", "gib", "mode", "count"),
     [
         (SDXL, 80, "resident", 1),
-        (SDXL, 80, "resident", 2),
-        (SDXL, 8, "offloaded", 3),
     ],
-    ids=["resident", "two pictures", "offloaded, three pictures"],
+    ids=["resident"],
 )
 def test_a_union_network_is_there_while_the_unet_works(
     model: Model, gib: float, mode: str, count: int, tmp_path: Path, record_property: Record

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ from worker.engine.adapters.controlnet import demo
 from worker.engine.adapters.depth import depth
 from worker.engine.engine import Engine
 from worker.engine.memory.footprint import spec_bytes
+from worker.engine.memory.room import DEPTH
 from worker.engine.models.registry import ModelRegistry
 from worker.engine.protocol import Placement
 from worker.engine.schedulers import image_scheduler
@@ -430,6 +432,25 @@ def test_the_depth_of_a_photo_is_told_where_there_is_a_model_for_it(
     assert not np.array_equal(seen, draw(engine, entry("depth"), shown=(photo,)))
     assert np.array_equal(seen, draw(engine, entry("depth", preprocess=True), shown=(photo,)))
     engine.unload()
+
+
+def test_of_a_panorama_no_more_is_seen_than_its_room_is_counted_for() -> None:
+    """603 bytes for each pixel of the largest network's input."""
+    seen: list[torch.Size] = []
+
+    class Looks(torch.nn.Module):
+        dtype = torch.float32
+
+        def forward(self, pixels: torch.Tensor) -> Any:
+            seen.append(pixels.shape)
+            return SimpleNamespace(predicted_depth=pixels.mean(1))
+
+    for size in ((96, 64), (518, 518), (2048, 256), (64, 1024)):
+        told = depth(Looks(), picture(*size, seed=5), torch.device("cpu"))
+        assert told.size == size
+        width, height = seen[-1][3], seen[-1][2]
+        assert 603 * width * height <= DEPTH
+        assert abs(width / height - size[0] / size[1]) < 0.08 * size[0] / size[1]
 
 
 def test_what_tells_no_depth_is_refused_in_words(demo_settings: Settings, demo_models: Path) -> None:

@@ -3,6 +3,7 @@
 Knows one network and pictures; knows no ControlNet.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,14 @@ _SIDE, _PATCH = 518, 14
 """Pixels of the shorter side as it was trained, and what both sides are multiples of."""
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet, by which its pixels are told (`preprocessor_config.json` of each release)."""
+_MOST_PIXELS = 3 * _SIDE**2
+"""Of a panorama: what it works in grows with them (`memory.room.DEPTH`)."""
 
 
 @torch.no_grad()
 def depth(network: Any, picture: Image.Image, device: torch.device) -> Image.Image:
     """RGB of the picture's size, from black for the farthest to white for the nearest."""
-    scale = _SIDE / min(picture.size)
+    scale = min(_SIDE / min(picture.size), math.sqrt(_MOST_PIXELS / math.prod(picture.size)))
     width, height = (max(_PATCH, round(side * scale / _PATCH) * _PATCH) for side in picture.size)
     small = picture.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
     pixels = torch.from_numpy(np.asarray(small, dtype=np.float32) / 255.0)
