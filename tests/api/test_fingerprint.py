@@ -63,7 +63,7 @@ def test_stored_fingerprints_are_still_those_of_their_requests(asked: dict[str, 
 
 def test_it_tells_what_is_asked_not_who_asks() -> None:
     base = {"prompt": "a fox", "seed": 5}
-    who = {"user_id": "u", "file_uid": "f", "use_cloud_storage": True, "id_token": "t"}
+    who = {"user_id": "u", "file_uid": "f", "use_cloud_storage": True, "id_token": "t", "preview": True}
     assert fingerprint(parse(base)) == fingerprint(parse({"prompt": " a fox ", "seed": 5.0, **who}))
     assert fingerprint(parse(base)) != fingerprint(parse(base | {"seed": 6}))
     assert fingerprint(parse(base)) != fingerprint(parse(base | {"task_type": "text2video"}))

@@ -177,8 +177,8 @@ def test_what_has_no_effect_or_was_done_another_way_is_said() -> None:
     assert said(prompt="a fox", upscale_creativity=0.2) == (
         "upscale_creativity: has no effect without an upscale_factor",
     )
-    (undrawn,) = said(**PHONE, prompt="(a cat:1.3)", seed=0, num_inference_steps=20)
-    assert undrawn == "prompt, seed, num_inference_steps: have no effect without an upscale_creativity above 0"
+    (undrawn,) = said(**PHONE, prompt="(a cat:1.3)", seed=0, num_inference_steps=20, preview=True)
+    assert undrawn == "prompt, seed, num_inference_steps, preview: have no effect without an upscale_creativity above 0"
     (drawn,) = said(PLAIN, **PHONE)
     assert drawn.startswith("upscale_factor: this worker has no upscaler; the picture was enlarged by Lanczos, and the")
     (short,) = said(**PHONE, upscale_creativity=0.1, num_inference_steps=4)

@@ -61,7 +61,10 @@ def test_a_full_document_is_claimed_kept_alive_and_completed(room: int) -> None:
     documents = with_room(room)
     session = session_on(documents)
     assert session.claim(soon()) == Grant(1)
-    session.beat(Progress("generating", 10**6, 10**6, percent=50, eta_seconds=10**6), heartbeat=True)
+    preview = "p" * 8192
+    session.beat(Progress("generating", 10**6, 10**6, percent=50, eta_seconds=10**6, preview=preview), heartbeat=True)
+    told = documents.stored[PATH][0]["progress"]
+    assert (told["stage"], told.get("preview")) == ("generating", preview if room >= 10_000 else None)
     expires_at = documents.stored[PATH][0]["expires_at"]
     session.beat(Progress("uploading", 10**6, 10**6), heartbeat=True)
     done, _version = documents.stored[PATH]

@@ -257,3 +257,22 @@ async def test_a_cancelled_job_keeps_its_lease_until_it_has_stopped() -> None:
     await asyncio.sleep(10 * TICK)
     assert kept.fields["expires_at"] > before
     await kept.keeper.close()
+
+
+async def test_a_heartbeat_leaves_a_preview_as_it_stands_and_writes_none_again() -> None:
+    kept, written = Kept(), []
+    update = kept.documents.update
+
+    def watched(path: str, fields: Any, **options: Any) -> Any:
+        written.append(dict(fields))
+        return update(path, fields, **options)
+
+    kept.documents.update = watched  # type: ignore[method-assign]
+    kept.keeper.note(Progress("generating", 1, 100, preview="data:image/webp;base64,AAAA"))
+    while not any("heartbeat_at" in fields for fields in written):
+        await asyncio.sleep(TICK)
+    await kept.keeper.close()
+    assert [fields["progress"]["preview"] for fields in written if "progress" in fields] == [
+        "data:image/webp;base64,AAAA"
+    ]
+    assert kept.fields["progress"]["preview"] == "data:image/webp;base64,AAAA"

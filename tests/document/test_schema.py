@@ -80,6 +80,13 @@ def test_of_progress_is_told_what_the_contract_names() -> None:
     }
 
 
+def test_a_preview_is_the_documents_alone() -> None:
+    moment = Progress("generating", 5, 10, preview="data:image/webp;base64,AAAA")
+    assert "preview" not in moment.public()
+    assert schema.progressed(moment) == {**moment.public(), "preview": moment.preview}
+    assert schema.progressed(Progress("queued")) == Progress("queued").public()
+
+
 @pytest.mark.parametrize(
     ("found", "same"),
     [

@@ -19,7 +19,6 @@ from worker.engine.preview import LONGEST_SIDE, Backdrop, Frame, rows_for, shown
 from worker.engine.schedulers import image_scheduler, video_scheduler
 
 _KIT: Any = diffusers
-CPU = torch.device("cpu")
 AS_THEY_ARE = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (0.0, 0.0, 0.0))
 """Latents of three channels that are colours."""
 SDXL = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
@@ -61,7 +60,7 @@ def drawn(scheduler: Any, control: Recorder, steps: int = 6) -> torch.Tensor:
     generator = torch.Generator().manual_seed(1)
     scheduler.set_timesteps(steps)
     sample = torch.randn(CLEAN.shape, generator=generator) * getattr(scheduler, "init_noise_sigma", 1.0)
-    with shown(scheduler, AS_THEY_ARE, control, CPU), torch.no_grad():
+    with shown(scheduler, AS_THEY_ARE, control), torch.no_grad():
         for index, timestep in enumerate(scheduler.timesteps):
             takes = inspect.signature(scheduler.step).parameters
             options = {"generator": generator} if "generator" in takes else {}
@@ -123,7 +122,7 @@ def test_a_solver_that_keeps_noise_does_so_too(kind: str, options: dict[str, Any
 def test_a_scheduler_is_as_it_was_afterwards() -> None:
     scheduler = _KIT.EulerDiscreteScheduler(**SDXL)
     before = inspect.signature(scheduler.step)
-    with shown(scheduler, AS_THEY_ARE, Recorder(), CPU):
+    with shown(scheduler, AS_THEY_ARE, Recorder()):
         assert inspect.signature(scheduler.step) == before
     assert "step" not in vars(scheduler)
 
@@ -131,7 +130,7 @@ def test_a_scheduler_is_as_it_was_afterwards() -> None:
 def test_who_wants_to_see_what_cannot_be_shown_is_told() -> None:
     looker, scheduler = Looker(), _KIT.EulerDiscreteScheduler(**SDXL)
     scheduler.set_timesteps(2)
-    with shown(scheduler, None, looker, CPU):
+    with shown(scheduler, None, looker):
         scheduler.step(CLEAN, scheduler.timesteps[0], CLEAN)
     assert (looker.seen, looker.warnings) == ([], [preview.NONE_SHOWN])
 

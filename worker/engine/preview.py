@@ -148,7 +148,6 @@ def shown(
     scheduler: Any,
     rows: Rows | None,
     control: Control,
-    device: torch.device,
     *,
     correct: Correction | None = None,
     place: Callable[[Image.Image], Image.Image] | None = None,
@@ -159,13 +158,10 @@ def shown(
         scheduler: a pipeline's own; it is as it was afterwards.
         rows: see `rows_for`; None: nothing can be shown, and who wants to look is told so.
         control: asked at each step who looks.
-        device: where the latents are.
         correct: what is put right of the clean latents, small as they are.
         place: what becomes of the picture; runs where it is looked at.
     """
     step = scheduler.step
-    colours = None if rows is None else torch.tensor(rows, device=device)
-    levels = _levels(scheduler, device)
 
     @functools.wraps(step)
     def watched(model_output: torch.Tensor, timestep: Any, sample: torch.Tensor, *args: Any, **options: Any) -> Any:
@@ -174,14 +170,14 @@ def shown(
             return step(model_output, timestep, sample, *args, **options)
         as_object = options.pop("return_dict", True)
         # Before the step: a scheduler is free to work in what it is given.
-        known = _Known(small(sample), small(model_output), timestep, levels)
+        known = _Known(small(sample), small(model_output), timestep)
         stepped = step(model_output, timestep, sample, *args, return_dict=True, **options)
         clean = _clean(scheduler, stepped, known)
-        if clean is None or colours is None:
+        if clean is None or rows is None:
             control.warn(NONE_SHOWN)
         else:
             clean = clean if correct is None else correct(clean)
-            viewer(Frame(_coloured(clean, colours), place))
+            viewer(Frame(_coloured(clean, _beside(torch.tensor(rows), clean)), place))
         return stepped if as_object else (stepped.prev_sample,)
 
     scheduler.step = watched
@@ -200,8 +196,6 @@ class _Known:
     predicted: torch.Tensor
     """What the network made of them, small."""
     timestep: Any
-    levels: torch.Tensor | None
-    """See `_levels`."""
 
 
 def _clean(scheduler: Any, stepped: Any, known: _Known) -> torch.Tensor | None:
@@ -221,11 +215,13 @@ def _clean(scheduler: Any, stepped: Any, known: _Known) -> torch.Tensor | None:
     if type(scheduler).__name__ == "FlowMatchEulerDiscreteScheduler":
         # A flow's velocity leads straight from the clean latents to the noise: https://arxiv.org/abs/2210.02747.
         level: torch.Tensor = scheduler.sigmas[scheduler.step_index - 1]
-        return given - level.to(given) * predicted
-    if known.levels is None:
+        return given - level * predicted
+    levels = getattr(scheduler, "alphas_cumprod", None)
+    if levels is None or hasattr(scheduler, "sigmas"):
         return None
-    kept = known.levels.take(torch.as_tensor(known.timestep, device=known.levels.device).long())
-    alpha, sigma = kept.sqrt(), (1 - kept).sqrt()
+    # How much of the clean latents' power is left: a schedule of these keeps all power at 1.
+    left = _beside(levels, given).take(torch.as_tensor(known.timestep, device=given.device).long())
+    alpha, sigma = left.sqrt(), (1 - left).sqrt()
     match config.get("prediction_type", "epsilon"):
         case "epsilon":
             return (given - sigma * predicted) / alpha
@@ -236,13 +232,12 @@ def _clean(scheduler: Any, stepped: Any, known: _Known) -> torch.Tensor | None:
     return None
 
 
-def _levels(scheduler: Any, device: torch.device) -> torch.Tensor | None:
-    """How much of the clean latents' power is left at each timestep of a schedule that keeps all power at 1."""
-    kept = getattr(scheduler, "alphas_cumprod", None)
-    if kept is None or hasattr(scheduler, "sigmas"):
-        return None
-    levels: torch.Tensor = kept.to(device, torch.float32)
-    return levels
+def _beside(numbers: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """`numbers` as float32 where `other` is, without a wait for what the GPU is doing."""
+    numbers = numbers.float()
+    if not other.is_cuda or numbers.is_cuda:
+        return numbers.to(other.device)
+    return numbers.pin_memory().to(other.device, non_blocking=True)
 
 
 def _coloured(clean: torch.Tensor, colours: torch.Tensor) -> torch.Tensor:

@@ -314,6 +314,15 @@ def test_nothing_here_imports_torch() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_what_makes_colours_of_its_latents_is_the_models_own_and_then_the_operators() -> None:
+    tasks = (TaskType.TEXT2IMG, TaskType.TEXT2VIDEO)
+    own = [registry(cuda=False).spec(task).preview_factors for task in tasks]
+    assert [len(rows or ()) for rows in own] == [5, 13], "of the demo models, with 4 and 12 channels"
+    said = OwnDefaults.model_validate({"preview_factors": [[1, 0, 0], [0, 0.5, 0]]})
+    named = registry(cuda=False, sdxl_model="demo", model_defaults={"demo": said})
+    assert named.spec(TaskType.TEXT2IMG).preview_factors == ((1, 0, 0), (0, 0.5, 0))
+
+
 def test_what_is_said_of_a_model_that_is_not_there_is_told() -> None:
     own = OwnDefaults(num_inference_steps=9)
     named = registry(cuda=False, sdxl_model="photo=demo", model_defaults={"photo": own, "demo": own, "phto": own})

@@ -402,7 +402,7 @@ class SdxlJob:
         told = self._params.micro_conditioning
         rows = preview.rows_for(self._parts.vae, self._parts.preview_factors)
         correct = None if place else self._corrector()
-        with preview.shown(pipeline.scheduler, rows, self._control, self._device, correct=correct, place=place):
+        with preview.shown(pipeline.scheduler, rows, self._control, correct=correct, place=place):
             latents: torch.Tensor = pipeline(
                 **(embeds or {}),
                 **options,
@@ -418,8 +418,12 @@ class SdxlJob:
         """For the previews of an inpainting: beside what is repainted the source is seen."""
         if self._weights is None or self._source_latents is None:
             return None
-        source, free = preview.small(self._source_latents), (preview.small(self._weights) > 0).float()
-        return lambda clean: source + free * (clean - source)
+        source, weights = self._source_latents, self._weights
+
+        def correct(clean: torch.Tensor) -> torch.Tensor:
+            return torch.where(preview.small(weights) > 0, clean, preview.small(source))
+
+        return correct
 
     def moment(self, part: Part, share: float) -> Progress:
         """How far it is when so much of a part is done."""

@@ -151,7 +151,7 @@ class WanJob:
 
         rows = preview.rows_for(self._parts.vae, self._parts.preview_factors)
         skipping = step_cache(self._cached(pipeline) if cached else (), params.step_cache)
-        with self._phase_told(), preview.shown(pipeline.scheduler, rows, self._control, self._device), skipping:
+        with self._phase_told(), preview.shown(pipeline.scheduler, rows, self._control), skipping:
             latents: torch.Tensor = pipeline(
                 **options,
                 **embeds,
