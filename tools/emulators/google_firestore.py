@@ -17,7 +17,8 @@ from tools.emulators.process import GuardedProcess
 
 MAIN_CLASS = "com.google.cloud.datastore.emulator.firestore.CloudFirestore"
 START_SECONDS = 90.0
-PLACES = (
+BREW_JAVA = Path("/opt/homebrew/opt/openjdk/bin/java")
+PLACES: tuple[tuple[Path, str], ...] = (
     (Path("/usr/lib/google-cloud-sdk"), "platform/cloud-firestore-emulator/*.jar"),
     (Path("/opt/homebrew/share/google-cloud-sdk"), "platform/cloud-firestore-emulator/*.jar"),
     (Path.home() / "google-cloud-sdk", "platform/cloud-firestore-emulator/*.jar"),
@@ -95,8 +96,7 @@ def find() -> tuple[Path, Path]:
 
 def _java() -> Path | None:
     """A Mac has a `java` that only says that there is none, and Homebrew puts the real one elsewhere."""
-    brew = Path("/opt/homebrew/opt/openjdk/bin/java")
-    found = str(brew) if brew.exists() else shutil.which("java")
+    found = str(BREW_JAVA) if BREW_JAVA.exists() else shutil.which("java")
     return Path(found) if found else None
 
 
