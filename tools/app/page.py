@@ -29,15 +29,15 @@ class BuildError(RuntimeError):
 
 
 class Page:
-    """Context manager: a copy of examples/web in which the pinned packages are found, outside the checkout."""
+    """Context manager: a copy of examples/web, at `folder`, in which the pinned packages are found."""
 
     def __enter__(self) -> Self:
         packages = install(WEB, development=True)
         self._folder = tempfile.TemporaryDirectory(prefix="page-")
         root = Path(self._folder.name)
-        self._web = root / "examples" / "web"
-        shutil.copytree(WEB, self._web, ignore=shutil.ignore_patterns("node_modules", "dist", ".env*"))
-        (self._web / "node_modules").symlink_to(packages)
+        self.folder = root / "examples" / "web"
+        shutil.copytree(WEB, self.folder, ignore=shutil.ignore_patterns("node_modules", "dist", ".env*"))
+        (self.folder / "node_modules").symlink_to(packages)
         shutil.copytree(CLIENT, root / "client" / "src")
         return self
 
@@ -60,12 +60,12 @@ class Page:
         """
         told = {name: json.dumps(value) for name, value in variables.items()}
         self._run("vite", "build", "--logLevel", "warn", variables=told)
-        return self._web / "dist"
+        return self.folder / "dist"
 
     def _run(self, program: str, *arguments: str, variables: Mapping[str, str] | None = None) -> None:
         ran = subprocess.run(
-            [find_node(), self._web / "node_modules" / ".bin" / program, *arguments],
-            cwd=self._web,
+            [find_node(), self.folder / "node_modules" / ".bin" / program, *arguments],
+            cwd=self.folder,
             env={**node_environment(), **(variables or {})},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
