@@ -1,11 +1,15 @@
 """What a job costs beside its model, as this worker does it and in the plain way, against local emulators.
 
-    python benchmarks/overhead.py [--repeat 3] [--latency-ms 0 100] [--quick]
+    python benchmarks/overhead.py [--repeat 3] [--latency-ms 0 50 100] [--model card | demo] [--quick]
+
+The model is a timed card by default: pictures like photos, made in a fixed time that takes nothing from the CPU, as on
+a GPU; or the demo models, which encoding and uploading have to share the cores with.
 
 Ours is `handler.serve` with Google's real clients: validate, claim the document, generate, encode and upload each
 picture while the next one is made, complete the document. The plain way, same models, pixels and clients: write
 the document, generate everything, write it, encode with the usual defaults and upload one after another, write it. Both
-run in turn, warmed up; the pixels of both are asserted equal. Overhead is total time less the time inside the model.
+run in turn, warmed up; the pixels of both are asserted equal. Overhead is total time less the time inside the model;
+`after` is what passes from the last pixels to the URLs and the document.
 """
 
 import argparse
@@ -31,14 +35,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import handler
+from benchmarks.encoders import clip, photo
 from tests.support.faulty_firebase import FaultyFirebase
 from tools import showing
 from tools.emulators.firebase import bucket_at, environment
-from worker.api.params import Params, resolve
+from worker.api.params import Params, VideoParams, resolve
 from worker.api.request import Request, parse
 from worker.core.config import load_settings, set_library_defaults
-from worker.core.types import Control, Sources
-from worker.engine.protocol import Generated, GeneratedImage, Generator
+from worker.core.types import Control, Progress, Sources
+from worker.engine.protocol import Generated, GeneratedClip, GeneratedImage, Generator, Placement
 from worker.job.progress import Unattended
 from worker.job.services import Services
 
@@ -49,9 +54,13 @@ CLIP = {"task_type": "text2video", "num_inference_steps": 2, **PROMPT}
 # Few steps at full size: what encoding and uploading cost hangs on the pixels, not on how long they took to make.
 CASES: dict[str, dict[str, Any]] = {
     "1 image 1024x1024": {**IMAGE, "width": 1024, "height": 1024},
+    "2 images 1024x1024": {**IMAGE, "width": 1024, "height": 1024, "num_images": 2},
     "4 images 1024x1024": {**IMAGE, "width": 1024, "height": 1024, "num_images": 4},
-    "clip 416x240x33": {**CLIP, "video_width": 416, "video_height": 240, "num_frames": 33},
+    "clip 832x480x49": {**CLIP, "video_width": 832, "video_height": 480, "num_frames": 49},
 }
+CARD_SECONDS = 0.6
+"""What the timed card takes for a picture or a clip."""
+CARD_STEPS = 6
 QUICK: dict[str, dict[str, Any]] = {
     "1 image 64x64": {**IMAGE, "width": 64, "height": 64},
     "4 images 64x64": {**IMAGE, "width": 64, "height": 64, "num_images": 4},
@@ -66,6 +75,8 @@ class Run:
 
     total: float
     pipeline: float
+    after: float
+    """From the last pixels on."""
     stages: dict[str, float]
 
     @property
@@ -83,8 +94,10 @@ class Stopwatch:
         self.describe, self.estimate = inner.describe, inner.estimate
         self.check, self.prepare = inner.check, inner.prepare
         self.preload, self.health = inner.preload, inner.health
-        self.seconds = 0.0
+        self.seconds, self.last_at = 0.0, 0.0
         self.made: list[Generated] = []
+        self.spans: list[tuple[float, float]] = []
+        """When it was used, from the first step of each job to its last pixels."""
 
     def start(self) -> None:
         """Forget the last job."""
@@ -93,14 +106,47 @@ class Stopwatch:
     def generate(self, request: Request, params: Params, sources: Sources, control: Control) -> Iterator[Generated]:
         """As the inner one; the receiver's time between two pictures does not count."""
         pictures = self._inner.generate(request, params, sources, control)
+        began = time.perf_counter()
         while True:
             started = time.perf_counter()
             picture = next(pictures, None)
-            self.seconds += time.perf_counter() - started
+            self.last_at = time.perf_counter()
+            self.seconds += self.last_at - started
             if picture is None:
+                self.spans.append((began, self.last_at))
                 return
             self.made.append(picture)
             yield picture
+
+
+class Card:
+    """A `Generator` with the demo models' numbers, whose pictures take a fixed time and no CPU."""
+
+    def __init__(self, inner: Generator) -> None:
+        self.models, self.controlnet_types = inner.models, inner.controlnet_types
+        self.describe, self.estimate = inner.describe, inner.estimate
+        self.check, self.preload, self.health = inner.check, inner.preload, inner.health
+        self._pictures = [photo(1024, seed) for seed in range(4)]
+        self._clip = clip()
+
+    def prepare(self, request: Request, params: Params, control: Control) -> Placement:
+        """The weights are there."""
+        return Placement("resident", "a timed card has room")
+
+    def generate(self, request: Request, params: Params, sources: Sources, control: Control) -> Iterator[Generated]:
+        """Photos, or a pan over one, cut to size."""
+        seeds = (params.seed,) if isinstance(params, VideoParams) else params.seeds
+        for index, seed in enumerate(seeds):
+            for step in range(CARD_STEPS):
+                control.raise_if_stopped()
+                time.sleep(CARD_SECONDS / CARD_STEPS)
+                control.report(Progress("generating", step + 1, CARD_STEPS))
+            if isinstance(params, VideoParams):
+                frames = self._clip[: params.num_frames, : params.height, : params.width]
+                yield GeneratedClip(seed, np.ascontiguousarray(frames))
+            else:
+                cut = self._pictures[index % 4][: params.height, : params.width]
+                yield GeneratedImage(index, seed, np.ascontiguousarray(cut))
 
 
 class Ours:
@@ -119,7 +165,8 @@ class Ours:
         total = time.perf_counter() - started
         assert response.get("storage") == "firebase", response
         timings = response["timings"]
-        return Run(total, self._watch.seconds, {**timings, "complete": total - timings["total"]})
+        after = started + total - self._watch.last_at
+        return Run(total, self._watch.seconds, after, {**timings, "complete": total - timings["total"]})
 
 
 class Plain:
@@ -156,7 +203,8 @@ class Plain:
             clock["upload"] += time.perf_counter() - begun
             urls.append(blob.public_url)
         document.set({"status": "completed", "urls": urls, "updated_at": self._now}, merge=True)
-        return Run(time.perf_counter() - started, self._watch.seconds, clock)
+        ended = time.perf_counter()
+        return Run(ended - started, self._watch.seconds, ended - self._watch.last_at, clock)
 
     def _generate(self, job_input: dict[str, Any]) -> list[NDArray[Any]]:
         request, settings = parse(job_input), self._services.settings
@@ -208,12 +256,13 @@ def warm_up(cases: dict[str, dict[str, Any]], ours: Ours, plain: Plain, watch: S
 
 
 def measure(
-    firebase: FaultyFirebase, cases: dict[str, dict[str, Any]], latencies_ms: list[float], repeat: int
-) -> dict[tuple[str, float, str], list[Run]]:
-    """(case, latency, way) -> its runs. Round by round and in turn: what else the machine does hits all alike."""
+    firebase: FaultyFirebase, cases: dict[str, dict[str, Any]], latencies_ms: list[float], repeat: int, model: str
+) -> tuple[dict[tuple[str, float, str], list[Run]], dict[float, float]]:
+    """(case, latency, way) -> its runs, round by round and in turn: what else the machine does hits all alike; and
+    latency -> the share of its time that the card waits while jobs come two at a time."""
     settings = load_settings(sdxl_model="demo", wan_model="demo")
     services = handler.build(settings)
-    watch = Stopwatch(services.generator)
+    watch = Stopwatch(Card(services.generator) if model == "card" else services.generator)
     services = dataclasses.replace(services, generator=watch)
     ours, plain = Ours(services, watch), Plain(services, watch, firebase)
     warm_up(cases, ours, plain, watch)
@@ -225,7 +274,28 @@ def measure(
                 ways: list[tuple[str, Ours | Plain]] = [("ours", ours), ("plain", plain)]
                 for way, runner in ways if turn % 2 == 0 else reversed(ways):
                     runs.setdefault((name, latency, way), []).append(runner.run(job_input))
-    return runs
+    idle: dict[float, float] = {}
+    for latency in latencies_ms:
+        firebase.set_latency(latency / 1000)
+        idle[latency] = asyncio.run(two_at_a_time(services, watch, next(iter(cases.values())), 4 * repeat))
+    return runs, idle
+
+
+async def two_at_a_time(services: Services, watch: Stopwatch, job_input: dict[str, Any], jobs: int) -> float:
+    """The share of the card's time, from its first step to its last pixels, in which it waits."""
+    watch.spans.clear()
+    left = iter(range(jobs))
+
+    async def take_jobs() -> None:
+        for _ in left:
+            file_uid = uuid.uuid4().hex
+            job = {**job_input, "user_id": USER, "file_uid": file_uid, "use_cloud_storage": True}
+            response = await handler.serve({"id": file_uid, "input": job}, services)
+            assert response.get("storage") == "firebase", response
+
+    await asyncio.gather(take_jobs(), take_jobs())
+    busy = sum(end - begin for begin, end in watch.spans)
+    return 1 - busy / (max(end for _, end in watch.spans) - min(begin for begin, _ in watch.spans))
 
 
 def report(runs: dict[tuple[str, float, str], list[Run]]) -> str:
@@ -238,13 +308,18 @@ def report(runs: dict[tuple[str, float, str], list[Run]]) -> str:
         total = _median([run.total for run in these])
         share = _median([100 * run.overhead / run.total for run in these])
         plain = _median([run.overhead for run in runs[name, latency, "plain"]])
+        after = _median([run.after for run in these])
+        plain_after = _median([run.after for run in runs[name, latency, "plain"]])
         case = [name, f"{latency:g}", way]
-        ratio = f"{plain / overhead:.1f}x" if way == "ours" else ""
+        ratios = [f"{plain_after / after:.1f}x", f"{plain / overhead:.1f}x"] if way == "ours" else ["", ""]
         pipeline = _median([run.pipeline for run in these])
-        rows.append([*case, *(f"{seconds:.2f}" for seconds in (total, pipeline, overhead)), f"{share:.0f}%", ratio])
+        times = [f"{seconds:.2f}" for seconds in (total, pipeline, overhead)]
+        rows.append([*case, *times, f"{share:.0f}%", f"{after:.2f}", *ratios])
         stages.append([*case, *(f"{1000 * _median([run.stages[stage] for run in these]):.0f}" for stage in STAGES)])
     heads = ["case", "latency ms", "way"]
-    table = showing.table(rows, [*heads, "total s", "pipeline s", "overhead s", "share", "plain/ours"])
+    table = showing.table(
+        rows, [*heads, "total s", "pipeline s", "overhead s", "share", "after s", "after: plain/ours", "plain/ours"]
+    )
     where = showing.table([row for row in stages if row[2] == "ours"], [*heads, *(f"{stage} ms" for stage in STAGES)])
     return f"{table}\n\nwhere ours goes (encode and upload: sums over the files, most of it beside the model)\n{where}"
 
@@ -257,20 +332,25 @@ def main() -> None:
     """Start the emulators, run both ways, print the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--latency-ms", type=float, nargs="+", default=[0.0, 100.0], help="added each way")
+    parser.add_argument("--latency-ms", type=float, nargs="+", default=[0.0, 50.0, 100.0], help="added each way")
+    parser.add_argument("--model", choices=("card", "demo"), default="card")
+    parser.add_argument("--only", default="", help="cases whose name holds this")
     parser.add_argument("--quick", action="store_true", help="small pictures, once: whether it runs, not how fast")
     arguments = parser.parse_args()
     set_library_defaults()
     showing.quiet_logs()
     cases, repeat = (QUICK, 1) if arguments.quick else (CASES, arguments.repeat)
+    cases = {name: job_input for name, job_input in cases.items() if arguments.only in name}
     with FaultyFirebase() as firebase, environment(firebase.env):
-        runs = measure(firebase, cases, arguments.latency_ms, repeat)
+        runs, idle = measure(firebase, cases, arguments.latency_ms, repeat, arguments.model)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     print(
-        f"demo models, 2 steps, {cores} cores, medians of {repeat}; "
+        f"model: {arguments.model}, {cores} cores, medians of {repeat}; "
         "latency is added each way to Storage and Firestore: a round trip costs twice as much"
     )
     print(report(runs))
+    print("\nthe card waits, jobs of 1 image two at a time (WORKER_CONCURRENCY=2):")
+    print(", ".join(f"{100 * share:.1f}% at {latency:g} ms" for latency, share in idle.items()))
 
 
 if __name__ == "__main__":
