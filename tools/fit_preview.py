@@ -78,7 +78,11 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, help="a folder of pictures to fit it to, in place of drawings")
     asked = parser.parse_args()
     kind = json.loads((asked.folder / "vae" / "config.json").read_text())["_class_name"]
-    vae = getattr(diffusers, kind).from_pretrained(str(asked.folder / "vae"), local_files_only=True).eval()
+    vae = (
+        getattr(diffusers, kind)
+        .from_pretrained(str(asked.folder / "vae"), local_files_only=True, use_safetensors=True)
+        .eval()
+    )
     rows, deviation = fitted(vae, pictures(asked.pictures))
     sys.stdout.write(json.dumps({"preview_factors": rows}) + "\n")
     sys.stdout.write(f"colours are off by {deviation:.0f} of 255 on the average\n")

@@ -4,6 +4,7 @@ import asyncio
 import functools
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from typing import Any
 
 import pytest
@@ -75,6 +76,21 @@ async def test_the_weights_load_at_once_and_nothing_is_generated_before_the_door
     await player.turn.run(Sources())
     assert len(player.taken) == generator.generated == 1
     assert set(player.timings) == {"wait", "load", "generate"}
+
+
+class BeginsAtOnce(GpuThread):
+    """An idle GPU whose thread is quicker than the loop's: a call has ended when `submit` comes back."""
+
+    def submit(self, call: Callable[[], Any], *, ahead: bool = False) -> "Future[Any]":
+        future = super().submit(call, ahead=ahead)
+        wait([future], 5)
+        return future
+
+
+async def test_a_gpu_that_begins_at_once_finds_a_place_that_is_whole() -> None:
+    player = Player(PaintingGenerator(), BeginsAtOnce())
+    loading: Any = player.turn._loading
+    assert loading.exception() is None
 
 
 @pytest.mark.parametrize("reason", [Superseded(), Cancelled()])

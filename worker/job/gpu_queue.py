@@ -131,10 +131,11 @@ class GpuSlot:
         self._gpu, self._generator, self._request, self._params = gpu, generator, request, params
         self._context, self._take = context, take
         self._loop = asyncio.get_running_loop()
-        self._loading: Future[None] = gpu.submit(self._load)
         self._generating: Future[None] | None = None
         self._denoising = False
         self._in_line = contextlib.ExitStack()
+        # Last: an idle GPU begins at once, in its own thread.
+        self._loading: Future[None] = gpu.submit(self._load)
 
     async def run(self, sources: Sources, params: Params | None = None) -> None:
         """Generate; comes back when the GPU is free for the next job.
