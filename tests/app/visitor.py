@@ -112,6 +112,7 @@ class Visitor:
 
     @property
     def credits(self) -> int:
+        expect(self.page.locator("#credits")).to_be_visible(timeout=PATIENCE_MS)
         return int(self.page.locator("#credits-count").inner_text())
 
     @property

@@ -15,7 +15,7 @@ export function showCredits(uid: string): () => void {
     (snapshot) => {
       const credits: unknown = snapshot.data()?.["credits"];
       place.hidden = typeof credits !== "number";
-      byId("credits-count").textContent = String(credits);
+      byId("credits-count").textContent = typeof credits === "number" ? String(credits) : "";
     },
     hide,
   );
