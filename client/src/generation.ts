@@ -256,7 +256,8 @@ export class Generation {
         const jobId = typeof answer?.jobId === "string" ? answer.jobId : "";
         this.jobs.add(jobId);
         if (this.settled) return;
-        void inFlight.put(this.uid, this.fileUid, { ...asked, asks: this.asksBefore + this.asks, jobId, slip });
+        // It is never asked for again: no prompt has to stay in the phone's memory.
+        void inFlight.put(this.uid, this.fileUid, { input: {}, asks: this.asksBefore + this.asks, jobId, slip });
         if (this.known && this.fields?.status === "failed") this.failed(this.fields);
       },
       (error: GenerationError) => {

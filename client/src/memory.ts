@@ -16,6 +16,7 @@ export interface Memory {
 
 /** What has to be known of a job to go on with it. */
 export interface Order {
+  /** Empty once there is a `jobId`: nobody asks for it again. */
   input: GenerationInput;
   quote?: string;
   /** RunPod's name of the job, once the backend has said it. Without one nobody knows whether it was asked for. */
@@ -29,6 +30,7 @@ export interface Order {
 /** The orders of each user, under one key. A store that fails costs the memory, never a job. */
 export class InFlight {
   private readonly held = new Map<string, Record<string, Order>>();
+  private readonly unsaved = new Set<string>();
   private turn: Promise<unknown> = Promise.resolve();
 
   constructor(private readonly memory: Memory | undefined) {}
@@ -62,23 +64,23 @@ export class InFlight {
       try {
         if (Object.keys(orders).length === 0) await this.memory?.remove(key(uid));
         else await this.memory?.set(key(uid), JSON.stringify(orders));
+        this.unsaved.delete(uid);
       } catch {
+        this.unsaved.add(uid);
         // A full or closed store: this session still knows.
       }
     });
   }
 
   private async read(uid: string): Promise<Record<string, Order>> {
-    const held = this.held.get(uid);
-    if (held) return held;
-    let orders: Record<string, Order> = {};
+    const held = this.held.get(uid) ?? {};
+    if (!this.memory || this.unsaved.has(uid)) return held;
     try {
-      orders = valid(JSON.parse((await this.memory?.get(key(uid))) ?? "{}"));
+      // Each time: another tab of the same browser may have written there meanwhile.
+      return valid(JSON.parse((await this.memory.get(key(uid))) ?? "{}"));
     } catch {
-      // Nothing there that could be read.
+      return held; // nothing there that could be read
     }
-    this.held.set(uid, orders);
-    return orders;
   }
 
   private inTurn<Result>(work: () => Promise<Result>): Promise<Result> {
@@ -91,7 +93,7 @@ export class InFlight {
 const key = (uid: string): string => `generation-client/${uid}`;
 
 function valid(value: unknown): Record<string, Order> {
-  if (typeof value !== "object" || value === null || Array.isArray(value)) return {};
+  if (typeof value !== "object" || value === null || Array.isArray(value)) throw new TypeError("these are no orders");
   const entries = Object.entries(value as Record<string, unknown>);
   const isOrder = (order: unknown): order is Order =>
     typeof order === "object" && order !== null && typeof (order as Order).input === "object";

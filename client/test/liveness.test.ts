@@ -849,6 +849,8 @@ test("an app that was closed finds its job again, and asks for nothing", async (
   const store = memory();
   client = world.client({ memory: store });
   const { job } = await taken();
+  const kept = String(await store.get("generation-client/alice"));
+  assert.ok(kept.includes(job.file) && !kept.includes(INPUT.prompt), "what was taken is nobody's to read");
   world.close();
   world.beat(job);
   const next = world.client({ memory: store });
@@ -941,6 +943,19 @@ test("each user has their own jobs in flight", async () => {
   uid = "alice";
   assert.deepEqual(await client.inFlight(), [job.file]);
   await completes(seen, job);
+});
+
+test("two tabs with one memory do not forget each other's jobs", async () => {
+  const store = memory();
+  client = world.client({ memory: store });
+  const first = await taken();
+  const other = world.client({ memory: store });
+  assert.deepEqual(await other.inFlight(), [first.job.file]);
+  const second = await taken();
+  assert.deepEqual((await other.inFlight()).sort(), [first.job.file, second.job.file].sort());
+  await completes(first.seen, first.job);
+  assert.deepEqual(await other.inFlight(), [second.job.file]);
+  await completes(second.seen, second.job);
 });
 
 const full = (): never => assert.fail("full");
