@@ -71,6 +71,7 @@ class TestComingIn:
         page.get_by_label("Password").fill("correct horse")
         page.get_by_role("button", name="Create an account").click()
         one.wait_for_the_form()
+        page.get_by_label("Your words").fill("nobody else's affair")
         page.get_by_role("button", name="Sign out").click()
         page.get_by_label("E-mail").fill("alice@example.com")
         page.get_by_label("Password").fill("wrong horse")
@@ -79,6 +80,7 @@ class TestComingIn:
         page.get_by_label("Password").fill("correct horse")
         page.get_by_label("Password").press("Enter")
         one.wait_for_the_form()
+        expect(page.get_by_label("Your words")).to_have_value("")
         page.reload()
         one.wait_for_the_form()
 

@@ -39,6 +39,7 @@ export class Compose {
   private offered: Offered | null = null;
   private timer: number | undefined;
   private asked = 0;
+  private turn = 0;
 
   constructor(private readonly create: (wanted: Wanted) => void) {
     this.form.addEventListener("submit", (event) => {
@@ -69,6 +70,16 @@ export class Compose {
       byId("compose-error").textContent = inWords(error);
       byId("compose-retry").hidden = false;
     }
+  }
+
+  /** Somebody else signs in: they find an empty form, and nothing under way is begun in their name. */
+  leave(): void {
+    this.turn += 1;
+    this.form.reset();
+    this.photo.clear();
+    this.asked += 1;
+    clearTimeout(this.timer);
+    for (const id of ["price", "compose-error"]) byId(id).textContent = "";
   }
 
   /** Begin with a picture of the history. */
@@ -142,10 +153,12 @@ export class Compose {
       byId("photo-mark").focus();
       return;
     }
+    const { turn } = this;
     const button = byId<HTMLButtonElement>("create");
     button.disabled = true;
     try {
       const pictures = NEEDS_PHOTO.has(task) ? await this.photo.upload() : {};
+      if (turn !== this.turn) return;
       const { mask_url: mask, ...source } = pictures as { image_url?: string; mask_url?: string };
       const input = { ...this.input(), ...source, ...(task === "inpaint" ? { mask_url: mask } : {}) };
       this.create({ input, prompt: this.prompt.value.trim(), shape: this.shape() });

@@ -69,6 +69,7 @@ export class Gallery {
 
   /** What the app knows to have changed, without asking again. */
   change(item: HistoryItem): void {
+    if (!this.items.has(item.fileUid)) return; // deleted, or of who was signed in before
     this.put(item, "first");
     this.arrange();
   }

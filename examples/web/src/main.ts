@@ -41,7 +41,9 @@ onAuthStateChanged(auth, (user) => {
   stopCredits();
   now.leave();
   gallery.leave();
+  compose.leave();
   document.querySelectorAll<HTMLDialogElement>("dialog[open]").forEach((dialog) => dialog.close());
+  viewer.leave();
   byId("signin").hidden = user !== null;
   byId("studio").hidden = byId("leave").hidden = user === null;
   byId("starting").hidden = true;

@@ -17,6 +17,7 @@ interface Source {
 
 export class Photo {
   private source: Source | null = null;
+  private turn = 0;
   private readonly area = byId("photo");
   private readonly input = byId<HTMLInputElement>("photo-file");
   private readonly image = byId<HTMLImageElement>("photo-image");
@@ -75,21 +76,46 @@ export class Photo {
   async upload(): Promise<{ image_url: string; mask_url?: string }> {
     const { source } = this;
     if (!source) throw new TypeError("no photo was chosen");
-    source.address ??= await client.upload(source.file as File);
-    if (!source.mask) return { image_url: source.address };
-    return { image_url: source.address, mask_url: await client.upload(await asPng(source.mask)) };
+    const mask = source.mask && (await asPng(source.mask));
+    if (source !== this.source) throw new TypeError("the photo was taken away");
+    // Both begin at once, as the same user's.
+    const photo = Promise.resolve(source.address ?? client.upload(source.file as File));
+    const [image_url, mask_url] = await Promise.all([
+      photo.then((address) => (source.address = address)),
+      mask && client.upload(mask),
+    ]);
+    return { image_url, ...(mask_url && { mask_url }) };
   }
 
   private async set(found: Pick<Source, "url" | "file" | "address">): Promise<void> {
+    const turn = (this.turn += 1);
     if (this.source?.file) URL.revokeObjectURL(this.source.url);
     this.image.src = found.url;
     // A phone's HEIC: the worker reads it, most browsers do not.
     const shown = await this.image.decode().then(() => true, () => false);
+    if (turn !== this.turn) {
+      if (found.file) URL.revokeObjectURL(found.url);
+      return; // another one was chosen meanwhile, or its user has gone
+    }
     const [width, height] = shown ? [this.image.naturalWidth, this.image.naturalHeight] : [1024, 1024];
     this.source = { ...found, width, height, mask: null };
     this.area.classList.add("filled");
     byId("photo-name").textContent = found.file?.name ?? "From your pictures";
     this.image.hidden = !shown;
+    this.drawVeil();
+    this.changed();
+  }
+
+  /** There is none any more. */
+  clear(): void {
+    this.turn += 1;
+    if (this.source?.file) URL.revokeObjectURL(this.source.url);
+    this.source = null;
+    this.input.value = "";
+    this.image.removeAttribute("src");
+    this.image.hidden = true;
+    this.area.classList.remove("filled");
+    byId("photo-name").textContent = "Choose a photo";
     this.drawVeil();
     this.changed();
   }

@@ -47,6 +47,16 @@ export class Viewer {
     byId("viewer-close").focus();
   }
 
+  /** Somebody else signs in: nothing of it stays in the page. */
+  leave(): void {
+    this.item = null;
+    byId("viewer-prompt").textContent = byId("viewer-facts").textContent = "";
+    byId("viewer-strip").replaceChildren();
+    byId("viewer-save").removeAttribute("href");
+    byId<HTMLFormElement>("reporter-form").reset();
+    say("");
+  }
+
   private get files(): GenerationFile[] {
     return this.item?.document.generation_data?.files ?? [];
   }
