@@ -11,7 +11,12 @@ import { creditsOf, Wallets } from "./wallet.js";
 
 const DEADLINE_MS = 10_000; // Google's client tries again for longer than a call of the function may take
 
-export const isOn = () => credits.value() === "on";
+/** Whether jobs are paid for. What is neither "on" nor "off", such as "true", gives nothing away. */
+export function isOn() {
+  const value = credits.value();
+  if (value !== "on" && value !== "off") throw new Error('CREDITS must be "on" or "off"');
+  return value === "on";
+}
 
 export const priceOf = (units) => creditsOf(units, creditsPer1000Units.value());
 

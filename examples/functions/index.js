@@ -7,12 +7,12 @@ import { HttpsError, onCall } from "firebase-functions/https";
 import { onSchedule } from "firebase-functions/scheduler";
 import { isOn, mostUnits, paidFor, priceOf, wallets } from "./credits.js";
 import { checkWanted, eraseAgain, fenced } from "./deletion.js";
-import { secondsToWait } from "./limit.js";
-import { database, jobsPerMinute, quotesPerMinute, runpodKey, ticketSecret, TTL_SECONDS } from "./params.js";
+import { count, countQuestion } from "./limit.js";
+import { database, jobsPerMinute, runpodKey, ticketSecret, TTL_SECONDS } from "./params.js";
 import { announce } from "./push.js";
-import { priced, signQuote, unitsOf } from "./quote.js";
+import { isUnits, priced, signQuote, unitsOf } from "./quote.js";
 import { caller, checkedFileUid, checkedInput } from "./request.js";
-import { ask, submit } from "./runpod.js";
+import { ask, noAnswer, submit } from "./runpod.js";
 import { withTicket } from "./ticket.js";
 import { isEnd } from "./wallet.js";
 
@@ -57,9 +57,13 @@ export const generate = onCall(CALLABLE, async (call) => {
 export const quote = onCall(QUESTION, async (call) => {
   const uid = caller(call);
   const input = checkedInput(call.data?.input);
-  await count(uid, { perMinute: quotesPerMinute.value(), what: "questions", counters: "quotes" });
+  await countQuestion(uid);
   if (isOn()) await wallets().open(uid); // its credits can be shown before the first job
   const { units, estimated_seconds, params } = await ask({ ...priced(input), action: "quote" });
+  if (!isUnits(units)) {
+    logger.error("The worker named no price");
+    throw noAnswer();
+  }
   const signed = await signQuote({ uid, input, units }, ticketSecret.value());
   return { units, estimated_seconds, params, quote: signed, ...(isOn() && { credits: priceOf(units) }) };
 });
@@ -69,7 +73,7 @@ let known = { until: 0, answer: undefined };
 export const capabilities = onCall(QUESTION, async (call) => {
   const uid = caller(call);
   if (known.until < Date.now()) {
-    await count(uid, { perMinute: quotesPerMinute.value(), what: "questions", counters: "quotes" });
+    await countQuestion(uid);
     known = { until: Date.now() + CAPABILITIES_MS, answer: await ask({ action: "capabilities" }) };
   }
   return known.answer;
@@ -81,15 +85,19 @@ export const settle = onDocumentWritten(
   async ({ params: { uid, fileUid }, data }) => {
     const [before, after] = [data.before.data(), data.after.data()];
     if (await fenced(uid, fileUid, { before, after })) return;
-    if (isOn() && isEnd(before, after)) await wallets().settle(uid, fileUid, { before, after });
+    if (isEnd(before, after) && isOn()) await wallets().settle(uid, fileUid, { before, after });
     await announce(uid, fileUid, { before, after });
   },
 );
 
 /** Settles what no document has settled: jobs that were never taken, lost, or deleted. */
 export const sweep = onSchedule({ schedule: "every 5 minutes", timeoutSeconds: 540 }, async () => {
-  const failed = isOn() ? await wallets().sweep() : 0;
-  await eraseAgain();
+  let failed = 0;
+  try {
+    if (isOn()) failed = await wallets().sweep();
+  } finally {
+    await eraseAgain(); // what is to be gone goes, whatever is wrong with the credits
+  }
   if (failed > 0) logger.error("Holds could not be settled; they are tried again", { failed });
 });
 
@@ -101,21 +109,4 @@ async function mostFor(quote, uid, input) {
   throw new HttpsError("failed-precondition", "quote: is too old, or for another input; ask for a new one", {
     reason: "quote",
   });
-}
-
-/** One more of this user's, or the refusal that says when the next one may come. */
-async function count(uid, { perMinute, what, counters }) {
-  if (perMinute === 0) return;
-  let seconds;
-  try {
-    seconds = await secondsToWait(uid, { perMinute, counters, database: database.value() });
-  } catch (error) {
-    // A job that nobody counts is not submitted. "unavailable" would say that it may still come.
-    logger.error("A submission was not counted", { name: error.name, code: error.code });
-    throw new HttpsError("resource-exhausted", "Jobs cannot be counted at the moment; try again later.");
-  }
-  if (seconds > 0)
-    throw new HttpsError("resource-exhausted", `At most ${perMinute} ${what} a minute; try again in ${seconds} seconds.`, {
-      retryAfterSeconds: seconds,
-    });
 }

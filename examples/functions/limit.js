@@ -1,8 +1,11 @@
-// How often a user may submit or ask: a counter for each user and minute, in Firestore, where no app can read or write it.
-// Knows no RunPod. Submissions are counted, not completed jobs: one that is cancelled costs as much.
+// How often a user may submit, ask or tell: a counter for each user and minute, in Firestore, where no app can read or write
+// it. Knows no RunPod. Submissions are counted, not completed jobs: one that is cancelled costs as much.
 
 import { setTimeout } from "node:timers/promises";
 import { getFirestore, Timestamp } from "firebase-admin/firestore";
+import { logger } from "firebase-functions";
+import { HttpsError } from "firebase-functions/https";
+import { database as databaseOf, quotesPerMinute } from "./params.js";
 
 const MINUTE_MS = 60_000;
 const KEPT_MS = 60 * MINUTE_MS; // a policy on `expires_at` deletes the counters of users who are gone
@@ -31,3 +34,23 @@ export async function secondsToWait(uid, { perMinute, database, counters = "subm
   });
   return await Promise.race([counted, late]);
 }
+
+/** One more of this user's, or the refusal that says when the next one may come. */
+export async function count(uid, { perMinute, what, counters }) {
+  if (perMinute === 0) return;
+  let seconds;
+  try {
+    seconds = await secondsToWait(uid, { perMinute, counters, database: databaseOf.value() });
+  } catch (error) {
+    // A job that nobody counts is not submitted. "unavailable" would say that it may still come.
+    logger.error("A call was not counted", { name: error.name, code: error.code });
+    throw new HttpsError("resource-exhausted", "Calls cannot be counted at the moment; try again later.");
+  }
+  if (seconds > 0)
+    throw new HttpsError("resource-exhausted", `At most ${perMinute} ${what} a minute; try again in ${seconds} seconds.`, {
+      retryAfterSeconds: seconds,
+    });
+}
+
+/** One more of the calls that make no job: what is asked, reported or registered. */
+export const countQuestion = (uid) => count(uid, { perMinute: quotesPerMinute.value(), what: "calls", counters: "quotes" });

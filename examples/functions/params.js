@@ -12,7 +12,7 @@ export const storageBucket = defineString("STORAGE_BUCKET", { default: "" });
 export const push = defineString("PUSH", { default: "off" }); // "on": the end of a job is told to its user's devices
 
 export const jobsPerMinute = defineInt("JOBS_PER_MINUTE", { default: 10 }); // of one user; 0: no limit, and no Firestore
-export const quotesPerMinute = defineInt("QUOTES_PER_MINUTE", { default: 60 }); // the same for `quote` and `capabilities`
+export const quotesPerMinute = defineInt("QUOTES_PER_MINUTE", { default: 60 }); // the same for the calls that make no job
 
 export const credits = defineString("CREDITS", { default: "off" }); // "on": jobs are paid for
 export const freeCredits = defineInt("FREE_CREDITS", { default: 0 }); // of a new wallet

@@ -7,6 +7,7 @@ import { FieldValue, getFirestore, Timestamp } from "firebase-admin/firestore";
 import { getMessaging } from "firebase-admin/messaging";
 import { logger } from "firebase-functions";
 import { HttpsError, onCall } from "firebase-functions/https";
+import { countQuestion } from "./limit.js";
 import { database, push } from "./params.js";
 import { caller } from "./request.js";
 
@@ -35,13 +36,17 @@ export const registerDevice = onCall(
       throw new HttpsError("invalid-argument", "token: must be the registration token that FCM gave this device");
     if (!PLATFORMS.includes(platform))
       throw new HttpsError("invalid-argument", `platform: must be one of ${PLATFORMS.join(", ")}`);
+    await countQuestion(uid);
     const firestore = getFirestore(database.value());
     const device = devicesOf(uid).doc(digest(token).toString("hex").slice(0, 32));
-    const { docs } = await firestore.collectionGroup("devices").where("token", "==", token).get();
-    const batch = firestore.batch();
-    for (const { ref } of docs) if (/^users\/[^/]+\/devices\//.test(ref.path) && ref.path !== device.path) batch.delete(ref);
-    batch.set(device, { token, platform, updated_at: FieldValue.serverTimestamp() });
-    await batch.commit();
+    const withToken = firestore.collectionGroup("devices").where("token", "==", token);
+    // In one transaction: of two users who sign in on one device in quick succession only one may keep it.
+    await firestore.runTransaction(async (transaction) => {
+      const { docs } = await transaction.get(withToken);
+      const others = docs.filter(({ ref }) => /^users\/[^/]+\/devices\//.test(ref.path) && ref.path !== device.path);
+      for (const { ref } of others) transaction.delete(ref);
+      transaction.set(device, { token, platform, updated_at: FieldValue.serverTimestamp() });
+    });
     await living(uid);
     return {};
   },

@@ -4,6 +4,7 @@
 import { FieldValue, getFirestore } from "firebase-admin/firestore";
 import { logger } from "firebase-functions";
 import { HttpsError, onCall } from "firebase-functions/https";
+import { countQuestion } from "./limit.js";
 import { database } from "./params.js";
 import { caller, checkedFileUid } from "./request.js";
 import { aboutFile } from "./takedown.js";
@@ -18,6 +19,7 @@ export const report = onCall({ enforceAppCheck: true, consumeAppCheckToken: true
   const reason = text("reason", call.data.reason, MAX_REASON);
   const note = call.data.note === undefined || call.data.note === null ? null : text("note", call.data.note, MAX_NOTE);
   if (!reason) throw new HttpsError("invalid-argument", "reason: must say something");
+  await countQuestion(uid);
   const firestore = getFirestore(database.value());
   const [document, before] = await firestore.getAll(
     firestore.doc(`generations/${uid}/files/${fileUid}`),

@@ -43,5 +43,6 @@ export function checkedInput(input) {
 /** How deep objects and lists lie in each other, counted up to one more than is allowed. */
 function depth(value, above = 0) {
   if (typeof value !== "object" || value === null || above > MAX_DEPTH) return above;
-  return Math.max(above + 1, ...Object.values(value).map((inner) => depth(inner, above + 1)));
+  // No spread: a list may be longer than a call has arguments.
+  return Object.values(value).reduce((deepest, inner) => Math.max(deepest, depth(inner, above + 1)), above + 1);
 }

@@ -7,7 +7,7 @@ import { endpoint, runpodKey, runpodUrl, TTL_SECONDS } from "./params.js";
 const ANSWER_MS = 20_000;
 const QUESTION_MS = 90_000; // a worker may have to start for it
 
-const noAnswer = () => new HttpsError("unavailable", "The generator does not answer; try again.");
+export const noAnswer = () => new HttpsError("unavailable", "The generator does not answer; try again.");
 
 /** Whether RunPod took no job, for certain. After any other error of `submit` one may still come. */
 export const isRefusal = (error) => !(error instanceof HttpsError && error.code === "unavailable");

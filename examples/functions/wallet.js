@@ -102,7 +102,9 @@ export function asked({ wallet, hold, current }, { fileUid, hash, credits, call,
     if (hold.job_id) return { is: "known", jobId: hold.job_id };
     if (hold.call && hold.call.until > now) return { is: "busy" };
     // Nobody knows what became of the last call: its job may still come.
-    return { is: "again", hold: { ...hold, call: { id: call, until: now + CALL_MS }, unclear: true } };
+    // This one's lives from now on, and what is held for it does, too.
+    const expires_at = Timestamp.fromMillis(now + ttlMs + LATE_MS);
+    return { is: "again", hold: { ...hold, call: { id: call, until: now + CALL_MS }, unclear: true, expires_at } };
   }
   if (wallet.credits < credits) return { is: "poor" };
   return {

@@ -259,6 +259,19 @@ describe("a user with credits", { skip: !process.env.FIRESTORE_EMULATOR_HOST }, 
     assert.deepEqual(await wallet(), { credits: 983, held: 0, spent: 17 });
   });
 
+  test("is held for a job that was submitted again as long as that one may come", async () => {
+    const now = Date.now();
+    const price = { hash: "h", credits: 50, ttlMs: 25 * MINUTES };
+    await wallets().hold("alice", "f1", { ...price, call: "first", now });
+    await wallets().unclear("alice", "f1", { call: "first" });
+    const { is } = await wallets().hold("alice", "f1", { ...price, call: "second", now: now + 20 * MINUTES });
+    assert.equal(is, "again");
+    await wallets().sweep({ now: now + 49 * MINUTES });
+    assert.deepEqual(await wallet(), { credits: 950, held: 50, spent: 0 });
+    await wallets().sweep({ now: now + 51 * MINUTES });
+    assert.deepEqual(await wallet(), { credits: 1000, held: 0, spent: 0 });
+  });
+
   test("pays what nobody told of, when it is swept", async () => {
     await generate();
     await file().set(completed(33));
@@ -331,6 +344,9 @@ describe("a user with credits", { skip: !process.env.FIRESTORE_EMULATOR_HOST }, 
         [{ quote: 5 }],
         [{ quote: await forged({}).sign(new TextEncoder().encode("another secret, also 32+ characters")) }],
         [{ quote: await forged({}, "generation-worker").sign(key) }],
+        [{ quote: await forged({ units: undefined }).sign(key) }],
+        [{ quote: await forged({ units: "5" }).sign(key) }],
+        [{ quote: await forged({ units: -5 }).sign(key) }],
         [{ quote: await forged({}, "generation-quote", new Date(Date.now() - 5000)).sign(key) }],
       ];
       world.sent.length = 0;
@@ -346,8 +362,11 @@ describe("a user with credits", { skip: !process.env.FIRESTORE_EMULATOR_HOST }, 
       [{ error: "model_unavailable: no model serves this task here" }, "FAILED_PRECONDITION", /^no model/],
       [{ error: "internal: something went wrong" }, "UNAVAILABLE", /does not answer/],
       [undefined, "UNAVAILABLE", /does not answer/],
+      [{}, "UNAVAILABLE", /does not answer/],
+      [{ units: null }, "UNAVAILABLE", /does not answer/],
+      [{ units: "33" }, "UNAVAILABLE", /does not answer/],
     ])
-      test(`and is told ${said} for ${output?.error ?? "no answer"}`, async () => {
+      test(`and is told ${said} for ${output?.error ?? (JSON.stringify(output) || "no answer")}`, async () => {
         for (const body of [{ status: "FAILED", ...output }, { status: "COMPLETED", output }]) {
           world.answer = { status: 200, body };
           const { error } = await quote();
@@ -389,6 +408,14 @@ describe("a user with credits", { skip: !process.env.FIRESTORE_EMULATOR_HOST }, 
     await world.functions.sweep.run({});
     assert.equal((await firestore.doc("wallets/bob").get()).exists, false);
     assert.deepEqual(await wallet(), { credits: 1000, held: 0, spent: 0 });
+  });
+
+  test("gets no job for nothing where CREDITS is neither on nor off", async () => {
+    for (const value of ["true", "ON", ""]) {
+      process.env.CREDITS = value;
+      assert.equal((await generate()).error.status, "INTERNAL");
+    }
+    assert.deepEqual([world.sent.length, await wallet()], [0, { credits: 1000, held: 0, spent: 0 }]);
   });
 
   test("what is held without a quote is the most that a job of its task may come to", async () => {

@@ -102,6 +102,20 @@ describe("what is to be gone", { skip: !(FIRESTORE_EMULATOR_HOST && STORAGE_EMUL
     assert.deepEqual([await paths(), await there("deleted_users/alice")], [[], false]);
   });
 
+  test("is gone also where the credits are set wrongly", async () => {
+    const { Timestamp } = await import("firebase-admin/firestore");
+    await firestore.doc("deleted_users/alice").set({ at: Timestamp.fromMillis(0), erase_at: Timestamp.fromMillis(1) });
+    await firestore.doc("users/alice/devices/late").set({ token: "t" });
+    process.env.CREDITS = "true";
+    try {
+      await assert.rejects(world.functions.sweep.run({}), /CREDITS must be/);
+    } finally {
+      process.env.CREDITS = "off";
+    }
+    const left = [firestore.doc("users/alice/devices/late"), firestore.doc("deleted_users/alice")];
+    assert.deepEqual((await firestore.getAll(...left)).map(({ exists }) => exists), [false, false]);
+  });
+
   test("is nothing of who signed up again under the same id", async () => {
     await deleted();
     await users.createUser({ uid: "alice" });
@@ -150,6 +164,17 @@ describe("what is to be gone", { skip: !(FIRESTORE_EMULATOR_HOST && STORAGE_EMUL
         const { error } = await report(data);
         assert.deepEqual([error.status, (await firestore.collection("reports").get()).size], [code, 0]);
       });
+
+    test("is not made as often as a script likes", async () => {
+      process.env.QUOTES_PER_MINUTE = "2";
+      try {
+        const answers = [];
+        for (let number = 0; number < 5; number += 1) answers.push((await report({ fileUid: "f1", reason: "x" })).status);
+        assert.ok(answers.includes(429), String(answers));
+      } finally {
+        process.env.QUOTES_PER_MINUTE = "0";
+      }
+    });
 
     test("is made by who is signed in, in the app", async () => {
       for (const who of [{ uid: null }, { app: null }])

@@ -80,6 +80,7 @@ for (const data of [
   { fileUid: FILE, input: { ...INPUT, x: [[[1]]] } },
   { fileUid: FILE, input: { ...INPUT, x: { y: [{ z: 1 }] } } },
   { fileUid: FILE, input: { ...INPUT, x: nested(1_750) } },
+  { fileUid: FILE, input: { x: Array(500_000).fill(0), ...INPUT } },
 ])
   test(`no job for ${JSON.stringify(data).slice(0, 60)}`, async () => {
     const { status, error } = await world.call(data);

@@ -100,7 +100,7 @@ describe("a user who submits", { skip: WITHOUT_FIRESTORE }, () => {
     context.mock.method(firestore, "runTransaction", () => Promise.reject(down));
     const { status, error } = await call();
     assert.deepEqual([status, error.status, world.sent], [429, "RESOURCE_EXHAUSTED", []]);
-    assert.equal(error.message, "Jobs cannot be counted at the moment; try again later.");
+    assert.equal(error.message, "Calls cannot be counted at the moment; try again later.");
   });
 
   test("while Firestore does not answer is refused after ten seconds", async (context) => {

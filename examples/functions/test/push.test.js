@@ -73,6 +73,25 @@ describe("a user's devices", { skip: !process.env.FIRESTORE_EMULATOR_HOST }, () 
     assert.deepEqual([await tokensOf("bob"), await tokensOf("alice")], [["bobs-own"], ["tablet"]]);
   });
 
+  test("belong to one user, also where two sign in on one at once", async () => {
+    for (let round = 0; round < 5; round += 1) {
+      const answers = await Promise.all(["alice", "bob", "alice", "bob"].map((uid) => register("tablet", { uid })));
+      assert.ok(answers.some(({ status }) => status === 200));
+      assert.deepEqual([...(await tokensOf("bob")), ...(await tokensOf("alice"))], ["tablet"]);
+    }
+  });
+
+  test("are not registered as often as a script likes", async () => {
+    process.env.QUOTES_PER_MINUTE = "2";
+    try {
+      const answers = [];
+      for (let number = 0; number < 5; number += 1) answers.push((await register(`token-${number}`)).status);
+      assert.ok(answers.includes(429), String(answers));
+    } finally {
+      process.env.QUOTES_PER_MINUTE = "0";
+    }
+  });
+
   for (const data of [null, {}, { token: "t" }, { token: 5, platform: "ios" }, { token: "", platform: "ios" },
     { token: "a b", platform: "ios" }, { token: "x".repeat(1025), platform: "ios" }, { token: "t", platform: "windows" }])
     test(`are not registered by ${JSON.stringify(data)?.slice(0, 50)}`, async () => {
