@@ -14,7 +14,7 @@ import pytest
 from tests.support.collector import Collector, attributes, collector
 from tests.support.fakes import PaintingGenerator, Raises
 from tests.support.memory_world import CLOUD, PATH, World
-from worker.core import logs
+from worker.core import logs, timing
 from worker.core.config import REPOSITORY
 from worker.core.errors import Cancelled, OutOfMemory
 from worker.core.stop import StopSignal
@@ -161,6 +161,20 @@ async def test_a_collector_that_is_away_costs_a_job_nothing_and_is_said_once_wit
     said = [record for record in caplog.records if getattr(record, "action", "") == "telemetry_lost"]
     assert len(said) == 1
     assert "127.0.0.1" not in caplog.text
+
+
+def test_a_collector_that_never_answers_keeps_no_process_that_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenTelemetry's own end would wait for ten seconds, twice."""
+    code = (
+        "import time; from worker.telemetry.otlp import Otlp; job = Otlp('worker-1').job('job-1');"
+        "job.end('completed', task_type='text2img', gpu_seconds=1.0, units=1); print(time.time(), flush=True)"
+    )
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        ran = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert time.time() - float(ran.stdout) < timing.TELEMETRY_SECONDS + 3
 
 
 @pytest.mark.e2e

@@ -7,7 +7,9 @@ Attributes and instruments are named after the semantic conventions where these 
 https://opentelemetry.io/docs/specs/semconv/
 """
 
+import atexit
 import logging
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +22,8 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Span, Status, StatusCode, format_trace_id, set_span_in_context
+
+from worker.core import timing
 
 NAME = "generation-worker"
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
@@ -34,9 +38,10 @@ class Otlp:
     def __init__(self, worker_id: str) -> None:
         _quiet()
         resource = Resource.create({"service.instance.id": worker_id} | _service_name())
-        self._traces = TracerProvider(resource=resource)
+        self._traces = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._traces.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-        self._meters = MeterProvider([PeriodicExportingMetricReader(OTLPMetricExporter())], resource=resource)
+        readers = [PeriodicExportingMetricReader(OTLPMetricExporter())]
+        self._meters = MeterProvider(readers, resource=resource, shutdown_on_exit=False)
         self._tracer = self._traces.get_tracer(NAME)
         meter = self._meters.get_meter(NAME)
         buckets = list(SECONDS)
@@ -56,6 +61,15 @@ class Otlp:
             "From the start of the process until its models are loaded",
             explicit_bucket_boundaries_advisory=buckets,
         )
+        self._over = threading.Event()
+        # Begun now: a process that ends begins no thread any more.
+        self._closing = [
+            threading.Thread(target=self._close, args=(one,), name="telemetry", daemon=True)
+            for one in (self._traces, self._meters)
+        ]
+        for thread in self._closing:
+            thread.start()
+        atexit.register(self.close)
 
     def job(self, job_id: str) -> "_Trace":
         """A job begins."""
@@ -70,9 +84,16 @@ class Otlp:
         return self._tracer.start_span(name, set_span_in_context(parent))
 
     def close(self) -> None:
-        """Send what is left; also done as the process ends."""
-        self._traces.shutdown()
-        self._meters.shutdown()
+        """Send what is left, as far as it is taken soon; also done as the process ends."""
+        atexit.unregister(self.close)
+        deadline = time.monotonic() + timing.TELEMETRY_SECONDS
+        self._over.set()
+        for thread in self._closing:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _close(self, provider: TracerProvider | MeterProvider) -> None:
+        self._over.wait()
+        provider.shutdown()
 
 
 class _Trace:
