@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from worker.api.params import Draft, ImageParams, Params, ReferenceParams, VideoParams
+from worker.api.params import Draft, ImageParams, Params, ReferenceParams, StepCache, VideoParams
 from worker.core.config import load_settings
 from worker.core.types import Progress, Scheduler, TaskType
 from worker.engine import estimate as module
@@ -286,12 +286,25 @@ def run_at(estimator: Estimator, networks: Networks, params: Params, *, step: fl
     for quarter in range(5):
         watch.report(Progress("generating", steps, steps, "decode", quarter / 4))
         now += decode / 4
-    estimator.learn(networks.family, watch.measured)
+    estimator.learn(networks.family, watch.measured, params)
 
 
 def seconds(estimator: Estimator, networks: Networks, params: Params, part: str) -> float:
     units = estimator.estimate(networks, params, from_image=False).units
     return next(unit.seconds for unit in units if unit.part == part)
+
+
+def test_what_a_step_cache_skips_makes_no_other_job_look_faster() -> None:
+    estimator = Estimator()
+    estimator.card = "NVIDIA A100-SXM4-80GB"
+    cached = clip(step_cache=StepCache("first_block", 0.1))
+    before = seconds(estimator, WAN, clip(), "step")
+    for _ in range(8):
+        run_at(estimator, WAN, cached, step=before / 2, decode=20.0)
+    assert seconds(estimator, WAN, clip(), "step") == before
+    assert seconds(estimator, WAN, cached, "step") == pytest.approx(before / 2, rel=0.05)
+    run_at(estimator, WAN, clip(), step=before, decode=20.0)
+    assert seconds(estimator, WAN, clip(), "step") == pytest.approx(before, rel=0.05)
 
 
 def test_without_a_card_what_was_measured_counts() -> None:

@@ -152,7 +152,7 @@ class Engine:
                 facts = {"action": "out_of_memory", "phase": job.phase, "tiles": placement.tiles}
                 log.warning("out of memory: going on in less", extra=facts)
             else:
-                self._estimator.learn(spec.family, watch.measured)
+                self._estimator.learn(spec.family, watch.measured, params)
                 return
             phase: Phase = "decode_in_tiles" if placement.tiles and job.phase == "decode" else job.phase
             self._cache.ran_out(spec, size, phase, free)

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from worker.api.params import ImageParams, Params, VideoParams
+from worker.api.params import ImageParams, Params, StepCache, VideoParams
 from worker.api.request import TWICE_A_STEP
 from worker.core.types import Control, Part, Preview, Progress, Scheduler
 from worker.engine.models.checkpoint import read_json
@@ -464,6 +464,8 @@ _UPLOAD_SECONDS = 1.0
 
 
 _AT_MOST = 3.0
+_Kind = tuple[Family, Part, StepCache | None]
+"""What has a pace of its own: where steps are not computed in full, another than where they are."""
 
 
 class Estimator:
@@ -472,37 +474,43 @@ class Estimator:
     def __init__(self) -> None:
         self.card: str | None = None
         """Its name, once the GPU thread has asked for it; None: no card, or not known yet."""
-        self._corrections: dict[tuple[Family, Part], float] = {}
+        self._corrections: dict[_Kind, float] = {}
 
     def estimate(self, networks: Networks, params: Params, *, from_image: bool, load_seconds: float = 0.0) -> Estimate:
         """Seconds of each piece of a job. `load_seconds`: for weights that are not in memory yet."""
-        known, family = rates(self.card), networks.family
-        measured = (family, "step") in self._corrections
+        known, family, cache = rates(self.card), networks.family, _cache(params)
+        measured = (family, "step", cache) in self._corrections or (family, "step", None) in self._corrections
         rate = known or _GUESS
         units = [Unit("load", load_seconds)]
         for part, kind, flop in work(networks, params, from_image=from_image):
-            units.append(Unit(part, flop / _T / getattr(rate, kind) * self._correction(family, part)))
+            units.append(Unit(part, flop / _T / getattr(rate, kind) * self._correction(family, part, cache)))
         units += [Unit("pack", _pack_seconds(params)), Unit("upload", _UPLOAD_SECONDS)]
         basis: Literal["card", "measured", "guess"] = "card" if known else "measured" if measured else "guess"
         return Estimate(tuple(units), basis, self.card or "CPU")
 
-    def learn(self, family: Family, measured: Mapping[Part, tuple[float, float]]) -> None:
+    def learn(self, family: Family, measured: Mapping[Part, tuple[float, float]], params: Params) -> None:
         """Take a run's times into account: of each part the seconds it took, and those that were estimated."""
+        cache = _cache(params)
         corrections = {
-            part: self._correction(family, part) * took / expected
+            part: self._correction(family, part, cache) * took / expected
             for part, (took, expected) in measured.items()
             if took > 0 and expected > 0
         }
         known = rates(self.card) is not None
         for part, correction in corrections.items():
-            before = self._corrections.get((family, part), 1.0 if known else correction)
+            kind: _Kind = (family, part, cache if part == "step" else None)
+            before = self._corrections.get(kind, 1.0 if known else correction)
             # A known card that seems many times slower was busy with something else: compiling, or another process.
             seen = min(max(correction, 1 / _AT_MOST), _AT_MOST) if known else correction
-            self._corrections[family, part] = (before + seen) / 2
+            self._corrections[kind] = (before + seen) / 2
 
-    def _correction(self, family: Family, part: Part) -> float:
-        own = self._corrections.get((family, part))
-        return own if own is not None else self._corrections.get((family, "step"), 1.0)
+    def _correction(self, family: Family, part: Part, cache: StepCache | None) -> float:
+        kinds: tuple[_Kind, ...] = ((family, part, cache), (family, part, None), (family, "step", None))
+        return next((self._corrections[kind] for kind in kinds if kind in self._corrections), 1.0)
+
+
+def _cache(params: Params) -> StepCache | None:
+    return params.step_cache if isinstance(params, VideoParams) else None
 
 
 def _pack_seconds(params: Params) -> float:
