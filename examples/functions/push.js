@@ -22,6 +22,8 @@ const DAY_MS = 24 * 3_600_000;
 const STALE_MS = 270 * DAY_MS; // FCM itself takes a token for expired when its device was away for so long
 const KEPT_MS = 8 * DAY_MS; // a marker: as long as a trigger may be delivered again
 const MOST_DEVICES = 20;
+const GRPC_NOT_FOUND = 5;
+const GRPC_FAILED_PRECONDITION = 9;
 
 const digest = (text) => createHash("sha256").update(text).digest();
 const devicesOf = (uid) => getFirestore(database.value()).collection("users").doc(uid).collection("devices");
@@ -37,20 +39,37 @@ export const registerDevice = onCall(
     if (!PLATFORMS.includes(platform))
       throw new HttpsError("invalid-argument", `platform: must be one of ${PLATFORMS.join(", ")}`);
     await countQuestion(uid);
-    const firestore = getFirestore(database.value());
     const device = devicesOf(uid).doc(digest(token).toString("hex").slice(0, 32));
-    const withToken = firestore.collectionGroup("devices").where("token", "==", token);
-    // In one transaction: of two users who sign in on one device in quick succession only one may keep it.
-    await firestore.runTransaction(async (transaction) => {
-      const { docs } = await transaction.get(withToken);
-      const others = docs.filter(({ ref }) => /^users\/[^/]+\/devices\//.test(ref.path) && ref.path !== device.path);
-      for (const { ref } of others) transaction.delete(ref);
-      transaction.set(device, { token, platform, updated_at: FieldValue.serverTimestamp() });
-    });
+    const batch = getFirestore(database.value()).batch();
+    for (const { ref } of await devicesWith(token)) if (ref.path !== device.path) batch.delete(ref);
+    batch.set(device, { token, platform, updated_at: FieldValue.serverTimestamp() });
+    await batch.commit();
+    // Who signed in on it at the same moment did not see this one, nor this one them: the last one keeps it.
+    const [, ...earlier] = await devicesWith(token);
+    await Promise.all(earlier.map(forget));
     await living(uid);
     return {};
   },
 );
+
+/** Every user's device with this token, the one that was registered last first. */
+async function devicesWith(token) {
+  const { docs } = await getFirestore(database.value()).collectionGroup("devices").where("token", "==", token).get();
+  return docs
+    .filter(({ ref }) => /^users\/[^/]+\/devices\//.test(ref.path))
+    .sort((one, other) => (orderOf(one) < orderOf(other) ? 1 : -1));
+}
+
+const orderOf = ({ updateTime, ref }) => `${updateTime.valueOf()} ${ref.path}`;
+
+/** Deletes a device, unless it was registered again meanwhile, or is gone. */
+async function forget({ ref, updateTime }) {
+  try {
+    await ref.delete({ lastUpdateTime: updateTime });
+  } catch (error) {
+    if (![GRPC_NOT_FOUND, GRPC_FAILED_PRECONDITION].includes(error.code)) throw error;
+  }
+}
 
 /** A generation's document said `before` and says `after`: if it has ended, and not because its user ended it, its devices hear. */
 export async function announce(uid, fileUid, { before, after }) {
@@ -74,12 +93,18 @@ const ending = (document) => (document?.status in TEXTS ? `${document.status} ${
 const isNews = (before, after) =>
   ending(after) !== null && ending(before) !== ending(after) && after.error?.code !== "cancelled";
 
-/** Whether nobody was told of this end yet. What failed, and comes from the worker's outbox later, is told of once more. */
-async function isFirst(uid, fileUid, { status, attempt = 1 }) {
+/**
+ * Whether this end still stands, and nobody was told of it yet: Firestore tells late, too, of what was deleted or taken down
+ * since. What failed, and comes from the worker's outbox later, is told of once more.
+ */
+async function isFirst(uid, fileUid, end) {
+  const { status, attempt = 1 } = end;
   const firestore = getFirestore(database.value());
   const marker = firestore.collection("users").doc(uid).collection("pushed").doc(fileUid);
   return await firestore.runTransaction(async (transaction) => {
-    const told = (await transaction.get(marker)).data();
+    const [stands, before] = await transaction.getAll(firestore.doc(`generations/${uid}/files/${fileUid}`), marker);
+    if (ending(stands.data()) !== ending(end)) return false;
+    const told = before.data();
     const rank = (end) => end.attempt + (end.status === "completed" ? 0.5 : 0);
     if (told && rank(told) >= rank({ status, attempt })) return false;
     transaction.set(marker, { status, attempt, expires_at: Timestamp.fromMillis(Date.now() + KEPT_MS) });

@@ -49,10 +49,12 @@ describe("a user's devices", { skip: !process.env.FIRESTORE_EMULATOR_HOST }, () 
     const { docs } = await firestore.collection(`users/${uid}/devices`).get();
     return docs.map((found) => found.get("token")).sort();
   };
-  /** The trigger, as it is told of a change. */
-  const written = (earlier, later, { uid = "alice", fileUid = "f1" } = {}) => {
+  /** The trigger, as it is told of a change: of the last one, unless something else `stands` there by now. */
+  const written = async (earlier, later, { uid = "alice", fileUid = "f1", stands = later } = {}) => {
     const said = (fields) => ({ data: () => fields });
-    return world.functions.settle.run({ params: { uid, fileUid }, data: { before: said(earlier), after: said(later) } });
+    const file = firestore.doc(`generations/${uid}/files/${fileUid}`);
+    await (stands ? file.set(JSON.parse(JSON.stringify(stands))) : file.delete());
+    await world.functions.settle.run({ params: { uid, fileUid }, data: { before: said(earlier), after: said(later) } });
   };
   const told = () => fcm.sent.map(({ code, message }) => [code, message.token, message.data.status]);
 
@@ -169,7 +171,7 @@ describe("a user's devices", { skip: !process.env.FIRESTORE_EMULATOR_HOST }, () 
     await register("token-1");
     await written(RUNNING, FAILED);
     await written(FAILED, document());
-    await written(RUNNING, FAILED); // late
+    await written(RUNNING, FAILED, { stands: document() }); // late
     assert.deepEqual(told(), [[200, "token-1", "failed"], [200, "token-1", "completed"]]);
   });
 
@@ -184,6 +186,15 @@ describe("a user's devices", { skip: !process.env.FIRESTORE_EMULATOR_HOST }, () 
       await written(earlier, later);
       assert.deepEqual(fcm.sent, []);
     });
+
+  test("hear nothing late of what does not stand any more", async () => {
+    await register("token-1");
+    await written(RUNNING, document(), { stands: null }); // deleted, or taken down
+    await written(RUNNING, FAILED, { stands: document() });
+    assert.deepEqual(fcm.sent, []);
+    await written(FAILED, document());
+    assert.deepEqual(told(), [[200, "token-1", "completed"]]);
+  });
 
   test("hear nothing where PUSH is off", async () => {
     delete process.env.PUSH;
