@@ -32,6 +32,7 @@ DEFAULTS: dict[str, Any] = {
     "CONTROLNET_MODEL": None,
     "DEPTH_MODEL": None,
     "IP_ADAPTER_MODEL": None,
+    "PREVIEW_MODEL": None,
     "UPSCALER_MODEL": None,
     "WAN_MODEL": None,
     "WAN_I2V_MODEL": None,

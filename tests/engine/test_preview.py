@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -9,14 +10,25 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from tests.engine.conftest import Runner
 from tests.support.engine_jobs import Recorder
+from tests.support.network_state import NetworkState
+from tests.support.requested_jobs import Job, resolved, small_job
+from tests.support.requested_jobs import run as run_job
 from worker.api.params import Draft, Upscale
-from worker.core.types import Preview, Scheduler
+from worker.core.config import Settings
+from worker.core.errors import ModelUnavailable
+from worker.core.types import Preview, Scheduler, TaskType
 from worker.engine import preview
-from worker.engine.preview import LONGEST_SIDE, Backdrop, Frame, rows_for, shown, small
+from worker.engine.engine import Engine
+from worker.engine.memory.footprint import extra_bytes
+from worker.engine.memory.room import Size, room
+from worker.engine.models.registry import ModelRegistry
+from worker.engine.preview import LONGEST_SIDE, SDXL_FACTOR, Backdrop, Frame, drawer, rows_for, shown, small
 from worker.engine.schedulers import image_scheduler, video_scheduler
+from worker.media.preview import MAX_CHARACTERS, preview_uri
 
 _KIT: Any = diffusers
 AS_THEY_ARE = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (0.0, 0.0, 0.0))
@@ -210,3 +222,153 @@ def test_half_way_a_star_is_seen(run: Runner) -> None:
     half = np.asarray(looker.seen[len(looker.seen) // 2 - 1], dtype=np.float32)
     apart = [np.corrcoef(final[..., k].ravel(), half[..., k].ravel())[0, 1] for k in (0, 2)]
     assert min(apart) > 0.9, "red where it will be red, blue where it will be blue"
+
+
+class Tiny(torch.nn.Module):
+    """An autoencoder that makes of a latent a square of 8 x 8 pixels, its first three channels the colours."""
+
+    dtype = torch.float32
+
+    def __init__(self, **config: Any) -> None:
+        super().__init__()
+        self.config = {"latent_channels": 4, "scaling_factor": 1.0} | config
+        self.given: list[tuple[int, ...]] = []
+
+    def decode(self, latents: torch.Tensor, *, return_dict: bool) -> tuple[torch.Tensor]:
+        assert not return_dict
+        self.given.append(tuple(latents.shape))
+        return (torch.nn.functional.interpolate(latents[:, :3], scale_factor=8),)
+
+
+def of_sdxl(**config: Any) -> Vae:
+    return Vae(**({"latent_channels": 4, "scaling_factor": SDXL_FACTOR} | config))
+
+
+def test_a_tiny_autoencoder_is_given_latents_as_sdxls_unet_has_them() -> None:
+    clean = torch.tensor([0.5, -0.5, 0.0, 9.0])[:, None, None].expand(4, 6, 4)
+    usual = drawer(Tiny(), of_sdxl())
+    own = drawer(Tiny(), of_sdxl(scaling_factor=0.5, latents_mean=[1.0] * 4, latents_std=[2.0] * 4))
+    scaled = drawer(Tiny(scaling_factor=0.5), of_sdxl())
+    assert usual is not None
+    assert own is not None
+    assert scaled is not None
+    assert usual(clean).shape == (48, 32, 3)
+    assert usual(clean)[5, 5].tolist() == [191, 64, 128]
+    of_its_own = [round(127.5 * (1 + SDXL_FACTOR * (value * 2 / 0.5 + 1))) for value in (0.5, -0.5, 0.0)]
+    assert own(clean)[5, 5].tolist() == of_its_own
+    assert scaled(clean)[5, 5].tolist() == [255, 0, 128]
+
+
+def test_of_large_pictures_it_draws_no_more_than_can_be_seen() -> None:
+    tiny = Tiny()
+    draw = drawer(tiny, of_sdxl())
+    assert draw is not None
+    assert draw(torch.zeros(4, 192, 96)).shape == (LONGEST_SIDE, LONGEST_SIDE // 2, 3)
+    assert tiny.given == [(1, 4, 64, 32)]
+
+
+def test_latents_that_it_does_not_take_are_drawn_by_the_map() -> None:
+    assert drawer(None, of_sdxl()) is None
+    assert drawer(Tiny(), of_sdxl(latent_channels=16)) is None
+
+
+def test_where_there_is_no_room_for_it_the_map_draws() -> None:
+    def short(_clean: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError
+
+    assert torch.equal(preview._drawn(CLEAN[0], AS_THEY_ARE, short), preview._drawn(CLEAN[0], AS_THEY_ARE, None))
+
+
+@pytest.fixture(scope="module")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As madebyollin/taesdxl lays it out, its numbers random."""
+    folder: Path = tmp_path_factory.mktemp("tiny") / "taesdxl"
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        _KIT.AutoencoderTiny().save_pretrained(folder)
+    (folder / "README.md").write_text("TAESDXL")
+    return folder
+
+
+def engine_with(settings: Settings, preview_model: Path | None, **changes: Any) -> Engine:
+    named = settings.model_copy(update={"preview_model": preview_model and str(preview_model), **changes})
+    return Engine(named, registry=ModelRegistry(named, cuda=False, where=()))
+
+
+def looked_at(engine: Engine, job: Job) -> tuple[list[Any], list[Image.Image]]:
+    looker = Looker() if job.fields.get("preview") else Recorder()
+    files = run_job(engine, job, looker)
+    return files, looker.seen if isinstance(looker, Looker) else []
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_a_tiny_autoencoder_draws_previews_in_place_of_the_map(
+    kind: str, demo_settings: Settings, tiny_folder: Path
+) -> None:
+    source = tiny_folder if kind == "folder" else tiny_folder / "diffusion_pytorch_model.safetensors"
+    engine, plain = engine_with(demo_settings, source), engine_with(demo_settings, None)
+    unseen, none = looked_at(engine, small_job())
+    spec = engine.registry.spec(TaskType.TEXT2IMG)
+    parts: Any = engine._cache[spec].parts
+    assert (parts.preview, none) == (None, []), "nothing is loaded for a job that shows nothing"
+    looked_at(engine, small_job(preview=True))
+    before = NetworkState(parts.modules())
+    for task in (TaskType.TEXT2IMG, TaskType.INPAINT):
+        seen = looked_at(engine, small_job(task, preview=True))
+        by_map = looked_at(plain, small_job(task, preview=True))
+        alone, _ = looked_at(engine, small_job(task))
+        assert all(np.array_equal(one, other) for one, other in zip(seen[0], by_map[0], strict=True))
+        assert all(np.array_equal(one, other) for one, other in zip(seen[0], alone, strict=True))
+        assert [image.size for image in seen[1]] == [(64, 64)] * len(by_map[1])
+        assert len(seen[1]) >= 2
+        assert not np.array_equal(np.asarray(seen[1][0]), np.asarray(seen[1][-1])), "as the picture changes"
+        assert not np.array_equal(np.asarray(seen[1][-1]), np.asarray(by_map[1][-1].resize((64, 64))))
+        assert all(len(preview_uri(image)) <= MAX_CHARACTERS for image in seen[1])
+    assert np.array_equal(unseen[0], looked_at(plain, small_job())[0][0])
+    assert before.differences() == []
+    assert not list(engine._cache[spec].offloader._visiting)
+    assert "step" not in vars(parts.scheduler)
+    request, _ = resolved(engine, small_job(preview=True))
+    asked = engine.registry.spec(TaskType.TEXT2IMG, None, request)
+    counted = extra_bytes(asked, cuda=False)["preview"]
+    assert counted == engine._cache[spec].offloader.networks["preview"] == 4 * 2445063
+    assert room(asked, Size(64, 64), cuda=True).denoise == 2 * 4 * 64 * 512**2
+    assert room(asked, Size(2048, 2048), cuda=True) == room(spec, Size(2048, 2048), cuda=True)
+    engine.unload()
+    plain.unload()
+
+
+def test_it_is_had_by_jobs_of_images_that_are_shown_alone(demo_settings: Settings, tiny_folder: Path) -> None:
+    engine = engine_with(demo_settings, tiny_folder)
+    blocks = engine_with(demo_settings, tiny_folder, safety_checker="block", safety_model=str(tiny_folder))
+
+    def extras(engine: Engine, **fields: Any) -> list[str]:
+        request, _ = resolved(engine_with(demo_settings, None), small_job(**fields))
+        return [extra.network for extra in engine.registry.spec(request.task_type, None, request).extras]
+
+    assert extras(engine, preview=True) == ["preview"]
+    assert (
+        extras(engine) == extras(blocks, preview=True) == extras(engine, task=TaskType.TEXT2VIDEO, preview=True) == []
+    )
+
+
+@pytest.mark.parametrize("kind", ["folder", "channels", "file", "cut short", "demo"])
+def test_what_is_no_tiny_autoencoder_is_refused_in_words(
+    kind: str, demo_settings: Settings, demo_models: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    of_16, file = tmp_path / "taef1", tmp_path / "a.safetensors"
+    small = {"block_out_channels": (8, 8), "num_encoder_blocks": (1, 1), "num_decoder_blocks": (1, 1)}
+    widths = {f"{half}_block_out_channels": small["block_out_channels"] for half in ("encoder", "decoder")}
+    blocks = {name: value for name, value in small.items() if name != "block_out_channels"}
+    _KIT.AutoencoderTiny(latent_channels=16, **widths, **blocks).save_pretrained(of_16)
+    kept = {} if kind != "cut short" else {"decoder.layers.0.weight": torch.zeros(64, 4, 3, 3)}
+    save_file({"1.weight": torch.zeros(64, 4, 3, 3), **kept}, file)
+    sources = {"folder": demo_models / "sdxl" / "vae", "channels": of_16, "demo": Path("demo")}
+    engine = engine_with(demo_settings, sources.get(kind, file))
+    said = {
+        "cut short": "PREVIEW_MODEL names a model whose preview has tensors",
+        "demo": "PREVIEW_MODEL cannot be demo",
+    }
+    with pytest.raises(ModelUnavailable, match=said.get(kind, "PREVIEW_MODEL names .* is not a tiny autoencoder")):
+        looked_at(engine, small_job(preview=True))
+    assert len(looked_at(engine, small_job())[0]) == 1, "who asks for none is served"

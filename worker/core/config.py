@@ -204,6 +204,7 @@ class Settings(BaseSettings):
     controlnet_model: str | None = None
     depth_model: str | None = None
     ip_adapter_model: str | None = None
+    preview_model: str | None = None
     upscaler_model: str | None = None
     wan_model: str | None = None
     wan_i2v_model: str | None = None

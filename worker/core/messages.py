@@ -391,6 +391,10 @@ MESSAGES: Mapping[str, str] = {
     "model_unavailable.demo_folder": "{variable} names the built-in demo model, whose folder {problem}",
     # How a folder's {problem} is described.
     "model_unavailable.no_vae": "is not an SDXL VAE (its config.json does not name AutoencoderKL)",
+    "model_unavailable.no_preview": (
+        "is not a tiny autoencoder for SDXL (an AutoencoderTiny of four latent channels in diffusers' layout, "
+        "such as madebyollin/taesdxl)"
+    ),
     "model_unavailable.no_checker": (
         "is not a safety checker (its config.json does not name StableDiffusionSafetyChecker)"
     ),

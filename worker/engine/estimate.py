@@ -138,7 +138,7 @@ class Networks:
 
 
 def _image_encoder(spec: ModelSpec) -> Config | None:
-    for extra in spec.extras:
+    for extra in (extra for extra in spec.extras if extra.role == "ip_adapter"):
         files = None if extra.path is None else ip_adapter_files(extra.path)
         if isinstance(files, IpAdapterFiles):
             return read_json(files.encoder / "config.json")

@@ -1,11 +1,13 @@
 """What a job is making, small and before it is done: the clean picture that its latents are on the way to.
 
 A scheduler has at each step an estimate of the clean latents (x0: https://arxiv.org/abs/2006.11239, equation 15), of
-which a linear map makes colours, one pixel a latent. Knows schedulers and latents; knows nobody who looks. Where nobody
-does, nothing is computed; where somebody does, the scheduler is given the same numbers and gives the same ones, and the
-thread that denoises never waits: what leaves the GPU is copied beside its work and is looked for later.
+which a linear map makes colours, one pixel a latent, or a tiny autoencoder a picture. Knows schedulers and latents;
+knows nobody who looks. Where nobody does, nothing is computed; where somebody does, the scheduler is given the same
+numbers and gives the same ones, and the thread that denoises never waits: what leaves the GPU is copied beside its work
+and is looked for later.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +18,7 @@ import torch
 from PIL import Image
 
 from worker.core.types import Control
+from worker.engine.memory.room import PREVIEW_SIDE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,9 +29,13 @@ if TYPE_CHECKING:
 Rows = tuple[tuple[float, float, float], ...]
 """Red, green and blue, -1 ... 1, that each channel of a latent adds to its pixel; the last row is added to all."""
 Correction = Callable[[torch.Tensor], torch.Tensor]
+Drawer = Callable[[torch.Tensor], torch.Tensor]
+"""Makes (h, w, 3) uint8 pixels of (c, h, w) clean latents."""
 
 LONGEST_SIDE = 192
 """Pixels of a preview: as many as SDXL's longest native size, 1536, has latents."""
+SDXL_FACTOR = 0.13025
+"""By which SDXL's latents are scaled: a tiny autoencoder for it takes them as its UNet has them."""
 NONE_SHOWN = "preview: has no effect; of this model no preview can be made"
 
 # As fitted by the authors of ComfyUI (comfy/latent_formats.py at 75399d7: SDXL, SDXL_Playground_2_5, Wan21, Wan22), for
@@ -132,12 +139,12 @@ def rows_for(vae: Any, own: Sequence[Sequence[float]] | None = None) -> Rows | N
     return tuple((red, green, blue) for red, green, blue in own) if len(own) == channels + 1 else None
 
 
-def small(latents: torch.Tensor) -> torch.Tensor:
-    """(1, c, h, w), or (1, c, f, h, w) of which the middle frame counts, -> (c, h, w) float32 of at most 192 a side."""
+def small(latents: torch.Tensor, side: int = LONGEST_SIDE) -> torch.Tensor:
+    """(1, c, h, w), or (1, c, f, h, w) of which the middle frame counts, -> (c, h, w) float32 of at most `side`."""
     one = (latents if latents.ndim == 4 else latents[:, :, latents.shape[2] // 2])[:1].float()
     height, width = one.shape[-2:]
-    if (longest := max(height, width)) > LONGEST_SIDE:
-        size = [max(1, round(side * LONGEST_SIDE / longest)) for side in (height, width)]
+    if (longest := max(height, width)) > side:
+        size = [max(1, round(each * side / longest)) for each in (height, width)]
         one = torch.nn.functional.interpolate(one, size, mode="area")
     only: torch.Tensor = one[0]
     return only
@@ -151,6 +158,7 @@ def shown(
     *,
     correct: Correction | None = None,
     place: Callable[[Image.Image], Image.Image] | None = None,
+    draw: Drawer | None = None,
 ) -> Iterator[None]:
     """In the body, whoever looks at the job is handed previews of what `scheduler` steps through.
 
@@ -160,6 +168,7 @@ def shown(
         control: asked at each step who looks.
         correct: what is put right of the clean latents, small as they are.
         place: what becomes of the picture; runs where it is looked at.
+        draw: makes the pixels in place of `rows`, as long as there is room for it.
     """
     step = scheduler.step
 
@@ -177,7 +186,7 @@ def shown(
             control.warn(NONE_SHOWN)
         else:
             clean = clean if correct is None else correct(clean)
-            viewer(Frame(_coloured(clean, _beside(torch.tensor(rows), clean)), place))
+            viewer(Frame(_drawn(clean, rows, draw), place))
         return stepped if as_object else (stepped.prev_sample,)
 
     scheduler.step = watched
@@ -240,9 +249,44 @@ def _beside(numbers: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     return numbers.pin_memory().to(other.device, non_blocking=True)
 
 
+def drawer(tiny: Any, vae: Any) -> Drawer | None:
+    """What draws with a tiny autoencoder for SDXL the latents of a model with this VAE; None: nothing can.
+
+    At most 64 latents a side are drawn: at 512 pixels nothing is lost that could be seen at 192. That is a quarter of
+    what SDXL's native size would take, in time and in room, and no more at any other size; 24 latents, which give 192
+    pixels at once, would show less than the map does.
+    """
+    config = vae.config
+    if tiny is None or config["latent_channels"] != tiny.config["latent_channels"]:
+        return None
+    mean, deviation = config.get("latents_mean"), config.get("latents_std")
+
+    @torch.no_grad()
+    def draw(clean: torch.Tensor) -> torch.Tensor:
+        latents = small(clean[None], PREVIEW_SIDE) * (SDXL_FACTOR / config["scaling_factor"])
+        if mean is not None and deviation is not None:
+            each, added = (_beside(torch.tensor(values), clean)[:, None, None] for values in (deviation, mean))
+            latents = latents * each + added * SDXL_FACTOR
+        latents = latents[None].to(tiny.dtype) / tiny.config["scaling_factor"]
+        return _quantised(small(tiny.decode(latents, return_dict=False)[0]).permute(1, 2, 0))
+
+    return draw
+
+
+def _drawn(clean: torch.Tensor, rows: Rows, draw: Drawer | None) -> torch.Tensor:
+    """Pixels of clean latents. A preview is not worth the memory of its job: where that is short, the map makes it."""
+    if draw is not None:
+        with contextlib.suppress(torch.OutOfMemoryError):
+            return draw(clean)
+    return _coloured(clean, _beside(torch.tensor(rows), clean))
+
+
 def _coloured(clean: torch.Tensor, colours: torch.Tensor) -> torch.Tensor:
     """(c, h, w) latents -> (h, w, 3) uint8 pixels."""
-    values = torch.einsum("chw,cd->hwd", clean, colours[:-1]) + colours[-1]
+    return _quantised(torch.einsum("chw,cd->hwd", clean, colours[:-1]) + colours[-1])
+
+
+def _quantised(values: torch.Tensor) -> torch.Tensor:
     return values.nan_to_num().add(1).mul(127.5).clamp(0, 255).round().to(torch.uint8)
 
 

@@ -80,6 +80,22 @@ def test_one_phase_after_the_other_is_there_and_comes_once(
     assert moves[-1][0] == "leave vae"
 
 
+def test_nobody_leaves_for_a_preview_and_what_draws_it_comes_once(
+    networks: dict[str, nn.Module], moves: list[tuple[str, int]]
+) -> None:
+    networks["preview"] = nn.Linear(4, 4)
+    offloader = settled(networks, "offloaded")
+    followed: list[str] = []
+    moves.clear()
+    with offloader.followed(followed.append):
+        for name in ("unet", "preview", "unet", "preview", "vae"):
+            networks[name](torch.ones(4))
+    assert [what for what, _ in moves] == ["come unet", "come preview", "leave unet", "come vae"]
+    assert followed == ["unet", "unet", "vae"]
+    offloader.rest()
+    assert {what for what, _ in moves[4:]} == {"leave preview", "leave vae"}
+
+
 def test_partly_moves_the_text_encoders_alone(networks: dict[str, nn.Module], moves: list[tuple[str, int]]) -> None:
     before = job(networks)
     offloader = settled(networks, "partly")

@@ -74,6 +74,14 @@ def test_what_few_jobs_need_visits_the_card_and_stays_aside_in_every_mode() -> N
     assert decide(only, (), free=4 * GIB, total=24 * GIB).mode == "offloaded"
 
 
+def test_what_draws_previews_is_there_beside_whichever_network_runs() -> None:
+    shown = dataclasses.replace(NEW, networks={**NEW.networks, "preview": GIB})
+    modes: tuple[PlacementMode, ...] = ("resident", "partly", "offloaded")
+    for mode in modes:
+        assert shown.least(mode, tiles=False) == NEW.least(mode, tiles=False) + GIB
+        assert set_aside(shown.networks, mode) == {*set_aside(NEW.networks, mode), "preview"}
+
+
 def test_what_cannot_fit_into_the_empty_card_is_refused_in_numbers() -> None:
     placement = decide(NEW, (), free=6 * GIB, total=6 * GIB)
     assert placement.mode == "refused"

@@ -402,7 +402,8 @@ class SdxlJob:
         told = self._params.micro_conditioning
         rows = preview.rows_for(self._parts.vae, self._parts.preview_factors)
         correct = None if place else self._corrector()
-        with preview.shown(pipeline.scheduler, rows, self._control, correct=correct, place=place):
+        draw = preview.drawer(self._parts.preview, self._parts.vae)
+        with preview.shown(pipeline.scheduler, rows, self._control, correct=correct, place=place, draw=draw):
             latents: torch.Tensor = pipeline(
                 **(embeds or {}),
                 **options,

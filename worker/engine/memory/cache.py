@@ -45,6 +45,7 @@ _FETCHED_AS: Mapping[Role, What] = {
     "ip_adapter": "ip_adapter",
     "controlnet": "controlnet",
     "depth": "safety",
+    "preview": "vae",
     "upscaler": "upscaler",
 }
 

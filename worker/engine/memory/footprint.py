@@ -60,7 +60,7 @@ def _part(weights: WeightSource, *, cuda: bool) -> dict[str, int]:
     if weights.role == "controlnet":
         network = controlnet_files(path, half=cuda)
         return {"controlnet": 0 if isinstance(network, str) else loaded_bytes(network.files, wide)}
-    if weights.role in {"vae", "depth"}:
+    if weights.role in {"vae", "depth", "preview"}:
         return {weights.role: loaded_bytes(_files(path, cuda), wide)}
     if weights.kind == "file":
         tensors = header(path)

@@ -14,7 +14,7 @@ import torch
 from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
 from accelerate.utils import send_to_device
 
-from worker.engine.memory.placement import phase_of, set_aside
+from worker.engine.memory.placement import PREVIEW, set_aside, stays_beside
 from worker.engine.protocol import Placement
 
 log = logging.getLogger(__name__)
@@ -87,11 +87,14 @@ class Offloader:
             self._leave(name)
 
     def arrive(self, name: str) -> None:
-        """A network is about to run: it comes to the GPU, and visitors of another phase leave."""
-        for follower in self._followers:
+        """A network is about to run: it comes to the GPU, and visitors of another phase leave.
+
+        What draws previews runs in the middle of others' phases: nobody leaves for it.
+        """
+        for follower in self._followers if name != PREVIEW else ():
             follower(name)
-        for other in tuple(self._visiting):
-            if phase_of(other) != phase_of(name):
+        for other in tuple(self._visiting) if name != PREVIEW else ():
+            if not stays_beside(other, name):
                 self._leave(other)
         if name in self._aside and name not in self._visiting:
             self._visiting.add(name)  # first: what came halfway has to leave, too

@@ -12,7 +12,8 @@ from worker.engine.memory.room import Room
 from worker.engine.protocol import Placement, PlacementMode
 
 GIB = 2**30
-EXTRAS = ("ip_adapter", "controlnet", "depth")
+PREVIEW = "preview"
+EXTRAS = ("ip_adapter", "controlnet", "depth", PREVIEW)
 """How the names of networks begin that some jobs of a model need and most do not. They are on the GPU only while they
 run, in every mode: what a job without them is planned in, and how fast it is, does not depend on what others asked for.
 """
@@ -45,8 +46,8 @@ class Demand:
         peaks = [0]
         for name in self.networks:
             # The networks of one phase come and go together.
-            comes = sum(self.networks[other] for other in aside if phase_of(other) == phase_of(name))
-            peaks.append((comes if name in aside else 0) + self.room.of(name, tiles=tiles))
+            comes = sum(self.networks[other] for other in aside if stays_beside(other, name))
+            peaks.append(comes + self.room.of(name, tiles=tiles))
         return stays + max(peaks)
 
     def aside(self, mode: PlacementMode) -> int:
@@ -59,6 +60,11 @@ def phase_of(network: str) -> str:
     if network.startswith("controlnet"):
         return "unet"
     return "text" if network.startswith("text_encoder") else network
+
+
+def stays_beside(other: str, running: str) -> bool:
+    """Whether `other`, offloaded, stays on the GPU while `running` runs; what draws previews, a few MB, always does."""
+    return other == PREVIEW or phase_of(other) == phase_of(running)
 
 
 def set_aside(networks: Mapping[str, object], mode: PlacementMode) -> frozenset[str]:

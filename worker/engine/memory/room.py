@@ -27,6 +27,10 @@ _TEXT = {"sdxl": 64 * MIB, "wan": 128 * MIB}
 DEPTH = 512 * MIB
 """Of what tells the depth of a photo: the largest Depth Anything takes 603 bytes for each pixel that it sees (counted
 at 518 x 518, 518 x 1036 and 518 x 2072), and it sees at most 3 x 518 x 518 of them."""
+PREVIEW_SIDE = 64
+"""Latents of a side that a tiny autoencoder is given at most."""
+_PREVIEW = 4 * 64 * (8 * PREVIEW_SIDE) ** 2
+"""Numbers in which it makes a picture of them: four times what its last block of 64 channels gives (counted)."""
 IMAGE_TILE = 512
 """Side of a tile in which an image is decoded, in pixels, where there is no room to decode it whole."""
 UPSCALE_TILES = (512, 384, 256, 128, 64)
@@ -173,11 +177,14 @@ def _sdxl(spec: ModelSpec, size: Size, number: int) -> Room:
     text *= 2 if size.guided else 1
     # What a ControlNet hands to the UNet: 0.08 of its width for each pixel, twice while those of two are added up.
     residuals = min(size.controls, 2) * 0.08 * unet + 3 * size.controls
+    denoise = round((0.25 * unet + residuals) * number * (2 if size.guided else 1)) * size.pixels + text
+    if any(extra.role == "preview" for extra in spec.extras):
+        denoise = max(denoise, _PREVIEW * number)  # between two steps, when what the UNet worked in is free
     decoded = 6 * vae * number  # three copies of the second widest block's output at full size
     return Room(
         text=_TEXT["sdxl"],
         encode=round(5.1 * vae * number) * size.pixels if size.source else 0,
-        denoise=round((0.25 * unet + residuals) * number * (2 if size.guided else 1)) * size.pixels + text,
+        denoise=denoise,
         decode=decoded * size.pixels,
         decode_in_tiles=decoded * min(size.pixels, IMAGE_TILE**2) + 4 * 3 * number * size.pixels,
     )

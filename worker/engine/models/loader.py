@@ -77,6 +77,7 @@ class SdxlParts:
     refiner_aesthetics: bool = True
     ip_adapter: Any = None
     depth: Any = None
+    preview: Any = None
     preview_factors: PreviewFactors | None = None
     """What makes colours of its latents, where the model says so itself."""
     controlnets: dict[str, Any] = field(default_factory=dict)
@@ -84,7 +85,7 @@ class SdxlParts:
 
     def modules(self) -> dict[str, torch.nn.Module]:
         """The networks in the order in which a job uses them."""
-        names = ("depth", "text_encoder", "text_encoder_2", "ip_adapter", "unet", "refiner_unet", "vae")
+        names = ("depth", "text_encoder", "text_encoder_2", "ip_adapter", "unet", "refiner_unet", "preview", "vae")
         return {name: module for name in names if (module := getattr(self, name)) is not None} | self.controlnets
 
 
@@ -190,6 +191,8 @@ class Loader:
         elif source.role == "depth":
             kind = transformers.DepthAnythingForDepthEstimation
             network = parts.depth = self._read(kind, _path(source), torch.float16, source, "depth")
+        elif source.role == "preview":
+            network = parts.preview = self._preview(source, parts.unet.dtype)
         else:
             network = parts.ip_adapter = self._ip_adapter(source, parts.unet)
         self._step()
@@ -332,6 +335,22 @@ class Loader:
             return ip_adapter.assembled(tensors, encoder, unet)
         except (KeyError, RuntimeError) as error:
             raise _incomplete(source, "ip_adapter") from error
+
+    def _preview(self, source: WeightSource, dtype: torch.dtype) -> Any:
+        """A tiny autoencoder: a folder, or a file of the usual one in diffusers' names."""
+        where = _path(source)
+        if where.suffix != ".safetensors":
+            return self._read(diffusers.AutoencoderTiny, where, dtype, source, "preview")
+        kind: Any = diffusers.AutoencoderTiny
+        with torch.device("meta"):
+            network = kind()
+        with safe_open(where, "pt") as file:
+            tensors = {key: file.get_tensor(key).to(dtype) for key in file.keys()}  # noqa: SIM118 - no dict
+        try:  # torch's RuntimeError: a tensor is missing, or of another shape
+            network.load_state_dict(tensors, assign=True)
+        except RuntimeError as error:
+            raise _incomplete(source, "preview") from error
+        return _whole(network.requires_grad_(False), source, "preview")
 
     def _controlnet(self, source: WeightSource, unet: Any) -> Any:
         """A ControlNet for this UNet."""

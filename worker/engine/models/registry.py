@@ -38,7 +38,7 @@ _FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
 """Endings of a model in one file; all but the first are refused by what is in them."""
 
 Family = Literal["sdxl", "wan", "upscaler"]
-Role = Literal["sdxl", "vae", "refiner", "wan", "safety", "ip_adapter", "controlnet", "depth", "upscaler"]
+Role = Literal["sdxl", "vae", "refiner", "wan", "safety", "ip_adapter", "controlnet", "depth", "preview", "upscaler"]
 Kind = Literal["folder", "file", "hub", "demo"]
 
 SDXL_SIDE = 1024
@@ -129,7 +129,7 @@ class ModelSpec:
                 return replace(self, vae=part)
             case "refiner":
                 return replace(self, refiner=part)
-            case "ip_adapter" | "controlnet" | "depth":
+            case "ip_adapter" | "controlnet" | "depth" | "preview":
                 extras = (part if part.network == old.network else old for old in self.extras)
                 return replace(self, extras=tuple(extras))
             case _:
@@ -320,7 +320,19 @@ class ModelRegistry:
             extras.append(self.ip_adapter(main))
         if isinstance(request, ImageRequest) and request.controlnets:
             extras += self._asked_controlnets(main, request)
+        # Where the check blocks nobody is shown any: see `job.preview`.
+        if isinstance(request, ImageRequest) and request.preview and self._settings.safety_checker != "block":
+            extras.append(self.preview())
         return tuple(extra for extra in extras if extra is not None)
+
+    def preview(self) -> WeightSource | None:
+        """What draws the previews of SDXL's jobs; None: the linear map does.
+
+        Raises:
+            ModelUnavailable: what is configured is not there or is something else.
+        """
+        value = self._settings.preview_model
+        return None if value is None else self._weights("PREVIEW_MODEL", "preview", value)
 
     def controlnet_types(self) -> tuple[ControlType, ...]:
         """The types of control picture that a request may name; empty where no ControlNet can be had."""
@@ -532,7 +544,7 @@ def _demo(variable: str, role: Role) -> WeightSource:
 
 
 def _file(variable: str, role: Role, path: Path) -> WeightSource:
-    if role not in {"sdxl", "vae", "controlnet", "upscaler"}:
+    if role not in {"sdxl", "vae", "controlnet", "preview", "upscaler"}:
         raise ModelUnavailable("model_unavailable.no_file", variable=variable)
     if not path.is_file():
         raise ModelUnavailable("model_unavailable.file_missing", variable=variable)
@@ -542,6 +554,8 @@ def _file(variable: str, role: Role, path: Path) -> WeightSource:
         problem = upscaler_file.problem(path)
     elif role == "controlnet" and header(path):
         problem = _controlnet_problem(path)
+    elif role == "preview" and header(path):
+        problem = _preview_problem(path)
     else:
         problem = identify(path).problem if role == "sdxl" or not header(path) else None
     if problem:
@@ -614,7 +628,7 @@ def folder_problem(folder: Path, role: Role) -> str | None:
         return upscaler_file.problem(folder)
     if role == "controlnet":
         return _controlnet_problem(folder)
-    if role in {"vae", "depth"}:
+    if role in {"vae", "depth", "preview"}:
         return _problem_alone(folder, role) or _weights_problem(folder)
     if role == "ip_adapter":
         files = ip_adapter_files(folder)
@@ -643,7 +657,15 @@ def _problem_alone(folder: Path, role: Role) -> str | None:
         return text("model_unavailable.no_vae")
     if role == "depth" and config.get("architectures") != ["DepthAnythingForDepthEstimation"]:
         return text("model_unavailable.no_depth")
+    if role == "preview" and (config.get("_class_name"), config.get("latent_channels", 4)) != ("AutoencoderTiny", 4):
+        return text("model_unavailable.no_preview")
     return None
+
+
+def _preview_problem(path: Path) -> str | None:
+    """The same of a file: the first layer of its decoder says what it takes."""
+    shape = header(path).get("decoder.layers.0.weight", {}).get("shape")
+    return None if shape == [64, 4, 3, 3] else text("model_unavailable.no_preview")
 
 
 def _controlnet_problem(path: Path) -> str | None:
