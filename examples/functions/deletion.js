@@ -31,11 +31,15 @@ const tombstoneOf = (uid) => firestore().collection("deleted_users").doc(uid);
 
 export const onUserDeleted = runWith({ timeoutSeconds: 540, memory: "512MB", failurePolicy: true })
   .auth.user()
-  .onDelete(async ({ uid }) => {
+  .onDelete(async ({ uid }, { eventId }) => {
     if (!isUserId(uid)) return; // nothing was ever made for such a one
+    const tombstone = tombstoneOf(uid);
+    // Told twice: what is there by now may be theirs who signed up again under the same id.
+    if (eventId && (await tombstone.get()).get("erased") === eventId) return;
     const at = Date.now();
-    await tombstoneOf(uid).set({ at: Timestamp.fromMillis(at), erase_at: Timestamp.fromMillis(at + AGAIN_MS[0]) });
+    await tombstone.set({ at: Timestamp.fromMillis(at), erase_at: Timestamp.fromMillis(at + AGAIN_MS[0]) });
     await erase(uid);
+    await tombstone.update({ erased: eventId ?? null });
   });
 
 /** @throws HttpsError where nothing may be made: the caller is gone, or this file was taken down. */

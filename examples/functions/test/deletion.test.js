@@ -116,6 +116,15 @@ describe("what is to be gone", { skip: !(FIRESTORE_EMULATOR_HOST && STORAGE_EMUL
     assert.deepEqual((await firestore.getAll(...left)).map(({ exists }) => exists), [false, false]);
   });
 
+  test("is nothing that was made since, where a deletion is told of twice", async () => {
+    await deleted();
+    await firestore.doc("wallets/alice").set({ credits: 5 });
+    await deleted();
+    assert.equal(await there("wallets/alice"), true);
+    await world.functions.onUserDeleted({ uid: "alice", metadata: {} }, { eventId: "2", eventType: "x" }); // once more, really
+    assert.equal(await there("wallets/alice"), false);
+  });
+
   test("is nothing of who signed up again under the same id", async () => {
     await deleted();
     await users.createUser({ uid: "alice" });
