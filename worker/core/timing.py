@@ -50,9 +50,6 @@ LOADING_GRACE_SECONDS = 180.0
 PROGRESS_POST_SECONDS = 2.0
 """Longest wait for RunPod to take one progress post."""
 
-TELEMETRY_SECONDS = 3.0
-"""How long a worker that leaves waits for what it tells of itself to be taken: a collector may hang."""
-
 SPOOL_UPLOAD_SECONDS = 60.0
 """One upload of a spooled result: nobody waits for it."""
 SPOOL_COMPLETE_SECONDS = 10.0

@@ -23,9 +23,9 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Span, Status, StatusCode, format_trace_id, set_span_in_context
 
-from worker.core import timing
-
 NAME = "generation-worker"
+CLOSE_SECONDS = 3.0
+"""How long a process that ends waits for what is left to be taken: a collector may hang."""
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
 """Boundaries of the histograms: from a claim to a video of ten minutes."""
 
@@ -86,7 +86,7 @@ class Otlp:
     def close(self) -> None:
         """Send what is left, as far as it is taken soon; also done as the process ends."""
         atexit.unregister(self.close)
-        deadline = time.monotonic() + timing.TELEMETRY_SECONDS
+        deadline = time.monotonic() + CLOSE_SECONDS
         self._over.set()
         for thread in self._closing:
             thread.join(max(0.0, deadline - time.monotonic()))
