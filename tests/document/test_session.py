@@ -478,6 +478,15 @@ def test_a_wish_to_cancel_that_was_there_before_the_claim_is_heard_beside_it(doc
         DocumentSession(documents, OWNER, bid(), {}).claim(soon())
 
 
+def test_a_beat_that_begins_after_the_end_writes_nothing(documents: MemoryDocumentStore) -> None:
+    session = DocumentSession(documents, OWNER, bid(), {})
+    session.claim(soon())
+    session.complete(DATA, soon())
+    written = fields(documents)
+    session.beat(Progress("generating", 1, 4), heartbeat=True)
+    assert fields(documents) == written
+
+
 @pytest.mark.parametrize("first", ["beat", "end"])
 def test_an_end_beside_a_beat_is_the_last_word(documents: MemoryDocumentStore, first: str) -> None:
     session = DocumentSession(documents, OWNER, bid(), {})

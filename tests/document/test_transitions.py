@@ -57,6 +57,9 @@ OVER = {"expires_at": NOW - timedelta(seconds=1)}
         pytest.param(
             document("completed", generation_data={"storage": "base64"}), Grant(2), id="completed, but went inline"
         ),
+        pytest.param(
+            document("completed", generation_data={"storage": "firebase"}, delete_at=NOW), Grant(2), id="kept no longer"
+        ),
     ],
 )
 def test_the_job_may_start(found: dict[str, Any] | None, expected: Grant) -> None:
@@ -66,6 +69,8 @@ def test_the_job_may_start(found: dict[str, Any] | None, expected: Grant) -> Non
 def test_a_finished_generation_is_answered_from_the_document() -> None:
     data = {"storage": "firebase", "images": ["u"]}
     assert decide_claim(document("completed", generation_data=data, job_id="job-0"), BID, NOW) == AlreadyDone(data)
+    kept = document("completed", generation_data=data, delete_at=NOW + timedelta(seconds=1))
+    assert decide_claim(kept, BID, NOW) == AlreadyDone(data)
 
 
 @pytest.mark.parametrize(

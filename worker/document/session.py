@@ -156,14 +156,16 @@ class DocumentSession:
             self._beat(None, heartbeat=heartbeat)
 
     def _beat(self, progress: Progress | None, *, heartbeat: bool) -> None:
-        changes: dict[str, Any] = {}
+        version, changes = self._version, dict[str, Any]()
+        if self._ending:
+            return  # asked after the version was read: what an end has written is then never taken for it
         if progress is not None:
             changes["progress"] = schema.progressed(progress)
         if heartbeat:
             changes |= schema.alive(self._now())
         if changes:
             changes["updated_at"] = FieldValue.SERVER_TIME
-            if self._update(changes, timing.CALL_SECONDS):
+            if self._update(changes, version, timing.CALL_SECONDS):
                 return
         found = self._store.read(self._path, timeout=timing.CALL_SECONDS)
         reason = transitions.reason_to_stop(found.fields, self._request)
@@ -172,7 +174,7 @@ class DocumentSession:
         if reason is not None:
             raise reason
         if changes and not self._ending:
-            self._update(changes, timing.CALL_SECONDS)
+            self._update(changes, found.version, timing.CALL_SECONDS)
 
     def complete(self, generation_data: Mapping[str, Any], deadline: float) -> None:
         """Write the result: the terminal state, after its objects.
@@ -207,7 +209,9 @@ class DocumentSession:
         self._ending = True
         if self.claimed and self._version is not None:
             try:
-                if self._update(self._dated(terminal), retry.seconds_left(deadline, timing.CALL_SECONDS)):
+                if self._update(
+                    self._dated(terminal), self._version, retry.seconds_left(deadline, timing.CALL_SECONDS)
+                ):
                     return
             except BackendError as error:
                 if error.kind != "invalid":
@@ -235,9 +239,9 @@ class DocumentSession:
         self._clock = (found.read_at, time.monotonic())
         return found
 
-    def _update(self, changes: Mapping[str, Any], seconds: float) -> bool:
-        """Whether the document was still as this session left it, and says `changes` now."""
-        version = self._store.update(self._path, changes, unchanged=self._version, timeout=seconds)
+    def _update(self, changes: Mapping[str, Any], seen: object, seconds: float) -> bool:
+        """Whether the document was still as `seen`, and says `changes` now."""
+        version = self._store.update(self._path, changes, unchanged=seen, timeout=seconds)
         self._version = version if version is not None else self._version
         return version is not None
 

@@ -13,6 +13,7 @@ Pure functions over (document, who asks, the server's time); docs/architecture.m
     processing, and its worker was lost thrice    denied: `poison_job`
     completed, same request, result stored        answered from it, no generation
     completed, same request, result went inline   granted, attempt + 1 (nothing is stored to answer with)
+    completed, same request, its `delete_at` over granted, attempt + 1 (its files may be gone before it)
     completed, another request                    denied: `idempotency_mismatch`
     failed                                        granted, attempt + 1
     failed as poison, the same job again          denied: `poison_job`
@@ -83,7 +84,9 @@ def decide_claim(fields: Fields | None, request: ClaimRequest, now: datetime) ->
         if not same_request:
             return Deny(IdempotencyMismatch())
         data = schema.mapping(fields, "generation_data")
-        return AlreadyDone(data) if data.get("storage") == "firebase" else Grant(_attempt(fields) + 1)
+        kept_until = fields.get("delete_at")
+        kept = not isinstance(kept_until, datetime) or kept_until > now
+        return AlreadyDone(data) if data.get("storage") == "firebase" and kept else Grant(_attempt(fields) + 1)
     if status == "failed":
         return _after_failure(fields, request)
     return _while_processing(fields, request, now, same_request=same_request)
