@@ -11,6 +11,7 @@ from worker.api.fingerprint import fingerprint
 from worker.api.params import ModelDefaults, resolve
 from worker.api.request import Request, parse
 from worker.core.config import ConfigError, load_settings
+from worker.core.errors import InvalidInput
 from worker.core.types import Scheduler
 
 SDXL = ModelDefaults("base", 1024, 1024, num_inference_steps=30, guidance_scale=5.0)
@@ -138,6 +139,26 @@ def test_what_the_client_says_in_so_many_words_counts_and_is_remarked_on() -> No
     assert all("this acceleration was made for" in one for one in said)
 
 
+def test_what_is_for_two_experts_is_no_level_of_a_model_with_one() -> None:
+    settings = {"my-own": SETTINGS.accelerations["wan"]} if SETTINGS.accelerations else {}
+    own = replace(SDXL, name="my-own")
+    found = accelerated(asked({"acceleration": "regular"}), own, settings, SETTINGS.loras or {}, None)
+    assert (found.level, found.loras, found.params) == (None, (), {})
+    assert found.warnings == ("acceleration: has no effect; my-own has no regular one here",)
+
+
+def test_more_steps_than_the_few_are_chosen_from_are_refused_before_any_model() -> None:
+    chosen = replace(SDXL, scheduler=Scheduler.LCM, original_inference_steps=20)
+    for steps, most in ((21, 20), (51, 50)):
+        defaults = chosen if most == 20 else replace(chosen, original_inference_steps=None)
+        with pytest.raises(InvalidInput) as error:
+            resolve(asked({"num_inference_steps": steps}), defaults, max_image_pixels=2**22, max_job_cost=2**40)
+        assert [one.field for one in error.value.problems] == ["num_inference_steps"]
+        assert f"{most}" in str(error.value)
+        resolve(asked({"num_inference_steps": most}), defaults, max_image_pixels=2**22, max_job_cost=2**40)
+    assert numbers({"acceleration": "high", "num_inference_steps": 60}).num_inference_steps == 60
+
+
 def test_a_request_that_does_not_use_it_keeps_its_fingerprint() -> None:
     plain = fingerprint(asked({}))
     assert fingerprint(asked({"acceleration": None})) == plain
@@ -154,6 +175,11 @@ def test_a_request_that_does_not_use_it_keeps_its_fingerprint() -> None:
         ({"sdxl": {"fastest": LIGHTNING}}, "fastest"),
         ({"sdxl": {"regular": {"guidance_scale": 1}}}, "num_inference_steps"),
         ({"sdxl": {"regular": {**LIGHTNING, "prompt": "x"}}}, "prompt"),
+        ({"sdxl": {"regular": {**LIGHTNING, "high_noise_loras": [{"path": "lightning"}]}}}, "one expert"),
+        (
+            {"sdxl": {"regular": {"num_inference_steps": 8, "original_inference_steps": 4}}},
+            "original_inference_steps",
+        ),
         ("[]", "ACCELERATIONS"),
         ("{", "must be a JSON object"),
     ],

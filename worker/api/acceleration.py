@@ -82,7 +82,11 @@ def levels(defaults: ModelDefaults, accelerations: Accelerations, *, video: bool
     """What a model can be asked for; nothing where it was made for a few steps already."""
     if defaults.few_steps:
         return {}
-    return accelerations.get(defaults.name) or accelerations.get("wan" if video else "sdxl") or {}
+    found = accelerations.get(defaults.name) or accelerations.get("wan" if video else "sdxl") or {}
+    if video:
+        return found
+    # What is for two experts is for no model that has one.
+    return {level: one for level, one in found.items() if not one.high_noise_loras and not one.low_noise_loras}
 
 
 def _entry(asked: Level, found: Mapping[Level, Acceleration]) -> tuple[Level, Acceleration | None]:

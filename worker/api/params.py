@@ -726,11 +726,15 @@ def _check_scheduler(request: ImageRequest, defaults: ModelDefaults, scheduler: 
             [FieldProblem("scheduler", "invalid_input.model_scheduler", choices=choices, got=request.scheduler)]
         )
     if scheduler in SHORT_SCHEDULERS:
-        asked = {"num_inference_steps": steps, "refiner_inference_steps": request.refiner_inference_steps or 0}
+        # The few are chosen from so many; the refiner has a schedule of its own.
+        asked = {
+            "num_inference_steps": (steps, defaults.original_inference_steps or MAX_SHORT_STEPS),
+            "refiner_inference_steps": (request.refiner_inference_steps or 0, MAX_SHORT_STEPS),
+        }
         if problems := [
-            FieldProblem(name, "invalid_input.short_schedule", most=MAX_SHORT_STEPS, scheduler=scheduler, got=got)
-            for name, got in asked.items()
-            if got > MAX_SHORT_STEPS
+            FieldProblem(name, "invalid_input.short_schedule", most=most, scheduler=scheduler, got=got)
+            for name, (got, most) in asked.items()
+            if got > most
         ]:
             raise InvalidInput(problems)
 

@@ -173,6 +173,12 @@ class Acceleration(BaseModel):
     high_noise_loras: Annotated[tuple[AcceleratingLora, ...], Field(strict=False)] = ()
     low_noise_loras: Annotated[tuple[AcceleratingLora, ...], Field(strict=False)] = ()
 
+    @model_validator(mode="after")
+    def _few_of_enough(self) -> "Acceleration":
+        if self.original_inference_steps is not None and self.original_inference_steps < self.num_inference_steps:
+            raise ValueError("original_inference_steps: the num_inference_steps are chosen from them, so not fewer")
+        return self
+
     def lora_names(self) -> list[str]:
         """Of all of its LoRAs."""
         return [one.path for one in (*self.loras, *self.high_noise_loras, *self.low_noise_loras)]
@@ -375,6 +381,8 @@ class Settings(BaseSettings):
     def _accelerated_by_listed_loras(self) -> "Settings":
         for model, levels in (self.accelerations or {}).items():
             for level, entry in levels.items():
+                if model == "sdxl" and (entry.high_noise_loras or entry.low_noise_loras):
+                    raise ValueError(f"ACCELERATIONS.{model}.{level}: SDXL has one expert; its LoRAs stand in loras")
                 if missing := [one for one in entry.lora_names() if one not in (self.loras or {})]:
                     raise ValueError(f"ACCELERATIONS.{model}.{level}: {', '.join(missing)}: LORAS has no such name")
         return self

@@ -163,6 +163,7 @@ class _Runner:
         log.info("job accepted", extra={"action": "job_accepted", "job_id": context.job.id, **self._described(request)})
         result = await self._generate(planned)
         if isinstance(result, AlreadyDone):
+            context.units = 0  # they were counted when it was made
             return {**response.replay(request, result.generation_data)}
         return await self._complete(request, result)
 
