@@ -24,7 +24,7 @@ from worker.core.types import Preview, Scheduler, TaskType
 from worker.engine import preview
 from worker.engine.engine import Engine
 from worker.engine.memory.footprint import extra_bytes
-from worker.engine.memory.room import Size, room
+from worker.engine.memory.room import PREVIEW, Size, room
 from worker.engine.models.registry import ModelRegistry
 from worker.engine.preview import LONGEST_SIDE, SDXL_FACTOR, Backdrop, Frame, drawer, rows_for, shown, small
 from worker.engine.schedulers import image_scheduler, video_scheduler
@@ -332,7 +332,7 @@ def test_a_tiny_autoencoder_draws_previews_in_place_of_the_map(
     asked = engine.registry.spec(TaskType.TEXT2IMG, None, request)
     counted = extra_bytes(asked, cuda=False)["preview"]
     assert counted == engine._cache[spec].offloader.networks["preview"] == 4 * 2445063
-    assert room(asked, Size(64, 64), cuda=True).denoise == 2 * 4 * 64 * 512**2
+    assert room(asked, Size(64, 64), cuda=True).denoise == 2 * PREVIEW
     assert room(asked, Size(2048, 2048), cuda=True) == room(spec, Size(2048, 2048), cuda=True)
     engine.unload()
     plain.unload()

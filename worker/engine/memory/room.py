@@ -29,8 +29,8 @@ DEPTH = 512 * MIB
 at 518 x 518, 518 x 1036 and 518 x 2072), and it sees at most 3 x 518 x 518 of them."""
 PREVIEW_SIDE = 64
 """Latents of a side that a tiny autoencoder is given at most."""
-_PREVIEW = 4 * 64 * (8 * PREVIEW_SIDE) ** 2
-"""Numbers in which it makes a picture of them: four times what its last block of 64 channels gives (counted)."""
+PREVIEW = 3 * 64 * (8 * PREVIEW_SIDE) ** 2
+"""Numbers in which it makes a picture of them: three copies of what its last block has at full size."""
 IMAGE_TILE = 512
 """Side of a tile in which an image is decoded, in pixels, where there is no room to decode it whole."""
 UPSCALE_TILES = (512, 384, 256, 128, 64)
@@ -179,7 +179,7 @@ def _sdxl(spec: ModelSpec, size: Size, number: int) -> Room:
     residuals = min(size.controls, 2) * 0.08 * unet + 3 * size.controls
     denoise = round((0.25 * unet + residuals) * number * (2 if size.guided else 1)) * size.pixels + text
     if any(extra.role == "preview" for extra in spec.extras):
-        denoise = max(denoise, _PREVIEW * number)  # between two steps, when what the UNet worked in is free
+        denoise = max(denoise, PREVIEW * number)  # between two steps, when what the UNet worked in is free
     decoded = 6 * vae * number  # three copies of the second widest block's output at full size
     return Room(
         text=_TEXT["sdxl"],
