@@ -1,7 +1,7 @@
 """The engine on a card that is not there: its registry, cache, placement, loader, offloader and jobs, as they are."""
 
 from collections import Counter
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from tests.support.engine_jobs import Recorder, image_params, picture, stripe_ma
 from worker.api.params import Params
 from worker.api.request import ControlNet, IpAdapter, Request
 from worker.core.config import Settings, load_settings
-from worker.core.types import LoraFile, Progress, Sources, TaskType
+from worker.core.types import LoraFile, Preview, Progress, Sources, TaskType
 from worker.engine.engine import Engine
 from worker.engine.memory import device, offload
 from worker.engine.memory.room import Room, Size, room
@@ -45,6 +45,8 @@ class Run:
     """What the host waited for in one denoising step; empty for a job of fewer than three."""
     warnings: list[str]
     card: Card
+    previews: list[Preview] = field(default_factory=list)
+    """What was shown to whoever looked."""
 
     def beside_weights(self, phase: str) -> int:
         """Most bytes in use in a phase, without the weights that were there from the beginning."""
@@ -54,15 +56,20 @@ class Run:
 class Watch(Recorder):
     """A job's control that also notes what the host had waited for by each step."""
 
-    def __init__(self, card: Card) -> None:
+    def __init__(self, card: Card, *, looked_at: bool = False) -> None:
         super().__init__()
         self._card = card
+        self._looked_at = looked_at
+        self.previews: list[Preview] = []
         self._by_step: dict[int, Counter[str]] = {}
 
     def report(self, progress: Progress) -> None:
         super().report(progress)
         if progress.stage == "generating" and progress.step:  # before the first one the picture is encoded
             self._by_step.setdefault(progress.step, Counter(self._card.syncs))
+
+    def viewer(self) -> Callable[[Preview], None] | None:
+        return self.previews.append if self._looked_at else None
 
     @property
     def step(self) -> Counter[str]:
@@ -90,21 +97,25 @@ class Rehearsal:
         return self.engine.prepare(request_for(task, **changes), params_of(task, **changes), Recorder())
 
     def run(self, task: TaskType, **changes: Any) -> Run:
-        """Prepare and run one job of a task on the card; keywords change its parameters, `loras` are its files.
+        """Prepare and run one job of a task on the card; keywords change its parameters.
+
+        But `loras` are its files, and where it is `looked_at`, somebody wants its previews.
 
         Raises:
             What the engine raises.
         """
         loras: tuple[LoraFile, ...] = changes.pop("loras", ())
+        looked_at: bool = changes.pop("looked_at", False)
         params, sources = params_of(task, **changes), replace(sources_for(task, **changes), loras=loras)
-        watch, request = Watch(self.card), request_for(task, **changes)
+        watch, request = Watch(self.card, looked_at=looked_at), request_for(task, **changes)
         placement = self.engine.prepare(request, params, watch)
         self.card.forget()
         self.calls.clear()
         weights = self.card.now
         made = list(self.engine.generate(request, params, sources, watch))
         shapes = [one.pixels.shape if isinstance(one, GeneratedImage) else one.frames.shape for one in made]
-        return Run(placement, weights, shapes, Counter(self.calls), watch.step, watch.warnings, self.card)
+        calls = Counter(self.calls)
+        return Run(placement, weights, shapes, calls, watch.step, watch.warnings, self.card, watch.previews)
 
     def spec(self, task: TaskType) -> ModelSpec:
         """The weights that serve a task."""

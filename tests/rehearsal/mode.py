@@ -58,7 +58,8 @@ def pretended(card: Card) -> Iterator[None]:
     dispatch = _Dispatch(card)
     capability = mock.patch.object(torch.cuda, "get_device_capability", return_value=card.capability)
     apply = mock.patch.object(torch.nn.Module, "_apply", _apply)
-    with capability, apply, dispatch.fake, dispatch, _Functions(dispatch):
+    event = mock.patch.object(torch.cuda, "Event", _Event)
+    with capability, apply, event, dispatch.fake, dispatch, _Functions(dispatch):
         yield
 
 
@@ -150,7 +151,9 @@ class _Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ha
                 return (torch.empty_strided(source.shape, source.stride(), dtype=dtype),)
         if name == "copy_" and args[0].device.type == "cpu":
             value = _value(args[1])
-            self._download(args[1], {})
+            # Into memory that may be paged out the host copies itself, whatever it is asked.
+            beside = bool(kwargs.get("non_blocking") or (len(args) > 2 and args[2])) and "pinned" in args[0].__dict__
+            self._download(args[1], {"non_blocking": beside})
             with unset_fake_temporarily():
                 return (args[0] if value is None else args[0].copy_(value),)
         return None
@@ -194,6 +197,17 @@ class _Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ha
         self.card.give_back(self._sizes.pop(key))
 
 
+class _Event:
+    """What the card has come to when the host records it: here it is always done."""
+
+    def record(self) -> None:
+        """Nothing is waited for."""
+
+    def query(self) -> bool:
+        """Whether the card has come so far."""
+        return True
+
+
 class _Functions(TorchFunctionMode):
     def __init__(self, dispatch: _Dispatch) -> None:
         super().__init__()
@@ -207,6 +221,12 @@ class _Functions(TorchFunctionMode):
             return self._attention(*args, **kwargs)
         if func is torch.tensor and any(isinstance(leaf, FakeTensor) for leaf in tree_iter(args)):
             args = tree_map_only(FakeTensor, self._dispatch.read, args)  # torch.tensor([t]) reads t from the card
+        if func is torch.Tensor.pin_memory:
+            return args[0]
+        if func is torch.empty and kwargs.pop("pin_memory", False):  # CUDA alone can pin
+            made = func(*args, **kwargs)
+            made.__dict__["pinned"] = True
+            return made
         return func(*args, **kwargs)
 
     def _attention(

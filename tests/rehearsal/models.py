@@ -190,11 +190,12 @@ def write_controlnet(folder: Path, model: Model) -> Path:
 
 
 def write_lora(path: Path, model: Model, style: Style, rank: int) -> Path:
-    """A LoRA for the attentions of both text encoders and the UNet of an SDXL model; gives its path."""
+    """A LoRA for all that trainers usually change, SDXL's attentions or all of Wan's blocks; gives its path."""
     shapes: dict[str, list[int]] = {}
-    for network in ("text_encoder", "text_encoder_2", "unet"):
+    wan = model.family == "wan"
+    for network in ("transformer",) if wan else ("text_encoder", "text_encoder_2", "unet"):
         for name, layer in layers_of(model.networks[network].on_meta()).items():
-            if attentions(name):
+            if attentions(name) or (wan and ".ffn." in name):
                 stem, (down, up) = named(style, network, name)
                 outputs, inputs = layer.weight.shape
                 shapes |= {stem + down: [rank, inputs], stem + up: [outputs, rank]}

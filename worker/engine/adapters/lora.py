@@ -130,11 +130,12 @@ class _Addition:
             result = result + plain * _wide(own["gain"], output, layer)
         if "down" in own and isinstance(layer, torch.nn.Linear):
             inside = torch.nn.functional.linear(inputs, own["down"]) * own["scales"]
-            result = result + torch.nn.functional.linear(inside, own["up"])
+            # Into its own memory: a third copy of what Wan's widest layer gives would be the peak of a step.
+            result = torch.nn.functional.linear(inside, own["up"]).add_(result)
         elif "down" in own:
             convolve = torch.nn.functional.conv2d if own["down"].ndim == 4 else torch.nn.functional.conv3d
             inside = convolve(inputs, own["down"], None, layer.stride, layer.padding, layer.dilation)
-            result = result + convolve(inside * _wide(own["scales"], inside, layer), own["up"])
+            result = convolve(inside * _wide(own["scales"], inside, layer), own["up"]).add_(result)
         for name in own:
             kind, _, number = name.partition(".")
             if kind == "first":
