@@ -6,16 +6,17 @@ from pathlib import Path
 import pytest
 
 from tests.rehearsal.conftest import ROWS
-from tests.rehearsal.jobs import Row, rehearsal, request_for, room_of
+from tests.rehearsal.jobs import Row, params_of, rehearsal, request_for
 from tests.rehearsal.models import SDXL, Model, write_controlnet
 from worker.api.params import ControlParams
 from worker.core.types import TaskType
 from worker.engine.memory.footprint import spec_bytes
 from worker.engine.memory.placement import set_aside
+from worker.engine.memory.room import Size, room
 
 CONTROLS = (ControlParams("canny"), ControlParams("depth", preprocess=False), ControlParams("tile"))
 T2I = TaskType.TEXT2IMG
-STEPS = 3
+STEPS = 2
 WORKING = {"text": ("text_encoder", "text_encoder_2"), "denoise": ("unet", "controlnet"), "decode": ("vae",)}
 """Phase -> the networks that are on the card in it, if no others are."""
 Record = Callable[[str, object], None]
@@ -25,8 +26,11 @@ Record = Callable[[str, object], None]
     ("model", "gib", "mode", "count"),
     [
         (SDXL, 80, "resident", 1),
+        (SDXL.shallow(), 80, "resident", 2),
+        (SDXL.shallow(), 80, "resident", 3),
+        (SDXL.shallow(), 2.4, "offloaded", 1),
     ],
-    ids=["resident"],
+    ids=["resident", "two pictures", "three pictures", "offloaded"],
 )
 def test_a_union_network_is_there_while_the_unet_works(
     model: Model, gib: float, mode: str, count: int, tmp_path: Path, record_property: Record
@@ -35,14 +39,15 @@ def test_a_union_network_is_there_while_the_unet_works(
     size = {"width": 1024, "height": 1024, "num_inference_steps": STEPS}
     network = write_controlnet(tmp_path / "controlnet", model)
     with rehearsal(tmp_path, model, gib=gib, controlnet=network) as stage:
-        networks = spec_bytes(stage.engine.registry.spec(T2I, None, request_for(T2I, **asked)), cuda=True)
+        spec = stage.engine.registry.spec(T2I, None, request_for(T2I, **asked))
+        networks = spec_bytes(spec, cuda=True)
         run = stage.run(T2I, **size, **asked)
         assert run.placement.mode == mode
         assert run.calls["controlnet"] == run.calls["unet"] == STEPS
         assert run.warnings == []
         assert run.weights == stage.card.now, "it left with the job"
         aside = set_aside(networks, run.placement.mode)
-        estimate = room_of(stage, T2I, **size, **asked)
+        estimate = room(spec, Size.of(T2I, params_of(T2I, **size, **asked)), cuda=True)
         for phase, working in WORKING.items():
             there = sum(networks[name] for name in working if name in aside)
             said = f"SDXL 1024x1024, union, {count} pictures, {mode}"

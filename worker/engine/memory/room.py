@@ -175,8 +175,10 @@ def _sdxl(spec: ModelSpec, size: Size, number: int) -> Room:
     # as they come and as they are used. One chunk is in the rest.
     text = (size.chunks - 1) * CHUNK_TOKENS["sdxl"] * round(2.5 * (2 * 4 * unet + 2048)) * number
     text *= 2 if size.guided else 1
-    # What a ControlNet hands to the UNet: 0.08 of its width for each pixel, twice while those of two are added up.
-    residuals = min(size.controls, 2) * 0.08 * unet + 3 * size.controls
+    # What a ControlNet hands to the UNet: 0.08 of its width for each pixel, twice while those of two are added up. One
+    # that is called by no type is a union: it is shown all pictures at once.
+    at_once = all(extra.called is None for extra in spec.extras if extra.role == "controlnet")
+    residuals = min(size.controls, 1 if at_once else 2) * 0.08 * unet + 3 * size.controls
     denoise = round((0.25 * unet + residuals) * number * (2 if size.guided else 1)) * size.pixels + text
     if any(extra.role == "preview" for extra in spec.extras):
         denoise = max(denoise, PREVIEW * number)  # between two steps, when what the UNet worked in is free
