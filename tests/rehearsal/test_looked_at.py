@@ -1,4 +1,4 @@
-"""Previews of what a card that is not there is making: the host waits for nothing more, and nothing is left."""
+"""Jobs that somebody looks at, on a card that is not there: the host waits for nothing more, and nothing is left."""
 
 from pathlib import Path
 from typing import Any
