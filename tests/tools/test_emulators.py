@@ -115,13 +115,13 @@ class TestStorageRules:
         assert self.ask(firebase, None, "POST", "uploads/alice/in.png") == 403
 
     @pytest.mark.parametrize("name", ["generating/alice/image/f1.png", "generating/alice/image/thumbs/f1.webp"])
-    def test_results_are_their_owners_to_see_and_delete(
+    def test_results_are_their_owners_to_delete_and_seen_by_their_urls_alone(
         self, app: Any, firebase: FirebaseEmulators, alice: str, name: str
     ) -> None:
         upload(admin_storage.bucket(app=app), name, b"pixels")
         bob = firebase.create_user("bob")
         assert [self.ask(firebase, bob, method, name) for method in ("GET", "DELETE")] == [403, 403]
-        assert [self.ask(firebase, alice, method, name) for method in ("GET", "DELETE")] == [200, 204]
+        assert [self.ask(firebase, alice, method, name) for method in ("GET", "DELETE")] == [403, 204]
 
 
 class TestStorage:

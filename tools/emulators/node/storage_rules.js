@@ -27,7 +27,7 @@ function permits({ method, path, file, token }) {
   if (!uid) return false;
   const place = path.replace(/^\/|\/$/g, "");
   const result = RESULTS.exec(place);
-  if (result) return result[1] === uid && ["get", "list", "delete"].includes(method);
+  if (result) return result[1] === uid && method === "delete";
   const upload = UPLOADS.exec(place);
   if (!upload || upload[1] !== uid) return false;
   if (["get", "delete"].includes(method)) return true;
