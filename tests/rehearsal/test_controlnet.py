@@ -28,7 +28,7 @@ Record = Callable[[str, object], None]
         (SDXL, 80, "resident", 1),
         (SDXL.shallow(), 80, "resident", 2),
         (SDXL.shallow(), 80, "resident", 3),
-        (SDXL.shallow(), 2.4, "offloaded", 1),
+        (SDXL, 8, "offloaded", 1),
     ],
     ids=["resident", "two pictures", "three pictures", "offloaded"],
 )
@@ -42,7 +42,7 @@ def test_a_union_network_is_there_while_the_unet_works(
         spec = stage.engine.registry.spec(T2I, None, request_for(T2I, **asked))
         networks = spec_bytes(spec, cuda=True)
         run = stage.run(T2I, **size, **asked)
-        assert run.placement.mode == mode
+        assert (run.placement.mode, run.placement.tiles) == (mode, mode == "offloaded")
         assert run.calls["controlnet"] == run.calls["unet"] == STEPS
         assert run.warnings == []
         assert run.weights == stage.card.now, "it left with the job"
