@@ -17,7 +17,7 @@ from tools.emulators.install import InstallError, MissingNodeError
 Arrive = Callable[..., Visitor]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def app() -> Iterator[LocalApp]:
     """Emulators, worker, functions and page. Google's jar is no package: where it is not, this skips, even in CI."""
     if chromium() is None:
@@ -34,7 +34,7 @@ def app() -> Iterator[LocalApp]:
     started.__exit__()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         # As root, as in a container, Chromium has no sandbox of its own.
