@@ -143,6 +143,7 @@ class TestDrawing:
 
     def test_a_job_is_found_again_after_the_page_was_closed(self, guest: Visitor) -> None:
         count = guest.tiles.count()
+        guest.choose("How many", "4")  # so that it is not done before the page is back
         card = guest.ask("a yellow square on purple")
         expect(card.locator(".stage")).to_contain_text("Drawing", timeout=PATIENCE_MS)
         guest.page.reload()

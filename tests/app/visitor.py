@@ -141,7 +141,8 @@ class Visitor:
         """Until every picture that is to be seen has been loaded."""
         self.page.wait_for_function(
             """() => [...document.images].filter((image) => image.src && image.checkVisibility())
-              .every((image) => image.complete && image.naturalWidth > 0)"""
+              .every((image) => image.complete && image.naturalWidth > 0)""",
+            timeout=PATIENCE_MS,
         )
 
     def look(self, name: str, *, whole: bool = False) -> Path:

@@ -51,7 +51,7 @@ from worker.api.prompt_weights import MAX_PASSAGES, MAX_WEIGHT, heaviest, weight
 from worker.api.sizes import AspectRatio, ImageSizeName, Resolution
 from worker.api.validation_errors import finding, not_one_of, problem, short
 from worker.core.errors import FieldProblem, InvalidInput
-from worker.core.types import ControlType, Level, Owner, Scheduler, TaskType
+from worker.core.types import Allowed, ControlType, Owner, Scheduler, TaskType
 
 ZERO_SNR_SCHEDULERS = (
     Scheduler.DDIM,
@@ -162,7 +162,7 @@ class BaseRequest(BaseModel):
     model: Annotated[str, Field(max_length=MAX_NAME)] | None = None
     seed: Seed = None
     num_inference_steps: Annotated[Integer, Field(ge=1, le=100)] | None = None
-    acceleration: Literal["none"] | Level | None = None
+    acceleration: Allowed | None = None
     """None: as the operator has it."""
     user_id: UserId | None = None
     file_uid: FileUid | None = None

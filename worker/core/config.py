@@ -31,7 +31,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from worker.core.lora_source import lora_source
 from worker.core.pasted import bucket_name, database_id, tidy
-from worker.core.types import ControlType, Level, Scheduler, TaskType
+from worker.core.types import Allowed, ControlType, Level, Scheduler, TaskType
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RUNPOD_VOLUME = Path("/runpod-volume")
@@ -224,7 +224,7 @@ class Settings(BaseSettings):
     civitai_token: SecretStr | None = None
     hf_token: SecretStr | None = None
     styles: Annotated[dict[str, dict[str, Any]] | None, NoDecode] = None
-    acceleration: Literal["none"] | Level = "none"
+    acceleration: Allowed = "none"
     accelerations: Annotated[dict[str, dict[Level, Acceleration]] | None, NoDecode] = None
     preload_tasks: Annotated[tuple[TaskType, ...] | None, NoDecode] = None
     tasks: Annotated[tuple[TaskType, ...] | None, NoDecode] = None

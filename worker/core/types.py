@@ -62,7 +62,9 @@ class Owner:
 ControlType = Literal["canny", "depth", "openpose", "scribble", "lineart", "softedge", "tile", "segment", "normal"]
 """What a control picture shows."""
 Level = Literal["regular", "high"]
-"""How much may be traded for speed."""
+"""How much is traded for speed."""
+Allowed = Literal["none", "regular", "high"]
+"""How much may be: nothing, or a level."""
 Stage = Literal["queued", "loading", "generating", "uploading"]
 Part = Literal["load", "text", "encode", "step", "decode", "upscale", "pack", "upload"]
 """What a job's time goes into. `encode` and `decode` are the VAE's, `pack` makes a file of pixels."""
