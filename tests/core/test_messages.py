@@ -70,8 +70,8 @@ IDS = """
         .is_unknown_network .is_upscaler_pickle .is_without_encoders .is_without_vae .kind .lora_files .lora_hash
         .lora_missing .no_checker .no_configs .no_controlnet .no_demo .no_depth .no_downloads .no_file .no_image_encoder
         .no_index .no_ip_adapter .no_preprocessor .no_preview .no_safe_ip_adapter .no_vae .no_weights .no_weights_of
-        .not_downloaded .not_here .not_image_to_video .not_text_to_video .parts .pickled_only .refiner_demo .refiner_encoder
-        .task .unreadable .vae_configs .value
+        .not_downloaded .not_here .not_image_to_video .not_text_to_video .parts .pickled_only .refiner_demo
+        .refiner_encoder .task .unreadable .vae_configs .value
     out_of_memory
         .too_large .worker
     poison_job
