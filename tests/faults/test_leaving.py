@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.faults.conftest import MakeWorld
+from tests.support.clock import SOON_SECONDS
 from tests.support.faulty_world import Endpoint, cloud, until
 from tests.support.painting_worker import Script
 
@@ -126,7 +127,7 @@ async def test_case_16_the_watchdog_is_there_before_the_platform(make_world: Mak
     world = make_world(Script(step_seconds=0.05), job_timeout_seconds=1)
     started = time.monotonic()
     response = await world.serve(cloud("c16", num_images=2, num_inference_steps=15))
-    assert time.monotonic() - started < 2.5
+    assert time.monotonic() - started < SOON_SECONDS
     world.check_failed("c16", response, "timeout", retryable=False)
     await world.lives()
 

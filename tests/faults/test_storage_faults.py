@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 from tests.faults.conftest import MakeWorld
+from tests.support.clock import FIREBASE_DOWN_SECONDS
 from tests.support.faulty_firebase import Fault
 from tests.support.faulty_world import World, cloud, fetch
 from tests.support.painting_worker import Script
 from worker.core import timing
 
-FIREBASE_DOWN_SECONDS = 15.0
 """A Firebase that is down costs a job less than this."""
 UPLOAD: dict[str, Any] = {"method": "POST|PUT", "path": "/upload/"}
 

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageFilter, PngImagePlugin, TiffImagePlugin
 
+from tests.support.clock import SOON_SECONDS
 from tests.support.examples import examples
 from tests.support.hostile_pictures import (
     RED,
@@ -365,7 +366,7 @@ def test_the_size_counts_before_any_pixel_is_decoded() -> None:
         start = time.perf_counter()
         with flat_memory(10), pytest.raises(InvalidImage):
             image(data)
-        assert time.perf_counter() - start < 1
+        assert time.perf_counter() - start < SOON_SECONDS
 
 
 def test_the_message_says_how_many_pixels_are_allowed() -> None:
@@ -539,7 +540,7 @@ def test_a_jpeg_of_thousands_of_scans_is_refused_at_once() -> None:
         start = time.perf_counter()
         with pytest.raises(InvalidImage, match="scans"):
             image(data[:-2] + (filler + last) * 5000 + data[-2:])
-        assert time.perf_counter() - start < 1
+        assert time.perf_counter() - start < SOON_SECONDS
 
 
 def test_a_progressive_photo_and_a_motion_photo_are_fine() -> None:
