@@ -1228,15 +1228,15 @@ def test_a_malformed_key_costs_firebase_and_is_not_logged(log: io.StringIO) -> N
         note(row, refused=1)
 
 
-def test_two_hundred_duplicates_are_generated_once(world: World) -> None:
+def test_two_hundred_duplicates_are_stored_once(world: World) -> None:
     row = (63, "200 duplicates at once")
     world.forget()
-    before = world.generator.generated
+    before = world.bucket.uploads
     responses = world.ask_at_once([GOOD] * 200)
     codes = [response.get("error_code", "completed") for response in responses]
     assert set(codes) <= {"completed", "duplicate_in_progress"}
     assert "completed" in codes
-    assert world.generator.generated == before + 1
+    assert world.bucket.uploads == before + 1
     assert len(world.paths) == 1
     assert len({response["image_url"] for response in responses if "error" not in response}) == 1
     note(row, refused=codes.count("duplicate_in_progress"), harmless=codes.count("completed"))

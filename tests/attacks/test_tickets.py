@@ -221,11 +221,11 @@ def test_a_ticket_used_for_another_generation_reaches_nothing(ticketed: World) -
     ):
         refuse(ticketed, REPLAYED, ticket, "forbidden", changes=changes)
     ticketed.forget()
-    before = ticketed.generator.generated
+    before = ticketed.bucket.uploads
     responses = ticketed.ask_at_once([{**GOOD, "id_token": ticket}] * 20)
     codes = [response.get("error_code", "completed") for response in responses]
     assert set(codes) <= {"completed", "duplicate_in_progress"}
-    assert ticketed.generator.generated == before + 1
+    assert ticketed.bucket.uploads == before + 1
     assert len(ticketed.paths) == 1
     note(REPLAYED, refused=codes.count("duplicate_in_progress"), harmless=codes.count("completed"))
     ticketed.good()

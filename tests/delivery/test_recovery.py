@@ -14,6 +14,7 @@ async def test_a_job_that_died_between_upload_and_document_is_finished_without_t
     lost.pop("generation_data")
     world.documents.write_as_app(PATH, None)
     world.documents.write_as_app(PATH, lost)
+    world.generator.lingers = True
     again = await world.run({**CLOUD, "num_images": 2})
     assert again["images"] == first["images"]
     assert again["files"] == first["files"]
@@ -30,6 +31,7 @@ async def test_a_video_is_recovered_with_its_facts() -> None:
     world.documents.before = is_down("firestore")
     first = await world.run(job)
     world.documents.before = lambda *_: None
+    world.generator.lingers = True
     again = await world.run(job, job_id="job-2")
     assert again["video_url"] == first["video_url"]
     assert again["video_info"] == first["video_info"]

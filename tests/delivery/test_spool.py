@@ -46,6 +46,7 @@ async def test_a_kept_result_is_delivered_with_its_document_when_storage_is_back
     assert data["images"][0] == data["image_url"] == data["files"][0]["url"]
     assert list((tmp_path / "outbox").iterdir()) == []
     assert world.deliver() == 0
+    world.generator.lingers = True
     again = await world.run({**CLOUD, "num_images": 2}, job_id="job-2")
     assert again["images"] == data["images"]
     assert world.generator.generated == 2

@@ -59,9 +59,11 @@ class Job:
         if fields.get("task_type") != "text2video":
             fields["num_images"] = count
         self.raise_if_stopped = raise_if_stopped
+        self.admitted = asyncio.Event()
+        self.admitted.set()
         owner = Owner("user", fields.get("file_uid", "file"))
         self.provenance = ObjectOwner("job-1", 1, "hash", CLAIMED_AT, file_uid=owner.file_uid)
-        destination = Destination(Storage(self.bucket), owner, lambda: self.provenance)
+        destination = Destination(Storage(self.bucket), owner, lambda: self.provenance, self.admission)
         self.delivery = Uploader(
             parse({"prompt": "x", **fields}),
             {"seed": 7, "model": "fake", "params": {}},
@@ -70,6 +72,9 @@ class Job:
             self,
             marked=marked,
         )
+
+    async def admission(self) -> None:
+        await self.admitted.wait()
 
     def untimed(self) -> AbstractContextManager[None]:
         return contextlib.nullcontext()

@@ -80,7 +80,7 @@ async def test_case_30_firestore_is_back_and_holds_the_result_of_another_request
     first = await world.serve(cloud("c30d"))
     _take_down(world, "UNAVAILABLE")
     late = asyncio.create_task(world.serve(cloud("c30d", "another fox", num_inference_steps=15), "job-2"))
-    await asyncio.to_thread(until, lambda: world.ledger.painted("c30d") == 2)
+    await asyncio.to_thread(until, lambda: world.ledger.begun("c30d") == 2)
     _heal(world)
     response = await late
     assert response["error_code"] == "idempotency_mismatch"
@@ -99,7 +99,7 @@ async def test_case_30_a_job_that_firestore_did_not_know_is_claimed_when_it_is_b
     world, another = make_world(Script(step_seconds=0.1)), make_world()
     _take_down(world, "UNAVAILABLE")
     job = asyncio.create_task(world.serve(cloud("c30c", num_inference_steps=60)))
-    await asyncio.to_thread(until, lambda: world.ledger.painted("c30c") == 1)
+    await asyncio.to_thread(until, lambda: world.ledger.begun("c30c") == 1)
     assert world.writes("c30c") == []
     _heal(world)
     await asyncio.to_thread(until, lambda: world.status("c30c") == "processing")
@@ -146,7 +146,7 @@ async def test_case_30_a_refused_request_in_an_outage_is_answered_and_leaves_no_
     assert (response["error_code"], response["retryable"]) == ("invalid_input", False)
     assert world.document("c30e") is None
     assert [entry for entry in caplog.records if getattr(entry, "action", "") == "not_written"]
-    assert world.ledger.painted("c30e") == 0
+    assert world.ledger.begun("c30e") == 0
     again = await world.serve(cloud("c30e", width=1023))
     world.check_failed("c30e", again, "invalid_input", retryable=False)
     await world.lives()

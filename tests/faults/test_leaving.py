@@ -65,7 +65,7 @@ def test_case_13_cancelled_while_queued(live: Endpoint) -> None:
     live.lives()
     assert live.plane.state(job) == "CANCELLED"
     assert live.plane.workers_of(job) == []
-    assert (live.document("c13"), live.objects("c13"), live.ledger.painted("c13")) == (None, {}, 0)
+    assert (live.document("c13"), live.objects("c13"), live.ledger.begun("c13")) == (None, {}, 0)
 
 
 @pytest.mark.e2e
@@ -79,7 +79,7 @@ def test_case_14_cancelled_while_running(live: Endpoint) -> None:
     live.check_failed("c14", None, "cancelled", retryable=False)
     assert (live.plane.results(job), live.plane.state(job)) == ([], "CANCELLED")
     events = [event for event in live.ledger.events() if event["file_uid"] in ("c14", "c14-after")]
-    assert [event["event"] for event in events] == ["begin", "end", "begin", "end"]
+    assert [event["event"] for event in events] == ["begin", "end", "begin", "painted", "end"]
     assert events[1]["at"] - stopped < 1.5, "the GPU was not left within a step of the signal"
 
 

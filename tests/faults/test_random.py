@@ -92,10 +92,10 @@ def _let_the_reaper_look(endpoint: Endpoint, storm: Storm, forgotten: list[str])
 
 
 def _done_twice(endpoint: Endpoint, storm: Storm) -> tuple[list[str], list[str]]:
-    """Generations that were begun although their result was stored: anew, and by an attempt fenced off by then.
+    """Generations that were painted although their result was stored: anew, and by an attempt fenced off by then.
 
     Of two attempts that claim before there is a result, the earlier one may only learn of the later one after it began
-    to paint; what it paints is thrown away. An attempt that is given the job later must not begin at all.
+    to paint; what it paints is thrown away. An attempt that is given the job later is stopped at a step.
     """
     workers = {worker.pid: worker for worker in endpoint.workers}
     history = history_of(endpoint)
@@ -103,7 +103,7 @@ def _done_twice(endpoint: Endpoint, storm: Storm) -> tuple[list[str], list[str]]
     fenced_off: list[str] = []
     for event in endpoint.ledger.events():
         name, worker = event["file_uid"], workers[event["pid"]]
-        if event["event"] != "begin" or name is None or any(write.kind == "delete" for write in history[name]):
+        if event["event"] != "painted" or name is None or any(write.kind == "delete" for write in history[name]):
             continue
         stored = [write.at for write in history[name] if _stores(write)]
         if not stored or event["at"] < stored[0]:

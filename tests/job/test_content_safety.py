@@ -68,6 +68,7 @@ async def test_the_flag_survives_a_lost_document() -> None:
     world = World(Flags({1}), safety_checker="flag")
     first = await world.run({**CLOUD, "num_images": 2})
     world.documents.write_as_app(PATH, None)
+    world.generator.lingers = True
     again = await world.run({**CLOUD, "num_images": 2}, job_id="job-2")
     assert again["files"] == first["files"]
     assert again["warnings"] == [RECOVERED, "content safety: file 1 was flagged"]

@@ -15,7 +15,10 @@ from worker.job.limit import TimeLimit
 
 
 def made(seen: list[Progress]) -> JobContext:
-    return JobContext(Job("job-1", {}), envelope({}), StopSignal(), seen.append, lease=None)
+    """Of a job that is admitted."""
+    context = JobContext(Job("job-1", {}), envelope({}), StopSignal(), seen.append, lease=None)
+    context.decide(admitted=True)
+    return context
 
 
 async def test_progress_never_goes_backwards_and_ends_with_the_job() -> None:

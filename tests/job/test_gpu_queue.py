@@ -94,12 +94,46 @@ async def test_a_gpu_that_begins_at_once_finds_a_place_that_is_whole() -> None:
 
 
 @pytest.mark.parametrize("reason", [Superseded(), Cancelled()])
-async def test_who_is_not_wanted_any_more_when_the_card_is_free_is_not_painted(reason: JobError | Cancelled) -> None:
-    player = Player(PaintingGenerator())
+async def test_who_is_not_wanted_any_more_when_the_card_is_free_is_stopped_at_a_step(
+    reason: JobError | Cancelled,
+) -> None:
+    generator = PaintingGenerator()
+    generator.lingers = True
+    player = Player(generator)
     player.wanted = lambda: player.stop.request(reason)
     with pytest.raises(type(reason)):
         await player.turn.run(Sources())
+    assert (generator.steps_done, generator.generated, player.taken) == (generator.stepped.is_set(), 0, [])
+
+
+async def test_a_long_step_is_not_begun_before_it_is_known_whether_it_is_wanted() -> None:
+    player = Player(PaintingGenerator())
+    player.context.longest_step = 2 * timing.UNSURE_STEP_SECONDS
+    player.wanted = lambda: player.stop.request(Superseded())
+    with pytest.raises(Superseded):
+        await player.turn.run(Sources())
     assert player.generator.steps_done == 0
+
+
+async def test_a_job_that_is_refused_ends_at_a_step_and_what_is_being_loaded_is_still_for_the_next_one() -> None:
+    generator = PaintingGenerator()
+    generator.lingers = True
+    drawn, loading = Player(generator), Player(Loads())
+    running = asyncio.create_task(drawn.turn.run(Sources()))
+    assert await asyncio.to_thread(generator.stepped.wait, 5)
+    drawn.context.decide(admitted=False)
+    with pytest.raises(Cancelled):
+        await running
+    assert (generator.steps_done, generator.running, drawn.gpu.stuck) == (1, 0, False)
+    loads: Any = loading.generator
+    waiting = asyncio.create_task(loading.turn.run(Sources()))
+    assert await asyncio.to_thread(loads.loading.wait, 5)
+    loading.context.decide(admitted=False)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(waiting, 5)
+    assert not loads.loaded.is_set()
+    loads.loaded.set()
 
 
 async def test_a_turn_that_was_given_up_in_line_loads_nothing() -> None:

@@ -1,10 +1,10 @@
-"""Admission: document, files and sources are asked for side by side, and their answers count in that order."""
+"""Admission: the document and the files that are there say whose a result is; sources are fetched meanwhile."""
 
 import asyncio
 import dataclasses
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -40,10 +40,15 @@ class Door:
         self.context = JobContext(job, envelope(job_input), StopSignal(), lambda _: None, self.record, self.hash)
         self.warnings, self.timings = self.context.warnings, self.context.timings
 
-    async def enter(self) -> Sources | AlreadyDone | Delivered:
+    async def enter(self, loras: Sequence[WantedLora] = ()) -> Sources | AlreadyDone | Delivered:
+        """As the runner, but for the model."""
+        preflight = Preflight(self.services, self.request, self.context, loras)
+        sources = asyncio.create_task(preflight.sources())
         try:
-            return await Preflight(self.services, self.request, self.context).check(self.request.public())
+            return await preflight.admit(self.request.public()) or await sources
         finally:
+            sources.cancel()
+            await asyncio.gather(sources, return_exceptions=True)
             await self.record.close()
 
 
@@ -140,8 +145,7 @@ async def test_a_lora_that_cannot_be_had_ends_it_before_the_pictures_are_here() 
     door.services = dataclasses.replace(door.services, sources=pictures, loras=NoLoras())
     wanted = WantedLora("loras.0.path", "a", HubFile("org/name"), 1.0)
     with pytest.raises(DownloadFailed):
-        await Preflight(door.services, door.request, door.context, [wanted]).check(door.request.public())
-    await door.record.close()
+        await door.enter([wanted])
     assert not pictures.ended.is_set()
 
 

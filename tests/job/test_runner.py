@@ -310,6 +310,7 @@ async def test_a_stop_in_the_middle_of_the_claim_leaves_no_document_processing(c
             time.sleep(0.5)
 
     world.documents.before = slow
+    world.generator.lingers = True
     stop = StopSignal()
     job = asyncio.create_task(world.run(CLOUD, stop=stop))
     await asyncio.to_thread(arrived.wait, 5)
@@ -436,9 +437,10 @@ async def test_a_hung_step_is_a_timeout_and_the_worker_is_replaced(monkeypatch: 
     generator.release.set()
 
 
-async def test_a_finished_generation_asked_for_again_costs_no_gpu() -> None:
+async def test_a_finished_generation_asked_for_again_costs_no_second_one() -> None:
     world = World()
     first = await world.run(CLOUD)
+    world.generator.lingers = True
     again = await world.run(CLOUD, job_id="job-2")
     assert again["images"] == first["images"]
     assert again["warnings"]
@@ -506,7 +508,9 @@ async def test_a_slip_that_was_deleted_while_its_job_waited_ends_the_job_and_sta
     """Refused or not: who deletes it wants neither pictures nor a document."""
     world = World(require_id_token=True)
     wanted = {**CLOUD, "width": width, "height": 1024}
+    world.generator.lingers = True
     gone = await world.run({**wanted, "id_token": ticket(wanted, slip=True)})
+    world.generator.lingers = False
     assert gone["error_code"] == ("deleted" if width == 1024 else "invalid_input")
     assert (world.documents.stored, world.bucket.objects, world.generator.generated) == ({}, {}, 0)
     world.documents.write_as_app(PATH, {"status": "queued"})

@@ -218,10 +218,17 @@ class TokenUsers:
         return id_token.removeprefix("token-of-")
 
 
+PATIENCE = 10.0
+"""Seconds until what never comes fails a test."""
+
+
 class PaintingGenerator:
     """`Generator` that paints seeded noise in a few steps; no torch. Subclasses misbehave."""
 
     step_seconds = 0.0
+    lingers = False
+    """Whether its second step lasts until it is asked to stop, as long as it has `PATIENCE`: what it is given is not to
+    be made."""
 
     def __init__(self, *, side: int = 64, steps: int = 4) -> None:
         self.side, self.steps = side, steps
@@ -229,6 +236,7 @@ class PaintingGenerator:
         self.running = 0
         self.most_running = 0
         self.steps_done = 0
+        self.stepped, self.painted = threading.Event(), threading.Event()
 
     def controlnet_types(self) -> Sequence[str]:
         return "canny", "tile"
@@ -283,6 +291,7 @@ class PaintingGenerator:
                 frames = np.random.default_rng(params.seed).integers(0, 256, shape, dtype=np.uint8)
                 self.generated += 1
                 yield GeneratedClip(params.seed, frames)
+            self.painted.set()
         finally:
             self.running -= 1
 
@@ -292,7 +301,16 @@ class PaintingGenerator:
             control.raise_if_stopped()
             time.sleep(self.step_seconds)
             self.steps_done += 1
+            self.stepped.set()
             control.report(Progress("generating", index * params.num_inference_steps + step + 1, total))
+            if self.lingers and step == 0:
+                self._linger(control)
+
+    def _linger(self, control: Control) -> None:
+        until = time.monotonic() + PATIENCE
+        while time.monotonic() < until:
+            control.raise_if_stopped()
+            time.sleep(0.01)
 
 
 class Slow(PaintingGenerator):

@@ -172,12 +172,19 @@ class Ledger:
         self.path = path
 
     def events(self) -> list[dict[str, Any]]:
-        """`{"event": "begin" | "end", "at", "pid", "file_uid"}`, in order."""
+        """`{"event": "begin" | "painted" | "end", "at", "pid", "file_uid"}`, in order."""
         return [json.loads(line) for line in self.path.read_text().splitlines()] if self.path.exists() else []
 
-    def painted(self, file_uid: str) -> int:
+    def begun(self, file_uid: str) -> int:
         """How often a generation began."""
-        return sum(1 for event in self.events() if (event["file_uid"], event["event"]) == (file_uid, "begin"))
+        return self._count(file_uid, "begin")
+
+    def painted(self, file_uid: str) -> int:
+        """How often it came to its end: one that turns out not to be wanted is stopped at a step."""
+        return self._count(file_uid, "painted")
+
+    def _count(self, file_uid: str, what: str) -> int:
+        return sum(1 for event in self.events() if (event["file_uid"], event["event"]) == (file_uid, what))
 
     def overlaps(self) -> int:
         """How often a process began a generation before its last one had ended (I5)."""
@@ -185,7 +192,7 @@ class Ledger:
         count = 0
         for event in self.events():
             count += event["event"] == "begin" and running.get(event["pid"], False)
-            running[event["pid"]] = event["event"] == "begin"
+            running[event["pid"]] = event["event"] != "end"
         return count
 
 

@@ -55,7 +55,7 @@ class Script:
     """How one process behaves."""
 
     ledger: str = ""
-    """File to which every generation appends when it begins and when it ends."""
+    """File to which every generation appends when it begins, when all is painted, and when it ends."""
     side: int = 64
     steps: int = 4
     step_seconds: float = 0.02
@@ -118,10 +118,16 @@ class Painter(PaintingGenerator):
 
     def generate(self, request: Request, params: Params, sources: Sources, control: Control) -> Iterator[Generated]:
         self._tell("begin", request)
+        # A duplicate is stopped at a step; small pictures would be there before it is known for one.
+        painted = Path(f"{self._script.ledger}.{request.file_uid}")
+        self.lingers = bool(self._script.ledger) and painted.exists()
         try:
             for generated in super().generate(request, params, sources, control):
                 self._fate.meets("generating")
                 yield self._spoiled(generated, request.prompt.partition(":")[0])
+            if self._script.ledger:
+                painted.touch()
+            self._tell("painted", request)
         finally:
             self._tell("end", request)
 

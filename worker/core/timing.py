@@ -13,7 +13,10 @@ WATCH_SECONDS = 3.0
 PROGRESS_SECONDS = 1.0
 """Progress is written, and posted to RunPod, at most so often."""
 FRESH_SECONDS = 1.0
-"""How old the news of the document may be when a generation begins."""
+"""How old the news of the document may be when a generation begins; older ones are asked for beside its first step."""
+UNSURE_STEP_SECONDS = 1.0
+"""Of a job whose denoising steps are longer by its estimate the first one waits until it is known to be wanted: beside
+such a step that is no time, and whoever turns out not to want it costs the GPU a step."""
 
 CALL_SECONDS = 2.0
 """One call to Firestore; nothing is retried inside it."""

@@ -8,7 +8,7 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -59,6 +59,8 @@ class Destination:
     owner: Owner
     object_owner: Callable[[], ObjectOwner]
     """Whose the objects are; asked again for each, because a document may be claimed late."""
+    admitted: Callable[[], Awaitable[None]]
+    """Returns once something may be stored here; raises `Cancelled` where nothing may."""
     spool: Spool | None = None
     usage: Callable[[], Mapping[str, Any]] = dict
     """What the job has cost, for the document of a result that is spooled."""
@@ -198,6 +200,8 @@ class Uploader:
             encoded = await asyncio.to_thread(self._encode, generated)
         self.timings["encode"] += time.monotonic() - started
         file = _File(replace(encoded, seed=generated.seed, nsfw=generated.nsfw))
+        if self._destination is not None:
+            await self._destination.admitted()
         self._tell("upload")
         showing = asyncio.create_task(self._show(generated, file.artifact, index))
         try:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from worker.api.request import Envelope
 from worker.api.shapes import Manifest
 from worker.core import timing
+from worker.core.errors import Cancelled
 from worker.core.stop import StopSignal
 from worker.core.types import Preview, Progress, Usage
 from worker.document.lease import Lease
@@ -59,6 +60,11 @@ class JobContext:
     """Since when it uses the GPU, on `time.monotonic`; None: it does not."""
     units: int = 0
     """What it is worth."""
+    admitted: bool = False
+    """Whether the result is this job's to make: its document is, or nothing could be learned of one, and no files are
+    there. Until then what is made is neither told nor stored."""
+    refused: bool = False
+    """Whether it is known not to be."""
     ended: bool = False
     """Whether its outcome is decided: nothing that comes later counts."""
     limit: TimeLimit | None = None
@@ -73,6 +79,7 @@ class JobContext:
     """When it last reported anything (`time.monotonic`)."""
     trace: JobTrace = NO_TRACE
     """How it is seen from outside."""
+    _decided: asyncio.Event = field(default_factory=asyncio.Event)
     _step_began: float | None = None
     _newest: Progress = field(default_factory=lambda: Progress("queued"))
     _preview: str | None = None
@@ -85,6 +92,23 @@ class JobContext:
             JobError, Cancelled: why the job is to end.
         """
         self.stop.raise_if_stopped()
+
+    def decide(self, *, admitted: bool) -> None:
+        """Whether the result is this job's to make; what waits for that goes on or ends."""
+        self.admitted, self.refused = admitted, not admitted
+        self._decided.set()
+        if admitted and self.generating:
+            self._tell(self._newest)
+
+    async def admission(self) -> None:
+        """Return once the job is admitted.
+
+        Raises:
+            Cancelled: it is not.
+        """
+        await self._decided.wait()
+        if self.refused:
+            raise Cancelled
 
     def untimed(self) -> AbstractContextManager[None]:
         """The body is not counted against the job's time limit."""
@@ -113,7 +137,7 @@ class JobContext:
     def show(self, preview: str) -> None:
         """Have a preview stand in the document from now on until there is a newer one; RunPod is not sent it."""
         self._preview = preview
-        if self.lease is not None and not self.ended:
+        if self.lease is not None and self.admitted and not self.ended:
             self.lease.note(replace(self._newest, preview=preview))
 
     @contextlib.contextmanager
@@ -179,6 +203,8 @@ class JobContext:
         if self.ended:
             return
         self._newest = progress
+        if self.generating and not self.admitted:
+            return
         if self.lease is not None:
             self.lease.note(replace(progress, preview=self._preview))
         self.watch(progress)

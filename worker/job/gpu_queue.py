@@ -2,8 +2,9 @@
 
 The weights of a job load as soon as nothing else is to be done, beside its claim and its downloads; it stands in line
 again to generate once it has all it needs, ahead of what only loads. So a slow `image_url` never holds the GPU while
-another job is ready. A call that does not come back cannot be interrupted: the thread is `stuck`, and the process has
-to be replaced. Knows no document and no file.
+another job is ready. Whether a job is wanted at all is asked beside its generation, which stops at a step if it is not.
+A call that does not come back cannot be interrupted: the thread is `stuck`, and the process has to be replaced. Knows
+no document and no file.
 """
 
 import asyncio
@@ -23,7 +24,7 @@ from worker.api.params import Params
 from worker.api.request import Request
 from worker.core import timing
 from worker.core.errors import Cancelled, GpuFault, JobError
-from worker.core.types import Progress, Sources
+from worker.core.types import Control, Progress, Sources
 from worker.engine.protocol import Generated, Generator
 from worker.job.context import JobContext
 
@@ -146,6 +147,7 @@ class GpuSlot:
 
         Raises:
             JobError, Cancelled: what came in between, or the reason that the job was given to stop.
+            Cancelled: it was refused meanwhile.
         """
         stop = self._context.stop
         self._params = params or self._params
@@ -170,27 +172,28 @@ class GpuSlot:
         if not self._loading.cancel() and self._context.stop.reason is not None:
             await self._leave()
 
-    def _load(self) -> None:
-        context = self._context
+    def _load(self, control: Control | None = None) -> None:
+        context, control = self._context, control or self._context
         self._in_line.close()
-        context.raise_if_stopped()
+        control.raise_if_stopped()
         context.report(Progress("loading"))
         with context.timed("load"):
-            self._generator.prepare(self._request, self._params, context)
+            self._generator.prepare(self._request, self._params, control)
 
     def _generate(self, sources: Sources) -> None:
         self._in_line.close()
+        context, control = self._context, _Unsure(self._context)
         if self._loading.cancel():
-            self._load()  # somebody was before it in the line all the time
+            self._load(control)  # somebody was before it in the line all the time
         else:
             self._loading.result()
         self._confirm()
-        context = self._context
+        control.raise_if_stopped()
         context.gpu_since = started = time.monotonic()
         self._denoising = True
         try:
             with context.timed("generate"):
-                for generated in self._generator.generate(self._request, self._params, sources, context):
+                for generated in self._generator.generate(self._request, self._params, sources, control):
                     self._loop.call_soon_threadsafe(self._take, generated)
         finally:
             context.gpu_seconds += time.monotonic() - started
@@ -198,15 +201,19 @@ class GpuSlot:
             self._gpu.longest_step = max(self._gpu.longest_step, context.longest_step)
 
     def _confirm(self) -> None:
-        """Who had to wait may have been taken over, cancelled or deleted meanwhile: the GPU is not used for that."""
-        asyncio.run_coroutine_threadsafe(self._context.confirm(), self._loop).result()
-        self._context.raise_if_stopped()
+        """Who had to wait may have been taken over, cancelled or deleted meanwhile: that is heard at a step."""
+        asked = asyncio.run_coroutine_threadsafe(self._context.confirm(), self._loop)
+        if self._context.longest_step > timing.UNSURE_STEP_SECONDS:
+            asked.result()
 
     async def _leave(self) -> None:
         """Nothing of this job stands in the line or uses the GPU any more."""
         if self._generating is not None:
             self._generating.cancel()
-        await self._end(self._loading, timing.LOADING_GRACE_SECONDS)
+        if self._context.refused and self._context.stop.reason is None:
+            self._loading.cancel()  # what is being loaded is for the next job
+        else:
+            await self._end(self._loading, timing.LOADING_GRACE_SECONDS)
         if self._generating is not None:
             # It may still be loading itself: then the patience is that for a disk, not that for a step.
             longest = min(max(self._gpu.longest_step, self._context.longest_step), timing.MAX_STEP_SECONDS)
@@ -224,6 +231,25 @@ class GpuSlot:
             raise
         except (JobError, Cancelled) as error:
             log.debug("the GPU was left: %s", error, extra={"action": "gpu_left"})
+
+
+class _Unsure:
+    """The `Control` of a job that is generated before it is known to be wanted: being refused ends it, too."""
+
+    def __init__(self, context: JobContext) -> None:
+        self._context = context
+        self.report, self.untimed, self.warn, self.viewer = (
+            context.report,
+            context.untimed,
+            context.warn,
+            context.viewer,
+        )
+
+    def raise_if_stopped(self) -> None:
+        """As the job's own."""
+        self._context.raise_if_stopped()
+        if self._context.refused:
+            raise Cancelled
 
 
 async def _result(call: "Future[None]") -> None:

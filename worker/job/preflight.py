@@ -1,7 +1,7 @@
-"""What has to be settled before a request may be generated: its document, its files, its source pictures and LoRAs.
+"""What has to be known of a request beside its generation: its document and its files, its source pictures and LoRAs.
 
-All are asked for at the same time, beside the loading weights, so that what they cost is hidden. Knows in which
-order their answers count; knows no model and no GPU.
+The first two say whether its result is this job's to make, which is heard while it is being made; the others are what
+it is made from. Knows in which order answers count; knows no model and no GPU.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ NO_DOCUMENTS = "Firebase is not configured on this worker: no document is writte
 
 
 class Preflight:
-    """One request before its generation."""
+    """One request, as far as the model does not know it."""
 
     def __init__(
         self, services: Services, request: Request, context: JobContext, loras: Sequence[WantedLora] = ()
@@ -31,17 +31,16 @@ class Preflight:
         self._services, self._request, self._context = services, request, context
         self._loras = loras
 
-    async def check(self, request_data: Mapping[str, Any]) -> Sources | AlreadyDone | Delivered:
-        """What to generate from, or the result where there is one already.
+    async def admit(self, request_data: Mapping[str, Any]) -> AlreadyDone | Delivered | None:
+        """Claim the document; the result where there is one already, None where it is this job's to make.
 
         Args:
             request_data: what the document keeps of the request.
 
         Raises:
-            JobError: the document is another job's, or the sources cannot be had.
+            JobError: the document is another job's.
             Cancelled: the user did not want the job any more before it began.
         """
-        sources = asyncio.create_task(self._load())
         found = asyncio.create_task(self._recover())
         try:
             decision = await self._claim(request_data)
@@ -49,11 +48,10 @@ class Preflight:
                 raise decision.error
             if isinstance(decision, AlreadyDone):
                 return decision
-            return await self._take_over(await found) or await sources
+            return await self._take_over(await found)
         finally:
-            sources.cancel()
             found.cancel()
-            await asyncio.gather(sources, found, return_exceptions=True)
+            await asyncio.gather(found, return_exceptions=True)
 
     async def _claim(self, request_data: Mapping[str, Any]) -> Decision | None:
         context = self._context
@@ -75,8 +73,12 @@ class Preflight:
             return None
         return await asyncio.to_thread(take_over, self._services.storage, found, self._context.object_owner())
 
-    async def _load(self) -> Sources:
-        """Pictures and LoRAs, side by side; the first that cannot be had ends it."""
+    async def sources(self) -> Sources:
+        """Pictures and LoRAs, side by side; the first that cannot be had ends it.
+
+        Raises:
+            JobError: that one.
+        """
         pictures, loras = asyncio.create_task(self._load_pictures()), asyncio.create_task(self._load_loras())
         try:
             sources, files = await asyncio.gather(pictures, loras)
@@ -90,7 +92,7 @@ class Preflight:
         """The same with LoRAs that are on this machine once more: another worker has removed one meanwhile.
 
         Raises:
-            As `check`.
+            As `sources`.
         """
         return dataclasses.replace(sources, loras=await self._load_loras())
 

@@ -1,6 +1,6 @@
 """Runs one request from validation to result. The order of things, and the one place where an outcome is decided.
 
-    parse -> authenticate -> resolve -> claim | sources | load -> generate -> deliver -> complete
+    parse -> authenticate -> resolve -> claim | (sources | load) -> generate -> deliver -> complete
 
 Knows Protocols only: no Google, no torch, no RunPod. What a job is told and what its document says are derived from the
 same outcome, once, and no cancellation interrupts that.
@@ -18,7 +18,7 @@ from worker.api import response
 from worker.api.fingerprint import fingerprint
 from worker.api.params import VideoParams, job_units
 from worker.api.request import DEFAULT_TASK, Request, envelope, parse
-from worker.core import logs
+from worker.core import logs, timing
 from worker.core.errors import (
     Cancelled,
     Deleted,
@@ -33,7 +33,7 @@ from worker.core.errors import (
 )
 from worker.core.logs import where
 from worker.core.stop import StopSignal
-from worker.core.types import Progress, Sources
+from worker.core.types import Progress
 from worker.delivery.delivered import Delivered
 from worker.delivery.uploader import Destination, Uploader
 from worker.document import schema
@@ -194,34 +194,60 @@ class _Runner:
         )
 
     async def _generate(self, planned: Plan) -> AlreadyDone | Delivered:
-        """Claim, fetch sources and load weights side by side, then run the model; a stored result ends it early."""
-        context, services, request = self._context, self._services, planned.request
-        slot = self._slot(planned)
+        """Claim and make the result side by side; one that is there, or a refusal, ends what is being made."""
+        context = self._context
+        preflight = Preflight(self._services, planned.request, context, planned.loras)
+        making = asyncio.create_task(self._make(planned, self._slot(planned), preflight))
         try:
-            preflight = Preflight(services, request, context, planned.loras)
-            ready = await context.stop.guard(preflight.check(self._request_data))
-            if isinstance(ready, Sources) and ready.image is not None:
-                planned = await follow(planned, ready, services)
+            there = await context.stop.guard(preflight.admit(self._request_data))
+        except BaseException:
+            await self._unmake(making)
+            context.units = 0  # nobody has ordered what was begun
+            raise
+        if there is not None:
+            await self._unmake(making)
+            for warning in planned.warnings:
+                context.warn(warning)
+            self._delivered = there if isinstance(there, Delivered) else None
+            return there
+        context.decide(admitted=True)
+        uploader = await making
+        delivered = await uploader.finish(self._services.settings.max_result_bytes)
+        context.timings |= uploader.timings
+        return delivered
+
+    async def _make(self, planned: Plan, slot: GpuSlot, preflight: Preflight) -> Uploader:
+        """Fetch the sources while the weights load, then run the model; what it makes is with the uploader."""
+        context = self._context
+        try:
+            sources = await context.stop.guard(preflight.sources())
+            if sources.image is not None:
+                planned = await follow(planned, sources, self._services)
                 self._know(planned)
+            if context.longest_step > timing.UNSURE_STEP_SECONDS:
+                await context.stop.guard(context.admission())
         except BaseException:
             await slot.give_up()
             raise
         for warning in planned.warnings:
             context.warn(warning)
-        if not isinstance(ready, Sources):
-            await slot.give_up()
-            self._delivered = ready if isinstance(ready, Delivered) else None
-            return ready
-        self._uploader = self._open_uploader(planned)
+        self._uploader = uploader = self._open_uploader(planned)
         try:
-            await slot.run(ready, planned.params)
+            await slot.run(sources, planned.params)
         except DownloadFailed:
             # A LoRA that another worker with the same folder removed while this job waited: nothing has run yet.
-            ready = await context.stop.guard(preflight.again(ready))
-            await self._slot(planned).run(ready)
-        delivered = await self._uploader.finish(services.settings.max_result_bytes)
-        context.timings |= self._uploader.timings
-        return delivered
+            sources = await context.stop.guard(preflight.again(sources))
+            await self._slot(planned).run(sources)
+        return uploader
+
+    async def _unmake(self, making: "asyncio.Task[Uploader]") -> None:
+        """End what was begun before the job was admitted; the GPU is free, and nothing of it was stored."""
+        self._context.decide(admitted=False)
+        making.cancel()
+        await asyncio.gather(making, return_exceptions=True)
+        uploader, self._uploader = self._uploader, None
+        if uploader is not None:
+            await uploader.settled()
 
     def _open_previews(self, request: Request) -> None:
         if not request.preview:
@@ -247,6 +273,7 @@ class _Runner:
                 services.storage,
                 owner,
                 context.object_owner,
+                context.admission,
                 services.spool,
                 lambda: context.usage,
                 needs_slip=context.lease.needs_slip,
