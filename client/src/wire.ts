@@ -34,6 +34,8 @@ export type ModelFamily = "sdxl" | "wan";
 
 export type OutputFormat = "png" | "jpeg" | "webp";
 
+export type QuantizedKind = "int8" | "fp8";
+
 export type ReferenceType = "subject" | "style";
 
 export type Resolution = "480p" | "720p";
@@ -395,6 +397,7 @@ export interface GenerationParams {
   style?: string;
   loras?: LoraParams[];
   acceleration?: Open<AccelerationLevel>;
+  quantize?: Open<QuantizedKind>;
   width: number;
   height: number;
   num_inference_steps?: number;

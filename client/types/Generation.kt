@@ -194,6 +194,16 @@ value class OutputFormat(val value: String) {
 }
 
 @JvmInline
+value class QuantizedKind(val value: String) {
+    override fun toString() = value
+
+    companion object {
+        val INT8 = QuantizedKind("int8")
+        val FP8 = QuantizedKind("fp8")
+    }
+}
+
+@JvmInline
 value class ReferenceType(val value: String) {
     override fun toString() = value
 
@@ -952,6 +962,7 @@ data class GenerationParams(
     val style: String? = null,
     val loras: List<LoraParams>? = null,
     val acceleration: AccelerationLevel? = null,
+    val quantize: QuantizedKind? = null,
     val numInferenceSteps: Long? = null,
     val guidanceScale: Double? = null,
     val scheduler: Scheduler? = null,
@@ -989,6 +1000,7 @@ data class GenerationParams(
             style = map.maybe("style") { it as String },
             loras = map.maybe("loras") { (it as List<*>).map { one -> LoraParams.of(one!! as Map<*, *>) } },
             acceleration = map.maybe("acceleration") { AccelerationLevel(it as String) },
+            quantize = map.maybe("quantize") { QuantizedKind(it as String) },
             numInferenceSteps = map.maybe("num_inference_steps") { whole(it) },
             guidanceScale = map.maybe("guidance_scale") { number(it) },
             scheduler = map.maybe("scheduler") { Scheduler(it as String) },

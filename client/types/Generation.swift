@@ -188,6 +188,17 @@ public struct OutputFormat: RawRepresentable, Codable, Hashable, Sendable {
     public static let webp = OutputFormat(rawValue: "webp")
 }
 
+public struct QuantizedKind: RawRepresentable, Codable, Hashable, Sendable {
+    public let rawValue: String
+
+    public init(rawValue: String) {
+        self.rawValue = rawValue
+    }
+
+    public static let int8 = QuantizedKind(rawValue: "int8")
+    public static let fp8 = QuantizedKind(rawValue: "fp8")
+}
+
 public struct ReferenceType: RawRepresentable, Codable, Hashable, Sendable {
     public let rawValue: String
 
@@ -1332,6 +1343,7 @@ public struct GenerationParams: Codable, Sendable {
     public var style: String?
     public var loras: [LoraParams]?
     public var acceleration: AccelerationLevel?
+    public var quantize: QuantizedKind?
     public var width: Int
     public var height: Int
     public var numInferenceSteps: Int?
@@ -1368,6 +1380,7 @@ public struct GenerationParams: Codable, Sendable {
         case style = "style"
         case loras = "loras"
         case acceleration = "acceleration"
+        case quantize = "quantize"
         case width = "width"
         case height = "height"
         case numInferenceSteps = "num_inference_steps"

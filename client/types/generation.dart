@@ -157,6 +157,13 @@ class OutputFormat extends Word {
   static const webp = OutputFormat('webp');
 }
 
+class QuantizedKind extends Word {
+  const QuantizedKind(super.value);
+
+  static const int8 = QuantizedKind('int8');
+  static const fp8 = QuantizedKind('fp8');
+}
+
 class ReferenceType extends Word {
   const ReferenceType(super.value);
 
@@ -1392,6 +1399,7 @@ class GenerationParams {
     this.style,
     this.loras,
     this.acceleration,
+    this.quantize,
     required this.width,
     required this.height,
     this.numInferenceSteps,
@@ -1429,6 +1437,7 @@ class GenerationParams {
         style: map['style'] == null ? null : map['style']! as String,
         loras: map['loras'] == null ? null : (map['loras']! as List<Object?>).map((one) => LoraParams.of(one! as Map<Object?, Object?>)).toList(),
         acceleration: map['acceleration'] == null ? null : AccelerationLevel(map['acceleration']! as String),
+        quantize: map['quantize'] == null ? null : QuantizedKind(map['quantize']! as String),
         width: (map['width']! as num).toInt(),
         height: (map['height']! as num).toInt(),
         numInferenceSteps: map['num_inference_steps'] == null ? null : (map['num_inference_steps']! as num).toInt(),
@@ -1469,6 +1478,8 @@ class GenerationParams {
   final List<LoraParams>? loras;
 
   final AccelerationLevel? acceleration;
+
+  final QuantizedKind? quantize;
 
   final int width;
 

@@ -348,6 +348,12 @@ def test_params_say_how_the_model_was_trained_where_that_is_not_the_plain_way() 
     assert not {"prediction_type", "timestep_spacing", "guidance_rescale"} & set(public_params(image()))
 
 
+def test_params_say_in_which_numbers_the_model_was_kept_where_it_draws() -> None:
+    assert public_params(image(replace(SDXL, quantize="int8")))["quantize"] == "int8"
+    assert public_params(video(replace(WAN, quantize="fp8")))["quantize"] == "fp8"
+    assert "quantize" not in public_params(image())
+
+
 def test_a_models_own_negative_prompt_stands_in_for_an_empty_one_that_counts() -> None:
     wan = replace(WAN, negative_prompt="blurry")
     own = video(wan)

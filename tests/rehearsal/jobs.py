@@ -130,6 +130,7 @@ def rehearsal(
     missing: float = 0,
     ip_adapter: Path | None = None,
     controlnet: Path | None = None,
+    quantize: str = "none",
 ) -> Iterator[Rehearsal]:
     """In the body, an engine with these models on a card of so many GiB, of which it has `missing` less than it says.
 
@@ -137,7 +138,7 @@ def rehearsal(
     """
     said = round(gib * GIB)
     card = Card(said - round(missing * GIB))
-    settings = settings_for(folder, *models)
+    settings = settings_for(folder, *models).model_copy(update={"quantize": quantize})
     extras = {"ip_adapter_model": ip_adapter, "controlnet_model": controlnet}
     settings = settings.model_copy(update={name: str(path) for name, path in extras.items() if path is not None})
     stage = Rehearsal(Engine(settings, registry=ModelRegistry(settings, cuda=True, where=())), card)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.rehearsal.card import GIB
-from tests.rehearsal.jobs import rehearsal
-from tests.rehearsal.models import REFINED_SDXL, SDXL, TI2V_5B, WAN_1_3B
+from tests.rehearsal.jobs import rehearsal, room_of
+from tests.rehearsal.models import A14B, REFINED_SDXL, SDXL, TI2V_5B, WAN_1_3B
 from worker.core.errors import OutOfMemory
 from worker.core.types import TaskType
 from worker.engine.protocol import Placement
@@ -101,6 +101,29 @@ def test_the_video_model_of_the_hub_is_planned_before_it_works(
         placement = stage.prepare(T2V, width=1280, height=704, num_frames=81)
         assert (placement.mode, placement.tiles) == (mode, tiles)
         assert (stage.card.now > 20 * GIB) == (mode == "resident")
+
+
+@pytest.mark.parametrize(("quantize", "mode"), [("none", "offloaded"), ("int8", "resident")])
+def test_two_experts_of_fourteen_billion_stay_on_a_card_of_48_gb_in_eight_bits(
+    tmp_path: Path, quantize: str, mode: str
+) -> None:
+    """A14B at 832x480x81: as they run, each of the two is moved for each clip."""
+    with rehearsal(tmp_path, A14B, gib=44.4, quantize=quantize) as stage:
+        placement = stage.prepare(T2V, width=832, height=480, num_frames=81)
+        assert placement.mode == mode
+        entry = stage.engine._cache[stage.spec(T2V)]
+        assert (36 * GIB < stage.card.now < 39 * GIB) == (quantize != "none")
+        assert stage.card.now == pytest.approx(entry.offloader.resting_bytes, rel=0.01)
+
+
+@pytest.mark.parametrize("quantize", ["int8", "fp8"])
+def test_a_job_in_eight_bits_works_in_the_room_that_is_planned(tmp_path: Path, quantize: str) -> None:
+    size = {"width": 832, "height": 480, "num_frames": 33}
+    with rehearsal(tmp_path, A14B.shallow(), gib=44.4, quantize=quantize) as stage:
+        run = stage.run(T2V, **size)
+        estimated = room_of(stage, T2V, **size).denoise
+        assert run.warnings == []
+        assert run.beside_weights("denoise") <= 1.1 * estimated, (run.beside_weights("denoise") / GIB, estimated / GIB)
 
 
 def test_what_fits_nowhere_is_refused_before_anything_is_read(tmp_path: Path) -> None:

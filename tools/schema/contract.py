@@ -15,7 +15,7 @@ from pydantic import BaseModel, TypeAdapter
 from worker.api import field_types, params, shapes, sizes
 from worker.api.request import REQUESTS, Outpaint, Request
 from worker.core.errors import ERROR_CODES
-from worker.core.types import ControlType, Level, ProgressData, Stage
+from worker.core.types import ControlType, Level, ProgressData, Quantized, Stage
 from worker.document.transitions import WORKER_LOST
 
 Schema = dict[str, Any]
@@ -39,6 +39,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "ModelFamily": ("sdxl", "wan"),
     "Acceleration": ("none", *get_args(Level)),
     "AccelerationLevel": get_args(Level),
+    "QuantizedKind": get_args(Quantized),
     "StepCacheKind": ("first_block", "sea"),
 }
 """Lists of words that have no class in the worker, by the name that they have in schemas and types."""

@@ -39,7 +39,7 @@ from worker.api.request import (
 )
 from worker.api.sizes import ASPECT_RATIOS, IMAGE_SIZES, RESOLUTIONS, Size, frame_count, image_size, video_size
 from worker.core.errors import FieldProblem, InvalidInput
-from worker.core.types import ControlType, Level, Scheduler
+from worker.core.types import ControlType, Level, Quantized, Scheduler
 
 SEED_RANGE = 2**32
 EndImage = Literal["no", "optional", "required"]
@@ -108,6 +108,8 @@ class ModelDefaults:
     """The network that enlarges what this model has drawn; None: there is none."""
     draws: bool = True
     """False: an upscaler alone."""
+    quantize: Quantized | None = None
+    """In which numbers its large layers are kept; None: in those that it runs in."""
     warnings: tuple[str, ...] = ()
     """Said with every result of this model."""
 
@@ -228,6 +230,8 @@ class Prompts:
     loras: tuple[LoraParams, ...] | None = None
     acceleration: Level | None = None
     """What was traded for speed; None: nothing."""
+    quantize: Quantized | None = None
+    """In which numbers the large layers were kept; None: in those that they run in."""
 
     @property
     def wanted(self) -> Passages:
@@ -345,7 +349,7 @@ PRIVATE = {"prompt", "negative_prompt", "seeds", "seed", "enlarges"}
 """What the response's `params` never show: it stands beside them, or is ours."""
 _OF_DRAWING = {
     *("negative_prompt_of", "prompt_weighting", "style", "num_inference_steps", "guidance_scale", "scheduler"),
-    *("prediction_type", "timestep_spacing", "guidance_rescale"),
+    *("prediction_type", "timestep_spacing", "guidance_rescale", "quantize"),
 }
 UPSCALE_STRENGTH = 0.3
 """Share of the schedule that draws details anew where Lanczos alone would leave none; as of a draft's second pass."""
@@ -688,6 +692,7 @@ def _prompts(request: BaseRequest, defaults: ModelDefaults, guidance: float) -> 
         "negative_prompt_of": whose,
         "prompt_weighting": request.prompt_weighting or None,
         "style": request.style,
+        "quantize": defaults.quantize,
     }
 
 

@@ -31,7 +31,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from worker.core.lora_source import lora_source
 from worker.core.pasted import bucket_name, database_id, tidy
-from worker.core.types import Allowed, ControlType, Level, Scheduler, TaskType
+from worker.core.types import Allowed, ControlType, Level, Quantized, Scheduler, TaskType
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RUNPOD_VOLUME = Path("/runpod-volume")
@@ -226,6 +226,7 @@ class Settings(BaseSettings):
     styles: Annotated[dict[str, dict[str, Any]] | None, NoDecode] = None
     acceleration: Allowed = "none"
     accelerations: Annotated[dict[str, dict[Level, Acceleration]] | None, NoDecode] = None
+    quantize: Literal["none"] | Quantized = "none"
     preload_tasks: Annotated[tuple[TaskType, ...] | None, NoDecode] = None
     tasks: Annotated[tuple[TaskType, ...] | None, NoDecode] = None
     allow_downloads: bool | None = None
@@ -298,7 +299,7 @@ class Settings(BaseSettings):
     def _upper(cls, value: object) -> object:
         return value.upper() if isinstance(value, str) else value
 
-    @field_validator("safety_checker", "ai_mark", mode="before")
+    @field_validator("safety_checker", "ai_mark", "quantize", mode="before")
     @classmethod
     def _lower(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value

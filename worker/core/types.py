@@ -65,6 +65,8 @@ Level = Literal["regular", "high"]
 """How much is traded for speed."""
 Allowed = Literal["none", "regular", "high"]
 """How much may be: nothing, or a level."""
+Quantized = Literal["int8", "fp8"]
+"""In which numbers of eight bits the large layers of a network are kept."""
 Stage = Literal["queued", "loading", "generating", "uploading"]
 Part = Literal["load", "text", "encode", "step", "decode", "upscale", "pack", "upload"]
 """What a job's time goes into. `encode` and `decode` are the VAE's, `pack` makes a file of pixels."""

@@ -153,7 +153,8 @@ class ModelCache:
         """Bytes of the networks of a job that are not in memory yet."""
         if spec in self:
             return sum(extra_bytes(replace(spec, extras=self._missing(spec)), cuda=self._cuda).values())
-        return sum(spec_bytes(spec, cuda=self._cuda).values())
+        # On the disk they are not quantized.
+        return sum(spec_bytes(replace(spec, quantize=None), cuda=self._cuda).values())
 
     def _networks(self, spec: ModelSpec) -> dict[str, int]:
         """Network -> bytes of those that a job needs; what others asked for beside the same model is not among them."""

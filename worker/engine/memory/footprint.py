@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from worker.engine.models.checkpoint import components, has_weights, header, loaded_bytes
+from worker.engine.models.checkpoint import DENOISERS, components, has_weights, header, loaded_bytes
 from worker.engine.models.controlnet_files import controlnet_files
 from worker.engine.models.ip_adapter_files import ip_adapter_files
 from worker.engine.models.registry import ModelSpec, WeightSource
@@ -25,13 +25,13 @@ def spec_bytes(spec: ModelSpec, *, cuda: bool) -> dict[str, int]:
     """Network -> bytes in the dtype it is loaded in; empty parts where files are missing."""
     if spec.family == "upscaler":
         return {"upscaler": _upscaler(spec, 2 if cuda else 4)}
-    sizes = _part(spec.main, cuda=cuda)
+    sizes = _part(spec.main, cuda=cuda, quantized=spec.quantize is not None)
     if spec.vae is not None:
         sizes.pop("vae", None)
         sizes |= {"vae": _part(spec.vae, cuda=cuda).get("vae", 0)}
     if spec.refiner is not None:
         # The refiner's other networks are the base's.
-        sizes["refiner_unet"] = _part(spec.refiner, cuda=cuda).get("unet", 0)
+        sizes["refiner_unet"] = _part(spec.refiner, cuda=cuda, quantized=spec.quantize is not None).get("unet", 0)
     return sizes | extra_bytes(spec, cuda=cuda)
 
 
@@ -49,7 +49,7 @@ def _upscaler(spec: ModelSpec, wide: int) -> int:
         return 0
 
 
-def _part(weights: WeightSource, *, cuda: bool) -> dict[str, int]:
+def _part(weights: WeightSource, *, cuda: bool, quantized: bool = False) -> dict[str, int]:
     path, wide = weights.path, 2 if cuda else 4
     if path is None:
         return {}
@@ -65,7 +65,9 @@ def _part(weights: WeightSource, *, cuda: bool) -> dict[str, int]:
     if weights.kind == "file":
         tensors = header(path)
         parts = ((name, _starting(tensors, [prefix])) for prefix, name in _IN_ONE_FILE.items())
-        return {name: loaded_bytes([part], wide) for name, part in parts if part}
+        return {
+            name: loaded_bytes([part], wide, quantized=quantized and name in DENOISERS) for name, part in parts if part
+        }
     sizes = {}
     for name in filter(has_weights, components(path)):
         files = _files(path / name, cuda)
@@ -75,7 +77,8 @@ def _part(weights: WeightSource, *, cuda: bool) -> dict[str, int]:
             sizes[name] = loaded_bytes([tensors], 4) - loaded_bytes([narrow], 4) + loaded_bytes([narrow], 2)
         else:
             # A vision encoder stays in float32 (see `models.loader`).
-            sizes[name] = loaded_bytes(files, 4 if name == "image_encoder" else wide)
+            number = 4 if name == "image_encoder" else wide
+            sizes[name] = loaded_bytes(files, number, quantized=quantized and name in DENOISERS)
     return sizes
 
 

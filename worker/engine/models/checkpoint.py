@@ -7,6 +7,7 @@ what no config does. Knows no variables and no places. Imports no torch.
 import contextlib
 import json
 import math
+import re
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -17,6 +18,7 @@ from worker.api.params import ModelDefaults
 from worker.api.request import ZERO_SNR_SCHEDULERS
 from worker.core.config import OwnDefaults
 
+_LARGE_LAYERS = re.compile(r"blocks\.\d+\.(?:attn\d|ff|ffn)\..*\.weight")
 _ITEM_BYTES = {"I64": 8, "I32": 4, "I16": 2}  # every other type is one byte, or a float
 _METADATA = "__metadata__"
 _HEADER_LIMIT = 100_000_000  # the format's own: https://huggingface.co/docs/safetensors
@@ -47,17 +49,31 @@ def has_weights(component: str) -> bool:
     return component.startswith(("unet", "vae", "text_encoder", "transformer", "image_encoder"))
 
 
-def loaded_bytes(files: Iterable[Path | Mapping[str, dict[str, Any]]], float_bytes: int) -> int:
+DENOISERS = frozenset({"unet", "refiner_unet", "transformer", "transformer_2"})
+"""Networks of which the large layers may be kept in eight bits."""
+
+
+def is_quantized(tensor: str) -> bool:
+    """Whether a matrix of this name, in a network that denoises, may be kept in eight bits: attention, feed-forward."""
+    return _LARGE_LAYERS.search(tensor) is not None
+
+
+def loaded_bytes(
+    files: Iterable[Path | Mapping[str, dict[str, Any]]], float_bytes: int, *, quantized: bool = False
+) -> int:
     """Bytes that the tensors of `files` (or of their headers) take with floats of `float_bytes` each.
 
-    Whatever type they are stored in: a float of one byte is loaded as one of two.
+    Whatever type they are stored in: a float of one byte is loaded as one of two. Where the network is `quantized`, its
+    large layers take one byte a number and four an output.
     """
     total = 0
     for file in files:
-        for tensor in (header(file) if isinstance(file, Path) else file).values():
-            kind = tensor.get("dtype", "F32")
+        for name, tensor in (header(file) if isinstance(file, Path) else file).items():
+            kind, shape = tensor.get("dtype", "F32"), tensor.get("shape", (0,))
             size = float_bytes if kind in _FLOATS or kind.startswith("F8") else _ITEM_BYTES.get(kind, 1)
-            total += size * math.prod(tensor.get("shape", (0,)))
+            if quantized and len(shape) == 2 and is_quantized(name):
+                size, total = 1, total + 4 * shape[0]
+            total += size * math.prod(shape)
     return total
 
 

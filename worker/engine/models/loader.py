@@ -19,10 +19,10 @@ from safetensors import safe_open
 
 from worker.core.config import PreviewFactors
 from worker.core.errors import ModelUnavailable
-from worker.core.types import Control, Progress
+from worker.core.types import Control, Progress, Quantized
 from worker.engine.adapters import controlnet, ip_adapter
 from worker.engine.adapters.ip_adapter import IpAdapter
-from worker.engine.models.checkpoint import components, read_json
+from worker.engine.models.checkpoint import DENOISERS, components, read_json
 from worker.engine.models.control_types import is_union
 from worker.engine.models.controlnet_files import ControlNetFiles, controlnet_files
 from worker.engine.models.identity import identify
@@ -32,6 +32,7 @@ from worker.engine.models.upscaler import Upscaler, demo_weights, network
 from worker.engine.models.upscaler_file import NotAnUpscaler, file_in
 from worker.engine.models.weight_files import variant_of
 from worker.engine.schedulers import reconfigured
+from worker.engine.speed.quantize import quantize
 
 log = logging.getLogger(__name__)
 
@@ -283,7 +284,7 @@ class Loader:
                 torch_dtype=self._run_dtype(dtype),
                 device=self._place(name),
             )
-        return _whole(module, source, name)
+        return self._as_it_runs(_whole(module, source, name), name)
 
     def _wan(self) -> WanParts:
         main = self.spec.main
@@ -411,9 +412,10 @@ class Loader:
     def _network(self, source: WeightSource, name: str, dtype: torch.dtype, *, slot: str | None = None) -> Any:
         """A component of a folder, which takes the place `slot` among the networks (its own name, if not given)."""
         folder = _path(source)
-        module = self._read(_class(*components(folder)[name]), folder / name, dtype, source, slot or name)
+        taken = slot or name
+        module = self._read(_class(*components(folder)[name]), folder / name, dtype, source, taken)
         self._step()
-        return module
+        return self._as_it_runs(module, taken)
 
     def _read(self, kind: Any, folder: Path, dtype: torch.dtype, source: WeightSource, name: str) -> Any:
         ours = kind.__module__.startswith("transformers")
@@ -439,7 +441,16 @@ class Loader:
         return _whole(module, source, name)
 
     def _place(self, name: str) -> torch.device | None:
-        return self.card if self.on_card(name) else None
+        """Where a network is read to; one that is quantized goes to the card layer by layer afterwards."""
+        return self.card if self.on_card(name) and self._quantized(name) is None else None
+
+    def _quantized(self, name: str) -> Quantized | None:
+        return self.spec.quantize if name in DENOISERS else None
+
+    def _as_it_runs(self, module: Any, name: str) -> Any:
+        if (kind := self._quantized(name)) is not None:
+            quantize(module, kind, self.card if self.on_card(name) else None)
+        return module
 
     def _run_dtype(self, dtype: torch.dtype) -> torch.dtype:
         return dtype if self.cuda else torch.float32

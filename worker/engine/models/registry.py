@@ -16,7 +16,7 @@ from worker.api.validation_errors import not_one_of
 from worker.core.config import PreviewFactors, Settings, has_cuda_driver, named_sources
 from worker.core.errors import FieldProblem, InvalidInput, ModelUnavailable
 from worker.core.messages import text
-from worker.core.types import ControlType, TaskType
+from worker.core.types import ControlType, Quantized, TaskType
 from worker.engine.models import control_types, few_steps, hub, upscaler_file
 from worker.engine.models.checker_files import CONFIG, PREPROCESSOR, checker_folders
 from worker.engine.models.checkpoint import (
@@ -107,6 +107,8 @@ class ModelSpec:
     """What the scheduler's config says where its own file, or SDXL base's, does not: how the model was trained."""
     preview_factors: PreviewFactors | None = None
     """What makes colours of its latents, as its folder or the operator says; None: as is published for its kind."""
+    quantize: Quantized | None = None
+    """In which numbers the large layers of the networks that denoise are kept; None: in those that they run in."""
     extras: tuple[WeightSource, ...] = ()
     """What one job asks for beside the model: loaded for the first that does, and on the GPU only while it runs."""
 
@@ -151,6 +153,10 @@ class ModelRegistry:
         """Whether the models run on a GPU: then half precision, and the real models by default."""
         return self._cuda
 
+    @property
+    def _quantize(self) -> Quantized | None:
+        return None if self._settings.quantize == "none" else self._settings.quantize
+
     @functools.cached_property
     def _places(self) -> tuple[hub.Place, ...]:
         return hub.default_places(self._settings.models_dir) if self._where is None else self._where
@@ -170,6 +176,7 @@ class ModelRegistry:
         if task_type is TaskType.UPSCALE and (alone := self.upscaler()) is not None and not self._may_draw(model):
             return alone
         spec = self._wan(task_type, model) if task_type.is_video else self._sdxl(task_type, model)
+        spec = replace(spec, quantize=self._quantize)
         return spec if request is None else replace(spec, extras=self._extras(spec.main, request))
 
     def upscaler(self) -> ModelSpec | None:
@@ -203,7 +210,7 @@ class ModelRegistry:
             ModelUnavailable, InvalidInput: as `spec`.
         """
         spec = self.spec(task_type, model)
-        found = self._described(spec, task_type)
+        found = replace(self._described(spec, task_type), quantize=spec.quantize)
         return found if self._is_first(spec) else replace(found, is_first=False)
 
     def _is_first(self, spec: ModelSpec) -> bool:

@@ -1,0 +1,104 @@
+"""The large layers of a network that denoises, in eight bits a number: half of the memory, and rounded numbers.
+
+Each output of a layer has a scale of its own. `int8` keeps the weights so and computes as ever; `fp8` (e4m3) rounds the
+inputs too, row by row, where the card multiplies such numbers (Ada, Hopper and later) and the network runs in bfloat16.
+What is small or steers every step (norms, time, text, the first and the last layer) stays as it is.
+
+A layer keeps plain buffers: they are moved, counted and pointed elsewhere as all others are. The subclasses of tensors
+that torchao brings are not, and what hangs on a layer asks it for its `weight`.
+"""
+
+import functools
+import logging
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from worker.core.types import Quantized
+from worker.engine.models.checkpoint import is_quantized
+
+log = logging.getLogger(__name__)
+
+_KEPT_AS = {"int8": (torch.int8, 127.0), "fp8": (torch.float8_e4m3fn, 448.0)}
+"""The type of the numbers, and the largest of them."""
+_SMALLEST = torch.finfo(torch.float32).tiny
+
+
+class QuantizedLinear(torch.nn.Linear):
+    """A linear layer in eight bits; to whoever looks at its weight, the layer whose weight it rounded."""
+
+    small: torch.Tensor
+    """(out, in), of eight bits each."""
+    scale: torch.Tensor
+    """(out, 1), float32: what a row is multiplied by."""
+
+    def __init__(self, layer: torch.nn.Linear, kind: Quantized) -> None:
+        torch.nn.Module.__init__(self)
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        self.register_parameter("bias", layer.bias)
+        weight, (dtype, largest) = layer.weight.detach(), _KEPT_AS[kind]
+        self.runs_in = weight.dtype
+        scale = torch.linalg.vector_norm(weight, torch.inf, 1, keepdim=True).float().clamp_(min=_SMALLEST) / largest
+        scaled = weight.float() / scale
+        self.register_buffer("small", (scaled.round_() if kind == "int8" else scaled).to(dtype), persistent=False)
+        self.register_buffer("scale", scale, persistent=False)
+        sixteens = self.in_features % 16 == self.out_features % 16 == 0
+        self._rounds_inputs = kind == "fp8" and self.runs_in == torch.bfloat16 and sixteens
+
+    @property
+    def weight(self) -> torch.Tensor:  # type: ignore[override]  # torch has an attribute here
+        """(out, in), made for whoever asks."""
+        return self.small.to(self.runs_in).mul_(self.scale)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - torch's name for it
+        """(..., in) -> (..., out)."""
+        if not (self._rounds_inputs and multiplies_fp8(input.device)):
+            return functional.linear(input, self.weight, self.bias)
+        rows = input.reshape(-1, self.in_features)
+        largest = torch.linalg.vector_norm(rows, torch.inf, 1, keepdim=True)
+        scale = (largest / _KEPT_AS["fp8"][1]).clamp_(min=_SMALLEST)
+        made = _product((rows / scale).to(self.small.dtype), scale.float(), self.small, self.scale)
+        made = made if self.bias is None else made.add_(self.bias)
+        return made.reshape(*input.shape[:-1], self.out_features)
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[prefix + "weight"] = self.weight
+
+
+def quantize(network: torch.nn.Module, kind: Quantized, place: torch.device | None) -> None:
+    """Have a network's large layers in eight bits, and all of it in `place` (None: where it is).
+
+    One layer after the other goes there and is rounded there, so nothing has to hold all of it as it was.
+    """
+    large = [name for name, layer in network.named_modules() if type(layer) is torch.nn.Linear]
+    for name in filter(lambda name: is_quantized(f"{name}.weight"), large):
+        parent, _, key = name.rpartition(".")
+        layer: Any = network.get_submodule(name).to(place)
+        setattr(network.get_submodule(parent), key, QuantizedLinear(layer, kind))
+    network.to(place)
+
+
+@functools.cache
+def multiplies_fp8(device: torch.device) -> bool:
+    """Whether numbers of eight bits are multiplied here as they are: a small product is tried, and looked at."""
+    one = torch.eye(16, device=device).to(torch.float8_e4m3fn)
+    scale = torch.full((16, 1), 2.0, device=device)
+    try:
+        works = bool(torch.equal(_product(one, scale, one, scale), 4 * torch.eye(16, device=device).bfloat16()))
+    except RuntimeError:
+        works = False
+    if not works:
+        said = "QUANTIZE: this card multiplies no fp8; weights are kept in it, and made wide for each product"
+        log.warning(said, extra={"action": "quantize"})
+    return works
+
+
+def _product(rows: torch.Tensor, scales: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """(n, in) times (out, in), each row with its scale -> (n, out) in bfloat16."""
+    by_row = functional.ScalingType.RowWise
+    made: torch.Tensor = functional.scaled_mm(
+        rows, weight.t(), scales, by_row, scale.t(), by_row, output_dtype=torch.bfloat16
+    )
+    return made
