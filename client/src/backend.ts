@@ -1,7 +1,7 @@
 // Firebase as the client needs it: one user's documents, objects and callables. The only user of the modules handed in.
 
 import { fromFirebase } from "./errors.js";
-import type { Instances, Modules, Snapshot } from "./firebase.js";
+import type { Instances, Modules, Snapshot, Transaction } from "./firebase.js";
 import type { GenerationDocument } from "./wire.js";
 
 export interface Seen {
@@ -38,18 +38,19 @@ export class Backend {
   /**
    * The document as the server has it now; throws without a network.
    *
-   * A query, since a listener of the same document would answer for it, whose connection may be dead after a sleep.
+   * By a transaction, which alone asks the server and nobody else. A listener of the same document answers for `getDoc`,
+   * and its connection may be dead after a sleep. A query, `getDocsFromServer` too, is answered by way of the SDK's cache:
+   * where that wrongly holds the absence of a document for newer, every query confirms it.
    */
-  async look(uid: string, fileUid: string): Promise<GenerationDocument | undefined> {
-    const { query, where, documentId, limit, getDocsFromServer } = this.modules.firestore;
-    const one = hand(where(hand(documentId()), "==", fileUid));
-    const found = await getDocsFromServer(hand(query(hand(this.files(uid)), one, hand(limit(1)))));
-    return (found as { docs: Snapshot[] }).docs[0]?.data() as GenerationDocument | undefined;
-  }
-
-  async read(uid: string, fileUid: string): Promise<GenerationDocument | undefined> {
-    const snapshot = (await this.modules.firestore.getDoc(hand(this.document(uid, fileUid)))) as Snapshot;
-    return snapshot.data() as GenerationDocument | undefined;
+  look(uid: string, fileUid: string): Promise<GenerationDocument | undefined> {
+    return new Promise((resolve, reject) => {
+      const read = async (transaction: Transaction): Promise<never> => {
+        const snapshot = await transaction.get(hand(this.document(uid, fileUid)));
+        resolve(snapshot.data() as GenerationDocument | undefined);
+        throw new Error("read"); // there is nothing to commit, nor to read again where a worker writes meanwhile
+      };
+      this.modules.firestore.runTransaction(hand(this.app.db), read).catch(reject);
+    });
   }
 
   /** One page, newest first. */

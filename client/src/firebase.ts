@@ -6,14 +6,11 @@ export interface FirestoreModule {
   doc(db: never, path: string): unknown;
   collection(db: never, path: string): unknown;
   query(from: never, ...constraints: never[]): unknown;
-  where(field: never, operator: "==", value: unknown): unknown;
-  documentId(): unknown;
   orderBy(field: string, direction: "desc"): unknown;
   limit(count: number): unknown;
   startAfter(snapshot: never): unknown;
-  getDoc(reference: never): Promise<unknown>;
   getDocs(query: never): Promise<unknown>;
-  getDocsFromServer(query: never): Promise<unknown>;
+  runTransaction(db: never, update: (transaction: Transaction) => Promise<never>): Promise<unknown>;
   setDoc(reference: never, fields: never): Promise<void>;
   updateDoc(reference: never, fields: never): Promise<void>;
   deleteDoc(reference: never): Promise<void>;
@@ -50,6 +47,10 @@ export interface Instances {
   db: unknown;
   functions: unknown;
   storage: unknown;
+}
+
+export interface Transaction {
+  get(reference: never): Promise<Snapshot>;
 }
 
 export interface Snapshot {

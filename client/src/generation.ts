@@ -92,6 +92,8 @@ export class Generation {
   private fromCache = false;
   private looking: { since: number; look: Promise<boolean> } | undefined;
   private vanished = false;
+  private disputed = false;
+  private shown = 0; // by the listener: what a look brings that was begun before is older, or comes that way, too
   private overSince: number | undefined;
   private leftBehind: string | undefined;
   private relistenAt = Number.POSITIVE_INFINITY;
@@ -324,6 +326,10 @@ export class Generation {
       if (fields?.status === "completed") this.observe(fields);
       return;
     }
+    if (fields !== undefined) {
+      this.shown += 1;
+      this.disputed = false;
+    }
     this.observe(fields);
   }
 
@@ -350,14 +356,19 @@ export class Generation {
     this.consider();
   }
 
-  /** A document that was there, or has to be, is not: a second look makes sure that it was deleted. */
+  /**
+   * A document that was there, or has to be, is not: a second look makes sure that it was deleted.
+   *
+   * Where the server has it all the same, that listener would not tell of its deletion: looks do, until it shows it again.
+   */
   private gone(): void {
     if (this.vanished) return;
-    this.vanished = true;
+    this.vanished = this.disputed = true;
+    const { shown } = this;
     this.around.backend.look(this.uid, this.fileUid).then(
       (fields) => {
         this.vanished = false;
-        if (this.settled) return;
+        if (this.settled || this.shown !== shown) return;
         const deleted = new GenerationError("deleted", "This generation was deleted.", false);
         if (fields === undefined) this.fail(this.wish === "none" ? deleted : cancelled());
         else this.observe(fields);
@@ -406,6 +417,7 @@ export class Generation {
     if (this.fromCache) this.cacheTicks += 1;
     this.tell();
     if (clock.seconds >= this.relistenAt) this.listen();
+    if (this.disputed) void this.look();
     if (this.askedAt !== undefined && clock.seconds - this.askedAt >= ANSWER_SECONDS) {
       this.askedAt = undefined;
       if (!this.answered) this.notAnswered(new GenerationError("deadline-exceeded", "The backend did not answer.", true));
@@ -444,11 +456,12 @@ export class Generation {
   /** Ask the server itself, and observe what it has. Whether it answered, and there is still something to wait for. */
   private look(): Promise<boolean> {
     const { backend, clock } = this.around;
+    const { shown } = this;
     if (this.looking && clock.seconds - this.looking.since < LOOK_SECONDS) return this.looking.look;
     const look = backend.look(this.uid, this.fileUid).then(
       (fields) => {
         if (this.looking?.look === look) this.looking = undefined;
-        if (this.settled) return false;
+        if (this.settled || this.shown !== shown) return false;
         this.observe(fields);
         return !this.settled && !this.vanished;
       },

@@ -68,7 +68,7 @@ function item(fileUid: string, document: GenerationDocument): HistoryItem {
 
 /** Delete the files that the document names, then the document: what is left can be deleted again. */
 export async function removeGeneration(backend: Backend, uid: string, fileUid: string): Promise<void> {
-  const files = (await backend.read(uid, fileUid))?.generation_data?.files ?? [];
+  const files = (await backend.look(uid, fileUid))?.generation_data?.files ?? [];
   const paths = files.flatMap(({ storage_path, thumbnail_path, poster_path }) => [storage_path, thumbnail_path, poster_path]);
   const there = new Set(paths.filter((path): path is string => typeof path === "string"));
   await Promise.all([...there].map((path) => backend.removeObject(path)));

@@ -160,6 +160,32 @@ export class Phone {
     return this;
   }
 
+  /**
+   * The SDK's cache holds that there is no such document, and that this is newer than what there is, until it is changed:
+   * as after a first snapshot that left out a write of a moment before it.
+   */
+  async mislead(file: string): Promise<void> {
+    const name = `projects/${PROJECT}/databases/(default)/documents/generations/${this.uid}/files/${file}`;
+    const there = await fetch(`http://${setting("FIRESTORE_EMULATOR_HOST")}/v1/${name}`, { headers: { Authorization: "Bearer owner" } });
+    const { updateTime } = (await there.json()) as { updateTime: string };
+    const readTime = new Date(Date.parse(updateTime) + 1).toISOString();
+    const part = (value: unknown): string => {
+      const text = JSON.stringify(value);
+      return `${Buffer.byteLength(text)}${text}`;
+    };
+    const absence = part({ documentMetadata: { name, readTime, exists: false } });
+    const about = { id: file, createTime: readTime, version: 1, totalDocuments: 1, totalBytes: Buffer.byteLength(absence) };
+    await firestore.loadBundle(this.db, part({ metadata: about }) + absence);
+    const { docs } = await firestore.getDocsFromServer(
+      firestore.query(
+        firestore.collection(this.db, `generations/${this.uid}/files`),
+        firestore.where(firestore.documentId(), "==", file),
+        firestore.limit(1),
+      ),
+    );
+    if (docs.length > 0) throw new Error("the SDK was not misled");
+  }
+
   cut(): void {
     for (const line of Object.values(this.lines)) line.cut();
   }

@@ -110,6 +110,27 @@ describe("the client with Firebase", { concurrency: 8 }, () => {
     await assert.rejects(result, { code: "deleted" });
   });
 
+  on("a job whose document the SDK holds for gone goes on, and ends as ever", async (phone) => {
+    const { fileUid, result, states } = ask(phone);
+    const job = await workers.job(fileUid);
+    await phone.mislead(fileUid);
+    await pause(1);
+    assert.equal(states.at(-1)?.stage, "queued");
+    await workers.take(job);
+    await until(() => states.at(-1)?.stage === "loading");
+    await phone.mislead(fileUid);
+    await workers.complete(job);
+    await result;
+  });
+
+  on("a document that the SDK holds for gone ends the wait once it is deleted", async (phone) => {
+    const { fileUid, result } = ask(phone);
+    await workers.job(fileUid);
+    await phone.mislead(fileUid);
+    await phone.client.remove(fileUid);
+    await assert.rejects(result, { code: "deleted" });
+  });
+
   on("a network that breaks while a worker lives loses nothing", async (phone) => {
     const { fileUid, result, states } = ask(phone);
     const job = await workers.job(fileUid);
@@ -276,6 +297,7 @@ describe("the client with Firebase", { concurrency: 8 }, () => {
     const where = { uid: phone.uid, file: "gone" };
     const paths = { storage_path: `uploads/${phone.uid}/a.png`, thumbnail_path: `uploads/${phone.uid}/never-was.png` };
     await workers.put(where, { status: "completed", created_at: new Date(), generation_data: { files: [paths] } });
+    await phone.mislead("gone"); // what it names is gone all the same
     await phone.client.remove("gone");
     assert.equal(await workers.fields(where), undefined);
     await assert.rejects(storage.getMetadata(object), { code: "storage/object-not-found" });

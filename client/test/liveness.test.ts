@@ -809,6 +809,48 @@ test("a listener that has not caught up shows no document: a look at the server 
   await completes(seen, job);
 });
 
+// https://github.com/firebase/firebase-tools/issues/3867: a first snapshot that leaves out a write of a moment before it.
+for (const running of [true, false])
+  test(`an SDK that holds a document for gone, ${running ? "which a worker has" : "which waits"}, ends nothing`, async () => {
+    const seen = await start();
+    if (running) world.take();
+    await settle();
+    world.mislead(seen.handle.fileUid);
+    for (let turn = 0; turn < 5; turn += 1) await settle();
+    waits(seen);
+    assert.equal(seen.states.at(-1)?.stage, "queued");
+    const job = running ? { file: seen.handle.fileUid, id: "job-1", input: INPUT, slip: true } : world.take().job;
+    await world.awake(10, beatsOf(job));
+    assert.equal(seen.states.at(-1)?.stage, "generating");
+    const { looks } = world;
+    await world.awake(MINUTE, beatsOf(job));
+    assert.equal(world.looks, looks, "asked on, after the listener had it again");
+    await completes(seen, job);
+  });
+
+test("an SDK that holds a document for gone does not hide that nobody takes the job, or that it is deleted", async () => {
+  for (const [deleted, code] of [[true, "deleted"], [false, "worker_lost"]] as const) {
+    const seen = await start();
+    world.mislead(seen.handle.fileUid);
+    await settle();
+    if (deleted) world.write(seen.handle.fileUid, undefined);
+    await world.awake(deleted ? 15 : 20 * MINUTE);
+    assert.equal(seen.error?.code, code);
+  }
+});
+
+test("an SDK that holds a document for gone does not keep a call that was lost from being made again", async () => {
+  world.answer = async () => {
+    throw refused("internal");
+  };
+  const seen = await start();
+  world.mislead(seen.handle.fileUid);
+  world.answer = async (_, submit) => submit();
+  await world.awake(30);
+  assert.equal(asks().length, 2);
+  await completes(seen, world.take().job);
+});
+
 test("rules that refuse the listener are told, and the job is remembered", async () => {
   const { seen, job } = await taken();
   world.end({ code: "permission-denied" });

@@ -47,6 +47,7 @@ export class World {
   /** Keeps what it has seen, and answers each new listener from there first. */
   disk = false;
   private readonly cache = new Map<string, Fields | undefined>();
+  private readonly misled = new Map<string, number | undefined>();
   readonly listeners = new Set<Listener>();
   private writes: { file: string; apply: () => void; done: () => void; failed: (error: unknown) => void }[] = [];
   private readonly overlays = new Map<string, Fields>();
@@ -146,7 +147,7 @@ export class World {
     if (!this.listeners.has(listener)) return;
     const overlay = this.overlays.get(listener.file);
     if (this.reachable && this.time >= listener.answersAt) {
-      const there = this.documents.get(listener.file);
+      const there = this.byTheCache(listener.file);
       const version = there?.version ?? 0;
       if (version === listener.version && listener.fromCache === false && !overlay) return;
       [listener.version, listener.fromCache] = [version, overlay !== undefined];
@@ -164,6 +165,18 @@ export class World {
 
   private say(listener: Listener, fields: Fields | undefined, fromCache: boolean, hasPendingWrites = false): void {
     listener.next({ id: listener.file, data: () => fields, metadata: { fromCache, hasPendingWrites } });
+  }
+
+  /** The SDK's cache holds that there is no document, and that this is newer than what there is, until it is changed. */
+  mislead(file: string): void {
+    this.misled.set(file, this.documents.get(file)?.version);
+    this.pump();
+  }
+
+  /** The document as listeners and queries of an SDK with a network have it. */
+  private byTheCache(file: string): { fields: Fields; version: number } | undefined {
+    const there = this.documents.get(file);
+    return there?.version === this.misled.get(file) ? undefined : there;
   }
 
   /** A listener that the server ends. */
@@ -261,32 +274,28 @@ export class World {
       doc: (_: unknown, path: string) => path.split("/")[3],
       collection: (_: unknown, path: string) => path,
       query: (_: unknown, ...constraints: unknown[]) => constraints,
-      where: (_: unknown, __: unknown, value: unknown) => ({ file: value }),
-      documentId: () => "__name__",
       orderBy: () => ({}),
       limit: (count: number) => ({ count }),
       startAfter: (after: { id: string }) => ({ after: after.id }),
       serverTimestamp: () => "server's time",
-      getDoc: async (file: string) => snapshot(file, world.fields(file)),
       getDocs: async (constraints: { count?: number; after?: string }[]) => {
         const { count = 0, after } = Object.assign({}, ...constraints) as { count?: number; after?: string };
         const made = (file: string) => (world.fields(file)?.["created_at"] as { toMillis(): number }).toMillis();
-        const files = [...world.documents.keys()].sort((a, b) => made(b) - made(a));
+        const files = [...world.documents.keys()].filter((file) => world.byTheCache(file)).sort((a, b) => made(b) - made(a));
         const from = after === undefined ? 0 : files.indexOf(after) + 1;
         return { docs: files.slice(from, from + count).map((file) => snapshot(file, world.fields(file))) };
       },
-      getDocsFromServer: (constraints: { file?: string }[]) => {
-        world.looks += 1;
-        const file = constraints.find((one) => one.file !== undefined)?.file ?? "";
-        if (!world.online) return Promise.reject(refusal("unavailable"));
-        return new Promise((resolve) => {
-          const answer = () => {
-            const fields = world.fields(file);
-            resolve({ docs: fields ? [snapshot(file, fields)] : [] });
-          };
-          if (world.reachable) answer();
-          else world.writes.push({ file, apply: answer, done: () => undefined, failed: () => undefined });
-        });
+      runTransaction: (_: unknown, update: (transaction: unknown) => Promise<unknown>) => {
+        const get = (file: string) => {
+          world.looks += 1;
+          if (!world.online) return Promise.reject(refusal("unavailable"));
+          return new Promise((resolve) => {
+            const answer = () => resolve(snapshot(file, world.fields(file)));
+            if (world.reachable) answer();
+            else world.writes.push({ file, apply: answer, done: () => undefined, failed: () => undefined });
+          });
+        };
+        return update({ get });
       },
       setDoc: (file: string, fields: Fields) =>
         written(

@@ -13,7 +13,7 @@ export const client = createClient({
   uid: () => null,
 });
 
-const { getDocsFromServer: _, ...without } = firestore;
+const { runTransaction: _, ...without } = firestore;
 // @ts-expect-error a module that lacks one of the functions
 createClient({ firestore: without, functions, storage, app: { db: 1, functions: 2, storage: 3 }, uid: () => null });
 // @ts-expect-error the wrong module
