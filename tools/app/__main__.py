@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import signal
 import sys
 import time
 
-from tools.app.page import BuildError
 from tools.app.stack import LocalApp
-from tools.emulators.firebase import EmulatorError
-from tools.emulators.functions import FunctionsError
-from tools.emulators.google_firestore import MissingEmulatorError
-from tools.emulators.install import InstallError, MissingNodeError
 
 PORT = 5173
-EXPECTED = (MissingEmulatorError, MissingNodeError, InstallError, BuildError, EmulatorError, FunctionsError)
+ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def main() -> int:
@@ -23,11 +19,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.app", description=__doc__)
     parser.add_argument("--port", type=int, default=PORT, help="of the page; another where it is taken")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("tools.emulators.install").setLevel(logging.INFO)  # the one thing that takes minutes, once
+    for number in ENDINGS:
+        signal.signal(number, _end)
     started = time.monotonic()
     try:
         with LocalApp(port=arguments.port, say=_say) as app:
             _say(f"ready after {time.monotonic() - started:.0f} s")
+            if arguments.port not in (0, app.port):
+                _say(f"port {arguments.port} is taken, so it is another one")
             sys.stdout.write(f"\n  {app.url}\n\nCtrl-C ends it. Nothing is kept.\n")
             sys.stdout.flush()
             while app.worker.returncode is None:
@@ -36,9 +37,16 @@ def main() -> int:
             return 1
     except KeyboardInterrupt:
         return 0
-    except EXPECTED as error:
+    except RuntimeError as error:  # each part says in words what it lacks, or what it wrote before it ended
         sys.stderr.write(f"{error}\n")
         return 1
+
+
+def _end(*_: object) -> None:
+    """Once: whoever presses Ctrl-C again does not interrupt what ends the processes and removes their folders."""
+    for number in ENDINGS:
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _say(text: str) -> None:

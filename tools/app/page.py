@@ -63,17 +63,20 @@ class Page:
         return self.folder / "dist"
 
     def _run(self, program: str, *arguments: str, variables: Mapping[str, str] | None = None) -> None:
-        ran = subprocess.run(
-            [find_node(), self.folder / "node_modules" / ".bin" / program, *arguments],
-            cwd=self.folder,
-            env={**node_environment(), **(variables or {})},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=BUILD_SECONDS,
-            check=False,
-        )
+        try:
+            ran = subprocess.run(
+                [find_node(), self.folder / "node_modules" / ".bin" / program, *arguments],
+                cwd=self.folder,
+                env={**node_environment(), **(variables or {})},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=BUILD_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise BuildError(f"{program} was not done with the page in {BUILD_SECONDS:.0f} s") from None
         if ran.returncode != 0:
             raise BuildError(f"{program} refuses the page:\n{ran.stdout[-4000:]}")
 
@@ -97,9 +100,14 @@ class FileServer:
         self._server.server_close()
 
     @property
+    def port(self) -> int:
+        """The one that it got."""
+        return int(self._server.server_address[1])
+
+    @property
     def url(self) -> str:
         """The page's address."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}/"
+        return f"http://127.0.0.1:{self.port}/"
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):

@@ -6,18 +6,21 @@ taken. Nothing outlives the context.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Self
 
 from tools.app.page import FileServer, Page
 from tools.emulators.control_plane import ControlPlane
 from tools.emulators.firebase import FirebaseEmulators
-from tools.emulators.functions import FunctionsEmulator
+from tools.emulators.functions import FunctionsEmulator, id_token
 from tools.emulators.google_firestore import GoogleFirestore
 from tools.emulators.worker_process import WorkerProcess
 
@@ -38,7 +41,7 @@ class LocalApp:
     `worker_env` and `functions_env` are laid over the settings of the two.
 
     Raises:
-        MissingEmulatorError, MissingNodeError, InstallError, BuildError: when something is not here or does not start.
+        RuntimeError: when something is not here or does not start; each part has its own kind, and says so in words.
     """
 
     def __init__(
@@ -70,6 +73,8 @@ class LocalApp:
             FirebaseEmulators(project=PROJECT, auth=True, firestore_at=firestore.address)
         )
         firestore.wait_ready()
+        warm = threading.Thread(target=self._warm_up, args=(firestore,), daemon=True)
+        warm.start()  # beside all that is slower
         self._say("the worker with its demo models ...")
         self.plane = stack.enter_context(ControlPlane())
         self.worker = stack.enter_context(WorkerProcess(self.plane, self._for_the_worker(secret)))
@@ -79,8 +84,16 @@ class LocalApp:
         )
         self._say("the page ...")
         folder = stack.enter_context(Page()).build(self._for_the_page())
-        self.url = stack.enter_context(FileServer(folder, self._port)).url
+        served = stack.enter_context(FileServer(folder, self._port))
+        self.url, self.port = served.url, served.port
         self.worker.wait_ready()
+        warm.join()
+
+    @staticmethod
+    def _warm_up(firestore: GoogleFirestore) -> None:
+        # One that cannot be warmed up serves as well: its first page waits.
+        with contextlib.suppress(OSError, HTTPException, ValueError, LookupError):
+            firestore.listen_once("wallets/nobody", id_token("nobody", PROJECT))
 
     def _for_the_worker(self, secret: str) -> dict[str, str]:
         return {

@@ -83,7 +83,8 @@ def install(source: Path = PACKAGES, *, development: bool = False) -> Path:
 
 
 def _install_into(target: Path, manifests: list[Path], *, development: bool) -> None:
-    log.info("installing npm packages", extra={"action": "emulators_install", "target": str(target)})
+    name = target.name.rpartition("-")[0]
+    log.info(f"installing npm packages once, for {name} ...", extra={"action": "emulators_install"})
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f"{target.name}-") as temporary:
         working = Path(temporary) / "packages"
         working.mkdir()
@@ -129,4 +130,5 @@ def _lock(target: Path) -> Iterator[None]:
 
 
 if __name__ == "__main__":
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
     sys.stdout.write(f"{install()}\n")
