@@ -15,6 +15,11 @@ ENV PYTHONUNBUFFERED=1 \
 
 WORKDIR /app
 
+# What COMPILE needs: Triton builds the launchers of its kernels with the C compiler of the machine that it runs on.
+RUN apt-get update && \
+    apt-get install -y --no-install-recommends gcc libc6-dev && \
+    rm -rf /var/lib/apt/lists/*
+
 # What changes least comes first. pip compiles what it installs, and installs nothing whose hash is not in these files.
 COPY requirements.txt constraints.txt tools/pip.txt ./
 RUN pip install --no-cache-dir --root-user-action=ignore -r pip.txt && \

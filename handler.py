@@ -50,10 +50,11 @@ def build(settings: Settings) -> Services:
     bucket = firebase.bucket if firebase else None
     storage = Storage(bucket, settings.storage_emulator_host, retention=settings.retention) if bucket else None
     worker_id = settings.runpod_pod_id or f"local-{uuid.uuid4().hex[:8]}"
+    engine = Engine(settings)
     return Services(
         settings=settings,
-        generator=Engine(settings),
-        gpu=GpuThread(),
+        generator=engine,
+        gpu=GpuThread(engine.use_idle_moment),
         sources=SourceLoader(settings, storage.read_object if storage else None),
         loras=LoraFiles(settings),
         documents=firebase.documents if firebase else None,

@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+import sysconfig
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -445,3 +446,25 @@ def test_a_findings_mark_is_coloured_on_a_terminal_only() -> None:
     red = Finding("card", "fail", "broken")
     assert "\x1b[" not in doctor.table("Machine", [red])
     assert "\x1b[31" in doctor.table("Machine", [red, replace(red, state="ok")], colour=True)
+
+
+def compiler(cuda: bool, **settings: Any) -> Finding:
+    return one(doctor.compiler(load_settings(**settings), ModelRegistry(load_settings(), cuda=cuda, where=())))
+
+
+def test_a_compiler_is_asked_for_only_where_something_is_to_be_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert compiler(False).state == "skipped"
+    monkeypatch.setenv("PATH", "/nowhere")
+    for cuda, name in ((False, "g++"), (True, "gcc")):
+        missing = compiler(cuda, compile="regional")
+        assert missing.state == "warn"
+        assert name in missing.detail
+
+
+def test_a_compiler_without_pythons_headers_is_half_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gcc").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sysconfig, "get_path", lambda _name: str(tmp_path))
+    assert "Python.h" in compiler(True, compile="full").detail
+    (tmp_path / "Python.h").touch()
+    assert "Python.h" not in compiler(True, compile="full").detail

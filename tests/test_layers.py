@@ -174,6 +174,7 @@ def test_nothing_is_printed_and_nothing_broad_is_caught() -> None:
                 broad[name_of(path)] = broad.get(name_of(path), 0) + 1
     for hands_on in ("worker.job.gpu_queue", "worker.engine.models.fetch"):
         assert broad.pop(hands_on, 0) == 1, "hands everything to whoever waits"
+    assert broad.pop("worker.engine.speed.compile", 0) == 1, "what cannot be compiled runs as it is"
     assert broad.pop("worker.doctor", 0) == 1, "one check that breaks is a red row beside the others"
     assert broad == {"worker.job.runner": 1}
 

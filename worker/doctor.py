@@ -16,6 +16,7 @@ import logging
 import os
 import shutil
 import sys
+import sysconfig
 import tempfile
 import textwrap
 import time
@@ -514,6 +515,7 @@ def safety(registry: ModelRegistry) -> Iterator[Finding]:
 def _of_machine(settings: Settings, registry: ModelRegistry) -> Iterator[Finding]:
     yield from rows("card", lambda: card(settings, registry))
     yield from rows("placement", lambda: placement(registry))
+    yield from rows("compiler", lambda: compiler(settings, registry))
     yield from rows("phones' pictures", pictures)
     yield from rows("ffmpeg", ffmpeg)
     yield from rows("disk", lambda: disk(settings, registry))
@@ -574,6 +576,25 @@ def _specs(registry: ModelRegistry) -> Iterator[tuple[TaskType, str | None, Mode
     for task, model in _models(registry):
         with contextlib.suppress(ModelUnavailable):
             yield task, model, registry.spec(task, model)
+
+
+def compiler(settings: Settings, registry: ModelRegistry) -> Iterator[Finding]:
+    """What `COMPILE` asks for: Triton a C compiler and the headers of libc and Python, a CPU a C++ compiler."""
+    if settings.compile == "off":
+        yield Finding("compiler", "skipped", "COMPILE is off: nothing is compiled")
+        return
+    compilers = ("gcc", "clang", "cc") if registry.cuda else ("g++", "clang++", "c++")
+    found = next((path for name in compilers if (path := shutil.which(name))), None)
+    headers = Path(sysconfig.get_path("include")) / "Python.h", Path("/usr/include/stdlib.h")
+    missing = [path.name for path in headers if not path.is_file()] if registry.cuda else []
+    if found is None or missing:
+        lacks = " and ".join([*(() if found else (compilers[0],)), *missing])
+        remedy = "apt-get install gcc libc6-dev (of Python its headers), or COMPILE=off"
+        yield Finding(
+            "compiler", "warn", f"COMPILE={settings.compile}, and {lacks} is not here: jobs run as it is", remedy
+        )
+    else:
+        yield Finding("compiler", "ok", found)
 
 
 def pictures() -> Iterator[Finding]:

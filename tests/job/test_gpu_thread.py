@@ -6,6 +6,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -184,3 +185,78 @@ async def test_a_call_that_still_moves_is_waited_for(release: threading.Event) -
 
     assert await gpu.finish(gpu.submit(work), 0.2, moved) == "done"
     assert not gpu.stuck
+
+
+def idle(times: int, done: threading.Event) -> tuple[Callable[[], bool], list[float]]:
+    """Work for idle moments, in so many pieces, and when each was done."""
+    at: list[float] = []
+
+    def piece() -> bool:
+        if len(at) == times:
+            done.set()
+            return False
+        at.append(time.monotonic())
+        return True
+
+    return piece, at
+
+
+async def test_what_nobody_waits_for_is_done_to_its_end_once_a_call_has_ended() -> None:
+    done = threading.Event()
+    piece, at = idle(3, done)
+    gpu = GpuThread(piece, quiet=0.01)
+    assert not done.wait(0.1), "nothing has been there that could have left something to do"
+    await asyncio.wrap_future(gpu.submit(lambda: None))
+    assert await asyncio.to_thread(done.wait, 10)
+    assert len(at) == 3
+
+
+async def test_a_call_comes_before_the_next_piece(release: threading.Event) -> None:
+    begun, order = threading.Event(), list[str]()
+
+    def piece() -> bool:
+        order.append("piece")
+        begun.set()
+        release.wait(10)
+        return len(order) < 4
+
+    gpu = GpuThread(piece, quiet=0.01)
+    await asyncio.wrap_future(gpu.submit(lambda: None))
+    assert await asyncio.to_thread(begun.wait, 10)
+    call = gpu.submit(lambda: order.append("call"))
+    release.set()
+    await asyncio.wrap_future(call)
+    assert order[:2] == ["piece", "call"]
+
+
+async def test_as_long_as_a_job_is_there_nothing_else_is_done() -> None:
+    class Job:
+        """One at its downloads."""
+
+    done = threading.Event()
+    piece, at = idle(1, done)
+    gpu, job = GpuThread(piece, quiet=0.01), Job()
+    jobs: weakref.WeakSet[Any] = gpu.jobs
+    jobs.add(job)
+    await asyncio.wrap_future(gpu.submit(lambda: None))
+    assert not await asyncio.to_thread(done.wait, 0.2)
+    assert not at
+    jobs.discard(job)
+    assert await asyncio.to_thread(done.wait, 10)
+
+
+async def test_idle_work_that_breaks_costs_no_call_anything_and_is_left_alone() -> None:
+    tried = threading.Event()
+    times: list[int] = []
+
+    def broken() -> bool:
+        times.append(1)
+        tried.set()
+        raise ValueError("x")
+
+    gpu = GpuThread(broken, quiet=0.01)
+    for _ in range(2):
+        await asyncio.wrap_future(gpu.submit(lambda: None))
+        await asyncio.to_thread(tried.wait, 0.2)
+    assert await asyncio.wrap_future(gpu.submit(lambda: 7)) == 7
+    assert len(times) == 1

@@ -227,6 +227,9 @@ class Settings(BaseSettings):
     acceleration: Allowed = "none"
     accelerations: Annotated[dict[str, dict[Level, Acceleration]] | None, NoDecode] = None
     quantize: Literal["none"] | Quantized = "none"
+    compile: Literal["off", "regional", "full"] = "off"
+    compile_cache_dir: Path = RUNPOD_VOLUME / "compiled"
+    """Where what was compiled is kept for the next start; used only where its parent folder exists."""
     preload_tasks: Annotated[tuple[TaskType, ...] | None, NoDecode] = None
     tasks: Annotated[tuple[TaskType, ...] | None, NoDecode] = None
     allow_downloads: bool | None = None
@@ -299,7 +302,7 @@ class Settings(BaseSettings):
     def _upper(cls, value: object) -> object:
         return value.upper() if isinstance(value, str) else value
 
-    @field_validator("safety_checker", "ai_mark", "quantize", mode="before")
+    @field_validator("safety_checker", "ai_mark", "quantize", "compile", mode="before")
     @classmethod
     def _lower(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value

@@ -8,7 +8,7 @@ any thread, all else runs in the one GPU thread. Importing this module imports n
 import functools
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -31,12 +31,12 @@ from worker.engine.vendor_errors import translated
 if TYPE_CHECKING:
     from worker.api.request import Request
     from worker.engine.adapters.lora import LoraStore
+    from worker.engine.speed.compile import Compiler
 
 BYTES_A_SECOND = 1.5e9
 """From a disk to where they run: about what safetensors gets of a local one."""
 READY_SECONDS = 5.0
 """Importing torch, diffusers and their pipelines, measured with warm files."""
-
 log = logging.getLogger(__name__)
 
 
@@ -49,6 +49,8 @@ class Engine:
         self._safety: SafetyChecker | None = None
         self._loras: LoraStore | None = None
         self._estimator = Estimator()
+        self._compile, self._compile_folder = settings.compile, settings.compile_cache_dir
+        self._compiler: Compiler | None = None
 
     def models(self, task_type: TaskType) -> tuple[str, ...]:
         """The names that a request of this task may ask for, the default first; any thread."""
@@ -145,9 +147,10 @@ class Engine:
             if isinstance(params, ImageParams) and params.upscale is not None:
                 finish = functools.partial(self._enlarged, job=job, params=params, control=control)
             try:
-                for picture in self._run(entry, job, first=0, tiles=placement.tiles, finish=finish):
-                    done += 1
-                    yield picture
+                with self._compiled(entry, params, sources):
+                    for picture in self._run(entry, job, first=0, tiles=placement.tiles, finish=finish):
+                        done += 1
+                        yield picture
             except OutOfMemory:
                 facts = {"action": "out_of_memory", "phase": job.phase, "tiles": placement.tiles}
                 log.warning("out of memory: going on in less", extra=facts)
@@ -219,6 +222,10 @@ class Engine:
             raise problem or ModelUnavailable()
         return tuple(dict.fromkeys(served))
 
+    def use_idle_moment(self) -> bool:
+        """Do a little of what makes later jobs faster, while none is there; whether there was anything to do."""
+        return self._compiler is not None and self._compiler.piece(self._cache.entries)
+
     @property
     def loaded(self) -> dict[str, str]:
         """Name of each loaded model -> `resident`, `partly` or `offloaded`."""
@@ -258,6 +265,18 @@ class Engine:
 
         self._loras = self._loras or LoraStore()
         return applied_loras(entry.parts, entry.offloader, sources.loras, self._loras, control)
+
+    def _compiled(self, entry: Loaded, params: Params, sources: Sources) -> AbstractContextManager[None]:
+        """In the body, this job runs compiled as far as its model is; one that hangs something onto it does not."""
+        if self._compile == "off" or entry.spec.family == "upscaler":
+            return nullcontext()
+        from worker.engine.speed.compile import Compiler
+
+        if self._compiler is None:
+            card = device.name() if self.registry.cuda else "cpu"
+            self._compiler = Compiler(self._compile, self._compile_folder, card=card)
+        hangs = sources.loras or sources.references or sources.controls or getattr(params, "step_cache", None)
+        return self._compiler.at_work(entry, plain=bool(hangs))
 
     def _spec(self, request: "Request", params: Params) -> ModelSpec:
         """What a job runs on; what draws nothing needs its upscaler alone."""

@@ -3,8 +3,8 @@
 The weights of a job load as soon as nothing else is to be done, beside its claim and its downloads; it stands in line
 again to generate once it has all it needs, ahead of what only loads. So a slow `image_url` never holds the GPU while
 another job is ready. Whether a job is wanted at all is asked beside its generation, which stops at a step if it is not.
-A call that does not come back cannot be interrupted: the thread is `stuck`, and the process has to be replaced. Knows
-no document and no file.
+A call that does not come back cannot be interrupted: the thread is `stuck`, and the process has to be replaced. What no
+job waits for is done a little at a time, while there is none. Knows no document and no file.
 """
 
 import asyncio
@@ -16,6 +16,7 @@ import logging
 import queue
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
@@ -24,11 +25,15 @@ from worker.api.params import Params
 from worker.api.request import Request
 from worker.core import timing
 from worker.core.errors import Cancelled, GpuFault, JobError
+from worker.core.logs import where
 from worker.core.types import Control, Progress, Sources
 from worker.engine.protocol import Generated, Generator
 from worker.job.context import JobContext
 
 T = TypeVar("T")
+
+QUIET_SECONDS = 2.0
+"""Without a job, before the time counts as idle: the last one's files are on their way, or the next job is."""
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +41,14 @@ log = logging.getLogger(__name__)
 class GpuThread:
     """Runs calls one after another: those that were submitted `ahead` first, else in the order in which they came."""
 
-    def __init__(self) -> None:
+    def __init__(self, idle: Callable[[], bool] = lambda: False, *, quiet: float = QUIET_SECONDS) -> None:
+        """`idle` is called once no job has been there for `quiet` seconds, and again as long as it is true.
+
+        A job that comes meanwhile waits until it returns: it does a little at a time.
+        """
+        self._idle, self._quiet = idle, quiet
+        self.jobs: weakref.WeakSet[GpuSlot] = weakref.WeakSet()
+        """Those that are in line, or will be: at their claim or their downloads."""
         self._calls: queue.PriorityQueue[tuple[bool, int, Future[Any], Callable[[], Any]]] = queue.PriorityQueue()
         self._count = itertools.count()
         self.stuck = False
@@ -46,11 +58,26 @@ class GpuThread:
         threading.Thread(target=self._work, name="gpu", daemon=True).start()
 
     def _work(self) -> None:
+        patience: float | None = None
         while True:
-            *_, future, call = self._calls.get()
+            try:
+                *_, future, call = self._calls.get(timeout=patience)
+            except queue.Empty:
+                patience = self._quiet if self.jobs else self._use_idle_moment()
+                continue
             if future.set_running_or_notify_cancel():
                 _settle(future, call)
             del future, call  # a finished job's pictures must not wait here for the next one
+            patience = self._quiet
+
+    def _use_idle_moment(self) -> float | None:
+        """How long the next call is waited for before there is more to do; None: for ever."""
+        done: Future[bool] = Future()
+        _settle(done, self._idle)
+        if (error := done.exception()) is not None:
+            log.warning("idle work failed: %s", where(error), extra={"action": "idle"})
+            self._idle = lambda: False
+        return 0.0 if error is None and done.result() else None
 
     def submit(self, call: Callable[[], T], *, ahead: bool = False) -> "Future[T]":
         """Queue `call`, `ahead` of all that are not.
@@ -135,6 +162,7 @@ class GpuSlot:
         self._generating: Future[None] | None = None
         self._denoising = False
         self._in_line = contextlib.ExitStack()
+        gpu.jobs.add(self)
         # Last: an idle GPU begins at once, in its own thread.
         self._loading: Future[None] = gpu.submit(self._load)
 
@@ -161,6 +189,7 @@ class GpuSlot:
         finally:
             await self._leave()
             self._in_line.close()
+            self._gpu.jobs.discard(self)
         stop.raise_if_stopped()
 
     async def give_up(self) -> None:
@@ -169,6 +198,7 @@ class GpuSlot:
         Raises:
             GpuFault, or the job's reason to stop: the GPU does not answer any more.
         """
+        self._gpu.jobs.discard(self)
         if not self._loading.cancel() and self._context.stop.reason is not None:
             await self._leave()
 

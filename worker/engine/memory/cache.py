@@ -34,6 +34,7 @@ from worker.engine.vendor_errors import importing, quiet, release_memory, transl
 if TYPE_CHECKING:
     from worker.engine.memory.offload import Offloader
     from worker.engine.models.loader import Parts
+    from worker.engine.speed.compile import Compiled
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,8 @@ class Loaded:
     last_used: int
     extras: set[str] = field(default_factory=set)
     """The variables of what was loaded beside it."""
+    compiled: dict[str, "Compiled"] = field(default_factory=dict)
+    """Network -> what is compiled of it."""
 
 
 class ModelCache:
@@ -86,6 +89,11 @@ class ModelCache:
     def modes(self) -> dict[str, str]:
         """Name of each loaded model -> `resident`, `partly` or `offloaded`."""
         return {name: str(entry.offloader.mode) for name, entry in self._loaded.items()}
+
+    @property
+    def entries(self) -> tuple[Loaded, ...]:
+        """All that is loaded, the latest use first."""
+        return tuple(sorted(self._loaded.values(), key=lambda entry: -entry.last_used))
 
     def take(self, spec: ModelSpec, size: Size, control: Control, *, downloads: bool = True) -> Placement:
         """Have the model where a job of this size will run. `downloads`: whether what is not here may be fetched.
