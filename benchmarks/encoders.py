@@ -93,13 +93,9 @@ def image_rows(pixels: Pixels) -> list[Row]:
     rows = [Row("png  pillow default (level 6)", pillow(pixels, "PNG"), opened)]
     for level in (1, 2, 4, 6):
         for name, strategy in strategies.items():
-            if (level, name) == (1, "rle"):
-                rows.append(
-                    Row("png  level 1 rle", lambda: image.encode_image(pixels, "png").data, opened, chosen=True)
-                )
-            else:
-                encode = pillow(pixels, "PNG", compress_level=level, compress_type=strategy)
-                rows.append(Row(f"png  level {level} {name}", encode, opened))
+            encode = pillow(pixels, "PNG", compress_level=level, compress_type=strategy)
+            rows.append(Row(f"png  level {level} {name}", encode, opened))
+    rows.append(Row("png  in bands, rle", lambda: image.encode_image(pixels, "png").data, opened, chosen=True))
     for quality in (90, 95):
         for name, sampling in (("4:4:4", 0), ("4:2:0", 2)):
             chosen = (quality, sampling) == (image.JPEG_QUALITY, 0)

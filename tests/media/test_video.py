@@ -114,15 +114,17 @@ def test_images_say_that_they_are_srgb_in_at_most_600_bytes(fmt: ImageFormat) ->
     encoded = encode_image(picture(), fmt)
     with Image.open(io.BytesIO(encoded.data)) as image:
         said = image.info
+    if fmt == "png":
+        assert said["srgb"] == 0
+        return
     untagged = io.BytesIO()
     how: dict[str, Any] = {
-        "png": {"compress_level": 1, "compress_type": 3},
         "jpeg": {"quality": JPEG_QUALITY, "subsampling": 0},
         "webp": {"quality": WEBP_QUALITY, "method": 4},
     }[fmt]
     Image.fromarray(picture()).save(untagged, fmt, **how)
     assert 0 < len(encoded.data) - len(untagged.getvalue()) <= 600
-    assert said["srgb"] == 0 if fmt == "png" else said["icc_profile"] == srgb.profile()
+    assert said["icc_profile"] == srgb.profile()
 
 
 @pytest.mark.parametrize(("fmt", "quality"), [("png", None), ("jpeg", None), ("webp", None), ("webp", 100)])

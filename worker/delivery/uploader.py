@@ -196,14 +196,19 @@ class Uploader:
 
     async def _deliver(self, generated: Generated, index: int) -> "_File":
         started = time.monotonic()
-        with self._trace.stage("encode"):
-            encoded = await asyncio.to_thread(self._encode, generated)
-        self.timings["encode"] += time.monotonic() - started
-        file = _File(replace(encoded, seed=generated.seed, nsfw=generated.nsfw))
-        if self._destination is not None:
-            await self._destination.admitted()
+        small = asyncio.create_task(asyncio.to_thread(self._thumbnail, generated))
+        try:
+            with self._trace.stage("encode"):
+                encoded = await asyncio.to_thread(self._encode, generated)
+            self.timings["encode"] += time.monotonic() - started
+            file = _File(replace(encoded, seed=generated.seed, nsfw=generated.nsfw))
+            if self._destination is not None:
+                await self._destination.admitted()
+        except BaseException:
+            await asyncio.gather(small, return_exceptions=True)
+            raise
         self._tell("upload")
-        showing = asyncio.create_task(self._show(generated, file.artifact, index))
+        showing = asyncio.create_task(self._show(small, file.artifact, index))
         try:
             if self._destination is not None:
                 file = await self._upload(self._destination, file.artifact, index)
@@ -235,10 +240,13 @@ class Uploader:
             self.timings["upload"] += time.monotonic() - started
         return _File(replace(artifact, url=stored.url, storage_path=stored.path), stored)
 
-    async def _show(self, generated: Generated, of: Artifact, index: int) -> Artifact:
-        """The thumbnail of a file, in the bucket where that takes it in time; the file does not wait for it."""
+    def _thumbnail(self, generated: Generated) -> Artifact:
         pixels = generated.pixels if isinstance(generated, GeneratedImage) else poster(generated.frames, self._fps)
-        made = replace(await asyncio.to_thread(lambda: self._signed(thumbnail(pixels, self._xmp))), seed=generated.seed)
+        return replace(self._signed(thumbnail(pixels, self._xmp)), seed=generated.seed)
+
+    async def _show(self, small: Awaitable[Artifact], of: Artifact, index: int) -> Artifact:
+        """The thumbnail of a file, in the bucket where that takes it in time; the file does not wait for it."""
+        made = await small
         if self._destination is None:
             return made
         path = thumbnail_path(self._path(self._destination, of, index))

@@ -2,7 +2,7 @@
 
 Knows encoders. Does not know whose picture it is, what it was made from (nothing of that is written into a file; its
 mark is the caller's) or where it goes. Every file says that its colours are sRGB: some viewers show what says nothing
-in the display's own. Blocks: call it in a thread, Pillow leaves the interpreter free. The levels are chosen by
+in the display's own. Blocks: call it in a thread, encoders leave the interpreter free. The levels are chosen by
 `benchmarks/encoders.py`.
 """
 
@@ -22,8 +22,6 @@ JPEG_QUALITY = 95
 
 WEBP_QUALITY = 90
 
-_ZLIB_RLE = 3
-
 
 def encode_image(
     pixels: "NDArray[np.uint8]", fmt: ImageFormat, quality: int | None = None, xmp: bytes | None = None
@@ -38,21 +36,21 @@ def encode_image(
 
     The same pixels give the same bytes.
     """
-    from PIL import Image, PngImagePlugin
+    from PIL import Image
 
+    if fmt == "png":
+        from worker.media.png import encode_png, text_chunk
+
+        chunks = [(b"sRGB", b"\0")]  # perceptual, as for photos: PNG specification (W3C), 11.3.2.5
+        if xmp is not None:
+            chunks.append(text_chunk("XML:com.adobe.xmp", xmp.decode()))
+        height, width, _ = pixels.shape
+        return Artifact.encoded(encode_png(pixels, chunks), CONTENT_TYPES[fmt], width, height)
     image = Image.fromarray(pixels)
     out = io.BytesIO()
     # Pillow's JPEG encoder takes an `xmp` that is there for one, None included.
     marked = {} if xmp is None else {"xmp": xmp}
     match fmt:
-        case "png":
-            # Filtered rows of a photo hold few repeats but for runs of one byte: run lengths and Huffman codes alone
-            # make a file no larger than Pillow's default (level 6) in a fifth of its time.
-            said = PngImagePlugin.PngInfo()
-            said.add(b"sRGB", b"\0")  # perceptual, as for photos: PNG specification (W3C), 11.3.2.5
-            if xmp is not None:
-                said.add_itxt("XML:com.adobe.xmp", xmp.decode())
-            image.save(out, "PNG", compress_level=1, compress_type=_ZLIB_RLE, pnginfo=said)
         case "jpeg":
             image.save(
                 out, "JPEG", quality=quality or JPEG_QUALITY, subsampling=0, icc_profile=srgb.profile(), **marked
