@@ -1,6 +1,7 @@
 """What a job costs beside its model, as this worker does it and in the plain way, against local emulators.
 
-    python benchmarks/overhead.py [--repeat 3] [--latency-ms 0 50 100] [--model card | demo] [--quick]
+    python benchmarks/overhead.py [--repeat 3] [--latency-ms 0 50 100] [--model card | demo]
+                                     [--card-seconds 0.6] [--only NAME] [--quick]
 
 The model is a timed card by default: pictures like photos, made in a fixed time that takes nothing from the CPU, as on
 a GPU; or the demo models, which encoding and uploading have to share the cores with.
@@ -22,10 +23,11 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -44,8 +46,11 @@ from worker.api.request import Request, parse
 from worker.core.config import load_settings, set_library_defaults
 from worker.core.types import Control, Progress, Sources
 from worker.engine.protocol import Generated, GeneratedClip, GeneratedImage, Generator, Placement
+from worker.job.gpu_queue import GpuThread
 from worker.job.progress import Unattended
 from worker.job.services import Services
+
+T = TypeVar("T")
 
 USER = "benchmark"
 PROMPT = {"prompt": "a red star on a blue background", "seed": 1}
@@ -59,7 +64,7 @@ CASES: dict[str, dict[str, Any]] = {
     "clip 832x480x49": {**CLIP, "video_width": 832, "video_height": 480, "num_frames": 49},
 }
 CARD_SECONDS = 0.6
-"""What the timed card takes for a picture or a clip."""
+"""What the timed card takes for a picture or a clip, where nothing else is asked for."""
 CARD_STEPS = 6
 QUICK: dict[str, dict[str, Any]] = {
     "1 image 64x64": {**IMAGE, "width": 64, "height": 64},
@@ -122,7 +127,8 @@ class Stopwatch:
 class Card:
     """A `Generator` with the demo models' numbers, whose pictures take a fixed time and no CPU."""
 
-    def __init__(self, inner: Generator) -> None:
+    def __init__(self, inner: Generator, seconds: float = CARD_SECONDS) -> None:
+        self._seconds = seconds
         self.models, self.controlnet_types = inner.models, inner.controlnet_types
         self.describe, self.estimate = inner.describe, inner.estimate
         self.check, self.preload, self.health = inner.check, inner.preload, inner.health
@@ -139,7 +145,7 @@ class Card:
         for index, seed in enumerate(seeds):
             for step in range(CARD_STEPS):
                 control.raise_if_stopped()
-                time.sleep(CARD_SECONDS / CARD_STEPS)
+                time.sleep(self._seconds / CARD_STEPS)
                 control.report(Progress("generating", step + 1, CARD_STEPS))
             if isinstance(params, VideoParams):
                 frames = self._clip[: params.num_frames, : params.height, : params.width]
@@ -147,6 +153,39 @@ class Card:
             else:
                 cut = self._pictures[index % 4][: params.height, : params.width]
                 yield GeneratedImage(index, seed, np.ascontiguousarray(cut))
+
+
+class WatchedThread(GpuThread):
+    """A GPU thread that notes when each job was ready to be generated."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ready: list[float] = []
+
+    def submit(self, call: Callable[[], T], *, ahead: bool = False) -> "Future[T]":
+        """As ever; only what is ready is put ahead."""
+        if ahead:
+            self.ready.append(time.perf_counter())
+        return super().submit(call, ahead=ahead)
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """How the card waits while jobs come two at a time, from its first step to its last pixels."""
+
+    share: float
+    """Of its time."""
+    without_job: float
+    """Of its time: no job was ready, both were being delivered or begun."""
+    handover: float
+    """Seconds from one job to the next one, which was ready; the median."""
+
+    def __str__(self) -> str:
+        whole, starved, between = (100 * part for part in (self.share, self.without_job, self.share - self.without_job))
+        return (
+            f"{whole:5.1f} % ({starved:.1f} % no job was ready, {between:.1f} % from one to the next one that was: "
+            f"{1000 * self.handover:.1f} ms each)"
+        )
 
 
 class Ours:
@@ -256,14 +295,19 @@ def warm_up(cases: dict[str, dict[str, Any]], ours: Ours, plain: Plain, watch: S
 
 
 def measure(
-    firebase: FaultyFirebase, cases: dict[str, dict[str, Any]], latencies_ms: list[float], repeat: int, model: str
-) -> tuple[dict[tuple[str, float, str], list[Run]], dict[float, float]]:
+    firebase: FaultyFirebase,
+    cases: dict[str, dict[str, Any]],
+    latencies_ms: list[float],
+    repeat: int,
+    card_seconds: float | None,
+) -> tuple[dict[tuple[str, float, str], list[Run]], dict[float, Idle]]:
     """(case, latency, way) -> its runs, round by round and in turn: what else the machine does hits all alike; and
-    latency -> the share of its time that the card waits while jobs come two at a time."""
+    latency -> how the card waits while jobs come two at a time. `card_seconds`: None for the demo models."""
     settings = load_settings(sdxl_model="demo", wan_model="demo")
     services = handler.build(settings)
-    watch = Stopwatch(Card(services.generator) if model == "card" else services.generator)
-    services = dataclasses.replace(services, generator=watch)
+    watch = Stopwatch(services.generator if card_seconds is None else Card(services.generator, card_seconds))
+    gpu = WatchedThread()
+    services = dataclasses.replace(services, generator=watch, gpu=gpu)
     ours, plain = Ours(services, watch), Plain(services, watch, firebase)
     warm_up(cases, ours, plain, watch)
     runs: dict[tuple[str, float, str], list[Run]] = {}
@@ -274,16 +318,19 @@ def measure(
                 ways: list[tuple[str, Ours | Plain]] = [("ours", ours), ("plain", plain)]
                 for way, runner in ways if turn % 2 == 0 else reversed(ways):
                     runs.setdefault((name, latency, way), []).append(runner.run(job_input))
-    idle: dict[float, float] = {}
+    idle: dict[float, Idle] = {}
     for latency in latencies_ms:
         firebase.set_latency(latency / 1000)
-        idle[latency] = asyncio.run(two_at_a_time(services, watch, next(iter(cases.values())), 4 * repeat))
+        idle[latency] = asyncio.run(two_at_a_time(services, gpu, watch, next(iter(cases.values())), 4 * repeat))
     return runs, idle
 
 
-async def two_at_a_time(services: Services, watch: Stopwatch, job_input: dict[str, Any], jobs: int) -> float:
-    """The share of the card's time, from its first step to its last pixels, in which it waits."""
+async def two_at_a_time(
+    services: Services, gpu: WatchedThread, watch: Stopwatch, job_input: dict[str, Any], jobs: int
+) -> Idle:
+    """Two jobs in flight, as with `WORKER_CONCURRENCY=2`; a new one as soon as one is answered."""
     watch.spans.clear()
+    gpu.ready.clear()
     left = iter(range(jobs))
 
     async def take_jobs() -> None:
@@ -294,8 +341,13 @@ async def two_at_a_time(services: Services, watch: Stopwatch, job_input: dict[st
             assert response.get("storage") == "firebase", response
 
     await asyncio.gather(take_jobs(), take_jobs())
-    busy = sum(end - begin for begin, end in watch.spans)
-    return 1 - busy / (max(end for _, end in watch.spans) - min(begin for begin, _ in watch.spans))
+    whole = watch.spans[-1][1] - watch.spans[0][0]
+    gaps, starved = [], []
+    for (_, ended), (begins, _), ready in zip(watch.spans, watch.spans[1:], gpu.ready[1:], strict=False):
+        starved.append(max(0.0, ready - ended))
+        gaps.append(begins - ended)
+    handovers = [gap - starving for gap, starving in zip(gaps, starved, strict=True)]
+    return Idle(sum(gaps) / whole, sum(starved) / whole, _median(handovers))
 
 
 def report(runs: dict[tuple[str, float, str], list[Run]]) -> str:
@@ -334,6 +386,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--latency-ms", type=float, nargs="+", default=[0.0, 50.0, 100.0], help="added each way")
     parser.add_argument("--model", choices=("card", "demo"), default="card")
+    parser.add_argument("--card-seconds", type=float, default=CARD_SECONDS, help="of a picture or a clip")
     parser.add_argument("--only", default="", help="cases whose name holds this")
     parser.add_argument("--quick", action="store_true", help="small pictures, once: whether it runs, not how fast")
     arguments = parser.parse_args()
@@ -342,15 +395,18 @@ def main() -> None:
     cases, repeat = (QUICK, 1) if arguments.quick else (CASES, arguments.repeat)
     cases = {name: job_input for name, job_input in cases.items() if arguments.only in name}
     with FaultyFirebase() as firebase, environment(firebase.env):
-        runs, idle = measure(firebase, cases, arguments.latency_ms, repeat, arguments.model)
+        seconds = arguments.card_seconds if arguments.model == "card" else None
+        runs, idle = measure(firebase, cases, arguments.latency_ms, repeat, seconds)
+    load = f"load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "load not known"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     print(
-        f"model: {arguments.model}, {cores} cores, medians of {repeat}; "
+        f"model: {arguments.model}, {cores} cores, {load}, medians of {repeat}; "
         "latency is added each way to Storage and Firestore: a round trip costs twice as much"
     )
     print(report(runs))
-    print("\nthe card waits, jobs of 1 image two at a time (WORKER_CONCURRENCY=2):")
-    print(", ".join(f"{100 * share:.1f}% at {latency:g} ms" for latency, share in idle.items()))
+    print(f"\nthe card waits, jobs of {next(iter(cases))} two at a time (WORKER_CONCURRENCY=2):")
+    for latency, waits in idle.items():
+        print(f"{latency:>5g} ms: {waits}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The keeper: a document stays alive while its job lives, and what it says reaches the job."""
 
 import asyncio
+import threading
 import time
 from typing import Any
 
@@ -110,6 +111,43 @@ async def test_close_waits_for_a_write_under_way() -> None:
     await kept.keeper.close()
     assert not writing
     assert kept.fields["progress"]["step"] == 1
+
+
+@pytest.mark.parametrize("who", ["the keeper", "whoever confirms"])
+async def test_an_end_waits_for_no_look_and_what_that_finds_changes_nothing(
+    who: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timing, "FRESH_SECONDS", 0.0)
+    monkeypatch.setattr(timing, "BEAT_PATIENCE_SECONDS", 60.0)
+    kept = Kept()
+    looking, answered = threading.Event(), threading.Event()
+
+    def held(call: str, _path: str) -> None:
+        if call == "read":
+            looking.set()
+            assert answered.wait(10)
+
+    kept.documents.before = held
+    confirming = asyncio.create_task(kept.keeper.confirm()) if who != "the keeper" else None
+    assert await asyncio.to_thread(looking.wait, 10)
+    await kept.keeper.close()
+    await asyncio.to_thread(kept.document.complete, {"images": ["a"]}, time.monotonic() + 5)
+    assert not answered.is_set()
+    done = dict(kept.fields)
+    answered.set()
+    if confirming is not None:
+        await confirming
+    await asyncio.wait({kept.keeper._task})
+    assert (kept.fields, done["status"], kept.stop.reason) == (done, "completed", None)
+
+
+async def test_nothing_is_asked_for_after_close() -> None:
+    kept = Kept()
+    await kept.keeper.close()
+    await asyncio.wait({kept.keeper._task})
+    kept.asked.clear()
+    await kept.keeper.confirm()
+    assert kept.asked == []
 
 
 @pytest.mark.parametrize("busy", [True, False])

@@ -175,7 +175,9 @@ class LeaseKeeper:
         self._seen_at = time.monotonic()
         self._closed = asyncio.Event()
         self._turn, self._over = asyncio.Lock(), False
+        self._writing = False
         self._task = asyncio.create_task(self._run())
+        self._task.add_done_callback(_tell_mistake)
 
     def note(self, progress: Progress) -> None:
         """Take note of progress; only the newest is written.
@@ -193,22 +195,20 @@ class LeaseKeeper:
         """
         async with self._turn:
             known = time.monotonic() - self._seen_at < timing.FRESH_SECONDS or not self._session.claimed
-            if not known and not self._task.done():
+            if not known and not self._task.done() and not self._closed.is_set():
                 await self._visit(partial(self._session.beat, None, heartbeat=False))
 
     async def close(self) -> None:
-        """Begin no other write. A beat under way has time to come back; later than that it cannot overwrite an end."""
+        """Begin no other write. A look under way is not waited for; a write has time to come back.
+
+        Beside a write the end would be decided on a version that is about to be an old one, and have to look again: that
+        costs more than the wait. A write that comes back even later cannot overwrite the end.
+        """
         self._closed.set()
-        patience = timing.BEAT_PATIENCE_SECONDS if self._session.claimed else None
-        await asyncio.wait({self._task}, timeout=patience)
-        if not self._task.done():
-            self._task.add_done_callback(lambda late: late.cancelled() or late.exception())
-            return
-        async with self._turn:
-            error = self._task.exception()
-        if error is not None:
-            # Whatever it was, it is not worth the job's result.
-            log.error("the document was not kept up: %s", where(error), extra={"action": "keeper_failed"})
+        if not self._session.claimed:
+            await asyncio.wait({self._task})
+        elif self._writing:
+            await asyncio.wait({self._task}, timeout=timing.BEAT_PATIENCE_SECONDS)
 
     async def _run(self) -> None:
         while not self._session.claimed:
@@ -237,7 +237,11 @@ class LeaseKeeper:
             if progress is None and not heartbeat and now < look_at:
                 continue
             async with self._turn:
+                if self._closed.is_set():
+                    return
+                self._writing = progress is not None or heartbeat
                 answered = await self._visit(partial(self._session.beat, progress, heartbeat=heartbeat))
+                self._writing = False
             if not answered:
                 self._newest = self._newest or progress
                 continue
@@ -262,3 +266,10 @@ class LeaseKeeper:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._closed.wait(), seconds)
         return self._closed.is_set()
+
+
+def _tell_mistake(keeping: "asyncio.Task[None]") -> None:
+    """Whatever it was, it is not worth the job's result."""
+    error = None if keeping.cancelled() else keeping.exception()
+    if error is not None:
+        log.error("the document was not kept up: %s", where(error), extra={"action": "keeper_failed"})
