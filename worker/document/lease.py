@@ -201,8 +201,8 @@ class LeaseKeeper:
     async def close(self) -> None:
         """Begin no other write. A look under way is not waited for; a write has time to come back.
 
-        Beside a write the end would be decided on a version that is about to be an old one, and have to look again: that
-        costs more than the wait. A write that comes back even later cannot overwrite the end.
+        Beside a write the end would be decided on a version that is about to be an old one, and have to look again:
+        that costs more than the wait. A write that comes back even later cannot overwrite the end.
         """
         self._closed.set()
         if not self._session.claimed:
