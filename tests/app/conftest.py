@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -19,16 +18,12 @@ Arrive = Callable[..., Visitor]
 
 @pytest.fixture(scope="module")
 def app() -> Iterator[LocalApp]:
-    """Emulators, worker, functions and page. Google's jar is no package: where it is not, this skips, even in CI."""
+    """Emulators, worker, functions and page."""
     if chromium() is None:
         missing("Chromium is not here (the package chromium)")
-    if shutil.which("java") is None:
-        pytest.skip("Google's Firestore emulator needs Java")
     try:
         started = LocalApp().__enter__()
-    except MissingEmulatorError as error:
-        pytest.skip(str(error))
-    except (MissingNodeError, InstallError) as error:
+    except (MissingEmulatorError, MissingNodeError, InstallError) as error:
         missing(f"the app cannot be started: {error}")
     yield started
     started.__exit__()

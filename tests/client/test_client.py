@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.rules.test_rules import FIRESTORE_CLASS, firestore_emulator
 from tests.support.fixtures import missing
 from tools.emulators.firebase import EmulatorError, FirebaseEmulators
 from tools.emulators.functions import FunctionsEmulator, FunctionsError
+from tools.emulators.google_firestore import GoogleFirestore, MissingEmulatorError
 from tools.emulators.install import InstallError, MissingNodeError, find_node, install, node_environment
-from tools.emulators.process import GuardedProcess
 from worker.core.config import REPOSITORY
 
 CLIENT = REPOSITORY / "client"
+EXAMPLES = REPOSITORY / "schema" / "examples"
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +118,7 @@ def test_bad_days_lose_no_job_and_pay_for_none_twice(compiled: Path) -> None:
 
 @pytest.mark.e2e
 def test_the_client_understands_the_examples_of_the_contract(compiled: Path) -> None:
-    assert passed(compiled, "test/contract.test.js", EXAMPLES=str(REPOSITORY / "schema" / "examples")) > 5
+    assert passed(compiled, "test/contract.test.js", EXAMPLES=str(EXAMPLES)) > 5
 
 
 def test_the_client_has_no_dependency_of_its_own() -> None:
@@ -140,52 +136,33 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@contextmanager
-def googles_firestore(folder: Path) -> Iterator[str]:
-    """The address of Google's Firestore emulator with our rules in it; where that is not here, the test skips.
-
-    Ours has neither rules nor the stream through which Firebase's SDK for apps writes.
-    """
-    jar, java = firestore_emulator(), shutil.which("java")
-    if jar is None or java is None:
-        pytest.skip(
-            "Google's Firestore emulator is not here (the package google-cloud-cli-firestore-emulator, and Java)"
-        )
-    address = f"127.0.0.1:{free_port()}"
-    host, _, port = address.partition(":")
-    rules = f"--rules={REPOSITORY / 'firestore.rules'}"
-    command = [java, "-Duser.language=en", "-cp", str(jar), FIRESTORE_CLASS, f"--host={host}", f"--port={port}", rules]
-    with GuardedProcess(command, env=os.environ, cwd=folder) as process:
-        deadline = time.monotonic() + 60
-        while f"API endpoint: http://{address}" not in process.log:
-            assert process.returncode is None, process.log[-2000:]
-            assert time.monotonic() < deadline, process.log[-2000:]
-            time.sleep(0.1)
-        yield address
-
-
 @pytest.fixture(scope="module")
-def firebase_variables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """What leads to all that the client talks to: Google's Firestore, Auth and Storage, the backend's functions."""
-    runpod = free_port()
+def firebase_variables() -> Iterator[dict[str, str]]:
+    """What leads to all that the client talks to: Google's Firestore, Auth and Storage, the backend's functions.
+
+    Our Firestore has neither rules nor the stream through which Firebase's SDK for apps writes.
+    """
+    project, runpod = "demo-client", free_port()
+    secrets = {
+        "RUNPOD_URL": f"http://127.0.0.1:{runpod}",
+        "RUNPOD_ENDPOINT": "endpoint-1",
+        "RUNPOD_API_KEY": "the-runpod-key",
+        "TICKET_SECRET": "a secret that both sides hold, 32+ characters",
+        "JOBS_PER_MINUTE": "0",
+    }
     try:
-        with FirebaseEmulators(project="demo-client", auth=True) as firebase:
-            folder = tmp_path_factory.mktemp("firestore")
-            with googles_firestore(folder) as address:
-                leads = firebase.env | {"FIRESTORE_EMULATOR_HOST": address}
-                secrets = {
-                    "RUNPOD_URL": f"http://127.0.0.1:{runpod}",
-                    "RUNPOD_ENDPOINT": "endpoint-1",
-                    "RUNPOD_API_KEY": "the-runpod-key",
-                    "TICKET_SECRET": "a secret that both sides hold, 32+ characters",
-                    "JOBS_PER_MINUTE": "0",
+        with (
+            GoogleFirestore(project=project, rules=REPOSITORY / "firestore.rules") as firestore,
+            FirebaseEmulators(project=project, auth=True, firestore_at=firestore.address) as firebase,
+        ):
+            firestore.wait_ready()
+            with FunctionsEmulator(firebase.env, env=secrets) as functions:
+                yield firebase.env | {
+                    "FUNCTIONS_EMULATOR_HOST": f"127.0.0.1:{functions.port}",
+                    "RUNPOD_PORT": str(runpod),
+                    "EXAMPLES": str(EXAMPLES),
                 }
-                with FunctionsEmulator(leads, env=secrets) as functions:
-                    yield leads | {
-                        "FUNCTIONS_EMULATOR_HOST": f"127.0.0.1:{functions.port}",
-                        "RUNPOD_PORT": str(runpod),
-                    }
-    except (MissingNodeError, InstallError, EmulatorError, FunctionsError) as error:
+    except (MissingEmulatorError, MissingNodeError, InstallError, EmulatorError, FunctionsError) as error:
         missing(f"the emulators are not available: {error}")
 
 
