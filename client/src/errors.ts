@@ -25,12 +25,15 @@ const REFUSALS: Record<string, boolean> = {
   "resource-exhausted": true,
 };
 
+// `firebase` 12 puts the HTTP status behind what the backend says.
+const HTTP_STATUS = / \[\d{3}\]$/;
+
 /** What Firebase threw, in either SDK: `functions/unavailable` and `unavailable` are the same. */
 export function fromFirebase(error: unknown): GenerationError {
   if (error instanceof GenerationError) return error;
   const { code, message, details } = (error ?? {}) as { code?: unknown; message?: unknown; details?: unknown };
   const name = typeof code === "string" ? code.slice(code.lastIndexOf("/") + 1) : "unknown";
-  const text = typeof message === "string" && message !== "" ? message : "Firebase did not answer.";
+  const text = typeof message === "string" && message !== "" ? message.replace(HTTP_STATUS, "") : "Firebase did not answer.";
   return new GenerationError(name, text, REFUSALS[name] ?? true, details ?? undefined);
 }
 

@@ -1,6 +1,7 @@
 // Firebase on loopback, with its real SDK on the phone's side, RunPod as the backend sees it, and a network that can be cut.
 
 import { once } from "node:events";
+import { readFileSync } from "node:fs";
 import { createServer as createHttpServer, type Server } from "node:http";
 import { connect, createServer, type AddressInfo, type Socket } from "node:net";
 import { deleteApp, initializeApp } from "firebase/app";
@@ -212,9 +213,23 @@ export interface Job {
   input: Record<string, unknown>;
 }
 
+const EXAMPLES = { quote: "quote/text2img.json", capabilities: "capabilities/all.json" };
+
+/** What a worker answers a question with: the contract's example. */
+export function example(action: keyof typeof EXAMPLES): Record<string, unknown> {
+  return JSON.parse(readFileSync(`${setting("EXAMPLES")}/${EXAMPLES[action]}`, "utf8")) as Record<string, unknown>;
+}
+
+function answerTo({ action, prompt }: Record<string, unknown>): Record<string, unknown> {
+  if (prompt === "") return { id: "question", status: "FAILED", error: "invalid_input: prompt: must not be empty" };
+  return { id: "question", status: "COMPLETED", output: example(action as keyof typeof EXAMPLES) };
+}
+
 /** RunPod as the backend calls it, and the one who works there: writes documents with the rights of a service account. */
 export class Workers {
   readonly jobs: Job[] = [];
+  /** What was asked that is no job. */
+  readonly questions: Record<string, unknown>[] = [];
   private server!: Server;
   private app!: ReturnType<typeof initializeApp>;
   private db!: firestore.Firestore;
@@ -225,10 +240,15 @@ export class Workers {
       const chunks: Buffer[] = [];
       for await (const chunk of request) chunks.push(chunk as Buffer);
       const { input } = JSON.parse(Buffer.concat(chunks).toString()) as { input: Record<string, unknown> };
+      response.setHeader("Content-Type", "application/json");
+      if (request.url?.endsWith("/runsync")) {
+        this.questions.push(input);
+        return void response.end(JSON.stringify(answerTo(input)));
+      }
       const { user_id: uid, file_uid: file } = input as { user_id: string; file_uid: string };
       const id = `job-${this.jobs.length + 1}-${file}`;
       this.jobs.push({ id, uid, file, input });
-      response.setHeader("Content-Type", "application/json").end(JSON.stringify({ id, status: "IN_QUEUE" }));
+      response.end(JSON.stringify({ id, status: "IN_QUEUE" }));
     });
     this.server.listen(Number(setting("RUNPOD_PORT")), LOOPBACK);
     await once(this.server, "listening");
@@ -254,6 +274,11 @@ export class Workers {
 
   async fields(of: { uid: string; file: string }): Promise<firestore.DocumentData | undefined> {
     return (await firestore.getDocFromServer(this.document(of))).data();
+  }
+
+  /** What a user told the operator of one of their files. */
+  async reported({ uid, file }: { uid: string; file: string }): Promise<firestore.DocumentData | undefined> {
+    return (await firestore.getDocFromServer(firestore.doc(this.db, `reports/file:${file}:${uid}`))).data();
   }
 
   put(of: { uid: string; file: string }, fields: Record<string, unknown>): Promise<void> {

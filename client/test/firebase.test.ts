@@ -6,7 +6,7 @@ import { after, before, describe, test } from "node:test";
 import * as storage from "firebase/storage";
 import type { GenerationState, Memory } from "../src/index.js";
 import { setLogLevel } from "firebase/firestore";
-import { BUCKET, pause, Phone, until, Workers, type Job } from "./emulators.js";
+import { BUCKET, example, pause, Phone, until, Workers, type Job } from "./emulators.js";
 
 const INPUT = { prompt: "a fox" };
 const SHORT = 10; // seconds of a lease; the client waits for ten more
@@ -301,5 +301,36 @@ describe("the client with Firebase", { concurrency: 8 }, () => {
     await phone.client.remove("gone");
     assert.equal(await workers.fields(where), undefined);
     await assert.rejects(storage.getMetadata(object), { code: "storage/object-not-found" });
+  });
+
+  on("what a job would cost is asked beforehand, or why it would be refused", async (phone) => {
+    const input = { prompt: "a fox to be priced" };
+    const { quote, ...offer } = await phone.client.quote(input);
+    assert.deepEqual(offer, example("quote"));
+    assert.deepEqual(workers.questions.filter(({ prompt }) => prompt === input.prompt), [{ ...input, action: "quote" }]);
+    const { fileUid, result } = phone.client.generate(input, { quote: String(quote) });
+    await workers.complete(await workers.job(fileUid));
+    await result;
+    const told = { name: "GenerationError", code: "invalid-argument", message: "prompt: must not be empty", retryable: false };
+    await assert.rejects(phone.client.quote({ prompt: "" }), told);
+  });
+
+  on("what there is to choose from is asked of the workers once", async (phone) => {
+    assert.deepEqual(await phone.client.capabilities(), example("capabilities"));
+    assert.deepEqual(await phone.client.capabilities(), example("capabilities"));
+    assert.equal(workers.questions.filter(({ action }) => action === "capabilities").length, 1);
+  });
+
+  on("a generation is reported to the operator, with the last words that its user found", async (phone) => {
+    const where = { uid: phone.uid, file: "reported" };
+    await workers.put(where, { status: "completed", created_at: new Date() });
+    await phone.client.report(where.file, "harmful", "a note");
+    const { reason, note, state } = (await workers.reported(where)) ?? {};
+    assert.deepEqual([reason, note, state], ["harmful", "a note", "open"]);
+    await phone.client.report(where.file, "other");
+    const again = (await workers.reported(where)) ?? {};
+    assert.deepEqual([again["reason"], again["note"]], ["other", null]);
+    await assert.rejects(phone.client.report(where.file, " "), { code: "invalid-argument" });
+    await assert.rejects(phone.client.report("never-was", "harmful"), { code: "not-found", retryable: false });
   });
 });
