@@ -56,6 +56,7 @@ from worker.engine.memory.placement import GIB, Demand, Resident, decide, set_as
 from worker.engine.memory.room import Size, room, upscaler_layout
 from worker.engine.models import hub
 from worker.engine.models.registry import ModelRegistry, ModelSpec, WeightSource, wan_layout
+from worker.engine.speed.attention import missing
 from worker.firebase.app import Firebase
 from worker.firebase.firestore import FirestoreStore
 from worker.media.video import ffmpeg_path
@@ -514,6 +515,7 @@ def safety(registry: ModelRegistry) -> Iterator[Finding]:
 
 def _of_machine(settings: Settings, registry: ModelRegistry) -> Iterator[Finding]:
     yield from rows("card", lambda: card(settings, registry))
+    yield from rows("attention", lambda: attention(settings, registry))
     yield from rows("placement", lambda: placement(registry))
     yield from rows("compiler", lambda: compiler(settings, registry))
     yield from rows("phones' pictures", pictures)
@@ -534,6 +536,14 @@ def card(settings: Settings, registry: ModelRegistry) -> Iterator[Finding]:
     except JobError as error:
         remedy = "take another host; allow only drivers that know CUDA 13 (allowedCudaVersions): docs/deploy.md"
         yield Finding("card", "fail", error.message, remedy)
+
+
+def attention(settings: Settings, registry: ModelRegistry) -> Iterator[Finding]:
+    """Which way attention is computed, where the operator wants one."""
+    if settings.attention != "auto":
+        problem = missing(settings.attention, cuda=registry.cuda)
+        remedy = "" if problem is None else "docs/deploy.md, Attention"
+        yield Finding("attention", "ok" if problem is None else "warn", problem or settings.attention, remedy)
 
 
 def placement(registry: ModelRegistry) -> Iterator[Finding]:

@@ -31,7 +31,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from worker.core.lora_source import lora_source
 from worker.core.pasted import bucket_name, database_id, tidy
-from worker.core.types import Allowed, ControlType, Level, Quantized, Scheduler, TaskType
+from worker.core.types import Allowed, Attention, ControlType, Level, Quantized, Scheduler, TaskType
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RUNPOD_VOLUME = Path("/runpod-volume")
@@ -230,6 +230,7 @@ class Settings(BaseSettings):
     compile: Literal["off", "regional", "full"] = "off"
     compile_cache_dir: Path = RUNPOD_VOLUME / "compiled"
     """Where what was compiled is kept for the next start; used only where its parent folder exists."""
+    attention: Attention = "auto"
     preload_tasks: Annotated[tuple[TaskType, ...] | None, NoDecode] = None
     tasks: Annotated[tuple[TaskType, ...] | None, NoDecode] = None
     allow_downloads: bool | None = None
@@ -302,7 +303,7 @@ class Settings(BaseSettings):
     def _upper(cls, value: object) -> object:
         return value.upper() if isinstance(value, str) else value
 
-    @field_validator("safety_checker", "ai_mark", "quantize", "compile", mode="before")
+    @field_validator("safety_checker", "ai_mark", "quantize", "compile", "attention", mode="before")
     @classmethod
     def _lower(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value

@@ -67,6 +67,8 @@ Allowed = Literal["none", "regular", "high"]
 """How much may be: nothing, or a level."""
 Quantized = Literal["int8", "fp8"]
 """In which numbers of eight bits the large layers of a network are kept."""
+Attention = Literal["auto", "native", "cudnn", "flash3"]
+"""Which way to compute attention comes first: by the card, torch's own, cuDNN's, FlashAttention 3."""
 Stage = Literal["queued", "loading", "generating", "uploading"]
 Part = Literal["load", "text", "encode", "step", "decode", "upscale", "pack", "upload"]
 """What a job's time goes into. `encode` and `decode` are the VAE's, `pack` makes a file of pixels."""

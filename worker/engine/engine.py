@@ -26,6 +26,7 @@ from worker.engine.memory.room import Phase, Size, upscale_tile, upscaler_layout
 from worker.engine.models.registry import ModelRegistry, ModelSpec
 from worker.engine.protocol import Generated, GeneratedImage, Placement
 from worker.engine.safety import SafetyChecker
+from worker.engine.speed.attention import missing
 from worker.engine.vendor_errors import translated
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class Engine:
         self._estimator = Estimator()
         self._compile, self._compile_folder = settings.compile, settings.compile_cache_dir
         self._compiler: Compiler | None = None
+        self._attention = settings.attention
 
     def models(self, task_type: TaskType) -> tuple[str, ...]:
         """The names that a request of this task may ask for, the default first; any thread."""
@@ -207,6 +209,8 @@ class Engine:
             device.try_gpu()
         self._know_card()
         self._have_safety()
+        if (lacks := missing(self._attention, cuda=self.registry.cuda)) is not None:
+            log.warning("%s", lacks, extra={"action": "health"})
         for name in self.registry.unmatched_defaults():
             log.warning("MODEL_DEFAULTS: no model is called %r", name, extra={"action": "health"})
         served: list[str] = []
@@ -274,7 +278,7 @@ class Engine:
 
         if self._compiler is None:
             card = device.name() if self.registry.cuda else "cpu"
-            self._compiler = Compiler(self._compile, self._compile_folder, card=card)
+            self._compiler = Compiler(self._compile, self._compile_folder, card=card, attention=self._attention)
         hangs = sources.loras or sources.references or sources.controls or getattr(params, "step_cache", None)
         return self._compiler.at_work(entry, plain=bool(hangs))
 
@@ -382,4 +386,5 @@ class Engine:
         from worker.engine.families.wan import WanJob
 
         job: Any = {"sdxl": SdxlJob, "wan": WanJob, "upscaler": UpscaleJob}[entry.spec.family]
-        return job(entry.parts, device.device(cuda=self.registry.cuda), params, sources, control)
+        where = device.device(cuda=self.registry.cuda)
+        return job(entry.parts, where, params, sources, control, attention=self._attention)

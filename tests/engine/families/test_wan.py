@@ -1,6 +1,5 @@
 """Wan's two tasks in the three layouts: TI2V (the demo model), Wan 2.1 T2V and Wan 2.1 I2V."""
 
-import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -19,7 +18,6 @@ from worker.core.config import Settings
 from worker.core.errors import Cancelled
 from worker.core.types import Sources, TaskType
 from worker.engine.engine import Engine
-from worker.engine.families.wan import fastest_attention
 from worker.engine.models.registry import ModelRegistry
 
 VIDEO_TASKS = ("text2video", "img2video")
@@ -196,7 +194,6 @@ def test_a_cancel_between_latent_frames_stops_there_and_leaves_nothing(run: Runn
 
 def test_the_bytes_are_those_of_the_pipeline_itself(demo_models: Path, run: Runner) -> None:
     """Our own decode rounds as diffusers' PIL output does."""
-    import torch
     from diffusers import WanPipeline
 
     kind: type = WanPipeline
@@ -235,23 +232,3 @@ def test_each_of_two_experts_has_its_own_guidance(demo_settings: Settings, wan_t
     )
     assert np.array_equal(plain, same)
     assert not np.array_equal(plain, other)
-
-
-@pytest.mark.parametrize(("major", "first"), [(8, False), (9, True), (10, True), (12, False)])
-def test_cudnns_attention_comes_first_where_it_is_fastest(
-    major: int, first: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Hopper and B200; on every other card PyTorch's own order stands."""
-    from torch.nn import attention
-
-    asked: list[Any] = []
-
-    def told(order: list[Any], *, set_priority: bool) -> contextlib.AbstractContextManager[None]:
-        asked.append((order[0], set_priority))
-        return contextlib.nullcontext()
-
-    monkeypatch.setattr(attention, "sdpa_kernel", told)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (major, 0))
-    with fastest_attention(torch.device("cuda")):
-        pass
-    assert asked == ([(attention.SDPBackend.CUDNN_ATTENTION, True)] if first else [])

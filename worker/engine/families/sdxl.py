@@ -22,7 +22,7 @@ from PIL import Image
 
 from worker.api.params import Draft, ImageParams
 from worker.api.prompt_weights import Passages
-from worker.core.types import Control, Part, Progress, Sources
+from worker.core.types import Attention, Control, Part, Progress, Sources
 from worker.engine import preview, resize
 from worker.engine.adapters.controlnet import Controls
 from worker.engine.adapters.depth import depth
@@ -35,6 +35,7 @@ from worker.engine.models.loader import SdxlParts
 from worker.engine.prompt.clip import Embeddings, embeddings
 from worker.engine.protocol import GeneratedImage
 from worker.engine.schedulers import image_scheduler
+from worker.engine.speed.attention import attention
 from worker.engine.tiles import Box, Grid
 from worker.engine.vae import decode_image, encode_image
 from worker.media.masks import is_hard
@@ -73,12 +74,20 @@ class SdxlJob:
     """
 
     def __init__(
-        self, parts: SdxlParts, device: torch.device, params: ImageParams, sources: Sources, control: Control
+        self,
+        parts: SdxlParts,
+        device: torch.device,
+        params: ImageParams,
+        sources: Sources,
+        control: Control,
+        *,
+        attention: Attention = "auto",
     ) -> None:
         self._parts = parts
         self._device = device
         self._params = _at_least_one_step(params, control)
         self._control = control
+        self._attention = attention
         self._given = sources.image
         self._size = params.drawn_size
         self._source: Image.Image | None = None
@@ -403,7 +412,10 @@ class SdxlJob:
         rows = preview.rows_for(self._parts.vae, self._parts.preview_factors)
         correct = None if place else self._corrector()
         draw = preview.drawer(self._parts.preview, self._parts.vae)
-        with preview.shown(pipeline.scheduler, rows, self._control, correct=correct, place=place, draw=draw):
+        with (
+            preview.shown(pipeline.scheduler, rows, self._control, correct=correct, place=place, draw=draw),
+            attention(self._attention, self._device, clip=False),
+        ):
             latents: torch.Tensor = pipeline(
                 **(embeds or {}),
                 **options,

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 class UpscaleJob:
     """One picture of a client."""
 
-    def __init__(self, _parts: Any, _device: Any, params: "ImageParams", sources: "Sources", _control: Any) -> None:
+    def __init__(
+        self, _parts: Any, _device: Any, params: "ImageParams", sources: "Sources", _control: Any, **_: Any
+    ) -> None:
         self._seeds, self._sources = params.seeds, sources
         self.phase: Phase = "upscale"
 

@@ -14,13 +14,14 @@ from diffusers import WanImageToVideoPipeline, WanPipeline, WanVideoToVideoPipel
 from diffusers.utils.torch_utils import randn_tensor
 
 from worker.api.params import VideoParams
-from worker.core.types import Control, Progress, Sources
+from worker.core.types import Attention, Control, Progress, Sources
 from worker.engine import preview, resize
 from worker.engine.memory.room import Phase
 from worker.engine.models.loader import WanParts
 from worker.engine.prompt import umt5
 from worker.engine.protocol import GeneratedClip
 from worker.engine.schedulers import video_scheduler
+from worker.engine.speed.attention import attention
 from worker.engine.speed.step_cache import serves, step_cache
 from worker.engine.vae import clip_calls, decode_clip, encode_clip, watched
 
@@ -36,12 +37,20 @@ class WanJob:
     """
 
     def __init__(
-        self, parts: WanParts, device: torch.device, params: VideoParams, sources: Sources, control: Control
+        self,
+        parts: WanParts,
+        device: torch.device,
+        params: VideoParams,
+        sources: Sources,
+        control: Control,
+        *,
+        attention: Attention = "auto",
     ) -> None:
         self._parts = parts
         self._device = device
         self._params = params
         self._control = control
+        self._attention = attention
         self._source = None
         if sources.image is not None:
             self._source = resize.fit_image(sources.image, params.width, params.height, control)
@@ -76,7 +85,7 @@ class WanJob:
 
     def _denoise(self) -> torch.Tensor:
         params, draft = self._params, self._params.draft
-        with torch.no_grad(), fastest_attention(self._device):
+        with torch.no_grad(), attention(self._attention, self._device, clip=True):
             if draft is None:
                 return self._stage("drawn", lambda: self._draw(params.width, params.height))
             latents = self._stage("draft", lambda: self._draw(draft.width, draft.height))
@@ -264,24 +273,3 @@ class WanJob:
 def _left(steps: int, strength: float) -> int:
     """Steps of a schedule that are run at this strength, as diffusers counts them."""
     return int(steps * strength)
-
-
-@contextmanager
-def fastest_attention(device: torch.device) -> Iterator[None]:
-    """On Hopper (1.3x of a Wan step there) and B200 cuDNN's attention first, then the others; elsewhere torch's order.
-
-    An order of preference, not a choice: a shape that cuDNN refuses goes to the next. Only Wan runs inside it.
-    """
-    if device.type != "cuda" or torch.cuda.get_device_capability(device)[0] not in {9, 10}:
-        yield
-        return
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    order = [
-        SDPBackend.CUDNN_ATTENTION,
-        SDPBackend.FLASH_ATTENTION,
-        SDPBackend.EFFICIENT_ATTENTION,
-        SDPBackend.MATH,
-    ]
-    with sdpa_kernel(order, set_priority=True):
-        yield

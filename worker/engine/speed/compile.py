@@ -21,8 +21,9 @@ from torch._dynamo.utils import counters
 from torch.utils._pytree import tree_map_only
 
 from worker.core.errors import GpuFault, OutOfMemory
-from worker.engine.families.wan import fastest_attention
+from worker.core.types import Attention
 from worker.engine.speed.artifacts import Artifacts
+from worker.engine.speed.attention import attention
 from worker.engine.vendor_errors import release_memory, translate
 
 if TYPE_CHECKING:
@@ -185,8 +186,11 @@ class Compiled:
 class Compiler:
     """Compiles the models of a worker, a piece at a time; for the GPU thread."""
 
-    def __init__(self, mode: Mode, folder: Path, *, card: str, backend: str | Call = "inductor") -> None:
+    def __init__(
+        self, mode: Mode, folder: Path, *, card: str, backend: str | Call = "inductor", attention: Attention = "auto"
+    ) -> None:
         self._mode, self._folder, self._card, self._backend = mode, folder, card, backend
+        self._attention = attention
 
     @contextmanager
     def at_work(self, entry: "Loaded", *, plain: bool) -> Iterator[None]:
@@ -220,7 +224,8 @@ class Compiler:
             yield entry.compiled[name]
 
     def _compile(self, entry: "Loaded", one: Compiled) -> None:
-        model = f"{entry.spec.name} {entry.spec.quantize}"
+        model = f"{entry.spec.name} {entry.spec.quantize} {self._attention}"
+        where, clip = entry.offloader.device, entry.spec.family == "wan"
         artifacts = Artifacts(self._folder, card=self._card, model=model, mode=self._mode)
         started, misses = time.monotonic(), _misses()
         try:
@@ -230,7 +235,7 @@ class Compiler:
             piece = one.pieces[0]
             try:
                 entry.offloader.arrive(one.name)
-                with _compiling(), fastest_attention(entry.offloader.device):
+                with _compiling(), attention(self._attention, where, clip=clip):
                     self._try(one, piece)
             finally:
                 entry.offloader.rest()
