@@ -68,6 +68,8 @@ async def run_all(prompt: str) -> list[tuple[str, Result]]:
         "text2video": {"task_type": "text2video", "num_frames": 33},
         "img2video": {"task_type": "img2video", "num_frames": 33, "image_url": showing.data_uri(still)},
     }
+    if services.generator.describe(TaskType.IMG2VIDEO).end_image != "no":
+        jobs["img2video, a loop"] = {**jobs["img2video"], "end_image_url": showing.data_uri(still)}
     added: dict[str, dict[str, Any]] = {
         "text2img, weighted": {"prompt": f"({prompt}:1.5)", "prompt_weighting": True},
         "text2img, at night": {"style": "at night"},
@@ -91,6 +93,8 @@ async def run_all(prompt: str) -> list[tuple[str, Result]]:
     for name, factor in (("text2img, larger", 1), ("upscale", 4)):
         size = {side: by_name[name][0]["files"][0][side] for side in ("width", "height")}
         assert size == {"width": factor * width, "height": factor * height}, f"{name}: {size}"
+    if "img2video, a loop" in by_name:
+        assert by_name["img2video, a loop"][1] != by_name["img2video"][1], "the last frame changed nothing"
     repainted = showing.pixels(by_name["inpaint"][1][0])
     outside = np.asarray(mask) == 0
     assert (repainted[outside] == np.asarray(source)[outside]).all(), "inpaint changed pixels outside the mask"

@@ -325,6 +325,8 @@ class VideoParams(Prompts):
     video_quality: VideoQuality = "high"
     step_cache: StepCache | None = None
     """None: every step is computed in full."""
+    ends: bool = False
+    """Whether it goes to a picture of the client's."""
 
 
 Params = ImageParams | VideoParams
@@ -345,7 +347,7 @@ class SourceShape:
         return self.width, self.height
 
 
-PRIVATE = {"prompt", "negative_prompt", "seeds", "seed", "enlarges"}
+PRIVATE = {"prompt", "negative_prompt", "seeds", "seed", "enlarges", "ends"}
 """What the response's `params` never show: it stands beside them, or is ours."""
 _OF_DRAWING = {
     *("negative_prompt_of", "prompt_weighting", "style", "num_inference_steps", "guidance_scale", "scheduler"),
@@ -668,6 +670,7 @@ def _video_params(request: VideoRequest, defaults: ModelDefaults, seed: int, sou
         seed=seed,
         draft=_draft(defaults, width, height, steps) if isinstance(request, Text2VideoRequest) else None,
         video_quality=request.video_quality,
+        ends=isinstance(request, Img2VideoRequest) and request.end_image_url is not None,
     )
 
 

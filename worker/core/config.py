@@ -97,6 +97,8 @@ class OwnDefaults(BaseModel):
     micro_conditioning: Literal["native", "requested"] | None = None
     size_multiple: Annotated[int, Field(ge=8, le=64)] | None = None
     draft_strength: Share | None = None
+    hold_end_image: bool | None = None
+    """Of a TI2V model: whether its last latent frame may be held at a picture, as its first is."""
     preview_factors: PreviewFactors | None = None
     """Red, green and blue, -1 ... 1, that each channel of a latent adds to its pixel; the last row is added to all."""
     warnings: Annotated[tuple[str, ...], Field(strict=False)] | None = None

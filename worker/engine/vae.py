@@ -57,6 +57,11 @@ def encode_image(vae: Any, image: "Image.Image", device: torch.device) -> torch.
 def encode_clip(vae: Any, frames: "NDArray[np.uint8]", device: torch.device) -> torch.Tensor:
     """(4f - 3, height, width, 3) frames -> (1, z, f, h, w) Wan latents in the VAE's dtype, again without dice."""
     pixels = torch.from_numpy(frames).to(device).permute(3, 0, 1, 2).unsqueeze(0).float() / 127.5 - 1.0
+    return encode_pixels(vae, pixels)
+
+
+def encode_pixels(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
+    """(1, 3, 4f - 3, height, width) pixels, -1 ... 1 -> (1, z, f, h, w) Wan latents."""
 
     def standardised(mean: torch.Tensor) -> torch.Tensor:
         middle, inverse = _clip_statistics(vae, mean)

@@ -14,7 +14,7 @@ from tests.engine.conftest import Runner, runner
 from tests.support import last_frames
 from tests.support.engine_jobs import Recorder, picture
 from tests.support.memory_world import World
-from worker.core.config import Settings
+from worker.core.config import OwnDefaults, Settings
 from worker.core.errors import Cancelled
 from worker.core.types import Sources, TaskType
 from worker.engine.engine import Engine
@@ -55,8 +55,32 @@ def test_each_layout_says_whether_it_takes_one(
     found = {name: engine_of(demo_settings, folder).describe(TaskType.IMG2VIDEO) for name, folder in asked.items()}
     said = {name: defaults.end_image for name, defaults in found.items()}
     assert said == {"experts": "optional", "first-to-last": "required", "2.1": "no"}
-    demo = Engine(demo_settings, registry=ModelRegistry(demo_settings, cuda=False, where=()))
-    assert demo.describe(TaskType.IMG2VIDEO).end_image == "no"
+    settings = demo_settings.model_copy(update={"wan_i2v_model": None})
+    for held, says in ((None, "optional"), (True, "optional"), (False, "no")):
+        own = {} if held is None else {"demo": OwnDefaults(hold_end_image=held)}
+        asking = ModelRegistry(settings.model_copy(update={"model_defaults": own}), cuda=False, where=())
+        assert asking.describe(TaskType.IMG2VIDEO).end_image == says
+
+
+def test_a_model_that_holds_its_first_picture_holds_the_last_in_the_same_way(demo_settings: Settings) -> None:
+    """Of TI2V's layout: the clip ends where it was told to, or where it began; the next knows nothing of it."""
+    start = runner(Engine(demo_settings, registry=ModelRegistry(demo_settings, cuda=False, where=())))
+    size = {"width": 64, "height": 64, "num_frames": 13}
+    first, last = (Image.new("RGB", (64, 64), colour) for colour in ((40, 90, 200), (240, 210, 60)))
+    control = Recorder()
+    plain = _clip(start, Sources(image=first), **size)
+    there = _clip(start, Sources(image=first, end=last), control=control, **size)
+    loop = _clip(start, Sources(image=first, end=first), **size)
+    assert control.warnings == []
+    for clip, begin, end in ((there, first, last), (loop, first, first)):
+        assert _distance(clip[0], begin) < 20
+        assert _distance(clip[-1], end) < 20
+    assert _distance(plain[-1], last) > 80
+    assert np.array_equal(_clip(start, Sources(image=first), **size), plain)
+
+
+def _distance(frame: NDArray[np.uint8], image: Image.Image) -> float:
+    return float(np.abs(frame.astype(float) - np.asarray(image, dtype=float)).mean())
 
 
 def test_the_last_picture_counts_and_the_next_job_knows_nothing_of_it(experts: Runner) -> None:
@@ -133,7 +157,7 @@ async def test_a_request_goes_through_the_whole_worker(
     assert answer["videos"] != (await world.run({**job, "end_image_url": first}))["videos"]
     assert answer["videos"] == (await world.run(job))["videos"]
     capable = await world.run({"action": "capabilities"})
-    assert [model["end_image"] for model in capable["models"]["img2video"]] == ["optional", "no"]
+    assert [model["end_image"] for model in capable["models"]["img2video"]] == ["optional", "optional"]
     without = engine_of(demo_settings, wan_i2v)
     world.generator = without  # type: ignore[assignment]
     refused = await world.run(job)

@@ -25,6 +25,7 @@ def test_without_a_card_every_task_has_a_demo_model() -> None:
         defaults = models.describe(task)
         assert defaults.name == "demo"
         assert models.spec(task).preview_factors == tuple(map(tuple, own.pop("preview_factors")))
+        assert own.pop("hold_end_image", False) == (defaults.end_image == "optional") or task is TaskType.TEXT2VIDEO
         assert {key: getattr(defaults, key) for key in own} == own | {"warnings": tuple(own["warnings"])}
         assert defaults.size_multiple == (16 if task.endswith("video") else 8)
         assert defaults.has_refiner == (not task.endswith("video"))

@@ -6,6 +6,7 @@ users, no files and no placement.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -23,10 +24,13 @@ from worker.engine.protocol import GeneratedClip
 from worker.engine.schedulers import video_scheduler
 from worker.engine.speed.attention import attention
 from worker.engine.speed.step_cache import serves, step_cache
-from worker.engine.vae import clip_calls, decode_clip, encode_clip, watched
+from worker.engine.vae import clip_calls, decode_clip, encode_clip, encode_pixels, watched
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+HELD_FRAMES = 2
+"""Latent frames that are encoded of a picture that stands still; the first of them is one frame alone."""
 
 
 class WanJob:
@@ -226,7 +230,7 @@ class WanJob:
 
         frames = (self._params.num_frames - 1) // 4 + 1
         if part == "encode" and self._parts.expand_timesteps and self._source is not None:
-            frames = 1  # the picture alone
+            frames = 1 if self._end is None else 1 + HELD_FRAMES  # the picture alone, or the last one, too
         network = vae.decoder if part == "decode" else vae.encoder
         with watched(network, clip_calls(vae, frames, height, width), tell):
             yield
@@ -267,7 +271,21 @@ class WanJob:
         if self._source is not None:
             kind = WanImageToVideoPipeline
             shared |= {"image_encoder": parts.image_encoder, "image_processor": parts.image_processor}
-        return kind(**shared)
+        pipeline = kind(**shared)
+        if self._end is not None and parts.expand_timesteps:
+            pipeline.prepare_latents = partial(_both_ends_held, parts.vae, pipeline.prepare_latents)
+        return pipeline
+
+
+def _both_ends_held(vae: Any, prepare_latents: Callable[..., Any], *arguments: Any) -> Any:
+    """TI2V with a last picture: the last latent frame is held at it, at time step 0, as diffusers holds the first."""
+    *others, last = arguments
+    latents, first, mask = prepare_latents(*others)
+    # A latent frame after the first is four frames: here the picture, standing still.
+    still = last.unsqueeze(2).repeat(1, 1, 4 * HELD_FRAMES - 3, 1, 1)
+    held = encode_pixels(vae, still)[:, :, -1:].to(first)
+    mask[:, :, -1] = 0
+    return latents, torch.cat([first.repeat(1, 1, latents.shape[2] - 1, 1, 1), held], dim=2), mask
 
 
 def _left(steps: int, strength: float) -> int:

@@ -85,6 +85,8 @@ class Size:
     """Control pictures."""
     cached: int = 0
     """Hidden states of a clip that are kept from step to step."""
+    whole: bool = False
+    """Whether more of a clip than its first frame is encoded, whatever its model."""
 
     @property
     def pixels(self) -> int:
@@ -103,7 +105,8 @@ class Size:
         if isinstance(params, VideoParams):
             chunks, cached = likely_chunks(params), _CACHED if params.step_cache is not None else 0
             cached *= (1 + (params.guidance_scale > 1)) * (1 + (params.guidance_scale_2 is not None))
-            return cls(params.width, params.height, params.num_frames, source, chunks=chunks, cached=cached)
+            clip = cls(params.width, params.height, params.num_frames, source, chunks=chunks, cached=cached)
+            return replace(clip, whole=params.ends or params.draft is not None)
         width, height = params.drawn_size
         if params.upscale is not None and params.upscale.tile is not None:
             # One size stands for both passes: the larger.
@@ -226,12 +229,10 @@ def _wan(spec: ModelSpec, size: Size, number: int) -> Room:
     inside = (80.4 if numbers.residual else 48.3) * numbers.vae / numbers.vae_patch**2
     decoder = round(inside * number)
     encoder = round((49.3 if numbers.residual else 37) * numbers.encoder / numbers.vae_patch**2 * 4)
-    encoded = min(size.frames, 4) if not numbers.token_steps else 1
+    encoded = size.frames if size.whole or not numbers.token_steps else 1
     return Room(
         text=_TEXT["wan"],
-        encode=(encoder * encoded // 4 + 3 * 4 * (size.frames if not numbers.token_steps else 1)) * size.pixels
-        if size.source
-        else 0,
+        encode=(encoder * min(encoded, 4) // 4 + 3 * 4 * encoded) * size.pixels if size.source else 0,
         denoise=(
             (a_token + size.cached * numbers.width) * tokens
             + 4 * numbers.width * (size.chunks - 1) * CHUNK_TOKENS["wan"]

@@ -237,5 +237,5 @@ def _takes_flow_shift(folder: Path | None) -> bool:
 
 def _with(defaults: ModelDefaults, said: Mapping[str, Any]) -> ModelDefaults:
     """`defaults` with what is said; of the schedule the scheduler's config has the last word."""
-    elsewhere = {*_SCHEDULE, "preview_factors"}
+    elsewhere = {*_SCHEDULE, "preview_factors", "hold_end_image"}
     return replace(defaults, **{key: value for key, value in said.items() if key not in elsewhere})

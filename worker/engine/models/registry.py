@@ -243,7 +243,9 @@ class ModelRegistry:
                 upscaler=None if upscaler is None else upscaler.main.name,
             )
         found = wan_defaults(name, folder, _wan_kind(main, task_type), own)
-        return replace(found, end_image=_end_image(main)) if task_type is TaskType.IMG2VIDEO else found
+        if task_type is not TaskType.IMG2VIDEO:
+            return found
+        return replace(found, end_image=_end_image(main, held=bool(own.get("hold_end_image"))))
 
     @property
     def tasks(self) -> tuple[TaskType, ...]:
@@ -612,12 +614,14 @@ def wan_layout(weights: WeightSource) -> WanLayout | None:
     return "t2v" if config.get("in_channels", 16) == config.get("out_channels", 16) else "i2v"
 
 
-def _end_image(weights: WeightSource) -> EndImage:
+def _end_image(weights: WeightSource, *, held: bool) -> EndImage:
     """Whether an image-to-video Wan goes to a last picture: by what it has, or by its name while it is not here.
 
     Wan 2.2's two experts see it among the frames; a Wan 2.1 also looks at it through an image encoder, and only the one
-    that was trained for it (FLF2V) has places for two pictures there.
+    that was trained for it (FLF2V) has places for two pictures there. A TI2V takes one where it may be `held`.
     """
+    if wan_layout(weights) == "ti2v":
+        return "optional" if held else "no"
     if weights.path is None:
         name = weights.name.upper()
         return "required" if "FLF2V" in name else "optional" if "I2V-A14B" in name else "no"
