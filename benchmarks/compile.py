@@ -2,16 +2,17 @@
 
     python benchmarks/compile.py [--task text2img] [--model FOLDER] [--mode regional] [--steps N] [--repeat 3] [--quick]
 
-Two workers, one after the other, each a process of its own with an empty cache of torch's: the first compiles, the
-second begins with what the first has kept. Each runs the same job as it is and compiled, and says how long compiling
-took, the longest that a job would have waited for it, and how many graphs were not found among what was kept. On a card
-it tells what `COMPILE` is worth for a model of your own; without one it runs the built-in model, small, and nothing of
-its seconds carries over. Writes nothing outside of a temporary folder.
+Two workers, one after the other, each a process of its own with an empty cache of torch's (with `--quick`: one without
+graphs): the first compiles, the second begins with what the first has kept. Each runs the same job as it is and
+compiled, and says how long compiling took, the longest that a job would have waited for it, and how many graphs were
+not found among what was kept. On a card it tells what `COMPILE` is worth for a model of your own; without one it runs
+the built-in model, small, and nothing of its seconds carries over. Writes nothing outside of a temporary folder.
 """
 
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -79,7 +80,10 @@ def _verdict(mode: str, ratio: float, away: int, missed: int, first: dict[str, A
 
 def _started(folder: Path, name: str) -> dict[str, Any]:
     """What a worker says that begins with nothing but what those before it have kept."""
-    environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(folder / name)}
+    cache = folder / ("torch" if "--quick" in sys.argv else name)
+    for graphs in ("fxgraph", "aotautograd"):
+        shutil.rmtree(cache / graphs, ignore_errors=True)
+    environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(cache)}
     command = [sys.executable, __file__, *sys.argv[1:], "--worker", str(folder / "kept")]
     ended = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
     if ended.returncode:

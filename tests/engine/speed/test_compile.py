@@ -14,7 +14,7 @@ import pytest
 from torch._dynamo.utils import counters
 
 from tests.engine.conftest import Runner, runner
-from tests.support.engine_jobs import Recorder
+from tests.support.engine_jobs import Recorder, image_params, picture
 from worker.api.params import StepCache
 from worker.core.config import load_settings
 from worker.core.errors import Cancelled
@@ -152,6 +152,17 @@ def test_a_job_that_skips_steps_runs_as_if_nothing_were_compiled(clips: Studio) 
     assert clips.backend.calls == calls
     assert np.array_equal(cached, plain)
     same_and_compiled(clips, "text2video", **CLIP)
+
+
+@pytest.mark.parametrize("hung", ["references", "controls", ""])
+def test_pictures_that_steer_a_network_keep_it_as_it_is(images: Studio, hung: str) -> None:
+    entry = images.engine._cache.entries[0]
+    unet: Any = entry.parts.modules()["unet"]
+    blocks = [block for block in unet.modules() if type(block).__name__ == "BasicTransformerBlock"]
+    given: dict[str, Any] = {hung: (picture(),)} if hung else {}
+    with images.engine._compiled(entry, image_params(), Sources(**given)):
+        assert {block._compiled_call_impl is not None for block in blocks} == {not hung}
+    assert {block._compiled_call_impl for block in blocks} == {None}
 
 
 def test_a_job_that_is_cancelled_leaves_the_network_as_it_is_outside_of_a_job(clips: Studio) -> None:
