@@ -141,6 +141,19 @@ class TestDrawing:
         card.get_by_role("button", name="Put away").click()
         expect(card).to_have_count(0)
 
+    def test_what_is_deleted_on_another_phone_while_it_is_drawn_is_drawn_no_further(
+        self, guest: Visitor, app: LocalApp
+    ) -> None:
+        guest.choose("Kind", "Clip")
+        guest.choose("How long", "5 seconds")
+        card = guest.ask("a small pink circle moving left")
+        expect(card.locator(".stage")).to_contain_text("Drawing", timeout=PATIENCE_MS)
+        made = documents(app)[0]
+        assert made["request_data"]["prompt"] == "a small pink circle moving left"
+        app.firebase.documents.document(f"generations/{made['user_id']}/files/{made['file_uid']}").delete()
+        expect(card.locator(".stage")).to_have_text("Deleted.", timeout=PATIENCE_MS)
+        card.get_by_role("button", name="Put away").click()
+
     def test_a_job_is_found_again_after_the_page_was_closed(self, guest: Visitor) -> None:
         count = guest.tiles.count()
         guest.choose("How many", "4")  # so that it is not done before the page is back
