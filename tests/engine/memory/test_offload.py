@@ -158,3 +158,25 @@ def test_a_visit_that_fails_halfway_ends_with_everything_away(
     assert offloader._visiting == set()
     networks["unet"](torch.zeros(1, 4))
     assert all(torch.equal(before[name], value) for name, value in networks["unet"].state_dict().items())
+
+
+def test_the_bytes_of_a_network_are_counted_once_and_of_one_that_comes_later_then(
+    networks: dict[str, nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two jobs the GPU waits for whoever counts them."""
+    counted: list[nn.Module] = []
+
+    def count(module: nn.Module) -> int:
+        counted.append(module)
+        return module_bytes(module)
+
+    monkeypatch.setattr(offload, "module_bytes", count)
+    offloader = Offloader(networks, torch.device("cpu"))
+    later = nn.Linear(2, 2)
+    for _ in range(2):
+        assert offloader.bytes == sum(map(module_bytes, networks.values()))
+        assert offloader.resting_bytes == offloader.bytes
+    assert counted == list(networks.values())
+    offloader.add("preview", later)
+    assert offloader.networks["preview"] == module_bytes(later)
+    assert counted == [*networks.values(), later]
