@@ -9,6 +9,7 @@ from tools.emulators.firebase import FirebaseEmulators
 from worker.core.config import REPOSITORY
 
 pytestmark = pytest.mark.e2e
+QUANTIZED = ["QUANTIZE=int8", "QUANTIZE=fp8"]
 
 
 def test_decode_prints_both_ways_and_their_ratio() -> None:
@@ -51,3 +52,16 @@ def test_step_cache_prints_what_each_threshold_skips_and_costs() -> None:
     assert [row[0] for row in rows] == ["none", "first_block", "sea"]
     assert rows[0][-1] == "same"
     assert rows[0][1] == "100%"
+
+
+def test_switches_prints_each_way_beside_the_plain_one() -> None:
+    script = REPOSITORY / "benchmarks" / "switches.py"
+    ended = subprocess.run(
+        [sys.executable, script, "--quick"], capture_output=True, text=True, timeout=240, check=False, cwd=REPOSITORY
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    rows = {line.split()[0]: line.split() for line in ended.stdout.splitlines()[1:]}
+    assert list(rows) == ["plain", *(f"ATTENTION={way}" for way in ("native", "cudnn", "flash3")), *QUANTIZED]
+    assert rows["plain"][-1] == "same"
+    assert "same" in rows["ATTENTION=native"]
+    assert all(float(rows[way][5]) > 40 for way in QUANTIZED)
