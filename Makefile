@@ -63,7 +63,8 @@ test: setup emulators ## all tests
 	@# a busy one they run out of seconds. 5: PYTEST selects none of them.
 	$(PY) -m pytest tests/app tests/client $(PYTEST) || [ $$? = 5 ] || $(PY) -m pytest --last-failed tests/app tests/client
 
-# Workers are killed, told to leave and frozen, Firebase is slow, silent and away, jobs come twice: about an hour.
+# Workers are killed, told to leave, frozen and short of disk, cards fail, Firebase is slow, silent and away, jobs come twice;
+# and what each job was to cost is told to the wallet of the example backend: about an hour.
 marathon: setup emulators ## ten thousand jobs on a bad day, then ten thousand in a row on one process (an hour)
 	FAULTS_JOBS=10000 FAULTS_SECONDS=2400 FAULTS_ENDURANCE_JOBS=10000 \
 		$(PY) -m pytest -s tests/faults/test_random.py tests/faults/test_endurance.py $(PYTEST)

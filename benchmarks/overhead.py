@@ -98,7 +98,7 @@ class Stopwatch:
         self.models, self.controlnet_types = inner.models, inner.controlnet_types
         self.describe, self.estimate = inner.describe, inner.estimate
         self.check, self.prepare = inner.check, inner.prepare
-        self.preload, self.health = inner.preload, inner.health
+        self.preload, self.health, self.use_idle_moment = inner.preload, inner.health, inner.use_idle_moment
         self.seconds, self.last_at = 0.0, 0.0
         self.made: list[Generated] = []
         self.spans: list[tuple[float, float]] = []
@@ -132,6 +132,7 @@ class Card:
         self.models, self.controlnet_types = inner.models, inner.controlnet_types
         self.describe, self.estimate = inner.describe, inner.estimate
         self.check, self.preload, self.health = inner.check, inner.preload, inner.health
+        self.use_idle_moment = inner.use_idle_moment
         self._pictures = [photo(1024, seed) for seed in range(4)]
         self._clip = clip()
 

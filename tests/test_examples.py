@@ -5,38 +5,30 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from shutil import copytree, ignore_patterns
 from typing import Any
 
 import pytest
 
-from tests.support.fixtures import missing
+from tests.support.example_functions import FUNCTIONS, beside_packages
 from tools.emulators.firebase import FirebaseEmulators
-from tools.emulators.install import InstallError, MissingNodeError, find_node, install, node_environment
+from tools.emulators.install import find_node, node_environment
 from worker.api.request import envelope
 from worker.auth.caller import Identity
 from worker.auth.tickets import Tickets
 from worker.core.errors import Forbidden, Unauthenticated
 
-FUNCTIONS = Path(__file__).parents[1] / "examples" / "functions"
 SECRET = "0123456789abcdef-0123456789abcdef"
 TESTS = ("generate", "limit", "signatures", "credits", "push", "deletion")
 
-pytestmark = pytest.mark.timeout(960)  # the first test waits for all of the functions' own
+WALLET_JOBS = int(os.environ.get("WALLET_JOBS", "200"))
+
+# The first test waits for all of the functions' own; by hand, ten thousand jobs may take an hour.
+pytestmark = pytest.mark.timeout(960 + WALLET_JOBS)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The functions beside their packages."""
-    try:
-        packages = install(FUNCTIONS, development=True)
-    except (MissingNodeError, InstallError) as error:
-        missing(f"the function cannot be tested: {error}")
-    # ES modules look for packages beside themselves only.
-    folder = tmp_path_factory.mktemp("functions") / "functions"
-    copytree(FUNCTIONS, folder, ignore=ignore_patterns("node_modules"))
-    (folder / "node_modules").symlink_to(packages)
-    return folder
+    return beside_packages(tmp_path_factory.mktemp("functions"))
 
 
 @pytest.fixture(scope="module")
@@ -106,17 +98,16 @@ async def test_the_worker_refuses_every_input_that_was_changed_on_the_way(
 @pytest.mark.e2e
 def test_after_chaotic_jobs_all_sums_are_exact(folder: Path) -> None:
     """Killed, doubled, refused, cancelled, told late; `WALLET_JOBS=10000 pytest -s -k chaotic` shows its last line."""
-    jobs = int(os.environ.get("WALLET_JOBS", "200"))
     command = [str(find_node()), "test/chaos.js"]
     with FirebaseEmulators(project="demo-functions") as firebase:
-        environment = {**node_environment(), "WALLET_JOBS": str(jobs), "TICKET_SECRET": SECRET}
+        environment = {**node_environment(), "WALLET_JOBS": str(WALLET_JOBS), "TICKET_SECRET": SECRET}
         environment["FIRESTORE_EMULATOR_HOST"] = firebase.firestore_address
         ran = subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300 + jobs, check=False
+            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300 + WALLET_JOBS, check=False
         )
     assert ran.returncode == 0, ran.stdout[-2000:] + ran.stderr[-4000:]
     last = ran.stdout.rstrip().rpartition("\n")[2]
-    assert last.startswith(f"WALLET: {jobs} asked for"), last
+    assert last.startswith(f"WALLET: {WALLET_JOBS} asked for"), last
     sys.stdout.write(f"{last}\n")
 
 

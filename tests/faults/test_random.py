@@ -6,10 +6,12 @@ longer day of it, by hand.
 
 import os
 from collections import Counter, defaultdict
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.example_functions import paid
 from tests.support.faulty_world import MAX_POST_BYTES, Endpoint, cloud, fetch, is_of, reap
 from tests.support.storm import ENDS_IN_ITS_OWN_WAY, Storm
 from tools.emulators.firebase import DocumentWrite
@@ -25,7 +27,9 @@ TERMINAL = ("completed", "failed")
 
 @pytest.mark.e2e
 @pytest.mark.timeout(SECONDS * 3 + 300)
-def test_a_bad_day_loses_nothing_does_nothing_twice_and_leaves_nothing_lying(endpoint: Endpoint) -> None:
+def test_a_bad_day_loses_nothing_does_nothing_twice_and_leaves_nothing_lying(
+    endpoint: Endpoint, tmp_path: Path
+) -> None:
     print(f"\nseed {SEED}, {JOBS} generations, {WORKERS} workers, {SECONDS:g} s of faults")
     storm = Storm(endpoint, SEED, jobs=JOBS, workers=WORKERS, seconds=SECONDS)
     storm.run()
@@ -55,6 +59,7 @@ def test_a_bad_day_loses_nothing_does_nothing_twice_and_leaves_nothing_lying(end
     for title, value in rows.items():
         print(f"{title:<34} {value!s:>5}")
     print("outcomes:", dict(found.outcomes))
+    print(paid(history_of(endpoint), tmp_path))
     for name in {*twice, *lying, *found.named}:
         print(found.story(name))
     assert found.broken == []
@@ -244,7 +249,7 @@ class Verdict:
                 output = payload.get("output") or {}
                 if "error" in payload or output.get("storage") != "firebase":
                     continue
-                if any(fetch(url) is None for url in output["images"]):
+                if any(fetch(url) is None for url in [file["url"] for file in output["files"]]):
                     self.lost += 1
                     self.broken.append(f"I1: a URL that {job} answered with serves nothing")
 

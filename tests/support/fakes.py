@@ -241,6 +241,9 @@ class PaintingGenerator:
     def controlnet_types(self) -> Sequence[str]:
         return "canny", "tile"
 
+    def use_idle_moment(self) -> bool:
+        return False
+
     def models(self, task_type: TaskType) -> Sequence[str]:
         return ("fake",)
 

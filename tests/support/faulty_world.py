@@ -122,7 +122,7 @@ class Truth:
             assert len(content) == blob.size == file["bytes"]
             checksum = google_crc32c.value(content).to_bytes(4, "big")
             assert blob.crc32c == base64.b64encode(checksum).decode()
-            assert content[:4] in {b"\x89PNG", b"RIFF", b"\xff\xd8\xff\xe0"}
+            assert content[:4] in {b"\x89PNG", b"RIFF", b"\xff\xd8\xff\xe0"} or content[4:8] == b"ftyp"
 
     def check_failed(self, file_uid: str, response: Mapping[str, Any] | None, code: str, *, retryable: bool) -> None:
         """The document is failed for that reason, the response says the same, no object stays."""

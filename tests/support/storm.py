@@ -8,6 +8,7 @@ import functools
 import os
 import random
 import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from tools.emulators.worker_process import WorkerProcess
 UPLOADS: dict[str, Any] = {"method": "POST|PUT", "path": "/upload/"}
 MOMENTS = ("after_claim", "loading", "generating", "before_upload", "after_upload", "before_document", "after_document")
 CONCURRENCY = 2
+FULL_DISK_BYTES = 200_000
 
 KINDS = {
     "plain": 8,
@@ -39,10 +41,20 @@ KINDS = {
     "not valid": 1,
     "out of memory": 1,
     "raises": 1,
+    "gpu fault": 1,
+    "a clip": 1,
     "inline": 1,
 }
 """What is done with a generation, and how often in comparison."""
-ENDS_IN_ITS_OWN_WAY = {"stopped by RunPod", "stopped by its user", "not valid", "out of memory", "raises", "inline"}
+ENDS_IN_ITS_OWN_WAY = {
+    "stopped by RunPod",
+    "stopped by its user",
+    "not valid",
+    "out of memory",
+    "raises",
+    "gpu fault",
+    "inline",
+}
 """Kinds whose generation need not end as completed."""
 
 
@@ -82,8 +94,11 @@ class Storm:
         fields["num_inference_steps"] = self._random.choice((2, 5, 10, 30))
         if kind.startswith(("stopped", "deleted")):
             fields = {"num_images": 2, "num_inference_steps": 60}
-        prompt = f"{kind}: a fox" if kind in ("out of memory", "raises") else f"a fox, {number}"
+        prompt = f"{kind}: a fox" if kind in ("out of memory", "raises", "gpu fault") else f"a fox, {number}"
         request = cloud(name, prompt, **fields)
+        if kind == "a clip":
+            clip = {"video_width": 256, "video_height": 256, "num_frames": 21}
+            request = cloud(name, prompt, task_type="text2video", **clip)
         if kind == "not valid":
             request["width"] = 1023
         if kind == "inline":
@@ -126,10 +141,12 @@ class Storm:
             slot.wait_ready()
 
     def settle(self, seconds: float = 60.0) -> None:
-        """Wait until every job was answered or went down with its worker."""
-        deadline = time.monotonic() + seconds
-        while self.unanswered(alive=True):
-            assert time.monotonic() < deadline, f"not answered: {self.unanswered(alive=True)}"
+        """Wait until every job was answered or went down with its worker; so long at most for each answer."""
+        fewest, deadline = sys.maxsize, 0.0
+        while left := self.unanswered(alive=True):
+            if len(left) < fewest:
+                fewest, deadline = len(left), time.monotonic() + seconds
+            assert time.monotonic() < deadline, f"not answered: {left}"
             self._restart_the_dead()
             time.sleep(0.25)
 
@@ -242,9 +259,9 @@ class Storm:
 
     # -- workers
 
-    def _start(self, *, mortal: bool = False) -> WorkerProcess:
+    def _start(self, *, mortal: bool = False, disk_bytes: int | None = None) -> WorkerProcess:
         self._names += 1
-        script: dict[str, Any] = {"step_seconds": 0.01}
+        script: dict[str, Any] = {"step_seconds": 0.01, "disk_bytes": disk_bytes}
         if mortal:
             script |= {"die_at": self._random.choice(MOMENTS), "die_on": self._random.randint(1, 4)}
             self._mortals.add(f"worker-{self._names}")
@@ -261,6 +278,7 @@ class Storm:
             {
                 "a worker is killed": self._kill,
                 "a worker is replaced by a mortal": self._replace_by_a_mortal,
+                "a worker gets a full disk": self._fill_the_disk,
                 "a worker is frozen": self._freeze,
                 "a worker is told to leave": self._tell_to_leave,
             }
@@ -276,6 +294,14 @@ class Storm:
         self._slots[index].kill()
         self._slots[index].wait()
         self._slots[index] = self._start(mortal=True)
+
+    def _fill_the_disk(self) -> None:
+        """The next worker in its place has room for a picture, and for no clip."""
+        index = self._random.randrange(len(self._slots))
+        self._slots[index].kill()
+        self._slots[index].wait()
+        self._slots[index] = self._start(disk_bytes=FULL_DISK_BYTES)
+        self._mortals.add(self._slots[index].worker_id)
 
     def _tell_to_leave(self) -> None:
         """As RunPod does when it scales down; a new worker comes once it has left."""

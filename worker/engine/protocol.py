@@ -113,6 +113,10 @@ class Generator(Protocol):
         """
         ...
 
+    def use_idle_moment(self) -> bool:
+        """Do a little of what makes later jobs faster, while none is there; whether there was anything to do."""
+        ...
+
     def generate(self, request: "Request", params: "Params", sources: Sources, control: Control) -> Iterator[Generated]:
         """Run one job; yields each image as soon as it is decoded, or one clip.
 
