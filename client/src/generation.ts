@@ -91,9 +91,8 @@ export class Generation {
   private cacheTicks = 0;
   private fromCache = false;
   private looking: { since: number; look: Promise<boolean> } | undefined;
-  private vanished = false;
   private disputed = false;
-  private shown = 0; // by the listener: what a look brings that was begun before is older, or comes that way, too
+  private turns = 0; // counts what the listener showed, and the slip: a look that began before brings what is older
   private overSince: number | undefined;
   private leftBehind: string | undefined;
   private relistenAt = Number.POSITIVE_INFINITY;
@@ -195,6 +194,7 @@ export class Generation {
     this.around.backend.order(this.uid, this.fileUid).then(
       () => {
         this.slip = "made";
+        this.turns += 1;
         if (this.wish === "none") return this.consider();
         void this.removeDocument();
         this.fail(cancelled());
@@ -327,14 +327,14 @@ export class Generation {
       return;
     }
     if (fields !== undefined) {
-      this.shown += 1;
+      this.turns += 1;
       this.disputed = false;
     }
     this.observe(fields);
   }
 
-  /** What the server has. */
-  private observe(fields: GenerationDocument | undefined): void {
+  /** What the server has; `sure` where it was asked itself. */
+  private observe(fields: GenerationDocument | undefined, sure = false): void {
     if (this.settled) return;
     const changed = !this.known || version(fields) !== version(this.fields);
     const was = this.fields;
@@ -345,7 +345,7 @@ export class Generation {
     }
     const order = this.plan?.order;
     const expected = was !== undefined || this.slip === "made" || !order || order.slip === true;
-    if (fields === undefined && expected) return this.gone();
+    if (fields === undefined && expected) return sure ? this.deleted() : this.dispute();
     if (changed) this.overSince = undefined;
     this.fields = fields;
     if (fields?.status === "completed") return this.succeed(fields.generation_data as GenerationData);
@@ -357,26 +357,17 @@ export class Generation {
   }
 
   /**
-   * A document that was there, or has to be, is not: a second look makes sure that it was deleted.
+   * A document that was there, or has to be, is not, a listener says: a look makes sure that it was deleted.
    *
    * Where the server has it all the same, that listener would not tell of its deletion: looks do, until it shows it again.
    */
-  private gone(): void {
-    if (this.vanished) return;
-    this.vanished = this.disputed = true;
-    const { shown } = this;
-    this.around.backend.look(this.uid, this.fileUid).then(
-      (fields) => {
-        this.vanished = false;
-        if (this.settled || this.shown !== shown) return;
-        const deleted = new GenerationError("deleted", "This generation was deleted.", false);
-        if (fields === undefined) this.fail(this.wish === "none" ? deleted : cancelled());
-        else this.observe(fields);
-      },
-      () => {
-        this.vanished = false; // the listener, or the next look, says it again
-      },
-    );
+  private dispute(): void {
+    this.disputed = true;
+    void this.look();
+  }
+
+  private deleted(): void {
+    this.fail(this.wish === "none" ? new GenerationError("deleted", "This generation was deleted.", false) : cancelled());
   }
 
   private failed(fields: GenerationDocument): void {
@@ -426,7 +417,6 @@ export class Generation {
       if (this.leaseIsOver()) void this.lookForTheWorker();
       return;
     }
-    if (this.vanished) return;
     if (clock.seconds >= this.askAgainAt) void this.askAgain();
     this.queuedSeconds = slept
       ? Math.min(this.queuedSeconds, queueSeconds - CATCH_UP_SECONDS)
@@ -456,14 +446,14 @@ export class Generation {
   /** Ask the server itself, and observe what it has. Whether it answered, and there is still something to wait for. */
   private look(): Promise<boolean> {
     const { backend, clock } = this.around;
-    const { shown } = this;
+    const { turns } = this;
     if (this.looking && clock.seconds - this.looking.since < LOOK_SECONDS) return this.looking.look;
     const look = backend.look(this.uid, this.fileUid).then(
       (fields) => {
         if (this.looking?.look === look) this.looking = undefined;
-        if (this.settled || this.shown !== shown) return false;
-        this.observe(fields);
-        return !this.settled && !this.vanished;
+        if (this.settled || this.turns !== turns) return false;
+        this.observe(fields, true);
+        return !this.settled;
       },
       () => {
         if (this.looking?.look === look) this.looking = undefined;

@@ -809,6 +809,14 @@ test("a listener that has not caught up shows no document: a look at the server 
   await completes(seen, job);
 });
 
+test("a document that is deleted ends the wait, also where the first look is never answered", async () => {
+  const { seen, job } = await taken();
+  world.lostLooks = 1;
+  world.write(job.file, undefined);
+  await world.awake(2 * MINUTE);
+  assert.equal(seen.error?.code, "deleted");
+});
+
 // https://github.com/firebase/firebase-tools/issues/3867: a first snapshot that leaves out a write of a moment before it.
 for (const running of [true, false])
   test(`an SDK that holds a document for gone, ${running ? "which a worker has" : "which waits"}, ends nothing`, async () => {
