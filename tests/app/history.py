@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import datetime
+import gzip
+import json
+import random
+import re
+import urllib.request
+import uuid
 from typing import Any
 
 import numpy as np
@@ -13,6 +19,10 @@ from worker.media.thumbnail import thumbnail
 
 COUNT = 30
 DIFFERENT = 6
+WORDS = (
+    "a quiet harbour at dawn boats lanterns fog gulls an old fox reading in the library by candlelight oil painting "
+    "snow on cedar trees wide shot soft light red kite over yellow dunes glass city rain neon street bicycle"
+)
 
 
 def landscape(number: int) -> Any:
@@ -27,44 +37,79 @@ def landscape(number: int) -> Any:
 
 
 def fill(app: LocalApp, uid: str, made: dict[str, Any]) -> None:
-    """Thirty documents like the one that the worker made, each with a thumbnail of its own address."""
+    """Thirty documents like the one that the worker made, each with words, a thumbnail and tokens of its own."""
     now = datetime.datetime.now(datetime.UTC)
-    (file,) = made["generation_data"]["files"]
     different = [thumbnail(landscape(number)) for number in range(DIFFERENT)]
     for number in range(COUNT):
         small = different[number % len(different)]
-        path = f"generating/{uid}/image/thumbs/photo{number}.webp"
+        name = f"photo{number}of{uuid.uuid4().hex}"[:20]
+        path = f"generating/{uid}/image/thumbs/{name}.webp"
+        token = str(uuid.uuid4())
         blob = app.firebase.objects.blob(path)
-        blob.metadata = {"firebaseStorageDownloadTokens": f"token-{number}"}
+        blob.metadata = {"firebaseStorageDownloadTokens": token}
         blob.upload_from_string(small.data, content_type="image/webp")
         place = f"{app.firebase.storage_url}/v0/b/{app.firebase.bucket}/o/{path.replace('/', '%2F')}"
-        shown = {"thumbnail_url": f"{place}?alt=media&token=token-{number}", "thumbnail_path": path}
-        copied = {
-            **made,
-            "file_uid": f"photo{number}",
-            "created_at": now + datetime.timedelta(seconds=number),
-            "generation_data": {
-                **made["generation_data"],
-                "files": [{**file, **shown, "blurhash": small.blurhash}],
-            },
-        }
-        app.firebase.documents.document(f"generations/{uid}/files/photo{number}").set(copied)
+        shown = {"thumbnail_url": f"{place}?alt=media&token={token}", "thumbnail_path": path}
+        copied = _anew(made, made["file_uid"], name)
+        (file,) = copied["generation_data"]["files"]
+        file.update(shown, blurhash=small.blurhash)
+        copied["created_at"] = now + datetime.timedelta(seconds=number)
+        copied["request_data"]["prompt"] = " ".join(random.Random(number).choices(WORDS.split(), k=12))
+        app.firebase.documents.document(f"generations/{uid}/files/{name}").set(copied)
+
+
+def _anew(made: dict[str, Any], before: str, after: str) -> dict[str, Any]:
+    """A copy under another name, whose files have other tokens: nothing repeats that would not."""
+    tokens: dict[str, str] = {}
+
+    def changed(value: Any) -> Any:
+        if isinstance(value, str):
+            named = value.replace(before, after)
+            return re.sub(r"[0-9a-f-]{32,36}", lambda old: tokens.setdefault(old[0], str(uuid.uuid4())), named)
+        if isinstance(value, dict):
+            return {key: changed(one) for key, one in value.items()}
+        return [changed(one) for one in value] if isinstance(value, list) else value
+
+    copied: dict[str, Any] = changed(made)
+    return copied
 
 
 class Wire:
-    """The bytes of `images` that arrived so far, as the browser's network layer counts them."""
+    """The bytes that arrived so far, as the browser's network layer counts them: of images, and from Firestore."""
 
     def __init__(self, session: CDPSession) -> None:
-        self.images = 0
-        self._pictures: set[str] = set()
+        self.images = self.documents = 0
+        self._kinds: dict[str, str] = {}
         session.send("Network.enable")
         session.on("Network.responseReceived", self._begun)
         session.on("Network.dataReceived", self._came)
 
     def _begun(self, event: Any) -> None:
-        if event["type"] == "Image":
-            self._pictures.add(event["requestId"])
+        of_firestore = "google.firestore.v1.Firestore" in event["response"]["url"]
+        self._kinds[event["requestId"]] = "Firestore" if of_firestore else event["type"]
 
     def _came(self, event: Any) -> None:
-        if event["requestId"] in self._pictures:
+        kind = self._kinds.get(event["requestId"])
+        if kind == "Image":
             self.images += int(event["dataLength"])
+        elif kind == "Firestore":
+            self.documents += int(event["dataLength"])
+
+
+def packed(app: LocalApp, uid: str) -> int:
+    """The bytes of a user's newest thirty documents in Firestore's own JSON, packed by gzip."""
+    asked = {
+        "from": [{"collectionId": "files"}],
+        "orderBy": [{"field": {"fieldPath": "created_at"}, "direction": "DESCENDING"}],
+        "limit": COUNT,
+    }
+    where = f"projects/{app.firebase.project}/databases/(default)/documents/generations/{uid}"
+    request = urllib.request.Request(
+        f"http://{app.firebase.firestore_address}/v1/{where}:runQuery",
+        data=json.dumps({"structuredQuery": asked}).encode(),
+        headers={"Authorization": "Bearer owner", "Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request) as answer:
+        found = json.load(answer)
+    assert len(found) == COUNT
+    return len(gzip.compress(json.dumps(found, separators=(",", ":")).encode()))

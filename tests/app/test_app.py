@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, expect
 
-from tests.app.history import COUNT, Wire, fill
+from tests.app.history import COUNT, Wire, fill, packed
 from tests.app.visitor import PATIENCE_MS, Visitor
 from tools.app.stack import LocalApp
 
@@ -99,6 +100,7 @@ class TestDrawing:
         expect(card.locator(".stage")).to_contain_text("Drawing", timeout=PATIENCE_MS)
         expect(card.locator("img.preview")).to_be_visible(timeout=PATIENCE_MS)
         guest.look("drawing")
+        guest.is_accessible()
         guest.finished(card)
         expect(guest.tiles).to_have_count(1, timeout=PATIENCE_MS)
         (made,) = [one for one in documents(app) if one["request_data"].get("prompt", "").startswith("a big red star")]
@@ -127,6 +129,61 @@ class TestDrawing:
         guest.page.keyboard.press("Escape")
         expect(viewer).to_be_hidden()
         expect(guest.tiles.first).to_be_focused()
+
+    def test_the_price_that_is_seen_is_what_is_held(self, guest: Visitor, app: LocalApp) -> None:
+        """Not what any picture may come to. Where it was not seen it is shown first, and what has none is not begun."""
+        page = guest.page
+        page.get_by_label("Your words").fill("a small pink circle on blue")
+        guest.context.route("**/us-central1/quote", lambda route: route.abort())
+        guest.choose("Kind", "Clip")
+        guest.choose("How long", "1 second")
+        create = page.get_by_role("button", name="Create", exact=True)
+        create.click()
+        expect(page.locator("#compose-error")).not_to_be_empty(timeout=PATIENCE_MS)
+        guest.context.unroute("**/us-central1/quote")
+        before = guest.credits
+        create.click()
+        expect(page.locator("#compose-error")).to_contain_text("Press again if that is fine.", timeout=PATIENCE_MS)
+        expect(create).to_be_focused()
+        expect(page.locator(".job:not(.over)")).to_have_count(0)
+        seen = int((page.locator("#price").inner_text()).split()[0])
+        expect(page.locator("#price-left")).to_have_text(f"{before} left")
+        guest.is_accessible()
+        guest.look("price")
+        page.keyboard.press("Enter")
+        card = page.locator(".job").first
+        expect(card.locator(".stage")).to_contain_text("Drawing", timeout=PATIENCE_MS)
+        expect(page.locator("#credits-count")).to_have_text(str(before - seen), timeout=PATIENCE_MS)
+        guest.finished(card)
+        (made,) = [one for one in documents(app) if one["request_data"].get("prompt") == "a small pink circle on blue"]
+        hold = app.firebase.documents.document(f"wallets/{made['user_id']}/holds/{made['file_uid']}").get().to_dict()
+        assert hold["credits"] == seen
+
+    def test_a_lost_connection_loses_no_job(self, guest: Visitor) -> None:
+        """It is cut while a clip is drawn: the page says so, and has the clip once it is back."""
+        guest.choose("Kind", "Clip")
+        guest.choose("How long", "2 seconds")
+        card = guest.ask("a big blue square moving left, yellow background")
+        stages = card.locator(".stage")
+        expect(stages).to_contain_text("Drawing", timeout=PATIENCE_MS)
+        stages.evaluate(
+            """(line) => {
+              window.stages = [];
+              new MutationObserver(() => window.stages.push(line.textContent)).observe(line, { childList: true });
+            }"""
+        )
+        guest.context.set_offline(True)
+        expect(stages).to_have_text("No connection. It goes on without you.", timeout=PATIENCE_MS)
+        guest.look("offline")
+        guest.context.set_offline(False)
+        guest.finished(card)
+        told: list[str] = guest.page.evaluate("window.stages")
+        assert {text.split(" ·")[0] for text in told} <= {
+            "Drawing",
+            "Almost there",
+            "No connection. It goes on without you.",
+            "Ready",
+        }
 
     def test_a_cancelled_job_stops_and_costs_nothing(self, guest: Visitor) -> None:
         guest.choose("Kind", "Clip")
@@ -192,6 +249,39 @@ class TestDrawing:
         )
 
 
+class TestWithoutAMouse:
+    def test_from_the_door_to_a_saved_favourite(self, visitor: Arrive) -> None:
+        """By keys alone; whatever has the focus shows it."""
+        one = visitor()
+        one.arrive()
+        page = one.page
+        one.tab_to("Continue as a guest")
+        page.keyboard.press("Enter")
+        one.wait_for_the_form()
+        one.tab_to("Picture")
+        page.keyboard.press("ArrowRight")
+        expect(page.get_by_role("radio", name="From a photo", exact=True)).to_be_focused()
+        one.tab_to("Choose a photo")
+        one.tab_to("From a photo", back=True)
+        page.keyboard.press("ArrowLeft")
+        one.tab_to("Your words")
+        page.keyboard.type("a big red star on blue")
+        one.tab_to("1")
+        one.tab_to("Create")
+        expect(page.locator("#price[aria-busy]")).to_have_count(0, timeout=PATIENCE_MS)
+        page.keyboard.press("Enter")
+        card = page.locator(".job").first
+        one.finished(card)
+        one.tab_to("Open")
+        page.keyboard.press("Enter")
+        expect(one.viewer).to_be_visible()
+        one.tab_to("Favourite")
+        page.keyboard.press("Space")
+        expect(page.locator("#viewer-favourite")).to_have_attribute("aria-pressed", "true")
+        page.keyboard.press("Escape")
+        expect(card.get_by_role("button", name="Open")).to_be_focused()
+
+
 class TestPhotos:
     def test_a_part_of_a_photo_is_marked_by_finger_and_repainted(
         self, visitor: Arrive, app: LocalApp, photo: Path
@@ -199,7 +289,10 @@ class TestPhotos:
         one = visitor(phone=True, dark=True)
         one.come_in_as_guest()
         one.look("studio", whole=True)
-        one.choose("Kind", "Repaint a part")
+        for kind in ("From a photo", "Enlarge", "Clip", "Photo to clip", "Repaint a part"):
+            one.choose("Kind", kind)
+            one.fits()
+            one.is_accessible()
         one.page.locator("#photo-file").set_input_files(photo)
         one.page.get_by_role("button", name="Mark the part to repaint").tap()
         dialog = one.page.get_by_role("dialog")
@@ -255,6 +348,46 @@ class TestPhotos:
             "(c) => [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data].filter((_, i) => i % 4 === 3)"
         )
         assert 0.005 < np.count_nonzero(alpha) / len(alpha) < 0.05, "one stroke is left"
+
+    def test_a_photo_is_drawn_anew_in_its_own_shape(self, guest: Visitor, app: LocalApp, photo: Path) -> None:
+        page = guest.page
+        guest.choose("Kind", "From a photo")
+        page.locator("#photo-file").set_input_files(photo)
+        expect(page.get_by_alt_text("The chosen photo")).to_be_visible()
+        strength = page.get_by_label("How much may change")
+        strength.fill("80")
+        expect(page.locator("#price")).to_contain_text("credit", timeout=PATIENCE_MS)
+        guest.is_accessible()
+        guest.look("photo")
+        viewer = guest.open_result(guest.draw("a big green triangle on black"))
+        guest.wait_for_pictures()
+        guest.look("from-a-photo")
+        asked, file = documents(app)[0]["request_data"], documents(app)[0]["generation_data"]["files"][0]
+        assert (asked["task_type"], asked["strength"]) == ("img2img", 0.8)
+        sent = app.firebase.objects.blob(asked["image_url"].split("/", 3)[3]).download_as_bytes()
+        assert sent == photo.read_bytes()
+        assert file["width"] / file["height"] == pytest.approx(640 / 480, rel=0.05)
+        viewer.get_by_role("button", name="Close").click()
+
+    def test_a_photo_becomes_a_clip_that_plays(self, guest: Visitor, app: LocalApp, photo: Path) -> None:
+        page = guest.page
+        guest.choose("Kind", "Photo to clip")
+        page.locator("#photo-file").set_input_files(photo)
+        guest.choose("How long", "1 second")
+        viewer = guest.open_result(guest.draw("a big white circle moving right, blue background"))
+        video = viewer.locator("video")
+        poster = video.get_attribute("poster") or ""
+        assert "/thumbs/" in poster.replace("%2F", "/")
+        guest.wait_for_pictures()
+        page.wait_for_function("document.querySelector('#viewer-stage video').readyState >= 2")
+        guest.look("photo-to-clip")
+        video.focus()
+        page.keyboard.press("Space")
+        page.wait_for_function("document.querySelector('#viewer-stage video').currentTime > 0.2")
+        made = documents(app)[0]
+        assert made["request_data"]["task_type"] == "img2video"
+        assert made["generation_data"]["files"][0]["poster_url"] == poster
+        viewer.get_by_role("button", name="Close").click()
 
     def test_a_result_is_enlarged(self, guest: Visitor, app: LocalApp) -> None:
         guest.page.locator("#grid li", has=guest.page.get_by_role("button", name=re.compile("yellow square"))).locator(
@@ -348,6 +481,10 @@ class TestHistory:
         )
         assert min(shades) > 20, "every tile shows colours"
         assert wire.images == 0
+        small = packed(app, made["user_id"])
+        assert 5 * KB < small < 15 * KB
+        first = wire.documents
+        assert 50 * KB < first < 200 * KB
         stored = [one for one in documents(app) if one["user_id"] == made["user_id"]]
         hashes = sum(len(file["blurhash"]) for one in stored for file in one["generation_data"]["files"])
         assert hashes < 10 * KB
@@ -361,4 +498,9 @@ class TestHistory:
         one.wait_for_pictures()
         assert one.page.locator("#grid img").count() == COUNT
         assert 100 * KB < wire.images < 600 * KB, f"{wire.images / KB:.0f} kB"
+        sys.stdout.write(
+            f"\n{COUNT} pictures: documents {first / KB:.0f} kB ({small / KB:.1f} kB packed), "
+            f"of them BlurHash {hashes} bytes; thumbnails {wire.images / KB:.0f} kB\n"
+        )
         one.look("history", whole=True)
+        one.is_accessible()

@@ -16,6 +16,14 @@ from tools.emulators.install import install
 ROOT = Path(__file__).parents[2]
 PHONE = {"width": 360, "height": 740}
 DESK = {"width": 1280, "height": 860}
+FOCUSED = """() => {
+  const it = document.activeElement;
+  if (it === document.body) return ["", true];
+  const name = it.getAttribute("aria-label") ?? it.labels?.[0]?.innerText ?? it.textContent;
+  const frames = [it, it.closest(".choice"), it.previousElementSibling].filter((one) => one);
+  return [name.trim(), frames.some((one) => getComputedStyle(one).outlineStyle !== "none")];
+}"""
+"""What has the focus, by its name, and whether it, the label around it or before it is outlined."""
 PATIENCE_MS = 60_000
 """A picture takes two seconds on a free core; tests share theirs."""
 
@@ -89,11 +97,13 @@ class Visitor:
         self.page.get_by_role("group", name=group, exact=True).get_by_role("radio", name=name, exact=True).check()
 
     def ask(self, prompt: str) -> Locator:
-        """Write the prompt, press Create, and return the card of the job."""
+        """Write the prompt, look at the price, press Create, and return the card of the job."""
         if prompt:
             self.page.get_by_label("Your words").fill(prompt)
+        expect(self.page.locator("#photo.sending, #price[aria-busy]")).to_have_count(0, timeout=PATIENCE_MS)
+        self.page.locator(".job").evaluate_all("(all) => all.forEach((one) => one.setAttribute('data-earlier', ''))")
         self.page.get_by_role("button", name="Create", exact=True).click()
-        return self.page.locator(".job").first
+        return self.page.locator(".job:not([data-earlier])").first
 
     def finished(self, card: Locator) -> None:
         expect(card.locator(".stage")).to_have_text("Ready", timeout=PATIENCE_MS)
@@ -103,6 +113,16 @@ class Visitor:
         card = self.ask(prompt)
         self.finished(card)
         return card
+
+    def tab_to(self, name: str, *, back: bool = False) -> None:
+        """Press Tab until what is read out as `name` has the focus, and see at each stop that it is to be seen."""
+        for _ in range(60):
+            self.page.keyboard.press("Shift+Tab" if back else "Tab")
+            found, seen = self.page.evaluate(FOCUSED)
+            assert seen, f"nobody sees that {found!r} has the focus"
+            if found == name:
+                return
+        raise AssertionError(f"no key leads to {name!r}")
 
     # -- looking
 

@@ -1,10 +1,11 @@
 // The form: what to make, of what, in which shape and look. It shows what the workers say they serve.
 
 import type { GenerationInput } from "@client";
-import { byId, el, icon as symbol, toast } from "./dom.js";
+import { byId, el, icon as symbol } from "./dom.js";
 import { client, isLocal } from "./firebase.js";
 import { Photo } from "./photo.js";
-import { inWords, plural, seconds, SIZES, TASKS } from "./words.js";
+import { atMost, type Price } from "./price.js";
+import { inWords, plural, SIZES, TASKS } from "./words.js";
 
 interface Model {
   name: string;
@@ -21,6 +22,10 @@ interface Offered {
 
 export interface Wanted {
   input: GenerationInput;
+  /** The signed price, which is what is held for it. */
+  quote?: string | undefined;
+  /** What the user has seen it to cost. */
+  credits: number | null;
   prompt: string;
   /** Width by height of what will come. */
   shape: number;
@@ -30,18 +35,19 @@ const NEEDS_PHOTO = new Set(["img2img", "inpaint", "upscale", "img2video"]);
 const IMAGE_SIZES = ["square_hd", "portrait_4_3", "portrait_16_9", "landscape_4_3", "landscape_16_9"];
 const VIDEO_RATIOS = ["16:9", "1:1", "9:16"];
 const SECONDS = [1, 2, 5];
-const QUOTE_AFTER_MS = 350;
 
 export class Compose {
   private readonly form = byId<HTMLFormElement>("compose");
   private readonly prompt = byId<HTMLTextAreaElement>("prompt");
   private readonly photo = new Photo(() => this.arrange());
   private offered: Offered | null = null;
-  private timer: number | undefined;
-  private asked = 0;
   private turn = 0;
+  private isBusy = false;
 
-  constructor(private readonly create: (wanted: Wanted) => void) {
+  constructor(
+    private readonly price: Price,
+    private readonly create: (wanted: Wanted) => void,
+  ) {
     this.form.addEventListener("submit", (event) => {
       event.preventDefault();
       void this.submit();
@@ -55,6 +61,7 @@ export class Compose {
     surprise.addEventListener("click", () => {
       this.prompt.value = somethingSimple();
       this.prompt.focus();
+      this.arrange();
     });
   }
 
@@ -77,9 +84,18 @@ export class Compose {
     this.turn += 1;
     this.form.reset();
     this.photo.clear();
-    this.asked += 1;
-    clearTimeout(this.timer);
-    for (const id of ["price", "compose-error"]) byId(id).textContent = "";
+    this.price.leave();
+    byId("compose-error").textContent = "";
+  }
+
+  /** Once more what has failed, at its price of now. */
+  async again(wanted: Wanted): Promise<void> {
+    const { turn } = this;
+    const offer = await this.price.offer(wanted.input);
+    if (turn !== this.turn) return;
+    const seen = wanted.credits;
+    wanted.credits = offer?.credits ?? null;
+    this.create({ ...wanted, quote: atMost(offer, seen)?.quote });
   }
 
   /** Begin with a picture of the history. */
@@ -128,7 +144,7 @@ export class Compose {
     byId("strengths").hidden = task !== "img2img";
     this.prompt.required = task !== "upscale";
     byId("prompt-optional").hidden = task !== "upscale";
-    this.price();
+    this.showPrice();
   }
 
   private get model(): Model | undefined {
@@ -140,6 +156,7 @@ export class Compose {
   }
 
   private async submit(): Promise<void> {
+    if (this.isBusy) return;
     const wrong = byId("compose-error");
     wrong.textContent = "";
     const task = this.chosen("task");
@@ -154,19 +171,29 @@ export class Compose {
       return;
     }
     const { turn } = this;
-    const button = byId<HTMLButtonElement>("create");
-    button.disabled = true;
+    this.busy(true);
     try {
-      const pictures = NEEDS_PHOTO.has(task) ? await this.photo.upload() : {};
+      const pictures = NEEDS_PHOTO.has(task) ? await this.photo.upload(task === "inpaint") : {};
       if (turn !== this.turn) return;
-      const { mask_url: mask, ...source } = pictures as { image_url?: string; mask_url?: string };
-      const input = { ...this.input(), ...source, ...(task === "inpaint" ? { mask_url: mask } : {}) };
-      this.create({ input, prompt: this.prompt.value.trim(), shape: this.shape() });
+      const input = { ...this.input(), ...pictures };
+      const prompt = this.prompt.value.trim();
+      const shape = this.shape();
+      const offer = await this.price.agreed(input);
+      if (turn !== this.turn) return;
+      this.create({ input, quote: offer?.quote, credits: offer?.credits ?? null, prompt, shape });
     } catch (error) {
-      toast(inWords(error));
+      if (turn === this.turn) wrong.textContent = inWords(error);
     } finally {
-      button.disabled = false;
+      this.busy(false);
     }
+  }
+
+  /** Not `disabled`, which would take the focus away. */
+  private busy(is: boolean): void {
+    this.isBusy = is;
+    const button = byId("create");
+    button.setAttribute("aria-disabled", String(is));
+    button.textContent = is ? "One moment …" : "Create";
   }
 
   private shape(): number {
@@ -197,30 +224,17 @@ export class Compose {
     };
   }
 
-  /** What it would cost, once the choice has rested for a moment. A price does not depend on the words. */
-  private price(): void {
-    clearTimeout(this.timer);
-    const place = byId("price");
+  /** What it would cost. Words and a mask that are not there yet are stood in for: they do not change a price. */
+  private showPrice(): void {
     const task = this.chosen("task");
-    if (NEEDS_PHOTO.has(task) && !this.photo.address) {
-      place.textContent = "";
-      return;
-    }
-    const turn = (this.asked += 1);
-    this.timer = window.setTimeout(() => {
-      const source = NEEDS_PHOTO.has(task) ? { image_url: this.photo.address } : {};
-      const mask = task === "inpaint" ? { mask_url: this.photo.address } : {};
-      client.quote({ prompt: "a picture", ...this.input(), ...source, ...mask }).then(
-        ({ credits, estimated_seconds: time }) => {
-          if (turn !== this.asked) return;
-          const parts = [credits === undefined ? "" : plural(credits, "credit"), time === null ? "" : `about ${seconds(time)}`];
-          place.textContent = parts.filter(Boolean).join(", ");
-        },
-        () => {
-          if (turn === this.asked) place.textContent = "";
-        },
-      );
-    }, QUOTE_AFTER_MS);
+    const { address } = this.photo;
+    const withPhoto = NEEDS_PHOTO.has(task);
+    if (withPhoto && !address) return this.price.show(null);
+    const input = this.input();
+    const words = input.prompt === undefined && task !== "upscale" ? { prompt: "a picture" } : {};
+    const source = withPhoto ? { image_url: address } : {};
+    const mask = task === "inpaint" ? { mask_url: this.photo.maskAddress ?? address } : {};
+    this.price.show({ ...input, ...words, ...source, ...mask } as GenerationInput);
   }
 }
 

@@ -4,11 +4,12 @@ import { doc, onSnapshot } from "firebase/firestore";
 import { byId } from "./dom.js";
 import { db } from "./firebase.js";
 
-/** Shows it until the returned function is called. */
-export function showCredits(uid: string): () => void {
+/** Shows it, and tells `has`, until the returned function is called; null where there is no wallet. */
+export function showCredits(uid: string, has: (credits: number | null) => void): () => void {
   const place = byId("credits");
   const hide = (): void => {
     place.hidden = true;
+    has(null);
   };
   const stop = onSnapshot(
     doc(db, "wallets", uid),
@@ -16,6 +17,7 @@ export function showCredits(uid: string): () => void {
       const credits: unknown = snapshot.data()?.["credits"];
       place.hidden = typeof credits !== "number";
       byId("credits-count").textContent = typeof credits === "number" ? String(credits) : "";
+      has(typeof credits === "number" ? credits : null);
     },
     hide,
   );

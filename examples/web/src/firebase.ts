@@ -3,9 +3,26 @@
 import { initializeApp } from "firebase/app";
 import { CustomProvider, initializeAppCheck, ReCaptchaEnterpriseProvider } from "firebase/app-check";
 import { browserLocalPersistence, connectAuthEmulator, indexedDBLocalPersistence, initializeAuth } from "firebase/auth";
-import * as firestore from "firebase/firestore";
-import * as functions from "firebase/functions";
-import * as storage from "firebase/storage";
+// By name what the client takes (client/src/firebase.ts): of a whole module nothing can be left out, and phones load it.
+import {
+  collection,
+  connectFirestoreEmulator,
+  deleteDoc,
+  doc,
+  getDocs,
+  getFirestore,
+  limit,
+  onSnapshot,
+  orderBy,
+  query,
+  runTransaction,
+  serverTimestamp,
+  setDoc,
+  startAfter,
+  updateDoc,
+} from "firebase/firestore";
+import { connectFunctionsEmulator, getFunctions, httpsCallable } from "firebase/functions";
+import { connectStorageEmulator, deleteObject, getStorage, ref, uploadBytesResumable } from "firebase/storage";
 import { createClient } from "@client";
 
 interface Emulators {
@@ -35,24 +52,38 @@ initializeAppCheck(app, {
 });
 
 export const auth = initializeAuth(app, { persistence: [indexedDBLocalPersistence, browserLocalPersistence] });
-export const db = firestore.getFirestore(app);
+export const db = getFirestore(app);
 const region = import.meta.env["VITE_FUNCTIONS_REGION"];
-const callables = functions.getFunctions(app, typeof region === "string" ? region : undefined);
-const bucket = storage.getStorage(app);
+const callables = getFunctions(app, typeof region === "string" ? region : undefined);
+const bucket = getStorage(app);
 
 if (emulators) {
   connectAuthEmulator(auth, `http://${HOST}:${emulators.auth}`, { disableWarnings: true });
-  firestore.connectFirestoreEmulator(db, HOST, emulators.firestore);
-  functions.connectFunctionsEmulator(callables, HOST, emulators.functions);
-  storage.connectStorageEmulator(bucket, HOST, emulators.storage);
+  connectFirestoreEmulator(db, HOST, emulators.firestore);
+  connectFunctionsEmulator(callables, HOST, emulators.functions);
+  connectStorageEmulator(bucket, HOST, emulators.storage);
 }
 
 export const bucketName = settings["storageBucket"] ?? "";
 
 export const client = createClient({
-  firestore,
-  functions,
-  storage,
+  firestore: {
+    collection,
+    deleteDoc,
+    doc,
+    getDocs,
+    limit,
+    onSnapshot,
+    orderBy,
+    query,
+    runTransaction,
+    serverTimestamp,
+    setDoc,
+    startAfter,
+    updateDoc,
+  },
+  functions: { httpsCallable },
+  storage: { deleteObject, ref, uploadBytesResumable },
   app: { db, functions: callables, storage: bucket },
   uid: () => auth.currentUser?.uid,
   memory: {

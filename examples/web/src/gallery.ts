@@ -17,7 +17,8 @@ export const isVideo = (item: HistoryItem): boolean => item.taskType?.endsWith("
 export function description(item: HistoryItem): string {
   const what = TASKS[item.taskType ?? ""] ?? "Picture";
   const prompt = promptOf(item);
-  return `${what}${prompt ? `: ${prompt}` : ""}, ${when(item.createdAt)}`;
+  const count = item.thumbnails.length > 1 ? `, ${item.thumbnails.length} pictures` : "";
+  return `${what}${prompt ? `: ${prompt}` : ""}${count}, ${when(item.createdAt)}`;
 }
 
 export class Gallery {

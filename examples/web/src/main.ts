@@ -7,6 +7,7 @@ import { byId, toast } from "./dom.js";
 import { auth } from "./firebase.js";
 import { Gallery } from "./gallery.js";
 import { Now } from "./now.js";
+import { Price } from "./price.js";
 import { setUpSignIn } from "./signin.js";
 import { Viewer } from "./viewer.js";
 import { inWords } from "./words.js";
@@ -25,8 +26,10 @@ const now = new Now(
     if (item) viewer.open(item);
     else void gallery.refresh().then(() => gallery.find(fileUid) && viewer.open(gallery.find(fileUid)!));
   },
+  (wanted) => compose.again(wanted),
 );
-const compose = new Compose((wanted) => now.begin(wanted));
+const price = new Price();
+const compose = new Compose(price, (wanted) => now.begin(wanted));
 let stopCredits = (): void => undefined;
 
 setUpSignIn();
@@ -52,7 +55,7 @@ onAuthStateChanged(auth, (user) => {
     return;
   }
   byId("leave").title = user.email ?? "Guest";
-  stopCredits = showCredits(user.uid);
+  stopCredits = showCredits(user.uid, (credits) => price.has(credits));
   void compose.begin();
   void gallery.begin();
   now.resume().catch((error: unknown) => toast(inWords(error)));

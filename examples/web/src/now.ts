@@ -19,19 +19,21 @@ export class Now {
   private readonly list = byId("now-list");
   private readonly handles = new Set<GenerationHandle>();
 
-  /** `done`: a job has ended, and the history has something new. `open`: the user wants to see a result. */
+  /** `done`: a job has ended, and the history has something new. `open`: the user wants to see a result; `again`: another try. */
   constructor(
     private readonly done: (fileUid: string) => void,
     private readonly open: (fileUid: string) => void,
+    private readonly again: (wanted: Wanted) => Promise<void>,
   ) {}
 
   begin(wanted: Wanted): void {
     this.list.querySelectorAll(".job.over").forEach((card) => card.remove());
     const told = { prompt: wanted.prompt, shape: wanted.shape, task: String(wanted.input.task_type) };
     const card = new Card(told);
-    const handle = client.generate(wanted.input, { onChange: (state) => card.show(state) });
+    const quote = wanted.quote === undefined ? {} : { quote: wanted.quote };
+    const handle = client.generate(wanted.input, { ...quote, onChange: (state) => card.show(state) });
     localStorage.setItem(key(handle.fileUid), JSON.stringify(told));
-    this.follow(handle, card, () => this.begin(wanted));
+    this.follow(handle, card, () => this.again(wanted));
     card.element.scrollIntoView({ block: "nearest", behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
   }
 
@@ -52,7 +54,7 @@ export class Now {
     byId("now").hidden = true;
   }
 
-  private follow(handle: GenerationHandle, card: Card, again: (() => void) | null): void {
+  private follow(handle: GenerationHandle, card: Card, again: (() => Promise<void>) | null): void {
     this.handles.add(handle);
     this.list.prepend(card.element);
     byId("now").hidden = false;
@@ -89,7 +91,7 @@ class Card {
   onCancel: () => void = () => undefined;
   onDismiss: () => void = () => undefined;
   onOpen: () => void = () => undefined;
-  onAgain: (() => void) | null = null;
+  onAgain: (() => Promise<void>) | null = null;
 
   private readonly frame: HTMLElement;
   private readonly line = el("p", { class: "stage" }, STAGES["queued"]);
@@ -149,8 +151,7 @@ class Card {
     this.element.classList.add("failed");
     if (this.onAgain && !isCode(error, "deleted", "forbidden", "invalid_input")) {
       const again = (): void => {
-        this.onDismiss();
-        this.onAgain?.();
+        this.onAgain?.().catch((problem: unknown) => toast(inWords(problem)));
       };
       this.actions.append(el("button", { type: "button", class: "main small", onclick: again }, "Try again"));
     }

@@ -1,18 +1,39 @@
 // The photo that a request begins with: chosen, dropped or taken over from the history, and the part of it that was marked.
 
-import { byId } from "./dom.js";
+import { byId, toast } from "./dom.js";
 import { client } from "./firebase.js";
 import { editMask } from "./mask.js";
+import { inWords } from "./words.js";
+
+/** A picture on its way to the bucket: sent once, and once more where that failed. */
+class Sent {
+  /** Where the worker finds it, once it is there. */
+  address: string | null = null;
+  private sending: Promise<string> | null = null;
+
+  constructor(private readonly send: () => Promise<string>) {}
+
+  whole(): Promise<string> {
+    this.sending ??= this.send().then(
+      (address) => (this.address = address),
+      (error: unknown) => {
+        this.sending = null;
+        throw error;
+      },
+    );
+    return this.sending;
+  }
+}
 
 interface Source {
   /** What the page shows of it. */
   url: string;
   file: File | null;
-  /** Where the worker finds it, once it is uploaded. */
-  address: string | null;
+  sent: Sent;
   width: number;
   height: number;
   mask: HTMLCanvasElement | null;
+  maskSent: Sent | null;
 }
 
 export class Photo {
@@ -52,9 +73,13 @@ export class Photo {
     return this.source ? this.source.width / this.source.height : 1;
   }
 
-  /** Where the worker finds it, if it was uploaded before. */
+  /** Where the worker finds it, once it is uploaded. */
   get address(): string | null {
-    return this.source?.address ?? null;
+    return this.source?.sent.address ?? null;
+  }
+
+  get maskAddress(): string | null {
+    return this.source?.maskSent?.address ?? null;
   }
 
   show(visible: boolean, markable: boolean): void {
@@ -64,30 +89,38 @@ export class Photo {
   }
 
   async take(file: File): Promise<void> {
-    await this.set({ url: URL.createObjectURL(file), file, address: null });
+    await this.set({ url: URL.createObjectURL(file), file, sent: new Sent(() => client.upload(file)) });
   }
 
   /** A picture that the bucket has already. */
   async takeOver(url: string, address: string): Promise<void> {
-    await this.set({ url, file: null, address });
+    await this.set({ url, file: null, sent: new Sent(async () => address) });
   }
 
-  /** The addresses for `image_url` and, where a part was marked, `mask_url`. */
-  async upload(): Promise<{ image_url: string; mask_url?: string }> {
+  /** The addresses for `image_url` and, where a marked part is asked for, `mask_url`. */
+  async upload(withMask: boolean): Promise<{ image_url: string; mask_url?: string }> {
     const { source } = this;
     if (!source) throw new TypeError("no photo was chosen");
-    const mask = source.mask && (await asPng(source.mask));
-    if (source !== this.source) throw new TypeError("the photo was taken away");
-    // Both begin at once, as the same user's.
-    const photo = Promise.resolve(source.address ?? client.upload(source.file as File));
-    const [image_url, mask_url] = await Promise.all([
-      photo.then((address) => (source.address = address)),
-      mask && client.upload(mask),
-    ]);
+    const [image_url, mask_url] = await Promise.all([source.sent.whole(), withMask ? source.maskSent?.whole() : undefined]);
     return { image_url, ...(mask_url && { mask_url }) };
   }
 
-  private async set(found: Pick<Source, "url" | "file" | "address">): Promise<void> {
+  /** Send it while its user writes the words: the price wants it, and a slow phone its time. */
+  private async begin(sent: Sent | null): Promise<void> {
+    const { source } = this;
+    if (!source || !sent) return;
+    this.area.classList.add("sending");
+    try {
+      await sent.whole();
+    } catch (error) {
+      if (source === this.source) toast(inWords(error));
+    }
+    if (source !== this.source) return;
+    this.area.classList.remove("sending");
+    this.changed();
+  }
+
+  private async set(found: Pick<Source, "url" | "file" | "sent">): Promise<void> {
     const turn = (this.turn += 1);
     if (this.source?.file) URL.revokeObjectURL(this.source.url);
     this.image.src = found.url;
@@ -98,12 +131,13 @@ export class Photo {
       return; // another one was chosen meanwhile, or its user has gone
     }
     const [width, height] = shown ? [this.image.naturalWidth, this.image.naturalHeight] : [1024, 1024];
-    this.source = { ...found, width, height, mask: null };
+    this.source = { ...found, width, height, mask: null, maskSent: null };
     this.area.classList.add("filled");
     byId("photo-name").textContent = found.file?.name ?? "From your pictures";
     this.image.hidden = !shown;
     this.drawVeil();
     this.changed();
+    void this.begin(this.source.sent);
   }
 
   /** There is none any more. */
@@ -114,7 +148,7 @@ export class Photo {
     this.input.value = "";
     this.image.removeAttribute("src");
     this.image.hidden = true;
-    this.area.classList.remove("filled");
+    this.area.classList.remove("filled", "sending");
     byId("photo-name").textContent = "Choose a photo";
     this.drawVeil();
     this.changed();
@@ -126,8 +160,10 @@ export class Photo {
     const mask = await editMask(source.url, source.width, source.height, source.mask);
     if (mask === undefined) return;
     source.mask = mask;
+    source.maskSent = mask && new Sent(async () => client.upload(await asPng(mask)));
     this.drawVeil();
     this.changed();
+    void this.begin(source.maskSent);
   }
 
   private drawVeil(): void {

@@ -35,10 +35,11 @@ const CODES: Record<string, string> = {
 };
 
 /** These say best themselves what is wrong: they name the field, or how long to wait. */
-const THEIR_OWN_WORDS = new Set(["invalid_input", "invalid-argument", "resource-exhausted", "failed-precondition"]);
+const THEIR_OWN_WORDS = new Set(["dearer", "invalid_input", "invalid-argument", "resource-exhausted", "failed-precondition"]);
 
 export function inWords(error: unknown): string {
-  const { code, message } = (error ?? {}) as { code?: string; message?: string };
+  const { code, message, details } = (error ?? {}) as { code?: string; message?: string; details?: { reason?: string } };
+  if (details?.reason === "quote") return "Its price has run out. Try again.";
   if (code && THEIR_OWN_WORDS.has(code) && message) return message.replace(/^[a-z_]+: /, "");
   const name = code ?? "";
   return CODES[name] ?? CODES[name.slice(name.lastIndexOf("/") + 1)] ?? "Something went wrong. Try again.";
