@@ -32,6 +32,7 @@ WITHOUT_TORCH = {
     "test_lora_file.py",
     "test_length.py",
     "test_placement.py",
+    "test_read_ahead.py",
     "test_registry.py",
     "test_upscaler_file.py",
     "test_weight_files.py",

@@ -233,6 +233,7 @@ class Settings(BaseSettings):
     compile_cache_dir: Path = RUNPOD_VOLUME / "compiled"
     """Where what was compiled is kept for the next start; used only where its parent folder exists."""
     attention: Attention = "auto"
+    read_ahead: bool = False
     preload_tasks: Annotated[tuple[TaskType, ...] | None, NoDecode] = None
     tasks: Annotated[tuple[TaskType, ...] | None, NoDecode] = None
     allow_downloads: bool | None = None

@@ -8,8 +8,9 @@ any thread, all else runs in the one GPU thread. Importing this module imports n
 import functools
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from worker.api.params import ImageParams, ModelDefaults, Params
@@ -20,8 +21,9 @@ from worker.engine.adapters.lora_file import bytes_of, check_loras
 from worker.engine.estimate import Estimate, Estimator, Networks, Stopwatch
 from worker.engine.memory import device
 from worker.engine.memory.cache import Loaded, ModelCache
-from worker.engine.memory.footprint import spec_bytes
+from worker.engine.memory.footprint import spec_bytes, spec_files
 from worker.engine.memory.placement import SLACK
+from worker.engine.memory.read_ahead import read_ahead
 from worker.engine.memory.room import Phase, Size, upscale_tile, upscaler_layout
 from worker.engine.models.registry import ModelRegistry, ModelSpec
 from worker.engine.protocol import Generated, GeneratedImage, Placement
@@ -53,6 +55,7 @@ class Engine:
         self._compile, self._compile_folder = settings.compile, settings.compile_cache_dir
         self._compiler: Compiler | None = None
         self._attention = settings.attention
+        self._reads_ahead = settings.read_ahead
 
     def models(self, task_type: TaskType) -> tuple[str, ...]:
         """The names that a request of this task may ask for, the default first; any thread."""
@@ -173,6 +176,9 @@ class Engine:
             GpuFault, or what `control.raise_if_stopped` raises.
         """
         ready: list[str] = []
+        if self._reads_ahead:
+            # Before anything imports torch.
+            read_ahead(self._files(tasks), device.memory(cuda=False)[0] // 2)
         if self.registry.cuda:
             log.info("%s", device.describe_gpu(), extra={"action": "gpu"})
         try:
@@ -245,6 +251,14 @@ class Engine:
         for task in self.registry.tasks:
             for model in self.registry.models(task) or (None,):
                 yield task, model
+
+    def _files(self, tasks: Sequence[TaskType] | None) -> list[Path]:
+        """What preloading these will read from the disk, each file once."""
+        found: list[Path] = []
+        for task, model in self._models() if tasks is None else ((task, None) for task in tasks):
+            with suppress(JobError):  # which preloading says
+                found += spec_files(self.registry.spec(task, model), cuda=self.registry.cuda)
+        return list(dict.fromkeys(found))
 
     def _know_card(self) -> None:
         if self.registry.cuda and self._estimator.card is None:

@@ -40,6 +40,22 @@ def extra_bytes(spec: ModelSpec, *, cuda: bool) -> dict[str, int]:
     return {extra.network: _part(extra, cuda=cuda).get(extra.role, 0) for extra in spec.extras}
 
 
+def spec_files(spec: ModelSpec, *, cuda: bool) -> list[Path]:
+    """The files of weights that loading a model reads, in about that order, without those that are not here."""
+    found = []
+    for part in spec.all:
+        if part.path is None:
+            continue
+        if part.role in {"sdxl", "wan", "refiner"} and part.path.is_dir():
+            unread = {"vae"} if spec.vae is not None else set()
+            names = [name for name in components(part.path) if has_weights(name) and name not in unread]
+            wanted = ["unet"] if part.role == "refiner" else names
+            found += [file for name in wanted for file in _files(part.path / name, cuda)]
+        else:
+            found += _files(part.path, cuda)
+    return found
+
+
 def _upscaler(spec: ModelSpec, wide: int) -> int:
     if spec.main.path is None:
         return 0
