@@ -342,6 +342,13 @@ def test_a_change_of_code_does_not_install_the_requirements_again() -> None:
     assert order[-1] < DOCKERFILE.index("COPY worker")
 
 
+def test_the_image_has_the_compiler_that_compiling_asks_for_and_nothing_that_it_came_from() -> None:
+    (install,) = (line for line in instructions("RUN") if "apt-get" in line)
+    assert "install -y --no-install-recommends gcc libc6-dev" in install
+    assert install.endswith("rm -rf /var/lib/apt/lists/*")
+    assert DOCKERFILE.index("apt-get") < DOCKERFILE.index("COPY requirements.txt")
+
+
 def test_weights_in_the_image_are_read_by_the_worker_and_not_written() -> None:
     before = DOCKERFILE.split("python tools/bake_models.py", 1)[0]
     assert "\nUSER " not in before

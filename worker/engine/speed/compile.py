@@ -9,6 +9,7 @@ nothing were compiled, bit for bit. Whatever goes wrong leaves the network as it
 
 import logging
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,6 +22,7 @@ from torch._dynamo.utils import counters
 from torch.utils._pytree import tree_map_only
 
 from worker.core.errors import GpuFault, OutOfMemory
+from worker.core.logs import where
 from worker.core.types import Attention
 from worker.engine.speed.artifacts import Artifacts
 from worker.engine.speed.attention import attention
@@ -161,7 +163,7 @@ class Compiled:
         self.state = "off"
         self.pieces.clear()
         said = {"action": "compile_failed", "network": self.name}
-        log.warning("%s is not compiled any more: %s", self.name, type(error).__name__, extra=said)
+        log.warning("%s runs as it is, not compiled: %s", self.name, where(error), extra=said)
 
     def _kinds(self) -> Iterable[torch.nn.Module]:
         """One of each kind of what is compiled: same class, same weights' shapes, same graph."""
@@ -225,7 +227,7 @@ class Compiler:
 
     def _compile(self, entry: "Loaded", one: Compiled) -> None:
         model = f"{entry.spec.name} {entry.spec.quantize} {self._attention}"
-        where, clip = entry.offloader.device, entry.spec.family == "wan"
+        device, clip = entry.offloader.device, entry.spec.family == "wan"
         artifacts = Artifacts(self._folder, card=self._card, model=model, mode=self._mode)
         started, misses = time.monotonic(), _misses()
         try:
@@ -235,7 +237,7 @@ class Compiler:
             piece = one.pieces[0]
             try:
                 entry.offloader.arrive(one.name)
-                with _compiling(), attention(self._attention, where, clip=clip):
+                with _compiling(), attention(self._attention, device, clip=clip):
                     self._try(one, piece)
             finally:
                 entry.offloader.rest()
@@ -244,6 +246,7 @@ class Compiler:
                 artifacts.write()
         except Exception as error:  # noqa: BLE001 - whatever compiling cannot do, jobs go on without
             one.give_up(error)
+            traceback.clear_frames(error.__traceback__)  # they hold what the block was called with
             release_memory()
             return
         one.pieces.popleft()
