@@ -23,6 +23,7 @@ from worker.engine.engine import Engine
 from worker.engine.models.registry import ModelRegistry
 from worker.engine.speed.compile import Compiler, Mode
 
+pytestmark = pytest.mark.timeout(900)  # tracing is Python, on however few cores
 CLIP = {"num_inference_steps": 2, "num_frames": 5}
 
 
@@ -240,17 +241,24 @@ def test_what_fails_in_a_job_is_computed_as_it_is_from_there_on(
     assert np.array_equal(after, plain)
 
 
-def test_a_unet_that_stays_on_the_card_can_be_one_graph_for_each_batch(small_sdxl: Path) -> None:
+def test_a_unet_that_stays_on_the_card_can_be_one_graph_and_what_does_not_fit_it_runs_as_it_is(
+    small_sdxl: Path,
+) -> None:
     studio = Studio("full", sdxl_model=small_sdxl)
-    assert studio.warm_up("text2img") == 2
-    assert studio.backend.graphs == 2
-    same_and_compiled(studio, "text2img", width=96, height=64, guidance_scale=1.0)
-    same_and_compiled(studio, "img2img", width=64, height=128)
-    studio.engine._cache.entries[0].offloader.mode = "offloaded"  # as if it had had to leave
+    studio.run("text2img", guidance_scale=1.0)
+    (entry,) = studio.engine._cache.entries
+    one, unet = entry.compiled["unet"], entry.parts.modules()["unet"]
+    one.pieces.pop()  # of the two batches only that of this job
+    assert studio.engine.use_idle_moment()
+    assert (studio.backend.graphs, studio.states()) == (1, {"unet": "ready"})
+    same_and_compiled(studio, "img2img", width=64, height=128, guidance_scale=1.0)
     calls = studio.backend.calls
-    with studio.engine._compiler.at_work(studio.engine._cache.entries[0], plain=False):  # type: ignore[union-attr]  # it has one
-        assert studio.engine._cache.entries[0].parts.modules()["unet"]._compiled_call_impl is None
-    assert studio.backend.calls == calls
+    (guided,), (plain,) = studio.run("text2img"), studio.run_plain("text2img")
+    assert (studio.backend.graphs, studio.backend.calls) == (1, calls)
+    assert np.array_equal(guided, plain)
+    entry.offloader.mode = "offloaded"  # as if it had had to leave the card
+    with studio.engine._compiled(entry, image_params(), Sources()):
+        assert unet._compiled_call_impl is None
 
 
 def test_a_model_that_leaves_takes_what_was_compiled_of_it_along(wan_t2v: Path) -> None:
