@@ -2,7 +2,8 @@
 
 Knows the layout of a model repository and where the worker looks for baked weights (`$MODELS_DIR/{org}--{name}`).
 Knows nothing of RunPod and imports no part of the worker, so that a change of code leaves the weights' layer alone.
-`demo` is taken as a NAME too: those models are in every image already.
+`demo` is taken as a NAME too: those models are in every image already. So is the path of a model that is here, on a
+network volume for instance: with `--bfloat16` it is rewritten where it lies, file by file.
 """
 
 import argparse
@@ -147,7 +148,8 @@ def main() -> None:
     for name in arguments.names:
         if name == DEMO:
             continue
-        target = bake_from_hub(name, Path(os.environ.get("MODELS_DIR", "/models")))
+        here = Path(name).is_absolute() and Path(name).is_dir()
+        target = Path(name) if here else bake_from_hub(name, Path(os.environ.get("MODELS_DIR", "/models")))
         if arguments.bfloat16:
             narrow(target)
         size = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())

@@ -1,18 +1,21 @@
 """Weights that were baked in bfloat16 are the ones that the worker would have made of them."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.model_folders import registry
-from tools.bake_models import KEPT_WIDE, narrow
+from tools.bake_models import KEPT_WIDE, main, narrow
 from worker.core.types import TaskType
 from worker.engine.models.hub import DEMO_MODELS, Place
 
 
 @pytest.mark.slow
-def test_wan_in_bfloat16_is_smaller_and_loads_the_same_to_the_bit(tmp_path: Path) -> None:
+def test_wan_in_bfloat16_is_smaller_and_loads_the_same_to_the_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from diffusers import WanTransformer3DModel
 
     from tests.support import published
@@ -32,7 +35,8 @@ def test_wan_in_bfloat16_is_smaller_and_loads_the_same_to_the_bit(tmp_path: Path
     assert set(kept) == KEPT_WIDE
     folder = published.miniature(published.T2V_A14B, DEMO_MODELS, tmp_path)
     before, large = state(), size()
-    narrow(folder)
+    monkeypatch.setattr(sys, "argv", ["bake_models.py", "--bfloat16", str(folder)])
+    main()
     after = state()
     assert size() < 0.6 * large
     assert set(after) == set(before)
