@@ -3,7 +3,9 @@
     python benchmarks/start.py [--repeat 5]
 
 Each repeat runs every row once, in processes of their own, one after the other; the figures are medians, so that only
-what all rows share (a busy machine, warm files) moves them together. Compared are
+what all rows share (a busy machine, warm files) moves them together. Of imports the processor's seconds stand beside
+those of the clock: they hardly depend on what else the machine does. Prints a table for `benchmarks/README.md`.
+Compared are
 
 - `import runpod`, and `import handler` above an empty Python;
 - the bare imports of torch and of the pipelines of diffusers that the worker runs;
@@ -14,6 +16,8 @@ Writes nothing.
 """
 
 import argparse
+import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -40,26 +44,39 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeat", type=int, default=5)
     repeats = parser.parse_args().repeat
-    found: dict[str, list[float]] = {}
+    clock: dict[str, list[float]] = {}
+    processor: dict[str, list[float]] = {}
     for _ in range(repeats):
         for name, code in SNIPPETS.items():
-            found.setdefault(name, []).append(_seconds(code))
+            seconds, of_processor = _seconds(code)
+            clock.setdefault(name, []).append(seconds)
+            processor.setdefault(name, []).append(of_processor)
         ready, answered = _worker()
-        found.setdefault("first job taken", []).append(ready)
-        found.setdefault("first job answered", []).append(answered)
-    median = {name: statistics.median(values) for name, values in found.items()}
-    for name, seconds in median.items():
-        print(f"{name:<20} {seconds:6.2f} s")
-    above = median["import handler"] - median["empty Python"]
-    sdk = median["import runpod"] - median["empty Python"]
-    print(f"import handler costs {above:.2f} s, {above - sdk:+.2f} s beside the SDK's own {sdk:.2f} s")
-    print(f"first job taken / bare imports: {median['first job taken'] / median['bare imports']:.2f}x")
+        clock.setdefault("first job taken", []).append(ready)
+        clock.setdefault("first job answered", []).append(answered)
+    taken, used = _medians(clock), _medians(processor)
+    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, medians of {repeats}\n")
+    print("| | s | of the processor |\n|---|---|---|")
+    for name, seconds in taken.items():
+        print(f"| {name} | {seconds:.2f} | {format(used[name], '.2f') if name in used else ''} |")
+    for what, median in ("clock", taken), ("processor", used):
+        above, sdk = (median[name] - median["empty Python"] for name in ("import handler", "import runpod"))
+        print(
+            f"\nimport handler costs {above:.2f} s by the {what}, {above - sdk:+.2f} s beside the SDK's own {sdk:.2f} s"
+        )
+    print(f"\nfirst job taken / bare imports: {taken['first job taken'] / taken['bare imports']:.2f}x")
 
 
-def _seconds(code: str) -> float:
-    started = time.perf_counter()
+def _medians(found: dict[str, list[float]]) -> dict[str, float]:
+    return {name: statistics.median(values) for name, values in found.items()}
+
+
+def _seconds(code: str) -> tuple[float, float]:
+    """By the clock, and of the processor."""
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
-    return time.perf_counter() - started
+    seconds, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def _worker() -> tuple[float, float]:
