@@ -109,9 +109,11 @@ class Visitor:
         expect(card.locator(".stage")).to_have_text("Ready", timeout=PATIENCE_MS)
 
     def draw(self, prompt: str) -> Locator:
-        """A picture from its prompt to its end."""
+        """A picture from its prompt to its place in the history."""
+        before = self.tiles.count()
         card = self.ask(prompt)
         self.finished(card)
+        expect(self.tiles).to_have_count(before + 1, timeout=PATIENCE_MS)
         return card
 
     def tab_to(self, name: str, *, back: bool = False) -> None:
