@@ -202,6 +202,7 @@ def sources_for(task: TaskType, *, width: int = 64, height: int = 64, **changes:
         mask=stripe_mask(width, height) if task is TaskType.INPAINT else None,
         references=tuple(picture() for _ in changes.get("ip_adapters") or ()),
         controls=tuple(picture(width, height) for _ in changes.get("controlnets") or ()),
+        end=picture(width, height) if changes.get("ends") else None,
     )
 
 

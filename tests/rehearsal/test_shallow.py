@@ -101,6 +101,12 @@ CASES: dict[str, Case] = {
         {"width": 832, "height": 480, "num_frames": 33},
         {"transformer": 4},
     ),
+    "Wan TI2V 832x480x33, first to last": (
+        TI2V_5B,
+        TaskType.IMG2VIDEO,
+        {"width": 832, "height": 480, "num_frames": 33, "ends": True},
+        {"transformer": 4},
+    ),
 }
 
 

@@ -5,8 +5,7 @@ users, no files and no placement.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -115,8 +114,10 @@ class WanJob:
         size = {"width": width, "height": height, "num_frames": self._params.num_frames}
         if self._source is None:
             return self._call(self._pipeline(), options | size, cached=True)
-        with self._watched("encode", width, height):
-            return self._call(self._pipeline(), options | size, cached=True)
+        pipeline = self._pipeline()
+        held = _both_ends_held(pipeline) if self._end is not None and self._parts.expand_timesteps else nullcontext()
+        with self._watched("encode", width, height), held:
+            return self._call(pipeline, options | size, cached=True)
 
     def _finish(self, drawn: "NDArray[np.uint8]", strength: float) -> torch.Tensor:
         """The second pass: a clip that was drawn small, enlarged, and denoised once more from a little noise.
@@ -271,21 +272,31 @@ class WanJob:
         if self._source is not None:
             kind = WanImageToVideoPipeline
             shared |= {"image_encoder": parts.image_encoder, "image_processor": parts.image_processor}
-        pipeline = kind(**shared)
-        if self._end is not None and parts.expand_timesteps:
-            pipeline.prepare_latents = partial(_both_ends_held, parts.vae, pipeline.prepare_latents)
-        return pipeline
+        return kind(**shared)
 
 
-def _both_ends_held(vae: Any, prepare_latents: Callable[..., Any], *arguments: Any) -> Any:
-    """TI2V with a last picture: the last latent frame is held at it, at time step 0, as diffusers holds the first."""
-    *others, last = arguments
-    latents, first, mask = prepare_latents(*others)
-    # A latent frame after the first is four frames: here the picture, standing still.
-    still = last.unsqueeze(2).repeat(1, 1, 4 * HELD_FRAMES - 3, 1, 1)
-    held = encode_pixels(vae, still)[:, :, -1:].to(first)
-    mask[:, :, -1] = 0
-    return latents, torch.cat([first.repeat(1, 1, latents.shape[2] - 1, 1, 1), held], dim=2), mask
+@contextmanager
+def _both_ends_held(pipeline: Any) -> Iterator[None]:
+    """In the body, a TI2V holds its last latent frame at the last picture, at time step 0, as the first is held.
+
+    Afterwards the pipeline is not its own any more, and goes at once, with what is left in it.
+    """
+    prepare_latents = pipeline.prepare_latents
+
+    def prepare(*arguments: Any) -> Any:
+        *others, last = arguments
+        latents, first, mask = prepare_latents(*others)
+        # A latent frame after the first is four frames: here the picture, standing still.
+        still = last.unsqueeze(2).repeat(1, 1, 4 * HELD_FRAMES - 3, 1, 1)
+        held = encode_pixels(pipeline.vae, still)[:, :, -1:].to(first)
+        mask[:, :, -1] = 0
+        return latents, torch.cat([first.repeat(1, 1, latents.shape[2] - 1, 1, 1), held], dim=2), mask
+
+    pipeline.prepare_latents = prepare
+    try:
+        yield
+    finally:
+        del pipeline.prepare_latents
 
 
 def _left(steps: int, strength: float) -> int:
