@@ -4,6 +4,8 @@ What it does where nothing is broken is in `test_contracts.py`.
 """
 
 import contextlib
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +18,7 @@ from tests.support.clock import SOON_SECONDS
 from tests.support.faulty_firebase import FaultyFirebase
 from tests.support.firebase_worker import DOCUMENT, Worker
 from tools.emulators.firebase import FirebaseEmulators
+from worker.core.config import REPOSITORY
 from worker.core.errors import BackendError
 from worker.firebase import firestore
 from worker.firebase.firestore import FirestoreStore, open_client
@@ -139,3 +142,20 @@ def test_a_client_that_hears_nothing_for_long_gives_way_to_a_new_one(
     assert documents.client is opened[3]
     with pytest.raises(ValueError, match="Channel closed"):
         opened[1].document(DOCUMENT).get(retry=None, timeout=1.0)
+
+
+FORKS = """
+import os, subprocess
+from worker.core.config import set_library_defaults
+set_library_defaults()
+import grpc
+grpc.channel_ready_future(grpc.insecure_channel("127.0.0.1:9"))
+asked = [subprocess.Popen(["true"], preexec_fn=os.getpid) for _ in range(200)]
+print(sum(child.wait() != 0 for child in asked))
+"""
+
+
+def test_what_a_library_forks_beside_grpc_lives() -> None:
+    """As imageio does for ffmpeg; each of them died once in some forty times."""
+    ended = subprocess.run([sys.executable, "-c", FORKS], capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    assert (ended.stdout, ended.stderr) == ("0\n", "")

@@ -22,7 +22,7 @@ def worker(faulty_firebase: FaultyFirebase) -> Worker:
 PASSING: dict[str, list[Fault]] = {
     "503 twice": [Fault("status", method="POST", times=2, status=503)],
     "429": [Fault("status", method="POST", status=429)],
-    "reset mid-body": [Fault("reset", method="POST", after_bytes=5000)],
+    "reset mid-body": [Fault("reset", method="POST", after_bytes=300)],
     "lost answer after commit": [Fault("lose_answer", method="POST")],
     "503 after commit": [Fault("status_after", method="POST", status=503)],
     "corrupted twice": [Fault("corrupt", method="POST", times=2)],

@@ -70,6 +70,7 @@ async def test_the_same_request_again_is_the_same_whatever_became_of_the_style(m
     here = world()
     first = await here.run(ASKED)
     monkeypatch.setitem(STYLES["ghibli"], "prompt", "another style, {prompt}")
+    here.generator.lingers = True
     again = await here.run(ASKED, "job-2")
     assert again["images"] == first["images"]
     assert here.generator.generated == 1

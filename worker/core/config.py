@@ -583,6 +583,8 @@ def set_library_defaults() -> None:
         # Threads that wait for each other by spinning take several times as long as soon as a core is shared.
         "OMP_WAIT_POLICY": "PASSIVE",
         "GRPC_VERBOSITY": "ERROR",
+        # With it a child that a library forks dies now and then before it runs its program (grpc/grpc#43055).
+        "GRPC_ENABLE_FORK_SUPPORT": "false",
     }.items():
         os.environ.setdefault(name, value)
     for name in EMULATOR_VARIABLES:

@@ -30,7 +30,7 @@ class Artifacts:
         made_by = {name: _version(name) for name in _VERSIONS} | {"python": platform.python_version()}
         described = json.dumps([card, model, mode, made_by], sort_keys=True)
         called = re.sub(r"[^a-z0-9]+", "-", card.lower()).strip("-")[:40]
-        self._path = folder / f"{called}-{hashlib.sha256(described.encode()).hexdigest()[:16]}.bin"
+        self._path = folder / f"{called}-{hashlib.sha256(described.encode()).hexdigest()[:16]}.compiled"
 
     def read(self) -> bool:
         """Put what is kept where torch looks for it before it compiles; whether there was something."""
@@ -71,7 +71,7 @@ class Artifacts:
             log.warning("what was compiled is not kept: %s", type(error).__name__, extra={"action": "compiled"})
 
     def _make_room(self) -> None:
-        files = sorted(self._path.parent.glob("*.bin"), key=lambda path: path.stat().st_mtime)
+        files = sorted(self._path.parent.glob("*.compiled"), key=lambda path: path.stat().st_mtime)
         for path in files[:-MAX_FILES]:
             path.unlink(missing_ok=True)
 
