@@ -22,6 +22,7 @@ from tools.emulators.control_plane import ControlPlane
 from tools.emulators.firebase import FirebaseEmulators
 from tools.emulators.functions import FunctionsEmulator, id_token
 from tools.emulators.google_firestore import GoogleFirestore
+from tools.emulators.process import uninterrupted
 from tools.emulators.worker_process import WorkerProcess
 
 ROOT = Path(__file__).parents[2]
@@ -68,7 +69,8 @@ class LocalApp:
         secret = secrets.token_hex(32)
         firestore = GoogleFirestore(project=PROJECT, rules=ROOT / "firestore.rules")
         self._say("Firestore, Storage and Auth ...")
-        stack.enter_context(firestore)
+        with uninterrupted():
+            stack.enter_context(firestore)
         self.firebase = stack.enter_context(
             FirebaseEmulators(project=PROJECT, auth=True, firestore_at=firestore.address)
         )
@@ -77,7 +79,8 @@ class LocalApp:
         warm.start()  # beside all that is slower
         self._say("the worker with its demo models ...")
         self.plane = stack.enter_context(ControlPlane())
-        self.worker = stack.enter_context(WorkerProcess(self.plane, self._for_the_worker(secret)))
+        with uninterrupted():
+            self.worker = stack.enter_context(WorkerProcess(self.plane, self._for_the_worker(secret)))
         self._say("the backend's functions ...")
         self.functions = stack.enter_context(
             FunctionsEmulator(self.firebase.env, env=self._for_the_functions(secret), app_check=True)

@@ -12,12 +12,34 @@ import os
 import signal
 import subprocess
 import tempfile
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Self
+from typing import IO, Any, Self
 
 GUARD = 'read -r _ || { kill -s TERM -- "-$1"; sleep 2; kill -s KILL -- "-$1"; } 2>/dev/null'
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """In the body no Ctrl-C comes between what is begun and what will end it; it is heard afterwards.
+
+    Signals are not blocked: a child would inherit that. Only the main thread is ever interrupted.
+    """
+    noted: list[int] = []
+    handlers: dict[signal.Signals, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if callable(signal.getsignal(number)):
+                handlers[number] = signal.signal(number, lambda heard, _frame: noted.append(heard))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for heard in noted[:1]:
+            signal.raise_signal(heard)
 
 
 class GuardedProcess:
@@ -35,25 +57,26 @@ class GuardedProcess:
         cwd: Path | None = None,
         pipes: bool = False,
     ) -> None:
-        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close(); without a name, nothing stays
-        self._process = subprocess.Popen(
-            command,
-            env=dict(env),
-            cwd=cwd,
-            stdin=subprocess.PIPE if pipes else subprocess.DEVNULL,
-            stdout=subprocess.PIPE if pipes else self._output,
-            stderr=self._output,
-            text=True,
-            bufsize=1,
-            start_new_session=True,
-        )
-        self._guard = subprocess.Popen(
-            ["/bin/sh", "-c", GUARD, "guard", str(self._process.pid)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        with uninterrupted():
+            self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close(); without a name, nothing stays
+            self._process = subprocess.Popen(
+                command,
+                env=dict(env),
+                cwd=cwd,
+                stdin=subprocess.PIPE if pipes else subprocess.DEVNULL,
+                stdout=subprocess.PIPE if pipes else self._output,
+                stderr=self._output,
+                text=True,
+                bufsize=1,
+                start_new_session=True,
+            )
+            self._guard = subprocess.Popen(
+                ["/bin/sh", "-c", GUARD, "guard", str(self._process.pid)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
 
     def __enter__(self) -> Self:
         return self
