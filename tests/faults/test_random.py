@@ -26,7 +26,7 @@ TERMINAL = ("completed", "failed")
 
 
 @pytest.mark.e2e
-@pytest.mark.timeout(SECONDS * 3 + 300)
+@pytest.mark.timeout(SECONDS * 3 + 300 + JOBS)
 def test_a_bad_day_loses_nothing_does_nothing_twice_and_leaves_nothing_lying(
     endpoint: Endpoint, tmp_path: Path
 ) -> None:
