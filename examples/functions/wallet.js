@@ -90,15 +90,15 @@ const entryId = (fileUid, { job_id, attempt }) => `${fileUid}.${attempt}.${encod
 
 /**
  * A user asks for a generation. One that was asked for already, with the same input, costs nothing again: its job goes on,
- * or its result is there. (A second job would make a second picture as soon as the user deleted the first.)
+ * or its result is there. (A second job would make a second picture as soon as the user deleted the first.) An id stands for
+ * one input for good: an earlier job that was thought lost may still come, and is paid at the price of its hold.
  * @returns `{is: "new", wallet, hold}` and `{is: "again", hold}`: submit; `{is: "known", jobId}`: there is a job;
  *   `{is: "busy"}`: another call is submitting it; `{is: "other"}`: the id stands for another input; `{is: "poor"}`.
  */
 export function asked({ wallet, hold, current }, { fileUid, hash, credits, call, now, ttlMs }) {
-  if (hold?.state === "taken" && isDelivered(current))
-    return hold.request_hash === hash ? { is: "known", jobId: current.job_id } : { is: "other" };
+  if (hold && hold.request_hash !== hash) return { is: "other" };
+  if (hold?.state === "taken" && isDelivered(current)) return { is: "known", jobId: current.job_id };
   if (hold?.state === "held") {
-    if (hold.request_hash !== hash) return { is: "other" };
     if (hold.job_id) return { is: "known", jobId: hold.job_id };
     if (hold.call && hold.call.until > now) return { is: "busy" };
     // Nobody knows what became of the last call: its job may still come.

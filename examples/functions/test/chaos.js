@@ -222,8 +222,8 @@ async function worked(job, options) {
 
 // ---- the app
 
-const prompts = new Map(); // fileUid -> what was quoted for it
-const quoted = ({ file_uid: fileUid }) => prompts.get(fileUid) ?? HELD;
+const quotes = new Map(); // prompt -> what was quoted for it
+const quoted = ({ prompt }) => quotes.get(prompt) ?? HELD;
 
 async function wished(number) {
   const { uid } = users[between(0, users.length - 1)];
@@ -232,7 +232,7 @@ async function wished(number) {
   const data = { fileUid, input, slip: true };
   if (chance(0.4)) {
     const units = between(20, 300);
-    prompts.set(fileUid, units);
+    quotes.set(input.prompt, units);
     data.quote = await signQuote({ uid, input, units }, process.env.TICKET_SECRET);
   }
   const ask = async (more = {}) => {
@@ -262,6 +262,7 @@ async function looked() {
 
 /** Every sum is exact, none is negative, and nothing stays held. */
 async function main() {
+  console.error(`seed ${SEED}`);
   await start();
   await Promise.all(users.map(({ uid, granted }) => wallets().grant(uid, granted, "purchase", "order-1")));
   let next = 0;
@@ -314,7 +315,7 @@ async function main() {
   console.log(Object.entries(seen).sort().map(([what, count]) => `${what}: ${count}`).join("\n"));
   console.log(
     `WALLET: ${next} asked for, ${jobs} jobs, ${sums.results} results paid once each: granted ${sums.granted} = credits ${sums.credits}`
-      + ` + spent ${sums.spent} + held 0; forgiven ${sums.unpaid}; none negative, none held (seed ${SEED})`,
+      + ` + spent ${sums.spent} + held 0; forgiven ${sums.unpaid}; none negative, none held`,
   );
   await world.stop();
   await firestore.terminate();

@@ -201,6 +201,14 @@ describe("a user with credits", { skip: !process.env.FIRESTORE_EMULATOR_HOST }, 
     assert.deepEqual([await wallet(), world.sent.length], [{ credits: 983, held: 0, spent: 17 }, 1]);
   });
 
+  test("one id stands for one input also where its job was thought lost, which may still come at its own price", async () => {
+    await generate();
+    await becomes(failed("worker_lost"));
+    assert.equal((await generate({ input: { ...INPUT, seed: 8 } })).error.status, "FAILED_PRECONDITION");
+    await becomes(completed(33));
+    assert.deepEqual([await wallet(), world.sent.length], [{ credits: 983, held: 0, spent: 17 }, 1]);
+  });
+
   test("many calls at once make one job", async () => {
     const answers = await Promise.all(Array.from({ length: 8 }, () => generate()));
     const said = new Set(answers.map(({ status, error }) => (status === 200 ? "taken" : error.status)));
