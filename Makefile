@@ -21,6 +21,7 @@ PY := $(VENV)/bin/python
 
 # Tests wait more than they compute: three at a time keep two cores busy. The longest begin first (tests/conftest.py).
 AT_ONCE := -n 3 --dist loadfile --no-loadscope-reorder
+AGAIN := $(PY) -m pytest --last-failed --last-failed-no-failures none
 
 export PROMPT
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -57,11 +58,11 @@ doctor: setup ## one table of all that the worker needs, before it costs anythin
 unit: setup ## the quick tests, without Node and without models
 	$(PY) -m pytest $(AT_ONCE) -m "not e2e and not slow" --hypothesis-profile=quick $(PYTEST)
 
+# A browser and phones that count seconds want the machine to themselves. On a busy one any test may run out of its seconds:
+# what failed is tried once more, alone. The first failure is printed all the same. 5: PYTEST selects none of them.
 test: setup emulators ## all tests
-	$(PY) -m pytest $(AT_ONCE) --ignore tests/app --ignore tests/client $(PYTEST)
-	@# A browser and phones that count seconds want the machine to themselves, and what fails there is tried once more: on
-	@# a busy one they run out of seconds. 5: PYTEST selects none of them.
-	$(PY) -m pytest tests/app tests/client $(PYTEST) || [ $$? = 5 ] || $(PY) -m pytest --last-failed tests/app tests/client
+	$(PY) -m pytest $(AT_ONCE) --ignore tests/app --ignore tests/client $(PYTEST) || $(AGAIN) --ignore tests/app --ignore tests/client
+	$(PY) -m pytest tests/app tests/client $(PYTEST) || [ $$? = 5 ] || $(AGAIN) tests/app tests/client
 
 # Workers are killed, told to leave, frozen and short of disk, cards fail, Firebase is slow, silent and away, jobs come twice;
 # and what each job was to cost is told to the wallet of the example backend: about an hour.
