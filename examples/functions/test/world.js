@@ -25,6 +25,7 @@ Object.assign(process.env, {
 
 async function listening(listener) {
   const server = createServer(listener).listen(0, LOOPBACK);
+  server.keepAliveTimeout = 0; // a connection that is closed just as the next call goes out would look like a fault
   await once(server, "listening");
   return { server, url: `http://${LOOPBACK}:${server.address().port}` };
 }
