@@ -44,6 +44,7 @@ def test_a_bad_day_loses_nothing_does_nothing_twice_and_leaves_nothing_lying(
     found.check()
     rows = {
         "generations / jobs": f"{len(storm.generations)} / {sum(len(one.jobs) for one in storm.generations)}",
+        "jobs left when the faults ended": storm.waiting,
         "faults tried": sum(storm.tried.values()),
         "survived": sum(storm.tried.values()) - len(found.broken),
         "generations started": len([event for event in endpoint.ledger.events() if event["event"] == "begin"]),

@@ -85,6 +85,8 @@ class Storm:
         self._frozen: set[int] = set()
         self._mortals: set[str] = set()
         self._workers = workers
+        self.waiting = 0
+        """Jobs without an answer when the faults ended: more where the machine is slower."""
         self._phones = ThreadPoolExecutor(8, "phone")
 
     def _plan(self, number: int) -> Generation:
@@ -124,6 +126,7 @@ class Storm:
                 self._due.pop(0)[2]()
             self._restart_the_dead()
             time.sleep(0.02)
+        self.waiting = len(self.unanswered())
 
     def heal(self) -> None:
         """End every fault; all workers live."""
