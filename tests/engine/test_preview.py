@@ -1,6 +1,7 @@
 """Previews: the clean picture that latents are on the way to, whichever the scheduler, at no cost to what is made."""
 
 import inspect
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,17 @@ from worker.engine.engine import Engine
 from worker.engine.memory.footprint import extra_bytes
 from worker.engine.memory.room import PREVIEW, Size, room
 from worker.engine.models.registry import ModelRegistry
-from worker.engine.preview import LONGEST_SIDE, SDXL_FACTOR, Backdrop, Frame, drawer, rows_for, shown, small
+from worker.engine.preview import (
+    LONGEST_SIDE,
+    SDXL_FACTOR,
+    Backdrop,
+    Beside,
+    Frame,
+    drawer,
+    rows_for,
+    shown,
+    small,
+)
 from worker.engine.schedulers import image_scheduler, video_scheduler
 from worker.media.preview import MAX_CHARACTERS, preview_uri
 
@@ -244,14 +255,23 @@ def of_sdxl(**config: Any) -> Vae:
     return Vae(**({"latent_channels": 4, "scaling_factor": SDXL_FACTOR} | config))
 
 
+def drawn_by(tiny: Tiny, vae: Vae) -> Callable[[torch.Tensor], torch.Tensor]:
+    draw = drawer(tiny, vae, Beside(), 512 * 512)
+    assert draw is not None
+
+    def pixels(clean: torch.Tensor) -> torch.Tensor:
+        made = draw(clean)
+        assert made is not None
+        return made
+
+    return pixels
+
+
 def test_a_tiny_autoencoder_is_given_latents_as_sdxls_unet_has_them() -> None:
     clean = torch.tensor([0.5, -0.5, 0.0, 9.0])[:, None, None].expand(4, 6, 4)
-    usual = drawer(Tiny(), of_sdxl())
-    own = drawer(Tiny(), of_sdxl(scaling_factor=0.5, latents_mean=[1.0] * 4, latents_std=[2.0] * 4))
-    scaled = drawer(Tiny(scaling_factor=0.5), of_sdxl())
-    assert usual is not None
-    assert own is not None
-    assert scaled is not None
+    usual = drawn_by(Tiny(), of_sdxl())
+    own = drawn_by(Tiny(), of_sdxl(scaling_factor=0.5, latents_mean=[1.0] * 4, latents_std=[2.0] * 4))
+    scaled = drawn_by(Tiny(scaling_factor=0.5), of_sdxl())
     assert usual(clean).shape == (48, 32, 3)
     assert usual(clean)[5, 5].tolist() == [191, 64, 128]
     of_its_own = [round(127.5 * (1 + SDXL_FACTOR * (value * 2 / 0.5 + 1))) for value in (0.5, -0.5, 0.0)]
@@ -261,22 +281,14 @@ def test_a_tiny_autoencoder_is_given_latents_as_sdxls_unet_has_them() -> None:
 
 def test_of_large_pictures_it_draws_no_more_than_can_be_seen() -> None:
     tiny = Tiny()
-    draw = drawer(tiny, of_sdxl())
-    assert draw is not None
+    draw = drawn_by(tiny, of_sdxl())
     assert draw(torch.zeros(4, 192, 96)).shape == (LONGEST_SIDE, LONGEST_SIDE // 2, 3)
     assert tiny.given == [(1, 4, 64, 32)]
 
 
 def test_latents_that_it_does_not_take_are_drawn_by_the_map() -> None:
-    assert drawer(None, of_sdxl()) is None
-    assert drawer(Tiny(), of_sdxl(latent_channels=16)) is None
-
-
-def test_where_there_is_no_room_for_it_the_map_draws() -> None:
-    def short(_clean: torch.Tensor) -> torch.Tensor:
-        raise torch.OutOfMemoryError
-
-    assert torch.equal(preview._drawn(CLEAN[0], AS_THEY_ARE, short), preview._drawn(CLEAN[0], AS_THEY_ARE, None))
+    assert drawer(None, of_sdxl(), Beside(), 512 * 512) is None
+    assert drawer(Tiny(), of_sdxl(latent_channels=16), Beside(), 512 * 512) is None
 
 
 @pytest.fixture(scope="module")
@@ -334,6 +346,41 @@ def test_a_tiny_autoencoder_draws_previews_in_place_of_the_map(
     assert counted == engine._cache[spec].offloader.networks["preview"] == 4 * 2445063
     assert room(asked, Size(64, 64), cuda=True).denoise == 2 * PREVIEW
     assert room(asked, Size(2048, 2048), cuda=True) == room(spec, Size(2048, 2048), cuda=True)
+    engine.unload()
+    plain.unload()
+
+
+def test_where_there_is_no_room_for_it_the_map_draws_until_something_leaves_the_gpu(
+    demo_settings: Settings, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine, plain = engine_with(demo_settings, tiny_folder), engine_with(demo_settings, None)
+    large, less = small_job(preview=True, width=128, height=64), small_job(preview=True)
+    by_map = looked_at(plain, large)
+    looked_at(engine, large)
+    engine.prepare(*resolved(engine, small_job(TaskType.TEXT2VIDEO)), Recorder())
+    parts: Any = engine._cache[engine.registry.spec(TaskType.TEXT2IMG)].parts
+    decode, tried = parts.preview.decode, []
+
+    def short(*args: Any, **options: Any) -> Any:
+        tried.append(1)
+        raise torch.OutOfMemoryError
+
+    def said() -> int:
+        return sum(getattr(record, "action", "") == "preview_out_of_memory" for record in caplog.records)
+
+    monkeypatch.setattr(parts.preview, "decode", short)
+    with caplog.at_level(logging.WARNING, "worker"):
+        for _ in range(2):
+            files, seen = looked_at(engine, large)
+            assert np.array_equal(files[0], by_map[0][0])
+            assert len(seen) >= 2
+            assert [image.tobytes() for image in seen] == [image.tobytes() for image in by_map[1]]
+            assert (len(tried), said()) == (1, 1), "once, for all jobs of this size"
+    monkeypatch.setattr(parts.preview, "decode", decode)
+    assert looked_at(engine, less)[1][0].size == (64, 64), "a smaller job may leave it room"
+    assert looked_at(engine, large)[1][0].size == (16, 8)
+    engine._cache.evict([engine.registry.spec(TaskType.TEXT2VIDEO).name])
+    assert looked_at(engine, large)[1][0].size == (128, 64)
     engine.unload()
     plain.unload()
 

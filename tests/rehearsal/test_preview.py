@@ -12,7 +12,7 @@ from tests.rehearsal.card import Card
 from tests.rehearsal.mode import pretended
 from worker.engine.memory.offload import module_bytes
 from worker.engine.memory.room import PREVIEW
-from worker.engine.preview import LONGEST_SIDE, SDXL_FACTOR, drawer
+from worker.engine.preview import LONGEST_SIDE, SDXL_FACTOR, Beside, drawer
 
 _KIT: Any = diffusers
 
@@ -33,13 +33,14 @@ def card() -> Iterator[Card]:
 @pytest.mark.parametrize("side", [64, 128, 192])
 def test_a_preview_is_drawn_in_its_room_without_a_wait(card: Card, side: int) -> None:
     tiny = _KIT.AutoencoderTiny().to("cuda", torch.float16)
-    draw = drawer(tiny, Vae())
+    draw = drawer(tiny, Vae(), Beside(), 1024 * 1024)
     assert draw is not None
     clean = torch.empty(4, side, side, device="cuda")
     card.forget()
     card.enter("denoise")
     before = card.now
     pixels = draw(clean)
+    assert pixels is not None
     assert tuple(pixels.shape) == (LONGEST_SIDE, LONGEST_SIDE, 3)
     assert not card.syncs, card.syncs
     assert card.peaks["denoise"] - before == pytest.approx(2 * PREVIEW, rel=0.1)

@@ -7,8 +7,9 @@ numbers and gives the same ones, and the thread that denoises never waits: what 
 and is looked for later.
 """
 
-import contextlib
 import functools
+import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,11 +27,13 @@ if TYPE_CHECKING:
 
     from worker.engine.tiles import Box
 
+log = logging.getLogger(__name__)
+
 Rows = tuple[tuple[float, float, float], ...]
 """Red, green and blue, -1 ... 1, that each channel of a latent adds to its pixel; the last row is added to all."""
 Correction = Callable[[torch.Tensor], torch.Tensor]
-Drawer = Callable[[torch.Tensor], torch.Tensor]
-"""Makes (h, w, 3) uint8 pixels of (c, h, w) clean latents."""
+Drawer = Callable[[torch.Tensor], torch.Tensor | None]
+"""Makes (h, w, 3) uint8 pixels of (c, h, w) clean latents; None: there is no room for it."""
 
 LONGEST_SIDE = 192
 """Pixels of a preview: as many as SDXL's longest native size, 1536, has latents."""
@@ -168,7 +171,7 @@ def shown(
         control: asked at each step who looks.
         correct: what is put right of the clean latents, small as they are.
         place: what becomes of the picture; runs where it is looked at.
-        draw: makes the pixels in place of `rows`, as long as there is room for it.
+        draw: makes the pixels in place of `rows`, where there is room for it.
     """
     step = scheduler.step
 
@@ -249,12 +252,29 @@ def _beside(numbers: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     return numbers.pin_memory().to(other.device, non_blocking=True)
 
 
-def drawer(tiny: Any, vae: Any) -> Drawer | None:
+@dataclass(slots=True)
+class Beside:
+    """Whether a tiny autoencoder has room beside a model's jobs, as they have found; one for a model that is loaded.
+
+    To find that there is none takes time in the middle of a job: the GPU is waited for and what torch keeps of its
+    memory is given back. So it is found once, until something leaves the GPU.
+    """
+
+    too_large: float = math.inf
+    """Pixels of the smallest job that left it no room."""
+
+    def changed(self) -> None:
+        """Memory was given back: the next job tries again."""
+        self.too_large = math.inf
+
+
+def drawer(tiny: Any, vae: Any, beside: Beside, pixels: int) -> Drawer | None:
     """What draws with a tiny autoencoder for SDXL the latents of a model with this VAE; None: nothing can.
 
     At most 64 latents a side are drawn: at 512 pixels nothing is lost that could be seen at 192. That is a quarter of
     what SDXL's native size would take, in time and in room, and no more at any other size; 24 latents, which give 192
-    pixels at once, would show less than the map does.
+    pixels at once, would show less than the map does. A preview is not worth the memory of its job, which has `pixels`:
+    where that is short, nothing more is drawn for it, nor for later ones of its size.
     """
     config = vae.config
     if tiny is None or config["latent_channels"] != tiny.config["latent_channels"]:
@@ -262,7 +282,7 @@ def drawer(tiny: Any, vae: Any) -> Drawer | None:
     mean, deviation = config.get("latents_mean"), config.get("latents_std")
 
     @torch.no_grad()
-    def draw(clean: torch.Tensor) -> torch.Tensor:
+    def decoded(clean: torch.Tensor) -> torch.Tensor:
         latents = small(clean[None], PREVIEW_SIDE) * (SDXL_FACTOR / config["scaling_factor"])
         if mean is not None and deviation is not None:
             each, added = (_beside(torch.tensor(values), clean)[:, None, None] for values in (deviation, mean))
@@ -270,15 +290,23 @@ def drawer(tiny: Any, vae: Any) -> Drawer | None:
         latents = latents[None].to(tiny.dtype) / tiny.config["scaling_factor"]
         return _quantised(small(tiny.decode(latents, return_dict=False)[0]).permute(1, 2, 0))
 
+    def draw(clean: torch.Tensor) -> torch.Tensor | None:
+        if pixels >= beside.too_large:
+            return None
+        try:
+            return decoded(clean)
+        except torch.OutOfMemoryError:
+            beside.too_large = pixels
+        facts = {"action": "preview_out_of_memory", "pixels": pixels}
+        log.warning("no room for PREVIEW_MODEL: previews are drawn without it", extra=facts)
+        return None
+
     return draw
 
 
 def _drawn(clean: torch.Tensor, rows: Rows, draw: Drawer | None) -> torch.Tensor:
-    """Pixels of clean latents. A preview is not worth the memory of its job: where that is short, the map makes it."""
-    if draw is not None:
-        with contextlib.suppress(torch.OutOfMemoryError):
-            return draw(clean)
-    return _coloured(clean, _beside(torch.tensor(rows), clean))
+    pixels = None if draw is None else draw(clean)
+    return _coloured(clean, _beside(torch.tensor(rows), clean)) if pixels is None else pixels
 
 
 def _coloured(clean: torch.Tensor, colours: torch.Tensor) -> torch.Tensor:

@@ -5,6 +5,7 @@ ensemble of experts, appendix B), decode. Knows latents and schedules; knows no 
 """
 
 import functools
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -411,7 +412,7 @@ class SdxlJob:
         told = self._params.micro_conditioning
         rows = preview.rows_for(self._parts.vae, self._parts.preview_factors)
         correct = None if place else self._corrector()
-        draw = preview.drawer(self._parts.preview, self._parts.vae)
+        draw = preview.drawer(self._parts.preview, self._parts.vae, self._parts.beside, math.prod(self._size))
         with (
             preview.shown(pipeline.scheduler, rows, self._control, correct=correct, place=place, draw=draw),
             attention(self._attention, self._device, clip=False),

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from worker.core.errors import GpuFault, ModelUnavailable, OutOfMemory
 from worker.core.types import Control, Progress
@@ -33,7 +33,7 @@ from worker.engine.vendor_errors import importing, quiet, release_memory, transl
 
 if TYPE_CHECKING:
     from worker.engine.memory.offload import Offloader
-    from worker.engine.models.loader import Parts
+    from worker.engine.models.loader import Parts, SdxlParts
     from worker.engine.speed.compile import Compiled
 
 log = logging.getLogger(__name__)
@@ -197,6 +197,7 @@ class ModelCache:
             with translated("run"):
                 self[spec].offloader.settle(Placement("offloaded", "a job ran out of memory"))
         release_memory()
+        self._say_changed()
 
     def evict(self, names: Sequence[str]) -> None:
         """Have these models off the GPU: in the machine's memory while that has room, else gone."""
@@ -216,6 +217,7 @@ class ModelCache:
             release_memory()
             extra = {"action": "evict", "models": gone, "parked": parked}
             log.info("evicted %s", ", ".join([*gone, *parked]), extra=extra)
+            self._say_changed()
 
     def clear(self) -> None:
         """Let go of every model."""
@@ -225,6 +227,13 @@ class ModelCache:
         for name in names:
             self._loaded.pop(name)
         release_memory()
+        self._say_changed()
+
+    def _say_changed(self) -> None:
+        """What found no room on the GPU beside a model may find some now."""
+        for entry in self._loaded.values():
+            if entry.spec.family == "sdxl":
+                cast("SdxlParts", entry.parts).beside.changed()
 
     @contextmanager
     def cleanly(self) -> Iterator[None]:
@@ -243,7 +252,10 @@ class ModelCache:
             entry = self._loaded.get(spec.name)
             if entry is not None:
                 self._load_extras(entry, spec, control)
+                moved = entry.offloader.mode != placement.mode
                 entry.offloader.settle(placement)
+                if moved:
+                    self._say_changed()
                 return
             started = time.monotonic()
             parts = self._load(spec, placement, control)

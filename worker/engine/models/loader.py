@@ -31,6 +31,7 @@ from worker.engine.models.registry import ModelSpec, WeightSource
 from worker.engine.models.upscaler import Upscaler, demo_weights, network
 from worker.engine.models.upscaler_file import NotAnUpscaler, file_in
 from worker.engine.models.weight_files import variant_of
+from worker.engine.preview import Beside
 from worker.engine.schedulers import reconfigured
 from worker.engine.speed.quantize import quantize
 
@@ -79,6 +80,8 @@ class SdxlParts:
     ip_adapter: Any = None
     depth: Any = None
     preview: Any = None
+    beside: Beside = field(default_factory=Beside)
+    """Whether `preview` has room there."""
     preview_factors: PreviewFactors | None = None
     """What makes colours of its latents, where the model says so itself."""
     controlnets: dict[str, Any] = field(default_factory=dict)
