@@ -8,7 +8,8 @@ import pytest
 from worker.api.acceleration import accelerated
 from worker.api.departures import departures
 from worker.api.fingerprint import fingerprint
-from worker.api.params import ModelDefaults, resolve
+from worker.api.loras import lora_params, wanted_loras
+from worker.api.params import LoraParams, ModelDefaults, resolve
 from worker.api.request import Request, parse
 from worker.core.config import ConfigError, load_settings
 from worker.core.errors import InvalidInput
@@ -30,7 +31,13 @@ HYPER: dict[str, Any] = {
     "loras": [{"path": "hyper", "scale": 0.5}],
 }
 SETTINGS = load_settings(
-    loras={"lightning": "/l.safetensors", "hyper": {"source": "/h.safetensors", "scale": 0.8}, "wan": "/w.safetensors"},
+    loras={
+        "lightning": "/l.safetensors",
+        "hyper": {"source": "org/hyper@main", "weight_name": "h.safetensors", "scale": 0.8},
+        "also-hyper": "https://huggingface.co/org/hyper/resolve/main/h.safetensors",
+        "wan": "/w.safetensors",
+        "ink": "/i.safetensors",
+    },
     accelerations={
         "sdxl": {"regular": LIGHTNING, "high": HYPER},
         "wan": {
@@ -42,13 +49,16 @@ SETTINGS = load_settings(
                 "low_noise_loras": [{"path": "wan", "scale": 0.5}],
             }
         },
+        "high-only": {"regular": {"num_inference_steps": 4, "high_noise_loras": [{"path": "wan"}]}},
         "my-own": {"regular": {"num_inference_steps": 12}},
     },
 )
 
 
 def faster(fields: dict[str, Any], defaults: ModelDefaults = SDXL, usual: Any = None) -> Any:
-    return accelerated(asked(fields), defaults, SETTINGS.accelerations or {}, SETTINGS.loras or {}, usual)
+    request, listed = asked(fields), SETTINGS.loras or {}
+    own = wanted_loras(request, listed, ("hub",))
+    return accelerated(request, own, defaults, SETTINGS.accelerations or {}, listed, usual=usual)
 
 
 def asked(fields: dict[str, Any]) -> Request:
@@ -79,8 +89,37 @@ def test_a_level_brings_its_steps_its_guidance_its_schedule_and_its_loras() -> N
 
 
 def test_the_requests_own_loras_come_first() -> None:
-    found = faster({"acceleration": "regular", "loras": [{"path": "hyper"}, {"path": "wan"}]})
-    assert [one.field for one in found.loras] == ["loras.2.path"]
+    found = faster({"acceleration": "regular", "loras": [{"path": "hyper"}, {"path": "ink", "scale": 2}]})
+    assert [(one.field, one.name) for one in found.loras] == [
+        ("loras.0.path", "hyper"),
+        ("loras.1.path", "ink"),
+        ("loras.2.path", "lightning"),
+    ]
+    assert found.warnings == ()
+
+
+@pytest.mark.parametrize("path", ["hyper", "also-hyper", "org/hyper"])
+def test_a_lora_that_comes_with_the_level_is_applied_once_by_the_levels_scale(path: str) -> None:
+    own = [{"path": path, "scale": 2}, {"path": "ink"}]
+    found = faster({"acceleration": "high", "loras": own})
+    assert [(one.name, one.scale) for one in found.loras] == [("ink", 1.0), ("hyper", pytest.approx(0.4))]
+    assert found.warnings == (f"loras.0.path: {path} comes with acceleration, too; it is applied once, by its scale",)
+    assert [one.scale for one in faster({"loras": own}).loras] == [1.6 if path == "hyper" else 2.0, 1.0]
+
+
+def test_what_comes_for_one_expert_is_left_to_the_other() -> None:
+    def loras(**fields: Any) -> dict[str, list[tuple[str, float]]]:
+        said = lora_params(faster({"acceleration": "high", "task_type": "text2video", **fields}, WAN).loras)
+        return {field: [(one.name, one.scale) for one in entries] for field, entries in said.items()}
+
+    brought = {"high_noise_loras": [("wan", 1.0)], "low_noise_loras": [("wan", 0.5)]}
+    assert loras() == loras(loras=[{"path": "wan"}]) == loras(low_noise_loras=[{"path": "wan", "scale": 2}]) == brought
+    own = replace(WAN, name="high-only")
+    found = faster({"acceleration": "regular", "task_type": "text2video", "loras": [{"path": "wan", "scale": 2}]}, own)
+    assert lora_params(found.loras) == {
+        "low_noise_loras": (LoraParams("wan", 2.0),),
+        "high_noise_loras": (LoraParams("wan", 1.0),),
+    }
 
 
 def test_of_two_experts_each_gets_its_own() -> None:
@@ -142,7 +181,7 @@ def test_what_the_client_says_in_so_many_words_counts_and_is_remarked_on() -> No
 def test_what_is_for_two_experts_is_no_level_of_a_model_with_one() -> None:
     settings = {"my-own": SETTINGS.accelerations["wan"]} if SETTINGS.accelerations else {}
     own = replace(SDXL, name="my-own")
-    found = accelerated(asked({"acceleration": "regular"}), own, settings, SETTINGS.loras or {}, None)
+    found = accelerated(asked({"acceleration": "regular"}), (), own, settings, SETTINGS.loras or {}, usual=None)
     assert (found.level, found.loras, found.params) == (None, (), {})
     assert found.warnings == ("acceleration: has no effect; my-own has no regular one here",)
 

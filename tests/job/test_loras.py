@@ -95,6 +95,17 @@ async def test_the_files_are_handed_to_the_model_with_the_operators_scale() -> N
     assert "loras" in response["timings"]
 
 
+async def test_one_that_comes_with_the_acceleration_is_handed_over_once() -> None:
+    shelf = Shelf()
+    fast = {"num_inference_steps": 4, "loras": [{"path": "ghibli", "scale": 0.8}]}
+    here = world(shelf, accelerations={"sdxl": {"regular": fast}})
+    response = await here.run({**ASKED, "acceleration": "regular"})
+    assert isinstance(here.generator, Seeing)
+    assert here.generator.given[0].loras == (LoraFile("ghibli", shelf.folder / "ghibli.safetensors", 0.4),)
+    assert list(response["params"]["loras"]) == [{"name": "ghibli", "scale": 0.4}]
+    assert [said for said in response["warnings"] if said.startswith("loras.0.path: ghibli comes with acceleration")]
+
+
 async def test_what_is_not_to_be_had_is_refused_before_anything_is_touched() -> None:
     shelf = Shelf()
     here = world(shelf)

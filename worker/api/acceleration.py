@@ -12,11 +12,18 @@ from worker.api.loras import LORA_FIELDS, WantedLora, listed_lora
 from worker.api.params import ModelDefaults, StepCache
 from worker.api.request import Request, UpscaleRequest
 from worker.core.config import Acceleration, ListedLora
-from worker.core.types import Level
+from worker.core.lora_source import is_same
+from worker.core.types import Expert, Level
 
 Accelerations = Mapping[str, Mapping[Level, Acceleration]]
 """Name of a model, or `sdxl` or `wan` for all of that kind -> what each level stands for."""
 
+_EXPERTS: Mapping[Expert, frozenset[Expert]] = {
+    "both": frozenset({"high", "low"}),
+    "high": frozenset({"high"}),
+    "low": frozenset({"low"}),
+}
+_TWICE = "comes with acceleration, too; it is applied once, by its scale"
 _OF_MODEL = {field.name for field in fields(ModelDefaults)} & set(Acceleration.model_fields)
 
 
@@ -26,7 +33,7 @@ class Accelerated:
 
     defaults: ModelDefaults
     loras: tuple[WantedLora, ...] = ()
-    """What it takes beside the request's own."""
+    """All that it takes, the request's own first."""
     level: Level | None = None
     """None: it runs as ever."""
     step_cache: StepCache | None = None
@@ -44,15 +51,21 @@ class Accelerated:
 
 def accelerated(
     request: Request,
+    own: tuple[WantedLora, ...],
     defaults: ModelDefaults,
     accelerations: Accelerations,
     listed: Mapping[str, ListedLora],
+    *,
     usual: Level | None,
 ) -> Accelerated:
     """The model of a request, as fast as the request allows and the operator has set it up.
 
+    A LoRA that the request names itself and that comes with the level, too, is applied once, by the level's scale:
+    its steps and its guidance were set up with that one, and twice is what no picture was ever meant to be.
+
     Args:
         request: says `none`, a level, or nothing.
+        own: the LoRAs that it names.
         defaults: the model's, as it runs without.
         accelerations: what is set up.
         listed: the operator's LoRAs.
@@ -60,21 +73,25 @@ def accelerated(
     """
     asked = usual if request.acceleration is None else request.acceleration
     if asked is None or asked == "none":
-        return Accelerated(defaults)
+        return Accelerated(defaults, own)
     if isinstance(request, UpscaleRequest):
         said = "acceleration: has no effect on a picture that is made larger"
-        return Accelerated(defaults, warnings=(said,) if request.acceleration else ())
+        return Accelerated(defaults, own, warnings=(said,) if request.acceleration else ())
     level, found = _entry(asked, levels(defaults, accelerations, video=request.task_type.is_video))
     if found is None:
         said = f"acceleration: has no effect; {defaults.name} has no {asked} one here"
-        return Accelerated(defaults, warnings=(said,) if request.acceleration else ())
+        return Accelerated(defaults, own, warnings=(said,) if request.acceleration else ())
     given = {name: value for name, value in found.given().items() if name in _OF_MODEL}
     cached = found.step_cache if request.task_type.is_video else None
+    brought = tuple(_loras(request, found, listed))
+    left = [(one, _left(one, brought)) for one in own]
+    twice = [one for one, rest in left if rest is not one]
     return Accelerated(
         replace(defaults, few_steps=bool(found.lora_names()), **given),
-        tuple(_loras(request, found, listed)),
+        (*(rest for _, rest in left if rest is not None), *brought),
         level,
         None if cached is None else StepCache(cached.kind, cached.threshold),
+        tuple(f"{one.field}: {one.name} {_TWICE}" for one in twice),
     )
 
 
@@ -94,6 +111,15 @@ def _entry(asked: Level, found: Mapping[Level, Acceleration]) -> tuple[Level, Ac
     if asked == "high" and "high" not in found:
         asked = "regular"
     return asked, found.get(asked)
+
+
+def _left(own: WantedLora, brought: tuple[WantedLora, ...]) -> WantedLora | None:
+    """What is left of a request's LoRA beside those that are brought in: of both experts it may be one."""
+    wanted = _EXPERTS[own.expert]
+    left = wanted.difference(*(_EXPERTS[one.expert] for one in brought if is_same(one.source, own.source)))
+    if left == wanted:
+        return own
+    return replace(own, expert=next(iter(left))) if left else None
 
 
 def _loras(request: Request, found: Acceleration, listed: Mapping[str, ListedLora]) -> Iterator[WantedLora]:

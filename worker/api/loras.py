@@ -84,10 +84,11 @@ def wanted_loras(
 
 
 def lora_params(wanted: Iterable[WantedLora]) -> dict[str, Any]:
-    """What `params` says of them: field of the request -> names and scales."""
+    """What `params` says of them: the field for the expert that each is for -> names and scales."""
+    fields = {expert: field for field, expert in LORA_FIELDS.items()}
     found: dict[str, tuple[LoraParams, ...]] = {}
     for one in wanted:
-        field = one.field.partition(".")[0]
+        field = fields[one.expert]
         found[field] = (*found.get(field, ()), LoraParams(one.name, one.scale))
     return found
 

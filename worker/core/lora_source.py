@@ -96,6 +96,13 @@ def lora_source(text: str, weight_name: str | None = None) -> LoraSource:
     return WebFile(f"https://{host}{rest}", host)
 
 
+def is_same(one: LoraSource, other: LoraSource) -> bool:
+    """Whether both name the same LoRA: of the hub at whichever revision, and a file of it or what is alone there."""
+    if isinstance(one, HubFile) and isinstance(other, HubFile):
+        return one.repository == other.repository and (one.file == other.file or None in {one.file, other.file})
+    return one == other
+
+
 def is_allowed(source: LoraSource, allowed: tuple[str, ...]) -> bool:
     """Whether a client may name it: `allowed` are `hub`, `civitai` and host names, `.example.com` with all below it."""
     if isinstance(source, LocalFile):

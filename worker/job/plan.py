@@ -60,8 +60,8 @@ async def plan(request: Request, services: Services) -> Plan:
     loras = wanted_loras(request, listed, settings.lora_sources or ())
     described = generator.describe(request.task_type, request.model)
     usual = None if settings.acceleration == "none" else settings.acceleration
-    fast = accelerated(request, described, settings.accelerations or {}, listed, usual)
-    defaults, loras = fast.defaults, (*loras, *fast.loras)
+    fast = accelerated(request, loras, described, settings.accelerations or {}, listed, usual=usual)
+    defaults, loras = fast.defaults, fast.loras
     added = {**lora_params(loras), **fast.params}
     params = replace(_resolved(request, defaults, services), **added)
     # In a thread: of a model that is not loaded yet, the headers of its files are read.
