@@ -1,7 +1,10 @@
 // Takes one generation away for good: its document, its files and thumbnails, and its id, which nothing is made under again.
 //
 //   GOOGLE_APPLICATION_CREDENTIALS=key.json STORAGE_BUCKET=my-app.firebasestorage.app node takedown.js <uid> <fileUid>
+//
+// The database, and the bucket where it has a name of its own, are those of `.env`.
 
+import { existsSync } from "node:fs";
 import { pathToFileURL } from "node:url";
 import { getApps, initializeApp } from "firebase-admin/app";
 import { FieldValue, getFirestore } from "firebase-admin/firestore";
@@ -40,6 +43,7 @@ async function filesOf(uid, fileUid) {
 
 if (process.argv[1] && import.meta.url === pathToFileURL(process.argv[1]).href) {
   const [uid, fileUid] = process.argv.slice(2);
+  if (existsSync(".env")) process.loadEnvFile(); // what the environment says comes first
   if (!isUserId(uid) || !isFileUid(fileUid)) {
     console.error("usage: node takedown.js <uid> <fileUid>, as in the document's path, generations/{uid}/files/{fileUid}");
     process.exit(2);

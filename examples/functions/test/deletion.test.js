@@ -3,7 +3,11 @@
 
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { after, before, beforeEach, describe, test } from "node:test";
+import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { World } from "./world.js";
 
@@ -217,6 +221,22 @@ describe("what is to be gone", { skip: !(FIRESTORE_EMULATOR_HOST && STORAGE_EMUL
     await put("generating/alice/image/a_0.png", "a");
     await written("a", undefined, { status: "completed", attempt: 1 });
     assert.deepEqual([await there("generations/alice/files/a"), (await paths()).length], [false, 2]);
+  });
+
+  test("is taken down in the database that the settings name", async () => {
+    const { getFirestore } = await import("firebase-admin/firestore");
+    const photos = getFirestore("photos");
+    const [here, elsewhere] = [firestore, photos].map((database) => database.doc("generations/alice/files/a"));
+    for (const document of [here, elsewhere]) await document.set({ status: "completed" });
+    const folder = await mkdtemp(join(tmpdir(), "settings-"));
+    await writeFile(join(folder, ".env"), "FIRESTORE_DATABASE=photos\n");
+    const { FIRESTORE_DATABASE: _, ...env } = process.env;
+    const script = fileURLToPath(new URL("../takedown.js", import.meta.url));
+    await promisify(execFile)(process.execPath, [script, "alice", "a"], { cwd: folder, env });
+    assert.deepEqual([(await here.get()).exists, (await elsewhere.get()).exists], [true, false]);
+    assert.equal((await photos.doc("blocked/file:a:alice").get()).exists, true);
+    await photos.terminate();
+    await rm(folder, { recursive: true });
   });
 
   test("is not taken down under a path that is none", async () => {
