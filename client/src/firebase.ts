@@ -23,8 +23,14 @@ export interface FunctionsModule {
   httpsCallable(
     functions: never,
     name: string,
-    options: { limitedUseAppCheckTokens: boolean },
+    options: CallableOptions,
   ): (data: never) => Promise<{ data: unknown }>;
+}
+
+export interface CallableOptions {
+  limitedUseAppCheckTokens: boolean;
+  /** Milliseconds. */
+  timeout?: number;
 }
 
 /** `firebase/storage` or `@react-native-firebase/storage`. */

@@ -133,12 +133,12 @@ export function createClient(options: ClientOptions): Client {
       const given = Object.entries({ favorite, hidden, labels }).filter(([, value]) => value !== undefined);
       if (given.length > 0) await backend.update(user(), fileUid, Object.fromEntries(given));
     },
-    quote: async (input) => backend.call<Offer>("quote", { input }),
+    quote: async (input) => backend.ask<Offer>("quote", { input }),
     upload: async (content, more = {}) => upload(backend, user(), content, more),
     report: async (fileUid, reason, note) => {
       await backend.call("report", note === undefined ? { fileUid, reason } : { fileUid, reason, note });
     },
-    capabilities: async () => backend.call<Capabilities>("capabilities", {}),
+    capabilities: async () => backend.ask<Capabilities>("capabilities", {}),
   };
 }
 

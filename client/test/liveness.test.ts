@@ -103,6 +103,17 @@ test("an app whose onChange throws loses no job, and hears of it", async (contex
   assert.ok(heard.mock.callCount() > 1);
 });
 
+test("a question waits as long as its backend, and only what is consumed has a token of its own", async () => {
+  world.startMs = 120_000; // as long as the function may take
+  assert.deepEqual(await client.quote(INPUT), { name: "quote" });
+  assert.deepEqual(await client.capabilities(), { name: "capabilities" });
+  assert.equal(world.attested, 0);
+  const { seen, job } = await taken();
+  await client.report(seen.handle.fileUid, "harmful");
+  assert.equal(world.attested, 2);
+  await completes(seen, job);
+});
+
 test("nobody is signed in: a promise says so", async () => {
   const { result, fileUid } = world.client({ uid: () => null }).generate(INPUT);
   assert.match(fileUid, /^\w{20}$/);

@@ -31,7 +31,8 @@ const CALLABLE = {
   timeoutSeconds: 60,
   maxInstances: 20,
 };
-const QUESTION = { ...CALLABLE, timeoutSeconds: 120 }; // a worker may have to start for it
+// A worker may have to start for it. Asked often: tokens of one call each would use up what Google and Apple attest in a day.
+const QUESTION = { ...CALLABLE, consumeAppCheckToken: false, timeoutSeconds: 120 };
 
 /**
  * `{fileUid, input, slip?, quote?}` of a signed-in user -> `{jobId}`. The result arrives in generations/{uid}/files/{fileUid}.
@@ -68,16 +69,22 @@ export const quote = onCall(QUESTION, async (call) => {
   return { units, estimated_seconds, params, quote: signed, ...(isOn() && { credits: priceOf(units) }) };
 });
 
-let known = { until: 0, answer: undefined };
 /** `{}` -> what there is to choose from: tasks, models, styles, sizes, limits. */
 export const capabilities = onCall(QUESTION, async (call) => {
   const uid = caller(call);
-  if (known.until < Date.now()) {
-    await countQuestion(uid);
-    known = { until: Date.now() + CAPABILITIES_MS, answer: await ask({ action: "capabilities" }) };
-  }
-  return known.answer;
+  if (!isKnown()) await countQuestion(uid);
+  if (!isKnown()) askForAll();
+  return await known.answer;
 });
+
+let known; // the promise of it: whoever comes while a worker is asked waits for the same answer
+const isKnown = () => known?.until > Date.now();
+
+function askForAll() {
+  const asked = { until: Date.now() + CAPABILITIES_MS, answer: ask({ action: "capabilities" }) };
+  known = asked;
+  asked.answer.catch(() => known === asked && (known = undefined));
+}
 
 /** A generation's document was written: once it has ended, what was held for it is taken or given back. */
 export const settle = onDocumentWritten(

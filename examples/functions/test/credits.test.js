@@ -400,11 +400,14 @@ describe("a user with credits", { skip: !process.env.FIRESTORE_EMULATOR_HOST }, 
       }
     });
 
-    test("and what there is to choose from, which is asked once for all", async () => {
-      const answer = { tasks: ["text2img"], models: {} };
+    test("and what there is to choose from, which is asked once for all, however many ask at once", async () => {
+      const [answer, users] = [{ tasks: ["text2img"], models: {} }, Array.from({ length: 20 }, (_, number) => `user-${number}`)];
+      const all = () => Promise.all(users.map((uid) => world.call({}, { name: "capabilities", uid })));
+      world.answer = { status: 500, body: {} };
+      for (const { error } of await all()) assert.equal(error.status, "UNAVAILABLE");
+      world.reset();
       world.answer = { status: 200, body: { status: "COMPLETED", output: answer } };
-      for (const uid of ["alice", "bob"])
-        assert.deepEqual((await world.call({}, { name: "capabilities", uid })).result, answer);
+      for (const { result } of [...(await all()), ...(await all())]) assert.deepEqual(result, answer);
       assert.deepEqual(world.sent.map(({ body }) => body.input), [{ action: "capabilities" }]);
     });
   });

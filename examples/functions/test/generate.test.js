@@ -1,5 +1,7 @@
 import assert from "node:assert/strict";
 import { after, before, beforeEach, test } from "node:test";
+import { getAppCheck } from "firebase-admin/app-check";
+import { getAuth } from "firebase-admin/auth";
 import { jwtVerify } from "jose";
 import { SECRET, World } from "./world.js";
 import { requestHash, withTicket } from "../ticket.js";
@@ -130,6 +132,31 @@ test("a RunPod that is not there is told as such", async () => {
   process.env.RUNPOD_URL = "http://127.0.0.1:9";
   const { error } = await world.call({ fileUid: FILE, input: INPUT });
   assert.deepEqual([error.status, error.message], ["UNAVAILABLE", "The generator does not answer; try again."]);
+});
+
+test("a token of the app opens one job, and any number of questions", async () => {
+  const features = process.env.FIREBASE_DEBUG_FEATURES;
+  process.env.FIREBASE_DEBUG_FEATURES = "{}";
+  // As Google tells it: a token is consumed by the first call that says so.
+  const [auth, appCheck, consumed] = [getAuth(), getAppCheck(), new Set()];
+  auth.verifyIdToken = async () => ({ uid: "alice" });
+  appCheck.verifyToken = async (token, options) => {
+    if (!options?.consume) return { appId: "app-1" };
+    const alreadyConsumed = consumed.has(token);
+    consumed.add(token);
+    return { appId: "app-1", alreadyConsumed };
+  };
+  try {
+    world.answer = { status: 200, body: { status: "COMPLETED", output: { units: 33 }, id: "job-1" } };
+    const answers = [];
+    for (const name of ["quote", "quote", "capabilities", "capabilities", "generate", "generate"])
+      answers.push((await world.call({ fileUid: FILE, input: INPUT }, { name })).error?.message);
+    assert.deepEqual(answers, [...Array(5).fill(undefined), "Use a new App Check token for each call."]);
+  } finally {
+    process.env.FIREBASE_DEBUG_FEATURES = features;
+    delete auth.verifyIdToken;
+    delete appCheck.verifyToken;
+  }
 });
 
 // The worker's own tests take these inputs, as they were sent, and check their tickets in Python.
