@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.example_functions import FUNCTIONS, beside_packages
 from tools.emulators.firebase import FirebaseEmulators
-from tools.emulators.install import find_node, node_environment
+from tools.emulators.install import find_node, install, node_environment
 from worker.api.request import envelope
 from worker.auth.caller import Identity
 from worker.auth.tickets import Tickets
@@ -109,6 +109,34 @@ def test_after_chaotic_jobs_all_sums_are_exact(folder: Path) -> None:
     last = ran.stdout.rstrip().rpartition("\n")[2]
     assert last.startswith(f"WALLET: {WALLET_JOBS} asked for"), last
     sys.stdout.write(f"{last}\n")
+
+
+@pytest.mark.e2e
+def test_google_s_tools_deploy_it_with_the_settings_of_the_example_and_ask_for_nothing(folder: Path) -> None:
+    command = [str(find_node()), "test/deploy.js", str(install() / "firebase-tools")]
+    ran = subprocess.run(
+        command, cwd=folder, env=node_environment(), capture_output=True, text=True, timeout=120, check=False
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    found = json.loads(ran.stdout)
+    everything_else = found["regions"].pop("europe-west1")
+    assert {"generate", "quote", "onUserDeleted", "sweep"} <= set(everything_else)
+    assert list(found["regions"].values()) == [["settle"]], "it goes where its database is"
+    assert found["values"] == {
+        "RUNPOD_ENDPOINT": "endpoint-1",
+        "RUNPOD_URL": "https://api.runpod.ai/v2",
+        "REGION": "europe-west1",
+        "FIRESTORE_DATABASE": "(default)",
+        "STORAGE_BUCKET": "",
+        "JOBS_PER_MINUTE": "10",
+        "QUOTES_PER_MINUTE": "60",
+        "CREDITS": "off",
+        "CREDITS_PER_1000_UNITS": "1000",
+        "FREE_CREDITS": "0",
+        "MAX_UNITS": "8000",
+        "PUSH": "off",
+    }
+    assert found["secrets"] == ["RUNPOD_API_KEY", "TICKET_SECRET"]
 
 
 def test_the_lock_file_pins_and_names_no_host() -> None:

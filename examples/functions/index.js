@@ -8,7 +8,7 @@ import { onSchedule } from "firebase-functions/scheduler";
 import { isOn, mostUnits, paidFor, priceOf, wallets } from "./credits.js";
 import { checkWanted, eraseAgain, fenced } from "./deletion.js";
 import { count, countQuestion } from "./limit.js";
-import { database, jobsPerMinute, runpodKey, ticketSecret, TTL_SECONDS } from "./params.js";
+import { database, jobsPerMinute, region, runpodKey, ticketSecret, TTL_SECONDS } from "./params.js";
 import { announce } from "./push.js";
 import { isUnits, priced, signQuote, unitsOf } from "./quote.js";
 import { caller, checkedFileUid, checkedInput } from "./request.js";
@@ -25,6 +25,7 @@ initializeApp();
 const CAPABILITIES_MS = 10 * 60_000;
 
 const CALLABLE = {
+  region,
   secrets: [runpodKey, ticketSecret],
   enforceAppCheck: true,
   consumeAppCheckToken: true, // each token opens one call: a script cannot use one that it caught again
@@ -98,7 +99,7 @@ export const settle = onDocumentWritten(
 );
 
 /** Settles what no document has settled: jobs that were never taken, lost, or deleted. */
-export const sweep = onSchedule({ schedule: "every 5 minutes", timeoutSeconds: 540 }, async () => {
+export const sweep = onSchedule({ region, schedule: "every 5 minutes", timeoutSeconds: 540 }, async () => {
   let failed = 0;
   try {
     if (isOn()) failed = await wallets().sweep();

@@ -8,7 +8,7 @@ import { getMessaging } from "firebase-admin/messaging";
 import { logger } from "firebase-functions";
 import { HttpsError, onCall } from "firebase-functions/https";
 import { countQuestion } from "./limit.js";
-import { database, push } from "./params.js";
+import { database, push, region } from "./params.js";
 import { caller } from "./request.js";
 
 const TEXTS = {
@@ -30,7 +30,7 @@ const devicesOf = (uid) => getFirestore(database.value()).collection("users").do
 
 /** `{token, platform}`: this device hears of the caller's jobs, and no longer of those of who was signed in on it before. */
 export const registerDevice = onCall(
-  { enforceAppCheck: true, consumeAppCheckToken: true, maxInstances: 20 },
+  { region, enforceAppCheck: true, consumeAppCheckToken: true, maxInstances: 20 },
   async (call) => {
     const uid = caller(call);
     const { token, platform } = call.data ?? {};

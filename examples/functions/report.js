@@ -5,7 +5,7 @@ import { FieldValue, getFirestore } from "firebase-admin/firestore";
 import { logger } from "firebase-functions";
 import { HttpsError, onCall } from "firebase-functions/https";
 import { countQuestion } from "./limit.js";
-import { database } from "./params.js";
+import { database, region } from "./params.js";
 import { caller, checkedFileUid } from "./request.js";
 import { aboutFile } from "./takedown.js";
 
@@ -13,7 +13,7 @@ const MAX_REASON = 100;
 const MAX_NOTE = 1000;
 
 /** `{fileUid, reason, note?}` of the caller's own generation. One for each file: the last words count. */
-export const report = onCall({ enforceAppCheck: true, consumeAppCheckToken: true, maxInstances: 20 }, async (call) => {
+export const report = onCall({ region, enforceAppCheck: true, consumeAppCheckToken: true, maxInstances: 20 }, async (call) => {
   const uid = caller(call);
   const fileUid = checkedFileUid(call.data?.fileUid);
   const reason = text("reason", call.data.reason, MAX_REASON);
