@@ -12,7 +12,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundEr
 from safetensors import SafetensorError
 
 from worker.core.errors import Cancelled, DiskFull, GpuFault, InvalidImage, JobTimeout, ModelUnavailable, OutOfMemory
-from worker.engine.vendor_errors import POISON, importing, translate, translated
+from worker.engine.vendor_errors import POISON, importing, release_memory, translate, translated
 
 _RESPONSE = httpx2.Response(404, request=httpx2.Request("GET", "https://example.com"))
 
@@ -123,6 +123,17 @@ def test_the_cause_is_kept_and_the_failed_call_keeps_no_tensors() -> None:
     gc.collect()
     assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)
     assert alive[0]() is None
+
+
+def test_memory_that_is_released_is_the_machines_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What weights were pinned in stays with torch until it is told, and would count as taken."""
+    told: list[str] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: told.append("card"))
+    monkeypatch.setattr(torch.accelerator, "empty_host_cache", lambda: told.append("machine"))
+    release_memory()
+    assert told == ["card", "machine"]
 
 
 def test_the_collector_rests_during_imports_and_works_again_however_they_end() -> None:

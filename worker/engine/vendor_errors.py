@@ -135,12 +135,16 @@ def translated(doing: Doing) -> Iterator[None]:
 
 
 def release_memory() -> None:
-    """Give back what nothing refers to any more: Python's garbage, then the allocator's cached blocks on the GPU."""
+    """Give back what nothing refers to any more: Python's garbage, then what torch keeps of the GPU's memory.
+
+    And of the machine's, which copies of weights were pinned in: the next decision counts what is free there.
+    """
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         try:
             torch.cuda.empty_cache()
+            torch.accelerator.empty_host_cache()
         except RuntimeError as error:
             raise GpuFault from error
 

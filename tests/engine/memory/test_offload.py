@@ -1,6 +1,9 @@
 """Networks that come to where they run and leave again, with the CPU standing in for the card."""
 
 import copy
+import weakref
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -9,6 +12,7 @@ from torch import nn
 
 from worker.engine.memory import offload
 from worker.engine.memory.offload import Offloader, module_bytes
+from worker.engine.memory.pinned import copies
 from worker.engine.protocol import Placement, PlacementMode
 
 
@@ -109,13 +113,14 @@ def test_partly_moves_the_text_encoders_alone(networks: dict[str, nn.Module], mo
 def test_weights_move_one_way(networks: dict[str, nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaving is being pointed back at the copy that was made once: nothing is copied from the card."""
     made: list[int] = []
-    pinned = offload._pinned
+    in_memory = offload._in_memory
 
-    def counted(tensor: torch.Tensor) -> torch.Tensor:
-        made.append(tensor.numel())
-        return pinned(tensor)
+    def counted(tensors: Sequence[torch.Tensor]) -> Iterator[tuple[int, torch.Tensor]]:
+        for index, host in in_memory(tensors):
+            made.append(host.numel())
+            yield index, host
 
-    monkeypatch.setattr(offload, "_pinned", counted)
+    monkeypatch.setattr(offload, "_in_memory", counted)
     offloader = settled(networks, "offloaded")
     copies = len(made)
     host = {name: tensor.data_ptr() for name, tensor in networks["unet"].named_parameters()}
@@ -127,7 +132,36 @@ def test_weights_move_one_way(networks: dict[str, nn.Module], monkeypatch: pytes
     assert {name: tensor.data_ptr() for name, tensor in networks["unet"].named_parameters()} == host
 
 
-def test_what_is_tied_stays_tied_and_is_counted_once(networks: dict[str, nn.Module]) -> None:
+def test_copies_in_slabs_are_what_was_there_and_the_old_ones_go_one_by_one(
+    networks: dict[str, nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a machine with a card, but that the slabs are of plain memory, of 1 KiB."""
+    networks["unet"] = nn.Linear(16, 16)
+    before = {name: copy.deepcopy(network.state_dict()) for name, network in networks.items()}
+    old = {name: weakref.ref(tensor.untyped_storage()) for name, tensor in networks["unet"].named_parameters()}
+    alive: list[int] = []
+
+    def plain(count: int) -> torch.Tensor:
+        alive.append(sum(storage() is not None for storage in old.values()))
+        return torch.empty(count, dtype=torch.uint8)
+
+    monkeypatch.setattr(offload, "_in_memory", partial(copies, most=1024, memory=plain))
+    settled(networks, "offloaded")
+    for name, network in networks.items():
+        assert all(torch.equal(before[name][key], value) for key, value in network.state_dict().items())
+    tied = networks["text_encoder"]
+    assert isinstance(tied, Tied)
+    assert tied.shared.weight is tied.encoder.weight
+    assert set(alive) == {2, 1, 0}
+
+
+@pytest.mark.parametrize("slabs", [False, True])
+def test_what_is_tied_stays_tied_and_is_counted_once(
+    networks: dict[str, nn.Module], monkeypatch: pytest.MonkeyPatch, slabs: bool
+) -> None:
+    if slabs:
+        plain = partial(torch.empty, dtype=torch.uint8)
+        monkeypatch.setattr(offload, "_in_memory", partial(copies, memory=plain))
     offloader = settled(networks, "offloaded")
     tied = networks["text_encoder"]
     assert isinstance(tied, Tied)

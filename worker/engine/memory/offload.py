@@ -5,8 +5,7 @@ memory, which is made once and pinned (a copy from pinned memory is about twice 
 https://docs.pytorch.org/tutorials/intermediate/pinmem_nonblock.html).
 """
 
-import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,10 +13,9 @@ import torch
 from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
 from accelerate.utils import send_to_device
 
+from worker.engine.memory.pinned import copies
 from worker.engine.memory.placement import PREVIEW, set_aside, stays_beside
 from worker.engine.protocol import Placement
-
-log = logging.getLogger(__name__)
 
 Place = tuple[torch.nn.Module, str]
 """Which module holds a tensor, and under which name."""
@@ -130,7 +128,8 @@ class Offloader:
     def _leave(self, name: str) -> None:
         self._visiting.discard(name)
         if name not in self._host:
-            self._host[name] = [(places, _pinned(tensor)) for places, tensor in _tensors(self._modules[name])]
+            self._host[name] = _brought_home(self._modules[name])
+            return
         for places, host in self._host[name]:
             for owner, key in places:
                 put(owner, key, host)
@@ -169,13 +168,19 @@ def _tensors(module: torch.nn.Module) -> Iterator[tuple[list[Place], torch.Tenso
     yield from places.values()
 
 
-def _pinned(tensor: torch.Tensor) -> torch.Tensor:
-    """A copy in the machine's memory that a GPU can read directly; a plain one where there is no such memory left."""
-    host = tensor.detach().to("cpu")
-    if not torch.cuda.is_available():
-        return host
-    try:
-        return host.pin_memory()
-    except RuntimeError:
-        log.warning("no pinned memory left: offloading will be slower", extra={"action": "pin_memory"})
-        return host
+def _brought_home(module: torch.nn.Module) -> list[tuple[list[Place], torch.Tensor]]:
+    """Have a network's tensors in the machine's memory, for good; each old one goes as its copy comes."""
+    found, made = list(_tensors(module)), []
+    for index, host in _in_memory([tensor for _, tensor in found]):
+        places = found[index][0]
+        for owner, key in places:
+            put(owner, key, host)
+        made.append((places, host))
+    return made
+
+
+def _in_memory(tensors: Sequence[torch.Tensor]) -> Iterable[tuple[int, torch.Tensor]]:
+    """Copies that a GPU can read directly; without one, what is in the machine's memory is there already."""
+    if torch.cuda.is_available():
+        return copies(tensors)
+    return ((index, tensor.detach().to("cpu")) for index, tensor in enumerate(tensors))
