@@ -43,18 +43,22 @@ export function mostUnits(taskType, text = maxUnits.value()) {
 }
 
 /**
- * Holds what `units` cost, submits the job and returns its id. The hold is given back where RunPod refused the job for
+ * Holds what `units` cost (null: nobody knows, and only what is held already goes on), submits the job and returns its id. The hold is given back where RunPod refused the job for
  * certain; where its answer is not clear, it stays until the document or `sweep` tells.
  */
 export async function paidFor({ uid, job, units }, submit) {
   const call = randomUUID();
-  const price = { hash: requestHash(job), credits: priceOf(units), call, ttlMs: TTL_SECONDS * 1000 };
+  const price = { hash: requestHash(job), credits: units === null ? null : priceOf(units), call, ttlMs: TTL_SECONDS * 1000 };
   const fileUid = job.file_uid;
   const hold = await inTime(wallets().hold(uid, fileUid, price));
   if (hold.is === "known") return hold.jobId;
   if (hold.is === "busy") throw new HttpsError("unavailable", "This generation is being submitted already.");
   if (hold.is === "other")
     throw new HttpsError("failed-precondition", "fileUid: stands for another input; make a new one for each generation");
+  if (hold.is === "unpriced")
+    throw new HttpsError("failed-precondition", "quote: is too old, or for another input; ask for a new one", {
+      reason: "quote",
+    });
   if (hold.is === "poor")
     throw new HttpsError("failed-precondition", `This takes ${price.credits} credits, and there are ${hold.credits}.`, {
       reason: "credits",

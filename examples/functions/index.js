@@ -3,7 +3,7 @@
 import { initializeApp } from "firebase-admin/app";
 import { logger } from "firebase-functions";
 import { onDocumentWritten } from "firebase-functions/firestore";
-import { HttpsError, onCall } from "firebase-functions/https";
+import { onCall } from "firebase-functions/https";
 import { onSchedule } from "firebase-functions/scheduler";
 import { isOn, mostUnits, paidFor, priceOf, wallets } from "./credits.js";
 import { checkWanted, eraseAgain, fenced } from "./deletion.js";
@@ -109,12 +109,8 @@ export const sweep = onSchedule({ region, schedule: "every 5 minutes", timeoutSe
   if (failed > 0) logger.error("Holds could not be settled; they are tried again", { failed });
 });
 
-/** The most units that a job may cost: its quote, or what any job of its task may come to. */
+/** The most units that a job may cost: its quote, or what any job of its task may come to; null: its quote is not good any more. */
 async function mostFor(quote, uid, input) {
   if (quote === undefined || quote === null) return mostUnits(input.task_type);
-  const units = await unitsOf(quote, { uid, input }, ticketSecret.value());
-  if (units !== null) return units;
-  throw new HttpsError("failed-precondition", "quote: is too old, or for another input; ask for a new one", {
-    reason: "quote",
-  });
+  return await unitsOf(quote, { uid, input }, ticketSecret.value());
 }

@@ -92,8 +92,10 @@ const entryId = (fileUid, { job_id, attempt }) => `${fileUid}.${attempt}.${encod
  * A user asks for a generation. One that was asked for already, with the same input, costs nothing again: its job goes on,
  * or its result is there. (A second job would make a second picture as soon as the user deleted the first.) An id stands for
  * one input for good: an earlier job that was thought lost may still come, and is paid at the price of its hold.
+ * `credits` are null where its price is not known: what is held already has one.
  * @returns `{is: "new", wallet, hold}` and `{is: "again", hold}`: submit; `{is: "known", jobId}`: there is a job;
- *   `{is: "busy"}`: another call is submitting it; `{is: "other"}`: the id stands for another input; `{is: "poor"}`.
+ *   `{is: "busy"}`: another call is submitting it; `{is: "other"}`: the id stands for another input; `{is: "unpriced"}`;
+ *   `{is: "poor"}`.
  */
 export function asked({ wallet, hold, current }, { fileUid, hash, credits, call, now, ttlMs }) {
   if (hold && hold.request_hash !== hash) return { is: "other" };
@@ -106,6 +108,7 @@ export function asked({ wallet, hold, current }, { fileUid, hash, credits, call,
     const expires_at = Timestamp.fromMillis(now + ttlMs + LATE_MS);
     return { is: "again", hold: { ...hold, call: { id: call, until: now + CALL_MS }, unclear: true, expires_at } };
   }
+  if (credits === null) return { is: "unpriced" };
   if (wallet.credits < credits) return { is: "poor" };
   return {
     is: "new",

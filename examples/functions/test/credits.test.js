@@ -365,6 +365,25 @@ describe("a user with credits", { skip: !process.env.FIRESTORE_EMULATOR_HOST }, 
       assert.deepEqual([await wallet(), world.sent.length], [{ credits: 1000, held: 0, spent: 0 }, 0]);
     });
 
+    test("and asked for again, what is held goes on at that price, however old its quote is by now", async () => {
+      const signed = (seconds) =>
+        new SignJWT({ units: 33, request_hash: requestHash(INPUT) })
+          .setProtectedHeader({ alg: "HS256" }).setAudience("generation-quote").setSubject("alice")
+          .setExpirationTime(new Date(Date.now() + 1000 * seconds)).sign(key);
+      const old = await signed(-60);
+      world.answer = { status: 500, body: {} }; // nobody knows whether RunPod took it
+      assert.equal((await generate({ quote: await signed(60) })).error.status, "UNAVAILABLE");
+      world.reset();
+      assert.deepEqual((await generate({ quote: old })).result, { jobId: "job-1" });
+      assert.deepEqual((await generate({ quote: old })).result, { jobId: "job-1" });
+      assert.deepEqual([await wallet(), world.sent.length], [{ credits: 983, held: 17, spent: 0 }, 1]);
+      await becomes(completed(33));
+      assert.deepEqual((await generate({ quote: old })).result, { jobId: "job-1" });
+      await becomes(null);
+      assert.deepEqual((await generate({ quote: old })).error.details, { reason: "quote" });
+      assert.deepEqual(await wallet(), { credits: 983, held: 0, spent: 17 });
+    });
+
     for (const [output, said, words] of [
       [{ error: "invalid_input: width: must be a multiple of 8" }, "INVALID_ARGUMENT", /^width: must/],
       [{ error: "model_unavailable: no model serves this task here" }, "FAILED_PRECONDITION", /^no model/],
