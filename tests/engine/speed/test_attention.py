@@ -21,7 +21,7 @@ from worker.engine.models.checkpoint import read_json
 from worker.engine.models.hub import DEMO_MODELS
 from worker.engine.models.registry import ModelRegistry
 from worker.engine.speed import attention as module
-from worker.engine.speed.attention import attention, flash_3, missing
+from worker.engine.speed.attention import attention, cudnn_runs, flash_3, missing
 
 CARD = torch.device("cuda")
 CPU = torch.device("cpu")
@@ -29,9 +29,11 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def _tried_anew() -> Iterator[None]:
-    flash_3.cache_clear()
+    for tried in (flash_3, cudnn_runs):
+        tried.cache_clear()
     yield
-    flash_3.cache_clear()
+    for tried in (flash_3, cudnn_runs):
+        tried.cache_clear()
 
 
 def installed(monkeypatch: pytest.MonkeyPatch, factor: float = 1.0) -> list[int]:
@@ -85,6 +87,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, bool]]:
 def test_cudnns_comes_first_where_it_is_fastest_or_asked_for(
     wanted: Attention, clip: bool, major: int, first: bool, asked: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(module, "cudnn_runs", lambda _: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (major, 0))
     with attention(wanted, CARD, clip=clip):
         pass
@@ -96,9 +99,36 @@ def test_where_there_is_no_flash_attention_3_a_clip_runs_as_with_auto(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     monkeypatch.setattr(module, "flash_3", lambda _: None)
+    monkeypatch.setattr(module, "cudnn_runs", lambda _: True)
     with attention("flash3", CARD, clip=True):
         pass
     assert len(asked) == 1
+
+
+@pytest.mark.parametrize("wanted", ["auto", "cudnn"])
+def test_where_cudnns_does_not_run_a_clip_runs_in_torchs_own_way(
+    wanted: Attention, asked: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    monkeypatch.setattr(module, "cudnn_runs", lambda _: False)
+    with attention(wanted, CARD, clip=True):
+        pass
+    assert asked == []
+
+
+def test_cudnns_is_tried_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU stands in for the card: it has no cuDNN, and says so as a card does that cannot build its kernels."""
+    assert not cudnn_runs(CPU)
+    orders: list[tuple[Any, bool]] = []
+
+    def told(order: list[Any], *, set_priority: bool) -> contextlib.AbstractContextManager[None]:
+        orders.append((order, set_priority))
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr(torch.nn.attention, "sdpa_kernel", told)
+    cudnn_runs.cache_clear()
+    assert cudnn_runs(CPU)
+    assert orders == [([torch.nn.attention.SDPBackend.CUDNN_ATTENTION], True)]
 
 
 @pytest.mark.parametrize("wanted", ["native", "cudnn", "flash3"])
@@ -120,8 +150,11 @@ def test_without_a_card_every_way_is_torchs_own_and_is_said_to_be(
 
 def test_what_is_missing_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "flash_3", lambda _: None)
+    monkeypatch.setattr(module, "cudnn_runs", lambda _: False)
     assert "does not run here" in str(missing("flash3", cuda=True))
+    assert "does not run here" in str(missing("cudnn", cuda=True))
     monkeypatch.setattr(module, "flash_3", lambda _: "_flash_3")
+    monkeypatch.setattr(module, "cudnn_runs", lambda _: True)
     assert [missing(wanted, cuda=True) for wanted in get_args(Attention)] == [None] * 4
 
 

@@ -26,7 +26,8 @@ def attention(wanted: Attention, device: "torch.device", *, clip: bool) -> Itera
     """In the body attention is computed so; `clip` is Wan, whose processors ask diffusers which way.
 
     `auto`: on Hopper (1.3x of a Wan step there) and B200 cuDNN's first for a clip, all else as torch has it. `cudnn`:
-    cuDNN's first on any card. It is an order of preference: a shape that cuDNN refuses goes to the next. `flash3`:
+    cuDNN's first on any card. It is an order of preference: a shape that cuDNN refuses goes to the next; where it
+    cannot build what it said it could, which ends a job, torch's own way runs for all of them. `flash3`:
     FlashAttention 3 for a clip (SDXL's processors ask torch alone), as `auto` where there is none.
     """
     if wanted == "flash3" and clip and (backend := flash_3(device)) is not None:
@@ -41,7 +42,8 @@ def attention(wanted: Attention, device: "torch.device", *, clip: bool) -> Itera
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    if wanted != "cudnn" and not (clip and torch.cuda.get_device_capability(device)[0] in {9, 10}):
+    first = wanted == "cudnn" or (clip and torch.cuda.get_device_capability(device)[0] in {9, 10})
+    if not (first and cudnn_runs(device)):
         yield
         return
     order = [
@@ -67,7 +69,32 @@ def missing(wanted: Attention, *, cuda: bool) -> str | None:
             "ATTENTION=flash3: FlashAttention 3 does not run here. It takes a Hopper card, and in the image the "
             "package flash_attn_3, or kernels, which downloads it; auto runs"
         )
+    if wanted == "cudnn" and not cudnn_runs(torch.device("cuda")):
+        return "ATTENTION=cudnn: cuDNN's attention does not run here; torch's own way does"
     return None
+
+
+@functools.cache
+def cudnn_runs(device: "torch.device") -> bool:
+    """Whether cuDNN's attention runs here, and gives what torch's own way gives: it is tried as a clip asks for it.
+
+    What cuDNN takes is decided before its kernels are built. Where that fails then, for want of a library or on a card
+    that it does not know, it is an error (https://github.com/pytorch/pytorch/issues/140930), and of every clip.
+    """
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.nn.functional import scaled_dot_product_attention
+
+    # (batch, heads, tokens, width of a head)
+    one = torch.randn(3, 1, 2, 256, 128, generator=torch.Generator().manual_seed(0)).to(device, torch.bfloat16)
+    try:
+        with sdpa_kernel([SDPBackend.CUDNN_ATTENTION], set_priority=True):
+            found = scaled_dot_product_attention(*one)
+    except RuntimeError as error:
+        extra = {"action": "attention", "backend": "cudnn", "error": type(error).__name__}
+        log.warning("cuDNN's attention does not run here", extra=extra)
+        return False
+    return torch.allclose(found.float(), scaled_dot_product_attention(*one).float(), atol=0.02)
 
 
 @functools.cache
