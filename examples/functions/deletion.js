@@ -13,7 +13,7 @@ import { logger } from "firebase-functions";
 import { HttpsError } from "firebase-functions/https";
 import { runWith } from "firebase-functions/v1";
 import { bucket } from "./bucket.js";
-import { database, region, TTL_SECONDS } from "./params.js";
+import { database, TTL_SECONDS } from "./params.js";
 import { isUserId } from "./request.js";
 import { blockOf, takeDown } from "./takedown.js";
 
@@ -29,8 +29,8 @@ const firestore = () => getFirestore(database.value());
 const marks = (uid, fileUid) => firestore().getAll(tombstoneOf(uid), blockOf(uid, fileUid));
 const tombstoneOf = (uid) => firestore().collection("deleted_users").doc(uid);
 
+// Of the first generation, which not every REGION has: in us-central1.
 export const onUserDeleted = runWith({ timeoutSeconds: 540, memory: "512MB", failurePolicy: true })
-  .region(region)
   .auth.user()
   .onDelete(async ({ uid }, { eventId }) => {
     if (!isUserId(uid)) return; // nothing was ever made for such a one

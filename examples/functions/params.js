@@ -6,7 +6,7 @@ export const runpodKey = defineSecret("RUNPOD_API_KEY");
 export const ticketSecret = defineSecret("TICKET_SECRET");
 export const endpoint = defineString("RUNPOD_ENDPOINT");
 export const runpodUrl = defineString("RUNPOD_URL", { default: "https://api.runpod.ai/v2" });
-// Of all but `settle`, which Google's tools put beside its database.
+// Of the callables and `sweep`. Google's tools put `settle` beside its database.
 export const region = defineString("REGION", { default: "us-central1" });
 export const database = defineString("FIRESTORE_DATABASE", { default: "(default)" });
 // The worker's FIREBASE_STORAGE_BUCKET, where it is not the project's own.
