@@ -154,3 +154,18 @@ def clip_config(vocabulary: int, width: int) -> Any:
         eos_token_id=vocabulary - 1,
         pad_token_id=vocabulary - 1,
     )
+
+
+def wan_experts(one: Path, folder: Path, boundary: float = 0.875) -> Path:
+    """Wan 2.2 A14B's layout, made of a checkpoint of one network: that for much noise, and another for little."""
+    shutil.copytree(one, folder)
+    network = _KIT.WanTransformer3DModel.from_pretrained(folder / "transformer")
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.add_(torch.randn_like(weight), alpha=0.02)
+    network.save_pretrained(folder / "transformer_2")
+    index = json.loads((folder / "model_index.json").read_text())
+    index |= {"transformer_2": index["transformer"], "boundary_ratio": boundary}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return folder

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tests.engine.conftest import Runner, runner
 from tests.support.engine_jobs import Recorder, picture
+from tests.support.small_models import wan_experts
 from worker.api.params import Draft
 from worker.core.config import Settings
 from worker.core.errors import Cancelled
@@ -219,12 +220,7 @@ def test_the_bytes_are_those_of_the_pipeline_itself(demo_models: Path, run: Runn
 
 def test_each_of_two_experts_has_its_own_guidance(demo_settings: Settings, wan_t2v: Path, tmp_path: Path) -> None:
     """Wan 2.2 A14B's layout: one network for much noise, one for little."""
-    folder = tmp_path / "experts"
-    shutil.copytree(wan_t2v, folder)
-    shutil.copytree(folder / "transformer", folder / "transformer_2")
-    index = json.loads((folder / "model_index.json").read_text())
-    index |= {"transformer_2": index["transformer"], "boundary_ratio": 0.875}
-    (folder / "model_index.json").write_text(json.dumps(index))
+    folder = wan_experts(wan_t2v, tmp_path / "experts")
     settings = demo_settings.model_copy(update={"wan_model": str(folder)})
     start = runner(Engine(settings, registry=ModelRegistry(settings, cuda=False, where=())))
     (plain,), (same,), (other,) = (

@@ -18,13 +18,15 @@ from tests.support.engine_jobs import Recorder, image_params, picture
 from worker.api.params import StepCache
 from worker.core.config import load_settings
 from worker.core.errors import Cancelled
-from worker.core.types import LoraFile, Sources
+from worker.core.types import Expert, LoraFile, Sources
 from worker.engine.engine import Engine
 from worker.engine.models.registry import ModelRegistry
 from worker.engine.speed.compile import Compiler, Mode
 
 pytestmark = pytest.mark.timeout(900)  # tracing is Python, on however few cores
 CLIP = {"num_inference_steps": 2, "num_frames": 5}
+BOTH = {"num_inference_steps": 4, "num_frames": 5}
+"""Enough steps for each of two experts to have some."""
 
 
 class Counting:
@@ -78,6 +80,19 @@ def images(small_sdxl: Path) -> Studio:
 
 
 @pytest.fixture(scope="module")
+def experts(wan_t2v: Path, tmp_path_factory: pytest.TempPathFactory) -> Studio:
+    """Wan 2.2 A14B's layout: one network for much noise, another one for little."""
+    from tests.support.small_models import wan_experts
+
+    studio = Studio(wan_model=wan_experts(wan_t2v, tmp_path_factory.mktemp("a14b") / "experts"))
+    (first,), (plain,) = studio.run("text2video", **BOTH), studio.run_plain("text2video", **BOTH)
+    assert np.array_equal(first, plain)
+    assert studio.states() == {"transformer": "seen", "transformer_2": "seen"}
+    assert [studio.engine.use_idle_moment() for _ in range(3)] == [True, True, False]
+    return studio
+
+
+@pytest.fixture(scope="module")
 def clips(wan_t2v: Path) -> Studio:
     studio = Studio(wan_model=wan_t2v)
     assert studio.warm_up("text2video", **CLIP) == 1
@@ -126,6 +141,51 @@ def test_other_tasks_of_the_model_run_on_the_same_graphs(images: Studio, task: s
 )
 def test_clips_of_every_size_and_length_run_on_one_graph(clips: Studio, job: Any) -> None:
     same_and_compiled(clips, "text2video", **(CLIP | job))
+
+
+@pytest.mark.parametrize(
+    "job",
+    [{}, {"width": 96, "height": 64}, {"num_frames": 9, "guidance_scale_2": 1.0}],
+    ids=str,
+)
+def test_clips_of_two_experts_run_compiled_on_both(experts: Studio, job: Any) -> None:
+    same_and_compiled(experts, "text2video", **(BOTH | job))
+    assert experts.backend.graphs == 1, "of one kind of block, whichever expert has it"
+    assert not counters["graph_break"]
+
+
+def test_the_experts_change_over_once_in_a_job_and_both_run_compiled(
+    experts: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (entry,), ran = experts.engine._cache.entries, []
+    for name, one in entry.compiled.items():
+        for module, call in one.calls.items():
+
+            def noted(*args: Any, _name: str = name, _call: Any = call, **options: Any) -> Any:
+                ran.append(_name)
+                return _call(*args, **options)
+
+            monkeypatch.setitem(one.calls, module, noted)
+    same_and_compiled(experts, "text2video", **BOTH)
+    blocks, guided = 2, 2
+    assert len(ran) == BOTH["num_inference_steps"] * guided * blocks
+    assert ran == sorted(ran), "that for much noise first, and not again"
+    assert set(ran) == {"transformer", "transformer_2"}
+
+
+@pytest.mark.parametrize("expert", ["high", "low"])
+def test_a_lora_on_one_expert_keeps_both_as_they_are(experts: Studio, tmp_path: Path, expert: Expert) -> None:
+    from tests.support import loras
+
+    parts: Any = experts.engine._cache.entries[0].parts
+    path = loras.lora(tmp_path / "one.safetensors", {"transformer": parts.transformer}, "wan")
+    given = Sources(loras=(LoraFile("loras.0", path, 1.0, expert),))
+    calls = experts.backend.calls
+    (hung,), (plain,) = (run("text2video", sources=given, **BOTH) for run in (experts.run, experts.run_plain))
+    assert experts.backend.calls == calls
+    assert np.array_equal(hung, plain)
+    assert not np.array_equal(hung, experts.run_plain("text2video", **BOTH)[0])
+    same_and_compiled(experts, "text2video", **BOTH)
 
 
 def test_no_graph_breaks_and_there_is_one_for_each_kind_and_batch(images: Studio, clips: Studio) -> None:
