@@ -25,6 +25,18 @@ def test_decode_prints_both_ways_and_their_ratio() -> None:
     assert all(row.endswith("x") for row in rows)
 
 
+def test_plan_prints_both_ways_and_their_ratio() -> None:
+    """`benchmarks/plan.py --quick`: the plans of both are asserted equal there."""
+    script = REPOSITORY / "benchmarks" / "plan.py"
+    ended = subprocess.run(
+        [sys.executable, script, "--quick"], capture_output=True, text=True, timeout=240, check=False, cwd=REPOSITORY
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    _, *rows = ended.stdout.splitlines()
+    assert [row.split()[0] for row in rows] == ["text2img", "img2img", "text2video"]
+    assert all(row.endswith("x") for row in rows)
+
+
 def test_overhead_prints_both_ways_at_both_latencies(firebase: FirebaseEmulators) -> None:
     """`benchmarks/overhead.py --quick` compares every case, ours beside the plain way, with and without latency."""
     # The fixture is not used: it skips where there is no Node, which the benchmark needs for emulators of its own.

@@ -25,6 +25,7 @@ from worker.engine.memory.footprint import spec_bytes, spec_files
 from worker.engine.memory.placement import SLACK
 from worker.engine.memory.read_ahead import read_ahead
 from worker.engine.memory.room import Phase, Size, upscale_tile, upscaler_layout
+from worker.engine.models.kept import together
 from worker.engine.models.registry import ModelRegistry, ModelSpec
 from worker.engine.protocol import Generated, GeneratedImage, Placement
 from worker.engine.safety import SafetyChecker
@@ -65,6 +66,7 @@ class Engine:
         """The types of control picture that a request may name; any thread."""
         return self.registry.controlnet_types()
 
+    @together()
     def describe(self, task_type: TaskType, model: str | None = None) -> ModelDefaults:
         """What a model of a task says of itself; small files only, any thread.
 
@@ -81,6 +83,7 @@ class Engine:
                 raise ModelUnavailable("model_unavailable.no_downloads", variable=part.variable)
         return self.registry.describe(task_type, model)
 
+    @together()
     def estimate(self, request: "Request", params: Params) -> Estimate | None:
         """How long a job will take, piece by piece; small files only, any thread. None: its model is not here yet.
 
@@ -91,7 +94,7 @@ class Engine:
         for extra in () if self.registry.may_download else spec.extras:
             if extra.kind == "hub":
                 raise ModelUnavailable("model_unavailable.no_downloads", variable=extra.variable)
-        networks = Networks.of(spec)
+        networks = self.registry.read(spec, Networks.of)
         if networks is None:
             return None
         if upscaler is not None:

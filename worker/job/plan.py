@@ -58,13 +58,13 @@ async def plan(request: Request, services: Services) -> Plan:
     listed = settings.loras or {}
     request = styled(request, settings.styles or {}, listed)
     loras = wanted_loras(request, listed, settings.lora_sources or ())
-    described = generator.describe(request.task_type, request.model)
+    # In threads: small files of the model are looked at, and of one that is not loaded yet the headers of its weights.
+    described = await asyncio.to_thread(generator.describe, request.task_type, request.model)
     usual = None if settings.acceleration == "none" else settings.acceleration
     fast = accelerated(request, loras, described, settings.accelerations or {}, listed, usual=usual)
     defaults, loras = fast.defaults, fast.loras
     added = {**lora_params(loras), **fast.params}
     params = replace(_resolved(request, defaults, services), **added)
-    # In a thread: of a model that is not loaded yet, the headers of its files are read.
     estimate = await asyncio.to_thread(generator.estimate, request, params)
     if not isinstance(request, UpscaleRequest):
         # The size of a picture that is made larger is its own, which `follow` knows.

@@ -161,6 +161,9 @@ class ModelCache:
         """Bytes of the networks of a job that are not in memory yet."""
         if spec in self:
             return sum(extra_bytes(replace(spec, extras=self._missing(spec)), cuda=self._cuda).values())
+        return self._registry.read(spec, self._stored_bytes)
+
+    def _stored_bytes(self, spec: ModelSpec) -> int:
         # On the disk they are not quantized.
         return sum(spec_bytes(replace(spec, quantize=None), cuda=self._cuda).values())
 

@@ -47,6 +47,13 @@ class Place:
             return folder if folder.is_dir() else None
         return _snapshot(self.root / f"models--{flat}", revision)
 
+    def holds(self, hub_id: str) -> tuple[Path, ...]:
+        """What decides whether it has the model, and which."""
+        flat = parts(hub_id)[0].replace("/", "--")
+        if self.layout == "plain":
+            return (self.root / flat,)
+        return (self.root / f"models--{flat}" / "refs", self.root / f"models--{flat}" / "snapshots")
+
 
 def parts(hub_id: str) -> tuple[str, str | None]:
     """`org/name` and the revision, if one is named."""

@@ -6,9 +6,10 @@ variables, never a path.
 
 import contextlib
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 from worker.api.params import EndImage, ModelDefaults
 from worker.api.request import ImageRequest, Request
@@ -32,7 +33,10 @@ from worker.engine.models.checkpoint import (
 from worker.engine.models.controlnet_files import ControlNetFiles, controlnet_files
 from worker.engine.models.identity import Identity, Options, identify
 from worker.engine.models.ip_adapter_files import IpAdapterFiles, ip_adapter_files
+from worker.engine.models.kept import Kept, look
 from worker.engine.models.weight_files import is_complete, is_whole
+
+T = TypeVar("T")
 
 _FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
 """Endings of a model in one file; all but the first are refused by what is in them."""
@@ -139,14 +143,20 @@ class ModelSpec:
 
 
 class ModelRegistry:
-    """The configured models of one worker. Nothing is remembered: a model that arrives on the disk is seen."""
+    """The configured models of one worker, read again when their files change: a model that arrives is seen."""
 
     def __init__(
-        self, settings: Settings, *, cuda: bool | None = None, where: tuple[hub.Place, ...] | None = None
+        self,
+        settings: Settings,
+        *,
+        cuda: bool | None = None,
+        where: tuple[hub.Place, ...] | None = None,
+        kept: Kept | None = None,
     ) -> None:
         self._settings = settings
         self._cuda = has_cuda_driver() if cuda is None else cuda
         self._where = where
+        self._kept = Kept() if kept is None else kept
 
     @property
     def cuda(self) -> bool:
@@ -173,11 +183,25 @@ class ModelRegistry:
         """
         if task_type not in self.tasks:
             raise ModelUnavailable("model_unavailable.task", task=task_type, tasks=", ".join(self.tasks))
+        spec = self._kept.get(("spec", task_type, model), lambda: self._spec(task_type, model))
+        if request is None or spec.family == "upscaler":
+            return spec
+        return replace(spec, extras=self._extras(spec.main, request))
+
+    def _spec(self, task_type: TaskType, model: str | None) -> ModelSpec:
         if task_type is TaskType.UPSCALE and (alone := self.upscaler()) is not None and not self._may_draw(model):
             return alone
         spec = self._wan(task_type, model) if task_type.is_video else self._sdxl(task_type, model)
-        spec = replace(spec, quantize=self._quantize)
-        return spec if request is None else replace(spec, extras=self._extras(spec.main, request))
+        return replace(spec, quantize=self._quantize)
+
+    def read(self, spec: ModelSpec, reader: Callable[[ModelSpec], T]) -> T:
+        """What `reader` finds in the files of a model, which it reads again when they change."""
+
+        def found() -> T:
+            look(*(part.path for part in spec.all if part.path is not None))
+            return reader(spec)
+
+        return self._kept.get((reader, spec.family, spec.all), found)
 
     def upscaler(self) -> ModelSpec | None:
         """The network that makes finished pictures larger: a model of its own, for all that draw. None: there is none.
@@ -209,9 +233,13 @@ class ModelRegistry:
         Raises:
             ModelUnavailable, InvalidInput: as `spec`.
         """
-        spec = self.spec(task_type, model)
-        found = replace(self._described(spec, task_type), quantize=spec.quantize)
-        return found if self._is_first(spec) else replace(found, is_first=False)
+
+        def described() -> ModelDefaults:
+            spec = self.spec(task_type, model)
+            found = replace(self._described(spec, task_type), quantize=spec.quantize)
+            return found if self._is_first(spec) else replace(found, is_first=False)
+
+        return self._kept.get(("describe", task_type, model), described)
 
     def _is_first(self, spec: ModelSpec) -> bool:
         """Whether it is what the first task that this worker can serve runs on where a request names no model."""
@@ -523,10 +551,15 @@ class ModelRegistry:
         return self._weights("WAN_I2V_MODEL", "wan", "demo")
 
     def _weights(self, variable: str, role: Role, value: str) -> WeightSource:
+        return self._kept.get(("weights", variable, role, value), lambda: self._found(variable, role, value))
+
+    def _found(self, variable: str, role: Role, value: str) -> WeightSource:
         if value == "demo":
             return _demo(variable, role)
         path = Path(value).expanduser()
+        look(path)
         if value.endswith(_FILES):
+            look(path.with_suffix(".json"))
             return _file(variable, role, path)
         if path.is_dir():
             if problem := folder_problem(path, role):
@@ -536,6 +569,7 @@ class ModelRegistry:
             raise ModelUnavailable("model_unavailable.folder_missing", variable=variable)
         if not hub.HUB_ID.match(value):
             raise ModelUnavailable("model_unavailable.value", variable=variable)
+        look(*(path for place in self._places for path in place.holds(value)))
         found = hub.find(value, self._places, lambda folder: not folder_problem(folder, role))
         name, revision = hub.parts(value)
         return WeightSource(variable, role, "hub" if found is None else "folder", name, found, revision)
@@ -547,6 +581,7 @@ def _demo(variable: str, role: Role) -> WeightSource:
     if role not in _DEMO_FOLDERS:
         raise ModelUnavailable("model_unavailable.no_demo", variable=variable)
     folder = hub.DEMO_MODELS / _DEMO_FOLDERS[role]
+    look(folder)
     if problem := folder_problem(folder, role):
         raise ModelUnavailable("model_unavailable.demo_folder", variable=variable, problem=problem)
     return WeightSource(variable, role, "folder", "demo", folder)

@@ -1,0 +1,85 @@
+"""What it costs to know what a request comes to, with what was read of the models' files kept and without.
+
+    python benchmarks/plan.py [--repeat 50] [--quick]
+
+Both plan the same requests on the models that the environment names (without any, the demo models), in turn; the plans
+are asserted equal. CPU time of the process, which other work on the machine does not lengthen by much.
+"""
+
+import argparse
+import asyncio
+import statistics
+import sys
+import time
+from collections.abc import Callable, Hashable
+from pathlib import Path
+from typing import Any, TypeVar
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tests.support.memory_world import World
+from worker.api.request import Request, parse
+from worker.core.config import load_settings
+from worker.core.types import TaskType
+from worker.engine.engine import Engine
+from worker.engine.models.kept import Kept
+from worker.engine.models.registry import ModelRegistry
+from worker.job.plan import plan
+from worker.job.services import Services
+
+T = TypeVar("T")
+PICTURE = "https://u.example/p.png"
+REQUESTS: dict[TaskType, dict[str, Any]] = {
+    TaskType.TEXT2IMG: {"seed": 7},
+    TaskType.IMG2IMG: {"seed": 7, "image_url": PICTURE, "width": 256, "height": 256},
+    TaskType.TEXT2VIDEO: {"seed": 7},
+}
+
+
+class Forgetful(Kept):
+    """Keeps nothing."""
+
+    def get(self, key: Hashable, read: Callable[[], T]) -> T:
+        """What `read` finds now."""
+        return read()
+
+
+def services(kept: Kept) -> Services:
+    """A worker with everything but its models in memory."""
+    world: Any = World()
+    settings = load_settings()
+    world.generator = Engine(settings, registry=ModelRegistry(settings, kept=kept))
+    made: Services = world.services()
+    return made
+
+
+async def cpu_ms(request: Request, worker: Services) -> float:
+    """CPU time of one plan, of all threads."""
+    started = time.process_time()
+    await plan(request, worker)
+    return 1000 * (time.process_time() - started)
+
+
+async def compare(repeat: int) -> None:
+    """Print one line a task."""
+    anew, kept = services(Forgetful()), services(Kept())
+    print("task        read anew ms  kept ms  anew/kept")
+    for task, fields in REQUESTS.items():
+        request = parse({"prompt": "a fox", "task_type": task, **fields})
+        assert await plan(request, anew) == await plan(request, kept)
+        pairs = [(await cpu_ms(request, anew), await cpu_ms(request, kept)) for _ in range(repeat)]
+        before, after = (statistics.median(each) for each in zip(*pairs, strict=True))
+        print(f"{task:10}  {before:12.2f}  {after:7.2f}  {before / after:8.1f}x")
+
+
+def main() -> None:
+    """Compare."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeat", type=int, default=50)
+    parser.add_argument("--quick", action="store_true", help="a few of each only")
+    options = parser.parse_args()
+    asyncio.run(compare(5 if options.quick else options.repeat))
+
+
+if __name__ == "__main__":
+    main()
