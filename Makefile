@@ -55,7 +55,7 @@ app: setup emulators ## the whole product in a browser, on this machine, without
 doctor: setup ## one table of all that the worker needs, before it costs anything; reads the environment as the worker does
 	@$(PY) -m worker.doctor
 
-unit: setup ## the quick tests, without Node and without models
+unit: setup ## the quick tests: no Node, no torch, no second Python
 	$(PY) -m pytest $(AT_ONCE) -m "not e2e and not slow" --hypothesis-profile=quick $(PYTEST)
 
 # A browser and phones that count seconds want the machine to themselves. On a busy one any test may run out of its seconds:

@@ -1,7 +1,13 @@
-"""Fixtures that all tests share, and which tests are quick; the local world comes from `tools.emulators`."""
+"""Fixtures that all tests share, and which tests are quick; the local world comes from `tools.emulators`.
+
+`make unit` runs what stays in this process: no Node, no torch, no program but the encoder and the decoder that the
+worker itself starts.
+"""
 
 import os
 import sys
+from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -13,6 +19,8 @@ pytest_plugins = ["tests.support.fixtures"]
 
 OUTSIDE = {"firebase_session", "faulty_firebase_session", "fake_gcs_session", "control_plane"}
 """Fixtures that start something outside this process, or serve it: a test that comes to one of them is `e2e`."""
+PROGRAMS = {Path(sys.executable).name, "exiftool", "ffprobe", "node", "npm"}
+"""What only an `e2e` test starts; the worker's decoder is a Python with -I, and no other is."""
 
 LONGEST = (
     "tests/app/test_app.py",
@@ -50,6 +58,8 @@ LONGEST = (
 )
 """Begun first, so that pytest-xdist's workers end at about the same time (with --no-loadscope-reorder)."""
 
+VARIABLES = {"GCLOUD_PROJECT", *map(str.upper, Settings.model_fields)}
+
 hypothesis.settings.register_profile(QUICK, max_examples=QUICK_EXAMPLES)
 
 set_library_defaults()
@@ -58,7 +68,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"  # nothing is ever downloaded: a test that would try fails at once
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def _stays_inside(event: str, arguments: tuple[Any, ...]) -> None:
+    if event == "subprocess.Popen":
+        program, command = arguments[:2]
+        outside = Path(os.fsdecode(program)).name in PROGRAMS and "-I" not in command
+        assert not outside, "an e2e test without its mark"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if "not e2e" in config.option.markexpr:
+        sys.addaudithook(_stays_inside)
     places = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.nodeid.split("::")[0], len(places)))
     for item in items:
@@ -74,6 +93,5 @@ def pytest_runtest_teardown(item: pytest.Item) -> None:
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No variable of the developer's own reaches a test."""
-    for name in Settings.model_fields:
-        monkeypatch.delenv(name.upper(), raising=False)
-    monkeypatch.delenv("GCLOUD_PROJECT", raising=False)
+    for name in VARIABLES.intersection(os.environ):
+        monkeypatch.delenv(name)

@@ -324,6 +324,7 @@ def test_the_dockerfile_holds_no_secret() -> None:
     assert "FIREBASE" not in DOCKERFILE
 
 
+@pytest.mark.e2e
 def test_outputs_stay_out_of_the_log_because_the_sdk_is_told_before_it_is_imported() -> None:
     main = (ROOT / "handler.py").read_text(encoding="utf-8").split("def main()", 1)[1]
     assert -1 < main.index("set_library_defaults()") < main.index("import runpod")
@@ -514,6 +515,7 @@ def test_baking_a_stable_diffusion_1_takes_its_safety_checker_alone() -> None:
     assert choose_files([*wanted, *others], component_folders(index)) == wanted
 
 
+@pytest.mark.e2e
 def test_baking_nothing_or_what_is_in_every_image_does_nothing(tmp_path: Path) -> None:
     for arguments in ([], ["demo"]):
         subprocess.run(

@@ -73,6 +73,7 @@ def test_the_table_is_100_columns_wide_whatever_is_in_it(capsys: pytest.CaptureF
     assert max(map(len, doctor.table("Section", [long]).splitlines())) <= 100
 
 
+@pytest.mark.e2e
 def test_without_a_card_torch_is_not_imported() -> None:
     code = "import sys; from worker.doctor import main; code = main([]); sys.exit(code or 'torch' in sys.modules)"
     variables = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}

@@ -463,6 +463,7 @@ def test_a_test_input_on_the_command_line_ends_with_its_outcome() -> None:
     assert "Traceback" not in said
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     ("variables", "names"),
     [

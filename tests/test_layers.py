@@ -70,7 +70,8 @@ def name_of(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-def imported(path: Path) -> Iterator[tuple[str, bool, bool]]:
+@cache
+def imported(path: Path) -> tuple[tuple[str, bool, bool], ...]:
     """Each import of a file: the module's name, whether it stands at the top level, whether it is for type checkers."""
 
     def visit(node: ast.AST, *, top: bool, typing: bool) -> Iterator[tuple[str, bool, bool]]:
@@ -87,7 +88,7 @@ def imported(path: Path) -> Iterator[tuple[str, bool, bool]]:
             else:
                 yield from visit(child, top=top, typing=typing)
 
-    return visit(tree(path), top=True, typing=False)
+    return tuple(visit(tree(path), top=True, typing=False))
 
 
 def importers(package: str, *, typing: bool = False) -> dict[str, bool]:
@@ -110,12 +111,14 @@ def loaded() -> set[str]:
     return set(re.findall(r"^import time:\s+\d+ \|\s+\d+ \| +(\S+)$", done.stderr, re.MULTILINE))
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("package", HEAVY)
 def test_importing_the_handler_imports_nothing_heavy(loaded: set[str], package: str) -> None:
     assert "worker.job.runner" in loaded
     assert not [name for name in loaded if name == package or name.startswith(package + ".")]
 
 
+@pytest.mark.e2e
 def test_importing_the_handler_starts_no_thread_and_builds_nothing() -> None:
     code = "import threading, handler; print(threading.active_count(), handler.shared_services.cache_info().currsize)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

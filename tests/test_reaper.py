@@ -127,6 +127,7 @@ def test_it_runs_as_a_command_in_the_database_that_is_named(firebase: FirebaseEm
     assert statuses == ["failed", "processing"]
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     ("variable", "value"),
     [
@@ -154,6 +155,7 @@ def test_it_runs_as_a_command(firebase: FirebaseEmulators, documents: FirestoreS
     assert fields(firebase, "lost")["status"] == "failed"
 
 
+@pytest.mark.e2e
 def test_without_firebase_it_says_so() -> None:
     ran = subprocess.run(
         [sys.executable, "-m", "worker.reaper"], cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False

@@ -3,7 +3,7 @@
 import ast
 import re
 import subprocess
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -27,12 +27,20 @@ UNSAFE = {
 PICKLES = re.compile(r"\.(?:bin|ckpt|pt|pth|pkl|pickle|npy|npz|onnx|gguf)\b")
 
 
-def calls() -> Iterator[tuple[str, str, ast.Call]]:
+@cache
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+@cache
+def calls() -> tuple[tuple[str, str, ast.Call], ...]:
     """(place, dotted name, call) of every call in what is shipped."""
-    for path in SHIPPED:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call):
-                yield f"{path.relative_to(ROOT)}:{node.lineno}", ast.unparse(node.func), node
+    return tuple(
+        (f"{path.relative_to(ROOT)}:{node.lineno}", ast.unparse(node.func), node)
+        for path in SHIPPED
+        for node in nodes(path)
+        if isinstance(node, ast.Call)
+    )
 
 
 def keyword(call: ast.Call, name: str) -> object:
@@ -44,7 +52,7 @@ def keyword(call: ast.Call, name: str) -> object:
 
 def test_there_is_something_to_look_at() -> None:
     assert len(SHIPPED) > 40
-    assert sum(1 for _ in calls()) > 1000
+    assert len(calls()) > 1000
 
 
 def test_nothing_runs_code_out_of_data() -> None:
@@ -61,7 +69,7 @@ def test_nothing_runs_code_out_of_data() -> None:
 def test_nothing_imports_a_reader_of_pickles() -> None:
     banned = {"pickle", "cPickle", "dill", "joblib", "marshal", "shelve", "cloudpickle", "yaml"}
     for path in SHIPPED:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in nodes(path):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             assert not banned & {name.split(".")[0] for name in names}, path
@@ -72,7 +80,7 @@ def test_weights_are_read_as_safetensors_wherever_a_library_would_take_a_pickle(
     loads = [
         (f"{path.name}:{call.lineno}", function.name, call)
         for path in SHIPPED
-        for function in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for function in nodes(path)
         if isinstance(function, ast.FunctionDef)
         for call in ast.walk(function)
         if isinstance(call, ast.Call) and ast.unparse(call.func).endswith((".from_pretrained", ".from_single_file"))
@@ -94,7 +102,7 @@ def test_no_download_asks_for_a_pickle() -> None:
     for path in SHIPPED:
         if path.name == "messages.py":
             continue  # texts for people
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in nodes(path):
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and "\n" not in node.value:
                 # A bare suffix names a kind of file to the operator who set it; what is asked of a hub is a pattern.
                 asks = not node.value.startswith(".") and "ignore" not in node.value

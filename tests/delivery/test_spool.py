@@ -69,7 +69,7 @@ async def test_a_result_whose_files_are_up_but_whose_document_cannot_be_written_
 
 
 async def test_without_a_volume_the_caller_is_told_to_try_again() -> None:
-    world = World(PaintingGenerator(side=512), max_result_bytes=20_000)
+    world = World(PaintingGenerator(side=256), max_result_bytes=20_000)
     world.bucket.before = is_down("storage", "refused")
     response = await world.run(CLOUD)
     assert (response["error_code"], response["retryable"]) == ("storage_unavailable", True)
@@ -124,7 +124,7 @@ async def test_a_job_that_firestore_never_knew_of_is_delivered_with_a_new_docume
     assert world.deliver() == 1
     document = world.document
     assert (document["status"], document["job_id"], document["attempt"]) == ("completed", "job-1", 1)
-    assert document["usage"]["units"] == 2
+    assert document["usage"]["units"] == 1
     assert document["request_data"]["prompt"] == "a fox"
     assert len(world.paths) == 1
 
@@ -172,7 +172,7 @@ async def test_a_kept_result_whose_name_was_taken_meanwhile_ends_in_words(tmp_pa
     document = world.document
     assert (document["status"], document["error"]["code"]) == ("failed", "idempotency_mismatch")
     assert "use a new file_uid" in document["error"]["message"]
-    assert (document["error"]["retryable"], document["usage"]["units"]) == (False, 2)
+    assert (document["error"]["retryable"], document["usage"]["units"]) == (False, 1)
     assert world.bucket.objects[path][0] == item().data
     assert list((tmp_path / "outbox").iterdir()) == []
 

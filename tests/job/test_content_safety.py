@@ -77,7 +77,7 @@ async def test_the_flag_survives_a_lost_document() -> None:
 
 async def test_the_flag_survives_the_outbox(tmp_path: Path) -> None:
     world = VolumeWorld(tmp_path / "outbox")
-    world.generator = Flags({1}, side=512)
+    world.generator = Flags({1}, side=256)
     world.bucket.before = is_down("storage", "refused")
     assert (await world.run({**CLOUD, "num_images": 2}))["error_code"] == "storage_unavailable"
     world.bucket.before = lambda *_: None

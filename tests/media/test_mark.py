@@ -61,6 +61,7 @@ def read(file: Artifact, folder: Path) -> dict[str, Any]:
     return {key: value for key, value in said.items() if key != "SourceFile"}
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("kind", FILES)
 def test_exiftool_reads_the_mark_and_whose_it_is(kind: str, tmp_path: Path) -> None:
     found = read(FILES[kind](XMP), tmp_path)
@@ -69,6 +70,7 @@ def test_exiftool_reads_the_mark_and_whose_it_is(kind: str, tmp_path: Path) -> N
     assert not found, "it says nothing else, and nothing is wrong with it"
 
 
+@pytest.mark.e2e
 def test_what_was_made_from_a_picture_says_so_and_an_inline_result_has_no_id(tmp_path: Path) -> None:
     found = read(encode_image(PIXELS, "png", xmp=mark.packet("composite")), tmp_path)
     assert [value.rpartition("/")[2] for value in found.values()] == [COMPOSITE]

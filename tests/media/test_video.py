@@ -182,6 +182,7 @@ def test_the_largest_clip_stays_within_level_4_2() -> None:
     assert probe(encoded.data).level <= 42
 
 
+@pytest.mark.e2e
 def test_a_clip_agrees_with_ffprobe() -> None:
     if not shutil.which("ffprobe"):
         if os.environ.get("CI") == "true":

@@ -335,6 +335,7 @@ def test_a_stop_request_ends_loading_before_the_next_picture(asked_until_stop: i
         SourceLoader(settings()).load(request, None, raise_if_stopped)
 
 
+@pytest.mark.e2e
 def test_importing_what_handles_media_imports_no_pixels() -> None:
     names = "('torch', 'numpy', 'PIL', 'imageio_ffmpeg')"
     ours = "worker.sources.loader, worker.media.video, worker.media.inline"

@@ -7,7 +7,7 @@ import json
 import socketserver
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -18,14 +18,21 @@ from tools.emulators.firebase import environment
 from worker.core.config import load_settings
 from worker.firebase.app import Firebase
 
+ENCODERS: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": gzip.compress,
+    "br": functools.partial(brotli.compress, quality=9, lgwin=24),  # as small as with 11, in a tenth of its time
+    "deflate": zlib.compress,
+}
+
 
 @functools.cache
 def bomb(encoding: str) -> bytes:
     """300 MiB of nothing, in a few hundred bytes or kilobytes."""
-    data = bytes(300 << 20)
-    for name in encoding.lower().split(", "):
-        data = {"gzip": gzip.compress, "br": brotli.compress, "deflate": zlib.compress}.get(name, lambda _: b"x")(data)
-    return data
+    if encoding != encoding.lower():
+        return bomb(encoding.lower())
+    inner, _, last = encoding.rpartition(", ")
+    data = bomb(inner) if inner else bytes(300 << 20)
+    return ENCODERS.get(last, lambda _: b"x")(data)
 
 
 class Google(http.server.BaseHTTPRequestHandler):

@@ -103,7 +103,7 @@ class VolumeWorld(World):
     """A worker with an outbox, and pictures too large for a response."""
 
     def __init__(self, folder: Path, **settings: Any) -> None:
-        super().__init__(PaintingGenerator(side=512), max_result_bytes=20_000, **settings)
+        super().__init__(PaintingGenerator(side=256), max_result_bytes=20_000, **settings)
         self.spool = Spool(folder, retention=self.settings.retention)
 
     def services(self) -> Any:

@@ -306,6 +306,7 @@ def test_a_model_for_images_to_videos_is_picked_among_all_that_can(tmp_path: Pat
         models.spec(TaskType.IMG2VIDEO, "words")
 
 
+@pytest.mark.e2e
 def test_nothing_here_imports_torch() -> None:
     code = (
         "import sys, worker.engine.engine as e; from worker.core.config import load_settings;"
