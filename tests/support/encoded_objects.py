@@ -32,7 +32,8 @@ def bomb(encoding: str) -> bytes:
         return bomb(encoding.lower())
     inner, _, last = encoding.rpartition(", ")
     data = bomb(inner) if inner else bytes(300 << 20)
-    return ENCODERS.get(last, lambda _: b"x")(data)
+    encode = ENCODERS.get(last)
+    return encode(data) if encode else b"x"
 
 
 class Google(http.server.BaseHTTPRequestHandler):

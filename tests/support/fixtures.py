@@ -8,18 +8,19 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
-from tests.support.faulty_firebase import FaultyFirebase
-from tests.support.gcs import FakeGcs
-from tools.emulators.control_plane import ControlPlane
-from tools.emulators.firebase import EmulatorError, FirebaseEmulators
-from tools.emulators.install import InstallError, MissingNodeError
 from worker.core import timing
 
-Emulators = TypeVar("Emulators", FirebaseEmulators, FaultyFirebase, FakeGcs)
+if TYPE_CHECKING:  # quick tests do without, and so does xdist's own process
+    from tests.support.faulty_firebase import FaultyFirebase
+    from tests.support.gcs import FakeGcs
+    from tools.emulators.control_plane import ControlPlane
+    from tools.emulators.firebase import FirebaseEmulators
+
+Emulators = TypeVar("Emulators")
 
 
 def missing(reason: str) -> None:
@@ -30,6 +31,9 @@ def missing(reason: str) -> None:
 
 
 def _running(emulators: AbstractContextManager[Emulators]) -> Iterator[Emulators]:
+    from tools.emulators.firebase import EmulatorError
+    from tools.emulators.install import InstallError, MissingNodeError
+
     try:
         started = emulators.__enter__()
     except (MissingNodeError, InstallError, EmulatorError) as error:
@@ -44,6 +48,8 @@ def _running(emulators: AbstractContextManager[Emulators]) -> Iterator[Emulators
 @pytest.fixture(scope="session")
 def firebase_session() -> Iterator[FirebaseEmulators]:
     """The emulators, started once for all tests."""
+    from tools.emulators.firebase import FirebaseEmulators
+
     yield from _running(FirebaseEmulators())
 
 
@@ -57,6 +63,8 @@ def firebase(firebase_session: FirebaseEmulators) -> FirebaseEmulators:
 @pytest.fixture(scope="session")
 def faulty_firebase_session() -> Iterator[FaultyFirebase]:
     """The emulators behind proxies, started once for all tests."""
+    from tests.support.faulty_firebase import FaultyFirebase
+
     yield from _running(FaultyFirebase())
 
 
@@ -71,6 +79,8 @@ def faulty_firebase(faulty_firebase_session: FaultyFirebase) -> Iterator[FaultyF
 @pytest.fixture(scope="session")
 def fake_gcs_session() -> Iterator[FakeGcs]:
     """The independent Cloud Storage server, started once for all tests."""
+    from tests.support.gcs import FakeGcs
+
     yield from _running(FakeGcs())
 
 
@@ -84,6 +94,8 @@ def fake_gcs(fake_gcs_session: FakeGcs) -> FakeGcs:
 @pytest.fixture
 def control_plane() -> Iterator[ControlPlane]:
     """A fresh stand-in for RunPod."""
+    from tools.emulators.control_plane import ControlPlane
+
     with ControlPlane() as plane:
         yield plane
 
