@@ -5,6 +5,7 @@ worker itself starts.
 """
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,13 @@ from worker.core.config import Settings, set_library_defaults
 
 pytest_plugins = ["tests.support.fixtures"]
 
-OUTSIDE = {"firebase_session", "faulty_firebase_session", "fake_gcs_session", "control_plane"}
-"""Fixtures that start something outside this process, or serve it: a test that comes to one of them is `e2e`."""
+OUTSIDE = {"firebase_session", "faulty_firebase_session", "fake_gcs_session", "control_plane", "fitness_checks"}
+"""Fixtures that start something outside this process, or serve it: a test that comes to one of them is `e2e`. RunPod's
+SDK, as it is imported, asks another Python about the CPU."""
 PROGRAMS = {Path(sys.executable).name, "exiftool", "ffprobe", "node", "npm"}
 """What only an `e2e` test starts; the worker's decoder is a Python with -I, and no other is."""
+
+WHOLE = re.compile(r"^pytestmark = .*\bmark\.(e2e|slow)\b", re.MULTILINE)
 
 LONGEST = (
     "tests/app/test_app.py",
@@ -66,6 +70,15 @@ set_library_defaults()
 # Pictures here are small, and several tests run at a time: torch's threads would mostly wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"  # nothing is ever downloaded: a test that would try fails at once
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """A module that is marked as a whole is not even imported where its mark is not wanted."""
+    wanted = config.option.markexpr
+    if collection_path.suffix != ".py" or "not " not in wanted:
+        return None
+    marked = WHOLE.search(collection_path.read_text(encoding="utf-8"))
+    return True if marked and f"not {marked[1]}" in wanted else None
 
 
 def _stays_inside(event: str, arguments: tuple[Any, ...]) -> None:

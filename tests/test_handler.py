@@ -369,7 +369,7 @@ def test_the_log_says_once_which_project_database_and_bucket_are_in_use(
 
 
 @pytest.fixture
-def checks(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+def fitness_checks(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     from runpod.serverless.modules import rp_fitness
 
     registered: list[Any] = []
@@ -377,14 +377,14 @@ def checks(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return registered
 
 
-def test_a_sound_worker_passes_its_fitness_checks(checks: list[Any]) -> None:
+def test_a_sound_worker_passes_its_fitness_checks(fitness_checks: list[Any]) -> None:
     handler._register_fitness_checks(World(PaintingGenerator()).services)
-    assert len(checks) == 2
-    for check in checks:
+    assert len(fitness_checks) == 2
+    for check in fitness_checks:
         check()
 
 
-def test_a_worker_without_a_usable_model_or_card_is_replaced(checks: list[Any]) -> None:
+def test_a_worker_without_a_usable_model_or_card_is_replaced(fitness_checks: list[Any]) -> None:
     class Unfit(HasNoModel):
         """Says what is wrong."""
 
@@ -393,23 +393,23 @@ def test_a_worker_without_a_usable_model_or_card_is_replaced(checks: list[Any]) 
 
     handler._register_fitness_checks(World(Unfit()).services)
     with pytest.raises(Internal, match="no answer"):
-        checks[0]()
+        fitness_checks[0]()
 
 
-def test_a_worker_that_must_check_users_and_cannot_is_replaced(checks: list[Any]) -> None:
+def test_a_worker_that_must_check_users_and_cannot_is_replaced(fitness_checks: list[Any]) -> None:
     handler._register_fitness_checks(World(PaintingGenerator(), require_id_token=True).services)
     with pytest.raises(RuntimeError, match="REQUIRE_ID_TOKEN"):
-        checks[1]()
+        fitness_checks[1]()
 
 
 @pytest.mark.parametrize("required", [True, False])
 def test_a_worker_that_believes_every_user_id_says_so_once_at_its_start(
-    checks: list[Any], caplog: pytest.LogCaptureFixture, required: bool
+    fitness_checks: list[Any], caplog: pytest.LogCaptureFixture, required: bool
 ) -> None:
     services = World(PaintingGenerator(), require_id_token=required).services
     known = dataclasses.replace(services, identity=Identity(TokenUsers(), None, required=required))
     handler._register_fitness_checks(known)
-    checks[1]()
+    fitness_checks[1]()
     said = [record.getMessage() for record in caplog.records if getattr(record, "action", "") == "users_unproven"]
     assert len(said) == (not required)
     assert all("REQUIRE_ID_TOKEN is off" in line for line in said)

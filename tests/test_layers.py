@@ -4,7 +4,6 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -74,21 +73,24 @@ def name_of(path: Path) -> str:
 def imported(path: Path) -> tuple[tuple[str, bool, bool], ...]:
     """Each import of a file: the module's name, whether it stands at the top level, whether it is for type checkers."""
 
-    def visit(node: ast.AST, *, top: bool, typing: bool) -> Iterator[tuple[str, bool, bool]]:
+    found: list[tuple[str, bool, bool]] = []
+
+    def visit(node: ast.AST, *, top: bool, typing: bool) -> None:
         for child in ast.iter_child_nodes(node):
             if isinstance(child, ast.Import):
-                yield from ((alias.name, top, typing) for alias in child.names)
+                found.extend((alias.name, top, typing) for alias in child.names)
             elif isinstance(child, ast.ImportFrom):
                 assert child.level == 0, f"{path.name}: imports are absolute here"
-                yield from ((f"{child.module}.{alias.name}", top, typing) for alias in child.names)
+                found.extend((f"{child.module}.{alias.name}", top, typing) for alias in child.names)
             elif isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-                yield from visit(child, top=False, typing=typing)
+                visit(child, top=False, typing=typing)
             elif isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
-                yield from visit(child, top=top, typing=True)
-            else:
-                yield from visit(child, top=top, typing=typing)
+                visit(child, top=top, typing=True)
+            elif not isinstance(child, ast.expr):  # in which nothing is imported
+                visit(child, top=top, typing=typing)
 
-    return tuple(visit(tree(path), top=True, typing=False))
+    visit(tree(path), top=True, typing=False)
+    return tuple(found)
 
 
 def importers(package: str, *, typing: bool = False) -> dict[str, bool]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.clock import SOON_SECONDS
 from tests.support.fakes import MemoryDocumentStore, fails_times, is_down
 from worker.core import timing
 from worker.core.errors import Cancelled
@@ -79,7 +80,7 @@ async def test_progress_is_written_at_most_once_an_interval_and_the_newest_count
     await kept.keeper.close()
     intervals = (time.monotonic() - began) / TICK
     steps = [state["progress"]["step"] for state in kept.documents.history[PATH]]
-    assert kept.writes <= intervals + 1 < 40 / 2
+    assert kept.writes <= intervals + 1
     assert steps == sorted(steps)
     assert steps[-1] >= 25
 
@@ -255,9 +256,10 @@ async def test_an_outage_is_survived_and_no_progress_is_lost_for_good() -> None:
     kept = Kept()
     kept.documents.before = fails_times(3, is_down("firestore"))
     kept.keeper.note(step(5))
-    await asyncio.sleep(8 * TICK)
+    async with asyncio.timeout(SOON_SECONDS):
+        while kept.fields["progress"]["step"] != 5:
+            await asyncio.sleep(TICK)
     assert kept.stop.reason is None
-    assert kept.fields["progress"]["step"] == 5
     await kept.keeper.close()
 
 

@@ -70,6 +70,7 @@ def test_node_is_found_in_the_environment_when_path_has_none(monkeypatch: pytest
         installing.find_node.cache_clear()
 
 
+@pytest.mark.e2e
 def test_a_missing_node_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(installing, "MINIMUM_NODE", 10_000)
     installing.find_node.cache_clear()
