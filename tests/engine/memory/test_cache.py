@@ -225,6 +225,23 @@ def test_a_machine_without_memory_to_spare_lets_go_of_what_leaves_the_card(
     assert engine.loaded == {}
 
 
+def test_what_ran_out_on_the_card_stays_there_where_the_machine_has_no_memory_for_it(
+    engine: Engine, card: Card
+) -> None:
+    """A container that takes more than it may is killed with all its jobs; and in tiles the decode may fit."""
+    run(engine, TaskType.TEXT2IMG, image_params())
+    spec, size = engine.registry.spec(TaskType.TEXT2IMG), Size.of(TaskType.TEXT2IMG, image_params())
+    card.host = HOST_RESERVE
+    engine._cache.ran_out(spec, size, "decode", GIB)
+    assert engine.loaded == {"sdxl:demo": "resident"}
+    card.host += engine._cache[spec].offloader.bytes
+    engine._cache.ran_out(spec, size, "decode", GIB)
+    assert engine.loaded == {"sdxl:demo": "offloaded"}
+    card.host = HOST_RESERVE  # its copies are there
+    engine._cache.evict([spec.name])
+    assert engine.loaded == {"sdxl:demo": "offloaded"}
+
+
 def test_a_size_that_fits_nowhere_makes_no_other_model_leave(engine: Engine, card: Card) -> None:
     """Else one user could have every model read from the disk again, as often as they ask."""
     run(engine, TaskType.TEXT2IMG, image_params())

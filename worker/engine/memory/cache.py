@@ -124,7 +124,7 @@ class ModelCache:
         try:
             self._place(spec, placement, control)
         except OutOfMemory:
-            if placement.mode == "offloaded" or not self._cuda:
+            if placement.mode == "offloaded" or not self._fits_beside(spec):
                 raise
             self.evict([name for name in self._loaded if name != spec.name])
             placement = Placement("offloaded", "bringing it to the GPU ran out of memory", tiles=placement.tiles)
@@ -189,14 +189,14 @@ class ModelCache:
         """Remember that a phase did not fit into the bytes that were `free` beside the weights, and make room.
 
         From now on the estimate of that phase is raised for this model, for all sizes alike. Only this model, and of
-        it only what runs, is on the GPU afterwards.
+        it only what runs where the machine's memory holds the rest, is on the GPU afterwards.
         """
         estimate = getattr(room(spec, size, cuda=self._cuda), phase)
         if estimate:
             learnt = self._learnt.setdefault(spec.name, {})
             learnt[phase] = max(learnt.get(phase, 1.0), LEARNT_MARGIN * free / estimate)
         self.evict([name for name in self._loaded if name != spec.name])
-        if self._cuda:
+        if self._fits_beside(spec):
             with translated("run"):
                 self[spec].offloader.settle(Placement("offloaded", "a job ran out of memory"))
         release_memory()
@@ -208,8 +208,7 @@ class ModelCache:
         for name in names:
             if (entry := self._loaded.get(name)) is None:
                 continue
-            free, _ = device.memory(cuda=False)
-            if self._cuda and entry.offloader.bytes + HOST_RESERVE <= free:
+            if self._fits_beside(entry.spec):
                 with translated("run"):
                     entry.offloader.settle(Placement("offloaded", "another model needs the room"))
                 parked.append(name)
@@ -221,6 +220,15 @@ class ModelCache:
             extra = {"action": "evict", "models": gone, "parked": parked}
             log.info("evicted %s", ", ".join([*gone, *parked]), extra=extra)
             self._say_changed()
+
+    def _fits_beside(self, spec: ModelSpec) -> bool:
+        """Whether all of a model can leave the GPU: the machine's memory has room for what has no copy there yet."""
+        entry = self._loaded.get(spec.name)
+        if entry is None:
+            missing = sum(self._networks(spec).values())
+        else:
+            missing = entry.offloader.bytes - entry.offloader.host_bytes
+        return self._cuda and missing + HOST_RESERVE <= device.memory(cuda=False)[0]
 
     def clear(self) -> None:
         """Let go of every model."""
