@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support.fakes import Hangs, HasNoModel, PaintingGenerator, Slow
-from tests.support.memory_world import CLOUD, World
+from tests.support.memory_world import CLOUD, World, data_uri
 from worker.api.params import ModelDefaults, Params
 from worker.api.request import REQUESTS, Request
 from worker.core.config import REPOSITORY, load_settings
@@ -81,6 +81,27 @@ async def test_a_quote_looks_at_no_picture_and_asks_for_no_proof() -> None:
     theirs = {**nowhere, "image_url": "gs://demo-bucket/uploads/somebody/x.png"}
     for picture in (nowhere, theirs):
         assert (await world.run({**CLOUD, **QUOTE, **picture}))["units"] == 1
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"task_type": "img2img", "width": 512},
+        {"task_type": "img2img", "height": 512},
+        {"task_type": "inpaint", "mask_url": data_uri((8, 8)), "width": 256},
+        {"task_type": "img2video", "video_width": 256, "num_frames": 5},
+        {"task_type": "img2video", "video_height": 256, "num_frames": 5},
+    ],
+)
+async def test_no_job_is_worth_more_than_its_quote_where_its_picture_decides_a_side(fields: dict[str, Any]) -> None:
+    job = {"prompt": "a fox", "num_inference_steps": 4, **fields}
+    quoted = (await World(Untouchable()).run({**job, "action": "quote", "image_url": data_uri()}))["units"]
+    worth = []
+    for long in (64, 90, 128, 160, 256, 320, 512):
+        for shape in ((64, long), (long, 64)):
+            answer = await World().run({**job, "image_url": data_uri(shape)})
+            worth.append(answer["usage"]["units"])
+    assert max(worth) == quoted
 
 
 async def test_a_quote_for_what_nothing_serves_says_so() -> None:

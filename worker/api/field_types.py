@@ -215,8 +215,9 @@ LoraPath = Annotated[str, AfterValidator(_lora_path), Told(minLength=1, maxLengt
 WeightName = Annotated[
     str, AfterValidator(_weight_name), Told(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,200}\.safetensors$")
 ]
-ImageSide = Annotated[Integer, Field(ge=64, le=2048), _multiple(8), Told(multipleOf=8)]
-VideoSide = Annotated[Integer, Field(ge=64, le=1280), _multiple(16), Told(multipleOf=16)]
+MAX_IMAGE_SIDE, MAX_VIDEO_SIDE = 2048, 1280
+ImageSide = Annotated[Integer, Field(ge=64, le=MAX_IMAGE_SIDE), _multiple(8), Told(multipleOf=8)]
+VideoSide = Annotated[Integer, Field(ge=64, le=MAX_VIDEO_SIDE), _multiple(16), Told(multipleOf=16)]
 Border = Annotated[Integer, Field(ge=0, le=2048), _multiple(8), Told(multipleOf=8)]
 Strength = Annotated[float, Field(gt=0, le=1)]
 FrameCount = Annotated[Integer, Field(ge=5, le=121), AfterValidator(_frames), Told(enum=list(range(5, 122, 4)))]

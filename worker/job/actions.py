@@ -19,7 +19,7 @@ from worker.core.config import ListedLora, Settings
 from worker.core.errors import JobError
 from worker.core.types import Scheduler, TaskType
 from worker.engine.protocol import Generator
-from worker.job.plan import plan
+from worker.job.plan import dearest, plan
 from worker.job.preview import reason_for_none
 from worker.job.services import Services
 
@@ -51,11 +51,12 @@ async def answer(job_input: Any, services: Services) -> Quote | Capabilities:
 
 
 async def _quote(job_input: Mapping[str, Any], services: Services) -> Quote:
-    """What a request would be refused for or cost, as its job would say it."""
+    """What a request would be refused for or cost, as its job would say it; of a side that is open, the dearest."""
     planned = await plan(parse(job_input), services)
     seconds = planned.estimate.seconds if planned.estimate is not None else None
+    dear = await asyncio.to_thread(dearest, planned, services)
     return {
-        "units": job_units(planned.params, planned.defaults),
+        "units": job_units(dear, planned.defaults),
         "estimated_seconds": None if seconds is None else round(seconds, 1),
         "params": public_params(planned.params),
     }

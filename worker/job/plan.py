@@ -4,15 +4,17 @@ The way of a job and of a quote alike. Knows no document and no GPU; of a model 
 """
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from worker.api.acceleration import accelerated
 from worker.api.departures import departures
+from worker.api.field_types import MAX_IMAGE_SIDE, MAX_VIDEO_SIDE
 from worker.api.loras import WantedLora, lora_params, wanted_loras
 from worker.api.params import ImageParams, ModelDefaults, Params, SourceShape, VideoParams, job_cost, resolve
-from worker.api.request import InpaintRequest, Request, UpscaleRequest
+from worker.api.request import Img2ImgRequest, Img2VideoRequest, InpaintRequest, Request, UpscaleRequest
 from worker.api.styles import styled
 from worker.core import timing
 from worker.core.errors import FieldProblem, InvalidInput
@@ -89,6 +91,25 @@ async def follow(planned: Plan, sources: Sources, services: Services) -> Plan:
         check_time(estimate, params, services.settings.job_timeout_seconds)
     warnings = (*planned.unmoved, *_said(request, params, defaults))
     return replace(planned, params=params, estimate=estimate, warnings=warnings)
+
+
+def dearest(planned: Plan, services: Services) -> Params:
+    """The most costly params that a job may have: where one side is given alone, its picture decides the other."""
+    request, defaults = planned.request, planned.defaults
+    if isinstance(request, Img2ImgRequest | InpaintRequest):
+        width, height, most = request.width, request.height, MAX_IMAGE_SIDE
+    elif isinstance(request, Img2VideoRequest):
+        width, height, most = request.video_width, request.video_height, MAX_VIDEO_SIDE
+    else:
+        return planned.params
+    if (width is None) == (height is None):
+        return planned.params
+    found = [planned.params]
+    for other in range(defaults.size_multiple, most + 1, defaults.size_multiple):
+        shape = SourceShape(width or other, height or other)
+        with contextlib.suppress(InvalidInput):  # that shape would be refused
+            found.append(replace(_resolved(request, defaults, services, shape), **planned.added))
+    return max(found, key=job_cost)
 
 
 def _resolved(
