@@ -138,6 +138,11 @@ export class Generation {
     return this.settled;
   }
 
+  /** For everybody who watches it. The job itself goes on. */
+  stop(): void {
+    for (const watcher of [...this.watchers]) this.leave(watcher);
+  }
+
   /** What an app holds of it. Several may watch one job; it is listened to until the last one stops. */
   watch(onChange: (state: GenerationState) => void = () => undefined): GenerationHandle {
     let stopped!: Watcher["stopped"];
@@ -149,18 +154,20 @@ export class Generation {
     const watcher = { onChange, stopped };
     this.watchers.add(watcher);
     show(watcher, this.state);
-    const stop = (): void => {
-      if (!this.watchers.delete(watcher)) return;
-      watcher.stopped(new GenerationError("stopped", "The app stopped listening.", false));
-      if (this.watchers.size === 0) this.close(() => undefined);
-    };
-    return { fileUid: this.fileUid, result, cancel: () => this.cancel(), stop };
+    return { fileUid: this.fileUid, result, cancel: () => this.cancel(), stop: () => this.leave(watcher) };
+  }
+
+  private leave(watcher: Watcher): void {
+    if (!this.watchers.delete(watcher)) return;
+    watcher.stopped(new GenerationError("stopped", "The app stopped listening.", false));
+    if (this.watchers.size === 0) this.close(() => undefined);
   }
 
   /** Begin: remember the order, make its slip, listen, and ask once the server has the slip. */
   async start(plan: Plan | Promise<Plan>): Promise<void> {
     this.untick = this.around.clock.listen((slept) => this.tick(slept));
     this.plan = "then" in plan ? await plan : plan;
+    if (this.settled) return; // stopped, and perhaps forgotten, before its memory had been read
     const { order, anew } = this.plan;
     if (order && !anew) this.asksBefore = order.asks ?? 0;
     if (order?.jobId !== undefined) {

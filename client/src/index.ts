@@ -72,6 +72,11 @@ export interface Client {
   /** Tells the operator of a picture that should not be there. */
   report(fileUid: string, reason: string, note?: string): Promise<void>;
   capabilities(): Promise<Capabilities>;
+  /**
+   * Nothing of a user's stays on this phone: their jobs are listened to no more, and the memory of them is empty. For an
+   * account that was deleted; the jobs themselves end with it.
+   */
+  forget(uid: string): Promise<void>;
 }
 
 const QUEUE_SECONDS = 15 * 60;
@@ -139,6 +144,10 @@ export function createClient(options: ClientOptions): Client {
       await backend.call("report", note === undefined ? { fileUid, reason } : { fileUid, reason, note });
     },
     capabilities: async () => backend.ask<Capabilities>("capabilities", {}),
+    forget: async (uid) => {
+      for (const [place, generation] of running) if (place.startsWith(`${uid}/`)) generation.stop();
+      await inFlight.forgetAll(uid);
+    },
   };
 }
 

@@ -57,6 +57,11 @@ export class InFlight {
     });
   }
 
+  /** Also where nothing of it can be read. */
+  forgetAll(uid: string): Promise<void> {
+    return this.change(uid, () => ({}));
+  }
+
   private change(uid: string, edit: (orders: Record<string, Order>) => Record<string, Order>): Promise<void> {
     return this.inTurn(async () => {
       const orders = edit(await this.read(uid));

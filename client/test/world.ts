@@ -383,13 +383,15 @@ export class World {
 export interface Told {
   handle: GenerationHandle;
   states: GenerationState[];
+  readonly last: GenerationState | undefined;
   value?: unknown;
   error?: { code: string; message: string; retryable: boolean };
 }
 
 export function told(begin: (onChange: (state: GenerationState) => void) => GenerationHandle): Told {
   const states: GenerationState[] = [];
-  const seen: Told = { states, handle: begin((state) => states.push(state)) };
+  const handle = begin((state) => states.push(state));
+  const seen: Told = { states, handle, get last() { return states[states.length - 1]; } };
   seen.handle.result.then(
     (value) => (seen.value = value),
     (error) => (seen.error = error),

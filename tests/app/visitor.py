@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, StorageState, expect
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, Request, StorageState, expect
 
 from tools.app.page import WEB
 from tools.emulators.install import install
@@ -69,6 +71,18 @@ class Visitor:
         self.page: Page = self.context.new_page()
         self.mistakes: list[str] = []
         self.page.on("pageerror", lambda error: self.mistakes.append(str(error)))
+        self.streams: set[Request] = set()
+        """Requests by which the page listens to documents, as long as they are open."""
+        self.page.on("request", self._begun)
+        self.page.on("requestfinished", self._ended)
+        self.page.on("requestfailed", self._ended)
+
+    def _begun(self, request: Request) -> None:
+        if "/Listen/channel" in request.url:
+            self.streams.add(request)
+
+    def _ended(self, request: Request) -> None:
+        self.streams.discard(request)
 
     def close(self) -> None:
         """Leave; a mistake in the page's own code is never let pass."""
@@ -85,6 +99,13 @@ class Visitor:
         self.arrive()
         self.page.get_by_role("button", name="Continue as a guest").click()
         self.wait_for_the_form()
+
+    def knock(self, email: str, password: str, button: str) -> None:
+        """Fill the door's two fields in, and press one of its buttons."""
+        door = self.page.locator("#signin")
+        door.get_by_label("E-mail").fill(email)
+        door.get_by_label("Password").fill(password)
+        door.get_by_role("button", name=button, exact=True).click()
 
     def wait_for_the_form(self) -> None:
         expect(self.page.locator("#tasks")).to_be_visible(timeout=PATIENCE_MS)
@@ -125,6 +146,15 @@ class Visitor:
             if found == name:
                 return
         raise AssertionError(f"no key leads to {name!r}")
+
+    # -- waiting
+
+    def wait_until(self, done: Callable[[], bool], what: str) -> None:
+        """Until it is so; meanwhile the browser's events are heard."""
+        deadline = time.monotonic() + 1.5 * PATIENCE_MS / 1000
+        while not done():
+            assert time.monotonic() < deadline, f"never came: {what}"
+            self.page.wait_for_timeout(200)
 
     # -- looking
 

@@ -181,6 +181,19 @@ def test_a_schedule_and_a_deleted_user_are_told_at_once(
         functions.run("echo")
 
 
+def test_a_user_who_deletes_themselves_is_told_of(functions: FunctionsEmulator, firebase: FirebaseEmulators) -> None:
+    token = firebase.create_user("leaver")
+    firebase.tell_of_deletions(functions.url)
+    request = urllib.request.Request(
+        f"http://{firebase.auth_host}/identitytoolkit.googleapis.com/v1/accounts:delete?key=any",
+        data=json.dumps({"idToken": token}).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request) as answer:
+        assert answer.status == 200
+    assert until(lambda: notes(firebase, "gone")) == [{"uid": "leaver"}]
+
+
 def test_an_app_that_has_to_prove_itself_is_refused_without_a_token(firebase: FirebaseEmulators, source: Path) -> None:
     for functions in running(firebase.env, source=source, app_check=True):
         with pytest.raises(CallError, match="UNAUTHENTICATED"):

@@ -85,6 +85,7 @@ class LocalApp:
         self.functions = stack.enter_context(
             FunctionsEmulator(self.firebase.env, env=self._for_the_functions(secret), app_check=True)
         )
+        self.firebase.tell_of_deletions(self.functions.url)
         self._say("the page ...")
         folder = stack.enter_context(Page()).build(self._for_the_page())
         served = stack.enter_context(FileServer(folder, self._port))

@@ -148,6 +148,10 @@ class FirebaseEmulators:
         """End all faults of `fail_firestore`."""
         self._command("clearFaults")
 
+    def tell_of_deletions(self, functions_url: str) -> None:
+        """From now on these functions (`FunctionsEmulator.url`) hear of each user that Auth deletes."""
+        self._command("tellOfDeletions", url=functions_url)
+
     def create_user(self, uid: str, *, email: str | None = None) -> str:
         """Create a user in the Auth emulator and return an ID token of theirs, as a phone would hold it."""
         account = {"localId": uid, "email": email or f"{uid.lower()}@example.com", "password": "only-for-tests"}

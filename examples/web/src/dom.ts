@@ -53,3 +53,11 @@ export function toast(text: string): void {
   clearTimeout(hide);
   hide = window.setTimeout(() => place.hidePopover(), 4_000 + 60 * text.length);
 }
+
+/** Ask in a dialog of its own; how it was closed. The focus goes back to where it was. */
+export function asked(id: string): Promise<string> {
+  const dialog = byId<HTMLDialogElement>(id);
+  dialog.returnValue = "";
+  dialog.showModal();
+  return new Promise((resolve) => dialog.addEventListener("close", () => resolve(dialog.returnValue), { once: true }));
+}

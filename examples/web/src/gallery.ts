@@ -31,12 +31,7 @@ export class Gallery {
 
   constructor(private readonly open: (item: HistoryItem) => void) {
     this.more.addEventListener("click", () => void this.page());
-    const filter = byId<HTMLButtonElement>("favourites");
-    filter.addEventListener("click", () => {
-      this.favourites = !this.favourites;
-      filter.setAttribute("aria-pressed", String(this.favourites));
-      this.arrange();
-    });
+    byId("favourites").addEventListener("click", () => this.show(!this.favourites));
   }
 
   async begin(): Promise<void> {
@@ -49,7 +44,7 @@ export class Gallery {
     this.items.clear();
     this.next = null;
     this.grid.replaceChildren();
-    this.arrange();
+    this.show(false);
   }
 
   find(fileUid: string): HistoryItem | undefined {
@@ -82,6 +77,13 @@ export class Gallery {
     tile?.remove();
     this.arrange();
     (beside?.querySelector("button") ?? byId("prompt")).focus();
+  }
+
+  /** Favourites alone, or all. */
+  private show(favourites: boolean): void {
+    this.favourites = favourites;
+    byId("favourites").setAttribute("aria-pressed", String(favourites));
+    this.arrange();
   }
 
   private async page(): Promise<void> {

@@ -1,6 +1,7 @@
 // The page: who is signed in, and the parts that they see.
 
-import { onAuthStateChanged, signOut } from "firebase/auth";
+import { onAuthStateChanged } from "firebase/auth";
+import { Account } from "./account.js";
 import { Compose } from "./compose.js";
 import { showCredits } from "./credits.js";
 import { byId, toast } from "./dom.js";
@@ -30,10 +31,10 @@ const now = new Now(
 );
 const price = new Price();
 const compose = new Compose(price, (wanted) => now.begin(wanted));
+const account = new Account((uid) => now.forget(uid));
 let stopCredits = (): void => undefined;
 
 setUpSignIn();
-byId("leave").addEventListener("click", () => void signOut(auth));
 byId("compose-retry").addEventListener("click", () => {
   byId("compose-retry").hidden = true;
   void compose.begin();
@@ -47,15 +48,18 @@ onAuthStateChanged(auth, (user) => {
   compose.leave();
   document.querySelectorAll<HTMLDialogElement>("dialog[open]").forEach((dialog) => dialog.close());
   viewer.leave();
+  account.show(user);
   byId("signin").hidden = user !== null;
-  byId("studio").hidden = byId("leave").hidden = user === null;
+  byId("studio").hidden = user === null;
   byId("starting").hidden = true;
   if (!user) {
     byId("email").focus();
     return;
   }
-  byId("leave").title = user.email ?? "Guest";
-  stopCredits = showCredits(user.uid, (credits) => price.has(credits));
+  stopCredits = showCredits(user.uid, (credits) => {
+    price.has(credits);
+    account.has(credits);
+  });
   void compose.begin();
   void gallery.begin();
   now.resume().catch((error: unknown) => toast(inWords(error)));

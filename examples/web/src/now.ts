@@ -4,7 +4,7 @@ import type { GenerationData, GenerationHandle, GenerationState } from "@client"
 import { over } from "./blur.js";
 import type { Wanted } from "./compose.js";
 import { byId, el, icon, say, toast } from "./dom.js";
-import { client } from "./firebase.js";
+import { auth, client } from "./firebase.js";
 import { inWords, isCode, seconds, STAGES, TASKS } from "./words.js";
 
 interface Told {
@@ -13,7 +13,9 @@ interface Told {
   task: string;
 }
 
-const key = (fileUid: string): string => `studio/${fileUid}`;
+/** What the page itself keeps of this user's jobs, in the browser's store. */
+const kept = (uid: string | undefined): string => `studio/${uid}/`;
+const key = (fileUid: string): string => kept(auth.currentUser?.uid) + fileUid;
 
 export class Now {
   private readonly list = byId("now-list");
@@ -54,7 +56,14 @@ export class Now {
     byId("now").hidden = true;
   }
 
+  /** The account is gone: nothing of it stays in this browser. */
+  async forget(uid: string): Promise<void> {
+    await client.forget(uid);
+    for (const name of Object.keys(localStorage)) if (name.startsWith(kept(uid))) localStorage.removeItem(name);
+  }
+
   private follow(handle: GenerationHandle, card: Card, again: (() => Promise<void>) | null): void {
+    const place = key(handle.fileUid);
     this.handles.add(handle);
     this.list.prepend(card.element);
     byId("now").hidden = false;
@@ -80,7 +89,7 @@ export class Now {
       )
       .finally(() => {
         this.handles.delete(handle);
-        localStorage.removeItem(key(handle.fileUid));
+        localStorage.removeItem(place);
       });
   }
 }

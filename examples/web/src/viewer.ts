@@ -2,7 +2,7 @@
 
 import type { GenerationFile, HistoryItem } from "@client";
 import { blur, over } from "./blur.js";
-import { byId, el, say, toast } from "./dom.js";
+import { asked, byId, el, say, toast } from "./dom.js";
 import { bucketName, client } from "./firebase.js";
 import { description, isVideo, promptOf } from "./gallery.js";
 import { inWords, TASKS, when } from "./words.js";
@@ -171,12 +171,4 @@ export class Viewer {
     this.dialog.close();
     this.around.use(task, file.url, `gs://${bucketName}/${file.storage_path}`, promptOf(item));
   }
-}
-
-/** Ask in a dialog of its own; how it was closed. The focus goes back to where it was. */
-function asked(id: string): Promise<string> {
-  const dialog = byId<HTMLDialogElement>(id);
-  dialog.returnValue = "";
-  dialog.showModal();
-  return new Promise((resolve) => dialog.addEventListener("close", () => resolve(dialog.returnValue), { once: true }));
 }

@@ -31,6 +31,8 @@ const CODES: Record<string, string> = {
   "auth/user-not-found": "There is no account with this address. Create one?",
   "auth/wrong-password": "Address and password do not belong together.",
   "auth/network-request-failed": "There is no connection. Try again.",
+  "auth/requires-recent-login": "You signed in too long ago for this. Sign in again first.",
+  "auth/user-token-expired": "You were signed out: the account is deleted already, or its password was changed elsewhere.",
   "auth/too-many-requests": "Too many tries. Wait a moment.",
 };
 

@@ -17,7 +17,21 @@ for (const path of Object.keys(spec.paths)) {
 
 const { createApp } = require("firebase-tools/lib/emulator/auth/server");
 const { AuthEmulator } = require("firebase-tools/lib/emulator/auth");
+const { AuthCloudFunction } = require("firebase-tools/lib/emulator/auth/cloudFunctions");
 const { EmulatorRegistry } = require("firebase-tools/lib/emulator/registry");
+
+// Whom to tell of deleted users: functions.js, which starts later than this. Google's own way needs all of its functions emulator.
+let functionsUrl = null;
+AuthCloudFunction.prototype.dispatch = async function (action, { localId }) {
+  if (action !== "delete" || functionsUrl === null) return;
+  try {
+    const headers = { "content-type": "application/json" };
+    const told = await fetch(`${functionsUrl}/local/user-deleted`, { method: "POST", headers, body: JSON.stringify({ uid: localId }) });
+    if (!told.ok) throw new Error(`answered ${told.status}`);
+  } catch (error) {
+    console.error("the functions were not told of a deleted user", error);
+  }
+};
 
 async function start(projectId) {
   const states = new Map();
@@ -25,7 +39,7 @@ async function start(projectId) {
   await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
   const { port } = server.address();
   EmulatorRegistry.set("auth", new AuthEmulator({ projectId, host: "127.0.0.1", port }));
-  return { port, reset: () => states.clear() };
+  return { port, reset: () => states.clear(), tellOfDeletions: (url) => (functionsUrl = url) };
 }
 
 module.exports = { start };

@@ -34,6 +34,7 @@ const commands = {
   fault: ({ fault }) => running.firestore.addFault(fault),
   clearFaults: () => running.firestore.clearFaults(),
   writes: () => running.firestore.writes(),
+  tellOfDeletions: ({ url }) => start("auth").then(() => running.auth.tellOfDeletions(url)),
 };
 
 const say = (message) => process.stdout.write(`@${JSON.stringify(message)}\n`);
