@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import platform
 import re
+import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +22,7 @@ from tools.emulators.install import InstallError, MissingNodeError, find_node, i
 from worker.core.config import REPOSITORY
 
 CLIENT = REPOSITORY / "client"
+HERMES = CLIENT / "test" / "hermes"
 EXAMPLES = REPOSITORY / "schema" / "examples"
 
 
@@ -93,6 +97,70 @@ def test_react_native_firebase_fits_by_its_types(
     tsc = packages / "typescript" / "bin" / "tsc"
     done = node(tmp_path, str(tsc), "-p", "test/react-native/tsconfig.json", "--preserveSymlinks")
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def react_native(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the client, its cases, and what React Native puts between an app and its phone: 220 MB, once."""
+    try:
+        packages = install(HERMES)
+    except (MissingNodeError, InstallError) as error:
+        missing(f"React Native's compilers are not here: {error}")
+    folder = tmp_path_factory.mktemp("react-native")
+    for name in ("src", "test"):
+        shutil.copytree(CLIENT / name, folder / name)
+    shutil.copy(CLIENT / "tsconfig.json", folder)
+    (folder / "node_modules").symlink_to(packages)
+    return folder
+
+
+def bundle(folder: Path, entry: str, profile: str) -> Path:
+    out = folder / f"{Path(entry).stem}.{profile}.js"
+    done = node(folder, "test/hermes/bundle.mjs", entry, str(out), profile)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def hermes(folder: Path, package: str, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run one of the programs that come for this kind of machine."""
+    place = (
+        folder
+        / "node_modules"
+        / package
+        / {"linux": "linux64-bin", "darwin": "osx-bin"}.get(sys.platform, "none")
+        / program
+    )
+    if not place.exists() or (sys.platform == "linux" and platform.machine() != "x86_64"):
+        missing("there is no Hermes for this machine")
+    return subprocess.run([place, *arguments], cwd=folder, capture_output=True, text=True, timeout=280, check=False)
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(900)
+def test_the_client_does_in_hermes_what_its_cases_say(react_native: Path) -> None:
+    """The engine has the language and nothing else: no name of a browser or of Node that React Native might lack."""
+    cases = bundle(react_native, "test/liveness.test.ts", "default")
+    ran = hermes(react_native, "hermes-engine-cli", "hermes", "-w", "-Xmicrotask-queue", str(cases))
+    wrong = re.findall(r"^not ok .*\n.*", ran.stdout, re.MULTILINE)
+    assert (ran.returncode, wrong, ran.stderr) == (0, [], "")
+    passed = {line.removeprefix("ok - ") for line in ran.stdout.splitlines() if line.startswith("ok - ")}
+    assert f"# pass {len(passed)}\n# fail 0\n" in ran.stdout
+    assert len(passed) > 100
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(900)
+def test_react_natives_compiler_finds_no_name_in_the_client_that_is_not_the_languages(react_native: Path) -> None:
+    """The newest one, that of its releases; the timers and the console are asked of `globalThis`."""
+    client = bundle(react_native, "src/index.ts", "hermes-stable")
+    options = ("-O", "-strict", "-Wundefined-variable", "-emit-binary", "-out", "client.hbc")
+    done = hermes(react_native, "hermes-compiler/hermesc", "hermesc", *options, str(client))
+    assert done.returncode == 0, done.stderr
+    assert set(re.findall(r'the variable "(\w+)" was not declared', done.stderr)) <= {"Promise"}
+    assert (react_native / "client.hbc").stat().st_size > 10_000
+    client.write_text(client.read_text() + "\nprocess.exit(structuredClone);")
+    done = hermes(react_native, "hermes-compiler/hermesc", "hermesc", *options, str(client))
+    assert {"process", "structuredClone"} <= set(re.findall(r'the variable "(\w+)" was not declared', done.stderr))
 
 
 @pytest.mark.e2e
