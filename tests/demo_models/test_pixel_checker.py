@@ -1,5 +1,6 @@
 """The checker of the acceptance tests: right on drawn scenes however soft, None on what shows no clear scene."""
 
+import functools
 import itertools
 import math
 import zlib
@@ -9,7 +10,18 @@ import pytest
 from scipy import ndimage
 
 from tests.support.demo_prompts import CLIPS, IMAGES
-from tests.support.drawn_scenes import COLOURS, COLUMNS, CORNERS, ROWS, SPEED_ACROSS, SPEED_DOWN, Pixels, Scene, drawn
+from tests.support.drawn_scenes import (
+    COLOURS,
+    COLUMNS,
+    CORNERS,
+    ROWS,
+    SPEED_ACROSS,
+    SPEED_DOWN,
+    Array,
+    Pixels,
+    Scene,
+    drawn,
+)
 from tests.support.pixel_checker import Seen, colours, look, motion
 
 pytestmark = pytest.mark.slow
@@ -23,10 +35,13 @@ FLAT = np.full((256, 256, 3), COLOURS["blue"], dtype=np.uint8)
 def soft(pixels: Pixels) -> Pixels:
     """As a small decoder leaves them: blurred, with noise."""
     blurred = ndimage.gaussian_filter(pixels.astype(np.float64), (1.2, 1.2, 0))
-    noisy: Pixels = (
-        (blurred + np.random.default_rng(0).normal(0, 4, pixels.shape)).round().clip(0, 255).astype(np.uint8)
-    )
+    noisy: Pixels = (blurred + noise(pixels.shape)).round().clip(0, 255).astype(np.uint8)
     return noisy
+
+
+@functools.cache
+def noise(shape: tuple[int, ...]) -> Array:
+    return np.random.default_rng(0).normal(0, 4, shape)
 
 
 @pytest.mark.parametrize(("height", "width"), [(256, 256), (112, 192), (480, 832)])

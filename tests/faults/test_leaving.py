@@ -139,4 +139,4 @@ def test_case_17_a_step_that_never_comes_back(endpoint: Endpoint) -> None:
     response = endpoint.answer(job)
     endpoint.check_failed("c17", response, "timeout", retryable=False)
     assert endpoint.plane.wait(job)["stopPod"] is True
-    until(lambda: worker.returncode is not None, 15, "end of the worker with the hung card")
+    until(lambda: worker.returncode is not None, what="end of the worker with the hung card")

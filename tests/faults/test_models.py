@@ -24,7 +24,7 @@ def test_case_19_a_card_that_is_poisoned(endpoint: Endpoint, live: Endpoint) -> 
     job = endpoint.plane.submit(cloud("c19", "gpu fault: a fox"))
     endpoint.check_failed("c19", endpoint.answer(job), "gpu_fault", retryable=True)
     assert endpoint.plane.wait(job)["stopPod"] is True, "RunPod is asked for a fresh worker"
-    until(lambda: worker.returncode is not None, 15, "end of the worker with the poisoned card")
+    until(lambda: worker.returncode is not None, what="end of the worker with the poisoned card")
     assert live.check_completed("c19", live.serve(cloud("c19", "gpu is fine: a fox")))["attempt"] == 2
 
 

@@ -157,7 +157,7 @@ def fetch(url: str) -> bytes | None:
     return content
 
 
-def until(condition: Callable[[], object], seconds: float = 20.0, what: str = "condition") -> None:
+def until(condition: Callable[[], object], seconds: float = 60.0, what: str = "condition") -> None:
     """Wait until something holds."""
     deadline = time.monotonic() + seconds
     while not condition():

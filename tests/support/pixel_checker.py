@@ -4,6 +4,7 @@ Refuses what it cannot tell: every attribute of `Seen` is None unless the pictur
 """
 
 import functools
+import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -139,8 +140,11 @@ def _averaged(pixels: Pixels, factor: int) -> Array:
     """Blocks of `factor` x `factor` pixels as one, 0 to 1; what is left over at the right and below is left out."""
     height, width = (side // factor for side in pixels.shape[:2])
     blocks = pixels[: height * factor, : width * factor].reshape(height, factor, width, factor, 3)
-    average: Array = blocks.mean(axis=(1, 3)) / 255
-    return average
+    # Slices that are added up: `mean` over two axes of so few numbers takes three times as long.
+    total = np.zeros((height, width, 3))
+    for down, across in itertools.product(range(factor), repeat=2):
+        total += blocks[:, down, :, across]
+    return total / factor**2 / 255
 
 
 def _ground(picture: Array) -> Array | None:
