@@ -144,6 +144,36 @@ def test_a_clip_decoded_in_bfloat16_looks_the_same_and_its_encoder_stays_exact()
     assert pixels.decoder_dtype(vae) == torch.bfloat16
 
 
+def test_latents_are_rounded_once_on_their_way_into_the_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    vae = _wan_vae()
+    given: list[torch.Tensor] = []
+    for part in (vae.decoder, vae.post_quant_conv):
+        part.to(torch.bfloat16)
+
+    def decode(latents: torch.Tensor, **_: Any) -> tuple[torch.Tensor]:
+        given.append(latents)
+        return (torch.rand(1, 3, 1, 8, 8),)
+
+    monkeypatch.setattr(vae, "decode", decode)
+    noise = torch.randn(1, vae.config.z_dim, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    pixels.decode_clip(vae, noise)
+    mean, deviation = (
+        torch.tensor(values, dtype=torch.float64).view(1, -1, 1, 1, 1)
+        for values in (vae.config.latents_mean, vae.config.latents_std)
+    )
+    exact = noise.double() * deviation + mean
+    (seen,) = given
+    assert seen.dtype == torch.bfloat16
+    assert ((seen.double() - exact).abs() <= 1.01 * 2**-8 * exact.abs()).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_what_is_decoded_is_rounded_once(dtype: torch.dtype) -> None:
+    values = torch.linspace(-1.1, 1.1, 8193).to(dtype)
+    exact = values.double().mul(0.5).add(0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
+    assert torch.equal(pixels._quantised(values), exact)
+
+
 def test_a_decoder_that_overflows_is_itself_again_after_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     vae = _wan_vae()
     for part in (vae.decoder, vae.post_quant_conv):

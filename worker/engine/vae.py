@@ -88,12 +88,13 @@ def _decode(
 ) -> "NDArray[np.uint8]":
     if not torch.isfinite(latents).all():
         raise no_picture()
-    dtype = decoder_dtype(vae)
-    pixels = how(vae, latents.to(dtype))
+    # Rounded once, on their way into the decoder, and not by each step of what is done with them before.
+    latents, dtype = latents.float(), decoder_dtype(vae)
+    pixels = how(vae, latents)
     if pixels is None and dtype != torch.float32:
         log.warning("no usable picture in %s: decoding again in float32", dtype, extra={"action": "decode_again"})
         with _in_float32(vae):
-            pixels = how(vae, latents.float())
+            pixels = how(vae, latents)
     if pixels is None:
         raise no_picture()
     return np.ascontiguousarray(pixels.cpu().numpy())
@@ -155,13 +156,13 @@ def _in_float32(vae: Any) -> Iterator[None]:
 
 
 def _image(vae: Any, latents: torch.Tensor) -> torch.Tensor | None:
-    image = vae.decode(_destandardised(vae, latents), return_dict=False)[0][0]
+    image = vae.decode(_destandardised(vae, latents).to(decoder_dtype(vae)), return_dict=False)[0][0]
     return _usable(_quantised(image).permute(1, 2, 0)) if torch.isfinite(image).all() else None
 
 
 def _clip(vae: Any, latents: torch.Tensor) -> torch.Tensor | None:
     mean, inverse = _clip_statistics(vae, latents)
-    video = vae.decode(latents / inverse + mean, return_dict=False)[0][0]
+    video = vae.decode((latents / inverse + mean).to(decoder_dtype(vae)), return_dict=False)[0][0]
     frames = torch.empty((*video.shape[1:], 3), dtype=torch.uint8, device=video.device)
     for start in range(0, video.shape[1], _FRAMES_AT_ONCE):
         part = video[:, start : start + _FRAMES_AT_ONCE]
@@ -179,7 +180,8 @@ def _clip_statistics(vae: Any, like: torch.Tensor) -> tuple[torch.Tensor, torch.
 
 
 def _quantised(values: torch.Tensor) -> torch.Tensor:
-    return values.mul(0.5).add(0.5).clamp(0, 1).float().mul(255).round().to(torch.uint8)
+    # In float32 first: with a half added, bfloat16 has only steps of 1 / 256 left, and a quarter of them end one off.
+    return values.float().mul(0.5).add(0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
 
 
 def _usable(pixels: torch.Tensor) -> torch.Tensor | None:
