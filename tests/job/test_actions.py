@@ -83,6 +83,7 @@ async def test_a_quote_looks_at_no_picture_and_asks_for_no_proof() -> None:
         assert (await world.run({**CLOUD, **QUOTE, **picture}))["units"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fields",
     [
