@@ -367,18 +367,18 @@ def test_a_picture_that_is_named_twice_is_read_once() -> None:
 
 
 def test_all_pictures_of_a_job_share_one_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing, "SOURCES_SECONDS", 0.5)
+    monkeypatch.setattr(timing, "SOURCES_SECONDS", 1.1)
     names = [f"uploads/ann/{number}.png" for number in range(4)]
     bucket = Bucket()
     bucket.objects = dict.fromkeys(names, png(RED))
-    bucket.takes = 0.2
+    bucket.takes = 0.4
     controls = [{"type": "tile", "image_url": f"gs://app.appspot.com/{name}"} for name in names]
     listed = {"controlnets": controls[:3], "ip_adapters": [{"image_url": controls[3]["image_url"]}]}
-    with pytest.raises(DownloadFailed, match=r"the pictures of a job have 0\.5 seconds together") as caught:
+    with pytest.raises(DownloadFailed, match=r"the pictures of a job have 1\.1 seconds together") as caught:
         SourceLoader(settings(), bucket).load(parse({"prompt": "p", **listed}), "ann")
     assert caught.value.retryable
     assert bucket.given == sorted(bucket.given, reverse=True)
-    assert all(seconds <= 0.5 - 0.2 * number for number, seconds in enumerate(bucket.given))
+    assert all(seconds <= 1.1 - 0.4 * number for number, seconds in enumerate(bucket.given))
     assert len(bucket.given) < 4
 
 
