@@ -10,7 +10,7 @@ from torch._inductor.runtime.autotune_cache import AutotuneCacheArtifact
 from torch.compiler._cache import CacheArtifactManager
 
 from worker.engine.speed import artifacts
-from worker.engine.speed.artifacts import Artifacts
+from worker.engine.speed.artifacts import Artifacts, one_piece
 
 
 def of(folder: Path, **changes: str) -> Artifacts:
@@ -36,6 +36,27 @@ def test_what_is_kept_is_read_by_the_next_worker_of_the_same_card_model_and_mode
     assert not of(folder, mode="full").read()
     (path,) = folder.iterdir()
     assert path.name.startswith("nvidia-h100-80gb-")
+
+
+def test_every_piece_is_there_for_the_next_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def compiles(key: str) -> None:
+        with one_piece():
+            CacheArtifactManager.record_artifact(AutotuneCacheArtifact.type(), key, {"best": 1})
+            of(tmp_path).write()
+
+    for key in ("first", "second", "third"):
+        compiles(key)
+    read: list[str] = []
+    monkeypatch.setattr(AutotuneCacheArtifact, "populate_cache", lambda artifact: read.append(artifact.key))
+    assert of(tmp_path).read()
+    assert read == ["first", "second", "third"]
+    monkeypatch.setattr(artifacts, "MAX_BYTES", 2 * next(tmp_path.iterdir()).stat().st_size // 3)
+    with one_piece():
+        CacheArtifactManager.record_artifact(AutotuneCacheArtifact.type(), "fourth", {"best": 1})
+        of(tmp_path).write()
+    read.clear()
+    assert of(tmp_path).read()
+    assert read == ["fourth"], "what has no room beside it is compiled again"
 
 
 @pytest.mark.parametrize("spoilt", [b"", b"x" * 100, None], ids=["empty", "something else", "cut short"])

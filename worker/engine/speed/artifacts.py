@@ -12,6 +12,8 @@ import logging
 import platform
 import re
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -36,33 +38,32 @@ class Artifacts:
         """Put what is kept where torch looks for it before it compiles; whether there was something."""
         import torch
 
-        try:
-            if self._path.stat().st_size > MAX_BYTES:
-                raise ValueError("too large")  # noqa: TRY301 - said in one place
-            kept = self._path.read_bytes()
-            if hashlib.sha256(kept[32:]).digest() != kept[:32]:
-                raise ValueError("cut short")  # noqa: TRY301 - as above
-        except FileNotFoundError:
-            return False
-        except (OSError, ValueError) as error:
-            log.warning("what was compiled earlier is not used: %s", type(error).__name__, extra={"action": "compiled"})
-            return False
-        return torch.compiler.load_cache_artifacts(kept[32:]) is not None
+        taken = [torch.compiler.load_cache_artifacts(piece) for piece in self._pieces()]
+        return any(info is not None for info in taken)
 
     def write(self) -> None:
-        """Keep all that this process has compiled or read; where that cannot be, the next start compiles again."""
+        """Keep what was compiled in `one_piece` beside the earlier pieces.
+
+        Where that cannot be, the next start compiles again; where they have no room together, the earlier ones go.
+        """
         if not self._path.parent.parent.is_dir():
             return  # no volume
         import torch
 
         saved = torch.compiler.save_cache_artifacts()
-        if saved is None or len(saved[0]) > MAX_BYTES - 32:
+        if saved is None:
+            return
+        pieces = [*self._pieces(), saved[0]]
+        if len(_whole(pieces)) > MAX_BYTES:
+            pieces = pieces[-1:]
+        whole = _whole(pieces)
+        if len(whole) > MAX_BYTES:
             return
         partial = self._path.with_name(f".{self._path.stem}.{uuid.uuid4().hex}.partial")
         try:
             self._path.parent.mkdir(mode=0o700, exist_ok=True)
             try:
-                partial.write_bytes(hashlib.sha256(saved[0]).digest() + saved[0])
+                partial.write_bytes(whole)
                 partial.replace(self._path)
             finally:
                 partial.unlink(missing_ok=True)
@@ -70,10 +71,58 @@ class Artifacts:
         except OSError as error:
             log.warning("what was compiled is not kept: %s", type(error).__name__, extra={"action": "compiled"})
 
+    def _pieces(self) -> list[bytes]:
+        """What was kept, each piece as torch gave it; none where the file is not what was written."""
+        try:
+            if self._path.stat().st_size > MAX_BYTES:
+                raise ValueError("too large")  # noqa: TRY301 - said in one place
+            return _parts(self._path.read_bytes())
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except (OSError, ValueError) as error:
+            log.warning("what was compiled earlier is not used: %s", type(error).__name__, extra={"action": "compiled"})
+            return []
+
     def _make_room(self) -> None:
         files = sorted(self._path.parent.glob("*.compiled"), key=lambda path: path.stat().st_mtime)
         for path in files[:-MAX_FILES]:
             path.unlink(missing_ok=True)
+
+
+@contextmanager
+def one_piece() -> Iterator[None]:
+    """In the body torch knows of nothing that was compiled earlier, as far as `Artifacts.write` asks it.
+
+    Of what is saved again and again in a process, torch's reader would only find what came last
+    (`CacheArtifactManager.deserialize` makes a dict of pairs whose names come again).
+    """
+    from torch.compiler._cache import CacheArtifactManager
+
+    with CacheArtifactManager.with_fresh_cache():
+        yield
+
+
+def _whole(pieces: list[bytes]) -> bytes:
+    """A file: the hash of the rest, then each piece behind its length."""
+    rest = b"".join(len(piece).to_bytes(8) + piece for piece in pieces)
+    return hashlib.sha256(rest).digest() + rest
+
+
+def _parts(whole: bytes) -> list[bytes]:
+    """The pieces of a file.
+
+    Raises:
+        ValueError: it is not what `_whole` made.
+    """
+    digest, rest = whole[:32], whole[32:]
+    if hashlib.sha256(rest).digest() != digest:
+        raise ValueError("cut short")
+    pieces = []
+    while rest:
+        end = 8 + int.from_bytes(rest[:8])
+        pieces.append(rest[8:end])
+        rest = rest[end:]
+    return pieces
 
 
 def _version(name: str) -> str:

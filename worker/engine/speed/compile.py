@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_map_only
 from worker.core.errors import GpuFault, OutOfMemory
 from worker.core.logs import where
 from worker.core.types import Attention
-from worker.engine.speed.artifacts import Artifacts
+from worker.engine.speed.artifacts import Artifacts, one_piece
 from worker.engine.speed.attention import attention
 from worker.engine.vendor_errors import release_memory, translate
 
@@ -237,13 +237,13 @@ class Compiler:
             piece = one.pieces[0]
             try:
                 entry.offloader.arrive(one.name)
-                with _compiling(), attention(self._attention, device, clip=clip):
+                with one_piece(), _compiling(), attention(self._attention, device, clip=clip):
                     self._try(one, piece)
+                    made = _misses() - misses
+                    if made:
+                        artifacts.write()
             finally:
                 entry.offloader.rest()
-            made = _misses() - misses
-            if made:
-                artifacts.write()
         except Exception as error:  # noqa: BLE001 - whatever compiling cannot do, jobs go on without
             one.give_up(error)
             traceback.clear_frames(error.__traceback__)  # they hold what the block was called with
