@@ -4,7 +4,9 @@
 longer day of it, by hand.
 """
 
+import json
 import os
+import re
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.support.example_functions import paid
-from tests.support.faulty_world import MAX_POST_BYTES, Endpoint, cloud, fetch, is_of, reap
+from tests.support.faulty_world import MAX_POST_BYTES, Endpoint, Ledger, cloud, fetch, is_of, reap
 from tests.support.storm import ENDS_IN_ITS_OWN_WAY, Storm
 from tools.emulators.firebase import DocumentWrite
 from tools.emulators.worker_process import WorkerProcess
@@ -103,12 +105,12 @@ def _done_twice(endpoint: Endpoint, storm: Storm) -> tuple[list[str], list[str]]
     Of two attempts that claim before there is a result, the earlier one may only learn of the later one after it began
     to paint; what it paints is thrown away. An attempt that is given the job later is stopped at a step.
     """
-    workers = {worker.pid: worker for worker in endpoint.workers}
+    workers = {worker.worker_id: worker for worker in endpoint.workers}
     history = history_of(endpoint)
     twice: list[str] = []
     fenced_off: list[str] = []
     for event in endpoint.ledger.events():
-        name, worker = event["file_uid"], workers[event["pid"]]
+        name, worker = event["file_uid"], workers[event["worker"]]
         if event["event"] != "painted" or name is None or any(write.kind == "delete" for write in history[name]):
             continue
         stored = [write.at for write in history[name] if _stores(write)]
@@ -128,6 +130,16 @@ def _stores(write: DocumentWrite) -> bool:
 def _was_unreached(worker: WorkerProcess, name: str) -> bool:
     """Whether a worker logged that Firestore was away when it began, so that it could know of no other."""
     return f"action=unclaimed job_id={name}-job-" in worker.log
+
+
+def test_two_processes_that_get_one_number_are_two(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    told = [("begin", "worker-1", 7), ("begin", "worker-9", 7), ("end", "worker-9", 7)]
+    lines = [json.dumps({"event": event, "worker": worker, "pid": pid}) + "\n" for event, worker, pid in told]
+    ledger.path.write_text("".join(lines))
+    assert ledger.overlaps() == 0
+    ledger.path.write_text("".join(lines[:1] * 2))
+    assert ledger.overlaps() == 1
 
 
 @pytest.mark.e2e
@@ -175,11 +187,13 @@ class Verdict:
                 self._results.setdefault(post.job_id, []).append(post.payload)
 
     def check(self) -> None:
-        objects, history = self.endpoint.objects(), history_of(self.endpoint)
+        objects, history = defaultdict[str, dict[str, Any]](dict), history_of(self.endpoint)
+        for path, blob in self.endpoint.objects().items():
+            objects[re.split(r"[_.]", path.rsplit("/", 1)[1])[0]][path] = blob
         for generation in self.storm.generations:
             name = generation.file_uid
             document = self.endpoint.document(name)
-            own = {path: blob for path, blob in objects.items() if is_of(path, name)}
+            own = {path: blob for path, blob in objects[name].items() if is_of(path, name)}
             deleted = any(write.kind == "delete" for write in history[name])
             self._check_end(generation.kind, name, document, deleted=deleted)
             if document is not None and document["status"] == "completed":
@@ -199,7 +213,7 @@ class Verdict:
         """All that is known of one generation, in order of time: for whoever has to find out why."""
         generation = next(one for one in self.storm.generations if one.file_uid == name)
         lines = [
-            (event["at"], f"{event['event']} painting in process {event['pid']}", "")
+            (event["at"], f"{event['event']} painting by {event['worker']}", "")
             for event in self.endpoint.ledger.events()
             if event["file_uid"] == name
         ]

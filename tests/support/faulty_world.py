@@ -172,7 +172,7 @@ class Ledger:
         self.path = path
 
     def events(self) -> list[dict[str, Any]]:
-        """`{"event": "begin" | "painted" | "end", "at", "pid", "file_uid"}`, in order."""
+        """`{"event": "begin" | "painted" | "end", "at", "worker", "pid", "file_uid"}`, in order."""
         return [json.loads(line) for line in self.path.read_text().splitlines()] if self.path.exists() else []
 
     def begun(self, file_uid: str) -> int:
@@ -187,12 +187,16 @@ class Ledger:
         return sum(1 for event in self.events() if (event["file_uid"], event["event"]) == (file_uid, what))
 
     def overlaps(self) -> int:
-        """How often a process began a generation before its last one had ended (I5)."""
-        running: dict[int, bool] = {}
+        """How often a process began a generation before its last one had ended (I5).
+
+        In an hour of workers that are killed and started the system gives a number to a second process.
+        """
+        running: dict[tuple[str, int], bool] = {}
         count = 0
         for event in self.events():
-            count += event["event"] == "begin" and running.get(event["pid"], False)
-            running[event["pid"]] = event["event"] != "end"
+            process = event["worker"], event["pid"]
+            count += event["event"] == "begin" and running.get(process, False)
+            running[process] = event["event"] != "end"
         return count
 
 

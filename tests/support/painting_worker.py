@@ -155,7 +155,8 @@ class Painter(PaintingGenerator):
     def _tell(self, event: str, request: Request) -> None:
         if not self._script.ledger:
             return
-        line = {"event": event, "at": time.time(), "pid": os.getpid(), "file_uid": request.file_uid}
+        process = {"worker": os.environ.get("RUNPOD_POD_ID", ""), "pid": os.getpid()}
+        line = {"event": event, "at": time.time(), **process, "file_uid": request.file_uid}
         # One short write to a file opened for appending is one piece, whoever else is writing.
         with Path(self._script.ledger).open("a") as ledger:
             ledger.write(json.dumps(line) + "\n")
