@@ -143,51 +143,6 @@ def test_clips_of_every_size_and_length_run_on_one_graph(clips: Studio, job: Any
     same_and_compiled(clips, "text2video", **(CLIP | job))
 
 
-@pytest.mark.parametrize(
-    "job",
-    [{}, {"width": 96, "height": 64}, {"num_frames": 9, "guidance_scale_2": 1.0}],
-    ids=str,
-)
-def test_clips_of_two_experts_run_compiled_on_both(experts: Studio, job: Any) -> None:
-    same_and_compiled(experts, "text2video", **(BOTH | job))
-    assert experts.backend.graphs == 1, "of one kind of block, whichever expert has it"
-    assert not counters["graph_break"]
-
-
-def test_the_experts_change_over_once_in_a_job_and_both_run_compiled(
-    experts: Studio, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (entry,), ran = experts.engine._cache.entries, []
-    for name, one in entry.compiled.items():
-        for module, call in one.calls.items():
-
-            def noted(*args: Any, _name: str = name, _call: Any = call, **options: Any) -> Any:
-                ran.append(_name)
-                return _call(*args, **options)
-
-            monkeypatch.setitem(one.calls, module, noted)
-    same_and_compiled(experts, "text2video", **BOTH)
-    blocks, guided = 2, 2
-    assert len(ran) == BOTH["num_inference_steps"] * guided * blocks
-    assert ran == sorted(ran), "that for much noise first, and not again"
-    assert set(ran) == {"transformer", "transformer_2"}
-
-
-@pytest.mark.parametrize("expert", ["high", "low"])
-def test_a_lora_on_one_expert_keeps_both_as_they_are(experts: Studio, tmp_path: Path, expert: Expert) -> None:
-    from tests.support import loras
-
-    parts: Any = experts.engine._cache.entries[0].parts
-    path = loras.lora(tmp_path / "one.safetensors", {"transformer": parts.transformer}, "wan")
-    given = Sources(loras=(LoraFile("loras.0", path, 1.0, expert),))
-    calls = experts.backend.calls
-    (hung,), (plain,) = (run("text2video", sources=given, **BOTH) for run in (experts.run, experts.run_plain))
-    assert experts.backend.calls == calls
-    assert np.array_equal(hung, plain)
-    assert not np.array_equal(hung, experts.run_plain("text2video", **BOTH)[0])
-    same_and_compiled(experts, "text2video", **BOTH)
-
-
 def test_no_graph_breaks_and_there_is_one_for_each_kind_and_batch(images: Studio, clips: Studio) -> None:
     assert (images.backend.graphs, clips.backend.graphs) == (2, 1)
     assert not counters["graph_break"]
@@ -333,3 +288,52 @@ def test_a_model_that_leaves_takes_what_was_compiled_of_it_along(wan_t2v: Path) 
     studio.engine.unload()
     gc.collect()
     assert weights() is None
+
+
+# Last, since these blocks are of the kind of `clips`: torch runs nothing that another backend has made, and each studio
+# has its own. A worker has one.
+
+
+@pytest.mark.parametrize(
+    "job",
+    [{}, {"width": 96, "height": 64}, {"num_frames": 9, "guidance_scale_2": 1.0}],
+    ids=str,
+)
+def test_clips_of_two_experts_run_compiled_on_both(experts: Studio, job: Any) -> None:
+    same_and_compiled(experts, "text2video", **(BOTH | job))
+    assert experts.backend.graphs == 1, "of one kind of block, whichever expert has it"
+    assert not counters["graph_break"]
+
+
+def test_the_experts_change_over_once_in_a_job_and_both_run_compiled(
+    experts: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (entry,), ran = experts.engine._cache.entries, []
+    for name, one in entry.compiled.items():
+        for module, call in one.calls.items():
+
+            def noted(*args: Any, _name: str = name, _call: Any = call, **options: Any) -> Any:
+                ran.append(_name)
+                return _call(*args, **options)
+
+            monkeypatch.setitem(one.calls, module, noted)
+    same_and_compiled(experts, "text2video", **BOTH)
+    blocks, guided = 2, 2
+    assert len(ran) == BOTH["num_inference_steps"] * guided * blocks
+    assert ran == sorted(ran), "that for much noise first, and not again"
+    assert set(ran) == {"transformer", "transformer_2"}
+
+
+@pytest.mark.parametrize("expert", ["high", "low"])
+def test_a_lora_on_one_expert_keeps_both_as_they_are(experts: Studio, tmp_path: Path, expert: Expert) -> None:
+    from tests.support import loras
+
+    parts: Any = experts.engine._cache.entries[0].parts
+    path = loras.lora(tmp_path / "one.safetensors", {"transformer": parts.transformer}, "wan")
+    given = Sources(loras=(LoraFile("loras.0", path, 1.0, expert),))
+    calls = experts.backend.calls
+    (hung,), (plain,) = (run("text2video", sources=given, **BOTH) for run in (experts.run, experts.run_plain))
+    assert experts.backend.calls == calls
+    assert np.array_equal(hung, plain)
+    assert not np.array_equal(hung, experts.run_plain("text2video", **BOTH)[0])
+    same_and_compiled(experts, "text2video", **BOTH)
