@@ -12,14 +12,17 @@ pytestmark = pytest.mark.e2e
 QUANTIZED = ["QUANTIZE=int8", "QUANTIZE=fp8"]
 
 
+def printed(name: str, seconds: float) -> list[str]:
+    """The lines of a benchmark that ended well, with `--quick`."""
+    command = [sys.executable, str(REPOSITORY / "benchmarks" / name), "--quick"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False, cwd=REPOSITORY)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    return ended.stdout.splitlines()
+
+
 def test_decode_prints_both_ways_and_their_ratio() -> None:
     """`benchmarks/decode.py --quick`: the pixels of both are asserted equal there."""
-    script = REPOSITORY / "benchmarks" / "decode.py"
-    ended = subprocess.run(
-        [sys.executable, script, "--quick"], capture_output=True, text=True, timeout=120, check=False, cwd=REPOSITORY
-    )
-    assert ended.returncode == 0, ended.stderr[-3000:]
-    heads, *rows = ended.stdout.splitlines()
+    heads, *rows = printed("decode.py", 120)
     assert heads.split()[0] == "file"
     assert [row.split()[0] for row in rows] == ["small.avif", "old.bmp"]
     assert all(row.endswith("x") for row in rows)
@@ -27,12 +30,7 @@ def test_decode_prints_both_ways_and_their_ratio() -> None:
 
 def test_plan_prints_both_ways_and_their_ratio() -> None:
     """`benchmarks/plan.py --quick`: the plans of both are asserted equal there."""
-    script = REPOSITORY / "benchmarks" / "plan.py"
-    ended = subprocess.run(
-        [sys.executable, script, "--quick"], capture_output=True, text=True, timeout=240, check=False, cwd=REPOSITORY
-    )
-    assert ended.returncode == 0, ended.stderr[-3000:]
-    _, *rows = ended.stdout.splitlines()
+    _, *rows = printed("plan.py", 240)
     assert [row.split()[0] for row in rows] == ["text2img", "img2img", "text2video"]
     assert all(row.endswith("x") for row in rows)
 
