@@ -19,11 +19,11 @@ from PIL import Image, ImageCms
 
 from tests.support.clock import SOON_SECONDS
 from tools.media_probe import decode_frames, probe
-from worker.api.field_types import VideoQuality
+from worker.api.field_types import FormatName, VideoQuality
 from worker.core.errors import Cancelled, DiskFull, Internal
 from worker.media import srgb, video
 from worker.media.decode import decode_image
-from worker.media.image import JPEG_QUALITY, WEBP_QUALITY, ImageFormat, encode_image
+from worker.media.image import JPEG_QUALITY, WEBP_QUALITY, encode_image
 
 Pixels = NDArray[np.uint8]
 
@@ -70,7 +70,7 @@ def test_webp_of_quality_100_gives_back_every_pixel() -> None:
 @pytest.mark.parametrize(
     ("fmt", "content_type", "suffix"), [("jpeg", "image/jpeg", ".jpg"), ("webp", "image/webp", ".webp")]
 )
-def test_lossy_formats_keep_the_picture_close(fmt: ImageFormat, content_type: str, suffix: str) -> None:
+def test_lossy_formats_keep_the_picture_close(fmt: FormatName, content_type: str, suffix: str) -> None:
     pixels = picture()
     encoded = encode_image(pixels, fmt)
     assert (encoded.content_type, encoded.suffix) == (content_type, suffix)
@@ -81,14 +81,14 @@ def test_lossy_formats_keep_the_picture_close(fmt: ImageFormat, content_type: st
 
 
 @pytest.mark.parametrize("fmt", ["jpeg", "webp"])
-def test_lower_quality_is_smaller(fmt: ImageFormat) -> None:
+def test_lower_quality_is_smaller(fmt: FormatName) -> None:
     sizes = [len(encode_image(picture(), fmt, quality).data) for quality in (90, 60, 30)]
     assert sizes == sorted(sizes, reverse=True)
     assert len(set(sizes)) == 3
 
 
 @pytest.mark.parametrize("fmt", ["png", "jpeg", "webp"])
-def test_images_carry_no_metadata_and_repeat_byte_for_byte(fmt: ImageFormat) -> None:
+def test_images_carry_no_metadata_and_repeat_byte_for_byte(fmt: FormatName) -> None:
     encoded = encode_image(picture(), fmt)
     assert encode_image(picture(), fmt).data == encoded.data
     with Image.open(io.BytesIO(encoded.data)) as image:
@@ -109,7 +109,7 @@ def test_images_carry_no_metadata_and_repeat_byte_for_byte(fmt: ImageFormat) -> 
 
 
 @pytest.mark.parametrize("fmt", ["png", "jpeg", "webp"])
-def test_images_say_that_they_are_srgb_in_at_most_600_bytes(fmt: ImageFormat) -> None:
+def test_images_say_that_they_are_srgb_in_at_most_600_bytes(fmt: FormatName) -> None:
     """Without it a display wider than sRGB may show them in its own colours."""
     encoded = encode_image(picture(), fmt)
     with Image.open(io.BytesIO(encoded.data)) as image:
@@ -128,7 +128,7 @@ def test_images_say_that_they_are_srgb_in_at_most_600_bytes(fmt: ImageFormat) ->
 
 
 @pytest.mark.parametrize(("fmt", "quality"), [("png", None), ("jpeg", None), ("webp", None), ("webp", 100)])
-def test_a_result_that_becomes_a_source_keeps_its_colours_to_the_bit(fmt: ImageFormat, quality: int | None) -> None:
+def test_a_result_that_becomes_a_source_keeps_its_colours_to_the_bit(fmt: FormatName, quality: int | None) -> None:
     encoded = encode_image(picture(), fmt, quality)
     with Image.open(io.BytesIO(encoded.data)) as image:
         shown = np.asarray(image.convert("RGB"))

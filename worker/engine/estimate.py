@@ -457,8 +457,8 @@ def rates(card: str | None) -> Rates | None:
     return next((known for name, known in RATES.items() if re.search(rf"\b{name}\b", card)), None)
 
 
-_FRAMES_A_SECOND = 50e6
-_PIXELS_A_SECOND = 9e6
+_CLIP_PIXELS_A_SECOND = 50e6
+_PICTURE_PIXELS_A_SECOND = 9e6
 """x264 at `media.video`'s preset, PNG at `media.image`'s level: pixels a second on two cores (benchmarks/README.md)."""
 _UPLOAD_SECONDS = 1.0
 
@@ -515,8 +515,8 @@ def _cache(params: Params) -> StepCache | None:
 
 def _pack_seconds(params: Params) -> float:
     if isinstance(params, VideoParams):
-        return params.width * params.height * params.num_frames / _FRAMES_A_SECOND
-    return math.prod(params.final_size) / _PIXELS_A_SECOND
+        return params.width * params.height * params.num_frames / _CLIP_PIXELS_A_SECOND
+    return math.prod(params.final_size) / _PICTURE_PIXELS_A_SECOND
 
 
 _TELLING_SECONDS = 0.05

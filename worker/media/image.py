@@ -7,8 +7,9 @@ in the display's own. Blocks: call it in a thread, encoders leave the interprete
 """
 
 import io
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
+from worker.api.field_types import FormatName
 from worker.media import srgb
 from worker.media.artifact import CONTENT_TYPES, Artifact
 
@@ -16,15 +17,13 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-ImageFormat = Literal["png", "jpeg", "webp"]
-
 JPEG_QUALITY = 95
 
 WEBP_QUALITY = 90
 
 
 def encode_image(
-    pixels: "NDArray[np.uint8]", fmt: ImageFormat, quality: int | None = None, xmp: bytes | None = None
+    pixels: "NDArray[np.uint8]", fmt: FormatName, quality: int | None = None, xmp: bytes | None = None
 ) -> Artifact:
     """Encode one picture; the file carries pixels, that they are sRGB, the mark, and nothing else.
 
