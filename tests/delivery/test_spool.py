@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -12,6 +13,7 @@ import pytest
 
 from tests.support.fakes import MemoryBucket, MemoryDocumentStore, PaintingGenerator, is_down
 from tests.support.memory_world import CLOUD, PATH, VolumeWorld, World, ticket
+from worker.core.errors import BackendError
 from worker.core.types import Owner
 from worker.delivery.spool import DELIVERED, Spool
 from worker.document.transitions import WORKER_LOST
@@ -215,17 +217,81 @@ def test_a_folder_that_cannot_be_written_costs_nothing_but_the_entry(tmp_path: P
     assert Spool(tmp_path / "nowhere").deliver(Storage(MemoryBucket()), MemoryDocumentStore()) == 0
 
 
-def test_an_entry_that_cannot_be_read_is_dropped_and_the_next_one_delivered(tmp_path: Path) -> None:
-    broken = tmp_path / f"{int(time.time()) - 5}-broken"
-    broken.mkdir()
-    (broken / "entry.json").write_text("{")
-    spool = Spool(tmp_path)
-    spool.keep(OWNER, provenance(), [item()], {})
+def waiting() -> MemoryDocumentStore:
+    """A store with the document that waits for what `provenance` made."""
     documents = MemoryDocumentStore()
     fields = {"status": "failed", "error": {"code": "storage_unavailable"}, "job_id": "job-1", "attempt": 1}
     documents.write_as_app(PATH, fields)
-    assert spool.deliver(Storage(MemoryBucket()), documents) == 1
+    return documents
+
+
+@pytest.mark.parametrize("broken", ["a description that ends early", "no description", "no file"])
+def test_an_entry_that_cannot_be_read_is_dropped_and_the_next_one_delivered(tmp_path: Path, broken: str) -> None:
+    """A worker that ends while it removes what it has delivered leaves a part of it."""
+    spool = Spool(tmp_path)
+    spool.keep(OWNER, provenance(), [item()], {})
+    (entry,) = tmp_path.iterdir()
+    entry = entry.rename(tmp_path / f"{int(time.time()) - 5}-broken")
+    if broken == "no file":
+        (entry / "0").unlink()
+    else:
+        (entry / "entry.json").unlink()
+    if broken == "a description that ends early":
+        (entry / "entry.json").write_text("{")
+    spool.keep(OWNER, provenance(), [item()], {})
+    assert spool.deliver(Storage(MemoryBucket()), waiting()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_entry_that_is_refused_keeps_no_other_one_waiting(tmp_path: Path) -> None:
+    """Its document was never claimed, so what has its name may be another job's, and stays."""
+    spool, bucket = Spool(tmp_path), MemoryBucket()
+    theirs = replace(provenance(), job_id="job-2", fingerprint="another")
+    Storage(bucket).put("generating/user/image/file.png", item(20), theirs, time.monotonic() + 5)
+    spool.keep(OWNER, replace(provenance(), claimed=False), [item()], {})
+    (refused,) = tmp_path.iterdir()
+    refused = refused.rename(tmp_path / f"{int(time.time()) - 5}-refused")
+    second = replace(item(), storage_path="generating/user/image/second.png")
+    spool.keep(Owner("user", "second"), replace(provenance(), claimed=False), [second], {})
+    documents = MemoryDocumentStore()
+    assert spool.deliver(Storage(bucket), documents) == 1
+    assert documents.stored["generations/user/files/second"][0]["status"] == "completed"
+    assert list(tmp_path.iterdir()) == [refused]
+    assert bucket.objects["generating/user/image/file.png"][0] == item(20).data
+
+
+def test_an_entry_that_can_be_neither_delivered_nor_put_back_stays_with_its_files(tmp_path: Path) -> None:
+    spool, documents = Spool(tmp_path), waiting()
+    spool.keep(OWNER, provenance(), [item()], {})
+    (entry,) = tmp_path.iterdir()
+
+    def goes_down(_call: str, _path: str) -> None:
+        (entry / "in the way").mkdir(parents=True)
+        raise BackendError("firestore", "unreachable")
+
+    documents.before = goes_down
+    assert spool.deliver(Storage(MemoryBucket()), documents) == 0
+    assert {path.name for path in (tmp_path / f"taken-{entry.name}").iterdir()} == {"0", "entry.json"}
+
+
+def test_what_other_workers_do_in_the_folder_costs_no_result(tmp_path: Path) -> None:
+    spool, over = Spool(tmp_path), threading.Event()
+    for _ in range(10):
+        spool.keep(OWNER, provenance(), [item()], {})
+
+    def take_and_put_back() -> None:
+        while not over.is_set():
+            for entry in [path for path in tmp_path.iterdir() if path.name[:1].isdigit()]:
+                entry.rename(tmp_path / f"taken-{entry.name}").rename(entry)
+
+    other = threading.Thread(target=take_and_put_back)
+    other.start()
+    try:
+        kept = [spool.keep(OWNER, provenance(), [item()], {}) for _ in range(40)]
+    finally:
+        over.set()
+        other.join()
+    assert all(kept)
 
 
 async def test_an_entry_whose_document_takes_nothing_keeps_no_other_one_waiting(tmp_path: Path) -> None:
@@ -251,10 +317,7 @@ def test_an_entry_that_a_dead_worker_had_taken_is_taken_back(tmp_path: Path) -> 
     assert spool.deliver(Storage(MemoryBucket()), MemoryDocumentStore()) == 0
     assert taken.exists(), "a living worker's entry is left alone"
     os.utime(taken, (time.time() - 3600,) * 2)
-    documents = MemoryDocumentStore()
-    fields = {"status": "failed", "error": {"code": "storage_unavailable"}, "job_id": "job-1", "attempt": 1}
-    documents.write_as_app(PATH, fields)
-    assert spool.deliver(Storage(MemoryBucket()), documents) == 1
+    assert spool.deliver(Storage(MemoryBucket()), waiting()) == 1
 
 
 async def test_what_is_delivered_late_is_kept_for_the_operators_days_from_then_on(tmp_path: Path) -> None:

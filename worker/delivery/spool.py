@@ -112,16 +112,19 @@ class Spool:
         except StillLeased:
             return False
         except BackendError as error:
-            if error.kind != "invalid":
+            if error.kind == "unreachable":
                 raise
-            return False  # what its document does not take must not keep the others waiting
-        except (ValueError, KeyError, TypeError) as error:
+            return False  # what its document or the bucket does not take must not keep the others waiting
+        except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
             log.warning("an entry cannot be read: %s", where(error), extra={"action": "spool_dropped"})
             return False
 
     @contextlib.contextmanager
     def _taken(self, name: str) -> Iterator[Path | None]:
-        """The entry under a name of this worker's own; put back where nothing answered, removed otherwise."""
+        """The entry under a name of this worker's own; put back where it was not taken, removed otherwise.
+
+        One that lacks a file was being removed, by a worker that ended meanwhile.
+        """
         taken = self._folder / f"taken-{name}"
         try:
             (self._folder / name).rename(taken)
@@ -129,25 +132,34 @@ class Spool:
             yield None
             return
         os.utime(taken)
-        try:
-            yield taken
-        except (BackendError, OSError):
-            taken.rename(self._folder / name)
-            raise
-        finally:
-            shutil.rmtree(taken, ignore_errors=True)
+        with contextlib.ExitStack() as gone:
+            gone.callback(shutil.rmtree, taken, ignore_errors=True)
+            try:
+                yield taken
+            except FileNotFoundError:
+                raise
+            except (BackendError, OSError):
+                gone.pop_all()  # where it cannot be put back, either, it is found as that of a worker that is gone
+                taken.rename(self._folder / name)
+                raise
 
     def _drop_old(self) -> None:
         now = time.time()
         for path in self._folder.iterdir():
-            untouched = now - path.stat().st_mtime
-            kept_at = path.name.removeprefix("taken-").removeprefix("draft-").partition("-")[0]
-            old = now - (int(kept_at) if kept_at.isdigit() else path.stat().st_mtime) > self._max_age
-            if path.name.startswith("taken-") and untouched > timing.SPOOL_TAKEN_SECONDS:
-                path.rename(path.with_name(path.name.removeprefix("taken-")))
-            elif old or (path.name.startswith("draft-") and untouched > timing.SPOOL_TAKEN_SECONDS):
-                shutil.rmtree(path, ignore_errors=True)
-                log.warning("an entry was too old", extra={"action": "spool_dropped"})
+            # Other workers take entries, put them back and remove them meanwhile.
+            with contextlib.suppress(FileNotFoundError):
+                self._drop_if_old(path, now)
+
+    def _drop_if_old(self, path: Path, now: float) -> None:
+        touched = path.stat().st_mtime
+        untouched = now - touched
+        kept_at = path.name.removeprefix("taken-").removeprefix("draft-").partition("-")[0]
+        old = now - (int(kept_at) if kept_at.isdigit() else touched) > self._max_age
+        if path.name.startswith("taken-") and untouched > timing.SPOOL_TAKEN_SECONDS:
+            path.rename(path.with_name(path.name.removeprefix("taken-")))
+        elif old or (path.name.startswith("draft-") and untouched > timing.SPOOL_TAKEN_SECONDS):
+            shutil.rmtree(path, ignore_errors=True)
+            log.warning("an entry was too old", extra={"action": "spool_dropped"})
 
 
 def _described(
@@ -224,4 +236,10 @@ def _thumbnail(kept: Path, said: Mapping[str, str] | None) -> Artifact | None:
 
 
 def _bytes_in(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    """As far as they are there: other workers remove what they have delivered."""
+    found = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                found += (Path(parent) / name).stat().st_size
+    return found
