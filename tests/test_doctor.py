@@ -350,6 +350,62 @@ def test_a_model_that_has_to_be_downloaded_says_so() -> None:
     assert found.remedy
 
 
+def test_a_model_that_no_job_may_download_is_red_unless_the_start_fetches_it() -> None:
+    wan: dict[str, Any] = {"sdxl_model": "demo", "wan_model": "Wan-AI/Wan2.2-TI2V-5B-Diffusers"}
+    found = named(models(**wan), "text2video, img2video")
+    assert found.state == "fail", "another named model is here, so the worker refuses its jobs"
+    assert "no job may download it" in found.detail
+    assert "ALLOW_DOWNLOADS" in found.remedy
+    answers: tuple[dict[str, Any], ...] = ({"allow_downloads": True}, {"preload_tasks": "text2video"})
+    for answer in answers:
+        assert named(models(**wan, **answer), "text2video, img2video").state == "warn"
+    assert one(models(cuda=True, allow_downloads=False, tasks="text2video")[:1]).state == "fail"
+
+
+def test_one_file_whose_configuration_no_job_may_download_is_red(tmp_path: Path) -> None:
+    put_header(tmp_path / "photo.safetensors", SDXL)
+    photo: dict[str, Any] = {"sdxl_model": str(tmp_path / "photo.safetensors")}
+    states_of = [models(**photo, allow_downloads=allowed)[0].state for allowed in (None, True, False)]
+    assert states_of == ["warn", "warn", "fail"]
+    assert models(**photo, allow_downloads=False, preload_tasks="text2img")[0].state == "warn"
+
+
+def test_a_task_that_the_operator_left_out_is_no_red_row_and_one_that_they_named_is() -> None:
+    rows = models(tasks="text2img,upscale", sdxl_model="demo")
+    assert states(rows) == {"text2img, upscale": "ok", "img2img, inpaint, text2video, img2video": "skipped"}
+    assert states(models(sdxl_model="demo"))["text2video, img2video"] == "skipped"
+    preloaded = models(tasks="text2img", sdxl_model="demo", preload_tasks="text2img,text2video")
+    assert (named(preloaded, "PRELOAD_TASKS").state, "text2video" in named(preloaded, "PRELOAD_TASKS").detail) == (
+        "fail",
+        True,
+    )
+    wan = models(cuda=True, tasks="text2video,img2video", wan_model="Wan-AI/Wan2.1-T2V-1.3B-Diffusers")
+    assert named(wan, "img2video").state == "fail", "TASKS names it"
+
+
+def test_what_goes_beside_a_model_is_red_where_no_job_may_download_it_or_it_is_not_there(tmp_path: Path) -> None:
+    def rows(**values: Any) -> dict[str, str]:
+        registry = ModelRegistry(load_settings(sdxl_model="org/photo", **values), cuda=True, where=())
+        asked = [*doctor.ip_adapter(registry), doctor.controlnet(registry), *doctor.upscaler(registry)]
+        for row in (doctor.depth, doctor.previews):
+            asked += doctor.rows(row.__name__, lambda row=row: iter((row(registry),)))  # type: ignore[misc]
+        return states(asked)
+
+    none = rows()
+    assert set(none.values()) == {"skipped"}
+    named_ones = {f"{name}_model": "org/name" for name in ("ip_adapter", "controlnet", "upscaler", "depth", "preview")}
+    assert rows(**named_ones) == dict.fromkeys(none, "warn")
+    assert rows(**named_ones, allow_downloads=False) == dict.fromkeys(none, "fail")
+    nowhere = str(tmp_path / "nowhere")
+    missing = rows(depth_model=nowhere, preview_model=nowhere)
+    assert (missing["depth"], missing["previews"]) == ("fail", "fail")
+
+
+def test_a_model_that_cannot_be_had_is_red_once(tmp_path: Path) -> None:
+    registry = ModelRegistry(load_settings(sdxl_model=str(tmp_path / "nowhere")), cuda=True, where=())
+    assert doctor.controlnet(registry).state == "skipped"
+
+
 def test_a_checkpoint_in_one_file_says_what_it_is_and_each_of_several_has_its_row(tmp_path: Path) -> None:
     put_header(tmp_path / "noob-lightning-4step.safetensors", SDXL | {"v_pred": ("F16", [])})
     put_header(tmp_path / "lora.safetensors", {"lora_unet_x.lora_up.weight": ("F16", [4])})
@@ -434,6 +490,26 @@ def test_a_spool_that_the_worker_may_not_write_is_red(tmp_path: Path, monkeypatc
     assert named(doctor.disk(settings, registry), "spool").state != "fail"
     monkeypatch.setattr(os, "access", lambda *_: False)  # root, as whom tests may run, may write everywhere
     assert named(doctor.disk(settings, registry), "spool").state == "fail"
+
+
+@pytest.mark.parametrize(
+    ("values", "state"),
+    [
+        ({}, "skipped"),
+        ({"safety_checker": "block"}, "fail"),
+        ({"preview_model": "org/name"}, "skipped"),
+        ({"preview_model": "org/name", "allow_downloads": True}, "fail"),
+        ({"wan_model": "org/wan"}, "skipped"),
+        ({"wan_model": "org/wan", "preload_tasks": "text2video"}, "fail"),
+    ],
+)
+def test_room_is_looked_for_where_something_will_be_downloaded(
+    values: dict[str, Any], state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = load_settings(sdxl_model="demo", **values)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    rows = doctor.disk(settings, ModelRegistry(settings, cuda=False, where=()))
+    assert named(rows, "disk for downloads").state == state
 
 
 def test_what_cannot_be_read_of_phones_pictures_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

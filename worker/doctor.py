@@ -68,14 +68,17 @@ State = Literal["ok", "warn", "fail", "skipped"]
 
 INLINE = "not configured: results go back as base64"
 FIRESTORE = "https://firestore.googleapis.com"
-DOWNLOADS_GIB = 40
-"""What the largest of the default models takes on a disk as it is published, and some room."""
+DOWNLOADS_GIB, EXTRAS_GIB = 40, 10
+"""What the largest default model takes on a disk as it is published, and what goes beside one; and some room."""
 PHONES_DECODERS = {"HEIC": "pillow_heif", "AVIF": "PIL._avif"}
 """The module that reads each kind."""
 SPOOL_GIB = 2
 """As much as the spool keeps."""
 LONGEST_VALUE = 120
-DOWNLOADED = "not on this machine: a job downloads it"
+NOT_HERE = "not on this machine: "
+REMEDY = "bake it, put it on the volume, or name its task in PRELOAD_TASKS: docs/deploy.md, Models"
+BAKE = "bake it, or put it on the volume"
+ALLOW = "; ALLOW_DOWNLOADS=true lets jobs download"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +113,8 @@ def examine() -> Iterator[tuple[str, list[Finding]]]:
             *rows("models", lambda: models(settings, registry)),
             *rows("ControlNet", lambda: iter((controlnet(registry),))),
             *rows("IP-Adapter", lambda: ip_adapter(registry)),
+            *rows("depth", lambda: iter((depth(registry),))),
+            *rows("live previews", lambda: iter((previews(registry),))),
             *rows("upscaler", lambda: upscaler(registry)),
             *rows("safety checker", lambda: safety(registry)),
         ],
@@ -389,25 +394,51 @@ def models(settings: Settings, registry: ModelRegistry) -> Iterator[Finding]:
         else:
             served.setdefault(spec, []).append(task)
             what.setdefault(spec, _kind(spec, defaults))
+    at_start = _preloaded(settings, registry)
     for spec, tasks in served.items():
         missing = any(part.kind == "hub" and not part.optional for part in spec.all)
         alone = registry.lacks_configs(spec)
-        parts = "; ".join(_described(part) for part in spec.all)
-        parts += f"; SDXL base's configuration {DOWNLOADED}" if alone else ""
+        when = "the start downloads it" if spec in at_start else _when(registry)
+        parts = "; ".join(_described(part, when) for part in spec.all)
+        may = spec in at_start or settings.allow_downloads is not False
+        parts += f"; SDXL base's configuration {NOT_HERE}{_when(registry, may=may)}" if alone else ""
         weight = "" if missing else f"; {_size(sum(spec_bytes(spec, cuda=registry.cuda).values()))} as it is loaded"
-        remedy = "bake it, put it on the volume, or name its task in PRELOAD_TASKS: docs/deploy.md, Models"
-        state: State = "warn" if missing or alone else "ok"
+        refused = (missing and spec not in at_start and not registry.may_download) or (alone and not may)
+        state: State = "fail" if refused else "warn" if missing or alone else "ok"
         said = f"{what[spec]}; {parts}{weight}"
-        yield Finding(_called(spec.main.called) + ", ".join(tasks), state, said, "" if state == "ok" else remedy)
+        remedy = "" if state == "ok" else REMEDY + (ALLOW if refused else "")
+        yield Finding(_called(spec.main.called) + ", ".join(tasks), state, said, remedy)
     for (called, problem), tasks in unserved.items():
         # A worker with one task less still serves the others, unless its operator wanted that one.
         wanted = not served or any(_asked_for(settings, TaskType(task)) for task in tasks)
         yield Finding(called + ", ".join(tasks), "fail" if wanted else "warn", problem)
+    if others := [task for task in TaskType if task not in registry.tasks]:
+        why = "TASKS does not name it" if settings.tasks else "other models are named, and none for it"
+        yield Finding(", ".join(others), "skipped", f"not served: {why}")
+    for task in settings.preload_tasks or ():
+        if task not in registry.tasks:
+            yield Finding("PRELOAD_TASKS", "fail", f"{task} is not served", "name it in TASKS, or a model for it")
 
 
 def _asked_for(settings: Settings, task: TaskType) -> bool:
     variable = {TaskType.TEXT2VIDEO: settings.wan_model, TaskType.IMG2VIDEO: settings.wan_i2v_model}
-    return task in (settings.preload_tasks or ()) or bool(variable.get(task, settings.sdxl_model))
+    named = (*(settings.tasks or ()), *(settings.preload_tasks or ()))
+    return task in named or bool(variable.get(task, settings.sdxl_model))
+
+
+def _preloaded(settings: Settings, registry: ModelRegistry) -> set[ModelSpec]:
+    """The models that are fetched at the start, whatever may be downloaded later."""
+    found = set()
+    for task in settings.preload_tasks or ():
+        with contextlib.suppress(ModelUnavailable):
+            found.add(registry.spec(task))
+    return found
+
+
+def _when(registry: ModelRegistry, *, may: bool | None = None) -> str:
+    """Who downloads what is not here."""
+    may = registry.may_download if may is None else may
+    return "a job downloads it" if may else "no job may download it"
 
 
 def _kind(spec: ModelSpec, defaults: ModelDefaults) -> str:
@@ -427,11 +458,11 @@ def _called(name: str | None) -> str:
     return f"{name}: " if name else ""
 
 
-def _described(part: WeightSource) -> str:
+def _described(part: WeightSource, when: str) -> str:
     names = {"vae": "VAE ", "refiner": "refiner "}
     role = names.get(part.role, "")
     if part.path is None:
-        return f"{role}{part.name} {DOWNLOADED}"
+        return f"{role}{part.name} {NOT_HERE}{when}"
     return f"{role}{part.path}" if part.kind == "file" else f"{role}{part.name} in {part.path}"
 
 
@@ -452,19 +483,41 @@ def _ip_adapter(registry: ModelRegistry, main: WeightSource) -> Finding:
         weights = registry.ip_adapter(main)
     except ModelUnavailable as error:
         return Finding("IP-Adapter", "fail", error.message, "docs/deploy.md, IP-Adapter")
+    without = "IP_ADAPTER_MODEL is not set: no request may give a picture to take after"
+    return _extra("IP-Adapter", weights, registry, without)
+
+
+def _extra(name: str, weights: WeightSource | None, registry: ModelRegistry, without: str) -> Finding:
+    """What one job asks for beside a model; PRELOAD_TASKS brings none of it."""
     if weights is None:
-        return Finding(
-            "IP-Adapter", "skipped", "IP_ADAPTER_MODEL is not set: no request may give a picture to take after"
-        )
+        return Finding(name, "skipped", without)
     if weights.kind == "demo":
-        return Finding("IP-Adapter", "ok", "demo")
+        return Finding(name, "ok", "demo")
+    said, may = _described(weights, _when(registry)), registry.may_download
     if weights.path is None:
-        return Finding("IP-Adapter", "warn", _described(weights), "bake it, or put it on the volume")
-    return Finding("IP-Adapter", "ok", _described(weights))
+        return Finding(name, "warn" if may else "fail", said, BAKE if may else BAKE + ALLOW)
+    return Finding(name, "ok", said)
+
+
+def depth(registry: ModelRegistry) -> Finding:
+    """What tells the depth of a photo."""
+    return _extra("depth", registry.depth(), registry, "DEPTH_MODEL is not set: control pictures of depth come made")
+
+
+def previews(registry: ModelRegistry) -> Finding:
+    """What draws an image while it is being made."""
+    without = "PREVIEW_MODEL is not set: a linear map draws them"
+    return _extra("live previews", registry.preview(), registry, without)
 
 
 def controlnet(registry: ModelRegistry) -> Finding:
     """What control pictures go to."""
+    images = next((task for task in registry.tasks if not task.is_video), None)
+    try:
+        if images is not None:
+            registry.spec(images)
+    except ModelUnavailable:
+        return Finding("ControlNet", "skipped", "not asked before its model is here")
     try:
         types = registry.served_controlnets()
     except ModelUnavailable as error:
@@ -473,7 +526,7 @@ def controlnet(registry: ModelRegistry) -> Finding:
         return Finding("ControlNet", "skipped", "CONTROLNET_MODEL is not set: no request may give a control picture")
     away = [weights for weights in types.values() if weights.kind == "hub"]
     if away:
-        return Finding("ControlNet", "warn", _described(away[0]), "bake it, or put it on the volume")
+        return _extra("ControlNet", away[0], registry, "")
     return Finding("ControlNet", "ok", ", ".join(types))
 
 
@@ -493,7 +546,7 @@ def upscaler(registry: ModelRegistry) -> Iterator[Finding]:
             "upscaler", "skipped", "UPSCALER_MODEL is not set: Lanczos enlarges, the image model draws details"
         )
     elif spec.main.path is None and spec.main.kind == "hub":
-        yield Finding("upscaler", "warn", _described(spec.main), "bake it, or put it on the volume")
+        yield _extra("upscaler", spec.main, registry, "")
     else:
         found = upscaler_layout(spec)
         yield Finding("upscaler", "ok", f"{spec.main.name}: {found.kind}, x{found.scale}, {found.features} features")
@@ -505,9 +558,9 @@ def safety(registry: ModelRegistry) -> Iterator[Finding]:
     if checker is None:
         yield Finding("safety checker", "skipped", "SAFETY_CHECKER is off: nothing is checked")
     elif checker.path is None:
-        yield Finding("safety checker", "warn", _described(checker), "bake it, or put it on the volume")
+        yield Finding("safety checker", "warn", _described(checker, "every start downloads it"), BAKE)
     else:
-        yield Finding("safety checker", "ok", _described(checker))
+        yield Finding("safety checker", "ok", _described(checker, ""))
 
 
 # --- Machine --------------------------------------------------------------------------------------------------------
@@ -576,8 +629,8 @@ def placement(registry: ModelRegistry) -> Iterator[Finding]:
 
 
 def _models(registry: ModelRegistry) -> Iterator[tuple[TaskType, str | None]]:
-    """Each task with each of its models; a task that has none is asked for all the same, so as to say why."""
-    for task in TaskType:
+    """Each served task with each of its models; one that has none is asked for all the same, so as to say why."""
+    for task in (task for task in TaskType if task in registry.tasks):
         for model in registry.models(task) or (None,):
             yield task, model
 
@@ -628,10 +681,9 @@ def ffmpeg() -> Iterator[Finding]:
 
 def disk(settings: Settings, registry: ModelRegistry) -> Iterator[Finding]:
     """Where models are downloaded to, where clips are made, and where results wait for better times."""
-    downloads = any(part.kind == "hub" for _, _, spec in _specs(registry) for part in spec.all)
     cache = hub.default_places(settings.models_dir)[-1].root
-    if downloads:
-        yield _space("disk for downloads", cache, DOWNLOADS_GIB, "HF_HOME names a folder with room that it may write")
+    if gib := _gib_to_download(settings, registry):
+        yield _space("disk for downloads", cache, gib, "HF_HOME names a folder with room that it may write")
     else:
         yield Finding("disk for downloads", "skipped", "nothing has to be downloaded")
     yield _space("disk for clips", Path(tempfile.gettempdir()), 1, "TMPDIR names a folder with room")
@@ -641,6 +693,24 @@ def disk(settings: Settings, registry: ModelRegistry) -> Iterator[Finding]:
     else:
         remedy = f"make {settings.outbox_dir} writable for user {os.getuid()}: docs/deploy.md, Network volume and spool"
         yield _space("spool", settings.outbox_dir, SPOOL_GIB, remedy)
+
+
+def _gib_to_download(settings: Settings, registry: ModelRegistry) -> int:
+    """Room for what the start or a job downloads; 0: nothing is."""
+    at_start = _preloaded(settings, registry)
+    specs = [spec for _, _, spec in _specs(registry) if registry.may_download or spec in at_start]
+    if any(part.kind == "hub" for spec in specs for part in spec.all):
+        return DOWNLOADS_GIB
+    asked: list[Callable[[], Iterable[WeightSource | None]]] = [lambda: (registry.safety(),)]
+    if registry.may_download:
+        asked += [lambda: (registry.depth(), registry.preview()), lambda: registry.served_controlnets().values()]
+        asked += [lambda: (upscaler.main for upscaler in (registry.upscaler(),) if upscaler is not None)]
+        asked += [lambda: (registry.ip_adapter(spec.main) for spec in specs if spec.family == "sdxl")]
+    extras: list[WeightSource | None] = []
+    for ask in asked:
+        with contextlib.suppress(ModelUnavailable):  # each has a row of its own
+            extras += ask()
+    return EXTRAS_GIB if any(extra is not None and extra.kind == "hub" for extra in extras) else 0
 
 
 def _space(name: str, folder: Path, wanted: int, remedy: str) -> Finding:

@@ -371,6 +371,15 @@ class ModelRegistry:
         value = self._settings.preview_model
         return None if value is None else self._weights("PREVIEW_MODEL", "preview", value)
 
+    def depth(self) -> WeightSource | None:
+        """What tells the depth of a photo; None: such control pictures come made.
+
+        Raises:
+            ModelUnavailable: what is configured is not there or is something else.
+        """
+        value = self._settings.depth_model
+        return None if value is None else self._weights("DEPTH_MODEL", "depth", value)
+
     def controlnet_types(self) -> tuple[ControlType, ...]:
         """The types of control picture that a request may name; empty where no ControlNet can be had."""
         with contextlib.suppress(ModelUnavailable):
@@ -400,8 +409,8 @@ class ModelRegistry:
             raise InvalidInput(problems)
         asked = [entry for entry in request.controlnets if entry.conditioning_scale]
         wanted = [served[entry.type] for entry in asked]
-        if self._settings.depth_model and any(entry.type == "depth" and entry.preprocess for entry in asked):
-            wanted.append(self._weights("DEPTH_MODEL", "depth", self._settings.depth_model))
+        if any(entry.type == "depth" and entry.preprocess for entry in asked) and (depth := self.depth()) is not None:
+            wanted.append(depth)
         return list({network.network: network for network in wanted}.values())
 
     def _controlnets(self, main: WeightSource) -> dict[ControlType, WeightSource]:
