@@ -244,6 +244,30 @@ def test_cloud_storage_needs_both_ids() -> None:
     assert "file_uid: required when use_cloud_storage is true" in message
 
 
+def test_one_message_names_what_is_wrong_with_one_field_and_with_several_together() -> None:
+    together = {"use_cloud_storage": True, "user_id": "u", "prompt_weighting": True, "prompt": "(a:11)"}
+    sizes = {"width": 512, "height": 512, "image_size": "square"}
+    of_several = (
+        "file_uid: required when use_cloud_storage is true; "
+        "width, height, image_size: are two ways to say the same; give one of them; "
+        "prompt: a weight must be within -10 and 10 (got 11.0)"
+    )
+    assert problem({**together, **sizes}) == f"invalid_input: {of_several}"
+    one = "num_images: must be at most 4 (got 5)"
+    assert problem({**together, **sizes, "num_images": 5}) == f"invalid_input: {one}; {of_several}"
+    # A field that is wrong itself is given all the same.
+    message = problem({"task_type": "text2video", "prompt": "x", "num_frames": 80, "duration": 5})
+    assert message.endswith("(got 80); num_frames, duration: are two ways to say the same; give one of them")
+
+
+def test_a_text_that_is_empty_or_too_long_is_told_the_length_that_is_right() -> None:
+    assert problem({"prompt": "x", "id_token": ""}) == (
+        "invalid_input: id_token: must not be empty; null says that it is not given"
+    )
+    assert problem({"prompt": "x", "id_token": "t" * 8193}).endswith("must have at most 8192 characters (got 8193)")
+    assert problem({"prompt": "x", "model": "m" * 201}).endswith("must have at most 200 characters (got 201)")
+
+
 def test_control_characters_and_bidi_tricks_are_taken_out_of_prompts() -> None:
     assert parse({"prompt": " a\x00 \x1b[31mfox\u202e\r\n "}).prompt == "a [31mfox"
 

@@ -44,8 +44,8 @@ IDS = """
         .postscript .raw .reader_ended .sound .svg .text .too_large .too_many_pixels .too_many_pixels_of_kind
         .too_many_scans .too_much_memory .too_slow .unreadable .video .xml
     invalid_input
-        .at_least .at_most .base64 .base64_blanks .boolean .control_span .end_image .entry_key .entry_object .fields
-        .finite_number .frames .got_list .got_number .got_object .got_text .greater_than .gs_escaped .gs_path
+        .at_least .at_most .base64 .base64_blanks .boolean .control_span .empty .end_image .entry_key .entry_object
+        .fields .finite_number .frames .got_list .got_number .got_object .got_text .greater_than .gs_escaped .gs_path
         .gs_without_firebase .gs_without_user .identifier .image_cost .image_ref .is_bare_base64 .is_http .is_local_file
         .is_no_base64 .is_percent_encoded .is_without_bucket .is_without_scheme .length .list .list_length
         .long_reference .lora_bytes .lora_damaged .lora_family .lora_half .lora_incomplete .lora_is_another

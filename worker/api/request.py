@@ -6,6 +6,7 @@ model, no network, no files and no document. What depends on the model in use (n
 """
 
 import itertools
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
@@ -24,6 +25,7 @@ from pydantic import (
 from worker.api.excerpt import excerpt
 from worker.api.field_types import (
     MAX_ID_TOKEN_CHARACTERS,
+    MAX_PROMPT_CHARACTERS,
     Border,
     FileUid,
     FrameCount,
@@ -170,32 +172,6 @@ class BaseRequest(BaseModel):
     preview: bool = False
     """Whether the document shows what is being made, small, while it is."""
     id_token: IdToken | None = None
-
-    @model_validator(mode="after")
-    def _cloud_needs_an_owner(self) -> "BaseRequest":
-        if self.use_cloud_storage:
-            missing = [name for name in ("user_id", "file_uid") if getattr(self, name) is None]
-            if missing:
-                raise finding("invalid_input.owner", fields=", ".join(missing))
-        return self
-
-    @model_validator(mode="after")
-    def _one_way_to_say_it(self) -> "BaseRequest":
-        for name, others in self.one_of_these:
-            for other in others:
-                if getattr(self, name) is not None and getattr(self, other) is not None:
-                    raise finding("invalid_input.several_sizes", fields=f"{other}, {name}")
-        return self
-
-    @model_validator(mode="after")
-    def _bearable_weights(self) -> "BaseRequest":
-        for field in ("prompt", "negative_prompt") if self.prompt_weighting else ():
-            passages = weighted(getattr(self, field))
-            if len(passages) > MAX_PASSAGES:
-                raise finding("invalid_input.prompt_breaks", fields=field, most=MAX_PASSAGES - 1, got=len(passages) - 1)
-            if abs(weight := heaviest(passages)) > MAX_WEIGHT:
-                raise finding("invalid_input.prompt_weight", fields=field, most=MAX_WEIGHT, got=round(weight, 2))
-        return self
 
     @property
     def owner(self) -> Owner | None:
@@ -398,11 +374,38 @@ def parse(raw: object) -> Request:
         raise InvalidInput([not_one_of("task_type", tuple(REQUESTS), named)])
     if raw.get("action") is not None:
         raise InvalidInput([not_one_of("action", ACTIONS, raw["action"])])
+    read, request, problems = _worth_reading(raw, task), None, list[FieldProblem]()
     try:
-        return _ADAPTERS[task].validate_python({**_worth_reading(raw, task), "task_type": task})
+        request = _ADAPTERS[task].validate_python({**read, "task_type": task})
+        read = dict(request)
     except ValidationError as error:
         details = error.errors(include_url=False, include_context=True)
-        raise InvalidInput([problem(detail, task, _FIELDS) for detail in details[:MAX_PROBLEMS]]) from None
+        problems = [problem(detail, task, _FIELDS) for detail in details[:MAX_PROBLEMS]]
+    # Beside what is wrong with one field: who has corrected that shall not be told the rest only then.
+    problems += _of_several(read, REQUESTS[task])
+    if request is None or problems:
+        raise InvalidInput(problems[:MAX_PROBLEMS])
+    return request
+
+
+def _of_several(read: Mapping[str, Any], model: type[Request]) -> Iterator[FieldProblem]:
+    """What is wrong with fields that are right each by itself, as far as those here are."""
+    if read.get("use_cloud_storage") is True:
+        missing = [name for name in ("user_id", "file_uid") if read.get(name) is None]
+        if missing:
+            yield FieldProblem("", "invalid_input.owner", fields=", ".join(missing))
+    for name, others in model.one_of_these:
+        given = [other for other in others if read.get(other) is not None]
+        if given and read.get(name) is not None:
+            yield FieldProblem("", "invalid_input.several_sizes", fields=", ".join([*given, name]))
+    for field in ("prompt", "negative_prompt") if read.get("prompt_weighting") is True else ():
+        text = read.get(field)
+        passages = weighted(text) if isinstance(text, str) and len(text) <= MAX_PROMPT_CHARACTERS else ()
+        if len(passages) > MAX_PASSAGES:
+            most = MAX_PASSAGES - 1
+            yield FieldProblem("", "invalid_input.prompt_breaks", fields=field, most=most, got=len(passages) - 1)
+        if abs(weight := heaviest(passages)) > MAX_WEIGHT:
+            yield FieldProblem("", "invalid_input.prompt_weight", fields=field, most=MAX_WEIGHT, got=round(weight, 2))
 
 
 def _task(value: object) -> TaskType | None:

@@ -55,9 +55,10 @@ def problem(detail: ErrorDetails, task: str, fields: Mapping[Any, Sequence[str]]
             return FieldProblem(field, "invalid_input.size_in_pixels", choices=choices, sides=sides, got=short(value))
         case "enum" | "literal_error":
             return not_one_of(field, _choices(context), value)
-        case "string_too_long" | "string_too_short":
-            most = context.get("max_length", 1)
-            return FieldProblem(field, "invalid_input.length", most=most, got=len(str(value)))
+        case "string_too_short":
+            return FieldProblem(field, "invalid_input.empty")
+        case "string_too_long":
+            return FieldProblem(field, "invalid_input.too_long", most=context["max_length"], got=len(str(value)))
         case "tuple_type":
             return FieldProblem(field, "invalid_input.list", got=short(value))
         case "string_unicode":

@@ -32,6 +32,7 @@ MESSAGES: Mapping[str, str] = {
     "invalid_input.greater_than": "must be greater than {bound} (got {got})",
     "invalid_input.at_most": "must be at most {most} (got {got})",
     "invalid_input.length": "must have 1 to {most} characters (got {got})",
+    "invalid_input.empty": "must not be empty; null says that it is not given",
     "invalid_input.too_long": "must have at most {most} characters (got {got})",
     "invalid_input.unicode": "must be valid Unicode text, the names of its fields too",
     "invalid_input.surrogate": "must be valid Unicode text (it holds a lone surrogate)",
