@@ -239,11 +239,22 @@ def _preload(services: Services) -> None:
     log.info("ready for %s", ", ".join(ready) or "no task yet", extra={"action": "preloaded"})
 
 
-def deliver_spool(services: Services) -> None:
-    """Deliver what an earlier worker had to keep, beside the first jobs."""
-    if services.spool is None or services.storage is None or services.documents is None:
-        return
-    threading.Thread(target=services.spool.deliver, args=(services.storage, services.documents), daemon=True).start()
+def deliver_spool(services: Services) -> threading.Event:
+    """Deliver what workers had to keep, beside the jobs: what is there at the start, and what this one keeps itself.
+
+    Returns what ends that once it is set.
+    """
+    spool, storage, documents, over = services.spool, services.storage, services.documents, threading.Event()
+    if spool is None or storage is None or documents is None:
+        return over
+
+    def deliver() -> None:
+        spool.deliver(storage, documents)
+        while not over.wait(timing.SPOOL_AGAIN_SECONDS):
+            spool.deliver(storage, documents)
+
+    threading.Thread(target=deliver, name="spool", daemon=True).start()
+    return over
 
 
 def main() -> None:

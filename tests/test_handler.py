@@ -26,6 +26,7 @@ import pytest
 
 import handler
 from tests.support.fakes import (
+    PATIENCE,
     HasNoModel,
     MemoryBucket,
     MemoryDocumentStore,
@@ -33,7 +34,9 @@ from tests.support.fakes import (
     Raises,
     Slow,
     TokenUsers,
+    is_down,
 )
+from tests.support.memory_world import VolumeWorld
 from tools import showing
 from tools.emulators.worker_process import clean_environment
 from worker.api.params import Params, VideoParams
@@ -88,6 +91,30 @@ class World:
     async def step(self, number: int) -> None:
         while self.generator.steps_done < number:
             await asyncio.sleep(0.005)
+
+
+# -- beside the jobs
+
+
+async def test_a_worker_that_lives_on_delivers_what_it_has_put_aside_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is always there is never followed by a next one that starts."""
+    monkeypatch.setattr(timing, "SPOOL_AGAIN_SECONDS", 0.02)
+    world = VolumeWorld(tmp_path / "outbox")
+    over = handler.deliver_spool(world.services())
+    try:
+        world.bucket.before = is_down("storage", "refused")
+        response = await world.run(CLOUD)
+        assert "is kept and will be delivered later" in response["error"]
+        assert world.document["status"] == "failed"
+        world.bucket.before = lambda *_: None
+        async with asyncio.timeout(PATIENCE):
+            while world.document["status"] != "completed":
+                await asyncio.sleep(0.02)
+    finally:
+        over.set()
+    assert world.paths == ["generating/user/image/file.png"]
 
 
 # -- one call

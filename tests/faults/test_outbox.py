@@ -1,4 +1,4 @@
-"""A result that can neither be uploaded nor returned waits on the volume for the next worker that starts."""
+"""A result that can neither be uploaded nor returned waits on the volume, also for another worker than its own."""
 
 import json
 from pathlib import Path

@@ -57,6 +57,8 @@ SPOOL_UPLOAD_SECONDS = 60.0
 """One upload of a spooled result: nobody waits for it."""
 SPOOL_COMPLETE_SECONDS = 10.0
 """Writing the document of a spooled result."""
+SPOOL_AGAIN_SECONDS = 300.0
+"""How often a worker looks whether spooled results can be delivered."""
 SPOOL_TAKEN_SECONDS = 600.0
 """How long a worker may be busy with a spooled result; after that another one takes it."""
 
