@@ -5,7 +5,7 @@ import { setTimeout } from "node:timers/promises";
 import { logger } from "firebase-functions";
 import { HttpsError } from "firebase-functions/https";
 import { credits, creditsPer1000Units, database, freeCredits, maxUnits, TTL_SECONDS } from "./params.js";
-import { isRefusal } from "./runpod.js";
+import { cancel, isRefusal } from "./runpod.js";
 import { requestHash } from "./ticket.js";
 import { creditsOf, Wallets } from "./wallet.js";
 
@@ -74,6 +74,15 @@ export async function paidFor({ uid, job, units }, submit) {
   }
   await noted(wallets().accepted(uid, fileUid, { call, jobId }));
   return jobId;
+}
+
+/**
+ * At `time` the document of a job was stopped in the queue, or deleted: the job leaves RunPod's queue, so that no worker starts
+ * for it, and what is held for it comes back.
+ */
+export async function takeBack(uid, fileUid, time) {
+  const jobId = await wallets().withdrawn(uid, fileUid, time);
+  if (jobId && (await cancel(jobId))) await wallets().dropped(uid, fileUid, { jobId });
 }
 
 /** A job that is not paid for is not submitted. */

@@ -5,7 +5,7 @@ import { logger } from "firebase-functions";
 import { onDocumentWritten } from "firebase-functions/firestore";
 import { onCall } from "firebase-functions/https";
 import { onSchedule } from "firebase-functions/scheduler";
-import { isOn, mostUnits, paidFor, priceOf, wallets } from "./credits.js";
+import { isOn, mostUnits, paidFor, priceOf, takeBack, wallets } from "./credits.js";
 import { checkWanted, eraseAgain, fenced } from "./deletion.js";
 import { count, countQuestion } from "./limit.js";
 import { database, jobsPerMinute, region, runpodKey, ticketSecret, TTL_SECONDS } from "./params.js";
@@ -14,7 +14,7 @@ import { isUnits, priced, signQuote, unitsOf } from "./quote.js";
 import { caller, checkedFileUid, checkedInput } from "./request.js";
 import { ask, noAnswer, submit } from "./runpod.js";
 import { withTicket } from "./ticket.js";
-import { isEnd } from "./wallet.js";
+import { isEnd, isWithdrawal } from "./wallet.js";
 
 export { onUserDeleted } from "./deletion.js";
 export { registerDevice } from "./push.js";
@@ -87,13 +87,14 @@ function askForAll() {
   asked.answer.catch(() => known === asked && (known = undefined));
 }
 
-/** A generation's document was written: once it has ended, what was held for it is taken or given back. */
+/** A generation's document was written: once it has ended, or is not wanted, what was held for it is taken or given back. */
 export const settle = onDocumentWritten(
-  { document: "generations/{uid}/files/{fileUid}", database, retry: true },
-  async ({ params: { uid, fileUid }, data }) => {
+  { document: "generations/{uid}/files/{fileUid}", database, retry: true, secrets: [runpodKey] },
+  async ({ time, params: { uid, fileUid }, data }) => {
     const [before, after] = [data.before.data(), data.after.data()];
     if (await fenced(uid, fileUid, { before, after })) return;
     if (isEnd(before, after) && isOn()) await wallets().settle(uid, fileUid, { before, after });
+    if (isWithdrawal(before, after) && isOn()) await takeBack(uid, fileUid, time);
     await announce(uid, fileUid, { before, after });
   },
 );

@@ -20,6 +20,15 @@ export async function submit(input) {
   throw noAnswer();
 }
 
+/** Takes a job back, from the queue or from its worker. Whether RunPod says that nothing more comes of it. */
+export async function cancel(jobId) {
+  try {
+    return (await post(`cancel/${encodeURIComponent(jobId)}`, {}, ANSWER_MS)).status === "CANCELLED";
+  } catch {
+    return false; // it has ended, or RunPod does not answer, which is in the log
+  }
+}
+
 /** Asks a worker something that is no job, and returns its answer. */
 export async function ask(input) {
   const { status, output, error } = await post("runsync", { input, policy: { ttl: QUESTION_MS } }, QUESTION_MS);

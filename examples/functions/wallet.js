@@ -32,6 +32,12 @@ export const isEnd = (before, after) => (hasEnded(before) || hasEnded(after)) &&
 const isDelivered = (document) =>
   document?.status === "completed" && document.generation_data?.storage === "firebase";
 
+/** An order slip whose user stopped it before a worker took the job. */
+const isStopped = (document) => document?.status === "queued" && document.cancel_requested === true;
+
+/** Whether a change of a document takes its job back: it is stopped in the queue, or not there any more. */
+export const isWithdrawal = (before, after) => (after ? isStopped(after) && !isStopped(before) : Boolean(before));
+
 const isAlive = (document, now) => document?.status === "processing" && document.expires_at?.toMillis() > now;
 
 /** What so many units cost. */
@@ -134,12 +140,31 @@ function refused({ wallet, hold }, call) {
   return givenBack(wallet, { ...hold, call: null });
 }
 
+/** RunPod has taken this job back: given back, unless a worker has claimed it meanwhile, and ends it. */
+function dropped({ wallet, hold, current }, jobId, now) {
+  if (hold?.state !== "held" || hold.job_id !== jobId || isAlive(current, now)) return null;
+  return { ...givenBack(wallet, hold), stopped: isStopped(current) };
+}
+
 /** A hold whose job RunPod has dropped by now: given back, unless a worker is still busy with it. */
 export function overdue({ wallet, hold, current }, now) {
   if (hold?.state !== "held" || hold.expires_at.toMillis() > now) return null;
   if (!isAlive(current, now)) return givenBack(wallet, hold);
   return { wallet, hold: { ...hold, expires_at: Timestamp.fromMillis(current.expires_at.toMillis() + LATE_MS) } };
 }
+
+/** How a worker ends the slip of a job that was stopped before it began (docs/api.md, "The document"). */
+const cancelled = (uid, fileUid, jobId) => ({
+  status: "failed",
+  error: { code: "cancelled", message: "the job was cancelled", retryable: false },
+  usage: { gpu_seconds: 0, units: 0 },
+  user_id: uid,
+  file_uid: fileUid,
+  job_id: jobId,
+  attempt: 1,
+  completed_at: FieldValue.serverTimestamp(),
+  updated_at: FieldValue.serverTimestamp(),
+});
 
 // ---- the same, stored -------------------------------------------------------------------------------------------
 
@@ -236,6 +261,26 @@ export class Wallets {
     await this.change(uid, fileUid, (read) => refused(read, call));
   }
 
+  /**
+   * The job that a withdrawal at `time` takes back. Null where there is none, where it was asked for later than that, and where
+   * an earlier call may have been taken as well: that one's job ends by what the document says.
+   */
+  async withdrawn(uid, fileUid, time) {
+    const [held, stands] = await this.firestore.getAll(this.holdOf(uid, fileUid), this.documentOf(uid, fileUid));
+    const hold = held.data();
+    if (hold?.state !== "held" || hold.unclear || hold.created_at.toMillis() > Date.parse(time)) return null;
+    return stands.exists && !isStopped(stands.data()) ? null : hold.job_id;
+  }
+
+  /** RunPod has taken a job back. No worker ends its order slip any more, so it ends here, as a worker would have ended it. */
+  async dropped(uid, fileUid, { jobId, now = Date.now() }) {
+    await this.change(uid, fileUid, (read, transaction) => {
+      const after = told(read, this.per1000) ?? dropped(read, jobId, now);
+      if (after?.stopped) transaction.update(this.documentOf(uid, fileUid), cancelled(uid, fileUid, jobId));
+      return after;
+    });
+  }
+
   /** A document was written: it said `before`, then `after` (undefined: it is not there). */
   async settle(uid, fileUid, { before, after }) {
     await this.change(uid, fileUid, (read) => told(read, this.per1000), [before, after]);
@@ -270,12 +315,16 @@ export class Wallets {
 
   // -- reading and writing
 
+  documentOf(uid, fileUid) {
+    return this.firestore.doc(`generations/${uid}/files/${fileUid}`);
+  }
+
   holdOf(uid, fileUid) {
     return this.wallet(uid).collection("holds").doc(fileUid);
   }
 
   async read(transaction, uid, fileUid, facts = []) {
-    const document = this.firestore.doc(`generations/${uid}/files/${fileUid}`);
+    const document = this.documentOf(uid, fileUid);
     const ledger = (document) => this.wallet(uid).collection("ledger").doc(entryId(fileUid, document));
     const entries = facts.filter(isDelivered).map(ledger);
     const [found, held, stands, ...known] = await transaction.getAll(

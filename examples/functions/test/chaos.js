@@ -128,9 +128,19 @@ function tell({ user_id: uid, file_uid: fileUid }, { before, after }) {
   }
 }
 
-// ---- RunPod: POST /run
+// ---- RunPod: POST /run and /cancel
 
-function runpod(_url, { input }) {
+const takenBack = new Set(); // jobs
+
+function runpod(url, { input }) {
+  const [, stopped] = url.split("/cancel/");
+  if (stopped !== undefined) {
+    // Of a job that runs this may come too late.
+    const answer = pick({ "taken back": 8, "not there": 1, "no answer": 1 });
+    note(`RunPod: ${answer}`);
+    if (answer === "taken back") takenBack.add(stopped);
+    return answer === "taken back" ? { status: 200, body: { id: stopped, status: "CANCELLED" } } : { status: answer === "not there" ? 404 : 502, body: {} };
+  }
   jobs += 1;
   const job = { ...input, job_id: `job-${jobs}` };
   const answer = pick({ taken: 84, refused: 4, busy: 4, error: 2, "error, taken": 2, "hung up": 1, "hung up, taken": 2, "no id, taken": 1 });
@@ -155,6 +165,7 @@ async function claim(job, { redelivered = false } = {}) {
   await write(job, (found) => {
     attempt = null;
     if (!found && redelivered) return undefined; // deleted
+    if (found?.status === "queued" && found.cancel_requested) return ended({ ...found, status: "failed", job_id: job.job_id, error: { code: "cancelled" } });
     const same = found?.request === job.prompt;
     if (found?.status === "completed" && !(same && found.generation_data.storage !== "firebase")) return undefined;
     if (found?.status === "processing" && found.job_id !== job.job_id && found.expires_at.toMillis() > Date.now()) return undefined;
@@ -188,9 +199,10 @@ async function complete(job, attempt, { storage = "firebase", from = (found) => 
 }
 
 async function worked(job, options) {
-  await soon();
+  await (chance(0.2) ? pause(between(100, 900)) : soon()); // as long as it waits in the queue
   const fate = pick({ completed: 58, failed: 10, refused: 4, killed: 9, spooled: 6, inline: 4, "never taken": 5, cancelled: 4 });
   if (fate === "never taken") return note(fate);
+  if (takenBack.has(job.job_id)) return note("left the queue");
   const attempt = await claim(job, options);
   if (attempt === null) return note("claim denied");
   note(fate);
@@ -239,11 +251,14 @@ async function wished(number) {
     const { status, error } = await world.call({ ...data, ...more }, { uid });
     note(`generate: ${error?.details?.reason ?? error?.status ?? status}`);
   };
+  const file = { user_id: uid, file_uid: fileUid };
+  if (chance(0.3)) await write(file, (found) => (found ? undefined : { status: "queued" }));
   await Promise.all(Array.from({ length: chance(0.15) ? 3 : 1 }, () => ask()));
+  if (chance(0.1)) await write(file, (found) => (found?.status === "queued" ? { ...found, cancel_requested: true } : undefined));
   while (chance(0.35)) {
     await pause(between(0, 400));
     if (chance(0.1)) await ask({ input: { prompt: "something else" }, quote: undefined });
-    else if (chance(0.15)) await write({ user_id: uid, file_uid: fileUid }, (found) => (found ? null : undefined));
+    else if (chance(0.15)) await write(file, (found) => (found ? null : undefined));
     else await ask();
   }
 }

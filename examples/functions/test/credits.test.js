@@ -93,6 +93,107 @@ describe("a user with credits", { skip: !process.env.FIRESTORE_EMULATOR_HOST }, 
     }
   });
 
+  describe("and who does not want the job any more", () => {
+    const slip = { status: "queued", created_at: new Date() };
+    const stopped = { ...slip, cancel_requested: true };
+    const asked = () => world.sent.map(({ path }) => path);
+    const cancels = () => asked().filter((path) => path.includes("/cancel/"));
+    const runpod = (answers) => (world.answer = (url) => (url.includes("/cancel/") ? answers : { status: 200, body: { id: "job-1" } }));
+    const taken = { status: 200, body: { id: "job-1", status: "CANCELLED" } };
+
+    test("has all back at once, and no worker starts for it", async () => {
+      runpod(taken);
+      await file().set(slip);
+      await generate({ slip: true });
+      const again = await becomes(stopped);
+      assert.deepEqual(await wallet(), { credits: 1000, held: 0, spent: 0 });
+      assert.deepEqual(cancels(), ["/endpoint-1/cancel/job-1"]);
+      const { created_at: _, completed_at, updated_at, ...ended } = (await file().get()).data();
+      assert.deepEqual(ended, {
+        status: "failed", error: { code: "cancelled", message: "the job was cancelled", retryable: false },
+        usage: { gpu_seconds: 0, units: 0 }, user_id: "alice", file_uid: "f1", job_id: "job-1", attempt: 1, cancel_requested: true,
+      });
+      assert.ok(completed_at.toMillis() > 0 && updated_at.isEqual(completed_at));
+      await again();
+      assert.equal((await generate()).status, 200);
+      assert.deepEqual(await wallet(), { credits: 950, held: 50, spent: 0 }, "asked for again, it is a new job");
+      await again();
+      assert.deepEqual(await wallet(), { credits: 950, held: 50, spent: 0 }, "which what was told late does not take back");
+      assert.equal(cancels().length, 1);
+    });
+
+    test("has all back where its slip, or the document of a job that runs, is deleted", async () => {
+      runpod(taken);
+      for (const [fileUid, stands] of Object.entries({ f1: slip, f2: processing(), f3: null })) {
+        if (stands === slip) await file(fileUid).set(slip);
+        await generate({ fileUid });
+        if (stands !== slip) await file(fileUid).set(stands ?? failed());
+        await becomes(null, fileUid);
+        assert.deepEqual(await wallet(), { credits: 1000, held: 0, spent: 0 }, fileUid);
+        assert.equal((await file(fileUid).get()).exists, false);
+      }
+    });
+
+    test("waits for the worker where RunPod does not take the job back", async () => {
+      for (const answer of [{ status: 404, body: {} }, { status: 200, body: { id: "job-1", status: "COMPLETED" } }, null]) {
+        runpod(answer);
+        await file().set(slip);
+        await generate();
+        await becomes(stopped);
+        assert.deepEqual(await wallet(), { credits: 950, held: 50, spent: 0 });
+        assert.equal((await file().get()).data().status, "queued");
+      }
+      await becomes(failed("cancelled"));
+      assert.deepEqual(await wallet(), { credits: 1000, held: 0, spent: 0 });
+    });
+
+    test("waits for the worker that has claimed it meanwhile, and pays what came all the same", async () => {
+      world.answer = async (url) => {
+        if (!url.includes("/cancel/")) return { status: 200, body: { id: "job-1" } };
+        await file().set(processing());
+        return taken;
+      };
+      await file().set(slip);
+      await generate();
+      await becomes(stopped);
+      assert.deepEqual(await wallet(), { credits: 950, held: 50, spent: 0 });
+      await becomes(completed(33));
+      assert.deepEqual(await wallet(), { credits: 983, held: 0, spent: 17 });
+    });
+
+    test("leaves a job alone whose earlier call may have been taken, too", async () => {
+      await file().set(slip);
+      runpod(taken);
+      world.answer = { status: 502, body: {} };
+      await generate();
+      runpod(taken);
+      await generate();
+      await becomes(stopped);
+      assert.deepEqual(cancels(), []);
+      assert.deepEqual(await wallet(), { credits: 950, held: 50, spent: 0 });
+    });
+
+    test("keeps a job that was asked for after what is told late", async () => {
+      runpod(taken);
+      await file().set(failed());
+      const before = await file().get();
+      await file().delete();
+      const time = new Date().toISOString();
+      await new Promise((resolve) => setTimeout(resolve, 20));
+      await generate();
+      await world.functions.settle.run({ ...path("f1"), time, data: { before, after: await file().get() } });
+      assert.deepEqual(cancels(), []);
+      assert.deepEqual(await wallet(), { credits: 950, held: 50, spent: 0 });
+    });
+
+    test("does nothing at RunPod where jobs are not paid for", async () => {
+      process.env.CREDITS = "off";
+      await file().set(slip);
+      await becomes(stopped);
+      assert.deepEqual(cancels(), []);
+    });
+  });
+
   test("pays once, however often and late it is told", async () => {
     await generate();
     const again = [await becomes(processing()), await becomes(failed("storage_unavailable"))];
