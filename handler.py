@@ -21,7 +21,7 @@ from worker.api.styles import check_styles
 from worker.auth.caller import Identity
 from worker.auth.tickets import Tickets
 from worker.core import logs, timing
-from worker.core.config import ConfigError, Settings, load_settings, set_library_defaults
+from worker.core.config import ConfigError, Settings, load_settings, misspelt_variables, set_library_defaults
 from worker.core.errors import Cancelled, GpuFault
 from worker.core.stop import StopSignal
 from worker.core.types import Progress
@@ -263,10 +263,12 @@ def main() -> None:
     try:
         settings = load_settings()
         check_styles(settings.styles or {}, settings.loras or {})
+        logs.configure(settings)
+        for name, meant in misspelt_variables().items():
+            log.warning("%s: nobody reads this variable; is %s meant?", name, meant, extra={"action": "misspelt"})
+        services = shared_services()
     except ConfigError as error:
         sys.exit(f"cannot start: {error}")
-    logs.configure(settings)
-    services = shared_services()
     serves_many = settings.on_platform or "--rp_serve_api" in sys.argv
     loading = services.gpu.submit(lambda: _preload(services)) if serves_many else None
     import runpod  # takes a second or two, in which the models are being loaded

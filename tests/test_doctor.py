@@ -159,6 +159,14 @@ def test_a_secret_in_quotes_is_thought_about_and_not_printed(monkeypatch: pytest
     assert TICKET_SECRET not in str(asked)
 
 
+def test_a_certificate_that_nothing_can_be_signed_with_is_red(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("C2PA_KEY", "half of it")
+    found = named(everything(), "content credentials")
+    assert (found.state, "C2PA_CERTIFICATE" in found.detail) == ("fail", True)
+    monkeypatch.setenv("AI_MARK", "off")
+    assert "content credentials" not in states(everything()), "nothing is signed"
+
+
 # --- Firebase -------------------------------------------------------------------------------------------------------
 
 

@@ -479,11 +479,12 @@ class Process:
 
 @pytest.mark.e2e
 def test_a_test_input_on_the_command_line_ends_with_its_outcome() -> None:
-    good = Process("--test_input", json.dumps({"input": SMALL}))
+    good = Process("--test_input", json.dumps({"input": SMALL}), SAFETY_CHECK="block")
     bad = Process("--test_input", json.dumps({"input": {**SMALL, "width": 1023}}))
     code, said = good.ended()
     assert code == 0, said[-3000:]
     assert "'model': 'demo'" in said
+    assert "SAFETY_CHECK: nobody reads this variable; is SAFETY_CHECKER meant?" in said
     code, said = bad.ended()
     assert code != 0
     assert "invalid_input: width: must be a multiple of 8 (got 1023)" in said
@@ -499,8 +500,9 @@ def test_a_test_input_on_the_command_line_ends_with_its_outcome() -> None:
             {"RUNPOD_ENDPOINT_ID": "e1", "FIREBASE_AUTH_EMULATOR_HOST": "127.0.0.1:9099"},
             ["FIREBASE_AUTH_EMULATOR_HOST must not be set on RunPod"],
         ),
+        ({"C2PA_CERTIFICATE": "/SECRET"}, ["C2PA_KEY: is not set"]),
     ],
-    ids=["wrong values", "an emulator on the platform"],
+    ids=["wrong values", "an emulator on the platform", "half of what signs"],
 )
 def test_a_wrong_environment_ends_the_worker_with_one_clear_line(variables: dict[str, str], names: list[str]) -> None:
     code, said = Process(**variables).ended()

@@ -59,6 +59,7 @@ from worker.engine.models.registry import ModelRegistry, ModelSpec, WeightSource
 from worker.engine.speed.attention import missing
 from worker.firebase.app import Firebase
 from worker.firebase.firestore import FirestoreStore
+from worker.media.credentials import Signer
 from worker.media.video import ffmpeg_path
 from worker.storage.results import SERVICE, object_path
 from worker.storage.store import Bucket
@@ -155,6 +156,11 @@ def environment(settings: Settings, wrong: Mapping[str, str], spoilt: Collection
         check_styles(settings.styles or {}, settings.loras or {})
     except ConfigError as error:
         yield Finding("STYLES", "fail", str(error), "the worker does not start like this")
+    try:
+        if settings.ai_mark == "on" and Signer.of(settings) is not None:
+            yield Finding("content credentials", "ok", "a file was signed and read back")
+    except ConfigError as error:
+        yield Finding("content credentials", "fail", str(error), "the worker does not start like this")
     secret = settings.ticket_secret.get_secret_value() if settings.ticket_secret else ""
     if tidy(secret) != secret:
         remedy = "take them off, unless the backend's secret has them too: an env file keeps quotes"

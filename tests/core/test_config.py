@@ -307,6 +307,31 @@ def test_an_emulators_address_is_without_quotes_for_googles_clients_too(monkeypa
     assert os.environ["FIRESTORE_EMULATOR_HOST"] == load_settings().firestore_emulator_host == "127.0.0.1:8080"
 
 
+def test_what_libraries_read_themselves_is_as_it_was_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import get_token
+
+    for pasted in ('"hf_abc"', " hf_abc\n", "HF_TOKEN=hf_abc", "export HF_TOKEN='hf_abc'"):
+        monkeypatch.setenv("HF_TOKEN", pasted)
+        set_library_defaults()
+        token = load_settings().hf_token
+        assert token is not None
+        assert get_token() == token.get_secret_value() == "hf_abc"
+    monkeypatch.setenv("HF_HOME", "")
+    set_library_defaults()
+    assert "HF_HOME" not in os.environ, "empty, it would be the folder that the worker runs in"
+
+
+def test_where_traces_go_is_a_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318")
+    with pytest.raises(ConfigError, match="OTEL_EXPORTER_OTLP_ENDPOINT: must be a URL with its scheme"):
+        load_settings()
+
+
+def test_a_word_that_is_none_of_a_few_is_answered_with_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUANTIZE", "off")
+    assert wrong_variables() == {"QUANTIZE": "Input should be 'none', 'int8' or 'fp8'"}
+
+
 def test_the_key_does_not_print(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FIREBASE_SERVICE_ACCOUNT_KEY", KEY)
     settings = load_settings()
@@ -368,10 +393,21 @@ def test_every_wrong_variable_is_named_with_what_would_be_right(monkeypatch: pyt
     assert "loud" not in str(wrong)
 
 
-@pytest.mark.parametrize("name", ["GOOGLE_APPLICATION_CREDENTIALS", "FIREBASE_CREDENTIALS"])
-def test_what_other_programs_call_the_key_leads_to_ours(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [
+        ("GOOGLE_APPLICATION_CREDENTIALS", "FIREBASE_SERVICE_ACCOUNT_KEY"),
+        ("FIREBASE_CREDENTIALS", "FIREBASE_SERVICE_ACCOUNT_KEY"),
+        ("STORAGE_BUCKET", "FIREBASE_STORAGE_BUCKET"),
+        ("HUGGINGFACE_TOKEN", "HF_TOKEN"),
+        ("CIVITAI_API_KEY", "CIVITAI_TOKEN"),
+    ],
+)
+def test_what_other_programs_call_a_variable_leads_to_ours(
+    monkeypatch: pytest.MonkeyPatch, name: str, ours: str
+) -> None:
     monkeypatch.setenv(name, "/key.json")
-    assert misspelt_variables()[name] == "FIREBASE_SERVICE_ACCOUNT_KEY"
+    assert misspelt_variables()[name] == ours
 
 
 def test_a_variable_that_nobody_reads_is_known_by_the_one_that_it_looks_like(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,7 @@ RUNPOD_VOLUME = Path("/runpod-volume")
 MIN_SECRET_CHARACTERS = 32
 """RFC 7518, section 3.2: a key for HS256 has at least as many bits as its hash."""
 EMULATOR_VARIABLES = ("FIRESTORE_EMULATOR_HOST", "STORAGE_EMULATOR_HOST", "FIREBASE_AUTH_EMULATOR_HOST")
-
+_READ_BY_LIBRARIES = ("HF_TOKEN", "HF_HOME", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_HEADERS")
 
 _ASSIGNS = r"(?:(?:export|set|env|-e|--env)\s+|\$env:)?"
 """What stands before the name in a line of a shell, of PowerShell, of a Dockerfile or of `docker run`."""
@@ -47,9 +47,16 @@ _CALLED = {
     "GOOGLE_APPLICATION_CREDENTIALS": "FIREBASE_SERVICE_ACCOUNT_KEY",
     "FIREBASE_CREDENTIALS": "FIREBASE_SERVICE_ACCOUNT_KEY",
     "FIREBASE_CONFIG": "FIREBASE_SERVICE_ACCOUNT_KEY",
+    "FIREBASE_KEY": "FIREBASE_SERVICE_ACCOUNT_KEY",
+    "FIREBASE_SERVICE_ACCOUNT_JSON": "FIREBASE_SERVICE_ACCOUNT_KEY",
     "FIREBASE_BUCKET": "FIREBASE_STORAGE_BUCKET",
     "GCS_BUCKET": "FIREBASE_STORAGE_BUCKET",
+    "STORAGE_BUCKET": "FIREBASE_STORAGE_BUCKET",
     "FIRESTORE_DATABASE_ID": "FIRESTORE_DATABASE",
+    "HUGGINGFACE_TOKEN": "HF_TOKEN",
+    "HF_API_TOKEN": "HF_TOKEN",
+    "CIVITAI_API_TOKEN": "CIVITAI_TOKEN",
+    "CIVITAI_API_KEY": "CIVITAI_TOKEN",
 }
 """Variables of other programs -> ours of the same kind."""
 _NAME = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9 _.-]{0,63}?)\s*=\s*(\S.*?)\s*\Z")
@@ -60,6 +67,11 @@ _LORA_HOST = re.compile(r"hub|civitai|\.?(?:[a-z0-9](?:[a-z0-9-]*[a-z0-9])?\.)+[
 
 class ConfigError(Exception):
     """The environment holds a value the worker cannot start with."""
+
+
+def _as_meant(name: str, value: str) -> str:
+    """What a variable was to hold: without quotes and blanks around it, and without its own name before it."""
+    return tidy(re.sub(rf"\A{_ASSIGNS}{name}\s*[=:]", "", tidy(value), flags=re.IGNORECASE))
 
 
 Side = Annotated[int, Field(ge=64, le=2048, multiple_of=8)]
@@ -228,7 +240,7 @@ class Settings(BaseSettings):
     styles: Annotated[dict[str, dict[str, Any]] | None, NoDecode] = None
     acceleration: Allowed = "none"
     accelerations: Annotated[dict[str, dict[Level, Acceleration]] | None, NoDecode] = None
-    quantize: Literal["none"] | Quantized = "none"
+    quantize: Literal["none", Quantized] = "none"
     compile: Literal["off", "regional", "full"] = "off"
     compile_cache_dir: Path = RUNPOD_VOLUME / "compiled"
     """Where what was compiled is kept for the next start; used only where its parent folder exists."""
@@ -286,7 +298,7 @@ class Settings(BaseSettings):
             # A secret that the other side holds too stays as it is: its quotes may be part of it there.
             if not isinstance(value, str) or name.lower() == "ticket_secret":
                 return value
-            return tidy(re.sub(rf"\A{_ASSIGNS}{name}\s*[=:]", "", tidy(value), flags=re.IGNORECASE))
+            return _as_meant(name, value)
 
         read = {name: tidied(name, value) for name, value in values.items()}
         return {name: value for name, value in read.items() if value != ""}
@@ -417,7 +429,7 @@ class Settings(BaseSettings):
             )
         return names
 
-    @field_validator("storage_emulator_host")
+    @field_validator("storage_emulator_host", "otel_exporter_otlp_endpoint")
     @classmethod
     def _with_scheme(cls, value: str | None) -> str | None:
         if value and not value.startswith(("http://", "https://")):
@@ -587,7 +599,7 @@ def set_library_defaults() -> None:
         "GRPC_ENABLE_FORK_SUPPORT": "false",
     }.items():
         os.environ.setdefault(name, value)
-    for name in EMULATOR_VARIABLES:
-        # Google's clients take an empty variable for a host, and quotes for a part of one.
-        if address := tidy(os.environ.pop(name, "")):
-            os.environ[name] = address
+    for name in (*EMULATOR_VARIABLES, *_READ_BY_LIBRARIES):
+        # They are read by others too, who take an empty variable for a host or a folder, and quotes for a part of one.
+        if meant := _as_meant(name, os.environ.pop(name, "")):
+            os.environ[name] = meant
