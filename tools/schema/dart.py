@@ -1,10 +1,10 @@
 """The contract in Dart: plain classes that read and write the maps that Firestore's and Functions' SDKs have."""
 
-from tools.schema.model import Contract, Field, Object, Type
+from tools.schema.model import Contract, Field, Kind, Object, Type, spelled
 from tools.schema.names import NOTICE, camel, slashes
 
 _KEYWORDS = frozenset({"default", "in", "is", "new", "null", "this", "with", "for", "class", "enum", "super", "switch"})
-_PLAIN = {
+_PLAIN: dict[Kind, str] = {
     "text": "String",
     "whole": "int",
     "number": "double",
@@ -45,9 +45,8 @@ abstract class GenerationRequest {{
 
 def written(contract: Contract) -> str:
     """The whole file."""
-    timed = {one.name for one in contract.objects if any(field.type.kind == "time" for field in one.fields)}
     parts = [_HEAD, *(_words(one.name, one.words) for one in contract.words)]
-    parts += [_class(one, timed) for one in contract.objects]
+    parts += [_class(one, contract.timed) for one in contract.objects]
     return "\n".join(parts)
 
 
@@ -60,13 +59,13 @@ def _class(one: Object, timed: set[str]) -> str:
     fields = [field for field in one.fields if field.constant is None]
     lines = [*slashes(one.said, width=120)]
     lines.append(f"class {one.name} {'implements GenerationRequest ' if one.task else ''}{{")
-    given = [f"    {'required ' if _needed(field) else ''}this.{_name(field.name)}," for field in fields]
+    given = [f"    {'required ' if field.needed else ''}this.{_name(field.name)}," for field in fields]
     lines += [f"  const {one.name}({{", *given, "  });"]
     if not one.sent:
         lines += ["", *_of(one, fields, timed)]
     for field in fields:
         lines += ["", *slashes(field.said, "  ", width=120)] if field.said else [""]
-        lines.append(f"  final {_type(field.type)}{'' if _needed(field) else '?'} {_name(field.name)};")
+        lines.append(f"  final {_type(field.type)}{'' if field.needed else '?'} {_name(field.name)};")
     if one.task:
         lines += ["", "  @override", f"  TaskType get taskType => TaskType.{_name(one.task)};"]
     if one.sent:
@@ -83,7 +82,7 @@ def _of(one: Object, fields: list[Field], timed: set[str]) -> list[str]:
     for field in fields:
         it = f"map['{field.name}']"
         read = _value(field.type, f"{it}!")
-        lines.append(f"        {_name(field.name)}: {read if _needed(field) else f'{it} == null ? null : {read}'},")
+        lines.append(f"        {_name(field.name)}: {read if field.needed else f'{it} == null ? null : {read}'},")
     return [*lines, "      );"]
 
 
@@ -129,19 +128,13 @@ def _value(type_: Type, it: str) -> str:
             return f"{type_.name}({it} as String)"
         case "object":
             return f"{type_.name}.of({it} as Map<Object?, Object?>)"
-        case "list":
-            assert type_.of is not None
+        case "list" if type_.of is not None:
             return f"({it} as List<Object?>).map((one) => {_value(type_.of, 'one!')}).toList()"
-        case "map":
-            assert type_.of is not None
+        case "map" if type_.of is not None:
             inner = _value(type_.of, "one!")
             return f"({it} as Map<Object?, Object?>).map((key, one) => MapEntry(key! as String, {inner}))"
         case _:
             return it
-
-
-def _needed(field: Field) -> bool:
-    return field.required and not field.nullable
 
 
 def _name(name: str) -> str:
@@ -150,10 +143,4 @@ def _name(name: str) -> str:
 
 
 def _type(type_: Type) -> str:
-    if type_.kind == "list":
-        assert type_.of is not None
-        return f"List<{_type(type_.of)}>"
-    if type_.kind == "map":
-        assert type_.of is not None
-        return f"Map<String, {_type(type_.of)}>"
-    return _PLAIN.get(type_.kind, type_.name)
+    return spelled(type_, _PLAIN, "List<{}>", "Map<String, {}>")

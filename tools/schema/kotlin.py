@@ -3,10 +3,10 @@
 No library for JSON is needed or preferred: whichever an app has makes such maps, too.
 """
 
-from tools.schema.model import Contract, Field, Object, Type
+from tools.schema.model import Contract, Field, Kind, Object, Type, spelled
 from tools.schema.names import NOTICE, camel, comment, shouted
 
-_PLAIN = {
+_PLAIN: dict[Kind, str] = {
     "text": "String",
     "whole": "Long",
     "number": "Double",
@@ -47,9 +47,8 @@ private fun given(vararg fields: Pair<String, Any?>): Map<String, Any> =
 
 def written(contract: Contract) -> str:
     """The whole file."""
-    timed = {one.name for one in contract.objects if any(field.type.kind == "time" for field in one.fields)}
     parts = [_HEAD, *(_words(one.name, one.words) for one in contract.words)]
-    parts += [_class(one, timed) for one in contract.objects]
+    parts += [_class(one, contract.timed) for one in contract.objects]
     return "\n".join(parts)
 
 
@@ -71,11 +70,11 @@ def _words(name: str, words: tuple[str, ...]) -> str:
 
 def _class(one: Object, timed: set[str]) -> str:
     fields = [field for field in one.fields if field.constant is None]
-    ordered = sorted(fields, key=lambda field: not _needed(field))
+    ordered = sorted(fields, key=lambda field: not field.needed)
     lines = [*comment(one.said, width=120), f"data class {one.name}("]
     for field in ordered:
         lines += comment(field.said, "    ", width=120)
-        optional = "" if _needed(field) else "? = null"
+        optional = "" if field.needed else "? = null"
         lines.append(f"    val {camel(field.name)}: {_type(field.type)}{optional},")
     lines.append(f"){' : GenerationRequest' if one.task else ''} {{")
     if one.task:
@@ -107,7 +106,7 @@ def _of(one: Object, fields: list[Field], timed: set[str]) -> list[str]:
     time = ", time: (Any) -> Date" if one.name in timed else ""
     said = []
     for field in fields:
-        read = f'{"need" if _needed(field) else "maybe"}("{field.name}")'
+        read = f'{"need" if field.needed else "maybe"}("{field.name}")'
         said.append(f"            {camel(field.name)} = map.{read} {_read(field.type)},")
     lines = ["    companion object {"]
     if time:
@@ -133,11 +132,9 @@ def _value(type_: Type, it: str) -> str:
             return f"{type_.name}({it} as String)"
         case "object":
             return f"{type_.name}.of({it} as Map<*, *>)"
-        case "list":
-            assert type_.of is not None
+        case "list" if type_.of is not None:
             return f"({it} as List<*>).map {{ one -> {_value(type_.of, 'one!!')} }}"
-        case "map":
-            assert type_.of is not None
+        case "map" if type_.of is not None:
             inner = _value(type_.of, "one.value!!")
             return f"({it} as Map<*, *>).entries.associate {{ one -> (one.key as String) to {_bracketed(inner)} }}"
         case _:
@@ -148,15 +145,5 @@ def _bracketed(code: str) -> str:
     return f"({code})" if " as " in code else code
 
 
-def _needed(field: Field) -> bool:
-    return field.required and not field.nullable
-
-
 def _type(type_: Type) -> str:
-    if type_.kind == "list":
-        assert type_.of is not None
-        return f"List<{_type(type_.of)}>"
-    if type_.kind == "map":
-        assert type_.of is not None
-        return f"Map<String, {_type(type_.of)}>"
-    return _PLAIN.get(type_.kind, type_.name)
+    return spelled(type_, _PLAIN, "List<{}>", "Map<String, {}>")

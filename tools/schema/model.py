@@ -33,6 +33,11 @@ class Field:
     constant: str | None = None
     """The one word that it always is."""
 
+    @property
+    def needed(self) -> bool:
+        """Whether it always has a value."""
+        return self.required and not self.nullable
+
 
 @dataclass(frozen=True, slots=True)
 class Words:
@@ -63,6 +68,18 @@ class Contract:
 
     words: tuple[Words, ...]
     objects: tuple[Object, ...]
+
+    @property
+    def timed(self) -> set[str]:
+        """Objects that hold times."""
+        return {one.name for one in self.objects if any(field.type.kind == "time" for field in one.fields)}
+
+
+def spelled(type_: Type, plain: Mapping[Kind, str], list_: str, map_: str) -> str:
+    """A type in a language that has `plain` ones, and writes lists and maps around what they hold."""
+    if type_.of is None:
+        return plain.get(type_.kind, type_.name)
+    return (list_ if type_.kind == "list" else map_).format(spelled(type_.of, plain, list_, map_))
 
 
 def contract(schemas: Mapping[str, Schema]) -> Contract:

@@ -1,9 +1,10 @@
 """The contract in Swift: Codable structs, which JSONDecoder and Firestore's own decoder read."""
 
-from tools.schema.model import Contract, Field, Object, Type
+from tools.schema.model import Contract, Field, Kind, Object, Type, spelled
 from tools.schema.names import NOTICE, camel, slashes
 
 _KEYWORDS = frozenset({"internal", "default", "in", "is", "as", "case", "for", "repeat", "public", "private", "static"})
+_PLAIN: dict[Kind, str] = {"text": "String", "whole": "Int", "number": "Double", "truth": "Bool", "time": "Date"}
 _HEAD = f"""// {NOTICE}
 //
 // Read a document with `snapshot.data(as: GenerationDocument.self)` (FirebaseFirestore), an answer with JSONDecoder.
@@ -70,7 +71,7 @@ def _init(fields: list[Field]) -> list[str]:
 
 
 def _optional(field: Field) -> str:
-    return f"{_type(field.type)}{'' if field.required and not field.nullable else '?'}"
+    return f"{_type(field.type)}{'' if field.needed else '?'}"
 
 
 def _untyped(type_: Type) -> bool:
@@ -83,11 +84,4 @@ def _name(name: str) -> str:
 
 
 def _type(type_: Type) -> str:
-    plain = {"text": "String", "whole": "Int", "number": "Double", "truth": "Bool", "time": "Date"}
-    if type_.kind == "list":
-        assert type_.of is not None
-        return f"[{_type(type_.of)}]"
-    if type_.kind == "map":
-        assert type_.of is not None
-        return f"[String: {_type(type_.of)}]"
-    return plain.get(type_.kind, type_.name)
+    return spelled(type_, _PLAIN, "[{}]", "[String: {}]")

@@ -21,22 +21,16 @@ export interface Timestamp {{
 
 def written(contract: Contract) -> str:
     """The whole file."""
-    timed = _timed(contract)
     parts = [_HEAD]
     parts += [
         f"export type {one.name} = {' | '.join(json.dumps(word) for word in one.words)};\n" for one in contract.words
     ]
-    parts += [_interface(one, timed) for one in contract.objects]
+    parts += [_interface(one, contract.timed) for one in contract.objects]
     requests = [one.name for one in contract.objects if one.task]
     said = "A job: what the worker takes. `task_type` says which it is, and may be left out of a `text2img` alone."
     parts.append("\n".join([*comment(said), f"export type GenerationRequest = {' | '.join(requests)};\n"]))
     parts.append("export type WorkerResponse = GenerationResponse | GenerationFailure;\n")
     return "\n".join(parts)
-
-
-def _timed(contract: Contract) -> set[str]:
-    """Objects that hold times."""
-    return {one.name for one in contract.objects if any(field.type.kind == "time" for field in one.fields)}
 
 
 def _interface(one: Object, timed: set[str]) -> str:
