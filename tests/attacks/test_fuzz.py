@@ -13,7 +13,7 @@ import random
 import struct
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pillow_heif
@@ -27,7 +27,7 @@ from worker.api.request import REQUESTS, envelope, parse
 from worker.core.config import load_settings
 from worker.core.errors import DownloadFailed, Forbidden, InvalidImage, InvalidInput, UrlBlocked
 from worker.media import reader
-from worker.media.decode import Picture, decode_image, decode_mask
+from worker.media.decode import decode_image
 from worker.media.kinds import kind_of
 from worker.media.sandbox import MEMORY_BYTES
 from worker.sources.http import Fetcher
@@ -383,23 +383,21 @@ def test_no_picture_gets_anything_else_out_of_the_reader(mask: bool, dice: rando
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("read", [decode_image, decode_mask], ids=["image", "mask"])
-def test_no_picture_gets_anything_else_out_of_the_sandbox(
-    read: Callable[[bytes, str, int], Picture], dice: random.Random
-) -> None:
+@pytest.mark.parametrize("mask", [False, True], ids=["image", "mask"])
+def test_no_picture_gets_anything_else_out_of_the_sandbox(mask: bool, dice: random.Random) -> None:
     seeds = list(more_pictures())
     with flat_memory(100):
         for _ in until(0.1):
             data = bytes_mutated(dice.choice(seeds), dice)
             try:
-                picture = read(data, "image_url", MAX_PIXELS)
+                picture = decode_image(data, "image_url", MAX_PIXELS, mask=mask)
             except InvalidImage as error:
                 assert error.message.startswith("image_url: ")
             except BaseException:
                 print(base64.b64encode(data).decode())
                 raise
             else:
-                check_picture(picture.image, mask=read is decode_mask)
+                check_picture(picture.image, mask=mask)
     assert decode_image(PICTURES[0], "image_url", MAX_PIXELS).image.size == (24, 16)
 
 

@@ -14,7 +14,7 @@ from tests.support.hostile_pictures import chunk, png, saved
 from tests.support.phone_files import GREY, P3, SRGB, Colour, deep_avif, difference, scene, shown_fields
 from tests.support.profiles import ADOBE_RGB, PROPHOTO, grey, press, screen
 from tests.support.profiles import SRGB as SRGB_ROWS
-from worker.media.decode import Picture, decode_image, decode_mask
+from worker.media.decode import Picture, decode_image
 
 IGNORED = ("image_url: its colour profile cannot be read; its colours were taken as sRGB",)
 LOSSLESS: dict[str, dict[str, Any]] = {
@@ -193,8 +193,8 @@ def test_a_mask_is_taken_by_its_numbers() -> None:
     """What is half repainted stays half repainted, whatever a screen makes of the grey."""
     flat = Image.new("L", (16, 16), 128)
     for data in (saved(flat, icc_profile=grey(1.0)), saved(flat.convert("RGB"), icc_profile=screen(gamma=1.0))):
-        assert decode_mask(data, "mask_url", 1 << 20).image.getextrema() == (128, 128)
-        assert decode_mask(data, "mask_url", 1 << 20).warnings == ()
+        assert decode_image(data, "mask_url", 1 << 20, mask=True).image.getextrema() == (128, 128)
+        assert decode_image(data, "mask_url", 1 << 20, mask=True).warnings == ()
 
 
 def test_a_huge_profile_is_not_looked_at() -> None:

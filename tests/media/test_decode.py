@@ -56,7 +56,7 @@ def image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 
 def mask(data: bytes) -> Image.Image:
-    return decode.decode_mask(data, "mask_url", MAX_PIXELS).image
+    return decode.decode_image(data, "mask_url", MAX_PIXELS, mask=True).image
 
 
 @pytest.mark.parametrize("fmt", ["PNG", "JPEG", "WEBP", "HEIF", "AVIF", "GIF", "BMP", "TIFF", "MPO"])
@@ -310,7 +310,7 @@ CLEAR = (0, 0, 0, 0)
 )
 def test_a_mask_with_a_transparent_hole_is_told_the_convention(sent: Callable[[], bytes]) -> None:
     """A1111#1188, bifrost PR#1459, A1111#16854: in OpenAI's convention transparent means change; here it means keep."""
-    (warning,) = decode.decode_mask(sent(), "mask_url", MAX_PIXELS).warnings
+    (warning,) = decode.decode_image(sent(), "mask_url", MAX_PIXELS, mask=True).warnings
     assert warning == (
         "mask_url: is a picture with a transparent hole; here white is repainted and transparent is kept: "
         "send white where it shall be drawn"
@@ -334,7 +334,7 @@ def test_a_mask_with_a_transparent_hole_is_told_the_convention(sent: Callable[[]
     ids=["white", "red", "faint", "opaque", "white with a hole", "LA", "opaque photo", "no alpha", "empty", "a pixel"],
 )
 def test_a_mask_of_strokes_is_told_nothing(sent: Callable[[], Image.Image]) -> None:
-    assert decode.decode_mask(saved(sent()), "mask_url", MAX_PIXELS).warnings == ()
+    assert decode.decode_image(saved(sent()), "mask_url", MAX_PIXELS, mask=True).warnings == ()
 
 
 def test_a_photo_with_a_hole_is_no_mask() -> None:
@@ -357,10 +357,10 @@ def test_a_mask_of_black_and_white_stays_one_where_it_is_made_smaller(fmt: str, 
     drawn = Image.new("L", (301, 301))
     drawn.paste(255, (101, 83, 200, 222))
     options = {"quality": 80} if fmt == "JPEG" else {}
-    small = decode.decode_mask(saved(drawn.convert(mode), fmt, **options), "mask_url", 10_000).image
+    small = decode.decode_image(saved(drawn.convert(mode), fmt, **options), "mask_url", 10_000, mask=True).image
     assert small.size == (76, 76)
     assert set(small.tobytes()) == {0, 255}
-    soft = decode.decode_mask(saved(drawn.filter(ImageFilter.GaussianBlur(9))), "mask_url", 10_000).image
+    soft = decode.decode_image(saved(drawn.filter(ImageFilter.GaussianBlur(9))), "mask_url", 10_000, mask=True).image
     assert len(set(soft.tobytes())) > 50
 
 

@@ -14,7 +14,7 @@ import pytest
 from tests.support.phone_files import PHONE_FILES, PhoneFile, difference, shown_fields
 from worker.api.request import parse
 from worker.core.config import load_settings
-from worker.media.decode import decode_image, decode_mask
+from worker.media.decode import decode_image
 from worker.sources.loader import SourceLoader
 
 HELD = 16_777_216
@@ -101,6 +101,6 @@ def held(pid: int) -> int:
 @pytest.mark.slow
 def test_a_mask_may_be_as_large_as_its_photo() -> None:
     (file,) = (file for file in PHONE_FILES if file.name == "galaxy-50mp.jpg")
-    mask = decode_mask(file.data, "mask_url", HELD)
+    mask = decode_image(file.data, "mask_url", HELD, mask=True)
     assert mask.image.mode == "L"
     assert mask.image.size == decode_image(file.data, "image_url", HELD).image.size

@@ -38,6 +38,16 @@ def tidy(text: str) -> str:
     return text
 
 
+def pem(found: re.Match[str]) -> str:
+    """What stands between two labels (group 1) as RFC 7468 has it, in lines of 64 characters.
+
+    What was pasted may have lost its line breaks, or have them as a backslash and an n.
+    """
+    body = re.sub(r"\\+[nrt]|[^A-Za-z0-9+/=]", "", found[2])
+    lines = [body[start : start + 64] for start in range(0, len(body), 64)]
+    return "\n".join([f"-----BEGIN {found[1]}-----", *lines, f"-----END {found[1]}-----", ""])
+
+
 def bucket_name(text: str) -> str:
     """The bucket's name out of `gs://name/`, an address of a console or of Google's services, a line of a web config.
 

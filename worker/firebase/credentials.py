@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from worker.core.config import ConfigError
-from worker.core.pasted import tidy
+from worker.core.pasted import pem, tidy
 
 WHERE = "the Firebase console makes one under Project settings, Service accounts, Generate new private key"
 
@@ -60,7 +60,7 @@ def read_key(value: str) -> dict[str, Any]:
     if key.get("type") != "service_account" or missing:
         raise _wrong("is not a service account key" + (f" (it lacks {', '.join(missing)})" if missing else ""))
     if found := _PEM.search(key["private_key"]):
-        key["private_key"] = _as_written(found)
+        key["private_key"] = pem(found)
     return key
 
 
@@ -74,13 +74,6 @@ def _refuse_other_files(text: str) -> None:
     for sign, what in _OTHER_FILES:
         if re.search(sign, text):
             raise _wrong(f"is not the key of a service account but {what}; {WHERE}")
-
-
-def _as_written(found: re.Match[str]) -> str:
-    """RFC 7468: lines of 64 characters between the two labels."""
-    body = re.sub(r"\\+[nrt]|[^A-Za-z0-9+/=]", "", found[2])
-    lines = [body[start : start + 64] for start in range(0, len(body), 64)]
-    return "\n".join([f"-----BEGIN {found[1]}-----", *lines, f"-----END {found[1]}-----", ""])
 
 
 def _from_json(text: str) -> Any:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from worker.core.config import ConfigError, Settings
+from worker.core.pasted import pem
 from worker.media.artifact import CONTENT_TYPES, Artifact
 from worker.media.mark import TYPES, Origin
 
@@ -118,17 +119,10 @@ def _blocks(variable: str, text: str, label: str) -> list[str]:
             text = Path(text).expanduser().read_text(encoding="utf-8")
         except (OSError, ValueError, RuntimeError):
             raise ConfigError(f"{variable}: is neither PEM nor the path of a file that can be read") from None
-    found = [_as_written(one) for one in _PEM.finditer(text) if one[1].endswith(label)]
+    found = [pem(one) for one in _PEM.finditer(text) if one[1].endswith(label)]
     if not found:
         raise ConfigError(f"{variable}: has no {label.lower()} in PEM (-----BEGIN {label}-----)")
     return found
-
-
-def _as_written(found: re.Match[str]) -> str:
-    """In lines of 64 characters: what was pasted may have lost its own, or have them as a backslash and an n."""
-    body = re.sub(r"\\+[nrt]|[^A-Za-z0-9+/=]", "", found[2])
-    lines = [body[start : start + 64] for start in range(0, len(body), 64)]
-    return "\n".join([f"-----BEGIN {found[1]}-----", *lines, f"-----END {found[1]}-----", ""])
 
 
 def _read_key(pem: str) -> tuple[str, bytes]:

@@ -65,16 +65,20 @@ def decode_image(
     max_pixels: int,
     max_declared_pixels: int = MAX_DECLARED_PIXELS,
     *,
+    mask: bool = False,
     seconds: float = DECODE_SECONDS,
     raise_if_stopped: Callable[[], None] = lambda: None,
 ) -> Picture:
     """A picture as RGB in sRGB: first frame, upright, transparency on white, no metadata.
+
+    A mask is L, 255 = repaint, soft values kept. Transparent counts as black there: apps paint white on a clear canvas.
 
     Args:
         data: the file.
         what: the field that it is from.
         max_pixels: what the picture may have in the end; a larger one is made smaller by a whole factor.
         max_declared_pixels: what the file may have.
+        mask: whether it is one.
         seconds: how long reading it may take.
         raise_if_stopped: asked several times a second; what it raises is passed on.
 
@@ -83,30 +87,6 @@ def decode_image(
         Internal: the decoder cannot be started.
     """
     limits = Limits(max_pixels, max_declared_pixels, sandbox.MEMORY_BYTES)
-    return _decode(data, what, limits, seconds, raise_if_stopped, mask=False)
-
-
-def decode_mask(
-    data: bytes,
-    what: str,
-    max_pixels: int,
-    max_declared_pixels: int = MAX_DECLARED_PIXELS,
-    *,
-    seconds: float = DECODE_SECONDS,
-    raise_if_stopped: Callable[[], None] = lambda: None,
-) -> Picture:
-    """A mask as L, 255 = repaint, soft values kept. Transparent counts as black: apps paint white on a clear canvas.
-
-    Raises:
-        InvalidImage, Internal: as `decode_image`.
-    """
-    limits = Limits(max_pixels, max_declared_pixels, sandbox.MEMORY_BYTES)
-    return _decode(data, what, limits, seconds, raise_if_stopped, mask=True)
-
-
-def _decode(
-    data: bytes, what: str, limits: Limits, seconds: float, raise_if_stopped: Callable[[], None], *, mask: bool
-) -> Picture:
     kind = kind_of(data, what)
     with _place(raise_if_stopped):
         started = time.monotonic()

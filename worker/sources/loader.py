@@ -93,8 +93,9 @@ class SourceLoader:
             left -= time.monotonic() - started
             _check_time(field, left)
             limits = (min(most, LISTED_PIXELS) if is_listed else most, most_declared)
-            decoded = (decode.decode_mask if is_mask else decode.decode_image)(
-                data, field, *limits, seconds=min(left, decode.DECODE_SECONDS), raise_if_stopped=raise_if_stopped
+            at_most = min(left, decode.DECODE_SECONDS)
+            decoded = decode.decode_image(
+                data, field, *limits, mask=is_mask, seconds=at_most, raise_if_stopped=raise_if_stopped
             )
             left -= decoded.seconds
             loaded[field] = decoded.image
