@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import pytest
 from PIL import Image
 
-from tests.support import memory_world
+from tests.support import tokens
 from tests.support.attacked_world import GOOD, OWNER, PATH, TABLE, Row, Watching, World, note
 from tests.support.clock import SOON_SECONDS
 from tests.support.encoded_objects import bomb, serving
@@ -167,7 +167,7 @@ def test_a_flag_before_the_claim_cancels_or_counts_for_nothing(world: World, fla
 
 
 def test_a_slip_that_is_deleted_while_its_job_waits_ends_the_job(log: io.StringIO) -> None:
-    world = World(log, tickets=Tickets(memory_world.SECRET), token=ticket, require_id_token=True)
+    world = World(log, tickets=Tickets(tokens.SECRET), token=ticket, require_id_token=True)
     for more in ({}, {"num_images": 4}, {"output_format": "webp"}):
         asked = {**GOOD, **more}
         world.attack(WAITING, {**asked, "id_token": ticket(asked, slip=True)}, "deleted", begun=True)

@@ -1,12 +1,12 @@
 """A megabyte of nonsense is refused in time that grows no faster than the nonsense, and no depth breaks the parser."""
 
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from tests.support.clock import took
 from worker.api.request import envelope, parse
 from worker.core.errors import InvalidInput
 from worker.core.logs import redact
@@ -61,12 +61,6 @@ SHAPES: dict[str, Callable[[int], Any]] = {
 }
 
 
-def seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
-
-
 def refuse(job_input: object) -> None:
     envelope(job_input)
     with pytest.raises(InvalidInput) as caught:
@@ -78,7 +72,7 @@ def check_growth(small: Callable[[], object], large: Callable[[], object]) -> No
     """Twice the input takes at most some three times as long; a busy machine gets several chances."""
     times: list[tuple[float, float]] = []
     for _ in range(20):
-        times.append((seconds(small), seconds(large)))
+        times.append((took(small), took(large)))
         # The quickest of each, or, where one of them was quick by luck, what is usual.
         for usual in (min, statistics.median):
             once, twice = (usual(measured) for measured in zip(*times, strict=True))

@@ -6,8 +6,6 @@ leads inside is `url_blocked`. Both are the table's "blocked".
 
 import base64
 import gzip
-import hashlib
-import hmac
 import io
 import json
 import math
@@ -21,12 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import google.auth.crypt as crypt
 import pillow_heif
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
-from google.auth import jwt
 from google.oauth2 import id_token
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
@@ -54,6 +48,7 @@ from tests.support.hostile_pictures import (
     webp_of,
 )
 from tests.support.https_server import HOST, HttpsServer
+from tests.support.tokens import hashed, new_key, public_of, unsigned, user_claims, user_token
 from worker.api.request import REQUESTS, Text2ImgRequest
 from worker.core.config import ConfigError, load_settings
 from worker.firebase.app import Firebase
@@ -461,11 +456,6 @@ def pem() -> str:
     return new_key()
 
 
-def new_key() -> str:
-    options = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    return rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(*options).decode()
-
-
 @pytest.fixture(scope="module")
 def guarded(pem: str, log: io.StringIO) -> Iterator[World]:
     """A worker that asks everybody for a token, and verifies it with Firebase's own library."""
@@ -476,40 +466,14 @@ def guarded(pem: str, log: io.StringIO) -> Iterator[World]:
         "client_email": "worker@demo-project.iam.gserviceaccount.com",
         "token_uri": "https://oauth2.googleapis.com/token",
     }
-    public = serialization.load_pem_private_key(pem.encode(), None).public_key()
-    shown = public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo).decode()
+    shown = public_of(pem)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(id_token, "_fetch_certs", lambda _request, _url: {"key-1": shown})
         users = Firebase(load_settings(firebase_service_account_key=json.dumps(account))).users
-        made = World(log, users=users, token=lambda job: signed(pem, sub=job["user_id"]), require_id_token=True)
+        made = World(log, users=users, token=lambda job: user_token(pem, sub=job["user_id"]), require_id_token=True)
         yield made
         made.good()
         made.close()
-
-
-def claims(**changes: Any) -> dict[str, Any]:
-    now = int(time.time())
-    project = "demo-project"
-    issuer = f"https://securetoken.google.com/{project}"
-    return {
-        "iss": issuer,
-        "aud": project,
-        "sub": "user",
-        "iat": now - 5,
-        "exp": now + 3600,
-        "auth_time": now - 5,
-    } | changes
-
-
-def signed(pem: str, **changes: Any) -> str:
-    signer: Any = crypt.RSASigner  # google-auth is partly typed
-    encode: Any = jwt.encode
-    return str(encode(signer.from_string(pem, "key-1"), claims(**changes)).decode())
-
-
-def unsigned(header: object, payload: object, signature: bytes = b"") -> str:
-    parts = (json.dumps(header).encode(), json.dumps(payload).encode(), signature)
-    return ".".join(base64.urlsafe_b64encode(part).decode().rstrip("=") for part in parts)
 
 
 def test_a_user_who_names_anothers_file_stays_in_their_own_tree(guarded: World) -> None:
@@ -542,11 +506,11 @@ def test_a_token_of_somebody_else_is_forbidden(guarded: World, pem: str) -> None
     row = (15, "user_id is not the token's")
     for uid in ("mallory", "User", "user ", "users", "use"):
         for more in ({}, {"use_cloud_storage": True}, {"num_images": 4}):
-            job = {**GOOD, **more, "id_token": signed(pem, sub=uid)}
+            job = {**GOOD, **more, "id_token": user_token(pem, sub=uid)}
             response = guarded.attack(row, job, "forbidden", proven=False)
             assert uid not in response["error"].split()
     own = {**IMG2IMG, "user_id": "user", "image_url": "gs://demo-bucket/uploads/user/a.png"}
-    guarded.attack(row, {**own, "id_token": signed(pem, sub="mallory")}, "forbidden", proven=False)
+    guarded.attack(row, {**own, "id_token": user_token(pem, sub="mallory")}, "forbidden", proven=False)
     guarded.good()
 
 
@@ -568,35 +532,33 @@ def test_without_a_token_nothing_is_done_for_a_user(guarded: World) -> None:
 def test_a_forged_token_is_nobodys(guarded: World, pem: str) -> None:
     row = (17, "forged, foreign and expired tokens")
     past = int(time.time()) - 7200
-    good = signed(pem)
-    public = serialization.load_pem_private_key(pem.encode(), None).public_key()
-    shown = public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-    head = unsigned({"alg": "HS256", "kid": "key-1", "typ": "JWT"}, claims()).rsplit(".", 1)[0]
-    confused = hmac.new(shown, head.encode(), hashlib.sha256).digest()
+    good = user_token(pem)
     tokens = {
-        "alg none": unsigned({"alg": "none", "typ": "JWT"}, claims()),
-        "alg None": unsigned({"alg": "None", "kid": "key-1"}, claims()),
-        "HS256 with the public key": head + "." + base64.urlsafe_b64encode(confused).decode().rstrip("="),
-        "HS256 with nothing": unsigned({"alg": "HS256"}, claims(), b"x" * 32),
-        "another key": signed(new_key()),
-        "another audience": signed(pem, aud="other"),
-        "another issuer": signed(pem, iss="https://evil.example"),
-        "another project": signed(pem, aud="other", iss="https://securetoken.google.com/other"),
-        "expired": signed(pem, iat=past - 3600, exp=past),
-        "from the future": signed(pem, iat=int(time.time()) + 3600, exp=int(time.time()) + 7200),
-        "no user": signed(pem, sub=""),
-        "a long user": signed(pem, sub="x" * 129),
-        "a number for a user": signed(pem, sub=5),
+        "alg none": unsigned({"alg": "none", "typ": "JWT"}, user_claims()),
+        "alg None": unsigned({"alg": "None", "kid": "key-1"}, user_claims()),
+        "HS256 with the public key": hashed(
+            {"alg": "HS256", "kid": "key-1", "typ": "JWT"}, user_claims(), public_of(pem).encode()
+        ),
+        "HS256 with nothing": unsigned({"alg": "HS256"}, user_claims(), b"x" * 32),
+        "another key": user_token(new_key()),
+        "another audience": user_token(pem, aud="other"),
+        "another issuer": user_token(pem, iss="https://evil.example"),
+        "another project": user_token(pem, aud="other", iss="https://securetoken.google.com/other"),
+        "expired": user_token(pem, iat=past - 3600, exp=past),
+        "from the future": user_token(pem, iat=int(time.time()) + 3600, exp=int(time.time()) + 7200),
+        "no user": user_token(pem, sub=""),
+        "a long user": user_token(pem, sub="x" * 129),
+        "a number for a user": user_token(pem, sub=5),
         "changed payload": ".".join(
-            (good.split(".")[0], unsigned({}, claims(sub="victim")).split(".")[1], good.split(".")[2])
+            (good.split(".")[0], unsigned({}, user_claims(sub="victim")).split(".")[1], good.split(".")[2])
         ),
         "no signature": good.rsplit(".", 1)[0] + ".",
-        "header no object": unsigned([], claims(), b"x"),
-        "header a string": unsigned("alg", claims(), b"x"),
+        "header no object": unsigned([], user_claims(), b"x"),
+        "header a string": unsigned("alg", user_claims(), b"x"),
         "payload no object": unsigned({"alg": "RS256", "kid": "key-1"}, [], b"x"),
-        "kid a path": unsigned({"alg": "RS256", "kid": "../../etc/passwd"}, claims(), b"x"),
-        "kid no string": unsigned({"alg": "RS256", "kid": ["key-1"]}, claims(), b"x"),
-        "jku": unsigned({"alg": "RS256", "kid": "key-1", "jku": "https://evil.example/keys"}, claims(), b"x"),
+        "kid a path": unsigned({"alg": "RS256", "kid": "../../etc/passwd"}, user_claims(), b"x"),
+        "kid no string": unsigned({"alg": "RS256", "kid": ["key-1"]}, user_claims(), b"x"),
+        "jku": unsigned({"alg": "RS256", "kid": "key-1", "jku": "https://evil.example/keys"}, user_claims(), b"x"),
         "deep header": base64.urlsafe_b64encode(b"[" * 3000).decode() + ".e30.x",
         "words": "let me in",
         "dots": "...",

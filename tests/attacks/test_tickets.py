@@ -1,11 +1,9 @@
 """Tickets of the app's backend under attack: forged, of another time, and for somebody or something else.
 
-Rows 66 to 69 of the table. How a right ticket is made and read is in `tests/test_identity.py`.
+Rows 66 to 69 of the table. How a right ticket is made and read is in `tests/auth/test_caller.py`.
 """
 
 import base64
-import hashlib
-import hmac
 import io
 import json
 import math
@@ -22,41 +20,14 @@ from hypothesis import strategies as st
 
 from tests.support.attacked_world import GOOD, World, note
 from tests.support.examples import examples
+from tests.support.tokens import HOUR, SECRET, claims, hashed, part, signed
 from worker.auth.tickets import MAX_TICKET_SECONDS, Tickets, request_hash
 
-SECRET = "a secret that backend and worker hold, 32+"
-HOUR = 3600
 FORGED = (66, "forged tickets")
 UNTIMELY = (67, "tickets of another time")
 FOREIGN = (68, "tickets for another user, file or request")
 REPLAYED = (69, "a ticket used again")
 VARIANTS = examples(40)
-
-
-def part(value: object) -> str:
-    data = value if isinstance(value, bytes) else json.dumps(value).encode()
-    return base64.urlsafe_b64encode(data).decode().rstrip("=")
-
-
-def claims(job_input: dict[str, Any] = GOOD, **changes: Any) -> dict[str, Any]:
-    """What a backend signs for a job; `...` takes a claim out."""
-    now = int(time.time())
-    made = {
-        "aud": "generation-worker",
-        "sub": job_input["user_id"],
-        "file_uid": job_input["file_uid"],
-        "request_hash": request_hash(job_input),
-        "iat": now - 5,
-        "exp": now + HOUR,
-        **changes,
-    }
-    return {name: value for name, value in made.items() if value is not ...}
-
-
-def signed(payload: object, *, key: bytes = SECRET.encode(), header: object = ...) -> str:
-    """A JWT made by hand, so that it may be wrong in ways that a library refuses to make."""
-    body = f"{part({'alg': 'HS256', 'typ': 'JWT'} if header is ... else header)}.{part(payload)}"
-    return f"{body}.{part(hmac.new(key, body.encode(), hashlib.sha256).digest())}"
 
 
 @pytest.fixture(scope="module")
@@ -99,18 +70,18 @@ def test_a_forged_ticket_is_nobodys(ticketed: World) -> None:
         "HS256's signature under an RS256 header": f"{rs_body}.{signature}",
         "alg none": f"{part({'alg': 'none'})}.{payload}.",
         "alg nOnE": f"{part({'alg': 'nOnE'})}.{payload}.",
-        "alg none, signed": signed(claims(), header={"alg": "none"}),
-        "alg empty": signed(claims(), header={"alg": ""}),
-        "alg null": signed(claims(), header={"alg": None}),
-        "alg a list": signed(claims(), header={"alg": ["HS256"]}),
-        "alg in lower case": signed(claims(), header={"alg": "hs256"}),
-        "alg HS512": signed(claims(), header={"alg": "HS512"}),
-        "no alg": signed(claims(), header={"typ": "JWT"}),
-        "a key of its own": signed(claims(), key=b"mine" * 8, header={"alg": "HS256", "jwk": jwk}),
-        "a key by URL": signed(claims(), key=b"x", header={"alg": "HS256", "jku": "https://evil.example/keys"}),
-        "a key by path": signed(claims(), key=b"", header={"alg": "HS256", "kid": "../../dev/null"}),
-        "critical extensions": signed(claims(), header={"alg": "HS256", "crit": ["exp"], "exp": 1}),
-        "payload not encoded": signed(claims(), header={"alg": "HS256", "b64": False, "crit": ["b64"]}),
+        "alg none, signed": hashed({"alg": "none"}, claims()),
+        "alg empty": hashed({"alg": ""}, claims()),
+        "alg null": hashed({"alg": None}, claims()),
+        "alg a list": hashed({"alg": ["HS256"]}, claims()),
+        "alg in lower case": hashed({"alg": "hs256"}, claims()),
+        "alg HS512": hashed({"alg": "HS512"}, claims()),
+        "no alg": hashed({"typ": "JWT"}, claims()),
+        "a key of its own": hashed({"alg": "HS256", "jwk": jwk}, claims(), b"mine" * 8),
+        "a key by URL": hashed({"alg": "HS256", "jku": "https://evil.example/keys"}, claims(), b"x"),
+        "a key by path": hashed({"alg": "HS256", "kid": "../../dev/null"}, claims(), b""),
+        "critical extensions": hashed({"alg": "HS256", "crit": ["exp"], "exp": 1}, claims()),
+        "payload not encoded": hashed({"alg": "HS256", "b64": False, "crit": ["b64"]}, claims()),
         "no signature": f"{head}.{payload}.",
         "no signature and no dot": f"{head}.{payload}",
         "half a signature": f"{head}.{payload}.{signature[:21]}",
@@ -272,10 +243,10 @@ JSON = st.recursive(
 @VARIANTS
 @given(header=JSON | st.dictionaries(st.sampled_from(["alg", "typ", "kid", "crit", "b64", "jwk", "zip"]), JSON))
 def test_no_header_talks_the_worker_into_another_key(ticketed: World, header: object) -> None:
-    refuse(ticketed, FORGED, signed(claims(), key=b"mine" * 8, header=header))
+    refuse(ticketed, FORGED, hashed(header, claims(), b"mine" * 8))
     alg = header.get("alg") if isinstance(header, dict) else None
     assume(alg != "HS256")
-    refuse(ticketed, FORGED, signed(claims(), header=header))
+    refuse(ticketed, FORGED, hashed(header, claims()))
 
 
 @VARIANTS

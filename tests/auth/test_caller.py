@@ -9,53 +9,19 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import jwt
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.clock import computed
 from tests.support.fakes import TokenUsers
+from tests.support.tokens import CLOUD, HOUR, SECRET, claims, new_key, public_of, signed
 from worker.api.request import envelope
 from worker.auth import caller
 from worker.auth.caller import Identity, Users
 from worker.auth.tickets import Tickets, request_hash
 from worker.core.config import ConfigError, load_settings
 from worker.core.errors import BackendError, Forbidden, Internal, JobError, Unauthenticated
-
-SECRET = "a secret that both sides hold, 32+"
-HOUR = 3600
-INPUT: dict[str, Any] = {
-    "prompt": "a fox",
-    "seed": 7,
-    "user_id": "user",
-    "file_uid": "file",
-    "use_cloud_storage": True,
-}
-
-
-def encoded(claims: Any, *, key: str = SECRET, algorithm: str = "HS256", **header: Any) -> str:
-    """A JWT made by hand, so that it may be wrong in ways that a library refuses to make."""
-    parts = [{"alg": algorithm, "typ": "JWT", **header}, claims]
-    body = ".".join(base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts)
-    mac = jwt.get_algorithm_by_name("HS256").sign(body.encode(), key.encode())
-    return f"{body}.{base64.urlsafe_b64encode(mac).decode().rstrip('=')}"
-
-
-def claims(**changes: Any) -> dict[str, Any]:
-    now = int(time.time())
-    made = {
-        "aud": "generation-worker",
-        "sub": "user",
-        "file_uid": "file",
-        "request_hash": request_hash(INPUT),
-        "iat": now,
-        "exp": now + 25 * HOUR,
-        **changes,
-    }
-    return {name: value for name, value in made.items() if value is not ...}
 
 
 def who(*, users: Users | None = None, secret: str | None = SECRET, required: bool = True) -> Identity:
@@ -64,7 +30,7 @@ def who(*, users: Users | None = None, secret: str | None = SECRET, required: bo
 
 def ask(asked: Identity, token: object, *, acts_for_user: bool = True, **changes: Any) -> None:
     """Raises what the worker would answer; the token stands in the input as it does in a job."""
-    job_input = {**INPUT, **changes, "id_token": token}
+    job_input = {**CLOUD, **changes, "id_token": token}
     asyncio.run(asked.check(envelope(job_input), job_input, acts_for_user=acts_for_user))
 
 
@@ -76,54 +42,58 @@ def now(offset: float) -> int:
 
 
 def test_a_ticket_for_this_user_file_and_request_is_taken() -> None:
-    ask(who(), encoded(claims()))
+    ask(who(), signed(claims()))
 
 
 def test_a_ticket_is_right_after_a_day_in_the_queue() -> None:
     made = now(-24 * HOUR)
-    ask(who(), encoded(claims(iat=made, exp=made + 25 * HOUR)))
+    ask(who(), signed(claims(iat=made, exp=made + 25 * HOUR)))
 
 
 def test_clocks_may_differ_by_seconds() -> None:
-    ask(who(), encoded(claims(exp=now(-5), iat=now(-HOUR))))
-    ask(who(), encoded(claims(iat=now(5))))
+    ask(who(), signed(claims(exp=now(-5), iat=now(-HOUR))))
+    ask(who(), signed(claims(iat=now(5))))
 
 
 REFUSED: dict[str, tuple[Callable[[], str], type[JobError], str]] = {
-    "expired": (lambda: encoded(claims(exp=now(-60), iat=now(-HOUR))), Unauthenticated, "has expired"),
-    "from the future": (lambda: encoded(claims(iat=now(600))), Unauthenticated, "from the future"),
-    "not yet": (lambda: encoded(claims(nbf=now(600))), Unauthenticated, "from the future"),
-    "for longer than 25 h": (lambda: encoded(claims(exp=now(26 * HOUR))), Unauthenticated, "at most 25 hours"),
-    "for ever": (lambda: encoded(claims(exp=10**18)), Unauthenticated, "at most 25 hours"),
-    "without an end": (lambda: encoded(claims(exp=...)), Unauthenticated, "not valid for this worker"),
-    "exp is no number": (lambda: encoded(claims(exp="tomorrow")), Unauthenticated, "not valid for this worker"),
-    "exp is infinite": (lambda: encoded(claims(exp=float("inf"))), Unauthenticated, "not valid for this worker"),
-    "exp is null": (lambda: encoded(claims(exp=None)), Unauthenticated, "not valid for this worker"),
-    "exp is a string of digits": (lambda: encoded(claims(exp=str(now(60)))), Unauthenticated, "not valid for this"),
-    "without a beginning": (lambda: encoded(claims(iat=...)), Unauthenticated, "not valid for this worker"),
-    "another audience": (lambda: encoded(claims(aud="other")), Unauthenticated, "not valid for this worker"),
-    "two audiences": (lambda: encoded(claims(aud=["generation-worker", "x"])), Unauthenticated, "not valid for"),
-    "no audience": (lambda: encoded(claims(aud=...)), Unauthenticated, "not valid for this worker"),
-    "another secret": (lambda: encoded(claims(), key=SECRET[::-1]), Unauthenticated, "not valid for this worker"),
-    "no signature": (lambda: encoded(claims()).rpartition(".")[0] + ".", Unauthenticated, "not valid for this worker"),
-    "changed payload": (
-        lambda: encoded(claims()).split(".")[0] + "." + ".".join(encoded(claims(sub="x"), key="k" * 32).split(".")[1:]),
+    "expired": (lambda: signed(claims(exp=now(-60), iat=now(-HOUR))), Unauthenticated, "has expired"),
+    "from the future": (lambda: signed(claims(iat=now(600))), Unauthenticated, "from the future"),
+    "not yet": (lambda: signed(claims(nbf=now(600))), Unauthenticated, "from the future"),
+    "for longer than 25 h": (lambda: signed(claims(exp=now(26 * HOUR))), Unauthenticated, "at most 25 hours"),
+    "for ever": (lambda: signed(claims(exp=10**18)), Unauthenticated, "at most 25 hours"),
+    "without an end": (lambda: signed(claims(exp=...)), Unauthenticated, "not valid for this worker"),
+    "exp is no number": (lambda: signed(claims(exp="tomorrow")), Unauthenticated, "not valid for this worker"),
+    "exp is infinite": (lambda: signed(claims(exp=float("inf"))), Unauthenticated, "not valid for this worker"),
+    "exp is null": (lambda: signed(claims(exp=None)), Unauthenticated, "not valid for this worker"),
+    "exp is a string of digits": (lambda: signed(claims(exp=str(now(60)))), Unauthenticated, "not valid for this"),
+    "without a beginning": (lambda: signed(claims(iat=...)), Unauthenticated, "not valid for this worker"),
+    "another audience": (lambda: signed(claims(aud="other")), Unauthenticated, "not valid for this worker"),
+    "two audiences": (lambda: signed(claims(aud=["generation-worker", "x"])), Unauthenticated, "not valid for"),
+    "no audience": (lambda: signed(claims(aud=...)), Unauthenticated, "not valid for this worker"),
+    "another secret": (
+        lambda: signed(claims(), key=SECRET[::-1].encode()),
         Unauthenticated,
         "not valid for this worker",
     ),
-    "a list for claims": (lambda: encoded(["user"]), Unauthenticated, "not valid for this worker"),
-    "critical extensions": (lambda: encoded(claims(), crit=["x"], x=1), Unauthenticated, "not valid"),
-    "another user": (lambda: encoded(claims(sub="mallory")), Forbidden, "user_id: must be the user"),
-    "no user": (lambda: encoded(claims(sub=...)), Unauthenticated, "not valid for this worker"),
-    "a number for a user": (lambda: encoded(claims(sub=5)), Unauthenticated, "not valid for this worker"),
-    "another file": (lambda: encoded(claims(file_uid="other")), Forbidden, "file_uid: must be the one"),
-    "any file": (lambda: encoded(claims(file_uid=True)), Forbidden, "file_uid: must be the one"),
-    "no file": (lambda: encoded(claims(file_uid=...)), Unauthenticated, "not valid for this worker"),
-    "another request": (lambda: encoded(claims(request_hash="0" * 64)), Forbidden, "made for another request"),
-    "any request": (lambda: encoded(claims(request_hash=["x"])), Forbidden, "made for another request"),
-    "no request": (lambda: encoded(claims(request_hash=...)), Unauthenticated, "not valid for this worker"),
+    "no signature": (lambda: signed(claims()).rpartition(".")[0] + ".", Unauthenticated, "not valid for this worker"),
+    "changed payload": (
+        lambda: signed(claims()).split(".")[0] + "." + ".".join(signed(claims(sub="x"), key=b"k" * 32).split(".")[1:]),
+        Unauthenticated,
+        "not valid for this worker",
+    ),
+    "a list for claims": (lambda: signed(["user"]), Unauthenticated, "not valid for this worker"),
+    "critical extensions": (lambda: signed(claims(), crit=["x"], x=1), Unauthenticated, "not valid"),
+    "another user": (lambda: signed(claims(sub="mallory")), Forbidden, "user_id: must be the user"),
+    "no user": (lambda: signed(claims(sub=...)), Unauthenticated, "not valid for this worker"),
+    "a number for a user": (lambda: signed(claims(sub=5)), Unauthenticated, "not valid for this worker"),
+    "another file": (lambda: signed(claims(file_uid="other")), Forbidden, "file_uid: must be the one"),
+    "any file": (lambda: signed(claims(file_uid=True)), Forbidden, "file_uid: must be the one"),
+    "no file": (lambda: signed(claims(file_uid=...)), Unauthenticated, "not valid for this worker"),
+    "another request": (lambda: signed(claims(request_hash="0" * 64)), Forbidden, "made for another request"),
+    "any request": (lambda: signed(claims(request_hash=["x"])), Forbidden, "made for another request"),
+    "no request": (lambda: signed(claims(request_hash=...)), Unauthenticated, "not valid for this worker"),
     "upper-case hash": (
-        lambda: encoded(claims(request_hash=request_hash(INPUT).upper())),
+        lambda: signed(claims(request_hash=request_hash(CLOUD).upper())),
         Forbidden,
         "made for another request",
     ),
@@ -147,7 +117,7 @@ def test_a_wrong_ticket_is_refused_in_words_that_repeat_nothing_of_it(
 @pytest.mark.parametrize("algorithm", ["none", "None", "HS384", "HS512", "RS256", "ES256", "", None, 5, ["HS256"]])
 def test_another_algorithm_is_no_ticket_and_firebase_is_asked_instead(algorithm: Any) -> None:
     """Correctly signed with our secret, but not said to be: nobody chooses the algorithm but the worker."""
-    token = encoded(claims(), algorithm=algorithm)
+    token = signed(claims(), alg=algorithm)
     with pytest.raises(Unauthenticated, match="not valid for this project"):
         ask(who(users=TokenUsers()), token)
     with pytest.raises(Unauthenticated, match="cannot check an id_token"):
@@ -156,17 +126,15 @@ def test_another_algorithm_is_no_ticket_and_firebase_is_asked_instead(algorithm:
 
 def test_a_public_key_is_no_secret() -> None:
     """The classic confusion: HS256 over a public key that everybody has."""
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048).public_key()
-    pem = key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo).decode()
     with pytest.raises(Unauthenticated, match="not valid for this worker"):
-        ask(who(users=TokenUsers()), encoded(claims(), key=pem))
+        ask(who(users=TokenUsers()), signed(claims(), key=public_of(new_key()).encode()))
 
 
 @pytest.mark.parametrize("required", [True, False])
 @pytest.mark.parametrize("users", [TokenUsers(), None])
 def test_without_a_secret_no_ticket_is_taken(users: TokenUsers | None, required: bool) -> None:
     with pytest.raises(Unauthenticated, match="TICKET_SECRET"):
-        ask(who(users=users, secret=None, required=required), encoded(claims()))
+        ask(who(users=users, secret=None, required=required), signed(claims()))
 
 
 @pytest.mark.parametrize(
@@ -189,7 +157,7 @@ def test_without_a_secret_no_ticket_is_taken(users: TokenUsers | None, required:
 )
 def test_a_changed_input_needs_a_new_ticket(change: dict[str, Any]) -> None:
     with pytest.raises(Forbidden, match="ticket in id_token"):
-        ask(who(), encoded(claims()), **change)
+        ask(who(), signed(claims()), **change)
 
 
 def test_an_input_nested_without_end_has_no_ticket() -> None:
@@ -197,7 +165,7 @@ def test_an_input_nested_without_end_has_no_ticket() -> None:
     for _ in range(5000):
         deep = [deep]
     with pytest.raises(Forbidden, match="no canonical form"):
-        ask(who(), encoded(claims()), prompt=deep)
+        ask(who(), signed(claims()), prompt=deep)
 
 
 def test_the_hash_is_over_canonical_json_without_the_token() -> None:
@@ -234,10 +202,10 @@ def test_json_written_anew_in_another_order_has_the_same_hash(job_input: dict[st
 
 
 def test_a_source_picture_of_megabytes_is_hashed_quickly() -> None:
-    job_input = {**INPUT, "image_url": "data:image/png;base64," + "iVBORw0K" * 1_000_000}
+    job_input = {**CLOUD, "image_url": "data:image/png;base64," + "iVBORw0K" * 1_000_000}
     hashes: list[str] = []
     assert computed(lambda: hashes.append(request_hash(job_input))) < 2
-    assert hashes != [request_hash(INPUT)]
+    assert hashes != [request_hash(CLOUD)]
 
 
 # -- ID tokens

@@ -12,15 +12,13 @@ from typing import Any
 
 import firebase_admin
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
-from google.auth import crypt, jwt
 from google.auth import exceptions as google_auth
 from google.oauth2 import id_token
 
 from tests.support.clock import FIREBASE_DOWN_SECONDS
 from tests.support.faulty_firebase import Fault, FaultyFirebase
 from tests.support.firebase_worker import Worker
+from tests.support.tokens import new_key, public_of, unsigned, user_claims, user_token
 from tools import showing
 from tools.emulators.firebase import FirebaseEmulators
 from worker.core.config import ConfigError, load_settings
@@ -34,9 +32,7 @@ from worker.firebase.firestore import FirestoreStore
 
 @pytest.fixture(scope="module")
 def pem() -> str:
-    key = rsa.generate_private_key(public_exponent=65537, key_size=1024)  # each reader checks its primes
-    options = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    return key.private_bytes(*options).decode()
+    return new_key(1024)  # each reader checks its primes
 
 
 @pytest.fixture(scope="module")
@@ -365,24 +361,6 @@ def users(firebase: FirebaseEmulators, monkeypatch: pytest.MonkeyPatch) -> Fireb
     return Firebase(load_settings()).users
 
 
-def unsigned(claims: dict[str, Any]) -> str:
-    parts = ({"alg": "none", "typ": "JWT"}, claims)
-    return ".".join(base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts) + "."
-
-
-def claims_of(project: str, **changes: Any) -> dict[str, Any]:
-    now = int(time.time())
-    base = {
-        "iss": f"https://securetoken.google.com/{project}",
-        "aud": project,
-        "sub": "alice",
-        "iat": now - 5,
-        "exp": now + 3600,
-        "auth_time": now - 5,
-    }
-    return base | changes
-
-
 def test_a_valid_token_tells_its_user(firebase: FirebaseEmulators, users: FirebaseUsers) -> None:
     assert users.uid(firebase.create_user("alice")) == "alice"
 
@@ -416,40 +394,33 @@ def test_a_token_that_is_not_for_us_is_refused(
     firebase: FirebaseEmulators, users: FirebaseUsers, changes: dict[str, Any], says: str
 ) -> None:
     with pytest.raises(Unauthenticated, match=says):
-        users.uid(unsigned(claims_of(firebase.project, **changes)))
+        users.uid(unsigned({"alg": "none", "typ": "JWT"}, user_claims(firebase.project, **changes)))
 
 
 @pytest.fixture
 def production(account: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> FirebaseUsers:
     """Without the Auth emulator: tokens are signed, and `account`'s own key stands for Google's."""
-    key = serialization.load_pem_private_key(account["private_key"].encode(), None)
-    public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-    monkeypatch.setattr(id_token, "_fetch_certs", lambda _request, _url: {"key-1": public.decode()})
+    monkeypatch.setattr(id_token, "_fetch_certs", lambda _request, _url: {"key-1": public_of(account["private_key"])})
     return Firebase(load_settings(firebase_service_account_key=json.dumps(account))).users
 
 
-def signed(pem: str, **changes: Any) -> str:
-    google: Any = crypt.RSASigner  # google-auth is partly typed
-    encode: Any = jwt.encode
-    return str(encode(google.from_string(pem, "key-1"), claims_of("demo-project", **changes)).decode())
-
-
 def test_a_signed_token_tells_its_user(production: FirebaseUsers, pem: str) -> None:
-    assert production.uid(signed(pem)) == "alice"
+    assert production.uid(user_token(pem)) == "user"
 
 
 def test_a_token_that_has_expired_says_so(production: FirebaseUsers, pem: str) -> None:
     past = int(time.time()) - 3600
     with pytest.raises(Unauthenticated, match="has expired; sign in again"):
-        production.uid(signed(pem, iat=past - 3600, exp=past))
-    assert production.uid(signed(pem, iat=past, exp=int(time.time()) - 2)) == "alice", "clocks may differ by seconds"
+        production.uid(user_token(pem, iat=past - 3600, exp=past))
+    assert production.uid(user_token(pem, iat=past, exp=int(time.time()) - 2)) == "user", "clocks may differ by seconds"
 
 
 def test_a_token_signed_by_anybody_else_is_nobody(production: FirebaseUsers, pem: str) -> None:
-    other = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    for token in (signed(other.decode()), signed(pem)[:-8] + "AAAAAAAA", unsigned(claims_of("demo-project"))):
+    for token in (
+        user_token(new_key()),
+        user_token(pem)[:-8] + "AAAAAAAA",
+        unsigned({"alg": "none", "typ": "JWT"}, user_claims()),
+    ):
         with pytest.raises(Unauthenticated, match="not valid for this project"):
             production.uid(token)
 
@@ -484,7 +455,7 @@ def test_a_user_who_cannot_be_looked_up_is_no_verdict(
     strict = Firebase(load_settings(firebase_service_account_key=json.dumps(key), check_revoked=True)).users
     started = time.monotonic()
     with pytest.raises(BackendError, match="auth unreachable"):
-        strict.uid(signed(pem))
+        strict.uid(user_token(pem))
     assert time.monotonic() - started < 30
 
 
@@ -496,7 +467,7 @@ def test_keys_that_cannot_be_fetched_are_no_verdict(
 
     monkeypatch.setattr(id_token, "_fetch_certs", unreachable)
     with pytest.raises(BackendError, match="auth unreachable"):
-        production.uid(signed(pem))
+        production.uid(user_token(pem))
 
 
 # -- whole jobs through the real adapters, with something broken between

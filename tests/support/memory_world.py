@@ -1,23 +1,21 @@
 """One worker with everything in memory, and the request that most tests send it."""
 
-import base64
-import io
 import time
 from pathlib import Path
 from typing import Any
 
-import jwt
-import numpy as np
 from PIL import Image
 
+from tests.support import tokens
 from tests.support.fakes import (
     MemoryBucket,
     MemoryDocumentStore,
     PaintingGenerator,
     TokenUsers,
 )
+from tools import showing
 from worker.auth.caller import Identity
-from worker.auth.tickets import Tickets, request_hash
+from worker.auth.tickets import Tickets
 from worker.core.config import Settings, load_settings
 from worker.core.stop import StopSignal
 from worker.core.types import Progress
@@ -33,9 +31,7 @@ from worker.telemetry.spans import OFF, Telemetry
 
 PATH = "generations/user/files/file"
 
-SECRET = "shared with the app's backend, 32+"
-
-CLOUD = {"prompt": "a fox", "use_cloud_storage": True, "user_id": "user", "file_uid": "file", "seed": 7}
+CLOUD = tokens.CLOUD
 
 
 class World:
@@ -62,7 +58,7 @@ class World:
             documents=self.documents if self.firebase else None,
             storage=storage,
             identity=Identity(
-                TokenUsers() if self.firebase else None, Tickets(SECRET), required=self.settings.require_id_token
+                TokenUsers() if self.firebase else None, Tickets(tokens.SECRET), required=self.settings.require_id_token
             ),
             worker_id="worker-1",
             telemetry=self.telemetry,
@@ -86,17 +82,13 @@ class World:
 
 
 def data_uri(size: tuple[int, int] = (64, 64)) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(np.full((size[1], size[0], 3), 128, np.uint8)).save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return showing.data_uri(Image.new("RGB", size, (128, 128, 128)))
 
 
 def ticket(job_input: dict[str, Any], **more: Any) -> str:
     """As the app's backend signs it, three hours ago."""
-    owner = {"sub": job_input["user_id"], "file_uid": job_input["file_uid"], "request_hash": request_hash(job_input)}
-    made = int(time.time()) - 3 * 3600
-    claims = {"aud": "generation-worker", "iat": made, "exp": made + 25 * 3600, **owner, **more}
-    return jwt.encode(claims, SECRET, algorithm="HS256")
+    made = int(time.time()) - 3 * tokens.HOUR
+    return tokens.signed(tokens.claims(job_input, iat=made, exp=made + 25 * tokens.HOUR, **more))
 
 
 class VolumeWorld(World):
