@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.engine_jobs import image_params, video_params
 from worker.api.params import Draft, ImageParams, Params, ReferenceParams, StepCache, VideoParams
 from worker.core.config import load_settings
 from worker.core.types import Progress, Scheduler, TaskType
@@ -61,33 +62,14 @@ TERA = 1e12
 
 
 def images(**changes: Any) -> ImageParams:
-    values: dict[str, Any] = {
-        "prompt": "",
-        "negative_prompt": "",
-        "width": 1024,
-        "height": 1024,
-        "num_inference_steps": 30,
-        "guidance_scale": 5.0,
-        "scheduler": None,
-        "seeds": (0,),
-    }
-    return ImageParams(**(values | changes))
+    return image_params(
+        **{"prompt": "", "width": 1024, "height": 1024, "num_inference_steps": 30, "seeds": (0,)} | changes
+    )
 
 
 def clip(**changes: Any) -> VideoParams:
-    values: dict[str, Any] = {
-        "prompt": "",
-        "negative_prompt": "",
-        "width": 832,
-        "height": 480,
-        "num_frames": 81,
-        "fps": 16,
-        "num_inference_steps": 50,
-        "guidance_scale": 5.0,
-        "flow_shift": 3.0,
-        "seed": 0,
-    }
-    return VideoParams(**(values | changes))
+    size = {"width": 832, "height": 480, "num_frames": 81, "fps": 16}
+    return video_params(**{"prompt": "", **size, "num_inference_steps": 50, "seed": 0} | changes)
 
 
 def parts(networks: Networks, params: Params, **options: Any) -> list[str]:

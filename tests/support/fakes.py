@@ -4,12 +4,10 @@ Each implements the real interface; `test_contracts.py` runs the same tests over
 """
 
 import base64
-import contextlib
 import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -352,32 +350,3 @@ class Hangs(PaintingGenerator):
 
     def _steps(self, params: Params, control: Control, index: int, count: int) -> None:
         self.release.wait(30)
-
-
-class Cancellations:
-    """A `Control` that lets a model run up to a step, then raises `error`."""
-
-    def __init__(self, error: Exception | None = None, at_step: int = 0) -> None:
-        self.error, self.at_step = error, at_step
-        self.seen: list[Progress] = []
-        self.warnings: list[str] = []
-
-    def raise_if_stopped(self) -> None:
-        if self.error is not None and self.generating_steps >= self.at_step:
-            raise self.error
-
-    @property
-    def generating_steps(self) -> int:
-        return max((progress.step for progress in self.seen if progress.stage == "generating"), default=0)
-
-    def untimed(self) -> AbstractContextManager[None]:
-        return contextlib.nullcontext()
-
-    def report(self, progress: Progress) -> None:
-        self.seen.append(progress)
-
-    def warn(self, warning: str) -> None:
-        self.warnings.append(warning)
-
-    def viewer(self) -> None:
-        return None
