@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from tests.support.clock import until
 from tests.support.faulty_firebase import Fault, FaultyFirebase
-from tests.support.faulty_world import Endpoint, until
+from tests.support.faulty_world import Endpoint
 from tests.support.fixtures import missing
 from tools.emulators.functions import FunctionsEmulator
 from tools.emulators.install import InstallError, MissingNodeError

@@ -83,6 +83,11 @@ def content(uri: str) -> bytes:
     return data
 
 
+def opened(uri: str) -> Image.Image:
+    """The picture that stands behind it."""
+    return Image.open(io.BytesIO(content(uri)))
+
+
 def uris(response: dict[str, Any]) -> list[str]:
     """The response's images or videos."""
     found: list[str] = response.get("images") or response.get("videos") or []

@@ -1,7 +1,6 @@
 """Delivery: files in the order of the seeds, in the bucket or all inline, and nothing half of each."""
 
 import asyncio
-import base64
 import contextlib
 import io
 import threading
@@ -18,6 +17,7 @@ from PIL import Image
 from tests.support.clock import CHANCES
 from tests.support.fakes import MemoryBucket, fails_times, is_down
 from tools.media_probe import probe
+from tools.showing import content, opened
 from worker.api.request import parse
 from worker.core.errors import BackendError, Cancelled, IdempotencyMismatch, ResultTooLarge, Superseded
 from worker.core.types import Owner, Progress
@@ -92,10 +92,6 @@ class Job:
         for thing in things:
             self.delivery.take(thing)
         return await self.delivery.finish(limit)
-
-
-def opened(uri: str) -> Image.Image:
-    return Image.open(io.BytesIO(base64.b64decode(uri.split(",", 1)[1])))
 
 
 @pytest.mark.parametrize("claimed", [True, False])
@@ -323,7 +319,7 @@ async def test_every_file_says_that_it_was_made_by_ai_and_which_one_it_is() -> N
     assert mark.packet("generated", "file") in job.bucket.objects[PATHS[0].replace("_0", "")][0]
     inline = Job(cloud=False, count=1, task_type="img2img", image_url="https://example.com/a.png", output_format="webp")
     delivered = await inline.deliver(image(0))
-    assert mark.packet("composite") in base64.b64decode(delivered.uris[0].split(",", 1)[1])
+    assert mark.packet("composite") in content(delivered.uris[0])
     film = Job(count=1, task_type="text2video", user_id="user", file_uid="file")
     await film.deliver(clip())
     assert mark.packet("generated", "file") in film.bucket.objects["generating/user/video/file.mp4"][0]
@@ -333,14 +329,14 @@ async def test_every_file_says_that_it_was_made_by_ai_and_which_one_it_is() -> N
 async def test_a_file_without_the_mark_has_none_of_it(limit: int) -> None:
     job = Job(cloud=False, count=1, marked=False)
     delivered = await job.deliver(image(0), limit=limit)
-    assert b"xmp" not in base64.b64decode(delivered.uris[0].split(",", 1)[1]).lower()
+    assert b"xmp" not in content(delivered.uris[0]).lower()
 
 
 async def test_what_was_encoded_again_to_fit_keeps_the_mark() -> None:
     job = Job(cloud=False, count=1, user_id="user", file_uid="file")
     delivered = await job.deliver(image(0), limit=24_000)
     assert delivered.warnings
-    assert mark.packet("generated", "file") in base64.b64decode(delivered.uris[0].split(",", 1)[1])
+    assert mark.packet("generated", "file") in content(delivered.uris[0])
 
 
 # --- Thumbnails -------------------------------------------------------------------------------------------------------

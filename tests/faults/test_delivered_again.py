@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from tests.faults.conftest import MakeWorld
-from tests.support.faulty_world import Endpoint, World, cloud, path_of, reap, until
+from tests.support.clock import until
+from tests.support.faulty_world import Endpoint, World, cloud, path_of, reap
 from tools.emulators.worker_process import WorkerProcess
 from worker.api.response import REPLAY_WARNING
 from worker.core import timing

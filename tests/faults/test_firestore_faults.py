@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from tests.faults.conftest import MakeWorld
-from tests.support.clock import FIREBASE_DOWN_SECONDS, while_the_loop_turns
-from tests.support.faulty_world import World, cloud, path_of, until
+from tests.support.clock import FIREBASE_DOWN_SECONDS, until, while_the_loop_turns
+from tests.support.faulty_world import World, cloud, path_of
 from tests.support.firestore_limits import MAX_DOCUMENT_BYTES, document_bytes
 from tests.support.memory_world import data_uri
 from tests.support.painting_worker import Script

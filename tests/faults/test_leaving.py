@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from tests.faults.conftest import MakeWorld
-from tests.support.clock import SOON_SECONDS
-from tests.support.faulty_world import Endpoint, cloud, until
+from tests.support.clock import SOON_SECONDS, until
+from tests.support.faulty_world import Endpoint, cloud
 from tests.support.painting_worker import Script
 
 SLOW: dict[str, Any] = {"num_inference_steps": 100}

@@ -6,7 +6,8 @@ import time
 import pytest
 
 from tests.faults.conftest import MakeWorld
-from tests.support.faulty_world import Endpoint, World, children, cloud, until
+from tests.support.clock import until
+from tests.support.faulty_world import Endpoint, World, children, cloud
 from tests.support.fixtures import missing
 from tests.support.painting_worker import Script
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.clock import until
 from tests.support.faulty_firebase import Fault
-from tests.support.faulty_world import Endpoint, cloud, until
+from tests.support.faulty_world import Endpoint, cloud
 
 LARGE = {"num_images": 2, "width": 512, "height": 512}
 

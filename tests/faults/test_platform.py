@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from tests.support.faulty_world import Endpoint, cloud, until
+from tests.support.clock import until
+from tests.support.faulty_world import Endpoint, cloud
 
 
 @pytest.mark.e2e

@@ -1,19 +1,17 @@
 """Cases 22-29: Cloud Storage answers late, wrongly, not at all, or does not let us in."""
 
-import base64
-import io
 import logging
 import time
 from typing import Any
 
 import pytest
-from PIL import Image
 
 from tests.faults.conftest import MakeWorld
 from tests.support.clock import FIREBASE_DOWN_SECONDS
 from tests.support.faulty_firebase import Fault
 from tests.support.faulty_world import World, cloud, fetch
 from tests.support.painting_worker import Script
+from tools import showing
 from worker.core import timing
 
 """A Firebase that is down costs a job less than this."""
@@ -157,7 +155,7 @@ def _check_inline(world: World, file_uid: str, response: dict[str, Any]) -> None
     assert "error" not in response, response
     assert response["storage"] == "base64"
     for uri in response["images"]:
-        Image.open(io.BytesIO(base64.b64decode(uri.split(",", 1)[1]))).load()
+        showing.opened(uri).load()
     assert any("upload failed" in warning for warning in response["warnings"])
     document = world.document(file_uid)
     assert document is not None

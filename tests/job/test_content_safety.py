@@ -1,6 +1,5 @@
 """The operator's choice about flagged results, from the model's word to the response, the document and the bucket."""
 
-import time
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.clock import until
 from tests.support.fakes import PaintingGenerator, fails_times, is_down
 from tests.support.memory_world import CLOUD, PATH, VolumeWorld, World
 from worker.api.params import Params
@@ -120,9 +120,7 @@ async def test_what_was_uploaded_before_another_image_was_refused_is_taken_back(
         def generate(self, *args: Any) -> Iterator[Generated]:
             for generated in super().generate(*args):
                 yield generated
-                deadline = time.monotonic() + 5
-                while not world.bucket.uploads and time.monotonic() < deadline:
-                    time.sleep(0.005)
+                until(lambda: world.bucket.uploads, 5, "upload")
 
     world = World(WaitsForTheUpload({1}), safety_checker="block")
     response = await world.run({**CLOUD, "num_images": 2})

@@ -28,10 +28,9 @@ def inline(data: bytes, media_type: str) -> str:
 
 def centre_mask(side: int = 256) -> str:
     """A fifth of each side, in the middle."""
-    mask, out = Image.new("L", (side, side)), io.BytesIO()
+    mask = Image.new("L", (side, side))
     mask.paste(255, (2 * side // 5, 2 * side // 5, 3 * side // 5, 3 * side // 5))
-    mask.save(out, "PNG")
-    return inline(out.getvalue(), "image/png")
+    return showing.data_uri(mask)
 
 
 @pytest.mark.parametrize("file", PHONE_FILES, ids=str)

@@ -5,9 +5,7 @@ field, or the request is refused by it. Left out are the fields that say who ask
 until it stands in the table.
 """
 
-import base64
 import functools
-import io
 import itertools
 import tempfile
 from collections.abc import Iterator
@@ -20,6 +18,7 @@ from PIL import Image
 from tests.support.demo_loras import lora
 from tests.support.engine_jobs import picture, stripe_mask
 from tests.support.memory_world import World
+from tools.showing import data_uri
 from worker.api import sizes
 from worker.api.fingerprint import WHO_ASKS
 from worker.api.request import REQUESTS
@@ -29,14 +28,8 @@ from worker.engine.engine import Engine
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")]
 
 
-def uri(image: Image.Image) -> str:
-    out = io.BytesIO()
-    image.save(out, "PNG")
-    return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
-
-
-PICTURES = [uri(picture(seed=seed)) for seed in (0, 1)]
-MASKS = [uri(stripe_mask()), uri(stripe_mask().transpose(Image.Transpose.ROTATE_90))]
+PICTURES = [data_uri(picture(seed=seed)) for seed in (0, 1)]
+MASKS = [data_uri(stripe_mask()), data_uri(stripe_mask().transpose(Image.Transpose.ROTATE_90))]
 
 IMAGE = {"seed": 7, "width": 64, "height": 64, "num_inference_steps": 4, "guidance_scale": 3.0}
 VIDEO = {

@@ -1,8 +1,6 @@
 """Live previews: in the document while it is made, there alone, and gone when it has ended."""
 
 import asyncio
-import base64
-import io
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +10,7 @@ from PIL import Image
 
 from tests.support.fakes import PaintingGenerator, Raises
 from tests.support.memory_world import CLOUD, PATH, World
+from tools.showing import content, opened
 from worker.api.params import Params
 from worker.core import timing
 from worker.core.errors import OutOfMemory
@@ -68,7 +67,7 @@ def previews(world: World) -> list[str]:
 
 def colour(uri: str) -> str:
     assert len(uri) <= MAX_CHARACTERS
-    pixel = Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).convert("RGB").getpixel((8, 8))
+    pixel = opened(uri).convert("RGB").getpixel((8, 8))
     distances = {name: _apart(name, pixel) for name in COLOURS}
     return min(distances, key=lambda name: distances[name])
 
@@ -235,8 +234,4 @@ async def test_what_comes_after_the_end_is_dropped() -> None:
 async def test_a_preview_is_marked_as_its_files_are(mark: str) -> None:
     world = World(Sketching(), ai_mark=mark)
     await world.run(ASKED)
-    assert all((b"trainedAlgorithmicMedia" in _bytes(uri)) is (mark == "on") for uri in previews(world))
-
-
-def _bytes(uri: str) -> bytes:
-    return base64.b64decode(uri.partition(",")[2])
+    assert all((b"trainedAlgorithmicMedia" in content(uri)) is (mark == "on") for uri in previews(world))

@@ -1,7 +1,6 @@
 """A job from validation to result: what the caller is told, what the document says and what the bucket holds agree."""
 
 import asyncio
-import base64
 import contextlib
 import io
 import json
@@ -22,6 +21,7 @@ from tests.support.fakes import (
     is_down,
 )
 from tests.support.memory_world import CLOUD, PATH, World, data_uri, ticket
+from tools.showing import opened
 from worker.api.params import Params
 from worker.api.request import Request
 from worker.core import timing
@@ -30,10 +30,6 @@ from worker.core.stop import StopSignal
 from worker.core.types import Control
 from worker.engine.estimate import Estimate, Unit
 from worker.engine.protocol import Placement
-
-
-def picture(uri: str) -> Image.Image:
-    return Image.open(io.BytesIO(base64.b64decode(uri.split(",", 1)[1])))
 
 
 async def test_a_cloud_job_agrees_in_response_document_and_bucket() -> None:
@@ -91,7 +87,7 @@ async def test_without_cloud_storage_the_result_is_inline_and_nothing_is_written
     world = World()
     response = await world.run({"prompt": "a fox", "seed": 3, "num_images": 2})
     assert response["storage"] == "base64"
-    assert [picture(uri).size for uri in response["images"]] == [(64, 64)] * 2
+    assert [opened(uri).size for uri in response["images"]] == [(64, 64)] * 2
     assert response["image_url"] == response["images"][0]
     assert not world.documents.stored
     assert not world.bucket.objects
@@ -120,7 +116,7 @@ async def test_a_failed_upload_comes_back_inline_and_the_document_says_so(kind: 
     world.bucket.before = is_down("storage", kind)
     response = await world.run({**CLOUD, "num_images": 2})
     assert response["storage"] == "base64"
-    assert [picture(uri).size for uri in response["images"]] == [(64, 64)] * 2
+    assert [opened(uri).size for uri in response["images"]] == [(64, 64)] * 2
     assert any("upload failed" in warning for warning in response["warnings"])
     data = world.document["generation_data"]
     assert world.document["status"] == "completed"

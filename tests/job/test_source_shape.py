@@ -1,7 +1,5 @@
 """The size of what a job starts from becomes the size of what it makes, where the request does not say another."""
 
-import base64
-import io
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +8,7 @@ from PIL import Image, ImageDraw
 
 from tests.support.fakes import PaintingGenerator
 from tests.support.memory_world import CLOUD, World, data_uri
+from tools import showing
 from worker.api.params import ImageParams, Params, VideoParams
 from worker.api.request import Request
 from worker.core.types import Control, Sources
@@ -123,8 +122,7 @@ async def test_a_side_that_makes_the_job_too_slow_is_told() -> None:
 def mask(size: tuple[int, int], box: tuple[int, int, int, int]) -> str:
     image = Image.new("L", size)
     ImageDraw.Draw(image).rectangle(box, fill=255)
-    image.save(buffer := io.BytesIO(), "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return showing.data_uri(image)
 
 
 async def test_the_masked_area_keeps_the_photos_size_and_says_what_was_drawn() -> None:

@@ -1,7 +1,5 @@
 """Larger pictures through the handler, with the built-in models: each way to ask for one, and what comes back."""
 
-import base64
-import io
 from typing import Any
 
 import numpy as np
@@ -24,9 +22,7 @@ def worker() -> Services:
 def inline(width: int, height: int) -> str:
     down, across = np.mgrid[0:height, 0:width]
     colours = np.stack([255 * across / width, 255 * down / height, np.full_like(down, 90)], 2)
-    out = io.BytesIO()
-    Image.fromarray(colours.astype(np.uint8)).save(out, "PNG")
-    return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
+    return showing.data_uri(Image.fromarray(colours.astype(np.uint8)))
 
 
 async def serve(worker: Services, **fields: Any) -> dict[str, Any]:

@@ -1,13 +1,11 @@
 """A preview is a small WebP in a text of 8 KB at most."""
 
-import base64
-import io
-
 import numpy as np
 import pytest
 from PIL import Image
 
 from tests.support.engine_jobs import picture
+from tools import showing
 from worker.media import mark
 from worker.media.preview import MAX_CHARACTERS, preview_uri
 
@@ -15,7 +13,7 @@ from worker.media.preview import MAX_CHARACTERS, preview_uri
 def opened(uri: str) -> Image.Image:
     assert uri.startswith("data:image/webp;base64,")
     assert len(uri) <= MAX_CHARACTERS
-    return Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
+    return showing.opened(uri)
 
 
 def smooth(width: int, height: int) -> Image.Image:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from tests.support.clock import until
 from tests.support.hostile_pictures import flat_memory, saved
 from worker.core.config import REPOSITORY, load_settings
 from worker.core.errors import Cancelled, Internal, InvalidImage
@@ -55,15 +56,8 @@ def ready() -> int:
     image()
     process = sandbox.shared()._process
     assert process is not None
-    wait_until(lambda: not children(process.pid))
+    until(lambda: not children(process.pid))
     return process.pid
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 5) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come to it"
-        time.sleep(0.01)
 
 
 def in_another_process(code: str, **options: object) -> str:
@@ -135,12 +129,12 @@ def test_no_picture_is_read_where_another_one_was(slow_file: bytes) -> None:
     for _ in range(3):
         reading = threading.Thread(target=image, args=(slow_file,))
         reading.start()
-        wait_until(lambda: bool(children(pid)))
+        until(lambda: bool(children(pid)))
         (child,) = children(pid)
         assert child not in seen
         seen.add(child)
         reading.join()
-        wait_until(lambda: not children(pid))
+        until(lambda: not children(pid))
     assert ready() == pid
 
 
@@ -159,7 +153,7 @@ def test_a_decoder_that_crashes_is_the_files_fault_and_the_next_picture_is_read(
 
     reading = threading.Thread(target=read)
     reading.start()
-    wait_until(lambda: bool(children(pid)))
+    until(lambda: bool(children(pid)))
     os.kill(children(pid)[0], deadly)
     reading.join()
     assert said == [
@@ -176,7 +170,7 @@ def test_a_file_that_takes_too_long_ends_in_time(slow_file: bytes) -> None:
     with pytest.raises(InvalidImage, match=r"could not be read within 0\.05 seconds"):
         image(slow_file, seconds=0.05)
     assert time.monotonic() - started < 2
-    wait_until(lambda: not children(pid))
+    until(lambda: not children(pid))
     assert image().size == (16, 16)
 
 
@@ -192,7 +186,7 @@ def test_where_the_worker_cannot_kill_a_decoder_ends_by_itself(
     monkeypatch.setattr(os, "pidfd_open", not_here)
     with pytest.raises(InvalidImage, match="could not be read"):
         image(slow_file, seconds=0.05)
-    wait_until(lambda: not children(pid))
+    until(lambda: not children(pid))
 
 
 @linux
@@ -206,7 +200,7 @@ def test_a_job_that_is_stopped_does_not_wait_for_its_picture(slow_file: bytes) -
 
     with pytest.raises(Cancelled):
         image(slow_file, raise_if_stopped=raise_if_stopped)
-    wait_until(lambda: not children(pid))
+    until(lambda: not children(pid))
 
 
 @linux
@@ -275,7 +269,7 @@ def test_nothing_is_left_of_it_when_the_worker_ends(deadly: signal.Signals) -> N
         pid = int(process.stdout.readline())
         assert Path(f"/proc/{pid}").exists()
         process.send_signal(deadly)
-    wait_until(lambda: not Path(f"/proc/{pid}/exe").exists() or b"\0" not in cmdline(pid))
+    until(lambda: not Path(f"/proc/{pid}/exe").exists() or b"\0" not in cmdline(pid))
 
 
 def cmdline(pid: int) -> bytes:

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Response = TypeVar("Response")
 CHANCES = 5
@@ -27,6 +27,15 @@ def computed(work: Callable[[], object]) -> float:
     started = time.thread_time()
     work()
     return time.thread_time() - started
+
+
+def until(found: Callable[[], Any], seconds: float = 60.0, what: str = "condition") -> Any:
+    """What is found, once there is something."""
+    deadline = time.monotonic() + seconds
+    while not (value := found()):
+        assert time.monotonic() < deadline, f"no {what} within {seconds:g} s"
+        time.sleep(0.02)
+    return value
 
 
 async def while_the_loop_turns(job: Awaitable[Response]) -> tuple[Response, float]:

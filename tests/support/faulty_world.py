@@ -13,7 +13,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import Any
 import google_crc32c
 
 import handler
+from tests.support.clock import until
 from tests.support.faulty_firebase import FaultyFirebase
 from tests.support.painting_worker import Painter, Script
 from tools.emulators.control_plane import ControlPlane
@@ -155,14 +156,6 @@ def fetch(url: str) -> bytes | None:
     except urllib.error.HTTPError:
         return None
     return content
-
-
-def until(condition: Callable[[], object], seconds: float = 60.0, what: str = "condition") -> None:
-    """Wait until something holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"no {what} within {seconds:g} s"
-        time.sleep(0.02)
 
 
 class Ledger:

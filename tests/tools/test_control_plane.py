@@ -5,12 +5,12 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.clock import until
 from tools.emulators.control_plane import ControlPlane
 from tools.emulators.process import group_members
 from tools.emulators.worker_process import WorkerProcess, clean_environment
@@ -150,7 +150,4 @@ def test_a_worker_ends_with_a_parent_that_is_killed() -> None:
         assert parent.stdout is not None
         group = int(parent.stdout.readline())
         parent.kill()
-    deadline = time.monotonic() + 15
-    while group_members(group) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not group_members(group)
+    until(lambda: not group_members(group), 15, "end of the group")

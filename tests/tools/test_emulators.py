@@ -23,6 +23,7 @@ from google.api_core import exceptions
 from google.auth import credentials
 from google.cloud import firestore
 
+from tests.support.clock import until
 from tests.support.gcs import FakeGcs
 from tools.emulators.firebase import EmulatorError, FirebaseEmulators
 from tools.emulators.process import group_members
@@ -347,10 +348,7 @@ def test_the_emulators_end_with_a_parent_that_is_killed() -> None:
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
         parent.kill()
-    deadline = time.monotonic() + 10
-    while group_members(pid) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not group_members(pid)
+    until(lambda: not group_members(pid), 10, "end of the group")
 
 
 def test_a_failed_start_says_what_went_wrong(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from shutil import copy
 from typing import Any
 
 import pytest
 
+from tests.support.clock import until
 from tests.support.fixtures import missing
 from tools.emulators.firebase import FirebaseEmulators
 from tools.emulators.functions import FUNCTIONS, CallError, FunctionsEmulator, FunctionsError, id_token
@@ -76,14 +76,6 @@ def running(*arguments: Any, **options: Any) -> Iterator[FunctionsEmulator]:
 @pytest.fixture
 def functions(firebase: FirebaseEmulators, source: Path) -> Iterator[FunctionsEmulator]:
     yield from running(firebase.env, source=source, env={"SAID": "hello"})
-
-
-def until(found: Callable[[], Any], seconds: float = 20.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (value := found()):
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.05)
-    return value
 
 
 def notes(firebase: FirebaseEmulators, collection: str) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
+from tests.support.clock import until
 from tests.support.engine_jobs import Recorder
 from tests.support.model_hub import model_hub
 from worker.core.config import REPOSITORY
@@ -54,13 +55,6 @@ def download(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fetched]:
     monkeypatch.setattr(hub, "download", fetched)
     yield fetched
     fetched.arrive.set()
-
-
-def until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "what was waited for has not come"
-        time.sleep(0.02)
 
 
 def test_a_job_that_gives_up_leaves_its_download_to_the_next_one(download: Fetched) -> None:

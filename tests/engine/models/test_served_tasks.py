@@ -1,12 +1,12 @@
 """What an endpoint serves, and what it downloads for whom. No weights are loaded, and the hub is never asked."""
 
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.engine.conftest import request_of
+from tests.support.clock import until
 from tests.support.engine_jobs import Recorder, image_params
 from tests.support.model_folders import fake_sdxl, fake_wan, registry
 from tests.support.single_file import single_file
@@ -90,9 +90,7 @@ def test_a_fresh_worker_downloads_its_models_with_the_first_job(
     assert engine.describe(TaskType.TEXT2IMG).name == "org/model"
     with pytest.raises(ModelUnavailable, match="could not be read"):
         engine.prepare(request_of(TaskType.TEXT2IMG), image_params(), Recorder())
-    deadline = time.monotonic() + 10
-    while fetch._under_way and time.monotonic() < deadline:
-        time.sleep(0.01)
+    until(lambda: not fetch._under_way, 10, "end of the download")
     assert asked == ["org/model"]
 
 
