@@ -72,9 +72,32 @@ def demo_settings(demo_models: Path) -> Settings:
     )
 
 
+def engine_of(settings: Settings, **changes: Any) -> Engine:
+    """An engine on the CPU, of these settings with some changed."""
+    settings = settings.model_copy(update=changes)
+    return Engine(settings, registry=ModelRegistry(settings, cuda=False, where=()))
+
+
+def runs_out(patch: pytest.MonkeyPatch, module: Any, method: str, *, at: int = 1) -> list[int]:
+    """Of the calls of a method this one runs out of memory; each call adds an entry to what is returned."""
+    import torch
+
+    calls: list[int] = []
+    whole = getattr(module, method)
+
+    def scarce(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == at:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return whole(*args, **kwargs)
+
+    patch.setattr(module, method, scarce)
+    return calls
+
+
 @pytest.fixture(scope="session")
 def engine(demo_settings: Settings) -> Engine:
-    return Engine(demo_settings, registry=ModelRegistry(demo_settings, cuda=False, where=()))
+    return engine_of(demo_settings)
 
 
 @pytest.fixture(scope="session")
@@ -139,3 +162,11 @@ def prepare(engine: Engine, task_type: TaskType, control: Control) -> Placement:
     from tests.support.engine_jobs import image_params, video_params
 
     return engine.prepare(request_of(task_type), video_params() if task_type.is_video else image_params(), control)
+
+
+def parts_of(engine: Engine, task: TaskType) -> Any:
+    """The networks of a task, loaded for a small job of it where they are not."""
+    from tests.support.engine_jobs import Recorder
+
+    prepare(engine, task, Recorder())
+    return engine._cache[engine.registry.spec(task)].parts

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from tests.engine.conftest import Runner
-from tests.support.engine_jobs import Recorder
 from worker.core.types import Scheduler, TaskType
 from worker.engine.engine import Engine
 
@@ -16,10 +15,9 @@ from worker.engine.engine import Engine
 @contextmanager
 def calls(engine: Engine, task: TaskType) -> Iterator[list[tuple[float, int]]]:
     """(time step, batch) of each call of the task's network."""
-    from tests.engine.conftest import prepare, request_of
+    from tests.engine.conftest import parts_of
 
-    prepare(engine, task, Recorder())
-    parts: Any = engine._cache[engine.registry.spec(task, None, request_of(task))].parts
+    parts = parts_of(engine, task)
     network = parts.transformer if task.is_video else parts.unet
     found: list[tuple[float, int]] = []
 

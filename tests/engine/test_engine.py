@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.engine.conftest import Runner, prepare, request_of, runner
+from tests.engine.conftest import Runner, engine_of, parts_of, prepare, request_of, runner, runs_out
 from tests.support.engine_jobs import Recorder, image_params, picture, sources_of, video_params
 from worker.api.params import Upscale
 from worker.core.config import Settings, load_settings
@@ -25,12 +25,7 @@ from worker.engine.protocol import Generator, Placement
 @pytest.fixture
 def fresh(demo_settings: Settings) -> Engine:
     """An engine that no other test sees."""
-    return Engine(demo_settings, registry=ModelRegistry(demo_settings, cuda=False, where=()))
-
-
-def sdxl_parts(engine: Engine) -> Any:
-    prepare(engine, TaskType.TEXT2IMG, Recorder())
-    return engine._cache[engine.registry.spec(TaskType.TEXT2IMG)].parts
+    return engine_of(demo_settings)
 
 
 def test_the_engine_is_a_generator(engine: Engine) -> None:
@@ -66,7 +61,7 @@ def test_a_model_that_is_not_loaded_takes_longer_and_one_that_is_not_here_is_not
     assert warm is not None
     assert cold.units[0].seconds > warm.units[0].seconds == 0
     missing = demo_settings.model_copy(update={"wan_model": "nobody/nothing"})
-    assert Engine(missing, registry=ModelRegistry(missing, cuda=False, where=())).estimate(request, params) is None
+    assert engine_of(missing).estimate(request, params) is None
 
 
 def test_without_a_card_a_worker_learns_from_its_jobs_how_long_they_take(fresh: Engine) -> None:
@@ -138,8 +133,7 @@ def test_loading_is_told_and_done_once(fresh: Engine) -> None:
 
 
 def test_both_video_tasks_of_one_checkpoint_are_loaded_once(demo_settings: Settings) -> None:
-    settings = demo_settings.model_copy(update={"wan_i2v_model": None})
-    engine = Engine(settings, registry=ModelRegistry(settings, cuda=False, where=()))
+    engine = engine_of(demo_settings, wan_i2v_model=None)
     prepare(engine, TaskType.TEXT2VIDEO, Recorder())
     prepare(engine, TaskType.IMG2VIDEO, Recorder())
     assert engine.loaded == {"wan:demo": "resident"}
@@ -169,8 +163,7 @@ def test_preloading_takes_what_fits_side_by_side(fresh: Engine, monkeypatch: pyt
 
 
 def test_preloading_leaves_a_task_that_cannot_be_had_to_its_first_job(demo_settings: Settings) -> None:
-    settings = demo_settings.model_copy(update={"sdxl_model": "/gone", "sdxl_refiner": None})
-    engine = Engine(settings, registry=ModelRegistry(settings, cuda=False, where=()))
+    engine = engine_of(demo_settings, sdxl_model="/gone", sdxl_refiner=None)
     assert engine.preload((TaskType.TEXT2IMG, TaskType.TEXT2VIDEO), Recorder()) == ("text2video",)
     assert engine.health() == ("text2video", "img2video")
     with pytest.raises(ModelUnavailable, match="SDXL_MODEL"):
@@ -181,15 +174,14 @@ def test_preloading_downloads_nothing_that_nobody_named() -> None:
     settings = load_settings(
         sdxl_model="org/model", wan_model="org/other", wan_i2v_model="org/third", sdxl_refiner=None
     )
-    engine = Engine(settings, registry=ModelRegistry(settings, cuda=False, where=()))
+    engine = engine_of(settings)
     assert engine.preload(None, Recorder()) == ()
 
 
 def test_a_worker_without_any_model_is_not_healthy(demo_settings: Settings) -> None:
     values = {"sdxl_model": "/gone", "sdxl_refiner": None, "wan_model": "/gone", "wan_i2v_model": "/gone"}
-    settings = demo_settings.model_copy(update=values)
     with pytest.raises(ModelUnavailable, match="SDXL_MODEL"):
-        Engine(settings, registry=ModelRegistry(settings, cuda=False, where=())).health()
+        engine_of(demo_settings, **values).health()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a card")
@@ -217,7 +209,7 @@ class _Scarce:
 def test_out_of_memory_is_tried_once_more_in_less(fresh: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     start = runner(fresh)
     (before,) = start("text2img")
-    vae = sdxl_parts(fresh).vae
+    vae = parts_of(fresh, TaskType.TEXT2IMG).vae
     prepare(fresh, TaskType.TEXT2VIDEO, Recorder())
     with monkeypatch.context() as patch:
         scarce = _Scarce(vae, patch, unless_tiled=True)
@@ -234,16 +226,7 @@ def test_out_of_memory_is_tried_once_more_in_less(fresh: Engine, monkeypatch: py
 def test_the_second_try_goes_on_from_the_picture_it_had_come_to(fresh: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     start = runner(fresh)
     before = start("text2img", seeds=(1, 2, 3))
-    vae, decode = sdxl_parts(fresh).vae, sdxl_parts(fresh).vae.decode
-    calls: list[int] = []
-
-    def fails_the_second_time(*args: Any, **kwargs: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 2:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return decode(*args, **kwargs)
-
-    monkeypatch.setattr(vae, "decode", fails_the_second_time)
+    calls = runs_out(monkeypatch, parts_of(fresh, TaskType.TEXT2IMG).vae, "decode", at=2)
     after = start("text2img", seeds=(1, 2, 3))
     assert len(calls) == 4
     assert all(np.array_equal(one, other) for one, other in zip(before, after, strict=True))
@@ -254,7 +237,7 @@ def test_out_of_memory_twice_fails_with_a_hint_and_the_next_job_succeeds(
 ) -> None:
     start = runner(fresh)
     (before,) = start("text2img")
-    vae = sdxl_parts(fresh).vae
+    vae = parts_of(fresh, TaskType.TEXT2IMG).vae
     with monkeypatch.context() as patch:
         scarce = _Scarce(vae, patch, unless_tiled=False)
         with pytest.raises(OutOfMemory, match="smaller size"):
@@ -285,7 +268,7 @@ def test_a_card_that_does_not_answer_is_a_fault_before_anything_is_loaded(demo_s
 
 
 def test_a_poisoned_card_is_a_fault_and_is_not_tried_again(fresh: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    unet = sdxl_parts(fresh).unet
+    unet = parts_of(fresh, TaskType.TEXT2IMG).unet
     calls: list[int] = []
 
     def poisoned(*_: Any, **__: Any) -> Any:

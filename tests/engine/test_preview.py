@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from tests.engine.conftest import Runner
+from tests.engine.conftest import Runner, engine_of
 from tests.support.engine_jobs import Recorder
 from tests.support.network_state import NetworkState
 from tests.support.requested_jobs import Job, resolved, small_job
@@ -26,7 +26,6 @@ from worker.engine import preview
 from worker.engine.engine import Engine
 from worker.engine.memory.footprint import extra_bytes
 from worker.engine.memory.room import PREVIEW, Size, room
-from worker.engine.models.registry import ModelRegistry
 from worker.engine.preview import (
     LONGEST_SIDE,
     SDXL_FACTOR,
@@ -303,8 +302,7 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def engine_with(settings: Settings, preview_model: Path | None, **changes: Any) -> Engine:
-    named = settings.model_copy(update={"preview_model": preview_model and str(preview_model), **changes})
-    return Engine(named, registry=ModelRegistry(named, cuda=False, where=()))
+    return engine_of(settings, preview_model=preview_model and str(preview_model), **changes)
 
 
 def looked_at(engine: Engine, job: Job) -> tuple[list[Any], list[Image.Image]]:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.engine.conftest import Runner, prepare, request_of
+from tests.engine.conftest import Runner, engine_of, prepare, request_of
 from tests.support.engine_jobs import Recorder, image_params, picture, sources_of, video_params
 from tests.support.model_hub import model_hub
 from tests.support.small_models import safety_checker
@@ -45,9 +45,7 @@ def flags_nothing(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def with_checker(demo_settings: Settings) -> MakeEngine:
     def make(folder: Path | str, mode: str = "flag", **changes: Any) -> Engine:
-        update = {"safety_checker": mode, "safety_model": str(folder)} | changes
-        settings = demo_settings.model_copy(update=update)
-        return Engine(settings, registry=ModelRegistry(settings, cuda=False, where=()))
+        return engine_of(demo_settings, **{"safety_checker": mode, "safety_model": str(folder)} | changes)
 
     return make
 

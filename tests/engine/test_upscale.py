@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from tests.engine.conftest import request_of
+from tests.engine.conftest import engine_of, request_of
 from tests.support.engine_jobs import Recorder, image_params, picture
 from tests.support.upscalers import REAL, rrdb
 from worker.api.params import ImageParams, Upscale
@@ -238,7 +238,7 @@ def test_without_an_upscaler_lanczos_enlarges_and_the_model_draws(demo_settings:
 
 
 def test_where_nothing_is_drawn_no_image_model_is_loaded(demo_settings: Settings) -> None:
-    engine = Engine(demo_settings, registry=ModelRegistry(demo_settings, cuda=False, where=()))
+    engine = engine_of(demo_settings)
     params = image_params(enlarges=True, width=645, height=1398, upscale=given(size=(645, 1398)))
     control = Recorder()
     (made,) = run(engine, params, Image.fromarray(drawn(645, 1398)), control)

@@ -23,7 +23,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
 
-from tests.engine.conftest import request_of
+from tests.engine.conftest import engine_of, request_of, runs_out
 from tests.support.engine_jobs import Recorder, image_params, picture, sources_of
 from worker.api.params import ControlParams, Draft, resolve
 from worker.api.request import ControlNet, parse
@@ -35,17 +35,11 @@ from worker.engine.adapters.depth import depth
 from worker.engine.engine import Engine
 from worker.engine.memory.footprint import spec_bytes
 from worker.engine.memory.room import DEPTH
-from worker.engine.models.registry import ModelRegistry
 from worker.engine.protocol import Placement
 from worker.engine.schedulers import image_scheduler
 from worker.engine.vae import decode_image
 
 TEXT2IMG = TaskType.TEXT2IMG
-
-
-def engine_of(settings: Settings, **changes: Any) -> Engine:
-    settings = settings.model_copy(update=changes)
-    return Engine(settings, registry=ModelRegistry(settings, cuda=False, where=()))
 
 
 @pytest.fixture(scope="module")
@@ -233,18 +227,10 @@ def test_nothing_stays_however_it_ends(union: Engine, monkeypatch: pytest.Monkey
         with pytest.raises(Cancelled):
             draw(union, entry(), control=Recorder(cancel_at=step))
         assert clean()
-    network, calls = extras_of(union)["controlnet"], []
-    whole = network.forward
-
-    def scarce(*args: Any, **kwargs: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 2:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
-        return whole(*args, **kwargs)
-
+    network = extras_of(union)["controlnet"]
     expected = draw(union, entry())
     with monkeypatch.context() as patch:
-        patch.setattr(network, "forward", scarce)
+        runs_out(patch, network, "forward", at=2)
         control = Recorder()
         assert np.array_equal(draw(union, entry(), control=control), expected)
         assert any("short of memory" in warning for warning in control.warnings)

@@ -5,17 +5,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from tests.engine.conftest import engine_of, runs_out
 from tests.support.engine_jobs import Recorder, picture
 from tests.support.network_state import NetworkState
 from tests.support.requested_jobs import URL, Job, resolved, run, small_job
 from worker.core.config import Settings
 from worker.core.types import TaskType
 from worker.engine.engine import Engine
-from worker.engine.models.registry import ModelRegistry
 from worker.engine.protocol import GeneratedImage, Placement
 
 TASKS = (TaskType.TEXT2IMG, TaskType.IMG2IMG, TaskType.INPAINT)
@@ -35,7 +34,7 @@ KINDS: dict[str, tuple[TaskType, dict[str, Any]]] = {
 
 @pytest.fixture(scope="module")
 def engine(demo_settings: Settings) -> Engine:
-    return Engine(demo_settings, registry=ModelRegistry(demo_settings, cuda=False, where=()))
+    return engine_of(demo_settings)
 
 
 def seeing(job: Job, *pictures: Image.Image, scale: float = 0.8, kind: str = "subject") -> Job:
@@ -122,16 +121,8 @@ def test_an_encoder_that_runs_out_of_memory_is_tried_once_more(engine: Engine, m
     job = seeing(small_job(), picture())
     (before,) = run(engine, job)
     adapter = engine._cache[engine.registry.spec(TaskType.TEXT2IMG)].parts.ip_adapter  # type: ignore[union-attr]
-    whole, calls = adapter.encoder.forward, []
-
-    def scarce(*args: Any, **kwargs: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 1:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return whole(*args, **kwargs)
-
     with monkeypatch.context() as patch:
-        patch.setattr(adapter.encoder, "forward", scarce)
+        calls = runs_out(patch, adapter.encoder, "forward")
         control = Recorder()
         assert np.array_equal(run(engine, job, control)[0], before)
     assert len(calls) == 2

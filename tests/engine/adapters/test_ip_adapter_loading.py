@@ -11,6 +11,7 @@ import pytest
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
+from tests.engine.conftest import engine_of
 from tests.support.engine_jobs import Recorder, picture
 from tests.support.ip_adapters import FACE_ID, LARGE, PLAIN, PLUS, ip_adapter
 from tests.support.requested_jobs import URL, Job, resolved, run, small_job
@@ -21,7 +22,6 @@ from worker.engine.engine import Engine
 from worker.engine.memory.footprint import extra_bytes
 from worker.engine.memory.offload import module_bytes
 from worker.engine.models.loader import Loader, SdxlParts
-from worker.engine.models.registry import ModelRegistry
 
 Serve = Callable[[Path], Engine]
 
@@ -38,8 +38,7 @@ def serve(demo_models: Path, tmp_path: Path) -> Serve:
     sdxl = shutil.copytree(demo_models / "sdxl", tmp_path / "mine")
 
     def start(folder: Path) -> Engine:
-        settings = load_settings(sdxl_model=str(sdxl), ip_adapter_model=str(folder), sdxl_refiner=None)
-        return Engine(settings, registry=ModelRegistry(settings, cuda=False, where=()))
+        return engine_of(load_settings(sdxl_model=str(sdxl), ip_adapter_model=str(folder), sdxl_refiner=None))
 
     return start
 

@@ -14,7 +14,7 @@ from diffusers.loaders import lora_conversion_utils
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
-from tests.engine.conftest import prepare
+from tests.engine.conftest import engine_of, parts_of
 from tests.support import published
 from tests.support.engine_jobs import Recorder
 from tests.support.loras import Style, attentions, layers_of, lora, networks_of
@@ -25,7 +25,6 @@ from worker.engine.adapters.lora import LoraStore, _aliases, _flat, _of_sgm, _ta
 from worker.engine.adapters.lora_file import _size, identify
 from worker.engine.engine import Engine
 from worker.engine.memory.offload import Offloader
-from worker.engine.models.registry import ModelRegistry
 
 KIT: Any = diffusers
 CONVERT: Any = lora_conversion_utils
@@ -34,12 +33,7 @@ MODELS: Any = transformers
 
 @pytest.fixture(scope="module")
 def fresh(demo_settings: Settings) -> Engine:
-    return Engine(demo_settings, registry=ModelRegistry(demo_settings, cuda=False, where=()))
-
-
-def parts_of(engine: Engine, task: TaskType) -> Any:
-    prepare(engine, task, Recorder())
-    return engine._cache[engine.registry.spec(task)].parts
+    return engine_of(demo_settings)
 
 
 @pytest.fixture(scope="module")

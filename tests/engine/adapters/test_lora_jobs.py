@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.engine.conftest import Runner, prepare, runner
+from tests.engine.conftest import Runner, engine_of, parts_of, runner, runs_out
 from tests.support.engine_jobs import Recorder, picture, sources_of
 from tests.support.loras import lora, networks_of
 from tests.support.memory_world import World
@@ -25,7 +25,6 @@ from worker.engine.adapters.lora import LoraStore, _Addition, applied_loras
 from worker.engine.engine import Engine
 from worker.engine.memory.offload import Offloader
 from worker.engine.memory.room import Size, room
-from worker.engine.models.registry import ModelRegistry
 from worker.engine.protocol import Placement
 
 EXPERTS: dict[Expert, tuple[bool, bool]] = {"both": (True, True), "high": (True, False), "low": (False, True)}
@@ -34,17 +33,12 @@ EXPERTS: dict[Expert, tuple[bool, bool]] = {"both": (True, True), "high": (True,
 
 @pytest.fixture(scope="module")
 def engine(demo_settings: Settings) -> Engine:
-    return Engine(demo_settings, registry=ModelRegistry(demo_settings, cuda=False, where=()))
+    return engine_of(demo_settings)
 
 
 @pytest.fixture(scope="module")
 def start(engine: Engine) -> Runner:
     return runner(engine)
-
-
-def parts_of(engine: Engine, task: TaskType) -> Any:
-    prepare(engine, task, Recorder())
-    return engine._cache[engine.registry.spec(task)].parts
 
 
 @pytest.fixture(scope="module")
@@ -114,16 +108,8 @@ def test_the_second_try_has_the_loras_too(
     start: Runner, sdxl: Any, style: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (expected,) = start("text2img", sources=sources(style))
-    whole, calls = sdxl.unet.forward, []
-
-    def short(*args: Any, **kwargs: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 2:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return whole(*args, **kwargs)
-
     with monkeypatch.context() as patch:
-        patch.setattr(sdxl.unet, "forward", short)
+        runs_out(patch, sdxl.unet, "forward", at=2)
         control = Recorder()
         (made,) = start("text2img", sources=sources(style), control=control)
     assert any("short of memory" in warning for warning in control.warnings)
@@ -219,7 +205,7 @@ def test_what_does_not_go_with_the_model_is_refused_and_leaves_nothing(
 
 
 def test_a_file_is_refused_before_a_model_is_loaded(demo_settings: Settings, tmp_path: Path, motion: Path) -> None:
-    untouched = Engine(demo_settings, registry=ModelRegistry(demo_settings, cuda=False, where=()))
+    untouched = engine_of(demo_settings)
     pickled = tmp_path / "a.safetensors"
     pickled.write_bytes(b"\x80\x02}q\x00.")
     for file, said in ((pickled, "pickled"), (motion, "is made for Wan; this takes one for SDXL")):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.engine.conftest import prepare
+from tests.engine.conftest import engine_of, parts_of
 from tests.support.engine_jobs import Recorder
 from tests.support.loras import loha, lokr
 from tests.support.published_loras import header_only
@@ -17,9 +17,7 @@ from worker.core.errors import InvalidInput
 from worker.core.types import LoraFile, TaskType
 from worker.engine.adapters.lora import LoraStore, applied_loras
 from worker.engine.adapters.lora_file import MAX_RANK, Layer, Part, _size, check_loras, identify, is_smaller_as_lora
-from worker.engine.engine import Engine
 from worker.engine.memory.offload import Offloader
-from worker.engine.models.registry import ModelRegistry
 
 Tensors = dict[str, torch.Tensor]
 MAKE = torch.Generator()
@@ -28,9 +26,7 @@ MAKE = torch.Generator()
 @pytest.fixture(scope="module")
 def parts(demo_settings: Settings) -> Any:
     """A small SDXL, loaded once."""
-    engine = Engine(demo_settings, registry=ModelRegistry(demo_settings, cuda=False, where=()))
-    prepare(engine, TaskType.TEXT2IMG, Recorder())
-    return engine._cache[engine.registry.spec(TaskType.TEXT2IMG)].parts
+    return parts_of(engine_of(demo_settings), TaskType.TEXT2IMG)
 
 
 LINEAR = "mid_block.attentions.0.transformer_blocks.0.ff.net.2"

@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.engine.conftest import engine_of
 from tests.support.engine_jobs import Recorder, picture
 from tests.support.loras import lora, lycoris
 from tests.support.network_state import NetworkState
@@ -33,7 +34,6 @@ from worker.core.errors import Cancelled, OutOfMemory
 from worker.core.types import Expert, LoraFile, Scheduler, TaskType
 from worker.engine.engine import Engine
 from worker.engine.models.hub import DEMO_MODELS
-from worker.engine.models.registry import ModelRegistry
 from worker.engine.protocol import GeneratedClip
 
 JOBS = int(os.environ.get("NOTHING_STAYS_JOBS", "40"))
@@ -101,7 +101,7 @@ ADAPTERS: dict[str, Callable[[Job, random.Random], None]] = {
 
 @pytest.fixture(scope="module")
 def engine(demo_settings: Settings) -> Engine:
-    return Engine(demo_settings, registry=ModelRegistry(demo_settings, cuda=False, where=()))
+    return engine_of(demo_settings)
 
 
 def random_job(rng: random.Random) -> Job:

@@ -1,7 +1,5 @@
 """A clip goes to the picture that it is to end with, where its model takes one."""
 
-import base64
-import io
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +8,18 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from tests.engine.conftest import Runner, runner
+from tests.engine.conftest import Runner, engine_of, runner
 from tests.support import last_frames
 from tests.support.engine_jobs import Recorder, picture
 from tests.support.memory_world import World
+from tools import showing
 from worker.core.config import OwnDefaults, Settings
 from worker.core.errors import Cancelled
 from worker.core.types import Sources, TaskType
-from worker.engine.engine import Engine
 from worker.engine.models.registry import ModelRegistry
 
 FIRST, LAST = picture(seed=0), picture(seed=1)
 BOTH = Sources(image=FIRST, end=LAST)
-
-
-def engine_of(settings: Settings, folder: Path) -> Engine:
-    settings = settings.model_copy(update={"wan_i2v_model": str(folder)})
-    return Engine(settings, registry=ModelRegistry(settings, cuda=False, where=()))
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +33,7 @@ def folders(wan_i2v: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 
 @pytest.fixture(scope="module")
 def experts(demo_settings: Settings, folders: dict[str, Path]) -> Runner:
-    return runner(engine_of(demo_settings, folders["experts"]))
+    return runner(engine_of(demo_settings, wan_i2v_model=str(folders["experts"])))
 
 
 def _clip(start: Runner, sources: Sources, **changes: Any) -> NDArray[np.uint8]:
@@ -52,8 +45,8 @@ def test_each_layout_says_whether_it_takes_one(
     demo_settings: Settings, folders: dict[str, Path], wan_i2v: Path
 ) -> None:
     asked = {**folders, "2.1": wan_i2v}
-    found = {name: engine_of(demo_settings, folder).describe(TaskType.IMG2VIDEO) for name, folder in asked.items()}
-    said = {name: defaults.end_image for name, defaults in found.items()}
+    engines = {name: engine_of(demo_settings, wan_i2v_model=str(folder)) for name, folder in asked.items()}
+    said = {name: engine.describe(TaskType.IMG2VIDEO).end_image for name, engine in engines.items()}
     assert said == {"experts": "optional", "first-to-last": "required", "2.1": "no"}
     settings = demo_settings.model_copy(update={"wan_i2v_model": None})
     for held, says in ((None, "optional"), (True, "optional"), (False, "no")):
@@ -64,7 +57,7 @@ def test_each_layout_says_whether_it_takes_one(
 
 def test_a_model_that_holds_its_first_picture_holds_the_last_in_the_same_way(demo_settings: Settings) -> None:
     """Of TI2V's layout: the clip ends where it was told to, or where it began; the next knows nothing of it."""
-    start = runner(Engine(demo_settings, registry=ModelRegistry(demo_settings, cuda=False, where=())))
+    start = runner(engine_of(demo_settings))
     size = {"width": 64, "height": 64, "num_frames": 13}
     first, last = (Image.new("RGB", (64, 64), colour) for colour in ((40, 90, 200), (240, 210, 60)))
     control = Recorder()
@@ -100,7 +93,7 @@ def test_the_last_picture_counts_and_the_next_job_knows_nothing_of_it(experts: R
 
 @pytest.mark.parametrize("layout", ["experts", "first-to-last"])
 def test_a_loop_is_the_same_picture_twice(demo_settings: Settings, folders: dict[str, Path], layout: str) -> None:
-    start = runner(engine_of(demo_settings, folders[layout]))
+    start = runner(engine_of(demo_settings, wan_i2v_model=str(folders[layout])))
     loop, changing = _clip(start, Sources(image=FIRST, end=FIRST)), _clip(start, BOTH)
     assert loop.shape == (5, 64, 64, 3)
     assert not np.array_equal(loop, changing)
@@ -130,7 +123,7 @@ def test_the_frames_are_those_of_the_pipeline_itself(
         generator=torch.Generator("cpu").manual_seed(7),
         output_type="pil",
     ).frames[0]
-    ours = _clip(runner(engine_of(demo_settings, folders[layout])), BOTH, flow_shift=5.0)
+    ours = _clip(runner(engine_of(demo_settings, wan_i2v_model=str(folders[layout]))), BOTH, flow_shift=5.0)
     assert np.array_equal(ours, np.stack([np.asarray(frame) for frame in frames]))
 
 
@@ -146,11 +139,11 @@ def test_it_is_cut_to_size_as_the_first_is(experts: Runner) -> None:
 async def test_a_request_goes_through_the_whole_worker(
     demo_settings: Settings, folders: dict[str, Path], wan_i2v: Path
 ) -> None:
-    first, last = (_uri(each) for each in (FIRST, LAST))
+    first, last = map(showing.data_uri, (FIRST, LAST))
     job = {"task_type": "img2video", "prompt": "a red circle", "image_url": first, "end_image_url": last, "seed": 7}
     job |= {"video_width": 64, "video_height": 64, "num_frames": 5, "num_inference_steps": 2}
     world = World()
-    world.generator = engine_of(demo_settings, folders["experts"])  # type: ignore[assignment]
+    world.generator = engine_of(demo_settings, wan_i2v_model=str(folders["experts"]))  # type: ignore[assignment]
     answer = await world.run(job)
     assert answer["warnings"] == []
     assert answer["video_info"]["frames"] == 5
@@ -158,17 +151,11 @@ async def test_a_request_goes_through_the_whole_worker(
     assert answer["videos"] == (await world.run(job))["videos"]
     capable = await world.run({"action": "capabilities"})
     assert [model["end_image"] for model in capable["models"]["img2video"]] == ["optional", "optional"]
-    without = engine_of(demo_settings, wan_i2v)
+    without = engine_of(demo_settings, wan_i2v_model=str(wan_i2v))
     world.generator = without  # type: ignore[assignment]
     refused = await world.run(job)
     assert refused["error"].startswith("invalid_input: end_image_url: must be null: this model")
     assert without.loaded == {}
-
-
-def _uri(image: Image.Image) -> str:
-    out = io.BytesIO()
-    image.save(out, "PNG")
-    return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
 
 
 def test_a_cancelled_clip_leaves_nothing_behind(experts: Runner) -> None:

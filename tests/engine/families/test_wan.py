@@ -11,7 +11,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from numpy.typing import NDArray
 
-from tests.engine.conftest import Runner, runner
+from tests.engine.conftest import Runner, engine_of, runner
 from tests.support.engine_jobs import Recorder, picture
 from tests.support.small_models import wan_experts
 from worker.api.params import Draft
@@ -19,15 +19,13 @@ from worker.core.config import Settings
 from worker.core.errors import Cancelled
 from worker.core.types import Sources, TaskType
 from worker.engine.engine import Engine
-from worker.engine.models.registry import ModelRegistry
 
 VIDEO_TASKS = ("text2video", "img2video")
 
 
 @pytest.fixture(scope="module")
 def run_21(demo_settings: Settings, wan_t2v: Path, wan_i2v: Path) -> Runner:
-    settings = demo_settings.model_copy(update={"wan_model": str(wan_t2v), "wan_i2v_model": str(wan_i2v)})
-    return runner(Engine(settings, registry=ModelRegistry(settings, cuda=False, where=())))
+    return runner(engine_of(demo_settings, wan_model=str(wan_t2v), wan_i2v_model=str(wan_i2v)))
 
 
 @pytest.mark.parametrize("task", VIDEO_TASKS)
@@ -78,8 +76,7 @@ def test_the_flows_own_euler_finishes_a_draft_too(demo_settings: Settings, wan_t
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     index["scheduler"] = ["diffusers", "FlowMatchEulerDiscreteScheduler"]
     (folder / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
-    settings = demo_settings.model_copy(update={"wan_model": str(folder)})
-    start = runner(Engine(settings, registry=ModelRegistry(settings, cuda=False, where=())))
+    start = runner(engine_of(demo_settings, wan_model=str(folder)))
     control = Recorder()
     (clip,) = start(
         "text2video", width=128, height=96, num_inference_steps=4, draft=Draft(64, 48, 0.5), control=control
@@ -221,8 +218,7 @@ def test_the_bytes_are_those_of_the_pipeline_itself(demo_models: Path, run: Runn
 def test_each_of_two_experts_has_its_own_guidance(demo_settings: Settings, wan_t2v: Path, tmp_path: Path) -> None:
     """Wan 2.2 A14B's layout: one network for much noise, one for little."""
     folder = wan_experts(wan_t2v, tmp_path / "experts")
-    settings = demo_settings.model_copy(update={"wan_model": str(folder)})
-    start = runner(Engine(settings, registry=ModelRegistry(settings, cuda=False, where=())))
+    start = runner(engine_of(demo_settings, wan_model=str(folder)))
     (plain,), (same,), (other,) = (
         start("text2video", num_inference_steps=4, guidance_scale=4.0, guidance_scale_2=low) for low in (None, 4.0, 1.5)
     )

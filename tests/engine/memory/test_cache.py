@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.engine.conftest import request_of
+from tests.engine.conftest import request_of, runs_out
 from tests.support.engine_jobs import Recorder, image_params, sources_of, video_params
 from worker.api.params import Params
 from worker.core.config import Settings
@@ -127,21 +127,6 @@ def _tiled_decodes(engine: Engine, task: TaskType) -> list[bool]:
     return seen
 
 
-def _runs_out(module: Any, method: str, *, times: int = 1) -> list[int]:
-    """The first `times` calls run out of memory."""
-    calls: list[int] = []
-    whole = getattr(module, method)
-
-    def scarce(*args: Any, **kwargs: Any) -> Any:
-        calls.append(1)
-        if len(calls) <= times:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
-        return whole(*args, **kwargs)
-
-    setattr(module, method, scarce)
-    return calls
-
-
 @pytest.mark.parametrize(
     ("task", "params", "network"),
     [
@@ -153,35 +138,39 @@ def _runs_out(module: Any, method: str, *, times: int = 1) -> list[int]:
     ids=["text2img", "inpaint", "text2video", "img2video"],
 )
 def test_a_decode_that_runs_out_of_memory_is_repeated_alone(
-    engine: Engine, card: Card, task: TaskType, params: Params, network: str
+    engine: Engine, task: TaskType, params: Params, network: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Latents that were paid for are kept: the network and the text encoder are called for one denoising."""
     run(engine, task, params)
     calls, texts = count_calls(engine, task, network), count_calls(engine, task, "text_encoder")
     run(engine, task, params)
     once, text_once = len(calls), len(texts)
-    decodes = _runs_out(engine_parts(engine, task).vae, "decode")
+    decodes = runs_out(monkeypatch, engine_parts(engine, task).vae, "decode")
     control = run(engine, task, params)
     assert (len(calls), len(texts)) == (2 * once, 2 * text_once)
     assert len(decodes) == 2
     assert any("short of memory" in warning for warning in control.warnings)
 
 
-def test_the_refiner_that_runs_out_of_memory_goes_on_from_the_bases_latents(engine: Engine) -> None:
+def test_the_refiner_that_runs_out_of_memory_goes_on_from_the_bases_latents(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     params = image_params(high_noise_frac=0.5, refiner_inference_steps=4, num_inference_steps=4)
     run(engine, TaskType.TEXT2IMG, params)
     base = count_calls(engine, TaskType.TEXT2IMG, "unet")
-    refined = _runs_out(engine_parts(engine, TaskType.TEXT2IMG).refiner_unet, "forward")
+    refined = runs_out(monkeypatch, engine_parts(engine, TaskType.TEXT2IMG).refiner_unet, "forward")
     control = run(engine, TaskType.TEXT2IMG, params)
     assert len(base) == 2
     assert len(refined) == 1 + 2
     assert control.steps == sorted(control.steps)
 
 
-def test_what_ran_out_is_planned_in_tiles_the_next_time(engine: Engine, card: Card) -> None:
+def test_what_ran_out_is_planned_in_tiles_the_next_time(
+    engine: Engine, card: Card, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run(engine, TaskType.TEXT2VIDEO, video_params())
     card.total = demand(engine, TaskType.TEXT2VIDEO, CLIP).least("resident", tiles=False) + 2 * SLACK
-    decodes = _runs_out(engine_parts(engine, TaskType.TEXT2VIDEO).vae, "decode")
+    decodes = runs_out(monkeypatch, engine_parts(engine, TaskType.TEXT2VIDEO).vae, "decode")
     assert run(engine, TaskType.TEXT2VIDEO, CLIP).warnings
     assert len(decodes) == 2
     tiled = _tiled_decodes(engine, TaskType.TEXT2VIDEO)

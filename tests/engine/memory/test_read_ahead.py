@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.engine.conftest import engine_of
 from tests.support.engine_jobs import Recorder
 from worker.core.config import Settings
 from worker.core.types import TaskType
 from worker.engine import engine as module
-from worker.engine.engine import Engine
 from worker.engine.memory import read_ahead as reading
 from worker.engine.memory.footprint import spec_files
 from worker.engine.memory.read_ahead import read_ahead
@@ -68,8 +68,7 @@ def test_it_begins_before_the_models_are_loaded_and_only_where_it_is_asked_for(
 ) -> None:
     asked: list[list[Path]] = []
     monkeypatch.setattr(module, "read_ahead", lambda files, _most: asked.append(list(files)))
-    settings = demo_settings.model_copy(update={"read_ahead": wanted})
-    engine = Engine(settings, registry=ModelRegistry(settings, cuda=False, where=()))
+    engine = engine_of(demo_settings, read_ahead=wanted)
     assert engine.preload((), Recorder()) == ()
 
     assert len(asked) == wanted

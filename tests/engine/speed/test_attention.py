@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusers.models import attention_dispatch as dispatch
 
-from tests.engine.conftest import runner
+from tests.engine.conftest import engine_of, runner
 from tests.support.engine_jobs import Recorder
 from worker import doctor
 from worker.core.config import Settings
@@ -19,7 +19,6 @@ from worker.core.types import Attention
 from worker.engine.engine import Engine
 from worker.engine.models.checkpoint import read_json
 from worker.engine.models.hub import DEMO_MODELS
-from worker.engine.models.registry import ModelRegistry
 from worker.engine.speed import attention as module
 from worker.engine.speed.attention import attention, cudnn_runs, flash_3, missing
 
@@ -53,8 +52,7 @@ def installed(monkeypatch: pytest.MonkeyPatch, factor: float = 1.0) -> list[int]
 
 
 def engine_with(settings: Settings, wanted: Attention) -> Engine:
-    settings = settings.model_copy(update={"attention": wanted})
-    return Engine(settings, registry=ModelRegistry(settings, cuda=False, where=()))
+    return engine_of(settings, attention=wanted)
 
 
 @pytest.fixture

@@ -13,14 +13,13 @@ import numpy as np
 import pytest
 from torch._dynamo.utils import counters
 
-from tests.engine.conftest import Runner, runner
+from tests.engine.conftest import Runner, engine_of, runner
 from tests.support.engine_jobs import Recorder, image_params, picture
 from worker.api.params import StepCache
 from worker.core.config import load_settings
 from worker.core.errors import Cancelled
 from worker.core.types import Expert, LoraFile, Sources
 from worker.engine.engine import Engine
-from worker.engine.models.registry import ModelRegistry
 from worker.engine.speed.compile import Compiler, Mode
 
 pytestmark = pytest.mark.timeout(900)  # tracing is Python, on however few cores
@@ -51,8 +50,7 @@ class Studio:
 
     def __init__(self, mode: Mode = "regional", **models: Path) -> None:
         def engine(compiles: str) -> Engine:
-            settings = load_settings(compile=compiles, **{name: str(path) for name, path in models.items()})
-            return Engine(settings, registry=ModelRegistry(settings, cuda=False, where=()))
+            return engine_of(load_settings(compile=compiles, **{name: str(path) for name, path in models.items()}))
 
         self.backend: Any = Counting()
         self.engine, self.plain = engine(mode), engine("off")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.engine.conftest import prepare, runner
+from tests.engine.conftest import engine_of, prepare, runner
 from tests.support.engine_jobs import Recorder, sources_of
 from tests.support.loras import lora, networks_of
 from worker.core.config import Settings
@@ -19,7 +19,6 @@ from worker.engine.adapters import controlnet
 from worker.engine.engine import Engine
 from worker.engine.memory.footprint import spec_bytes
 from worker.engine.memory.offload import Offloader
-from worker.engine.models.registry import ModelRegistry
 from worker.engine.protocol import Placement
 from worker.engine.speed.quantize import QuantizedLinear, multiplies_fp8, quantize
 
@@ -30,8 +29,7 @@ T2I, T2V = TaskType.TEXT2IMG, TaskType.TEXT2VIDEO
 
 
 def quantized_engine(settings: Settings, kind: Quantized | None) -> Engine:
-    settings = settings.model_copy(update={"quantize": kind or "none"})
-    return Engine(settings, registry=ModelRegistry(settings, cuda=False, where=()))
+    return engine_of(settings, quantize=kind or "none")
 
 
 @pytest.fixture(scope="module")

@@ -7,14 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.engine.conftest import Runner, prepare, request_of, runner
+from tests.engine.conftest import Runner, engine_of, parts_of, runner
 from tests.support.engine_jobs import Recorder
 from worker.api.params import Draft, StepCache
 from worker.core.config import load_settings
 from worker.core.errors import Cancelled
 from worker.core.types import TaskType
 from worker.engine.engine import Engine
-from worker.engine.models.registry import ModelRegistry
 
 JOB: dict[str, Any] = {"num_inference_steps": 8, "num_frames": 5}
 EAGER = StepCache("first_block", 1.0)
@@ -23,14 +22,7 @@ KINDS = [EAGER, StepCache("sea", 1.0)]
 
 @pytest.fixture(scope="module")
 def wan(wan_t2v: Any, wan_i2v: Any) -> Engine:
-    settings = load_settings(wan_model=str(wan_t2v), wan_i2v_model=str(wan_i2v))
-    return Engine(settings, registry=ModelRegistry(settings, cuda=False, where=()))
-
-
-def network(engine: Engine, task: TaskType) -> Any:
-    prepare(engine, task, Recorder())
-    parts: Any = engine._cache[engine.registry.spec(task, None, request_of(task))].parts
-    return parts.transformer
+    return engine_of(load_settings(wan_model=str(wan_t2v), wan_i2v_model=str(wan_i2v)))
 
 
 @contextmanager
@@ -48,7 +40,7 @@ def computed(net: Any) -> Iterator[list[int]]:
 def test_most_blocks_are_called_less_often_and_a_plain_job_afterwards_is_as_before(
     wan: Engine, kind: StepCache
 ) -> None:
-    run, net = runner(wan), network(wan, TaskType.TEXT2VIDEO)
+    run, net = runner(wan), parts_of(wan, TaskType.TEXT2VIDEO).transformer
     names, hooks = sorted(net.state_dict()), [len(block._forward_pre_hooks) for block in net.blocks]
     with computed(net) as plain:
         (before,) = run("text2video", **JOB)
@@ -66,7 +58,7 @@ def test_most_blocks_are_called_less_often_and_a_plain_job_afterwards_is_as_befo
 
 
 def test_where_nothing_may_have_changed_every_step_is_computed_and_the_clip_is_the_same(wan: Engine) -> None:
-    run, net = runner(wan), network(wan, TaskType.TEXT2VIDEO)
+    run, net = runner(wan), parts_of(wan, TaskType.TEXT2VIDEO).transformer
     (plain,) = run("text2video", **JOB)
     with computed(net) as calls:
         (cached,) = run("text2video", **JOB, step_cache=StepCache("first_block", 0.0))
@@ -75,7 +67,7 @@ def test_where_nothing_may_have_changed_every_step_is_computed_and_the_clip_is_t
 
 
 def test_more_may_be_skipped_the_further_the_clip_is_from_the_plain_one(wan: Engine) -> None:
-    run, net = runner(wan), network(wan, TaskType.TEXT2VIDEO)
+    run, net = runner(wan), parts_of(wan, TaskType.TEXT2VIDEO).transformer
     (plain,) = run("text2video", **JOB)
     found: list[tuple[int, float]] = []
     for threshold in (0.0, 0.05, 1.0):
@@ -88,7 +80,7 @@ def test_more_may_be_skipped_the_further_the_clip_is_from_the_plain_one(wan: Eng
 
 
 def test_a_job_that_is_cancelled_leaves_nothing_of_it(wan: Engine) -> None:
-    run, net = runner(wan), network(wan, TaskType.TEXT2VIDEO)
+    run, net = runner(wan), parts_of(wan, TaskType.TEXT2VIDEO).transformer
     (before,) = run("text2video", **JOB)
     with pytest.raises(Cancelled):
         run("text2video", **JOB, step_cache=EAGER, control=Recorder(cancel_at=3))
