@@ -1,6 +1,7 @@
 """Where a hub id is looked for, over folder trees; nothing is downloaded."""
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -45,6 +46,21 @@ def test_the_snapshot_of_main_is_taken_among_several(tmp_path: Path) -> None:
     cached(tmp_path, "aaa", is_main=False)
     main = cached(tmp_path, "bbb", is_main=True)
     assert Place(tmp_path, "hub").find(HUB_ID) == main
+
+
+@pytest.mark.parametrize("layout", ["plain", "hub"])
+def test_a_model_whose_folder_is_in_small_letters_is_found(tmp_path: Path, layout: Literal["plain", "hub"]) -> None:
+    """The hub takes both for one, and RunPod's cache may have either."""
+    place, hub_id = Place(tmp_path, layout), "Wan-AI/Wan2.1-T2V"
+    small, spelt = (
+        tmp_path / name if layout == "plain" else tmp_path / f"models--{name}" / "snapshots" / "abc"
+        for name in ("wan-ai--wan2.1-t2v", "Wan-AI--Wan2.1-T2V")
+    )
+    small.mkdir(parents=True)
+    assert place.find(hub_id) == small
+    assert any(small.is_relative_to(looked_at) for looked_at in place.holds(hub_id))
+    spelt.mkdir(parents=True, exist_ok=True)
+    assert place.find(hub_id) == spelt
 
 
 def test_several_snapshots_without_a_main_are_not_guessed_at(tmp_path: Path) -> None:

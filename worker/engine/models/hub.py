@@ -40,19 +40,25 @@ class Place:
 
         A plain folder has the revision that whoever put it there chose.
         """
-        name, revision = parts(hub_id)
-        flat = name.replace("/", "--")
-        if self.layout == "plain":
-            folder = self.root / flat
-            return folder if folder.is_dir() else None
-        return _snapshot(self.root / f"models--{flat}", revision)
+        revision = parts(hub_id)[1]
+        for folder in self._folders(hub_id):
+            found = folder if self.layout == "plain" else _snapshot(folder, revision)
+            if found is not None and found.is_dir():
+                return found
+        return None
 
     def holds(self, hub_id: str) -> tuple[Path, ...]:
         """What decides whether it has the model, and which."""
-        flat = parts(hub_id)[0].replace("/", "--")
+        folders = self._folders(hub_id)
         if self.layout == "plain":
-            return (self.root / flat,)
-        return (self.root / f"models--{flat}" / "refs", self.root / f"models--{flat}" / "snapshots")
+            return folders
+        return tuple(folder / name for folder in folders for name in ("refs", "snapshots"))
+
+    def _folders(self, hub_id: str) -> tuple[Path, ...]:
+        """Where the model may be: as it is spelt, or all in small letters, as RunPod's cache may have it."""
+        start = "" if self.layout == "plain" else "models--"
+        flat = parts(hub_id)[0].replace("/", "--")
+        return tuple(self.root / f"{start}{spelt}" for spelt in dict.fromkeys((flat, flat.lower())))
 
 
 def parts(hub_id: str) -> tuple[str, str | None]:
