@@ -1,6 +1,7 @@
 """Questions that are no job: what a request would cost, and what this worker serves."""
 
 import asyncio
+import contextlib
 import json
 import tomllib
 from collections.abc import Iterator
@@ -10,14 +11,15 @@ import pytest
 
 from tests.support.fakes import Hangs, HasNoModel, PaintingGenerator, Slow
 from tests.support.memory_world import CLOUD, World, data_uri
-from worker.api.params import ModelDefaults, Params
-from worker.api.request import REQUESTS, Request
+from worker.api.params import ModelDefaults, Params, SourceShape, job_units, resolve
+from worker.api.request import REQUESTS, Request, parse
 from worker.core.config import REPOSITORY, load_settings
-from worker.core.errors import ModelUnavailable
+from worker.core.errors import InvalidInput, ModelUnavailable
 from worker.core.types import Control, Sources, TaskType
 from worker.engine.engine import Engine
 from worker.engine.estimate import Estimate, Unit
 from worker.engine.protocol import Generated, Placement
+from worker.job.plan import Plan, dearest
 
 QUOTE = {"action": "quote", "prompt": "a fox", "seed": 7}
 
@@ -103,6 +105,38 @@ async def test_no_job_is_worth_more_than_its_quote_where_its_picture_decides_a_s
             answer = await World().run({**job, "image_url": data_uri(shape)})
             worth.append(answer["usage"]["units"])
     assert max(worth) == quoted
+
+
+SDXL = ModelDefaults("sdxl", 1024, 1024, 30, 5.0)
+TI2V = ModelDefaults("ti2v", 1280, 704, 50, 5.0, size_multiple=32, fps=24)
+PICTURE, MASK = "https://example.com/a.png", "https://example.com/m.png"
+
+
+@pytest.mark.parametrize(
+    ("fields", "defaults"),
+    [
+        ({"task_type": "img2video", "resolution": "720p"}, TI2V),
+        ({"task_type": "img2img", "upscale_factor": 4}, SDXL),
+        ({"task_type": "inpaint", "mask_url": MASK, "inpaint_area": "masked", "upscale_factor": 2}, SDXL),
+        ({"task_type": "inpaint", "outpaint": {"left": 64}, "upscale_factor": 2}, SDXL),
+        ({"task_type": "inpaint", "outpaint": {"left": 2048}, "width": 512}, SDXL),
+    ],
+)
+def test_no_job_is_worth_more_than_its_quote_whichever_picture_comes(
+    fields: dict[str, Any], defaults: ModelDefaults
+) -> None:
+    services, most = World(max_job_cost=10**10).services(), 10**10
+    request = parse({"prompt": "a fox", "image_url": PICTURE, **fields})
+    limits: dict[str, Any] = {"max_image_pixels": services.settings.max_image_pixels, "max_job_cost": most}
+    planned = Plan(request, defaults, resolve(request, defaults, **limits, seed=1), None, ())
+    quoted = job_units(dearest(planned, services), defaults)
+    worth = []
+    for shape in ((1000, 1000), (540, 1000), (1472, 1536), (1920, 1088), (100, 4000), (8, 40_000), (64, 64)):
+        for masked in (None, (0.1, 0.1, 0.2, 0.2), (0.0, 0.0, 1.0, 1.0)):
+            with contextlib.suppress(InvalidInput):
+                params = resolve(request, defaults, **limits, source=SourceShape(*shape, masked), seed=1)
+                worth.append(job_units(params, defaults))
+    assert job_units(planned.params, defaults) < max(worth) <= quoted
 
 
 async def test_a_quote_for_what_nothing_serves_says_so() -> None:

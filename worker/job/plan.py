@@ -5,7 +5,7 @@ The way of a job and of a quote alike. Knows no document and no GPU; of a model 
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,6 +21,9 @@ from worker.core.errors import FieldProblem, InvalidInput
 from worker.core.types import Sources
 from worker.engine.estimate import Estimate
 from worker.job.services import Services
+
+_LARGE = 1 << 16
+"""Times the longest side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,22 +97,53 @@ async def follow(planned: Plan, sources: Sources, services: Services) -> Plan:
 
 
 def dearest(planned: Plan, services: Services) -> Params:
-    """The most costly params that a job may have: where one side is given alone, its picture decides the other."""
+    """The most costly params that a job may have, where what it costs is decided by a picture that is not here yet."""
     request, defaults = planned.request, planned.defaults
+    found = [planned.params]
+    for shape in _deciding(request, defaults, services):
+        with contextlib.suppress(InvalidInput):  # that shape would be refused
+            params = replace(_resolved(request, defaults, services, shape), **planned.added)
+            if isinstance(params, ImageParams) and params.drawn is not None:
+                # What of a canvas is drawn is its mask's to say: of the model's own pixels at most.
+                params = replace(params, drawn=replace(params.drawn, width=defaults.width, height=defaults.height))
+            found.append(params)
+    return max(found, key=job_cost)
+
+
+def _deciding(request: Request, defaults: ModelDefaults, services: Services) -> Iterator[SourceShape]:
+    """Source pictures of all shapes, where the shape changes what a job costs."""
     if isinstance(request, Img2ImgRequest | InpaintRequest):
         width, height, most = request.width, request.height, MAX_IMAGE_SIDE
+        free = bool(request.upscale_factor) and not (request.image_size or request.aspect_ratio)
     elif isinstance(request, Img2VideoRequest):
         width, height, most = request.video_width, request.video_height, MAX_VIDEO_SIDE
+        free = request.resolution is not None and request.aspect_ratio is None
     else:
-        return planned.params
-    if (width is None) == (height is None):
-        return planned.params
-    found = [planned.params]
-    for other in range(defaults.size_multiple, most + 1, defaults.size_multiple):
-        shape = SourceShape(width or other, height or other)
-        with contextlib.suppress(InvalidInput):  # that shape would be refused
-            found.append(replace(_resolved(request, defaults, services, shape), **planned.added))
-    return max(found, key=job_cost)
+        return
+    # So large that no border beside them has a part in the shape.
+    sides = range(_LARGE * defaults.size_multiple, _LARGE * most + 1, _LARGE * defaults.size_multiple)
+    if (width is None) != (height is None):
+        yield from (
+            SourceShape(_LARGE * width if width else side, _LARGE * height if height else side) for side in sides
+        )
+    elif width is None and free:
+        for side in sides:
+            yield SourceShape(side, _LARGE * most)
+            yield SourceShape(_LARGE * most, side)
+        if isinstance(request, InpaintRequest):
+            yield from _canvases(request, defaults, services)
+
+
+def _canvases(request: InpaintRequest, defaults: ModelDefaults, services: Services) -> Iterator[SourceShape]:
+    """Source pictures that keep their own size, with what is drawn beside them as large as the limits allow."""
+    settings, factor, beside = services.settings, request.upscale_factor or 1, request.outpaint
+    pixels = min(settings.max_image_pixels, settings.max_upscaled_pixels // factor**2)
+    for width in range(defaults.size_multiple, MAX_IMAGE_SIDE + 1, defaults.size_multiple):
+        size = width, min(MAX_IMAGE_SIDE, pixels // width)
+        if beside is not None:
+            size = size[0] - beside.left - beside.right, size[1] - beside.up - beside.down
+        if min(size) > 0:
+            yield SourceShape(*size)
 
 
 def _resolved(
