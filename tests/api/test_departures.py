@@ -142,6 +142,12 @@ def test_a_reference_of_no_weight_is_said_to_have_no_effect() -> None:
     assert said(seen, ip_adapters=[entry, {**entry, "scale": 0}]) == ("ip_adapters.1: has no effect with a scale of 0",)
 
 
+def test_a_control_picture_of_no_weight_is_said_to_have_no_effect() -> None:
+    entry = {"type": "canny", "image_url": "https://example.com/a.png"}
+    sentence = "controlnets.1: has no effect with a conditioning_scale of 0"
+    assert said(controlnets=[entry, {**entry, "conditioning_scale": 0}]) == (sentence,)
+
+
 def test_a_lora_of_no_weight_is_said_to_have_no_effect() -> None:
     """Whether the request or the operator's list makes it 0."""
     request = parse({"prompt": "a fox", "loras": [{"path": "ink"}, {"path": "mist"}]})

@@ -160,8 +160,11 @@ def _loras(params: Params) -> Iterator[str]:
 
 
 def _image(request: ImageRequest, params: ImageParams) -> Iterator[str]:
-    for index, entry in enumerate(request.ip_adapters):
-        if entry.scale == 0:
+    for index, entry in enumerate(request.controlnets):
+        if entry.conditioning_scale == 0:
+            yield f"controlnets.{index}: has no effect with a conditioning_scale of 0"
+    for index, reference in enumerate(request.ip_adapters):
+        if reference.scale == 0:
             yield f"ip_adapters.{index}: has no effect with a scale of 0"
     shape = IMAGE_SIZES[request.image_size] if request.image_size else request.aspect_ratio
     if shape is not None:

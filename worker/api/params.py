@@ -208,6 +208,10 @@ class ControlParams:
         """Share of a pass in which it counts, 0 ... 1."""
         return self.end_percentage - self.start_percentage if self.conditioning_scale else 0.0
 
+    def counts(self, call: int, calls: int) -> bool:
+        """Whether one of the calls of a pass, 0 ... `calls` - 1, is in its span: all of it has to be."""
+        return call / calls >= self.start_percentage and (call + 1) / calls <= self.end_percentage
+
 
 PREPROCESSED = ("canny", "scribble", "tile")
 """Types of control picture that every worker makes of a photo or a drawing; one with a `DEPTH_MODEL` makes `depth`."""

@@ -186,6 +186,17 @@ def test_the_stronger_the_farther_and_nothing_at_zero(union: Engine, task: TaskT
     assert 0 < far[0] < far[1] < far[2]
 
 
+def test_a_span_that_holds_no_step_is_said_to_have_no_effect(union: Engine) -> None:
+    control, steps = Recorder(), 4
+    both = entry(end_percentage=0.2), entry("depth", end_percentage=0.25)
+    early = draw(union, *both, control=control, num_inference_steps=steps)
+    assert control.warnings == [
+        "controlnets.0: has no effect; no step of 4 lies between start_percentage 0 and end_percentage 0.2"
+    ]
+    alone = draw(union, both[1], shown=(picture(seed=6),), num_inference_steps=steps)
+    assert np.array_equal(alone, early)
+
+
 def test_where_the_picture_moves_the_response_moves(union: Engine) -> None:
     """A white square on black, 16 pixels to the right: so moves where the result differs from that of black alone."""
     black = Image.new("RGB", (128, 128))

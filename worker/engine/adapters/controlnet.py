@@ -6,7 +6,7 @@ a pass draws. The numbers are those of diffusers' own ControlNet pipelines, bit 
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -44,11 +44,12 @@ class Controls:
         control: "Control",
         *,
         factor: int,
+        passes: Sequence[int],
         depth: "Callable[[Image.Image], Image.Image]",
     ) -> None:
         """`networks` holds those that are loaded, by name; `factor` is how many pixels a latent has along a side.
 
-        `depth` tells the depth of a photo, where a request asks for that.
+        `passes` has the steps of each that is steered; `depth` tells the depth of a photo, where a request asks for it.
         """
         self._networks, self._factor = networks, factor
         self._entries: list[tuple[str, ControlParams, dict[tuple[int, int], torch.Tensor]]] = []
@@ -57,6 +58,12 @@ class Controls:
             sizes.append((params.draft.width, params.draft.height))
         for index, (entry, image) in enumerate(zip(params.controlnets or (), sources.controls, strict=True)):
             if not entry.conditioning_scale:
+                continue
+            if passes and not any(entry.counts(call, steps) for steps in passes for call in range(steps)):
+                control.warn(
+                    f"controlnets.{index}: has no effect; no step of {passes[-1]} lies between start_percentage "
+                    f"{entry.start_percentage:g} and end_percentage {entry.end_percentage:g}"
+                )
                 continue
             field = f"controlnets.{index}.image_url"
             pictures = {
@@ -87,7 +94,7 @@ class Controls:
         found: Residuals | None = None
         for name in dict.fromkeys(name for name, _, _ in self._entries):
             mine = [(entry, pictures[width, height]) for own, entry, pictures in self._entries if own == name]
-            scales = [_scale(entry, index, total) for entry, _ in mine]
+            scales = [entry.conditioning_scale if entry.counts(index, total) else 0.0 for entry, _ in mine]
             if not any(scales):
                 continue
             shown = [one.to(sample.device, sample.dtype).expand(len(sample), -1, -1, -1) for _, one in mine]
@@ -108,12 +115,6 @@ class Controls:
             return args, kwargs
         down, middle = found
         return args, kwargs | {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
-
-
-def _scale(entry: "ControlParams", index: int, total: int) -> float:
-    """How much an entry counts in call `index` of a pass: only where all of the call is in its span."""
-    inside = index / total >= entry.start_percentage and (index + 1) / total <= entry.end_percentage
-    return entry.conditioning_scale if inside else 0.0
 
 
 def _sum(found: Residuals | None, more: Residuals) -> Residuals:

@@ -110,7 +110,10 @@ class SdxlJob:
         if params.controlnets:
             factor = 2 ** (len(parts.vae.config.block_out_channels) - 1)
             told = functools.partial(depth, parts.depth, device=device)
-            self._controls = Controls(self._params, sources, parts.controlnets, control, factor=factor, depth=told)
+            passes = [steps for steps in (self._draft_steps, self._base_steps) if steps]
+            self._controls = Controls(
+                self._params, sources, parts.controlnets, control, factor=factor, passes=passes, depth=told
+            )
         self._references: tuple[Reference, ...] | None = None
         self._kept: dict[str, torch.Tensor] = {}
         self._base_embeds: Embeddings | None = None
