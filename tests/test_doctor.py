@@ -228,7 +228,7 @@ def test_a_bucket_that_may_not_be_written_names_the_role_and_the_account() -> No
     found = one(doctor.bucket(store, "worker@my-app.iam"))
     assert "HTTP 403" in found.detail
     assert "worker@my-app.iam" in found.remedy
-    assert "Storage Object Admin" in found.remedy
+    assert "Storage Object User" in found.remedy
 
 
 @contextlib.contextmanager
@@ -239,6 +239,9 @@ def answering(status: int) -> Iterator[str]:
         def do_GET(self) -> None:
             self.send_response(status)
             self.end_headers()
+
+        def do_POST(self) -> None:
+            self.do_GET()
 
         def log_message(self, *_: Any) -> None: ...
 
@@ -320,6 +323,20 @@ def test_a_firestore_that_refuses_is_red_with_its_cure(
     assert found.state == "fail"
     assert says in found.remedy
     assert code != "NOT_FOUND" or "photos" in found.remedy
+
+
+def test_a_look_at_users_that_is_not_allowed_is_red(monkeypatch: pytest.MonkeyPatch) -> None:
+    def row(**values: Any) -> list[Finding]:
+        settings = load_settings(firestore_emulator_host="127.0.0.1:9", **values)
+        return list(doctor.revoked(settings, [Firebase(settings)]))
+
+    assert row() == []
+    assert one(row(check_revoked=True)).state == "skipped"
+    with answering(403) as url:
+        monkeypatch.setenv("FIREBASE_AUTH_EMULATOR_HOST", url.split("/")[2])
+        found = one(row(check_revoked=True))
+    assert found.state == "fail"
+    assert "Firebase Authentication Viewer" in found.remedy
 
 
 # --- Models ---------------------------------------------------------------------------------------------------------

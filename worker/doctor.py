@@ -213,6 +213,7 @@ def _of_firebase(settings: Settings) -> Iterator[Finding]:
     connected: list[Firebase] = []
     yield from rows("service account key", lambda: key(settings, connected))
     yield from rows("who may ask", lambda: callers(settings, connected))
+    yield from rows("revoked users", lambda: revoked(settings, connected))
     if not connected:
         why = "not asked before the key works" if _configured(settings) else INLINE
         yield from (Finding(name, "skipped", why) for name in ("bucket", "Firestore", "rules"))
@@ -255,6 +256,26 @@ def callers(settings: Settings, connected: Sequence[Firebase]) -> Iterator[Findi
         yield Finding("who may ask", "ok", f"users with {' or '.join(ways)}")
 
 
+def revoked(settings: Settings, connected: Sequence[Firebase]) -> Iterator[Finding]:
+    """Asks for a user that is not there, as `CHECK_REVOKED` has it asked for each ID token."""
+    if not settings.check_revoked or not connected:
+        return
+    firebase, steps = connected[0], _Steps()
+    if settings.uses_emulators and not settings.firebase_auth_emulator_host:
+        yield Finding("revoked users", "skipped", "FIREBASE_AUTH_EMULATOR_HOST is not set")
+        return
+    steps.take("look a user up", lambda: firebase.users.knows(f"doctor-{uuid.uuid4().hex}"))
+    if steps.failed:
+        account = firebase.account or "the account"
+        remedy = (
+            f"give {account} the role Firebase Authentication Viewer, set Authentication up, or CHECK_REVOKED=false"
+        )
+        detail, error = steps.failed
+        yield Finding("revoked users", "fail", detail, _remedy(error, {}, remedy))
+    else:
+        yield Finding("revoked users", "ok", "a user was looked for")
+
+
 class _Steps:
     """Calls to a service, one after another; `failed` is the first one that went wrong, as a detail and its error."""
 
@@ -285,7 +306,7 @@ def bucket(store: Bucket, account: str | None) -> Iterator[Finding]:
     remedies = {
         404: f"there is no bucket {name}: FIREBASE_STORAGE_BUCKET is to be the name that the Firebase console has "
         "under Storage, with or without gs://",
-        403: f"give {account or 'the account'} the role Storage Object Admin on this bucket",
+        403: f"give {account or 'the account'} the role Storage Object User on this bucket",
     }
     if steps.failed:
         detail, error = steps.failed
@@ -366,12 +387,16 @@ def _why(error: BackendError) -> str:
     return error.kind + (f" (HTTP {code}, {cause})" if code else f" ({cause})" if cause else "")
 
 
-def _remedy(error: BackendError, by_code: Mapping[int, str]) -> str:
+def _remedy(
+    error: BackendError,
+    by_code: Mapping[int, str],
+    other: str = "look at the account's roles in the Google Cloud console",
+) -> str:
     if type(error.__cause__).__name__ == "RefreshError":
         return "Google does not take the key: it was deleted, its account disabled, or this machine's clock is wrong"
     if error.kind == "unreachable":
         return "try again; is *.googleapis.com reachable from here?"
-    return by_code.get(_code(error) or 0, "look at the account's roles in the Google Cloud console")
+    return by_code.get(_code(error) or 0, other)
 
 
 # --- Models ---------------------------------------------------------------------------------------------------------

@@ -439,6 +439,7 @@ def test_revocation_is_asked_for_where_the_operator_wants_it(
     strict = Firebase(load_settings())
     token = firebase.create_user("zoe")
     assert strict.users.uid(token) == "zoe"
+    assert (strict.users.knows("zoe"), strict.users.knows("nobody")) == (True, False)
     firebase_admin.auth.update_user("zoe", disabled=True, app=strict._app)
     with pytest.raises(Unauthenticated, match="disabled"):
         strict.users.uid(token)

@@ -55,6 +55,21 @@ class FirebaseUsers:
                 raise Unauthenticated("unauthenticated.token_invalid") from None
         return str(claims["uid"])
 
+    def knows(self, uid: str) -> bool:
+        """Whether there is such a user: what `check_revoked` asks Google.
+
+        Raises:
+            BackendError: that could not be found out.
+        """
+        from firebase_admin import auth
+
+        with translated("auth"):
+            try:
+                auth.get_user(uid, self._app)
+            except auth.UserNotFoundError:
+                return False
+        return True
+
 
 class Firebase:
     """One Firebase app, connected when first used."""
