@@ -77,6 +77,22 @@ async def test_the_last_one_is_not_lost_while_the_job_lives() -> None:
     await throttle.close()
 
 
+async def test_a_sink_that_fails_costs_progress_and_not_the_end(caplog: pytest.LogCaptureFixture) -> None:
+    """Who closes it holds a finished result."""
+
+    async def fails(_progress: Progress) -> None:
+        raise RuntimeError("a quote of the client")
+
+    throttle = Throttle(fails, interval=0.01)
+    throttle(step(1))
+    await asyncio.sleep(0.05)
+    throttle(step(2))
+    await throttle.close()
+    (line,) = caplog.records
+    assert "RuntimeError in " in line.message
+    assert "quote" not in line.message
+
+
 async def test_closing_waits_for_a_call_under_way_and_nothing_comes_after_it() -> None:
     sink = Sink(seconds=0.15)
     throttle = Throttle(sink, interval=0.01)

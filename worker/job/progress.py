@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from worker.core import timing
+from worker.core.logs import where
 from worker.core.types import Preview, Progress
 
 log = logging.getLogger(__name__)
@@ -24,6 +25,7 @@ class Throttle:
     """Feeds one asynchronous sink with the newest progress, one call at a time, at most once an interval.
 
     `close` waits for a call under way, and nothing is sent after it: RunPod would take a late progress post for news.
+    A sink that fails is told nothing more, and costs nothing else.
     """
 
     def __init__(self, sink: AsyncSink, interval: float = timing.PROGRESS_SECONDS) -> None:
@@ -32,6 +34,7 @@ class Throttle:
         self._wake = asyncio.Event()
         self._closed = asyncio.Event()
         self._task = asyncio.create_task(self._pump())
+        self._task.add_done_callback(_tell_mistake)
 
     def __call__(self, progress: Progress) -> None:
         """Take note; called in the event loop."""
@@ -54,7 +57,16 @@ class Throttle:
         """Send nothing more; returns when nothing is under way."""
         self._closed.set()
         self._wake.set()
-        await self._task
+        try:
+            await asyncio.wait({self._task})
+        finally:
+            self._task.cancel()
+
+
+def _tell_mistake(pumping: "asyncio.Task[None]") -> None:
+    error = None if pumping.cancelled() else pumping.exception()
+    if error is not None:
+        log.error("progress is not told any more: %s", where(error), extra={"action": "progress_lost"})
 
 
 class Unattended:
