@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.clock import CHANCES
+from tests.support.clock import CHANCES, Busy
 from tests.support.fakes import MemoryBucket, fails_times, is_down
 from tools.media_probe import probe
 from tools.showing import content, opened
 from worker.api.request import parse
+from worker.core import timing
 from worker.core.errors import BackendError, Cancelled, IdempotencyMismatch, ResultTooLarge, Superseded
 from worker.core.types import Owner, Progress
 from worker.delivery.delivered import Delivered
@@ -27,6 +28,7 @@ from worker.engine.protocol import Generated, GeneratedClip, GeneratedImage
 from worker.media import mark
 from worker.media.artifact import Artifact
 from worker.storage.results import ObjectOwner, Storage
+from worker.storage.store import ObjectInfo
 
 LIMIT = 9_000_000
 CLAIMED_AT = "2026-01-01T00:00:00.000000Z"
@@ -51,10 +53,11 @@ class Job:
         cloud: bool = True,
         count: int = 3,
         marked: bool = True,
+        bucket: MemoryBucket | None = None,
         raise_if_stopped: Callable[[], None] = lambda: None,
         **fields: Any,
     ) -> None:
-        self.bucket = MemoryBucket()
+        self.bucket = bucket or MemoryBucket()
         self.progress: list[Progress] = []
         if fields.get("task_type") != "text2video":
             fields["num_images"] = count
@@ -150,6 +153,23 @@ async def test_uploads_run_side_by_side() -> None:
     job.bucket.before = wait_for_the_others
     await job.deliver(image(0), image(1), image(2))
     assert job.bucket.uploads == 3
+
+
+async def test_an_upload_that_waits_for_a_thread_has_all_its_time_when_it_begins() -> None:
+    """Files of two jobs that are encoded at once may keep every thread busy."""
+    busy = Busy()
+    asyncio.get_running_loop().set_default_executor(busy)
+    left: dict[str, float] = {}
+
+    class Watched(MemoryBucket):
+        def upload(self, path: str, data: bytes, *, deadline: float, **how: Any) -> ObjectInfo | None:
+            left[path] = deadline - busy.begun
+            return super().upload(path, data, deadline=deadline, **how)
+
+    await Job(count=1, bucket=Watched()).deliver(image(0))
+    assert len(left) == 2
+    for path, seconds in left.items():
+        assert seconds >= (timing.THUMBNAIL_SECONDS if "thumbs" in path else timing.UPLOAD_SECONDS)
 
 
 async def test_the_event_loop_stays_free_while_files_are_encoded() -> None:

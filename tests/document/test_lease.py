@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from tests.support.clock import SOON_SECONDS
+from tests.support.clock import SOON_SECONDS, Busy
 from tests.support.fakes import MemoryDocumentStore, fails_times, is_down
 from worker.core import timing
-from worker.core.errors import Cancelled
+from worker.core.errors import Cancelled, Internal
 from worker.core.stop import StopSignal
 from worker.core.types import Owner, Progress
-from worker.document.lease import LeaseKeeper
+from worker.document.lease import Lease, LeaseKeeper
 from worker.document.schema import ClaimRequest
 from worker.document.session import DocumentSession
 
@@ -316,3 +316,36 @@ async def test_a_heartbeat_leaves_a_preview_as_it_stands_and_writes_none_again()
         "data:image/webp;base64,AAAA"
     ]
     assert kept.fields["progress"]["preview"] == "data:image/webp;base64,AAAA"
+
+
+async def test_what_waits_for_a_thread_has_all_its_time_when_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that are encoded may keep every thread busy; a result whose document is given up for that looks lost."""
+    busy = Busy()
+    asyncio.get_running_loop().set_default_executor(busy)
+    left: dict[str, float] = {}
+
+    def watch(name: str) -> None:
+        original = getattr(DocumentSession, name)
+
+        def watched(session: DocumentSession, *args: Any, **how: Any) -> Any:
+            (deadline,) = (arg for arg in args if isinstance(arg, float))
+            left[name] = deadline - busy.begun
+            return original(session, *args, **how)
+
+        monkeypatch.setattr(DocumentSession, name, watched)
+
+    for name in ("claim", "complete", "fail", "refuse"):
+        watch(name)
+    documents = MemoryDocumentStore()
+    for file_uid in ("completed", "failed", "refused"):
+        lease = Lease(documents, Owner("user", file_uid), job_id="job-1", worker_id="w")
+        if file_uid != "refused":
+            await lease.claim({}, "hash", StopSignal(), pytest.fail)
+        if file_uid == "completed":
+            assert await lease.complete({"storage": "firebase"})
+        else:
+            await lease.fail(Internal(), {})
+        assert documents.stored[f"generations/user/files/{file_uid}"][0]["status"] in {"completed", "failed"}
+    assert left.pop("claim") >= timing.CLAIM_SECONDS
+    assert set(left) == {"complete", "fail", "refuse"}
+    assert min(left.values()) >= timing.TERMINAL_SECONDS

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 Response = TypeVar("Response")
@@ -56,3 +57,19 @@ async def while_the_loop_turns(job: Awaitable[Response]) -> tuple[Response, floa
 def is_within(bound: float, work: Callable[[], object]) -> bool:
     """Whether it can be done in less than `bound` seconds: whoever is too slow by design misses every chance."""
     return any(took(work) < bound for _ in range(CHANCES))
+
+
+class Busy(ThreadPoolExecutor):
+    """One thread that has something else to do before each call; `begun` is when the call that runs began."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.begun = 0.0
+
+    def submit(self, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
+        def late() -> Any:
+            time.sleep(0.02)
+            self.begun = time.monotonic()
+            return call(*args, **kwargs)
+
+        return super().submit(late)

@@ -1,5 +1,6 @@
 """A call to a service behind the worker, tried again until a deadline. Knows `BackendError`; knows no service."""
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -47,3 +48,11 @@ def until(deadline: float, call: Callable[[], T], *, longest_pause: float = FIRS
         except BackendError as error:
             pause_or_raise(error, deadline, pause)
         pause = min(2 * pause, longest_pause)
+
+
+async def in_thread(seconds: float, call: Callable[[float], T]) -> T:
+    """What `call` returns, in a thread; its deadline is `seconds` after it begins, which may be long after now.
+
+    Where files are encoded all threads may be busy: that time is none in which a service has not answered.
+    """
+    return await asyncio.to_thread(lambda: call(time.monotonic() + seconds))

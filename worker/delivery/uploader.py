@@ -15,7 +15,7 @@ from typing import Any
 from worker.api.field_types import VideoQuality
 from worker.api.request import ImageRequest, PictureRequest, Request, VideoRequest
 from worker.api.shapes import Manifest
-from worker.core import timing
+from worker.core import retry, timing
 from worker.core.errors import (
     BackendError,
     Forbidden,
@@ -228,12 +228,10 @@ class Uploader:
         """The file in the bucket, or the file alone where it could not be stored."""
         started = time.monotonic()
         path = self._path(destination, artifact, index)
-        deadline = started + timing.UPLOAD_SECONDS
+        put = functools.partial(destination.storage.put, path, artifact, destination.object_owner())
         try:
             with self._trace.stage("upload"):
-                stored = await asyncio.to_thread(
-                    destination.storage.put, path, artifact, destination.object_owner(), deadline
-                )
+                stored = await retry.in_thread(timing.UPLOAD_SECONDS, put)
         except BackendError as error:
             return _File(artifact, name_taken=isinstance(error, NameTaken))
         finally:
@@ -250,9 +248,9 @@ class Uploader:
         if self._destination is None:
             return made
         path = thumbnail_path(self._path(self._destination, of, index))
-        owner, deadline = self._destination.object_owner(), time.monotonic() + timing.THUMBNAIL_SECONDS
+        put = functools.partial(self._destination.storage.put, path, made, self._destination.object_owner())
         try:
-            stored = await asyncio.to_thread(self._destination.storage.put, path, made, owner, deadline)
+            stored = await retry.in_thread(timing.THUMBNAIL_SECONDS, put)
         except (BackendError, Superseded):
             return made
         self._thumbnails.append(stored)

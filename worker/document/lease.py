@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
-from worker.core import timing
+from worker.core import retry, timing
 from worker.core.errors import BackendError, Cancelled, Deleted, JobError, Superseded
 from worker.core.logs import where
 from worker.core.stop import StopSignal
@@ -85,8 +85,7 @@ class Lease:
         if self._store is None:
             return None
         session = self._session = self._open(request_data, fingerprint)
-        claim = asyncio.to_thread(session.claim, time.monotonic() + timing.CLAIM_SECONDS)
-        self._claiming = asyncio.create_task(claim)
+        self._claiming = asyncio.create_task(retry.in_thread(timing.CLAIM_SECONDS, session.claim))
         decision = None
         try:
             # Who gives up on a claim does not end it: it is waited for before anything else is written (`close`).
@@ -121,7 +120,7 @@ class Lease:
             return True
         await self.close()
         try:
-            await asyncio.to_thread(self._session.complete, generation_data, time.monotonic() + timing.TERMINAL_SECONDS)
+            await retry.in_thread(timing.TERMINAL_SECONDS, partial(self._session.complete, generation_data))
         except BackendError:
             return False
         return True
@@ -133,12 +132,11 @@ class Lease:
         await self.close()
         if self._store is None or isinstance(error, Deleted | Superseded):
             return
-        deadline = time.monotonic() + timing.TERMINAL_SECONDS
         try:
             if self._session is None:
-                await asyncio.to_thread(self._open(request_data, "").refuse, error, deadline)
+                await retry.in_thread(timing.TERMINAL_SECONDS, partial(self._open(request_data, "").refuse, error))
             elif not self._session.denied:
-                await asyncio.to_thread(self._session.fail, error, deadline, usage)
+                await retry.in_thread(timing.TERMINAL_SECONDS, partial(self._session.fail, error, usage=usage))
         except (BackendError, JobError) as reason:
             log.warning(
                 "a failure was not written: %s", reason, extra={"action": "not_written", "job_id": self._job_id}
