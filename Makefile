@@ -97,7 +97,7 @@ serve: setup ## RunPod's API on http://127.0.0.1:8000 (/run, /runsync, /status)
 
 image: ## the Docker image; BAKE="org/name ..." puts models into it
 	@docker info >/dev/null 2>&1 || { echo "make image needs a running Docker engine" >&2; exit 1; }
-	docker build --build-arg BAKE_MODELS="$(BAKE)" -t $(IMAGE) .
+	docker build --platform linux/amd64 --build-arg BAKE_MODELS="$(BAKE)" -t $(IMAGE) .
 
 lock: ## write constraints.txt anew: versions and hashes of all that the requirements bring in
 	PYTHON=$(PYTHON) tools/lock.sh $(LOCK)

@@ -267,11 +267,11 @@ def revoked(settings: Settings, connected: Sequence[Firebase]) -> Iterator[Findi
     steps.take("look a user up", lambda: firebase.users.knows(f"doctor-{uuid.uuid4().hex}"))
     if steps.failed:
         account = firebase.account or "the account"
-        remedy = (
-            f"give {account} the role Firebase Authentication Viewer, set Authentication up, or CHECK_REVOKED=false"
-        )
         detail, error = steps.failed
-        yield Finding("revoked users", "fail", detail, _remedy(error, {}, remedy))
+        remedy = _remedy(error, {}, f"give {account} the role Firebase Authentication Viewer, or CHECK_REVOKED=false")
+        if type(error.__cause__).__name__ == "ConfigurationNotFoundError":
+            remedy = "the project has no Authentication: the Firebase console, Authentication, Get started"
+        yield Finding("revoked users", "fail", detail, remedy)
     else:
         yield Finding("revoked users", "ok", "a user was looked for")
 
