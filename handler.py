@@ -202,6 +202,54 @@ def _read_any_job() -> None:
     rp_scale.get_job = get_job
 
 
+class _Poll:
+    """A question of the SDK's that waits long for its answer, until it is ended: then there is none, now and later."""
+
+    def __init__(self, ask: Callable[..., Awaitable[Any]]) -> None:
+        self._ask, self._over = ask, False
+        self._under_way: asyncio.Future[Any] | None = None
+
+    async def __call__(self, *about: Any) -> Any:
+        poll = self._under_way = asyncio.ensure_future(self._ask(*about))
+        if self._over:
+            poll.cancel()
+        try:
+            await asyncio.wait({poll})
+        finally:
+            poll.cancel()
+        return [] if poll.cancelled() else poll.result()
+
+    def end(self) -> None:
+        """Also out of a signal's handler."""
+        self._over = True
+        if self._under_way is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and nothing polls any more
+                self._under_way.get_loop().call_soon_threadsafe(self._under_way.cancel)
+
+
+def _leave_when_told() -> None:
+    """Have a worker that is told to leave take no job any more, and go with its last one.
+
+    The SDK waits for both of its polls, up to 90 s, and runs no job that one brings meanwhile: nobody is told of it.
+    """
+    from runpod.serverless.modules import rp_scale
+
+    scaler = rp_scale.JobScaler
+    taking, stopping = _Poll(rp_scale.get_job), _Poll(rp_scale.get_stop_signals)
+    leave, work = scaler.kill_worker, scaler.run_jobs
+
+    def kill_worker(self: Any) -> None:
+        leave(self)
+        taking.end()
+
+    async def run_jobs(self: Any, session: Any) -> None:
+        await work(self, session)
+        stopping.end()  # until here a job that is being finished can be cancelled
+
+    rp_scale.get_job, rp_scale.get_stop_signals = taking, stopping
+    scaler.kill_worker, scaler.run_jobs = kill_worker, run_jobs
+
+
 def _register_fitness_checks(services: Services) -> None:
     """What must hold before this worker takes a job; RunPod replaces a worker that fails one."""
     import runpod
@@ -274,6 +322,7 @@ def main() -> None:
     import runpod  # takes a second or two, in which the models are being loaded
 
     _read_any_job()
+    _leave_when_told()
     _register_fitness_checks(services)
     if loading is not None:
         deliver_spool(services)

@@ -3,6 +3,7 @@
 What the platform is told, what the document says, what lies in the bucket and what its URL serves agree.
 """
 
+import json
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -211,6 +212,20 @@ def test_without_a_usable_key_a_cloud_job_comes_back_inline(
         assert len(response["images"]) == 2
         assert any("Firebase is not configured" in warning for warning in response["warnings"])
         assert "SECRET-KEY" not in worker.log
+
+
+def test_a_worker_that_was_told_to_leave_drops_no_job_and_leaves_with_its_last_one() -> None:
+    """The SDK waits for its polls, up to 90 s, and runs no job that one of them brings meanwhile."""
+    variables = {"PYTHONPATH": str(ROOT), "WORKER_CONCURRENCY": "2", "PAINTER": json.dumps({"step_seconds": 0.1})}
+    with ControlPlane(poll_seconds=300) as plane, WorkerProcess(plane, variables, script=PAINTING) as worker:
+        worker.wait_ready()
+        job = plane.submit({"prompt": "a fox", **IMAGE, "num_inference_steps": 40})
+        plane.wait_progress(job, lambda said: said["step"] > 0)
+        worker.terminate()
+        assert plane.wait(job, 60)["output"]["storage"] == "base64"
+        late = plane.submit({"prompt": "a fox", **IMAGE})
+        assert worker.wait(60) == 0
+        assert plane.workers_of(late) == [] or plane.results(late)
 
 
 def test_sigterm_in_the_middle_of_a_job_lets_it_finish(endpoint: Endpoint) -> None:

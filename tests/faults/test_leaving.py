@@ -47,7 +47,7 @@ def test_case_11_sigterm_and_the_grace_is_over_before_the_job(endpoint: Endpoint
 
 @pytest.mark.e2e
 def test_case_12_a_job_that_arrives_while_an_idle_worker_leaves(endpoint: Endpoint, live: Endpoint) -> None:
-    """The SDK takes it and drops it: it must be delivered again, and nothing stands in the way of that."""
+    """It may be on its way when the poll ends: it must be delivered again, and nothing stands in the way of that."""
     leaving = endpoint.ready()
     leaving.terminate()
     job = endpoint.plane.submit(cloud("c12"), "job-c12")
