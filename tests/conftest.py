@@ -54,7 +54,6 @@ LONGEST = (
     "tests/faults/test_platform.py",
     "tests/attacks/test_table.py",
     "tests/engine/test_safety.py",
-    "tests/firebase/test_gcs.py",
     "tests/attacks/test_secrets.py",
     "tests/media/test_decode.py",
     "tests/media/test_sandbox.py",

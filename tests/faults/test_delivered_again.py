@@ -186,10 +186,12 @@ def _dead(workers: list[WorkerProcess]) -> int:
     return sum(1 for worker in workers if worker.returncode is not None)
 
 
-async def test_case_33_a_claim_whose_answer_was_lost_is_known_again(world: World) -> None:
-    world.firebase.fail_firestore("Commit", "UNAVAILABLE", when="after")
-    document = world.check_completed("c33", await world.serve(cloud("c33")))
-    assert document["attempt"] == 1
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_case_33_a_claim_that_was_lost_or_whose_answer_was_is_known_again(world: World, when: Any) -> None:
+    world.firebase.fail_firestore("Commit", "UNAVAILABLE", when=when)
+    response = await world.serve(cloud("c33"))
+    document = world.check_completed("c33", response)
+    assert (document["attempt"], response["warnings"]) == (1, [])
     assert world.statuses("c33") == ["processing", "completed"]
 
 

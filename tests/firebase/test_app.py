@@ -17,7 +17,7 @@ from google.oauth2 import id_token
 
 from tests.support.clock import FIREBASE_DOWN_SECONDS
 from tests.support.faulty_firebase import Fault, FaultyFirebase
-from tests.support.firebase_worker import Worker
+from tests.support.faulty_world import World, cloud
 from tests.support.tokens import new_key, public_of, unsigned, user_claims, user_token
 from tools import showing
 from tools.emulators.firebase import FirebaseEmulators
@@ -474,11 +474,6 @@ def test_keys_that_cannot_be_fetched_are_no_verdict(
 # -- whole jobs through the real adapters, with something broken between
 
 
-@pytest.fixture
-def worker(faulty_firebase: FaultyFirebase) -> Worker:
-    return Worker(faulty_firebase)
-
-
 STORAGE_DOWN: dict[str, Callable[[FaultyFirebase], None]] = {
     "refused": lambda firebase: firebase.storage_proxy.refuse(),
     "hang": lambda firebase: firebase.storage_proxy.add(Fault("hang", times=None)),
@@ -504,20 +499,22 @@ OUTAGES = [
 @pytest.mark.e2e
 @pytest.mark.parametrize(("storage", "firestore"), OUTAGES)
 async def test_a_dead_firebase_costs_a_job_seconds_and_never_its_result(
-    worker: Worker, storage: str | None, firestore: str | None
+    faulty_firebase: FaultyFirebase, tmp_path: Path, storage: str | None, firestore: str | None
 ) -> None:
+    world = World(faulty_firebase, tmp_path / "ledger")
     if storage:
-        STORAGE_DOWN[storage](worker.firebase)
+        STORAGE_DOWN[storage](faulty_firebase)
     if firestore:
-        FIRESTORE_DOWN[firestore](worker.firebase)
+        FIRESTORE_DOWN[firestore](faulty_firebase)
     started = time.monotonic()
-    response = await worker.job()
+    response = await world.serve(cloud("down"))
     assert time.monotonic() - started < FIREBASE_DOWN_SECONDS
     showing.check_image(showing.content(response["image_url"]), 64, 64)
     assert response["storage"] == ("base64" if storage else "firebase")
     assert any("the upload failed" in warning for warning in response["warnings"]) is bool(storage)
     assert any("firestore_synced: false" in warning for warning in response["warnings"]) is bool(firestore)
     if not firestore:
-        document = worker.document()
+        document = world.document("down")
+        assert document is not None
         assert document["status"] == "completed"
         assert (document["generation_data"]["storage"], document["generation_data"]["images"]) == ("base64", [])

@@ -8,51 +8,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]  # its stubs are a package of their own
 import pytest
 from google.auth.credentials import AnonymousCredentials
 
-from tests.support.clock import SOON_SECONDS
 from tests.support.faulty_firebase import FaultyFirebase
-from tests.support.firebase_worker import DOCUMENT, Worker
+from tests.support.faulty_world import World
 from tools.emulators.firebase import FirebaseEmulators
 from worker.core.config import REPOSITORY
 from worker.core.errors import BackendError
 from worker.firebase import firestore
 from worker.firebase.firestore import FirestoreStore, open_client
 
-
-@pytest.fixture
-def worker(faulty_firebase: FaultyFirebase) -> Worker:
-    return Worker(faulty_firebase)
-
-
-@pytest.mark.e2e
-async def test_a_firestore_that_refuses_is_not_tried_again(worker: Worker) -> None:
-    worker.firebase.fail_firestore("BatchGetDocuments", "PERMISSION_DENIED", times=None)
-    worker.firebase.fail_firestore("Commit", "PERMISSION_DENIED", times=None)
-    started = time.monotonic()
-    response = await worker.job()
-    assert time.monotonic() - started < SOON_SECONDS
-    assert response["storage"] == "firebase"
-    assert any("firestore_synced: false" in warning for warning in response["warnings"])
-
-
-@pytest.mark.e2e
-@pytest.mark.parametrize("when", ["before", "after"])
-async def test_a_claim_or_an_end_that_gets_lost_once_is_written_all_the_same(worker: Worker, when: str) -> None:
-    worker.firebase.fail_firestore("Commit", "UNAVAILABLE", times=1, when=when)  # type: ignore[arg-type]  # a Literal
-    response = await worker.job()
-    assert response["warnings"] == []
-    document = worker.document()
-    assert (document["status"], document["attempt"]) == ("completed", 1)
-    statuses = [write.fields["status"] for write in worker.firebase.writes(DOCUMENT) if "status" in write.fields]
-    assert statuses[-1] == "completed"
-    assert statuses.count("completed") == 1
-
-
+DOCUMENT = "generations/user/files/file"
 NOBODY = AnonymousCredentials()  # type: ignore[no-untyped-call]  # google-auth is partly typed
 AWAY_SECONDS = 17.5
 """By default gRPC would try again some 16 and 26 seconds after the connection was lost."""
@@ -60,8 +31,11 @@ BACK_SECONDS = 5.0
 
 
 @pytest.mark.e2e
-def test_after_an_outage_both_services_are_used_again_within_5_seconds_of_their_return(worker: Worker) -> None:
-    documents, storage = worker.services.documents, worker.services.storage
+def test_after_an_outage_both_services_are_used_again_within_5_seconds_of_their_return(
+    faulty_firebase: FaultyFirebase, tmp_path: Path
+) -> None:
+    services = World(faulty_firebase, tmp_path / "ledger").services
+    documents, storage = services.documents, services.storage
     assert documents is not None
     assert storage is not None
     asked: tuple[Callable[[], object], ...] = (
@@ -70,15 +44,15 @@ def test_after_an_outage_both_services_are_used_again_within_5_seconds_of_their_
     )
     for ask in asked:
         ask()
-    worker.firebase.firestore_proxy.refuse()
-    worker.firebase.storage_proxy.refuse()
+    faulty_firebase.firestore_proxy.refuse()
+    faulty_firebase.storage_proxy.refuse()
     gone = time.monotonic()
     while time.monotonic() - gone < AWAY_SECONDS:
         with pytest.raises(BackendError):
             documents.read(DOCUMENT, timeout=2.0)
         time.sleep(0.25)
-    worker.firebase.firestore_proxy.pass_through()
-    worker.firebase.storage_proxy.accept()
+    faulty_firebase.firestore_proxy.pass_through()
+    faulty_firebase.storage_proxy.accept()
     back = time.monotonic()
     for ask in asked:
         while True:
