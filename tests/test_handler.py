@@ -25,18 +25,17 @@ import numpy as np
 import pytest
 
 import handler
+from tests.support import memory_world
 from tests.support.fakes import (
     PATIENCE,
     HasNoModel,
-    MemoryBucket,
-    MemoryDocumentStore,
     PaintingGenerator,
     Raises,
     Slow,
     TokenUsers,
     is_down,
 )
-from tests.support.memory_world import VolumeWorld
+from tests.support.memory_world import CLOUD, PATH, VolumeWorld
 from tools import showing
 from tools.emulators.worker_process import clean_environment
 from worker.api.params import Params, VideoParams
@@ -49,43 +48,17 @@ from worker.core.types import Control, Progress, Sources
 from worker.engine.estimate import Estimate, Estimator, Networks
 from worker.engine.protocol import Generated, GeneratedClip, Placement
 from worker.job import course
-from worker.job.gpu_queue import GpuThread
-from worker.job.services import Services
-from worker.sources.loader import SourceLoader
-from worker.sources.lora_files import LoraFiles
-from worker.storage.results import Storage
 
 ROOT = Path(__file__).parents[1]
-PATH = "generations/user/files/file"
-CLOUD = {"prompt": "a fox", "use_cloud_storage": True, "user_id": "user", "file_uid": "file", "seed": 7}
 SMALL = {"prompt": "a fox", "width": 64, "height": 64, "num_inference_steps": 2, "seed": 5}
 
 
-class World:
+class World(memory_world.World):
     """One worker in memory, in the handler's place of the real one."""
 
-    def __init__(self, generator: PaintingGenerator, **settings: Any) -> None:
-        self.generator, self.documents, self.bucket = generator, MemoryDocumentStore(), MemoryBucket()
-        self.settings = load_settings(firebase_storage_bucket=self.bucket.name, **settings)
-        storage = Storage(self.bucket)
-        self.services = Services(
-            settings=self.settings,
-            generator=generator,
-            gpu=GpuThread(),
-            sources=SourceLoader(self.settings, storage.read_object),
-            loras=LoraFiles(self.settings),
-            documents=self.documents,
-            storage=storage,
-            identity=Identity(None, None, required=self.settings.require_id_token),
-            worker_id="worker-1",
-        )
-
-    @property
-    def document(self) -> dict[str, Any]:
-        return self.documents.stored[PATH][0]
-
     def start(self, monkeypatch: pytest.MonkeyPatch, **fields: Any) -> "asyncio.Task[dict[str, Any]]":
-        monkeypatch.setattr(handler, "shared_services", lambda: self.services)
+        services = self.services()
+        monkeypatch.setattr(handler, "shared_services", lambda: services)
         return asyncio.create_task(handler.handler({"id": "job-1", "input": {**CLOUD, **fields}}))
 
     async def step(self, number: int) -> None:
@@ -133,7 +106,7 @@ async def test_one_awaited_call_makes_a_picture_with_no_variable_set(monkeypatch
 
 @pytest.mark.parametrize("job", [{}, {"id": None}, {"id": 5, "input": []}, {"input": {}, "s3Config": {"secret": "x"}}])
 async def test_a_job_without_sense_is_answered(monkeypatch: pytest.MonkeyPatch, job: dict[str, Any]) -> None:
-    monkeypatch.setattr(handler, "shared_services", lambda: World(PaintingGenerator()).services)
+    monkeypatch.setattr(handler, "shared_services", lambda: World(PaintingGenerator()).services())
     response = await handler.handler(job)
     assert response["error_code"] == "invalid_input"
     assert isinstance(response["error"], str)
@@ -157,7 +130,7 @@ async def test_a_cancelled_call_ends_only_when_model_and_document_have_ended(
     assert (world.generator.running, world.generator.steps_done <= 5) == (0, True)
     assert (world.document["status"], world.document["error"]["code"]) == ("failed", "cancelled")
     assert world.bucket.objects == {}
-    assert await asyncio.wrap_future(world.services.gpu.submit(lambda: "free")) == "free"
+    assert await asyncio.wrap_future(world.gpu.submit(lambda: "free")) == "free"
 
 
 async def test_a_call_cancelled_before_it_began_touches_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,14 +237,14 @@ async def test_a_bad_source_does_not_wait_for_the_weights_nor_call_them_hung(mon
     source = {"task_type": "img2img", "image_url": "https://127.0.0.1/x.png"}
     response = await world.start(monkeypatch, **source)
     assert (response["error_code"], generator.loaded) == ("url_blocked", False)
-    assert world.services.gpu.stuck is False
+    assert world.gpu.stuck is False
     assert (await world.start(monkeypatch, file_uid="next"))["storage"] == "firebase"
 
 
 async def test_progress_is_seen_in_order_and_ends_before_the_response() -> None:
     world = World(PaintingGenerator())
     seen: list[Progress] = []
-    await handler.serve({"id": "job-1", "input": CLOUD}, world.services, seen.append)
+    await handler.serve({"id": "job-1", "input": CLOUD}, world.services(), seen.append)
     count = len(seen)
     assert [progress.stage for progress in seen][:1] == ["loading"]
     assert [progress.percent for progress in seen] == sorted(progress.percent for progress in seen)
@@ -343,7 +316,7 @@ async def test_percent_of_a_clip_never_stands_still_for_a_tenth_of_its_time(
         if progress.percent > seen[-1][1]:
             seen.append((generator.now, progress.percent))
 
-    response = await handler.serve({"id": "job-1", "input": order}, World(generator).services, watch)
+    response = await handler.serve({"id": "job-1", "input": order}, World(generator).services(), watch)
     assert response["storage"] == "firebase"
     longest = max(later - earlier for (earlier, _), (later, _) in itertools.pairwise(seen))
     assert longest <= 0.1 * (generator.now - began)
@@ -405,7 +378,7 @@ def fitness_checks(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def test_a_sound_worker_passes_its_fitness_checks(fitness_checks: list[Any]) -> None:
-    handler._register_fitness_checks(World(PaintingGenerator()).services)
+    handler._register_fitness_checks(World(PaintingGenerator()).services())
     assert len(fitness_checks) == 2
     for check in fitness_checks:
         check()
@@ -418,13 +391,15 @@ def test_a_worker_without_a_usable_model_or_card_is_replaced(fitness_checks: lis
         def health(self) -> list[str]:
             raise Internal("internal.no_verdict")
 
-    handler._register_fitness_checks(World(Unfit()).services)
+    handler._register_fitness_checks(World(Unfit()).services())
     with pytest.raises(Internal, match="no answer"):
         fitness_checks[0]()
 
 
 def test_a_worker_that_must_check_users_and_cannot_is_replaced(fitness_checks: list[Any]) -> None:
-    handler._register_fitness_checks(World(PaintingGenerator(), require_id_token=True).services)
+    services = World(PaintingGenerator(), require_id_token=True).services()
+    unable = dataclasses.replace(services, identity=Identity(None, None, required=True))
+    handler._register_fitness_checks(unable)
     with pytest.raises(RuntimeError, match="REQUIRE_ID_TOKEN"):
         fitness_checks[1]()
 
@@ -433,7 +408,7 @@ def test_a_worker_that_must_check_users_and_cannot_is_replaced(fitness_checks: l
 def test_a_worker_that_believes_every_user_id_says_so_once_at_its_start(
     fitness_checks: list[Any], caplog: pytest.LogCaptureFixture, required: bool
 ) -> None:
-    services = World(PaintingGenerator(), require_id_token=required).services
+    services = World(PaintingGenerator(), require_id_token=required).services()
     known = dataclasses.replace(services, identity=Identity(TokenUsers(), None, required=required))
     handler._register_fitness_checks(known)
     fitness_checks[1]()
@@ -590,5 +565,5 @@ def test_a_broken_card_ends_at_the_health_check_in_words_and_not_before_it(caplo
         def preload(self, tasks: Any, control: Control) -> tuple[str, ...]:
             raise GpuFault
 
-    handler._preload(World(Broken()).services)
+    handler._preload(World(Broken()).services())
     assert GpuFault().message in caplog.text

@@ -50,6 +50,12 @@ def expire(firebase: FirebaseEmulators, user: str) -> None:
     firebase.documents.document(document_path(Owner(user, "file"))).update({"expires_at": over})
 
 
+def ran(variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "worker.reaper"]
+    with environment(variables):
+        return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False)
+
+
 def test_only_documents_past_their_lease_are_marked(firebase: FirebaseEmulators, documents: FirestoreStore) -> None:
     lost, alive, done = (claimed(documents, user) for user in ("lost", "alive", "done"))
     done.complete({"storage": "firebase"}, time.monotonic() + 5)
@@ -119,10 +125,8 @@ def test_it_runs_as_a_command_in_the_database_that_is_named(firebase: FirebaseEm
     photos, default = firebase.documents_in(firebase.project, "photos"), firebase.documents
     for client in (photos, default):
         client.document("generations/lost/files/file").set(lost)
-    with environment({**firebase.env, "FIRESTORE_DATABASE": "photos"}):
-        command = [sys.executable, "-m", "worker.reaper"]
-        ran = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False)
-    assert ran.returncode == 0, ran.stderr
+    done = ran({**firebase.env, "FIRESTORE_DATABASE": "photos"})
+    assert done.returncode == 0, done.stderr
     statuses = [client.document("generations/lost/files/file").get().get("status") for client in (photos, default)]
     assert statuses == ["failed", "processing"]
 
@@ -136,29 +140,23 @@ def test_it_runs_as_a_command_in_the_database_that_is_named(firebase: FirebaseEm
     ],
 )
 def test_a_wrong_variable_is_named_in_one_line(variable: str, value: str) -> None:
-    with environment({variable: value}):
-        command = [sys.executable, "-m", "worker.reaper"]
-        ran = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False)
-    assert ran.returncode == 1
-    assert f"{variable}: " in ran.stderr
-    assert ran.stderr.count("\n") == 1
+    done = ran({variable: value})
+    assert done.returncode == 1
+    assert f"{variable}: " in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_it_runs_as_a_command(firebase: FirebaseEmulators, documents: FirestoreStore) -> None:
     claimed(documents, "lost")
     expire(firebase, "lost")
-    with environment(firebase.env):
-        command = [sys.executable, "-m", "worker.reaper"]
-        ran = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False)
-    assert ran.returncode == 0, ran.stderr
-    assert "1 documents marked" in ran.stderr
+    done = ran(dict(firebase.env))
+    assert done.returncode == 0, done.stderr
+    assert "1 documents marked" in done.stderr
     assert fields(firebase, "lost")["status"] == "failed"
 
 
 @pytest.mark.e2e
 def test_without_firebase_it_says_so() -> None:
-    ran = subprocess.run(
-        [sys.executable, "-m", "worker.reaper"], cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False
-    )
-    assert ran.returncode == 1
-    assert "FIREBASE_SERVICE_ACCOUNT_KEY: is not set" in ran.stderr
+    done = ran({})
+    assert done.returncode == 1
+    assert "FIREBASE_SERVICE_ACCOUNT_KEY: is not set" in done.stderr

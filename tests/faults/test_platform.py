@@ -11,12 +11,12 @@ from tests.support.faulty_world import Endpoint, cloud
 
 
 @pytest.mark.e2e
-def test_case_37_a_garbled_key_at_boot(endpoint: Endpoint) -> None:
-    key = '{"type": "service_account", "private_key": "SECRET-KEY-MATERIAL", '
+@pytest.mark.parametrize("key", ["", '{"type": "service_account", "private_key": "SECRET-KEY-MATERIAL", '])
+def test_case_37_no_key_or_a_garbled_one_at_boot(endpoint: Endpoint, key: str) -> None:
     env = {"FIREBASE_SERVICE_ACCOUNT_KEY": key, "FIRESTORE_EMULATOR_HOST": "", "STORAGE_EMULATOR_HOST": ""}
     worker = endpoint.ready(env=env)
-    response = endpoint.serve(cloud("c37"))
-    assert response["storage"] == "base64"
+    response = endpoint.serve(cloud("c37", num_images=2))
+    assert (response["storage"], len(response["images"])) == ("base64", 2)
     assert any("Firebase is not configured" in warning for warning in response["warnings"])
     assert endpoint.document("c37") is None
     assert worker.returncode is None
