@@ -6,13 +6,11 @@ the demo models run instead, at sizes a laptop can do.
 """
 
 import argparse
-import contextlib
 import resource
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from worker.core.types import TaskType
@@ -30,33 +28,25 @@ from worker.core.types import Progress, Sources
 from worker.engine.engine import Engine
 from worker.engine.memory import device
 from worker.engine.models.registry import ModelRegistry
+from worker.job.progress import Unattended
 
 
-@dataclass(slots=True)
-class Watch:
+class Watch(Unattended):
     """A `Control` that notes when each denoising step ended."""
 
-    steps: list[float] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
+    def __init__(self) -> None:
+        super().__init__(self.note)
+        self.steps: list[float] = []
+        self.warnings: list[str] = []
 
-    def raise_if_stopped(self) -> None:
-        """Go on."""
-
-    def untimed(self) -> AbstractContextManager[None]:
-        """Nothing here has a limit."""
-        return contextlib.nullcontext()
-
-    def report(self, progress: Progress) -> None:
-        """Note the moment of each step's end, once: what follows the last one is reported under it, too."""
+    def note(self, progress: Progress) -> None:
+        """The moment of each step's end, once: what follows the last one is reported under it, too."""
         if progress.stage == "generating" and progress.step > len(self.steps):
             self.steps.append(time.perf_counter())
 
     def warn(self, warning: str) -> None:
         """Keep it for the table."""
         self.warnings.append(warning)
-
-    def viewer(self) -> None:
-        """Nobody looks."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,39 +38,25 @@ def test_plan_prints_both_ways_and_their_ratio() -> None:
 def test_overhead_prints_both_ways_at_both_latencies(firebase: FirebaseEmulators) -> None:
     """`benchmarks/overhead.py --quick` compares every case, ours beside the plain way, with and without latency."""
     # The fixture is not used: it skips where there is no Node, which the benchmark needs for emulators of its own.
-    script = REPOSITORY / "benchmarks" / "overhead.py"
-    ended = subprocess.run(
-        [sys.executable, script, "--quick"], capture_output=True, text=True, timeout=240, check=False, cwd=REPOSITORY
-    )
-    assert ended.returncode == 0, ended.stderr[-3000:]
-    rows = [line for line in ended.stdout.splitlines() if line.startswith(("1 image", "4 images", "clip"))]
+    lines = printed("overhead.py", 240)
+    rows = [line for line in lines if line.startswith(("1 image", "4 images", "clip"))]
     for latency in ("0", "100"):
         for way in ("ours", "plain"):
             found = [row for row in rows if row.split()[3 if "image" in row else 2 :][:2] == [latency, way]]
-            assert len(found) >= 3, f"{latency} ms, {way}:\n{ended.stdout}"
+            assert len(found) >= 3, f"{latency} ms, {way}: {lines}"
     assert any("x" in row.split()[-1] for row in rows if "ours" in row), "no ratio was printed"
-    assert "where ours goes" in ended.stdout
+    assert any("where ours goes" in line for line in lines)
 
 
 def test_step_cache_prints_what_each_threshold_skips_and_costs() -> None:
-    script = REPOSITORY / "benchmarks" / "step_cache.py"
-    ended = subprocess.run(
-        [sys.executable, script, "--quick"], capture_output=True, text=True, timeout=240, check=False, cwd=REPOSITORY
-    )
-    assert ended.returncode == 0, ended.stderr[-3000:]
-    rows = [line.split() for line in ended.stdout.splitlines()[2:]]
+    rows = [line.split() for line in printed("step_cache.py", 240)[2:]]
     assert [row[0] for row in rows] == ["none", "first_block", "sea"]
     assert rows[0][-1] == "same"
     assert rows[0][1] == "100%"
 
 
 def test_switches_prints_each_way_beside_the_plain_one() -> None:
-    script = REPOSITORY / "benchmarks" / "switches.py"
-    ended = subprocess.run(
-        [sys.executable, script, "--quick"], capture_output=True, text=True, timeout=240, check=False, cwd=REPOSITORY
-    )
-    assert ended.returncode == 0, ended.stderr[-3000:]
-    rows = {line.split()[0]: line.split() for line in ended.stdout.splitlines()[1:]}
+    rows = {line.split()[0]: line.split() for line in printed("switches.py", 240)[1:]}
     assert list(rows) == ["plain", *(f"ATTENTION={way}" for way in ("native", "cudnn", "flash3")), *QUANTIZED]
     assert rows["plain"][-1] == "same"
     assert "same" in rows["ATTENTION=native"]

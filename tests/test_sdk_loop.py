@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from tests.support.clock import until
+from tests.support.faulty_world import SCRIPT as PAINTING
 from tools import showing
 from tools.emulators.control_plane import ControlPlane
 from tools.emulators.firebase import FirebaseEmulators
-from tools.emulators.worker_process import WorkerProcess
+from tools.emulators.worker_process import ROOT, WorkerProcess
 
 pytestmark = pytest.mark.e2e
 

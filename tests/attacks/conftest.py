@@ -4,27 +4,35 @@ import io
 import logging
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 from tests.support.attacked_world import TABLE, World, table
-from worker.core.config import load_settings
+from worker.core.config import Settings, load_settings
 from worker.core.logs import configure
 
 
-@pytest.fixture(scope="module")
-def log() -> Iterator[io.StringIO]:
-    """All that is logged, at DEBUG, in the worker's own format; the root logger is put back afterwards."""
+@contextmanager
+def logged(settings: Settings) -> Iterator[io.StringIO]:
+    """All that is logged in the worker's own format; the root logger is put back afterwards."""
     root = logging.getLogger()
     handlers, level, hook = root.handlers[:], root.level, threading.excepthook
     stream = io.StringIO()
-    configure(load_settings(log_level="DEBUG"), stream)
+    configure(settings, stream)
     yield stream
     root.handlers[:] = handlers
     root.setLevel(level)
     threading.excepthook = hook
     logging.raiseExceptions = True
+
+
+@pytest.fixture(scope="module")
+def log() -> Iterator[io.StringIO]:
+    """At DEBUG."""
+    with logged(load_settings(log_level="DEBUG")) as stream:
+        yield stream
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from tests.attacks.conftest import logged
 from tests.support.attacked_world import note
 from tests.support.fakes import Hangs, HasNoModel, PaintingGenerator, Raises, Slow, is_down
 from tests.support.memory_world import World
@@ -33,7 +34,6 @@ from worker.auth.tickets import Tickets
 from worker.core import timing
 from worker.core.config import load_settings
 from worker.core.errors import BackendError, Cancelled, GpuFault, Internal, OutOfMemory, Superseded, Unauthenticated
-from worker.core.logs import configure
 from worker.core.stop import StopSignal
 from worker.core.types import Control, Sources, TaskType
 from worker.engine.protocol import Generated, GeneratedImage, Placement
@@ -327,17 +327,11 @@ def _old_objects_are_left_alone() -> Iterator[None]:
 @pytest.fixture(params=["platform", "laptop"])
 def log(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
     """All that any logger says, in the worker's own two formats, at DEBUG."""
-    root = logging.getLogger()
-    handlers, level, hook = root.handlers[:], root.level, threading.excepthook
     settings = load_settings(log_level="DEBUG")
-    stream = io.StringIO()
-    configure(settings.model_copy(update={"runpod_endpoint_id": "e1" if request.param == "platform" else None}), stream)
     monkeypatch.setattr(timing, "STOP_GRACE_SECONDS", 0.3)
-    yield stream
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    threading.excepthook = hook
-    logging.raiseExceptions = True
+    where = {"runpod_endpoint_id": "e1" if request.param == "platform" else None}
+    with logged(settings.model_copy(update=where)) as stream:
+        yield stream
 
 
 def check(kind: str, text: str) -> None:

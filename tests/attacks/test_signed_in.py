@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 
 from tests.support import tokens
-from tests.support.attacked_world import GOOD, OWNER, PATH, TABLE, Row, Watching, World, note
+from tests.support.attacked_world import GOOD, OWNER, PATH, TABLE, Row, Watching, World, nested, note
 from tests.support.clock import SOON_SECONDS
 from tests.support.encoded_objects import bomb, serving
 from tests.support.fakes import MemoryDocumentStore
@@ -563,15 +563,20 @@ def test_seven_pictures_have_no_more_time_than_one(world: World, monkeypatch: py
     world.good()
 
 
-def nested(depth: int) -> Any:
-    value: Any = "x"
-    for _ in range(depth):
-        value = [value]
-    return value
-
-
 NO_LISTS: list[Any] = ["x", 5, True, 1.5, {}, {"0": {}}, {"path": "x"}, "[]", math.nan]
-NO_ENTRIES: list[Any] = [5, "x", None, True, [], [[]], [{}], nested(900), {"__proto__": 1}, {"": 1}, {"path": None}]
+NO_ENTRIES: list[Any] = [
+    5,
+    "x",
+    None,
+    True,
+    [],
+    [[]],
+    [{}],
+    nested(900, lists=True),
+    {"__proto__": 1},
+    {"": 1},
+    {"path": None},
+]
 GOOD_ENTRIES: dict[str, dict[str, Any]] = {
     "loras": {"path": "x"},
     "controlnets": {"type": "tile", "image_url": PICTURE},

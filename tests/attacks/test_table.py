@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import handler
-from tests.support.attacked_world import GOOD, OWNER, TABLE, World, note
+from tests.support.attacked_world import GOOD, OWNER, TABLE, World, nested, note
 from tests.support.clock import SOON_SECONDS
 from tests.support.examples import examples
 from tests.support.hostile_pictures import (
@@ -330,13 +330,6 @@ def test_times_and_frames_out_of_range_are_refused(world: World) -> None:
         for value in values:
             world.attack(row, {**VIDEO, **OWNER, field: value}, "invalid_input", names=field)
     world.good()
-
-
-def nested(depth: int, *, lists: bool = False) -> Any:
-    value: Any = "x"
-    for _ in range(depth):
-        value = [value] if lists else {"a": value}
-    return value
 
 
 def test_nested_and_enormous_values_are_refused(world: World) -> None:

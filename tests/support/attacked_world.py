@@ -34,6 +34,15 @@ OWNER = {"use_cloud_storage": True, "user_id": "user", "file_uid": "file"}
 GOOD = {"prompt": "a fox", "seed": 7, **OWNER}
 PATH = memory_world.PATH
 
+
+def nested(depth: int, *, lists: bool = False) -> Any:
+    """A text at the bottom of so many objects, or lists."""
+    value: Any = "x"
+    for _ in range(depth):
+        value = [value] if lists else {"a": value}
+    return value
+
+
 LEAKS = re.compile(
     r"Traceback|File \"|\b\w+Error\(|site-packages|PRIVATE KEY|token=[^&\s\"'\[]|\beyJ[\w-]{8,}"
     r"|(?<![\w.:])/(?:work|usr|home|root|tmp|etc|app|opt|var|runpod-volume)/"

@@ -1,8 +1,6 @@
 """The worker's own engine without a job around it: a request in, pixels out. Knows requests; knows no scenes."""
 
-import contextlib
 import dataclasses
-from contextlib import AbstractContextManager
 from typing import Any
 
 from PIL import Image
@@ -11,11 +9,12 @@ from tests.support.drawn_scenes import Pixels
 from worker.api.params import SourceShape, resolve
 from worker.api.request import REQUESTS
 from worker.core.config import load_settings, set_library_defaults
-from worker.core.types import Progress, Sources, TaskType
+from worker.core.types import Sources, TaskType
 from worker.engine.engine import Engine
 from worker.engine.memory import device
 from worker.engine.memory.cache import Loaded
 from worker.engine.protocol import GeneratedImage
+from worker.job.progress import Unattended
 
 _ELSEWHERE = "https://example.com/given.png"
 """What a request with a picture names; the picture itself is handed over beside it."""
@@ -58,28 +57,8 @@ class Studio:
             source=None if image is None else SourceShape(*image.size),
         )
         params = dataclasses.replace(params, prompt=prompt)
-        made = self._engine.generate(request, params, Sources(image=image, mask=mask), _Quiet())
+        made = self._engine.generate(request, params, Sources(image=image, mask=mask), Unattended())
         return [one.pixels if isinstance(one, GeneratedImage) else one.frames for one in made]
-
-
-class _Quiet:
-    """A job's side of a run that never stops it."""
-
-    def raise_if_stopped(self) -> None:
-        """Go on."""
-
-    def untimed(self) -> AbstractContextManager[None]:
-        """Nothing here has a limit."""
-        return contextlib.nullcontext()
-
-    def report(self, progress: Progress) -> None:
-        """Nobody watches."""
-
-    def warn(self, warning: str) -> None:
-        """Nobody reads."""
-
-    def viewer(self) -> None:
-        """Nobody looks."""
 
 
 class _WithoutWords(Engine):
