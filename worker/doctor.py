@@ -430,7 +430,7 @@ def models(settings: Settings, registry: ModelRegistry) -> Iterator[Finding]:
         missing = any(part.kind == "hub" and not part.optional for part in spec.all)
         alone = registry.lacks_configs(spec)
         when = "the start downloads it" if spec in at_start else _when(registry)
-        parts = "; ".join(_described(part, when) for part in spec.all)
+        parts = "; ".join(_described(part, when, registry.closed(part)) for part in spec.all)
         may = spec in at_start or settings.allow_downloads is not False
         parts += f"; SDXL base's configuration {NOT_HERE}{_when(registry, may=may)}" if alone else ""
         weight = "" if missing else f"; {_size(sum(spec_bytes(spec, cuda=registry.cuda).values()))} as it is loaded"
@@ -489,11 +489,12 @@ def _called(name: str | None) -> str:
     return f"{name}: " if name else ""
 
 
-def _described(part: WeightSource, when: str) -> str:
+def _described(part: WeightSource, when: str, closed: Path | None) -> str:
     names = {"vae": "VAE ", "refiner": "refiner "}
     role = names.get(part.role, "")
     if part.path is None:
-        return f"{role}{part.name} {NOT_HERE}{when}"
+        hidden = f" ({closed} may not be read by user {os.geteuid()})" if closed else ""
+        return f"{role}{part.name} {NOT_HERE}{when}{hidden}"
     return f"{role}{part.path}" if part.kind == "file" else f"{role}{part.name} in {part.path}"
 
 
@@ -524,7 +525,7 @@ def _extra(name: str, weights: WeightSource | None, registry: ModelRegistry, wit
         return Finding(name, "skipped", without)
     if weights.kind == "demo":
         return Finding(name, "ok", "demo")
-    said, may = _described(weights, _when(registry)), registry.may_download
+    said, may = _described(weights, _when(registry), registry.closed(weights)), registry.may_download
     if weights.path is None:
         return Finding(name, "warn" if may else "fail", said, BAKE if may else BAKE + ALLOW)
     return Finding(name, "ok", said)
@@ -589,9 +590,11 @@ def safety(registry: ModelRegistry) -> Iterator[Finding]:
     if checker is None:
         yield Finding("safety checker", "skipped", "SAFETY_CHECKER is off: nothing is checked")
     elif checker.path is None:
-        yield Finding("safety checker", "warn", _described(checker, "every start downloads it"), BAKE)
+        yield Finding(
+            "safety checker", "warn", _described(checker, "every start downloads it", registry.closed(checker)), BAKE
+        )
     else:
-        yield Finding("safety checker", "ok", _described(checker, ""))
+        yield Finding("safety checker", "ok", _described(checker, "", None))
 
 
 # --- Machine --------------------------------------------------------------------------------------------------------

@@ -61,16 +61,16 @@ IDS = """
         .too_slow_at_any_steps .unicode .unknown .unknown_but_close .unknown_here .upscale_cost .upscale_factor
         .upscaled_pixels .user_id .video_cost .weight_name .whole_number
     model_unavailable
-        .checker .checker_incomplete .class .controlnet_demo .controlnet_type .controlnet_unet .cut_off
+        .checker .checker_incomplete .class .closed .controlnet_demo .controlnet_type .controlnet_unet .cut_off
         .cut_off_of
         .demo_folder .file .file_configs .file_cut_off .file_missing .folder .folder_missing .has_several_files
         .img2video .incomplete .inpainting_only .ip_adapter_demo .ip_adapter_width .is_another .is_controlnet .is_edit
         .is_face_id .is_gguf .is_lora .is_no_safetensors .is_no_upscaler .is_part .is_pickle .is_refiner .is_scaled
         .is_unknown_network .is_upscaler_pickle .is_without_encoders .is_without_vae .kind .lora_files .lora_hash
         .lora_missing .no_checker .no_configs .no_controlnet .no_demo .no_depth .no_downloads .no_file .no_image_encoder
-        .no_index .no_ip_adapter .no_preprocessor .no_preview .no_safe_ip_adapter .no_vae .no_weights .no_weights_of
-        .not_downloaded .not_here .not_image_to_video .not_text_to_video .parts .pickled_only .refiner_demo
-        .refiner_encoder .task .unreadable .vae_configs .value
+        .no_index .no_ip_adapter .no_part .no_preprocessor .no_preview .no_safe_ip_adapter .no_vae .no_weights
+        .no_weights_of .not_downloaded .not_here .not_image_to_video .not_text_to_video .parts .pickled_only
+        .refiner_demo .refiner_encoder .task .unreadable .vae_configs .value
     out_of_memory
         .too_large .worker
     poison_job

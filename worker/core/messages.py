@@ -406,7 +406,13 @@ MESSAGES: Mapping[str, str] = {
         "has no image encoder of its width ({width}) beside the IP-Adapter (models/image_encoder)"
     ),
     "model_unavailable.is_face_id": "has an IP-Adapter that identifies faces (FaceID), which this worker does not run",
-    "model_unavailable.no_index": "is not a model in diffusers' layout (no model_index.json)",
+    "model_unavailable.no_index": (
+        "is not a model in diffusers' layout (no model_index.json); of one in a single .safetensors file name that file"
+    ),
+    "model_unavailable.no_part": "has no {part}: a download or copy was cut off",
+    "model_unavailable.closed": (
+        "{variable} names what this worker's user may not read: chmod -R a+rX opens it, or an image with RUN_AS=root"
+    ),
     "model_unavailable.no_weights": "has no .safetensors weights",
     "model_unavailable.no_weights_of": "has no .safetensors weights for its {part}",
     "model_unavailable.cut_off": "has only a part of its weights: a download or copy was cut off",

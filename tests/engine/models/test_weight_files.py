@@ -1,10 +1,15 @@
 """Which files of a folder are loaded, and that a download which was cut off is not taken for a model."""
 
 import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
+from tests.support.checkpoint_headers import SDXL, put_header
 from tests.support.model_folders import fake_sdxl, fake_wan, put_shards, put_tensor, registry
 from worker.core.errors import ModelUnavailable
 from worker.core.types import TaskType
@@ -74,6 +79,65 @@ def test_a_folder_of_ones_own_that_was_cut_off_is_refused_in_words(tmp_path: Pat
         ModelUnavailable, match="SDXL_MODEL names a folder that has only a part of the weights of its unet"
     ):
         registry(cuda=True, sdxl_model=str(folder)).spec(TaskType.TEXT2IMG)
+
+
+@pytest.mark.parametrize("part", ["tokenizer_2", "scheduler"])
+def test_a_download_that_lacks_a_small_part_is_none(demo_models: Path, tmp_path: Path, part: str) -> None:
+    """A pipeline has parts without weights, too, and a download may end between any two files."""
+    folder = tmp_path / "org--photo"
+    shutil.copytree(demo_models / "sdxl", folder)
+    models = registry(cuda=True, sdxl_model="org/photo", where=(Place(tmp_path, "plain"),))
+    assert models.spec(TaskType.TEXT2IMG).main.path == folder
+    shutil.rmtree(folder / part)
+    assert models.spec(TaskType.TEXT2IMG).main.kind == "hub"
+    with pytest.raises(ModelUnavailable, match=f"SDXL_MODEL names a folder that has no {part}"):
+        registry(cuda=True, sdxl_model=str(folder)).spec(TaskType.TEXT2IMG)
+
+
+@pytest.fixture
+def volume() -> Iterator[Path]:
+    """A folder that everybody may look into, as `tmp_path` is not."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)
+
+
+@pytest.fixture
+def stranger() -> Iterator[Callable[[], None]]:
+    """Makes this process run as the image does: not as root, to whom everything is open."""
+    user = os.geteuid()
+    yield lambda: os.seteuid(10001) if user == 0 else None
+    os.seteuid(user)
+
+
+@pytest.mark.parametrize("what", ["folder", "a file in it", "the folder above", "single file"])
+def test_what_only_root_may_read_is_refused_as_that(volume: Path, what: str, stranger: Callable[[], None]) -> None:
+    folder, file = fake_sdxl(volume / "models" / "mine"), volume / "models" / "mine.safetensors"
+    put_header(file, SDXL)
+    closed = {
+        "folder": folder, "a file in it": folder / "unet" / "model.safetensors", "the folder above": volume / "models"
+    }  # fmt: skip
+    closed.get(what, file).chmod(0)
+    stranger()
+    with pytest.raises(ModelUnavailable, match="SDXL_MODEL names what this worker's user may not read"):
+        registry(cuda=True, sdxl_model=str(file if what == "single file" else folder)).spec(TaskType.TEXT2IMG)
+
+
+@pytest.mark.parametrize("layout", ["plain", "hub"])
+def test_a_model_that_only_root_may_read_is_looked_for_elsewhere_and_told(
+    volume: Path, layout: Literal["plain", "hub"], stranger: Callable[[], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    closed, image = Place(volume / "closed", layout), Place(volume / "image", "plain")
+    fake_sdxl(closed.root / ("org--photo" if layout == "plain" else "models--org--photo/snapshots/abc"))
+    there = fake_sdxl(image.root / "org--photo")
+    closed.root.chmod(0)
+    stranger()
+    models = registry(cuda=True, sdxl_model="org/photo", where=(closed,))
+    main = models.spec(TaskType.TEXT2IMG).main
+    assert (main.kind, models.closed(main) is not None) == ("hub", True)
+    assert "files of org/photo may not be read by this user" in caplog.messages
+    both = registry(cuda=True, sdxl_model="org/photo", where=(closed, image))
+    assert both.spec(TaskType.TEXT2IMG).main.path == there
 
 
 def test_a_single_file_that_was_cut_off_is_refused_in_words(tmp_path: Path) -> None:

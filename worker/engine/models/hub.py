@@ -5,6 +5,8 @@ Imports no torch.
 """
 
 import contextlib
+import logging
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +17,8 @@ from worker.core.config import REPOSITORY, RUNPOD_VOLUME
 from worker.core.errors import ModelUnavailable
 from worker.engine.models import checker_files, controlnet_files
 from worker.engine.models.ip_adapter_files import ENCODERS, PREFERRED
+
+log = logging.getLogger(__name__)
 
 DEMO_MODELS = REPOSITORY / "worker" / "demo_models"
 """The built-in demo models, `sdxl/`, `sdxl-refiner/` and `wan/`: part of the worker, like its code."""
@@ -61,6 +65,30 @@ class Place:
         return tuple(self.root / f"{start}{spelt}" for spelt in dict.fromkeys((flat, flat.lower())))
 
 
+def is_closed(path: Path) -> bool:
+    """Whether a file or folder, or something in it, is there and may not be read by this process."""
+    denied: list[OSError] = []
+    files = [path] if path.is_file() else []
+    for root, _, names in os.walk(path, onerror=denied.append):
+        files += [Path(root, name) for name in names]
+    ids = os.access in os.supports_effective_ids
+    return any(isinstance(error, PermissionError) for error in denied) or any(
+        file.exists() and not os.access(file, os.R_OK, effective_ids=ids) for file in files
+    )
+
+
+def closed(hub_id: str, places: tuple[Place, ...]) -> Path | None:
+    """The first folder that may have the model, as far as this process may see."""
+    for place in places:
+        for path in place.holds(hub_id):
+            try:
+                if is_closed(path):
+                    return path
+            except PermissionError:
+                return path
+    return None
+
+
 def parts(hub_id: str) -> tuple[str, str | None]:
     """`org/name` and the revision, if one is named."""
     name, _, revision = hub_id.partition("@")
@@ -83,9 +111,12 @@ def default_places(models_dir: Path) -> tuple[Place, ...]:
 def find(hub_id: str, places: tuple[Place, ...], complete: Callable[[Path], bool]) -> Path | None:
     """The first folder that has all of the model. A download that was cut off is passed over."""
     for place in places:
-        folder = place.find(hub_id)
-        if folder is not None and complete(folder):
-            return folder
+        with contextlib.suppress(PermissionError):
+            folder = place.find(hub_id)
+            if folder is not None and complete(folder):
+                return folder
+    if closed(hub_id, places) is not None:
+        log.warning("files of %s may not be read by this user", hub_id, extra={"action": "closed", "model": hub_id})
     return None
 
 

@@ -67,6 +67,14 @@ _CLASSES: dict[Role, frozenset[str]] = {
     "refiner": frozenset({"StableDiffusionXLImg2ImgPipeline"}),
     "wan": frozenset({"WanPipeline", "WanImageToVideoPipeline"}),
 }
+_WORDS = ("tokenizer.json", "vocab.json", "spiece.model", "sentencepiece.model")
+_SMALL = {
+    "tokenizer": _WORDS,
+    "tokenizer_2": _WORDS,
+    "scheduler": ("scheduler_config.json",),
+    "image_processor": ("preprocessor_config.json", "processor_config.json"),
+}
+"""Parts without weights that are read -> what one of them has to be there."""
 _DEMO_FOLDERS: dict[Role, str] = {"sdxl": "sdxl", "refiner": "sdxl-refiner", "wan": "wan"}
 
 
@@ -562,9 +570,21 @@ class ModelRegistry:
     def _weights(self, variable: str, role: Role, value: str) -> WeightSource:
         return self._kept.get(("weights", variable, role, value), lambda: self._found(variable, role, value))
 
+    def closed(self, weights: WeightSource) -> Path | None:
+        """Where a model that counts as not here may be all the same: in a folder that this process may not read."""
+        return hub.closed(weights.name, self._places) if weights.kind == "hub" else None
+
     def _found(self, variable: str, role: Role, value: str) -> WeightSource:
+        try:
+            return self._named(variable, role, value)
+        except PermissionError:
+            raise ModelUnavailable("model_unavailable.closed", variable=variable) from None
+
+    def _named(self, variable: str, role: Role, value: str) -> WeightSource:
         if value == "demo":
             return _demo(variable, role)
+        if "://" in value:
+            raise ModelUnavailable("model_unavailable.value", variable=variable)
         path = Path(value).expanduser()
         look(path)
         if value.endswith(_FILES):
@@ -572,6 +592,8 @@ class ModelRegistry:
             return _file(variable, role, path)
         if path.is_dir():
             if problem := folder_problem(path, role):
+                if hub.is_closed(path):
+                    raise PermissionError
                 raise ModelUnavailable("model_unavailable.folder", variable=variable, problem=problem)
             return WeightSource(variable, role, "folder", path.resolve().name, path)
         if path.is_absolute() or value.startswith((".", "~")):
@@ -601,6 +623,8 @@ def _file(variable: str, role: Role, path: Path) -> WeightSource:
         raise ModelUnavailable("model_unavailable.no_file", variable=variable)
     if not path.is_file():
         raise ModelUnavailable("model_unavailable.file_missing", variable=variable)
+    if hub.is_closed(path):
+        raise PermissionError
     if header(path) and not is_whole(path):
         raise ModelUnavailable("model_unavailable.file_cut_off", variable=variable)
     if role == "upscaler":
@@ -619,9 +643,10 @@ def _file(variable: str, role: Role, path: Path) -> WeightSource:
 def _own_name(source: str) -> str:
     """What a source is called where the operator gives it no name: `demo`, a hub id, or a folder's or file's name."""
     path = Path(source).expanduser()
-    if path.is_dir() or source.endswith(_FILES):
-        return path.resolve().name if path.is_dir() else path.name
-    return hub.parts(source)[0]
+    with contextlib.suppress(PermissionError):  # of which it is told when it is looked at
+        if path.is_dir():
+            return path.resolve().name
+    return path.name if source.endswith(_FILES) else hub.parts(source)[0]
 
 
 def _wan_kind(main: WeightSource, task_type: TaskType) -> str:
@@ -695,13 +720,22 @@ def folder_problem(folder: Path, role: Role) -> str | None:
         return text("model_unavailable.no_index")
     if index.get("_class_name") not in _CLASSES[role]:
         return text("model_unavailable.kind", kinds=", ".join(sorted(_CLASSES[role])))
+    if problem := _problem_of_parts(folder):
+        return problem
+    if role == "sdxl" and read_json(folder / "unet" / "config.json").get("in_channels", 4) != 4:
+        return text("model_unavailable.inpainting_only")
+    return None
+
+
+def _problem_of_parts(folder: Path) -> str | None:
     for component in filter(has_weights, components(folder)):
         if not any((folder / component).glob("*.safetensors")):
             return text("model_unavailable.no_weights_of", part=component)
         if not is_complete(folder / component):
             return text("model_unavailable.cut_off_of", part=component)
-    if role == "sdxl" and read_json(folder / "unet" / "config.json").get("in_channels", 4) != 4:
-        return text("model_unavailable.inpainting_only")
+    for component in filter(_SMALL.__contains__, components(folder)):
+        if not any((folder / component / name).is_file() for name in _SMALL[component]):
+            return text("model_unavailable.no_part", part=component)
     return None
 
 
