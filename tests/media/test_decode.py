@@ -251,6 +251,18 @@ def test_one_shade_of_grey_is_transparent_at_any_depth(depth: int) -> None:
     assert np.asarray(image(nothing))[:, 0, 0].tolist() == [255, 255, 255]
 
 
+@pytest.mark.parametrize("depth", [8, 16])
+def test_one_colour_is_transparent_at_any_depth(depth: int) -> None:
+    form = ">3B" if depth == 8 else ">3H"
+    red, clear = ((255, 18, 0), (18, 86, 154)) if depth == 8 else ((0xFFFF, 0x1234, 0), (0x1234, 0x5678, 0x9ABC))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, depth, 2, 0, 0, 0))
+    rows = b"\0" + struct.pack(form, *red) + struct.pack(form, *clear)
+    pixels = chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    data = b"\x89PNG\r\n\x1a\n" + header + chunk(b"tRNS", struct.pack(">3H", *clear)) + pixels
+    assert [image(data).getpixel((x, 0)) for x in (0, 1)] == [(255, 18, 0), WHITE]
+    assert mask(data).getpixel((1, 0)) == 0
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr"])
 def test_other_modes_become_rgb(mode: str) -> None:
     fmt = "JPEG" if mode in {"CMYK", "YCbCr"} else "PNG"

@@ -162,9 +162,12 @@ def png(data: bytes) -> Parts:
     is_untold = not {b"iCCP", b"sRGB", b"cICP"} & found.keys()
     gamma, corners = found.get(b"gAMA", b""), found.get(b"cHRM", b"")
     header = found.get(b"IHDR", b"")
-    if len(header) == 13 and header[9] == 0 and header[8] in {2, 4} and len(clear := found.get(b"tRNS", b"")) == 2:
-        # Pillow spreads such shades over 0 ... 255, and compares them with the transparent one as it is written.
-        found[b"tRNS"] = bytes((0, clear[1] * 255 // ((1 << header[8]) - 1) & 255))
+    # Pillow brings shades and colours to 0 ... 255, and compares them with the last byte of the transparent one.
+    depth, colours, clear = header[8:9], header[9:10], found.get(b"tRNS", b"")
+    if colours == b"\0" and depth in {b"\2", b"\4"} and len(clear) == 2:
+        found[b"tRNS"] = bytes((0, clear[1] * 255 // ((1 << depth[0]) - 1) & 255))
+    elif colours == b"\2" and depth == b"\x10" and len(clear) == 6:
+        found[b"tRNS"] = bytes((0, clear[0], 0, clear[2], 0, clear[4]))
     head = [_chunk(kind, found[kind]) for kind in (b"IHDR", b"PLTE", b"tRNS") if kind in found]
     return Parts(
         b"".join((_PNG_SIGNATURE, *head, _chunk(b"IDAT", b"".join(pixels)), _chunk(b"IEND", b""))),
