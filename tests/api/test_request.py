@@ -244,6 +244,19 @@ def test_cloud_storage_needs_both_ids() -> None:
     assert "file_uid: required when use_cloud_storage is true" in message
 
 
+@pytest.mark.parametrize("nothing", ["\u200b", "\ufeff", "\u2060\u200d", "\u200f \u200e", "\u3164", "\u2800", "\ufe0f"])
+def test_a_prompt_of_which_nothing_is_seen_is_empty(nothing: str) -> None:
+    assert problem({"prompt": nothing}).endswith("prompt: must have 1 to 4000 characters (got 0)")
+    assert parse({"prompt": "x", "negative_prompt": nothing}).negative_prompt == ""
+
+
+@pytest.mark.parametrize(
+    "text", ["\u2764\ufe0f", "\U0001f469\u200d\U0001f680", "\u0645\u06cc\u200c\u062e", "\u200fשלום"]
+)
+def test_what_joins_signs_stays_between_them(text: str) -> None:
+    assert parse({"prompt": text}).prompt == text
+
+
 def test_one_message_names_what_is_wrong_with_one_field_and_with_several_together() -> None:
     together = {"use_cloud_storage": True, "user_id": "u", "prompt_weighting": True, "prompt": "(a:11)"}
     sizes = {"width": 512, "height": 512, "image_size": "square"}

@@ -167,3 +167,11 @@ def test_a_mask_that_repaints_nothing_is_told_and_the_picture_comes_back() -> No
     Canvas(image_params(outpaint=Borders(left=8), width=72), source, None, quiet := Recorder())
     Canvas(image_params(), source, stripe_mask(), quiet)
     assert quiet.warnings == []
+
+
+def test_a_mask_that_repaints_nothing_is_told_where_the_canvas_grows_too() -> None:
+    params = image_params(outpaint=Borders(left=8), width=72)
+    Canvas(params, picture(), Image.new("L", (64, 64)), control := Recorder())
+    assert control.warnings == ["mask_url: the mask has no white pixel, so only what lies beside it is drawn"]
+    Canvas(params, picture(), stripe_mask(), quiet := Recorder())
+    assert quiet.warnings == []

@@ -24,6 +24,10 @@ MAX_INLINE_CHARACTERS = 29_000_000
 
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_INVISIBLE = re.compile(
+    r"[\s\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0]*"
+)
+"""What nobody sees, between other signs or alone: joiners, marks of direction, blanks that are none to Unicode."""
 _FILE_UID = re.compile(r"(?!__.*__\Z)[A-Za-z0-9_-]{1,128}\Z")
 _USER_ID = re.compile(r"(?!__.*__\Z|\.\.?\Z)[A-Za-z0-9_.:@+|-]{1,128}\Z")
 """Custom sign-in gives uids such as `auth0|abc`. Firestore keeps ids of the form `__x__` for itself, and takes neither
@@ -64,7 +68,10 @@ def _clean_text(text: str) -> str:
         raise finding("invalid_input.surrogate")
     text = text.strip()
     # What is refused for its length anyway is not cleaned first: a megabyte of control characters takes a while.
-    return text if len(text) > 2 * MAX_PROMPT_CHARACTERS else _CONTROL.sub("", text).strip()
+    if len(text) > 2 * MAX_PROMPT_CHARACTERS:
+        return text
+    text = _CONTROL.sub("", text).strip()
+    return "" if _INVISIBLE.fullmatch(text) else text
 
 
 def _prompt(text: str) -> str:

@@ -42,14 +42,15 @@ class Canvas:
             self._weights = resize.fit_mask(mask, image.size, *inner, control)
         if blur:
             self._weights = self._weights.filter(ImageFilter.GaussianBlur(blur))
-        if params.outpaint is not None:
-            self._grow(inside, size, blur)
-        if self._weights.getbbox() is None:
-            is_black = mask is None or masks.cleaned(mask).getbbox() is None
+        if mask is not None and self._weights.getbbox() is None:
+            is_black = masks.cleaned(mask).getbbox() is None
             why = (
                 "the mask has no white pixel" if is_black else f"the mask's white is too small for {size[0]}x{size[1]}"
             )
-            control.warn(f"mask_url: {why}, so the picture stays as it was")
+            left = "the picture stays as it was" if params.outpaint is None else "only what lies beside it is drawn"
+            control.warn(f"mask_url: {why}, so {left}")
+        if params.outpaint is not None:
+            self._grow(inside, size, blur)
         self._box: Box = (0, 0, *size) if params.drawn is None else params.drawn.box
         self._whole = self._box == (0, 0, *size)
         self.source, self.weights = self._part(self._picture), self._part(self._weights)
