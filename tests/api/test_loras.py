@@ -92,6 +92,13 @@ def test_a_lora_of_another_family_and_a_file_beside_a_listed_one_are_refused() -
     assert "loras.0.weight_name: goes with a hub id alone" in refusal("text2img", "ghibli", weight_name="x.safetensors")
 
 
+def test_a_weight_name_beside_a_url_is_what_is_refused() -> None:
+    url = "https://f.example/x.safetensors"
+    assert refusal("text2img", url, allowed=("f.example",), weight_name="x.safetensors") == (
+        'loras.0.weight_name: goes with a hub id alone; a URL names its file itself (got "x.safetensors")'
+    )
+
+
 def test_every_bad_one_is_named_at_once() -> None:
     message = refusal("text2img", "nothing", "ghibli", "motion")
     assert "loras.0.path: " in message

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from worker.api.departures import departures
+from worker.api.field_types import LONGEST_SIDE, FormatName
 from worker.api.params import STEPS_BESIDE, ImageParams, ModelDefaults, SourceShape, job_cost, public_params, resolve
 from worker.api.prompt_weights import has_weights
 from worker.api.request import Request, UpscaleRequest, parse
@@ -96,6 +97,23 @@ def test_the_final_size_has_a_limit_of_its_own(factor: int) -> None:
     )
     made(size=(4096 // factor, 4096 // factor), **fields)
     assert "at most 1048576" in problem(most=1024**2, prompt="a fox", upscale_factor=factor)
+
+
+@pytest.mark.parametrize("fmt", ["jpeg", "webp"])
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_side_that_a_format_has_no_room_for_is_refused_before_anything_is_drawn(
+    fmt: FormatName, turned: bool
+) -> None:
+    """A long screenshot or a panorama can come there."""
+    fields = PHONE | {"upscale_factor": 4, "output_format": fmt}
+    most, side = LONGEST_SIDE[fmt], LONGEST_SIDE[fmt] // 4
+    made(size=(60, side) if turned else (side, 60), **fields)
+    size = (60, side + 1) if turned else (side + 1, 60)
+    assert problem(size=size, **fields) == (
+        f"output_format: has at most {most} pixels a side, and the picture becomes {4 * size[0]} x {4 * size[1]}; "
+        f"ask for png (got {fmt})"
+    )
+    made(size=size, **{**fields, "output_format": "png"})
 
 
 def test_before_the_picture_is_here_its_size_is_no_reason_to_refuse() -> None:

@@ -45,21 +45,21 @@ IDS = """
         .too_many_scans .too_much_memory .too_slow .unreadable .video .xml
     invalid_input
         .at_least .at_most .base64 .base64_blanks .boolean .control_span .empty .end_image .entry_key .entry_object
-        .fields .finite_number .frames .got_list .got_number .got_object .got_text .greater_than .gs_escaped .gs_path
-        .gs_without_firebase .gs_without_user .identifier .image_cost .image_ref .is_bare_base64 .is_http .is_local_file
-        .is_no_base64 .is_percent_encoded .is_without_bucket .is_without_scheme .length .list .list_length
-        .long_reference .lora_bytes .lora_damaged .lora_family .lora_half .lora_incomplete .lora_is_another
-        .lora_is_archive .lora_is_empty .lora_is_gguf .lora_is_html .lora_is_json .lora_is_pickle .lora_made_for
-        .lora_names .lora_no_expert .lora_no_file .lora_no_files .lora_no_layer .lora_no_safetensors .lora_none
-        .lora_numbers .lora_other_kind .lora_path .lora_pickle .lora_rank .lora_several_files .lora_shape .lora_source
-        .lora_tensors .lora_types .lora_unknown_model .lora_unusable .lora_weight_name .model_multiple .model_scheduler
-        .multiple .no_controlnet .no_end_image .no_image_model .no_ip_adapter .no_lora .no_lora_but_close
-        .no_preprocessing .no_reference .no_refiner .no_style .no_style_but_close .object .of_another_task
-        .of_another_task_but_close .one_of .one_of_but_close .other .outpaint .outpaint_object .outpaint_side
-        .own_scheduler .owner .prompt_breaks .prompt_weight .required .several_sizes .short_schedule .size_in_pixels
-        .step_too_long .string .style_task .styled .surrogate .too_long .too_many_bytes .too_many_pixels .too_slow
-        .too_slow_at_any_steps .unicode .unknown .unknown_but_close .unknown_here .upscale_cost .upscale_factor
-        .upscaled_pixels .user_id .video_cost .weight_name .whole_number
+        .fields .finite_number .format_side .frames .got_list .got_number .got_object .got_text .greater_than
+        .gs_escaped .gs_path .gs_without_firebase .gs_without_user .identifier .image_cost .image_ref .is_bare_base64
+        .is_http .is_local_file .is_no_base64 .is_percent_encoded .is_without_bucket .is_without_scheme .length .list
+        .list_length .long_reference .lora_bytes .lora_damaged .lora_family .lora_half .lora_incomplete
+        .lora_is_another .lora_is_archive .lora_is_empty .lora_is_gguf .lora_is_html .lora_is_json .lora_is_pickle
+        .lora_made_for .lora_names .lora_no_expert .lora_no_file .lora_no_files .lora_no_layer .lora_no_safetensors
+        .lora_none .lora_numbers .lora_other_kind .lora_path .lora_pickle .lora_rank .lora_several_files .lora_shape
+        .lora_source .lora_tensors .lora_types .lora_unknown_model .lora_unusable .lora_url_weight_name
+        .lora_weight_name .model_multiple .model_scheduler .multiple .no_controlnet .no_end_image .no_image_model
+        .no_ip_adapter .no_lora .no_lora_but_close .no_preprocessing .no_reference .no_refiner .no_style
+        .no_style_but_close .object .of_another_task .of_another_task_but_close .one_of .one_of_but_close .other
+        .outpaint .outpaint_object .outpaint_side .own_scheduler .owner .prompt_breaks .prompt_weight .required
+        .several_sizes .short_schedule .size_in_pixels .step_too_long .string .style_task .styled .surrogate .too_long
+        .too_many_bytes .too_many_pixels .too_slow .too_slow_at_any_steps .unicode .unknown .unknown_but_close
+        .unknown_here .upscale_cost .upscale_factor .upscaled_pixels .user_id .video_cost .weight_name .whole_number
     model_unavailable
         .checker .checker_incomplete .class .closed .controlnet_demo .controlnet_type .controlnet_unet .cut_off
         .cut_off_of

@@ -1,6 +1,7 @@
 """What does not fit into a response gets smaller step by step, honestly, and never in pixels."""
 
 import base64
+import contextlib
 import io
 import json
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tools.media_probe import probe
-from worker.api.field_types import VideoQuality
+from worker.api.field_types import LONGEST_SIDE, FormatName, VideoQuality
 from worker.core.errors import ResultTooLarge
 from worker.media import inline
 from worker.media.artifact import Artifact
@@ -147,6 +148,22 @@ def test_images_that_cannot_fit_are_an_error_with_sizes(budget: int) -> None:
     pixels = photo()
     with pytest.raises(ResultTooLarge, match=r"take \d+\.\d\d MB .* 0\.00 MB are left"):
         inline.fit_images([pixels], [encode_image(pixels, "png")], budget, [3])
+
+
+def test_a_side_that_webp_has_no_room_for_is_an_error_with_sizes_and_the_longest_that_it_has_is_not() -> None:
+    rng = np.random.default_rng(0)
+    for longest, fits in ((LONGEST_SIDE["webp"], True), (LONGEST_SIDE["webp"] + 1, False)):
+        pixels = rng.integers(0, 256, (8, longest, 3), np.uint8)
+        png = encode_image(pixels, "png")
+        with contextlib.nullcontext() if fits else pytest.raises(ResultTooLarge, match=r"0\.25 MB are left"):
+            inline.fit_images([pixels], [png], 250_000, [1])
+
+
+@pytest.mark.parametrize("fmt", ["jpeg", "webp"])
+def test_the_longest_side_of_a_format_is_the_longest_that_is_encoded(fmt: FormatName) -> None:
+    assert encode_image(np.zeros((1, LONGEST_SIDE[fmt], 3), np.uint8), fmt).width == LONGEST_SIDE[fmt]
+    with pytest.raises((ValueError, OSError)):
+        encode_image(np.zeros((1, LONGEST_SIDE[fmt] + 1, 3), np.uint8), fmt)
 
 
 def test_a_clip_that_fits_stays_byte_for_byte() -> None:

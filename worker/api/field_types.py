@@ -4,6 +4,7 @@ Knows texts, ids, references to images and numbers; knows no field by name and n
 """
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, GetJsonSchemaHandler
@@ -15,6 +16,8 @@ from worker.core import messages
 MAX_PROMPT_CHARACTERS = 4000
 MAX_ID_TOKEN_CHARACTERS = 8192
 FormatName = Literal["png", "jpeg", "webp"]
+LONGEST_SIDE: Mapping[FormatName, int] = {"jpeg": 65_500, "webp": 16_383}
+"""Pixels of a side that a format, or its only encoder, has at most; PNG has no limit that matters."""
 VideoQuality = Literal["low", "medium", "high", "maximum"]
 MAX_REFERENCE_CHARACTERS = 8192
 """Of a reference to a picture that is not the picture itself."""

@@ -111,6 +111,9 @@ def _wanted(field: str, entry: Lora, expert: Expert, task: TaskType, offer: _Off
     try:
         source = lora_source(entry.path, entry.weight_name)
     except ValueError:
+        if entry.weight_name is not None and _is_url(entry.path):
+            field = field.replace(".path", ".weight_name")
+            return FieldProblem(field, "invalid_input.lora_url_weight_name", got=short(entry.weight_name))
         return _unknown(field, entry.path, offer)
     if isinstance(source, LocalFile):
         return _unknown(field, entry.path, offer)
@@ -121,6 +124,13 @@ def _wanted(field: str, entry: Lora, expert: Expert, task: TaskType, offer: _Off
             place = source.host if isinstance(source, WebFile) else "hub"
         return FieldProblem(field, "invalid_input.lora_source", place=short(place), choices=offer.words)
     return WantedLora(field, source.label, source, entry.scale, expert)
+
+
+def _is_url(path: str) -> bool:
+    try:
+        return isinstance(lora_source(path), WebFile)
+    except ValueError:
+        return False
 
 
 def listed_lora(field: str, name: str, own: ListedLora, scale: float, expert: Expert) -> WantedLora:

@@ -8,7 +8,7 @@ import secrets
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from worker.api.field_types import VideoQuality
+from worker.api.field_types import LONGEST_SIDE, VideoQuality
 from worker.api.layout import (
     LONGEST_CLIP,
     LONGEST_IMAGE,
@@ -596,6 +596,17 @@ def _upscale(request: PictureRequest, params: ImageParams, defaults: ModelDefaul
             pixels=width * height,
             most=most_pixels,
             got=factor,
+        )
+        raise InvalidInput([problem])
+    longest = LONGEST_SIDE.get(request.output_format)
+    if longest is not None and max(width, height) > longest:
+        problem = FieldProblem(
+            "output_format",
+            "invalid_input.format_side",
+            width=width,
+            height=height,
+            most=longest,
+            got=request.output_format,
         )
         raise InvalidInput([problem])
     creativity = request.upscale_creativity

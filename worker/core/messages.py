@@ -82,6 +82,7 @@ MESSAGES: Mapping[str, str] = {
         "is made for a model of another size: for {layer} it has {got}, and this model takes {want}"
     ),
     "invalid_input.lora_no_expert": "is for the {expert}-noise expert, and this model has one network for all noise",
+    "invalid_input.lora_url_weight_name": "goes with a hub id alone; a URL names its file itself (got {got})",
     "invalid_input.no_lora": "is no LoRA of this worker; there are {choices} (got {got})",
     "invalid_input.no_lora_but_close": (
         "is no LoRA of this worker; did you mean {close}? There are {choices} (got {got})"
@@ -133,6 +134,9 @@ MESSAGES: Mapping[str, str] = {
     "invalid_input.upscale_factor": "must be 2 or 4 (got {got})",
     "invalid_input.upscaled_pixels": (
         "makes {width} x {height} = {pixels} pixels of this picture, and at most {most} are made here (got {got})"
+    ),
+    "invalid_input.format_side": (
+        "has at most {most} pixels a side, and the picture becomes {width} x {height}; ask for png (got {got})"
     ),
     "invalid_input.no_image_model": (
         "needs an image model that draws details anew, and this worker has an upscaler only (SDXL_MODEL); leave it out"

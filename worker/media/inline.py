@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from worker.api.field_types import VideoQuality
+from worker.api.field_types import LONGEST_SIDE, VideoQuality
 from worker.core.errors import ResultTooLarge
 from worker.media.artifact import Artifact
 from worker.media.image import JPEG_QUALITY, WEBP_QUALITY, encode_image
@@ -93,12 +93,15 @@ def fit_images(
         finish: what is done with a file last, which may make it a little larger.
 
     Raises:
-        ResultTooLarge: not even the lowest quality fits; the message says how large the result is.
+        ResultTooLarge: not even the lowest quality fits, or a side is longer than WebP has; the message says how large
+            the result is.
     """
     files = list(encoded)
     tried: int | None = None
     while (length := total_length(files, copies)) > budget:
         tried = next_quality(encoded[0].content_type, tried, budget / length, quality)
+        if max(max(pixels.shape[:2]) for pixels in images) > LONGEST_SIDE["webp"]:
+            tried = None
         if tried is None:
             size, left = _megabytes(length), _megabytes(max(budget, 0))
             raise ResultTooLarge("result_too_large.images", size=size, left=left)
