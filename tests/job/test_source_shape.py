@@ -1,5 +1,6 @@
 """The size of what a job starts from becomes the size of what it makes, where the request does not say another."""
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -117,6 +118,31 @@ async def test_a_side_that_makes_the_job_too_slow_is_told() -> None:
     assert response["error_code"] == "invalid_input"
     assert "a slow card" in response["error"]
     assert generator.generated == 0
+
+
+async def test_a_side_that_makes_the_job_longer_is_in_the_seconds_that_are_left() -> None:
+    """A phone shows them from the first step on; and a step that has become long is begun only for who is wanted."""
+
+    class Estimating(PaintingGenerator):
+        def estimate(self, request: Request, params: Params) -> Estimate | None:
+            step = Unit("step", params.width * params.height / 10_000)
+            return Estimate((Unit("load", 0), *[step] * 30, Unit("pack", 0), Unit("upload", 0)), "card")
+
+    world = World(Estimating(side=64, steps=30))
+    job = {**CLOUD, "task_type": "img2img", "image_url": data_uri((64, 512)), "width": 128, "strength": 1}
+    waited = []
+
+    def slow_claim(call: str, _path: str) -> None:
+        if call == "create":
+            time.sleep(0.3)
+            waited.append(world.generator.steps_done)
+
+    world.documents.before = slow_claim
+    response = await world.run(job)
+    assert (response["params"]["width"], response["params"]["height"]) == (128, 1024)
+    first = next(said for said in world.progress if said.stage == "generating")
+    assert first.eta_seconds == round(29 * 128 * 1024 / 10_000)
+    assert waited == [0]
 
 
 def mask(size: tuple[int, int], box: tuple[int, int, int, int]) -> str:

@@ -154,8 +154,7 @@ class _Runner:
             self._request_data = request.public()
             await self._authenticate(request)
             planned = await plan(request, self._services)
-        context.course = Course(planned.estimate)
-        context.longest_step = planned.estimate.longest_step if planned.estimate is not None else 0.0
+        self._expect(planned)
         self._know(planned)
         self._open_previews(request)
         # In a thread: an inline picture of 20 MB takes most of a second, in which nothing else may wait.
@@ -193,6 +192,11 @@ class _Runner:
             {"model": planned.model, "width": params.width, "height": params.height, "num_inference_steps": steps}
         )
 
+    def _expect(self, planned: Plan) -> None:
+        """Measure how far the job is by what its plan says of its time."""
+        self._context.course = Course(planned.estimate)
+        self._context.longest_step = planned.estimate.longest_step if planned.estimate is not None else 0.0
+
     async def _generate(self, planned: Plan) -> AlreadyDone | Delivered:
         """Claim and make the result side by side; one that is there, or a refusal, ends what is being made."""
         context = self._context
@@ -222,7 +226,10 @@ class _Runner:
         try:
             sources = await context.stop.guard(preflight.sources())
             if sources.image is not None:
+                expected = planned.estimate
                 planned = await follow(planned, sources, self._services)
+                if planned.estimate is not expected:
+                    self._expect(planned)
                 self._know(planned)
             if context.longest_step > timing.UNSURE_STEP_SECONDS:
                 await context.stop.guard(context.admission())
