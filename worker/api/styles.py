@@ -131,7 +131,8 @@ def _applied(style: Style, given: dict[str, Any], request: Request) -> dict[str,
         theirs, own = given.get(field, []), style.get(field)
         if isinstance(own, list):
             named = {entry["path"] for entry in theirs}
-            applied[field] = [one for one in own if _path(one) not in named] + theirs
+            # The client's first: what is said of one names its place in the client's own list.
+            applied[field] = theirs + [one for one in own if _path(one) not in named]
         elif own is not None:
             applied[field] = own  # no list: `parse` says so
     applied["prompt"] = style.get("prompt", "{prompt}").replace("{prompt}", given.get("prompt", ""))
