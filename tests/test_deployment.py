@@ -1,7 +1,6 @@
 """The files that a machine, Docker and RunPod's Hub read: they agree with each other and with the worker."""
 
 import fnmatch
-import importlib
 import json
 import os
 import re
@@ -16,8 +15,8 @@ from benchmarks.full_size_models import WAN_22_VAE, WAN_TI2V_TRANSFORMER
 from tools.bake_models import IP_ADAPTER, PROMAX, choose_files, component_folders
 from tools.lock import pinned
 from worker.api.params import resolve
-from worker.api.request import parse
-from worker.core.config import load_settings
+from worker.api.request import REQUESTS, parse
+from worker.core.config import Settings, load_settings
 from worker.core.types import TaskType
 from worker.engine.estimate import Estimator, Networks
 from worker.engine.memory.placement import Demand, decide
@@ -42,20 +41,10 @@ SECRET_SIGNS = (
 )
 
 
-def part_of_worker(name: str) -> Any:
-    """A module of the worker, or a skip that names it; in CI its absence is a failure."""
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not name.startswith(error.name) or os.environ.get("CI") == "true":
-            raise
-        pytest.skip(f"{name} does not exist yet")
-
-
 def setting_names() -> set[str]:
     """Every environment variable that the worker's settings read, in capitals."""
     names = set()
-    for name, field in part_of_worker("worker.core.config").Settings.model_fields.items():
+    for name, field in Settings.model_fields.items():
         names |= {str(choice).upper() for choice in getattr(field.validation_alias, "choices", [name])}
     return names
 
@@ -141,15 +130,13 @@ def test_each_preset_sets_only_variables_that_the_hub_asks_for() -> None:
 def test_each_preset_configures_a_model_for_every_task_that_it_promises(
     preset: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = part_of_worker("worker.core.config")
-    registry = part_of_worker("worker.engine.models.registry")
     for name in setting_names():
         monkeypatch.delenv(name, raising=False)
     for key, field in INPUTS.items():
         value = preset["defaults"].get(key, field["default"])
         monkeypatch.setenv(key, {True: "true", False: "false"}[value] if isinstance(value, bool) else str(value))
-    settings = config.load_settings()
-    models = registry.ModelRegistry(settings, cuda=True, where=())
+    settings = load_settings()
+    models = ModelRegistry(settings, cuda=True, where=())
     for task in settings.preload_tasks or tuple(TaskType):
         named = preset["defaults"]["SDXL_MODEL" if models.spec(task).family == "sdxl" else "WAN_MODEL"]
         assert models.spec(task).main.hub_id == named
@@ -267,7 +254,7 @@ def test_the_listing_prefers_cards_on_which_nothing_has_to_leave() -> None:
     "key", sorted(key for key, field in INPUTS.items() if field["type"] == "number" or key == "LOG_LEVEL")
 )
 def test_the_hub_shows_the_same_defaults_as_the_worker_has(key: str) -> None:
-    fields = part_of_worker("worker.core.config").Settings.model_fields
+    fields = Settings.model_fields
     assert fields[key.lower()].default == INPUTS[key]["default"]
 
 
@@ -278,21 +265,18 @@ def test_no_hub_default_or_test_value_holds_a_secret() -> None:
 
 
 def test_the_hubs_tests_run_every_task() -> None:
-    parse = part_of_worker("worker.api.request").parse
-    assert {parse(test["input"]).task_type for test in TESTS["tests"]} == set(
-        part_of_worker("worker.api.request").REQUESTS
-    )
+    assert {parse(test["input"]).task_type for test in TESTS["tests"]} == set(REQUESTS)
 
 
 @pytest.mark.parametrize("test", TESTS["tests"], ids=lambda test: test["name"])
 def test_each_hub_test_is_a_legal_request_with_a_timeout_in_milliseconds(test: dict[str, Any]) -> None:
     assert 5_000 <= test["timeout"] <= 600_000
-    part_of_worker("worker.api.request").parse(test["input"])
+    parse(test["input"])
 
 
 def test_the_input_that_the_sdk_picks_up_by_itself_is_a_legal_request() -> None:
     assert set(TEST_INPUT) == {"input"}
-    assert part_of_worker("worker.api.request").parse(TEST_INPUT["input"]).task_type == "text2img"
+    assert parse(TEST_INPUT["input"]).task_type == "text2img"
 
 
 # --- The image ------------------------------------------------------------------------------------------------------

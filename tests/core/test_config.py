@@ -104,16 +104,6 @@ def test_every_variable_of_the_contract_is_there_with_its_default(name: str) -> 
         ("PRELOAD_TASKS", ",", ()),
         ("TASKS", "Text2Img", ("text2img",)),
         ("GOOGLE_CLOUD_PROJECT", "demo-x", "demo-x"),
-    ],
-)
-def test_a_variable_is_read(monkeypatch: pytest.MonkeyPatch, name: str, value: str, read: object) -> None:
-    monkeypatch.setenv(name, value)
-    assert getattr(load_settings(), name.lower()) == read
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "read"),
-    [
         ("SDXL_MODEL", ' "org/name"\n', "org/name"),
         ("WAN_MODEL", "'photo=org/name, other=/v/x.safetensors'", "photo=org/name, other=/v/x.safetensors"),
         ("WORKER_CONCURRENCY", '"3"', 3),
@@ -132,7 +122,7 @@ def test_a_variable_is_read(monkeypatch: pytest.MonkeyPatch, name: str, value: s
         ("SDXL_VAE", "/v/it's a 'vae'.safetensors", "/v/it's a 'vae'.safetensors"),
     ],
 )
-def test_quotes_and_blanks_that_an_env_file_keeps_are_no_part_of_a_value(
+def test_a_variable_is_read_without_the_quotes_and_blanks_that_an_env_file_keeps(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str, read: object
 ) -> None:
     monkeypatch.setenv(name, value)

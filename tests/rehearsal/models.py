@@ -6,7 +6,6 @@ download, and only the reading of a network is replaced (`read_no_numbers`).
 """
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from benchmarks import full_size_models as full
 from tests.support.loras import Style, attentions, layers_of, named
+from tests.support.published_loras import header_only
 from worker.core.types import TaskType
 from worker.engine.models.checkpoint import read_json
 from worker.engine.models.hub import DEMO_MODELS
@@ -174,7 +174,7 @@ def write_ip_adapter(folder: Path, model: Model) -> Path:
             own = unet.get_submodule(name.removesuffix(".processor"))
             for which in ("to_k", "to_v"):
                 shapes[f"ip_adapter.{index}.{which}_ip.weight"] = list(getattr(own, which).weight.shape)
-    _write_hole(folder / "sdxl_models" / "ip-adapter-plus_sdxl_vit-h.safetensors", shapes, "F16")
+    header_only(folder / "sdxl_models" / "ip-adapter-plus_sdxl_vit-h.safetensors", shapes)
     encoder = Network("transformers.CLIPVisionModelWithProjection", full.CLIP_H_VISION)
     _write_network(folder / "models" / "image_encoder", encoder)
     return folder
@@ -201,7 +201,7 @@ def write_lora(path: Path, model: Model, style: Style, rank: int) -> Path:
                 shapes |= {stem + down: [rank, inputs], stem + up: [outputs, rank]}
                 if style == "kohya":
                     shapes[f"{stem}.alpha"] = []
-    _write_hole(path, shapes, "F16")
+    header_only(path, shapes)
     return path
 
 
@@ -214,21 +214,7 @@ def _write_network(folder: Path, network: Network) -> None:
         module.config.save_pretrained(folder)
     stem = "diffusion_pytorch_model" if library == "diffusers" else "model"
     shapes = {name: list(tensor.shape) for name, tensor in module.named_parameters()}
-    _write_hole(folder / f"{stem}.safetensors", shapes, "BF16")
-
-
-def _write_hole(path: Path, shapes: Mapping[str, list[int]], dtype: str) -> None:
-    """A safetensors file of tensors of two bytes a number, none of which was ever written."""
-    header: dict[str, Any] = {}
-    end = 0
-    for name, shape in shapes.items():
-        start, end = end, end + 2 * math.prod(shape)
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
-    content = json.dumps(header).encode()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        file.write(len(content).to_bytes(8, "little") + content)
-        file.truncate(8 + len(content) + end)
+    header_only(folder / f"{stem}.safetensors", shapes, dtype="BF16")
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -281,7 +267,6 @@ _T2V, _I2V = TaskType.TEXT2VIDEO, TaskType.IMG2VIDEO
 _PICTURE_BESIDE = {"in_channels": 36}
 """Image to video: the mask and the first frame beside the latents."""
 WAN_1_3B = _wan("Wan2.1-T2V-1.3B", full.WAN_TRANSFORMER, _T2V)
-WAN_1_3B_I2V = _wan("Wan2.1-I2V-1.3B", full.WAN_I2V_TRANSFORMER, _I2V)
 TI2V_5B = _wan("Wan2.2-TI2V-5B", full.WAN_TI2V_TRANSFORMER, _T2V, _I2V, vae=full.WAN_22_VAE, expand_timesteps=True)
 WAN_14B = _wan("Wan2.1-T2V-14B", full.WAN_14B_TRANSFORMER, _T2V)
 WAN_14B_I2V = _wan(

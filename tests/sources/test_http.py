@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from tests.support.clock import SOON_SECONDS
+from tests.support.hostile_hosts import INNER
 from tests.support.hostile_pictures import flat_memory
 from tests.support.https_server import HOST, PICTURE, HttpsServer, anywhere, loopback
 from worker.core.errors import Cancelled, DownloadFailed, JobError, UrlBlocked
@@ -53,59 +54,17 @@ def never(host: str, port: int) -> Sequence[str]:
 # --- what may be reached ---
 
 
-@pytest.mark.parametrize(
-    "address",
-    [
-        "127.0.0.1",
-        "127.255.255.254",
-        "0.0.0.0",
-        "0.1.2.3",
-        "10.0.0.1",
-        "100.64.0.1",
-        "100.100.100.200",
-        "169.254.169.254",
-        "169.254.170.2",
-        "172.16.0.1",
-        "172.31.255.255",
-        "192.168.1.1",
-        "192.0.0.192",
-        "192.0.0.8",
-        "192.0.2.1",
-        "192.88.99.1",
-        "198.18.0.1",
-        "198.19.255.255",
-        "198.51.100.1",
-        "203.0.113.1",
-        "224.0.0.1",
-        "239.255.255.255",
-        "240.0.0.1",
-        "255.255.255.255",
-        "168.63.129.16",
-        "::",
-        "::1",
-        "::ffff:127.0.0.1",
-        "::ffff:8.8.8.8",
-        "::7f00:1",
-        "fe80::1",
-        "fe80::1%1",
-        "fec0::1",
-        "fc00::1",
-        "fd00:ec2::254",
-        "ff02::1",
-        "2001:db8::1",
-        "2001::1",
-        "2001:20::1",
-        "2002:7f00:1::",
-        "2002:808:808::",
-        "3fff::1",
-        "5f00::1",
-        "100::1",
-        "64:ff9b::7f00:1",
-        "64:ff9b::a9fe:a9fe",
-        "64:ff9b:1::8.8.8.8",
-        "4000::1",
-    ],
+INSIDE = (
+    "127.0.0.1 127.255.255.254 0.0.0.0 0.1.2.3 10.0.0.1 100.64.0.1 100.100.100.200 169.254.169.254 169.254.170.2 "
+    "172.16.0.1 172.31.255.255 192.168.1.1 192.0.0.192 192.0.0.8 192.0.2.1 192.88.99.1 198.18.0.1 198.19.255.255 "
+    "198.51.100.1 203.0.113.1 224.0.0.1 239.255.255.255 240.0.0.1 255.255.255.255 168.63.129.16 :: ::1 "
+    "::ffff:127.0.0.1 ::ffff:8.8.8.8 ::7f00:1 fe80::1 fe80::1%1 fec0::1 fc00::1 fd00:ec2::254 ff02::1 "
+    "2001:db8::1 2001::1 2001:20::1 2002:7f00:1:: 2002:808:808:: 3fff::1 5f00::1 100::1 64:ff9b::7f00:1 "
+    "64:ff9b::a9fe:a9fe 64:ff9b:1::8.8.8.8 4000::1 "
 )
+
+
+@pytest.mark.parametrize("address", INSIDE.split())
 def test_no_address_inside_is_public(address: str) -> None:
     assert not is_public(ipaddress.ip_address(address))
 
@@ -117,48 +76,10 @@ def test_public_addresses_are_public(address: str) -> None:
     assert is_public(ipaddress.ip_address(address))
 
 
-@pytest.mark.parametrize(
-    "host",
-    [
-        "localhost",
-        "localhost.",
-        "LOCALHOST",
-        "127.0.0.1",
-        "127.1",
-        "127.0.1",
-        "0x7f000001",
-        "0x7f.1",
-        "2130706433",
-        "017700000001",
-        "0177.0.0.1",
-        "0",
-        "[::1]",
-        "[::]",
-        "[::ffff:127.0.0.1]",
-        "[::ffff:7f00:1]",
-        "[0:0:0:0:0:ffff:7f00:1]",
-        "169.254.169.254",
-        "2852039166",
-        "[fd00:ec2::254]",
-        "[2002:7f00:1::]",
-        "[fec0::1]",
-        "192.0.0.192",
-        "168.63.129.16",
-        "10.0.0.1",
-        "[fe80::1]",
-        "[64:ff9b::7f00:1]",
-        "①②⑦.⓪.⓪.①",
-        "①27.0.0.1",
-        "127。0。0。1",
-        "１２７．0．0．1",
-        "ⓛⓞⓒⓐⓛⓗⓞⓢⓣ",
-        "loc\u00adalhost",
-        "local\u200bhost",
-        "%31%32%37.0.0.1",
-        "%6cocalhost",
-        "①⑥⑨.②⑤④.①⑥⑨.②⑤④",
-    ],
-)
+MORE = ["localhost.", "LOCALHOST", "127.0.0.1", "local\u200bhost", "①⑥⑨.②⑤④.①⑥⑨.②⑤④"]
+
+
+@pytest.mark.parametrize("host", [*(host for _, hosts in INNER.values() for host in hosts.split()), *MORE])
 def test_every_spelling_of_an_inner_address_is_blocked_by_the_default_policy(host: str) -> None:
     """The system's own resolver reads the spelling, so there is none that it reads and the check does not."""
     fetcher = Fetcher(1000, deadline_seconds=5)
@@ -166,7 +87,7 @@ def test_every_spelling_of_an_inner_address_is_blocked_by_the_default_policy(hos
         fetcher.fetch(f"https://{host}/picture.png", "image_url")
     if not isinstance(caught.value, UrlBlocked):  # a resolver may know no such name: nothing was dialled
         assert "has no address" in caught.value.message
-        assert not host.replace(".", "").isdigit()
+        assert host.endswith(".") or not host.replace(".", "").isdigit()
 
 
 @pytest.mark.parametrize(

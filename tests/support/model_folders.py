@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tests.support.checkpoint_headers import put_header
 from worker.core.config import Settings, load_settings
 from worker.engine.models.hub import Place
 from worker.engine.models.registry import ModelRegistry
@@ -31,10 +32,7 @@ def put_tensor(path: Path, length: int = 64) -> None:
 
 def put_shapes(path: Path, shapes: dict[str, list[int]]) -> None:
     """The header of a safetensors file of these tensors, none of whose bytes are there."""
-    entries = {name: {"dtype": "F16", "shape": shape, "data_offsets": [0, 0]} for name, shape in shapes.items()}
-    content = json.dumps(entries).encode()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(len(content).to_bytes(8, "little") + content)
+    put_header(path, {name: ("F16", shape) for name, shape in shapes.items()})
 
 
 def put_ip_adapter(folder: Path, *, context: int = 2048) -> Path:

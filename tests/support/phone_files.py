@@ -214,7 +214,7 @@ def strip(size: tuple[int, int]) -> bytes:
     return saved(scene(size), "GIF", save_all=True, append_images=[blue])
 
 
-MP12, MP24, MP48 = (4032, 3024), (5712, 4284), (8064, 6048)
+MP24, MP48 = (5712, 4284), (8064, 6048)
 UPRIGHT_12 = (3024, 4032)
 
 PHONE_FILES = (

@@ -7,11 +7,11 @@ models at the rank given. A few layers of each stand for all of them: the others
 import json
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-Shapes = Mapping[str, tuple[int, ...]]
+Shapes = Mapping[str, Sequence[int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,6 +366,7 @@ def header_only(path: Path, shapes: Shapes, *, dtype: str = "F16", metadata: Map
         entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, end]}
         at = end
     content = json.dumps(({"__metadata__": dict(metadata)} if metadata else {}) | entries).encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(content)) + content)
         file.truncate(8 + len(content) + at)
