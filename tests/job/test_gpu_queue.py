@@ -3,7 +3,7 @@
 import asyncio
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from typing import Any
 
@@ -207,6 +207,35 @@ async def test_who_was_asked_to_stop_waits_until_the_card_is_free() -> None:
     assert not leaving.done()
     generator.loaded.set()
     await asyncio.wait_for(leaving, 5)
+
+
+async def test_who_was_asked_to_stop_ends_for_that_whatever_the_model_says_on_its_way_out(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Else a job that its user cancelled would be `internal`, which an app tries again."""
+
+    class FailsOnItsWayOut(PaintingGenerator):
+        def generate(self, request: Request, params: Params, sources: Sources, control: Control) -> Iterator[Generated]:
+            try:
+                yield from super().generate(request, params, sources, control)
+            finally:
+                heard.wait(10)
+                raise RuntimeError("a quote of the client")
+
+    heard, generator = threading.Event(), FailsOnItsWayOut()
+    generator.lingers = True
+    player = Player(generator)
+    running = asyncio.create_task(player.turn.run(Sources()))
+    await asyncio.to_thread(generator.stepped.wait, 10)
+    player.stop.request(Cancelled())
+    for _ in range(50):  # until whoever waits for the generation has heard of it, too
+        await asyncio.sleep(0)
+    heard.set()
+    with pytest.raises(Cancelled):
+        await running
+    (line,) = (record.message for record in caplog.records)
+    assert "RuntimeError in " in line
+    assert "quote" not in line
 
 
 async def test_a_slow_load_is_no_hung_step(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,8 +92,10 @@ class GpuThread:
         self._calls.put((not ahead, next(self._count), future, call))
         return future
 
-    async def finish(self, future: "Future[T]", grace: float, moved_at: Callable[[], float] = lambda: 0.0) -> T:
-        """Wait for a call that was asked to stop, as long as it has moved within the last `grace` seconds.
+    async def finish(
+        self, future: "Future[Any]", grace: float, moved_at: Callable[[], float] = lambda: 0.0
+    ) -> BaseException | None:
+        """Wait for a call that was asked to stop, as long as it has moved within the last `grace` seconds; its error.
 
         Raises:
             GpuFault: it does not move and did not come back; the thread is `stuck` from now on.
@@ -109,7 +111,7 @@ class GpuThread:
             self.stuck = True
             self._turn_away()
             raise GpuFault("gpu_fault.no_answer")
-        return answer.result()
+        return answer.exception()
 
     def _turn_away(self) -> None:
         """Whoever stands in line behind a call that never ends is told now, not at the end of their patience."""
@@ -255,12 +257,13 @@ class GpuSlot:
         if call.done() or call.cancel():
             return
         try:
-            await self._gpu.finish(call, grace, lambda: self._context.moved_at)
+            error = await self._gpu.finish(call, grace, lambda: self._context.moved_at)
         except GpuFault:
             self._context.raise_if_stopped()
             raise
-        except (JobError, Cancelled) as error:
-            log.debug("the GPU was left: %s", error, extra={"action": "gpu_left"})
+        if error is not None and not isinstance(error, JobError | Cancelled):
+            # The job ends for the reason that it was given.
+            log.warning("the GPU was left with %s", where(error), extra={"action": "gpu_left"})
 
 
 class _Unsure:
