@@ -46,26 +46,16 @@ async def test_case_22_to_25_what_passes_ends_in_one_object_whose_url_serves_it(
     await world.lives()
 
 
-async def test_case_23_storage_resets_a_resumable_upload_in_the_middle(
-    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("how", ["reset", "corrupt"])
+async def test_case_23_and_25_a_resumable_upload_is_reset_or_corrupted_on_its_way(
+    make_world: MakeWorld, how: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(timing, "UPLOAD_SECONDS", 60.0)  # twelve megabytes twice, on whatever machine this is
     world = make_world(max_image_pixels=2048 * 2048)
-    world.firebase.storage_proxy.add(Fault("reset", method="PUT", path="/upload/", after_bytes=5_000_000))
+    world.firebase.storage_proxy.add(Fault(how, method="PUT", path="/upload/", after_bytes=5_000_000))
     big = {"width": 2048, "height": 2048, "num_inference_steps": 1}
     world.check_completed("c23b", await world.serve(cloud("c23b", **big)))
-    assert world.uploads("reset") == 1
-
-
-async def test_case_25_a_resumable_upload_is_corrupted_on_its_way(
-    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(timing, "UPLOAD_SECONDS", 60.0)
-    world = make_world(max_image_pixels=2048 * 2048)
-    world.firebase.storage_proxy.add(Fault("corrupt", method="PUT", path="/upload/"))
-    big = {"width": 2048, "height": 2048, "num_inference_steps": 1}
-    world.check_completed("c25b", await world.serve(cloud("c25b", **big)))
-    assert world.uploads("corrupt") == 1
+    assert world.uploads(how) == 1
 
 
 async def test_case_25_every_upload_is_corrupted(world: World) -> None:

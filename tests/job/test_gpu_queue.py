@@ -238,28 +238,13 @@ async def test_who_was_asked_to_stop_ends_for_that_whatever_the_model_says_on_it
     assert "quote" not in line
 
 
-async def test_a_slow_load_is_no_hung_step(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("ready_before_its_turn", [False, True])
+async def test_a_slow_load_is_no_hung_step(monkeypatch: pytest.MonkeyPatch, ready_before_its_turn: bool) -> None:
     """Admitted or not: as long as weights are being read, the patience is that for a disk."""
     monkeypatch.setattr(timing, "STOP_GRACE_SECONDS", 0.05)
-    player = Player(Loads())
-    generator: Any = player.generator
-    running = asyncio.create_task(player.turn.run(Sources()))
-    await asyncio.to_thread(generator.loading.wait, 5)
-    player.stop.request(JobTimeout())
-    await asyncio.sleep(0.3)
-    assert not running.done()
-    generator.loaded.set()
-    with pytest.raises(JobTimeout):
-        await running
-    assert not player.gpu.stuck
-
-
-async def test_a_slow_load_of_a_job_that_was_ready_before_its_turn_is_no_hung_step_either(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(timing, "STOP_GRACE_SECONDS", 0.05)
     gpu, blocked = GpuThread(), threading.Event()
-    gpu.submit(lambda: blocked.wait(5))
+    if ready_before_its_turn:
+        gpu.submit(lambda: blocked.wait(5))
     player = Player(Loads(), gpu)
     generator: Any = player.generator
     running = asyncio.create_task(player.turn.run(Sources()))

@@ -199,12 +199,15 @@ async def test_a_refused_cloud_job_ends_as_a_failed_document(job_input: dict[str
     assert world.generator.generated == 0
 
 
-async def test_a_refusal_touches_neither_a_result_nor_another_users_wish() -> None:
+@pytest.mark.parametrize(
+    ("change", "code"), [({"width": 1023}, "invalid_input"), ({"seed": 8}, "idempotency_mismatch")]
+)
+async def test_a_refusal_touches_no_result_under_the_same_id(change: dict[str, Any], code: str) -> None:
     world = World()
     await world.run(CLOUD)
     before = world.document
-    response = await world.run({**CLOUD, "width": 1023}, job_id="job-2")
-    assert response["error_code"] == "invalid_input"
+    response = await world.run({**CLOUD, **change}, job_id="job-2")
+    assert response["error_code"] == code
     assert world.document == before
 
 
@@ -442,15 +445,6 @@ async def test_a_finished_generation_asked_for_again_costs_no_second_one() -> No
     assert again["images"] == first["images"]
     assert again["warnings"]
     assert (world.generator.generated, world.bucket.uploads) == (1, 1)
-
-
-async def test_another_request_under_the_same_id_is_refused() -> None:
-    world = World()
-    await world.run(CLOUD)
-    before = world.document
-    response = await world.run({**CLOUD, "seed": 8}, job_id="job-2")
-    assert response["error_code"] == "idempotency_mismatch"
-    assert world.document == before
 
 
 async def test_twins_generate_once() -> None:
