@@ -41,6 +41,19 @@ async function taken(more: GenerateOptions = {}): Promise<{ seen: Told; job: Job
   return { seen, job };
 }
 
+/** A job that was asked for in a session that ended before there was an answer; what resumes it in another. */
+async function leftUnanswered(): Promise<() => Told> {
+  const store = memory();
+  client = world.client({ memory: store });
+  world.answer = (_, submit) => {
+    submit();
+    return new Promise(() => undefined);
+  };
+  const { handle } = await start();
+  world.close();
+  return () => told((onChange) => world.client({ memory: store }).resume(handle.fileUid, { onChange }));
+}
+
 async function completes(seen: Told, job: Job): Promise<void> {
   world.complete(job);
   await settle();
@@ -659,16 +672,9 @@ test("asked for again after a failure and cancelled while it waits, nothing is d
 });
 
 test("asked for in two sessions and cancelled in the second, nothing is drawn", async () => {
-  const store = memory();
-  client = world.client({ memory: store });
-  world.answer = (_, submit) => {
-    submit();
-    return new Promise(() => undefined);
-  };
-  const { handle } = await start();
-  world.close();
+  const resume = await leftUnanswered();
   world.answer = async (_, submit) => submit();
-  const seen = told((onChange) => world.client({ memory: store }).resume(handle.fileUid, { onChange }));
+  const seen = resume();
   await world.awake(3);
   assert.equal(world.queue.length, 2);
   await seen.handle.cancel();
@@ -678,16 +684,9 @@ test("asked for in two sessions and cancelled in the second, nothing is drawn", 
 });
 
 test("asked for in an earlier session, a job is not ended by a refusal in this one", async () => {
-  const store = memory();
-  client = world.client({ memory: store });
-  world.answer = (_, submit) => {
-    submit();
-    return new Promise(() => undefined);
-  };
-  const { handle } = await start();
-  world.close();
+  const resume = await leftUnanswered();
   world.answer = async () => Promise.reject(refused("failed-precondition")); // its quote is too old by now
-  const seen = told((onChange) => world.client({ memory: store }).resume(handle.fileUid, { onChange }));
+  const seen = resume();
   await world.awake(MINUTE);
   assert.ok(asks().length > 1);
   waits(seen);
@@ -695,15 +694,8 @@ test("asked for in an earlier session, a job is not ended by a refusal in this o
 });
 
 test("cancelled as soon as it is resumed, a job that was asked for before is not drawn", async () => {
-  const store = memory();
-  client = world.client({ memory: store });
-  world.answer = (_, submit) => {
-    submit();
-    return new Promise(() => undefined);
-  };
-  const { handle } = await start();
-  world.close();
-  const seen = told((onChange) => world.client({ memory: store }).resume(handle.fileUid, { onChange }));
+  const resume = await leftUnanswered();
+  const seen = resume();
   await seen.handle.cancel();
   await settle();
   assert.equal(seen.error?.code, "cancelled");
