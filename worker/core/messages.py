@@ -417,8 +417,10 @@ MESSAGES: Mapping[str, str] = {
     "model_unavailable.closed": (
         "{variable} names what this worker's user may not read: chmod -R a+rX opens it, or an image with RUN_AS=root"
     ),
-    "model_unavailable.no_weights": "has no .safetensors weights",
-    "model_unavailable.no_weights_of": "has no .safetensors weights for its {part}",
+    "model_unavailable.no_weights": "has no .safetensors weights (diffusion_pytorch_model or model, or with .fp16)",
+    "model_unavailable.no_weights_of": (
+        "has no .safetensors weights for its {part} (diffusion_pytorch_model or model, or with .fp16)"
+    ),
     "model_unavailable.cut_off": "has only a part of its weights: a download or copy was cut off",
     "model_unavailable.cut_off_of": "has only a part of the weights of its {part}: a download or copy was cut off",
     "model_unavailable.kind": "holds another kind of model (not one of {kinds})",

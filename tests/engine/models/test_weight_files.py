@@ -24,13 +24,13 @@ def cut(path: Path, bytes_off: int = 1) -> None:
 
 
 def test_half_precision_files_are_chosen_for_the_card_or_where_they_are_all_there_is(tmp_path: Path) -> None:
-    put_tensor(tmp_path / "m.safetensors")
+    put_tensor(tmp_path / "model.safetensors")
     assert variant_of(tmp_path, half=True) is None
-    put_tensor(tmp_path / "m.fp16.safetensors")
+    put_tensor(tmp_path / "model.fp16.safetensors")
     assert variant_of(tmp_path, half=True) == "fp16"
     assert variant_of(tmp_path, half=False) is None
-    assert [path.name for path in weight_files(tmp_path, half=True)] == ["m.fp16.safetensors"]
-    (tmp_path / "m.safetensors").unlink()
+    assert [path.name for path in weight_files(tmp_path, half=True)] == ["model.fp16.safetensors"]
+    (tmp_path / "model.safetensors").unlink()
     assert variant_of(tmp_path, half=False) == "fp16"
 
 
@@ -43,8 +43,21 @@ def test_weights_are_complete_with_every_shard_of_their_index(tmp_path: Path, st
     assert not is_complete(tmp_path)
 
 
+def test_a_copy_under_another_name_is_not_read_weighed_or_taken_for_the_weights(tmp_path: Path) -> None:
+    folder = fake_sdxl(tmp_path / "mine")
+    unet = folder / "unet" / "model.safetensors"
+    for copy in ("diffusion_pytorch_model.non_ema", "diffusion_pytorch_model.bf16", "sdxl_unet"):
+        put_tensor(unet.with_name(f"{copy}.safetensors"))
+    assert weight_files(folder / "unet", half=True) == [unet]
+    models = registry(cuda=True, sdxl_model=str(folder))
+    assert models.spec(TaskType.TEXT2IMG).main.path == folder
+    unet.unlink()
+    with pytest.raises(ModelUnavailable, match=r"no \.safetensors weights for its unet \(diffusion_pytorch_model"):
+        models.spec(TaskType.TEXT2IMG)
+
+
 def test_a_file_shorter_than_its_header_says_is_not_whole(tmp_path: Path) -> None:
-    path = tmp_path / "m.safetensors"
+    path = tmp_path / "model.safetensors"
     put_tensor(path)
     assert is_whole(path)
     cut(path)

@@ -13,7 +13,7 @@ from typing import Any
 from worker.core.messages import text
 from worker.engine.models.checkpoint import header, read_json
 from worker.engine.models.control_types import is_controlnet
-from worker.engine.models.weight_files import is_complete, is_whole, weight_files
+from worker.engine.models.weight_files import has_weights_in, is_complete, is_whole, weight_files
 
 PROMAX = ("config_promax.json", "diffusion_pytorch_model_promax.safetensors")
 PLAIN = ("config.json", "diffusion_pytorch_model.safetensors")
@@ -43,7 +43,7 @@ def controlnet_files(path: Path, *, half: bool = False) -> ControlNetFiles | str
     config = read_json(path / PLAIN[0])
     if not is_controlnet(config):
         return text("model_unavailable.no_controlnet")
-    if not any(path.glob("*.safetensors")):
+    if not has_weights_in(path):
         return text("model_unavailable.no_weights")
     if not is_complete(path):
         return text("model_unavailable.cut_off")

@@ -34,7 +34,7 @@ from worker.engine.models.controlnet_files import ControlNetFiles, controlnet_fi
 from worker.engine.models.identity import Identity, Options, identify
 from worker.engine.models.ip_adapter_files import IpAdapterFiles, ip_adapter_files
 from worker.engine.models.kept import Kept, look
-from worker.engine.models.weight_files import is_complete, is_whole
+from worker.engine.models.weight_files import has_weights_in, is_complete, is_whole
 
 T = TypeVar("T")
 
@@ -729,7 +729,7 @@ def folder_problem(folder: Path, role: Role) -> str | None:
 
 def _problem_of_parts(folder: Path) -> str | None:
     for component in filter(has_weights, components(folder)):
-        if not any((folder / component).glob("*.safetensors")):
+        if not has_weights_in(folder / component):
             return text("model_unavailable.no_weights_of", part=component)
         if not is_complete(folder / component):
             return text("model_unavailable.cut_off_of", part=component)
@@ -772,6 +772,6 @@ def _checker_problem(folder: Path) -> str | None:
 
 
 def _weights_problem(folder: Path) -> str | None:
-    if not any(folder.glob("*.safetensors")):
+    if not has_weights_in(folder):
         return text("model_unavailable.no_weights")
     return None if is_complete(folder) else text("model_unavailable.cut_off")

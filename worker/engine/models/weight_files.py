@@ -5,9 +5,13 @@ to its last byte. Reads headers and indexes only. Imports no torch.
 """
 
 import functools
+import re
 from pathlib import Path
 
 from worker.engine.models.checkpoint import data_bytes, read_json
+
+_READ = re.compile(r"(?:diffusion_pytorch_)?model(?:\.fp16)?(?:-\d+-of-\d+)?(?:\.fp16)?\.safetensors")
+"""What diffusers and transformers read. Not a second copy under another name, such as `.non_ema` or `.bf16`."""
 
 
 def variant_of(folder: Path, *, half: bool) -> str | None:
@@ -15,7 +19,7 @@ def variant_of(folder: Path, *, half: bool) -> str | None:
 
     Files that are not all there are not wanted where the others are.
     """
-    names = [path.name for path in folder.glob("*.safetensors")]
+    names = [path.name for path in (*_named(folder, fp16=False), *_named(folder, fp16=True))]
     fp16 = [name for name in names if ".fp16" in name]
     if not fp16:
         return None
@@ -27,8 +31,12 @@ def variant_of(folder: Path, *, half: bool) -> str | None:
 
 def weight_files(folder: Path, *, half: bool) -> list[Path]:
     """The safetensors files that loading the component in `folder` reads."""
-    wanted = variant_of(folder, half=half) is not None
-    return sorted(path for path in folder.glob("*.safetensors") if (".fp16" in path.name) == wanted)
+    return sorted(_named(folder, fp16=variant_of(folder, half=half) is not None))
+
+
+def has_weights_in(folder: Path) -> bool:
+    """Whether any weights in `folder` have a name that is read."""
+    return bool(_named(folder, fp16=False) or _named(folder, fp16=True))
 
 
 def is_complete(folder: Path) -> bool:
@@ -46,11 +54,18 @@ def is_whole(path: Path) -> bool:
 
 
 def _is_complete(folder: Path, *, fp16: bool) -> bool:
-    files = {path for path in folder.glob("*.safetensors") if (".fp16" in path.name) == fp16}
+    files = _named(folder, fp16=fp16)
+    return bool(files) and all(is_whole(path) for path in files)
+
+
+def _named(folder: Path, *, fp16: bool) -> set[Path]:
+    """The files that there are, or that an index says there should be."""
+    found = (path for path in folder.glob("*.safetensors") if _READ.fullmatch(path.name))
+    files = {path for path in found if (".fp16" in path.name) == fp16}
     for index in folder.glob("*.safetensors.index*.json"):
         if (".fp16" in index.name) == fp16:
             files |= {folder / str(shard) for shard in read_json(index).get("weight_map", {}).values()}
-    return bool(files) and all(is_whole(path) for path in files)
+    return files
 
 
 @functools.lru_cache(maxsize=1024)
