@@ -197,6 +197,8 @@ def test_callers_that_nobody_could_check_are_red() -> None:
     assert one(doctor.callers(required, [])).state == "fail"
     assert one(doctor.callers(load_settings(require_id_token=True, ticket_secret=TICKET_SECRET), [])).state == "ok"
     assert one(doctor.callers(load_settings(), [])).state == "ok"
+    unused = one(doctor.callers(load_settings(ticket_secret=TICKET_SECRET), []))
+    assert (unused.state, "REQUIRE_ID_TOKEN=true" in unused.remedy) == ("warn", True)
 
 
 def test_a_bucket_that_works_is_left_as_it_was() -> None:
@@ -515,6 +517,18 @@ def test_a_spool_that_the_worker_may_not_write_is_red(tmp_path: Path, monkeypatc
     assert named(doctor.disk(settings, registry), "spool").state != "fail"
     monkeypatch.setattr(os, "access", lambda *_: False)  # root, as whom tests may run, may write everywhere
     assert named(doctor.disk(settings, registry), "spool").state == "fail"
+
+
+def test_a_volume_that_takes_no_loras_is_thought_about(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def rows(**loras: str) -> list[Finding]:
+        settings = load_settings(loras=loras, lora_cache_dir=tmp_path / "loras")
+        return [row for row in doctor.disk(settings, ModelRegistry(settings, cuda=False)) if row.name == "LoRAs"]
+
+    assert rows(own="/runpod-volume/own.safetensors") == [], "nothing is downloaded"
+    assert "GiB free" in one(rows(ghibli="org/name")).detail
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    found = one(rows(ghibli="org/name"))
+    assert (found.state, "each worker downloads them anew" in found.detail) == ("warn", True)
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,7 @@ from worker.firebase.app import Firebase
 from worker.firebase.firestore import FirestoreStore
 from worker.media.credentials import Signer
 from worker.media.video import ffmpeg_path
+from worker.sources.lora_cache import cache_folder
 from worker.storage.results import SERVICE, object_path
 from worker.storage.store import Bucket
 
@@ -248,7 +249,9 @@ def callers(settings: Settings, connected: Sequence[Firebase]) -> Iterator[Findi
     """How the worker knows whose job it is."""
     ways = [way for way, there in (("ID tokens", connected), ("tickets", settings.ticket_secret)) if there]
     if not settings.require_id_token:
-        yield Finding("who may ask", "ok", "whoever may call the endpoint: REQUIRE_ID_TOKEN is false")
+        said = "whoever may call the endpoint, for any user: REQUIRE_ID_TOKEN is false"
+        remedy = "REQUIRE_ID_TOKEN=true, before an app's users come: docs/client.md, Tickets" if ways else ""
+        yield Finding("who may ask", "warn" if ways else "ok", said, remedy)
     elif not ways:
         remedy = "set a readable FIREBASE_SERVICE_ACCOUNT_KEY, or a TICKET_SECRET"
         yield Finding("who may ask", "fail", "REQUIRE_ID_TOKEN is true and nothing can check one", remedy)
@@ -721,6 +724,14 @@ def disk(settings: Settings, registry: ModelRegistry) -> Iterator[Finding]:
     else:
         yield Finding("disk for downloads", "skipped", "nothing has to be downloaded")
     yield _space("disk for clips", Path(tempfile.gettempdir()), 1, "TMPDIR names a folder with room")
+    listed = [lora_source(lora.source, lora.weight_name) for lora in (settings.loras or {}).values()]
+    if settings.lora_sources or any(not isinstance(source, LocalFile) for source in listed):
+        wanted, kept = settings.lora_cache_dir, cache_folder(settings.lora_cache_dir)
+        if kept != wanted and wanted.parent.is_dir():
+            remedy = f"make {wanted} writable for user {os.getuid()}: docs/deploy.md, Network volume and spool"
+            yield Finding("LoRAs", "warn", f"{wanted} cannot be written: each worker downloads them anew", remedy)
+        else:
+            yield _space("LoRAs", kept, SPOOL_GIB, "LORA_CACHE_DIR names a folder with room")
     if not settings.outbox_dir.parent.is_dir():
         detail = f"{settings.outbox_dir.parent} is not there: what can be neither stored nor returned is lost"
         yield Finding("spool", "skipped", detail)
