@@ -6,6 +6,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 
@@ -13,13 +14,15 @@ import pytest
 
 from tests.support.clock import SOON_SECONDS
 from tests.support.collector import Collector, attributes, collector
-from tests.support.fakes import PaintingGenerator, Raises
+from tests.support.fakes import PaintingGenerator, Raises, is_down
 from tests.support.memory_world import CLOUD, PATH, World
 from worker.core import logs
 from worker.core.config import REPOSITORY
 from worker.core.errors import Cancelled, OutOfMemory
 from worker.core.stop import StopSignal
 from worker.telemetry.otlp import CLOSE_SECONDS, Otlp
+
+STAGES = "generation.stage.duration"
 
 
 @pytest.fixture
@@ -118,6 +121,34 @@ async def test_a_failure_is_an_error_by_its_code_and_a_cancelled_job_is_none(see
     assert cancelled.status.code == 0
 
 
+async def test_a_stage_that_was_given_up_is_no_error_and_one_without_its_service_says_why(seen: Collector) -> None:
+    """Of a job whose result is there already, or that is refused or cancelled, nothing went wrong."""
+    world = World()
+    await world.run(CLOUD)
+    world.telemetry = telemetry = Otlp("worker-1")
+    world.generator.lingers = True
+    reading = threading.Event()
+
+    def is_slow(call: str, _path: str) -> None:
+        if call == "read":
+            reading.set()
+            time.sleep(0.2)
+
+    world.bucket.before = is_slow
+    world.documents.before = lambda *_: (reading.wait(10), None)[1]
+    again = {**CLOUD, "task_type": "img2img", "image_url": f"gs://{world.bucket.name}/{world.paths[0]}"}
+    assert (await world.run(again, job_id="job-2"))["error_code"] == "idempotency_mismatch"
+    world.documents.before, world.bucket.before = lambda *_: None, is_down("storage", "refused", ["upload"])
+    world.generator.lingers = False
+    await world.run({**CLOUD, "file_uid": "other"}, job_id="job-3")
+    telemetry.close()
+    (sources,), (upload,) = seen.named("sources"), seen.named("upload")
+    assert (attributes(sources)["error.type"], sources.status.code) == ("cancelled", 0)
+    assert (attributes(upload)["error.type"], upload.status.code) == ("refused", 2)
+    outcomes = {facts["generation.stage"]: facts["generation.outcome"] for facts, _ in seen.points(STAGES)}
+    assert (outcomes["sources"], outcomes["upload"]) == ("cancelled", "refused")
+
+
 async def test_counts_tell_jobs_by_outcome_seconds_by_stage_and_what_the_gpu_did(seen: Collector) -> None:
     world = World()
     world.telemetry = telemetry = Otlp("worker-1")
@@ -127,7 +158,7 @@ async def test_counts_tell_jobs_by_outcome_seconds_by_stage_and_what_the_gpu_did
     ((facts, jobs),) = seen.points("generation.job.duration")
     assert facts == {"generation.task_type": "text2img", "generation.outcome": "completed"}
     assert jobs.count == 3
-    stages = {facts["generation.stage"]: point.count for facts, point in seen.points("generation.stage.duration")}
+    stages = {facts["generation.stage"]: point.count for facts, point in seen.points(STAGES)}
     assert stages["claim"] == stages["generate"] == stages["upload"] == 3
     ((_, gpu),) = seen.points("generation.gpu.time")
     assert gpu.as_double == pytest.approx(sum(answer["usage"]["gpu_seconds"] for answer in answers), abs=0.01)

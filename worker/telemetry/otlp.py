@@ -7,6 +7,7 @@ Attributes and instruments are named after the semantic conventions where these 
 https://opentelemetry.io/docs/specs/semconv/
 """
 
+import asyncio
 import atexit
 import logging
 import threading
@@ -117,7 +118,7 @@ class _Trace:
         try:
             yield
         except BaseException as error:
-            outcome = getattr(error, "code", "internal")
+            outcome = _outcome(error)
             _fail(span, outcome)
             raise
         finally:
@@ -139,6 +140,13 @@ class _Trace:
         self._telemetry.jobs.record(time.monotonic() - self._started, facts)
         self._telemetry.gpu.add(gpu_seconds, facts)
         self._telemetry.units.add(units, facts)
+
+
+def _outcome(error: BaseException) -> str:
+    """The code of what ended a stage; of a service that did not do what was asked, what it did."""
+    if isinstance(error, asyncio.CancelledError):
+        return "cancelled"  # the job ended for another reason, which is its own outcome
+    return str(getattr(error, "code", None) or getattr(error, "kind", "internal"))
 
 
 def _fail(span: Span, code: str) -> None:
