@@ -169,6 +169,20 @@ def test_a_mask_that_repaints_nothing_is_told_and_the_picture_comes_back() -> No
     assert quiet.warnings == []
 
 
+def test_strokes_that_are_not_white_are_told() -> None:
+    """An app may paint in red what is to be drawn anew: that is 76 of 255."""
+    strokes = Image.new("RGB", (64, 64))
+    strokes.paste((255, 0, 0), (8, 8, 40, 40))
+    Canvas(image_params(), picture(), strokes.convert("L"), control := Recorder())
+    assert control.warnings == [
+        "mask_url: the mask has no white (its brightest value is 76 of 255), so nothing is repainted wholly; "
+        "paint in white what shall be"
+    ]
+    strokes.paste((248, 248, 248), (0, 0, 4, 4))
+    Canvas(image_params(), picture(), strokes.convert("L"), quiet := Recorder())
+    assert quiet.warnings == []
+
+
 def test_a_mask_that_repaints_nothing_is_told_where_the_canvas_grows_too() -> None:
     params = image_params(outpaint=Borders(left=8), width=72)
     Canvas(params, picture(), Image.new("L", (64, 64)), control := Recorder())

@@ -42,13 +42,8 @@ class Canvas:
             self._weights = resize.fit_mask(mask, image.size, *inner, control)
         if blur:
             self._weights = self._weights.filter(ImageFilter.GaussianBlur(blur))
-        if mask is not None and self._weights.getbbox() is None:
-            is_black = masks.cleaned(mask).getbbox() is None
-            why = (
-                "the mask has no white pixel" if is_black else f"the mask's white is too small for {size[0]}x{size[1]}"
-            )
-            left = "the picture stays as it was" if params.outpaint is None else "only what lies beside it is drawn"
-            control.warn(f"mask_url: {why}, so {left}")
+        if mask is not None:
+            self._warn_of_no_white(masks.cleaned(mask), params, control)
         if params.outpaint is not None:
             self._grow(inside, size, blur)
         self._box: Box = (0, 0, *size) if params.drawn is None else params.drawn.box
@@ -68,6 +63,21 @@ class Canvas:
         result = self._picture.copy()
         result.paste(image, self._box, self._part(self._weights))
         return np.array(result)
+
+    def _warn_of_no_white(self, mask: Image.Image, params: "ImageParams", control: "Control") -> None:
+        """Of a mask whose strokes are of some colour, or of none."""
+        brightest = max(level for level, count in enumerate(mask.histogram()) if count)
+        if self._weights.getbbox() is None:
+            why = f"the mask's white is too small for {params.width}x{params.height}"
+            if not brightest:
+                why = "the mask has no white pixel"
+            left = "the picture stays as it was" if params.outpaint is None else "only what lies beside it is drawn"
+            control.warn(f"mask_url: {why}, so {left}")
+        elif brightest < 255:
+            control.warn(
+                f"mask_url: the mask has no white (its brightest value is {brightest} of 255), so nothing is repainted "
+                "wholly; paint in white what shall be"
+            )
 
     def _part(self, of: Image.Image) -> Image.Image:
         return of if self._whole else of.crop(self._box)
