@@ -12,6 +12,7 @@ from typing import Any
 from worker.api.acceleration import accelerated
 from worker.api.departures import departures
 from worker.api.field_types import MAX_IMAGE_SIDE, MAX_VIDEO_SIDE
+from worker.api.layout import Drawn
 from worker.api.loras import WantedLora, lora_params, wanted_loras
 from worker.api.params import ImageParams, ModelDefaults, Params, SourceShape, VideoParams, job_cost, resolve
 from worker.api.request import Img2ImgRequest, Img2VideoRequest, InpaintRequest, Request, UpscaleRequest
@@ -102,11 +103,11 @@ def dearest(planned: Plan, services: Services) -> Params:
     found = [planned.params]
     for shape in _deciding(request, defaults, services):
         with contextlib.suppress(InvalidInput):  # that shape would be refused
-            params = replace(_resolved(request, defaults, services, shape), **planned.added)
-            if isinstance(params, ImageParams) and params.drawn is not None:
-                # What of a canvas is drawn is its mask's to say: of the model's own pixels at most.
-                params = replace(params, drawn=replace(params.drawn, width=defaults.width, height=defaults.height))
-            found.append(params)
+            found.append(replace(_resolved(request, defaults, services, shape), **planned.added))
+    if isinstance(request, InpaintRequest) and request.inpaint_area == "masked":
+        # Which part is drawn is the mask's to say: in the model's own pixels at most.
+        most = Drawn(defaults.width, defaults.height, (0, 0, defaults.width, defaults.height))
+        found = [replace(params, drawn=most) for params in found if isinstance(params, ImageParams)]
     return max(found, key=job_cost)
 
 
