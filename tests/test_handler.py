@@ -25,6 +25,7 @@ import numpy as np
 import pytest
 
 import handler
+from benchmarks.full_size_models import WAN_TRANSFORMER
 from tests.support import memory_world
 from tests.support.fakes import (
     PATIENCE,
@@ -255,11 +256,7 @@ async def test_progress_is_seen_in_order_and_ends_before_the_response() -> None:
 class FilmsByTheScript(PaintingGenerator):
     """Makes a clip in the seconds of a script: Wan 2.1 at 1.3B on a card that is slower than its rates say."""
 
-    networks = Networks(
-        "wan",
-        {"num_attention_heads": 12, "attention_head_dim": 128, "ffn_dim": 8960, "num_layers": 30},
-        {"base_dim": 96, "scale_factor_spatial": 8},
-    )
+    networks = Networks("wan", WAN_TRANSFORMER, {"base_dim": 96, "scale_factor_spatial": 8})
 
     def __init__(self, slower: dict[str, float]) -> None:
         super().__init__()

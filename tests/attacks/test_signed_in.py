@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import pytest
 from PIL import Image
 
+from benchmarks.full_size_models import WAN_14B_TRANSFORMER, WAN_TRANSFORMER
 from tests.support import tokens
 from tests.support.attacked_world import GOOD, OWNER, PATH, TABLE, Row, Watching, World, nested, note
 from tests.support.clock import SOON_SECONDS
@@ -348,17 +349,10 @@ def test_weights_that_may_not_be_fetched_are_not(world: World, monkeypatch: pyte
     world.good()
 
 
+WAN_VAE = {"base_dim": 96, "scale_factor_spatial": 8}
 WANS = {
-    "Wan 2.1 1.3B": Networks(
-        "wan",
-        {"num_attention_heads": 12, "attention_head_dim": 128, "ffn_dim": 8960, "num_layers": 30},
-        {"base_dim": 96, "scale_factor_spatial": 8},
-    ),
-    "Wan 2.1 14B": Networks(
-        "wan",
-        {"num_attention_heads": 40, "attention_head_dim": 128, "ffn_dim": 13824, "num_layers": 40},
-        {"base_dim": 96, "scale_factor_spatial": 8},
-    ),
+    "Wan 2.1 1.3B": Networks("wan", WAN_TRANSFORMER, WAN_VAE),
+    "Wan 2.1 14B": Networks("wan", WAN_14B_TRANSFORMER, WAN_VAE),
 }
 CARDS = ("NVIDIA A100 80GB PCIe", "NVIDIA GeForce RTX 4090", "NVIDIA RTX A6000", "NVIDIA H100 80GB HBM3")
 

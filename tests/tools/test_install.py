@@ -81,9 +81,18 @@ def test_a_missing_node_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> Non
         installing.find_node.cache_clear()
 
 
-def test_no_lock_file_names_a_registry() -> None:
+@pytest.mark.parametrize(
+    "folder",
+    [
+        *("client", "client/test/hermes", "client/test/react-native", "examples/functions", "examples/web"),
+        *("tests/rules", "tools/emulators/node", "tools/schema/node"),
+    ],
+)
+def test_a_lock_file_pins_and_names_no_registry(folder: str) -> None:
     """Packages come from whatever registry npm is set up to use."""
-    for folder in (installing.PACKAGES, REPOSITORY / "tests" / "rules"):
-        packages = json.loads((folder / "package-lock.json").read_text())["packages"]
-        assert len(packages) > 50
-        assert not [name for name, package in packages.items() if "resolved" in package]
+    lock = json.loads((REPOSITORY / folder / "package-lock.json").read_text(encoding="utf-8"))
+    manifest = json.loads((REPOSITORY / folder / "package.json").read_text(encoding="utf-8"))
+    packages = {name: facts for name, facts in lock["packages"].items() if name}
+    assert all("resolved" not in facts and facts["integrity"].startswith("sha512-") for facts in packages.values())
+    for name, version in {**manifest.get("dependencies", {}), **manifest.get("devDependencies", {})}.items():
+        assert packages[f"node_modules/{name}"]["version"] == version, "exactly, not a range"
