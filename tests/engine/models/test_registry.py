@@ -263,6 +263,15 @@ def test_a_few_step_model_is_told_by_its_name_and_corrected_by_the_operator(tmp_
     }
 
 
+def test_a_snapshot_in_a_hubs_cache_is_called_what_it_is_on_the_hub(tmp_path: Path) -> None:
+    """Its folder has the name of a commit, which tells nobody anything, nor that the model is one of few steps."""
+    folder = fake_sdxl(tmp_path / "models--stabilityai--sdxl-turbo" / "snapshots" / ("ab" * 20))
+    models = registry(cuda=True, sdxl_model=str(folder))
+    assert models.models(TaskType.TEXT2IMG) == ("stabilityai/sdxl-turbo",)
+    described = models.describe(TaskType.TEXT2IMG)
+    assert (described.name, described.few_steps) == ("stabilityai/sdxl-turbo", True)
+
+
 def test_a_file_beside_a_single_file_speaks_for_it(tmp_path: Path) -> None:
     path = put_header(tmp_path / "my.safetensors", SDXL)
     put(tmp_path / "my.json", {"num_inference_steps": 6, "zero_snr": True, "fps": "fast", "description": "mine"})

@@ -95,6 +95,15 @@ def parts(hub_id: str) -> tuple[str, str | None]:
     return name, revision or None
 
 
+def folder_name(folder: Path) -> str:
+    """What the model in a folder is called: the folder's name; of a snapshot in a hub's cache the hub id."""
+    folder = folder.resolve()
+    cache = folder.parent.parent.name
+    if folder.parent.name == "snapshots" and cache.startswith("models--"):
+        return cache.removeprefix("models--").replace("--", "/", 1)
+    return folder.name
+
+
 def default_places(models_dir: Path) -> tuple[Place, ...]:
     """Where this worker looks, in order; `models_dir` holds what the image has baked in."""
     from huggingface_hub import constants

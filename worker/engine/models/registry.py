@@ -595,7 +595,7 @@ class ModelRegistry:
                 if hub.is_closed(path):
                     raise PermissionError
                 raise ModelUnavailable("model_unavailable.folder", variable=variable, problem=problem)
-            return WeightSource(variable, role, "folder", path.resolve().name, path)
+            return WeightSource(variable, role, "folder", hub.folder_name(path), path)
         if path.is_absolute() or value.startswith((".", "~")):
             raise ModelUnavailable("model_unavailable.folder_missing", variable=variable)
         if not hub.HUB_ID.match(value):
@@ -645,7 +645,7 @@ def _own_name(source: str) -> str:
     path = Path(source).expanduser()
     with contextlib.suppress(PermissionError):  # of which it is told when it is looked at
         if path.is_dir():
-            return path.resolve().name
+            return hub.folder_name(path)
     return path.name if source.endswith(_FILES) else hub.parts(source)[0]
 
 
