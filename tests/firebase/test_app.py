@@ -227,6 +227,16 @@ def test_a_broken_key_is_a_clear_error_that_holds_nothing_of_it(
         assert part not in said
 
 
+def test_a_path_that_is_another_machines_is_told_from_a_file_that_is_closed(tmp_path: Path) -> None:
+    said = {
+        "/nowhere/key.json": "names a file that is not there; a path is one",
+        str(tmp_path): "cannot be read; a path",
+    }
+    for path, words in said.items():
+        with pytest.raises(ConfigError, match=words):
+            Firebase(load_settings(firebase_service_account_key=path))
+
+
 def test_without_a_key_there_is_nothing_to_connect() -> None:
     with pytest.raises(ConfigError, match="is not set"):
         Firebase(load_settings())

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from worker.api.field_names import meant
 from worker.api.fingerprint import WHO_ASKS
 from worker.api.loras import LORA_FIELDS, nearest
 from worker.api.request import MAX_NAME, REQUESTS, Request, parse
@@ -96,6 +97,9 @@ def _problems(style: Style, listed: Mapping[str, ListedLora]) -> Iterator[str]:
     if missing := [path for path in _lora_paths(style) if path not in listed]:
         yield f": names {', '.join(map(short, missing))}, which LORAS does not have"
         return
+    if strangers := _strangers(style):
+        yield f": no task has {strangers}"
+        return
     tasks = tasks_of(style, listed)
     if not tasks and not theirs:
         yield ": no task has all of its fields, or its LoRAs are for other models"
@@ -115,6 +119,14 @@ def _problems(style: Style, listed: Mapping[str, ListedLora]) -> Iterator[str]:
         if found.reads_bucket:
             yield ": a picture of a style must have an https:// URL"
             return
+
+
+def _strangers(style: Style) -> str:
+    """The names in a style that are fields of no task, each with the field that is meant."""
+    fields = {task.value: tuple(model.model_fields) for task, model in REQUESTS.items()}
+    known = {field for names in fields.values() for field in names}
+    hints = {name: meant(name, TaskType.TEXT2IMG, fields)[0] for name in style if name not in known}
+    return ", ".join(f"{short(name)} ({hint}?)" if hint else short(name) for name, hint in hints.items())
 
 
 def _applied(style: Style, given: dict[str, Any], request: Request) -> dict[str, Any]:

@@ -95,12 +95,23 @@ def _from_file(text: str) -> str:
     except (OSError, ValueError, RuntimeError):  # RuntimeError: a ~user whom nobody knows
         content = _from_base64(text)
         if content is None:
-            raise _wrong("names a file that cannot be read") from None
+            # Most often a path of the operator's machine, given to a container.
+            where = "names a file that is not there" if _is_missing(text) else "names a file that cannot be read"
+            raise _wrong(
+                f"{where}; a path is one on the machine, or in the container, that the worker runs in"
+            ) from None
         return content
     if data.startswith(b"0\x82"):
         raise _wrong(f"names a PKCS #12 file (.p12), and the key as JSON is wanted; {WHERE}")
     content = _decoded(data)
     return _from_base64(content) or content
+
+
+def _is_missing(text: str) -> bool:
+    try:
+        return not Path(text.removeprefix("file://")).expanduser().exists()
+    except (OSError, ValueError, RuntimeError):
+        return False
 
 
 def _from_base64(text: str) -> str | None:
