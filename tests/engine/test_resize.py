@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
 from tests.support.engine_jobs import Recorder, picture, stripe_mask
-from worker.engine.resize import cropped_share, fit_image, fit_mask, masked_box
+from worker.engine.resize import cropped_share, fit_image, fit_mask, masked_box, middle
 
 
 def test_a_picture_of_the_right_size_is_not_touched() -> None:
@@ -107,3 +107,19 @@ def test_where_a_mask_repaints_is_told_in_shares(
 )
 def test_the_cropped_share(size: tuple[int, int], target: tuple[int, int], share: float) -> None:
     assert cropped_share(size, target) == pytest.approx(share)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (256, 64), (64, 256), (1, 4)])
+def test_for_who_sees_its_middle_a_picture_is_not_cut_as_a_rule(size: tuple[int, int]) -> None:
+    assert middle(given := Image.new("RGB", size)) is given
+
+
+@pytest.mark.parametrize(
+    ("size", "left"), [((1, 1_000_000), (1, 4)), ((1_000_000, 3), (12, 3)), ((301, 30), (120, 30))]
+)
+def test_of_a_strip_its_middle_is_left(size: tuple[int, int], left: tuple[int, int]) -> None:
+    strip = Image.new("RGB", size)
+    strip.putpixel((size[0] // 2, size[1] // 2), (255, 0, 0))
+    cut = middle(strip)
+    assert cut.size == left
+    assert cut.getpixel((left[0] // 2, left[1] // 2)) == (255, 0, 0)

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,18 @@ def test_one_picture_is_told_from_others(tmp_path: Path) -> None:
     checker = SafetyChecker(weights(safety_checker(tmp_path / "one", flags=picture(seed=1))), cuda=False)
     for seed in range(4):
         assert checker.objects_to(GeneratedImage(0, 7, np.asarray(picture(seed=seed)))) == (seed == 1)
+
+
+def test_a_strip_takes_no_memory_to_speak_of(flags_nothing: Path) -> None:
+    """Its shorter side is scaled to 224 pixels, and of 2 x 60,000 that would be 4.5 GB."""
+    checker = SafetyChecker(weights(flags_nothing), cuda=False)
+    strip = np.zeros((2, 60_000, 3), np.uint8)
+    tracemalloc.start()
+    try:
+        assert not checker.objects_to(GeneratedImage(0, 7, strip))
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("frames", [1, 5, 9])

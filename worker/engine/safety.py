@@ -67,8 +67,11 @@ class SafetyChecker:
         import numpy as np
         from PIL import Image
 
+        from worker.engine.resize import middle
+
         with translated("run"):
-            seen = self._processor([Image.fromarray(picture) for picture in pictures], return_tensors="pt").pixel_values
+            shown = [middle(Image.fromarray(picture)) for picture in pictures]
+            seen = self._processor(shown, return_tensors="pt").pixel_values
             # The checker blacks out the pictures it is handed: it is handed empty ones.
             nothing = [np.empty(0)] * len(pictures)
             _, flags = self._checker(clip_input=seen.to(self._device, self._checker.dtype), images=nothing)

@@ -121,6 +121,16 @@ def test_another_picture_has_another_effect(pipeline: Any, folder: Path, draw: D
     assert distance(draw([seen(adapter, FIRST)]), draw([seen(adapter, SECOND)])) > 1e-4
 
 
+def test_of_a_strip_the_middle_is_seen(pipeline: Any) -> None:
+    """Its shorter side is scaled to the encoder's, and of 60,000 x 2 pixels that would be gigabytes."""
+    adapter, strip = demo(pipeline.unet), Image.new("RGB", (60_000, 2))
+    strip.paste((255, 0, 0), (29_999, 0, 30_001, 2))
+    assert torch.equal(adapter.pixels_of(strip, CPU), adapter.pixels_of(strip.crop((29_996, 0, 30_004, 2)), CPU))
+    wide = FIRST.resize((320, 64))
+    square = adapter.pixels_of(wide.crop((128, 0, 192, 64)), CPU)
+    assert (adapter.pixels_of(wide, CPU) - square).abs().mean() < 0.05
+
+
 def test_it_works_without_guidance_too(pipeline: Any, folder: Path, draw: Draw) -> None:
     adapter = adapter_of(pipeline, folder, PLUS)
     assert distance(draw([seen(adapter, FIRST)], guidance=1.0), draw(guidance=1.0)) > 1e-4

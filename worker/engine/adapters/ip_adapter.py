@@ -17,6 +17,8 @@ from diffusers.models.embeddings import ImageProjection, IPAdapterPlusImageProje
 from PIL import Image
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
+from worker.engine.resize import middle
+
 KeysValues = tuple[torch.Tensor, torch.Tensor]
 """Each (2, tokens, width of the attention): first those of no picture, then those of the picture."""
 
@@ -85,7 +87,7 @@ class IpAdapter(torch.nn.Module):
 
     def pixels_of(self, picture: Image.Image, device: torch.device) -> torch.Tensor:
         """The square in the picture's middle as the encoder was trained to see it: (1, 3, side, side)."""
-        pixels: torch.Tensor = self._processor(picture.convert("RGB"), return_tensors="pt").pixel_values
+        pixels: torch.Tensor = self._processor(middle(picture).convert("RGB"), return_tensors="pt").pixel_values
         return pixels.to(device, self.encoder.dtype)
 
     def _inside(self, pixels: torch.Tensor) -> torch.Tensor:
