@@ -377,6 +377,15 @@ def test_a_model_that_has_to_be_downloaded_says_so() -> None:
     assert found.remedy
 
 
+def test_an_acceleration_that_has_no_effect_is_thought_about() -> None:
+    assert named(models(acceleration="high"), "ACCELERATION").state == "warn"
+    levels = {"regular": {"num_inference_steps": 8}}
+    rows = models(acceleration="regular", accelerations={"sdxl": levels, "demo": levels, "phto": levels})
+    found = named(rows, "ACCELERATIONS")
+    assert (found.state, "'phto'" in found.detail) == ("warn", True)
+    assert "ACCELERATION" not in states(rows)
+
+
 def test_a_model_that_no_job_may_download_is_red_unless_the_start_fetches_it() -> None:
     wan: dict[str, Any] = {"sdxl_model": "demo", "wan_model": "Wan-AI/Wan2.2-TI2V-5B-Diffusers"}
     found = named(models(**wan), "text2video, img2video")

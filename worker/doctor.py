@@ -407,15 +407,7 @@ def _remedy(
 
 def models(settings: Settings, registry: ModelRegistry) -> Iterator[Finding]:
     """One row for each model, under the names of the tasks that it serves."""
-    for name in registry.unmatched_defaults():
-        yield Finding(
-            "MODEL_DEFAULTS", "warn", f"no model is called {name!r}", "name a model as its own row below does"
-        )
-    for name, style in (settings.styles or {}).items():
-        wanted, its_tasks = style.get("model"), tasks_of(style, settings.loras or {})
-        if wanted is not None and not any(wanted in registry.models(task) for task in its_tasks):
-            remedy = "requests that name it fail; give it a model as its own row below does, or none"
-            yield Finding(f"style {name}", "fail", f"no model of its tasks is called {wanted!r}", remedy)
+    yield from _without_effect(settings, registry)
     served: dict[ModelSpec, list[str]] = {}
     what: dict[ModelSpec, str] = {}
     unserved: dict[tuple[str, str], list[str]] = {}
@@ -452,6 +444,21 @@ def models(settings: Settings, registry: ModelRegistry) -> Iterator[Finding]:
     for task in settings.preload_tasks or ():
         if task not in registry.tasks:
             yield Finding("PRELOAD_TASKS", "fail", f"{task} is not served", "name it in TASKS, or a model for it")
+
+
+def _without_effect(settings: Settings, registry: ModelRegistry) -> Iterator[Finding]:
+    """What is said of models that are not there."""
+    unmatched = {"MODEL_DEFAULTS": registry.unmatched_defaults(), "ACCELERATIONS": registry.unmatched_accelerations()}
+    for variable, names in unmatched.items():
+        for name in names:
+            yield Finding(variable, "warn", f"no model is called {name!r}", "name a model as its own row below does")
+    if settings.acceleration != "none" and not settings.accelerations:
+        yield Finding("ACCELERATION", "warn", "has no effect", "ACCELERATIONS is to say what it stands for")
+    for name, style in (settings.styles or {}).items():
+        wanted, its_tasks = style.get("model"), tasks_of(style, settings.loras or {})
+        if wanted is not None and not any(wanted in registry.models(task) for task in its_tasks):
+            remedy = "requests that name it fail; give it a model as its own row below does, or none"
+            yield Finding(f"style {name}", "fail", f"no model of its tasks is called {wanted!r}", remedy)
 
 
 def _asked_for(settings: Settings, task: TaskType) -> bool:

@@ -222,6 +222,8 @@ class Engine:
             log.warning("%s", lacks, extra={"action": "health"})
         for name in self.registry.unmatched_defaults():
             log.warning("MODEL_DEFAULTS: no model is called %r", name, extra={"action": "health"})
+        for name in self.registry.unmatched_accelerations():
+            log.warning("ACCELERATIONS: no model is called %r", name, extra={"action": "health"})
         served: list[str] = []
         problem: JobError | None = None
         for task, model in self._models():

@@ -321,9 +321,21 @@ class ModelRegistry:
 
     def unmatched_defaults(self) -> tuple[str, ...]:
         """Names in MODEL_DEFAULTS that no configured model has: what is said of them has no effect."""
-        choices = [self._choices(variable) for variable in ("SDXL_MODEL", "WAN_MODEL", "WAN_I2V_MODEL")]
-        known = {word for each in choices for name, source in each.items() for word in (name, _own_name(source))}
+        known = self._known_names()
         return tuple(name for name in self._settings.model_defaults or {} if name not in known)
+
+    def unmatched_accelerations(self) -> tuple[str, ...]:
+        """The same of ACCELERATIONS, which takes a kind of models for a name, too, and a model's own words for it."""
+        known = self._known_names() | {"sdxl", "wan"}
+        for task in self.tasks:
+            for model in self.models(task):
+                with contextlib.suppress(ModelUnavailable):
+                    known.add(self.describe(task, model).name)
+        return tuple(name for name in self._settings.accelerations or {} if name not in known)
+
+    def _known_names(self) -> set[str]:
+        choices = [self._choices(variable) for variable in ("SDXL_MODEL", "WAN_MODEL", "WAN_I2V_MODEL")]
+        return {word for each in choices for name, source in each.items() for word in (name, _own_name(source))}
 
     def safety(self) -> WeightSource | None:
         """The checker that every result must pass; None where the operator asked for none.
