@@ -41,8 +41,8 @@ IDS = """
         .encoder .identity .no_decoder .no_encoder .no_picture .no_verdict .unexpected
     invalid_image
         .another .archive .base64 .compressed .cut_off .empty .html .icon .jpeg_2000 .jpeg_xl .json .pdf .photoshop
-        .postscript .raw .reader_ended .sound .svg .text .too_large .too_many_pixels .too_many_pixels_of_kind
-        .too_many_scans .too_much_memory .too_slow .unreadable .video .xml
+        .postscript .raw .reader_ended .sound .svg .text .too_large .too_long_side .too_many_pixels
+        .too_many_pixels_of_kind .too_many_scans .too_much_memory .too_slow .unreadable .video .xml
     invalid_input
         .at_least .at_most .base64 .base64_blanks .boolean .control_span .empty .end_image .entry_key .entry_object
         .fields .finite_number .format_side .frames .got_list .got_number .got_object .got_text .greater_than

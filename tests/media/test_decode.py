@@ -271,6 +271,16 @@ def test_other_modes_become_rgb(mode: str) -> None:
     assert np.asarray(got).min() >= 253
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_strip_longer_than_any_picture_is_refused_with_its_size(turned: bool) -> None:
+    longest, longer = ((1, side) if turned else (side, 1) for side in (65_535, 65_536))
+    assert image(saved(Image.new("L", longest))).size == longest
+    with pytest.raises(InvalidImage) as caught:
+        image(saved(Image.new("L", longer)))
+    said = f"has {longer[0]} x {longer[1]} pixels; a side may have 65535 at most"
+    assert caught.value.message.endswith(said)
+
+
 def test_only_the_first_frame_counts() -> None:
     first, second = Image.new("RGB", (16, 16), RED), Image.new("RGB", (16, 16), (0, 0, 255))
     for fmt, options in (("PNG", {}), ("WEBP", {"lossless": True})):

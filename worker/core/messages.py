@@ -265,6 +265,7 @@ MESSAGES: Mapping[str, str] = {
     ),
     "invalid_image.too_large": "{field}: is larger than the {most} bytes that are allowed",
     "invalid_image.too_many_pixels": "{field}: has {width} x {height} pixels; at most {most} in all are allowed",
+    "invalid_image.too_long_side": "{field}: has {width} x {height} pixels; a side may have {most} at most",
     "invalid_image.too_many_pixels_of_kind": (
         "{field}: has {width} x {height} pixels; {kind} may have {most} in all; "
         "make it smaller, or send a baseline JPEG"

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 MAX_JPEG_SCANS = 100
 """A progressive photo has about ten. Each goes over all pixels, and thirty bytes make one: 20 MB would take hours."""
 
+MAX_SIDE = 65_535
+"""Pixels: what a JPEG, a GIF or a WebP can have at most. No camera and no screen makes more; a PNG of 4 KB may say that
+it is 4,000,000 x 1, and what works with a border around a picture would make twenty of it."""
+
 _PROGRESSIVE = "progressive JPEG"
 KIND_NAMES = (*kinds.KINDS, _PROGRESSIVE)
 """What a message calls a file."""
@@ -312,6 +316,8 @@ def _check_size(size: tuple[int, int], kind: str, what: str, limits: Limits) -> 
         raise InvalidImage(
             "invalid_image.too_many_pixels", field=what, width=width, height=height, most=limits.declared
         )
+    if max(size) > MAX_SIDE:
+        raise InvalidImage("invalid_image.too_long_side", field=what, width=width, height=height, most=MAX_SIDE)
 
 
 def _check_memory(size: tuple[int, int], kind: str, what: str, limits: Limits, bytes_per_pixel: float) -> None:
