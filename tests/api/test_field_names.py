@@ -20,7 +20,7 @@ MEANT = {
     "guidance_scale": "cfg cfg_scale guidance guidanceScale guidence_scale cfgScale",
     "scheduler": "sampler sampler_name schedular",
     "num_images": "n samples batch_size num_outputs numImages num_image",
-    "negative_prompt": "neg_prompt negativePrompt negativ_prompt",
+    "negative_prompt": "neg_prompt n_prompt negativePrompt negativ_prompt",
     "strength": "denoising_strength prompt_strength strenght",
     "output_format": "format outputFormat",
     "output_quality": "quality jpeg_quality output_compression",

@@ -385,6 +385,12 @@ LISTED = "https://example.com/a.png"
         ({"loras": ["ghibli"] * 100_000}, "loras", "must have at most 4 entries (got 100000)"),
         ({"loras": ["ghibli"]}, "loras.0", "must be an object of path, scale, weight_name"),
         ({"loras": [{"path": "a"}, {"pth": "a"}]}, "loras.1", 'has no "pth"; there are path, scale, weight_name'),
+        (
+            {"loras": [{"pth": "a", "weight": 1}]},
+            "loras.0",
+            'has no "pth", "weight"; there are path, scale, weight_name',
+        ),
+        ({"loras": [{"path": "a", "": 1}]}, "loras.0", 'has no ""; there are path, scale, weight_name'),
         ({"loras": [{"scale": 1}]}, "loras.0.path", "is required"),
         ({"loras": [{"path": " "}]}, "loras.0.path", "1 to 2048 characters (got 0)"),
         ({"loras": [{"path": "a\x00b"}]}, "loras.0.path", "must be the name of a LoRA"),

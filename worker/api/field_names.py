@@ -12,7 +12,7 @@ _CLOSE = 0.84
 """difflib's ratio from which on one name is taken for another with a slip in it."""
 _CALLED = {
     "prompt": "text positive_prompt positive caption input_prompt text_prompt text_prompts",
-    "negative_prompt": "neg_prompt negative uncond",
+    "negative_prompt": "neg_prompt n_prompt negative uncond",
     "task_type": "task mode type",
     "prompt_weighting": "weighting prompt_weights weighted_prompt",
     "style": "styles style_preset style_name preset image_style",

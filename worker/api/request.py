@@ -95,8 +95,9 @@ class Entry(BaseModel):
         """Null is what is not given; an unknown key is told which there are."""
         if not isinstance(value, dict):
             raise finding("invalid_input.entry_object", keys=", ".join(cls.model_fields), got=short(value))
-        if unknown := next((key for key in value if key not in cls.model_fields), None):
-            raise finding("invalid_input.entry_key", keys=", ".join(cls.model_fields), got=short(unknown))
+        if unknown := list(itertools.islice((key for key in value if key not in cls.model_fields), MAX_PROBLEMS)):
+            got = ", ".join(map(short, unknown))
+            raise finding("invalid_input.entry_key", keys=", ".join(cls.model_fields), got=got)
         return {key: one for key, one in value.items() if one is not None}
 
 
