@@ -68,7 +68,8 @@ IDS = """
         .is_face_id .is_gguf .is_lora .is_no_safetensors .is_no_upscaler .is_part .is_pickle .is_refiner .is_scaled
         .is_unknown_network .is_upscaler_pickle .is_without_encoders .is_without_vae .kind .lora_files .lora_hash
         .lora_missing .no_checker .no_configs .no_controlnet .no_demo .no_depth .no_downloads .no_file .no_image_encoder
-        .no_index .no_ip_adapter .no_part .no_preprocessor .no_preview .no_safe_ip_adapter .no_vae .no_weights
+        .no_index .no_index_but_file .no_index_there
+        .no_ip_adapter .no_part .no_preprocessor .no_preview .no_safe_ip_adapter .no_vae .no_weights
         .no_weights_of .not_downloaded .not_here .not_image_to_video .not_text_to_video .parts .pickled_only
         .refiner_demo .refiner_encoder .task .unreadable .vae_configs .value
     out_of_memory

@@ -411,8 +411,12 @@ MESSAGES: Mapping[str, str] = {
         "has no image encoder of its width ({width}) beside the IP-Adapter (models/image_encoder)"
     ),
     "model_unavailable.is_face_id": "has an IP-Adapter that identifies faces (FaceID), which this worker does not run",
-    "model_unavailable.no_index": (
-        "is not a model in diffusers' layout (no model_index.json); of one in a single .safetensors file name that file"
+    "model_unavailable.no_index": "is not a model in diffusers' layout (no model_index.json)",
+    "model_unavailable.no_index_but_file": (
+        "is not a model in diffusers' layout (no model_index.json); name the .safetensors file that lies in it"
+    ),
+    "model_unavailable.no_index_there": (
+        "{repository} is not in diffusers' layout (no model_index.json); of Wan name the one that ends in -Diffusers"
     ),
     "model_unavailable.no_part": "has no {part}: a download or copy was cut off",
     "model_unavailable.closed": (

@@ -15,6 +15,7 @@ from huggingface_hub import constants
 
 from tests.support.clock import until
 from tests.support.engine_jobs import Recorder
+from tests.support.model_folders import put
 from tests.support.model_hub import model_hub
 from worker.core.config import REPOSITORY
 from worker.core.errors import Cancelled, DiskFull, ModelUnavailable
@@ -144,3 +145,21 @@ def test_the_next_worker_fetches_only_what_had_not_arrived(
         assert (folder / name).read_bytes() == (demo_models / "sdxl" / name).read_bytes()
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     assert hub.arrived("org/small") >= (folder / unet).stat().st_size
+
+
+def test_a_repository_in_its_authors_own_layout_is_told_as_that(tmp_path: Path) -> None:
+    """Of each Wan there are two, and the one without -Diffusers comes first in a search."""
+    put(tmp_path / "Wan-AI" / "Wan2.1-T2V-1.3B" / "config.json", {})
+    code = "from worker.engine.models import hub; hub.download('Wan-AI/Wan2.1-T2V-1.3B', 'pipeline', half=True)"
+    with model_hub(tmp_path) as served:
+        told = subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"HF_ENDPOINT": served.endpoint, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"},
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=90,
+        )
+    assert "Wan-AI/Wan2.1-T2V-1.3B is not in diffusers' layout" in told.stderr
+    assert "-Diffusers" in told.stderr

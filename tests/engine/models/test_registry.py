@@ -272,6 +272,12 @@ def test_a_snapshot_in_a_hubs_cache_is_called_what_it_is_on_the_hub(tmp_path: Pa
     assert (described.name, described.few_steps) == ("stabilityai/sdxl-turbo", True)
 
 
+def test_a_folder_around_one_file_is_told_that_the_file_is_to_be_named(tmp_path: Path) -> None:
+    put_weights(tmp_path / "photo" / "photo.safetensors")
+    with pytest.raises(ModelUnavailable, match=r"name the \.safetensors file that lies in it"):
+        registry(cuda=True, sdxl_model=str(tmp_path / "photo")).spec(TaskType.TEXT2IMG)
+
+
 def test_a_file_beside_a_single_file_speaks_for_it(tmp_path: Path) -> None:
     path = put_header(tmp_path / "my.safetensors", SDXL)
     put(tmp_path / "my.json", {"num_inference_steps": 6, "zero_snr": True, "fps": "fast", "description": "mine"})

@@ -140,7 +140,7 @@ def download(hub_id: str, what: What, *, half: bool) -> Path:
 
     Raises:
         OSError, httpx.HTTPError or an error of huggingface_hub: not reachable, not found, not allowed, no space.
-        ModelUnavailable: it has its weights as pickles only.
+        ModelUnavailable: it has its weights as pickles only, or is no pipeline.
     """
     from huggingface_hub import list_repo_files, snapshot_download
 
@@ -165,6 +165,8 @@ def download(hub_id: str, what: What, *, half: bool) -> Path:
         if not files:
             raise ModelUnavailable("model_unavailable.pickled_only", repository=hub_id)
         return Path(snapshot_download(hub_id, revision=revision, allow_patterns=files))
+    if "model_index.json" not in list_repo_files(hub_id, revision=revision):
+        raise ModelUnavailable("model_unavailable.no_index_there", repository=hub_id)
     from diffusers import DiffusionPipeline
 
     if half:

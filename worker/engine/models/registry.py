@@ -729,7 +729,8 @@ def folder_problem(folder: Path, role: Role) -> str | None:
         return _checker_problem(folder)
     index = read_json(folder / "model_index.json")
     if not index:
-        return text("model_unavailable.no_index")
+        alone = role == "sdxl" and any(folder.glob("*.safetensors"))
+        return text("model_unavailable.no_index_but_file" if alone else "model_unavailable.no_index")
     if index.get("_class_name") not in _CLASSES[role]:
         return text("model_unavailable.kind", kinds=", ".join(sorted(_CLASSES[role])))
     if problem := _problem_of_parts(folder):
