@@ -63,7 +63,10 @@ LONGEST = (
 
 VARIABLES = {"GCLOUD_PROJECT", *map(str.upper, Settings.model_fields)}
 
-hypothesis.settings.register_profile(QUICK, max_examples=QUICK_EXAMPLES)
+# However long an example takes: a busy machine is no mistake of ours.
+hypothesis.settings.register_profile("whole", deadline=None)
+hypothesis.settings.register_profile(QUICK, max_examples=QUICK_EXAMPLES, deadline=None)
+hypothesis.settings.load_profile("whole")
 
 set_library_defaults()
 # Pictures here are small, and several tests run at a time: torch's threads would mostly wait for each other.

@@ -37,7 +37,7 @@ def drawn(on: Canvas, value: int = 255) -> NDArray[np.uint8]:
     return np.full((*on.source.size[::-1], 3), value, dtype=np.uint8)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     size=st.tuples(sides, sides),
     mask_size=st.none() | st.tuples(sides, sides),

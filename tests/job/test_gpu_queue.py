@@ -276,19 +276,19 @@ async def test_a_load_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatc
 
 
 async def test_the_clock_of_a_job_stands_still_behind_other_jobs_and_runs_while_it_works() -> None:
-    """Two jobs of 0.4 s at once under a limit of 0.6 s: the second one used to time out without having run."""
+    """Three jobs of 0.6 s at once under a limit of 1.1 s: the second one used to time out without having run."""
     gpu = GpuThread()
-    players = [Player(taking(0.4), gpu) for _ in range(3)]
+    players = [Player(taking(0.6), gpu) for _ in range(3)]
     for player in players:
         player.context.limit = TimeLimit(
-            0.6, functools.partial(player.stop.request, JobTimeout("timeout.limit", seconds=0.6))
+            1.1, functools.partial(player.stop.request, JobTimeout("timeout.limit", seconds=1.1))
         )
     await asyncio.gather(*(player.turn.run(Sources()) for player in players))
     waits = [player.timings["wait"] for player in players]
     assert waits == sorted(waits)
-    assert waits[2] > 0.6
-    slow = Player(taking(2.0), gpu)
-    slow.context.limit = TimeLimit(0.6, functools.partial(slow.stop.request, JobTimeout("timeout.limit", seconds=0.6)))
+    assert waits[2] > 1.1
+    slow = Player(taking(3.0), gpu)
+    slow.context.limit = TimeLimit(1.1, functools.partial(slow.stop.request, JobTimeout("timeout.limit", seconds=1.1)))
     with pytest.raises(JobTimeout):
         await slow.turn.run(Sources())
 

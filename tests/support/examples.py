@@ -8,6 +8,6 @@ QUICK_EXAMPLES = 20
 
 
 def examples(count: int) -> hypothesis.settings:
-    """So many examples, however long each takes; in the quick profile only its few."""
+    """So many examples; in the quick profile only its few."""
     quick = hypothesis.settings.get_current_profile_name() == QUICK
-    return hypothesis.settings(max_examples=min(count, QUICK_EXAMPLES) if quick else count, deadline=None)
+    return hypothesis.settings(max_examples=min(count, QUICK_EXAMPLES) if quick else count)
