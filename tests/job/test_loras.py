@@ -5,6 +5,7 @@ import dataclasses
 import json
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -197,6 +198,43 @@ async def test_a_download_ends_with_a_job_that_ended_for_another_reason() -> Non
     response = await run(Job("job-1", asked), services, StopSignal())
     assert response["error_code"] == "invalid_image"
     assert await asyncio.to_thread(shelf.stopped.wait, 5)
+
+
+async def test_a_download_ends_with_a_job_whose_result_was_there_already() -> None:
+    shelf = Shelf()
+    here = world(shelf)
+    first = await here.run(ASKED)
+    shelf.endless = True
+    shelf.began.clear()
+    here.documents.before = lambda *_: (shelf.began.wait(5), None)[1]
+    assert (await here.run(ASKED, job_id="job-2"))["images"] == first["images"]
+    assert await asyncio.to_thread(shelf.stopped.wait, 5)
+
+
+async def test_pictures_are_given_up_with_a_job_that_ended_for_another_reason() -> None:
+    began, stopped = threading.Event(), threading.Event()
+
+    class Endless:
+        def load(self, request: Request, user_id: str | None, raise_if_stopped: Callable[[], None]) -> Sources:
+            began.set()
+            for _ in range(1000):
+                time.sleep(0.005)
+                try:
+                    raise_if_stopped()
+                except Cancelled:
+                    stopped.set()
+                    raise
+            raise InvalidImage
+
+    class Missing(Shelf):
+        def load(self, *_: Any) -> tuple[LoraFile, ...]:
+            began.wait(5)
+            raise DownloadFailed
+
+    services = dataclasses.replace(world(Missing()).services(), sources=Endless())
+    asked = {**ASKED, "task_type": "img2img", "image_url": "https://files.example.com/a.png"}
+    assert (await run(Job("job-1", asked), services, StopSignal()))["error_code"] == "download_failed"
+    assert await asyncio.to_thread(stopped.wait, 10)
 
 
 async def test_a_file_that_no_model_takes_ends_the_job_before_the_model_runs(tmp_path: Path) -> None:

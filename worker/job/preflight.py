@@ -101,13 +101,8 @@ class Preflight:
         if not self._loras:
             return ()
 
-        def raise_if_stopped() -> None:
-            context.raise_if_stopped()
-            if context.ended:  # nobody waits for it any more
-                raise Cancelled
-
         def load() -> tuple[LoraFile, ...]:
-            files = self._services.loras.load(self._loras, context.loras_in_use, raise_if_stopped)
+            files = self._services.loras.load(self._loras, context.loras_in_use, self._raise_if_unwanted)
             self._services.generator.check(self._request, Sources(loras=files))
             return files
 
@@ -120,8 +115,13 @@ class Preflight:
             return Sources()
         with context.timed("sources"):
             sources = await asyncio.to_thread(
-                self._services.sources.load, request, request.user_id, context.raise_if_stopped
+                self._services.sources.load, request, request.user_id, self._raise_if_unwanted
             )
         for warning in sources.warnings:
             context.warn(warning)
         return sources
+
+    def _raise_if_unwanted(self) -> None:
+        self._context.raise_if_stopped()
+        if self._context.ended:  # nobody waits for it any more
+            raise Cancelled

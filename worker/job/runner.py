@@ -94,6 +94,7 @@ async def run(
         outcome = await _outcome(runner.serve(), job)
         answer = outcome if isinstance(outcome, dict) else await runner.answer(outcome)
     finally:
+        context.ended = True
         context.limit.cancel()
         moving.cancel()
         if context.previews is not None:
