@@ -24,6 +24,41 @@ async def test_a_job_that_died_between_upload_and_document_is_finished_without_t
     assert (world.generator.generated, world.bucket.uploads) == (2, 2)
 
 
+async def test_a_thumbnail_that_comes_while_its_file_is_taken_over_belongs_to_the_result() -> None:
+    """The first attempt was still uploading it when the second one found the file, which then had none for good."""
+    world = World()
+    first = await world.run(CLOUD)
+    world.documents.write_as_app(PATH, None)
+    path = first["files"][0]["thumbnail_path"]
+    late = world.bucket.objects.pop(path)
+
+    def comes(call: str, taken: str) -> None:
+        if call == "take_over" and taken != path:
+            world.bucket.objects[path] = late
+
+    world.bucket.before = comes
+    again = await world.run(CLOUD, job_id="job-2")
+    assert (again["warnings"], again["files"]) == ([RECOVERED], first["files"])
+    assert world.bucket.objects[path][1].metadata["job_id"] == "job-2"
+
+
+async def test_a_result_is_recovered_without_a_thumbnail_that_goes_meanwhile() -> None:
+    world = World()
+    first = await world.run(CLOUD)
+    world.documents.write_as_app(PATH, None)
+    path = first["files"][0]["thumbnail_path"]
+
+    def goes(call: str, taken: str) -> None:
+        if call == "take_over" and taken == path:
+            del world.bucket.objects[path]
+
+    world.bucket.before = goes
+    world.generator.lingers = True
+    again = await world.run(CLOUD, job_id="job-2")
+    assert (again["images"], again["files"][0]["thumbnail_path"]) == (first["images"], None)
+    assert world.generator.generated == 1
+
+
 @pytest.mark.usefixtures("impatient")
 async def test_a_video_is_recovered_with_its_facts() -> None:
     world = World()

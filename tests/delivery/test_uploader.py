@@ -417,6 +417,22 @@ async def test_an_inline_result_has_a_blurhash_and_leaves_no_thumbnail_behind() 
     assert entry["blurhash"]
 
 
+@pytest.mark.parametrize(
+    ("taken", "stay"), [((), True), (("file",), False), (("file", "thumbnail"), True)], ids=["none", "file", "both"]
+)
+async def test_of_a_newer_attempts_files_no_thumbnail_is_left_that_it_has_not_seen(
+    taken: tuple[str, ...], stay: bool
+) -> None:
+    job = Job(count=1)
+    entry = (await job.deliver(image(0))).files[0].entry()
+    paths = {"file": entry["storage_path"], "thumbnail": entry["thumbnail_path"]}
+    for which in taken:
+        path = str(paths[which])
+        job.bucket.take_over(path, {"attempt": "2"}, seen=job.bucket.objects[path][1], deadline=time.monotonic() + 5)
+    await job.delivery.leave()
+    assert set(job.bucket.objects) == {paths["file"], *([paths["thumbnail"]] if stay else [])}
+
+
 async def test_thumbnails_are_taken_back_with_their_files() -> None:
     job = Job(count=2)
     job.delivery.take(image(0))

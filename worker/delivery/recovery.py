@@ -27,8 +27,8 @@ class Found:
     """Objects that make up a whole result, as they were seen; whose they are is decided by `take_over`."""
 
     objects: Sequence[tuple[StoredObject, ObjectInfo]]
-    """Thumbnails included."""
     delivered: Delivered
+    """Without thumbnails: they are looked for when their files are this attempt's."""
 
 
 def recover(storage: Storage, request: Request, owner: Owner, fingerprint: str) -> Found | None:
@@ -42,19 +42,19 @@ def recover(storage: Storage, request: Request, owner: Owner, fingerprint: str) 
         return None
     try:
         manifest = json.loads(objects[0][1].metadata["manifest"])
-        files = [_artifact(stored, info) for stored, info in objects]
-        thumbnails = [_thumbnail(storage, file, owner, fingerprint, deadline) for file in files]
+        files = [_artifact(*seen) for seen in objects]
     except (KeyError, ValueError):
         return None
     if not isinstance(manifest, dict) or "model" not in manifest:
         return None
-    shown = [replace(file, thumbnail=seen and _artifact(*seen)) for file, seen in zip(files, thumbnails, strict=True)]
-    found = (*objects, *(seen for seen in thumbnails if seen is not None))
-    return Found(found, Delivered.stored(cast("Manifest", manifest), shown, (RECOVERED, *flagged(files))))
+    return Found(objects, Delivered.stored(cast("Manifest", manifest), files, (RECOVERED, *flagged(files))))
 
 
 def take_over(storage: Storage, found: Found, owner: ObjectOwner) -> Delivered | None:
-    """Make the objects this attempt's own, so that whoever made them cannot take them back; None where that fails."""
+    """Make the objects this attempt's own, so that whoever made them cannot take them back; None where that fails.
+
+    Thumbnails last: an earlier attempt that is still busy takes back those that it stores later (`Uploader.leave`).
+    """
     deadline = time.monotonic() + timing.RECALL_SECONDS
     taken_over: list[StoredObject] = []
     try:
@@ -65,7 +65,13 @@ def take_over(storage: Storage, found: Found, owner: ObjectOwner) -> Delivered |
             taken_over.append(mine)
     except BackendError:
         return None
-    return replace(found.delivered, taken_over=tuple(taken_over))
+    files = []
+    for file in found.delivered.files:
+        thumbnail = _thumbnail(storage, file, owner, deadline)
+        if thumbnail is not None:
+            taken_over.append(thumbnail[0])
+        files.append(replace(file, thumbnail=thumbnail and _artifact(*thumbnail)))
+    return replace(found.delivered, files=tuple(files), taken_over=tuple(taken_over))
 
 
 def object_paths(request: Request, owner: Owner) -> list[str]:
@@ -77,14 +83,16 @@ def object_paths(request: Request, owner: Owner) -> list[str]:
 
 
 def _thumbnail(
-    storage: Storage, file: Artifact, owner: Owner, fingerprint: str, deadline: float
+    storage: Storage, file: Artifact, owner: ObjectOwner, deadline: float
 ) -> tuple[StoredObject, ObjectInfo] | None:
-    """The thumbnail of a file that was found, if there is one: a result is whole without it."""
+    """The thumbnail of a file, this attempt's own from now on, if there is one: a result is whole without it."""
+    path = thumbnail_path(str(file.storage_path))
     try:
-        seen = storage.recall([thumbnail_path(str(file.storage_path))], owner.file_uid, fingerprint, deadline)
+        found = storage.recall([path], owner.file_uid, owner.fingerprint, deadline)
+        mine = storage.take_over(*found[0], owner, deadline) if found else None
     except BackendError:
         return None
-    return seen[0] if seen else None
+    return (mine, found[0][1]) if found and mine is not None else None
 
 
 def _artifact(stored: StoredObject, info: ObjectInfo) -> Artifact:

@@ -190,6 +190,22 @@ class Uploader:
         except BackendError:
             log.warning("objects of a discarded result are left", extra={"action": "orphans", "count": len(stored)})
 
+    async def leave(self) -> None:
+        """What was uploaded is a newer attempt's to take over or to replace; waits for uploads under way.
+
+        Where that one has taken over a file already, it has looked for its thumbnail, too: one that was stored since
+        then is nobody's.
+        """
+        outcomes = await self.settled()
+        if self._destination is None or not self._thumbnails:
+            return
+        files = [file.stored for file in outcomes if isinstance(file, _File) and file.stored is not None]
+        try:
+            await asyncio.to_thread(_remove_unwanted, self._destination.storage, files, self._thumbnails)
+        except BackendError:
+            extra = {"action": "orphans", "count": len(self._thumbnails)}
+            log.warning("thumbnails of a newer attempt's files may be left", extra=extra)
+
     async def settled(self) -> Sequence["_File | BaseException"]:
         """Wait until nothing is under way any more; what became of each file."""
         return await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -338,6 +354,13 @@ class _File:
     stored: StoredObject | None = None
     name_taken: bool = False
     """Whether its name is another generation's: trying again helps nobody."""
+
+
+def _remove_unwanted(storage: Storage, files: Sequence[StoredObject], thumbnails: Sequence[StoredObject]) -> None:
+    """Delete the thumbnails whose files are another attempt's by now, as far as that one has not taken them over."""
+    deadline = time.monotonic() + timing.REMOVE_SECONDS
+    kept = {thumbnail_path(file.path) for file in files if storage.is_kept(file, deadline)}
+    storage.remove([thumbnail for thumbnail in thumbnails if thumbnail.path not in kept])
 
 
 def _taken_back(file: Artifact) -> Artifact:

@@ -339,7 +339,7 @@ class _Runner:
             usage = self._context.usage if self._context.used_card else schema.UNUSED
             await lease.fail(error, self._request_data, usage)
         if self._uploader is not None and isinstance(error, Superseded):
-            await self._uploader.settled()  # what it stored is its successor's to take over or to replace
+            await self._uploader.leave()
         elif self._uploader is not None:
             await self._uploader.discard()
         elif self._delivered is not None and isinstance(error, Deleted) and storage is not None:

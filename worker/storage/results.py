@@ -161,6 +161,15 @@ class Storage:
     def _stored(self, path: str, token: str, info: ObjectInfo, *, found: bool = False) -> StoredObject:
         return StoredObject(path, self.url(path, token), info.generation, info.metageneration, found)
 
+    def is_kept(self, stored: StoredObject, deadline: float) -> bool:
+        """Whether an object is as this attempt left it: nobody has taken it over, replaced or deleted it.
+
+        Raises:
+            BackendError: that could not be found out by `deadline`.
+        """
+        info = self._bucket.info(stored.path, deadline=deadline)
+        return info is not None and (info.generation, info.metageneration) == (stored.generation, stored.metageneration)
+
     def remove(self, stored: Sequence[StoredObject]) -> None:
         """Take back objects of a job whose result is not kept.
 
