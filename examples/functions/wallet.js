@@ -140,10 +140,10 @@ function refused({ wallet, hold }, call) {
   return givenBack(wallet, { ...hold, call: null });
 }
 
-/** RunPod has taken this job back: given back, unless a worker has claimed it meanwhile, and ends it. */
+/** RunPod has taken this job back: given back, unless a worker has claimed it meanwhile, and ends it. A slip waits for nothing then. */
 function dropped({ wallet, hold, current }, jobId, now) {
-  if (hold?.state !== "held" || hold.job_id !== jobId || isAlive(current, now)) return null;
-  return { ...givenBack(wallet, hold), stopped: isStopped(current) };
+  if (!wallet || hold?.state !== "held" || hold.job_id !== jobId || isAlive(current, now)) return null;
+  return { ...givenBack(wallet, hold), waits: current?.status === "queued" };
 }
 
 /** A hold whose job RunPod has dropped by now: given back, unless a worker is still busy with it. */
@@ -276,7 +276,7 @@ export class Wallets {
   async dropped(uid, fileUid, { jobId, now = Date.now() }) {
     await this.change(uid, fileUid, (read, transaction) => {
       const after = told(read, this.per1000) ?? dropped(read, jobId, now);
-      if (after?.stopped) transaction.update(this.documentOf(uid, fileUid), cancelled(uid, fileUid, jobId));
+      if (after?.waits) transaction.update(this.documentOf(uid, fileUid), cancelled(uid, fileUid, jobId));
       return after;
     });
   }

@@ -400,8 +400,11 @@ def test_what_other_programs_call_a_variable_leads_to_ours(
     assert misspelt_variables()[name] == ours
 
 
+TRACES = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"  # OpenTelemetry reads it
+
+
 def test_a_variable_that_nobody_reads_is_known_by_the_one_that_it_looks_like(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("SDXL_MODLE", "FIREBASE_STORGE_BUCKET", "SDXL_MODEL", "HF_TOKEN", "MODEL", "RUNPOD_POD_IDS"):
+    for name in ("SDXL_MODLE", "FIREBASE_STORGE_BUCKET", "SDXL_MODEL", "HF_TOKEN", "MODEL", "RUNPOD_POD_IDS", TRACES):
         monkeypatch.setenv(name, "x")
     assert misspelt_variables() == {"SDXL_MODLE": "SDXL_MODEL", "FIREBASE_STORGE_BUCKET": "FIREBASE_STORAGE_BUCKET"}
 

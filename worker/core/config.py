@@ -433,7 +433,7 @@ class Settings(BaseSettings):
     @classmethod
     def _with_scheme(cls, value: str | None) -> str | None:
         if value and not value.startswith(("http://", "https://")):
-            raise ValueError("must be a URL with its scheme, such as http://127.0.0.1:9199")
+            raise ValueError("must be a URL with its scheme, http:// or https://")
         return value.rstrip("/") if value else None
 
     @field_validator("*", mode="before")
@@ -499,13 +499,16 @@ def wrong_variables() -> dict[str, str]:
 
 
 def misspelt_variables() -> dict[str, str]:
-    """Each variable of this environment that nobody reads -> the one of ours that it looks like."""
+    """Each variable of this environment that nobody reads -> the one of ours that it looks like.
+
+    RunPod's and OpenTelemetry's have their own readers.
+    """
     ours = {
         str(choice).upper()
         for name, field in Settings.model_fields.items()
         for choice in getattr(field.validation_alias, "choices", [name])
     }
-    strangers = [name for name in os.environ if name.upper() not in ours and not name.startswith("RUNPOD_")]
+    strangers = [name for name in os.environ if name.upper() not in ours and not name.startswith(("RUNPOD_", "OTEL_"))]
     likest = {name: difflib.get_close_matches(name.upper(), ours, 1, cutoff=0.88) for name in strangers}
     alike = {name: found[0] for name, found in likest.items() if found}
     called = {name: _CALLED[name.upper()] for name in strangers if name.upper() in _CALLED}

@@ -161,6 +161,32 @@ describe("a user with credits", { skip: !process.env.FIRESTORE_EMULATOR_HOST }, 
       assert.deepEqual(await wallet(), { credits: 983, held: 0, spent: 17 });
     });
 
+    test("is told at once where the slip that was made anew waits for nothing", async () => {
+      world.answer = async (url) => {
+        if (!url.includes("/cancel/")) return { status: 200, body: { id: "job-1" } };
+        await file().set(slip);
+        assert.equal((await generate({ slip: true })).result.jobId, "job-1", "the same job, as long as it is held for");
+        return taken;
+      };
+      await file().set(slip);
+      await generate({ slip: true });
+      await becomes(stopped);
+      assert.deepEqual(await wallet(), { credits: 1000, held: 0, spent: 0 });
+      assert.equal((await file().get()).data().error.code, "cancelled");
+    });
+
+    test("is no fault where the wallet is gone with its user", async () => {
+      world.answer = async (url) => {
+        if (!url.includes("/cancel/")) return { status: 200, body: { id: "job-1" } };
+        await firestore.doc("wallets/alice").delete();
+        return taken;
+      };
+      await file().set(slip);
+      await generate({ slip: true });
+      await becomes(null);
+      assert.deepEqual(cancels(), ["/endpoint-1/cancel/job-1"]);
+    });
+
     test("leaves a job alone whose earlier call may have been taken, too", async () => {
       await file().set(slip);
       runpod(taken);

@@ -69,8 +69,10 @@ def is_closed(path: Path) -> bool:
     """Whether a file or folder, or something in it, is there and may not be read by this process."""
     denied: list[OSError] = []
     files = [path] if path.is_file() else []
-    for root, _, names in os.walk(path, onerror=denied.append):
+    for root, folders, names in os.walk(path, onerror=denied.append):
         files += [Path(root, name) for name in names]
+        if len(Path(root).relative_to(path).parts) == 2:
+            folders.clear()  # a snapshot's parts have none: this is no model, and may be a whole volume
     ids = os.access in os.supports_effective_ids
     return any(isinstance(error, PermissionError) for error in denied) or any(
         file.exists() and not os.access(file, os.R_OK, effective_ids=ids) for file in files
