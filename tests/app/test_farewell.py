@@ -96,7 +96,6 @@ def test_an_account_goes_with_its_pictures_its_photos_and_what_is_being_made(
     card = one.ask("a small green square moving left")
     expect(card.locator(".stage")).to_contain_text("Drawing", timeout=PATIENCE_MS)
     assert len(left(app, uid)) > 8
-    jobs = [found.to_dict() for found in app.firebase.documents.collection(f"generations/{uid}/files").stream()]
 
     page.get_by_role("button", name="Account").click()
     expect(page.get_by_role("dialog", name="Your account")).to_contain_text(EMAIL)
@@ -137,10 +136,9 @@ def test_an_account_goes_with_its_pictures_its_photos_and_what_is_being_made(
     password.press("Enter")
 
     nothing_is_left(one, app, uid, EMAIL, "yellow circle", "green square")
-    for job in jobs:
-        app.plane.wait(job["job_id"])
+    other.draw("a small red star on blue")  # the worker has ended by then what it was busy with
     assert left(app, uid) == set(), "nothing that a job still brought"
-    assert left(app, kept) == theirs
+    assert theirs < left(app, kept)
     one.knock(EMAIL, PASSWORD, "Sign in")
     expect(page.locator("#signin-error")).not_to_be_empty(timeout=PATIENCE_MS)
 
