@@ -65,8 +65,8 @@ test: setup emulators ## all tests
 	$(PY) -m pytest tests/app tests/client $(PYTEST) || [ $$? = 5 ] || $(AGAIN) tests/app tests/client
 
 # Workers are killed, told to leave, frozen and short of disk, cards fail, Firebase is slow, silent and away, jobs come twice;
-# and what each job was to cost is told to the wallet of the example backend: about an hour.
-marathon: setup emulators ## ten thousand jobs on a bad day, then ten thousand in a row on one process (an hour)
+# and what each job was to cost is told to the wallet of the example backend: over two hours on two cores.
+marathon: setup emulators ## ten thousand jobs on a bad day, then ten thousand in a row on one process (hours)
 	FAULTS_JOBS=10000 FAULTS_SECONDS=2400 FAULTS_ENDURANCE_JOBS=10000 \
 		$(PY) -m pytest -s tests/faults/test_random.py tests/faults/test_endurance.py $(PYTEST)
 

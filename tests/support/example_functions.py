@@ -12,6 +12,8 @@ from tools.emulators.firebase import DocumentWrite, FirebaseEmulators
 from tools.emulators.install import InstallError, MissingNodeError, find_node, install, node_environment
 
 FUNCTIONS = Path(__file__).parents[2] / "examples" / "functions"
+USERS = 16
+"""Wallets that the generations are shared out to: each has its own turns."""
 TOLD = ("status", "attempt", "job_id", "generation_data", "usage")
 """The fields of a document that a wallet looks at."""
 
@@ -36,9 +38,8 @@ def paid(histories: Mapping[str, Sequence[DocumentWrite]], parent: Path) -> str:
     """
     lines = parent / "histories.jsonl"
     with lines.open("w") as written:
-        for file_uid, writes in histories.items():
-            uid = writes[0].path.split("/")[1]
-            told = {"uid": uid, "fileUid": file_uid, "history": _documents(writes)}
+        for number, (file_uid, writes) in enumerate(histories.items()):
+            told = {"uid": f"user-{number % USERS}", "fileUid": file_uid, "history": _documents(writes)}
             written.write(json.dumps(told) + "\n")
     command = [str(find_node()), "test/replay.js", str(lines)]
     with FirebaseEmulators(project="demo-functions") as firebase:
