@@ -43,8 +43,9 @@ export function mostUnits(taskType, text = maxUnits.value()) {
 }
 
 /**
- * Holds what `units` cost (null: nobody knows, and only what is held already goes on), submits the job and returns its id. The hold is given back where RunPod refused the job for
- * certain; where its answer is not clear, it stays until the document or `sweep` tells.
+ * Holds what `units` cost (null: nobody knows, and only what is held already goes on), submits the job and returns its id. The
+ * hold is given back where RunPod refused the job for certain; where its answer is not clear, it stays until the document or
+ * `sweep` tells.
  */
 export async function paidFor({ uid, job, units }, submit) {
   const call = randomUUID();

@@ -140,7 +140,10 @@ function refused({ wallet, hold }, call) {
   return givenBack(wallet, { ...hold, call: null });
 }
 
-/** RunPod has taken this job back: given back, unless a worker has claimed it meanwhile, and ends it. A slip waits for nothing then. */
+/**
+ * RunPod has taken this job back: given back, unless a worker has claimed it meanwhile, and ends it. `waits`: its slip still
+ * stands there, for nothing.
+ */
 function dropped({ wallet, hold, current }, jobId, now) {
   if (!wallet || hold?.state !== "held" || hold.job_id !== jobId || isAlive(current, now)) return null;
   return { ...givenBack(wallet, hold), waits: current?.status === "queued" };
