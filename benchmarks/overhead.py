@@ -41,8 +41,9 @@ from benchmarks.encoders import clip, photo
 from tests.support.faulty_firebase import FaultyFirebase
 from tools import showing
 from tools.emulators.firebase import bucket_at, environment
-from worker.api.params import Params, VideoParams, resolve
+from worker.api.params import Params, VideoParams
 from worker.api.request import Request, parse
+from worker.api.resolve import resolve
 from worker.core.config import load_settings, set_library_defaults
 from worker.core.types import Control, Progress, Sources
 from worker.engine.protocol import Generated, GeneratedClip, GeneratedImage, Generator, Placement

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from worker.api.params import resolve
 from worker.api.request import parse
+from worker.api.resolve import resolve
 from worker.core.config import load_settings
 from worker.core.types import Sources, TaskType
 from worker.engine.engine import Engine

@@ -14,8 +14,8 @@ import pytest
 from benchmarks.full_size_models import WAN_22_VAE, WAN_TI2V_TRANSFORMER
 from tools.bake_models import IP_ADAPTER, PROMAX, choose_files, component_folders
 from tools.lock import pinned
-from worker.api.params import resolve
 from worker.api.request import REQUESTS, parse
+from worker.api.resolve import resolve
 from worker.core.config import Settings, load_settings
 from worker.core.types import TaskType
 from worker.engine.estimate import Estimator, Networks

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from tests.support.memory_world import World
-from worker.api.params import ModelDefaults, resolve
+from worker.api.params import ModelDefaults
 from worker.api.request import REQUESTS, PictureRequest, envelope, parse
+from worker.api.resolve import resolve
 from worker.api.response import failure, manifest, success
 from worker.core.config import REPOSITORY, Settings
 from worker.core.errors import ERROR_CODES, Cancelled, Internal, JobError

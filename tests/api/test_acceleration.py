@@ -9,8 +9,9 @@ from worker.api.acceleration import accelerated
 from worker.api.departures import departures
 from worker.api.fingerprint import fingerprint
 from worker.api.loras import lora_params, wanted_loras
-from worker.api.params import LoraParams, ModelDefaults, resolve
+from worker.api.params import LoraParams, ModelDefaults
 from worker.api.request import Request, parse
+from worker.api.resolve import resolve
 from worker.core.config import ConfigError, load_settings
 from worker.core.errors import InvalidInput
 from worker.core.types import Scheduler

@@ -7,8 +7,9 @@ import pytest
 
 from tests.support.clock import computed
 from worker.api.departures import departures
-from worker.api.params import LoraParams, ModelDefaults, resolve
+from worker.api.params import LoraParams, ModelDefaults
 from worker.api.request import parse
+from worker.api.resolve import resolve
 
 SDXL = ModelDefaults("sdxl", 1024, 1024, num_inference_steps=30, guidance_scale=5.0, has_refiner=True)
 TURBO = replace(SDXL, width=512, height=512, num_inference_steps=1, guidance_scale=0.0, few_steps=True)

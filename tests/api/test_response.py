@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from worker.api.params import ModelDefaults, Params, resolve
+from worker.api.params import ModelDefaults, Params
 from worker.api.request import Request, envelope, parse
+from worker.api.resolve import resolve
 from worker.api.response import check_size, failure, manifest, replay, success
 from worker.api.shapes import GenerationData, Manifest
 from worker.core.errors import Cancelled, GpuFault, InvalidInput, ResultTooLarge

@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 
+from worker.api.cost import STEPS_BESIDE, job_cost
 from worker.api.departures import departures
 from worker.api.field_types import LONGEST_SIDE, FormatName
-from worker.api.params import STEPS_BESIDE, ImageParams, ModelDefaults, SourceShape, job_cost, public_params, resolve
+from worker.api.params import ImageParams, ModelDefaults, public_params
 from worker.api.prompt_weights import has_weights
 from worker.api.request import Request, UpscaleRequest, parse
+from worker.api.resolve import SourceShape, resolve
 from worker.core.errors import InvalidInput
 
 PLAIN = ModelDefaults("sdxl", 1024, 1024, num_inference_steps=30, guidance_scale=5.0)

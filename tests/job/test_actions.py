@@ -11,8 +11,10 @@ import pytest
 
 from tests.support.fakes import Hangs, HasNoModel, PaintingGenerator, Slow
 from tests.support.memory_world import CLOUD, World, data_uri
-from worker.api.params import ModelDefaults, Params, SourceShape, job_units, resolve
+from worker.api.cost import job_units
+from worker.api.params import ModelDefaults, Params
 from worker.api.request import REQUESTS, Request, parse
+from worker.api.resolve import SourceShape, resolve
 from worker.core.config import REPOSITORY, load_settings
 from worker.core.errors import InvalidInput, ModelUnavailable
 from worker.core.types import Control, Sources, TaskType

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from tests.support.fakes import PaintingGenerator, Slow
-from worker.api.params import Params, resolve
+from worker.api.params import Params
 from worker.api.request import Request, envelope, parse
+from worker.api.resolve import resolve
 from worker.core import timing
 from worker.core.errors import Cancelled, GpuFault, JobError, JobTimeout, Superseded
 from worker.core.stop import StopSignal

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tests.support.engine_jobs import Recorder, sources_of
-from worker.api.params import Params, resolve
+from worker.api.params import Params
 from worker.api.request import Request, parse
+from worker.api.resolve import resolve
 from worker.core.types import Sources, TaskType
 from worker.engine.engine import Engine
 from worker.engine.protocol import GeneratedImage

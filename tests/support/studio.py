@@ -6,8 +6,8 @@ from typing import Any
 from PIL import Image
 
 from tests.support.drawn_scenes import Pixels
-from worker.api.params import SourceShape, resolve
 from worker.api.request import REQUESTS
+from worker.api.resolve import SourceShape, resolve
 from worker.core.config import load_settings, set_library_defaults
 from worker.core.types import Sources, TaskType
 from worker.engine.engine import Engine

@@ -303,7 +303,7 @@ class Engine:
 
     def _spec(self, request: "Request", params: Params) -> ModelSpec:
         """What a job runs on; what draws nothing needs its upscaler alone."""
-        if isinstance(params, ImageParams) and params.draws_nothing and (alone := self._upscaler(params)) is not None:
+        if params.draws_nothing and (alone := self._upscaler(params)) is not None:
             return alone
         return self.registry.spec(request.task_type, request.model, request)
 

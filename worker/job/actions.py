@@ -10,8 +10,9 @@ from typing import Any, get_args
 
 from worker.api import fingerprint, sizes
 from worker.api.acceleration import levels
+from worker.api.cost import job_units
 from worker.api.field_types import MAX_PROMPT_CHARACTERS, FormatName
-from worker.api.params import ModelDefaults, job_units, public_params
+from worker.api.params import ModelDefaults, public_params
 from worker.api.request import ACTIONS, UPSCALE_FACTORS, parse
 from worker.api.shapes import Capabilities, Quote, ServedLora, ServedModel, ServedStyle
 from worker.api.styles import tasks_of

@@ -10,12 +10,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from worker.api.acceleration import accelerated
+from worker.api.cost import job_cost
 from worker.api.departures import departures
 from worker.api.field_types import MAX_IMAGE_SIDE, MAX_VIDEO_SIDE
 from worker.api.layout import Drawn
 from worker.api.loras import WantedLora, lora_params, wanted_loras
-from worker.api.params import ImageParams, ModelDefaults, Params, SourceShape, VideoParams, job_cost, resolve
+from worker.api.params import ImageParams, ModelDefaults, Params, VideoParams
 from worker.api.request import Img2ImgRequest, Img2VideoRequest, InpaintRequest, Request, UpscaleRequest
+from worker.api.resolve import SourceShape, resolve
 from worker.api.styles import styled
 from worker.core import timing
 from worker.core.errors import FieldProblem, InvalidInput
@@ -48,8 +50,8 @@ class Plan:
     @property
     def model(self) -> str:
         """What the result is of."""
-        alone = isinstance(self.params, ImageParams) and self.params.draws_nothing and self.params.upscale
-        return alone.upscaler if alone else self.defaults.name
+        upscale = self.params.upscale if isinstance(self.params, ImageParams) else None
+        return upscale.upscaler if upscale is not None and self.params.draws_nothing else self.defaults.name
 
 
 async def plan(request: Request, services: Services) -> Plan:
@@ -161,7 +163,7 @@ def _resolved(
 
 
 def _said(request: Request, params: Params, defaults: ModelDefaults) -> tuple[str, ...]:
-    of_model = () if isinstance(params, ImageParams) and params.draws_nothing else defaults.warnings
+    of_model = () if params.draws_nothing else defaults.warnings
     return (*of_model, *departures(request, params, defaults))
 
 

@@ -15,8 +15,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from worker.api import response
+from worker.api.cost import job_units
 from worker.api.fingerprint import fingerprint
-from worker.api.params import VideoParams, job_units
+from worker.api.params import VideoParams
 from worker.api.request import DEFAULT_TASK, Request, envelope, parse
 from worker.core import logs, timing
 from worker.core.errors import (

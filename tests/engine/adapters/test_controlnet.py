@@ -25,8 +25,9 @@ from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, D
 
 from tests.engine.conftest import engine_of, request_of, runs_out
 from tests.support.engine_jobs import Recorder, image_params, picture, sources_of
-from worker.api.params import ControlParams, Draft, resolve
+from worker.api.params import ControlParams, Draft
 from worker.api.request import ControlNet, parse
+from worker.api.resolve import resolve
 from worker.core.config import Settings, load_settings
 from worker.core.errors import Cancelled, InvalidInput, ModelUnavailable
 from worker.core.types import TaskType

@@ -28,7 +28,7 @@ from tests.support.engine_jobs import Recorder, picture
 from tests.support.loras import lora, lycoris
 from tests.support.network_state import NetworkState
 from tests.support.requested_jobs import URL, Job, resolved, run, small_job, started
-from worker.api.params import PREPROCESSED
+from worker.api.resolve import PREPROCESSED
 from worker.core.config import Settings
 from worker.core.errors import Cancelled, OutOfMemory
 from worker.core.types import Expert, LoraFile, Scheduler, TaskType

@@ -1,4 +1,4 @@
-"""Parameters: what a request leaves open comes from the model, and what is too large is refused."""
+"""Parameters: what a request leaves open comes from the model, what it costs, and what is too large is refused."""
 
 import contextlib
 from dataclasses import replace
@@ -8,22 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.api.params import (
-    CONTROLNET_SHARE,
-    Draft,
-    EndImage,
-    ImageParams,
-    ModelDefaults,
-    Params,
-    SourceShape,
-    VideoParams,
-    job_cost,
-    job_units,
-    public_params,
-    resolve,
-)
+from worker.api.cost import CONTROLNET_SHARE, job_cost, job_units
+from worker.api.params import Draft, EndImage, ImageParams, ModelDefaults, Params, VideoParams, public_params
 from worker.api.prompt_weights import weighted
 from worker.api.request import parse
+from worker.api.resolve import SourceShape, resolve
 from worker.api.sizes import ASPECT_RATIOS
 from worker.core.errors import InvalidInput
 from worker.core.types import Scheduler

@@ -1,0 +1,82 @@
+"""What a job costs: the work that GPU time grows with, counted alike for every card.
+
+Pure arithmetic over a job's parameters, in pixel-steps; a price is that in millions (`job_units`).
+"""
+
+import math
+
+from worker.api.params import ImageParams, ModelDefaults, Params, VideoParams
+from worker.api.request import TWICE_A_STEP
+
+PIXEL_STEPS_A_UNIT = 1_000_000
+STEPS_BESIDE = 1
+"""What decoding a picture and encoding what it starts from count as. By engine/estimate.py's FLOP, with two calls of a
+network a step: 0.9 steps to decode and 0.4 to encode with SDXL at 1024 x 1024; to decode 0.5 with Wan 2.1 1.3B at
+832 x 480 and 2 with Wan 2.2 TI2V 5B at 1280 x 704."""
+OTHER_MODEL = {"image": 30_000_000, "video": 120_000_000}
+"""What loading another model than the worker's first counts as, in pixel-steps: one picture of SDXL's own size, four
+for the larger files of Wan. What fits side by side is the card's, and a price does not depend on the card."""
+CONTROLNET_SHARE = 0.45
+"""Work of a ControlNet's call in those of the UNet's: 3.02 of 6.76 TFLOP, as torch counts them for SDXL."""
+
+
+def job_cost(params: Params, defaults: ModelDefaults | None = None) -> int:
+    """Pixels x frames x (denoising steps + `STEPS_BESIDE`) x images, and `OTHER_MODEL` for a model beside the first.
+
+    `defaults` are those of the job's model; without them the model counts as the worker's first.
+    """
+    if isinstance(params, VideoParams):
+        cost, other = _drawing_cost(params), OTHER_MODEL["video"]
+    else:
+        cost = upscaling_cost(params) + (0 if params.enlarges else _drawing_cost(params))
+        other = OTHER_MODEL["image"]
+    loads_another = defaults is not None and not defaults.is_first and not params.draws_nothing
+    return cost + other if loads_another else cost
+
+
+def upscaling_cost(params: ImageParams) -> int:
+    """The part of a job's cost that enlarging its pictures has; 0 where they stay as they are drawn.
+
+    An upscaler counts as one step over the pixels that it makes: its work is less, but the file of so many pixels keeps
+    the card and the line waiting, too. Details that are drawn anew count as all that is drawn, overlaps of tiles
+    included.
+    """
+    if (upscale := params.upscale) is None:
+        return 0
+    cost = upscale.width * upscale.height
+    if upscale.tile is not None:
+        sides = zip((upscale.width, upscale.height), upscale.tiles, strict=True)
+        painted = math.prod(side + (count - 1) * upscale.overlap for side, count in sides)
+        cost += painted * (upscale.steps(params.num_inference_steps) * _calls_a_step(params) + STEPS_BESIDE)
+    return cost * len(params.seeds)
+
+
+def _calls_a_step(params: ImageParams) -> int:
+    return 2 if params.scheduler in TWICE_A_STEP else 1
+
+
+def _drawing_cost(params: Params) -> int:
+    """All that the model draws: each control picture adds `CONTROLNET_SHARE` to the steps in its span."""
+    steps, calls = float(params.num_inference_steps), 1
+    if isinstance(params, VideoParams):
+        times, (width, height) = params.num_frames, (params.width, params.height)
+    else:
+        times, (width, height) = len(params.seeds), params.drawn_size
+        calls = _calls_a_step(params)
+        if params.refiner_inference_steps is not None and params.high_noise_frac is not None:
+            refined = params.refiner_inference_steps * (1 - params.high_noise_frac)
+            steps = round(steps * params.high_noise_frac + refined)
+    controls = (params.controlnets or ()) if isinstance(params, ImageParams) else ()
+    beside = 1 + CONTROLNET_SHARE * sum(entry.span for entry in controls)
+    steps *= beside
+    drafted = 0.0
+    if params.draft is not None:
+        drafted = params.draft.width * params.draft.height
+        drafted *= params.num_inference_steps * beside * calls + STEPS_BESIDE
+        steps *= params.draft.strength
+    return round(drafted + width * height * (steps * calls + STEPS_BESIDE)) * times
+
+
+def job_units(params: Params, defaults: ModelDefaults | None = None) -> int:
+    """What a job is worth, whichever card runs it: its cost in millions of pixel-steps, rounded up."""
+    return max(1, math.ceil(job_cost(params, defaults) / PIXEL_STEPS_A_UNIT))

@@ -1,0 +1,426 @@
+"""A request and a model's defaults -> the concrete parameters of a job, or why it may have none.
+
+Pure arithmetic. Knows no weights, no I/O and no torch.
+"""
+
+import math
+import secrets
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from worker.api.cost import job_cost, upscaling_cost
+from worker.api.field_types import LONGEST_SIDE
+from worker.api.layout import LONGEST_CLIP, LONGEST_IMAGE, Borders, Layout, Native, Shares, followed, laid_out
+from worker.api.params import (
+    LANCZOS,
+    ControlParams,
+    Draft,
+    ImageParams,
+    ModelDefaults,
+    Params,
+    ReferenceParams,
+    Upscale,
+    VideoParams,
+)
+from worker.api.request import (
+    MAX_SHORT_STEPS,
+    SHORT_SCHEDULERS,
+    BaseRequest,
+    ImageRequest,
+    Img2ImgRequest,
+    Img2VideoRequest,
+    InpaintRequest,
+    PictureRequest,
+    Request,
+    Text2ImgRequest,
+    Text2VideoRequest,
+    UpscaleRequest,
+    VideoRequest,
+)
+from worker.api.sizes import ASPECT_RATIOS, IMAGE_SIZES, RESOLUTIONS, Size, frame_count, image_size, video_size
+from worker.core.errors import FieldProblem, InvalidInput
+from worker.core.types import Scheduler
+
+SEED_RANGE = 2**32
+PREPROCESSED = ("canny", "scribble", "tile")
+"""Types of control picture that every worker makes of a photo or a drawing; one with a `DEPTH_MODEL` makes `depth`."""
+UPSCALE_STRENGTH = 0.3
+"""Share of the schedule that draws details anew where Lanczos alone would leave none; as of a draft's second pass."""
+_TOLD_BELOW = 1.1
+"""A picture with so many times fewer pixels than the native size is told to the model as larger than it is."""
+_DRAFTED_ABOVE = 2
+"""So many times the native pixels are still made in one pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceShape:
+    """What the size of a job depends on, of the pictures that it starts from."""
+
+    width: int
+    height: int
+    masked: Shares | None = None
+    """The smallest box with all that the mask repaints; None: there is no mask, or it repaints nothing."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """In pixels."""
+        return self.width, self.height
+
+
+def resolve(
+    request: Request,
+    defaults: ModelDefaults,
+    *,
+    max_image_pixels: int,
+    max_job_cost: int,
+    max_upscaled_pixels: int = 16_777_216,
+    source: SourceShape | None = None,
+    seed: int | None = None,
+) -> Params:
+    """Fill what the request left open from the model's defaults, and refuse what is too large.
+
+    Args:
+        request: what was asked for.
+        defaults: the model's.
+        max_image_pixels: width x height of an image, at most.
+        max_job_cost: see `job_cost`.
+        max_upscaled_pixels: width x height of what an image is enlarged to, at most.
+        source: the picture that the job starts from, whose shape the output has where the request does not say
+            another; None: there is none, or it is not known yet, and the model's native size stands for it.
+        seed: what an earlier call has drawn for this request.
+
+    Raises:
+        InvalidInput: a size the model cannot make, too many pixels, or a cost over `max_job_cost`.
+    """
+    if seed is None:
+        seed = secrets.randbelow(SEED_RANGE) if request.seed is None else request.seed
+    if isinstance(request, ImageRequest):
+        params: Params = _image_params(request, defaults, seed, source, max_image_pixels)
+        if (pixels := params.width * params.height) > max_image_pixels:
+            problem = FieldProblem("width", "invalid_input.too_many_pixels", most=max_image_pixels, got=pixels)
+            raise InvalidInput([problem])
+    elif isinstance(request, UpscaleRequest):
+        params = _enlarging(request, defaults, seed, source, max_upscaled_pixels)
+    else:
+        params = _video_params(request, defaults, seed, source)
+    if isinstance(request, PictureRequest) and isinstance(params, ImageParams):
+        params = replace(params, upscale=_upscale(request, params, defaults, max_upscaled_pixels))
+    # Before a client's picture is here its size is not known: with `source` the cost is checked.
+    if source is not None or not isinstance(request, UpscaleRequest):
+        _check_cost(params, defaults, max_job_cost)
+    return params
+
+
+def _check_cost(params: Params, defaults: ModelDefaults, most: int) -> None:
+    """Refuse a job of a higher cost, by the field that brings it down: the enlarging, where that alone is too much."""
+    if (cost := job_cost(params, defaults)) <= most:
+        return
+    field, message = "num_inference_steps", "invalid_input.video_cost"
+    if isinstance(params, ImageParams):
+        message = "invalid_input.image_cost"
+        if params.upscale is not None and cost - upscaling_cost(params) <= most:
+            field, message = "upscale_factor", "invalid_input.upscale_cost"
+    raise InvalidInput([FieldProblem(field, message, most=most, got=cost)])
+
+
+def _asked_image_size(request: ImageRequest, defaults: ModelDefaults) -> tuple[int | None, int | None]:
+    """Width and height by name, by shape or side by side; None: the request leaves it open."""
+    shape = IMAGE_SIZES[request.image_size] if request.image_size else request.aspect_ratio
+    if shape is None:
+        return request.width, request.height
+    return image_size(ASPECT_RATIOS[shape], (defaults.width, defaults.height), defaults.size_multiple)
+
+
+def _asked_video_size(
+    request: VideoRequest, defaults: ModelDefaults, source: Size | None
+) -> tuple[int | None, int | None]:
+    """As `_asked_image_size`; a resolution without a shape takes that of the source, as far as there is one."""
+    if request.aspect_ratio is None and request.resolution is None:
+        return request.video_width, request.video_height
+    native = defaults.width, defaults.height
+    pixels = math.prod(RESOLUTIONS[request.resolution] if request.resolution else native)
+    if request.aspect_ratio is not None:
+        ratio = ASPECT_RATIOS[request.aspect_ratio]
+    elif source is not None:
+        ratio = source[0] / source[1]
+    else:
+        ratio = ASPECT_RATIOS["16:9" if native[0] >= native[1] else "9:16"]
+    return video_size(ratio, pixels, native, defaults.size_multiple)
+
+
+def _image_params(
+    request: ImageRequest, defaults: ModelDefaults, seed: int, source: SourceShape | None, most_pixels: int
+) -> ImageParams:
+    layout = _layout(request, defaults, source, most_pixels)
+    width, height = layout.width, layout.height
+    steps = request.num_inference_steps or defaults.num_inference_steps
+    refine = request.high_noise_frac is not None or request.refiner_inference_steps is not None
+    if refine and not defaults.has_refiner:
+        field = "high_noise_frac" if request.high_noise_frac is not None else "refiner_inference_steps"
+        raise InvalidInput([FieldProblem(field, "invalid_input.no_refiner")])
+    if request.ip_adapters and not defaults.has_ip_adapter:
+        raise InvalidInput([FieldProblem("ip_adapters", "invalid_input.no_ip_adapter")])
+    inpaint = request if isinstance(request, InpaintRequest) else None
+    # An output that is more than what is drawn has any size.
+    if layout.drawn is None:
+        _check_multiple(defaults.size_multiple, width=width, height=height)
+    drawn = (width, height) if layout.drawn is None else (layout.drawn.width, layout.drawn.height)
+    scheduler = request.scheduler or defaults.scheduler
+    _check_scheduler(request, defaults, scheduler, steps)
+    guidance = defaults.guidance_scale if request.guidance_scale is None else request.guidance_scale
+    fewest = min(steps, request.refiner_inference_steps or steps)
+    return ImageParams(
+        **_prompts(request, defaults, guidance),
+        width=width,
+        height=height,
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        scheduler=scheduler,
+        seeds=tuple((seed + k) % SEED_RANGE for k in range(request.num_images)),
+        prediction_type=defaults.prediction_type,
+        timestep_spacing=defaults.timestep_spacing,
+        original_inference_steps=defaults.original_inference_steps,
+        guidance_rescale=defaults.guidance_rescale or None,
+        micro_conditioning=_told_size(defaults, *drawn),
+        strength=request.strength if isinstance(request, Img2ImgRequest | InpaintRequest) else None,
+        high_noise_frac=(0.8 if request.high_noise_frac is None else request.high_noise_frac) if refine else None,
+        refiner_inference_steps=(request.refiner_inference_steps or steps) if refine else None,
+        draft=_draft(defaults, width, height, fewest) if isinstance(request, Text2ImgRequest) else None,
+        mask_blur=inpaint.mask_blur if inpaint is not None else None,
+        inpaint_area=inpaint.inpaint_area if inpaint is not None else None,
+        outpaint=layout.outpaint,
+        drawn=layout.drawn,
+        controlnets=_controls(request, defaults) or None,
+        ip_adapters=tuple(ReferenceParams(entry.type, entry.scale) for entry in request.ip_adapters) or None,
+    )
+
+
+def _enlarging(
+    request: UpscaleRequest, defaults: ModelDefaults, seed: int, source: SourceShape | None, most_pixels: int
+) -> ImageParams:
+    """A client's picture; while its size is not known, the model's native one, as far as that may be enlarged."""
+    width, height = (defaults.width, defaults.height) if source is None else source.size
+    if source is None:
+        scale = min(1.0, math.sqrt(most_pixels / (width * height)) / request.upscale_factor)
+        width, height = max(1, int(width * scale)), max(1, int(height * scale))
+    return ImageParams(
+        **_prompts(request, defaults, defaults.guidance_scale),
+        width=width,
+        height=height,
+        num_inference_steps=request.num_inference_steps or defaults.num_inference_steps,
+        guidance_scale=defaults.guidance_scale,
+        scheduler=defaults.scheduler,
+        seeds=(seed,),
+        prediction_type=defaults.prediction_type,
+        timestep_spacing=defaults.timestep_spacing,
+        guidance_rescale=defaults.guidance_rescale or None,
+        enlarges=True,
+    )
+
+
+def _upscale(request: PictureRequest, params: ImageParams, defaults: ModelDefaults, most_pixels: int) -> Upscale | None:
+    """How the picture of these parameters is made larger; None: it is not.
+
+    Raises:
+        InvalidInput: it would have too many pixels, or details are to be drawn where nothing draws.
+    """
+    if (factor := request.upscale_factor) is None:
+        return None
+    width, height = params.width * factor, params.height * factor
+    if width * height > most_pixels:
+        problem = FieldProblem(
+            "upscale_factor",
+            "invalid_input.upscaled_pixels",
+            width=width,
+            height=height,
+            pixels=width * height,
+            most=most_pixels,
+            got=factor,
+        )
+        raise InvalidInput([problem])
+    longest = LONGEST_SIDE.get(request.output_format)
+    if longest is not None and max(width, height) > longest:
+        problem = FieldProblem(
+            "output_format",
+            "invalid_input.format_side",
+            width=width,
+            height=height,
+            most=longest,
+            got=request.output_format,
+        )
+        raise InvalidInput([problem])
+    creativity = request.upscale_creativity
+    if creativity is None:
+        creativity = 0.0 if defaults.upscaler is not None else UPSCALE_STRENGTH
+    if not creativity:
+        return Upscale(factor, width, height, defaults.upscaler or LANCZOS)
+    if not defaults.draws:
+        raise InvalidInput([FieldProblem("upscale_creativity", "invalid_input.no_image_model")])
+    # In one piece up to what is drawn in one pass, else in tiles of the size that the model draws best.
+    native, multiple = (defaults.width, defaults.height), defaults.size_multiple
+    whole = width * height <= _DRAFTED_ABOVE * math.prod(native)
+    tile = tuple(-(-side // multiple) * multiple for side in (width, height)) if whole else native
+    return Upscale(factor, width, height, defaults.upscaler or LANCZOS, creativity, (tile[0], tile[1]))
+
+
+def _controls(request: ImageRequest, defaults: ModelDefaults) -> tuple[ControlParams, ...]:
+    """The request's control pictures, without the pictures.
+
+    Raises:
+        InvalidInput: one has to be made of a photo, and nothing here makes its type.
+    """
+    made_here = (*PREPROCESSED, "depth") if defaults.makes_depth else PREPROCESSED
+    problems = [
+        FieldProblem(
+            f"controlnets.{index}.preprocess",
+            "invalid_input.no_preprocessing",
+            choices=", ".join(made_here),
+            got=entry.type,
+        )
+        for index, entry in enumerate(request.controlnets)
+        if entry.preprocess and entry.type not in made_here
+    ]
+    if problems:
+        raise InvalidInput(problems)
+    return tuple(ControlParams(**entry.model_dump(exclude={"image_url"})) for entry in request.controlnets)
+
+
+def _layout(request: ImageRequest, defaults: ModelDefaults, source: SourceShape | None, most_pixels: int) -> Layout:
+    """The output's size, and where in it the source lies and the model draws."""
+    asked, size = _asked_image_size(request, defaults), None if source is None else source.size
+    native = Native(defaults.width, defaults.height, defaults.size_multiple, LONGEST_IMAGE)
+    if not isinstance(request, InpaintRequest) or (request.outpaint is None and request.inpaint_area == "whole"):
+        return Layout(*followed(asked, native, size, most_pixels=most_pixels))
+    grown, nothing = request.outpaint, (0.0, 0.0, 0.0, 0.0)
+    return laid_out(
+        asked,
+        native,
+        size,
+        most_pixels=most_pixels,
+        borders=None if grown is None else Borders(grown.left, grown.right, grown.up, grown.down),
+        only=((source and source.masked) or nothing) if request.inpaint_area == "masked" else None,
+        blur=request.mask_blur,
+    )
+
+
+def _video_params(request: VideoRequest, defaults: ModelDefaults, seed: int, source: SourceShape | None) -> VideoParams:
+    _check_end_image(request, defaults)
+    native = Native(defaults.width, defaults.height, defaults.size_multiple, LONGEST_CLIP)
+    size = None if source is None else source.size
+    width, height = followed(_asked_video_size(request, defaults, size), native, size, most_pixels=LONGEST_CLIP**2)
+    _check_multiple(defaults.size_multiple, video_width=width, video_height=height)
+    steps = request.num_inference_steps or defaults.num_inference_steps
+    asked = request.video_guidance_scale
+    guidance = defaults.guidance_scale if asked is None else asked
+    fps = request.fps or defaults.fps
+    frames = request.num_frames or defaults.num_frames
+    if request.duration is not None:
+        frames = frame_count(request.duration, fps)
+    return VideoParams(
+        **_prompts(request, defaults, guidance),
+        width=width,
+        height=height,
+        num_frames=frames,
+        fps=fps,
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        guidance_scale_2=defaults.guidance_scale_2 if asked is None else None,
+        # Wan 2.1's own advice: 3.0 up to 480p, 5.0 above (https://github.com/Wan-Video/Wan2.1, "sample_shift").
+        flow_shift=request.flow_shift or defaults.flow_shift or (3.0 if min(width, height) <= 480 else 5.0),
+        seed=seed,
+        draft=_draft(defaults, width, height, steps) if isinstance(request, Text2VideoRequest) else None,
+        video_quality=request.video_quality,
+        ends=isinstance(request, Img2VideoRequest) and request.end_image_url is not None,
+    )
+
+
+def _draft(defaults: ModelDefaults, width: int, height: int, steps: int) -> Draft | None:
+    """The first pass for a size far beyond the model's own, in that size's proportions."""
+    native = defaults.width * defaults.height
+    if not defaults.draft_strength or width * height <= _DRAFTED_ABOVE * native:
+        return None
+    multiple, scale = defaults.size_multiple, math.sqrt(native / (width * height))
+    small = [max(1, round(side * scale / multiple)) * multiple for side in (width, height)]
+    # At least one step of so few; the margin is for the multiplication that brings them back.
+    strength = min(1.0, max(defaults.draft_strength, (1 + 1e-6) / steps))
+    return Draft(small[0], small[1], strength)
+
+
+def _prompts(request: BaseRequest, defaults: ModelDefaults, guidance: float) -> dict[str, Any]:
+    """What a job's parameters say of its prompts."""
+    negative, whose = _negative_prompt(request, defaults, guidance)
+    return {
+        "prompt": request.prompt,
+        "negative_prompt": negative,
+        "negative_prompt_of": whose,
+        "prompt_weighting": request.prompt_weighting or None,
+        "style": request.style,
+        "quantize": defaults.quantize,
+    }
+
+
+def _negative_prompt(
+    request: BaseRequest, defaults: ModelDefaults, guidance: float
+) -> tuple[str, Literal["model"] | None]:
+    """The request's own, or where it is empty and counts, the model's; and whose it is."""
+    if request.negative_prompt or not defaults.negative_prompt or guidance <= 1:
+        return request.negative_prompt, None
+    return defaults.negative_prompt, "model"
+
+
+def _told_size(defaults: ModelDefaults, width: int, height: int) -> tuple[int, int] | None:
+    """The size that SDXL is told where it is not the picture's own.
+
+    SDXL was trained with the size of each picture before it was scaled, so that small, blurry ones could stay in the
+    set without teaching it blur (https://arxiv.org/abs/2307.01952, section 2.2); and with the size that it draws, which
+    was always one of about its native pixels (section 2.3; the fewest in appendix I are 0.94 times as many). Who asks
+    for 512 x 512 wants a sharp small picture, not one that looks enlarged. So below the native pixels both are told in
+    proportion, as if drawn at the native size; from there on they are the picture's own, bit for bit as ever.
+    `micro_conditioning: "requested"` tells the picture's own always.
+    """
+    scale = math.sqrt(defaults.width * defaults.height / (width * height))
+    if defaults.micro_conditioning == "requested" or scale**2 < _TOLD_BELOW:
+        return None
+    return round(width * scale), round(height * scale)
+
+
+def _check_scheduler(request: ImageRequest, defaults: ModelDefaults, scheduler: Scheduler | None, steps: int) -> None:
+    usable = defaults.schedulers
+    if request.scheduler is not None and usable is not None and request.scheduler not in usable:
+        if not usable:
+            raise InvalidInput([FieldProblem("scheduler", "invalid_input.own_scheduler", got=request.scheduler)])
+        choices = ", ".join(usable)
+        raise InvalidInput(
+            [FieldProblem("scheduler", "invalid_input.model_scheduler", choices=choices, got=request.scheduler)]
+        )
+    if scheduler in SHORT_SCHEDULERS:
+        # They choose their steps from a short schedule; the refiner has one of its own.
+        asked = {
+            "num_inference_steps": (steps, defaults.original_inference_steps or MAX_SHORT_STEPS),
+            "refiner_inference_steps": (request.refiner_inference_steps or 0, MAX_SHORT_STEPS),
+        }
+        if problems := [
+            FieldProblem(name, "invalid_input.short_schedule", most=most, scheduler=scheduler, got=got)
+            for name, (got, most) in asked.items()
+            if got > most
+        ]:
+            raise InvalidInput(problems)
+
+
+def _check_end_image(request: VideoRequest, defaults: ModelDefaults) -> None:
+    if not isinstance(request, Img2VideoRequest):
+        return
+    if request.end_image_url is not None and defaults.end_image == "no":
+        raise InvalidInput([FieldProblem("end_image_url", "invalid_input.no_end_image")])
+    if request.end_image_url is None and defaults.end_image == "required":
+        raise InvalidInput([FieldProblem("end_image_url", "invalid_input.end_image")])
+
+
+def _check_multiple(multiple: int, **sides: int) -> None:
+    wrong = [
+        FieldProblem(name, "invalid_input.model_multiple", of=multiple, got=side)
+        for name, side in sides.items()
+        if side % multiple
+    ]
+    if wrong:
+        raise InvalidInput(wrong)
