@@ -140,7 +140,7 @@ def test_uids_of_custom_sign_in_are_user_ids_and_no_file_uids(uid: str) -> None:
     ],
 )
 def test_two_ways_to_say_one_thing_are_an_error_that_names_both(fields: dict[str, Any], named: str) -> None:
-    assert problem({"prompt": "x", **fields}).startswith(f"invalid_input: {named}: are two ways to say the same")
+    assert problem({"prompt": "x", **fields}).startswith(f"invalid_input: {named}: are several ways to say the same")
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ def test_one_message_names_what_is_wrong_with_one_field_and_with_several_togethe
     sizes = {"width": 512, "height": 512, "image_size": "square"}
     of_several = (
         "file_uid: required when use_cloud_storage is true; "
-        "width, height, image_size: are two ways to say the same; give one of them; "
+        "width, height, image_size: are several ways to say the same; give one of them; "
         "prompt: a weight must be within -10 and 10 (got 11.0)"
     )
     assert problem({**together, **sizes}) == f"invalid_input: {of_several}"
@@ -270,7 +270,7 @@ def test_one_message_names_what_is_wrong_with_one_field_and_with_several_togethe
     assert problem({**together, **sizes, "num_images": 5}) == f"invalid_input: {one}; {of_several}"
     # A field that is wrong itself is given all the same.
     message = problem({"task_type": "text2video", "prompt": "x", "num_frames": 80, "duration": 5})
-    assert message.endswith("(got 80); num_frames, duration: are two ways to say the same; give one of them")
+    assert message.endswith("(got 80); num_frames, duration: are several ways to say the same; give one of them")
 
 
 def test_a_text_that_is_empty_or_too_long_is_told_the_length_that_is_right() -> None:

@@ -137,7 +137,7 @@ def test_good_styles_pass_the_check() -> None:
         ({"loras": [5]}, "STYLES.bad.loras.0: must be an object of path, scale, weight_name"),
         ({"loras": ["ghibli"]}, "STYLES.bad.loras.0: must be an object of path, scale, weight_name"),
         ({"loras": [{"scale": 1}]}, "STYLES.bad.loras.0.path: is required"),
-        ({"width": 512, "image_size": "square"}, "STYLES.bad: width, image_size: are two ways to say the same"),
+        ({"width": 512, "image_size": "square"}, "STYLES.bad: width, image_size: are several ways to say the same"),
         ({"loras": [{"path": "motion"}], "guidance_scale": 5}, "STYLES.bad: no task has all of its fields"),
         ({"steps": 5, "lustre": 1}, 'STYLES.bad: no task has "steps" (num_inference_steps?), "lustre"'),
         ({"width": 512, "fps": 12}, "STYLES.bad: no task has all of its fields"),

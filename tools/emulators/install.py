@@ -57,8 +57,13 @@ def find_node() -> Path:
 
 
 def node_environment() -> dict[str, str]:
-    """Return the environment for node and npm: this process's own, with the found Node first on PATH."""
-    return {**os.environ, "PATH": f"{find_node().parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+    """Return the environment for node and npm: this process's own, with the found Node first on PATH.
+
+    Google's libraries look for no metadata server in it: beside emulators there is none, and they warn where something
+    else answers.
+    """
+    path = f"{find_node().parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    return {**os.environ, "PATH": path, "METADATA_SERVER_DETECTION": "none"}
 
 
 def install(source: Path = PACKAGES, *, development: bool = False) -> Path:

@@ -156,7 +156,7 @@ MESSAGES: Mapping[str, str] = {
     "invalid_input.gs_escaped": "must be the object's path as it is, with / and not %2F",
     "invalid_input.other": "{finding}",
     # Of several fields at once.
-    "invalid_input.several_sizes": "{fields}: are two ways to say the same; give one of them",
+    "invalid_input.several_sizes": "{fields}: are several ways to say the same; give one of them",
     "invalid_input.owner": "{fields}: required when use_cloud_storage is true",
     # How what is no reference to a picture is described in a {problem}.
     "invalid_input.is_no_base64": "must have ;base64 before its comma, as in data:image/jpeg;base64,...",

@@ -92,7 +92,7 @@ async def follow(planned: Plan, sources: Sources, services: Services) -> Plan:
     seed = before.seed if isinstance(before, VideoParams) else before.seeds[0]
     params = replace(_resolved(request, defaults, services, shape, seed), **planned.added)
     estimate = planned.estimate
-    if isinstance(request, UpscaleRequest) or job_cost(params) > job_cost(before):
+    if params != before:
         estimate = await asyncio.to_thread(services.generator.estimate, request, params)
         check_time(estimate, params, services.settings.job_timeout_seconds)
     warnings = (*planned.unmoved, *_said(request, params, defaults))
