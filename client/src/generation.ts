@@ -7,7 +7,7 @@
 
 import { TICK_SECONDS, type AwakeClock } from "./awake.js";
 import type { Backend, Seen } from "./backend.js";
-import { fromFirebase, GenerationError, isRefusal } from "./errors.js";
+import { fromFirebase, GenerationError, isRefusal, signedOut } from "./errors.js";
 import type { InFlight, Order } from "./memory.js";
 import type { GenerationData, GenerationDocument, GenerationProgress, GenerationStage, Timestamp } from "./wire.js";
 
@@ -30,9 +30,9 @@ export interface GenerationHandle {
   readonly fileUid: string;
   /** Rejects with a `GenerationError`. */
   readonly result: Promise<GenerationData>;
-  /** Stops the job, whether it waits or runs. Resolves once the server knows. */
+  /** Stops the job, whether it waits or runs. Resolves once the server knows. After `stop()` it is `resume`'s to do. */
   cancel(): Promise<void>;
-  /** Stops listening; the job goes on. `resume` finds it again. */
+  /** Stops listening; the job goes on, and is still asked for where it was not yet. `resume` finds it again. */
   stop(): void;
 }
 
@@ -54,6 +54,8 @@ export interface Surroundings {
   backend: Backend;
   clock: AwakeClock;
   inFlight: InFlight;
+  /** Who is signed in. */
+  uid: () => string | null | undefined;
   /** How long a job may wait for a worker, in seconds in which the app is awake. */
   queueSeconds: number;
 }
@@ -79,6 +81,7 @@ export class Generation {
   private reject!: (error: GenerationError) => void;
   private end!: () => void;
   private settled = false;
+  private isKnownToEnd = false; // or else nobody listens any more, and the job may go on
   private readonly watchers = new Set<Watcher>();
   private unlisten: () => void = () => undefined;
   private untick: () => void = () => undefined;
@@ -138,9 +141,10 @@ export class Generation {
     return this.settled;
   }
 
-  /** For everybody who watches it. The job itself goes on. */
+  /** At once, for everybody who watches it: nobody is asked in the name of a user who is gone. */
   stop(): void {
     for (const watcher of [...this.watchers]) this.leave(watcher);
+    this.close(() => undefined);
   }
 
   /** What an app holds of it. Several may watch one job; it is listened to until the last one stops. */
@@ -159,8 +163,20 @@ export class Generation {
 
   private leave(watcher: Watcher): void {
     if (!this.watchers.delete(watcher)) return;
-    watcher.stopped(new GenerationError("stopped", "The app stopped listening.", false));
-    if (this.watchers.size === 0) this.close(() => undefined);
+    watcher.stopped(stopped());
+    this.endUnwatched();
+  }
+
+  /** Who leaves the page after pressing the button wants the picture: what is on its way to the backend arrives first. */
+  private endUnwatched(): void {
+    if (this.watchers.size === 0 && !this.isOnItsWay()) this.close(() => undefined);
+  }
+
+  private isOnItsWay(): boolean {
+    if (this.wish === "unsent" || this.wish === "sending") return true;
+    if (!this.plan?.order || this.answered) return false;
+    if (this.asks > 0) return this.askedAt !== undefined;
+    return this.slip === "none" || this.slip === "pending" || (this.slip === "refused" && this.looking !== undefined);
   }
 
   /** Begin: remember the order, make its slip, listen, and ask once the server has the slip. */
@@ -183,7 +199,8 @@ export class Generation {
   }
 
   private async cancel(): Promise<void> {
-    if (this.settled) return;
+    if (this.isKnownToEnd) return;
+    if (this.settled) throw stopped();
     if (this.wish === "none") this.wish = "unsent";
     const before = this.slip === "none" || this.slip === "pending";
     if (this.plan?.order && before && !this.answered && this.asks + this.asksBefore === 0) {
@@ -202,7 +219,7 @@ export class Generation {
       () => {
         this.slip = "made";
         this.turns += 1;
-        if (this.wish === "none") return this.consider();
+        if (this.wish === "none") return this.proceed();
         void this.removeDocument();
         this.fail(cancelled());
       },
@@ -210,19 +227,29 @@ export class Generation {
         // There is a document already, or the rules take no slips. What the server has decides.
         this.slip = "refused";
         this.overlaid = true;
-        if (!this.settled) void this.look().then(() => this.consider());
+        if (!this.settled) void this.look().then(() => this.proceed());
       },
     );
   }
 
   // --- asking
 
+  private proceed(): void {
+    this.consider();
+    this.endUnwatched();
+  }
+
   /** Ask, where the document says that this would do something. */
   private consider(): void {
-    if (this.settled || !this.plan?.order || this.answered || this.asks > 0 || this.wish !== "none") return;
+    if (this.settled || !this.plan?.order || this.answered || this.asks > 0) return;
+    const status = this.fields?.status;
+    if (this.wish !== "none") {
+      const isNothing = this.known && (status === undefined || status === "failed");
+      if (this.slip === "refused" && this.asksBefore === 0 && isNothing) this.fail(cancelled()); // nobody was asked
+      return;
+    }
     if (this.slip === "made") return this.ask();
     if (this.slip !== "refused" || !this.known) return;
-    const status = this.fields?.status;
     if (status === "completed") return; // told by `observe`
     if (status === "processing" && !this.leaseIsOver()) return; // somebody is at it; the lease tells
     if (status === "failed" && !this.plan?.anew) return;
@@ -254,6 +281,8 @@ export class Generation {
     const asked = { ...order, asks: this.asksBefore + attempt };
     // Remembered first: an app that is closed now must not take the job for one that nobody was asked for.
     const called = inFlight.put(this.uid, this.fileUid, asked).then(() => {
+      // The call would be made in the name of whoever is signed in now.
+      if (this.around.uid() !== this.uid) this.close(() => this.reject(signedOut()));
       if (this.settled) throw cancelled();
       return backend.call<{ jobId?: unknown } | null>("generate", data);
     });
@@ -268,10 +297,12 @@ export class Generation {
         // It is never asked for again: no prompt has to stay in the phone's memory.
         void inFlight.put(this.uid, this.fileUid, { input: {}, asks: this.asksBefore + this.asks, jobId, slip });
         if (this.known && this.fields?.status === "failed") this.failed(this.fields);
+        this.endUnwatched();
       },
       (error: GenerationError) => {
         if (attempt === this.asks) this.askedAt = undefined;
         if (!this.settled && !this.answered) this.notAnswered(error);
+        this.endUnwatched();
       },
     );
   }
@@ -337,11 +368,11 @@ export class Generation {
       this.turns += 1;
       this.disputed = false;
     }
-    this.observe(fields);
+    this.observe(fields, { pending });
   }
 
-  /** What the server has; `sure` where it was asked itself. */
-  private observe(fields: GenerationDocument | undefined, sure = false): void {
+  /** What the server has; `sure` where it was asked itself, `pending` where some of it is on its way there. */
+  private observe(fields: GenerationDocument | undefined, { sure = false, pending = false } = {}): void {
     if (this.settled) return;
     const changed = !this.known || version(fields) !== version(this.fields);
     const was = this.fields;
@@ -357,10 +388,24 @@ export class Generation {
     this.fields = fields;
     if (fields?.status === "completed") return this.succeed(fields.generation_data as GenerationData);
     if (fields?.status === "failed") return this.failed(fields);
+    if (this.isStopped() && !pending) return this.stoppedElsewhere();
     if (this.isRunning()) this.queuedSeconds = 0;
     if (this.wish === "unsent" && fields !== undefined) void this.sendWish().catch(() => undefined);
     this.tell(this.isRunning() ? progressOf(fields) : { stage: "queued" });
-    this.consider();
+    this.proceed();
+  }
+
+  /** A slip that says so ends its job; that of an attempt before this one is taken away instead. */
+  private isStopped(): boolean {
+    if (this.fields?.status !== "queued" || this.fields.cancel_requested !== true || this.wish !== "none") return false;
+    return this.slip === "made" || !this.plan?.anew;
+  }
+
+  /** On another device, or before this app was closed. */
+  private stoppedElsewhere(): void {
+    const others = this.othersMayCome();
+    this.fail(cancelled());
+    if (others) void this.removeDocument();
   }
 
   /**
@@ -385,7 +430,7 @@ export class Generation {
       const ours = this.answered && (this.jobs.has(fields.job_id ?? "") || this.jobs.has(""));
       if (failure === this.earlier && !ours) {
         this.tell({ stage: "queued" });
-        return this.consider();
+        return this.proceed();
       }
     }
     const { code, message, retryable } = fields.error ?? { code: "internal", message: "It failed.", retryable: false };
@@ -419,6 +464,7 @@ export class Generation {
     if (this.askedAt !== undefined && clock.seconds - this.askedAt >= ANSWER_SECONDS) {
       this.askedAt = undefined;
       if (!this.answered) this.notAnswered(new GenerationError("deadline-exceeded", "The backend did not answer.", true));
+      this.endUnwatched();
     }
     if (this.isRunning()) {
       if (this.leaseIsOver()) void this.lookForTheWorker();
@@ -459,7 +505,7 @@ export class Generation {
       (fields) => {
         if (this.looking?.look === look) this.looking = undefined;
         if (this.settled || this.turns !== turns) return false;
-        this.observe(fields, true);
+        this.observe(fields, { sure: true });
         return !this.settled;
       },
       () => {
@@ -475,7 +521,8 @@ export class Generation {
 
   private async sendWish(): Promise<void> {
     if (this.settled || this.wish !== "unsent" || this.slip === "pending") return;
-    if (this.known && this.fields === undefined && this.slip !== "made") return; // once there is a document
+    // Once there is a document; one that was there already has to be seen first.
+    if (this.fields === undefined && this.slip !== "made" && (this.known || this.slip === "refused")) return;
     this.wish = "sending";
     // The failure of an earlier attempt takes no wish; the job that was asked for since ends where it is gone.
     const { backend } = this.around;
@@ -491,7 +538,7 @@ export class Generation {
     }
     this.wish = "sent";
     this.wishIsKnown();
-    if (this.settled || this.isRunning()) return;
+    if (this.settled || this.isRunning()) return this.endUnwatched();
     // Whoever takes it ends it before it begins.
     this.fail(cancelled());
     if (!ended && this.othersMayCome()) await this.removeDocument();
@@ -542,6 +589,7 @@ export class Generation {
   private close(settle: () => void, forget = false): void {
     if (this.settled) return;
     this.settled = true;
+    this.isKnownToEnd = forget;
     this.untick();
     this.unlisten();
     this.fromCache = false;
@@ -560,6 +608,8 @@ function show({ onChange }: Watcher, state: GenerationState): void {
     (globalThis as unknown as { console?: { error(error: unknown): void } }).console?.error(error);
   }
 }
+
+const stopped = (): GenerationError => new GenerationError("stopped", "The app stopped listening.", false);
 
 const cancelled = (): GenerationError => new GenerationError("cancelled", "It was cancelled.", false);
 

@@ -86,7 +86,8 @@ export function createClient(options: ClientOptions): Client {
   const { firestore, functions, storage, app } = options;
   const backend = new Backend({ firestore, functions, storage }, app);
   const inFlight = new InFlight(options.memory);
-  const around = { backend, clock: new AwakeClock(), inFlight, queueSeconds: options.queueSeconds ?? QUEUE_SECONDS };
+  const queueSeconds = options.queueSeconds ?? QUEUE_SECONDS;
+  const around = { backend, clock: new AwakeClock(), inFlight, uid: options.uid, queueSeconds };
   const running = new Map<string, Generation>();
   const cursors = new WeakMap<Cursor, unknown>();
 

@@ -702,6 +702,57 @@ test("cancelled as soon as it is resumed, a job that was asked for before is not
   assert.deepEqual([world.take().denied, world.generated], ["deleted", []]);
 });
 
+test("a job that waits and is cancelled on another device is cancelled on this one", async () => {
+  const seen = await start();
+  const other = told((onChange) => world.client().resume(seen.handle.fileUid, { onChange }));
+  await world.awake(5);
+  await other.handle.cancel();
+  await settle();
+  assert.deepEqual([seen.error?.code, other.error?.code], ["cancelled", "cancelled"]);
+  assert.equal(world.take().denied, "cancelled");
+});
+
+test("cancelled by an app that was closed before it heard of that, a job is not asked for again", async () => {
+  const resume = await leftUnanswered();
+  const [file] = world.documents.keys();
+  world.write(String(file), { ...world.fields(String(file)), cancel_requested: true });
+  const seen = resume();
+  await world.awake(5);
+  assert.deepEqual([seen.error?.code, asks().length, world.take().denied], ["cancelled", 1, "deleted"]);
+});
+
+for (const [what, there] of Object.entries<() => void>({
+  "an earlier failure": () => world.write("again", { status: "failed", job_id: "job-0", error: { code: "timeout" } }),
+  "nothing, by rules that take no slips": () => void (world.slipsAreTaken = false),
+}))
+  test(`cancelled before it is known that there is ${what}, a job ends, and nobody is asked`, async () => {
+    there();
+    const { firestore } = world.modules();
+    const { runTransaction, onSnapshot } = firestore as unknown as Record<string, (...all: unknown[]) => unknown>;
+    let open: () => void = () => undefined;
+    const gate = new Promise<void>((resolve) => (open = resolve));
+    const slow = {
+      ...firestore,
+      runTransaction: async (...all: unknown[]) => gate.then(() => runTransaction?.(...all)),
+      onSnapshot: (...all: unknown[]) => {
+        let stop: unknown = () => undefined;
+        void gate.then(() => stop && (stop = onSnapshot?.(...all)));
+        return () => {
+          (stop as () => void)();
+          stop = undefined;
+        };
+      },
+    } as typeof firestore;
+    const seen = told((onChange) => world.client({ firestore: slow }).generate(INPUT, { fileUid: "again", onChange }));
+    await settle();
+    const cancelling = seen.handle.cancel();
+    await settle();
+    open();
+    await cancelling;
+    await settle();
+    assert.deepEqual([seen.error?.code, asks().length], ["cancelled", 0]);
+  });
+
 test("a job that runs is cancelled by its worker", async () => {
   const { seen, job } = await taken();
   await seen.handle.cancel();
@@ -787,6 +838,94 @@ test("stopped, it listens no more, and the job goes on", async () => {
   await settle();
   await completes(again, job);
   assert.deepEqual(await client.inFlight(), []);
+});
+
+for (const [when, network] of Object.entries<() => void>({
+  "before anything was sent": () => undefined,
+  "while its slip is on its way": () => void (world.deafUntil = world.time + 2000),
+  "without a network": () => world.cut(0),
+}))
+  test(`stopped ${when}, a job is asked for all the same, and then nothing is open`, async () => {
+    const store = memory();
+    client = world.client({ memory: store });
+    network();
+    const seen = told((onChange) => client.generate(INPUT, { onChange }));
+    seen.handle.stop();
+    await settle();
+    assert.equal(seen.error?.code, "stopped");
+    await world.awake(MINUTE);
+    world.restore();
+    await world.awake(5);
+    assert.deepEqual([asks().length, world.listeners.size, world.timers.size], [1, 0, 0]);
+    const again = told((onChange) => client.resume(seen.handle.fileUid, { onChange }));
+    await world.awake(5);
+    assert.equal(asks().length, 1);
+    await completes(again, world.take().job);
+  });
+
+test("stopped during the call, its answer is remembered, or what the backend refused forgotten", async () => {
+  for (const code of [undefined, "failed-precondition"]) {
+    const kept = new Map<string, string>();
+    client = world.client({ memory: memory(kept) });
+    let answer: () => void = () => undefined;
+    world.answer = (_, submit) =>
+      new Promise((resolve, reject) => (answer = () => (code === undefined ? resolve(submit()) : reject(refused(code)))));
+    const seen = await start();
+    seen.handle.stop();
+    await settle();
+    assert.equal(world.listeners.size, 1);
+    answer();
+    await settle();
+    await settle();
+    assert.deepEqual([kept.get("generation-client/alice")?.includes("jobId"), world.listeners.size], [code ? undefined : true, 0]);
+    assert.equal(world.documents.has(seen.handle.fileUid), code === undefined);
+  }
+});
+
+test("begun, stopped and begun again, as React does it, a job is asked for once", async () => {
+  const first = told((onChange) => client.generate(INPUT, { fileUid: "twice", onChange }));
+  first.handle.stop();
+  const seen = told((onChange) => client.generate(INPUT, { fileUid: "twice", onChange }));
+  await world.awake(MINUTE);
+  assert.deepEqual([first.error?.code, asks().length], ["stopped", 1]);
+  await completes(seen, world.take().job);
+});
+
+test("a cancel after a stop says that nobody hears it", async () => {
+  const { seen, job } = await taken();
+  seen.handle.stop();
+  await assert.rejects(seen.handle.cancel(), { code: "stopped" });
+  const again = told((onChange) => client.resume(job.file, { onChange }));
+  await again.handle.cancel();
+  assert.equal(world.fields(job.file)?.["cancel_requested"], true);
+  world.fail(job, "cancelled");
+  await settle();
+});
+
+test("a cancel that is on its way when it is stopped arrives", async () => {
+  const { seen, job } = await taken();
+  world.deafUntil = world.time + 2000;
+  const cancelling = seen.handle.cancel();
+  seen.handle.stop();
+  await world.awake(5);
+  await cancelling;
+  assert.deepEqual([world.fields(job.file)?.["cancel_requested"], world.listeners.size], [true, 0]);
+});
+
+test("nobody asks in the name of who signs in meanwhile, and the job is there for whom it was", async () => {
+  const store = memory();
+  let uid: string | null = "alice";
+  client = world.client({ memory: store, uid: () => uid });
+  for (const who of ["bob", null]) {
+    uid = "alice";
+    world.deafUntil = world.time + 2000;
+    const seen = await start();
+    uid = who;
+    await world.awake(5);
+    assert.deepEqual([seen.error?.code, asks().length], ["unauthenticated", 0]);
+    uid = "alice";
+    assert.ok((await client.inFlight()).includes(seen.handle.fileUid));
+  }
 });
 
 test("of two screens that watch a job, one may stop", async () => {
