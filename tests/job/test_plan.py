@@ -3,11 +3,16 @@
 import threading
 from typing import Any
 
+import pytest
+from PIL import Image
+
 from tests.support.fakes import PaintingGenerator
 from tests.support.memory_world import CLOUD, World
 from worker.api.params import ModelDefaults, Params
-from worker.api.request import Request
-from worker.core.types import TaskType
+from worker.api.request import Request, parse
+from worker.core.types import Sources, TaskType
+from worker.engine.estimate import Estimate, Unit
+from worker.job.plan import follow, plan
 
 
 class Noting(PaintingGenerator):
@@ -32,3 +37,17 @@ async def test_no_file_of_a_model_is_looked_at_in_the_event_loop() -> None:
     assert "error" not in response
     assert {what for what, _ in generator.threads} == {"describe", "estimate"}
     assert threading.get_ident() not in {where for _, where in generator.threads}
+
+
+@pytest.mark.parametrize(("source", "height"), [((64, 512), 1024), ((512, 256), 64)])
+async def test_the_seconds_are_those_of_the_size_that_follows_the_source(source: tuple[int, int], height: int) -> None:
+    class Estimating(PaintingGenerator):
+        def estimate(self, request: Request, params: Params) -> Any:
+            return Estimate((Unit("step", params.width * params.height / 8192),), "card")
+
+    services = World(Estimating()).services()
+    asked = {**CLOUD, "task_type": "img2img", "image_url": "https://pictures.example/a.png", "width": 128}
+    planned = await plan(parse(asked), services)
+    followed = await follow(planned, Sources(image=Image.new("RGB", source)), services)
+    seconds = [one.estimate.seconds for one in (planned, followed) if one.estimate is not None]
+    assert seconds == [2, height / 64]
