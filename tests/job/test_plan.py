@@ -1,6 +1,7 @@
 """A request is planned beside the event loop, in which other jobs' heartbeats and uploads run."""
 
 import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -42,6 +43,9 @@ async def test_no_file_of_a_model_is_looked_at_in_the_event_loop() -> None:
 @pytest.mark.parametrize(("source", "height"), [((64, 512), 1024), ((512, 256), 64)])
 async def test_the_seconds_are_those_of_the_size_that_follows_the_source(source: tuple[int, int], height: int) -> None:
     class Estimating(PaintingGenerator):
+        def describe(self, task_type: TaskType, model: str | None = None) -> ModelDefaults:
+            return replace(super().describe(task_type, model), width=256, height=256)
+
         def estimate(self, request: Request, params: Params) -> Any:
             return Estimate((Unit("step", params.width * params.height / 8192),), "card")
 
@@ -50,4 +54,5 @@ async def test_the_seconds_are_those_of_the_size_that_follows_the_source(source:
     planned = await plan(parse(asked), services)
     followed = await follow(planned, Sources(image=Image.new("RGB", source)), services)
     seconds = [one.estimate.seconds for one in (planned, followed) if one.estimate is not None]
-    assert seconds == [2, height / 64]
+    assert (planned.params.height, followed.params.height) == (256, height)
+    assert seconds == [4, height / 64]
