@@ -244,14 +244,24 @@ def test_cloud_storage_needs_both_ids() -> None:
     assert "file_uid: required when use_cloud_storage is true" in message
 
 
-@pytest.mark.parametrize("nothing", ["\u200b", "\ufeff", "\u2060\u200d", "\u200f \u200e", "\u3164", "\u2800", "\ufe0f"])
+@pytest.mark.parametrize(
+    "nothing",
+    [
+        *("\u200b", "\ufeff", "\u2060\u200d", "\u200f \u200e", "\u3164", "\u2800", "\ufe0f"),
+        *("\ufffc\ufffc", "\ufff9\ufffb", "\U000e0067\U000e007f", "\U000e0100", "\U0001d173"),
+    ],
+)
 def test_a_prompt_of_which_nothing_is_seen_is_empty(nothing: str) -> None:
     assert problem({"prompt": nothing}).endswith("prompt: must have 1 to 4000 characters (got 0)")
     assert parse({"prompt": "x", "negative_prompt": nothing}).negative_prompt == ""
 
 
 @pytest.mark.parametrize(
-    "text", ["\u2764\ufe0f", "\U0001f469\u200d\U0001f680", "\u0645\u06cc\u200c\u062e", "\u200fשלום"]
+    "text",
+    [
+        *("\u2764\ufe0f", "\U0001f469\u200d\U0001f680", "\u0645\u06cc\u200c\u062e", "\u200fשלום"),
+        "\U0001f3f4\U000e0067\U000e0062\U000e0073\U000e0063\U000e0074\U000e007f",  # Scotland's flag
+    ],
 )
 def test_what_joins_signs_stays_between_them(text: str) -> None:
     assert parse({"prompt": text}).prompt == text
@@ -398,6 +408,8 @@ LISTED = "https://example.com/a.png"
         ({"loras": [{"path": "a", "scale": "1"}]}, "loras.0.scale", "must be a finite number"),
         ({"loras": [{"path": "a", "weight_name": "../b.safetensors"}]}, "loras.0.weight_name", ".safetensors file"),
         ({"loras": [{"path": "a", "weight_name": "b.bin"}]}, "loras.0.weight_name", ".safetensors file"),
+        ({"loras": [{"path": "a", "weight_name": "b/./c.safetensors"}]}, "loras.0.weight_name", ".safetensors file"),
+        ({"loras": [{"path": "a", "weight_name": "x" * 202 + ".safetensors"}]}, "loras.0.weight_name", "the name of"),
         ({"controlnets": [{"type": "Canny", "image_url": LISTED}]}, "controlnets.0.type", "did you mean canny?"),
         ({"controlnets": [{"type": "canny", "image_url": "http://a/b"}]}, "controlnets.0.image_url", "not http://"),
         (
@@ -414,6 +426,16 @@ def test_an_entry_of_a_list_is_named_with_its_place(asked: dict[str, Any], field
         parse({"prompt": "a fox", **asked})
     assert [found.field for found in caught.value.problems] == [field]
     assert problem in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "name", ["モデル.safetensors", "_x.safetensors", "[a] b, c & d!.safetensors", "a/ё/x..y.safetensors"]
+)
+def test_a_file_of_a_repository_may_be_called_as_its_author_likes(name: str) -> None:
+    """A refusal lists a repository's files as what may be said: each of them is taken."""
+    request = parse({"prompt": "a fox", "loras": [{"path": "a/b", "weight_name": name}]})
+    assert isinstance(request, Text2ImgRequest)
+    assert request.loras[0].weight_name == name
 
 
 def test_null_in_an_entry_is_not_given() -> None:

@@ -543,6 +543,35 @@ def test_a_raw_photo_is_no_tiff() -> None:
             image(saved(Image.new("RGB", (16, 16)), "TIFF", tiffinfo=tags))
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("found", [{262: 32803}, {262: 34892}, {262: 2, 259: 52546, 50706: 0x01070000}, {254: 1}])
+def test_a_raw_photo_is_named_though_pillow_does_not_know_what_it_is(order: str, found: dict[int, int]) -> None:
+    """Android's DngCreator, given no thumbnail, begins with the sensor's own pixels; DNG 1.7 has JPEG XL."""
+    tags = {254: 0, 256: 8, 257: 8, 258: 8, 259: 1, 262: 1, 273: 200, 277: 1, 278: 8, 279: 64} | found
+    entries = (struct.pack(order + "HHII", tag, 4, 1, value) for tag, value in sorted(tags.items()))
+    head = struct.pack(order + "2sHIH", b"II" if order == "<" else b"MM", 42, 8, len(tags))
+    with pytest.raises(InvalidImage, match=r"is a camera's RAW file \(DNG"):
+        image(head + b"".join(entries) + bytes(300))
+
+
+def test_a_tiff_whose_colours_have_planes_of_sixteen_bits_is_refused_and_not_shown_wrong() -> None:
+    """Pillow takes it for eight bits, and shows red where there is green."""
+    tags = {256: 8, 257: 8, 258: 134, 259: 1, 262: 2, 273: 146, 277: 3, 278: 8, 279: 158, 284: 2}
+    entries = (struct.pack("<HHII", tag, 4, 3 if tag in {258, 273, 279} else 1, value) for tag, value in tags.items())
+    planes = struct.pack("<9I", 16, 16, 16, 170, 298, 426, 128, 128, 128) + bytes(3 * 128)
+    with pytest.raises(InvalidImage, match="of a form that is not read"):
+        image(struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + b"".join(entries) + bytes(4) + planes)
+
+
+def test_apples_own_form_of_png_is_damaged_and_not_cut_off() -> None:
+    """Xcode makes it of an app's pictures: deflate without zlib's head, blue before red (CgBI)."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    rows = packer.compress(bytes(range(1, 34)) * 8) + packer.flush()
+    header = chunk(b"CgBI", b"P\0 \6") + chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 8, 6, 0, 0, 0))
+    with pytest.raises(InvalidImage, match="the PNG is damaged, or of a form that is not read"):
+        image(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", rows) + chunk(b"IEND", b""))
+
+
 def test_a_tiff_of_floats_is_refused_and_not_shown_black() -> None:
     with pytest.raises(InvalidImage, match="of a form that is not read"):
         image(saved(Image.new("F", (16, 16), 0.5), "TIFF"))

@@ -28,14 +28,17 @@ MAX_INLINE_CHARACTERS = 29_000_000
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _INVISIBLE = re.compile(
-    r"[\s\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0]*"
+    r"[\s\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0"
+    r"\ufff0-\ufffc\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]*"
 )
-"""What nobody sees, between other signs or alone: joiners, marks of direction, blanks that are none to Unicode."""
+"""What nobody sees, between other signs or alone: joiners, marks of direction, blanks that are none to Unicode, tags,
+and what stands in a text for a picture (U+FFFC), such as iOS's stickers and Genmoji."""
 _FILE_UID = re.compile(r"(?!__.*__\Z)[A-Za-z0-9_-]{1,128}\Z")
 _USER_ID = re.compile(r"(?!__.*__\Z|\.\.?\Z)[A-Za-z0-9_.:@+|-]{1,128}\Z")
 """Custom sign-in gives uids such as `auth0|abc`. Firestore keeps ids of the form `__x__` for itself, and takes neither
 `.` nor `..`: https://firebase.google.com/docs/firestore/quotas#limits."""
-_WEIGHT_NAME = re.compile(r"(?!/)[A-Za-z0-9][\w .()+/-]{0,200}\.safetensors\Z")
+_WEIGHT_NAME = re.compile(r"(?!~|.{214})(?:(?!\.{1,2}/)[^/\\]+/)*[^/\\]+\.safetensors\Z")
+"""The path of a file in a repository, whatever script it is in."""
 DATA_URI = re.compile(r"data:.{0,1000}?;\s*base64\s*,", re.IGNORECASE | re.DOTALL)
 """How inline data begins, with any media type or none (RFC 2397); what follows is the data."""
 BARE_BASE64 = re.compile(
@@ -143,7 +146,7 @@ def _lora_path(path: str) -> str:
 
 def _weight_name(name: str) -> str:
     name = name.strip()
-    if not _WEIGHT_NAME.match(name) or ".." in name:
+    if not name.isprintable() or not _WEIGHT_NAME.match(name):
         raise finding("invalid_input.weight_name", got=short(name))
     return name
 

@@ -5,6 +5,7 @@ end) never gets to the library. Knows the containers of JPEG (ITU-T T.81), PNG (
 no pixels.
 """
 
+import contextlib
 import re
 import struct
 import zlib
@@ -23,6 +24,7 @@ _JPEG_KEPT = {0xE0: 12, 0xEE: 12, 0xFE: _MAX_PARTS}
 _EXIF, _ICC = b"Exif\0\0", b"ICC_PROFILE\0"
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GIF_PART = re.compile(rb"[!,;]")
+_TIFF_VERSION, _TIFF_SHORT = 42, 3
 _NCLX = re.compile(rb"colrnclx(.{2})(.{2})", re.DOTALL)
 
 
@@ -206,6 +208,18 @@ def webp(data: bytes) -> Parts:
     end = 8 + int.from_bytes(data[4:8], "little")
     missing = end - len(data)
     return Parts(data[:end] + bytes(missing == 1), complete=missing <= 1)
+
+
+def tiff_tags(data: bytes) -> dict[int, int]:
+    """The first directory of a TIFF, as far as it is there: each tag with its value, or with where that stands."""
+    order, tags = "<" if data.startswith(b"I") else ">", dict[int, int]()
+    with contextlib.suppress(struct.error):
+        version, at = struct.unpack_from(order + "HI", data, 2)
+        (count,) = struct.unpack_from(order + "H", data, at)
+        for place in range(at + 2, at + 2 + 12 * count * (version == _TIFF_VERSION), 12):
+            tag, kind = struct.unpack_from(order + "HH", data, place)
+            (tags[tag],) = struct.unpack_from(order + ("H" if kind == _TIFF_SHORT else "I"), data, place + 8)
+    return tags
 
 
 def iso_media(data: bytes) -> Parts:

@@ -12,7 +12,7 @@ import re
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +57,9 @@ _TIFF_COMPRESSIONS = frozenset({
     *("raw", "packbits", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "jpeg"),
     *("tiff_ccitt", "group3", "group4"),
 })  # fmt: skip
-_TIFF_DNG_VERSION, _TIFF_SUBFILE_TYPE = 50706, 254
+_TIFF_SUBFILE_TYPE, _TIFF_DEPTH, _TIFF_PHOTOMETRIC, _TIFF_PLANES, _TIFF_DNG_VERSION = 254, 258, 262, 284, 50706
+_TIFF_OF_A_SENSOR = frozenset({32803, 34892})
+"""What a RAW's numbers may be (TIFF/EP, DNG 1.7): one colour of a filter each, or a sensor's light."""
 _EXIF_ORIENTATION = 0x0112
 _BAND_PIXELS = 1 << 20
 _HEIF_MODES = frozenset({"L", "LA", "RGB", "RGBA", "RGBa"})
@@ -178,7 +180,10 @@ def _read(parts: Parts, kind: str, what: str, limits: Limits, *, mask: bool) -> 
     if found.cut_off:
         missing = _flat_share(image)
         if missing > 0.9:
-            raise InvalidImage("invalid_image.cut_off", field=what, kind=kind)
+            # Apple's own PNGs (CgBI, of what Xcode puts into an app) go to their end, and none of it is zlib's.
+            is_whole = parts.complete and kind in {kinds.JPEG, kinds.PNG}
+            why = "invalid_image.unreadable" if is_whole else "invalid_image.cut_off"
+            raise InvalidImage(why, field=what, kind=kind)
         if missing >= 0.02:
             notes.append("cut_off")
         elif parts.refines:
@@ -257,6 +262,8 @@ def _opened(parts: Parts, kind: str, what: str, limits: Limits, *, mask: bool) -
     """
     from PIL import Image
 
+    if kind == kinds.TIFF:
+        _check_raw(containers.tiff_tags(parts.data), what)
     # Only the reader of its kind is tried: no EPS and no PDF, whatever the file calls itself.
     image = Image.open(io.BytesIO(parts.data), formats=(kind.upper(),))
     size = image.size
@@ -332,12 +339,19 @@ def _check_memory(size: tuple[int, int], kind: str, what: str, limits: Limits, b
         )
 
 
-def _check_tiff(image: "Image.Image", what: str) -> None:
-    """Cameras' RAW files are TIFFs too; what a reader would show of one is its thumbnail."""
-    tags = image.tag_v2  # type: ignore[attr-defined]  # a TIFF's own
-    if _TIFF_DNG_VERSION in tags or int(tags.get(_TIFF_SUBFILE_TYPE, 0)) & 1:
+def _check_raw(tags: Mapping[int, Any], what: str) -> None:
+    """Cameras' RAW files are TIFFs too: Pillow shows the thumbnail of one, and does not know what others are."""
+    is_thumbnail = int(tags.get(_TIFF_SUBFILE_TYPE, 0)) & 1
+    if _TIFF_DNG_VERSION in tags or is_thumbnail or tags.get(_TIFF_PHOTOMETRIC) in _TIFF_OF_A_SENSOR:
         raise InvalidImage("invalid_image.raw", field=what)
-    if image.info.get("compression", "raw") not in _TIFF_COMPRESSIONS:
+
+
+def _check_tiff(image: "Image.Image", what: str) -> None:
+    tags = image.tag_v2  # type: ignore[attr-defined]  # a TIFF's own
+    _check_raw(tags, what)
+    # Pillow takes 16 bits of a colour for 8 where each colour has a plane of its own.
+    misread = tags.get(_TIFF_PLANES) == 2 and max(tags.get(_TIFF_DEPTH, (1,))) > 8
+    if misread or image.info.get("compression", "raw") not in _TIFF_COMPRESSIONS:
         raise InvalidImage("invalid_image.unreadable", field=what, kind=kinds.TIFF)
 
 

@@ -32,8 +32,8 @@ from worker.media import reader
 if TYPE_CHECKING:
     from PIL import Image
 
-MEMORY_BYTES = 336 << 20
-"""What reading one picture may take, beside the file: 48 megapixels of HEIC, or 16 of WebP."""
+MEMORY_BYTES = 352 << 20
+"""What reading one picture may take, beside the file: an iPhone's longest panorama, 63 megapixels of HEIC."""
 _ADDRESS_BYTES = 192 << 20
 """Addresses beside that, for the stacks of a decoder's threads: they are counted, though hardly used."""
 _START_SECONDS = 30.0
