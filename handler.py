@@ -1,7 +1,7 @@
 """RunPod's adapter and the composition root: job dict in, result dict out. The only importer of `runpod`.
 
-Run `python handler.py` on RunPod, with `--test_input '{"input": {...}}'` for one job, or with `--rp_serve_api` for a
-local API. Importing this module costs nothing and loads nothing; models load in `main`.
+RunPod runs `python handler.py`. `--test_input '{"input": {...}}'` runs one job, `--rp_serve_api` serves a local API.
+Importing this module is cheap and loads no model; `main` loads the models.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ STARTED = time.monotonic()
 
 
 def build(settings: Settings) -> Services:
-    """Put the worker together; connects to nothing and loads nothing."""
+    """Assemble the worker. Opens no connection and loads no model."""
     firebase = _firebase(settings)
     bucket = firebase.bucket if firebase else None
     storage = Storage(bucket, settings.storage_emulator_host, retention=settings.retention) if bucket else None
@@ -82,7 +82,7 @@ def _identity(settings: Settings, firebase: Firebase | None) -> Identity:
 
 
 def _firebase(settings: Settings) -> Firebase | None:
-    """Firebase, or None: an unreadable key costs the documents and the URLs, never the pictures."""
+    """Firebase, or None: with an unreadable key a worker loses documents and URLs, never the results."""
     if settings.firebase_service_account_key is None and not settings.uses_emulators:
         if settings.firebase_storage_bucket:
             log.warning(
@@ -102,15 +102,15 @@ def _firebase(settings: Settings) -> Firebase | None:
 
 @functools.cache
 def shared_services() -> Services:
-    """This process's worker, built when first needed."""
+    """The worker of this process, built on first use."""
     return build(load_settings())
 
 
 async def handler(job: dict[str, Any]) -> dict[str, Any]:
     """RunPod's entry point: serve one job.
 
-    A stop signal arrives as cancellation of this coroutine. The generation is asked to stop at its next denoising step,
-    the document is brought to its terminal state, the GPU is free; only then does the cancellation go on.
+    RunPod's stop signal arrives as cancellation of this coroutine. The generation stops at its next denoising step, the
+    document reaches its terminal state and the GPU becomes free; only then does the cancellation propagate.
     """
     services, bar = shared_services(), terminal_bar(str(job.get("id", "job")))
     try:
@@ -127,7 +127,7 @@ async def handler(job: dict[str, Any]) -> dict[str, Any]:
 async def serve(
     job: dict[str, Any], services: Services, watch: Callable[[Progress], None] | None = None
 ) -> dict[str, Any]:
-    """As `handler`, with a worker of the caller's own; `watch` sees all progress, in the event loop."""
+    """As `handler`, on the worker that the caller passes. `watch` receives all progress, in the event loop."""
     stop = StopSignal()
     posts = Throttle(_progress_sink(job)) if services.settings.runpod_webhook_post_output else None
 
@@ -149,7 +149,7 @@ async def serve(
 
 
 async def _wait(work: "asyncio.Task[Any]") -> None:
-    """Wait for work that must end by itself, however often RunPod repeats its stop signal."""
+    """Wait for work that ends by itself, however often RunPod repeats its stop signal."""
     while not work.done():
         try:
             await asyncio.wait({work})
@@ -158,7 +158,7 @@ async def _wait(work: "asyncio.Task[Any]") -> None:
 
 
 def _progress_sink(job: dict[str, Any]) -> Callable[[Progress], Awaitable[None]]:
-    """Posts progress as `runpod.serverless.progress_update` does, but awaited: in order, and never after the result."""
+    """Post progress as `runpod.serverless.progress_update` does, but awaited: in order, and never after the result."""
 
     async def post(progress: Progress) -> None:
         from runpod.http_client import AsyncClientSession
@@ -175,17 +175,17 @@ def _progress_sink(job: dict[str, Any]) -> Callable[[Progress], Awaitable[None]]
 
 
 def _read_any_job() -> None:
-    """Have the SDK take jobs that Python's JSON reader refuses, so that they are refused in words.
+    """Let the SDK read jobs that Python's JSON parser rejects, so that the worker can refuse them with a message.
 
-    The SDK reads the answer to its job-take before any handler is asked, and drops what cannot be read: the job is
-    never answered, nor is any other of the same batch. One nested value of one user would lose the jobs of others.
+    The SDK parses the response to its job-take before it calls a handler, and drops a response that it cannot parse. No
+    job of that batch is ever answered: one user's deeply nested value would lose the jobs of others.
     """
     from runpod.serverless.modules import rp_scale
 
     take = rp_scale.get_job
 
     class Session:
-        """The SDK's own, but for how the answer becomes a value."""
+        """The SDK's session, with another JSON parser."""
 
         def __init__(self, session: Any) -> None:
             self._session = session
@@ -203,7 +203,7 @@ def _read_any_job() -> None:
 
 
 class _Poll:
-    """A question of the SDK's that waits long for its answer, until it is ended: then there is none, now and later."""
+    """One of the SDK's long polls. Once `end` is called, this poll and every later one returns an empty list."""
 
     def __init__(self, ask: Callable[..., Awaitable[Any]]) -> None:
         self._ask, self._over = ask, False
@@ -220,7 +220,7 @@ class _Poll:
         return [] if poll.cancelled() else poll.result()
 
     def end(self) -> None:
-        """Also out of a signal's handler."""
+        """End the poll; safe in a signal handler."""
         self._over = True
         if self._under_way is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed, and nothing polls any more
@@ -228,9 +228,9 @@ class _Poll:
 
 
 def _leave_when_told() -> None:
-    """Have a worker that is told to leave take no job any more, and go with its last one.
+    """Let a worker that is told to shut down take no further job, and exit as soon as its last job ends.
 
-    The SDK waits for both of its polls, up to 90 s, and runs no job that one brings meanwhile: nobody is told of it.
+    Left alone, the SDK waits up to 90 s for both of its polls and silently drops a job that one of them brings.
     """
     from runpod.serverless.modules import rp_scale
 
@@ -244,14 +244,14 @@ def _leave_when_told() -> None:
 
     async def run_jobs(self: Any, session: Any) -> None:
         await work(self, session)
-        stopping.end()  # until here a job that is being finished can be cancelled
+        stopping.end()  # not earlier: a job that is finishing can still be cancelled
 
     rp_scale.get_job, rp_scale.get_stop_signals = taking, stopping
     scaler.kill_worker, scaler.run_jobs = kill_worker, run_jobs
 
 
 def _register_fitness_checks(services: Services) -> None:
-    """What must hold before this worker takes a job; RunPod replaces a worker that fails one."""
+    """Register the checks that run before the first job; RunPod replaces a worker that fails one."""
     import runpod
 
     @runpod.serverless.register_fitness_check  # type: ignore[untyped-decorator]  # the SDK has no types
@@ -260,7 +260,7 @@ def _register_fitness_checks(services: Services) -> None:
 
     @runpod.serverless.register_fitness_check  # type: ignore[untyped-decorator]  # the SDK has no types
     def firebase_key_is_readable() -> None:
-        # Without Firebase a worker still serves, inline; one that must check users first would refuse every cloud job.
+        # Without Firebase a worker serves inline results. One that must verify users would refuse every cloud job.
         if services.identity.required and not services.identity.can_check:
             raise RuntimeError("REQUIRE_ID_TOKEN needs a readable FIREBASE_SERVICE_ACCOUNT_KEY or a TICKET_SECRET")
         log.info("Firebase is %s", "ready" if services.identity.users else "not in use", extra={"action": "firebase"})
@@ -272,12 +272,12 @@ def _register_fitness_checks(services: Services) -> None:
 
 
 def _preload(services: Services) -> None:
-    """In the GPU thread."""
+    """Load the models of `PRELOAD_TASKS`; runs in the GPU thread."""
     bar = terminal_bar("models")
     try:
         ready = services.generator.preload(services.settings.preload_tasks, Unattended(bar) if bar else Unattended())
     except GpuFault as error:
-        # The health check is asked next, and RunPod shows its words; a process that ends here only leaves a traceback.
+        # The health check runs next, and RunPod shows its message; a process that exits here leaves only a traceback.
         log.error("no model is preloaded: %s", error, extra={"action": "preload"})  # noqa: TRY400 - no traceback
         return
     finally:
@@ -288,9 +288,10 @@ def _preload(services: Services) -> None:
 
 
 def deliver_spool(services: Services) -> threading.Event:
-    """Deliver what workers had to keep, beside the jobs: what is there at the start, and what this one keeps itself.
+    """Deliver spooled results in a thread beside the jobs: those found at the start, and those this worker adds.
 
-    Returns what ends that once it is set.
+    Returns:
+        An event; setting it ends the thread.
     """
     spool, storage, documents, over = services.spool, services.storage, services.documents, threading.Event()
     if spool is None or storage is None or documents is None:
@@ -306,7 +307,7 @@ def deliver_spool(services: Services) -> threading.Event:
 
 
 def main() -> None:
-    """Load the models and hand the loop to RunPod's SDK."""
+    """Load the models, then run the SDK's job loop."""
     set_library_defaults()
     try:
         settings = load_settings()
@@ -319,7 +320,7 @@ def main() -> None:
         sys.exit(f"cannot start: {error}")
     serves_many = settings.on_platform or "--rp_serve_api" in sys.argv
     loading = services.gpu.submit(lambda: _preload(services)) if serves_many else None
-    import runpod  # takes a second or two, in which the models are being loaded
+    import runpod  # takes a second or two, while the models load
 
     _read_any_job()
     _leave_when_told()

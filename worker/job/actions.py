@@ -1,7 +1,7 @@
-"""What can be asked of a worker beside a job: what a request would cost (`quote`), and what there is (`capabilities`).
+"""The two actions beside a job: `quote` (the price of a request) and `capabilities` (what the worker serves).
 
-Both are answered from settings and small files, for anybody: they touch no model, no document, no picture and no
-user's data, and do not wait for the GPU.
+Both are answered for anyone, from settings and small files. They touch no model, document, picture or user data, and do
+not wait for the GPU.
 """
 
 import asyncio
@@ -25,12 +25,12 @@ from worker.job.preview import reason_for_none
 from worker.job.services import Services
 
 CONTRACT_VERSION = 2
-"""Of requests and answers: docs/api.md."""
+"""The version of the wire contract: docs/api.md."""
 WORKER_VERSION = "1.0.0"
 
 
 def is_action(job_input: object) -> bool:
-    """Whether it asks for something other than a job; with any other `action` it is a job that is refused."""
+    """Whether the input names a known action. An unknown `action` is refused as an invalid job."""
     action = job_input.get("action") if isinstance(job_input, dict) else None
     return isinstance(action, str) and action in ACTIONS
 
@@ -39,20 +39,20 @@ async def answer(job_input: Any, services: Services) -> Quote | Capabilities:
     """Answer an action.
 
     Raises:
-        InvalidInput: what is asked with it is wrong.
-        ModelUnavailable: a quote for what nothing here serves.
+        InvalidInput: the quoted request is not valid.
+        ModelUnavailable: no model here serves the quoted request.
     """
     asked = dict(job_input)
     if asked.pop("action") == "quote":
         return await _quote(asked, services)
-    # In a thread: it reads the small files of every model.
+    # In a thread: it reads the small files of all models.
     has_document = services.documents is not None
     preview = reason_for_none(services.settings, has_document=has_document) is None
     return await asyncio.to_thread(_capabilities, services.generator, services.settings, preview=preview)
 
 
 async def _quote(job_input: Mapping[str, Any], services: Services) -> Quote:
-    """What a request would be refused for or cost, as its job would say it; of a side that is open, the dearest."""
+    """The price of a request, or the error that its job would end with. An open size is priced at its dearest."""
     planned = await plan(parse(job_input), services)
     seconds = planned.estimate.seconds if planned.estimate is not None else None
     dear = await asyncio.to_thread(dearest, planned, services)
@@ -95,7 +95,7 @@ def _capabilities(generator: Generator, settings: Settings, *, preview: bool) ->
 
 
 def _styles(models: Mapping[str, list[ServedModel]], settings: Settings) -> Iterator[ServedStyle]:
-    """Those that a request may name here: for tasks that are served, with the model that the style asks for."""
+    """Styles that a request can use here: those with a served task, and with a served model if they name one."""
     for name, style in (settings.styles or {}).items():
         served = [
             task
@@ -107,7 +107,7 @@ def _styles(models: Mapping[str, list[ServedModel]], settings: Settings) -> Iter
 
 
 def _lora(name: str, lora: ListedLora) -> ServedLora:
-    """What an app may show of it; where it comes from is the operator's own affair."""
+    """What an app may show of a LoRA; its source stays private to the operator."""
     return {
         "name": name,
         "family": lora.family,
@@ -117,7 +117,7 @@ def _lora(name: str, lora: ListedLora) -> ServedLora:
 
 
 def _models(generator: Generator, task: TaskType, settings: Settings) -> list[ServedModel]:
-    """Those that serve a task, the default first; what is configured and cannot serve it is left out."""
+    """The models that serve a task, the default first; a configured model that cannot serve it is left out."""
     found = []
     for name in generator.models(task) or (None,):
         try:

@@ -1,7 +1,7 @@
-"""What one job carries through every stage: who asked, why it should stop, how far it is, what to say of its result.
+"""The state that one job carries through every stage: its caller, stop reason, progress, timings and warnings.
 
-The `Control` that the model asks and tells. `report`, `raise_if_stopped`, `untimed` and `viewer` are safe in any
-thread, the rest belongs to the event loop.
+`JobContext` is the `Control` that the engine calls. `report`, `raise_if_stopped`, `untimed` and `viewer` are safe in
+any thread; everything else belongs to the event loop.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ from worker.telemetry.spans import NO_TRACE, JobTrace
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What the platform hands over."""
+    """A job as RunPod delivers it."""
 
     id: str
     input: object
@@ -37,48 +37,48 @@ class Job:
 
 @dataclass(slots=True)
 class JobContext:
-    """One job while it runs; made in the event loop that serves it."""
+    """One running job; created in the event loop that serves it."""
 
     job: Job
     envelope: Envelope
     stop: StopSignal
     watch: Callable[[Progress], None]
-    """Told of all progress, in the event loop."""
+    """Receives all progress, in the event loop."""
     lease: Lease | None
-    """On the document; None for a job that has none."""
+    """The lease on the document; None: the job has no document."""
     fingerprint: str = ""
     manifest: Manifest | None = None
-    """What is known of the result beside its files; None: it is not known yet."""
+    """The result's model and params; None: not resolved yet."""
     loras_in_use: InUse = field(default_factory=InUse)
-    """Files of LoRAs that stay on the disk until the job has ended."""
+    """LoRA files that must stay on disk until the job has ended."""
     warnings: list[str] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
-    """Seconds per stage, also of a stage that failed."""
+    """Seconds per stage, including stages that failed."""
     gpu_seconds: float = 0.0
-    """How long the job has used the GPU, whatever became of it."""
+    """GPU time of the generations that have returned, successful or not."""
     gpu_since: float | None = None
-    """Since when it uses the GPU, on `time.monotonic`; None: it does not."""
+    """When the current generation began (`time.monotonic`); None: the GPU is not in use."""
     units: int = 0
-    """What it is worth."""
+    """The price in units; see `api.cost.job_units`."""
     admitted: bool = False
-    """Whether the result is this job's to make: its document is, or nothing could be learned of one, and no files are
-    there. Until then what is made is neither told nor stored."""
+    """Whether this job makes the result: it holds the document's lease, or Firestore could not be reached, and no
+    stored files were found. Until then nothing that is generated is reported or stored."""
     refused: bool = False
-    """Whether it is known not to be."""
+    """Whether the job was denied that; both are False until it is decided."""
     ended: bool = False
-    """Whether its outcome is decided: nothing that comes later counts."""
+    """Whether the outcome is decided; anything that arrives later is ignored."""
     limit: TimeLimit | None = None
-    """How long the job may take; None: as long as it likes."""
+    """None: no time limit."""
     course: Course = field(default_factory=Course)
-    """How far it is, by its estimate."""
+    """The position along its estimate."""
     previews: Previews | None = None
-    """What shows what is being made; None: nobody is to see it."""
+    """None: the job shows no previews."""
     longest_step: float = 0.0
-    """Seconds of its longest denoising step by the estimate, or of the longest silence between two reports so far."""
+    """Seconds: the longest denoising step by the estimate, or the longest interval between two reports so far."""
     moved_at: float = field(default_factory=time.monotonic)
-    """When it last reported anything (`time.monotonic`)."""
+    """When the engine last reported (`time.monotonic`)."""
     trace: JobTrace = NO_TRACE
-    """How it is seen from outside."""
+    """Its OpenTelemetry trace."""
     _decided: asyncio.Event = field(default_factory=asyncio.Event)
     _step_began: float | None = None
     _newest: Progress = field(default_factory=lambda: Progress("queued"))
@@ -86,36 +86,36 @@ class JobContext:
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
 
     def raise_if_stopped(self) -> None:
-        """Return to go on.
+        """Raise if the job has been given a reason to end.
 
         Raises:
-            JobError, Cancelled: why the job is to end.
+            JobError, Cancelled: that reason.
         """
         self.stop.raise_if_stopped()
 
     def decide(self, *, admitted: bool) -> None:
-        """Whether the result is this job's to make; what waits for that goes on or ends."""
+        """Record whether this job makes the result, and wake what waits in `admission`."""
         self.admitted, self.refused = admitted, not admitted
         self._decided.set()
         if admitted and self.generating:
             self._tell(self._newest)
 
     async def admission(self) -> None:
-        """Return once the job is admitted.
+        """Wait until the job is admitted.
 
         Raises:
-            Cancelled: it is not.
+            Cancelled: the job was refused.
         """
         await self._decided.wait()
         if self.refused:
             raise Cancelled
 
     def untimed(self) -> AbstractContextManager[None]:
-        """The body is not counted against the job's time limit."""
+        """Do not count the body against the time limit."""
         return contextlib.nullcontext() if self.limit is None else self.limit.paused()
 
     def report(self, progress: Progress) -> None:
-        """Take note of progress; returns at once."""
+        """Note progress; returns at once."""
         now = time.monotonic()
         if progress.stage == "generating" and self._step_began is not None:
             self.longest_step = max(self.longest_step, now - self._step_began)
@@ -126,23 +126,23 @@ class JobContext:
         self._loop.call_soon_threadsafe(self._note, progress)
 
     def warn(self, warning: str) -> None:
-        """Say something of the result that its receiver should know, once."""
+        """Add a warning to the response, once."""
         if warning not in self.warnings:
             self.warnings.append(warning)
 
     def viewer(self) -> Callable[[Preview], None] | None:
-        """Who takes a preview now."""
+        """The callable that takes a preview now; None: no preview is due."""
         return None if self.previews is None else self.previews.viewer()
 
     def show(self, preview: str) -> None:
-        """Have a preview stand in the document from now on until there is a newer one; RunPod is not sent it."""
+        """Put a preview into the document until a newer one replaces it. RunPod does not receive it."""
         self._preview = preview
         if self.lease is not None and self.admitted and not self.ended:
             self.lease.note(replace(self._newest, preview=preview))
 
     @contextlib.contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Measure the body, however it ends."""
+        """Measure the body's seconds, even if it raises."""
         started = time.monotonic()
         try:
             with self.trace.stage(stage):
@@ -151,14 +151,14 @@ class JobContext:
             self.timings[stage] = time.monotonic() - started
 
     async def confirm(self) -> None:
-        """Learn whether the job is still wanted, before the GPU is used for it."""
+        """Ask the document whether the job is still wanted, before it uses the GPU."""
         if self.lease is not None:
             await self.lease.confirm()
 
     def object_owner(self) -> ObjectOwner:
-        """Whose the objects are that are stored from now on."""
+        """The owner to record on objects that are stored from now on."""
         lease = self.lease
-        assert lease is not None  # noqa: S101 - only who has an owner, and so a document, stores anything
+        assert lease is not None  # noqa: S101 - only a job with a document stores objects
         return ObjectOwner(
             job_id=self.job.id,
             attempt=lease.attempt,
@@ -171,22 +171,22 @@ class JobContext:
 
     @property
     def usage(self) -> Usage:
-        """How long the job has used the card until now, and its price on any card."""
+        """GPU seconds so far, and the price, which does not depend on the card."""
         running = time.monotonic() - self.gpu_since if self.gpu_since is not None else 0.0
         return {"gpu_seconds": round(self.gpu_seconds + running, 3), "units": self.units}
 
     @property
     def used_card(self) -> bool:
-        """Whether a job that comes to nothing has cost something."""
+        """Whether the job has used the GPU at all."""
         return self.gpu_seconds > 0 or self.gpu_since is not None
 
     @property
     def generating(self) -> bool:
-        """Whether its generation has begun."""
+        """Whether the generation has begun."""
         return self._newest.stage in {"generating", "uploading"}
 
     async def keep_moving(self) -> None:
-        """Pass on, until the job has ended, that it goes on between two reports."""
+        """Report estimated progress between two reports of the engine, until the job has ended."""
         while not self.ended:
             await asyncio.sleep(timing.PROGRESS_SECONDS)
             progress = self.course.between()

@@ -1,8 +1,8 @@
-"""How far a job is, in percent and seconds, from what it reports and what it was estimated to take.
+"""A job's percent and seconds left, computed from its reports and its estimate.
 
-`percent` is of estimated time, so that a decode or a file's encoding moves it as much as steps do. Between two reports
-it goes on by the clock, ever slower towards the end of what is under way: it says neither that something stands still
-nor that it is done. Knows one job's moments; knows nobody who is told of them.
+`percent` is a share of estimated time, so decoding and encoding move it as denoising steps do. Between two reports it
+advances by the clock, ever more slowly towards the end of the current piece: progress neither appears to stall nor
+claims that a piece is done. Knows one job; does not know who receives its progress.
 """
 
 import itertools
@@ -15,14 +15,14 @@ from worker.core.types import Progress
 from worker.engine.estimate import Estimate, Unit
 
 UNKNOWN = Estimate((Unit("load", 5), Unit("step", 80), Unit("decode", 5), Unit("pack", 5), Unit("upload", 5)), "guess")
-"""Shares of a job of which nothing is known."""
+"""The shares assumed for a job without an estimate."""
 
 _SEEN = 0.05
-"""So much of a generation has to be over before its own pace counts more than the estimate's."""
+"""Share of a generation after which its measured pace replaces the estimated one."""
 
 
 class Course:
-    """One job's way along its estimate; for the event loop."""
+    """One job's position along its estimate. Not thread-safe: used in the event loop."""
 
     def __init__(self, estimate: Estimate | None = None, clock: Callable[[], float] | None = None) -> None:
         estimate = estimate or UNKNOWN
@@ -36,7 +36,7 @@ class Course:
         self._pace: float | None = None
 
     def at(self, progress: Progress) -> Progress | None:
-        """What was reported, with percent and seconds left; None for what is behind what was reported before."""
+        """The report with percent and seconds left filled in; None if it lies behind an earlier one."""
         position, now = self._place(progress), self._clock()
         if position < self._position:
             return None
@@ -48,12 +48,12 @@ class Course:
         return self._filled(position)
 
     def between(self) -> Progress:
-        """The newest report, moved on by the time that has passed since."""
+        """The newest report, advanced by the time that has passed since."""
         following = bisect_right(self._ends, self._position)
         if self._newest.stage == "queued" or following == len(self._ends):
             return self._filled(self._position)
         if self._units[following].part == "text":
-            following += 1  # nobody says when the prompt is read: what comes next is heard of
+            following += 1  # the end of prompt encoding is not reported: the next report is of what follows
         left = self._ends[following] - self._position
         expected = left * (self._pace or 1.0)
         return self._filled(self._position + left * _eased((self._clock() - self._at) / expected if expected else 0.0))
@@ -80,7 +80,7 @@ class Course:
                 return self._uploading(progress)
 
     def _generating(self, progress: Progress) -> float:
-        """After so many of the steps; or so much of a part that comes before the next one."""
+        """The position after `progress.step` steps, or within the part that precedes the next step."""
         done, rest = divmod(min(progress.step, progress.total_steps) * len(self._steps), max(progress.total_steps, 1))
         after = self._steps[done - 1] + 1 if done else 1
         if progress.part is not None:
@@ -104,5 +104,5 @@ class Course:
 
 
 def _eased(share: float) -> float:
-    """As far as the clock says at first, then ever slower, and never to the end."""
+    """Linear up to one half, then ever slower; never reaches 1."""
     return share if share < 0.5 else 1 - 0.25 / share

@@ -1,10 +1,10 @@
-"""The line for the GPU: one thread that runs one call after another, and a job's place in that line.
+"""The GPU queue: one thread that runs one call at a time, and a job's slot in the queue.
 
-The weights of a job load as soon as nothing else is to be done, beside its claim and its downloads; it stands in line
-again to generate once it has all it needs, ahead of what only loads. So a slow `image_url` never holds the GPU while
-another job is ready. Whether a job is wanted at all is asked beside its generation, which stops at a step if it is not.
-A call that does not come back cannot be interrupted: the thread is `stuck`, and the process has to be replaced. What no
-job waits for is done a little at a time, while there is none. Knows no document and no file.
+A job queues twice. Its weights load as soon as the thread is free, while its claim and downloads run; its generation is
+queued once its sources are there, ahead of calls that only load. So a slow `image_url` never holds the GPU while
+another job is ready. The claim is decided beside the generation, which stops at a denoising step if the job is refused.
+A call that does not return cannot be interrupted: the thread is then `stuck`, and the process must be replaced. Idle
+work runs in small pieces while no job is present. Knows no document and no file.
 """
 
 import asyncio
@@ -33,22 +33,22 @@ from worker.job.context import JobContext
 T = TypeVar("T")
 
 QUIET_SECONDS = 2.0
-"""Without a job, before the time counts as idle: the last one's files are on their way, or the next job is."""
+"""Seconds without a job before the thread counts as idle: until then the last job uploads, or the next one arrives."""
 
 log = logging.getLogger(__name__)
 
 
 class GpuThread:
-    """Runs calls one after another: those that were submitted `ahead` first, else in the order in which they came."""
+    """Runs one call at a time: those submitted with `ahead` first, otherwise in order of submission."""
 
     def __init__(self, idle: Callable[[], bool] = lambda: False, *, quiet: float = QUIET_SECONDS) -> None:
-        """`idle` is called once no job has been there for `quiet` seconds, and again as long as it is true.
+        """`idle` is called after `quiet` seconds without a job, and again as long as it returns True.
 
-        A job that comes meanwhile waits until it returns: it does a little at a time.
+        A job that arrives meanwhile waits for it, so each call must be short.
         """
         self._idle, self._quiet = idle, quiet
         self.jobs: weakref.WeakSet[GpuSlot] = weakref.WeakSet()
-        """Those that are in line, or will be: at their claim or their downloads."""
+        """Jobs in the queue, and those that will queue once their claim or downloads are done."""
         self._calls: queue.PriorityQueue[tuple[bool, int, Future[Any], Callable[[], Any]]] = queue.PriorityQueue()
         self._count = itertools.count()
         self.stuck = False
@@ -67,11 +67,11 @@ class GpuThread:
                 continue
             if future.set_running_or_notify_cancel():
                 _settle(future, call)
-            del future, call  # a finished job's pictures must not wait here for the next one
+            del future, call  # keep no reference to a finished job's pictures
             patience = self._quiet
 
     def _use_idle_moment(self) -> float | None:
-        """How long the next call is waited for before there is more to do; None: for ever."""
+        """Run idle work; returns the seconds to wait for a call before more of it, None: no more is left."""
         done: Future[bool] = Future()
         _settle(done, self._idle)
         if (error := done.exception()) is not None:
@@ -80,28 +80,31 @@ class GpuThread:
         return 0.0 if error is None and done.result() else None
 
     def submit(self, call: Callable[[], T], *, ahead: bool = False) -> "Future[T]":
-        """Queue `call`, `ahead` of all that are not.
+        """Queue `call`; with `ahead`, before all calls without it.
 
         Raises:
-            GpuFault: an earlier call never came back.
+            GpuFault: an earlier call never returned.
         """
         if self.stuck:
             raise GpuFault
         future: Future[T] = Future()
-        call = functools.partial(contextvars.copy_context().run, call)  # lines of the log belong to its job
+        call = functools.partial(contextvars.copy_context().run, call)  # so log lines carry the job's id
         self._calls.put((not ahead, next(self._count), future, call))
         return future
 
     async def finish(
         self, future: "Future[Any]", grace: float, moved_at: Callable[[], float] = lambda: 0.0
     ) -> BaseException | None:
-        """Wait for a call that was asked to stop, as long as it has moved within the last `grace` seconds; its error.
+        """Wait for a call that was asked to stop, as long as `moved_at` changes within `grace` seconds.
+
+        Returns:
+            The call's error, or None.
 
         Raises:
-            GpuFault: it does not move and did not come back; the thread is `stuck` from now on.
+            GpuFault: it neither moved nor returned; the thread is `stuck` from now on.
         """
         answer = asyncio.wrap_future(future)
-        # What comes after the grace is nobody's any more: without this asyncio would log it, with its traceback.
+        # A result after the grace has no receiver: without this asyncio would log its traceback.
         answer.add_done_callback(lambda late: late.cancelled() or late.exception())
         moved: float | None = None
         while not answer.done() and moved != moved_at():
@@ -114,7 +117,7 @@ class GpuThread:
         return answer.exception()
 
     def _turn_away(self) -> None:
-        """Whoever stands in line behind a call that never ends is told now, not at the end of their patience."""
+        """Fail the calls queued behind one that never ends now, rather than when each times out."""
         with contextlib.suppress(queue.Empty):
             while True:
                 *_, future, _ = self._calls.get_nowait()
@@ -127,7 +130,7 @@ def _settle(future: "Future[T]", call: Callable[[], T]) -> None:
         result = call()
     except BaseException as error:  # noqa: BLE001 - handed to whoever awaits the future, nothing is swallowed
         if not isinstance(error, Exception):
-            # A model that calls exit() ends its job, not the worker with every other job.
+            # A model that calls exit() ends its job, not the whole worker.
             left = RuntimeError(f"{type(error).__name__} out of a call")
             left.__cause__ = error
             future.set_exception(left)
@@ -138,7 +141,7 @@ def _settle(future: "Future[T]", call: Callable[[], T]) -> None:
 
 
 class GpuSlot:
-    """One job's place in the line; for the event loop. `_load` and `_generate` alone run in the GPU thread."""
+    """One job's slot in the queue, used from the event loop. Only `_load` and `_generate` run in the GPU thread."""
 
     def __init__(
         self,
@@ -150,13 +153,13 @@ class GpuSlot:
         context: JobContext,
         take: Callable[[Generated], None],
     ) -> None:
-        """Stand in line for loading the weights, admitted or not.
+        """Queue the loading of the weights, before the job is admitted.
 
-        `params` are as far as they are known: the room that they ask for is made beside the weights. `take` is told of
-        each thing that was generated.
+        `params` may still change with the sources; memory for them is reserved beside the weights. `take` receives each
+        generated image or clip.
 
         Raises:
-            GpuFault: an earlier call never came back.
+            GpuFault: an earlier call never returned.
         """
         self._gpu, self._generator, self._request, self._params = gpu, generator, request, params
         self._context, self._take = context, take
@@ -165,24 +168,24 @@ class GpuSlot:
         self._denoising = False
         self._in_line = contextlib.ExitStack()
         gpu.jobs.add(self)
-        # Last: an idle GPU begins at once, in its own thread.
+        # Last, because an idle GPU thread begins at once.
         self._loading: Future[None] = gpu.submit(self._load)
 
     async def run(self, sources: Sources, params: Params | None = None) -> None:
-        """Generate; comes back when the GPU is free for the next job.
+        """Generate; returns when the GPU is free for the next job.
 
         Args:
-            sources: the pictures that the job starts from.
-            params: the job's, now that the size of these is known; None: as they were.
+            sources: the job's pictures and LoRAs.
+            params: the job's, once the size of the source is known; None: unchanged.
 
         Raises:
-            JobError, Cancelled: what came in between, or the reason that the job was given to stop.
-            Cancelled: it was refused meanwhile.
+            JobError, Cancelled: the generation failed, or the job was given that reason to stop.
+            Cancelled: the job was refused meanwhile.
         """
         stop = self._context.stop
         self._params = params or self._params
         if not self._loading.running():
-            # Until its own work begins it waits for other jobs: their time is not counted against it.
+            # Until then it waits for other jobs, whose time does not count against its limit.
             self._in_line.enter_context(self._context.untimed())
             self._in_line.enter_context(self._context.timed("wait"))
         try:
@@ -195,10 +198,12 @@ class GpuSlot:
         stop.raise_if_stopped()
 
     async def give_up(self) -> None:
-        """Generate nothing. What is being loaded is for the next job: only who was asked to stop waits for it.
+        """Leave the queue without generating.
+
+        Weights that are loading stay for the next job; only a job that was asked to stop waits for them.
 
         Raises:
-            GpuFault, or the job's reason to stop: the GPU does not answer any more.
+            GpuFault, or the job's reason to stop: the GPU no longer responds.
         """
         self._gpu.jobs.discard(self)
         if not self._loading.cancel() and self._context.stop.reason is not None:
@@ -216,7 +221,7 @@ class GpuSlot:
         self._in_line.close()
         context, control = self._context, _Unsure(self._context)
         if self._loading.cancel():
-            self._load(control)  # somebody was before it in the line all the time
+            self._load(control)  # its turn to load never came: other jobs were ahead
         else:
             self._loading.result()
         self._confirm()
@@ -233,21 +238,21 @@ class GpuSlot:
             self._gpu.longest_step = max(self._gpu.longest_step, context.longest_step)
 
     def _confirm(self) -> None:
-        """Who had to wait may have been taken over, cancelled or deleted meanwhile: that is heard at a step."""
+        """Ask whether the job was taken over, cancelled or deleted meanwhile; a denoising step sees the answer."""
         asked = asyncio.run_coroutine_threadsafe(self._context.confirm(), self._loop)
         if self._context.longest_step > timing.UNSURE_STEP_SECONDS:
             asked.result()
 
     async def _leave(self) -> None:
-        """Nothing of this job stands in the line or uses the GPU any more."""
+        """Remove this job from the queue and wait until it does not use the GPU."""
         if self._generating is not None:
             self._generating.cancel()
         if self._context.refused and self._context.stop.reason is None:
-            self._loading.cancel()  # what is being loaded is for the next job
+            self._loading.cancel()  # weights that are loading stay for the next job
         else:
             await self._end(self._loading, timing.LOADING_GRACE_SECONDS)
         if self._generating is not None:
-            # It may still be loading itself: then the patience is that for a disk, not that for a step.
+            # It may still be loading: then the grace is that for reading a disk, not that for a denoising step.
             longest = min(max(self._gpu.longest_step, self._context.longest_step), timing.MAX_STEP_SECONDS)
             grace = max(timing.STOP_GRACE_SECONDS, timing.GRACE_STEPS * longest)
             grace = grace if self._denoising else timing.LOADING_GRACE_SECONDS
@@ -262,12 +267,12 @@ class GpuSlot:
             self._context.raise_if_stopped()
             raise
         if error is not None and not isinstance(error, JobError | Cancelled):
-            # The job ends for the reason that it was given.
+            # Logged only: the job ends for the reason that it was given.
             log.warning("the GPU was left with %s", where(error), extra={"action": "gpu_left"})
 
 
 class _Unsure:
-    """The `Control` of a job that is generated before it is known to be wanted: being refused ends it, too."""
+    """The `Control` of a job that generates before it is admitted: a refusal stops it, too."""
 
     def __init__(self, context: JobContext) -> None:
         self._context = context
@@ -279,14 +284,14 @@ class _Unsure:
         )
 
     def raise_if_stopped(self) -> None:
-        """As the job's own."""
+        """As the job's own, and also once the job is refused."""
         self._context.raise_if_stopped()
         if self._context.refused:
             raise Cancelled
 
 
 async def _result(call: "Future[None]") -> None:
-    """Wait for a call, without ending it when nobody waits any more."""
+    """Wait for a call; cancelling the wait does not cancel the call."""
     future = asyncio.wrap_future(call)
-    future.add_done_callback(lambda done: done.cancelled() or done.exception())  # somebody has seen it
+    future.add_done_callback(lambda done: done.cancelled() or done.exception())  # marks the error as retrieved
     await asyncio.shield(future)

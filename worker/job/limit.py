@@ -1,6 +1,6 @@
-"""A job's time limit, which stands still while it waits for something that serves all jobs.
+"""A job's time limit, paused while the job waits for something that all jobs share.
 
-Knows seconds; does not know what ends when they are over.
+Knows seconds; does not know what is stopped when they run out.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 
 class TimeLimit:
-    """Calls `expire` in the event loop it was made in, once `seconds` are over, those inside `paused` not counted."""
+    """Calls `expire` after `seconds`, in the event loop it was created in. Time inside `paused` does not count."""
 
     def __init__(self, seconds: float, expire: Callable[[], None]) -> None:
         self._loop, self._lock = asyncio.get_running_loop(), threading.Lock()
@@ -20,7 +20,7 @@ class TimeLimit:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """The body is not counted; in any thread, and in several at once."""
+        """Stop the clock for the body. Usable in any thread, and in several at once."""
         with self._lock:
             if self._pauses == 0:
                 self._left -= self._loop.time() - self._since
@@ -31,12 +31,12 @@ class TimeLimit:
             with self._lock:
                 self._pauses -= 1
                 self._since = self._loop.time()
-            # A loop that is closed waits for no limit any more.
+            # A closed loop enforces no limit.
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._look)
 
     def cancel(self) -> None:
-        """Nothing expires from now on."""
+        """Never expire."""
         self._pauses += 1
         self._timer.cancel()
 

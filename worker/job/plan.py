@@ -1,6 +1,6 @@
-"""What a request comes to on this worker, before anything is touched for it: its model, its numbers and its time.
+"""Plans a request: its model, its params, its price and its estimated time, before any model is touched.
 
-The way of a job and of a quote alike. Knows no document and no GPU; of a model only what its small files say.
+Jobs and quotes share this code. Knows no document and no GPU; reads only a model's small files.
 """
 
 import asyncio
@@ -26,30 +26,30 @@ from worker.engine.estimate import Estimate
 from worker.job.services import Services
 
 _LARGE = 1 << 16
-"""Times the longest side."""
+"""Factor that makes sample shapes so large that borders around them do not matter."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A request that this worker would serve."""
+    """A request that this worker accepts, resolved."""
 
     request: Request
     """With its style applied."""
     defaults: ModelDefaults
     params: Params
     estimate: Estimate | None
-    """None: its model is not here yet."""
+    """None: the model's weights are not on this machine yet."""
     warnings: tuple[str, ...]
     loras: tuple[WantedLora, ...] = ()
-    """What is added to the model, before its files are here."""
+    """LoRAs to apply; their files may not be fetched yet."""
     added: Mapping[str, Any] = field(default_factory=dict)
-    """What `params` says of these, and of what was traded for speed."""
+    """Entries of `params` that describe the LoRAs and the acceleration."""
     unmoved: tuple[str, ...] = ()
-    """Those of `warnings` that do not depend on the size."""
+    """The `warnings` that do not depend on the size."""
 
     @property
     def model(self) -> str:
-        """What the result is of."""
+        """The name in the response's `model`."""
         upscale = self.params.upscale if isinstance(self.params, ImageParams) else None
         return upscale.upscaler if upscale is not None and self.params.draws_nothing else self.defaults.name
 
@@ -58,15 +58,15 @@ async def plan(request: Request, services: Services) -> Plan:
     """Resolve a request against its model and this worker's limits.
 
     Raises:
-        ModelUnavailable: nothing serves it.
-        InvalidInput: it asks for what the model cannot do, for too much, or for what cannot end in time on this card;
-            for a style or a LoRA that is not to be had.
+        ModelUnavailable: no model serves the task.
+        InvalidInput: the model cannot do it, it exceeds a limit, it cannot end in time on this card, or it names a
+            style or a LoRA that this worker does not have.
     """
     generator, settings = services.generator, services.settings
     listed = settings.loras or {}
     request = styled(request, settings.styles or {}, listed)
     loras = wanted_loras(request, listed, settings.lora_sources or ())
-    # In threads: small files of the model are looked at, and of one that is not loaded yet the headers of its weights.
+    # In threads: these read the model's small files, and the headers of weights that are not loaded yet.
     described = await asyncio.to_thread(generator.describe, request.task_type, request.model)
     usual = None if settings.acceleration == "none" else settings.acceleration
     fast = accelerated(request, loras, described, settings.accelerations or {}, listed, usual=usual)
@@ -75,17 +75,17 @@ async def plan(request: Request, services: Services) -> Plan:
     params = replace(_resolved(request, defaults, services), **added)
     estimate = await asyncio.to_thread(generator.estimate, request, params)
     if not isinstance(request, UpscaleRequest):
-        # The size of a picture that is made larger is its own, which `follow` knows.
+        # The size of an upscale is that of its source: `follow` checks it.
         check_time(estimate, params, settings.job_timeout_seconds)
     warnings = (*fast.warnings, *_said(request, params, defaults))
     return Plan(request, defaults, params, estimate, warnings, loras, added, fast.warnings)
 
 
 async def follow(planned: Plan, sources: Sources, services: Services) -> Plan:
-    """The plan once more, now that the size of what the job starts from is known; its seed stays.
+    """Plan again, now that the size of the source is known. The seed stays.
 
     Raises:
-        InvalidInput: a side that follows the source makes the job larger than the limits allow.
+        InvalidInput: with the size of its source the job exceeds a limit.
     """
     request, before, defaults = planned.request, planned.params, planned.defaults
     shape = await asyncio.to_thread(_shape, request, sources)
@@ -100,21 +100,21 @@ async def follow(planned: Plan, sources: Sources, services: Services) -> Plan:
 
 
 def dearest(planned: Plan, services: Services) -> Params:
-    """The most costly params that a job may have, where what it costs is decided by a picture that is not here yet."""
+    """The most expensive params that the job can have, if its price depends on a picture that was not read yet."""
     request, defaults = planned.request, planned.defaults
     found = [planned.params]
     for shape in _deciding(request, defaults, services):
-        with contextlib.suppress(InvalidInput):  # that shape would be refused
+        with contextlib.suppress(InvalidInput):  # a source of that shape would be refused
             found.append(replace(_resolved(request, defaults, services, shape), **planned.added))
     if isinstance(request, InpaintRequest) and request.inpaint_area == "masked":
-        # Which part is drawn is the mask's to say: in the model's own pixels at most.
+        # The mask decides which part is drawn: at most as many pixels as the model's native size.
         most = Drawn(defaults.width, defaults.height, (0, 0, defaults.width, defaults.height))
         found = [replace(params, drawn=most) for params in found if isinstance(params, ImageParams)]
     return max(found, key=job_cost)
 
 
 def _deciding(request: Request, defaults: ModelDefaults, services: Services) -> Iterator[SourceShape]:
-    """Source pictures of all shapes, where the shape changes what a job costs."""
+    """Source shapes to try, if the shape changes the price."""
     if isinstance(request, Img2ImgRequest | InpaintRequest):
         width, height, most = request.width, request.height, MAX_IMAGE_SIDE
         free = bool(request.upscale_factor) and not (request.image_size or request.aspect_ratio)
@@ -123,7 +123,7 @@ def _deciding(request: Request, defaults: ModelDefaults, services: Services) -> 
         free = request.resolution is not None and request.aspect_ratio is None
     else:
         return
-    # So large that no border beside them has a part in the shape.
+    # So large that borders do not change the shape.
     sides = range(_LARGE * defaults.size_multiple, _LARGE * most + 1, _LARGE * defaults.size_multiple)
     if (width is None) != (height is None):
         yield from (
@@ -138,7 +138,7 @@ def _deciding(request: Request, defaults: ModelDefaults, services: Services) -> 
 
 
 def _canvases(request: InpaintRequest, defaults: ModelDefaults, services: Services) -> Iterator[SourceShape]:
-    """Source pictures that keep their own size, with what is drawn beside them as large as the limits allow."""
+    """Source shapes that, with the outpainted borders, are as large as the limits allow."""
     settings, factor, beside = services.settings, request.upscale_factor or 1, request.outpaint
     pixels = min(settings.max_image_pixels, settings.max_upscaled_pixels // factor**2)
     for width in range(defaults.size_multiple, MAX_IMAGE_SIDE + 1, defaults.size_multiple):
@@ -168,8 +168,8 @@ def _said(request: Request, params: Params, defaults: ModelDefaults) -> tuple[st
 
 
 def _shape(request: Request, sources: Sources) -> SourceShape:
-    """Of the picture that a job starts from; what its mask repaints is looked for only where the size depends on it."""
-    assert sources.image is not None  # noqa: S101 - the caller has looked
+    """The shape of the source picture, with the masked box if the size depends on it."""
+    assert sources.image is not None  # noqa: S101 - checked by the caller
     masked = None
     if isinstance(request, InpaintRequest) and request.inpaint_area == "masked" and sources.mask is not None:
         from worker.engine.resize import masked_box  # imports Pillow
@@ -179,11 +179,11 @@ def _shape(request: Request, sources: Sources) -> SourceShape:
 
 
 def check_time(estimate: Estimate | None, params: Params, limit: float) -> None:
-    """Refuse what cannot end within `limit` seconds on this card.
+    """Refuse a job that cannot end within `limit` seconds on this card.
 
     Raises:
-        InvalidInput: it cannot, and the message says how many steps could; or a single step is longer than a job may
-            be deaf to its user.
+        InvalidInput: it cannot end in time, and the message says how many steps could; or one denoising step takes
+            longer than `MAX_STEP_SECONDS`, during which a job cannot be cancelled.
     """
     if estimate is None or estimate.seconds is None:
         return

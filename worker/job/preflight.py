@@ -1,7 +1,7 @@
-"""What has to be known of a request beside its generation: its document and its files, its source pictures and LoRAs.
+"""The requests that run beside the generation: the document's claim, stored files, source pictures and LoRAs.
 
-The first two say whether its result is this job's to make, which is heard while it is being made; the others are what
-it is made from. Knows in which order answers count; knows no model and no GPU.
+Claim and stored files decide whether this job makes the result, while it is already being generated; pictures and LoRAs
+are its input. Knows which answer takes precedence; knows no model and no GPU.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ NO_DOCUMENTS = "Firebase is not configured on this worker: no document is writte
 
 
 class Preflight:
-    """One request, as far as the model does not know it."""
+    """The preflight of one request."""
 
     def __init__(
         self, services: Services, request: Request, context: JobContext, loras: Sequence[WantedLora] = ()
@@ -32,14 +32,14 @@ class Preflight:
         self._loras = loras
 
     async def admit(self, request_data: Mapping[str, Any]) -> AlreadyDone | Delivered | None:
-        """Claim the document; the result where there is one already, None where it is this job's to make.
+        """Claim the document; returns the result if it exists already, None if this job makes it.
 
         Args:
-            request_data: what the document keeps of the request.
+            request_data: the request as the document stores it.
 
         Raises:
-            JobError: the document is another job's.
-            Cancelled: the user did not want the job any more before it began.
+            JobError: another job holds the document, or another request has its id.
+            Cancelled: the user cancelled the job before it began.
         """
         found = asyncio.create_task(self._recover())
         try:
@@ -74,10 +74,10 @@ class Preflight:
         return await asyncio.to_thread(take_over, self._services.storage, found, self._context.object_owner())
 
     async def sources(self) -> Sources:
-        """Pictures and LoRAs, side by side; the first that cannot be had ends it.
+        """Load pictures and LoRAs concurrently; the first failure cancels the rest.
 
         Raises:
-            JobError: that one.
+            JobError: that failure.
         """
         pictures, loras = asyncio.create_task(self._load_pictures()), asyncio.create_task(self._load_loras())
         try:
@@ -89,7 +89,7 @@ class Preflight:
         return dataclasses.replace(sources, loras=files)
 
     async def again(self, sources: Sources) -> Sources:
-        """The same with LoRAs that are on this machine once more: another worker has removed one meanwhile.
+        """The same sources with their LoRAs fetched again, because another worker removed one of the files.
 
         Raises:
             As `sources`.
@@ -123,5 +123,5 @@ class Preflight:
 
     def _raise_if_unwanted(self) -> None:
         self._context.raise_if_stopped()
-        if self._context.ended:  # nobody waits for it any more
+        if self._context.ended:  # the result is no longer needed
             raise Cancelled

@@ -1,7 +1,7 @@
-"""The previews of one job: who may see them, how often one is made, and its way into the document.
+"""The previews of one job: whether any are shown, how often one is made, and how it reaches the document.
 
-Knows times and threads: a picture is looked for in the event loop and encoded in a thread, so that neither the thread
-that denoises nor the loop ever waits for one. Knows no latents and no encoder's settings.
+The event loop polls for a picture and a thread encodes it, so neither the GPU thread nor the loop waits for a preview.
+Knows no latents and no encoder settings.
 """
 
 import asyncio
@@ -21,15 +21,15 @@ UNSEEN = "preview: has no effect without a document, which is where it would be 
 WITHHELD = "preview: has no effect; this worker shows nothing before its content safety check has seen the result"
 
 _LOOK_SECONDS = 0.02
-"""How often a picture that is on its way from the GPU is looked for: a copy takes less."""
+"""Interval at which the loop polls for a picture that is being copied from the GPU; a copy takes less."""
 
 log = logging.getLogger(__name__)
 
 
 def reason_for_none(settings: Settings, *, has_document: bool) -> str | None:
-    """Why no job of this worker shows previews, or not this one, as a warning; None: it does.
+    """The warning that says why a job shows no previews; None: it shows them.
 
-    Where the check only flags, the result itself is delivered, so what comes before it may be seen, too.
+    A safety check that only flags delivers the result itself, so its previews may be seen as well.
     """
     if settings.safety_checker == "block":
         return WITHHELD
@@ -37,12 +37,12 @@ def reason_for_none(settings: Settings, *, has_document: bool) -> str | None:
 
 
 class Previews:
-    """One job's; made in the event loop that serves it. `viewer` and what it gives are safe in any thread."""
+    """The previews of one job. Made in its event loop; `viewer` and the callable it returns are safe in any thread."""
 
     def __init__(
         self, tell: Callable[[str], None], xmp: bytes | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """`tell` is handed each preview as a data URI, in the event loop; `xmp` is their mark."""
+        """`tell` receives each preview as a data URI, in the event loop; `xmp` is the AI mark to embed."""
         self._tell, self._xmp, self._clock = tell, xmp, clock
         self._loop = asyncio.get_running_loop()
         self._due = 0.0
@@ -51,15 +51,15 @@ class Previews:
 
     @classmethod
     def of(cls, request: Request, settings: Settings, tell: Callable[[str], None]) -> "Previews":
-        """Those of a request, marked as its files are."""
+        """The previews of a request, marked as its files are."""
         return cls(tell, mark.packet_for(request) if settings.ai_mark == "on" else None)
 
     def viewer(self) -> Callable[[Preview], None] | None:
-        """Who takes a preview now; None: the last one is not a second old, or still under way."""
+        """The callable that takes a preview; None: the last one is under a second old, or is still being encoded."""
         return None if self._under_way or self._clock() < self._due else self._take
 
     def close(self) -> None:
-        """Nothing more is told; in the event loop."""
+        """Send no further preview; called in the event loop."""
         self._under_way = self._closed = True
         if self._task is not None:
             self._task.cancel()
@@ -81,6 +81,6 @@ class Previews:
 
 
 def _seen(task: "asyncio.Task[None]") -> None:
-    """A preview that could not be made is the last one of its job, and is not worth its result."""
+    """Log a failure: it ends the previews of its job, never the job."""
     if not task.cancelled() and (error := task.exception()) is not None:
         log.error("a preview was not made: %s", where(error), extra={"action": "preview_failed"})

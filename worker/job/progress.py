@@ -1,6 +1,6 @@
-"""Progress of one job: the newest `Progress`, handed to small sinks, at most once a second each.
+"""Progress of one job: each sink receives the newest `Progress`, at most once a second.
 
-Knows events and sinks, not what a sink does with them. Progress may be lost; what ends a job is never told here.
+Knows sinks, not what a sink does. Progress may be lost; the end of a job never travels this way.
 """
 
 import asyncio
@@ -22,10 +22,10 @@ AsyncSink = Callable[[Progress], Awaitable[None]]
 
 
 class Throttle:
-    """Feeds one asynchronous sink with the newest progress, one call at a time, at most once an interval.
+    """Feeds one asynchronous sink with the newest progress, one call at a time, at most once per interval.
 
-    `close` waits for a call under way, and nothing is sent after it: RunPod would take a late progress post for news.
-    A sink that fails is told nothing more, and costs nothing else.
+    `close` waits for the current call, and nothing is sent afterwards: RunPod would take a late post as the newest
+    state of the job. A sink that raises is not called again; the job goes on.
     """
 
     def __init__(self, sink: AsyncSink, interval: float = timing.PROGRESS_SECONDS) -> None:
@@ -37,7 +37,7 @@ class Throttle:
         self._task.add_done_callback(_tell_mistake)
 
     def __call__(self, progress: Progress) -> None:
-        """Take note; called in the event loop."""
+        """Note the newest progress; called in the event loop."""
         self._newest = progress
         self._wake.set()
 
@@ -54,7 +54,7 @@ class Throttle:
                 await asyncio.wait_for(self._closed.wait(), self._interval)
 
     async def close(self) -> None:
-        """Send nothing more; returns when nothing is under way."""
+        """Send nothing more. Returns once no call is running."""
         self._closed.set()
         self._wake.set()
         try:
@@ -66,38 +66,38 @@ class Throttle:
 def _tell_mistake(pumping: "asyncio.Task[None]") -> None:
     error = None if pumping.cancelled() else pumping.exception()
     if error is not None:
-        log.error("progress is not told any more: %s", where(error), extra={"action": "progress_lost"})
+        log.error("progress is no longer sent: %s", where(error), extra={"action": "progress_lost"})
 
 
 class Unattended:
-    """A `Control` for work that belongs to no job: nothing stops it, and whoever watches sees its progress."""
+    """A `Control` for work that belongs to no job: nothing stops it, and `watch` receives its progress."""
 
     def __init__(self, watch: Callable[[Progress], None] = lambda _: None) -> None:
         self.report = watch
 
     def raise_if_stopped(self) -> None:
-        """Go on."""
+        """Never raises."""
 
     def untimed(self) -> AbstractContextManager[None]:
-        """Nothing here has a limit."""
+        """No effect: this work has no time limit."""
         return contextlib.nullcontext()
 
     def warn(self, warning: str) -> None:
-        """Log it: there is nobody else to tell."""
+        """Log the warning: no response carries it."""
         log.warning("%s", warning, extra={"action": "loading"})
 
     def viewer(self) -> Callable[[Preview], None] | None:
-        """Nobody looks."""
+        """None: no one watches."""
         return None
 
 
 def terminal_bar(title: str) -> "TerminalBar | None":
-    """A bar where a person watches, None elsewhere."""
+    """A progress bar if stderr is a terminal, else None."""
     return TerminalBar(title) if sys.stderr.isatty() else None
 
 
 class TerminalBar:
-    """A progress bar for people: loading, steps, uploading, on one line each."""
+    """A progress bar on stderr: one line each for loading, denoising steps and uploading."""
 
     def __init__(self, title: str) -> None:
         self._title, self._stage = title, ""
@@ -105,8 +105,8 @@ class TerminalBar:
         self._lock = threading.Lock()
 
     def __call__(self, progress: Progress) -> None:
-        """Draw."""
-        from tqdm import tqdm  # only where somebody watches
+        """Draw the newest progress."""
+        from tqdm import tqdm  # imported only on a terminal
 
         with self._lock:
             if progress.stage != self._stage:
@@ -126,6 +126,6 @@ class TerminalBar:
             self._bar = None
 
     def close(self) -> None:
-        """Leave the finished line and start a new one."""
+        """End the current line."""
         with self._lock:
             self._end()

@@ -1,9 +1,9 @@
-"""Runs one request from validation to result. The order of things, and the one place where an outcome is decided.
+"""Runs one request from validation to result: the order of the stages, and the only place that decides an outcome.
 
     parse -> authenticate -> resolve -> claim | (sources | load) -> generate -> deliver -> complete
 
-Knows Protocols only: no Google, no torch, no RunPod. What a job is told and what its document says are derived from the
-same outcome, once, and no cancellation interrupts that.
+Knows Protocols only: no Google, no torch, no RunPod. Response and document are derived from the same outcome, once, and
+no cancellation interrupts that.
 """
 
 import asyncio
@@ -64,7 +64,7 @@ async def run(
 ) -> dict[str, Any]:
     """Serve one job and return its response, success or failure.
 
-    Must not be cancelled itself: to end it early, give `stop` a reason and wait.
+    Do not cancel this coroutine: to end the job early, give `stop` a reason and wait.
     """
     asked = envelope(job.input)
     if actions.is_action(job.input):
@@ -86,7 +86,7 @@ async def run(
     limit = services.settings.job_timeout_seconds
 
     def expire() -> None:
-        # What was too long for this card will be so again.
+        # A generation that is too long for this card will be too long again.
         stop.request(JobTimeout("timeout.limit", seconds=limit, retryable=not context.generating))
 
     context.limit = TimeLimit(limit, expire)
@@ -121,12 +121,12 @@ async def run(
 
 
 async def _outcome(work: Awaitable[T], job: Job) -> T | JobError | Cancelled:
-    """What came of `work`: its result, or why there is none."""
+    """The result of `work`, or the error that it ended with."""
     try:
         return await work
     except (JobError, Cancelled) as error:
         return error
-    except Exception as error:  # noqa: BLE001 - the one broad except: whatever it was, the job ends with an answer
+    except Exception as error:  # noqa: BLE001 - the only broad except: any error ends the job with a response
         reference = uuid.uuid4().hex[:12]
         facts = {"action": "internal_error", "reference": reference, "job_id": job.id}
         log.error("unexpected %s", where(error), extra=facts)  # noqa: TRY400 - a traceback may quote the client
@@ -134,7 +134,7 @@ async def _outcome(work: Awaitable[T], job: Job) -> T | JobError | Cancelled:
 
 
 class _Runner:
-    """The way of one job through the worker."""
+    """One job on its way through the worker."""
 
     def __init__(self, services: Services, context: JobContext) -> None:
         self._services, self._context = services, context
@@ -145,7 +145,7 @@ class _Runner:
         self._caller_known = False
 
     async def serve(self) -> dict[str, Any]:
-        """Validate, generate, deliver; the response.
+        """Validate, generate and deliver; returns the response.
 
         Raises:
             JobError, Cancelled: the job has no result.
@@ -159,21 +159,21 @@ class _Runner:
         self._expect(planned)
         self._know(planned)
         self._open_previews(request)
-        # In a thread: an inline picture of 20 MB takes most of a second, in which nothing else may wait.
+        # In a thread: an inline picture of 20 MB takes most of a second, which would block the event loop.
         context.fingerprint = await asyncio.to_thread(fingerprint, request)
         log.info("job accepted", extra={"action": "job_accepted", "job_id": context.job.id, **self._described(request)})
         result = await self._generate(planned)
         if isinstance(result, AlreadyDone):
-            context.units = 0  # they were counted when it was made
+            context.units = 0  # counted when the result was made
             return {**response.replay(request, result.generation_data)}
         return await self._complete(request, result)
 
     async def _authenticate(self, request: Request | None = None) -> None:
-        """Check who asks before anything is read or written for them.
+        """Check the caller before anything is read or written for a user.
 
         Raises:
             Unauthenticated, Forbidden: the caller may not act for this user.
-            Internal: that could not be found out.
+            Internal: the check itself failed.
         """
         context = self._context
         acts_for_user = context.lease is not None or (request is not None and request.reads_bucket)
@@ -184,7 +184,7 @@ class _Runner:
         self._caller_known = acts_for_user
 
     def _know(self, planned: Plan) -> None:
-        """Take note of what the job's result will be, as far as its plan says so."""
+        """Record the price, model and params of the plan."""
         context = self._context
         context.units = job_units(planned.params, planned.defaults)
         context.manifest = response.manifest(planned.params, planned.model)
@@ -195,12 +195,12 @@ class _Runner:
         )
 
     def _expect(self, planned: Plan) -> None:
-        """Measure how far the job is by what its plan says of its time."""
+        """Measure progress by the estimate of the plan."""
         self._context.course = Course(planned.estimate)
         self._context.longest_step = planned.estimate.longest_step if planned.estimate is not None else 0.0
 
     async def _generate(self, planned: Plan) -> AlreadyDone | Delivered:
-        """Claim and make the result side by side; one that is there, or a refusal, ends what is being made."""
+        """Claim and generate concurrently; an existing result or a refusal stops the generation."""
         context = self._context
         preflight = Preflight(self._services, planned.request, context, planned.loras)
         making = asyncio.create_task(self._make(planned, self._slot(planned), preflight))
@@ -208,7 +208,7 @@ class _Runner:
             there = await context.stop.guard(preflight.admit(self._request_data))
         except BaseException:
             await self._unmake(making)
-            context.units = 0  # nobody has ordered what was begun
+            context.units = 0  # a refused job is not charged
             raise
         if there is not None:
             await self._unmake(making)
@@ -223,7 +223,7 @@ class _Runner:
         return delivered
 
     async def _make(self, planned: Plan, slot: GpuSlot, preflight: Preflight) -> Uploader:
-        """Fetch the sources while the weights load, then run the model; what it makes is with the uploader."""
+        """Fetch the sources while the weights load, then generate; the uploader receives each result."""
         context = self._context
         try:
             sources = await context.stop.guard(preflight.sources())
@@ -244,13 +244,13 @@ class _Runner:
         try:
             await slot.run(sources, planned.params)
         except DownloadFailed:
-            # A LoRA that another worker with the same folder removed while this job waited: nothing has run yet.
+            # Another worker with the same cache folder removed a LoRA while this job waited; nothing has run yet.
             sources = await context.stop.guard(preflight.again(sources))
             await self._slot(planned).run(sources)
         return uploader
 
     async def _unmake(self, making: "asyncio.Task[Uploader]") -> None:
-        """End what was begun before the job was admitted; the GPU is free, and nothing of it was stored."""
+        """Stop a generation that began before the job was refused; returns once the GPU is free. Nothing was stored."""
         self._context.decide(admitted=False)
         making.cancel()
         await asyncio.gather(making, return_exceptions=True)
@@ -307,7 +307,7 @@ class _Runner:
         )
 
     async def _complete(self, request: Request, delivered: Delivered) -> dict[str, Any]:
-        """Bring the document to its terminal state, after the objects, and answer."""
+        """Bring the document to its terminal state, after the objects; returns the response."""
         context = self._context
         context.timings["total"] = time.monotonic() - self._started
         timings = {stage: round(seconds, 3) for stage, seconds in context.timings.items()}
@@ -327,7 +327,7 @@ class _Runner:
         return {**response.success(request, data, uris)}
 
     async def answer(self, error: JobError | Cancelled) -> dict[str, Any]:
-        """The end of a job that did not succeed: its response, its document and its objects say so."""
+        """End a job that failed: its document and its objects first, then its response."""
         self._context.ended = True
         await _outcome(self._settle(error), self._context.job)
         fresh_worker = isinstance(error, GpuFault) or self._services.gpu.stuck
@@ -347,7 +347,7 @@ class _Runner:
             await asyncio.to_thread(storage.remove, self._delivered.taken_over)
 
     async def _may_write(self, error: JobError | Cancelled) -> bool:
-        """Whether the caller may have this document written; a request that was refused early is checked only now."""
+        """Whether the caller may write this document; a request that was refused early is authenticated only now."""
         if not self._caller_known and not isinstance(error, Unauthenticated | Forbidden):
             try:
                 await self._authenticate()
@@ -356,7 +356,7 @@ class _Runner:
         return self._caller_known
 
     def _described(self, request: Request) -> dict[str, Any]:
-        """An accepted job for the log: its prompt only as length and hash, unless the operator asked for it."""
+        """Log fields of an accepted job: the prompt as length and hash only, unless `LOG_PROMPTS` is set."""
         prompt = request.prompt
         facts = {"task_type": request.task_type, "prompt_characters": len(prompt)}
         if self._services.settings.log_prompts:
@@ -364,6 +364,6 @@ class _Runner:
         return {**facts, "prompt_sha256": hashlib.sha256(prompt.encode()).hexdigest()[:16]}
 
     def _take(self, generated: Generated) -> None:
-        # A call that was given up on may come back late: nothing is stored for a job that has ended.
+        # A call that was given up may return late: nothing is stored for a job that has ended.
         if self._uploader is not None and not self._context.ended:
             self._uploader.take(generated)

@@ -1,6 +1,6 @@
-"""What a job needs of the world: the Protocols that are passed in, and the one value that holds them all.
+"""The dependencies of a job: their Protocols, and the one value that holds them all.
 
-Knows no implementation. `handler.build` fills it for real, tests fill it with what misbehaves.
+Knows no implementation. `handler.build` passes the real ones, tests pass ones that misbehave.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,10 +23,10 @@ from worker.telemetry import spans
 
 
 class SourceImages(Protocol):
-    """The client's pictures."""
+    """Loads the client's pictures."""
 
     def load(self, request: Request, user_id: str | None, raise_if_stopped: Callable[[], None]) -> Sources:
-        """Fetch and decode; `user_id` is whose folders in the bucket may be read.
+        """Fetch and decode the pictures; only the folders of `user_id` in the bucket may be read.
 
         Raises:
             UrlBlocked, DownloadFailed, InvalidImage, InvalidInput, Forbidden, StorageUnavailable.
@@ -35,12 +35,12 @@ class SourceImages(Protocol):
 
 
 class Loras(Protocol):
-    """The files of LoRAs."""
+    """Fetches LoRA files."""
 
     def load(
         self, wanted: Sequence[WantedLora], in_use: InUse, raise_if_stopped: Callable[[], None]
     ) -> tuple[LoraFile, ...]:
-        """Fetch what is not here yet; it stays as long as `in_use` lives.
+        """Fetch the files that are not cached; they stay on disk as long as `in_use` lives.
 
         Raises:
             UrlBlocked, DownloadFailed, InvalidInput, ModelUnavailable, DiskFull.
@@ -50,7 +50,7 @@ class Loras(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """Everything a job needs. None stands for what is not configured."""
+    """Everything a job needs. None: not configured."""
 
     settings: Settings
     generator: Generator
