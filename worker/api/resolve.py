@@ -112,15 +112,16 @@ def resolve(
 
 
 def _check_cost(params: Params, defaults: ModelDefaults, most: int) -> None:
-    """Refuse a job of a higher cost, by the field that brings it down: the enlarging, where that alone is too much."""
+    """Refuse a job that costs more than `most`, naming the field to lower: the upscale, if the job fits without it."""
     if (cost := job_cost(params, defaults)) <= most:
         return
-    field, message = "num_inference_steps", "invalid_input.video_cost"
-    if isinstance(params, ImageParams):
-        message = "invalid_input.image_cost"
-        if params.upscale is not None and cost - upscaling_cost(params) <= most:
-            field, message = "upscale_factor", "invalid_input.upscale_cost"
-    raise InvalidInput([FieldProblem(field, message, most=most, got=cost)])
+    if isinstance(params, VideoParams):
+        problem = FieldProblem("num_inference_steps", "invalid_input.video_cost", most=most, got=cost)
+    elif params.upscale is not None and cost - upscaling_cost(params) <= most:
+        problem = FieldProblem("upscale_factor", "invalid_input.upscale_cost", most=most, got=cost)
+    else:
+        problem = FieldProblem("num_inference_steps", "invalid_input.image_cost", most=most, got=cost)
+    raise InvalidInput([problem])
 
 
 def _asked_image_size(request: ImageRequest, defaults: ModelDefaults) -> tuple[int | None, int | None]:
