@@ -25,6 +25,7 @@ from worker.core.config import ConfigError, Settings, load_settings, misspelt_va
 from worker.core.errors import Cancelled, GpuFault
 from worker.core.stop import StopSignal
 from worker.core.types import Progress
+from worker.delivery.own_objects import OwnObjects
 from worker.delivery.spool import Spool
 from worker.engine.engine import Engine
 from worker.firebase.app import Firebase
@@ -48,6 +49,7 @@ def build(settings: Settings) -> Services:
     """Assemble the worker. Opens no connection and loads no model."""
     firebase = _firebase(settings)
     bucket = firebase.bucket if firebase else None
+    documents = firebase.documents if firebase else None
     storage = Storage(bucket, settings.storage_emulator_host, retention=settings.retention) if bucket else None
     worker_id = settings.runpod_pod_id or f"local-{uuid.uuid4().hex[:8]}"
     engine = Engine(settings)
@@ -55,9 +57,9 @@ def build(settings: Settings) -> Services:
         settings=settings,
         generator=engine,
         gpu=GpuThread(engine.use_idle_moment),
-        sources=SourceLoader(settings, storage.read_object if storage else None),
+        sources=SourceLoader(settings, OwnObjects(storage, documents) if storage else None),
         loras=LoraFiles(settings),
-        documents=firebase.documents if firebase else None,
+        documents=documents,
         storage=storage,
         identity=_identity(settings, firebase),
         worker_id=worker_id,

@@ -303,7 +303,8 @@ def bucket(store: Bucket, account: str | None) -> Iterator[Finding]:
     same = False
     if put is not None:
         read = functools.partial(store.read, path, max_bytes=len(content), deadline=deadline)
-        same = steps.take(f"read from {name}", read) == content
+        found = steps.take(f"read from {name}", read)
+        same = found is not None and found[1] == content
         as_left = {"generation": put.generation, "metageneration": put.metageneration}
         steps.take(f"take it back from {name}", lambda: store.delete(path, **as_left, deadline=deadline))
     remedies = {

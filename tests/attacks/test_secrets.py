@@ -36,6 +36,7 @@ from worker.core.config import load_settings
 from worker.core.errors import BackendError, Cancelled, GpuFault, Internal, OutOfMemory, Superseded, Unauthenticated
 from worker.core.stop import StopSignal
 from worker.core.types import Control, Sources, TaskType
+from worker.delivery.own_objects import OwnObjects
 from worker.engine.protocol import Generated, GeneratedImage, Placement
 from worker.firebase.app import Firebase
 from worker.job import runner
@@ -111,7 +112,7 @@ class Failing(World):
 
     def services(self) -> Services:
         services = super().services()
-        read = services.storage.read_object if services.storage else None
+        read = OwnObjects(services.storage, services.documents) if services.storage else None
         fetcher = Fetcher(1_000_000, deadline_seconds=1, resolve=self._resolve)
         return dataclasses.replace(
             services,

@@ -35,6 +35,7 @@ from worker.auth.tickets import Tickets
 from worker.core import timing
 from worker.core.config import load_settings
 from worker.core.types import Control, Progress, TaskType
+from worker.delivery.own_objects import OwnObjects
 from worker.delivery.uploader import NAME_TAKEN
 from worker.engine.engine import Engine
 from worker.engine.estimate import Estimate, Estimator, Networks
@@ -43,6 +44,7 @@ from worker.job.services import Services
 from worker.reaper import reap
 from worker.sources.loader import SourceLoader
 from worker.storage.results import Storage
+from worker.storage.store import ObjectInfo
 
 pytestmark = pytest.mark.slow
 
@@ -89,7 +91,7 @@ class Reading(World):
     """A worker that reads its sources with Google's own client."""
 
     def __init__(self, log: io.StringIO, bucket: Any) -> None:
-        self._read = Storage(bucket).read_object
+        self._read = OwnObjects(Storage(bucket), None)
         super().__init__(log)
 
     def services(self) -> Services:
@@ -547,7 +549,11 @@ def test_seven_pictures_have_no_more_time_than_one(world: World, monkeypatch: py
     read = world.bucket.read
     with monkeypatch.context() as patch:
         patch.setattr(timing, "SOURCES_SECONDS", 1.0)
-        patch.setattr(world.bucket, "read", lambda path, **limits: (read(path, **limits), png)[1])
+        patch.setattr(
+            world.bucket,
+            "read",
+            lambda path, **limits: (read(path, **limits), (ObjectInfo(1, len(png), "", {}), png))[1],
+        )
         world.bucket.before = slowly
         started = time.monotonic()
         answer = world.attack(MANY, job, "download_failed", *UNSURE)

@@ -29,7 +29,7 @@ IDS = """
     download_failed
         .broke_off .encoding .no_address .no_object .no_object_escaped .object_encoded .object_too_large .of_field
         .out_of_time .redirects .status .too_large .too_slow .unreachable
-        .hub_answer .hub_repository .login .lora_gone
+        .hub_answer .hub_repository .login .lora_gone .not_completed
     duplicate_in_progress
     forbidden
         .bucket .folder .ticket_file .ticket_form .ticket_request .ticket_user .unsafe .unsafe_images .user

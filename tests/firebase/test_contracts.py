@@ -169,7 +169,9 @@ def test_an_object_is_created_once_and_replaced_only_as_the_generation_that_was_
     second = put(b"second", first, "t1")
     assert second is not None
     assert put(b"late", first, "t1") is None
-    assert bucket.read("generating/user/image/file.png", max_bytes=100, deadline=soon()) == b"second"
+    read = bucket.read("generating/user/image/file.png", max_bytes=100, deadline=soon())
+    assert read is not None
+    assert (read[0].generation, read[0].metadata[TOKENS], read[1]) == (second, "t1", b"second")
     if isinstance(bucket, MemoryBucket):  # the local server deletes whatever the generation; Google does not
         bucket.delete("generating/user/image/file.png", generation=first, metageneration=1, deadline=soon())
         assert bucket.info("generating/user/image/file.png", deadline=soon()) is not None

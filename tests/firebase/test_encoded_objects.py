@@ -49,7 +49,8 @@ def test_an_object_that_is_encoded_after_it_was_looked_at_is_read_as_it_is_store
     """Its metadata may be changed at any time, without a new generation."""
     with serving(bomb("br"), "br", told_encoding=None) as bucket:
         found = bucket.read("uploads/user/a.png", max_bytes=LIMIT, deadline=time.monotonic() + 10)
-    assert found == bomb("br")
+    assert found is not None
+    assert found[1] == bomb("br")
 
 
 @pytest.mark.slow
@@ -61,4 +62,4 @@ def test_an_object_that_is_larger_than_it_said_is_held_up_to_the_limit_and_no_fu
 @pytest.mark.parametrize("encoding", [None, "identity"])
 def test_an_object_as_apps_upload_it_is_read(encoding: str | None) -> None:
     with serving(b"a picture", encoding) as bucket:
-        assert bucket.read("uploads/user/a.png", max_bytes=LIMIT, deadline=time.monotonic() + 10) == b"a picture"
+        assert Storage(bucket).read_object("uploads/user/a.png", LIMIT) == (b"a picture", None)

@@ -286,9 +286,11 @@ def test_a_source_that_cannot_be_read_says_why_and_not_where(
         assert private not in str(caught.value)
 
 
-def test_a_source_is_read_whole(storage: Storage) -> None:
-    storage.put("uploads/user/a.png", file(), provenance(), soon())
-    assert storage.read_object("uploads/user/a.png", 6) == b"pixels"
+def test_a_source_is_read_whole_with_whose_result_it_is(bucket: MemoryBucket, storage: Storage) -> None:
+    bucket.upload("uploads/user/a.png", b"photo", content_type="image/png", metadata={}, replaces=0, deadline=soon())
+    storage.put(PATH, file(), replace(provenance(), file_uid="file"), soon())
+    assert storage.read_object("uploads/user/a.png", 6) == (b"photo", None)
+    assert storage.read_object(PATH, 6) == (b"pixels", "file")
 
 
 def test_what_is_kept_for_some_days_says_when_it_goes_and_is_put_off_by_who_takes_it_over(bucket: MemoryBucket) -> None:

@@ -24,6 +24,7 @@ from worker.api.request import Request, envelope, parse
 from worker.auth.caller import Identity, Users
 from worker.auth.tickets import Tickets
 from worker.core.types import Control, Sources
+from worker.delivery.own_objects import OwnObjects
 from worker.engine.protocol import Generated
 from worker.job.services import Services
 from worker.media import decode
@@ -206,7 +207,7 @@ class World(memory_world.World):
 
     def services(self) -> Services:
         services = super().services()
-        read = services.storage.read_object if services.storage else None
+        read = OwnObjects(services.storage, services.documents) if services.storage else None
         return dataclasses.replace(
             services,
             sources=SourceLoader(self.settings, read, self.fetcher),

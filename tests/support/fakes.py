@@ -168,14 +168,14 @@ class MemoryBucket:
             if found and (found[1].generation, found[1].metageneration) == (generation, metageneration):
                 del self.objects[path]
 
-    def read(self, path: str, *, max_bytes: int, deadline: float) -> bytes | None:
+    def read(self, path: str, *, max_bytes: int, deadline: float) -> tuple[ObjectInfo, bytes] | None:
         self.before("read", path)
         if path not in self.objects:
             return None
-        data = self.objects[path][0]
+        data, info, _ = self.objects[path]
         if len(data) > max_bytes:
             raise ObjectTooLarge
-        return data
+        return info, data
 
     def crc32c(self, data: bytes) -> str:
         checksum: int = google_crc32c.value(data)

@@ -19,6 +19,7 @@ from worker.auth.tickets import Tickets
 from worker.core.config import Settings, load_settings
 from worker.core.stop import StopSignal
 from worker.core.types import Progress
+from worker.delivery.own_objects import OwnObjects
 from worker.delivery.spool import Spool
 from worker.job.context import Job
 from worker.job.gpu_queue import GpuThread
@@ -53,7 +54,7 @@ class World:
             settings=self.settings,
             generator=self.generator,
             gpu=self.gpu,
-            sources=SourceLoader(self.settings, storage.read_object if storage else None),
+            sources=SourceLoader(self.settings, OwnObjects(storage, self.documents) if storage else None),
             loras=self.loras,
             documents=self.documents if self.firebase else None,
             storage=storage,

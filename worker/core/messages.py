@@ -238,6 +238,9 @@ MESSAGES: Mapping[str, str] = {
         "the source image is stored with a content encoding (Content-Encoding); upload the file as it is"
     ),
     "download_failed.no_object": "there is no such source image in the bucket",
+    "download_failed.not_completed": (
+        "the source image is a result of a generation that is not completed, or whose document is gone"
+    ),
     "download_failed.no_object_escaped": (
         "there is no such source image in the bucket; its path is taken as it is, so write {got} as the character "
         "that it stands for"

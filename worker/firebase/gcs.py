@@ -106,7 +106,7 @@ class FirebaseBucket:
 
         _within(deadline, once)
 
-    def read(self, path: str, *, max_bytes: int, deadline: float) -> bytes | None:
+    def read(self, path: str, *, max_bytes: int, deadline: float) -> tuple[ObjectInfo, bytes] | None:
         """The whole object, after a look at its size and encoding."""
         blob = _within(deadline, functools.partial(self._bucket.get_blob, path))
         if blob is None:
@@ -122,7 +122,7 @@ class FirebaseBucket:
             blob.download_to_file(into, raw_download=True, if_generation_match=blob.generation, **bounds)
             return into.getvalue()
 
-        return _within(deadline, once)
+        return _object_info(blob), _within(deadline, once)
 
     def crc32c(self, data: bytes) -> str:
         """Base64 of the big-endian CRC32C."""

@@ -187,8 +187,12 @@ class Storage:
         if failure is not None:
             raise failure
 
-    def read_object(self, path: str, max_bytes: int, seconds: float = timing.READ_OBJECT_SECONDS) -> bytes:
+    def read_object(
+        self, path: str, max_bytes: int, seconds: float = timing.READ_OBJECT_SECONDS
+    ) -> tuple[bytes, str | None]:
         """The bytes of a source image in the bucket, within so many seconds or `timing.READ_OBJECT_SECONDS`.
+
+        Returns them, and the `file_uid` of the generation that they are a result of; None: of none.
 
         Raises:
             DownloadFailed: there is no such object, it is larger than `max_bytes`, or it has a content encoding.
@@ -196,16 +200,17 @@ class Storage:
         """
         try:
             deadline = time.monotonic() + min(seconds, timing.READ_OBJECT_SECONDS)
-            data = self._bucket.read(path, max_bytes=max_bytes, deadline=deadline)
+            found = self._bucket.read(path, max_bytes=max_bytes, deadline=deadline)
         except ObjectTooLarge:
             raise DownloadFailed("download_failed.object_too_large", most=max_bytes, retryable=False) from None
         except ObjectEncoded:
             raise DownloadFailed("download_failed.object_encoded", retryable=False) from None
         except BackendError:
             raise StorageUnavailable("storage_unavailable.source") from None
-        if data is None:
+        if found is None:
             raise DownloadFailed("download_failed.no_object", retryable=False)
-        return data
+        info, data = found
+        return data, info.metadata.get("file_uid")
 
     def url(self, path: str, token: str) -> str:
         """The download URL: whoever holds it may read the object, nobody else."""

@@ -79,8 +79,8 @@ class Bucket(Protocol):
         """Delete exactly this object as it was left; nothing happens where it is gone, replaced or taken over."""
         ...
 
-    def read(self, path: str, *, max_bytes: int, deadline: float) -> bytes | None:
-        """The object's bytes as they are stored; None where there is none.
+    def read(self, path: str, *, max_bytes: int, deadline: float) -> tuple[ObjectInfo, bytes] | None:
+        """The object, and its bytes as they are stored; None where there is none.
 
         Raises:
             ObjectTooLarge, ObjectEncoded: nothing, or no more than `max_bytes`, was read.
