@@ -1,4 +1,4 @@
-"""A finished result: its files, where they are, and what is said with them. Pure."""
+"""A finished result: its files, their URIs and its warnings. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,31 +13,31 @@ from worker.storage.results import StoredObject
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """What a client can open now."""
+    """A result that the client can open."""
 
     manifest: Manifest
-    """What is known of the result beside its files (`response.manifest`)."""
+    """The result's model and params (`response.manifest`)."""
     files: tuple[Artifact, ...]
     uris: tuple[str, ...]
-    """One for each file: its URL, or its `data:` URI."""
+    """One per file: its URL, or its `data:` URI."""
     warnings: tuple[str, ...] = ()
     taken_over: tuple[StoredObject, ...] = ()
-    """Objects of an earlier attempt that are this one's now."""
+    """Objects of an earlier attempt that this attempt now owns."""
 
     @classmethod
     def stored(cls, manifest: Manifest, files: Sequence[Artifact], warnings: Sequence[str] = ()) -> Self:
-        """A result whose files all have their URL."""
+        """Make a result whose files all have a URL."""
         return cls(manifest, tuple(files), tuple(str(file.url) for file in files), tuple(warnings))
 
     @property
     def storage(self) -> StorageKind:
-        """`firebase`, or `base64` for a result that goes inline."""
+        """`firebase`, or `base64` for an inline result."""
         return "firebase" if all(file.url is not None for file in self.files) else "base64"
 
     def generation_data(
         self, *, timings: Mapping[str, float], warnings: Sequence[str], usage: Usage | None = None
     ) -> GenerationData:
-        """What the document keeps of it."""
+        """Return the document's `generation_data`."""
         return response.generation_data(
             self.manifest,
             storage=self.storage,

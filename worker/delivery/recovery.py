@@ -1,6 +1,6 @@
-"""A finished generation found again: its objects are complete, only its document (or its worker) was lost.
+"""Recovers a finished generation whose objects are complete although its document or its worker was lost.
 
-Knows which objects a request ends in and what they say of themselves; knows no document and no model.
+Knows which objects a request produces and reads their metadata; knows no document and no model.
 """
 
 import json
@@ -24,15 +24,15 @@ RECOVERED = "the files of this generation were already stored; its document was 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Objects that make up a whole result, as they were seen; whose they are is decided by `take_over`."""
+    """The objects of a whole result, as they were read; `take_over` makes them this attempt's."""
 
     objects: Sequence[tuple[StoredObject, ObjectInfo]]
     delivered: Delivered
-    """Without thumbnails: they are looked for when their files are this attempt's."""
+    """Without thumbnails: `take_over` looks for them once it owns their files."""
 
 
 def recover(storage: Storage, request: Request, owner: Owner, fingerprint: str) -> Found | None:
-    """The result as its objects alone tell it; None where they are not all there, or cannot be asked for."""
+    """Rebuild a result from its objects alone; None if one is missing or the bucket does not answer."""
     deadline = time.monotonic() + timing.RECALL_SECONDS
     try:
         objects = storage.recall(object_paths(request, owner), owner.file_uid, fingerprint, deadline)
@@ -51,9 +51,9 @@ def recover(storage: Storage, request: Request, owner: Owner, fingerprint: str) 
 
 
 def take_over(storage: Storage, found: Found, owner: ObjectOwner) -> Delivered | None:
-    """Make the objects this attempt's own, so that whoever made them cannot take them back; None where that fails.
+    """Make the objects this attempt's own, so that the earlier attempt cannot delete them; None if that fails.
 
-    Thumbnails last: an earlier attempt that is still busy takes back those that it stores later (`Uploader.leave`).
+    Thumbnails come last: an earlier attempt that is still running deletes those it stores later (`Uploader.leave`).
     """
     deadline = time.monotonic() + timing.RECALL_SECONDS
     taken_over: list[StoredObject] = []
@@ -75,7 +75,7 @@ def take_over(storage: Storage, found: Found, owner: ObjectOwner) -> Delivered |
 
 
 def object_paths(request: Request, owner: Owner) -> list[str]:
-    """Where the files of a finished request lie."""
+    """Return the paths of a finished request's files."""
     is_image = isinstance(request, PictureRequest)
     suffix = SUFFIXES[CONTENT_TYPES[request.output_format if isinstance(request, PictureRequest) else "mp4"]]
     count = request.num_images if isinstance(request, ImageRequest) else 1
@@ -85,7 +85,7 @@ def object_paths(request: Request, owner: Owner) -> list[str]:
 def _thumbnail(
     storage: Storage, file: Artifact, owner: ObjectOwner, deadline: float
 ) -> tuple[StoredObject, ObjectInfo] | None:
-    """The thumbnail of a file, this attempt's own from now on, if there is one: a result is whole without it."""
+    """Take over the thumbnail of a file, if it has one: a result is complete without it."""
     path = thumbnail_path(str(file.storage_path))
     try:
         found = storage.recall([path], owner.file_uid, owner.fingerprint, deadline)

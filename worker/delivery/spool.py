@@ -1,7 +1,8 @@
-"""Results that could neither be uploaded nor returned: kept on the network volume until a worker can deliver them.
+"""Keeps results that could be neither uploaded nor returned on the network volume until a worker can deliver them.
 
-One folder an entry, written under another name first, so that an entry is whole or not there; taken by renaming, so
-that of several workers one delivers it. Bounded in bytes and age. Knows folders; knows no model and no job that runs.
+Each entry is a folder. It is written under a draft name and then renamed, so an entry is either whole or absent; a
+worker takes it by renaming it again, so only one of several workers delivers it. Total bytes and age are bounded. Knows
+folders; knows no model and no running job.
 """
 
 import contextlib
@@ -35,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 class Spool:
-    """Entries in one folder of the volume, which several workers may share."""
+    """The entries in one folder of the volume, which several workers may share."""
 
     def __init__(
         self,
@@ -45,7 +46,7 @@ class Spool:
         max_age: float = MAX_AGE_SECONDS,
         retention: timedelta | None = None,
     ) -> None:
-        """`retention`: how long a result is kept, here and from its delivery on; None: for ever once delivered."""
+        """`retention`: how long a result is kept, here and after its delivery; None: no limit once delivered."""
         self._folder, self._max_bytes, self._retention = folder, max_bytes, retention
         self._max_age = max_age if retention is None else min(max_age, retention.total_seconds())
 
@@ -59,9 +60,9 @@ class Spool:
         *,
         needs_slip: bool = False,
     ) -> bool:
-        """Put a result aside, with what its document keeps of the request and its cost; whether there was room.
+        """Keep a result with its request data and usage; returns whether there was room.
 
-        `needs_slip`: where the document is gone later, its user deleted it.
+        `needs_slip`: if the document is absent at delivery, its user deleted it.
         """
         entry = self._folder / f"{int(time.time())}-{uuid.uuid4().hex}"
         draft = entry.with_name("draft-" + entry.name)
@@ -93,14 +94,14 @@ class Spool:
         return True
 
     def deliver(self, storage: Storage, store: DocumentStore) -> int:
-        """Deliver what is kept, oldest first, until something does not answer; how many results were delivered."""
+        """Deliver the entries, oldest first, until Firebase does not answer; returns how many were delivered."""
         delivered = 0
         try:
             self._drop_old()
             for name in sorted(path.name for path in self._folder.iterdir() if path.name[:1].isdigit()):
                 delivered += self._deliver_one(name, storage, store)
         except FileNotFoundError:
-            return delivered  # no spool, or another worker was faster
+            return delivered  # no spool folder, or another worker was faster
         except (BackendError, OSError) as error:
             log.warning("the spool waits: %s", type(error).__name__, extra={"action": "spool_waits"})
         return delivered
@@ -114,16 +115,16 @@ class Spool:
         except BackendError as error:
             if error.kind == "unreachable":
                 raise
-            return False  # what its document or the bucket does not take must not keep the others waiting
+            return False  # an entry that Firebase refuses must not block the others
         except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
             log.warning("an entry cannot be read: %s", where(error), extra={"action": "spool_dropped"})
             return False
 
     @contextlib.contextmanager
     def _taken(self, name: str) -> Iterator[Path | None]:
-        """The entry under a name of this worker's own; put back where it was not taken, removed otherwise.
+        """Rename the entry for this worker; afterwards remove it, or put it back if Firebase could not take it.
 
-        One that lacks a file was being removed, by a worker that ended meanwhile.
+        An entry that lacks a file is removed, too: another worker ended while it was removing it.
         """
         taken = self._folder / f"taken-{name}"
         try:
@@ -139,14 +140,14 @@ class Spool:
             except FileNotFoundError:
                 raise
             except (BackendError, OSError):
-                gone.pop_all()  # where it cannot be put back, either, it is found as that of a worker that is gone
+                gone.pop_all()  # if this rename fails, too, `_drop_old` puts the entry back later
                 taken.rename(self._folder / name)
                 raise
 
     def _drop_old(self) -> None:
         now = time.time()
         for path in self._folder.iterdir():
-            # Other workers take entries, put them back and remove them meanwhile.
+            # Other workers rename and remove entries meanwhile.
             with contextlib.suppress(FileNotFoundError):
                 self._drop_if_old(path, now)
 
@@ -183,7 +184,7 @@ def _described(
 
 
 def _deliver(entry: Path, storage: Storage, store: DocumentStore, retention: timedelta | None) -> bool:
-    """Upload an entry's files and finish its document; False where nobody waits for it any more."""
+    """Upload an entry's files and complete its document; False if the document no longer waits for the result."""
     description = json.loads((entry / "entry.json").read_text(encoding="utf-8"))
     owner, by = Owner(**description["owner"]), ObjectOwner(**description["object_owner"])
     document = SpooledDocument(
@@ -236,7 +237,7 @@ def _thumbnail(kept: Path, said: Mapping[str, str] | None) -> Artifact | None:
 
 
 def _bytes_in(folder: Path) -> int:
-    """As far as they are there: other workers remove what they have delivered."""
+    """Return the total size of the files; other workers may remove some meanwhile."""
     found = 0
     for parent, _, names in os.walk(folder):
         for name in names:

@@ -1,7 +1,7 @@
-"""From pixels to files: each thing a job generates is encoded and uploaded while the next one is still being made.
+"""Encodes and uploads each generated image or clip while the next one is being generated.
 
-Knows when to fall back: if one upload fails for good, all files of the job go back inline and nothing of it stays in
-the bucket. The same holds for a result that the content safety check refuses. Knows no document and no model.
+Decides when to fall back: if one upload fails for good, all files of the job are returned inline and none stays in the
+bucket. Nothing stays of a result that the content safety check refuses. Knows no document and no model.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ from worker.telemetry.spans import NO_TRACE, JobTrace
 
 NO_THUMBNAIL = "thumbnail_url: a thumbnail could not be stored; the file was"
 ENVELOPE_BYTES = 6000
-"""What the response holds beside the inline data."""
+"""Reserve for everything in a response beside its inline data."""
 
 NOT_UPLOADED = f"{StorageUnavailable.code}: the upload failed, so the result is returned inline"
 NAME_TAKEN = (
@@ -53,25 +53,25 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """A place in the bucket for one job's files, and one on the volume for when the bucket cannot be had."""
+    """Where one job's files go: the bucket, or the spool if the bucket does not take them."""
 
     storage: Storage
     owner: Owner
     object_owner: Callable[[], ObjectOwner]
-    """Whose the objects are; asked again for each, because a document may be claimed late."""
+    """Returns the owner of an object; called per upload, because the document may be claimed late."""
     admitted: Callable[[], Awaitable[None]]
-    """Returns once something may be stored here; raises `Cancelled` where nothing may."""
+    """Returns once the job may store objects; raises `Cancelled` if it may not."""
     spool: Spool | None = None
     usage: Callable[[], Mapping[str, Any]] = dict
-    """What the job has cost, for the document of a result that is spooled."""
+    """Returns the job's usage, for the document of a spooled result."""
     needs_slip: bool = False
-    """Whether its document was there when it was asked for (`document.lease`)."""
+    """Whether the document existed when the job was submitted (`document.lease`)."""
     request_data: Mapping[str, Any] | None = None
-    """What the document keeps of the request as the client wrote it; None: all of the one that is delivered."""
+    """The client's request as the document stores it; None: the public form of the delivered one."""
 
 
 class Uploader:
-    """Takes what one job generates, in the event loop, and delivers it."""
+    """Delivers what one job generates; used in the event loop."""
 
     def __init__(
         self,
@@ -86,9 +86,9 @@ class Uploader:
         signer: Signer | None = None,
         trace: JobTrace = NO_TRACE,
     ) -> None:
-        """`blocks`: only what the content safety check has seen and not flagged is delivered.
+        """`blocks`: deliver only what the content safety check has passed.
 
-        `marked`: each file says that it was made by AI, and with a `signer` is signed.
+        `marked`: embed the AI mark in each file, and sign it if there is a `signer`.
         """
         self._request, self._manifest, self._fps, self._destination = request, manifest, fps, destination
         self._count = request.num_images if isinstance(request, ImageRequest) else 1
@@ -104,7 +104,7 @@ class Uploader:
         self.timings = {"encode": 0.0, "upload": 0.0}
 
     def take(self, generated: Generated) -> None:
-        """Start to encode and upload; called in the order in which things are generated."""
+        """Start encoding and uploading; called in the order of generation."""
         index = len(self._taken)
         self._taken.append(generated)
         if self._blocks and generated.nsfw is not False:
@@ -113,13 +113,13 @@ class Uploader:
         self._tasks.append(asyncio.create_task(self._deliver(generated, index)))
 
     async def finish(self, max_result_bytes: int) -> Delivered:
-        """Wait for all files; where they are now.
+        """Wait for all files and return the result.
 
         Raises:
-            Forbidden: the content safety check refused some; then none is delivered.
-            ResultTooLarge: they do not fit into a response, and no storage was asked for.
-            StorageUnavailable: they could not be stored and do not fit; the message says whether they are kept.
-            IdempotencyMismatch: as above, for good: a name of theirs is another generation's.
+            Forbidden: the content safety check refused some; none is delivered.
+            ResultTooLarge: they do not fit into a response, and no storage was requested.
+            StorageUnavailable: they could not be stored and do not fit; the message says whether they are spooled.
+            IdempotencyMismatch: as above, but permanent: another generation owns one of the names.
             Superseded: a newer attempt owns the objects.
             DiskFull, Internal: a file could not be encoded.
         """
@@ -160,7 +160,7 @@ class Uploader:
             raise await self._spool(self._destination, artifacts) from None
 
     async def _spool(self, destination: Destination, artifacts: Sequence[Artifact]) -> StorageUnavailable:
-        """Keep what can neither be stored nor returned, if there is a place for it; what to tell the caller."""
+        """Spool a result that can be neither stored nor returned; returns the error for the caller."""
         kept = [
             replace(file, storage_path=self._path(destination, file, index)) for index, file in enumerate(artifacts)
         ]
@@ -172,9 +172,9 @@ class Uploader:
         return StorageUnavailable("storage_unavailable.not_kept")
 
     async def discard(self) -> None:
-        """Take back what was uploaded; waits for uploads under way. What cannot be deleted now is logged.
+        """Delete what was uploaded, after waiting for running uploads. Objects that cannot be deleted are logged.
 
-        What was there before stays if the document was never claimed: it may be another job's result.
+        Objects that existed before stay if the document was never claimed: they may be another job's result.
         """
         outcomes = await self.settled()
         stored = [file.stored for file in outcomes if isinstance(file, _File) and file.stored is not None]
@@ -191,10 +191,10 @@ class Uploader:
             log.warning("objects of a discarded result are left", extra={"action": "orphans", "count": len(stored)})
 
     async def leave(self) -> None:
-        """What was uploaded is a newer attempt's to take over or to replace; waits for uploads under way.
+        """Leave what was uploaded to a newer attempt, which takes it over or replaces it; waits for running uploads.
 
-        Where that one has taken over a file already, it has looked for its thumbnail, too: one that was stored since
-        then is nobody's.
+        An attempt that has taken over a file has already looked for its thumbnail. A thumbnail stored after that would
+        belong to no document, so it is deleted.
         """
         outcomes = await self.settled()
         if self._destination is None or not self._thumbnails:
@@ -207,7 +207,7 @@ class Uploader:
             log.warning("thumbnails of a newer attempt's files may be left", extra=extra)
 
     async def settled(self) -> Sequence["_File | BaseException"]:
-        """Wait until nothing is under way any more; what became of each file."""
+        """Wait for all running deliveries; returns each file or its error."""
         return await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _deliver(self, generated: Generated, index: int) -> "_File":
@@ -236,12 +236,12 @@ class Uploader:
         return file
 
     def _tell(self, part: Part | None = None, share: float = 0.0) -> None:
-        """Of what is delivered beside the generation nothing is said: that goes on, and counts."""
+        """Report delivery progress once generation is over; until then generation determines the progress."""
         if self._all_taken:
             self._control.report(Progress("uploading", self._done, self._count, part, share))
 
     async def _upload(self, destination: Destination, artifact: Artifact, index: int) -> "_File":
-        """The file in the bucket, or the file alone where it could not be stored."""
+        """Upload a file; if that fails, return it without a URL."""
         started = time.monotonic()
         path = self._path(destination, artifact, index)
         put = functools.partial(destination.storage.put, path, artifact, destination.object_owner())
@@ -259,7 +259,7 @@ class Uploader:
         return replace(self._signed(thumbnail(pixels, self._xmp)), seed=generated.seed)
 
     async def _show(self, small: Awaitable[Artifact], of: Artifact, index: int) -> Artifact:
-        """The thumbnail of a file, in the bucket where that takes it in time; the file does not wait for it."""
+        """Upload the thumbnail of a file, if the bucket takes it in time; the file does not wait for it."""
         made = await small
         if self._destination is None:
             return made
@@ -283,7 +283,7 @@ class Uploader:
 
     def _encode(self, generated: Generated) -> Artifact:
         if isinstance(generated, GeneratedImage):
-            assert isinstance(self._request, PictureRequest)  # noqa: S101 - images come from those who ask for one
+            assert isinstance(self._request, PictureRequest)  # noqa: S101 - images come from picture requests
             chosen = self._request.output_format, self._request.output_quality
             return self._signed(encode_image(generated.pixels, *chosen, self._xmp))
         clip = encode_video(
@@ -301,7 +301,7 @@ class Uploader:
         return (NOT_SIGNED,) if self._unsigned else ()
 
     def _signed(self, file: Artifact) -> Artifact:
-        """The file as it leaves the worker; a signature that fails costs no result."""
+        """Sign the file if there is a signer; a failed signature never costs the result."""
         if self._signer is None:
             return file
         try:
@@ -348,22 +348,22 @@ class Uploader:
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """What became of one file: encoded, and in the bucket if it could be stored."""
+    """One encoded file, and its object if it could be stored."""
 
     artifact: Artifact
     stored: StoredObject | None = None
     name_taken: bool = False
-    """Whether its name is another generation's: trying again helps nobody."""
+    """Whether another generation owns its name, so that a retry cannot help."""
 
 
 def _remove_unwanted(storage: Storage, files: Sequence[StoredObject], thumbnails: Sequence[StoredObject]) -> None:
-    """Delete the thumbnails whose files are another attempt's by now, as far as that one has not taken them over."""
+    """Delete the thumbnails whose files another attempt has taken over, unless it took over the thumbnail as well."""
     deadline = time.monotonic() + timing.REMOVE_SECONDS
     kept = {thumbnail_path(file.path) for file in files if storage.is_kept(file, deadline)}
     storage.remove([thumbnail for thumbnail in thumbnails if thumbnail.path not in kept])
 
 
 def _taken_back(file: Artifact) -> Artifact:
-    """A file that is not in the bucket any more, nor its thumbnail."""
+    """Return the file without its URL and its thumbnail's, after both were deleted."""
     shown = file.thumbnail and replace(file.thumbnail, url=None, storage_path=None)
     return replace(file, url=None, storage_path=None, thumbnail=shown)

@@ -1,1 +1,1 @@
-"""The Firestore document of a job: what it says, when it may change, and who keeps it alive."""
+"""The Firestore document of a job: its fields, its transitions and its lease."""

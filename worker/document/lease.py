@@ -1,8 +1,8 @@
-"""One job's lease on its document: claimed, renewed while the job lives, ended; or nothing where there is no document.
+"""One job's lease on its document: claimed, renewed while the job lives, and ended. A no-op without a document.
 
-Knows times and what to do when Firestore does not answer; knows no field (that is `schema`) and no result. The keeper
-is one task in the event loop: it writes progress and the heartbeat, and turns a user's wish to cancel, a deletion or a
-lost claim into a reason to stop. Where Firestore was away when the job began, it goes on trying to claim.
+The keeper is one task in the event loop. It writes progress and the heartbeat, and turns a user's cancellation, a
+deletion or a lost claim into the job's reason to stop. If Firestore was unreachable when the job began, it keeps trying
+to claim. Knows intervals and what to do when Firestore does not answer; knows no field (see `schema`) and no result.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 class Lease:
-    """All methods are for the event loop. Without a `store` every method does nothing."""
+    """A job's lease. All methods belong to the event loop; without a `store` they do nothing."""
 
     def __init__(
         self,
@@ -47,40 +47,40 @@ class Lease:
         self._job_id, self._worker_id = job_id, worker_id
         self._began = datetime.now(UTC)
         self.needs_slip = False
-        """Whether the job is wanted only as long as the document, which its app made, is there."""
+        """Whether the app made the document before the job, so that a missing document means a cancelled job."""
         self.trace_id: str | None = None
-        """Where the job is seen from outside; kept in the document."""
+        """The job's trace, for the document."""
         self._session: DocumentSession | None = None
         self._keeper: LeaseKeeper | None = None
         self._claiming: asyncio.Task[Decision] | None = None
 
     @property
     def claimed(self) -> bool:
-        """Whether the document is known to be this job's, or there is none to claim; objects are replaced only then."""
+        """Whether this job holds the document, or has none to claim; only then may it replace objects."""
         return self._store is None or (self._session is not None and self._session.claimed)
 
     @property
     def left_out(self) -> bool:
-        """Whether the document did not take everything."""
+        """Whether some fields did not fit into the document."""
         return self._session is not None and self._session.left_out
 
     @property
     def attempt(self) -> int:
-        """The fence of this attempt; 1 where no document says otherwise."""
+        """The fencing token of this attempt; 1 without a document."""
         return max(1, self._session.attempt) if self._session else 1
 
     @property
     def claimed_at(self) -> str:
-        """When the document was claimed (server time), or this attempt began; a UTC timestamp that sorts."""
+        """When the document was claimed (server time), or else when this attempt began: a sortable UTC timestamp."""
         known = self._session.claimed_at if self._session else None
         return (known or self._began).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
     async def claim(
         self, request_data: Mapping[str, Any], fingerprint: str, stop: StopSignal, warn: Callable[[str], None]
     ) -> Decision | None:
-        """Claim the document and keep it from now on; None where that could not be decided.
+        """Claim the document and start its keeper; returns None if Firestore did not answer.
 
-        Then the keeper goes on trying: a job that Firestore did not know when it began is known as soon as it can be.
+        The keeper then keeps trying to claim, so the document appears as soon as Firestore answers.
         """
         if self._store is None:
             return None
@@ -88,7 +88,7 @@ class Lease:
         self._claiming = asyncio.create_task(retry.in_thread(timing.CLAIM_SECONDS, session.claim))
         decision = None
         try:
-            # Who gives up on a claim does not end it: it is waited for before anything else is written (`close`).
+            # Shielded: a claim that was sent is waited for before anything else is written (`close`).
             decision = await asyncio.shield(self._claiming)
         except BackendError as reason:
             warn(FULL if reason.kind == "invalid" else UNREACHED)
@@ -101,20 +101,20 @@ class Lease:
         return decision
 
     async def confirm(self) -> None:
-        """Learn, if the last news are not fresh, whether the job is still wanted; if not, it is told to stop."""
+        """Look at the document, unless it was read recently, and stop the job if it is no longer wanted."""
         if self._keeper is not None:
             await self._keeper.confirm()
 
     def note(self, progress: Progress) -> None:
-        """Have progress written when it is due."""
+        """Let the keeper write progress when a write is due."""
         if self._keeper is not None:
             self._keeper.note(progress)
 
     async def complete(self, generation_data: Mapping[str, Any]) -> bool:
-        """Write the result; whether the document is in step now.
+        """Write the result; returns whether the document is up to date.
 
         Raises:
-            Deleted, Superseded, IdempotencyMismatch: the result must not be kept, or is not this attempt's to give.
+            Deleted, Superseded, IdempotencyMismatch: the result must not be kept, or is not this attempt's.
         """
         if self._session is None:
             return True
@@ -128,7 +128,7 @@ class Lease:
     async def fail(
         self, error: JobError | Cancelled, request_data: Mapping[str, Any], usage: Mapping[str, Any] | None = None
     ) -> None:
-        """Write the failure where it is this job's to write: on its claim, or as a refusal that harms nobody."""
+        """Write the failure if this job may: under its claim, or as a refusal that overwrites nothing."""
         await self.close()
         if self._store is None or isinstance(error, Deleted | Superseded):
             return
@@ -143,14 +143,14 @@ class Lease:
             )
 
     async def close(self) -> None:
-        """Write no progress and no heartbeat any more; a claim that nobody waits for comes to its end first."""
+        """Stop writing progress and heartbeats, after a claim that is still running has ended."""
         if self._claiming is not None:
             await asyncio.gather(self._claiming, return_exceptions=True)
         if self._keeper is not None:
             await self._keeper.close()
 
     def _open(self, request_data: Mapping[str, Any], fingerprint: str) -> DocumentSession:
-        assert self._store is not None  # noqa: S101 - asked by every caller
+        assert self._store is not None  # noqa: S101 - checked by every caller
         token = uuid.uuid4().hex
         request = ClaimRequest(
             self._job_id,
@@ -164,7 +164,7 @@ class Lease:
 
 
 class LeaseKeeper:
-    """Runs from the claim to the terminal state; nothing is begun after `close` returned."""
+    """Keeps a document from its claim to its terminal state. Starts nothing after `close` returns."""
 
     def __init__(self, session: DocumentSession, stop: StopSignal) -> None:
         self._session, self._stop = session, stop
@@ -178,18 +178,18 @@ class LeaseKeeper:
         self._task.add_done_callback(_tell_mistake)
 
     def note(self, progress: Progress) -> None:
-        """Take note of progress; only the newest is written.
+        """Note progress; only the newest is written.
 
-        That the result is being uploaded is written if it lasts: else its end would wait for that write.
+        The `uploading` stage is written only if it lasts, because the terminal write would have to wait for it.
         """
         if progress.stage == "uploading" and not self._held_until:
             self._held_until = time.monotonic() + timing.PROGRESS_SECONDS
         self._newest = progress
 
     async def confirm(self) -> None:
-        """Have news of the document that are fresh; a reason to stop among them is given to the job.
+        """Read the document unless it was read recently, and pass on a reason to stop.
 
-        A document that could not be claimed yet, or a Firestore that does not answer, stops nobody.
+        An unclaimed document, or a Firestore that does not answer, stops no job.
         """
         async with self._turn:
             known = time.monotonic() - self._seen_at < timing.FRESH_SECONDS or not self._session.claimed
@@ -197,10 +197,10 @@ class LeaseKeeper:
                 await self._visit(partial(self._session.beat, None, heartbeat=False))
 
     async def close(self) -> None:
-        """Begin no other write. A look under way is not waited for; a write has time to come back.
+        """Start no further write. Waits for a running write for a limited time, but not for a running read.
 
-        Beside a write the end would be decided on a version that is about to be an old one, and have to look again:
-        that costs more than the wait. A write that comes back even later cannot overwrite the end.
+        Beside a running write the terminal write would use a version that is about to change, and would have to read
+        again, which costs more than the wait. A write that returns even later cannot overwrite the terminal state.
         """
         self._closed.set()
         if not self._session.claimed:
@@ -248,13 +248,13 @@ class LeaseKeeper:
                 beat_at = now + timing.HEARTBEAT_SECONDS
 
     async def _visit(self, call: Callable[[], None]) -> bool:
-        """Whether Firestore answered; what ends the job is handed on. A lost document is not kept any more."""
+        """Run one call; returns whether Firestore answered. Passes on a reason to stop; gives up a lost document."""
         try:
             await asyncio.to_thread(call)
         except BackendError:
             return False
         except (JobError, Cancelled) as reason:
-            # A job that is cancelled keeps its lease until it has stopped, which may take a long step.
+            # A cancelled job keeps its lease until it has stopped, which may take a long denoising step.
             self._over = not isinstance(reason, Cancelled)
             self._stop.request(reason)
         self._seen_at = time.monotonic()
@@ -267,7 +267,7 @@ class LeaseKeeper:
 
 
 def _tell_mistake(keeping: "asyncio.Task[None]") -> None:
-    """Whatever it was, it is not worth the job's result."""
+    """Log a failure of the keeper: it never costs the job's result."""
     error = None if keeping.cancelled() else keeping.exception()
     if error is not None:
         log.error("the document was not kept up: %s", where(error), extra={"action": "keeper_failed"})

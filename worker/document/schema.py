@@ -1,6 +1,6 @@
-"""What a generation's document says at each of its moments. docs/api.md has the fields in words. Pure.
+"""The fields of a generation's document in each of its states; docs/api.md describes them. Pure.
 
-Knows fields and how long a lease is; knows no version, no time and nobody who writes.
+Knows fields and the length of a lease; knows no version, no clock and no store.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,9 +16,9 @@ from worker.document.store import FieldValue
 
 TERMINAL = frozenset({"completed", "failed"})
 STATUSES = TERMINAL | {"processing"}
-"""Every status that a worker writes; a document with another one is only its app's."""
+"""Every status that a worker writes; a document with another one belongs to its app alone."""
 ENDED = dict.fromkeys(("progress", "heartbeat_at", "expires_at"), FieldValue.REMOVE)
-"""What only a job that lives has."""
+"""Removes the fields that only a live job has."""
 
 Fields = Mapping[str, Any]
 
@@ -26,18 +26,18 @@ LEFT_OUT = "firestore: the document did not take everything (with its app's own 
 MAX_LABEL_CHARACTERS = 200
 URLS = frozenset({"images", "image_url", "videos", "video_url", "storage"})
 RESULT = URLS | {"video_info", "seed", "seeds", "model"}
-"""What of a result has to be kept, and what should be."""
+"""`URLS` must be kept of a result, `RESULT` should be."""
 SPARE = frozenset({"user_id", "file_uid", "worker_id", "created_at", "request_data", "progress"})
-"""Fields that a document can do without."""
+"""Fields that may be left out if the document is too large."""
 UNUSED: Usage = {"gpu_seconds": 0.0, "units": 0}
-"""`usage` of a request that came to nothing before it used the card."""
+"""`usage` of a request that failed before it used the GPU."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClaimRequest:
-    """Who wants the document: a job on a worker.
+    """A job on a worker that claims the document.
 
-    `claim_token` is new for every delivery of a job, so that a claim whose answer was lost is known again.
+    `claim_token` is new for each delivery of a job, so a claim whose response was lost can be recognised.
     """
 
     job_id: str
@@ -45,13 +45,13 @@ class ClaimRequest:
     fingerprint: str
     claim_token: str
     needs_slip: bool = False
-    """Whether a document that is not there was deleted, and is not made anew."""
+    """Whether a missing document means that it was deleted, so that it is not created again."""
     trace_id: str | None = None
-    """Where the job is seen from outside."""
+    """The job's trace, 32 hexadecimal digits."""
 
 
 def document_path(owner: Owner) -> str:
-    """`generations/{user_id}/files/{file_uid}`; both ids were validated, so neither can leave its level."""
+    """Return `generations/{user_id}/files/{file_uid}`; both ids were validated, so neither contains a slash."""
     return f"generations/{owner.user_id}/files/{owner.file_uid}"
 
 
@@ -65,7 +65,7 @@ def processing(
     lost_workers: int,
     now: datetime,
 ) -> Fields:
-    """A job has claimed the document that was `found`; what its app wrote there is kept."""
+    """The fields of a claim on the document `found`; the app's own fields stay."""
     fields = _identity(found, owner, request, attempt, request_data)
     fields |= {
         "status": "processing",
@@ -75,13 +75,13 @@ def processing(
     }
     fields |= dict.fromkeys(("error", "generation_data", "usage", "completed_at", "delete_at"), FieldValue.REMOVE)
     if has_ended(found):
-        # A wish to cancel the attempt that ended must not end the one that the user asks for now.
+        # A cancellation of the ended attempt must not cancel this one.
         fields["cancel_requested"] = FieldValue.REMOVE
     return fields
 
 
 def progressed(progress: Progress) -> ProgressData:
-    """How far the job is, and what it is making."""
+    """The `progress` field, with its preview."""
     fields = progress.public()
     if progress.preview is not None:
         fields["preview"] = progress.preview
@@ -89,17 +89,17 @@ def progressed(progress: Progress) -> ProgressData:
 
 
 def alive(now: datetime) -> Fields:
-    """The heartbeat, and the lease that it renews; `now` is the server's time."""
+    """The heartbeat and the renewed lease; `now` is the server's time."""
     return {"heartbeat_at": FieldValue.SERVER_TIME, "expires_at": now + timedelta(seconds=timing.LEASE_SECONDS)}
 
 
 def kept_until(now: datetime, retention: timedelta | None) -> Fields:
-    """When a document that has ended at `now` is to go by itself; with no `retention` it stays."""
+    """`delete_at` of a document that ends at `now`; empty without a `retention`."""
     return {} if retention is None else {"delete_at": now + retention}
 
 
 def completed(generation_data: Fields) -> Fields:
-    """The result is there."""
+    """The terminal state with a result."""
     return {
         "status": "completed",
         "generation_data": dict(generation_data),
@@ -112,7 +112,7 @@ def completed(generation_data: Fields) -> Fields:
 
 
 def failed(code: str, message: str, *, retryable: bool, usage: Fields | None = None) -> Fields:
-    """There will be no result; `usage` is what it has cost, as far as that is known."""
+    """The terminal state without a result; `usage` is what the job has used, if known."""
     error: DocumentError = {"code": code, "message": message, "retryable": retryable}
     return {
         "status": "failed",
@@ -132,17 +132,17 @@ def _usage(usage: Fields | None) -> dict[str, Any]:
 def refused(
     found: Fields | None, owner: Owner, request: ClaimRequest, error: JobError | Cancelled, request_data: Fields
 ) -> Fields:
-    """A request that was never begun has failed, and has cost nothing."""
+    """The failure of a request that was never started and used nothing."""
     attempt = number(found, "attempt") or 1
     failure = failed(error.code, error.message, retryable=error.retryable, usage=UNUSED)
     return {**_identity(found, owner, request, attempt, request_data), **failure, "claim": disowned(found)}
 
 
 def lighter(changes: Fields, found: Fields | None) -> Iterator[Fields]:
-    """The same write with less and less in it, for a document that did not take the whole of it.
+    """Smaller and smaller versions of a write, for a document that did not take all of it.
 
-    First without what is kept of the request, also where that stands there already; then without what says more of a
-    result or an error than there has to be; then with nothing but what the protocol needs.
+    First without `request_data`, including one already stored; then with only the essential fields of a result or
+    error; then with only what the protocol needs.
     """
     kept = changes.get("request_data") or mapping(found, "request_data")
     result, error = mapping(changes, "generation_data"), mapping(changes, "error")
@@ -166,45 +166,45 @@ def lighter(changes: Fields, found: Fields | None) -> Iterator[Fields]:
 
 
 def disowned(found: Fields | None) -> Fields:
-    """The claim of a document, so that whoever held it before does not take it for their own any more."""
+    """The document's claim without its token, so that its former holder no longer recognises it."""
     return {**claim_of(found), "nonce": ""}
 
 
 def status_of(found: Fields | None) -> str | None:
-    """A document's status; None where there is none, or what is no text."""
+    """The document's status; None if it is missing or not a string."""
     status = (found or {}).get("status")
     return status if isinstance(status, str) else None
 
 
 def claim_of(found: Fields | None) -> Fields:
-    """The claim that a document carries; empty where it carries none."""
+    """The document's claim; empty if it has none."""
     return mapping(found, "claim")
 
 
 def lost_workers(found: Fields | None) -> int:
-    """How many workers this document's job has ended without a word."""
+    """How many workers were lost over this document's job."""
     return number(claim_of(found), "deaths")
 
 
 def mapping(found: Fields | None, name: str) -> Fields:
-    """A field that is an object; empty where it is none."""
+    """A field that should be a map; empty if it is not."""
     value = (found or {}).get(name)
     return value if isinstance(value, Mapping) else {}
 
 
 def number(found: Fields | None, name: str) -> int:
-    """A field that a worker counts in; 0 where something else stands there, such as what could not be counted on."""
+    """A field that should be a counter; 0 if it is not an integer from 0 to 2^31 - 1."""
     value = (found or {}).get(name)
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31 else 0
 
 
 def has_ended(found: Fields | None) -> bool:
-    """Whether nobody works on it."""
+    """Whether the document is in a terminal state."""
     return status_of(found) in TERMINAL
 
 
 def ends_like(found: Fields | None, terminal: Fields) -> bool:
-    """Whether a document ends as `terminal` does, in all it tells: the one word may be a forger's."""
+    """Whether the document already has the status, result and error of `terminal`; an app may forge a status."""
     told = {name: terminal.get(name) for name in ("status", "generation_data", "error")}
     return all(
         (found or {}).get(name) == (None if isinstance(value, FieldValue) else value) for name, value in told.items()

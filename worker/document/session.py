@@ -1,8 +1,8 @@
-"""The only writer of a job's document: it carries the decisions of `transitions` out.
+"""The only writer of a job's document: carries out the decisions of `transitions`.
 
-Knows when a document is written, and that it is this job's to write; what it says then is `schema`. Knows no bytes, no
-paths of objects and no Firebase. Every write names the version of the document that it was decided on, so a user's
-change in between, a deletion or another worker's claim is noticed instead of overwritten.
+Every write names the document version it was decided on, so a user's change, a deletion or another worker's claim in
+between is detected instead of overwritten. Knows when a document is written; `schema` has the fields. Knows no bytes,
+no object paths and no Firebase.
 """
 
 import contextlib
@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 class DocumentSession:
     """One job's document. All methods block; the caller runs them in threads, one at a time.
 
-    Only `end` may come beside a `beat`: of two that write at once one finds another version than the one that it was
-    decided on, and looks again; a beat that finds the document ending writes nothing more.
+    Only `end` may run beside a `beat`: of two concurrent writes one fails on its version and reads again. A beat that
+    sees the document ending writes nothing.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class DocumentSession:
         *,
         retention: timedelta | None = None,
     ) -> None:
-        """`retention`: how long the document is kept after its end; None: for ever."""
+        """`retention`: how long the document is kept after its end; None: no limit."""
         self._store, self._owner, self._request = store, owner, request
         self._retention = retention
         self._request_data = dict(request_data)
@@ -54,13 +54,13 @@ class DocumentSession:
         """The server's time at the claim."""
         self._ending = False
         self.left_out = False
-        """Whether the document did not take everything."""
+        """Whether some fields did not fit into the document."""
         self.denied = False
-        """Whether the document is another job's, or holds its result already: nothing more is written."""
+        """Whether another job holds the document, or it already has its result: nothing more is written."""
 
     @property
     def claimed(self) -> bool:
-        """Whether the document is known to be this job's."""
+        """Whether this job holds the document."""
         return self._grant is not None
 
     @property
@@ -69,11 +69,11 @@ class DocumentSession:
         return self._grant.attempt if self._grant else 0
 
     def claim(self, deadline: float) -> Decision:
-        """Move the document to `processing`, or learn why not. `deadline` is on `time.monotonic`.
+        """Move the document to `processing`, or return why not. `deadline` is on `time.monotonic`.
 
         Raises:
-            Cancelled: it is this job's now, and the user did not want it any more before it began.
-            BackendError: Firestore did not answer in time; whether the claim is there is then not known.
+            Cancelled: the claim succeeded, but the user had already cancelled the job.
+            BackendError: Firestore did not answer in time; the claim may or may not have been written.
         """
         found = self._create(deadline)
         if self._grant is not None:
@@ -84,7 +84,7 @@ class DocumentSession:
             if not isinstance(decision, Grant):
                 self.denied = True
                 if isinstance(decision, Deny) and decision.record:
-                    with contextlib.suppress(BackendError):  # refused it is, whether or not that could be written
+                    with contextlib.suppress(BackendError):  # the job is refused even if that cannot be written
                         self._swap(found, self._refusal(found, decision.error), deadline)
                 return decision
             if transitions.is_claimed(found.fields, self._request):
@@ -99,9 +99,9 @@ class DocumentSession:
             return decision
 
     def _create(self, deadline: float) -> Snapshot | None:
-        """Claim a document that is not there yet in one round trip; otherwise what is there, as far as that is known.
+        """Claim a document that does not exist yet in one round trip; otherwise return the document, if it was read.
 
-        Who needs the server's time for that has to have heard it before.
+        Does nothing until the server's time is known from an earlier response.
 
         Raises:
             BackendError: no answer, and no time for another try.
@@ -117,7 +117,7 @@ class DocumentSession:
         seconds = retry.seconds_left(deadline, timing.CALL_SECONDS)
         beside = ThreadPoolExecutor(1, thread_name_prefix="look")
         looking = beside.submit(self._store.read, self._path, timeout=seconds)
-        beside.shutdown(wait=False)  # whoever claims does not wait for the look
+        beside.shutdown(wait=False)  # the claim does not wait for the read
         try:
             version = self._store.create(self._path, _present(self._processing(absent, decision)), timeout=seconds)
         except BackendError as error:
@@ -137,12 +137,12 @@ class DocumentSession:
         return found if found.fields is not None else None
 
     def beat(self, progress: Progress | None, *, heartbeat: bool) -> None:
-        """Write progress and, when due, the heartbeat; with neither, only look.
+        """Write progress and, if due, the heartbeat; with neither, only read.
 
         Raises:
             Cancelled: the user set `cancel_requested`.
-            Deleted, Superseded: the document is not this job's any more.
-            BackendError: no answer; the next beat may do better.
+            Deleted, Superseded: this job no longer holds the document.
+            BackendError: no answer; the next beat may succeed.
         """
         try:
             self._beat(progress, heartbeat=heartbeat)
@@ -152,13 +152,13 @@ class DocumentSession:
             if progress.preview is not None:
                 self.beat(replace(progress, preview=None), heartbeat=heartbeat)
                 return
-            # A full document has no room for progress; its lease has to be renewed all the same.
+            # A full document has no room for progress, but its lease must still be renewed.
             self._beat(None, heartbeat=heartbeat)
 
     def _beat(self, progress: Progress | None, *, heartbeat: bool) -> None:
         version, changes = self._version, dict[str, Any]()
         if self._ending:
-            return  # asked after the version was read: what an end has written is then never taken for it
+            return  # checked after the version was read, so a beat never uses the version that `end` writes
         if progress is not None:
             changes["progress"] = schema.progressed(progress)
         if heartbeat:
@@ -177,21 +177,21 @@ class DocumentSession:
             self._update(changes, found.version, timing.CALL_SECONDS)
 
     def complete(self, generation_data: Mapping[str, Any], deadline: float) -> None:
-        """Write the result: the terminal state, after its objects.
+        """Write the result, after its objects are stored.
 
         Raises:
             Deleted, Superseded: nothing was written.
-            IdempotencyMismatch: as above; a document that could not be claimed is another request's.
+            IdempotencyMismatch: nothing was written; the document was unclaimed and is another request's.
             BackendError: Firestore did not answer in time.
         """
         self.end(schema.completed(generation_data), deadline)
 
     def fail(self, error: JobError | Cancelled, deadline: float, usage: Mapping[str, Any] | None = None) -> None:
-        """Write the failure, and what it has cost. Raises as `complete` does."""
+        """Write the failure and its usage. Raises as `complete` does."""
         self.end(schema.failed(error.code, error.message, retryable=error.retryable, usage=usage), deadline)
 
     def refuse(self, error: JobError | Cancelled, deadline: float) -> bool:
-        """Write the failure of a request that was never claimed, where that harms nobody; whether it was written.
+        """Write the failure of an unclaimed request if it overwrites nothing; returns whether it was written.
 
         Raises:
             BackendError: Firestore did not answer in time.
@@ -205,7 +205,7 @@ class DocumentSession:
             retry.raise_if_over(deadline, "firestore")
 
     def end(self, terminal: Mapping[str, Any], deadline: float) -> None:
-        """Write a terminal state, at worst beside a beat under way. Raises as `complete` does."""
+        """Write a terminal state, possibly beside a running beat. Raises as `complete` does."""
         self._ending = True
         if self.claimed and self._version is not None:
             try:
@@ -240,13 +240,13 @@ class DocumentSession:
         return found
 
     def _update(self, changes: Mapping[str, Any], seen: object, seconds: float) -> bool:
-        """Whether the document was still as `seen`, and says `changes` now."""
+        """Apply `changes` if the version is still `seen`; returns whether it was."""
         version = self._store.update(self._path, changes, unchanged=seen, timeout=seconds)
         self._version = version if version is not None else self._version
         return version is not None
 
     def _swap(self, found: Snapshot, changes: Mapping[str, Any], deadline: float) -> bool:
-        """Whether the write is there; False: look again, the document changed or the answer was lost."""
+        """Compare-and-swap; False: the document changed or the response was lost, and the caller must read again."""
         seconds = retry.seconds_left(deadline, timing.CALL_SECONDS)
         try:
             version, whole = _write(self._store, self._path, found, changes, seconds)
@@ -276,15 +276,16 @@ class DocumentSession:
         return {**terminal, **schema.kept_until(self._now(), self._retention)}
 
     def _now(self) -> datetime:
-        assert self._clock is not None  # noqa: S101 - every way here begins with a read
+        assert self._clock is not None  # noqa: S101 - every caller has read the document
         read_at, monotonic = self._clock
         return read_at + timedelta(seconds=time.monotonic() - monotonic)
 
 
 def expire(store: DocumentStore, path: str, queue_seconds: float, retention: timedelta | None = None) -> str | None:
-    """Bring a document that nobody works on to `failed`, `worker_lost`; its job's id, empty for an order slip.
+    """Fail a document whose job is lost, with `worker_lost`.
 
-    None where it was left alone.
+    Returns:
+        The id of its job, empty for an order slip; None if the document was left alone.
 
     Raises:
         BackendError: Firestore does not answer.
@@ -300,7 +301,7 @@ def expire(store: DocumentStore, path: str, queue_seconds: float, retention: tim
 
 @dataclass(frozen=True, slots=True)
 class SpooledDocument:
-    """The document of a job that ended with its result in the spool."""
+    """The document of a job whose result is in the spool."""
 
     store: DocumentStore
     owner: Owner
@@ -310,16 +311,16 @@ class SpooledDocument:
     claimed: bool
     """Whether the job had claimed it."""
     needs_slip: bool = False
-    """Whether it was there when the job was asked for: a document that is gone was deleted."""
+    """Whether it existed when the job was submitted: then a missing document was deleted."""
     retention: timedelta | None = None
-    """How long it is kept from then on; None: for ever."""
+    """How long it is kept after delivery; None: no limit."""
 
     def look(self) -> Snapshot:
-        """The document, as long as it waits for this result.
+        """Return the document if it still waits for this result.
 
         Raises:
-            Superseded: nobody waits for it any more.
-            BackendError: that could not be found out, or cannot be told yet.
+            Superseded: it does not.
+            BackendError: Firestore does not answer, or the lease still runs (`StillLeased`).
         """
         found = self.store.read(schema.document_path(self.owner), timeout=2 * timing.CALL_SECONDS)
         wanted = transitions.decide_redelivery(
@@ -337,7 +338,7 @@ class SpooledDocument:
         return found
 
     def complete(self, request_data: Mapping[str, Any], generation_data: Mapping[str, Any]) -> None:
-        """Write the result where the document is still as its job left it.
+        """Write the result if the document is still as its job left it.
 
         Raises:
             Superseded, Deleted, IdempotencyMismatch, BackendError: nothing was written.
@@ -345,7 +346,7 @@ class SpooledDocument:
         self._end(request_data, schema.completed(generation_data))
 
     def fail(self, request_data: Mapping[str, Any], error: JobError, usage: Mapping[str, Any] | None) -> None:
-        """Write that the result will never be delivered; raises as `complete` does."""
+        """Write that the result will not be delivered. Raises as `complete` does."""
         self._end(request_data, schema.failed(error.code, error.message, retryable=error.retryable, usage=usage))
 
     def _end(self, request_data: Mapping[str, Any], terminal: Mapping[str, Any]) -> None:
@@ -358,7 +359,7 @@ class SpooledDocument:
         path, deadline = schema.document_path(self.owner), time.monotonic() + timing.SPOOL_COMPLETE_SECONDS
         while True:
             found = self.look()
-            # Disowned: the job that spooled the result cannot take the document for its own any more.
+            # Disowned: the job that spooled the result can no longer write the document.
             done = {**terminal, "claim": schema.disowned(found.fields)}
             done |= schema.kept_until(found.read_at, self.retention)
             version, _whole = _write(self.store, path, found, done, 2 * timing.CALL_SECONDS)
@@ -368,17 +369,19 @@ class SpooledDocument:
 
 
 class StillLeased(BackendError):
-    """The worker that spooled the result may still be about to write its document."""
+    """The worker that spooled the result may still write its document."""
 
 
 def _write(
     store: DocumentStore, path: str, found: Snapshot, changes: Mapping[str, Any], seconds: float
 ) -> tuple[object | None, bool]:
-    """The compare-and-swap: write where the document is still as it was found; the new version or None, and whether
-    it took everything. What Firestore refuses for its content is written again with less.
+    """Write if the document is still as it was found; repeat a write that is too large with less.
+
+    Returns:
+        The new version, or None; and whether everything was written.
 
     Raises:
-        BackendError: no answer, or a refusal; `invalid` where not even the least was taken.
+        BackendError: no answer, or a refusal; `invalid` if not even the smallest version was accepted.
     """
 
     def once(fields: Mapping[str, Any]) -> object | None:
@@ -404,5 +407,5 @@ def _write(
 
 
 def _present(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """What a new document says: there is nothing to remove from it."""
+    """The fields of a new document, in which there is nothing to remove."""
     return {key: value for key, value in fields.items() if value is not FieldValue.REMOVE}

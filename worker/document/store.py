@@ -1,4 +1,4 @@
-"""What a store of documents must be able to do: read, create, and change only what has not changed since it was read.
+"""The Protocol of a document store: read, create, and compare-and-swap updates.
 
 Knows versions and the server's time; knows no field and no Firestore.
 """
@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 
 class FieldValue(Enum):
-    """Values that the server fills in."""
+    """Sentinels for values that the server applies."""
 
     SERVER_TIME = "server time"
     REMOVE = "remove"
@@ -19,7 +19,7 @@ class FieldValue(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A document as it was at `read_at` (server time); `fields` is None where there is none."""
+    """A document as of `read_at` (server time); `fields` is None if it does not exist."""
 
     fields: Mapping[str, Any] | None
     version: object
@@ -27,29 +27,29 @@ class Snapshot:
 
 
 class DocumentStore(Protocol):
-    """Documents by path, with compare-and-swap. Every call is bounded by `timeout` seconds and retries nothing.
+    """Documents by path, with compare-and-swap. Each call takes at most `timeout` seconds and does not retry.
 
     Raises:
-        BackendError: no answer, or a refusal; a write with what cannot be stored is `invalid`. After `unreachable` a
-            write may have happened all the same.
+        BackendError: no answer, or a refusal; `invalid` if the content cannot be stored. After `unreachable` a write
+            may still have been applied.
     """
 
     def read(self, path: str, *, timeout: float) -> Snapshot:
-        """The document now."""
+        """Read the document."""
         ...
 
     def create(self, path: str, fields: Mapping[str, Any], *, timeout: float) -> object | None:
-        """Write a new document; its version, or None where one exists already."""
+        """Write a new document; returns its version, or None if one exists already."""
         ...
 
     def update(self, path: str, fields: Mapping[str, Any], *, unchanged: object, timeout: float) -> object | None:
-        """Change fields, keep the others; the new version, or None where the document is not `unchanged` any more."""
+        """Merge `fields` into the document; returns its new version, or None if it is no longer `unchanged`."""
         ...
 
     def now(self) -> datetime | None:
-        """The server's time, as far as its last answer tells it; None where it does not. Asks nobody."""
+        """The server's time, derived from its last response; None: not known. Sends nothing."""
         ...
 
     def written_at(self, version: object) -> datetime:
-        """When this version was written (server time). Asks nobody."""
+        """When this version was written (server time). Sends nothing."""
         ...

@@ -1,19 +1,19 @@
 """Every decision about a document: may it be claimed, refused, finished, called dead, or completed later?
 
-Pure functions over (document, who asks, the server's time); docs/architecture.md has the same as a state diagram.
-`session` carries decisions out, with a compare-and-swap on the version they were made on. Knows no store and no clock.
+Pure functions of the document, the claim request and the server's time; docs/architecture.md has the state diagram.
+`session` carries out each decision with a compare-and-swap on the version it was made on. Knows no store and no clock.
 
     document                                      a claim is
     absent, or only an app's own fields           granted, attempt 1
-    absent, and it was there when it was asked    denied: `deleted`
-    processing, our own claim (an answer lost)    granted as it is
+    absent, though it existed at submission       denied: `deleted`
+    processing, our own claim (response lost)     granted as it is
     processing, same job (delivered again)        granted, attempt + 1; the earlier attempt is fenced off
     processing, another job, lease running        denied: `duplicate_in_progress`, or `idempotency_mismatch`
     processing, another job, lease over           granted, attempt + 1
-    processing, and its worker was lost thrice    denied: `poison_job`
+    processing, its third worker was lost         denied: `poison_job`
     completed, same request, result stored        answered from it, no generation
-    completed, same request, result went inline   granted, attempt + 1 (nothing is stored to answer with)
-    completed, same request, its `delete_at` over granted, attempt + 1 (its files may be gone before it)
+    completed, same request, result was inline    granted, attempt + 1 (no stored files to answer with)
+    completed, same request, `delete_at` is over  granted, attempt + 1 (its files may already be gone)
     completed, another request                    denied: `idempotency_mismatch`
     failed                                        granted, attempt + 1
     failed as poison, the same job again          denied: `poison_job`
@@ -37,18 +37,18 @@ from worker.document import schema
 from worker.document.schema import ClaimRequest, Fields
 
 WORKER_LOST = "worker_lost"
-"""The code that the reaper writes; no worker ever answers with it."""
+"""The code that the reaper writes; no response carries it."""
 LOST = "the worker that made this was lost; ask again"
 NEVER_TAKEN = "no worker took this job in time; ask again"
 MAX_LOST_WORKERS = 3
-"""A job that ended this many workers is not given to another one."""
+"""A job that cost this many workers is not started again."""
 SPOOLED = StorageUnavailable.code
-"""The code that the document of a spooled result has until it is delivered, if its job could write it."""
+"""The error code of a spooled result's document until the result is delivered, if the job could write it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """The document is this job's to write; `attempt` is the fencing token that later writes are checked against."""
+    """This job may write the document; `attempt` is the fencing token that later writes are checked against."""
 
     attempt: int
     lost_workers: int = 0
@@ -56,14 +56,14 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class AlreadyDone:
-    """The result is there already."""
+    """The document already holds the result."""
 
     generation_data: Fields
 
 
 @dataclass(frozen=True, slots=True)
 class Deny:
-    """The document is not this job's to touch, except where `record` says that the refusal is to be written on it."""
+    """This job must not write the document, except for the refusal itself if `record` is True."""
 
     error: JobError
     record: bool = False
@@ -73,7 +73,7 @@ Decision = Grant | AlreadyDone | Deny
 
 
 def decide_claim(fields: Fields | None, request: ClaimRequest, now: datetime) -> Decision:
-    """Read the table above. `fields` is the document or None, `now` the server's time."""
+    """Apply the table above. `fields` is the document or None, `now` the server's time."""
     if fields is None and request.needs_slip:
         return Deny(Deleted())
     status = schema.status_of(fields)
@@ -96,7 +96,7 @@ def _after_failure(fields: Fields, request: ClaimRequest) -> Decision:
     code = _error_code(fields)
     if code == PoisonJob.code and fields.get("job_id") == request.job_id:
         return Deny(PoisonJob())
-    # Only lost workers are counted: a job that failed in words may be asked for again as often as one likes.
+    # Only lost workers count: a job that failed with an error may be repeated any number of times.
     lost = schema.lost_workers(fields) if code == WORKER_LOST else 0
     if lost >= MAX_LOST_WORKERS:
         return Deny(PoisonJob(), record=True)
@@ -115,7 +115,7 @@ def _while_processing(fields: Fields, request: ClaimRequest, now: datetime, *, s
 
 
 def may_record_refusal(fields: Fields | None, request: ClaimRequest, now: datetime) -> bool:
-    """Whether a refused request may write its failure: never over a result, a job that lives, or a deletion."""
+    """Whether a refused request may write its failure: never over a result, a live job or a deletion."""
     if fields is None and request.needs_slip:
         return False
     status = schema.status_of(fields)
@@ -125,7 +125,7 @@ def may_record_refusal(fields: Fields | None, request: ClaimRequest, now: dateti
 
 
 def reason_to_stop(fields: Fields | None, request: ClaimRequest) -> JobError | Cancelled | None:
-    """Why a job that has claimed this document must end; None while it is to go on."""
+    """Why the job that claimed this document must end; None: it goes on."""
     if _was_deleted(fields):
         return Deleted()
     if fields is None or not holds_claim(fields, request):
@@ -136,10 +136,10 @@ def reason_to_stop(fields: Fields | None, request: ClaimRequest) -> JobError | C
 def decide_finish(
     fields: Fields | None, request: ClaimRequest, now: datetime, terminal: Fields, *, claimed: bool
 ) -> Decision:
-    """Whether a job may end its document as `terminal` says.
+    """Whether a job may write the terminal state `terminal`.
 
-    `claimed`: the job holds the document as far as it knows. Otherwise Firestore was away when the job began, and what
-    the document says now is decided as a claim is. `AlreadyDone`: an earlier write had arrived, its answer was lost.
+    `claimed`: the job believes that it holds the document. Otherwise Firestore was unreachable when the job began, and
+    the document is decided on as for a claim. `AlreadyDone`: an earlier write arrived and its response was lost.
     """
     if holds_claim(fields, request) and schema.ends_like(fields, terminal):
         return AlreadyDone({})
@@ -150,17 +150,17 @@ def decide_finish(
     decision = decide_claim(fields, request, now)
     if isinstance(decision, Grant):
         return decision
-    # Only another request's attempts never take over what this one stored; for the others it stays.
+    # Attempts of the same request may take over the stored objects, so those stay; another request's never do.
     if isinstance(decision, Deny) and isinstance(decision.error, IdempotencyMismatch | Deleted):
         return decision
     return Deny(Superseded())
 
 
 def decide_expiry(fields: Fields | None, now: datetime, queue_seconds: float) -> Fields | None:
-    """The failure to write on a document that nobody works on, or ever will; None for one that lives or has ended.
+    """The failure to write on a document whose job is lost or never began; None for a live or ended one.
 
-    `queue_seconds` is how long a job may wait in RunPod's queue before RunPod drops it: an order slip that is older
-    is that of a job which was never submitted, or will never be taken.
+    `queue_seconds` is how long a job may wait in RunPod's queue before RunPod drops it. The job of an older order slip
+    was never submitted, or will never be taken.
     """
     found = fields or {}
     if schema.status_of(found) == "queued":
@@ -170,33 +170,33 @@ def decide_expiry(fields: Fields | None, now: datetime, queue_seconds: float) ->
         return schema.failed(WORKER_LOST, NEVER_TAKEN, retryable=True)
     if schema.status_of(found) != "processing" or not lease_is_over(found, now):
         return None
-    # Without its claim token a late worker cannot take the document for its own; the loss counts for `poison_job`.
+    # Without its claim token a late worker cannot write the document; the loss counts towards `poison_job`.
     claim = {**schema.disowned(fields), "deaths": schema.lost_workers(fields) + 1}
     return {**schema.failed(WORKER_LOST, LOST, retryable=True), "claim": claim}
 
 
 class Redelivery(Enum):
-    """What becomes of a result that was spooled."""
+    """What to do with a spooled result."""
 
     DELIVER = "deliver"
     """The document waits for it."""
     WAIT = "wait"
-    """The worker that spooled it may still be about to write the document."""
+    """The worker that spooled it may still write the document."""
     DROP = "drop"
-    """Nobody waits for it any more: the document was deleted, ended in another way, or is another job's."""
+    """The document was deleted, ended otherwise, or belongs to another job."""
 
 
 def decide_redelivery(
     fields: Fields | None, now: datetime, *, job_id: str, attempt: int, claimed: bool, needs_slip: bool = False
 ) -> Redelivery:
-    """Whether a document is as the job left it that spooled its result: failed for want of storage, never told of its
-    end, or not known."""
+    """Whether the document still waits for a spooled result: it failed with `SPOOLED` or `WORKER_LOST`, was never
+    ended, or was never claimed."""
     if fields is None and needs_slip:
         return Redelivery.DROP
     found = fields or {}
     status = schema.status_of(found)
     if status not in schema.STATUSES:
-        # Not claimed: Firestore was away all the time. Else the document was there, and its user deleted it.
+        # Unclaimed: Firestore was unreachable throughout. Claimed: the document existed, and its user deleted it.
         return Redelivery.DROP if claimed else Redelivery.DELIVER
     if found.get("job_id") != job_id or (claimed and found.get("attempt") != attempt):
         return Redelivery.DROP
@@ -207,23 +207,23 @@ def decide_redelivery(
 
 
 def holds_claim(fields: Fields | None, request: ClaimRequest) -> bool:
-    """Whether the document carries exactly this delivery's claim."""
+    """Whether the document carries the claim of exactly this delivery of the job."""
     return schema.claim_of(fields).get("nonce") == request.claim_token
 
 
 def is_claimed(fields: Fields | None, request: ClaimRequest) -> bool:
-    """Whether this delivery has claimed the document already, and nobody has ended it since."""
+    """Whether this delivery has already claimed the document and it has not ended since."""
     return schema.status_of(fields) == "processing" and holds_claim(fields, request)
 
 
 def lease_is_over(fields: Fields, now: datetime) -> bool:
-    """Whether anyone may call the job dead; a document without `expires_at` has no lease to respect."""
+    """Whether the job counts as dead; a document without `expires_at` has no lease."""
     expires_at = fields.get("expires_at")
     return not isinstance(expires_at, datetime) or expires_at <= now
 
 
 def _was_deleted(fields: Fields | None) -> bool:
-    """Of a document that this job had claimed: it is gone, or a new one stands there that no job has claimed yet."""
+    """Whether a document that this job claimed is gone, or was replaced by one without a claim."""
     return fields is None or not schema.claim_of(fields)
 
 

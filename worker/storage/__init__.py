@@ -1,1 +1,1 @@
-"""Result objects in the bucket: paths, tokens, and whose they are."""
+"""Result objects in the bucket: paths, tokens and owners."""

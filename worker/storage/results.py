@@ -1,7 +1,7 @@
-"""Media and owner -> an object in the bucket and the URL that serves it.
+"""Stores a file for its owner: an object in the bucket, and the URL that serves it.
 
-Knows paths and download tokens (docs/api.md); knows no prompt, no document and no Google client. Uploads
-are conditional: an object is created where there is none, and replaced only as the generation that was looked at.
+Uploads are conditional: an object is created only if its name is free, and replaced only while its generation is the
+one that was read. Knows paths and download tokens (docs/api.md); knows no prompt, no document and no Google client.
 """
 
 import time
@@ -18,34 +18,34 @@ from worker.media.artifact import Artifact
 from worker.storage.store import Bucket, ObjectEncoded, ObjectInfo, ObjectTooLarge
 
 TOKENS = "firebaseStorageDownloadTokens"
-"""The custom metadata in which Firebase keeps an object's download tokens, a list separated by commas."""
+"""The custom metadata key under which Firebase keeps an object's download tokens, separated by commas."""
 SERVICE = "https://firebasestorage.googleapis.com"
 MAX_CHANGES = 6
-"""How often an object may turn out to be another one than was seen, before its upload is given up."""
+"""How often an object may change between a look and the write before its upload is given up."""
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectOwner:
-    """Which job made an object, kept in its metadata: a later attempt knows its own, a late one knows it is late."""
+    """Which job made an object. Kept in its metadata, so that attempts recognise their own objects and newer ones."""
 
     job_id: str
     attempt: int
     fingerprint: str
     claimed_at: str
-    """When the attempt claimed the document, as a UTC timestamp that sorts; of two attempts the later one is right."""
+    """When the attempt claimed the document: a sortable UTC timestamp. The later of two attempts wins."""
     manifest: str = "{}"
-    """JSON of what the job knows of its result, so that its document can be finished from its objects alone."""
+    """JSON of the result's model and params, from which its document can be completed without the worker."""
     claimed: bool = True
-    """Whether its document is claimed. Without a claim what is there may be another job's: nothing is replaced."""
+    """Whether the document is claimed. Without a claim nothing is replaced: it may be another job's."""
     file_uid: str = ""
-    """Whose result it is: the only file of `a_0` has the name of the first of several of `a`."""
+    """The generation. The path does not determine it: the file of `a_0` has the name of the first of several of `a`."""
 
     def claim(self) -> dict[str, str]:
-        """Whose an object is."""
+        """Return the metadata that identify the owner."""
         return {"job_id": self.job_id, "attempt": str(self.attempt), "claimed_at": self.claimed_at}
 
     def metadata(self, token: str, file: Artifact) -> dict[str, str]:
-        """The custom metadata of an object; Cloud Storage allows 8 KiB of it."""
+        """Return the custom metadata of an object, at most 8 KiB by Cloud Storage's limit."""
         return {
             TOKENS: token,
             **self.claim(),
@@ -58,37 +58,37 @@ class ObjectOwner:
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """An object that is there, and where it is served."""
+    """An object in the bucket, and its URL."""
 
     path: str
     url: str
     generation: int
     metageneration: int = 1
     found: bool = False
-    """Whether it was there already, and was only taken over."""
+    """Whether it existed before and was only taken over."""
 
 
 class NameTaken(BackendError):
-    """An object of this name belongs to another of its user's generations, and stays."""
+    """An object of this name belongs to another generation of the same user; it is not replaced."""
 
 
 class Storage:
-    """Results in one bucket. All methods block; the caller runs them in threads, several at once."""
+    """Results in one bucket. All methods block; callers run them in threads, several at once."""
 
     def __init__(self, bucket: Bucket, emulator_url: str | None = None, *, retention: timedelta | None = None) -> None:
-        """`retention`: how long what is stored is kept; None: for ever."""
+        """`retention`: how long stored objects are kept; None: no limit."""
         self._bucket, self._retention = bucket, retention
         self._service = emulator_url or SERVICE
 
     def put(self, path: str, file: Artifact, owner: ObjectOwner, deadline: float) -> StoredObject:
-        """Upload, or take over an identical object of an earlier attempt. A repeated upload keeps its download token.
+        """Upload a file, or take over an identical object of an earlier attempt. A repeated upload keeps its token.
 
         Raises:
             Superseded: a newer attempt has written the object.
-            NameTaken: it is another generation's.
-            BackendError: it could not be stored by `deadline`, or not without replacing what may be another job's.
+            NameTaken: another generation owns the object.
+            BackendError: it could not be stored by `deadline`, or only by replacing an object without a claim.
         """
-        # A first attempt needs no look: the precondition finds what is there.
+        # A first attempt needs no look: the precondition detects an existing object.
         found = self._bucket.info(path, deadline=deadline) if owner.attempt > 1 else None
         for _ in range(MAX_CHANGES):
             token = str(uuid.uuid4())
@@ -120,15 +120,15 @@ class Storage:
             if stored is not None:
                 return self._stored(path, token, stored)
             found = self._bucket.info(path, deadline=deadline)
-        raise BackendError("storage", "unreachable")  # others write the object faster than this attempt can look
+        raise BackendError("storage", "unreachable")  # others kept changing the object
 
     def recall(
         self, paths: Sequence[str], file_uid: str, fingerprint: str, deadline: float
     ) -> list[tuple[StoredObject, ObjectInfo]] | None:
-        """The objects under these paths, if every one is there and was made for this request under this id.
+        """Return the objects under these paths; None unless all exist and were made for this request and id.
 
         Raises:
-            BackendError: that could not be found out by `deadline`.
+            BackendError: the bucket did not answer by `deadline`.
         """
         found: list[tuple[StoredObject, ObjectInfo]] = []
         for path in paths:
@@ -143,10 +143,10 @@ class Storage:
     def take_over(
         self, stored: StoredObject, seen: ObjectInfo, owner: ObjectOwner, deadline: float
     ) -> StoredObject | None:
-        """Make an object that is there this attempt's own; None where somebody else was faster, or is newer.
+        """Make an existing object this attempt's own; None if another attempt was faster or is newer.
 
         Raises:
-            BackendError: that could not be done by `deadline`.
+            BackendError: the bucket did not answer by `deadline`.
         """
         if seen.metadata.get("claimed_at", "") > owner.claimed_at:
             return None
@@ -162,19 +162,19 @@ class Storage:
         return StoredObject(path, self.url(path, token), info.generation, info.metageneration, found)
 
     def is_kept(self, stored: StoredObject, deadline: float) -> bool:
-        """Whether an object is as this attempt left it: nobody has taken it over, replaced or deleted it.
+        """Whether an object is as this attempt left it: not taken over, replaced or deleted.
 
         Raises:
-            BackendError: that could not be found out by `deadline`.
+            BackendError: the bucket did not answer by `deadline`.
         """
         info = self._bucket.info(stored.path, deadline=deadline)
         return info is not None and (info.generation, info.metageneration) == (stored.generation, stored.metageneration)
 
     def remove(self, stored: Sequence[StoredObject]) -> None:
-        """Take back objects of a job whose result is not kept.
+        """Delete the objects of a result that is not kept.
 
         Raises:
-            BackendError: some may still be there.
+            BackendError: some may still exist.
         """
         deadline, failure = time.monotonic() + timing.REMOVE_SECONDS, None
         for item in stored:
@@ -190,9 +190,10 @@ class Storage:
     def read_object(
         self, path: str, max_bytes: int, seconds: float = timing.READ_OBJECT_SECONDS
     ) -> tuple[bytes, str | None]:
-        """The bytes of a source image in the bucket, within so many seconds or `timing.READ_OBJECT_SECONDS`.
+        """Read a source picture from the bucket within `seconds`, at most `timing.READ_OBJECT_SECONDS`.
 
-        Returns them, and the `file_uid` of the generation that they are a result of; None: of none.
+        Returns:
+            The bytes, and the `file_uid` of the generation whose result they are; None: an upload.
 
         Raises:
             DownloadFailed: there is no such object, it is larger than `max_bytes`, or it has a content encoding.
@@ -213,7 +214,7 @@ class Storage:
         return data, info.metadata.get("file_uid")
 
     def url(self, path: str, token: str) -> str:
-        """The download URL: whoever holds it may read the object, nobody else."""
+        """Return the download URL: anyone who has it can read the object."""
         return f"{self._service}/v0/b/{self._bucket.name}/o/{quote(path, safe='')}?alt=media&token={token}"
 
 
@@ -224,7 +225,7 @@ def object_path(owner: Owner, *, video: bool, suffix: str, index: int, count: in
 
 
 def thumbnail_path(path: str) -> str:
-    """Where the thumbnail of an object lies: `…/{name}.png` -> `…/thumbs/{name}.webp`."""
+    """Return the path of an object's thumbnail: `…/{name}.png` -> `…/thumbs/{name}.webp`."""
     folder, _, name = path.rpartition("/")
     return f"{folder}/thumbs/{name.rpartition('.')[0]}.webp"
 

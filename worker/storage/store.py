@@ -1,4 +1,4 @@
-"""What a bucket must be able to do: look, write on a condition, change metadata, delete what was seen, read.
+"""The Protocol of a bucket: conditional writes, metadata changes and deletes, and bounded reads.
 
 Knows generations and checksums; knows no path, no job and no Google client.
 """
@@ -10,16 +10,16 @@ from typing import Protocol
 
 
 class ObjectTooLarge(Exception):
-    """An object has more bytes than may be read."""
+    """An object has more bytes than the caller allows."""
 
 
 class ObjectEncoded(Exception):
-    """An object is stored with a content encoding: what it unfolds to is bounded by nothing, so it is not read."""
+    """An object has a content encoding. Its decoded size is unbounded, so it is not read."""
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """What the bucket says of an object."""
+    """An object's state in the bucket."""
 
     generation: int
     size: int
@@ -28,13 +28,13 @@ class ObjectInfo:
     metadata: Mapping[str, str]
     content_type: str = ""
     metageneration: int = 1
-    """Grows with each change of the metadata: who takes an object over changes it, so that nobody else deletes it."""
+    """Grows with each change of the metadata: a takeover changes them, so the earlier owner's delete fails."""
     delete_at: datetime | None = None
-    """After this the bucket's lifecycle rule deletes it; None: it stays."""
+    """When the bucket's lifecycle rule deletes it; None: never."""
 
 
 class Bucket(Protocol):
-    """One bucket. Calls block until `deadline` (on `time.monotonic`) at the latest, and retry what may pass by itself.
+    """One bucket. Calls block until `deadline` (`time.monotonic`) at the latest, and retry transient errors.
 
     Raises:
         BackendError: `unreachable` or `refused`.
@@ -43,7 +43,7 @@ class Bucket(Protocol):
     name: str
 
     def info(self, path: str, *, deadline: float) -> ObjectInfo | None:
-        """The object, or None."""
+        """Return the object's state, or None if it does not exist."""
         ...
 
     def upload(
@@ -57,7 +57,7 @@ class Bucket(Protocol):
         deadline: float,
         delete_at: datetime | None = None,
     ) -> ObjectInfo | None:
-        """Write the object if its generation is still `replaces` (0: there is none); None: it is not."""
+        """Write the object if its generation is still `replaces` (0: no object); otherwise return None."""
         ...
 
     def take_over(
@@ -69,24 +69,24 @@ class Bucket(Protocol):
         deadline: float,
         delete_at: datetime | None = None,
     ) -> ObjectInfo | None:
-        """Change the metadata of the object if it is still as `seen`; None: it is not.
+        """Change the metadata of the object if it is still as `seen`; otherwise return None.
 
-        `delete_at` is put off to then, and never moved forward: Cloud Storage refuses that, and to take it away.
+        `delete_at` can only be postponed: Cloud Storage refuses to advance or remove it.
         """
         ...
 
     def delete(self, path: str, *, generation: int, metageneration: int, deadline: float) -> None:
-        """Delete exactly this object as it was left; nothing happens where it is gone, replaced or taken over."""
+        """Delete the object if it is unchanged; no effect if it is gone, replaced or taken over."""
         ...
 
     def read(self, path: str, *, max_bytes: int, deadline: float) -> tuple[ObjectInfo, bytes] | None:
-        """The object, and its bytes as they are stored; None where there is none.
+        """Return the object's state and its bytes as stored; None if it does not exist.
 
         Raises:
-            ObjectTooLarge, ObjectEncoded: nothing, or no more than `max_bytes`, was read.
+            ObjectTooLarge, ObjectEncoded: at most `max_bytes` were read.
         """
         ...
 
     def crc32c(self, data: bytes) -> str:
-        """The checksum of `data` as the bucket would give it."""
+        """Return the checksum of `data` in the bucket's form."""
         ...
