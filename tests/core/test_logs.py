@@ -1,5 +1,6 @@
 """The log: one line an event, no secret in it, no traceback."""
 
+import asyncio
 import base64
 import io
 import json
@@ -91,16 +92,18 @@ def test_on_the_platform_every_line_is_json_without_secrets(platform: io.StringI
         "nested": {"facts": {"urls": [secret]}},
     }
     extra = places[place]
-    logging.getLogger("x").warning("seen %s", secret if place == "message" else "it", extra={"action": "a", **extra})
+    logging.getLogger("worker.x").warning(
+        "seen %s", secret if place == "message" else "it", extra={"action": "a", **extra}
+    )
     line = json.loads(only_line(platform))
-    assert (line["level"], line["logger"], line["action"]) == ("WARNING", "x", "a")
+    assert (line["level"], line["logger"], line["action"]) == ("WARNING", "worker.x", "a")
     assert line["message"].startswith("seen ")
     assert "SECRET" not in platform.getvalue()
 
 
 def test_facts_keep_their_types_on_the_platform(platform: io.StringIO) -> None:
     facts = {"action": "job_done", "timings": {"load": 0.5}, "count": 3, "ok": True, "none": None, "at": 1.5}
-    logging.getLogger("x").info("done", extra=facts)
+    logging.getLogger("worker.x").info("done", extra=facts)
     line = json.loads(only_line(platform))
     assert facts.items() <= line.items()
 
@@ -115,7 +118,7 @@ def test_elsewhere_a_line_is_for_people(laptop: io.StringIO) -> None:
 def test_no_text_of_a_client_starts_a_second_line(request: pytest.FixtureRequest, kind: str, breaker: str) -> None:
     stream: io.StringIO = request.getfixturevalue(kind)
     text = f"a{breaker}ERROR worker: forged"
-    logging.getLogger("x").info("%s", text, extra={"action": text})
+    logging.getLogger("worker.x").info("%s", text, extra={"action": text})
     line = only_line(stream)
     assert breaker not in line
 
@@ -127,7 +130,7 @@ def test_an_error_is_logged_as_its_type_and_place(laptop: io.StringIO) -> None:
     try:
         inner()
     except ValueError:
-        logging.getLogger("x").exception("failed", extra={"action": "a"})
+        logging.getLogger("worker.x").exception("failed", extra={"action": "a"})
     line = only_line(laptop)
     assert "failed (ValueError in " in line
     assert "test_logs.inner:" in line
@@ -151,8 +154,8 @@ def test_the_level_is_the_operators_and_chatty_libraries_stay_quiet(root: None) 
     stream = io.StringIO()
     configure(load_settings(log_level="INFO"), stream)
     logging.getLogger("worker").debug("small talk")
-    logging.getLogger("httpx").info("GET https://host/path")
-    logging.getLogger("google.auth.transport").info("token refreshed")
+    for library in ("httpx", "httpx2", "google.auth.transport", "one.that.comes.tomorrow"):
+        logging.getLogger(library).info("GET https://host/path")
     assert stream.getvalue() == ""
     configure(load_settings(log_level="ERROR"), stream)
     logging.getLogger("urllib3").warning("retrying host")
@@ -160,8 +163,32 @@ def test_the_level_is_the_operators_and_chatty_libraries_stay_quiet(root: None) 
     assert stream.getvalue() == ""
 
 
+def test_what_a_library_warns_of_is_logged_by_its_place(platform: io.StringIO) -> None:
+    logging.getLogger("urllib3.pool").warning("retrying %s", "https://host/path?sig=SECRET", extra={"url": "SECRET"})
+    line = json.loads(only_line(platform))
+    assert line == {
+        "level": "WARNING",
+        "logger": "urllib3.pool",
+        "message": line["message"],
+    }
+    assert line["message"].startswith("said in test_logs.test_what_a_library_warns_of_is_logged_by_its_place:")
+
+
+async def test_a_callback_that_fails_is_logged_without_its_arguments(platform: io.StringIO) -> None:
+    def fail(prompt: str) -> None:
+        raise ValueError(prompt)
+
+    asyncio.get_running_loop().call_soon(fail, "SECRET")
+    await asyncio.sleep(0.01)
+    line = only_line(platform)
+    assert "ValueError in " in line
+    assert "test_logs.fail:" in line
+    for private in ("SECRET", "/"):
+        assert private not in line
+
+
 def test_logs_go_to_stderr_and_not_into_a_result(root: None, capsys: pytest.CaptureFixture[str]) -> None:
     configure(load_settings(), sys.stderr)
-    logging.getLogger("x").warning("hello")
+    logging.getLogger("worker.x").warning("hello")
     captured = capsys.readouterr()
-    assert (captured.out, captured.err) == ("", "WARNING x: hello\n")
+    assert (captured.out, captured.err) == ("", "WARNING worker.x: hello\n")

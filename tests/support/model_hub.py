@@ -29,6 +29,8 @@ class ModelHub:
     release: threading.Event = field(default_factory=threading.Event)
     sent: list[str] = field(default_factory=list)
     """Each large file that was asked for."""
+    busy: int = 0
+    """How many of the next questions for a file are told to come again later."""
 
     def files(self, repository: str) -> Iterator[tuple[str, Path]]:
         """Path inside the repository -> where it lies."""
@@ -77,6 +79,9 @@ def _handler(hub: ModelHub) -> type[BaseHTTPRequestHandler]:
             if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/[^/]+", path):
                 return self._json([_entry(name, file) for name, file in hub.files(found[1])], body)
             found = re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", path)
+            if found and hub.busy > 0:
+                hub.busy -= 1
+                return self._json({"error": "busy"}, body, 503)
             if found and (file := hub.root / found[1] / found[2]).is_file():
                 return self._file(found[2], file, body)
             return self._json({"error": "not found"}, body, 404)

@@ -592,8 +592,10 @@ def set_library_defaults() -> None:
         "DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA": "true",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "TRANSFORMERS_VERBOSITY": "error",
-        "DIFFUSERS_VERBOSITY": "error",
+        # These print by themselves what went wrong: the address that was asked, its signature included, and paths.
+        "HF_HUB_VERBOSITY": "critical",
+        "TRANSFORMERS_VERBOSITY": "critical",
+        "DIFFUSERS_VERBOSITY": "critical",
         "TOKENIZERS_PARALLELISM": "false",
         # Threads that wait for each other by spinning take several times as long as soon as a core is shared.
         "OMP_WAIT_POLICY": "PASSIVE",

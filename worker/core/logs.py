@@ -2,7 +2,8 @@
 
 Knows formats and what must never be printed. Keys, tokens, inline images and anything that looks like one are blotted
 out of every line, whoever wrote it; errors are logged as their type and place, never with a message that may quote a
-client.
+client. What a library says is logged in the same way, from warnings on: its words have hosts, paths and signed URLs in
+them.
 """
 
 import json
@@ -28,6 +29,8 @@ _SECRETS = re.compile(
     re.DOTALL,
 )
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_OURS = frozenset({"worker", "tools", "__main__"})
+"""The first part of the names of loggers whose words are this repository's; a module that is run is the last."""
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 trace_id: ContextVar[str | None] = ContextVar("trace_id", default=None)
@@ -63,19 +66,22 @@ def where(error: BaseException) -> str:
     return f"{type(error).__name__} in {places or 'an unknown place'}"
 
 
+def _is_ours(record: logging.LogRecord) -> bool:
+    return record.name.partition(".")[0] in _OURS
+
+
 class _Formatter(logging.Formatter):
     def __init__(self, *, as_json: bool) -> None:
         super().__init__()
         self._as_json = as_json
 
     def format(self, record: logging.LogRecord) -> str:
-        facts = {key: value for key, value in vars(record).items() if key not in _STANDARD}
+        facts, message = {}, f"said in {record.module}.{record.funcName}:{record.lineno}"
+        if _is_ours(record):
+            facts = {key: value for key, value in vars(record).items() if key not in _STANDARD}
+            message = record.getMessage()
         if (trace := trace_id.get()) is not None:
             facts["trace_id"] = trace
-        message = record.getMessage()
-        if record.name == "asyncio":
-            # Further lines show tasks and exceptions as Python writes them: with paths, and with what the error says.
-            message = message.split("\n", 1)[0]
         if record.exc_info and record.exc_info[1] is not None:
             message = f"{message} ({where(record.exc_info[1])})"
         if self._as_json:
@@ -95,10 +101,9 @@ def configure(settings: Settings, stream: TextIO | None = None) -> None:
     """Send all logging to `stream` (stderr) in our format, at `LOG_LEVEL`."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(_Formatter(as_json=bool(settings.runpod_endpoint_id)))
+    # Below that libraries tell of every request and every file.
+    handler.addFilter(lambda record: record.levelno >= logging.WARNING or _is_ours(record))
     logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
     # Python itself prints a line that cannot be formatted, and an error that ends a thread, with all they say.
     logging.raiseExceptions = False
     threading.excepthook = _thread_ended
-    # These tell of every request and every file, with hosts and paths in it.
-    for chatty in ("httpx", "httpcore", "urllib3", "google", "filelock", "PIL", "huggingface_hub", "asyncio"):
-        logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLevelName(settings.log_level)))

@@ -16,7 +16,7 @@ from huggingface_hub import constants
 from tests.support.clock import until
 from tests.support.engine_jobs import Recorder
 from tests.support.model_folders import put
-from tests.support.model_hub import model_hub
+from tests.support.model_hub import LARGE, model_hub
 from worker.core.config import REPOSITORY
 from worker.core.errors import Cancelled, DiskFull, ModelUnavailable
 from worker.engine.models import hub
@@ -163,3 +163,29 @@ def test_a_repository_in_its_authors_own_layout_is_told_as_that(tmp_path: Path) 
         )
     assert "Wan-AI/Wan2.1-T2V-1.3B is not in diffusers' layout" in told.stderr
     assert "-Diffusers" in told.stderr
+
+
+def test_a_download_tells_the_log_neither_the_hubs_address_nor_a_path(tmp_path: Path) -> None:
+    """Weights lie behind addresses that are signed for whoever asked; huggingface_hub tells each that it asks."""
+    put(tmp_path / "org" / "name" / "config.json", {})
+    (tmp_path / "org" / "name" / "x.safetensors").write_bytes(bytes(2 * LARGE))
+    code = (
+        "from worker.core import config, logs; from worker.engine.models import hub; config.set_library_defaults();"
+        "logs.configure(config.load_settings()); print(hub.download('org/name', 'upscaler', half=False))"
+    )
+    with model_hub(tmp_path) as served:
+        served.busy = 1
+        own = {"HF_ENDPOINT": served.endpoint, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+        ran = subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | own | {"LOG_LEVEL": "DEBUG"},
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=90,
+        )
+    assert (served.busy, served.sent) == (0, ["x.safetensors"])
+    assert (Path(ran.stdout.strip()) / "x.safetensors").is_file()
+    assert "127.0.0.1" not in ran.stderr
+    assert "/resolve/" not in ran.stderr
