@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.support.memory_world import World
-from worker.api.params import ModelDefaults
+from worker.api.params import PRIVATE, ImageParams, ModelDefaults, VideoParams
 from worker.api.request import REQUESTS, PictureRequest, envelope, parse
 from worker.api.resolve import resolve
 from worker.api.response import failure, manifest, success
@@ -222,6 +222,12 @@ def test_the_table_of_the_response_has_every_field() -> None:
     told = read("docs/api.md").partition("A failure is one plain sentence")[2].partition("### Progress")[0]
     for name in failure(Internal(), envelope({}), fresh_worker=True):
         assert f'"{name}"' in told or f"`{name}`" in told, name
+
+
+def test_the_table_of_the_response_has_every_public_parameter() -> None:
+    (told,) = [cells[-1] for row, cells in rows("docs/api.md", "Response") for name in row if name == "params"]
+    public = {*ImageParams.__dataclass_fields__, *VideoParams.__dataclass_fields__} - PRIVATE
+    assert [name for name in sorted(public) if f"`{name}`" not in told] == []
 
 
 async def test_what_quote_and_capabilities_answer_is_described() -> None:

@@ -323,6 +323,42 @@ def test_a_short_scheduler_has_at_most_fifty_steps() -> None:
     )
 
 
+def test_a_refiner_that_takes_the_steps_of_the_base_has_at_most_fifty_too() -> None:
+    """Its schedule is one of fifty steps, however long the base model's may be."""
+    dmd2 = replace(SDXL, scheduler=Scheduler.LCM, original_inference_steps=100, has_refiner=True)
+    assert image(dmd2, num_inference_steps=60).num_inference_steps == 60
+    assert "refiner_inference_steps: must be at most 50 with the scheduler LCM (got 60)" in problem(
+        dmd2, num_inference_steps=60, high_noise_frac=0.5
+    )
+    assert image(dmd2, num_inference_steps=60, refiner_inference_steps=50).refiner_inference_steps == 50
+
+
+def test_details_are_drawn_anew_in_as_many_steps_as_a_short_scheduler_has() -> None:
+    """It was an unexpected error of the model's schedule, once the job ran."""
+    lcm = replace(SDXL, scheduler=Scheduler.LCM, num_inference_steps=4, upscaler="esrgan")
+    asked: dict[str, Any] = {"task_type": "upscale", "image_url": PICTURE, "upscale_factor": 2}
+    asked["num_inference_steps"] = 51
+    assert "num_inference_steps: must be at most 50 with the scheduler LCM (got 51)" in problem(
+        lcm, **asked, upscale_creativity=0.3
+    )
+    assert image(lcm, **asked).draws_nothing
+    dmd2 = replace(lcm, original_inference_steps=100)
+    assert image(dmd2, **asked, upscale_creativity=0.3).original_inference_steps == 100
+    assert "original_inference_steps" not in public_params(image(dmd2, **asked))
+
+
+def test_all_that_the_model_cannot_do_is_told_at_once() -> None:
+    """Who has corrected one field shall not be told of the next one only then."""
+    asked: dict[str, Any] = {"high_noise_frac": 0.5, "refiner_inference_steps": 60, "scheduler": "LCM"}
+    asked |= {"ip_adapters": [{"image_url": PICTURE}], "num_inference_steps": 60, "width": 2048, "height": 2048}
+    controls = [{"type": name, "image_url": PICTURE} for name in ("depth", "normal")]
+    bare = replace(SDXL, has_refiner=False, has_ip_adapter=False, schedulers=(Scheduler.DDIM,), size_multiple=128)
+    told = problem(bare, **asked, controlnets=controls)
+    fields = [one.partition(": ")[0] for one in told.removeprefix("invalid_input: ").split("; ") if ": " in one]
+    wanted = ["high_noise_frac", "refiner_inference_steps", "ip_adapters", "width", "scheduler", "num_inference_steps"]
+    assert fields == [*wanted, "refiner_inference_steps", "controlnets.0.preprocess", "controlnets.1.preprocess"]
+
+
 def test_the_models_own_scheduler_counts_where_the_request_names_none() -> None:
     lcm = replace(SDXL, scheduler=Scheduler.LCM, num_inference_steps=4)
     assert image(lcm).scheduler is Scheduler.LCM

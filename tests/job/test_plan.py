@@ -56,3 +56,13 @@ async def test_the_seconds_are_those_of_the_size_that_follows_the_source(source:
     seconds = [one.estimate.seconds for one in (planned, followed) if one.estimate is not None]
     assert (planned.params.height, followed.params.height) == (256, height)
     assert seconds == [4, height / 64]
+
+
+async def test_every_name_that_is_not_to_be_had_is_told_at_once() -> None:
+    asked = {**CLOUD, "style": "fog", "loras": [{"path": "fog"}], "high_noise_frac": 0.5, "num_inference_steps": 3}
+    world = World()
+    told = (await world.run(asked))["error"]
+    assert told.startswith("invalid_input: style: is no style of this worker")
+    assert "; loras.0.path: is no LoRA of this worker" in told
+    assert "; high_noise_frac: needs a refiner" in told
+    assert world.document["error"]["message"] == told.removeprefix("invalid_input: ")

@@ -301,7 +301,7 @@ PRIVATE = {"prompt", "negative_prompt", "seeds", "seed", "enlarges", "ends"}
 """What the response's `params` never show: it stands beside them, or is the worker's own."""
 _OF_DRAWING = {
     *("negative_prompt_of", "prompt_weighting", "style", "num_inference_steps", "guidance_scale", "scheduler"),
-    *("prediction_type", "timestep_spacing", "guidance_rescale", "quantize"),
+    *("prediction_type", "timestep_spacing", "original_inference_steps", "guidance_rescale", "quantize"),
 }
 """What says nothing of a job in which no model draws."""
 

@@ -5,6 +5,7 @@ Pure arithmetic. Knows no weights, no I/O and no torch.
 
 import math
 import secrets
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -96,9 +97,6 @@ def resolve(
         seed = secrets.randbelow(SEED_RANGE) if request.seed is None else request.seed
     if isinstance(request, ImageRequest):
         params: Params = _image_params(request, defaults, seed, source, max_image_pixels)
-        if (pixels := params.width * params.height) > max_image_pixels:
-            problem = FieldProblem("width", "invalid_input.too_many_pixels", most=max_image_pixels, got=pixels)
-            raise InvalidInput([problem])
     elif isinstance(request, UpscaleRequest):
         params = _enlarging(request, defaults, seed, source, max_upscaled_pixels)
     else:
@@ -156,20 +154,21 @@ def _image_params(
     width, height = layout.width, layout.height
     steps = request.num_inference_steps or defaults.num_inference_steps
     refine = request.high_noise_frac is not None or request.refiner_inference_steps is not None
-    if refine and not defaults.has_refiner:
-        field = "high_noise_frac" if request.high_noise_frac is not None else "refiner_inference_steps"
-        raise InvalidInput([FieldProblem(field, "invalid_input.no_refiner")])
-    if request.ip_adapters and not defaults.has_ip_adapter:
-        raise InvalidInput([FieldProblem("ip_adapters", "invalid_input.no_ip_adapter")])
+    refiner_steps = (request.refiner_inference_steps or steps) if refine else None
     inpaint = request if isinstance(request, InpaintRequest) else None
-    # An output that is more than what is drawn has any size.
-    if layout.drawn is None:
-        _check_multiple(defaults.size_multiple, width=width, height=height)
     drawn = (width, height) if layout.drawn is None else (layout.drawn.width, layout.drawn.height)
     scheduler = request.scheduler or defaults.scheduler
-    _check_scheduler(request, defaults, scheduler, steps)
+    _refuse(
+        *_not_here(request, defaults),
+        *_too_many_pixels(width, height, most_pixels),
+        # An output that is more than what is drawn has any size.
+        *(_no_multiples(defaults.size_multiple, width=width, height=height) if layout.drawn is None else ()),
+        *_unusable(request.scheduler, defaults),
+        *_too_long_schedules(scheduler, defaults, steps, refiner_steps),
+        *_unmade_controls(request, defaults),
+    )
     guidance = defaults.guidance_scale if request.guidance_scale is None else request.guidance_scale
-    fewest = min(steps, request.refiner_inference_steps or steps)
+    fewest = min(steps, refiner_steps or steps)
     return ImageParams(
         **_prompts(request, defaults, guidance),
         width=width,
@@ -185,13 +184,14 @@ def _image_params(
         micro_conditioning=_told_size(defaults, *drawn),
         strength=request.strength if isinstance(request, Img2ImgRequest | InpaintRequest) else None,
         high_noise_frac=(0.8 if request.high_noise_frac is None else request.high_noise_frac) if refine else None,
-        refiner_inference_steps=(request.refiner_inference_steps or steps) if refine else None,
+        refiner_inference_steps=refiner_steps,
         draft=_draft(defaults, width, height, fewest) if isinstance(request, Text2ImgRequest) else None,
         mask_blur=inpaint.mask_blur if inpaint is not None else None,
         inpaint_area=inpaint.inpaint_area if inpaint is not None else None,
         outpaint=layout.outpaint,
         drawn=layout.drawn,
-        controlnets=_controls(request, defaults) or None,
+        controlnets=tuple(ControlParams(**entry.model_dump(exclude={"image_url"})) for entry in request.controlnets)
+        or None,
         ip_adapters=tuple(ReferenceParams(entry.type, entry.scale) for entry in request.ip_adapters) or None,
     )
 
@@ -214,6 +214,7 @@ def _enlarging(
         seeds=(seed,),
         prediction_type=defaults.prediction_type,
         timestep_spacing=defaults.timestep_spacing,
+        original_inference_steps=defaults.original_inference_steps,
         guidance_rescale=defaults.guidance_rescale or None,
         enlarges=True,
     )
@@ -257,6 +258,7 @@ def _upscale(request: PictureRequest, params: ImageParams, defaults: ModelDefaul
         return Upscale(factor, width, height, defaults.upscaler or LANCZOS)
     if not defaults.draws:
         raise InvalidInput([FieldProblem("upscale_creativity", "invalid_input.no_image_model")])
+    _refuse(*_too_long_schedules(params.scheduler, defaults, params.num_inference_steps))
     # In one piece up to what is drawn in one pass, else in tiles of the size that the model draws best.
     native, multiple = (defaults.width, defaults.height), defaults.size_multiple
     whole = width * height <= _DRAFTED_ABOVE * math.prod(native)
@@ -264,26 +266,13 @@ def _upscale(request: PictureRequest, params: ImageParams, defaults: ModelDefaul
     return Upscale(factor, width, height, defaults.upscaler or LANCZOS, creativity, (tile[0], tile[1]))
 
 
-def _controls(request: ImageRequest, defaults: ModelDefaults) -> tuple[ControlParams, ...]:
-    """The request's control pictures, without the pictures.
-
-    Raises:
-        InvalidInput: one has to be made of a photo, and nothing here makes its type.
-    """
+def _unmade_controls(request: ImageRequest, defaults: ModelDefaults) -> Iterator[FieldProblem]:
+    """Control pictures that have to be made of a photo, of a type that nothing here makes."""
     made_here = (*PREPROCESSED, "depth") if defaults.makes_depth else PREPROCESSED
-    problems = [
-        FieldProblem(
-            f"controlnets.{index}.preprocess",
-            "invalid_input.no_preprocessing",
-            choices=", ".join(made_here),
-            got=entry.type,
-        )
-        for index, entry in enumerate(request.controlnets)
-        if entry.preprocess and entry.type not in made_here
-    ]
-    if problems:
-        raise InvalidInput(problems)
-    return tuple(ControlParams(**entry.model_dump(exclude={"image_url"})) for entry in request.controlnets)
+    for index, entry in enumerate(request.controlnets):
+        if entry.preprocess and entry.type not in made_here:
+            field, choices = f"controlnets.{index}.preprocess", ", ".join(made_here)
+            yield FieldProblem(field, "invalid_input.no_preprocessing", choices=choices, got=entry.type)
 
 
 def _layout(request: ImageRequest, defaults: ModelDefaults, source: SourceShape | None, most_pixels: int) -> Layout:
@@ -305,11 +294,13 @@ def _layout(request: ImageRequest, defaults: ModelDefaults, source: SourceShape 
 
 
 def _video_params(request: VideoRequest, defaults: ModelDefaults, seed: int, source: SourceShape | None) -> VideoParams:
-    _check_end_image(request, defaults)
     native = Native(defaults.width, defaults.height, defaults.size_multiple, LONGEST_CLIP)
     size = None if source is None else source.size
     width, height = followed(_asked_video_size(request, defaults, size), native, size, most_pixels=LONGEST_CLIP**2)
-    _check_multiple(defaults.size_multiple, video_width=width, video_height=height)
+    _refuse(
+        *_end_image(request, defaults),
+        *_no_multiples(defaults.size_multiple, video_width=width, video_height=height),
+    )
     steps = request.num_inference_steps or defaults.num_inference_steps
     asked = request.video_guidance_scale
     guidance = defaults.guidance_scale if asked is None else asked
@@ -385,43 +376,60 @@ def _told_size(defaults: ModelDefaults, width: int, height: int) -> tuple[int, i
     return round(width * scale), round(height * scale)
 
 
-def _check_scheduler(request: ImageRequest, defaults: ModelDefaults, scheduler: Scheduler | None, steps: int) -> None:
+def _refuse(*problems: FieldProblem) -> None:
+    """Tell all of them at once, if there are any."""
+    if problems:
+        raise InvalidInput(problems)
+
+
+def _not_here(request: ImageRequest, defaults: ModelDefaults) -> Iterator[FieldProblem]:
+    if not defaults.has_refiner:
+        for field in ("high_noise_frac", "refiner_inference_steps"):
+            if getattr(request, field) is not None:
+                yield FieldProblem(field, "invalid_input.no_refiner")
+    if request.ip_adapters and not defaults.has_ip_adapter:
+        yield FieldProblem("ip_adapters", "invalid_input.no_ip_adapter")
+
+
+def _too_many_pixels(width: int, height: int, most: int) -> Iterator[FieldProblem]:
+    if (pixels := width * height) > most:
+        yield FieldProblem("width", "invalid_input.too_many_pixels", most=most, got=pixels)
+
+
+def _unusable(asked: Scheduler | None, defaults: ModelDefaults) -> Iterator[FieldProblem]:
     usable = defaults.schedulers
-    if request.scheduler is not None and usable is not None and request.scheduler not in usable:
-        if not usable:
-            raise InvalidInput([FieldProblem("scheduler", "invalid_input.own_scheduler", got=request.scheduler)])
-        choices = ", ".join(usable)
-        raise InvalidInput(
-            [FieldProblem("scheduler", "invalid_input.model_scheduler", choices=choices, got=request.scheduler)]
-        )
-    if scheduler in SHORT_SCHEDULERS:
-        # They choose their steps from a short schedule; the refiner has one of its own.
-        asked = {
-            "num_inference_steps": (steps, defaults.original_inference_steps or MAX_SHORT_STEPS),
-            "refiner_inference_steps": (request.refiner_inference_steps or 0, MAX_SHORT_STEPS),
-        }
-        if problems := [
-            FieldProblem(name, "invalid_input.short_schedule", most=most, scheduler=scheduler, got=got)
-            for name, (got, most) in asked.items()
-            if got > most
-        ]:
-            raise InvalidInput(problems)
+    if asked is None or usable is None or asked in usable:
+        return
+    if usable:
+        yield FieldProblem("scheduler", "invalid_input.model_scheduler", choices=", ".join(usable), got=asked)
+    else:
+        yield FieldProblem("scheduler", "invalid_input.own_scheduler", got=asked)
 
 
-def _check_end_image(request: VideoRequest, defaults: ModelDefaults) -> None:
+def _too_long_schedules(
+    scheduler: Scheduler | None, defaults: ModelDefaults, steps: int, refiner_steps: int | None = None
+) -> Iterator[FieldProblem]:
+    if scheduler not in SHORT_SCHEDULERS:
+        return
+    # They choose their steps from a short schedule; the refiner has one of its own.
+    for name, got, most in (
+        ("num_inference_steps", steps, defaults.original_inference_steps or MAX_SHORT_STEPS),
+        ("refiner_inference_steps", refiner_steps or 0, MAX_SHORT_STEPS),
+    ):
+        if got > most:
+            yield FieldProblem(name, "invalid_input.short_schedule", most=most, scheduler=scheduler, got=got)
+
+
+def _end_image(request: VideoRequest, defaults: ModelDefaults) -> Iterator[FieldProblem]:
     if not isinstance(request, Img2VideoRequest):
         return
     if request.end_image_url is not None and defaults.end_image == "no":
-        raise InvalidInput([FieldProblem("end_image_url", "invalid_input.no_end_image")])
+        yield FieldProblem("end_image_url", "invalid_input.no_end_image")
     if request.end_image_url is None and defaults.end_image == "required":
-        raise InvalidInput([FieldProblem("end_image_url", "invalid_input.end_image")])
+        yield FieldProblem("end_image_url", "invalid_input.end_image")
 
 
-def _check_multiple(multiple: int, **sides: int) -> None:
-    wrong = [
-        FieldProblem(name, "invalid_input.model_multiple", of=multiple, got=side)
-        for name, side in sides.items()
-        if side % multiple
-    ]
-    if wrong:
-        raise InvalidInput(wrong)
+def _no_multiples(multiple: int, **sides: int) -> Iterator[FieldProblem]:
+    for name, side in sides.items():
+        if side % multiple:
+            yield FieldProblem(name, "invalid_input.model_multiple", of=multiple, got=side)

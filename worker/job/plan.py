@@ -63,22 +63,37 @@ async def plan(request: Request, services: Services) -> Plan:
             style or a LoRA that this worker does not have.
     """
     generator, settings = services.generator, services.settings
-    listed = settings.loras or {}
-    request = styled(request, settings.styles or {}, listed)
-    loras = wanted_loras(request, listed, settings.lora_sources or ())
-    # In threads: these read the model's small files, and the headers of weights that are not loaded yet.
-    described = await asyncio.to_thread(generator.describe, request.task_type, request.model)
-    usual = None if settings.acceleration == "none" else settings.acceleration
-    fast = accelerated(request, loras, described, settings.accelerations or {}, listed, usual=usual)
-    defaults, loras = fast.defaults, fast.loras
-    added = {**lora_params(loras), **fast.params}
-    params = replace(_resolved(request, defaults, services), **added)
+    listed, wrong = settings.loras or {}, list[FieldProblem]()
+    loras: tuple[WantedLora, ...] = ()
+    with _noted(wrong):
+        request = styled(request, settings.styles or {}, listed)
+    with _noted(wrong):
+        loras = wanted_loras(request, listed, settings.lora_sources or ())
+    with _noted(wrong):
+        # In threads: these read the model's small files, and the headers of weights that are not loaded yet.
+        described = await asyncio.to_thread(generator.describe, request.task_type, request.model)
+        usual = None if settings.acceleration == "none" else settings.acceleration
+        fast = accelerated(request, loras, described, settings.accelerations or {}, listed, usual=usual)
+        defaults, loras = fast.defaults, fast.loras
+        added = {**lora_params(loras), **fast.params}
+        params = replace(_resolved(request, defaults, services), **added)
+    if wrong:
+        raise InvalidInput(wrong)
     estimate = await asyncio.to_thread(generator.estimate, request, params)
     if not isinstance(request, UpscaleRequest):
         # The size of an upscale is that of its source: `follow` checks it.
         check_time(estimate, params, settings.job_timeout_seconds)
     warnings = (*fast.warnings, *_said(request, params, defaults))
     return Plan(request, defaults, params, estimate, warnings, loras, added, fast.warnings)
+
+
+@contextlib.contextmanager
+def _noted(wrong: list[FieldProblem]) -> Iterator[None]:
+    """In the body, what is wrong with a request is noted, so that the caller hears of all of it at once."""
+    try:
+        yield
+    except InvalidInput as error:
+        wrong += error.problems
 
 
 async def follow(planned: Plan, sources: Sources, services: Services) -> Plan:
