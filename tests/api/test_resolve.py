@@ -184,6 +184,22 @@ def test_the_cost_is_pixels_times_frames_times_steps_and_the_decode_times_images
     assert job_cost(video(video_width=64, video_height=96, num_frames=9, num_inference_steps=4)) == 64 * 96 * 9 * 5
 
 
+def test_what_a_long_prompt_takes_on_the_card_is_paid_for() -> None:
+    """Of a picture of 64 x 64 it is all but all of the work."""
+    small: dict[str, Any] = {"width": 64, "height": 64, "num_inference_steps": 100, "num_images": 4}
+    prose = "a small red fox sits beside an old stone bridge in the morning light, "
+    for prompt, units in ((prose, 2), (prose * 5, 2), (prose * 50, 32), ("7" * 4000, 178), ("\U00013000" * 4000, 709)):
+        assert job_units(image(prompt=prompt, **small)) == units
+    assert job_units(image(negative_prompt="7" * 4000, **small)) == 178
+    assert job_units(image(negative_prompt="7" * 4000, guidance_scale=1.0, **small)) == 2
+    at_home: dict[str, Any] = {"width": 1024, "height": 1024, "num_inference_steps": 30}
+    for prompt, units in ((prose, 33), (prose * 20, 34), (prose * 50, 37)):
+        assert job_units(image(prompt=prompt, **at_home)) == units
+    clip: dict[str, Any] = {"video_width": 64, "video_height": 64, "num_frames": 5, "num_inference_steps": 100}
+    assert job_units(video(prompt=prose, **clip)) == 3
+    assert job_units(video(prompt="7" * 4000, **clip)) == 26
+
+
 @pytest.mark.parametrize(("make", "more"), [(image, 30), (video, 120)])
 def test_another_model_than_the_workers_first_has_its_price_however_small_the_job(make: Any, more: int) -> None:
     """Who has two models evict each other with pictures of one step pays for what that takes."""

@@ -199,15 +199,20 @@ class BaseParams:
         return False
 
     @property
+    def texts(self) -> tuple[tuple[str, bool], tuple[str, bool]]:
+        """Both prompts, and whether brackets in them are weights."""
+        weights = bool(self.prompt_weighting)
+        return (self.prompt, weights), (self.negative_prompt, weights and self.negative_prompt_of is None)
+
+    @property
     def wanted(self) -> Passages:
         """The prompt, read."""
-        return weighted(self.prompt) if self.prompt_weighting else plain(self.prompt)
+        return _read(*self.texts[0])
 
     @property
     def unwanted(self) -> Passages:
         """The negative prompt, read; a model's own has no weights."""
-        weights = self.prompt_weighting and self.negative_prompt_of is None
-        return weighted(self.negative_prompt) if weights else plain(self.negative_prompt)
+        return _read(*self.texts[1])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -310,3 +315,7 @@ def public_params(params: Params) -> dict[str, Any]:
     """`params` as the response shows them: what was really used, without the texts and the seeds beside them."""
     left_out = PRIVATE | _OF_DRAWING if params.draws_nothing else PRIVATE
     return {key: value for key, value in asdict(params).items() if key not in left_out and value is not None}
+
+
+def _read(text: str, weights: bool) -> Passages:
+    return weighted(text) if weights else plain(text)

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from worker.api.params import ImageParams, Params, StepCache, VideoParams
+from worker.api.prompt_length import CHUNK_TOKENS, likely_chunks
 from worker.api.request import TWICE_A_STEP
 from worker.core.types import Control, Part, Preview, Progress, Scheduler
 from worker.engine.models.checkpoint import read_json
 from worker.engine.models.ip_adapter_files import IpAdapterFiles, ip_adapter_files
 from worker.engine.models.registry import Family, ModelSpec
 from worker.engine.models.upscaler_file import Layout
-from worker.engine.prompt.length import CHUNK_TOKENS, likely_chunks
 
 Kind = Literal["sdxl", "wan", "vae"]
 Config = Mapping[str, Any]

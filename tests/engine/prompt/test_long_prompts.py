@@ -11,6 +11,7 @@ from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLPipelin
 from tests.support.engine_jobs import Recorder, image_params, video_params
 from worker.api.params import ImageParams
 from worker.api.prompt_weights import plain, weighted
+from worker.core.errors import Cancelled
 from worker.core.types import Sources, TaskType
 from worker.engine.engine import Engine
 from worker.engine.families.sdxl import SdxlJob
@@ -255,3 +256,23 @@ def test_a_model_that_takes_one_chunk_alone_says_what_it_leaves_out(wan: Any) ->
     job._warn_of_cut_prompts()
     (said,) = control.warnings
     assert said.startswith("prompt: this model reads 512 tokens; the last ")
+
+
+def test_a_job_can_be_stopped_while_a_long_prompt_is_read(base: Any, wan: Any) -> None:
+    """4,000 rare letters are 214 chunks of SDXL, for two encoders and two prompts."""
+    asked = list[None]()
+
+    def stop() -> None:
+        asked.append(None)
+        if len(asked) == 3:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        encoded(base, CPU, plain(LONG * 3), None, guided=False, raise_if_stopped=stop)
+    asked.clear()
+    pipeline = WanJob(wan, CPU, video_params(), Sources(), Recorder())._pipeline()
+    with pytest.raises(Cancelled):
+        encoded_clip(
+            pipeline, CPU, plain(SENTENCES * 4), plain(""), guided=False, most_chunks=None, raise_if_stopped=stop
+        )
+    assert len(asked) == 3

@@ -281,7 +281,14 @@ class SdxlJob:
 
     def _embed(self, pipeline: Any, unwanted: Passages | None) -> Embeddings:
         params = self._params
-        return embeddings(pipeline, self._device, params.wanted, unwanted, guided=params.guidance_scale > 1)
+        return embeddings(
+            pipeline,
+            self._device,
+            params.wanted,
+            unwanted,
+            guided=params.guidance_scale > 1,
+            raise_if_stopped=self._control.raise_if_stopped,
+        )
 
     def _refer(self) -> tuple[Reference, ...]:
         """What the pictures beside the prompt add to it; the refiner sees none of them."""

@@ -201,6 +201,7 @@ class WanJob:
                 params.unwanted,
                 guided=params.guidance_scale > 1,
                 most_chunks=self._most_chunks,
+                raise_if_stopped=self._control.raise_if_stopped,
             )
         return self._embeds
 

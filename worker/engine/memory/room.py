@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from worker.api.params import ImageParams, ModelDefaults, Params, VideoParams
+from worker.api.prompt_length import CHUNK_TOKENS, likely_chunks
 from worker.core.types import TaskType
 from worker.engine.models.checkpoint import read_json
 from worker.engine.models.registry import ModelSpec
 from worker.engine.models.upscaler_file import DEMO, USUAL, Layout, NotAnUpscaler, file_in, read
-from worker.engine.prompt.length import CHUNK_TOKENS, likely_chunks
 
 Phase = Literal["text", "encode", "denoise", "decode", "decode_in_tiles", "upscale"]
 

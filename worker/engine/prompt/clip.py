@@ -3,6 +3,7 @@
 What fits into one chunk and has no weights is the pipeline's own work, bit for bit.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,13 @@ class _Encoder:
 
 
 def embeddings(
-    pipeline: Any, device: torch.device, prompt: Passages, negative: Passages | None, *, guided: bool
+    pipeline: Any,
+    device: torch.device,
+    prompt: Passages,
+    negative: Passages | None,
+    *,
+    guided: bool,
+    raise_if_stopped: Callable[[], None] = lambda: None,
 ) -> Embeddings:
     """The embeddings of both prompts, by the names of the pipeline's arguments, positive and negative of one length.
 
@@ -31,6 +38,7 @@ def embeddings(
         prompt: what is to be seen.
         negative: what is not to be seen; None: nothing is said, which to a model that was trained so is all zeros.
         guided: whether the negative prompt has a part.
+        raise_if_stopped: asked before each chunk; what it raises is passed on.
     """
     encoders = [
         _Encoder(tokenizer, network)
@@ -48,12 +56,12 @@ def embeddings(
     if max(map(len, cut)) == 1 and not any(has_weights(passages) for passages in asked):
         return _own(pipeline, device, prompt, negative, guided=guided)
     count = max(map(len, cut))
-    seen, pooled = _encoded(encoders, device, cut[0], count)
+    seen, pooled = _encoded(encoders, device, cut[0], count, raise_if_stopped)
     if not guided:
         return _named(seen, None, pooled, None)
     if negative is None and pipeline.config.force_zeros_for_empty_prompt:
         return _named(seen, torch.zeros_like(seen), pooled, torch.zeros_like(pooled))
-    unseen, unpooled = _encoded(encoders, device, cut[1] if len(cut) > 1 else [Chunk()], count)
+    unseen, unpooled = _encoded(encoders, device, cut[1] if len(cut) > 1 else [Chunk()], count, raise_if_stopped)
     return _named(seen, unseen, pooled, unpooled)
 
 
@@ -82,7 +90,11 @@ def _named(
 
 
 def _encoded(
-    encoders: list[_Encoder], device: torch.device, chunks: list[Chunk], count: int
+    encoders: list[_Encoder],
+    device: torch.device,
+    chunks: list[Chunk],
+    count: int,
+    raise_if_stopped: Callable[[], None],
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(1, 77 x count, width) and the pooled embedding of the first chunk, as A1111 and compel have it."""
     # The last one is of no words: what a weight of 0 means.
@@ -93,6 +105,7 @@ def _encoded(
         room = tokenizer.model_max_length - 2
         kept = []
         for place, chunk in enumerate(filled):
+            raise_if_stopped()
             fill = [tokenizer.pad_token_id] * (room - len(chunk.ids))
             ids = torch.tensor([[tokenizer.bos_token_id, *chunk.ids, tokenizer.eos_token_id, *fill]], device=device)
             # One at a time: what works in the room of one chunk does so with any number of them.

@@ -3,6 +3,7 @@
 What fits into one chunk and has no weights is the pipeline's own work, bit for bit.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -23,11 +24,18 @@ def chunks_of(tokenizer: Any, passages: Passages) -> list[Chunk]:
 
 
 def embeddings(
-    pipeline: Any, device: torch.device, prompt: Passages, negative: Passages, *, guided: bool, most_chunks: int | None
+    pipeline: Any,
+    device: torch.device,
+    prompt: Passages,
+    negative: Passages,
+    *,
+    guided: bool,
+    most_chunks: int | None,
+    raise_if_stopped: Callable[[], None] = lambda: None,
 ) -> dict[str, torch.Tensor | None]:
     """The embeddings of both prompts, by the names of the pipeline's arguments, of one length.
 
-    `most_chunks`: what is longer is cut; None: nothing is.
+    `most_chunks`: what is longer is cut; None: nothing is. `raise_if_stopped`: asked before each chunk.
     """
     asked = [_cleaned(passages) for passages in ([prompt, negative] if guided else [prompt])]
     cut = [chunks_of(pipeline.tokenizer, passages)[:most_chunks] for passages in asked]
@@ -41,7 +49,7 @@ def embeddings(
             device=device,
         )
     else:
-        seen, *others = (_encoded(pipeline, device, chunks, count) for chunks in cut)
+        seen, *others = (_encoded(pipeline, device, chunks, count, raise_if_stopped) for chunks in cut)
         unseen = others[0] if others else None
     return {"prompt_embeds": seen, "negative_prompt_embeds": unseen}
 
@@ -57,11 +65,14 @@ def _cleaned(passages: Passages) -> Passages:
     return tuple(tuple(replace(span, text=clean(span.text)) for span in passage) for passage in passages)
 
 
-def _encoded(pipeline: Any, device: torch.device, chunks: list[Chunk], count: int) -> torch.Tensor:
+def _encoded(
+    pipeline: Any, device: torch.device, chunks: list[Chunk], count: int, raise_if_stopped: Callable[[], None]
+) -> torch.Tensor:
     """(1, 512 x count, width): where no word stands, zeros, as in training; so a weight scales a token's state."""
     network, width = pipeline.text_encoder, pipeline.text_encoder.config.d_model
     result = torch.zeros((1, MAX_TOKENS * count, width), dtype=network.dtype, device=device)
     for place, chunk in enumerate(chunks):
+        raise_if_stopped()
         ids = torch.tensor([[*chunk.ids, pipeline.tokenizer.eos_token_id]], device=device)
         states = network(ids, torch.ones_like(ids)).last_hidden_state[0]
         weights = torch.tensor([*chunk.weights, 1.0], device=states.device)[:, None]

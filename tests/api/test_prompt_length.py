@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from tests.support.engine_jobs import image_params, video_params
+from worker.api.prompt_length import likely_chunks
 from worker.engine.memory.room import Size, room
 from worker.engine.models.registry import ModelSpec, WeightSource
-from worker.engine.prompt.length import likely_chunks
 
 PROSE = "a small red fox sits beside an old stone bridge in the morning light, "  # 15 words and signs
 
@@ -21,7 +21,9 @@ PROSE = "a small red fox sits beside an old stone bridge in the morning light, "
         ({"prompt": PROSE * 50}, 10, 2),
         ({"prompt": "a fox", "negative_prompt": PROSE * 6}, 2, 1),
         ({"prompt": "a fox", "negative_prompt": PROSE * 6, "guidance_scale": 1.0}, 1, 1),
-        ({"prompt": "狐" * 76}, 3, 1),
+        ({"prompt": "狐" * 76}, 4, 1),
+        ({"prompt": "\U00013000" * 4000}, 214, 16),
+        ({"prompt": "7" * 4000}, 54, 8),
         ({"prompt": "a BREAK b BREAK c"}, 1, 1),
         ({"prompt": "a BREAK b BREAK c", "prompt_weighting": True}, 3, 1),
     ],
