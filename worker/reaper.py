@@ -1,12 +1,12 @@
-"""Nobody waits for ever: documents that nobody works on are brought to `failed`.
+"""Marks the documents of lost jobs as `failed`, so that no app waits for ever.
 
     python -m worker.reaper            once; for cron, or a scheduled job
     python -m worker.reaper --every 60 --queued 1500
 
-A document that is still `processing` after its `expires_at` has no worker any more, and an order slip that is `queued`
-for longer than RunPod keeps a job (`--queued`) will never have one. The reaper marks both `worker_lost`, retryable, if
-nothing has changed them since; a worker that comes back finds its claim gone and changes nothing. Knows the lease, not
-what is generated under it. Needs the indexes in `firestore.indexes.json`.
+A document that is still `processing` after its `expires_at` has lost its worker, and an order slip that has been
+`queued` for longer than RunPod keeps a job (`--queued`) will never get one. The reaper marks both `worker_lost`,
+retryable, unless they change meanwhile; a worker that returns finds its claim gone and writes nothing. Knows the lease,
+not what is generated under it. Needs the indexes in `firestore.indexes.json`.
 """
 
 import argparse
@@ -26,17 +26,17 @@ from worker.firebase.app import Firebase
 
 BATCH = 200
 QUEUE_SECONDS = 24 * 3600.0
-"""RunPod's own time to live of a job, where the request sets no `policy.ttl`:
+"""RunPod's default time to live of a job, used if the request sets no `policy.ttl`:
 https://docs.runpod.io/serverless/endpoints/send-requests#execution-policies."""
 
 log = logging.getLogger(__name__)
 
 
 class OldDocuments(DocumentStore, Protocol):
-    """Documents that can also be found by their age."""
+    """A document store that can also be queried by age."""
 
     def older(self, status: str, field: str, than: datetime, *, limit: int, timeout: float) -> Sequence[str]:
-        """Paths of generations with this status whose time in `field` is earlier, oldest first."""
+        """Return paths of generations with this status whose time in `field` is before `than`, oldest first."""
         ...
 
 
@@ -47,9 +47,12 @@ def reap(
     limit: int = BATCH,
     retention: timedelta | None = None,
 ) -> int:
-    """Mark up to `limit` lost jobs and as many slips; how many were marked. What changes meanwhile is left alone.
+    """Mark up to `limit` lost jobs and as many order slips. A document that changes meanwhile is left alone.
 
-    `retention`: how long a document is kept that has ended so; None: for ever.
+    `retention`: how long a marked document is kept; None: no limit.
+
+    Returns:
+        How many were marked.
 
     Raises:
         BackendError: Firestore does not answer.
@@ -63,7 +66,7 @@ def reap(
             except BackendError as error:
                 if error.kind != "invalid":
                     raise
-                # A document that takes no change must not keep the others waiting.
+                # A document that cannot be written must not block the others.
                 log.warning("a document could not be marked", extra={"action": "reap_failed"})
                 continue
             if job_id is not None:
@@ -73,7 +76,7 @@ def reap(
 
 
 def main(argv: list[str]) -> int:
-    """Reap once or repeatedly; 0, or 1 when Firebase is not configured or does not answer."""
+    """Reap once or repeatedly; returns 0, or 1 if Firebase is not configured or does not answer."""
     parser = argparse.ArgumentParser(
         prog="python -m worker.reaper", description="Mark documents of lost workers failed."
     )

@@ -1,1 +1,1 @@
-"""Who asks, and whether they may."""
+"""Authentication: who the caller is, and whether they may act for a user."""

@@ -1,8 +1,8 @@
-"""Who asks: whether the caller of a job may act for the user whom it names.
+"""Checks whether the caller of a job may act for the user that it names.
 
-Knows two proofs, both carried in `id_token`: Firebase's ID token of the signed-in user, and a ticket, signed by the
-app's backend for one request, which stays right while a job waits in a queue for longer than an ID token lives. Knows
-no document and no model, and never logs or repeats a token.
+There are two proofs, both sent in `id_token`: the signed-in user's Firebase ID token, and a ticket that the app's
+backend signs for one request. A ticket stays valid while a job is queued for longer than an ID token lives. Knows no
+document and no model, and never logs or repeats a token.
 """
 
 import asyncio
@@ -18,42 +18,43 @@ CLOCK_SKEW_SECONDS = 10
 
 
 class Users(Protocol):
-    """Who an ID token belongs to."""
+    """Verifies ID tokens."""
 
     def uid(self, id_token: str) -> str:
-        """The user id of a valid token.
+        """Return the user id of a valid token.
 
         Raises:
-            Unauthenticated: it is not valid.
-            BackendError: that could not be found out.
+            Unauthenticated: the token is not valid.
+            BackendError: it could not be verified.
         """
         ...
 
 
 class Identity:
-    """The one answer to "may this caller do that?". None stands for a proof that this worker cannot check."""
+    """Authorises callers. A `users` or `tickets` of None: this worker cannot verify that kind of proof."""
 
     def __init__(self, users: Users | None, tickets: Tickets | None, *, required: bool) -> None:
         self.users, self.tickets, self.required = users, tickets, required
 
     @property
     def can_check(self) -> bool:
-        """Whether there is any proof that this worker can check."""
+        """Whether this worker can verify any proof."""
         return self.users is not None or self.tickets is not None
 
     async def check(self, envelope: Envelope, raw_input: object, *, acts_for_user: bool) -> bool:
-        """Check who asks before anything is read or written for them; a job for nobody needs no proof.
+        """Check the caller before anything is read or written for a user; a job without a user needs no proof.
 
         Args:
-            envelope: what the request says of itself; its token is the proof.
-            raw_input: the whole `job["input"]` as it came, which a ticket's hash was taken over.
-            acts_for_user: whether the job writes or reads what belongs to `user_id`.
+            envelope: the request's ids, and its token as the proof.
+            raw_input: the whole `job["input"]` as received, which the hash in a ticket covers.
+            acts_for_user: whether the job reads or writes data of `user_id`.
 
-        Returns whether the job is wanted only as long as its document is there, by the word of a ticket.
+        Returns:
+            Whether the ticket says that the document already exists, so that a missing one means a cancelled job.
 
         Raises:
             Unauthenticated, Forbidden: the caller may not act for this user.
-            Internal: that could not be found out.
+            Internal: the proof could not be verified.
         """
         if not acts_for_user:
             return False
@@ -75,7 +76,7 @@ class Identity:
 
 
 async def _in_thread(check: Callable[[], Any]) -> Any:
-    """The answer of a check that may ask Google or hash megabytes, bounded in time."""
+    """Run a check that may ask Google or hash megabytes, within `IDENTITY_SECONDS`."""
     try:
         return await asyncio.wait_for(asyncio.to_thread(check), IDENTITY_SECONDS)
     except (BackendError, TimeoutError):

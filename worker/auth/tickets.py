@@ -1,6 +1,6 @@
-"""Tickets of the app's backend: proof that it signed exactly this request of this user, which stays valid in a queue.
+"""Verifies tickets: proof that the app's backend signed exactly this request of this user.
 
-A JWT (RFC 7519) with HMAC-SHA256 over a secret that both sides hold. Never logs or repeats a ticket.
+A ticket is a JWT (RFC 7519) with HMAC-SHA256 and a shared secret. Never logs or repeats a ticket.
 """
 
 import hmac
@@ -18,23 +18,24 @@ TICKET_AUDIENCE = "generation-worker"
 TICKET_CLAIMS = ("aud", "sub", "file_uid", "request_hash", "iat", "exp")
 
 MAX_TICKET_SECONDS = 25 * 3600
-"""RunPod keeps a job in its queue for 24 hours unless told otherwise; one more hour for the job itself."""
+"""RunPod keeps a job queued for 24 hours by default; the job itself gets one more hour."""
 
 
 class Tickets:
-    """Tickets of the app's backend: JWTs (RFC 7519) with HMAC-SHA256 over a secret that both sides hold."""
+    """The verifier of tickets signed with one secret."""
 
     def __init__(self, secret: str) -> None:
         self._secret = secret.encode()
 
     def check(self, ticket: str, envelope: Envelope, raw_input: object) -> bool:
-        """Accept a ticket that was made for this user, this file and exactly this input.
+        """Verify that a ticket was made for this user, this `file_uid` and exactly this input.
 
-        Returns whether the backend has seen an order slip of the user's, which must then still be there.
+        Returns:
+            Whether the backend has seen the user's order slip, which must then still exist.
 
         Raises:
-            Unauthenticated: no ticket of ours, not valid yet or any more, or valid for longer than 25 hours.
-            Forbidden: it was made for another user, file or request.
+            Unauthenticated: the ticket is not ours, not yet valid, expired, or valid for longer than 25 hours.
+            Forbidden: it was made for another user, `file_uid` or request.
         """
         claims = self._claims(ticket)
         if not same(claims["sub"], envelope.user_id):
@@ -70,12 +71,12 @@ class Tickets:
 
 
 def request_hash(raw_input: object) -> str:
-    """SHA-256, in hex, over the canonical JSON (RFC 8785) of a job's input without `id_token`.
+    """Return the SHA-256, in hex, of the canonical JSON (RFC 8785) of a job's input without `id_token`.
 
-    Canonical JSON has one way to write a number and one order of keys: the platform may write the JSON anew on its way.
+    Canonical, because the platform may serialise the JSON again on its way.
 
     Raises:
-        Forbidden: no JSON that RFC 8785 can write (a lone surrogate, an integer past 2^53), so nobody signed it.
+        Forbidden: the input has no canonical form (a lone surrogate, an integer past 2^53), so it was never signed.
     """
     signed = (
         {key: value for key, value in raw_input.items() if key != "id_token"} if isinstance(raw_input, dict) else {}
@@ -87,7 +88,7 @@ def request_hash(raw_input: object) -> str:
 
 
 def is_ticket(token: str) -> bool:
-    """By the algorithm in the header, which says only who is to check it: Firebase signs with RS256."""
+    """Whether a token is a ticket, by its header's algorithm: Firebase signs with RS256. Verifies nothing."""
     import jwt
 
     try:
@@ -97,7 +98,7 @@ def is_ticket(token: str) -> bool:
 
 
 def same(claimed: object, asked: str | None) -> bool:
-    """Whether both are the same string, in a time that does not tell how much of it is."""
+    """Compare two strings in constant time."""
     if not isinstance(claimed, str) or asked is None:
         return False
     return hmac.compare_digest(claimed.encode(errors="surrogatepass"), asked.encode(errors="surrogatepass"))

@@ -1,7 +1,7 @@
-"""Firebase, thinly: one app, its documents and its bucket behind our Protocols, and who its users are.
+"""One Firebase app: its documents and its bucket behind our Protocols, and the verification of its users.
 
-Google's clients are imported when they are first needed, here and in `firestore`, `gcs` and `errors` alone.
-Knows no field of a document, no path and no job.
+Google's clients are imported only here and in `firestore`, `gcs` and `errors`, on first use. Knows no document field,
+no path and no job.
 """
 
 import contextlib
@@ -25,18 +25,18 @@ log = logging.getLogger(__name__)
 
 
 class FirebaseUsers:
-    """Who a user is, by the ID token that Firebase gave their phone."""
+    """Identifies users by their Firebase ID tokens."""
 
     def __init__(self, app: Any, *, check_revoked: bool = False) -> None:
         self._app, self._check_revoked = app, check_revoked
 
     def uid(self, id_token: str) -> str:
-        """The user id of a valid token: signature, audience, issuer and expiry are checked.
+        """Return the user id of a valid token; checks signature, audience, issuer and expiry.
 
-        With `check_revoked` Google is asked whether the user was disabled, deleted or signed out since.
+        With `check_revoked` Google is also asked whether the user has been disabled, deleted or signed out since.
 
         Raises:
-            Unauthenticated: the token is not valid (any more).
+            Unauthenticated: the token is invalid or expired.
             BackendError: Google's public keys or the user could not be fetched.
         """
         from firebase_admin import auth
@@ -51,15 +51,15 @@ class FirebaseUsers:
             except (auth.RevokedIdTokenError, auth.UserDisabledError, auth.UserNotFoundError):
                 raise Unauthenticated("unauthenticated.token_revoked") from None
             except (auth.InvalidIdTokenError, ValueError, TypeError, AttributeError, RecursionError):
-                # Google's library takes a token's header for an object, whatever it is.
+                # Google's library assumes that a token's header is an object.
                 raise Unauthenticated("unauthenticated.token_invalid") from None
         return str(claims["uid"])
 
     def knows(self, uid: str) -> bool:
-        """Whether there is such a user: what `check_revoked` asks Google.
+        """Whether the user exists; the request that `check_revoked` makes.
 
         Raises:
-            BackendError: that could not be found out.
+            BackendError: Google did not answer.
         """
         from firebase_admin import auth
 
@@ -72,13 +72,13 @@ class FirebaseUsers:
 
 
 class Firebase:
-    """One Firebase app, connected when first used."""
+    """One Firebase app, connected on first use."""
 
     def __init__(self, settings: Settings) -> None:
-        """Check what is configured, without importing or connecting anything.
+        """Check the configuration, without importing or connecting anything.
 
         Raises:
-            ConfigError: the key cannot be read, or nothing says which project it is.
+            ConfigError: the key is missing or cannot be read.
         """
         self._settings = settings
         self._key: dict[str, Any] | None = None
@@ -107,14 +107,14 @@ class Firebase:
 
     @property
     def project(self) -> str:
-        """The Firebase project's id: the key's; with emulators GOOGLE_CLOUD_PROJECT before it."""
+        """The project id: the key's; with emulators GOOGLE_CLOUD_PROJECT takes precedence."""
         if self._key is not None:
             return str(self._key["project_id"])
         return self._settings.google_cloud_project or "demo-worker"
 
     @property
     def account(self) -> str | None:
-        """The service account's address; None with emulators, which ask for none."""
+        """The service account's address; None with emulators, which need none."""
         return None if self._key is None or self._settings.uses_emulators else str(self._key["client_email"])
 
     def __str__(self) -> str:
@@ -124,7 +124,7 @@ class Firebase:
 
     @functools.cached_property
     def documents(self) -> FirestoreStore | None:
-        """Firestore; None where only the Storage emulator is there, or where the client refuses the database."""
+        """Firestore; None if only the Storage emulator runs, or if the client rejects the database name."""
         if self._settings.uses_emulators and not self._settings.firestore_emulator_host:
             return None
         app = self._app
@@ -137,7 +137,7 @@ class Firebase:
 
     @functools.cached_property
     def bucket(self) -> FirebaseBucket | None:
-        """The configured bucket; None where none is configured, or where the client refuses its name."""
+        """The configured bucket; None if none is configured, or if the client rejects its name."""
         if not self._settings.firebase_storage_bucket:
             return None
         if self._settings.uses_emulators and not self._settings.storage_emulator_host:
@@ -150,21 +150,21 @@ class Firebase:
 
     @functools.cached_property
     def users(self) -> FirebaseUsers:
-        """Verification of ID tokens."""
+        """The verifier of ID tokens."""
         return FirebaseUsers(self._app, check_revoked=self._settings.check_revoked)
 
     def connect(self) -> None:
-        """Import and build the clients now, before the first job needs them. Each goes without the other.
+        """Import and build the clients now, before the first job needs them. Either works without the other.
 
         Raises:
-            ConfigError: the key is not one that Google's library takes.
+            ConfigError: Google's library rejects the key.
         """
         _ = (self._app, self.documents, self.bucket)
 
 
 @contextlib.contextmanager
 def _without(variable: str) -> Iterator[None]:
-    """Where Google's library refuses what a variable holds, the worker goes on without it, and with all the rest."""
+    """If Google's library rejects the value of `variable`, log it and go on without that service."""
     try:
         yield
     except ValueError:

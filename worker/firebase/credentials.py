@@ -1,7 +1,7 @@
-"""The service account key, in whatever shape it arrived: a path, JSON, base64 of it, with its newlines damaged.
+"""Reads the service account key in any form: a path, JSON, base64 of JSON, or JSON with damaged newlines.
 
-Knows shapes, and the other files that are taken for it; connects to nothing. No message and no exception holds any of
-the key's content.
+Knows these forms, and the files that are often mistaken for the key; connects to nothing. No message or exception
+contains any of the key's content.
 """
 
 import base64
@@ -27,28 +27,27 @@ _OTHER_FILES = (
     (r'"(?:installed|web)"\s*:', "an OAuth client"),
     (r"\A-----BEGIN [A-Z ]*PRIVATE KEY", "the private key alone; the whole JSON file is wanted"),
 )
-"""What is in a file that is none of ours -> what it is."""
+"""Text that identifies a wrong file -> what that file is."""
 _OURS = re.compile(r"type\W+service_account\b")
 
 _PEM = re.compile(r"-----BEGIN ([A-Z ]*PRIVATE KEY)-----(.*?)-----END \1-----", re.DOTALL)
 _AS_TYPED = str.maketrans("“”„‟\u00a0", '"""" ')
-"""What word processors and web pages make of quotes and blanks."""
+"""Quotes and spaces as word processors and web pages replace them."""
 LONGEST_PATH = 1024
 
 
 def read_key(value: str) -> dict[str, Any]:
-    """A service account key from `FIREBASE_SERVICE_ACCOUNT_KEY`: a path, the JSON, or base64 of the JSON.
+    """Return the service account key from `FIREBASE_SERVICE_ACCOUNT_KEY`: a path, the JSON, or base64 of the JSON.
 
-    Newlines of the private key that arrived as the two characters `\\n`, however often escaped, as blanks or not at
-    all are repaired.
+    Repairs the private key's newlines if they were escaped (any number of times), replaced by spaces, or lost.
 
     Raises:
-        ConfigError: what is wrong with it, without any of its content.
+        ConfigError: what is wrong with the key, without any of its content.
     """
     text = tidy(value)
     _refuse_other_files(text)
     if not text.startswith(("{", "[")) and _OURS.search(text) and (found := re.search(r"\{.*\}", text, re.DOTALL)):
-        text = found[0]  # out of YAML, a script or a code block
+        text = found[0]  # the JSON inside YAML, a script or a code block
     if not text.startswith(("{", "[")):
         text = _from_file(text) if len(text) < LONGEST_PATH and "\n" not in text else _from_base64(text) or text
         _refuse_other_files(text)
@@ -78,7 +77,7 @@ def _refuse_other_files(text: str) -> None:
 
 def _from_json(text: str) -> Any:
     text = re.sub(r",(\s*\})\Z", r"\1", text.rstrip(",; \r\n\t"))
-    # A multi-line key whose every newline became a backslash and an n is no JSON before they are newlines again.
+    # If every newline of a multi-line key became a backslash and an n, it is JSON only once they are restored.
     unescaped = text.replace("\\\\n", "\n").replace("\\n", "\n")
     requoted = text.replace('\\"', '"').translate(_AS_TYPED)
     for attempt in (text, unescaped, requoted, text.replace("'", '"') if '"' not in text else ""):
@@ -92,10 +91,10 @@ def _from_json(text: str) -> Any:
 def _from_file(text: str) -> str:
     try:
         data = Path(text.removeprefix("file://")).expanduser().read_bytes()
-    except (OSError, ValueError, RuntimeError):  # RuntimeError: a ~user whom nobody knows
+    except (OSError, ValueError, RuntimeError):  # RuntimeError: an unknown ~user
         content = _from_base64(text)
         if content is None:
-            # Most often a path of the operator's machine, given to a container.
+            # Usually a path on the operator's machine, given to a container.
             where = "names a file that is not there" if _is_missing(text) else "names a file that cannot be read"
             raise _wrong(
                 f"{where}; a path is one on the machine, or in the container, that the worker runs in"
@@ -115,7 +114,7 @@ def _is_missing(text: str) -> bool:
 
 
 def _from_base64(text: str) -> str | None:
-    """Also in the alphabet for URLs, without padding, on many lines, as `certutil -encode` frames it, as a data URI."""
+    """Decode base64: standard or URL-safe, padded or not, wrapped, framed by `certutil -encode`, or as a data URI."""
     body = re.sub(r"\Adata:[^,]*,|-----[A-Z ]+-----|\s|\\[nr]", "", text).rstrip("=,;").translate({45: "+", 95: "/"})
     try:
         content = _decoded(base64.b64decode(body + "=" * (-len(body) % 4), validate=True))
@@ -126,5 +125,5 @@ def _from_base64(text: str) -> str | None:
 
 
 def _decoded(data: bytes) -> str:
-    """Text in UTF-8 or, as PowerShell's `>` writes it, in UTF-16, with or without a byte order mark."""
+    """Decode UTF-8, or UTF-16 as PowerShell's `>` writes it, with or without a byte order mark."""
     return tidy(data.decode(json.detect_encoding(data), "replace"))

@@ -1,7 +1,4 @@
-"""Google's errors become ours, in one table.
-
-Knows what Google's clients raise and what it means for the next step; knows no call.
-"""
+"""Translates the errors of Google's clients into `BackendError`, by one table."""
 
 import contextlib
 import functools
@@ -15,7 +12,7 @@ log = logging.getLogger(__name__)
 
 @functools.cache
 def google_errors() -> tuple[tuple[tuple[type[BaseException], ...], str], ...]:
-    """What Google's clients raise, and what it means for the next step; the first match counts."""
+    """Return the exceptions of Google's clients with their `BackendError` kinds; the first match counts."""
     import requests
     from firebase_admin import exceptions as firebase
     from google.api_core import exceptions as api
@@ -38,10 +35,10 @@ def google_errors() -> tuple[tuple[tuple[type[BaseException], ...], str], ...]:
 def translated(
     service: str, passing: tuple[type[Exception], ...] = (), invalid: tuple[type[Exception], ...] = ()
 ) -> Iterator[None]:
-    """Google's errors leave as `BackendError`, logged once by their type; what is in none of them passes.
+    """Raise Google's errors as `BackendError`, logged by their type; other errors propagate unchanged.
 
-    `passing` are errors that may pass by trying again here, `invalid` those that what was sent is to blame for,
-    whatever they mean elsewhere.
+    For this call, `passing` errors count as transient and `invalid` ones as caused by the content, whatever the table
+    says.
     """
     try:
         yield

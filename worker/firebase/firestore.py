@@ -1,6 +1,6 @@
-"""`Documents` over Firestore: one call, one attempt, with the version that it was decided on.
+"""`DocumentStore` on Firestore: each call is one attempt.
 
-Knows Google's client, which is imported when it is first used. Knows no field of a document and no job.
+Imports Google's client on first use. Knows no document field and no job.
 """
 
 import contextlib
@@ -16,14 +16,14 @@ from worker.document.store import FieldValue, Snapshot
 from worker.firebase.errors import translated
 
 _NOT_ENCODED = (TypeError, ValueError)
-"""What the client raises over a value that it cannot even send: a lone surrogate, a number of more than 64 bits."""
+"""What the client raises for a value that it cannot encode: a lone surrogate, an integer of more than 64 bits."""
 _OURS = re.compile(r"generations/[^/]+/files/[^/]+")
 _MAX_PAGES = 20
 
 _CLOCK_SECONDS = 2.0
-"""How far this machine's two clocks may go apart, and the server's time still be known from them."""
+"""How far wall clock and monotonic clock may diverge before the server's time counts as unknown."""
 _RENEW_SECONDS = 4.0
-"""A connection that nothing answered on for so long, and then fails, is made anew."""
+"""A client without a response for this long is replaced when its next call fails."""
 _CHANNEL_OPTIONS = {
     "grpc.initial_reconnect_backoff_ms": 200,
     "grpc.max_reconnect_backoff_ms": 1000,
@@ -31,17 +31,17 @@ _CHANNEL_OPTIONS = {
     "grpc.keepalive_timeout_ms": 4000,
     "grpc.use_local_subchannel_pool": 1,
 }
-"""After an outage of any length Firestore is used again within 5 s. By default gRPC's pause between two connections
-grows to two minutes, it waits 20 s for one to be made (`min_reconnect_backoff_ms` is that time, too), and as long until
-a connection whose bytes nobody acknowledges counts as lost. What no option bounds, its pause between two questions
-after the host's address, ends with a new client; connections are no other client's, so nor is what they wait for."""
+"""With these, Firestore is used again within 5 s after an outage of any length. By default gRPC's pause between two
+connection attempts grows to two minutes, an attempt may take 20 s (`min_reconnect_backoff_ms` sets that, too), and so
+may the detection of a dead connection. No option bounds its pause between name lookups, so a new client is opened; the
+local subchannel pool keeps it from sharing the old one's connections and back-off."""
 
 
 def open_client(project: str | None, database: str, credentials: Any, emulator: str | None = None) -> Any:
-    """Google's client, which connects when it is first used; `emulator` is the address of one, if it is to be asked.
+    """Return Google's client, which connects on first use; `emulator` is the address of an emulator.
 
     Raises:
-        ValueError: it does not take the project or the database.
+        ValueError: the client rejects the project or the database.
     """
     if not isinstance(database, str):
         raise ValueError("a database has a name")  # noqa: TRY004 - what Google's own clients raise
@@ -56,7 +56,7 @@ def open_client(project: str | None, database: str, credentials: Any, emulator: 
             return super().create_channel(*address, **{**how, "options": _with_ours(how.get("options"))})
 
     class BoundedClient(Client):
-        """Its channels differ in their options alone."""
+        """Google's client with our channel options."""
 
         @property
         def _firestore_api(self) -> Any:
@@ -72,7 +72,7 @@ def open_client(project: str | None, database: str, credentials: Any, emulator: 
                 self._firestore_api_internal.transport.close()
 
     client = BoundedClient(project=project, credentials=credentials, database=database)
-    client._emulator_host = emulator  # by itself it would ask the environment, which may say something else by now
+    client._emulator_host = emulator  # not from the environment, which may have changed
     return client
 
 
@@ -81,10 +81,10 @@ def _with_ours(options: Iterable[tuple[str, Any]] | None) -> list[tuple[str, Any
 
 
 class FirestoreStore:
-    """`Documents` over Firestore. One call, one attempt: who calls knows better when to try again."""
+    """Implements `DocumentStore` on Firestore. Each call is one attempt; the caller decides about retries."""
 
     def __init__(self, client: Any, reopen: Callable[[], Any] | None = None) -> None:
-        """`reopen` makes another client, for when nothing is heard of this one's service for long."""
+        """`reopen` makes a new client, which replaces one whose service has not answered for long."""
         self.client = client
         self._reopen, self._before = reopen, client
         self._lock = threading.Lock()
@@ -92,7 +92,7 @@ class FirestoreStore:
         self._clock: tuple[datetime, float, float] | None = None
 
     def read(self, path: str, *, timeout: float) -> Snapshot:
-        """The document now, with the server's time."""
+        """As `DocumentStore.read`."""
         with self._asking():
             found = self.client.document(path).get(retry=None, timeout=timeout)
         read_at = found.read_time or datetime.now(UTC)
@@ -100,7 +100,7 @@ class FirestoreStore:
         return Snapshot(found.to_dict() if found.exists else None, found.update_time, read_at)
 
     def create(self, path: str, fields: Mapping[str, Any], *, timeout: float) -> object | None:
-        """A new document; None where one exists."""
+        """As `DocumentStore.create`."""
         from google.api_core.exceptions import Conflict
 
         with self._asking(invalid=_NOT_ENCODED):
@@ -112,7 +112,7 @@ class FirestoreStore:
         return written.update_time  # type: ignore[no-any-return]  # the client is untyped
 
     def update(self, path: str, fields: Mapping[str, Any], *, unchanged: object, timeout: float) -> object | None:
-        """Change fields of the unchanged document; None where it changed or is gone."""
+        """As `DocumentStore.update`."""
         from google.api_core.exceptions import FailedPrecondition, NotFound
 
         option = self.client.write_option(last_update_time=unchanged)
@@ -125,14 +125,14 @@ class FirestoreStore:
         return written.update_time  # type: ignore[no-any-return]  # the client is untyped
 
     def delete(self, path: str, *, timeout: float) -> None:
-        """Delete a document, whatever is in it; nothing happens where there is none."""
+        """Delete a document unconditionally; no effect if it does not exist."""
         with self._asking():
             self.client.document(path).delete(retry=None, timeout=timeout)
 
     def older(self, status: str, field: str, than: datetime, *, limit: int, timeout: float) -> list[str]:
-        """Paths of documents `generations/*/files/*` with this status whose time in `field` is earlier, oldest first.
+        """Return paths `generations/*/files/*` with this status whose time in `field` is before `than`, oldest first.
 
-        Other collections may be called `files`, too: what lies elsewhere is passed over, as far as `_MAX_PAGES` go.
+        Documents of other collections named `files` are skipped, over at most `_MAX_PAGES` pages.
         """
         from google.cloud.firestore import FieldFilter
 
@@ -155,7 +155,7 @@ class FirestoreStore:
         return paths[:limit]
 
     def now(self) -> datetime | None:
-        """The server's time by its last answer; None where this machine stood still or was set anew since."""
+        """The server's time by its last response; None if this machine's clock was suspended or set since."""
         if self._clock is None:
             return None
         told, monotonic, wall = self._clock
@@ -163,7 +163,7 @@ class FirestoreStore:
         return told + timedelta(seconds=passed) if abs(time.time() - wall - passed) < _CLOCK_SECONDS else None
 
     def written_at(self, version: object) -> datetime:
-        """A version is the time of its write."""
+        """As `DocumentStore.written_at`: a version is its update time."""
         assert isinstance(version, datetime)  # noqa: S101 - what `create` and `update` return
         return version
 
@@ -185,7 +185,7 @@ class FirestoreStore:
         with self._lock:
             if self._reopen is None or time.monotonic() - self._heard_at < _RENEW_SECONDS:
                 return
-            # The last one may still be in use by other threads; the one before it cannot be, after so long.
+            # Other threads may still use the current client, but after so long not the one before it.
             before, self._before, self.client = self._before, self.client, self._reopen()
             self._heard_at = time.monotonic()
             if before is not self._before:

@@ -1,6 +1,6 @@
-"""`Bucket` over Google Cloud Storage, with token metadata, preconditions, checked CRC32C and one time budget a call.
+"""`Bucket` on Google Cloud Storage, with preconditions, verified CRC32C and one deadline per call.
 
-Knows Google's client, which is imported when it is first used. Knows no path and no job.
+Imports Google's client on first use. Knows no path and no job.
 """
 
 import base64
@@ -18,20 +18,20 @@ from worker.storage.store import ObjectEncoded, ObjectInfo, ObjectTooLarge
 
 CONNECT_SECONDS = 2.5
 READ_SECONDS = 4.0
-"""Longest silence of the other side while a request is under way; a slow but moving upload is never cut."""
+"""Longest silence of the server during a request; a slow upload that still makes progress is never cut off."""
 
 T = TypeVar("T")
 
 
 class FirebaseBucket:
-    """`Bucket` over Google Cloud Storage, with token metadata, preconditions and checked CRC32C."""
+    """Implements `Bucket` on Google Cloud Storage."""
 
     def __init__(self, bucket: Any) -> None:
         self._bucket = bucket
         self.name: str = bucket.name
 
     def info(self, path: str, *, deadline: float) -> ObjectInfo | None:
-        """The object's generation, checksum and metadata."""
+        """As `Bucket.info`."""
         blob = _within(deadline, functools.partial(self._bucket.get_blob, path))
         return _object_info(blob) if blob is not None else None
 
@@ -46,7 +46,7 @@ class FirebaseBucket:
         deadline: float,
         delete_at: datetime | None = None,
     ) -> ObjectInfo | None:
-        """One conditional upload; retried within the deadline, which the precondition makes safe."""
+        """As `Bucket.upload`. Retries until the deadline, which the precondition makes safe."""
         from google.api_core.exceptions import BadRequest, PreconditionFailed
 
         blob = self._bucket.blob(path)
@@ -64,7 +64,7 @@ class FirebaseBucket:
                 return None
             return _object_info(blob)
 
-        # What is sent here is well formed: where the service says it is not, it was damaged on its way.
+        # The request is well formed: a BadRequest means that it was damaged in transit.
         return _within(deadline, once, passing=(BadRequest,))
 
     def take_over(
@@ -76,7 +76,7 @@ class FirebaseBucket:
         deadline: float,
         delete_at: datetime | None = None,
     ) -> ObjectInfo | None:
-        """Change metadata of the object as it was seen; None where it is gone or changed."""
+        """As `Bucket.take_over`."""
         from google.api_core.exceptions import NotFound, PreconditionFailed
 
         blob = self._bucket.blob(path)
@@ -95,7 +95,7 @@ class FirebaseBucket:
         return _within(deadline, once)
 
     def delete(self, path: str, *, generation: int, metageneration: int, deadline: float) -> None:
-        """Delete the object as it was left; a missing, newer or taken over one is left alone."""
+        """As `Bucket.delete`."""
         from google.api_core.exceptions import NotFound, PreconditionFailed
 
         as_left = {"if_generation_match": generation, "if_metageneration_match": metageneration}
@@ -107,7 +107,7 @@ class FirebaseBucket:
         _within(deadline, once)
 
     def read(self, path: str, *, max_bytes: int, deadline: float) -> tuple[ObjectInfo, bytes] | None:
-        """The whole object, after a look at its size and encoding."""
+        """As `Bucket.read`. Checks size and encoding before it downloads."""
         blob = _within(deadline, functools.partial(self._bucket.get_blob, path))
         if blob is None:
             return None
@@ -118,7 +118,7 @@ class FirebaseBucket:
 
         def once(**bounds: Any) -> bytes:
             into = _Bounded(max_bytes)
-            # Raw: the client would undo an encoding, whatever comes of it; 241 bytes of Brotli are 300 MB.
+            # Raw, because the client would decode without a limit: 241 bytes of Brotli become 300 MB.
             blob.download_to_file(into, raw_download=True, if_generation_match=blob.generation, **bounds)
             return into.getvalue()
 
@@ -132,7 +132,7 @@ class FirebaseBucket:
 
 
 class _Bounded(io.BytesIO):
-    """Takes no more than it may hold, whatever was said of the size before."""
+    """A buffer that raises once it would exceed `most` bytes, whatever size was announced."""
 
     def __init__(self, most: int) -> None:
         super().__init__()
@@ -146,9 +146,9 @@ class _Bounded(io.BytesIO):
 
 
 def _within(deadline: float, call: Callable[..., T], passing: tuple[type[Exception], ...] = ()) -> T:
-    """`call`, tried again while what failed may pass and there is time.
+    """Call `call`, and repeat it on transient errors until the deadline.
 
-    Google's own retries give the last try as much time as the first one had, past any deadline.
+    Google's own retries are off: they give the last attempt as much time as the first, past any deadline.
     """
 
     def once() -> T:

@@ -1,1 +1,1 @@
-"""The client's pictures, fetched from untrusted places."""
+"""Fetches the client's pictures and LoRAs from untrusted places."""

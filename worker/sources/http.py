@@ -1,8 +1,8 @@
-"""A stranger's https:// URL -> its bytes, without being led anywhere inside.
+"""Downloads a stranger's https:// URL without ever connecting to an internal address.
 
-Knows names, addresses, TLS and redirects. Does not know images or what the bytes are for. An address is checked where
-the connection is made, and that very address is dialled: nothing can change between the check and the use.
-Follows OWASP's Server-Side Request Forgery Prevention Cheat Sheet.
+Each address is checked where the connection is made, and exactly that address is dialled, so nothing can change between
+check and use. Follows OWASP's Server-Side Request Forgery Prevention Cheat Sheet. Knows names, addresses, TLS and
+redirects; does not know what the bytes are.
 """
 
 import functools
@@ -26,12 +26,12 @@ from worker.core.errors import DownloadFailed, UrlBlocked
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolver = Callable[[str, int], Sequence[str]]
-"""A host name and a port -> every address it has. Raises OSError when it has none."""
+"""A host name and a port -> all its addresses. Raises OSError if it has none."""
 
 MAX_URL_CHARACTERS = 8192
 MAX_REDIRECTS = 5
 MAX_CODINGS = 2
-"""Content encodings over each other."""
+"""Nested content encodings."""
 DEADLINE_SECONDS = 15.0
 _ASK_EVERY_SECONDS = 0.5
 _CONNECT_SECONDS = 5.0
@@ -74,7 +74,7 @@ _BLOCKED_V4 = [
     )
 ]
 _GLOBAL_V6 = ipaddress.IPv6Network("2000::/3")
-"""All that IANA has given out for the public internet; fc00::/7, fe80::/10, fec0::/10, ff00::/8, ::1 lie outside."""
+"""All that IANA has allocated for the public internet; fc00::/7, fe80::/10, fec0::/10, ff00::/8, ::1 lie outside."""
 _BLOCKED_V6 = [
     ipaddress.IPv6Network(network)
     for network in ("2001::/23", "2001:db8::/32", "2002::/16", "2620:4f:8000::/48", "3fff::/20")
@@ -83,30 +83,30 @@ _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address is one that anybody on the internet could reach."""
+    """Whether an address is reachable from the public internet."""
     if isinstance(address, ipaddress.IPv4Address):
         return address.is_global and not any(address in network for network in _BLOCKED_V4)
     if address in _NAT64:
-        # On a network without IPv4, every old host resolves to one of these: what counts is where it leads.
+        # On an IPv6-only network every IPv4 host resolves to one of these: the embedded address decides.
         return is_public(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
     return address in _GLOBAL_V6 and not any(address in network for network in _BLOCKED_V6)
 
 
 def resolve_with_system(host: str, port: int) -> Sequence[str]:
-    """Every address the system's resolver has for a host, its order kept."""
+    """Return the addresses of a host from the system's resolver, in its order."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
 
 
 @functools.cache
 def _system_tls() -> ssl.SSLContext:
-    # trust_env=False: SSL_CERT_FILE and SSLKEYLOGFILE of the environment do not count.
+    # trust_env=False: ignore SSL_CERT_FILE and SSLKEYLOGFILE.
     return httpx.create_ssl_context(trust_env=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Fetcher:
-    """Downloads files. The resolver and the rest are for tests; the defaults are the strict ones."""
+    """Downloads files. The defaults are the strict values; only tests change the resolver and what follows it."""
 
     max_bytes: int
     deadline_seconds: float = DEADLINE_SECONDS
@@ -123,7 +123,7 @@ class Fetcher:
         raise_if_stopped: Callable[[], None] | None = None,
         seconds: float = math.inf,
     ) -> bytes:
-        """`pieces` in memory, with the same arguments and errors."""
+        """Return the whole body; arguments and errors as for `pieces`."""
         return b"".join(self.pieces(url, what, raise_if_stopped, seconds=seconds))
 
     def pieces(
@@ -135,14 +135,14 @@ class Fetcher:
         seconds: float = math.inf,
         token: tuple[str, str] | None = None,
     ) -> Generator[bytes, None, None]:
-        """Download `url` within the deadline; redirects are followed by hand and checked like the first URL.
+        """Download `url` within the deadline. Redirects are followed here, and checked like the first URL.
 
         Args:
             url: an https:// URL from a stranger.
-            what: the field it came from; every message starts with it. Neither URL nor host is repeated.
-            raise_if_stopped: asked about twice a second; what it raises ends the download and is passed on.
-            seconds: how long it may take, where that is less than the deadline.
-            token: a host, and a bearer token that is sent to it and to no other that it redirects to.
+            what: the request field, with which every error message begins. Messages never repeat the URL or host.
+            raise_if_stopped: called about twice a second; an error that it raises ends the download and propagates.
+            seconds: the time limit, if shorter than the deadline.
+            token: a host, and a bearer token that is sent only to that host, not to one it redirects to.
 
         Raises:
             UrlBlocked: not https on an allowed port, malformed, or leads to an address that is not public.
@@ -169,10 +169,10 @@ class Fetcher:
         raise DownloadFailed("download_failed.redirects", field=what, most=MAX_REDIRECTS, retryable=False)
 
     def _check(self, url: str, what: str) -> httpx.URL:
-        """What can be told of a URL without asking anybody.
+        """Check a URL without any network access.
 
-        Path and query may hold what browsers percent-encode, and the host may be written in any script. What parsers
-        disagree about (control characters, backslashes, a user name) is refused.
+        Path and query may contain characters that browsers percent-encode, and the host may be in any script. Anything
+        that parsers disagree about (control characters, backslashes, a user name) is refused.
         """
         if len(url) > MAX_URL_CHARACTERS or _CONTROL.search(url) or "\\" in url:
             raise UrlBlocked("url_blocked.characters", field=what, most=MAX_URL_CHARACTERS)
@@ -188,8 +188,8 @@ class Fetcher:
         return parsed
 
     def _join(self, base: httpx.URL, location: bytes, what: str) -> str:
-        """Where a redirect leads, as browsers read it: bytes beyond ASCII are the server's own, in whatever code."""
-        # Nor do tabs and surplus slashes count there: https://url.spec.whatwg.org/#url-parsing
+        """Resolve a redirect as browsers do: bytes beyond ASCII are percent-encoded as they are."""
+        # Tabs and surplus slashes are ignored: https://url.spec.whatwg.org/#url-parsing
         parts = _LOCATION.fullmatch(location.strip().replace(b"\t", b""))
         assert parts is not None  # noqa: S101 - it matches everything
         start, path, rest = parts["start"] or b"", parts["path"], parts["rest"]
@@ -221,10 +221,10 @@ def _core_url(url: httpx.URL) -> httpcore.URL:
 
 
 def _with_ascii_host(url: str) -> str:
-    """The URL with its host as name servers know it (https://www.unicode.org/reports/tr46/), as browsers do.
+    """Convert the host to its ASCII form as browsers do: https://www.unicode.org/reports/tr46/.
 
     Raises:
-        UnicodeError: it has none (idna's errors are among these).
+        UnicodeError: it has none (idna's errors are subclasses).
     """
     found = _AUTHORITY.match(url)
     if found is None or found[0].isascii():
@@ -236,7 +236,7 @@ def _with_ascii_host(url: str) -> str:
 
 
 def _escaped(text: bytes) -> str:
-    """A part of a URL with all but printable ASCII in percent; the rest is left to httpx."""
+    """Percent-encode everything but printable ASCII; httpx handles the rest."""
     return "".join(chr(byte) if 0x20 < byte < 0x7F and byte != 0x5C else f"%{byte:02X}" for byte in text)
 
 
@@ -247,14 +247,14 @@ def _location(response: httpcore.Response) -> bytes | None:
 
 
 def _header(response: httpcore.Response, wanted: bytes) -> bytes:
-    """A header's value; one that stands there several times is one list (RFC 9110, 5.3)."""
+    """Return a header's value; repeated headers are joined to one list (RFC 9110, 5.3)."""
     return b",".join(value for name, value in response.headers if name.lower() == wanted).lower()
 
 
 def _decoded(pieces: Iterable[bytes], encoding: bytes, what: str) -> Iterator[bytes]:
-    """The body without its content encodings, in small pieces: a bomb is noticed while it unfolds.
+    """Decode the body in small pieces, so that a decompression bomb is detected early.
 
-    Names that are no encoding (`utf-8`, `binary`, `none`, `aws-chunked`) mean nothing, as in browsers.
+    Names that are not encodings (`utf-8`, `binary`, `none`, `aws-chunked`) are ignored, as in browsers.
     """
     names = [name.strip() for name in encoding.split(b",")]
     codings = [name for name in names if name in _UNFOLDED | _NOT_UNFOLDED]
@@ -266,7 +266,7 @@ def _decoded(pieces: Iterable[bytes], encoding: bytes, what: str) -> Iterator[by
 
 
 def _unfolded(pieces: Iterable[bytes], coding: bytes, what: str) -> Iterator[bytes]:
-    """One encoding taken away; bytes that are not encoded, whatever the server says, pass as they are."""
+    """Undo one encoding; bytes that are not encoded, whatever the server claims, pass unchanged."""
     pieces = filter(None, pieces)
     start = b""
     while len(start) < 2 and (piece := next(pieces, b"")):
@@ -276,14 +276,14 @@ def _unfolded(pieces: Iterable[bytes], coding: bytes, what: str) -> Iterator[byt
         yield start
         yield from pieces
         return
-    # `deflate` is zlib's format by its specification, and bare deflate from some servers; browsers take both.
+    # `deflate` is zlib's format by specification, but raw deflate from some servers; browsers accept both.
     is_zlib = len(start) > 1 and start[0] & 15 == 8 and int.from_bytes(start[:2]) % 31 == 0
     wbits = 47 if is_gzip or is_zlib else -15
     unfold = zlib.decompressobj(wbits)
     for piece in itertools.chain([start], pieces):
         while piece:
             if unfold.eof:
-                # Members one after another are one file (RFC 1952, 2.2); anything else behind the end is none of it.
+                # Consecutive gzip members form one file (RFC 1952, 2.2); other trailing bytes are ignored.
                 if not (is_gzip and b"\x1f\x8b".startswith(piece[:2])):
                     return
                 unfold = zlib.decompressobj(wbits)
@@ -297,7 +297,7 @@ def _unfolded(pieces: Iterable[bytes], coding: bytes, what: str) -> Iterator[byt
 
 
 class _Dialler(httpcore.NetworkBackend):
-    """Connects to checked addresses only, and holds every wait to the download's deadline."""
+    """Connects to checked addresses only, and bounds every wait by the download's deadline."""
 
     def __init__(self, fetcher: Fetcher, what: str, seconds: float, raise_if_stopped: Callable[[], None]) -> None:
         self.raise_if_stopped = raise_if_stopped
@@ -306,7 +306,7 @@ class _Dialler(httpcore.NetworkBackend):
         self._backend = httpcore.SyncBackend()
 
     def left(self, at_most: float) -> float:
-        """Seconds to wait now; asks whether to go on.
+        """Return the seconds left, at most `at_most`, after checking whether the job was stopped.
 
         Raises:
             DownloadFailed: the deadline has passed.
@@ -342,7 +342,7 @@ class _Dialler(httpcore.NetworkBackend):
         raise failure
 
     def _resolve(self, host: str, port: int) -> list[Address]:
-        # The system's resolver knows no timeout. A thread that waits for a dead name server ends by itself, later.
+        # The system's resolver has no timeout. A thread that waits for a dead name server ends later by itself.
         found: list[str] = []
 
         def ask() -> None:
@@ -361,7 +361,7 @@ class _Dialler(httpcore.NetworkBackend):
 
 
 class _Stream(httpcore.NetworkStream):
-    """A connection whose every read asks whether to go on, and ends with the deadline and not some time after it."""
+    """A connection whose reads check the stop signal and end exactly at the deadline."""
 
     def __init__(self, stream: httpcore.NetworkStream, dial: _Dialler) -> None:
         self._stream, self._dial = stream, dial

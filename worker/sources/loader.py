@@ -1,7 +1,7 @@
-"""A request's references to pictures -> pictures in memory, safely.
+"""Loads the pictures that a request refers to.
 
-Knows where a picture may come from: inline, the public internet, the user's own folders. Does not know models or the
-sizes they like, how a download or a bucket works, or how bytes become pixels. Every error names the field.
+Knows the allowed sources: inline data, the public internet, the user's own folders. Does not know models and their
+sizes, how a download or a bucket works, or how bytes become pixels. Every error names the field.
 """
 
 import base64
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 USER_FOLDERS = ("uploads", "generating")
 LISTED_PIXELS = 2048 * 2048
-"""Most pixels of a picture in a list (`controlnets`, `ip_adapters`) that are kept: as many as an image may have that it
-controls, and many more than an image encoder sees."""
+"""Pixel limit of a picture in a list (`controlnets`, `ip_adapters`): the largest image that it can control, and far more
+than an image encoder uses."""
 MAX_OBJECT_NAME_BYTES = 1024
-"""Cloud Storage's own limit for the name of an object."""
+"""Cloud Storage's limit for an object name."""
 
 _OBJECT_URL = re.compile(r"gs://(?P<bucket>[a-z0-9][a-z0-9._-]{1,220}[a-z0-9])/(?P<path>.+)", re.DOTALL)
 _STANDARD_ALPHABET = bytes.maketrans(b"-_", b"+/")
@@ -40,7 +40,7 @@ class ReadObject(Protocol):
     """Reads one object of the configured bucket."""
 
     def __call__(self, path: str, max_bytes: int, seconds: float) -> bytes:
-        """The object's bytes, within so many seconds.
+        """Return the object's bytes, within `seconds`.
 
         Raises:
             DownloadFailed: there is no such object, or it is larger than `max_bytes`.
@@ -50,7 +50,7 @@ class ReadObject(Protocol):
 
 
 class SourceLoader:
-    """Loads what a request refers to. Blocking: call it in a thread."""
+    """Loads a request's pictures. Blocking: call it in a thread."""
 
     def __init__(
         self, settings: Settings, read_object: ReadObject | None = None, fetcher: Fetcher | None = None
@@ -64,15 +64,15 @@ class SourceLoader:
     def load(
         self, request: Request, user_id: str | None, raise_if_stopped: Callable[[], None] = lambda: None
     ) -> Sources:
-        """The request's pictures in their own size: each RGB, the mask L (white = repaint).
+        """Load the request's pictures in their own size: RGB, the mask as L (white = repaint).
 
-        A picture that is named twice is read once. All of them share `timing.SOURCES_SECONDS`; the wait for other jobs'
-        pictures to be decoded does not count.
+        A picture that is named twice is read once. All pictures share `timing.SOURCES_SECONDS`; waiting while other
+        jobs' pictures are decoded does not count.
 
         Args:
-            request: what names them.
-            user_id: whose folders a gs:// path may lie in, as far as that is established; None: nobody's.
-            raise_if_stopped: asked before each picture and during downloads; what it raises is passed on.
+            request: names the pictures.
+            user_id: the verified user in whose folders a gs:// path may lie; None: gs:// is refused.
+            raise_if_stopped: called before each picture and during downloads; its errors propagate.
 
         Raises:
             InvalidInput, Forbidden, UrlBlocked, DownloadFailed, InvalidImage: each names the field.
@@ -142,7 +142,7 @@ class SourceLoader:
 
 
 def own_object_path(ref: str, what: str, *, bucket: str, user_id: str) -> str:
-    """The object's name out of a gs:// reference, if it is the user's own.
+    """Return the object name of a gs:// reference to the user's own folders.
 
     Raises:
         InvalidInput: not a name that an app's upload could have.
@@ -174,9 +174,9 @@ def _check_time(what: str, seconds: float) -> None:
 
 
 def _decode_base64(text: str, what: str, max_bytes: int) -> bytes:
-    """Base64 as clients make it: with the URL's alphabet, without padding, in lines, percent-encoded.
+    """Decode base64 as clients send it: standard or URL-safe, padded or not, wrapped, percent-encoded.
 
-    A blank inside is refused: it may as well be a `+` that a form's encoding took.
+    A space inside is refused: it may have been a `+` that form encoding replaced.
     """
     data = text.strip().encode(errors="replace")
     if b"%" in data:
@@ -186,13 +186,13 @@ def _decode_base64(text: str, what: str, max_bytes: int) -> bytes:
     if b" " in data:
         raise InvalidInput([FieldProblem(what, "invalid_input.base64_blanks")])
     digits = data.rstrip(b"=")
-    # Checked before anything is decoded: what is refused for its length costs no more memory.
+    # Checked before decoding, so that oversized data takes no more memory.
     length = 3 * len(digits) // 4
     if length > max_bytes:
         raise InvalidInput([FieldProblem(what, "invalid_input.too_many_bytes", most=max_bytes, got=length)])
     padding = len(data) - len(digits)
     try:
-        # Python's strict decoder still lets surplus padding pass.
+        # Python's strict decoder accepts surplus padding.
         plausible = padding == 0 or (padding < 3 and len(data) % 4 == 0)
         decoded = base64.b64decode(digits + b"=" * (-len(digits) % 4), validate=True) if plausible else None
     except ValueError:

@@ -1,7 +1,7 @@
-"""The folder in which downloaded LoRAs are kept: bounded, the least recently used go first, shared between workers.
+"""A bounded cache folder for downloaded LoRAs, shared between workers; the least recently used are removed first.
 
-A file has its name only once it is whole: it is written beside it and renamed, so that a worker that is killed and two
-that fetch the same file harm nobody. Knows keys and bytes; does not know where they come from.
+A file is written under another name and renamed once it is whole, so a killed worker, or two workers that fetch the same
+file, do no harm. Knows keys and bytes; does not know where the bytes come from.
 """
 
 import contextlib
@@ -18,22 +18,22 @@ from pathlib import Path
 from worker.core.errors import DiskFull
 
 MIN_FREE_BYTES = 1 << 30
-"""What is always left free on the disk, for clips, the spool and whoever else uses it."""
+"""Disk space that always stays free, for clips, the spool and other processes."""
 PARTIAL_SECONDS = 900.0
-"""A partial file that nobody has written to for so long belongs to a worker that was killed."""
+"""A partial file without a write for this long belongs to a killed worker."""
 _LOOK_EVERY_BYTES = 32 << 20
 _ASK_EVERY_SECONDS = 0.5
 
 
 class InUse:
-    """The files that one job uses: while this lives, none of them is removed by this worker."""
+    """The files of one job. While this object lives, this worker removes none of them."""
 
     def __init__(self) -> None:
         self.paths: set[Path] = set()
 
 
 class LoraCache:
-    """At most `most_bytes` in `folder`, which is made when the first file comes."""
+    """A cache of at most `most_bytes` in `folder`, which is created with the first file."""
 
     def __init__(self, folder: Path, most_bytes: int) -> None:
         self._folder, self._most = folder, most_bytes
@@ -48,16 +48,16 @@ class LoraCache:
         in_use: InUse,
         raise_if_stopped: Callable[[], None],
     ) -> Path:
-        """The file of that key, fetched where it is not there yet; who wants the same at the same time waits for it.
+        """Return the file of a key, fetching it if necessary; concurrent calls for one key fetch it once.
 
         Args:
             key: hexadecimal, the same for the same content.
-            pieces: gives the content; what it raises is passed on, and nothing of the file is kept.
-            in_use: the file is added to it.
-            raise_if_stopped: asked while waiting.
+            pieces: yields the content; its errors propagate, and nothing of the file is kept.
+            in_use: receives the file.
+            raise_if_stopped: called while waiting.
 
         Raises:
-            DiskFull: there is no room for it.
+            DiskFull: there is no room for the file.
         """
         path = self._folder / f"{key}.safetensors"
         with self._alone(key, raise_if_stopped):
@@ -70,7 +70,7 @@ class LoraCache:
 
     @contextlib.contextmanager
     def _alone(self, key: str, raise_if_stopped: Callable[[], None]) -> Iterator[None]:
-        """One at a time for each key."""
+        """Hold the lock of a key."""
         with self._lock:
             lock = self._coming.setdefault(key, threading.Lock())
         while not lock.acquire(timeout=_ASK_EVERY_SECONDS):
@@ -81,10 +81,10 @@ class LoraCache:
             lock.release()
 
     def _take(self, path: Path, in_use: InUse) -> bool:
-        """Whether it is there; then it counts as used just now."""
+        """Mark the file as just used; returns whether it exists."""
         with self._lock:
             try:
-                # Not when it was written: by that, the engine knows a file that it has read.
+                # Keep the modification time: the engine recognises a file that it has read by it.
                 os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
             except OSError:
                 return False
@@ -116,10 +116,10 @@ class LoraCache:
             partial.unlink(missing_ok=True)
 
     def _make_room(self) -> None:
-        """Remove what was not used for longest until all of it, what is arriving included, is within its bounds.
+        """Remove the least recently used files until everything, including partial files, is within the limits.
 
         Raises:
-            DiskFull: what is in use, or arriving, is too much already.
+            DiskFull: files in use and partial files alone exceed them.
         """
         with self._lock:
             kept = {path for job in self._jobs for path in job.paths}
@@ -145,7 +145,7 @@ class LoraCache:
 
 
 def cache_folder(wanted: Path) -> Path:
-    """`wanted` where it can be written (on a volume), else a folder of this user's among the temporary ones."""
+    """Return `wanted` if it is writable (on a volume), else a per-user temporary folder."""
     for folder in (wanted, wanted.parent):
         if folder.is_dir():
             if os.access(folder, os.W_OK | os.X_OK):
@@ -155,7 +155,7 @@ def cache_folder(wanted: Path) -> Path:
 
 
 def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """Those of the cache, others left out; another worker may remove one at any moment."""
+    """Yield the cache's files; another worker may remove one at any moment."""
     for path in [*folder.glob("*.safetensors"), *folder.glob(".*.partial")]:
         with contextlib.suppress(FileNotFoundError):
             yield path, path.stat()

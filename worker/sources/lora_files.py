@@ -1,7 +1,7 @@
-"""LoRAs that a request names -> their files on this machine, downloaded where they are not here yet.
+"""Finds or downloads the LoRA files that a request names.
 
-Knows the hub's addresses, whose token goes where, and how a .safetensors file begins. Does not know what is in one: the
-engine reads it. The operator's tokens are sent to their own hosts alone.
+Each of the operator's tokens is sent only to its own host. Knows the hub's addresses and how a .safetensors file
+begins; does not know its content, which the engine reads.
 """
 
 import contextlib
@@ -24,19 +24,19 @@ from worker.sources.http import Fetcher
 from worker.sources.lora_cache import InUse, LoraCache, cache_folder
 
 DEADLINE_SECONDS = 300.0
-"""For all LoRAs of a job together: 1 GiB at 4 MB/s, and well within a job's own limit."""
+"""Limit for all LoRAs of a job together: 1 GiB at 4 MB/s, and well within a job's time limit."""
 RESOLVED_SECONDS = 600.0
-"""How long the hub's answer stands that a branch is at a commit; where the hub is away, longer."""
+"""How long the commit of a branch is cached; longer while the hub is unreachable."""
 _MAX_COMMITS = 256
-"""As many of the hub's answers are kept: one may name thousands of files."""
+"""Cached repository listings; one may name thousands of files."""
 STANDARD_NAME = "pytorch_lora_weights.safetensors"
-"""What diffusers and PEFT call the file of a LoRA; of several it is the one that is meant."""
+"""diffusers' and PEFT's name for a LoRA file; chosen if a repository has several."""
 _MAX_LISTING_BYTES = 4 << 20
 _MAX_HEADER_BYTES = 100_000_000
-"""Of a .safetensors file: https://github.com/huggingface/safetensors#format, "Attacks"."""
+"""Header limit of a .safetensors file: https://github.com/huggingface/safetensors#format, "Attacks"."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _NAMED = 12
-"""As many files of a repository as a message names."""
+"""Files of a repository that an error message lists."""
 _BEGINNINGS = (
     (re.compile(rb"\s*(?:<!doctype|<html|<\?xml|<head)", re.IGNORECASE), text("invalid_input.lora_is_html")),
     (re.compile(rb"\s*[{\[]"), text("invalid_input.lora_is_json")),
@@ -45,12 +45,12 @@ _BEGINNINGS = (
     (re.compile(rb"GGUF"), text("invalid_input.lora_is_gguf")),
     (re.compile(rb"\Z"), text("invalid_input.lora_is_empty")),
 )
-"""How what is no .safetensors file begins, and what it is."""
+"""How other files begin -> what they are."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Commit:
-    """A revision of a repository as it was found."""
+    """A resolved revision of a repository."""
 
     sha: str
     files: tuple[str, ...]
@@ -58,7 +58,7 @@ class _Commit:
 
 
 class LoraFiles:
-    """Fetches LoRAs and keeps them. Blocking: call it in a thread. The fetcher and the hub's address are for tests."""
+    """Fetches and caches LoRAs. Blocking: call it in a thread. Only tests pass a fetcher or a hub address."""
 
     def __init__(self, settings: Settings, fetcher: Fetcher | None = None, hub: str = f"https://{HUB_HOST}") -> None:
         self._fetcher = fetcher or Fetcher(settings.max_lora_bytes)
@@ -73,17 +73,17 @@ class LoraFiles:
     def load(
         self, wanted: Sequence[WantedLora], in_use: InUse, raise_if_stopped: Callable[[], None] = lambda: None
     ) -> tuple[LoraFile, ...]:
-        """The files, in the order of `wanted`.
+        """Return the files, in the order of `wanted`.
 
         Args:
-            wanted: what `wanted_loras` allowed.
-            in_use: the files stay as long as this lives.
-            raise_if_stopped: asked during downloads and waits; what it raises is passed on.
+            wanted: the LoRAs that `wanted_loras` allowed.
+            in_use: keeps the files on disk as long as it lives.
+            raise_if_stopped: called during downloads and waits; its errors propagate.
 
         Raises:
             UrlBlocked, DownloadFailed, InvalidInput: naming the field.
-            ModelUnavailable: what the operator named is not there, or is another file.
-            DiskFull: there is no room for one.
+            ModelUnavailable: a file that the operator named is missing, or is another one.
+            DiskFull: there is no room for a file.
         """
         deadline = time.monotonic() + DEADLINE_SECONDS
 
@@ -113,10 +113,10 @@ class LoraFiles:
         return self._cache.file(digest, lambda: self._pieces(url, wanted, token, ask), in_use, ask)
 
     def _checked(self, path: Path, wanted: WantedLora) -> Path:
-        """A file of this machine, which is the one that the operator chose; it is read once for each time it changes.
+        """Return a local file after checking its SHA-256, which is computed again only when the file changes.
 
         Raises:
-            ModelUnavailable: it is another one.
+            ModelUnavailable: the file is not the one that the operator chose.
         """
         if wanted.sha256 is not None:
             state = path.stat()
@@ -131,11 +131,11 @@ class LoraFiles:
     def _pieces(
         self, url: str, wanted: WantedLora, token: tuple[str, str] | None, ask: Callable[[], None]
     ) -> Iterator[bytes]:
-        """The content, looked at as it arrives.
+        """Yield the content of a download, checked as it arrives.
 
         Raises:
             InvalidInput: it does not begin as a .safetensors file does.
-            ModelUnavailable: it is not the file that the operator chose.
+            ModelUnavailable: its SHA-256 is not the one that the operator chose.
         """
         start, begun, digest = b"", False, hashlib.sha256()
         with contextlib.closing(self._download(url, wanted.field, token, ask)) as pieces:
@@ -162,7 +162,7 @@ class LoraFiles:
         ask: Callable[[], None],
         fetcher: Fetcher | None = None,
     ) -> Generator[bytes, None, None]:
-        # The deadline is that of all LoRAs together: `ask` keeps it.
+        # `ask` enforces the deadline, which all LoRAs share.
         fetcher = dataclasses.replace(fetcher or self._fetcher, deadline_seconds=DEADLINE_SECONDS)
         try:
             yield from fetcher.pieces(url, field, ask, token=token)
@@ -173,10 +173,10 @@ class LoraFiles:
             raise
 
     def _resolved(self, source: HubFile, wanted: WantedLora, ask: Callable[[], None]) -> tuple[str, str]:
-        """The commit and the file that a source stands for; who names both is asked nothing."""
+        """Return the commit and the file of a source; asks the hub unless the source names both."""
         if source.file is not None and source.revision is not None and _COMMIT.fullmatch(source.revision):
             return source.revision, source.file
-        # What the operator's token may read is nobody else's to see, not even its files' names.
+        # Keyed by `listed`: clients must not see what only the operator's token can read, not even file names.
         key = source.repository, source.revision, wanted.listed
         commit = self._commits.get(key)
         if commit is None or time.monotonic() - commit.found_at > RESOLVED_SECONDS:
@@ -191,10 +191,10 @@ class LoraFiles:
         return commit.sha, _chosen(commit.files, source.file, wanted.field)
 
     def _ask_hub(self, source: HubFile, wanted: WantedLora, ask: Callable[[], None]) -> _Commit:
-        """What the hub says of a repository: https://huggingface.co/docs/hub/api, "Models".
+        """Ask the hub for a repository's commit and files: https://huggingface.co/docs/hub/api, "Models".
 
         Raises:
-            DownloadFailed: it has none such that may be read, or gave no answer.
+            DownloadFailed: the repository is missing or not readable, or the hub did not answer.
         """
         field = wanted.field
         revision = f"/revision/{quote(source.revision, safe='')}" if source.revision else ""
@@ -217,7 +217,7 @@ class LoraFiles:
         return _Commit(sha, tuple(one for one in files if one.endswith(".safetensors")), time.monotonic())
 
     def _token_of_hub(self, wanted: WantedLora) -> tuple[str, str] | None:
-        """For what the operator chose alone: else clients would read whatever the operator's account may."""
+        """The hub token, only for LoRAs that the operator lists: clients must not read with the operator's account."""
         host = urlsplit(self._hub).hostname or ""
         return (host, self._hub_token) if self._hub_token and wanted.listed else None
 
@@ -226,10 +226,10 @@ class LoraFiles:
 
 
 def _local(path: Path, name: str) -> Path:
-    """A file of this machine, or the only one in a folder.
+    """Return a local file, or the only one in a folder.
 
     Raises:
-        ModelUnavailable: it is not there.
+        ModelUnavailable: it does not exist, or the folder has several.
     """
     if path.is_file():
         return path
@@ -242,10 +242,10 @@ def _local(path: Path, name: str) -> Path:
 
 
 def _chosen(files: Sequence[str], asked: str | None, field: str) -> str:
-    """The one file of a repository that is meant.
+    """Choose the file of a repository.
 
     Raises:
-        InvalidInput: there is none, or it is not clear which.
+        InvalidInput: there is none, or the choice is ambiguous.
     """
     listed = ", ".join(files[:_NAMED])
     if asked is not None and asked not in files:
@@ -261,10 +261,10 @@ def _chosen(files: Sequence[str], asked: str | None, field: str) -> str:
 
 
 def _check_beginning(start: bytes, field: str) -> None:
-    """A .safetensors file begins with the length of its header, eight bytes, and the header's brace.
+    """Check for the start of a .safetensors file: eight bytes of header length, then the header's brace.
 
     Raises:
-        InvalidInput: this is another kind of file.
+        InvalidInput: it is another kind of file.
     """
     if len(start) > 8 and start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= _MAX_HEADER_BYTES:
         return

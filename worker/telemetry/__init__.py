@@ -1,1 +1,1 @@
-"""What those who watch the worker from outside are told: one trace a job, and counts. Nothing, where nobody asked."""
+"""Traces and metrics: one trace per job. Off unless the operator configures an endpoint."""

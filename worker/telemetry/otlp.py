@@ -1,9 +1,7 @@
-"""Spans and metrics over OTLP. Everything that OpenTelemetry's own variables say (headers, sampling, time-outs) holds.
+"""Sends spans and metrics over OTLP, honouring OpenTelemetry's own variables (headers, sampling, timeouts).
 
-The only importer of opentelemetry. Sends from threads of its own, in batches; what cannot be sent is dropped, and said
-once. Nothing that a user wrote, no user's id and no message of an error is in it.
-
-Attributes and instruments are named after the semantic conventions where these have a name:
+The only importer of opentelemetry. Sends batches from its own threads; what cannot be sent is dropped, and logged once.
+Contains no text of a user, no user id and no error message. Names follow the semantic conventions where they have one:
 https://opentelemetry.io/docs/specs/semconv/
 """
 
@@ -26,15 +24,15 @@ from opentelemetry.trace import Span, Status, StatusCode, format_trace_id, set_s
 
 NAME = "generation-worker"
 CLOSE_SECONDS = 3.0
-"""How long a process that ends waits for what is left to be taken: a collector may hang."""
+"""How long an ending process waits for the last batches: a collector may hang."""
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
-"""Boundaries of the histograms: from a claim to a video of ten minutes."""
+"""Histogram boundaries: from a claim to a ten-minute video generation."""
 
 log = logging.getLogger(__name__)
 
 
 class Otlp:
-    """Implements `spans.Telemetry`. Connects when there is something to send; call from the main thread, once."""
+    """Implements `spans.Telemetry`. Connects on the first export; create it once, in the main thread."""
 
     def __init__(self, worker_id: str) -> None:
         _quiet()
@@ -63,7 +61,7 @@ class Otlp:
             explicit_bucket_boundaries_advisory=buckets,
         )
         self._over = threading.Event()
-        # Begun now: a process that ends begins no thread any more.
+        # Started now, because an ending process cannot start threads.
         self._closing = [
             threading.Thread(target=self._close, args=(one,), name="telemetry", daemon=True)
             for one in (self._traces, self._meters)
@@ -73,19 +71,19 @@ class Otlp:
         atexit.register(self.close)
 
     def job(self, job_id: str) -> "_Trace":
-        """A job begins."""
+        """As `spans.Telemetry.job`."""
         return _Trace(self, self._tracer.start_span("job", attributes={"generation.job.id": job_id}))
 
     def ready(self, seconds: float) -> None:
-        """The worker's models are loaded, so long after its process began."""
+        """As `spans.Telemetry.ready`."""
         self._start.record(seconds)
 
     def start_stage(self, name: str, parent: Span) -> Span:
-        """A span below a job's."""
+        """Start a child span of a job's span."""
         return self._tracer.start_span(name, set_span_in_context(parent))
 
     def close(self) -> None:
-        """Send what is left, as far as it is taken soon; also done as the process ends."""
+        """Send what is left, within `CLOSE_SECONDS`; also runs at exit."""
         atexit.unregister(self.close)
         deadline = time.monotonic() + CLOSE_SECONDS
         self._over.set()
@@ -143,28 +141,28 @@ class _Trace:
 
 
 def _outcome(error: BaseException) -> str:
-    """The code of what ended a stage; of a service that did not do what was asked, what it did."""
+    """Return the outcome of a stage that raised: the error's code, or a `BackendError`'s kind."""
     if isinstance(error, asyncio.CancelledError):
-        return "cancelled"  # the job ended for another reason, which is its own outcome
+        return "cancelled"  # the job's own outcome has the reason
     return str(getattr(error, "code", None) or getattr(error, "kind", "internal"))
 
 
 def _fail(span: Span, code: str) -> None:
     span.set_attribute("error.type", code)
-    # A user who cancels has found no error.
+    # A cancellation is not an error.
     if code != "cancelled":
         span.set_status(Status(StatusCode.ERROR))
 
 
 def _service_name() -> dict[str, str]:
-    """Ours, where OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES name none."""
+    """The default service name, unless OTEL_SERVICE_NAME or OTEL_RESOURCE_ATTRIBUTES set one."""
     named = Resource.create().attributes.get("service.name")
     unnamed = not isinstance(named, str) or named.startswith("unknown_service")
     return {"service.name": NAME} if unnamed else {}
 
 
 class _Undelivered(logging.Handler):
-    """OpenTelemetry says with host and path what it could not send, each time; this says it once, without them."""
+    """Replaces OpenTelemetry's repeated export errors, which name host and path, by one line without them."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)

@@ -1,7 +1,7 @@
-"""What is told of jobs to those who watch the worker from outside, as Protocols; and the default, which tells nothing.
+"""The Protocols of telemetry, and the default implementation, which does nothing.
 
-A job is one trace. Its stages are spans, its denoising steps are events. Knows no OpenTelemetry: that is `otlp`, which
-is imported only where the operator named a place to send to.
+A job is one trace; its stages are spans, its denoising steps are events. Knows no OpenTelemetry: `otlp` does, and is
+imported only if the operator configures an endpoint.
 """
 
 from collections.abc import Mapping
@@ -10,39 +10,39 @@ from typing import Protocol
 
 
 class JobTrace(Protocol):
-    """One job, as it is seen from outside. Every method is safe in any thread and returns at once."""
+    """The trace of one job. All methods are thread-safe and return at once."""
 
     @property
     def id(self) -> str | None:
-        """The trace's id, 32 hexadecimal digits; None where nothing is traced."""
+        """The trace id, 32 hexadecimal digits; None: not traced."""
         ...
 
     def describe(self, facts: Mapping[str, str | int | float]) -> None:
-        """Say what the job is: numbers and names of the operator's, nothing that a user wrote."""
+        """Add attributes of the job: numbers and the operator's names, never a user's text."""
         ...
 
     def stage(self, name: str) -> AbstractContextManager[None]:
-        """The body is a stage of the job. Stages may run beside each other, and end with an error."""
+        """Trace the body as a stage of the job. Stages may overlap, and may raise."""
         ...
 
     def step(self, step: int, total_steps: int) -> None:
-        """A denoising step is done."""
+        """Record a finished denoising step."""
         ...
 
     def end(self, outcome: str, *, task_type: str, gpu_seconds: float, units: int) -> None:
-        """The job has ended: `completed`, or with an error's code."""
+        """End the trace; `outcome` is `completed` or an error code."""
         ...
 
 
 class Telemetry(Protocol):
-    """Where it is told."""
+    """Receives traces and metrics."""
 
     def job(self, job_id: str) -> JobTrace:
-        """A job begins."""
+        """Begin the trace of a job."""
         ...
 
     def ready(self, seconds: float) -> None:
-        """The worker's models are loaded, so long after its process began: it may take jobs."""
+        """Record the seconds from process start until the models were loaded."""
         ...
 
 
