@@ -8,6 +8,7 @@ import json
 import os
 import re
 from collections import Counter, defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ def test_a_bad_day_loses_nothing_does_nothing_twice_and_leaves_nothing_lying(
     twice, fenced_off = _done_twice(endpoint, storm)
     asked_again = _ask_again_for_what_failed(endpoint, storm)
     storm.settle()
+    wallets = ThreadPoolExecutor(1).submit(paid, history_of(endpoint), tmp_path)
     found = Verdict(endpoint, storm)
     found.check()
     rows = {
@@ -63,7 +65,7 @@ def test_a_bad_day_loses_nothing_does_nothing_twice_and_leaves_nothing_lying(
     for title, value in rows.items():
         print(f"{title:<34} {value!s:>5}")
     print("outcomes:", dict(found.outcomes))
-    print(paid(history_of(endpoint), tmp_path))
+    print(wallets.result())
     for name in {*twice, *lying, *found.named}:
         print(found.story(name))
     assert found.broken == []

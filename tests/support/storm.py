@@ -139,9 +139,20 @@ class Storm:
             if slot.worker_id in self._mortals:
                 slot.kill()
                 slot.wait()
-        self._restart_the_dead()
-        for slot in self._slots:
-            slot.wait_ready()
+        for index in range(len(self._slots)):
+            self._have_one_ready(index)
+
+    def _have_one_ready(self, index: int) -> None:
+        """Wait until a worker asks for jobs in this place; one that leaves first, as after a GPU fault, is replaced."""
+        while True:
+            try:
+                self._slots[index].wait_ready()
+            except RuntimeError:
+                if self._slots[index].returncode is None:
+                    raise
+                self._slots[index] = self._start()
+            else:
+                return
 
     def settle(self, seconds: float = 60.0) -> None:
         """Wait until every job was answered or went down with its worker; so long at most for each answer."""
