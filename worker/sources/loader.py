@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 USER_FOLDERS = ("uploads", "generating")
 LISTED_PIXELS = 2048 * 2048
-"""Pixel limit of a picture in a list (`controlnets`, `ip_adapters`): the largest image that it can control, and far more
-than an image encoder uses."""
+"""Pixel limit of a picture in a list (`controlnets`, `ip_adapters`): the largest image that it can control, and far
+more than an image encoder uses."""
 MAX_OBJECT_NAME_BYTES = 1024
 """Cloud Storage's limit for an object name."""
 

@@ -1,7 +1,7 @@
 """A bounded cache folder for downloaded LoRAs, shared between workers; the least recently used are removed first.
 
-A file is written under another name and renamed once it is whole, so a killed worker, or two workers that fetch the same
-file, do no harm. Knows keys and bytes; does not know where the bytes come from.
+A file is written under another name and renamed once it is whole, so a killed worker, or two workers that fetch the
+same file, do no harm. Knows keys and bytes; does not know where the bytes come from.
 """
 
 import contextlib
