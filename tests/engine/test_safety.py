@@ -1,5 +1,6 @@
 """The content safety check: each result carries its flag and its own pixels, and without a checker nothing runs."""
 
+import itertools
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from tests.engine.conftest import Runner, engine_of, prepare, request_of
@@ -28,7 +30,8 @@ from worker.engine.models import hub
 from worker.engine.models.checker_files import needed_files
 from worker.engine.models.registry import PINNED, SAFETY, ModelRegistry, WeightSource
 from worker.engine.protocol import Generated, GeneratedClip, GeneratedImage
-from worker.engine.safety import SafetyChecker
+from worker.engine.resize import squares
+from worker.engine.safety import SafetyChecker, _looked_at
 
 MakeEngine = Callable[..., Engine]
 
@@ -153,8 +156,50 @@ def test_a_strip_takes_no_memory_to_speak_of(flags_nothing: Path) -> None:
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize("size", [(320, 64), (64, 320), (100, 64), (192, 64), (64, 74)])
+def test_no_part_of_a_picture_goes_unseen(tmp_path: Path, size: tuple[int, int]) -> None:
+    """The network sees a square: what was drawn at the side of a wide picture, such as beside another, passed."""
+    bad, good = picture(seed=1), picture(seed=2)
+    checker = SafetyChecker(weights(safety_checker(tmp_path / "one", flags=bad)), cuda=False)
+    canvas = Image.new("RGB", size)
+    for left in range(0, size[0], 64):
+        for top in range(0, size[1], 64):
+            canvas.paste(good, (left, top))
+    assert not checker.objects_to(GeneratedImage(0, 7, np.asarray(canvas)))
+    ends = {(0, 0), (size[0] - 64, size[1] - 64), ((size[0] - 64) // 2, (size[1] - 64) // 2)}
+    for end in ends:
+        spoilt = canvas.copy()
+        spoilt.paste(bad, end)
+        assert checker.objects_to(GeneratedImage(0, 7, np.asarray(spoilt))), end
+
+
+@pytest.mark.parametrize(
+    "size", [(1000, 1000), (1100, 1000), (1216, 832), (832, 1216), (2048, 64), (1, 60_000), (7, 3)]
+)
+def test_the_squares_of_a_picture_reach_from_end_to_end_with_its_middle_among_them(size: tuple[int, int]) -> None:
+    image = picture(*size)
+    shown = list(squares(image))
+    short, long = sorted(size)
+    if long <= short * 1.1:
+        assert shown == [image]
+        return
+    assert len(shown) % 2 == 1
+    assert {square.size for square in shown} == {(short, short)}
+    assert len(shown) == 33 or len(shown) * short >= long
+    low, high = (0, 0, short, short), (size[0] - short, size[1] - short, *size)
+    assert (shown[0].tobytes(), shown[-1].tobytes()) == (image.crop(low).tobytes(), image.crop(high).tobytes())
+
+
+def test_of_a_clip_a_frame_of_every_second_counts() -> None:
+    assert [_looked_at(frames) for frames in (1, 5, 33, 81)] == [[0], [0, 2, 4], [0, 16, 32], [0, 16, 32, 48, 64, 80]]
+    for frames in range(5, 122, 4):
+        seen = _looked_at(frames)
+        assert (seen[0], seen[-1]) == (0, frames - 1)
+        assert max(later - one for one, later in itertools.pairwise(seen)) <= 16
+
+
 @pytest.mark.parametrize("frames", [1, 5, 9])
-def test_of_a_clip_the_first_the_middle_and_the_last_frame_count(tmp_path: Path, frames: int) -> None:
+def test_of_a_short_clip_the_first_the_middle_and_the_last_frame_count(tmp_path: Path, frames: int) -> None:
     checker = SafetyChecker(weights(safety_checker(tmp_path / "one", flags=picture(seed=1))), cuda=False)
     bad, good = np.asarray(picture(seed=1)), np.asarray(picture(seed=2))
     for index in range(frames):

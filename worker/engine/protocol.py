@@ -38,7 +38,7 @@ class GeneratedClip:
     frames: "NDArray[np.uint8]"
     """(frames, height, width, 3), RGB, C-contiguous."""
     nsfw: bool | None = None
-    """As for an image, of the first, the middle and the last frame."""
+    """As for an image, of some of its frames."""
 
 
 Generated = GeneratedImage | GeneratedClip

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+FRAMES_APART = 16
+"""Frames of a clip that the checker looks at: a second of Wan 2.1's, and the longest that a scene goes unseen."""
+
 log = logging.getLogger(__name__)
 
 
@@ -51,31 +54,41 @@ class SafetyChecker:
         log.info("safety checker loaded", extra={"action": "model_loaded", "seconds": seconds})
 
     def objects_to(self, generated: Generated) -> bool:
-        """Whether it flags the image, or the first, the middle or the last frame of the clip.
+        """Whether it flags the image, or one of the clip's frames: the first, the last, and others between them.
+
+        It sees squares: all of a picture is shown to it in several, or a wide one's sides would pass unseen.
 
         Raises:
             Internal: it gave no answer.
             OutOfMemory, GpuFault.
         """
         if isinstance(generated, GeneratedImage):
-            return any(self._flags([generated.pixels]))
+            return self._flags(generated.pixels)
         frames = generated.frames
-        return any(self._flags([frames[index] for index in sorted({0, len(frames) // 2, len(frames) - 1})]))
+        return any(self._flags(frames[index]) for index in _looked_at(len(frames)))
 
-    def _flags(self, pictures: "list[NDArray[np.uint8]]") -> list[bool]:
-        """One answer for each (height, width, 3) uint8 picture."""
+    def _flags(self, picture: "NDArray[np.uint8]") -> bool:
+        """Whether any square of a (height, width, 3) picture is flagged."""
         import numpy as np
         from PIL import Image
 
-        from worker.engine.resize import middle
+        from worker.engine.resize import squares
 
         with translated("run"):
-            shown = [middle(Image.fromarray(picture)) for picture in pictures]
-            seen = self._processor(shown, return_tensors="pt").pixel_values
-            # The checker blacks out the pictures it is handed: it is handed empty ones.
-            nothing = [np.empty(0)] * len(pictures)
-            _, flags = self._checker(clip_input=seen.to(self._device, self._checker.dtype), images=nothing)
-        return [bool(flag) for flag in flags]
+            for square in squares(Image.fromarray(picture)):
+                seen = self._processor([square], return_tensors="pt").pixel_values
+                # The checker blacks out the pictures it is handed: it is handed an empty one.
+                clip_input = seen.to(self._device, self._checker.dtype)
+                _, flags = self._checker(clip_input=clip_input, images=[np.empty(0)])
+                if any(flags):
+                    return True
+        return False
+
+
+def _looked_at(frames: int) -> list[int]:
+    """Which frames of a clip: three at least, `FRAMES_APART` at most."""
+    parts = max(2, -(-(frames - 1) // FRAMES_APART))
+    return sorted({round(place * (frames - 1) / parts) for place in range(parts + 1)})
 
 
 def _download(hub_id: str, control: Control | None, *, cuda: bool) -> Path:
