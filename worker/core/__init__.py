@@ -1,1 +1,1 @@
-"""What every other package may use: settings, errors, log lines, shared types and times. Imports none of them."""
+"""Used by every other package: settings, errors, logging, shared types and time budgets. Imports none of them."""

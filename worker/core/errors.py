@@ -1,18 +1,18 @@
-"""The error tree and `Cancelled`. Knows nothing else: no vendor, no field of the request, no transport.
+"""The error tree and `Cancelled`. Knows no vendor, no request field and no transport.
 
-    JobError                     an outcome the caller is told: code, plain words, whether to try again
+    JobError                     an outcome that the caller receives: code, plain words, whether to try again
     ├── CallerError              the request is to blame
     │   ├── InvalidInput, Unauthenticated, Forbidden
     │   ├── UrlBlocked, DownloadFailed, InvalidImage
     │   └── IdempotencyMismatch, DuplicateInProgress, Deleted
     ├── ModelError               the model or the GPU is to blame
     │   └── ModelUnavailable, OutOfMemory, GpuFault
-    └── InfrastructureError      everything around them
+    └── InfrastructureError      something around the model is to blame
         ├── StorageUnavailable, ResultTooLarge, DiskFull, JobTimeout
         └── Superseded, PoisonJob, Internal
-    Cancelled                    somebody asked for the job to stop; not an error, so no fallback can swallow it
+    Cancelled                    the job was asked to stop; not an error, so no fallback can swallow it
 
-What an error says is in `messages`: an error holds the id of its text and the parameters that the text names.
+The texts are in `messages`: an error holds the id of its text and the parameters that the text names.
 """
 
 import copyreg
@@ -23,15 +23,15 @@ from worker.core.messages import text
 
 
 class _Outcome(Exception):
-    """What ends a job without a result: a code, words by their id in the catalogue, and whether to try again.
+    """Ends a job without a result: a code, the id of a message, and whether to try again.
 
-    `DownloadFailed("download_failed.status", field="image_url", status=503)`; without an id, the message is the one
-    that the catalogue has for the error's code.
+    `DownloadFailed("download_failed.status", field="image_url", status=503)`. Without an id, the message is the
+    catalogue's for the error's code.
     """
 
     code: ClassVar[str]
     retryable: bool = False
-    """Whether the same request may succeed later; an error may know better than its class."""
+    """Whether the same request may succeed later; an instance may override its class."""
 
     def __init__(self, message_id: str | None = None, /, *, retryable: bool | None = None, **params: object) -> None:
         self.message_id = message_id or self.code
@@ -42,7 +42,7 @@ class _Outcome(Exception):
         super().__init__(self.message)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A copy is not made by the constructor: that would take the finished text for an id.
+        # Copy without the constructor, which would take the finished text for an id.
         return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]  # undeclared
 
 
@@ -70,7 +70,7 @@ class InfrastructureError(JobError):
 
 
 class FieldProblem:
-    """What is wrong with one field. `field` is the name the client used, `problem` says what would be right."""
+    """What is wrong with one field. `field` is the name that the client used, `problem` says what would be valid."""
 
     def __init__(self, field: str, message_id: str, /, **params: object) -> None:
         self.field, self.message_id = field, message_id
@@ -95,25 +95,25 @@ class InvalidInput(CallerError):
 
 
 class Unauthenticated(CallerError):
-    """Nobody has proved who asks."""
+    """The caller has not proved who they are."""
 
     code = "unauthenticated"
 
 
 class Forbidden(CallerError):
-    """Whoever asks is known, and may not have this."""
+    """The caller is known, and not allowed."""
 
     code = "forbidden"
 
 
 class UrlBlocked(CallerError):
-    """The URL leads somewhere inside, or could."""
+    """The URL leads to an internal address, or could."""
 
     code = "url_blocked"
 
 
 class DownloadFailed(CallerError):
-    """A server or the bucket did not give the client's picture."""
+    """A server or the bucket did not deliver a picture or a LoRA."""
 
     code = "download_failed"
     retryable = True
@@ -144,7 +144,7 @@ class Deleted(CallerError):
 
 
 class ModelUnavailable(ModelError):
-    """The weights of the task are not configured, not there or not what they should be."""
+    """The task's weights are not configured, missing or invalid."""
 
     code = "model_unavailable"
 
@@ -156,33 +156,33 @@ class OutOfMemory(ModelError):
 
 
 class GpuFault(ModelError):
-    """The GPU or its driver failed; the process has to be replaced."""
+    """The GPU or its driver failed; the process must be replaced."""
 
     code = "gpu_fault"
     retryable = True
 
 
 class StorageUnavailable(InfrastructureError):
-    """The bucket did not take the result, or does not answer."""
+    """The bucket rejected the result, or does not answer."""
 
     code = "storage_unavailable"
 
 
 class ResultTooLarge(InfrastructureError):
-    """The result has to go inline and does not fit."""
+    """An inline result does not fit into a response."""
 
     code = "result_too_large"
     retryable = False
 
 
 class DiskFull(InfrastructureError):
-    """There is no room for a temporary file or a download."""
+    """The disk has no room for a temporary file or a download."""
 
     code = "disk_full"
 
 
 class JobTimeout(InfrastructureError):
-    """The job's time is over."""
+    """The job exceeded its time limit."""
 
     code = "timeout"
 
@@ -195,7 +195,7 @@ class Superseded(InfrastructureError):
 
 
 class PoisonJob(InfrastructureError):
-    """The job has been claimed too often without an end."""
+    """The job has cost too many workers."""
 
     code = "poison_job"
     retryable = False
@@ -208,7 +208,7 @@ class Internal(InfrastructureError):
 
 
 class Cancelled(_Outcome):
-    """Somebody asked for the job to stop."""
+    """The job was asked to stop."""
 
     code = "cancelled"
 
@@ -216,14 +216,14 @@ class Cancelled(_Outcome):
 ERROR_CODES: frozenset[str] = frozenset(
     {Cancelled.code} | {leaf.code for branch in JobError.__subclasses__() for leaf in branch.__subclasses__()}
 )
-"""Every code a client can meet (docs/api.md)."""
+"""Every code that a response can carry (docs/api.md)."""
 
 
 class BackendError(Exception):
-    """A service behind the worker did not do what was asked. Raised by adapters, never shown to a client.
+    """A call to a service behind the worker failed. Raised by adapters, never shown to a client.
 
-    `kind` says what to do next: `unreachable` may pass, `refused` will not pass by trying again, `invalid` will not
-    pass as long as the same is sent.
+    `kind` says what to do next: `unreachable` is transient, `refused` is permanent, `invalid` is permanent for this
+    content.
     """
 
     def __init__(self, service: str, kind: str) -> None:

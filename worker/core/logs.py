@@ -34,13 +34,13 @@ _OURS = frozenset({"worker", "tools", "__main__"})
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 trace_id: ContextVar[str | None] = ContextVar("trace_id", default=None)
-"""The trace of the job that the current task or thread works for; it is in each of its lines."""
+"""The trace of the job that the current task or thread works for, added to each of its lines."""
 
 log = logging.getLogger(__name__)
 
 
 def redact(text: str) -> str:
-    """The text on one line, with whatever looks like a key, token or inline image blotted out."""
+    """Return the text on one line, with everything that looks like a key, token or inline image redacted."""
     return _CONTROL.sub(_escaped, _SECRETS.sub("[redacted]", text))
 
 
@@ -49,7 +49,7 @@ def _escaped(control: re.Match[str]) -> str:
 
 
 def _redacted(value: object) -> Any:
-    """The same for everything inside a fact: after `json.dumps` a redaction could eat the quotes around a value."""
+    """Redact all strings inside a value, before `json.dumps`: afterwards a redaction could remove quotes."""
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, Mapping):
@@ -60,7 +60,7 @@ def _redacted(value: object) -> Any:
 
 
 def where(error: BaseException) -> str:
-    """An error's type and the functions it came through, innermost last; no message, no path."""
+    """Return an error's type and the last functions of its traceback, innermost last; no message, no path."""
     frames = traceback.extract_tb(error.__traceback__)[-4:]
     places = " > ".join(f"{Path(frame.filename).stem}.{frame.name}:{frame.lineno}" for frame in frames)
     return f"{type(error).__name__} in {places or 'an unknown place'}"
@@ -101,9 +101,9 @@ def configure(settings: Settings, stream: TextIO | None = None) -> None:
     """Send all logging to `stream` (stderr) in our format, at `LOG_LEVEL`."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(_Formatter(as_json=bool(settings.runpod_endpoint_id)))
-    # Below that libraries tell of every request and every file.
+    # Below warnings, libraries log every request and every file.
     handler.addFilter(lambda record: record.levelno >= logging.WARNING or _is_ours(record))
     logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
-    # Python itself prints a line that cannot be formatted, and an error that ends a thread, with all they say.
+    # By default Python prints log records that cannot be formatted, and errors that end a thread, with their content.
     logging.raiseExceptions = False
     threading.excepthook = _thread_ended

@@ -1,6 +1,6 @@
-"""What a text says of where a LoRA comes from: a repository of the hub, a URL, a file of this machine.
+"""Parses the source of a LoRA: a hub repository, a URL, or a local file.
 
-Reads the text alone, asks nobody and opens nothing. A URL is taken only where every reader finds the same host in it.
+Pure: asks no server and opens no file. A URL is accepted only if every parser finds the same host in it.
 """
 
 import re
@@ -23,17 +23,17 @@ _CIVITAI_PAGE = re.compile(r"/models/\d+(?:/[^?#]*)?\?(?:[^#]*&)?modelVersionId=
 
 @dataclass(frozen=True, slots=True)
 class HubFile:
-    """A file of a repository on the hub."""
+    """A file of a hub repository."""
 
     repository: str
     revision: str | None = None
-    """A commit, a tag or a branch; None: what is newest."""
+    """A commit, tag or branch; None: the default branch."""
     file: str | None = None
-    """Its path in the repository; None: the only one that there is."""
+    """Its path in the repository; None: the repository's only one."""
 
     @property
     def label(self) -> str:
-        """What may be said of it to anybody."""
+        """Its public name."""
         return self.repository if self.file is None else f"{self.repository}/{self.file}"
 
 
@@ -46,7 +46,7 @@ class WebFile:
 
     @property
     def label(self) -> str:
-        """The last part of its path: a query may hold a key."""
+        """Its public name: the last part of its path, because the query may contain a key."""
         path = re.split(r"[?#]", self.url, maxsplit=1)[0]
         name = unquote(path.rstrip("/").rpartition("/")[2])
         return "".join(letter for letter in name if letter.isprintable())[:80] or self.host
@@ -60,7 +60,7 @@ class LocalFile:
 
     @property
     def label(self) -> str:
-        """Its name, without the path to it."""
+        """Its public name: the file name without its folder."""
         return self.path.stem
 
 
@@ -68,13 +68,13 @@ LoraSource = HubFile | WebFile | LocalFile
 
 
 def lora_source(text: str, weight_name: str | None = None) -> LoraSource:
-    """`org/name`, `org/name@revision`, an `https://` URL or an absolute path, as what it names.
+    """Parse `org/name`, `org/name@revision`, an `https://` URL or an absolute path.
 
-    An address of the hub's own pages is a hub file, and the address of a model version on Civitai is its download.
-    `weight_name` says which file of a repository or a folder it is.
+    A URL of the hub's pages becomes a `HubFile`, a Civitai model page with a version its download URL. `weight_name`
+    chooses a file of a repository or folder.
 
     Raises:
-        ValueError: it is none of these, or `weight_name` goes with neither.
+        ValueError: the text is none of these, or `weight_name` is given with a URL.
     """
     text = text.strip()
     if text.startswith("/"):
@@ -97,14 +97,14 @@ def lora_source(text: str, weight_name: str | None = None) -> LoraSource:
 
 
 def is_same(one: LoraSource, other: LoraSource) -> bool:
-    """Whether both name the same LoRA: of the hub at whichever revision, and a file of it or what is alone there."""
+    """Whether both name the same LoRA. On the hub revisions do not matter, and no file matches any file."""
     if isinstance(one, HubFile) and isinstance(other, HubFile):
         return one.repository == other.repository and (one.file == other.file or None in {one.file, other.file})
     return one == other
 
 
 def is_allowed(source: LoraSource, allowed: tuple[str, ...]) -> bool:
-    """Whether a client may name it: `allowed` are `hub`, `civitai` and host names, `.example.com` with all below it."""
+    """Whether a client may use a source. `allowed`: `hub`, `civitai`, host names, `.example.com` for all subdomains."""
     if isinstance(source, LocalFile):
         return False
     if isinstance(source, HubFile):
@@ -115,5 +115,5 @@ def is_allowed(source: LoraSource, allowed: tuple[str, ...]) -> bool:
 
 
 def hub_url(endpoint: str, repository: str, revision: str, file: str) -> str:
-    """Where the hub has a file: https://huggingface.co/docs/hub/models-downloading."""
+    """Return a file's download URL: https://huggingface.co/docs/hub/models-downloading."""
     return f"{endpoint}/{repository}/resolve/{quote(revision, safe='')}/{quote(file)}"

@@ -1,7 +1,7 @@
-"""Values as people paste them into an environment -> what they mean.
+"""Normalises values as people paste them into an environment.
 
-Secret stores add newlines, Docker's env files keep quotes, consoles show addresses where a name is wanted. Takes what
-can mean one thing only; raises `ValueError` for anything else. Knows no variable.
+Secret stores add newlines, Docker's env files keep quotes, consoles show URLs instead of names. A value that can mean
+only one thing is accepted; any other raises `ValueError`. Knows no variable.
 """
 
 import re
@@ -9,7 +9,7 @@ import re
 _QUOTES = {'"': '"', "'": "'", "`": "`", "“": "”", "\u2018": "\u2019", "„": "“", "«": "»"}
 _INVISIBLE = "\ufeff\u200b\u200c\u200d\u200e\u200f\u2060"
 _MISREAD_MARK = "ï»¿"
-"""A byte order mark in UTF-8, read as Latin-1."""
+"""A UTF-8 byte order mark that was decoded as Latin-1."""
 
 _SERVICES = {
     "console.firebase.google.com": r"/.*?/storage/(?!(?:files|rules|usage|extensions)(?:/|\Z))([^/]+)",
@@ -19,7 +19,7 @@ _SERVICES = {
     "storage.cloud.google.com": r"/([^/]+)",
     "www.googleapis.com": r"/(?:(?:down|up)load/)?storage/v1/b/([^/]+)",
 }
-"""Where an address of each host has the bucket's name."""
+"""Host -> the pattern that finds the bucket's name in its URLs."""
 _OWN_HOST = re.compile(r"([^/]+?)\.storage\.googleapis\.com|([^/]+\.(?:firebasestorage\.app|appspot\.com))")
 _BUCKET = re.compile(r"(?!goog)[a-z0-9][a-z0-9_.-]{1,220}[a-z0-9]")
 _ADDRESS = re.compile(r"(?:[0-9]{1,3}\.){3}[0-9]{1,3}")
@@ -28,7 +28,7 @@ _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def tidy(text: str) -> str:
-    """Without what surrounds a value and is none of it: blanks, newlines, also as `\\n`, quotes, byte order marks."""
+    """Strip what surrounds a value: whitespace, newlines (also as `\\n`), quotes, byte order marks."""
     before = None
     while text != before:
         before = text
@@ -39,9 +39,9 @@ def tidy(text: str) -> str:
 
 
 def pem(found: re.Match[str]) -> str:
-    """What stands between two labels (group 1) as RFC 7468 has it, in lines of 64 characters.
+    """Rebuild a PEM block (label in group 1, content in group 2) in RFC 7468's form, with lines of 64 characters.
 
-    What was pasted may have lost its line breaks, or have them as a backslash and an n.
+    The pasted content may have lost its line breaks, or have them as a backslash and an n.
     """
     body = re.sub(r"\\+[nrt]|[^A-Za-z0-9+/=]", "", found[2])
     lines = [body[start : start + 64] for start in range(0, len(body), 64)]
@@ -49,15 +49,15 @@ def pem(found: re.Match[str]) -> str:
 
 
 def bucket_name(text: str) -> str:
-    """The bucket's name out of `gs://name/`, an address of a console or of Google's services, a line of a web config.
+    """Extract the bucket's name from `gs://name/`, a URL of a console or a Google service, or a line of a web config.
 
-    What a name may be: https://cloud.google.com/storage/docs/buckets#naming
+    Valid names: https://cloud.google.com/storage/docs/buckets#naming
 
     Raises:
-        ValueError: there is no name of one bucket in it.
+        ValueError: the text does not name exactly one bucket.
     """
     text = re.sub(r"\A[\"']?storageBucket[\"']?\s*[:=]\s*", "", tidy(text))
-    # Of a line whose last quote is its value's, the first one went with the line's own.
+    # A config line may have lost the first of its value's two quotes above.
     text = tidy(re.sub(r"\s#.*", "", text).rstrip(",; ").strip("\"'"))
     scheme, separator, rest = text.partition("://")
     scheme = scheme.lower() if separator else ""
@@ -91,18 +91,18 @@ def _in_address(address: str) -> str:
 
 
 def database_id(text: str) -> str:
-    """The id of a Firestore database out of its name, its resource name, or an address of a console.
+    """Extract the id of a Firestore database from an id, a resource name, or a console's URL.
 
-    `default` and `(default)` are two databases. What an id may be:
+    `default` and `(default)` are different databases. Valid ids:
     https://firebase.google.com/docs/firestore/reference/rest/v1/projects.databases/create
 
     Raises:
-        ValueError: there is none in it.
+        ValueError: the text contains no database id.
     """
     text = tidy(text)
     found = re.search(r"(?:\A|/)databases/([^/?#]+)", text)
     name = found[1] if found else text
-    if name in {"(default)", "-default-", "%28default%29"}:  # the last two as addresses have it
+    if name in {"(default)", "-default-", "%28default%29"}:  # the last two as they appear in URLs
         return "(default)"
     if not _DATABASE.fullmatch(name) or _UUID.fullmatch(name):
         raise ValueError(

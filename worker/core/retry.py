@@ -1,4 +1,4 @@
-"""A call to a service behind the worker, tried again until a deadline. Knows `BackendError`; knows no service."""
+"""Retries calls to services behind the worker until a deadline. Knows `BackendError`; knows no service."""
 
 import asyncio
 import time
@@ -14,32 +14,32 @@ T = TypeVar("T")
 
 
 def seconds_left(deadline: float, at_most: float) -> float:
-    """How long a call may take, in seconds; `deadline` is on `time.monotonic`."""
+    """Return the time limit of a call, in seconds; `deadline` is on `time.monotonic`."""
     return min(at_most, max(SHORTEST_CALL_SECONDS, deadline - time.monotonic()))
 
 
 def pause_or_raise(error: BackendError, deadline: float, pause: float = FIRST_PAUSE_SECONDS) -> None:
-    """Return after `pause` seconds when another try may succeed and there is time for it, else raise `error`."""
+    """Return after `pause` seconds if another attempt may succeed in time, else raise `error`."""
     if error.kind != "unreachable" or time.monotonic() + pause >= deadline:
         raise error
     time.sleep(pause)
 
 
 def raise_if_over(deadline: float, service: str) -> None:
-    """Return while there is time for another try of what somebody else's changes were in the way of.
+    """Return if there is time for another attempt after a conflicting change.
 
     Raises:
-        BackendError: there is none: who changes a thing all the time must not hold whoever waits to change it.
+        BackendError: the deadline is over; constant changes by others must not block the caller for ever.
     """
     if time.monotonic() >= deadline:
         raise BackendError(service, "unreachable")
 
 
 def until(deadline: float, call: Callable[[], T], *, longest_pause: float = FIRST_PAUSE_SECONDS) -> T:
-    """What `call` returns, tried again while it fails with what may pass; pauses double up to `longest_pause`.
+    """Call `call`, retrying transient errors; pauses double up to `longest_pause`.
 
     Raises:
-        BackendError: it was refused, or there was no answer by `deadline` (on `time.monotonic`).
+        BackendError: the call was refused, or did not succeed by `deadline` (`time.monotonic`).
     """
     pause = FIRST_PAUSE_SECONDS
     while True:
@@ -51,8 +51,8 @@ def until(deadline: float, call: Callable[[], T], *, longest_pause: float = FIRS
 
 
 async def in_thread(seconds: float, call: Callable[[float], T]) -> T:
-    """What `call` returns, in a thread; its deadline is `seconds` after it begins, which may be long after now.
+    """Run `call` in a thread, with a deadline `seconds` after it begins there.
 
-    Where files are encoded all threads may be busy: that time is none in which a service has not answered.
+    Encoding may occupy all threads for a while, and that wait must not count against the service.
     """
     return await asyncio.to_thread(lambda: call(time.monotonic() + seconds))

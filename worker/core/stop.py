@@ -1,6 +1,6 @@
-"""One job's stop signal: who wants it to end, asked at every denoising step and awaited by the event loop.
+"""One job's stop signal, checked at every denoising step and awaited by the event loop.
 
-Knows reasons, not who gives them. The first reason wins. Safe to use from any thread.
+The first reason wins. Thread-safe. Knows reasons, not who gives them.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ Reason = JobError | Cancelled
 
 
 class StopSignal:
-    """Created inside the event loop that serves the job."""
+    """A stop signal; create it inside the event loop that serves the job."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -26,11 +26,11 @@ class StopSignal:
 
     @property
     def reason(self) -> Reason | None:
-        """Why the job is to stop; None while it is to go on."""
+        """Why the job must stop; None: it goes on."""
         return self._reason
 
     def request(self, reason: Reason) -> None:
-        """Ask the job to stop; later reasons change nothing."""
+        """Ask the job to stop; later reasons are ignored."""
         with self._lock:
             if self._reason is not None:
                 return
@@ -38,14 +38,14 @@ class StopSignal:
         self._loop.call_soon_threadsafe(self._event.set)
 
     def raise_if_stopped(self) -> None:
-        """Return to go on.
+        """Raise the reason to stop, if there is one.
 
         Raises:
-            JobError, Cancelled: the reason, once one was given.
+            JobError, Cancelled: the reason.
         """
         if self._reason is not None:
-            # Always a new instance: raised in two threads at once, one exception would carry both their frames, and
-            # whoever frees the frames of a failed model run would end the event loop's coroutine with them.
+            # Always a copy: one exception raised in two threads would carry both their frames, and clearing the frames
+            # of a failed model run would then end the event loop's coroutine.
             raise copy.copy(self._reason)
 
     async def wait(self) -> Reason:
@@ -55,9 +55,9 @@ class StopSignal:
         return self._reason
 
     async def guard(self, work: Coroutine[Any, Any, T]) -> T:
-        """Await `work`, or give it up and raise the reason as soon as there is one.
+        """Await `work`; cancel it and raise the reason as soon as there is one.
 
-        What runs in a thread cannot be interrupted: its result is dropped when it comes.
+        Work in a thread cannot be interrupted; its result is dropped.
         """
         task = asyncio.ensure_future(work)
         stopped = asyncio.ensure_future(self._event.wait())

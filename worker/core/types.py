@@ -1,4 +1,4 @@
-"""Small frozen values that several packages share: which task, whose job, which pictures, how far it is.
+"""Small frozen values that several packages share: task, owner, sources, progress.
 
 Imports nothing of the worker.
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class TaskType(StrEnum):
-    """What a request asks for; the values are the contract's."""
+    """The tasks; the values are the wire contract's."""
 
     TEXT2IMG = "text2img"
     IMG2IMG = "img2img"
@@ -33,7 +33,7 @@ class TaskType(StrEnum):
 
 
 class Scheduler(StrEnum):
-    """The schedulers that a client or an operator may choose, by the names RunPod's SDXL worker made common."""
+    """The schedulers that a client or an operator may choose, by the names of RunPod's SDXL worker."""
 
     DDIM = "DDIM"
     PNDM = "PNDM"
@@ -53,7 +53,7 @@ class Scheduler(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Whose generation it is: the two ids that make up every path."""
+    """The two ids of a generation, which make up every path."""
 
     user_id: str
     file_uid: str
@@ -62,61 +62,61 @@ class Owner:
 ControlType = Literal["canny", "depth", "openpose", "scribble", "lineart", "softedge", "tile", "segment", "normal"]
 """What a control picture shows."""
 Level = Literal["regular", "high"]
-"""How much is traded for speed."""
+"""How much quality was traded for speed."""
 Allowed = Literal["none", "regular", "high"]
-"""How much may be: nothing, or a level."""
+"""How much quality may be traded for speed."""
 Quantized = Literal["int8", "fp8"]
-"""In which numbers of eight bits the large layers of a network are kept."""
+"""The 8-bit format of a network's large layers."""
 Attention = Literal["auto", "native", "cudnn", "flash3"]
-"""Which way to compute attention comes first: by the card, torch's own, cuDNN's, FlashAttention 3."""
+"""The preferred attention kernel: chosen by the card, torch's own, cuDNN's, FlashAttention 3."""
 Stage = Literal["queued", "loading", "generating", "uploading"]
 Part = Literal["load", "text", "encode", "step", "decode", "upscale", "pack", "upload"]
-"""What a job's time goes into. `encode` and `decode` are the VAE's, `pack` makes a file of pixels."""
+"""The parts of a job's time. `encode` and `decode` are the VAE's; `pack` encodes the file."""
 
 
 class ProgressData(TypedDict):
-    """One moment of a job, as RunPod and the document are told it."""
+    """A job's progress, as RunPod and the document receive it."""
 
     stage: Stage
     step: int
     total_steps: int
     """Both within the stage."""
     percent: int
-    """Of the whole job; never goes back within an attempt."""
+    """Of the whole job; never decreases within an attempt."""
     eta_seconds: int | None
-    """What is left; None: not known."""
+    """Seconds left; None: not known."""
     preview: NotRequired[str]
-    """In the document alone, of a job that was asked for it: a data URI of a WebP of at most 8 KB."""
+    """Only in the document, and only if requested: a data URI of a WebP of at most 8 KB."""
 
 
 class Usage(TypedDict):
-    """What a job has cost."""
+    """What a job has used."""
 
     gpu_seconds: float
     units: int
-    """Its price on any card."""
+    """The price, which does not depend on the card."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """One moment of a job. May be throttled or lost; the terminal state is told another way."""
+    """A job's progress at one moment. May be throttled or lost; a terminal state never travels this way."""
 
     stage: Stage
     step: int = 0
     total_steps: int = 0
     part: Part | None = None
-    """What goes on after that step, where it is not the next step."""
+    """The part that runs after `step`; None: the next denoising step."""
     share: float = 0.0
     """How much of `part` is done, 0 ... 1."""
     percent: int = 0
-    """0 ... 100 over the whole job, by its estimate: the job fills it in, not who reports."""
+    """0 ... 100 over the whole job, by its estimate; filled in by the job, not by the reporter."""
     eta_seconds: int | None = None
-    """What is left of it; None: not known."""
+    """Seconds left; None: not known."""
     preview: str | None = None
-    """A small picture of what is being made, as a data URI: the document's alone, and the job fills it in."""
+    """A small picture of the current state, as a data URI; filled in by the job, for the document only."""
 
     def public(self) -> ProgressData:
-        """As RunPod and the document are told it; the document is shown a preview, too."""
+        """Return the progress without its preview, which only the document receives."""
         return {
             "stage": self.stage,
             "step": self.step,
@@ -127,15 +127,15 @@ class Progress:
 
 
 Expert = Literal["both", "high", "low"]
-"""Which of Wan 2.2's two experts a LoRA is for; any other model is `both`."""
+"""Which of Wan 2.2's two experts a LoRA is for; `both` for any other model."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoraFile:
-    """A LoRA that is on this machine."""
+    """A LoRA file on this machine."""
 
     name: str
-    """What it is called towards the client: the operator's name, or what is public of its source."""
+    """Its name towards the client: the operator's name, or the public part of its source."""
     path: Path
     scale: float
     expert: Expert = "both"
@@ -143,39 +143,39 @@ class LoraFile:
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """The client's pictures, decoded, upright, RGB (the mask: L, white = repaint), in their own size; and its LoRAs."""
+    """The client's pictures, decoded, upright, RGB (the mask L, white = repaint), in their own size; and LoRA files."""
 
     image: "Image.Image | None" = None
     mask: "Image.Image | None" = None
     end: "Image.Image | None" = None
-    """What a clip ends with."""
+    """The last frame of a clip."""
     controls: "tuple[Image.Image, ...]" = ()
-    """One for each entry of `controlnets`."""
+    """One per entry of `controlnets`."""
     references: "tuple[Image.Image, ...]" = ()
-    """One for each entry of `ip_adapters`."""
+    """One per entry of `ip_adapters`."""
     loras: tuple[LoraFile, ...] = ()
-    """One for each entry of `loras`, `high_noise_loras` and `low_noise_loras`."""
+    """One per entry of `loras`, `high_noise_loras` and `low_noise_loras`."""
     warnings: tuple[str, ...] = ()
-    """What the client should know of how they were read."""
+    """Warnings about how the pictures were read, for the client."""
 
 
 class Preview(Protocol):
-    """A small picture of what is being made, on its way from where it is made."""
+    """A small picture of the current state, while it is copied from the GPU."""
 
     def ready(self) -> bool:
-        """Whether it is here; returns at once, any thread."""
+        """Whether the copy is complete; returns at once. Thread-safe."""
         ...
 
     def picture(self) -> "Image.Image":
-        """RGB; once it is ready, and once only. Any thread."""
+        """Return the picture, RGB. Call it once, after `ready`. Thread-safe."""
         ...
 
 
 class Control(Protocol):
-    """The job's side of a model run: it is asked at each step whether to go on, and told how far it is."""
+    """The job's side of a generation: the engine reports progress to it, and checks it for a stop at each step."""
 
     def raise_if_stopped(self) -> None:
-        """Return to go on.
+        """Raise if the job must stop.
 
         Raises:
             Cancelled, JobTimeout, or another of the job's reasons to stop.
@@ -183,17 +183,17 @@ class Control(Protocol):
         ...
 
     def untimed(self) -> AbstractContextManager[None]:
-        """The body is not counted against the job's time limit: it waits for what serves all jobs (a download)."""
+        """Do not count the body against the job's time limit, such as the download of a model that serves all jobs."""
         ...
 
     def report(self, progress: Progress) -> None:
-        """Take note of progress; returns at once."""
+        """Note progress; returns at once."""
         ...
 
     def warn(self, warning: str) -> None:
-        """Say something of the result that its receiver should know."""
+        """Add a warning to the response."""
         ...
 
     def viewer(self) -> Callable[[Preview], None] | None:
-        """Who is to be handed a preview of this step, and takes it at once; None: nobody, or not so soon again."""
+        """The callable that takes a preview of this step, at once; None: no preview is wanted now."""
         ...
