@@ -46,6 +46,11 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
             WebFile("https://files.example.com/a%0a%1b[31m.safetensors", "files.example.com"),
             "a[31m.safetensors",
         ),
+        (
+            "https://huggingface.co/org/name/resolve/main/a%0a%1b[31m.safetensors",
+            HubFile("org/name", "main", "a\n\x1b[31m.safetensors"),
+            "org/name/a[31m.safetensors",
+        ),
         ("https://files.example.com", WebFile("https://files.example.com/", "files.example.com"), "files.example.com"),
         ("/volume/own.safetensors", LocalFile(Path("/volume/own.safetensors")), "own"),
     ],

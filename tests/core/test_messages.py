@@ -52,7 +52,7 @@ IDS = """
         .lora_is_another .lora_is_archive .lora_is_empty .lora_is_gguf .lora_is_html .lora_is_json .lora_is_pickle
         .lora_made_for .lora_names .lora_no_expert .lora_no_file .lora_no_files .lora_no_layer .lora_no_safetensors
         .lora_none .lora_numbers .lora_other_kind .lora_path .lora_pickle .lora_rank .lora_several_files .lora_shape
-        .lora_source .lora_tensors .lora_types .lora_unknown_model .lora_unusable .lora_url_weight_name
+        .lora_header .lora_source .lora_tensors .lora_types .lora_unknown_model .lora_unusable .lora_url_weight_name
         .lora_weight_name .model_multiple .model_scheduler .multiple .no_controlnet .no_end_image .no_image_model
         .no_ip_adapter .no_lora .no_lora_but_close .no_preprocessing .no_reference .no_refiner .no_style
         .no_style_but_close .object .of_another_task .of_another_task_but_close .one_of .one_of_but_close .other

@@ -226,6 +226,13 @@ def test_what_is_no_safetensors_file_is_said_and_not_kept(shelf: Shelf, content:
     assert list(shelf.folder.iterdir()) == []
 
 
+def test_a_header_as_long_as_the_format_allows_is_refused_before_it_has_arrived(shelf: Shelf) -> None:
+    shelf.server.files["/a"] = (90_000_000).to_bytes(8, "little") + b"{" + bytes(1000)
+    with pytest.raises(InvalidInput, match="has a header of 90000000 bytes; a LoRA's may have 10000000"):
+        shelf.get(shelf.url("/a"))
+    assert list(shelf.folder.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("path", "error", "said"),
     [

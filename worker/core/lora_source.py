@@ -9,6 +9,9 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 HUB_HOST = "huggingface.co"
+MAX_HEADER_BYTES = 10_000_000
+"""The longest header of a LoRA's file: 20,000 tensors and some megabytes of what trainers say. The format allows
+100 MB, and a stranger's would be half a minute in which Python runs nothing else, and 3 GB."""
 CIVITAI_HOSTS = frozenset({"civitai.com", "www.civitai.com"})
 
 _HUB_ID = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>\w[\w./-]*))?", re.ASCII)
@@ -34,7 +37,7 @@ class HubFile:
     @property
     def label(self) -> str:
         """Its public name."""
-        return self.repository if self.file is None else f"{self.repository}/{self.file}"
+        return self.repository if self.file is None else f"{self.repository}/{_printable(self.file)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,7 @@ class WebFile:
         """Its public name: the last part of its path, because the query may contain a key."""
         path = re.split(r"[?#]", self.url, maxsplit=1)[0]
         name = unquote(path.rstrip("/").rpartition("/")[2])
-        return "".join(letter for letter in name if letter.isprintable())[:80] or self.host
+        return _printable(name)[:80] or self.host
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,3 +120,8 @@ def is_allowed(source: LoraSource, allowed: tuple[str, ...]) -> bool:
 def hub_url(endpoint: str, repository: str, revision: str, file: str) -> str:
     """Return a file's download URL: https://huggingface.co/docs/hub/models-downloading."""
     return f"{endpoint}/{repository}/resolve/{quote(revision, safe='')}/{quote(file)}"
+
+
+def _printable(text: str) -> str:
+    """What was percent-encoded in a URL may be anything: no line of a log or a message is broken by it."""
+    return "".join(letter for letter in text if letter.isprintable())

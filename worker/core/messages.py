@@ -68,6 +68,7 @@ MESSAGES: Mapping[str, str] = {
     "invalid_input.lora_damaged": "has tensors that do not go together: the file is damaged",
     "invalid_input.lora_incomplete": "is not complete: it has {size} of {whole} bytes",
     "invalid_input.lora_tensors": "has {got} tensors; a LoRA has at most {most}",
+    "invalid_input.lora_header": "has a header of {got} bytes; a LoRA's may have {most}",
     "invalid_input.lora_types": "has weights of the type {got}; floating-point numbers are read",
     "invalid_input.lora_rank": "has the rank {got}; the highest that is taken is {most}",
     "invalid_input.lora_other_kind": "is {kind}, which is not read; LoRA, LoCon, LoKr, LoHa and DoRA are",

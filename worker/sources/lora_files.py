@@ -17,7 +17,7 @@ from urllib.parse import quote, urlsplit
 from worker.api.loras import WantedLora
 from worker.core.config import Settings
 from worker.core.errors import DownloadFailed, FieldProblem, InvalidInput, ModelUnavailable
-from worker.core.lora_source import CIVITAI_HOSTS, HUB_HOST, HubFile, LocalFile, WebFile, hub_url
+from worker.core.lora_source import CIVITAI_HOSTS, HUB_HOST, MAX_HEADER_BYTES, HubFile, LocalFile, WebFile, hub_url
 from worker.core.messages import text
 from worker.core.types import LoraFile
 from worker.sources.http import Fetcher
@@ -264,9 +264,12 @@ def _check_beginning(start: bytes, field: str) -> None:
     """Check for the start of a .safetensors file: eight bytes of header length, then the header's brace.
 
     Raises:
-        InvalidInput: it is another kind of file.
+        InvalidInput: it is another kind of file, or its header is longer than a LoRA's.
     """
-    if len(start) > 8 and start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= _MAX_HEADER_BYTES:
+    length = int.from_bytes(start[:8], "little")
+    if len(start) > 8 and start[8:9] == b"{" and length <= _MAX_HEADER_BYTES:
+        if length > MAX_HEADER_BYTES:
+            raise InvalidInput([FieldProblem(field, "invalid_input.lora_header", most=MAX_HEADER_BYTES, got=length)])
         return
     what = next((kind for form, kind in _BEGINNINGS if form.match(start)), text("invalid_input.lora_is_another"))
     raise InvalidInput([FieldProblem(field, "invalid_input.lora_bytes", what=what)])

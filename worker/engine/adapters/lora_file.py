@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from worker.api.loras import FAMILY_NAMES, LORA_FIELDS
 from worker.core.errors import DownloadFailed, FieldProblem, InvalidInput
+from worker.core.lora_source import MAX_HEADER_BYTES
 from worker.core.messages import text
 from worker.core.types import LoraFile, TaskType
 from worker.engine.models.checkpoint import data_bytes, header, metadata
@@ -223,6 +224,10 @@ def unusable(lora: LoraFile, problem: str) -> FieldProblem:
 
 @lru_cache(maxsize=32)  # of one with every layer, some megabytes; a job has few and looks at each several times
 def _identify(path: Path, size: int, _changed: int) -> Identity:
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if MAX_HEADER_BYTES < length < size:
+        return Identity(text("invalid_input.lora_header", most=MAX_HEADER_BYTES, got=length))
     try:
         entries = header(path)
     except RecursionError:  # JSON that is nothing but brackets
