@@ -18,13 +18,14 @@ from worker.api.request import REQUESTS, parse
 from worker.api.resolve import resolve
 from worker.core.config import Settings, load_settings
 from worker.core.types import TaskType
-from worker.engine.estimate import Estimator, Networks
+from worker.engine.estimate import Estimator
 from worker.engine.memory.placement import Demand, decide
 from worker.engine.memory.room import Size, room
 from worker.engine.models import controlnet_files, hub
 from worker.engine.models.ip_adapter_files import ENCODERS, PREFERRED
 from worker.engine.models.registry import PINNED, ModelRegistry
 from worker.engine.protocol import Placement
+from worker.engine.work import Networks
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")

@@ -46,8 +46,9 @@ from worker.core import timing
 from worker.core.config import has_cuda_driver, load_settings
 from worker.core.errors import GpuFault, Internal
 from worker.core.types import Control, Progress, Sources
-from worker.engine.estimate import Estimate, Estimator, Networks
+from worker.engine.estimate import Estimate, Estimator
 from worker.engine.protocol import Generated, GeneratedClip, Placement
+from worker.engine.work import Networks
 from worker.job import course
 
 ROOT = Path(__file__).parents[1]

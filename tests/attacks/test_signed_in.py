@@ -38,8 +38,9 @@ from worker.core.types import Control, Progress, TaskType
 from worker.delivery.own_objects import OwnObjects
 from worker.delivery.uploader import NAME_TAKEN
 from worker.engine.engine import Engine
-from worker.engine.estimate import Estimate, Estimator, Networks
+from worker.engine.estimate import Estimate, Estimator
 from worker.engine.models import hub
+from worker.engine.work import Networks
 from worker.job.services import Services
 from worker.reaper import reap
 from worker.sources.loader import SourceLoader

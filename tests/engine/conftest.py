@@ -36,6 +36,7 @@ WITHOUT_TORCH = {
     "test_registry.py",
     "test_upscaler_file.py",
     "test_weight_files.py",
+    "test_work.py",
 }
 """All other modules here are `slow`, and not even imported where no slow test is wanted."""
 

@@ -13,7 +13,7 @@ from tests.engine.conftest import Runner
 from worker.core.config import REPOSITORY
 from worker.engine.models.checkpoint import components, has_weights, read_json
 from worker.engine.models.hub import DEMO_MODELS
-from worker.engine.models.registry import Role, folder_problem
+from worker.engine.models.roles import Role, folder_problem
 
 KIT: Any = diffusers
 FOLDERS: dict[str, Role] = {"sdxl": "sdxl", "sdxl-refiner": "refiner", "wan": "wan"}

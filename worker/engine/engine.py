@@ -1,8 +1,8 @@
 """Every model of this worker behind one door: the `Generator` that the task calls.
 
-Knows which task runs on which model and what to try when memory runs out. Knows nothing of how a picture is made, nor
-how weights come to be loaded. What only asks (`models`, `controlnet_types`, `describe`, `estimate`, `check`) may run in
-any thread, all else runs in the one GPU thread. Importing this module imports no torch.
+Knows which task runs on which model and what to try when memory runs out. Knows neither how a picture is made nor how
+weights are loaded. `models`, `controlnet_types`, `describe`, `estimate` and `check` only read, in any thread; all else
+runs in the one GPU thread. Importing this module imports no torch.
 """
 
 import functools
@@ -18,7 +18,7 @@ from worker.core.config import Settings
 from worker.core.errors import GpuFault, JobError, ModelUnavailable, OutOfMemory
 from worker.core.types import Control, Progress, Sources, TaskType
 from worker.engine.adapters.lora_file import bytes_of, check_loras
-from worker.engine.estimate import Estimate, Estimator, Networks, Stopwatch
+from worker.engine.estimate import Estimate, Estimator, Stopwatch
 from worker.engine.memory import device
 from worker.engine.memory.cache import Loaded, ModelCache
 from worker.engine.memory.footprint import spec_bytes, spec_files
@@ -26,11 +26,12 @@ from worker.engine.memory.placement import SLACK
 from worker.engine.memory.read_ahead import read_ahead
 from worker.engine.memory.room import Phase, Size, upscale_tile, upscaler_layout
 from worker.engine.models.kept import together
-from worker.engine.models.registry import ModelRegistry, ModelSpec
+from worker.engine.models.registry import ModelRegistry, ModelSpec, WeightSource
 from worker.engine.protocol import Generated, GeneratedImage, Placement
 from worker.engine.safety import SafetyChecker
 from worker.engine.speed.attention import missing
 from worker.engine.vendor_errors import translated
+from worker.engine.work import Networks
 
 if TYPE_CHECKING:
     from worker.api.request import Request
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from worker.engine.speed.compile import Compiler
 
 BYTES_A_SECOND = 1.5e9
-"""From a disk to where they run: about what safetensors gets of a local one."""
+"""Of weights, from the disk to where they run: about what safetensors reads from a local one."""
 READY_SECONDS = 5.0
 """Importing torch, diffusers and their pipelines, measured with warm files."""
 log = logging.getLogger(__name__)
@@ -78,9 +79,7 @@ class Engine:
         self.registry.safety()
         spec = self.registry.spec(task_type, model)
         self.registry.check_configs(spec)
-        for part in () if self.registry.may_download else spec.all:
-            if part.kind == "hub" and not part.optional:
-                raise ModelUnavailable("model_unavailable.no_downloads", variable=part.variable)
+        self._check_downloads(spec.all)
         return self.registry.describe(task_type, model)
 
     @together()
@@ -91,9 +90,7 @@ class Engine:
             ModelUnavailable: as `describe`.
         """
         spec, upscaler = self._spec(request, params), self._upscaler(params)
-        for extra in () if self.registry.may_download else spec.extras:
-            if extra.kind == "hub":
-                raise ModelUnavailable("model_unavailable.no_downloads", variable=extra.variable)
+        self._check_downloads(spec.extras)
         networks = self.registry.read(spec, Networks.of)
         if networks is None:
             return None
@@ -125,8 +122,8 @@ class Engine:
         self._have_safety(control)
         spec, upscaler = self._spec(request, params), self._upscaler(params)
         if upscaler is not None and upscaler not in self._cache:
-            self._cache.take(upscaler, self._tile(upscaler), control, downloads=self.registry.may_download)
-        return self._cache.take(spec, self._size(spec, request, params), control, downloads=self.registry.may_download)
+            self._take(upscaler, self._tile(upscaler), control)
+        return self._take(spec, self._size(spec, request, params), control)
 
     def generate(self, request: "Request", params: Params, sources: Sources, control: Control) -> Iterator[Generated]:
         """Run one job; yields each image as soon as it is decoded, or one clip.
@@ -143,7 +140,7 @@ class Engine:
         self.check(request, sources)
         size = replace(self._size(spec, request, params), beside=bytes_of(sources.loras))
         self._have_safety(control)
-        placement = self._cache.take(spec, size, control, downloads=self.registry.may_download)
+        placement = self._take(spec, size, control)
         estimate = self.estimate(request, params)
         control = watch = Stopwatch(control, estimate)
         free, _ = device.memory(cuda=self.registry.cuda)
@@ -192,8 +189,7 @@ class Engine:
         except JobError as error:
             log.warning("no task is preloaded: %s", error, extra={"action": "preload"})
             return ()
-        # Of a task that is named, the model that serves where a request names none: a second one might make it leave.
-        for task, model in self._models() if tasks is None else ((task, None) for task in tasks):
+        for task, model in self._models(tasks):
             try:
                 spec = self.registry.spec(task, model)
                 if tasks is None and (reason := self._leaves_for_later(task, model, spec)):
@@ -226,7 +222,7 @@ class Engine:
             log.warning("ACCELERATIONS: no model is called %r", name, extra={"action": "health"})
         served: list[str] = []
         problem: JobError | None = None
-        for task, model in self._models():
+        for task, model in self._models(None):
             try:
                 self.registry.describe(task, model)
                 served.append(task)
@@ -251,21 +247,28 @@ class Engine:
         self._safety, self._loras = None, None
         self._cache.clear()
 
-    def _models(self) -> Iterator[tuple[TaskType, str | None]]:
-        """Every model of every task; None where only the registry can say what stands in for it."""
+    def _models(self, tasks: Sequence[TaskType] | None) -> Iterator[tuple[TaskType, str | None]]:
+        """The models of `tasks` where a request names none; without `tasks` every model of every task.
+
+        None stands for the model that the registry chooses. A task's second model might make its first one leave.
+        """
+        if tasks is not None:
+            yield from ((task, None) for task in tasks)
+            return
         for task in self.registry.tasks:
             for model in self.registry.models(task) or (None,):
                 yield task, model
 
     def _files(self, tasks: Sequence[TaskType] | None) -> list[Path]:
-        """What preloading these will read from the disk, each file once."""
+        """The files that preloading these tasks will read from the disk, each once."""
         found: list[Path] = []
-        for task, model in self._models() if tasks is None else ((task, None) for task in tasks):
-            with suppress(JobError):  # which preloading says
+        for task, model in self._models(tasks):
+            with suppress(JobError):  # preloading tells it
                 found += spec_files(self.registry.spec(task, model), cuda=self.registry.cuda)
         return list(dict.fromkeys(found))
 
     def _know_card(self) -> None:
+        """Tell the estimator which card this is, once: only the GPU thread may ask."""
         if self.registry.cuda and self._estimator.card is None:
             self._estimator.card = device.name()
 
@@ -273,7 +276,7 @@ class Engine:
         return Size.native(task, self.registry.describe(task, model))
 
     def _leaves_for_later(self, task: TaskType, model: str | None, spec: ModelSpec) -> str | None:
-        """Why a model that nobody asked for by name is not loaded ahead of its first job; None when it is."""
+        """Why a model that PRELOAD_TASKS does not name is left for its first job; None: it is loaded now."""
         if spec in self._cache:
             return None
         if any(part.kind == "hub" and not part.optional for part in spec.all):
@@ -283,14 +286,14 @@ class Engine:
         return None if beside else placement.reason
 
     def _adapted(self, entry: Loaded, sources: Sources, control: Control) -> AbstractContextManager[None]:
-        """In the body, what this job asked for beside the model hangs on its networks."""
+        """In the body, the job's LoRAs are on the model's networks."""
         from worker.engine.adapters.lora import LoraStore, applied_loras
 
         self._loras = self._loras or LoraStore()
         return applied_loras(entry.parts, entry.offloader, sources.loras, self._loras, control)
 
     def _compiled(self, entry: Loaded, params: Params, sources: Sources) -> AbstractContextManager[None]:
-        """In the body, this job runs compiled as far as its model is; one that hangs something onto it does not."""
+        """In the body, the networks run compiled as far as they are; with LoRAs and the like on them, as they are."""
         if self._compile == "off" or entry.spec.family == "upscaler":
             return nullcontext()
         from worker.engine.speed.compile import Compiler
@@ -301,8 +304,22 @@ class Engine:
         hangs = sources.loras or sources.references or sources.controls or getattr(params, "step_cache", None)
         return self._compiler.at_work(entry, plain=bool(hangs))
 
+    def _check_downloads(self, parts: Sequence[WeightSource]) -> None:
+        """Refuse weights that would have to be downloaded and may not be.
+
+        Raises:
+            ModelUnavailable: the message names their variable.
+        """
+        for part in () if self.registry.may_download else parts:
+            if part.kind == "hub" and not part.optional:
+                raise ModelUnavailable("model_unavailable.no_downloads", variable=part.variable)
+
+    def _take(self, spec: ModelSpec, size: Size, control: Control) -> Placement:
+        """`ModelCache.take` for a job, which may wait for a download only where the operator allows that."""
+        return self._cache.take(spec, size, control, downloads=self.registry.may_download)
+
     def _spec(self, request: "Request", params: Params) -> ModelSpec:
-        """What a job runs on; what draws nothing needs its upscaler alone."""
+        """What a job runs on: its model, or its upscaler alone where nothing is drawn."""
         if params.draws_nothing and (alone := self._upscaler(params)) is not None:
             return alone
         return self.registry.spec(request.task_type, request.model, request)
@@ -319,7 +336,7 @@ class Engine:
         return self._tile(spec) if spec.family == "upscaler" else Size.of(request.task_type, params)
 
     def _tile(self, upscaler: ModelSpec) -> Size:
-        """As large a tile as there is room for beside what is on the GPU now."""
+        """The largest tile that an upscaler has room for beside what is on the GPU now."""
         cuda = self.registry.cuda
         free, _ = device.memory(cuda=cuda)
         tile = upscale_tile(upscaler, free - SLACK - sum(spec_bytes(upscaler, cuda=cuda).values()), cuda=cuda)
@@ -340,7 +357,7 @@ class Engine:
             pixels = resized(picture.pixels, upscale.width, upscale.height)
         else:
             size = self._tile(upscaler)
-            self._cache.take(upscaler, size, control, downloads=self.registry.may_download)
+            self._take(upscaler, size, control)
             entry, job.phase = self._cache[upscaler], "upscale"
 
             def tell(share: float) -> None:
@@ -356,7 +373,7 @@ class Engine:
             return replace(picture, pixels=pixels)
         with translated("run"):
             drawn = replace(picture, pixels=job.drawn_anew(pixels, picture.seed))
-        # What was drawn anew may be something else: it is looked at again.
+        # Details that were drawn anew may show something else: the picture is checked again.
         checked = self._checked(drawn)
         return replace(checked, nsfw=True) if picture.nsfw else checked
 
@@ -369,13 +386,14 @@ class Engine:
         tiles: bool,
         finish: Callable[[Generated], Generated] | None = None,
     ) -> Iterator[Generated]:
+        """The job's pictures from `first` on, each checked, then `finish`ed, before it is handed out."""
         from worker.engine.vae import in_tiles
 
         with self._cache.cleanly(), in_tiles(entry.parts.vae, tiles=tiles):
             with translated("run"):
                 pictures = job.run(first)
             while True:
-                # Not a for loop around a yield: what the receiver of a picture raises is none of the model's errors.
+                # No for loop around the yield: an error of the picture's receiver is not to be read as the model's.
                 with translated("run"):
                     picture = next(pictures, None)
                 if picture is None:

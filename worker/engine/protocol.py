@@ -57,11 +57,11 @@ class Placement:
     evicted: tuple[str, ...] = field(default=())
     """Models that leave the GPU first."""
     tiles: bool = False
-    """Whether the VAE decodes in tiles."""
+    """Whether the VAE works in tiles."""
 
 
 class Generator(Protocol):
-    """Every model of this worker behind one door. All but the first five run in the one GPU thread."""
+    """Every model of this worker behind one door. What does not say `any thread` runs in the one GPU thread."""
 
     def models(self, task_type: TaskType) -> Sequence[str]:
         """The names that a request of this task may ask for, the default first; empty: none has one. Any thread."""
@@ -82,14 +82,19 @@ class Generator(Protocol):
         ...
 
     def estimate(self, request: "Request", params: "Params") -> "Estimate | None":
-        """How long the job will take, piece by piece; reads small files only, any thread. None: not known."""
+        """How long the job will take, piece by piece; reads small files only, any thread. None: not known.
+
+        Raises:
+            ModelUnavailable: as `describe`.
+        """
         ...
 
     def check(self, request: "Request", sources: Sources) -> None:
-        """Refuse files that cannot be added to what serves the request; reads their headers only, any thread.
+        """Refuse LoRA files that no model of this task can take; reads their headers only, any thread.
 
         Raises:
-            InvalidInput: naming each LoRA with what is wrong with it.
+            InvalidInput: naming each with what is wrong with it.
+            DownloadFailed: one is not there any more.
         """
         ...
 
@@ -97,7 +102,7 @@ class Generator(Protocol):
         """Have the weights of a job where they will run, with the room that its size takes beside them.
 
         Raises:
-            ModelUnavailable, OutOfMemory, GpuFault, or what `control.raise_if_stopped` raises.
+            ModelUnavailable, OutOfMemory, GpuFault, DiskFull, or what `control.raise_if_stopped` raises.
         """
         ...
 
@@ -121,7 +126,8 @@ class Generator(Protocol):
         """Run one job; yields each image as soon as it is decoded, or one clip.
 
         Raises:
-            OutOfMemory, GpuFault, InvalidImage, Internal (no usable picture), or, within one denoising step, what
-            `control.raise_if_stopped` raises.
+            InvalidInput (a LoRA that does not go with the model), DownloadFailed (its file is gone), OutOfMemory,
+            GpuFault, Internal (no usable picture), or, within one denoising step, what `control.raise_if_stopped`
+            raises.
         """
         ...

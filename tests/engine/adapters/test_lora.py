@@ -21,8 +21,9 @@ from tests.support.loras import Style, attentions, layers_of, lora, networks_of
 from tests.support.published_loras import PUBLISHED, Published, header_only
 from worker.core.config import Settings
 from worker.core.types import LoraFile, TaskType
-from worker.engine.adapters.lora import LoraStore, _aliases, _flat, _of_sgm, _table, applied_loras
+from worker.engine.adapters.lora import LoraStore, applied_loras
 from worker.engine.adapters.lora_file import _size, identify
+from worker.engine.adapters.lora_names import aliases, flat, layers_by_name, of_sgm
 from worker.engine.engine import Engine
 from worker.engine.memory.offload import Offloader
 
@@ -235,7 +236,7 @@ def published_networks() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def tables() -> dict[str, Any]:
-    return {name: _table(network) for name, network in published_networks().items()}
+    return {name: layers_by_name(network) for name, network in published_networks().items()}
 
 
 USABLE = [one for one in PUBLISHED if not one.refused]
@@ -250,21 +251,21 @@ def test_every_layer_of_published_layouts_is_found_in_the_published_models(
     for layer in found.layers:
         table = tables[denoiser if layer.network == "denoiser" else layer.network]
         if layer.kind in {"LoKr", "LoHa"}:
-            _, module = table[_flat(layer.name)]
+            _, module = table[flat(layer.name)]
             shapes = {key: {"shape": [*one.shapes[key]]} for key in layer.keys.values()}
             assert _size(layer, shapes).inputs == module.weight[0].numel(), layer.name
             continue
         if "down" not in layer.keys:
-            assert _flat(layer.name) in table or "norm" in layer.name
+            assert flat(layer.name) in table or "norm" in layer.name
             continue
-        _, module = table[_flat(layer.name)]
+        _, module = table[flat(layer.name)]
         assert one.shapes[layer.keys["up"]][0] == module.weight.shape[0], layer.name
         assert one.shapes[layer.keys["down"]][1] == module.weight.shape[1], layer.name
 
 
 def test_every_name_of_the_original_unet_is_what_diffusers_takes_it_for() -> None:
     unet = published_networks()["unet"]
-    names = {name: _of_sgm(name, unet) for name in layers_of(unet)}
+    names = {name: of_sgm(name, unet) for name in layers_of(unet)}
     assert None not in names.values()
     flat = {f"lora_unet_{alias.replace('.', '_')}": name for name, alias in names.items() if alias is not None}
     assert len(flat) == len(names)
@@ -290,7 +291,7 @@ def test_every_name_of_wans_own_code_is_what_diffusers_takes_it_for() -> None:
     network = published_networks()["14B"]
     wanted = {}
     for name in layers_of(network):
-        ours = [alias for alias in _aliases(name, network) if alias != name and not alias.endswith("to_out")]
+        ours = [alias for alias in aliases(name, network) if alias != name and not alias.endswith("to_out")]
         if ours:
             wanted[f"diffusion_model.{ours[-1]}"] = name
     assert len(wanted) == len(layers_of(network))

@@ -24,6 +24,7 @@ from worker.core.errors import InvalidInput
 from worker.core.messages import text
 from worker.core.types import Control, LoraFile
 from worker.engine.adapters.lora_file import Layer, identify, is_smaller_as_lora, still_there, unusable
+from worker.engine.adapters.lora_names import flat, layers_by_name
 from worker.engine.memory.offload import Offloader
 from worker.engine.memory.placement import phase_of
 from worker.engine.models.loader import Parts, SdxlParts, WanParts
@@ -82,7 +83,7 @@ def applied_loras(
         DownloadFailed: one of them is not there any more.
         ModelUnavailable, OutOfMemory: one of them cannot be read.
     """
-    # At the scale 0 nothing is added: not even a zero, which could be one times infinity.
+    # One of scale 0 is left out: zero times a number that is not finite is none.
     used = [lora for lora in loras if lora.scale]
     with ExitStack() as stack:
         if used:
@@ -96,7 +97,7 @@ def applied_loras(
 
 @contextmanager
 def without_loras(network: torch.nn.Module) -> Iterator[None]:
-    """In the body, a network that may have LoRAs runs as if it had none."""
+    """In the body, a network runs without the LoRAs that are attached to it."""
     one = _ATTACHED.get(network)
     if one is None:
         yield
@@ -161,7 +162,7 @@ class _Hanging:
 
     @contextmanager
     def attached(self, device: torch.device) -> Iterator[None]:
-        """Their hooks are there in the body; their tensors come when the network begins to run."""
+        """In the body, their hooks are on the layers; their tensors come when the network begins to run."""
         with ExitStack() as stack:
             come: Callable[[Any, Any], None] = lambda _network, _args: self.come(device)  # noqa: E731
             stack.callback(self.network.register_forward_pre_hook(come).remove)
@@ -188,7 +189,7 @@ class _Hanging:
 
 
 _ATTACHED: "weakref.WeakKeyDictionary[torch.nn.Module, _Hanging]" = weakref.WeakKeyDictionary()
-"""Network -> what hangs on it now."""
+"""Network -> the LoRAs that are attached to it now."""
 
 
 def _make_way(hanging: Mapping[str, _Hanging], name: str) -> None:
@@ -209,11 +210,11 @@ class _Gathering:
         self._parts, self._store, self._control = parts, store, control
         names = ("text_encoder", "text_encoder_2", "unet", "transformer", "transformer_2")
         self._networks = {name: module for name, module in parts.modules().items() if name in names}
-        self._tables = {name: _table(network) for name, network in self._networks.items()}
+        self._tables = {name: layers_by_name(network) for name, network in self._networks.items()}
         self._added: dict[tuple[str, str], list[Mapping[str, torch.Tensor]]] = {}
 
     def add(self, lora: LoraFile) -> None:
-        """One file more.
+        """Add one file.
 
         Raises:
             _Unfit: it is made for another model.
@@ -226,7 +227,7 @@ class _Gathering:
         for layer in found.layers:
             known = False
             for network in targets.get(layer.network, ()):
-                if (place := self._tables[network].get(_flat(layer.name))) is not None:
+                if (place := self._tables[network].get(flat(layer.name))) is not None:
                     known = True
                     name, module = place
                     default = scales.get(network.replace("transformer_2", "transformer"), 1.0)
@@ -242,7 +243,7 @@ class _Gathering:
             )
 
     def hanging(self) -> dict[str, "_Hanging"]:
-        """All that was added, ready to be hung onto the networks."""
+        """What was added, network by network, ready to be attached."""
         found: dict[str, _Hanging] = {}
         for (network, name), additions in self._added.items():
             one = found.setdefault(network, _Hanging(network, self._networks[network]))
@@ -250,7 +251,7 @@ class _Gathering:
         return found
 
     def _targets(self, lora: LoraFile) -> dict[str, tuple[str, ...]]:
-        """Which networks a file's networks are here.
+        """The names that a file has for networks -> those of the networks here.
 
         Raises:
             _Unfit: it is for one of two experts, and there is one network.
@@ -457,7 +458,7 @@ def _of_rank(tensor: torch.Tensor, dimensions: int) -> torch.Tensor:
 
 
 def _summed(layer: torch.nn.Module, all_: Sequence[Mapping[str, torch.Tensor]]) -> _Addition:
-    """What several files add to one layer: their ranks side by side."""
+    """What several files add to one layer: their ranks side by side, their LoKrs and LoHas by number."""
     made = {}
     for name, join in _JOINED.items():
         if found := [one[name] for one in all_ if name in one]:
@@ -483,108 +484,3 @@ def _wide(vector: torch.Tensor, output: torch.Tensor, layer: torch.nn.Module) ->
 
 def _bytes(tensors: Tensors) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-
-
-# -- what trainers call the layers
-
-_OLD_SPELLINGS = (
-    ("_processor_to_", "_to_"),
-    ("self_attn_to_out", "self_attn_out_proj"),
-    *((f"self_attn_to_{one}", f"self_attn_{one}_proj") for one in "qkv"),
-)
-"""Names of diffusers before 0.22 -> those of today."""
-# https://github.com/Wan-Video/Wan2.1, wan/modules/model.py.
-_WAN_NAMES = (
-    ("attn1.to_out.0", "self_attn.o"),
-    ("attn2.to_out.0", "cross_attn.o"),
-    *((f"attn1.to_{one}", f"self_attn.{one}") for one in "qkv"),
-    *((f"attn2.to_{one}", f"cross_attn.{one}") for one in "qkv"),
-    ("attn2.add_k_proj", "cross_attn.k_img"),
-    ("attn2.add_v_proj", "cross_attn.v_img"),
-    ("ffn.net.0.proj", "ffn.0"),
-    ("ffn.net.2", "ffn.2"),
-    ("condition_embedder.time_proj", "time_projection.1"),
-    ("condition_embedder.time_embedder.linear_1", "time_embedding.0"),
-    ("condition_embedder.time_embedder.linear_2", "time_embedding.2"),
-    ("condition_embedder.text_embedder.linear_1", "text_embedding.0"),
-    ("condition_embedder.text_embedder.linear_2", "text_embedding.2"),
-    ("condition_embedder.image_embedder.ff.net.0.proj", "img_emb.proj.1"),
-    ("condition_embedder.image_embedder.ff.net.2", "img_emb.proj.3"),
-    ("proj_out", "head.head"),
-)
-"""How the names of layers end in diffusers -> in Wan's own code."""
-# https://github.com/Stability-AI/generative-models, sgm/modules/diffusionmodules/openaimodel.py.
-_IN_RESNETS = (
-    ("conv1", "in_layers.2"),
-    ("time_emb_proj", "emb_layers.1"),
-    ("conv2", "out_layers.3"),
-    ("conv_shortcut", "skip_connection"),
-)
-_UNET_ENDS = {
-    "conv_in": "input_blocks.0.0",
-    "conv_out": "out.2",
-    "time_embedding.linear_1": "time_embed.0",
-    "time_embedding.linear_2": "time_embed.2",
-    "add_embedding.linear_1": "label_emb.0.0",
-    "add_embedding.linear_2": "label_emb.0.2",
-}
-
-
-def _flat(name: str) -> str:
-    """A name as it is compared: trainers put dots and underscores where they like."""
-    flat = name.replace(".", "_")
-    for old, new in _OLD_SPELLINGS:
-        flat = flat.replace(old, new)
-    return flat
-
-
-def _table(network: Any) -> dict[str, tuple[str, torch.nn.Module]]:
-    """Every name that trainers have for a layer, flat -> its name here, and the layer."""
-    table: dict[str, tuple[str, torch.nn.Module]] = {}
-    for name, module in network.named_modules():
-        if isinstance(module, torch.nn.Linear | torch.nn.Conv2d | torch.nn.Conv3d):
-            for alias in _aliases(name, network):
-                table[_flat(alias)] = name, module
-    return table
-
-
-def _aliases(name: str, network: Any) -> Iterator[str]:
-    yield name
-    if name.endswith("to_out.0"):
-        yield name.removesuffix(".0")
-    kind = type(network).__name__
-    if kind.startswith("CLIPText"):
-        # transformers 5 has no text_model in it any more; every file has.
-        yield name.removeprefix("text_model.")
-        yield "text_model." + name.removeprefix("text_model.")
-    elif kind.startswith("Wan"):
-        yield from (name.removesuffix(ours) + theirs for ours, theirs in _WAN_NAMES if name.endswith(ours))
-    elif kind.startswith("UNet") and (theirs := _of_sgm(name, network)) is not None:
-        yield theirs
-
-
-def _of_sgm(name: str, unet: Any) -> str | None:
-    """A UNet's layer as the original implementation calls it: its blocks are counted through."""
-    if name in _UNET_ENDS:
-        return _UNET_ENDS[name]
-    side, *rest = name.split(".")
-    layers = unet.config.layers_per_block
-    if side == "mid_block":
-        kind, index, *inside = rest
-        place = f"middle_block.{1 if kind == 'attentions' else 2 * int(index)}"
-    elif side in {"down_blocks", "up_blocks"}:
-        block, kind, index, *inside = rest
-        first = int(block) * (layers + 1)
-        if side == "down_blocks" and kind == "downsamplers":
-            return f"input_blocks.{first + layers + 1}.0.op"
-        if kind == "upsamplers":
-            attends = hasattr(unet.up_blocks[int(block)], "attentions")
-            return f"output_blocks.{first + layers}.{2 if attends else 1}.conv"
-        number = first + int(index) + (side == "down_blocks")
-        place = f"{'input' if side == 'down_blocks' else 'output'}_blocks.{number}.{int(kind == 'attentions')}"
-    else:
-        return None
-    tail = ".".join(inside)
-    if kind == "resnets":
-        tail = dict(_IN_RESNETS).get(tail, tail)
-    return f"{place}.{tail}"

@@ -24,10 +24,9 @@ from worker.engine.models.registry import (
     SDXL_BASE,
     ModelRegistry,
     ModelSpec,
-    Role,
     WeightSource,
-    folder_problem,
 )
+from worker.engine.models.roles import Role, folder_problem
 from worker.engine.protocol import Placement
 from worker.engine.vendor_errors import importing, quiet, release_memory, translated
 
@@ -41,6 +40,7 @@ log = logging.getLogger(__name__)
 HOST_RESERVE = 4 * GIB
 """Bytes of the machine's memory that no weights are kept in."""
 LEARNT_MARGIN = 1.1
+"""By how much a phase is taken to need more than the bytes that it ran out of."""
 _FETCHED_AS: Mapping[Role, What] = {
     "vae": "vae",
     "ip_adapter": "ip_adapter",
@@ -60,7 +60,7 @@ class Loaded:
     offloader: "Offloader"
     last_used: int
     extras: set[str] = field(default_factory=set)
-    """The variables of what was loaded beside it."""
+    """Networks that were loaded beside it (`WeightSource.network`)."""
     compiled: dict[str, "Compiled"] = field(default_factory=dict)
     """Network -> what is compiled of it."""
 
@@ -112,7 +112,7 @@ class ModelCache:
             entry.last_used = self._clock
         placement = self.decide(spec, size)
         if placement.mode == "refused" and self.decide(spec, size, alone=True).mode != "refused":
-            # What others keep in the machine's memory is what is missing. A size that fits nowhere makes nobody leave.
+            # The room is missing that others take in the machine's memory. A size that fits nowhere makes nobody leave.
             self._drop([name for name in self._loaded if name != spec.name])
             placement = self.decide(spec, size)
         if placement.mode == "refused":
@@ -133,7 +133,7 @@ class ModelCache:
         return placement
 
     def decide(self, spec: ModelSpec, size: Size, *, alone: bool = False) -> Placement:
-        """Where the model would be for a job of this size, or would be if it were `alone`; changes nothing.
+        """Where the model would be for a job of this size, or `alone` in the machine's memory; changes nothing.
 
         Raises:
             GpuFault: the GPU does not answer.
@@ -241,7 +241,7 @@ class ModelCache:
         self._say_changed()
 
     def _say_changed(self) -> None:
-        """What found no room on the GPU beside a model may find some now."""
+        """Have previews look again whether there is room on the GPU beside their model."""
         for entry in self._loaded.values():
             if entry.spec.family == "sdxl":
                 cast("SdxlParts", entry.parts).beside.changed()

@@ -1,7 +1,6 @@
-"""Which weights serve which task, and whether they are what their variable asks for. Imports no torch.
+"""Which weights serve which task: the settings' model variables, and what lies where they point. Imports no torch.
 
-Reads the settings' model variables and the small JSON files beside the weights; a client only ever sees the names of
-variables, never a path.
+Reads small JSON files beside the weights. A message names variables and never a path, since a client may see it.
 """
 
 import contextlib
@@ -18,11 +17,9 @@ from worker.core.config import PreviewFactors, Settings, has_cuda_driver, named_
 from worker.core.errors import FieldProblem, InvalidInput, ModelUnavailable
 from worker.core.messages import text
 from worker.core.types import ControlType, Quantized, TaskType
-from worker.engine.models import control_types, few_steps, hub, upscaler_file
-from worker.engine.models.checker_files import CONFIG, PREPROCESSOR, checker_folders
+from worker.engine.models import control_types, few_steps, hub
 from worker.engine.models.checkpoint import (
     components,
-    has_weights,
     header,
     own_words,
     read_json,
@@ -34,19 +31,19 @@ from worker.engine.models.controlnet_files import ControlNetFiles, controlnet_fi
 from worker.engine.models.identity import Identity, Options, identify
 from worker.engine.models.ip_adapter_files import IpAdapterFiles, ip_adapter_files
 from worker.engine.models.kept import Kept, look
-from worker.engine.models.weight_files import has_weights_in, is_complete, is_whole
+from worker.engine.models.roles import Role, file_problem, folder_problem
+from worker.engine.models.weight_files import is_whole
 
 T = TypeVar("T")
 
 _FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
-"""Endings of a model in one file; all but the first are refused by what is in them."""
+"""How a value ends that names one file. All but `.safetensors` are refused, by what is in them."""
 
 Family = Literal["sdxl", "wan", "upscaler"]
-Role = Literal["sdxl", "vae", "refiner", "wan", "safety", "ip_adapter", "controlnet", "depth", "preview", "upscaler"]
 Kind = Literal["folder", "file", "hub", "demo"]
 
 SDXL_SIDE = 1024
-"""Of the native size of an SDXL model."""
+"""Pixels of a side of SDXL's native size."""
 SDXL_BASE = "stabilityai/stable-diffusion-xl-base-1.0"
 SDXL_VAE = "madebyollin/sdxl-vae-fp16-fix"
 SDXL_PROMPT_WIDTH = 2048
@@ -60,28 +57,14 @@ PINNED = {
     SAFETY: f"{SAFETY}@451f4fe16113bff5a5d2269ed5ad43b0592e9a14",
     WAN_T2V: f"{WAN_T2V}@0fad780a534b6463e45facd96134c9f345acfa5b",
 }
-"""What is taken where the operator names nothing: a repository that is exchanged must not become the worker's model."""
+"""What is loaded where the operator names nothing, at one commit: whoever changes the repository does not reach it."""
 
-_CLASSES: dict[Role, frozenset[str]] = {
-    "sdxl": frozenset({"StableDiffusionXLPipeline", "StableDiffusionXLInpaintPipeline"}),
-    "refiner": frozenset({"StableDiffusionXLImg2ImgPipeline"}),
-    "wan": frozenset({"WanPipeline", "WanImageToVideoPipeline"}),
-}
-_WORDS = ("tokenizer.json", "vocab.json", "spiece.model", "sentencepiece.model")
-_SMALL = {
-    "tokenizer": _WORDS,
-    "tokenizer_2": _WORDS,
-    "scheduler": ("scheduler_config.json",),
-    "image_processor": ("preprocessor_config.json", "processor_config.json"),
-}
-"""Parts without weights that are read -> what one of them has to be there."""
 _DEMO_FOLDERS: dict[Role, str] = {"sdxl": "sdxl", "refiner": "sdxl-refiner", "wan": "wan"}
 
 
 @dataclass(frozen=True, slots=True)
 class WeightSource:
-    """What one variable names. `path` is None for a hub id that is nowhere on this machine yet, and for what is built
-    when it is loaded (`demo` of what goes beside a model)."""
+    """What one variable names."""
 
     variable: str
     role: Role
@@ -89,21 +72,22 @@ class WeightSource:
     name: str
     """What the response calls it: `demo`, the hub id, or the name of the folder or file."""
     path: Path | None
+    """None: a hub id that is not on this machine yet, or a `demo` that is made when it is loaded."""
     revision: str | None = None
     """Of a hub id that is pinned."""
     called: str | None = None
     """The operator's own name for it, where there are several."""
     optional: bool = False
-    """Nobody asked for it by name: where it cannot be had, the worker goes on without."""
+    """Whether the worker goes on without it where it cannot be had: the operator did not name it."""
 
     @property
     def network(self) -> str:
-        """Of an extra: what it is called among its model's networks."""
+        """What an extra is called among its model's networks."""
         return self.role if self.called is None else f"{self.role}_{self.called}"
 
     @property
     def hub_id(self) -> str:
-        """What to fetch."""
+        """What to fetch, as `org/name` or `org/name@revision`."""
         return self.name if self.revision is None else f"{self.name}@{self.revision}"
 
 
@@ -122,7 +106,7 @@ class ModelSpec:
     quantize: Quantized | None = None
     """In which numbers the large layers of the networks that denoise are kept; None: in those that they run in."""
     extras: tuple[WeightSource, ...] = ()
-    """What one job asks for beside the model: loaded for the first that does, and on the GPU only while it runs."""
+    """What a job asks for beside the model: loaded for the first job that does, and on the GPU only while one runs."""
 
     @property
     def name(self) -> str:
@@ -137,7 +121,7 @@ class ModelSpec:
         return tuple(part for part in (self.main, self.vae, self.refiner, *self.extras) if part is not None)
 
     def having(self, part: WeightSource) -> "ModelSpec":
-        """This spec with `part` in its place."""
+        """This spec with `part` instead of the one of the same role."""
         match part.role:
             case "vae":
                 return replace(self, vae=part)
@@ -151,7 +135,7 @@ class ModelSpec:
 
 
 class ModelRegistry:
-    """The configured models of one worker, read again when their files change: a model that arrives is seen."""
+    """The configured models of one worker. Answers are kept until the files that they rest on change (`kept`)."""
 
     def __init__(
         self,
@@ -180,9 +164,7 @@ class ModelRegistry:
         return hub.default_places(self._settings.models_dir) if self._where is None else self._where
 
     def spec(self, task_type: TaskType, model: str | None = None, request: Request | None = None) -> ModelSpec:
-        """The weights of a task: of the model that is called `model`, or of the first one.
-
-        With what `request` asks for beside them.
+        """The weights of a task, with what `request` asks for beside them; `model` None: the task's first model.
 
         Raises:
             ModelUnavailable: the task is not served, none is configured, or what is configured is not there or is
@@ -203,7 +185,7 @@ class ModelRegistry:
         return replace(spec, quantize=self._quantize)
 
     def read(self, spec: ModelSpec, reader: Callable[[ModelSpec], T]) -> T:
-        """What `reader` finds in the files of a model, which it reads again when they change."""
+        """What `reader` finds in the files of a model; called again only when they have changed."""
 
         def found() -> T:
             look(*(part.path for part in spec.all if part.path is not None))
@@ -212,7 +194,7 @@ class ModelRegistry:
         return self._kept.get((reader, spec.family, spec.all), found)
 
     def upscaler(self) -> ModelSpec | None:
-        """The network that makes finished pictures larger: a model of its own, for all that draw. None: there is none.
+        """The network that makes finished pictures larger, whichever model drew them. None: there is none.
 
         Raises:
             ModelUnavailable: what is configured is not there or is something else.
@@ -228,7 +210,7 @@ class ModelRegistry:
         return ModelSpec("upscaler", weights)
 
     def _may_draw(self, model: str | None) -> bool:
-        """Whether an image model stands beside the upscaler, here or as a download that is allowed."""
+        """Whether there is an image model beside the upscaler, here or as a download that is allowed."""
         try:
             spec = self._sdxl(TaskType.UPSCALE, model)
         except ModelUnavailable:
@@ -250,7 +232,7 @@ class ModelRegistry:
         return self._kept.get(("describe", task_type, model), described)
 
     def _is_first(self, spec: ModelSpec) -> bool:
-        """Whether it is what the first task that this worker can serve runs on where a request names no model."""
+        """Whether it serves the first task that can be served, where a request names no model."""
         for task in self.tasks:
             with contextlib.suppress(ModelUnavailable):
                 return self.spec(task).name == spec.name
@@ -292,8 +274,8 @@ class ModelRegistry:
     def may_download(self) -> bool:
         """Whether weights may be fetched while a job waits.
 
-        Where the operator does not say: as long as no model that they name was here when this was first asked. Who has
-        put one in its place does not want others to be fetched at the wish of a client.
+        Where the operator does not say: yes, unless a model that they name was here when this was first asked. An
+        operator who has put weights in place does not expect a client's request to fetch others.
         """
         if self._settings.allow_downloads is not None:
             return self._settings.allow_downloads
@@ -325,7 +307,7 @@ class ModelRegistry:
         return tuple(name for name in self._settings.model_defaults or {} if name not in known)
 
     def unmatched_accelerations(self) -> tuple[str, ...]:
-        """The same of ACCELERATIONS, which takes a kind of models for a name, too, and a model's own words for it."""
+        """The same of ACCELERATIONS, whose names may also be a family (`sdxl`, `wan`) or what a model calls itself."""
         known = self._known_names() | {"sdxl", "wan"}
         for task in self.tasks:
             for model in self.models(task):
@@ -348,7 +330,7 @@ class ModelRegistry:
         return self._weights("SAFETY_MODEL", "safety", self._settings.safety_model or PINNED[SAFETY])
 
     def ip_adapter(self, main: WeightSource) -> WeightSource | None:
-        """What lets an SDXL model take after pictures; None where the operator asked for none.
+        """What lets an SDXL model see pictures beside the prompt; None where the operator asked for none.
 
         Raises:
             ModelUnavailable: what is configured is not there, is something else, or is for another model.
@@ -377,7 +359,7 @@ class ModelRegistry:
             extras.append(self.ip_adapter(main))
         if isinstance(request, ImageRequest) and request.controlnets:
             extras += self._asked_controlnets(main, request)
-        # Where the check blocks nobody is shown any: see `job.preview`.
+        # Where the safety check blocks, no preview is shown: see `job.preview`.
         if isinstance(request, ImageRequest) and request.preview and self._settings.safety_checker != "block":
             extras.append(self.preview())
         return tuple(extra for extra in extras if extra is not None)
@@ -392,7 +374,7 @@ class ModelRegistry:
         return None if value is None else self._weights("PREVIEW_MODEL", "preview", value)
 
     def depth(self) -> WeightSource | None:
-        """What tells the depth of a photo; None: such control pictures come made.
+        """What tells the depth of a photo; None: a client has to send the depth itself.
 
         Raises:
             ModelUnavailable: what is configured is not there or is something else.
@@ -583,7 +565,7 @@ class ModelRegistry:
         return self._kept.get(("weights", variable, role, value), lambda: self._found(variable, role, value))
 
     def closed(self, weights: WeightSource) -> Path | None:
-        """Where a model that counts as not here may be all the same: in a folder that this process may not read."""
+        """A folder that this process may not read, in which a model may be that counts as not here; None: none."""
         return hub.closed(weights.name, self._places) if weights.kind == "hub" else None
 
     def _found(self, variable: str, role: Role, value: str) -> WeightSource:
@@ -639,15 +621,7 @@ def _file(variable: str, role: Role, path: Path) -> WeightSource:
         raise PermissionError
     if header(path) and not is_whole(path):
         raise ModelUnavailable("model_unavailable.file_cut_off", variable=variable)
-    if role == "upscaler":
-        problem = upscaler_file.problem(path)
-    elif role == "controlnet" and header(path):
-        problem = _controlnet_problem(path)
-    elif role == "preview" and header(path):
-        problem = _preview_problem(path)
-    else:
-        problem = identify(path).problem if role == "sdxl" or not header(path) else None
-    if problem:
+    if problem := file_problem(path, role):
         raise ModelUnavailable("model_unavailable.file", variable=variable, problem=problem)
     return WeightSource(variable, role, "file", path.name, path)
 
@@ -712,79 +686,3 @@ def _end_image(weights: WeightSource, *, held: bool) -> EndImage:
     if config.get("pos_embed_seq_len"):
         return "required"
     return "no" if config.get("image_dim") else "optional"
-
-
-def folder_problem(folder: Path, role: Role) -> str | None:
-    """Why `folder` cannot be loaded as `role`, as the end of a sentence; None when nothing seems wrong."""
-    if role == "upscaler":
-        return upscaler_file.problem(folder)
-    if role == "controlnet":
-        return _controlnet_problem(folder)
-    if role in {"vae", "depth", "preview"}:
-        return _problem_alone(folder, role) or _weights_problem(folder)
-    if role == "ip_adapter":
-        files = ip_adapter_files(folder)
-        return files if isinstance(files, str) else None
-    if role == "safety":
-        return _checker_problem(folder)
-    index = read_json(folder / "model_index.json")
-    if not index:
-        alone = role == "sdxl" and any(folder.glob("*.safetensors"))
-        return text("model_unavailable.no_index_but_file" if alone else "model_unavailable.no_index")
-    if index.get("_class_name") not in _CLASSES[role]:
-        return text("model_unavailable.kind", kinds=", ".join(sorted(_CLASSES[role])))
-    if problem := _problem_of_parts(folder):
-        return problem
-    if role == "sdxl" and read_json(folder / "unet" / "config.json").get("in_channels", 4) != 4:
-        return text("model_unavailable.inpainting_only")
-    return None
-
-
-def _problem_of_parts(folder: Path) -> str | None:
-    for component in filter(has_weights, components(folder)):
-        if not has_weights_in(folder / component):
-            return text("model_unavailable.no_weights_of", part=component)
-        if not is_complete(folder / component):
-            return text("model_unavailable.cut_off_of", part=component)
-    for component in filter(_SMALL.__contains__, components(folder)):
-        if not any((folder / component / name).is_file() for name in _SMALL[component]):
-            return text("model_unavailable.no_part", part=component)
-    return None
-
-
-def _problem_alone(folder: Path, role: Role) -> str | None:
-    """The same of a folder that holds one network, but for its weights."""
-    config = read_json(folder / "config.json")
-    if role == "vae" and config.get("_class_name") != "AutoencoderKL":
-        return text("model_unavailable.no_vae")
-    if role == "depth" and config.get("architectures") != ["DepthAnythingForDepthEstimation"]:
-        return text("model_unavailable.no_depth")
-    if role == "preview" and (config.get("_class_name"), config.get("latent_channels", 4)) != ("AutoencoderTiny", 4):
-        return text("model_unavailable.no_preview")
-    return None
-
-
-def _preview_problem(path: Path) -> str | None:
-    """The same of a file: the first layer of its decoder says what it takes."""
-    shape = header(path).get("decoder.layers.0.weight", {}).get("shape")
-    return None if shape == [64, 4, 3, 3] else text("model_unavailable.no_preview")
-
-
-def _controlnet_problem(path: Path) -> str | None:
-    files = controlnet_files(path)
-    return files if isinstance(files, str) else None
-
-
-def _checker_problem(folder: Path) -> str | None:
-    network, processor = checker_folders(folder)
-    if read_json(network / CONFIG).get("architectures") != ["StableDiffusionSafetyChecker"]:
-        return text("model_unavailable.no_checker")
-    if not (processor / PREPROCESSOR).is_file():
-        return text("model_unavailable.no_preprocessor")
-    return _weights_problem(network)
-
-
-def _weights_problem(folder: Path) -> str | None:
-    if not has_weights_in(folder):
-        return text("model_unavailable.no_weights")
-    return None if is_complete(folder) else text("model_unavailable.cut_off")
