@@ -6,7 +6,7 @@ component.
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -135,8 +135,8 @@ Parts = SdxlParts | WanParts | UpscalerParts
 class Loader:
     """Loads one model whose files are here.
 
-    `cuda` decides the dtypes. A network for which `on_card` holds is read straight to `card`; without a card, and for
-    every other, it is in the machine's memory.
+    `cuda` decides the dtypes. A network for which `on_card` holds is read straight to `card`; every other one, and all
+    without a card, to the machine's memory.
     """
 
     spec: ModelSpec
@@ -165,17 +165,10 @@ class Loader:
     def _upscaler(self) -> UpscalerParts:
         source = self.spec.main
         self._total = 1
-        if source.kind == "demo":
-            tensors = demo_weights()
-        else:
-            with safe_open(file_in(_path(source)), "pt") as file:
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no dict
-        try:  # torch's RuntimeError: a tensor is missing, or of another shape
+        tensors = demo_weights() if source.kind == "demo" else _tensors(file_in(_path(source)))
+        try:
             made = network(tensors)
-        except (
-            NotAnUpscaler,
-            RuntimeError,
-        ) as error:
+        except (NotAnUpscaler, RuntimeError) as error:  # torch's: a tensor is missing, or of another shape
             raise _incomplete(source, "upscaler") from error
         made.to(self._run_dtype(torch.float16))
         self._step()
@@ -243,7 +236,7 @@ class Loader:
         if self.sdxl_configs is None:
             raise ModelUnavailable("model_unavailable.file_configs")
         half = torch.float16
-        # By themselves, so that each is read once, in its own dtype, to its own place.
+        # The large ones by themselves, so that each is read once, in its own dtype, to its own place.
         unet = self._of_file(source, "unet", diffusers.UNet2DConditionModel, half)
         vae_dtype = _vae_dtype(self.sdxl_configs / "vae")
         vae = self._of_file(source, "vae", diffusers.AutoencoderKL, vae_dtype) if load_vae else None
@@ -274,8 +267,7 @@ class Loader:
 
     def _of_file(self, source: WeightSource, name: str, kind: Any, dtype: torch.dtype) -> Any:
         """One network of a single SDXL file; no other tensor of the file is read."""
-        with safe_open(_path(source), "pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys() if key.startswith(_IN_ONE_FILE[name])}  # noqa: SIM118 - no dict
+        tensors = _tensors(_path(source), prefixes=_IN_ONE_FILE[name])
         with _whole_or_error(source, name):
             if not tensors:
                 raise _incomplete(source, name)
@@ -332,9 +324,7 @@ class Loader:
             raise ModelUnavailable("model_unavailable.folder", variable=source.variable, problem=files)
         half = torch.float16
         encoder = self._read(transformers.CLIPVisionModelWithProjection, files.encoder, half, source, "ip_adapter")
-        place = self._place("ip_adapter") or torch.device("cpu")
-        with safe_open(files.weights, "pt") as file:
-            tensors = {key: file.get_tensor(key).to(place, self._run_dtype(half)) for key in file.keys()}  # noqa: SIM118 - no dict
+        tensors = _tensors(files.weights, self._place("ip_adapter"), self._run_dtype(half))
         try:
             return ip_adapter.assembled(tensors, encoder, unet)
         except (KeyError, RuntimeError) as error:
@@ -348,13 +338,7 @@ class Loader:
         kind: Any = diffusers.AutoencoderTiny
         with torch.device("meta"):
             network = kind()
-        with safe_open(where, "pt") as file:
-            tensors = {key: file.get_tensor(key).to(dtype) for key in file.keys()}  # noqa: SIM118 - no dict
-        try:  # torch's RuntimeError: a tensor is missing, or of another shape
-            network.load_state_dict(tensors, assign=True)
-        except RuntimeError as error:
-            raise _incomplete(source, "preview") from error
-        return _whole(network.requires_grad_(False), source, "preview")
+        return _filled(network, _tensors(where, dtype=dtype), source, "preview")
 
     def _controlnet(self, source: WeightSource, unet: Any) -> Any:
         """A ControlNet for this UNet."""
@@ -374,22 +358,17 @@ class Loader:
         return network
 
     def _controlnet_alone(self, kind: Any, files: ControlNetFiles, source: WeightSource, unet: Any) -> Any:
-        """One whose file has no config in diffusers' place, or none at all: then it is as wide as the UNet."""
+        """One whose config is not where diffusers looks for it, or that has none and is then as wide as the UNet."""
         config = dict(files.config)
         if "block_out_channels" not in config:
             config = controlnet.config_like(unet, kind) | config
         with torch.device("meta"):
             network = kind.from_config(config)
-        place, dtype = self._place(source.network) or torch.device("cpu"), self._run_dtype(torch.float16)
+        place, dtype = self._place(source.network), self._run_dtype(torch.float16)
         tensors: dict[str, torch.Tensor] = {}
         for path in files.files:
-            with safe_open(path, "pt") as file:
-                tensors |= {key: file.get_tensor(key).to(place, dtype) for key in file.keys()}  # noqa: SIM118 - no dict
-        try:  # torch's RuntimeError: a tensor is of another shape
-            network.load_state_dict(tensors, strict=False, assign=True)
-        except RuntimeError as error:
-            raise _incomplete(source, source.network) from error
-        return _whole(network.requires_grad_(False), source, source.network)
+            tensors |= _tensors(path, place, dtype)
+        return _filled(network, tensors, source, source.network, strict=False)
 
     def _vae(self, source: WeightSource) -> Any:
         """A VAE of its own: a folder, or a file in the original implementation's or in diffusers' names."""
@@ -512,8 +491,42 @@ def _incomplete(source: WeightSource, name: str) -> ModelUnavailable:
     return ModelUnavailable("model_unavailable.incomplete", variable=source.variable, part=name)
 
 
+def _tensors(
+    path: Path,
+    place: torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    *,
+    prefixes: tuple[str, ...] = ("",),
+) -> dict[str, torch.Tensor]:
+    """The tensors of a file, by name: those that begin with one of `prefixes`, each at its place once it is read.
+
+    Without a `place` they are in the machine's memory, without a `dtype` in that of the file.
+    """
+    with safe_open(path, "pt") as file:
+        return {
+            key: file.get_tensor(key).to(device=place, dtype=dtype)
+            for key in file.keys()  # noqa: SIM118 - no dict
+            if key.startswith(prefixes)
+        }
+
+
+def _filled(
+    module: Any, tensors: Mapping[str, torch.Tensor], source: WeightSource, name: str, *, strict: bool = True
+) -> Any:
+    """A network without numbers (on `meta`) with these tensors in it; `strict`: and no tensor that it does not know."""
+    try:
+        module.load_state_dict(tensors, strict=strict, assign=True)
+    except RuntimeError as error:  # torch's: a tensor is missing, or of another shape
+        raise _incomplete(source, name) from error
+    return _whole(module.requires_grad_(False), source, name)
+
+
 def _whole(module: Any, source: WeightSource, name: str) -> Any:
-    """The network, when each of its tensors holds numbers; diffusers leaves those that are missing on `meta`."""
+    """The network in evaluation mode, when each of its tensors holds numbers.
+
+    Raises:
+        ModelUnavailable: diffusers left one that is missing on `meta`.
+    """
     if any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers())):
         raise _incomplete(source, name)
     return module.eval()
@@ -521,7 +534,7 @@ def _whole(module: Any, source: WeightSource, name: str) -> Any:
 
 @contextmanager
 def _whole_or_error(source: WeightSource, name: str) -> Iterator[None]:
-    """What diffusers raises for a tensor that is missing or of another shape becomes our error."""
+    """In the body, what diffusers raises for a tensor that is missing or of another shape becomes our error."""
     try:
         yield
     except NotImplementedError as error:  # a tensor on `meta` cannot be copied
