@@ -52,15 +52,16 @@ _FLAT = 8
 _LATENT = 8
 """Pixels of a side that one latent covers."""
 _OF_BASE = ("loras", "ip_adapters")
-"""What is asked of the base model and not of the refiner."""
+"""Parameters that the base model follows and the refiner does not."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Anew:
-    """The second pass over an enlarged picture, whose sides are brought to whole latents."""
+    """How the details of an enlarged picture are drawn anew, a tile at a time."""
 
     width: int
     height: int
+    """Of the picture in pixels, rounded up to whole latents."""
     grid: Grid
     strength: float
     steps: int
@@ -68,10 +69,10 @@ class _Anew:
 
 
 class SdxlJob:
-    """One image job on loaded networks. Nothing of it outlives it but the pictures.
+    """One image job on loaded networks, which it leaves as it found them.
 
-    A run that ran out of memory may be begun again: the latents of each stage that it finished are kept until their
-    picture is handed out, so only what failed is done once more.
+    After it ran out of memory, `run` may be called again: the latents of each finished stage are kept until their
+    picture is handed out, so that only what failed is done once more.
     """
 
     def __init__(
@@ -109,19 +110,20 @@ class SdxlJob:
         self._controls: Controls | None = None
         if params.controlnets:
             factor = 2 ** (len(parts.vae.config.block_out_channels) - 1)
-            told = functools.partial(depth, parts.depth, device=device)
+            depth_of = functools.partial(depth, parts.depth, device=device)
             passes = [steps for steps in (self._draft_steps, self._base_steps) if steps]
             self._controls = Controls(
-                self._params, sources, parts.controlnets, control, factor=factor, passes=passes, depth=told
+                self._params, sources, parts.controlnets, control, factor=factor, passes=passes, depth=depth_of
             )
         self._references: tuple[Reference, ...] | None = None
         self._kept: dict[str, torch.Tensor] = {}
         self._base_embeds: Embeddings | None = None
         self._refiner_embeds: Embeddings | None = None
         self._source_latents: torch.Tensor | None = None
-        self._weights: torch.Tensor | None = None
+        self._mask: torch.Tensor | None = None
+        """(1, 1, height, width) in latents: by how much each is repainted, 0 ... 1."""
         self.phase: Phase = "text"
-        """What it was at when it ended, for whoever asks what ran out of memory."""
+        """What it is at, or was when it failed: the engine asks what ran out of memory."""
         self._done = 0
         self._steps = self._draft_steps + self._base_steps + self._refiner_steps
         self._steps += 0 if self._anew is None else len(self._anew.grid) * self._anew.steps
@@ -138,7 +140,7 @@ class SdxlJob:
             latents = self._denoise(seed)
             self._control.raise_if_stopped()
             self.phase = "decode"
-            with self._told("decode"):
+            with self._reported("decode"):
                 image = decode_image(self._parts.vae, latents)
             del latents
             if self._canvas is not None:
@@ -180,25 +182,20 @@ class SdxlJob:
     ) -> "NDArray[np.uint8]":
         self._control.raise_if_stopped()
         self.phase = "encode"
-        with self._told("encode"):
+        with self._reported("encode"):
             latents = encode_image(self._parts.vae, Image.fromarray(tile), self._device).to(self._parts.unet.dtype)
         self.phase = "denoise"
-        pipeline, generator = self._pipeline(StableDiffusionXLImg2ImgPipeline), torch.Generator("cpu").manual_seed(seed)
-        options = {
-            "num_inference_steps": self._params.num_inference_steps,
-            "guidance_rescale": self._params.guidance_rescale or 0.0,
-            "image": latents,
-            "strength": plan.strength,
-        }
+        pipeline = self._pipeline(StableDiffusionXLImg2ImgPipeline)
+        options = self._base_options() | {"image": latents, "strength": plan.strength}
         before = self._done
-        latents = self._call(pipeline, self._base_embeds, generator, self._stepper(plan.steps), options, place=place)
+        latents = self._call(pipeline, self._base_embeds, seed, self._stepper(plan.steps), options, place=place)
         self._done = before + plan.steps
         self.phase = "decode"
-        with self._told("decode"):
+        with self._reported("decode"):
             return decode_image(self._parts.vae, latents)
 
     def _plan_anew(self) -> "_Anew | None":
-        """What an enlarged picture's second pass comes to; None: it has none."""
+        """How an enlarged picture's details are drawn anew; None: they are not."""
         upscale, parts = self._params.upscale, self._parts
         if upscale is None or upscale.tile is None:
             return None
@@ -209,7 +206,7 @@ class SdxlJob:
         return _Anew(width, height, grid, strength, len(self._timesteps(parts.scheduler, schedule, strength)))
 
     def _plan(self) -> tuple[int, int]:
-        """Steps of the base and of the refiner for one image: each noise level belongs to one of the two experts."""
+        """Steps of the base and of the refiner for one image: each noise level belongs to one of the two."""
         params, parts = self._params, self._parts
         base = self._timesteps(parts.scheduler, params.num_inference_steps, self._strength)
         if params.high_noise_frac is None or parts.refiner_unet is None:
@@ -225,7 +222,7 @@ class SdxlJob:
         return (high, low) if low else (len(base), 0)
 
     def _warn_of_one_expert(self) -> None:
-        """Of two experts that were asked for, one may have come to no step."""
+        """Say where base or refiner was asked for and has come to no step."""
         if self._params.high_noise_frac is None or (self._base_steps and self._refiner_steps):
             return
         if self._base_steps:
@@ -270,14 +267,14 @@ class SdxlJob:
             self._references = self._refer()
         self.phase = "encode"
         if self._source_latents is None and self._source is not None:
-            with self._told("encode"):
+            with self._reported("encode"):
                 latents = encode_image(parts.vae, self._source, self._device)
             self._source_latents = latents.to(parts.unet.dtype)
         if self._canvas is not None and self._source_latents is not None:
             # A latent covers 8 x 8 pixels and is repainted when any of them is: a thin stroke must not fall through.
             full = torch.from_numpy(np.array(self._canvas.weights)).to(self._device).float()[None, None]
             factor = full.shape[-1] // self._source_latents.shape[-1]
-            self._weights = torch.nn.functional.max_pool2d(full, factor) / 255
+            self._mask = torch.nn.functional.max_pool2d(full, factor) / 255
 
     def _embed(self, pipeline: Any, unwanted: Passages | None) -> Embeddings:
         params = self._params
@@ -291,7 +288,7 @@ class SdxlJob:
         )
 
     def _refer(self) -> tuple[Reference, ...]:
-        """What the pictures beside the prompt add to it; the refiner sees none of them."""
+        """What the pictures of `ip_adapters` add to the prompt; the refiner sees none of them."""
         references = []
         adapter = self._parts.ip_adapter
         for index, (asked, picture) in enumerate(zip(self._params.ip_adapters or (), self._pictures, strict=True)):
@@ -307,7 +304,7 @@ class SdxlJob:
         return tuple(references)
 
     def _denoise(self, seed: int) -> torch.Tensor:
-        """Latents of one picture. Between two pictures, where the job waits for its receiver, the UNet is its own."""
+        """Latents of one picture. The references leave the UNet before it is handed out: its receiver may take long."""
         with referenced(self._parts.unet, self._references or ()):
             return self._denoise_all(seed)
 
@@ -340,61 +337,57 @@ class SdxlJob:
         Far above its native size a model loses the whole of a picture (SDXL repeats objects: He et al. 2023,
         arXiv:2310.07702). How it is laid out is settled where the model is at home; the full size gets its details.
         """
-        params = self._params
-        options = {
-            "num_inference_steps": params.num_inference_steps,
-            "guidance_rescale": params.guidance_rescale or 0.0,
-            "width": draft.width,
-            "height": draft.height,
-        }
-        pipeline, generator = self._pipeline(StableDiffusionXLPipeline), torch.Generator("cpu").manual_seed(seed)
+        options = self._base_options() | {"width": draft.width, "height": draft.height}
+        pipeline = self._pipeline(StableDiffusionXLPipeline)
         with self._steered(pipeline):
-            return self._call(pipeline, self._base_embeds, generator, self._stepper(self._draft_steps), options)
+            return self._call(pipeline, self._base_embeds, seed, self._stepper(self._draft_steps), options)
 
     def _enlarged(self, latents: torch.Tensor) -> torch.Tensor:
         """The latents of the first pass's picture at full size: what the second pass goes on from."""
         self._control.raise_if_stopped()
         params, vae = self._params, self._parts.vae
         self.phase = "decode"
-        with self._told("decode"):
+        with self._reported("decode"):
             small = decode_image(vae, latents)
         self.phase = "encode"
-        with self._told("encode"):
+        with self._reported("encode"):
             picture = resize.enlarged(small, params.width, params.height)
             return encode_image(vae, picture, self._device).to(self._parts.unet.dtype)
 
     def _denoise_base(self, seed: int, source: torch.Tensor | None) -> torch.Tensor:
-        params, generator = self._params, torch.Generator("cpu").manual_seed(seed)
-        options: dict[str, Any] = {
-            "num_inference_steps": params.num_inference_steps,
-            "guidance_rescale": params.guidance_rescale or 0.0,
-            # A share of 1.0 would mean no split at all to diffusers.
-            "denoising_end": params.high_noise_frac if self._refiner_steps else None,
-        }
+        options = self._base_options()
+        # Not at 1.0, which would mean no split at all to diffusers.
+        options["denoising_end"] = self._params.high_noise_frac if self._refiner_steps else None
         size, stepper = {"width": self._size[0], "height": self._size[1]}, self._stepper(self._base_steps)
         if source is None:
             pipeline = self._pipeline(StableDiffusionXLPipeline)
             options |= size
-        elif self._weights is None:
+        elif self._mask is None:
             pipeline = self._pipeline(StableDiffusionXLImg2ImgPipeline)
             options |= {"image": source, "strength": self._strength}
         else:
             pipeline = self._pipeline(StableDiffusionXLInpaintPipeline)
-            first = torch.nn.functional.interpolate(_free(1 / self._steps, self._weights), self._size[::-1])
+            first = torch.nn.functional.interpolate(_free(1 / self._steps, self._mask), self._size[::-1])
             options |= {"image": source, "mask_image": first, "strength": self._strength, **size}
-            stepper = self._stepper(self._base_steps, self._releaser(self._weights))
+            stepper = self._stepper(self._base_steps, self._releaser(self._mask))
         with self._steered(pipeline):
-            return self._call(pipeline, self._base_embeds, generator, stepper, options)
+            return self._call(pipeline, self._base_embeds, seed, stepper, options)
+
+    def _base_options(self) -> dict[str, Any]:
+        """What every pass of the base model is called with."""
+        return {
+            "num_inference_steps": self._params.num_inference_steps,
+            "guidance_rescale": self._params.guidance_rescale or 0.0,
+        }
 
     def _steered(self, pipeline: Any) -> AbstractContextManager[None]:
-        """In the body, a pass of the base model over all that is drawn, control pictures say where things are."""
+        """In the body, one pass of the base model, the control pictures say where things are."""
         if self._controls is None:
             return nullcontext()
         return self._controls.steering(pipeline.unet, lambda: pipeline.num_timesteps)
 
     def _denoise_refiner(self, seed: int, latents: torch.Tensor | None, source: torch.Tensor | None) -> torch.Tensor:
-        params, generator = self._params, torch.Generator("cpu").manual_seed(seed)
-        pipeline = self._pipeline(StableDiffusionXLImg2ImgPipeline, refiner=True)
+        params, pipeline = self._params, self._pipeline(StableDiffusionXLImg2ImgPipeline, refiner=True)
         options: dict[str, Any] = {"num_inference_steps": params.refiner_inference_steps or params.num_inference_steps}
         if latents is not None:
             options |= {"image": latents, "denoising_start": params.high_noise_frac}
@@ -407,19 +400,21 @@ class SdxlJob:
             zeros = torch.zeros(shape, dtype=self._parts.refiner_unet.dtype, device=self._device)
             options |= {"image": zeros, "strength": 1.0}
         step = self._stepper(self._refiner_steps, keep=self._keeper(seed))
-        return self._call(pipeline, self._refiner_embeds, generator, step, options)
+        return self._call(pipeline, self._refiner_embeds, seed, step, options)
 
     def _call(
         self,
         pipeline: Any,
         embeds: Embeddings | None,
-        generator: torch.Generator,
+        seed: int,
         step: StepCallback,
         options: Any,
         *,
         place: Callable[[Image.Image], Image.Image] | None = None,
     ) -> torch.Tensor:
-        told = self._params.micro_conditioning
+        """Run one pass: the latents that it ends with. `place` puts a tile's preview into the whole picture."""
+        size = self._params.micro_conditioning
+        conditioning = {} if size is None else {"original_size": size[::-1], "target_size": size[::-1]}
         rows = preview.rows_for(self._parts.vae, self._parts.preview_factors)
         correct = None if place else self._corrector()
         draw = preview.drawer(self._parts.preview, self._parts.vae, self._parts.beside, math.prod(self._size))
@@ -430,8 +425,8 @@ class SdxlJob:
             latents: torch.Tensor = pipeline(
                 **(embeds or {}),
                 **options,
-                **({} if told is None else {"original_size": told[::-1], "target_size": told[::-1]}),
-                generator=generator,
+                **conditioning,
+                generator=_generator(seed),
                 guidance_scale=self._params.guidance_scale,
                 output_type="latent",
                 callback_on_step_end=step,
@@ -439,10 +434,10 @@ class SdxlJob:
         return latents
 
     def _corrector(self) -> preview.Correction | None:
-        """For the previews of an inpainting: beside what is repainted the source is seen."""
-        if self._weights is None or self._source_latents is None:
+        """For the previews of an inpainting: they show the source where nothing is repainted."""
+        if self._mask is None or self._source_latents is None:
             return None
-        source, weights = self._source_latents, self._weights
+        source, weights = self._source_latents, self._mask
 
         def correct(clean: torch.Tensor) -> torch.Tensor:
             return torch.where(preview.small(weights) > 0, clean, preview.small(source))
@@ -450,19 +445,19 @@ class SdxlJob:
         return correct
 
     def moment(self, part: Part, share: float) -> Progress:
-        """How far it is when so much of a part is done."""
+        """How far the job is when so much of `part` is done."""
         return Progress("generating", self._done, self._total, part, share)
 
     @contextmanager
-    def _told(self, part: Literal["encode", "decode"]) -> Iterator[None]:
-        """The VAE works in the body, on one picture: it is told when it begins and when it has ended."""
+    def _reported(self, part: Literal["encode", "decode"]) -> Iterator[None]:
+        """In the body the VAE works on one picture: reported when it begins and when it has ended."""
         now = self.moment(part, 0.0)
         self._control.report(now)
         yield
         self._control.report(replace(now, share=1.0))
 
     def _stepper(self, planned: int, keep: StepCallback | None = None) -> StepCallback:
-        """Called after each step: asks whether to go on, tells how far it is, and lets `keep` correct the latents."""
+        """After each of `planned` steps: reports it, asks whether to go on, and lets `keep` correct the latents."""
         before = self._done
 
         def step(pipeline: Any, index: int, timestep: Any, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -475,7 +470,7 @@ class SdxlJob:
         return step
 
     def _releaser(self, weights: torch.Tensor) -> StepCallback | None:
-        """For the base of an inpainting with a soft mask: the pipeline's mask for the next step."""
+        """For the base model of an inpainting with a soft mask: gives the pipeline its mask for the next step."""
         if self._canvas is None or is_hard(self._canvas.weights):
             return None
 
@@ -489,12 +484,11 @@ class SdxlJob:
         return release
 
     def _keeper(self, seed: int) -> StepCallback | None:
-        """For the refiner of an inpainting: what is not repainted follows the source at each step's own noise level."""
-        if self._weights is None or self._source_latents is None:
+        """For the refiner of an inpainting: sets what is not repainted to the source at each step's noise level."""
+        if self._mask is None or self._source_latents is None:
             return None
-        source, weights = self._source_latents, self._weights
-        generator = torch.Generator("cpu").manual_seed(seed)
-        noise = randn_tensor(source.shape, generator=generator, device=source.device, dtype=source.dtype)
+        source, weights = self._source_latents, self._mask
+        noise = randn_tensor(source.shape, generator=_generator(seed), device=source.device, dtype=source.dtype)
         before = self._base_steps
 
         def keep(
@@ -534,11 +528,16 @@ class SdxlJob:
         return pipeline
 
 
-def _free(done: float, weights: torch.Tensor) -> torch.Tensor:
-    """Where the latents are the model's own once this share of the steps is done; elsewhere they are the source's.
+def _generator(seed: int) -> torch.Generator:
+    """Of the CPU, whose numbers are the same on every card."""
+    return torch.Generator("cpu").manual_seed(seed)
 
-    Differential Diffusion (https://arxiv.org/abs/2306.00950, algorithm 1): the less a latent is to change, the
-    later it is let go. Weights of 0 and 1 alone give the same mask at every step.
+
+def _free(done: float, weights: torch.Tensor) -> torch.Tensor:
+    """1 where the latents are the model's own once this share of the steps is done, 0 where they are the source's.
+
+    Differential Diffusion (https://arxiv.org/abs/2306.00950, algorithm 1): the less a latent is to change, the later it
+    is free to. Weights of 0 and 1 alone give the same mask at every step.
     """
     return ((weights > 0) & (weights >= 1 - done)).float()
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class UpscaleJob:
-    """One picture of a client."""
+    """One picture of a client, of which nothing is drawn."""
 
     def __init__(
         self, _parts: Any, _device: Any, params: "ImageParams", sources: "Sources", _control: Any, **_: Any
@@ -33,7 +33,7 @@ class UpscaleJob:
         return as_it_is(self._sources.image, self._seeds, first)
 
     def moment(self, part: Part, share: float) -> Progress:
-        """How far it is when so much of a part is done."""
+        """How far the job is when so much of `part` is done."""
         return Progress("generating", 0, 0, part, share)
 
 

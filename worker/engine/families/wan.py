@@ -33,10 +33,10 @@ HELD_FRAMES = 2
 
 
 class WanJob:
-    """One video job on loaded networks. Nothing of it outlives it but the frames.
+    """One video job on loaded networks, which it leaves as it found them.
 
-    A run that ran out of memory may be begun again: what was denoised to its end is kept, and only what failed is done
-    once more.
+    After it ran out of memory, `run` may be called again: what was denoised to its end is kept, so that only what
+    failed is done once more.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class WanJob:
         self._kept: dict[str, torch.Tensor] = {}
         self._embeds: dict[str, torch.Tensor | None] | None = None
         self.phase: Phase = "text"
-        """What it was at when it ended, for whoever asks what ran out of memory."""
+        """What it is at, or was when it failed: the engine asks what ran out of memory."""
         self._done, self._total = 0, params.num_inference_steps
         if params.draft is not None:
             self._total += _left(params.num_inference_steps, params.draft.strength)
@@ -179,7 +179,7 @@ class WanJob:
         return latents
 
     def _cached(self, pipeline: Any) -> Iterator[Any]:
-        """The networks of which steps are skipped."""
+        """The transformers that skip steps, as the job asks for it; warns where one cannot."""
         wanted = self._params.step_cache
         for network in (pipeline.transformer, pipeline.transformer_2):
             if network is None or wanted is None:
@@ -223,7 +223,7 @@ class WanJob:
 
     @contextmanager
     def _watched(self, part: Literal["encode", "decode"], width: int, height: int) -> Iterator[None]:
-        """The VAE works in the body, and tells how far it is from one latent frame to the next."""
+        """In the body the VAE works, and reports how far it is at each latent frame."""
         vae, steps = self._parts.vae, self._done
 
         def tell(share: float) -> None:
@@ -239,7 +239,7 @@ class WanJob:
 
     @contextmanager
     def _phase_told(self) -> Iterator[None]:
-        """What a pipeline does before its transformer runs is encoding the source picture."""
+        """In the body, `phase` is `encode` until a transformer first runs, then `denoise`."""
 
         def denoising(*_: object) -> None:
             self.phase = "denoise"
@@ -278,10 +278,7 @@ class WanJob:
 
 @contextmanager
 def _both_ends_held(pipeline: Any) -> Iterator[None]:
-    """In the body, a TI2V holds its last latent frame at the last picture, at time step 0, as the first is held.
-
-    Afterwards the pipeline is not its own any more, and goes at once, with what is left in it.
-    """
+    """In the body, a TI2V holds its last latent frame at the last picture, at time step 0, as it does the first."""
     prepare_latents = pipeline.prepare_latents
 
     def prepare(*arguments: Any) -> Any:
