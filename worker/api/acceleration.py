@@ -1,7 +1,7 @@
 """What a request lets the worker trade for speed -> the steps, the guidance and the LoRAs of the operator's for it.
 
-Pure. `acceleration` is a permission, not an order: what is not configured for a model is not done, and said. What the
-client asks for in so many words (steps, guidance, scheduler) counts, as with any model that was distilled to few steps.
+Pure. `acceleration` is a permission and no order: where nothing is configured for a model, nothing is traded, and the
+result says so. Steps, guidance and scheduler that the request names count, as with any model distilled to few steps.
 """
 
 from collections.abc import Iterator, Mapping
@@ -35,9 +35,9 @@ class Accelerated:
     loras: tuple[WantedLora, ...] = ()
     """All that it takes, the request's own first."""
     level: Level | None = None
-    """None: it runs as ever."""
+    """What is traded for speed; None: nothing."""
     step_cache: StepCache | None = None
-    """Of a clip: see there."""
+    """Which steps of a clip are not computed in full; None: all are."""
     warnings: tuple[str, ...] = ()
 
     @property
@@ -60,8 +60,8 @@ def accelerated(
 ) -> Accelerated:
     """The model of a request, as fast as the request allows and the operator has set it up.
 
-    A LoRA that the request names itself and that comes with the level, too, is applied once, by the level's scale:
-    its steps and its guidance were set up with that one, and twice is what no picture was ever meant to be.
+    A LoRA that both the request and the level name is applied once, by the level's scale: the level's steps and
+    guidance were chosen for that scale.
 
     Args:
         request: says `none`, a level, or nothing.
@@ -102,19 +102,19 @@ def levels(defaults: ModelDefaults, accelerations: Accelerations, *, video: bool
     found = accelerations.get(defaults.name) or accelerations.get("wan" if video else "sdxl") or {}
     if video:
         return found
-    # What is for two experts is for no model that has one.
+    # A model of one network takes no LoRAs for two experts.
     return {level: one for level, one in found.items() if not one.high_noise_loras and not one.low_noise_loras}
 
 
 def _entry(asked: Level, found: Mapping[Level, Acceleration]) -> tuple[Level, Acceleration | None]:
-    """Who lets much go lets less go, too."""
+    """What stands for the level that was asked for: `regular` where there is no `high`, since it gives up less."""
     if asked == "high" and "high" not in found:
         asked = "regular"
     return asked, found.get(asked)
 
 
 def _left(own: WantedLora, brought: tuple[WantedLora, ...]) -> WantedLora | None:
-    """What is left of a request's LoRA beside those that are brought in: of both experts it may be one."""
+    """A request's LoRA without what the level brings itself: of a LoRA for both experts, one may be left."""
     wanted = _EXPERTS[own.expert]
     left = wanted.difference(*(_EXPERTS[one.expert] for one in brought if is_same(one.source, own.source)))
     if left == wanted:
@@ -126,5 +126,5 @@ def _loras(request: Request, found: Acceleration, listed: Mapping[str, ListedLor
     for field, expert in LORA_FIELDS.items():
         first = len(getattr(request, field, ()))
         for index, entry in enumerate(getattr(found, field), first):
-            # Settings have seen that it is listed.
+            # The settings have checked that it is listed.
             yield listed_lora(f"{field}.{index}.path", entry.path, listed[entry.path], entry.scale, expert)

@@ -35,7 +35,7 @@ class Native:
 
     @property
     def pixels(self) -> int:
-        """The most that a size has which the client did not ask for."""
+        """The most that a size may have which the client did not ask for."""
         return self.width * self.height
 
     def shaped(self, width: float, height: float) -> tuple[int, int]:
@@ -93,7 +93,7 @@ class Drawn:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The output's size, and where in it what is."""
+    """The output's size, the borders that are drawn beside the client's picture, and what of it all the model draws."""
 
     width: int
     height: int
@@ -137,11 +137,10 @@ def laid_out(
     Args:
         asked: width and height of the output, as far as the request says.
         native: the model's.
-        source: the client's picture's size; None where that is not known yet: then it is taken to be as the model
-            likes it.
+        source: the size of the client's picture; None: not known yet, and the model's native size stands for it.
         most_pixels: that an output may have.
         borders: what is to be drawn beside the picture, in its own pixels.
-        only: what the mask repaints of the picture, where only the surroundings of that are drawn; None: all is drawn.
+        only: what the mask repaints of the picture, where only that and its surroundings are drawn; None: all is.
         blur: of the mask, in pixels of the output.
     """
     if source is None:
@@ -214,7 +213,7 @@ def _with_borders(box: Box | None, borders: Borders, size: tuple[int, int]) -> B
 
 
 def _with_context(box: Box | None, size: tuple[int, int]) -> Box:
-    """`box` with what lies around it, so that what is drawn goes on from what is there; all where nothing is."""
+    """`box` with its surroundings, which what is drawn has to fit into; without a box, all."""
     if box is None:
         return (0, 0, *size)
     context = max(_CONTEXT, math.ceil(max(box[2] - box[0], box[3] - box[1]) / _CONTEXT_SHARE))

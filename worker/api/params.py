@@ -35,31 +35,30 @@ class ModelDefaults:
     fps: int = 16
     has_refiner: bool = False
     is_first: bool = True
-    """Whether it is the model that the worker has for who asks for nothing else: another one is loaded beside it, or in
-    its place."""
+    """Whether the worker uses it where a request names no model; any other is loaded beside it, or in its place."""
     has_ip_adapter: bool = False
     makes_depth: bool = False
     """Whether the depth of a photo can be told here."""
     scheduler: Scheduler | None = None
-    """What runs where the request names none; None: the scheduler in the model's own files."""
+    """The scheduler where the request names none; None: the one in the model's own files."""
     schedulers: tuple[Scheduler, ...] | None = None
-    """Those that a request may name; None: all."""
+    """Schedulers that a request may name; None: all."""
     prediction_type: str | None = None
     """What the network was trained to give (`v_prediction`); None: the noise, as in SDXL base."""
     timestep_spacing: str | None = None
     """How the steps are taken from the schedule (`trailing`); None: as in SDXL base."""
     original_inference_steps: int | None = None
-    """Of LCM: the steps of the schedule that the few are chosen from; None: as the model's own files say."""
+    """For LCM: how many steps the schedule has that its few are chosen from; None: as the model's own files say."""
     few_steps: bool = False
     """Distilled to `num_inference_steps` and `guidance_scale`, and worse at any other."""
     negative_prompt: str = ""
     """Stands in for an empty one of the request."""
     guidance_scale_2: float | None = None
-    """Of Wan's low-noise expert; None: there is none, or it takes the same."""
+    """Guidance of Wan's low-noise expert; None: there is none, or it takes the same."""
     flow_shift: float | None = None
-    """None: by the size."""
+    """How far the schedule is shifted to high noise levels; None: by the size."""
     takes_flow_shift: bool = True
-    """Whether its scheduler has any use for one."""
+    """Whether its scheduler can be shifted."""
     end_image: EndImage = "no"
     """Whether an img2video may, or has to, say what it ends with."""
     micro_conditioning: Literal["native", "requested"] = "native"
@@ -74,7 +73,7 @@ class ModelDefaults:
     draws: bool = True
     """False: an upscaler alone."""
     quantize: Quantized | None = None
-    """In which numbers its large layers are kept; None: in those that it runs in."""
+    """The eight-bit numbers that its large layers are kept in; None: those that it runs in."""
     warnings: tuple[str, ...] = ()
     """Said with every result of this model."""
 
@@ -91,12 +90,12 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Upscale:
-    """What becomes of a finished picture: it is enlarged, and where that is wanted its details are drawn anew."""
+    """How a finished picture is enlarged, and its details drawn anew where that is wanted."""
 
     factor: int
     width: int
     height: int
-    """Of the result."""
+    """Size of the result in pixels."""
     upscaler: str
     """The network's name, or `lanczos`."""
     creativity: float = 0.0
@@ -111,7 +110,7 @@ class Upscale:
 
     @property
     def tiles(self) -> tuple[int, int]:
-        """How many there are across and down."""
+        """How many tiles there are across and down; 0, 0 where nothing is drawn anew."""
         if self.tile is None:
             return 0, 0
         across, down = (
@@ -121,12 +120,12 @@ class Upscale:
         return across, down
 
     def steps(self, schedule: int) -> int:
-        """Of each tile, on a schedule of so many."""
+        """Denoising steps of each tile, where the schedule has so many."""
         return max(1, int(schedule * self.creativity))
 
     def strength(self, schedule: int) -> float:
-        """The share of such a schedule that is run: one step at least."""
-        # The margin is for the multiplication that makes it a step again.
+        """Share of such a schedule that is run, 0 < s <= 1: one step at least."""
+        # The margin is for the multiplication that turns the share into steps again.
         return min(1.0, max(self.creativity, (1 + 1e-6) / schedule))
 
 
@@ -136,7 +135,7 @@ class StepCache:
 
     kind: Literal["first_block", "sea"]
     threshold: float
-    """How much may have changed since the last one that was, 0 ... 1; 0: nothing."""
+    """How much may have changed since the last step that was computed in full, 0 ... 1; 0: nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +148,7 @@ class ReferenceParams:
 
 @dataclass(frozen=True, slots=True)
 class LoraParams:
-    """A LoRA as it is called towards anybody, and by how much it counts."""
+    """A LoRA by its public name, and by how much it counts."""
 
     name: str
     scale: float
@@ -171,7 +170,7 @@ class ControlParams:
         return self.end_percentage - self.start_percentage if self.conditioning_scale else 0.0
 
     def counts(self, call: int, calls: int) -> bool:
-        """Whether one of the calls of a pass, 0 ... `calls` - 1, is in its span: all of it has to be."""
+        """Whether call 0 ... `calls` - 1 of a pass lies in its span, as a whole."""
         return call / calls >= self.start_percentage and (call + 1) / calls <= self.end_percentage
 
 
@@ -182,7 +181,7 @@ class BaseParams:
     prompt: str
     negative_prompt: str
     negative_prompt_of: Literal["model"] | None = None
-    """Whose negative prompt it is; None: the request's."""
+    """Where the negative prompt comes from; None: the request."""
     prompt_weighting: Literal[True] | None = None
     """Whether brackets in the request's prompts are weights; None: they are letters."""
     style: str | None = None
@@ -191,7 +190,7 @@ class BaseParams:
     acceleration: Level | None = None
     """What was traded for speed; None: nothing."""
     quantize: Quantized | None = None
-    """In which numbers the large layers were kept; None: in those that they run in."""
+    """The eight-bit numbers that the large layers were kept in; None: those that they run in."""
 
     @property
     def draws_nothing(self) -> bool:
@@ -230,7 +229,7 @@ class ImageParams(BaseParams):
     timestep_spacing: str | None = None
     """Both as found in the model, where they are not SDXL base's."""
     original_inference_steps: int | None = None
-    """Of LCM: the steps of the schedule that the few are chosen from; None: as the model's own files say."""
+    """For LCM: how many steps the schedule has that its few are chosen from; None: as the model's own files say."""
     guidance_rescale: float | None = None
     """None: guidance is left as it is."""
     micro_conditioning: tuple[int, int] | None = None
@@ -240,9 +239,9 @@ class ImageParams(BaseParams):
     high_noise_frac: float | None = None
     """Share of the schedule that the base model runs before the refiner takes over; None: no refiner."""
     refiner_inference_steps: int | None = None
-    """Length of the schedule of which the refiner runs the last part; None: no refiner."""
+    """Steps of the schedule whose last part the refiner runs; None: no refiner."""
     draft: Draft | None = None
-    """Of a text2img of two passes; None: one."""
+    """The first of two passes of a text2img; None: there is one pass."""
     mask_blur: float | None = None
     """Standard deviation, in pixels of the output, of what the mask is feathered with; None: no mask."""
     inpaint_area: Literal["whole", "masked"] | None = None
@@ -256,7 +255,7 @@ class ImageParams(BaseParams):
     upscale: Upscale | None = None
     """What the picture is made larger by; None: it stays as it is drawn."""
     enlarges: bool = False
-    """Whether the picture is the client's own, of which nothing is drawn at this size."""
+    """Whether the picture is the client's own: nothing is drawn at this size."""
 
     @property
     def final_size(self) -> tuple[int, int]:
@@ -287,16 +286,16 @@ class VideoParams(BaseParams):
     flow_shift: float
     seed: int
     guidance_scale_2: float | None = None
-    """Of the low-noise expert, where there is one; None: the same."""
+    """Guidance of the low-noise expert; None: there is none, or it takes the same."""
     high_noise_loras: tuple[LoraParams, ...] | None = None
     low_noise_loras: tuple[LoraParams, ...] | None = None
     draft: Draft | None = None
-    """Of a text2video of two passes; None: one."""
+    """The first of two passes of a text2video; None: there is one pass."""
     video_quality: VideoQuality = "high"
     step_cache: StepCache | None = None
     """None: every step is computed in full."""
     ends: bool = False
-    """Whether it goes to a picture of the client's."""
+    """Whether the clip ends with a picture of the client's."""
 
 
 Params = ImageParams | VideoParams

@@ -76,12 +76,12 @@ MAX_SHORT_STEPS = 50
 
 
 ACTIONS = ("quote", "capabilities")
-"""What can be asked beside a job; a request that is one has no `action`."""
+"""What can be asked of a worker other than a job, which has no `action`."""
 MAX_PROBLEMS = 25
-"""A message that names every one of ten thousand unknown keys helps nobody."""
+"""In one message: to name each of ten thousand unknown keys helps nobody."""
 UPSCALE_FACTORS = (2, 4)
 MAX_NAME = 200
-"""Characters of the name of a model or a style; which names there are, the operator says."""
+"""Characters of the name of a model or a style; which names there are is the operator's setting."""
 
 
 class Entry(BaseModel):
@@ -92,7 +92,7 @@ class Entry(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _given(cls, value: object) -> object:
-        """Null is what is not given; an unknown key is told which there are."""
+        """Drop nulls, which stand for what is not given; refuse unknown keys, and say which there are."""
         if not isinstance(value, dict):
             raise finding("invalid_input.entry_object", keys=", ".join(cls.model_fields), got=short(value))
         if unknown := list(itertools.islice((key for key in value if key not in cls.model_fields), MAX_PROBLEMS)):
@@ -112,7 +112,7 @@ class Lora(Entry):
 
 
 class ControlNet(Entry):
-    """A picture that says where things are in the result."""
+    """A picture that says where things are in the result, and the share of the steps in which it counts."""
 
     type: ControlType
     image_url: ImageRef
@@ -154,9 +154,9 @@ class BaseRequest(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
     reference_fields: ClassVar[tuple[str, ...]] = ()
-    """Those that name pictures, beside those in lists."""
+    """Fields that name a picture; those in the entries of lists are not among them."""
     one_of_these: ClassVar[tuple[tuple[str, tuple[str, ...]], ...]] = ()
-    """Each field with those that it cannot be given beside: they say the same in other words."""
+    """Each field with those that say the same in other words: only one of them may be given."""
 
     prompt: Prompt
     negative_prompt: NegativePrompt = ""
@@ -166,7 +166,7 @@ class BaseRequest(BaseModel):
     seed: Seed = None
     num_inference_steps: Annotated[Integer, Field(ge=1, le=100)] | None = None
     acceleration: Allowed | None = None
-    """None: as the operator has it."""
+    """What may be traded for speed; None: what the operator has set."""
     user_id: UserId | None = None
     file_uid: FileUid | None = None
     use_cloud_storage: bool = False
@@ -186,12 +186,12 @@ class BaseRequest(BaseModel):
         return excerpt(self.model_dump(mode="json", exclude={"id_token"}), whole=("prompt", "negative_prompt"))
 
     def pictures(self) -> dict[str, str]:
-        """Each picture that it refers to: the field that names it, as an error would (`controlnets.0.image_url`)."""
+        """Field -> what it says of a picture, for each picture of the request; named as in errors (`mask_url`)."""
         return {name: ref for name in self.reference_fields if (ref := getattr(self, name)) is not None}
 
     @property
     def reads_bucket(self) -> bool:
-        """Whether a picture that it refers to lies in the bucket."""
+        """Whether one of its pictures lies in the bucket."""
         return any(ref.startswith("gs://") for ref in self.pictures().values())
 
 
@@ -206,7 +206,7 @@ class PictureRequest(BaseRequest):
     output_quality: Annotated[Integer, Field(ge=1, le=100)] | None = None
     upscale_factor: UpscaleFactor | None = None
     upscale_creativity: Creativity | None = None
-    """Share of the schedule that draws details anew at the larger size; None: as the worker is equipped."""
+    """Share of the schedule that draws details anew at the larger size; None: none, if the worker has an upscaler."""
 
 
 class ImageRequest(PictureRequest):
@@ -228,7 +228,7 @@ class ImageRequest(PictureRequest):
     refiner_inference_steps: Annotated[Integer, Field(ge=1, le=100)] | None = None
 
     def pictures(self) -> dict[str, str]:
-        """As of every request, with those that control it and those that it takes after."""
+        """Those of every request, `controlnets.0.image_url` and the like, and `ip_adapters.0.image_url`."""
         controls = {f"controlnets.{k}.image_url": entry.image_url for k, entry in enumerate(self.controlnets)}
         references = {f"ip_adapters.{k}.image_url": entry.image_url for k, entry in enumerate(self.ip_adapters)}
         return super().pictures() | controls | references
@@ -292,7 +292,7 @@ class InpaintRequest(ImageRequest):
     @field_validator("mask_url")
     @classmethod
     def _something_is_repainted(cls, value: str | None, info: ValidationInfo) -> str | None:
-        # Who gets `outpaint` wrong is told that, not that a mask is missing.
+        # Beside a wrong `outpaint`, which is reported itself, no mask is missed.
         if value is None and info.data.get("outpaint", ...) is None:
             raise finding("invalid_input.required", task=TaskType.INPAINT)
         return value
@@ -382,7 +382,7 @@ def parse(raw: object) -> Request:
     except ValidationError as error:
         details = error.errors(include_url=False, include_context=True)
         problems = [problem(detail, task, _FIELDS) for detail in details[:MAX_PROBLEMS]]
-    # Beside what is wrong with one field: who has corrected that shall not be told the rest only then.
+    # Told together with what is wrong with single fields, so that a client does not have to correct twice.
     problems += _of_several(read, REQUESTS[task])
     if request is None or problems:
         raise InvalidInput(problems[:MAX_PROBLEMS])
@@ -390,7 +390,7 @@ def parse(raw: object) -> Request:
 
 
 def _of_several(read: Mapping[str, Any], model: type[Request]) -> Iterator[FieldProblem]:
-    """What is wrong with fields that are right each by itself, as far as those here are."""
+    """What is wrong with fields beside each other; one that is wrong by itself is passed over."""
     if read.get("use_cloud_storage") is True:
         missing = [name for name in ("user_id", "file_uid") if read.get(name) is None]
         if missing:
@@ -416,9 +416,9 @@ def _task(value: object) -> TaskType | None:
 
 
 def _worth_reading(raw: dict[Any, Any], task: TaskType) -> dict[Any, Any]:
-    """The task's own fields, and as many others as a message can name: each one more costs time and helps nobody.
+    """The task's own fields, and as many unknown ones as a message can name: reading more costs time for nothing.
 
-    `null` in a field of any task says that it is not given: clients that write out whole structures send it so.
+    `null` in a field of any task says that it is not given: clients that serialize whole structures send it so.
     """
     own = REQUESTS[task].model_fields
     given = (name for name in raw if name not in own and not (raw[name] is None and name in _KNOWN))
@@ -428,7 +428,7 @@ def _worth_reading(raw: dict[Any, Any], task: TaskType) -> dict[Any, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """What can be told of a request that may not be valid as a whole: enough to answer it and to write its document."""
+    """What is known of a request that may be invalid: enough to answer it and to write its document."""
 
     task_type: TaskType | None
     user_id: str | None
@@ -440,7 +440,6 @@ class Envelope:
 def envelope(raw: object) -> Envelope:
     """Read the ids off a request without trusting the rest of it; never raises."""
     data = raw if isinstance(raw, dict) else {}
-
     token = data.get("id_token")
     user, file = user_id(data.get("user_id")), file_uid(data.get("file_uid"))
     wants_cloud = data.get("use_cloud_storage") is True

@@ -65,7 +65,7 @@ class Canvas:
         return np.array(result)
 
     def _warn_of_no_white(self, mask: Image.Image, params: "ImageParams", control: "Control") -> None:
-        """Of a mask whose strokes are of some colour, or of none."""
+        """Say where a mask repaints nothing, or nothing wholly: its strokes are missing, too small, or not white."""
         brightest = max(level for level, count in enumerate(mask.histogram()) if count)
         if self._weights.getbbox() is None:
             why = f"the mask's white is too small for {params.width}x{params.height}"
@@ -83,9 +83,9 @@ class Canvas:
         return of if self._whole else of.crop(self._box)
 
     def _grow(self, inside: "Box", size: tuple[int, int], blur: float) -> None:
-        """Lay the picture on a larger canvas, all of which is drawn but the picture.
+        """Lay the picture on a larger canvas, of which all but the picture is drawn.
 
-        The seam lies beside the picture: there what is drawn comes out of the picture's mirror image.
+        The seam lies beside the picture, where its mirror image passes into what is drawn.
         """
         borders = [border for border in (*inside[:2], size[0] - inside[2], size[1] - inside[3]) if border]
         kept = Image.new("L", size)

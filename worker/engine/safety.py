@@ -33,7 +33,7 @@ class SafetyChecker:
     """CLIP's vision tower and 20 concepts (https://arxiv.org/abs/2210.04610), on the GPU in half precision: 0.6 GB."""
 
     def __init__(self, weights: WeightSource, *, cuda: bool, control: Control | None = None) -> None:
-        """Load it; a job that waits for its download is asked by `control` whether it still wants to.
+        """Load it, downloading it first where it is not here: `control` is asked meanwhile whether to go on.
 
         Raises:
             ModelUnavailable: it cannot be had; the message names the variable.
@@ -121,6 +121,6 @@ def _load(folder: Path, *, cuda: bool) -> tuple[Any, Any]:
 
 
 def _answers(_module: Any, _inputs: Any, embeds: Any) -> None:
-    """NaN is over no threshold: without this, a picture that the networks choke on would pass as harmless."""
+    """Refuse an answer that is not finite: NaN is over no threshold, so such a picture would pass as harmless."""
     if not bool(embeds.isfinite().all()):
         raise Internal("internal.no_verdict")

@@ -27,10 +27,10 @@ class Spans:
 
     @classmethod
     def over(cls, side: int, most: int, overlap: int, multiple: int = 1) -> "Spans":
-        """As few as there can be of at most `most`, each of which has about `overlap` in common with the next.
+        """As few spans of at most `most` as cover the side, each of which shares about `overlap` with the next.
 
-        `most` is more than three times the overlap, and with the side a multiple of `multiple`, as the spans are; so
-        no more than two of them ever lie over each other.
+        `most` and the side are multiples of `multiple`, as the spans are. `most` is more than three times the overlap,
+        so that no more than two spans ever lie over each other.
         """
         if side <= most:
             return cls(side, (0,))
@@ -41,7 +41,7 @@ class Spans:
     def fades(self, scale: int) -> "list[NDArray[np.float32]]":
         """For each but the first: how much it counts in what it shares with the one before, from 0 to 1.
 
-        What lies next to a tile's edge, where a network saw nothing beyond, does not count at all: a quarter of it.
+        The quarter next to its edge counts for nothing: a network saw nothing beyond that edge.
         """
         shared = ((before + self.length - start) * scale for before, start in pairwise(self.starts))
         return [np.clip(2 * (np.arange(n) + 0.5) / n - 0.5, 0, 1).astype(np.float32) for n in shared]
@@ -68,7 +68,7 @@ class Grid:
         return self.across.length, self.down.length
 
     def painted(self, paint: "Callable[[Box], NDArray[np.float32]]", *, scale: int = 1) -> "NDArray[np.uint8]":
-        """The picture of what `paint` makes of each tile, `scale` times as large: (height, width, 3), 0 ... 255."""
+        """The picture, (height, width, 3), of what `paint` makes of each tile, `scale` times as large, 0 ... 255."""
         rows: list[NDArray[np.uint8]] = []
         fades, kept = self.down.fades(scale), None
         for index, strip in enumerate(self._strips(paint, scale)):

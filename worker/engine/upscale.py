@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 OVERLAP = 16
 """Pixels of the smaller picture that two tiles share: what an upscaler makes of a pixel depends on little beyond."""
 _BORDER = 8
-"""Pixels by which a picture is continued on each side, so that its edges are not told from the zeros behind them."""
+"""Pixels by which a picture is continued on each side, so that the zeros beyond do not show at its edges."""
 
 
 def resized(pixels: "NDArray[np.uint8]", width: int, height: int) -> "NDArray[np.uint8]":
@@ -56,8 +56,8 @@ def upscaled(
 ) -> "NDArray[np.uint8]":
     """`pixels`, (height, width, 3), at `factor` times its size.
 
-    A network of another scale runs until the picture is at least as large, which is then reduced. Where a tile runs out
-    of memory, all is done in smaller ones. `tell` hears after each tile what share is done; what it raises ends it.
+    A network of another scale runs until the picture is at least as large, and the result is reduced. Where a tile runs
+    out of memory, all is done in smaller ones. `tell` is called after each tile with the share done, and may raise.
 
     Raises:
         OutOfMemory: not even the smallest tile fits.
@@ -116,7 +116,7 @@ def _tile(network: Upscaler, pixels: "NDArray[np.uint8]", device: torch.device) 
     dtype = next(network.parameters()).dtype
     made = network(given.to(dtype))
     if dtype != torch.float32 and not torch.isfinite(made).all():
-        # As of a VAE: what overflows in two bytes is done once more in four.
+        # As with a VAE, what overflows in two bytes a number is computed once more in four.
         network.float()
         try:
             made = network(given)

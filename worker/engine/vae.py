@@ -48,14 +48,14 @@ def decode_clip(vae: Any, latents: torch.Tensor) -> "NDArray[np.uint8]":
 
 @torch.no_grad()
 def encode_image(vae: Any, image: "Image.Image", device: torch.device) -> torch.Tensor:
-    """An RGB picture -> (1, 4, h / 8, w / 8) SDXL latents in the VAE's dtype: the mean of the posterior, so no dice."""
+    """An RGB picture -> (1, 4, h / 8, w / 8) SDXL latents in the VAE's dtype: the mean of the posterior, no sample."""
     pixels = torch.from_numpy(np.array(image, dtype=np.float32)).permute(2, 0, 1).unsqueeze(0) / 127.5 - 1.0
     return _encode(vae, pixels.to(device), lambda mean: _standardised(vae, mean))
 
 
 @torch.no_grad()
 def encode_clip(vae: Any, frames: "NDArray[np.uint8]", device: torch.device) -> torch.Tensor:
-    """(4f - 3, height, width, 3) frames -> (1, z, f, h, w) Wan latents in the VAE's dtype, again without dice."""
+    """(4f - 3, height, width, 3) frames -> (1, z, f, h, w) Wan latents in the VAE's dtype: the mean, too."""
     pixels = torch.from_numpy(frames).to(device).permute(3, 0, 1, 2).unsqueeze(0).float() / 127.5 - 1.0
     return encode_pixels(vae, pixels)
 
@@ -71,6 +71,12 @@ def encode_pixels(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
 
 
 def _encode(vae: Any, pixels: torch.Tensor, standardised: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """Encode in the VAE's dtype, and once more in float32 where that gives no finite latents.
+
+    Raises:
+        Internal: they are not finite in float32, either.
+    """
+
     def encode(dtype: torch.dtype) -> torch.Tensor:
         return standardised(vae.encode(pixels.to(dtype)).latent_dist.mode())
 
@@ -88,7 +94,7 @@ def _decode(
 ) -> "NDArray[np.uint8]":
     if not torch.isfinite(latents).all():
         raise no_picture()
-    # Rounded once, on their way into the decoder, and not by each step of what is done with them before.
+    # In float32 until they enter the decoder, so that they are rounded once and not by each operation before.
     latents, dtype = latents.float(), decoder_dtype(vae)
     pixels = how(vae, latents)
     if pixels is None and dtype != torch.float32:
@@ -102,7 +108,7 @@ def _decode(
 
 @contextmanager
 def watched(network: torch.nn.Module, calls: int, tell: Callable[[float], None]) -> Iterator[None]:
-    """In the body `tell` hears after each call of `network` what share of `calls` is done; what it raises ends it."""
+    """In the body, `tell` is called after each call of `network` with the share of `calls` done; it may raise."""
     done = itertools.count(1)
     tell(0.0)
     hook = network.register_forward_hook(lambda *_: tell(min(1.0, next(done) / calls)))
@@ -133,7 +139,7 @@ def in_tiles(vae: Any, *, tiles: bool) -> Iterator[None]:
         yield
         return
     if hasattr(vae, "tile_latent_min_size") and vae.tile_sample_min_size > IMAGE_TILE:
-        # As they come, SDXL's tiles are as large as its native pictures: no less room than without.
+        # By default SDXL's tiles are as large as its native pictures, and take as much room.
         vae.tile_latent_min_size = vae.tile_latent_min_size * IMAGE_TILE // vae.tile_sample_min_size
         vae.tile_sample_min_size = IMAGE_TILE
     vae.enable_tiling()

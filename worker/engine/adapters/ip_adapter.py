@@ -97,7 +97,7 @@ class IpAdapter(torch.nn.Module):
 
 @contextmanager
 def referenced(unet: Any, references: Sequence[Reference]) -> Iterator[None]:
-    """While the body runs, the UNet sees the pictures; where it ends, however it does, its processors are its own."""
+    """In the body, the UNet sees the pictures; afterwards, however the body ends, it has its own processors again."""
     own: list[tuple[Any, Any]] = []
     try:
         for name, attention in cross_attentions(unet) if references else ():
@@ -229,7 +229,7 @@ def _filled(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> tor
 
 
 def demo(unet: Any) -> IpAdapter:
-    """A small adapter for this UNet, the same each time: it shows that a picture has an effect, and knows nothing.
+    """A small adapter for this UNet, the same each time: a picture has an effect, which means nothing.
 
     Keys and values are the UNet's own of the prompt, with which the training of a published one begins
     (tencent-ailab/IP-Adapter, `tutorial_train_sdxl.py`); what they are given of a picture is random, but steady.

@@ -23,7 +23,7 @@ from worker.core.types import LoraFile, TaskType
 from worker.engine.models.checkpoint import data_bytes, header, metadata
 
 MAX_RANK = 512
-"""More is no low-rank weight of anybody's: published ones have 4 to 256."""
+"""Published LoRAs have 4 to 256."""
 MAX_TENSORS = 20_000
 """SDXL with all convolutions and both text encoders has about 4,600 with their alphas, Wan 14B about 2,000."""
 Part = Literal[
@@ -43,7 +43,7 @@ _PART_NAMES: tuple[tuple[str, Part], ...] = (
     (r"\.lora_mid\.weight$", "mid"),
     (r"\.alpha$", "alpha"),
     (rf"\.dora_scale$|\.lora_magnitude_vector{_ADAPTER}(?:\.weight)?$", "magnitude"),
-    # Whole differences of norms, embeddings and modulations beside the low-rank ones: left as they are, and said.
+    # Whole differences of norms, embeddings and modulations beside the low-rank ones: left out, as a warning says.
     (r"\.diff$|\.diff_m$|\.w_norm$|\.b_norm$", "left"),
     *((rf"\.{part}$", part) for part in get_args(Part) if part.startswith(("lokr_", "hada_"))),
 )
@@ -190,7 +190,7 @@ def check_loras(loras: Iterable[LoraFile], task: TaskType) -> None:
 
 @contextmanager
 def still_there(lora: LoraFile) -> Iterator[None]:
-    """For what reads a file: another worker with the same folder may remove it at any moment.
+    """In the body, a LoRA's file is read, which another worker with the same folder may remove at any moment.
 
     Raises:
         DownloadFailed: it has.
@@ -204,7 +204,7 @@ def still_there(lora: LoraFile) -> Iterator[None]:
 
 
 def bytes_of(loras: Iterable[LoraFile]) -> int:
-    """What they take beside a model's weights while a job runs.
+    """Bytes that they take beside a model's weights while a job runs.
 
     Raises:
         DownloadFailed: one is not there any more.

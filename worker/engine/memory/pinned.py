@@ -1,7 +1,7 @@
 """Copies of weights in memory that a GPU reads directly (pinned), side by side in slabs. Knows tensors, no networks.
 
 torch takes such memory in powers of two (`torch.cuda.host_memory_stats`): by itself a matrix of 5120 x 13824 would hold
-256 MiB for its 135, and the two experts of a Wan A14B 80 GiB for their 53, of which nobody who counts weights knows.
+256 MiB for its 135, and the two experts of a Wan A14B 80 GiB for their 53, which no count of weights shows.
 """
 
 import logging
@@ -13,7 +13,7 @@ import torch
 log = logging.getLogger(__name__)
 
 SLAB = 2**30
-"""Bytes of a slab: a power of two, of which a full one wastes nothing. What is larger has one of its own."""
+"""Bytes of a slab: a power of two, so that a full one wastes nothing. A larger copy has a slab of its own."""
 _ALIGNED = 512
 """What each copy begins at a multiple of, as in the GPU's own memory."""
 

@@ -25,8 +25,8 @@ and what the others add."""
 _TEXT = {"sdxl": 64 * MIB, "wan": 128 * MIB}
 """Activations of the text and image encoders: 77 tokens and 512."""
 DEPTH = 512 * MIB
-"""Of what tells the depth of a photo: the largest Depth Anything takes 603 bytes for each pixel that it sees (counted
-at 518 x 518, 518 x 1036 and 518 x 2072), and it sees at most 3 x 518 x 518 of them."""
+"""What the depth of a photo takes: the largest Depth Anything needs 603 bytes for each pixel that it sees (counted at
+518 x 518, 518 x 1036 and 518 x 2072), and sees at most 3 x 518 x 518."""
 PREVIEW_SIDE = 64
 """Latents of a side that a tiny autoencoder is given at most."""
 PREVIEW = 3 * 64 * (8 * PREVIEW_SIDE) ** 2
@@ -78,11 +78,11 @@ class Size:
     guided: bool = True
     """Whether the network sees the conditional and the unconditional latents in one batch (SDXL alone)."""
     beside: int = 0
-    """Bytes of what is added to the networks that denoise, for this job alone: LoRA."""
+    """Bytes that LoRAs add to the networks that denoise, for this job alone."""
     chunks: int = 1
-    """Of the longer prompt."""
+    """How many chunks the longer prompt has."""
     controls: int = 0
-    """Control pictures."""
+    """How many control pictures there are."""
     cached: int = 0
     """Hidden states of a clip that are kept from step to step."""
     whole: bool = False
@@ -90,12 +90,12 @@ class Size:
 
     @property
     def pixels(self) -> int:
-        """Of one frame."""
+        """Pixels of one frame."""
         return self.width * self.height
 
     @classmethod
     def of(cls, task_type: TaskType, params: Params) -> "Size":
-        """Of a job with nothing left open."""
+        """The size of a job with nothing left open."""
         source = task_type not in {TaskType.TEXT2IMG, TaskType.TEXT2VIDEO} or params.draft is not None
         if isinstance(params, ImageParams) and params.enlarges:
             tile = params.upscale.tile if params.upscale is not None else None
@@ -124,7 +124,7 @@ class Size:
 
     @classmethod
     def native(cls, task_type: TaskType, defaults: ModelDefaults) -> "Size":
-        """Of a job that leaves its size to the model."""
+        """The size of a job that leaves it to the model."""
         frames = defaults.num_frames if task_type.is_video else 1
         return cls(defaults.width, defaults.height, frames, source=True)
 
@@ -157,7 +157,7 @@ def upscale_tile(spec: ModelSpec, free: int, *, cuda: bool) -> int:
 
 
 def _upscaler(spec: ModelSpec, size: Size, number: int) -> Room:
-    """Of one tile: RRDBNet holds its widest features thrice at the full size; of a compact one the picture counts."""
+    """One tile: RRDBNet holds its widest features thrice at the full size; in a compact one the picture counts."""
     found = upscaler_layout(spec)
     colours = 3 * found.scale**2
     if found.kind == "rrdb":

@@ -50,7 +50,7 @@ def has_weights(component: str) -> bool:
 
 
 DENOISERS = frozenset({"unet", "refiner_unet", "transformer", "transformer_2"})
-"""Networks of which the large layers may be kept in eight bits."""
+"""Networks whose large layers may be kept in eight bits."""
 
 
 def is_quantized(tensor: str) -> bool:
@@ -156,7 +156,7 @@ WAN_KINDS: dict[str, ModelDefaults] = {
 def sdxl_defaults(
     name: str, folder: Path | None, schedule: Mapping[str, Any], named: Mapping[str, Any], own: Mapping[str, Any]
 ) -> ModelDefaults:
-    """Of an SDXL model called `name`; `folder` is None where its files are elsewhere or in one file.
+    """The defaults of an SDXL model called `name`; `folder` is None where its files are elsewhere or in one file.
 
     `schedule` has what its scheduler's config says beside the folder's, `named` what its name tells, `own` what an
     operator says of it: each wins over the one before.
@@ -167,7 +167,7 @@ def sdxl_defaults(
 
 
 def wan_defaults(name: str, folder: Path | None, kind: str, own: Mapping[str, Any]) -> ModelDefaults:
-    """Of a Wan model called `name`, one of `WAN_KINDS`; the rest as above."""
+    """The defaults of a Wan model called `name`, of a kind of `WAN_KINDS`; the rest as above."""
     found = replace(_wan_multiple(folder, WAN_KINDS[kind]), name=name, takes_flow_shift=_takes_flow_shift(folder))
     return _with(found, own)
 

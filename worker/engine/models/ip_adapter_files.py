@@ -16,11 +16,11 @@ PREFERRED = (
     "ip-adapter_sdxl_vit-h.safetensors",
     "ip-adapter_sdxl.safetensors",
 )
-"""Of several, the first; any other comes after these. Those of one image encoder, CLIP ViT-H, before that of a larger
-one; Plus sees a picture's parts, and keeps to a subject better (tencent-ailab/IP-Adapter, README)."""
+"""Which of several files is taken: the first of these, else any other. Those for CLIP ViT-H come before the one for a
+larger image encoder; Plus sees a picture's parts, and keeps to a subject better (tencent-ailab/IP-Adapter, README)."""
 ENCODERS = ("models/image_encoder", "sdxl_models/image_encoder", "image_encoder")
 _FACES = ("faceid", "instantid", "instant-id")
-"""In the names of weights that identify a face."""
+"""What is in the names of weights that identify a face."""
 
 
 @dataclass(frozen=True, slots=True)

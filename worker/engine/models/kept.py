@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 State = tuple[Any, ...]
-"""Of a file: inode, size, time of change; of a folder with those of what is in it; empty: not there."""
+"""A file's inode, size and time of change; a folder's with those of all that is in it; empty: it is not there."""
 
 DEPTH = 4
 """Folders below each other that are looked into: as the hub's cache has a model, `snapshots/<commit>/unet/<file>`."""
@@ -27,10 +27,10 @@ SETTLED_NS = 2_000_000_000
 
 @dataclass(slots=True)
 class _Looks:
-    """What is looked at in the body of one `together`."""
+    """The files that are looked at in the body of one `together`."""
 
     states: dict[Path, State]
-    """Of all that were looked at in the outermost one; each is asked for once."""
+    """Shared with the outermost `together`, so that each file's state is asked for once."""
     paths: set[Path] = field(default_factory=set)
 
     def at(self, path: Path) -> State:
@@ -44,7 +44,7 @@ _LOOKS: ContextVar[_Looks | None] = ContextVar("looks", default=None)
 
 
 class Kept:
-    """What was read, by a key that says what was asked."""
+    """What was read, by a key that says what it answers."""
 
     def __init__(self) -> None:
         self._found: dict[Hashable, tuple[dict[Path, State], Any]] = {}

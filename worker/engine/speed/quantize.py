@@ -1,11 +1,11 @@
 """The large layers of a network that denoises, in eight bits a number: half of the memory, and rounded numbers.
 
-Each output of a layer has a scale of its own. `int8` keeps the weights so and computes as ever; `fp8` (e4m3) rounds the
-inputs too, row by row, where the card multiplies such numbers (Ada, Hopper and later) and the network runs in bfloat16.
-What is small or steers every step (norms, time, text, the first and the last layer) stays as it is.
+Each output of a layer has a scale of its own. `int8` only keeps the weights in eight bits; `fp8` (e4m3) also rounds the
+inputs, row by row, and multiplies in eight bits where the card can (Ada, Hopper and later) and the network runs in
+bfloat16. What is small or steers every step (norms, time, text, the first and the last layer) stays as it is.
 
-A layer keeps plain buffers: they are moved, counted and pointed elsewhere as all others are. The subclasses of tensors
-that torchao brings are not, and what hangs on a layer asks it for its `weight`.
+A layer keeps plain buffers, which are moved, counted and pointed elsewhere like all others; torchao's subclasses of
+tensors are not. LoRAs ask a layer for its `weight`, so there is one.
 """
 
 import functools
