@@ -1,6 +1,6 @@
-"""What a job costs: the work that GPU time grows with, counted alike for every card.
+"""Computes the price of a job: work that GPU time grows with, counted the same for every card.
 
-Pure arithmetic over a job's parameters, in pixel-steps; a price is that in millions (`job_units`).
+Pure arithmetic over a job's params, in pixel-steps; a unit is a million of them (`job_units`).
 """
 
 import math
@@ -11,29 +11,28 @@ from worker.api.request import TWICE_A_STEP
 
 PIXEL_STEPS_A_UNIT = 1_000_000
 STEPS_BESIDE = 1
-"""What decoding a picture and encoding what it starts from count as. By the FLOP of engine/work.py, with two calls of a
-network a step: 0.9 steps to decode and 0.4 to encode with SDXL at 1024 x 1024; to decode 0.5 with Wan 2.1 1.3B at
+"""Decoding a picture and encoding its source count as this many steps. By the FLOP of engine/work.py, with two calls
+of a network per step: 0.9 steps to decode and 0.4 to encode with SDXL at 1024 x 1024; to decode 0.5 with Wan 2.1 1.3B at
 832 x 480 and 2 with Wan 2.2 TI2V 5B at 1280 x 704."""
 OTHER_MODEL = {"image": 30_000_000, "video": 120_000_000}
-"""What loading another model than the worker's first counts as, in pixel-steps: one picture of SDXL's own size, four
-for the larger files of Wan. What fits side by side is the card's, and a price does not depend on the card."""
+"""Price of a model other than the worker's first, in pixel-steps: one picture at SDXL's native size, four for Wan's
+larger files. It is always charged: whether both models fit in memory depends on the card, and a price does not."""
 CONTROLNET_SHARE = 0.45
-"""Work of a ControlNet's call in those of the UNet's: 3.02 of 6.76 TFLOP, as torch counts them for SDXL."""
+"""Work of a ControlNet call relative to a UNet call: 3.02 of 6.76 TFLOP, as torch counts them for SDXL."""
 
 TEXT_PIXELS = {"image": 8_192, "video": 32_768}
-"""What each further chunk of a prompt adds to the pixels of a picture, or of a clip: 53 GFLOP, of the 6.4 MFLOP that
-SDXL has for a pixel. Of Wan's models it is 16,000 to 110,000."""
+"""Each further chunk of a prompt counts as this many additional pixels: 53 GFLOP, at SDXL's 6.4 MFLOP per pixel. For
+Wan's models it is 16,000 to 110,000."""
 TEXT_SHARE = {"image": 0.005, "video": 0.01}
-"""And what share of these pixels: 32 GFLOP of 6.76 TFLOP at SDXL's own size. Without the two, 4,000 rare letters at
-64 x 64 are three hundred times the work that they are paid for."""
+"""And as this share of the pixels: 32 GFLOP of 6.76 TFLOP at SDXL's native size. Without both, 4,000 rare letters at
+64 x 64 would be three hundred times the work that is paid for."""
 
 
 def job_cost(params: Params, defaults: ModelDefaults | None = None) -> int:
-    """Pixels x frames x (denoising steps + `STEPS_BESIDE`) x images, and `OTHER_MODEL` for a model beside the first.
+    """Return pixels x frames x (denoising steps + `STEPS_BESIDE`) x images, plus `OTHER_MODEL` for a second model.
 
-    What a prompt of more than one chunk adds counts as pixels.
-
-    `defaults` are those of the job's model; without them the model counts as the worker's first.
+    Further chunks of a prompt count as pixels. `defaults` are those of the job's model; without them the model counts
+    as the worker's first.
     """
     if isinstance(params, VideoParams):
         cost, other = _drawing_cost(params), OTHER_MODEL["video"]
@@ -45,11 +44,10 @@ def job_cost(params: Params, defaults: ModelDefaults | None = None) -> int:
 
 
 def upscaling_cost(params: ImageParams) -> int:
-    """The part of a job's cost that enlarging its pictures has; 0 where they stay as they are drawn.
+    """Return the part of a job's cost that enlarges its pictures; 0 without an upscale.
 
-    An upscaler counts as one step over the pixels that it makes: its work is less, but the file of so many pixels keeps
-    the card and the line waiting, too. Details that are drawn anew count as all that is drawn, overlaps of tiles
-    included.
+    An upscaler counts as one step over its output pixels: its own work is less, but such a large file also occupies the
+    queue. A second pass counts like any drawing, including the overlaps of its tiles.
     """
     if (upscale := params.upscale) is None:
         return 0
@@ -63,7 +61,7 @@ def upscaling_cost(params: ImageParams) -> int:
 
 
 def _text_pixels(params: Params, pixels: int, pieces: int = 1) -> int:
-    """As how many pixels more it counts that a prompt has several chunks, which each of so many pieces is drawn by."""
+    """Return the pixels that a prompt's further chunks count as, over `pieces` tiles with `pixels` together."""
     kind = "video" if isinstance(params, VideoParams) else "image"
     return (likely_chunks(params) - 1) * round(TEXT_PIXELS[kind] * pieces + TEXT_SHARE[kind] * pixels)
 
@@ -73,7 +71,7 @@ def _calls_a_step(params: ImageParams) -> int:
 
 
 def _drawing_cost(params: Params) -> int:
-    """All that the model draws: each control picture adds `CONTROLNET_SHARE` to the steps in its span."""
+    """Return the cost of all drawing; each control picture adds `CONTROLNET_SHARE` of the steps in its span."""
     steps, calls = float(params.num_inference_steps), 1
     if isinstance(params, VideoParams):
         times, frames, (width, height) = 1, params.num_frames, (params.width, params.height)
@@ -97,5 +95,5 @@ def _drawing_cost(params: Params) -> int:
 
 
 def job_units(params: Params, defaults: ModelDefaults | None = None) -> int:
-    """What a job is worth, whichever card runs it: its cost in millions of pixel-steps, rounded up."""
+    """Return the price of a job: its cost in millions of pixel-steps, rounded up, at least 1."""
     return max(1, math.ceil(job_cost(params, defaults) / PIXEL_STEPS_A_UNIT))

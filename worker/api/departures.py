@@ -1,7 +1,7 @@
-"""Where a result departs from what was asked: what has no effect, and what became another number; for `warnings`.
+"""Warnings about where a result departs from its request: fields without effect, and values that were changed.
 
-Knows a request, what was made of it and its model; knows no pixels. What shows only while a job runs (a prompt that is
-cut, a picture that is cropped) is said there.
+Knows a request, its params and its model; knows no pixels. Departures that appear only while a job runs (a truncated
+prompt, a cropped picture) are reported there.
 """
 
 import math
@@ -15,9 +15,9 @@ from worker.api.request import ImageRequest, PictureRequest, Request, UpscaleReq
 from worker.api.sizes import ASPECT_RATIOS, IMAGE_SIZES, RESOLUTIONS
 
 _VISIBLE = 0.05
-"""A length or a shape that is off by so much is another one."""
+"""Relative deviation from which a duration or a shape counts as changed."""
 _WEIGHTS: tuple[tuple[str, str], ...] = (
-    # A time and a ratio in brackets are none: behind a digit, a weight has a point.
+    # Times and ratios in brackets are not weights: after a digit, a weight needs a decimal point.
     (
         r"\([^()]{1,400}(?:(?<!\d):\s{0,3}-?\d{0,3}\.?\d{1,3}|:\s{0,3}-?\d{0,3}\.\d{1,3})\s{0,3}\)",
         "(word:1.3): it changes no weight without prompt_weighting",
@@ -26,7 +26,7 @@ _WEIGHTS: tuple[tuple[str, str], ...] = (
     (r"\\[()[\]]", r"\(: the backslash is a letter, too"),
     (r"(?<!\S)BREAK(?![^\s,])", "BREAK: it begins no new chunk without prompt_weighting"),
 )
-"""What `prompt_weighting` reads, and what it does not do without."""
+"""Syntax that only `prompt_weighting` reads -> what it does not do here."""
 _LETTERS: tuple[tuple[str, str], ...] = (
     (r"(?i:<(?:lora|lyco|locon|hypernet):)", "<lora:…>: no LoRA is loaded by it (loras names them)"),
     (r"<[A-Za-z][\w-]{1,63}>|\bembedding:\w", "<embedding>: none is loaded by it"),
@@ -35,11 +35,11 @@ _LETTERS: tuple[tuple[str, str], ...] = (
     (r"\{[^{}|]{0,200}\|[^{}]{1,200}\}|(?<!\w)__[a-z][\w/-]{0,60}__(?!\w)", "{a|b}: nothing is chosen by it"),
     (r"(?<!\S)--(?:ar|aspect|v|niji|no|s|stylize|q|seed|chaos|style|iw)(?=\s)", "--ar: it sets nothing"),
 )
-"""Prompt syntax of other programs, and what it does not do here."""
+"""Prompt syntax of other programs -> what it does not do here."""
 
 
 def departures(request: Request, params: Params, defaults: ModelDefaults) -> tuple[str, ...]:
-    """Sentences on `request`, each of which begins with the fields that it is about."""
+    """Return warnings about `request`, each beginning with the field that it is about."""
     if isinstance(params, ImageParams) and params.draws_nothing:
         return (*_quality(request), *_upscale(request, params), *_undrawn(request))
     said = [*_few_steps(params, defaults), *_guidance(request, params), *_letters(request, params), *_quality(request)]
@@ -65,7 +65,7 @@ def _few_steps(params: Params, defaults: ModelDefaults) -> Iterator[str]:
     if params.acceleration and isinstance(params, ImageParams) and params.scheduler != defaults.scheduler:
         own = "the model's own" if defaults.scheduler is None else defaults.scheduler.value
         yield f"scheduler: {made} was made for {own}"
-    # Up to 1 there is no guidance at all.
+    # A scale up to 1 means no guidance.
     if max(params.guidance_scale, 1.0) != max(defaults.guidance_scale, 1.0):
         yield (
             f"{_guidance_field(params)}: {made} was made for {defaults.guidance_scale:g} "
@@ -78,7 +78,7 @@ def _guidance_field(params: Params) -> str:
 
 
 def _guidance(request: Request, params: Params) -> Iterator[str]:
-    """Up to 1 the unconditional prediction has no part: https://arxiv.org/abs/2207.12598, equation 6."""
+    """Up to a scale of 1 the negative prompt is unused: https://arxiv.org/abs/2207.12598, equation 6."""
     scale, field = params.guidance_scale, _guidance_field(params)
     if request.negative_prompt and scale <= 1:
         yield f"negative_prompt: has no effect with a {field} of {scale:g}; above 1 it has"

@@ -1,7 +1,7 @@
-"""What a document keeps of a request: its values, without inline data and never more than `MAX_BYTES`.
+"""Reduces a request to what its document stores: without inline data, and at most `MAX_BYTES`.
 
-Goes by the values alone, so that a field of tomorrow is bounded as well. Knows how Firestore counts and what it takes
-(https://firebase.google.com/docs/firestore/storage-size, /quotas); knows no field but those it is told to keep whole.
+Works on the values only, so that future fields are bounded as well. Knows Firestore's sizes and limits
+(https://firebase.google.com/docs/firestore/storage-size, /quotas); knows no field except those it must keep whole.
 """
 
 import math
@@ -15,9 +15,9 @@ from worker.api.validation_errors import short
 MAX_BYTES = 64 << 10
 MAX_DEPTH = 8
 MAX_VALUES = 1000
-"""In all: each is an index entry of the document, whatever its size."""
+"""In total: each value is an index entry of the document, whatever its size."""
 _CUTS = (MAX_REFERENCE_CHARACTERS, 1000, 100)
-"""Characters that a text may keep; the first with which all of them fit is used."""
+"""Limits for the characters of a text; the first with which everything fits is used."""
 
 T = TypeVar("T")
 
@@ -32,12 +32,11 @@ _INLINE_PART = re.compile(
 
 
 def excerpt(request: Mapping[str, Any], whole: Collection[str] = ()) -> dict[str, Any]:
-    """A request as Firestore takes it, whatever it holds.
+    """Return a request in a form that Firestore accepts, whatever it contains.
 
     Args:
         request: a JSON object.
-        whole: fields whose text is what a person wrote: only inline data is taken out of it. Together they may have
-            at most half of `MAX_BYTES`.
+        whole: text fields to keep whole except for inline data. Together at most half of `MAX_BYTES`.
     """
     kept: dict[str, Any] = {}
     for most in _CUTS:
@@ -53,7 +52,7 @@ def excerpt(request: Mapping[str, Any], whole: Collection[str] = ()) -> dict[str
 
 
 def stored_bytes(value: object) -> int:
-    """What a value takes in a document, by Firestore's own rules."""
+    """Return the size of a value in a document, by Firestore's rules."""
     match value:
         case str():
             return len(value.encode()) + 1
@@ -68,13 +67,13 @@ def stored_bytes(value: object) -> int:
 
 
 class _Excerpt:
-    """Values in a bounded form, as many as there is room for."""
+    """Bounds values, and how many there are."""
 
     def __init__(self, most: int) -> None:
         self._most, self._left = most, MAX_VALUES
 
     def fields(self, value: Mapping[Any, Any], depth: int) -> dict[str, Any]:
-        """Its fields with names that Firestore takes."""
+        """Return the fields whose names Firestore accepts."""
         named = (item for item in value.items() if isinstance(item[0], str) and _KEY.fullmatch(item[0]))
         return {name: self._value(item, depth) for name, item in self._while_room(named)}
 
@@ -91,7 +90,7 @@ class _Excerpt:
             case Mapping() if depth < MAX_DEPTH:
                 return self.fields(value, depth + 1)
             case list() | tuple() if depth < MAX_DEPTH:
-                # A list in a list is what Firestore does not take.
+                # Firestore rejects a list inside a list.
                 return [
                     short(item) if isinstance(item, list | tuple) else self._value(item, depth + 1)
                     for item in self._while_room(value)

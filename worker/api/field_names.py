@@ -1,6 +1,6 @@
-"""The field that a wrong name most likely means: other services' names, other spellings, slips of the pen.
+"""Suggests the field that an unknown name most likely means: another service's name, another spelling, a typo.
 
-Knows names alone. Says nothing rather than something misleading.
+Knows names only. Suggests nothing rather than something misleading.
 """
 
 import difflib
@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 _CLOSE = 0.84
-"""difflib's ratio from which on one name is taken for another with a slip in it."""
+"""difflib's ratio from which one name counts as a typo of another."""
 _CALLED = {
     "prompt": "text positive_prompt positive caption input_prompt text_prompt text_prompts",
     "negative_prompt": "neg_prompt n_prompt negative uncond",
@@ -64,7 +64,7 @@ _CALLED = {
     "low_noise_loras": "low_noise_lora loras_low lora_low_noise",
     "flow_shift": "shift sample_shift sampling_shift",
 }
-"""Our fields -> what other services and pipelines call them."""
+"""Our fields -> their names in other services and pipelines."""
 _CHOSEN = {
     "text2img": "t2i txttoimg txt2img txt2pic",
     "img2img": "i2i imgtoimg",
@@ -86,15 +86,15 @@ _CHOSEN = {
     "LCM": "lcmscheduler",
     "TCD": "tcdscheduler",
 }
-"""Our choices -> what others call them, in letters and digits alone."""
+"""Our choices -> their names elsewhere, as letters and digits only."""
 
 
 def meant(name: str, task: str, fields: Mapping[str, Sequence[str]]) -> tuple[str | None, tuple[str, ...]]:
-    """The field that `name` most likely means, and where `task` has none such, the tasks that have it.
+    """Return the field that `name` most likely means, and the tasks that have it if `task` does not.
 
     Args:
-        name: as the client wrote it, of any length; not a field of `task`.
-        task: whose request it is.
+        name: the client's name, of any length; not a field of `task`.
+        task: the task of the request.
         fields: the fields of each task.
     """
     spelt = _snake(name[:40])
@@ -113,24 +113,24 @@ def meant(name: str, task: str, fields: Mapping[str, Sequence[str]]) -> tuple[st
 
 
 def _likeliest(name: str, fields: Iterable[str]) -> str | None:
-    """The field that is `name` with a slip in it; None: it is no slip."""
-    # A number behind it makes a name another one.
+    """Return the field of which `name` is a typo, or None."""
+    # A trailing digit makes it a different name.
     likeness, field = max((_likeness(name, field), field) for field in fields)
     return field if likeness >= _CLOSE and not name[-1:].isdigit() else None
 
 
 def _snake(name: str) -> str:
-    """`imageUrl`, `imageURL`, `Image-Url` and `image url` as a field is written."""
+    """Convert `imageUrl`, `imageURL`, `Image-Url` or `image url` to snake case."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|[\s.-]+", "_", name.strip()).lower()
 
 
 def _likeness(name: str, field: str) -> float:
-    # Of a short name two swapped letters take a third.
+    # In a short name two swapped letters are a third of it.
     return 1.0 if sorted(name) == sorted(field) else difflib.SequenceMatcher(None, name, field).ratio()
 
 
 def meant_choice(got: str, choices: Sequence[str]) -> str | None:
-    """The one of `choices` that is written otherwise in `got`, or with a slip; None: none."""
+    """Return the one of `choices` that `got` means by another name, spelling or typo, or None."""
     plain = {_letters(choice): choice for choice in choices}
     spelt = _letters(got[:40])
     if (ours := next((ours for ours, names in _CHOSEN.items() if spelt in names.split()), "")) in choices:
@@ -140,5 +140,5 @@ def meant_choice(got: str, choices: Sequence[str]) -> str | None:
 
 
 def _letters(text: str) -> str:
-    """`DPM++ 2M Karras`, `dpmpp_2m_karras` and `DPMPP2MKarras` are one name."""
+    """Reduce `DPM++ 2M Karras`, `dpmpp_2m_karras` and `DPMPP2MKarras` to one name."""
     return re.sub(r"[^a-z0-9]", "", text.lower().replace("++", "pp").replace("image", "img").replace("text", "txt"))

@@ -1,6 +1,6 @@
-"""The kinds of value that a request's fields have: what each may be, and what is said of one that it may not be.
+"""The value types of request fields: their limits, and the error for a value outside them.
 
-Knows texts, ids, references to images and numbers; knows no field by name and no task.
+Knows texts, ids, picture references and numbers; knows no field by name and no task.
 """
 
 import re
@@ -17,13 +17,13 @@ MAX_PROMPT_CHARACTERS = 4000
 MAX_ID_TOKEN_CHARACTERS = 8192
 FormatName = Literal["png", "jpeg", "webp"]
 LONGEST_SIDE: Mapping[FormatName, int] = {"jpeg": 65_500, "webp": 16_383}
-"""Pixels of a side that a format, or its only encoder, has at most; PNG has no limit that matters."""
+"""Longest side in pixels that a format, or its only encoder, allows; PNG has no relevant limit."""
 VideoQuality = Literal["low", "medium", "high", "maximum"]
 MAX_REFERENCE_CHARACTERS = 8192
-"""Of a reference to a picture that is not the picture itself."""
+"""Limit of a picture reference that is not inline data."""
 MAX_LORA_PATH_CHARACTERS = 2048
 MAX_INLINE_CHARACTERS = 29_000_000
-"""A data URI of the largest source image (20 MiB) in base64, in lines of 76."""
+"""A data URI of the largest source picture (20 MiB) in base64, wrapped at 76 characters."""
 
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -31,21 +31,21 @@ _INVISIBLE = re.compile(
     r"[\s\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0"
     r"\ufff0-\ufffc\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]*"
 )
-"""What nobody sees, between other signs or alone: joiners, marks of direction, blanks that are none to Unicode, tags,
-and what stands in a text for a picture (U+FFFC), such as iOS's stickers and Genmoji."""
+"""Invisible characters: joiners, direction marks, blanks that Unicode does not class as space, tags, and the
+placeholder of a picture in a text (U+FFFC), such as iOS's stickers and Genmoji."""
 _FILE_UID = re.compile(r"(?!__.*__\Z)[A-Za-z0-9_-]{1,128}\Z")
 _USER_ID = re.compile(r"(?!__.*__\Z|\.\.?\Z)[A-Za-z0-9_.:@+|-]{1,128}\Z")
-"""Custom sign-in gives uids such as `auth0|abc`. Firestore keeps ids of the form `__x__` for itself, and takes neither
-`.` nor `..`: https://firebase.google.com/docs/firestore/quotas#limits."""
+"""Custom sign-in creates uids such as `auth0|abc`. Firestore reserves ids of the form `__x__`, and rejects `.` and
+`..`: https://firebase.google.com/docs/firestore/quotas#limits."""
 _WEIGHT_NAME = re.compile(r"(?!~|.{214})(?:(?!\.{1,2}/)[^/\\]+/)*[^/\\]+\.safetensors\Z")
-"""The path of a file in a repository, whatever script it is in."""
+"""The path of a file in a repository, in any script."""
 DATA_URI = re.compile(r"data:.{0,1000}?;\s*base64\s*,", re.IGNORECASE | re.DOTALL)
-"""How inline data begins, with any media type or none (RFC 2397); what follows is the data."""
+"""The prefix of inline data, with any media type or none (RFC 2397); the data follow it."""
 BARE_BASE64 = re.compile(
     r"(?:/|_|%2F)9j(?:/|_|%2F)|iVBORw0KGgo|UklGR|R0lGOD|Qk[0-3][A-Za-z0-9+/_%-]{5,9}AAAA"
     r"|AAAA[A-Za-z0-9+/_-]{2}Z0eX|SUkqA|TU0AK"
 )
-"""How a picture begins in base64: JPEG, PNG, WebP, GIF, BMP, HEIC or AVIF, TIFF."""
+"""The start of a picture in base64: JPEG, PNG, WebP, GIF, BMP, HEIC or AVIF, TIFF."""
 _REFERENCE = re.compile(r"(?:https|gs)://", re.IGNORECASE)
 _NO_REFERENCE = (
     (re.compile(r"data:", re.IGNORECASE), messages.text("invalid_input.is_no_base64")),
@@ -65,7 +65,7 @@ _NO_REFERENCE = (
     (BARE_BASE64, messages.text("invalid_input.is_bare_base64")),
     (re.compile(r"[A-Za-z0-9+/_-]{64}"), messages.text("invalid_input.is_bare_base64")),
 )
-"""What clients send in place of a reference, and what to tell them."""
+"""What clients send instead of a reference -> what to tell them."""
 
 
 def _clean_text(text: str) -> str:
@@ -73,7 +73,7 @@ def _clean_text(text: str) -> str:
     if _SURROGATE.search(text):
         raise finding("invalid_input.surrogate")
     text = text.strip()
-    # What is refused for its length anyway is not cleaned first: a megabyte of control characters takes a while.
+    # A text that is refused for its length is not cleaned first: a megabyte of control characters takes a while.
     if len(text) > 2 * MAX_PROMPT_CHARACTERS:
         return text
     text = _CONTROL.sub("", text).strip()
@@ -95,12 +95,12 @@ def _negative_prompt(text: str) -> str:
 
 
 def user_id(value: object) -> str | None:
-    """A user's id without blanks around it: one level of every path, whatever it is. None: it may not be one."""
+    """Return a valid user id without surrounding spaces, safe as one path segment; None: invalid."""
     return _id(_USER_ID, value)
 
 
 def file_uid(value: object) -> str | None:
-    """As `user_id`, of a generation."""
+    """As `user_id`, for a generation's `file_uid`."""
     return _id(_FILE_UID, value)
 
 
@@ -152,12 +152,12 @@ def _weight_name(name: str) -> str:
 
 
 def _number(value: object) -> object:
-    # JSON has one number type: 20.0 and 20 are the same to a client. A string or a boolean is not a number.
+    # JSON has one number type, so 20.0 is 20. A string or a boolean is not a number.
     return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
 
 
 def _drawn_at_random(value: object) -> object:
-    # What other services write for a random seed. A boolean is no number, and True is not -1.
+    # -1 is how other services request a random seed. (True is not -1.)
     return None if value == -1 else value
 
 
@@ -169,7 +169,7 @@ def _format_name(value: object) -> object:
 
 
 class Told:
-    """What JSON Schema says of a value beside what pydantic tells it of the checks."""
+    """Adds keywords to a value's JSON Schema that pydantic cannot derive from its validators."""
 
     def __init__(self, **said: Any) -> None:
         self._said = said
@@ -188,7 +188,7 @@ def _multiple(of: int) -> AfterValidator:
 
 
 def at_most(most: int) -> tuple[BeforeValidator, Told]:
-    """A list is counted before its entries are read."""
+    """Limit the length of a list, checked before its entries are validated."""
 
     def check(value: object) -> object:
         if isinstance(value, list) and len(value) > most:
@@ -208,7 +208,7 @@ def _frames(value: int) -> int:
 
 Prompt = Annotated[str, AfterValidator(_prompt), Told(minLength=1, maxLength=MAX_PROMPT_CHARACTERS)]
 OptionalPrompt = Annotated[str, AfterValidator(_negative_prompt), Told(maxLength=MAX_PROMPT_CHARACTERS)]
-"""Of a task that may do without one."""
+"""The prompt of a task that does not require one."""
 NegativePrompt = Annotated[str, AfterValidator(_negative_prompt), Told(maxLength=MAX_PROMPT_CHARACTERS)]
 IdToken = Annotated[str, Field(min_length=1, max_length=MAX_ID_TOKEN_CHARACTERS)]
 Integer = Annotated[int, BeforeValidator(_number)]

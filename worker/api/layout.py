@@ -1,7 +1,7 @@
-"""Where a client's picture lies in the output, and which part of it the model draws at which size.
+"""Computes where a client's picture lies in the output, and which part the model draws at which size.
 
-Pure arithmetic over sizes and boxes in pixels; knows no pixels, no request and no model but by its native size. A box
-is left, top, right, bottom, as Pillow has them.
+Pure arithmetic over sizes and boxes. A box is (left, top, right, bottom) in pixels, as in Pillow. Knows no image data,
+no request, and of a model only its native size.
 """
 
 import math
@@ -11,22 +11,22 @@ from worker.api.sizes import shaped
 
 Box = tuple[int, int, int, int]
 Shares = tuple[float, float, float, float]
-"""A box in shares of a picture's sides, 0 ... 1."""
+"""A box relative to a picture's sides, 0 ... 1."""
 
 SHORTEST = 64
-"""Pixels of a side that is not the client's own choice."""
+"""Shortest side, in pixels, that the client did not choose."""
 LONGEST_IMAGE, LONGEST_CLIP = 2048, 1280
 _CONTEXT = 32
-"""So many pixels around what is repainted are drawn with it at least; A1111's default."""
+"""Minimum context around the repainted area, in pixels; A1111's default."""
 _CONTEXT_SHARE = 4
-"""And at least this part, one n-th, of its longer side."""
+"""And at least one n-th of the area's longer side."""
 _SMALLER = 1.1
-"""A canvas of so many times fewer pixels than the native ones is not drawn at its own size."""
+"""A canvas with this many times fewer pixels than the native size is not drawn at its own size."""
 
 
 @dataclass(frozen=True, slots=True)
 class Native:
-    """What a model draws best, and what both sides have to be multiples of."""
+    """A model's native size, and the limits of its sides."""
 
     width: int
     height: int
@@ -35,15 +35,15 @@ class Native:
 
     @property
     def pixels(self) -> int:
-        """The most that a size may have which the client did not ask for."""
+        """The pixel limit of sizes that the client did not choose."""
         return self.width * self.height
 
     def shaped(self, width: float, height: float) -> tuple[int, int]:
-        """The size in which the model draws this shape."""
+        """Return the size in which the model draws this shape."""
         return shaped(width / height, self.pixels, multiple=self.multiple, least=SHORTEST, most=self.longest)
 
     def follow(self, side: int, ratio: float, most_pixels: int) -> int:
-        """The other side of a picture of which one is given; `ratio` is theirs, other to given."""
+        """Return the second side of a picture from its first; `ratio` is second / first."""
         most = min(self.longest, most_pixels // side) // self.multiple
         wanted = round(side * ratio / self.multiple)
         return max(SHORTEST, min(wanted, most) * self.multiple)
@@ -51,7 +51,7 @@ class Native:
 
 @dataclass(frozen=True, slots=True)
 class Borders:
-    """Pixels of the output that lie beside the client's picture, on each side."""
+    """Widths of the outpainted borders around the client's picture, in pixels of the output."""
 
     left: int = 0
     right: int = 0
@@ -59,17 +59,17 @@ class Borders:
     down: int = 0
 
     def around(self, size: tuple[int, int]) -> tuple[int, int]:
-        """The size of a picture of `size` with these borders."""
+        """Return the size of a picture of `size` with these borders."""
         return size[0] + self.left + self.right, size[1] + self.up + self.down
 
     def inside(self, size: tuple[int, int]) -> Box:
-        """Where the client's picture lies in an output of `size`."""
+        """Return the box of the client's picture in an output of `size`."""
         return self.left, self.up, size[0] - self.right, size[1] - self.down
 
     def scaled(self, whole: tuple[int, int], size: tuple[int, int]) -> "Borders":
-        """These borders where the picture with them, `whole`, is brought to `size`.
+        """Return these borders after the picture with borders, `whole`, is scaled to `size`.
 
-        As far as there are pixels, one at least is left of the picture and of each border.
+        The picture and each border keep at least one pixel, if there are enough.
         """
 
         def scaled(before: int, behind: int, old: int, new: int) -> tuple[int, int]:
@@ -83,17 +83,17 @@ class Borders:
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """The part of the output that the model draws, where that is not all of it at the output's size."""
+    """The part of the output that the model draws, if that is not the whole output at its own size."""
 
     width: int
     height: int
-    """What it is drawn at; it is scaled to its box afterwards."""
+    """The size at which it is drawn; it is then scaled to its box."""
     box: Box
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The output's size, the borders that are drawn beside the client's picture, and what of it all the model draws."""
+    """The output's size, its outpainted borders, and the part that the model draws."""
 
     width: int
     height: int
@@ -108,7 +108,7 @@ def followed(
     *,
     most_pixels: int,
 ) -> tuple[int, int]:
-    """The output's size: what was asked for; what was not follows the source's shape, or is the model's own."""
+    """Return the output's size: as requested; an open side follows the source's shape, or else the native size."""
     width, height = asked
     if source is None:
         return width or native.width, height or native.height
@@ -118,7 +118,7 @@ def followed(
         height = native.follow(width, source[1] / source[0], most_pixels)
     elif width is None and height is not None:
         width = native.follow(height, source[0] / source[1], most_pixels)
-    assert width is not None and height is not None  # noqa: S101, PT018 - one at least was asked for
+    assert width is not None and height is not None  # noqa: S101, PT018 - at least one was requested
     return width, height
 
 
@@ -132,16 +132,16 @@ def laid_out(
     only: Shares | None,
     blur: float,
 ) -> Layout:
-    """The layout of an inpainting.
+    """Return the layout of an inpainting.
 
     Args:
-        asked: width and height of the output, as far as the request says.
-        native: the model's.
-        source: the size of the client's picture; None: not known yet, and the model's native size stands for it.
-        most_pixels: that an output may have.
-        borders: what is to be drawn beside the picture, in its own pixels.
-        only: what the mask repaints of the picture, where only that and its surroundings are drawn; None: all is.
-        blur: of the mask, in pixels of the output.
+        asked: requested width and height of the output; None: open.
+        native: the model's native size.
+        source: the size of the client's picture; None: not known yet, the native size is assumed.
+        most_pixels: pixel limit of the output.
+        borders: outpainted borders, in pixels of the client's picture.
+        only: the box that the mask repaints, if only its surroundings are drawn; None: everything is drawn.
+        blur: the mask's blur, in pixels of the output.
     """
     if source is None:
         width, height = followed(asked, native, None, most_pixels=most_pixels)
@@ -168,14 +168,14 @@ def laid_out(
 
 
 def _at_most(size: tuple[int, int], longest: int, pixels: int) -> tuple[int, int]:
-    """A picture's own size, or as much of it as the limits allow."""
+    """Return a picture's own size, reduced to the limits."""
     scale = min(1.0, longest / max(size), math.sqrt(pixels / (size[0] * size[1])))
-    # Down, so that rounding is never what exceeds a limit.
+    # Rounded down, so that no limit is exceeded.
     return max(1, int(size[0] * scale + 1e-6)), max(1, int(size[1] * scale + 1e-6))
 
 
 def _repainted(shares: Shares, source: tuple[int, int], inside: Box, blur: float) -> Box | None:
-    """What the mask repaints in pixels of the output, where the picture covers `inside` and is cropped to it."""
+    """Return the repainted box in pixels of the output, for a picture that is scaled to cover `inside` and cropped."""
     if shares[0] >= shares[2] or shares[1] >= shares[3]:
         return None
     size = inside[2] - inside[0], inside[3] - inside[1]
@@ -197,7 +197,7 @@ def _repainted(shares: Shares, source: tuple[int, int], inside: Box, blur: float
 
 
 def _with_borders(box: Box | None, borders: Borders, size: tuple[int, int]) -> Box:
-    """The smallest box with `box` and all that lies beside the picture."""
+    """Return the smallest box that contains `box` and all borders."""
     inside = borders.inside(size)
     strips = [
         (borders.left, (0, 0, inside[0], size[1])),
@@ -213,7 +213,7 @@ def _with_borders(box: Box | None, borders: Borders, size: tuple[int, int]) -> B
 
 
 def _with_context(box: Box | None, size: tuple[int, int]) -> Box:
-    """`box` with its surroundings, which what is drawn has to fit into; without a box, all."""
+    """Return `box` with context, so that the drawing matches its surroundings; without a box, the whole output."""
     if box is None:
         return (0, 0, *size)
     context = max(_CONTEXT, math.ceil(max(box[2] - box[0], box[3] - box[1]) / _CONTEXT_SHARE))
@@ -226,7 +226,7 @@ def _with_context(box: Box | None, size: tuple[int, int]) -> Box:
 
 
 def _drawn(native: Native, size: tuple[int, int], box: Box) -> Drawn | None:
-    """The box at the model's pixels, grown within the output to the shape that the model draws it in."""
+    """Grow the box within the output to the shape in which the model draws it, at about the native size."""
     width, height = native.shaped(box[2] - box[0], box[3] - box[1])
     left, right = _grown(box[0], box[2], (box[3] - box[1]) * width / height, size[0])
     top, bottom = _grown(box[1], box[3], (right - left) * height / width, size[1])
@@ -235,7 +235,7 @@ def _drawn(native: Native, size: tuple[int, int], box: Box) -> Drawn | None:
 
 
 def _grown(low: int, high: int, wanted: float, most: int) -> tuple[int, int]:
-    """An interval that is at least as long as `wanted`, where 0 ... `most` leaves room for that."""
+    """Return the interval extended to a length of `wanted`, within 0 ... `most`."""
     length = min(most, max(high - low, round(wanted)))
     low = min(max(0, low - (length - (high - low)) // 2), most - length)
     return low, low + length

@@ -1,6 +1,6 @@
-"""The LoRAs that a request names -> where each comes from and by how much it counts, or why it may not be had.
+"""Resolves the LoRAs that a request names to their sources and scales, or refuses them.
 
-Pure: knows the operator's list and the sources that are allowed beyond it; asks no server and opens no file.
+Pure: knows the operator's list and the additionally allowed sources; asks no server and opens no file.
 """
 
 import difflib
@@ -20,36 +20,36 @@ LORA_FIELDS: Mapping[str, Expert] = {"loras": "both", "high_noise_loras": "high"
 """Field of a request -> the expert that its LoRAs are for."""
 FAMILY_NAMES = {"sdxl": "SDXL", "wan": "Wan"}
 _NAMED = 20
-"""As many names as a refusal lists."""
+"""Names that an error message lists."""
 
 
 @dataclass(frozen=True, slots=True)
 class WantedLora:
-    """One LoRA of a request, before its file is here."""
+    """One LoRA of a request, before its file is fetched."""
 
     field: str
-    """What names it in the request, such as `loras.0.path`."""
+    """Its field in the request, such as `loras.0.path`."""
     name: str
-    """What it is called towards anybody: the operator's name, or what is public of its source."""
+    """Its public name: the operator's name, or the public part of its source."""
     source: LoraSource
     scale: float
     expert: Expert = "both"
     sha256: str | None = None
-    """What its file must be; None: whatever the source gives."""
+    """The required digest of its file; None: any."""
     listed: bool = False
-    """Whether the operator chose it, and not the client."""
+    """Whether it is on the operator's list, not chosen by the client."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Offer:
-    """What a client may name: the operator's list, and sources beyond it."""
+    """What a client may name: the operator's list, and allowed sources."""
 
     listed: Mapping[str, ListedLora]
     allowed: tuple[str, ...]
 
     @property
     def words(self) -> str:
-        """All of it, for a refusal."""
+        """Everything on offer, for an error message."""
         said = {"hub": "hub ids", "civitai": "URLs of Civitai"}
         places = [said.get(one, f"https:// URLs of {one}") for one in self.allowed]
         more = [f"{len(self.listed) - _NAMED} more names"] if len(self.listed) > _NAMED else []
@@ -59,15 +59,15 @@ class _Offer:
 def wanted_loras(
     request: Request, listed: Mapping[str, ListedLora], allowed: tuple[str, ...]
 ) -> tuple[WantedLora, ...]:
-    """Every LoRA of a request, in its order.
+    """Return the LoRAs of a request, in order.
 
     Args:
-        request: what names them, by a name of the list, as a hub id or as a URL.
-        listed: the operator's.
-        allowed: what clients may name beside them: see `lora_source.is_allowed`.
+        request: names them by a listed name, a hub id or a URL.
+        listed: the operator's list.
+        allowed: further sources that clients may use: see `lora_source.is_allowed`.
 
     Raises:
-        InvalidInput: naming each one that is not to be had.
+        InvalidInput: naming each LoRA that is not available.
     """
     offer = _Offer(listed, allowed)
     found: list[WantedLora] = []
@@ -84,7 +84,7 @@ def wanted_loras(
 
 
 def lora_params(wanted: Iterable[WantedLora]) -> dict[str, Any]:
-    """What `params` says of them: the field for the expert that each is for -> names and scales."""
+    """Return their entries in `params`: the field for each expert -> names and scales."""
     fields = {expert: field for field, expert in LORA_FIELDS.items()}
     found: dict[str, tuple[LoraParams, ...]] = {}
     for one in wanted:
@@ -134,7 +134,7 @@ def _is_url(path: str) -> bool:
 
 
 def listed_lora(field: str, name: str, own: ListedLora, scale: float, expert: Expert) -> WantedLora:
-    """One of the operator's."""
+    """Return a LoRA of the operator's list."""
     source = lora_source(own.source, own.weight_name)
     return WantedLora(field, name, source, own.scale * scale, expert, own.sha256, listed=True)
 
@@ -146,7 +146,7 @@ def _unknown(field: str, path: str, offer: _Offer) -> FieldProblem:
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
-    """The one of `names` that `name` is with a slip in it, or in other case; None: there is none."""
+    """Return the one of `names` of which `name` is a typo, or which differs only in case, or None."""
     plain = {one.casefold(): one for one in names}
     found = difflib.get_close_matches(name[:200].casefold(), plain, 1, cutoff=0.75)
     return plain[found[0]] if found else None

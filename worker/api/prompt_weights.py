@@ -1,10 +1,10 @@
-"""A prompt with weights, as A1111 writes them -> passages of text, each with its weight.
+"""Parses a prompt with weights in A1111's syntax into passages of weighted text.
 
-    (word)      1.1 times          [word]     1 / 1.1 times       ((word)), [[word]]   as often as they are nested
+    (word)      1.1 times          [word]     1 / 1.1 times       ((word)), [[word]]   once per level of nesting
     (word:1.3)  1.3 times          BREAK      begins a new chunk  \\(, \\), \\[, \\], \\\\  the sign itself
 
-https://github.com/AUTOMATIC1111/stable-diffusion-webui/wiki/Features#attentionemphasis. A bracket that is never closed
-counts to the end; one that was never opened is a letter. Pure: knows no tokens.
+https://github.com/AUTOMATIC1111/stable-diffusion-webui/wiki/Features#attentionemphasis. An unclosed bracket
+extends to the end; an unopened one is a letter. Pure: knows no tokens.
 """
 
 import math
@@ -15,17 +15,17 @@ from functools import lru_cache
 
 ROUND, SQUARE = 1.1, 1 / 1.1
 MAX_WEIGHT = 10.0
-"""Far beyond what a picture survives (about 2)."""
+"""Far above any usable weight (about 2)."""
 MAX_DEPTH = 50
-"""Brackets inside each other; one more is a letter. So deep, 1.1 has become 117."""
+"""Limit of nested brackets; further ones are letters. At this depth 1.1 has become 117."""
 MAX_PASSAGES = 40
 """Each is a chunk of its own. Of 500, which 4,000 letters may ask for, a step of SDXL is seven times the work, for the
 same price, and reading them takes half a minute in which no job can be stopped; of 40 it is half as much again."""
 _FINITE = 1e6
-"""Weights are held to this while they are multiplied: infinity times 0 would be no number, and pass every limit."""
+"""Bound of weights during multiplication: infinity times 0 would be NaN, which passes every comparison."""
 _SIGN = re.compile(
     r"\\(?P<letter>[\\()\[\]])"
-    # Bounded, and so are the blanks below: 4,000 digits or blanks would otherwise be tried in 8,000,000 ways.
+    # Bounded, as the spaces are: 4,000 digits or spaces would otherwise backtrack 8,000,000 times.
     r"|:\s{0,20}(?P<weight>[+-]?(?:\d{1,20}(?:\.\d{0,20})?|\.\d{1,20}))\s{0,20}\)"
     r"|(?P<bracket>[()\[\]])|(?P<text>[^\\()\[\]:]+|.)",
     re.DOTALL,
@@ -35,24 +35,24 @@ _BREAK = re.compile(r"\s{0,20}\bBREAK\b\s{0,20}")
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A piece of a prompt. What it means is strengthened above a weight of 1, and weakened below."""
+    """A piece of a prompt. A weight above 1 strengthens it, a weight below weakens it."""
 
     text: str
     weight: float = 1.0
 
 
 Passages = tuple[tuple[Span, ...], ...]
-"""What stands between two `BREAK`s, in spans."""
+"""The spans between two `BREAK`s, for each such passage."""
 
 
 def plain(text: str) -> Passages:
-    """A prompt whose every letter is a letter."""
+    """Return a prompt as one span without weights."""
     return ((Span(text),),)
 
 
-@lru_cache(maxsize=32)  # a job asks for its two several times
+@lru_cache(maxsize=32)  # a job parses its two prompts several times
 def weighted(text: str) -> Passages:
-    """A prompt whose brackets are weights."""
+    """Parse a prompt's brackets as weights."""
     texts: list[str] = []
     weights: list[float] = []
     open_at: dict[str, list[int]] = {"(": [], "[": []}
@@ -81,17 +81,17 @@ def weighted(text: str) -> Passages:
 
 
 def heaviest(passages: Passages) -> float:
-    """The weight that is farthest from none, with its sign."""
+    """Return the weight of the largest magnitude, with its sign."""
     return max((span.weight for passage in passages for span in passage), key=abs, default=1.0)
 
 
 def has_weights(passages: Passages) -> bool:
-    """Whether it says more than its letters do."""
+    """Whether there is any weight or `BREAK`."""
     return len(passages) > 1 or any(span.weight != 1 for span in passages[0])
 
 
 def letters(passages: Passages) -> str:
-    """The text alone."""
+    """Return the text without weights."""
     return " ".join("".join(span.text for span in passage) for passage in passages)
 
 
@@ -107,7 +107,7 @@ def _broken(spans: list[Span]) -> Iterator[list[Span]]:
 
 
 def _merged(spans: list[Span]) -> Iterator[Span]:
-    """Neighbours of the same weight as one; none of them empty, but for an empty prompt."""
+    """Merge neighbours of equal weight and drop empty spans, except in an empty prompt."""
     last: Span | None = None
     for span in spans:
         if last is not None and math.isclose(last.weight, span.weight):

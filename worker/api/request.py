@@ -92,7 +92,7 @@ class Entry(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _given(cls, value: object) -> object:
-        """Drop nulls, which stand for what is not given; refuse unknown keys, and say which there are."""
+        """Drop nulls, and refuse unknown keys with a list of the known ones."""
         if not isinstance(value, dict):
             raise finding("invalid_input.entry_object", keys=", ".join(cls.model_fields), got=short(value))
         if unknown := list(itertools.islice((key for key in value if key not in cls.model_fields), MAX_PROBLEMS)):
@@ -105,19 +105,19 @@ class Lora(Entry):
     """Low-rank weights that are added to the model's own."""
 
     path: LoraPath
-    """A name of the operator's list, or where the operator allows it, a hub id or an `https://` URL."""
+    """A name on the operator's list or, if the operator allows it, a hub id or an `https://` URL."""
     scale: Annotated[float, Field(ge=-4, le=4)] = 1.0
     weight_name: WeightName | None = None
-    """Which file of a hub repository that has several."""
+    """The file to use of a hub repository that has several."""
 
 
 class ControlNet(Entry):
-    """A picture that says where things are in the result, and the share of the steps in which it counts."""
+    """A picture that controls the composition of the result."""
 
     type: ControlType
     image_url: ImageRef
     preprocess: bool = True
-    """Whether the picture is a photo of which the control picture is made, or is one already."""
+    """Whether the control picture is derived from a photo; False: the picture already is one."""
     conditioning_scale: Annotated[float, Field(ge=0, le=2)] = 1.0
     start_percentage: Annotated[float, Field(ge=0, le=1)] = 0.0
     end_percentage: Annotated[float, Field(ge=0, le=1)] = 1.0
@@ -149,14 +149,14 @@ def _factor(value: int) -> int:
 
 
 class BaseRequest(BaseModel):
-    """The fields that every task has."""
+    """The fields of every task."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
     reference_fields: ClassVar[tuple[str, ...]] = ()
-    """Fields that name a picture; those in the entries of lists are not among them."""
+    """Fields that name pictures, other than those in lists."""
     one_of_these: ClassVar[tuple[tuple[str, tuple[str, ...]], ...]] = ()
-    """Each field with those that say the same in other words: only one of them may be given."""
+    """Each field with the fields that exclude it, because they say the same in another way."""
 
     prompt: Prompt
     negative_prompt: NegativePrompt = ""
@@ -166,32 +166,32 @@ class BaseRequest(BaseModel):
     seed: Seed = None
     num_inference_steps: Annotated[Integer, Field(ge=1, le=100)] | None = None
     acceleration: Allowed | None = None
-    """What may be traded for speed; None: what the operator has set."""
+    """What may be traded for speed; None: the operator's default."""
     user_id: UserId | None = None
     file_uid: FileUid | None = None
     use_cloud_storage: bool = False
     preview: bool = False
-    """Whether the document shows what is being made, small, while it is."""
+    """Whether the document shows small previews during generation."""
     id_token: IdToken | None = None
 
     @property
     def owner(self) -> Owner | None:
-        """The owner of a cloud job; None for a job whose result goes back inline."""
+        """The owner of a cloud job; None: the result is returned inline."""
         if self.use_cloud_storage and self.user_id and self.file_uid:
             return Owner(self.user_id, self.file_uid)
         return None
 
     def public(self) -> dict[str, Any]:
-        """The request as the document keeps it: no `id_token`, a short placeholder for inline data, at most 64 KiB."""
+        """Return the request as the document stores it: no `id_token`, placeholders for inline data, at most 64 KiB."""
         return excerpt(self.model_dump(mode="json", exclude={"id_token"}), whole=("prompt", "negative_prompt"))
 
     def pictures(self) -> dict[str, str]:
-        """Field -> what it says of a picture, for each picture of the request; named as in errors (`mask_url`)."""
+        """Return the picture references by their field, as an error names it (`controlnets.0.image_url`)."""
         return {name: ref for name in self.reference_fields if (ref := getattr(self, name)) is not None}
 
     @property
     def reads_bucket(self) -> bool:
-        """Whether one of its pictures lies in the bucket."""
+        """Whether a picture reference is a gs:// path."""
         return any(ref.startswith("gs://") for ref in self.pictures().values())
 
 
@@ -200,17 +200,17 @@ Creativity = Annotated[float, Field(ge=0, le=0.5)]
 
 
 class PictureRequest(BaseRequest):
-    """What all share whose result is a picture."""
+    """The common fields of tasks whose result is a picture."""
 
     output_format: OutputFormat = "png"
     output_quality: Annotated[Integer, Field(ge=1, le=100)] | None = None
     upscale_factor: UpscaleFactor | None = None
     upscale_creativity: Creativity | None = None
-    """Share of the schedule that draws details anew at the larger size; None: none, if the worker has an upscaler."""
+    """Share of the schedule that draws details anew at the larger size; None: 0 if the worker has an upscaler."""
 
 
 class ImageRequest(PictureRequest):
-    """What the image tasks share."""
+    """The common fields of the image tasks."""
 
     one_of_these = (("image_size", ("width", "height")), ("aspect_ratio", ("width", "height", "image_size")))
 
@@ -228,20 +228,20 @@ class ImageRequest(PictureRequest):
     refiner_inference_steps: Annotated[Integer, Field(ge=1, le=100)] | None = None
 
     def pictures(self) -> dict[str, str]:
-        """Those of every request, `controlnets.0.image_url` and the like, and `ip_adapters.0.image_url`."""
+        """As `BaseRequest.pictures`, with those of `controlnets` and `ip_adapters`."""
         controls = {f"controlnets.{k}.image_url": entry.image_url for k, entry in enumerate(self.controlnets)}
         references = {f"ip_adapters.{k}.image_url": entry.image_url for k, entry in enumerate(self.ip_adapters)}
         return super().pictures() | controls | references
 
 
 class Text2ImgRequest(ImageRequest):
-    """Images from words."""
+    """Images from a prompt."""
 
     task_type: Literal[TaskType.TEXT2IMG] = TaskType.TEXT2IMG
 
 
 class Img2ImgRequest(ImageRequest):
-    """Images from an image and words."""
+    """Images from a picture and a prompt."""
 
     reference_fields = ("image_url",)
 
@@ -251,7 +251,7 @@ class Img2ImgRequest(ImageRequest):
 
 
 class Outpaint(BaseModel):
-    """By how many pixels the canvas grows on each side."""
+    """How many pixels the canvas grows on each side."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
@@ -263,7 +263,7 @@ class Outpaint(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _sides(cls, value: object) -> object:
-        """Null is what is not given."""
+        """Drop nulls."""
         if not isinstance(value, dict):
             raise finding("invalid_input.outpaint_object", got=short(value))
         given = ((side, pixels) for side, pixels in value.items() if pixels is not None or side not in cls.model_fields)
@@ -277,7 +277,7 @@ class Outpaint(BaseModel):
 
 
 class InpaintRequest(ImageRequest):
-    """A part of an image, drawn again: white in the mask is repainted, grey as far as it is white."""
+    """A part of a picture, drawn again: white in the mask is repainted, grey in proportion."""
 
     reference_fields = ("image_url", "mask_url")
 
@@ -292,14 +292,14 @@ class InpaintRequest(ImageRequest):
     @field_validator("mask_url")
     @classmethod
     def _something_is_repainted(cls, value: str | None, info: ValidationInfo) -> str | None:
-        # Beside a wrong `outpaint`, which is reported itself, no mask is missed.
+        # If `outpaint` is invalid, its own error is enough.
         if value is None and info.data.get("outpaint", ...) is None:
             raise finding("invalid_input.required", task=TaskType.INPAINT)
         return value
 
 
 class UpscaleRequest(PictureRequest):
-    """A picture, larger."""
+    """A picture, enlarged."""
 
     reference_fields = ("image_url",)
 
@@ -307,11 +307,11 @@ class UpscaleRequest(PictureRequest):
     image_url: ImageRef
     upscale_factor: UpscaleFactor
     prompt: OptionalPrompt = ""
-    """What is in the picture, for a model that draws its details anew."""
+    """Describes the picture for a model that draws its details anew."""
 
 
 class VideoRequest(BaseRequest):
-    """What the video tasks share."""
+    """The common fields of the video tasks."""
 
     one_of_these = (
         ("aspect_ratio", ("video_width", "video_height")),
@@ -335,13 +335,13 @@ class VideoRequest(BaseRequest):
 
 
 class Text2VideoRequest(VideoRequest):
-    """A clip from words."""
+    """A clip from a prompt."""
 
     task_type: Literal[TaskType.TEXT2VIDEO]
 
 
 class Img2VideoRequest(VideoRequest):
-    """A clip that starts from an image, and may end with one."""
+    """A clip that starts from a picture, and may end with one."""
 
     reference_fields = ("image_url", "end_image_url")
 
@@ -382,7 +382,7 @@ def parse(raw: object) -> Request:
     except ValidationError as error:
         details = error.errors(include_url=False, include_context=True)
         problems = [problem(detail, task, _FIELDS) for detail in details[:MAX_PROBLEMS]]
-    # Told together with what is wrong with single fields, so that a client does not have to correct twice.
+    # Reported together with problems of single fields, so that one round of corrections is enough.
     problems += _of_several(read, REQUESTS[task])
     if request is None or problems:
         raise InvalidInput(problems[:MAX_PROBLEMS])
@@ -390,7 +390,7 @@ def parse(raw: object) -> Request:
 
 
 def _of_several(read: Mapping[str, Any], model: type[Request]) -> Iterator[FieldProblem]:
-    """What is wrong with fields beside each other; one that is wrong by itself is passed over."""
+    """Yield problems between fields, for those that are valid by themselves."""
     if read.get("use_cloud_storage") is True:
         missing = [name for name in ("user_id", "file_uid") if read.get(name) is None]
         if missing:
@@ -416,9 +416,9 @@ def _task(value: object) -> TaskType | None:
 
 
 def _worth_reading(raw: dict[Any, Any], task: TaskType) -> dict[Any, Any]:
-    """The task's own fields, and as many unknown ones as a message can name: reading more costs time for nothing.
+    """Return the task's own fields, and as many unknown ones as a message can name.
 
-    `null` in a field of any task says that it is not given: clients that serialize whole structures send it so.
+    `null` in a field of any task means that it is not given: clients that serialise whole structures send it.
     """
     own = REQUESTS[task].model_fields
     given = (name for name in raw if name not in own and not (raw[name] is None and name in _KNOWN))
@@ -428,7 +428,7 @@ def _worth_reading(raw: dict[Any, Any], task: TaskType) -> dict[Any, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """What is known of a request that may be invalid: enough to answer it and to write its document."""
+    """The parts of a possibly invalid request that are needed to answer it and to write its document."""
 
     task_type: TaskType | None
     user_id: str | None
@@ -438,7 +438,7 @@ class Envelope:
 
 
 def envelope(raw: object) -> Envelope:
-    """Read the ids off a request without trusting the rest of it; never raises."""
+    """Read the ids of a request without validating the rest; never raises."""
     data = raw if isinstance(raw, dict) else {}
     token = data.get("id_token")
     user, file = user_id(data.get("user_id")), file_uid(data.get("file_uid"))

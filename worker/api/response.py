@@ -1,4 +1,4 @@
-"""The JSON that goes back to the caller, and the same facts as the document keeps them.
+"""Builds the response, and the document's `generation_data`.
 
 Pure. Knows the response's fields (docs/api.md); knows no storage and no model.
 """
@@ -26,7 +26,7 @@ REPLAY_WARNING = "this generation was already finished; its stored result is ret
 
 
 def manifest(params: Params, model: str) -> Manifest:
-    """What is known of a result before there is one; with the files themselves it makes up `generation_data`."""
+    """Return what is known of a result before it exists; together with its files it becomes `generation_data`."""
     shown = public_params(params)
     if isinstance(params, VideoParams):
         info: VideoInfo = {
@@ -50,20 +50,20 @@ def generation_data(
     warnings: Sequence[str],
     usage: Usage | None = None,
 ) -> GenerationData:
-    """What the document keeps of a finished job.
+    """Return the document's `generation_data`.
 
     Args:
         facts: the manifest.
-        storage: `firebase` or `base64`; an inline result leaves its URL lists empty.
-        uris: what a client opens, in order.
-        files: one entry a file.
+        storage: `firebase` or `base64`; the URL lists of an inline result are empty.
+        uris: the URLs, in order.
+        files: one entry per file.
         timings: seconds per stage.
-        warnings: what did not go as asked.
-        usage: seconds of the card, and the job's price; None: not known any more.
+        warnings: the job's warnings.
+        usage: GPU seconds and price; None: no longer known.
     """
     urls = list(uris) if storage == "firebase" else []
     data: GenerationData = {
-        **facts,  # type: ignore[typeddict-item]  # a manifest has no other fields than its own
+        **facts,  # type: ignore[typeddict-item]  # a manifest has only fields of GenerationData
         "storage": storage,
         "timings": dict(timings),
         "warnings": list(warnings),
@@ -75,7 +75,7 @@ def generation_data(
 
 
 def success(request: Request, data: GenerationData, uris: Sequence[str] | None = None) -> GenerationResponse:
-    """The response of a finished job from what its document keeps; `uris` are the inline data where there are any."""
+    """Return the response of a finished job from its `generation_data`; `uris` are those of an inline result."""
     result: GenerationResponse = {**data, "task_type": request.task_type}  # type: ignore[typeddict-item]  # as above
     if request.file_uid is not None:
         result["file_uid"] = request.file_uid
@@ -85,7 +85,7 @@ def success(request: Request, data: GenerationData, uris: Sequence[str] | None =
 
 
 def replay(request: Request, data: Mapping[str, Any]) -> GenerationResponse:
-    """The response of a generation that was finished before, from what its document says."""
+    """Return the response of a generation that was finished before, from its document."""
     found = cast("GenerationData", data)
     return success(request, {**found, "warnings": [*found.get("warnings", []), REPLAY_WARNING]})
 
@@ -97,13 +97,13 @@ def failure(
     fresh_worker: bool = False,
     usage: Usage | None = None,
 ) -> GenerationFailure:
-    """The response of a job that failed.
+    """Return the response of a failed job.
 
     Args:
-        error: why.
-        envelope: whose it was.
-        fresh_worker: asks RunPod to replace this one, after a GPU fault.
-        usage: of a job that has used the card.
+        error: the reason.
+        envelope: the request's ids.
+        fresh_worker: ask RunPod to replace this worker, after a GPU fault.
+        usage: of a job that has used the GPU.
     """
     result: GenerationFailure = {
         "error": f"{error.code}: {error.message}",
@@ -121,7 +121,7 @@ def failure(
 
 
 def check_size(result: Mapping[str, Any], limit: int) -> None:
-    """RunPod drops a larger result without a word, so it is never sent.
+    """Refuse a result that is too large to send: RunPod would drop it silently.
 
     Raises:
         ResultTooLarge: with both sizes.
@@ -132,7 +132,7 @@ def check_size(result: Mapping[str, Any], limit: int) -> None:
 
 
 def _with_uris(data: Result, uris: Sequence[str]) -> Result:
-    """The same with what a client opens; of a clip there is one."""
+    """Return the data with its URLs, under the names for images or for a clip."""
     first = uris[0] if uris else None
     if "video_info" in data:
         return {**data, "videos": list(uris), "video_url": first}

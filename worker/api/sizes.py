@@ -1,4 +1,4 @@
-"""Width and height from a shape: which size a model draws that is shaped so. Pure arithmetic; knows no request."""
+"""Converts a shape (aspect ratio) into the width and height that a model draws. Pure; knows no request."""
 
 import math
 from collections.abc import Sequence
@@ -21,28 +21,28 @@ IMAGE_SIZES: dict[ImageSizeName, AspectRatio] = {
     "landscape_4_3": "4:3",
     "landscape_16_9": "16:9",
 }
-"""The names that fal.ai made common -> their shape. A model has one size that it draws a shape in."""
+"""fal.ai's size names -> their shape. A model draws each shape in one size."""
 RESOLUTIONS: dict[Resolution, Size] = {"480p": (832, 480), "720p": (1280, 720)}
-"""Lying, as Wan's authors have them: https://github.com/Wan-Video/Wan2.1 (`SIZE_CONFIGS`)."""
+"""In landscape, from https://github.com/Wan-Video/Wan2.1 (`SIZE_CONFIGS`)."""
 
 _SDXL = (1024, 1024)
 _SDXL_LYING: tuple[Size, ...] = (_SDXL, (1152, 896), (1216, 832), (1344, 768), (1536, 640))
 _SDXL_SIZES = (*_SDXL_LYING, *((height, width) for width, height in _SDXL_LYING))
-"""Those of SDXL's training (https://arxiv.org/abs/2307.01952, appendix I) that are nearest to the shapes here."""
+"""The sizes of SDXL's training (https://arxiv.org/abs/2307.01952, appendix I) that are nearest to these shapes."""
 _LONGEST_IMAGE, _LONGEST_CLIP, _SHORTEST = 2048, 1280, 64
 _NEAR = 0.03
-"""A trained size that is off by no more than so much of the shape is the better one."""
+"""A trained size is preferred if its shape differs by no more than this (natural logarithm of the ratio)."""
 
 
 def image_size(ratio: float, native: Size, multiple: int) -> Size:
-    """The size that an image model of this native size draws a shape in: for SDXL's, the nearest it was trained on."""
+    """Return the size in which an image model of this native size draws a shape; for SDXL the nearest trained one."""
     if native == _SDXL:
         return _nearest(ratio, _SDXL_SIZES)
     return shaped(ratio, native[0] * native[1], multiple=multiple, least=_SHORTEST, most=_LONGEST_IMAGE)
 
 
 def video_size(ratio: float, pixels: int, native: Size, multiple: int) -> Size:
-    """The size that a video model draws a shape in, of about so many pixels; one of Wan's own where one is near."""
+    """Return the size in which a video model draws a shape with about `pixels`; one of Wan's own if one is near."""
     known = (native, *RESOLUTIONS.values(), (1280, 704))
     turned = [(height, width) for width, height in known]
     usable = [
@@ -56,7 +56,7 @@ def video_size(ratio: float, pixels: int, native: Size, multiple: int) -> Size:
 
 
 def frame_count(seconds: float, fps: int) -> int:
-    """The number of frames, 4k + 1 and 5 ... 121, that plays nearest to so long; of two the longer."""
+    """Return the frame count, 4k + 1 in 5 ... 121, whose duration is nearest to `seconds`; ties go to the longer."""
     return min(121, max(5, 4 * math.floor((seconds * fps + 1) / 4) + 1))
 
 
@@ -69,16 +69,16 @@ def _off(ratio: float, size: Size) -> float:
 
 
 def shaped(ratio: float, pixels: int, *, multiple: int, least: int, most: int) -> tuple[int, int]:
-    """The width and height nearest to `ratio`, of about `pixels` and never more.
+    """Return the width and height nearest to `ratio`, with about `pixels` and never more.
 
     Args:
-        ratio: width / height. One that the sides' limits do not allow comes out as near as they do.
-        pixels: the most that width x height may be; at least `least` squared.
-        multiple: what both sides are multiples of.
-        least: the shortest that a side may be, a multiple of `multiple`.
-        most: the longest.
+        ratio: width / height. If the sides' limits do not allow it, the nearest that they do.
+        pixels: the limit of width x height; at least `least` squared.
+        multiple: both sides are multiples of it.
+        least: the shortest side, a multiple of `multiple`.
+        most: the longest side.
 
-    A tenth of the pixels is given up for a nearer shape: 16:9 at 1024 x 1024 pixels is 1352 x 760.
+    Up to a tenth of the pixels is given up for a nearer shape: 16:9 at 1024 x 1024 pixels is 1352 x 760.
     """
     most = min(most, pixels // least)
     height = math.sqrt(pixels / ratio)
