@@ -50,7 +50,7 @@ export type TaskType = "text2img" | "img2img" | "inpaint" | "upscale" | "text2vi
 
 export type VideoQuality = "low" | "medium" | "high" | "maximum";
 
-/** A picture that says where things are in the result. */
+/** A picture that controls the composition of the result. */
 export interface ControlNet {
   type: ControlType;
   image_url: string;
@@ -74,7 +74,7 @@ export interface IpAdapter {
   type?: ReferenceType | null;
 }
 
-/** Images from an image and words. */
+/** Images from a picture and a prompt. */
 export interface Img2ImgRequest {
   prompt: string;
   negative_prompt?: string | null;
@@ -110,7 +110,7 @@ export interface Img2ImgRequest {
   strength?: number | null;
 }
 
-/** A clip that starts from an image, and may end with one. */
+/** A clip that starts from a picture, and may end with one. */
 export interface Img2VideoRequest {
   prompt: string;
   negative_prompt?: string | null;
@@ -143,7 +143,7 @@ export interface Img2VideoRequest {
   end_image_url?: string | null;
 }
 
-/** By how many pixels the canvas grows on each side. */
+/** How many pixels the canvas grows on each side. */
 export interface Outpaint {
   left?: number | null;
   right?: number | null;
@@ -151,7 +151,7 @@ export interface Outpaint {
   down?: number | null;
 }
 
-/** A part of an image, drawn again: white in the mask is repainted, grey as far as it is white. */
+/** A part of a picture, drawn again: white in the mask is repainted, grey in proportion. */
 export interface InpaintRequest {
   prompt: string;
   negative_prompt?: string | null;
@@ -191,7 +191,7 @@ export interface InpaintRequest {
   strength?: number | null;
 }
 
-/** Images from words. */
+/** Images from a prompt. */
 export interface Text2ImgRequest {
   prompt: string;
   negative_prompt?: string | null;
@@ -225,7 +225,7 @@ export interface Text2ImgRequest {
   task_type?: "text2img";
 }
 
-/** A clip from words. */
+/** A clip from a prompt. */
 export interface Text2VideoRequest {
   prompt: string;
   negative_prompt?: string | null;
@@ -256,7 +256,7 @@ export interface Text2VideoRequest {
   task_type: "text2video";
 }
 
-/** A picture, larger. */
+/** A picture, enlarged. */
 export interface UpscaleRequest {
   prompt?: string | null;
   negative_prompt?: string | null;
@@ -279,7 +279,7 @@ export interface UpscaleRequest {
   image_url: string;
 }
 
-/** Pixels of the output that lie beside the client's picture, on each side. */
+/** Widths of the outpainted borders around the client's picture, in pixels of the output. */
 export interface Borders {
   left?: number;
   right?: number;
@@ -306,19 +306,17 @@ export interface Draft {
   strength: number;
 }
 
-/**
- * The part of the output that the model draws, where that is not all of it at the output's size.
- */
+/** The part of the output that the model draws, if that is not the whole output at its own size. */
 export interface Drawn {
   width: number;
   height: number;
   box: number[];
 }
 
-/** What a job has cost. */
+/** What a job has used. */
 export interface GenerationUsage {
   gpu_seconds: number;
-  /** Its price on any card. */
+  /** The price, which does not depend on the card. */
   units: number;
 }
 
@@ -359,7 +357,7 @@ export interface GenerationFile {
   nsfw?: boolean;
 }
 
-/** A LoRA as it is called towards anybody, and by how much it counts. */
+/** A LoRA by its public name, and by how much it counts. */
 export interface LoraParams {
   name: string;
   scale: number;
@@ -371,10 +369,7 @@ export interface ReferenceParams {
   scale: number;
 }
 
-/**
- * What becomes of a finished picture: it is enlarged, and where that is wanted its details are
- * drawn anew.
- */
+/** How a finished picture is enlarged, and its details drawn anew where that is wanted. */
 export interface Upscale {
   factor: number;
   width: number;
@@ -498,19 +493,17 @@ export interface RequestData {
   [field: string]: unknown;
 }
 
-/** One moment of a job, as RunPod and the document are told it. */
+/** A job's progress, as RunPod and the document receive it. */
 export interface GenerationProgress {
   stage: Open<GenerationStage>;
   step: number;
   /** Both within the stage. */
   total_steps: number;
-  /** Of the whole job; never goes back within an attempt. */
+  /** Of the whole job; never decreases within an attempt. */
   percent: number;
-  /** What is left; null: not known. */
+  /** Seconds left; null: not known. */
   eta_seconds: number | null;
-  /**
-   * In the document alone, of a job that was asked for it: a data URI of a WebP of at most 8 KB.
-   */
+  /** Only in the document, and only if requested: a data URI of a WebP of at most 8 KB. */
   preview?: string;
 }
 

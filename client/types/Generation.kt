@@ -291,7 +291,7 @@ value class VideoQuality(val value: String) {
     }
 }
 
-/** A picture that says where things are in the result. */
+/** A picture that controls the composition of the result. */
 data class ControlNet(
     val type: ControlType,
     val imageUrl: String,
@@ -336,7 +336,7 @@ data class IpAdapter(
     )
 }
 
-/** Images from an image and words. */
+/** Images from a picture and a prompt. */
 data class Img2ImgRequest(
     val prompt: String,
     val imageUrl: String,
@@ -408,7 +408,7 @@ data class Img2ImgRequest(
     )
 }
 
-/** A clip that starts from an image, and may end with one. */
+/** A clip that starts from a picture, and may end with one. */
 data class Img2VideoRequest(
     val prompt: String,
     val imageUrl: String,
@@ -474,7 +474,7 @@ data class Img2VideoRequest(
     )
 }
 
-/** By how many pixels the canvas grows on each side. */
+/** How many pixels the canvas grows on each side. */
 data class Outpaint(
     val left: Long? = null,
     val right: Long? = null,
@@ -489,7 +489,7 @@ data class Outpaint(
     )
 }
 
-/** A part of an image, drawn again: white in the mask is repainted, grey as far as it is white. */
+/** A part of a picture, drawn again: white in the mask is repainted, grey in proportion. */
 data class InpaintRequest(
     val prompt: String,
     val imageUrl: String,
@@ -569,7 +569,7 @@ data class InpaintRequest(
     )
 }
 
-/** Images from words. */
+/** Images from a prompt. */
 data class Text2ImgRequest(
     val prompt: String,
     val negativePrompt: String? = null,
@@ -637,7 +637,7 @@ data class Text2ImgRequest(
     )
 }
 
-/** A clip from words. */
+/** A clip from a prompt. */
 data class Text2VideoRequest(
     val prompt: String,
     val negativePrompt: String? = null,
@@ -699,7 +699,7 @@ data class Text2VideoRequest(
     )
 }
 
-/** A picture, larger. */
+/** A picture, enlarged. */
 data class UpscaleRequest(
     val upscaleFactor: Long,
     val imageUrl: String,
@@ -745,7 +745,7 @@ data class UpscaleRequest(
     )
 }
 
-/** Pixels of the output that lie beside the client's picture, on each side. */
+/** Widths of the outpainted borders around the client's picture, in pixels of the output. */
 data class Borders(
     val left: Long? = null,
     val right: Long? = null,
@@ -796,7 +796,7 @@ data class Draft(
     }
 }
 
-/** The part of the output that the model draws, where that is not all of it at the output's size. */
+/** The part of the output that the model draws, if that is not the whole output at its own size. */
 data class Drawn(
     val width: Long,
     val height: Long,
@@ -811,10 +811,10 @@ data class Drawn(
     }
 }
 
-/** What a job has cost. */
+/** What a job has used. */
 data class GenerationUsage(
     val gpuSeconds: Double,
-    /** Its price on any card. */
+    /** The price, which does not depend on the card. */
     val units: Long,
 ) {
     companion object {
@@ -893,7 +893,7 @@ data class GenerationFile(
     }
 }
 
-/** A LoRA as it is called towards anybody, and by how much it counts. */
+/** A LoRA by its public name, and by how much it counts. */
 data class LoraParams(
     val name: String,
     val scale: Double,
@@ -919,7 +919,7 @@ data class ReferenceParams(
     }
 }
 
-/** What becomes of a finished picture: it is enlarged, and where that is wanted its details are drawn anew. */
+/** How a finished picture is enlarged, and its details drawn anew where that is wanted. */
 data class Upscale(
     val factor: Long,
     val width: Long,
@@ -1159,17 +1159,17 @@ data class RequestData(
     }
 }
 
-/** One moment of a job, as RunPod and the document are told it. */
+/** A job's progress, as RunPod and the document receive it. */
 data class GenerationProgress(
     val stage: GenerationStage,
     val step: Long,
     /** Both within the stage. */
     val totalSteps: Long,
-    /** Of the whole job; never goes back within an attempt. */
+    /** Of the whole job; never decreases within an attempt. */
     val percent: Long,
-    /** What is left; null: not known. */
+    /** Seconds left; null: not known. */
     val etaSeconds: Long? = null,
-    /** In the document alone, of a job that was asked for it: a data URI of a WebP of at most 8 KB. */
+    /** Only in the document, and only if requested: a data URI of a WebP of at most 8 KB. */
     val preview: String? = null,
 ) {
     companion object {

@@ -294,7 +294,7 @@ public struct VideoQuality: RawRepresentable, Codable, Hashable, Sendable {
     public static let maximum = VideoQuality(rawValue: "maximum")
 }
 
-/// A picture that says where things are in the result.
+/// A picture that controls the composition of the result.
 public struct ControlNet: Encodable, Sendable {
     public var type: ControlType
     public var imageUrl: String
@@ -375,7 +375,7 @@ public struct IpAdapter: Encodable, Sendable {
     }
 }
 
-/// Images from an image and words.
+/// Images from a picture and a prompt.
 public struct Img2ImgRequest: GenerationRequest {
     public var prompt: String
     public var negativePrompt: String?
@@ -512,7 +512,7 @@ public struct Img2ImgRequest: GenerationRequest {
     }
 }
 
-/// A clip that starts from an image, and may end with one.
+/// A clip that starts from a picture, and may end with one.
 public struct Img2VideoRequest: GenerationRequest {
     public var prompt: String
     public var negativePrompt: String?
@@ -637,7 +637,7 @@ public struct Img2VideoRequest: GenerationRequest {
     }
 }
 
-/// By how many pixels the canvas grows on each side.
+/// How many pixels the canvas grows on each side.
 public struct Outpaint: Encodable, Sendable {
     public var left: Int?
     public var right: Int?
@@ -664,7 +664,7 @@ public struct Outpaint: Encodable, Sendable {
     }
 }
 
-/// A part of an image, drawn again: white in the mask is repainted, grey as far as it is white.
+/// A part of a picture, drawn again: white in the mask is repainted, grey in proportion.
 public struct InpaintRequest: GenerationRequest {
     public var prompt: String
     public var negativePrompt: String?
@@ -817,7 +817,7 @@ public struct InpaintRequest: GenerationRequest {
     }
 }
 
-/// Images from words.
+/// Images from a prompt.
 public struct Text2ImgRequest: GenerationRequest {
     public var prompt: String
     public var negativePrompt: String?
@@ -946,7 +946,7 @@ public struct Text2ImgRequest: GenerationRequest {
     }
 }
 
-/// A clip from words.
+/// A clip from a prompt.
 public struct Text2VideoRequest: GenerationRequest {
     public var prompt: String
     public var negativePrompt: String?
@@ -1063,7 +1063,7 @@ public struct Text2VideoRequest: GenerationRequest {
     }
 }
 
-/// A picture, larger.
+/// A picture, enlarged.
 public struct UpscaleRequest: GenerationRequest {
     public var prompt: String?
     public var negativePrompt: String?
@@ -1148,7 +1148,7 @@ public struct UpscaleRequest: GenerationRequest {
     }
 }
 
-/// Pixels of the output that lie beside the client's picture, on each side.
+/// Widths of the outpainted borders around the client's picture, in pixels of the output.
 public struct Borders: Codable, Sendable {
     public var left: Int?
     public var right: Int?
@@ -1194,7 +1194,7 @@ public struct Draft: Codable, Sendable {
     }
 }
 
-/// The part of the output that the model draws, where that is not all of it at the output's size.
+/// The part of the output that the model draws, if that is not the whole output at its own size.
 public struct Drawn: Codable, Sendable {
     public var width: Int
     public var height: Int
@@ -1207,10 +1207,10 @@ public struct Drawn: Codable, Sendable {
     }
 }
 
-/// What a job has cost.
+/// What a job has used.
 public struct GenerationUsage: Codable, Sendable {
     public var gpuSeconds: Double
-    /// Its price on any card.
+    /// The price, which does not depend on the card.
     public var units: Int
 
     private enum CodingKeys: String, CodingKey {
@@ -1283,7 +1283,7 @@ public struct GenerationFile: Codable, Sendable {
     }
 }
 
-/// A LoRA as it is called towards anybody, and by how much it counts.
+/// A LoRA by its public name, and by how much it counts.
 public struct LoraParams: Codable, Sendable {
     public var name: String
     public var scale: Double
@@ -1305,8 +1305,7 @@ public struct ReferenceParams: Codable, Sendable {
     }
 }
 
-/// What becomes of a finished picture: it is enlarged, and where that is wanted its details are
-/// drawn anew.
+/// How a finished picture is enlarged, and its details drawn anew where that is wanted.
 public struct Upscale: Codable, Sendable {
     public var factor: Int
     public var width: Int
@@ -1533,17 +1532,17 @@ public struct RequestData: Codable, Sendable {
     }
 }
 
-/// One moment of a job, as RunPod and the document are told it.
+/// A job's progress, as RunPod and the document receive it.
 public struct GenerationProgress: Codable, Sendable {
     public var stage: GenerationStage
     public var step: Int
     /// Both within the stage.
     public var totalSteps: Int
-    /// Of the whole job; never goes back within an attempt.
+    /// Of the whole job; never decreases within an attempt.
     public var percent: Int
-    /// What is left; null: not known.
+    /// Seconds left; null: not known.
     public var etaSeconds: Int?
-    /// In the document alone, of a job that was asked for it: a data URI of a WebP of at most 8 KB.
+    /// Only in the document, and only if requested: a data URI of a WebP of at most 8 KB.
     public var preview: String?
 
     private enum CodingKeys: String, CodingKey {

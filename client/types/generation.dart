@@ -231,7 +231,7 @@ class VideoQuality extends Word {
   static const maximum = VideoQuality('maximum');
 }
 
-/// A picture that says where things are in the result.
+/// A picture that controls the composition of the result.
 class ControlNet {
   const ControlNet({
     required this.type,
@@ -306,7 +306,7 @@ class IpAdapter {
       };
 }
 
-/// Images from an image and words.
+/// Images from a picture and a prompt.
 class Img2ImgRequest implements GenerationRequest {
   const Img2ImgRequest({
     required this.prompt,
@@ -444,7 +444,7 @@ class Img2ImgRequest implements GenerationRequest {
       };
 }
 
-/// A clip that starts from an image, and may end with one.
+/// A clip that starts from a picture, and may end with one.
 class Img2VideoRequest implements GenerationRequest {
   const Img2VideoRequest({
     required this.prompt,
@@ -570,7 +570,7 @@ class Img2VideoRequest implements GenerationRequest {
       };
 }
 
-/// By how many pixels the canvas grows on each side.
+/// How many pixels the canvas grows on each side.
 class Outpaint {
   const Outpaint({
     this.left,
@@ -595,7 +595,7 @@ class Outpaint {
       };
 }
 
-/// A part of an image, drawn again: white in the mask is repainted, grey as far as it is white.
+/// A part of a picture, drawn again: white in the mask is repainted, grey in proportion.
 class InpaintRequest implements GenerationRequest {
   const InpaintRequest({
     required this.prompt,
@@ -749,7 +749,7 @@ class InpaintRequest implements GenerationRequest {
       };
 }
 
-/// Images from words.
+/// Images from a prompt.
 class Text2ImgRequest implements GenerationRequest {
   const Text2ImgRequest({
     required this.prompt,
@@ -879,7 +879,7 @@ class Text2ImgRequest implements GenerationRequest {
       };
 }
 
-/// A clip from words.
+/// A clip from a prompt.
 class Text2VideoRequest implements GenerationRequest {
   const Text2VideoRequest({
     required this.prompt,
@@ -997,7 +997,7 @@ class Text2VideoRequest implements GenerationRequest {
       };
 }
 
-/// A picture, larger.
+/// A picture, enlarged.
 class UpscaleRequest implements GenerationRequest {
   const UpscaleRequest({
     this.prompt,
@@ -1083,7 +1083,7 @@ class UpscaleRequest implements GenerationRequest {
       };
 }
 
-/// Pixels of the output that lie beside the client's picture, on each side.
+/// Widths of the outpainted borders around the client's picture, in pixels of the output.
 class Borders {
   const Borders({
     this.left,
@@ -1158,7 +1158,7 @@ class Draft {
   final double strength;
 }
 
-/// The part of the output that the model draws, where that is not all of it at the output's size.
+/// The part of the output that the model draws, if that is not the whole output at its own size.
 class Drawn {
   const Drawn({
     required this.width,
@@ -1179,7 +1179,7 @@ class Drawn {
   final List<int> box;
 }
 
-/// What a job has cost.
+/// What a job has used.
 class GenerationUsage {
   const GenerationUsage({
     required this.gpuSeconds,
@@ -1193,7 +1193,7 @@ class GenerationUsage {
 
   final double gpuSeconds;
 
-  /// Its price on any card.
+  /// The price, which does not depend on the card.
   final int units;
 }
 
@@ -1307,7 +1307,7 @@ class GenerationFile {
   final bool? nsfw;
 }
 
-/// A LoRA as it is called towards anybody, and by how much it counts.
+/// A LoRA by its public name, and by how much it counts.
 class LoraParams {
   const LoraParams({
     required this.name,
@@ -1341,7 +1341,7 @@ class ReferenceParams {
   final double scale;
 }
 
-/// What becomes of a finished picture: it is enlarged, and where that is wanted its details are drawn anew.
+/// How a finished picture is enlarged, and its details drawn anew where that is wanted.
 class Upscale {
   const Upscale({
     required this.factor,
@@ -1753,7 +1753,7 @@ class RequestData {
   final bool? leftOut;
 }
 
-/// One moment of a job, as RunPod and the document are told it.
+/// A job's progress, as RunPod and the document receive it.
 class GenerationProgress {
   const GenerationProgress({
     required this.stage,
@@ -1780,13 +1780,13 @@ class GenerationProgress {
   /// Both within the stage.
   final int totalSteps;
 
-  /// Of the whole job; never goes back within an attempt.
+  /// Of the whole job; never decreases within an attempt.
   final int percent;
 
-  /// What is left; null: not known.
+  /// Seconds left; null: not known.
   final int? etaSeconds;
 
-  /// In the document alone, of a job that was asked for it: a data URI of a WebP of at most 8 KB.
+  /// Only in the document, and only if requested: a data URI of a WebP of at most 8 KB.
   final String? preview;
 }
 

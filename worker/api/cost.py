@@ -12,8 +12,8 @@ from worker.api.request import TWICE_A_STEP
 PIXEL_STEPS_A_UNIT = 1_000_000
 STEPS_BESIDE = 1
 """Decoding a picture and encoding its source count as this many steps. By the FLOP of engine/work.py, with two calls
-of a network per step: 0.9 steps to decode and 0.4 to encode with SDXL at 1024 x 1024; to decode 0.5 with Wan 2.1 1.3B at
-832 x 480 and 2 with Wan 2.2 TI2V 5B at 1280 x 704."""
+of a network per step: 0.9 steps to decode and 0.4 to encode with SDXL at 1024 x 1024; 0.5 to decode with Wan 2.1 1.3B
+at 832 x 480, and 2 with Wan 2.2 TI2V 5B at 1280 x 704."""
 OTHER_MODEL = {"image": 30_000_000, "video": 120_000_000}
 """Price of a model other than the worker's first, in pixel-steps: one picture at SDXL's native size, four for Wan's
 larger files. It is always charged: whether both models fit in memory depends on the card, and a price does not."""
