@@ -31,7 +31,9 @@ export function checkedFileUid(fileUid) {
 /** The shape only: the worker checks every field, and says in the document what is wrong with one. */
 export function checkedInput(input) {
   const isObject = typeof input === "object" && input !== null && !Array.isArray(input);
-  if (!isObject || (typeof input.prompt !== "string" && !(input.task_type === "upscale" && input.prompt === undefined)))
+  // Null is what is not given: Firebase's SDK for the web makes it of undefined, and others write out whole structures.
+  const needsNone = isObject && input.task_type === "upscale" && (input.prompt ?? null) === null;
+  if (!isObject || (typeof input.prompt !== "string" && !needsNone))
     throw invalid("input: must be an object with at least a prompt, which only an upscale may lack");
   // RunPod's SDK drops what is nested too deeply before any worker sees it, with every other job that came beside it.
   if (depth(input) > MAX_DEPTH) throw invalid(`input: is nested in more than ${MAX_DEPTH} levels`);

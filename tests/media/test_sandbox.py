@@ -91,7 +91,8 @@ out = io.BytesIO()
 Image.new("RGB", (9000, 9000)).save(out, "PNG")
 reader._BYTES_PER_PIXEL["PNG"] = 0
 sandbox._confine(64 << 20)
-try: sandbox._within_memory(out.getvalue(), "PNG", "image_url", reader.Limits(1, 1 << 28, 1 << 28), mask=False)
+limits = reader.Limits(1, 1 << 28, 1 << 28)
+try: sandbox._within_memory(out.getvalue(), "PNG", "image_url", limits, mask=False, clear="white")
 except Exception as error: print(error)
 """
 

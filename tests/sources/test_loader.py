@@ -6,10 +6,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from PIL import Image
 
+from tests.support.hostile_pictures import saved
 from tests.support.https_server import HOST, HttpsServer
 from worker.api.request import Request, parse
 from worker.core import timing
@@ -355,6 +357,30 @@ def test_the_pictures_in_lists_come_in_their_order_and_no_larger_than_anything_n
     assert sources.image is None
     assert sources.controls[0].width * sources.controls[0].height <= LISTED_PIXELS
     assert sources.controls[1].size == sources.references[0].size
+
+
+@pytest.mark.parametrize(
+    ("control", "line", "behind"),
+    [
+        ({"type": "scribble"}, (255, 255, 255), (0, 0, 0)),
+        ({"type": "scribble"}, (0, 0, 0), (255, 255, 255)),
+        ({"type": "scribble", "preprocess": False}, (255, 255, 255), (0, 0, 0)),
+        ({"type": "openpose", "preprocess": False}, RED, (0, 0, 0)),
+        ({"type": "tile", "preprocess": False}, RED, (255, 255, 255)),
+        ({"type": "canny"}, RED, (255, 255, 255)),
+    ],
+)
+def test_a_drawing_on_a_clear_canvas_stays_seen(
+    control: dict[str, Any], line: tuple[int, ...], behind: tuple[int, ...]
+) -> None:
+    """PencilKit draws in white on nothing where the phone is in dark mode: on white, nothing would control anything."""
+    drawing = Image.new("RGBA", (32, 32))
+    drawing.paste((*line, 255), (12, 12, 20, 20))
+    ref = data_uri(saved(drawing))
+    entries = [{**control, "image_url": ref}, {"type": "canny", "image_url": ref}]
+    shown, as_a_photo = SourceLoader(settings()).load(parse({"prompt": "p", "controlnets": entries}), None).controls
+    assert (shown.getpixel((15, 15)), shown.getpixel((2, 2))) == (line, behind)
+    assert as_a_photo.getpixel((2, 2)) == (255, 255, 255)
 
 
 def test_a_picture_that_is_named_twice_is_read_once() -> None:

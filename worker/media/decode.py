@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from worker.core.errors import Internal, InvalidImage
 from worker.media import sandbox
 from worker.media.kinds import kind_of
-from worker.media.reader import Limits
+from worker.media.reader import Clear, Limits
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -66,10 +66,11 @@ def decode_image(
     max_declared_pixels: int = MAX_DECLARED_PIXELS,
     *,
     mask: bool = False,
+    clear: Clear = "white",
     seconds: float = DECODE_SECONDS,
     raise_if_stopped: Callable[[], None] = lambda: None,
 ) -> Picture:
-    """A picture as RGB in sRGB: first frame, upright, transparency on white, no metadata.
+    """A picture as RGB in sRGB: first frame, upright, transparency on `clear`, no metadata.
 
     A mask is L, 255 = repaint, soft values kept. Transparent counts as black there: apps paint white on a clear canvas.
 
@@ -79,6 +80,7 @@ def decode_image(
         max_pixels: what the picture may have in the end; a larger one is made smaller by a whole factor.
         max_declared_pixels: what the file may have.
         mask: whether it is one.
+        clear: what transparency becomes; in a mask always black.
         seconds: how long reading it may take.
         raise_if_stopped: asked several times a second; what it raises is passed on.
 
@@ -92,7 +94,14 @@ def decode_image(
         started = time.monotonic()
         try:
             answer = sandbox.shared().read(
-                data, kind, what, limits, mask=mask, seconds=seconds, raise_if_stopped=raise_if_stopped
+                data,
+                kind,
+                what,
+                limits,
+                mask=mask,
+                clear=clear,
+                seconds=seconds,
+                raise_if_stopped=raise_if_stopped,
             )
         except sandbox.TimeIsOverError:
             _ended("a picture was not read in time", kind)

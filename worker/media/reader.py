@@ -14,7 +14,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from worker.core.errors import InvalidImage
 from worker.media import colour, containers, kinds, masks
@@ -31,6 +31,8 @@ MAX_SIDE = 65_535
 it is 4,000,000 x 1, and what works with a border around a picture would make twenty of it."""
 
 _PROGRESSIVE = "progressive JPEG"
+Clear = Literal["white", "black", "contrast"]
+"""What transparency becomes: `contrast` is the one of both that what is drawn on it stands out from."""
 KIND_NAMES = (*kinds.KINDS, _PROGRESSIVE)
 """What a message calls a file."""
 
@@ -149,8 +151,8 @@ def get_ready() -> None:
     Image.preinit()
 
 
-def read(data: bytes, kind: str, what: str, limits: Limits, *, mask: bool) -> Read:
-    """The picture in `data`, as RGB on white; a mask as L on black.
+def read(data: bytes, kind: str, what: str, limits: Limits, *, mask: bool, clear: Clear = "white") -> Read:
+    """The picture in `data`, as RGB on `clear`; a mask as L on black.
 
     Raises:
         InvalidImage: damaged, or more than the limits; the message starts with `what`.
@@ -162,7 +164,7 @@ def read(data: bytes, kind: str, what: str, limits: Limits, *, mask: bool) -> Re
     if parts.scans > MAX_JPEG_SCANS:
         raise InvalidImage("invalid_image.too_many_scans", field=what, most=MAX_JPEG_SCANS)
     try:
-        return _read(parts, kind, what, limits, mask=mask)
+        return _read(parts, kind, what, limits, mask=mask, clear=clear)
     except _DECODER_ERRORS as error:
         if _OUT_OF_MEMORY.match(str(error)):
             raise MemoryError from error
@@ -171,7 +173,7 @@ def read(data: bytes, kind: str, what: str, limits: Limits, *, mask: bool) -> Re
         raise InvalidImage("invalid_image.unreadable", field=what, kind=kind) from error
 
 
-def _read(parts: Parts, kind: str, what: str, limits: Limits, *, mask: bool) -> Read:
+def _read(parts: Parts, kind: str, what: str, limits: Limits, *, mask: bool, clear: Clear) -> Read:
     notes: list[str] = []
     with _decoded(parts, kind, what, limits, mask=mask) as (rows, found):
         image = _reduced(rows, limits.held, cmyk=bool(found.profile) and not mask)
@@ -201,7 +203,7 @@ def _read(parts: Parts, kind: str, what: str, limits: Limits, *, mask: bool) -> 
                 notes.append("profile")
         if found.is_hdr:
             notes.append("hdr")
-        flat = _flat(image, "RGB", "white")
+        flat = _flat(image, "RGB", _behind(image) if clear == "contrast" else clear)
     del image
     return Read(_upright(flat, found.turn), found.size, tuple(notes))
 
@@ -442,6 +444,14 @@ def _has_hole(mask: "Image.Image") -> bool:
     if dark + bright < 0.95 * len(opaque):
         return True
     return bright == 0
+
+
+def _behind(drawing: "Image.Image") -> str:
+    """White behind dark lines, and black behind light ones, such as PencilKit's where the phone is in dark mode."""
+    if drawing.mode not in {"LA", "RGBA"}:
+        return "white"
+    levels = drawing.convert("L").histogram(drawing.getchannel("A"))
+    return "black" if sum(level * count for level, count in enumerate(levels)) > 127 * sum(levels) else "white"
 
 
 def _flat(image: "Image.Image", mode: str, background: str) -> "Image.Image":

@@ -98,6 +98,7 @@ class Sandbox:
         limits: reader.Limits,
         *,
         mask: bool,
+        clear: reader.Clear,
         seconds: float,
         raise_if_stopped: Callable[[], None],
     ) -> Answer:
@@ -108,8 +109,8 @@ class Sandbox:
             TimeIsOverError, EndedError: the file does not let itself be read.
             Internal: no child can be had.
         """
-        request = {"kind": kind, "what": what, "mask": mask, "bytes": len(data), "limits": asdict(limits)}
-        request["seconds"] = max(1, math.ceil(seconds))
+        request = {"kind": kind, "what": what, "mask": mask, "clear": clear, "bytes": len(data)}
+        request |= {"limits": asdict(limits), "seconds": max(1, math.ceil(seconds))}
         with self._child() as line:
             talk = _Talk(line, time.monotonic() + seconds, raise_if_stopped)
             head = json.dumps(request).encode()
@@ -312,7 +313,7 @@ def _serve_one(line: socket.socket) -> None:
     _confine(limits.memory)
     kind, what = request["kind"], request["what"]
     try:
-        read = _within_memory(data, kind, what, limits, mask=request["mask"])
+        read = _within_memory(data, kind, what, limits, mask=request["mask"], clear=request["clear"])
     except InvalidImage as error:
         _say(line, {"error": error.message_id, "params": dict(error.params)})
         return
@@ -323,9 +324,11 @@ def _serve_one(line: socket.socket) -> None:
         line.sendall(image.crop((0, top, image.width, min(top + step, image.height))).tobytes())
 
 
-def _within_memory(data: bytes, kind: str, what: str, limits: reader.Limits, *, mask: bool) -> reader.Read:
+def _within_memory(
+    data: bytes, kind: str, what: str, limits: reader.Limits, *, mask: bool, clear: reader.Clear
+) -> reader.Read:
     try:
-        return reader.read(data, kind, what, limits, mask=mask)
+        return reader.read(data, kind, what, limits, mask=mask, clear=clear)
     except MemoryError as error:
         raise InvalidImage("invalid_image.too_much_memory", field=what, kind=kind) from error
 

@@ -11,12 +11,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from worker.api.field_types import DATA_URI
-from worker.api.request import Request
+from worker.api.request import ImageRequest, Request
 from worker.core import messages, timing
 from worker.core.config import Settings
 from worker.core.errors import DownloadFailed, FieldProblem, Forbidden, InvalidImage, InvalidInput
 from worker.core.types import Sources
 from worker.media import decode
+from worker.media.reader import Clear
 from worker.sources.http import Fetcher
 
 if TYPE_CHECKING:
@@ -82,10 +83,11 @@ class SourceLoader:
         most, most_declared = self._settings.max_input_image_pixels, self._settings.max_declared_image_pixels
         left, warnings = timing.SOURCES_SECONDS, list[str]()
         loaded: dict[str, Image.Image] = {}
-        read: dict[tuple[str, bool, bool], str] = {}
+        read: dict[tuple[str, bool, bool, Clear], str] = {}
+        clear_of = _clear_of(request)
         for field, ref in request.pictures().items():
-            is_mask, is_listed = field == "mask_url", "." in field
-            if (same := read.setdefault((ref, is_mask, is_listed), field)) != field:
+            is_mask, is_listed, clear = field == "mask_url", "." in field, clear_of.get(field, "white")
+            if (same := read.setdefault((ref, is_mask, is_listed, clear), field)) != field:
                 loaded[field] = loaded[same]
                 continue
             started = time.monotonic()
@@ -93,9 +95,14 @@ class SourceLoader:
             left -= time.monotonic() - started
             _check_time(field, left)
             limits = (min(most, LISTED_PIXELS) if is_listed else most, most_declared)
-            at_most = min(left, decode.DECODE_SECONDS)
             decoded = decode.decode_image(
-                data, field, *limits, mask=is_mask, seconds=at_most, raise_if_stopped=raise_if_stopped
+                data,
+                field,
+                *limits,
+                mask=is_mask,
+                clear=clear,
+                seconds=min(left, decode.DECODE_SECONDS),
+                raise_if_stopped=raise_if_stopped,
             )
             left -= decoded.seconds
             loaded[field] = decoded.image
@@ -166,6 +173,17 @@ def own_object_path(ref: str, what: str, *, bucket: str, user_id: str) -> str:
     if len(parts) < 3 or parts[0] not in USER_FOLDERS or parts[1] != user_id:
         raise Forbidden("forbidden.folder", field=what)
     return path
+
+
+def _clear_of(request: Request) -> dict[str, Clear]:
+    """Field of a control picture -> what transparency becomes in it: in one that is made already, nothing (black)."""
+    found: dict[str, Clear] = {}
+    for index, entry in enumerate(request.controlnets if isinstance(request, ImageRequest) else ()):
+        if entry.type == "scribble" and entry.preprocess:
+            found[f"controlnets.{index}.image_url"] = "contrast"
+        elif entry.type != "tile" and not entry.preprocess:
+            found[f"controlnets.{index}.image_url"] = "black"
+    return found
 
 
 def _check_time(what: str, seconds: float) -> None:

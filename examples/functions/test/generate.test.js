@@ -96,11 +96,13 @@ test("what is nested as deeply as a field may be goes through", async () => {
   assert.deepEqual(world.sent[0].body.input.loras, input.loras);
 });
 
-test("a picture is made larger without a prompt", async () => {
-  const input = { task_type: "upscale", image_url: "gs://b/uploads/alice/a.png", upscale_factor: 2 };
-  assert.equal((await world.call({ fileUid: FILE, input })).status, 200);
-  assert.equal(world.sent[0].body.input.prompt, undefined);
-});
+// Firebase's SDK for the web sends null for what is undefined.
+for (const prompt of [undefined, null])
+  test(`a picture is made larger without a prompt (${prompt})`, async () => {
+    const input = { task_type: "upscale", prompt, image_url: "gs://b/uploads/alice/a.png", upscale_factor: 2 };
+    assert.equal((await world.call({ fileUid: FILE, input })).status, 200);
+    assert.equal(world.sent[0].body.input.prompt, prompt);
+  });
 
 for (const uid of ["kakao:12345", "auth0|abc", "user.name", "a@b+c"])
   test(`a user called ${uid} is served`, async () => {
