@@ -30,10 +30,11 @@ export function checkedFileUid(fileUid) {
 
 /** The shape only: the worker checks every field, and says in the document what is wrong with one. */
 export function checkedInput(input) {
-  const isObject = typeof input === "object" && input !== null && !Array.isArray(input);
+  // With a key `__proto__` it would have fields here that the worker is not sent, and be held for as another task.
+  const isPlain = typeof input === "object" && input !== null && Object.getPrototypeOf(input) === Object.prototype;
   // Null is what is not given: Firebase's SDK for the web makes it of undefined, and others write out whole structures.
-  const needsNone = isObject && input.task_type === "upscale" && (input.prompt ?? null) === null;
-  if (!isObject || (typeof input.prompt !== "string" && !needsNone))
+  const needsNone = isPlain && input.task_type === "upscale" && (input.prompt ?? null) === null;
+  if (!isPlain || (typeof input.prompt !== "string" && !needsNone))
     throw invalid("input: must be an object with at least a prompt, which only an upscale may lack");
   // RunPod's SDK drops what is nested too deeply before any worker sees it, with every other job that came beside it.
   if (depth(input) > MAX_DEPTH) throw invalid(`input: is nested in more than ${MAX_DEPTH} levels`);

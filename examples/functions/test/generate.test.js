@@ -83,6 +83,9 @@ for (const data of [
   { fileUid: FILE, input: { ...INPUT, x: { y: [{ z: 1 }] } } },
   { fileUid: FILE, input: { ...INPUT, x: nested(1_750) } },
   { fileUid: FILE, input: { x: Array(500_000).fill(0), ...INPUT } },
+  { fileUid: FILE, input: JSON.parse('{"__proto__": {"prompt": "a fox"}, "seed": 7}') },
+  // What it is held for is a cheap upscale, by MAX_UNITS; what the worker is sent is a text2img.
+  { fileUid: FILE, input: JSON.parse('{"__proto__": {"task_type": "upscale"}, "prompt": "a fox"}') },
 ])
   test(`no job for ${JSON.stringify(data).slice(0, 60)}`, async () => {
     const { status, error } = await world.call(data);
