@@ -1,1 +1,1 @@
-"""Pixels to bytes and back. No torch, no network."""
+"""Encodes and decodes pictures and clips. No torch, no network."""

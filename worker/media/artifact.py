@@ -1,6 +1,6 @@
-"""One type for a produced file, and one codec for what is known of it: in a response, a document, the spool, an object.
+"""The type of a produced file, and its codecs for responses, documents, spool entries and object metadata.
 
-A file that stands beside another one (its thumbnail) is a field of it. Knows no store and no request.
+A file's thumbnail is a field of it. Knows no store and no request.
 """
 
 import json
@@ -11,14 +11,14 @@ from typing import Any, Self
 from worker.api.shapes import FileEntry
 
 CONTENT_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp", "mp4": "video/mp4"}
-"""The contract's names of formats -> content types."""
+"""The wire contract's format names -> content types."""
 SUFFIXES = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp", "video/mp4": ".mp4"}
-"""Content type -> what the name of such a file ends in, with its dot."""
+"""Content type -> file name suffix, with its dot."""
 
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """One produced file. `width` and `height` are pixels."""
+    """One produced file; `width` and `height` in pixels."""
 
     content_type: str
     size: int
@@ -27,30 +27,30 @@ class Artifact:
     height: int
     seed: int = 0
     nsfw: bool | None = None
-    """Whether the content safety check flagged it; None, and in no codec: none ran."""
+    """Whether the content safety check flagged it; None, and left out by the codecs: no check ran."""
     url: str | None = None
-    """Where it is served; None while it is not, and for a file that goes inline."""
+    """Its download URL; None: not stored, or inline."""
     storage_path: str | None = None
-    """Its name in the bucket, as long as it has one."""
+    """Its object name in the bucket; None: not stored."""
     data: bytes = field(default=b"", repr=False)
-    """Its bytes, where this worker holds them."""
+    """Its bytes, if this worker holds them."""
     blurhash: str | None = None
-    """Of a thumbnail: its colours in some 30 characters, to show until it is here (https://blurha.sh)."""
+    """A thumbnail's BlurHash, about 30 characters, to show until it has loaded (https://blurha.sh)."""
     thumbnail: "Artifact | None" = None
-    """A small picture of it, of a clip its poster; None: it is one itself, or it has none any more."""
+    """Its thumbnail, or a clip's poster; None: it is one itself, or its thumbnail was removed."""
 
     @classmethod
     def encoded(cls, data: bytes, content_type: str, width: int, height: int) -> Self:
-        """A file that was just encoded; its seed is the job's to add."""
+        """Make an artifact of a newly encoded file; the job adds the seed."""
         return cls(content_type, len(data), width, height, data=data)
 
     @property
     def suffix(self) -> str:
-        """What its name ends in, with the dot."""
+        """Its file name suffix, with the dot."""
         return SUFFIXES[self.content_type]
 
     def entry(self) -> FileEntry:
-        """As JSON: an entry of `files` in the response and the document, and in the spool."""
+        """Return its JSON: an entry of `files` in responses, documents and spool entries."""
         shown = self.thumbnail
         entry: FileEntry = {
             "url": self.url,
@@ -72,7 +72,7 @@ class Artifact:
 
     @classmethod
     def from_entry(cls, entry: Mapping[str, Any], data: bytes = b"") -> Self:
-        """The inverse of `entry`, without the thumbnail; `data` are the bytes where they are at hand.
+        """The inverse of `entry`, without the thumbnail; `data` are the bytes, if available.
 
         Raises:
             KeyError: a field is missing.
@@ -90,7 +90,7 @@ class Artifact:
         )
 
     def metadata(self) -> dict[str, str]:
-        """What the object in the bucket says of it in its custom metadata; type and size are the object's own."""
+        """Return its custom metadata; content type and size are properties of the object itself."""
         said: dict[str, Any] = {name: getattr(self, name) for name in ("seed", "width", "height", "nsfw", "blurhash")}
         return {name: json.dumps(value) for name, value in said.items() if value is not None}
 
@@ -98,7 +98,7 @@ class Artifact:
     def from_metadata(
         cls, metadata: Mapping[str, str], *, content_type: str, size: int, url: str, storage_path: str
     ) -> Self:
-        """The inverse of `metadata`, for an object that is there.
+        """The inverse of `metadata`, for a stored object.
 
         Raises:
             KeyError, ValueError: the metadata are not ours.
@@ -117,5 +117,5 @@ class Artifact:
 
 
 def flagged(files: Sequence[Artifact]) -> tuple[str, ...]:
-    """A warning for each file that the content safety check flagged."""
+    """Return a warning for each file that the content safety check flagged."""
     return tuple(f"content safety: file {index} was flagged" for index, file in enumerate(files) if file.nsfw)

@@ -1,7 +1,7 @@
-"""A picture's own colours -> sRGB, as browsers show them.
+"""Converts a picture's colours to sRGB, as browsers do.
 
-Knows ICC profiles, H.273's numbers for those that phones name without one, and an old PNG's. Runs where the decoders
-run: littleCMS reads a stranger's profile.
+Knows ICC profiles, the H.273 code points that phones use instead of one, and the gamma and chromaticities of old PNGs.
+Runs in the sandbox, because littleCMS reads a stranger's profile.
 """
 
 import io
@@ -20,7 +20,7 @@ Rows = tuple[Vector, ...]
 SRGB_TRANSFER = 13
 PQ, HLG = 16, 18
 _PRIMARIES: dict[int, Rows] = {
-    # Red, green and blue as XYZ under D50 (Bradford), which is what a profile holds.
+    # Red, green and blue as XYZ under D50 (Bradford), as in a profile.
     9: ((0.673459, 0.279033, -0.001931), (0.165661, 0.675338, 0.029979), (0.125100, 0.045629, 0.797162)),  # BT.2020
     12: ((0.515102, 0.241182, -0.001049), (0.291965, 0.692236, 0.041882), (0.157153, 0.066582, 0.784378)),  # Display P3
 }
@@ -28,23 +28,23 @@ _WHITE_D50 = (0.9642, 1.0, 0.8249)
 _BRADFORD: Rows = ((0.8951, 0.2664, -0.1614), (-0.7502, 1.7135, 0.0367), (0.0389, -0.0685, 1.0296))
 _SRGB_CORNERS = (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
 _SRGB_GAMMA = 45455
-"""What encoders write for sRGB's own curve; libpng, too, takes what is within a twentieth of it for that."""
+"""The gamma that encoders write for sRGB's curve; like libpng, values within a twentieth of it count as sRGB."""
 _REFERENCE_WHITE_NITS = 203.0
-"""What ITU-R BT.2408 has as the white of a page in an HDR picture; what is brighter is rolled off."""
+"""Paper white in an HDR picture by ITU-R BT.2408, in nits; brighter light is rolled off."""
 _CURVE_POINTS = 1024
 
 
 class ProfileError(Exception):
-    """The profile says nothing that can be used."""
+    """The profile cannot be used."""
 
 
 def is_hdr(cicp: tuple[int, int] | None) -> bool:
-    """Whether the numbers are those of a picture that is brighter than paper."""
+    """Whether the transfer characteristics are HDR (PQ or HLG)."""
     return cicp is not None and cicp[1] in {PQ, HLG}
 
 
 def profile_of(cicp: tuple[int, int] | None) -> bytes | None:
-    """The ICC profile of a pair of H.273's numbers; None: nothing has to be done."""
+    """Return the ICC profile of an H.273 pair; None: no conversion is needed."""
     primaries = _PRIMARIES.get(cicp[0]) if cicp else None
     if cicp is None or (primaries is None and not is_hdr(cicp)):
         return None
@@ -52,7 +52,7 @@ def profile_of(cicp: tuple[int, int] | None) -> bytes | None:
 
 
 def profile_of_png(gamma: int | None, corners: tuple[int, ...]) -> bytes | None:
-    """The ICC profile of `containers.Parts.gamma` and its chromaticities; None: they are sRGB's, or make no sense."""
+    """Return the ICC profile of `containers.Parts.gamma` and chromaticities; None: they are sRGB's, or nonsensical."""
     gamma = gamma if gamma is not None else _SRGB_GAMMA
     has_srgb_curve = abs(gamma / _SRGB_GAMMA - 1) < 0.05
     has_srgb_colours = not corners or max(abs(a - b) for a, b in zip(corners, _SRGB_CORNERS, strict=True)) < 1000
@@ -66,10 +66,10 @@ def profile_of_png(gamma: int | None, corners: tuple[int, ...]) -> bytes | None:
 
 
 def _primaries(corners: tuple[int, ...]) -> Rows:
-    """Red, green and blue as XYZ under D50, of the x and y of white, red, green and blue.
+    """Return red, green and blue as XYZ under D50, from the x and y of white, red, green and blue.
 
     Raises:
-        ArithmeticError: there are no such colours.
+        ArithmeticError: the chromaticities are impossible.
     """
     white, *points = ((x / y, 1.0, (100_000 - x - y) / y) for x, y in zip(corners[::2], corners[1::2], strict=True))
     cones = [_along(row, _WHITE_D50) / _along(row, white) for row in _BRADFORD]
@@ -87,7 +87,7 @@ def _along(row: Vector, vector: Vector) -> float:
 
 
 def _solved(columns: Rows, vector: Vector) -> Vector:
-    """How much of each of three columns makes up the vector: Cramer's rule."""
+    """Solve a 3 x 3 linear system by Cramer's rule."""
 
     def volume(a: Vector, b: Vector, c: Vector) -> float:
         return _along(a, (b[1] * c[2] - b[2] * c[1], b[2] * c[0] - b[0] * c[2], b[0] * c[1] - b[1] * c[0]))
@@ -98,10 +98,10 @@ def _solved(columns: Rows, vector: Vector) -> Vector:
 
 
 def to_srgb(image: "Image.Image", profile: bytes) -> "Image.Image":
-    """`image` (L, LA, RGB, RGBA or CMYK) in sRGB: perceptual where the profile knows how, else relative colorimetric.
+    """Convert `image` (L, LA, RGB, RGBA or CMYK) to sRGB: perceptually if the profile can, else relative colorimetric.
 
     Raises:
-        ProfileError: the profile is broken, or of another kind of picture.
+        ProfileError: the profile is broken, or for another colour space.
     """
     from PIL import ImageCms
 
@@ -143,7 +143,7 @@ def _converted(image: "Image.Image", source: "ImageCms.ImageCmsProfile", space: 
 
 
 def _lattice() -> "Image.Image":
-    """All of 6 x 6 x 6 colours."""
+    """Return a picture of 6 x 6 x 6 colours."""
     from PIL import Image
 
     steps = range(0, 256, 51)
@@ -151,33 +151,33 @@ def _lattice() -> "Image.Image":
 
 
 def _near(one: "Image.Image", other: "Image.Image") -> bool:
-    """Whether no colour differs by more than rounding does: the profile is sRGB, whatever it is called."""
+    """Whether no colour differs by more than rounding: then the profile is sRGB under any name."""
     return max(abs(a - b) for a, b in zip(one.tobytes(), other.tobytes(), strict=True)) <= 1
 
 
 def _curve(transfer: int) -> bytes:
-    """A transfer function as a profile's `curv` (a table) or `para` (sRGB's formula)."""
+    """Return a transfer function as a profile's `curv` (table) or `para` (sRGB's formula)."""
     if transfer not in {PQ, HLG}:
         numbers = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
         return b"para\0\0\0\0\0\3\0\0" + b"".join(map(_fixed, numbers))
     light = _pq if transfer == PQ else _hlg
     most = light(1.0)
     points = [light(index / (_CURVE_POINTS - 1)) for index in range(_CURVE_POINTS)]
-    # Reinhard's curve: the brightest light becomes white, and what is as bright as paper about half of it.
+    # Reinhard's curve: the brightest light becomes white, and paper white about half of it.
     mapped = [value * (1 + value / most**2) / (1 + value) for value in points]
     table = struct.pack(f">{_CURVE_POINTS}H", *(round(65535 * min(1.0, value)) for value in mapped))
     return b"curv\0\0\0\0" + struct.pack(">I", _CURVE_POINTS) + table
 
 
 def _pq(signal: float) -> float:
-    """SMPTE ST 2084: 1.0 is the reference white; over 1000 nits nothing is told apart."""
+    """SMPTE ST 2084, relative to the reference white; clipped at 1000 nits."""
     root: float = signal ** (1 / 78.84375)
     nits: float = 10_000 * (max(root - 0.8359375, 0) / (18.8515625 - 18.6875 * root)) ** (1 / 0.1593017578125)
     return min(nits, 1000.0) / _REFERENCE_WHITE_NITS
 
 
 def _hlg(signal: float) -> float:
-    """ARIB STD-B67 on a screen of 1000 nits, its gamma taken channel by channel."""
+    """ARIB STD-B67 on a screen of 1000 nits, with its gamma applied per channel."""
     scene = signal**2 / 3 if signal <= 0.5 else (math.exp((signal - 0.55991073) / 0.17883277) + 0.28466892) / 12
     return 1000 * math.pow(scene, 1.2) / _REFERENCE_WHITE_NITS
 
@@ -187,7 +187,7 @@ def _fixed(value: float) -> bytes:
 
 
 def _icc(primaries: Rows, curve: bytes) -> bytes:
-    """A matrix profile (ICC.1:2010, version 4): three primaries, one curve for all."""
+    """Return a matrix profile (ICC.1:2010, version 4) with three primaries and one curve."""
 
     def xyz(values: tuple[float, ...]) -> bytes:
         return b"XYZ \0\0\0\0" + b"".join(map(_fixed, values))

@@ -1,8 +1,7 @@
-"""A picture's file, taken apart before a decoder sees it: the pixels' own parts stay, the rest is put aside or dropped.
+"""Takes a picture's file apart before a decoder sees it: keeps the pixel data, and drops the rest.
 
-What everybody's viewer skips and a library stumbles over (text of any length, broken metadata, what stands behind the
-end) never gets to the library. Knows the containers of JPEG (ITU-T T.81), PNG (W3C), GIF (GIF89a) and ISO media files;
-no pixels.
+Content that viewers skip but libraries choke on (long texts, broken metadata, trailing data) never reaches a library.
+Knows the containers of JPEG (ITU-T T.81), PNG (W3C), GIF (GIF89a), WebP, TIFF and ISO media files; knows no pixels.
 """
 
 import contextlib
@@ -13,14 +12,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 MAX_PROFILE_BYTES = 16 << 20
-"""The largest colour profiles, of presses, have a few MB."""
+"""Limit of a colour profile; the largest, of printing presses, have a few MB."""
 
 _MAX_PARTS = 100_000
-"""Segments of a JPEG, chunks of a PNG, blocks of a GIF. A photo has a hundred at most, a PNG of a careless encoder some
-thousands."""
+"""Limit of JPEG segments, PNG chunks or GIF blocks. A photo has up to a hundred, a carelessly encoded PNG thousands."""
 _NEXT_MARKER = re.compile(rb"\xff(?![\x00\xd0-\xd7\xff])")
 _JPEG_KEPT = {0xE0: 12, 0xEE: 12, 0xFE: _MAX_PARTS}
-"""Marker -> the least bytes of a segment that is whole."""
+"""Marker -> minimum length of a complete segment."""
 _EXIF, _ICC = b"Exif\0\0", b"ICC_PROFILE\0"
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GIF_PART = re.compile(rb"[!,;]")
@@ -30,31 +28,31 @@ _NCLX = re.compile(rb"colrnclx(.{2})(.{2})", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What of a file the pixels come from, and what is said beside them."""
+    """The pixel data of a file, and the facts about them."""
 
     data: bytes
-    """A file of the same kind that holds the pixels alone, and has an end."""
+    """A complete file of the same format with the pixels only."""
     profile: bytes | None = None
-    """An ICC profile; empty: there is one, and it cannot be had."""
+    """The ICC profile; empty: there is one that cannot be read."""
     exif: bytes | None = None
     cicp: tuple[int, int] | None = None
-    """Colour primaries and transfer characteristics (ITU-T H.273), where the file tells them by number."""
+    """Colour primaries and transfer characteristics (ITU-T H.273), if the file gives them by code point."""
     gamma: int | None = None
     chromaticities: tuple[int, ...] = ()
-    """What an old PNG tells instead (W3C, 11.3.2): the exponent of its values, and x and y of white, red, green and
-    blue, all of them times 100,000."""
+    """An old PNG's gamma and chromaticities (W3C, 11.3.2): x and y of white, red, green and blue, all times
+    100,000."""
     complete: bool = True
-    """Whether the file goes to its own end."""
+    """Whether the file is complete."""
     scans: int = 1
-    """Of a progressive JPEG: how often a decoder goes over its pixels."""
+    """Of a progressive JPEG: its number of scans."""
     coefficients: float = 0.0
-    """Of a progressive JPEG: numbers that a decoder keeps for each pixel."""
+    """Of a progressive JPEG: coefficients that a decoder keeps per pixel."""
     refines: bool = False
-    """Whether each further part makes the whole picture finer, so that a part that is missing leaves no hole."""
+    """Whether the data refine the whole picture progressively, so that missing data leave no hole."""
 
 
 def jpeg(data: bytes) -> Parts:
-    """A JPEG without its metadata and without what is appended to it (a phone's motion photo, a second picture)."""
+    """Return a JPEG without metadata and appended data (a phone's motion photo, a second picture)."""
     kept, exif, profile = [b"\xff\xd8"], None, dict[int, bytes]()
     scans, coefficients, start = 0, 0.0, 2
     complete, end = False, len(data)
@@ -63,7 +61,7 @@ def jpeg(data: bytes) -> Parts:
         if kind == 0xD9:
             complete, end = True, begin
             break
-        if stop > len(data):  # the file ends within it
+        if stop > len(data):  # truncated within this segment
             end = begin - 2
             break
         if kind in {0xC2, 0xC6, 0xCA, 0xCE}:
@@ -77,11 +75,11 @@ def jpeg(data: bytes) -> Parts:
                 exif = exif or body
             elif kind == 0xE2 and body.startswith(_ICC) and len(body) > 14:
                 profile[body[12]] = body[14:]
-            # Of the application's own segments a decoder needs JFIF's and Adobe's, which tell the colour space.
+            # Of the application segments a decoder needs JFIF and Adobe, which determine the colour space.
             if len(body) >= _JPEG_KEPT.get(kind, _MAX_PARTS if kind >= 0xE0 else 0):
                 kept.append(data[begin - 2 : stop])
     return Parts(
-        # A decoder that meets the end fills in what is missing; without one it waits for more.
+        # With an end marker a decoder fills in missing data; without one it waits for more.
         b"".join((*kept, data[start:end] if scans else b"", b"" if complete else b"\xff\xd9")),
         profile=b"".join(profile[number] for number in sorted(profile)) if profile else None,
         exif=exif,
@@ -93,11 +91,11 @@ def jpeg(data: bytes) -> Parts:
 
 
 def gif(data: bytes) -> Parts:
-    """A GIF from its first picture on, and which of its colours is clear; what else stands before it is left out."""
+    """Return a GIF from its first picture on, with its transparent colour; anything else before it is dropped."""
     at = 13 + ((6 << (data[10] & 7)) if len(data) > 10 and data[10] & 0x80 else 0)
     head, clear, inside = data[:at], b"", False
     for _ in range(_MAX_PARTS):
-        if inside:  # an extension, whose blocks end with an empty one
+        if inside:  # an extension; its blocks end with an empty one
             length = data[at] if at < len(data) else 0
             at, inside = at + 1 + length, length > 0
             continue
@@ -106,7 +104,7 @@ def gif(data: bytes) -> Parts:
             break
         begin = found.start()
         if found[0] == b",":
-            return Parts(head + clear + data[begin:], refines=True)  # its rows come interlaced
+            return Parts(head + clear + data[begin:], refines=True)  # interlaced rows
         control = data[begin : begin + 7]
         if control[:3] == b"!\xf9\4" and control[3:4] and control[3] & 1:
             clear = control + b"\0"
@@ -115,7 +113,7 @@ def gif(data: bytes) -> Parts:
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """(marker, where its body begins, where it ends) up to the end marker; the data of a scan is stepped over."""
+    """Yield (marker, start of body, end) up to the end marker, skipping the data of scans."""
     at = 2
     for _ in range(_MAX_PARTS):
         found = _NEXT_MARKER.search(data, at)
@@ -133,7 +131,7 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _coefficients(frame: bytes) -> float:
-    """How many numbers a pixel has in all components of a frame, subsampled ones counted as such."""
+    """Return the coefficients per pixel over all components of a frame, considering subsampling."""
     factors = [(byte >> 4, byte & 15) for byte in frame[7 : 6 + 3 * frame[5] : 3]] if len(frame) > 8 else []
     if not factors or not all(h and v for h, v in factors):
         return 4.0
@@ -142,7 +140,7 @@ def _coefficients(frame: bytes) -> float:
 
 
 def png(data: bytes) -> Parts:
-    """A PNG of its header, palette, transparent colour and pixels, with checksums that are right."""
+    """Return a PNG with header, palette, transparent colour and pixels only, and correct checksums."""
     found: dict[bytes, bytes] = {}
     pixels, complete = list[bytes](), False
     at = len(_PNG_SIGNATURE)
@@ -164,7 +162,7 @@ def png(data: bytes) -> Parts:
     is_untold = not {b"iCCP", b"sRGB", b"cICP"} & found.keys()
     gamma, corners = found.get(b"gAMA", b""), found.get(b"cHRM", b"")
     header = found.get(b"IHDR", b"")
-    # Pillow brings shades and colours to 0 ... 255, and compares them with the last byte of the transparent one.
+    # Pillow scales values to 0 ... 255 and compares them with the transparent value's last byte.
     depth, colours, clear = header[8:9], header[9:10], found.get(b"tRNS", b"")
     if colours == b"\0" and depth in {b"\2", b"\4"} and len(clear) == 2:
         found[b"tRNS"] = bytes((0, clear[1] * 255 // ((1 << depth[0]) - 1) & 255))
@@ -194,7 +192,7 @@ def _chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def _inflated(packed: bytes) -> bytes:
-    """A compressed profile; empty where it is broken, or a bomb."""
+    """Decompress a profile; empty if it is broken, or a decompression bomb."""
     unpacker = zlib.decompressobj()
     try:
         profile = unpacker.decompress(packed, MAX_PROFILE_BYTES)
@@ -204,14 +202,14 @@ def _inflated(packed: bytes) -> bytes:
 
 
 def webp(data: bytes) -> Parts:
-    """A WebP up to the end that it names; one that lacks nothing but its last, empty byte gets it."""
+    """Return a WebP up to its declared end; a missing final padding byte is added."""
     end = 8 + int.from_bytes(data[4:8], "little")
     missing = end - len(data)
     return Parts(data[:end] + bytes(missing == 1), complete=missing <= 1)
 
 
 def tiff_tags(data: bytes) -> dict[int, int]:
-    """The first directory of a TIFF, as far as it is there: each tag with its value, or with where that stands."""
+    """Return the first directory of a TIFF, as far as it exists: tag -> its value, or the offset of it."""
     order, tags = "<" if data.startswith(b"I") else ">", dict[int, int]()
     with contextlib.suppress(struct.error):
         version, at = struct.unpack_from(order + "HI", data, 2)
@@ -223,13 +221,13 @@ def tiff_tags(data: bytes) -> dict[int, int]:
 
 
 def iso_media(data: bytes) -> Parts:
-    """HEIC or AVIF as it is, with what its first colour box tells by number."""
+    """Return HEIC or AVIF unchanged, with the code points of its first colour box."""
     at, complete = 0, True
     for _ in range(_MAX_PARTS):
         length, kind, header = int.from_bytes(data[at : at + 4]), data[at + 4 : at + 8], 8
         if length == 1:
             length, header = int.from_bytes(data[at + 8 : at + 16]), 16
-        # A length of 0: to the end of the file.
+        # Length 0 means up to the end of the file.
         if length < header:
             break
         if kind in {b"meta", b"mdat"}:

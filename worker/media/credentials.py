@@ -1,7 +1,7 @@
-"""Content Credentials: a file signed with the operator's certificate, which says that it was made by AI (C2PA 2.x).
+"""Signs files with Content Credentials (C2PA 2.x), which state that they were made by AI.
 
-The signature comes last, over all that the file is: its pixels and its mark stay as they were. Knows certificates and
-files; knows no request, and writes nothing of one. https://spec.c2pa.org/specifications/
+Signing is the last step and covers the whole file; pixels and AI mark stay unchanged. Knows certificates and files;
+knows no request, and writes nothing of one. https://spec.c2pa.org/specifications/
 """
 
 import io
@@ -35,17 +35,17 @@ class NotSignedError(Exception):
 
 
 class Signer:
-    """The operator's certificate with its key. Any thread; a signature takes some ten milliseconds."""
+    """The operator's certificate and key. Thread-safe; a signature takes about ten milliseconds."""
 
     def __init__(self, chain: str, key: str, algorithm: bytes) -> None:
         self._chain, self._key, self._algorithm = chain, key, algorithm
 
     @classmethod
     def of(cls, settings: Settings) -> Self | None:
-        """What the settings name, tried once; None where they name none.
+        """Make the signer that the settings name, and test it; None if they name none.
 
         Raises:
-            ConfigError: it is none that a file can be signed with; the message blames the variable.
+            ConfigError: files cannot be signed with it; the message names the variable.
         """
         certificate, secret = settings.c2pa_certificate, settings.c2pa_key
         if certificate is None and secret is None:
@@ -60,10 +60,10 @@ class Signer:
         return signer
 
     def sign(self, file: Artifact, origin: Origin) -> Artifact:
-        """The same file with its credentials.
+        """Return the file with its credentials.
 
         Raises:
-            NotSignedError: it cannot be signed; the file as it was is whole.
+            NotSignedError: it cannot be signed; the original file is unchanged.
         """
         import c2pa
 
@@ -88,7 +88,7 @@ class Signer:
         return replace(file, data=data, size=len(data))
 
     def _try(self) -> None:
-        """Sign a picture of one pixel and read it back, so that what is wrong is said at the start."""
+        """Sign a one-pixel picture and read it back, so that a bad certificate fails at the start."""
         import c2pa
         from PIL import Image
 
@@ -113,7 +113,7 @@ class Signer:
 
 
 def _blocks(variable: str, text: str, label: str) -> list[str]:
-    """The parts of a PEM (RFC 7468), pasted or in a file, whose label ends so; with the line breaks that it has."""
+    """Return the blocks of a PEM (RFC 7468), pasted or from a file, whose label ends with `label`."""
     if "-----BEGIN" not in text:
         try:
             text = Path(text).expanduser().read_text(encoding="utf-8")
@@ -126,7 +126,7 @@ def _blocks(variable: str, text: str, label: str) -> list[str]:
 
 
 def _read_key(pem: str) -> tuple[str, bytes]:
-    """The key as PKCS #8, and the algorithm that C2PA has for one of its kind."""
+    """Return the key as PKCS #8, and the C2PA algorithm for its type."""
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives import serialization
 

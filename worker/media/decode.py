@@ -1,7 +1,7 @@
-"""A stranger's bytes -> one picture: upright, 8-bit, sRGB, a plain mode, without metadata.
+"""Decodes a stranger's bytes into one picture: upright, 8-bit, sRGB, a plain mode, without metadata.
 
-Does not know where the bytes are from, or what becomes of the picture. Whatever the bytes are, the outcome is a picture
-or `InvalidImage`, with memory and time bounded; `sandbox` sees to it that nothing in them gets any further.
+For any bytes the outcome is a picture or `InvalidImage`, within bounded memory and time; `sandbox` contains whatever
+the bytes do. Does not know where the bytes are from, or what the picture is for.
 """
 
 import contextlib
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from PIL import Image
 
 MAX_DECLARED_PIXELS = 1 << 28
-"""What phones of 200 megapixels take, and somewhat more."""
+"""Enough for phones with 200 megapixels."""
 DECODE_SECONDS = 30.0
-"""For one picture. The slowest that are let in, 48 megapixels of HEIC, take some 5 s of one core."""
+"""Time limit for one picture. The slowest allowed ones, 48 megapixels of HEIC, take about 5 s of one core."""
 _AT_ONCE = 2
 _ASK_EVERY_SECONDS = 0.1
 
@@ -37,7 +37,7 @@ _SAYS = {
         "send white where it shall be drawn"
     ),
 }
-"""What a client is told of a picture that was read all the same; the field's name stands in front."""
+"""Warnings about pictures that were read with reservations; the field's name precedes them."""
 
 log = logging.getLogger(__name__)
 _places = threading.BoundedSemaphore(_AT_ONCE)
@@ -45,16 +45,16 @@ _places = threading.BoundedSemaphore(_AT_ONCE)
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A decoded picture, and what its sender should know of how it was read."""
+    """A decoded picture, and warnings about how it was read."""
 
     image: "Image.Image"
     warnings: tuple[str, ...] = ()
     seconds: float = 0.0
-    """How long it took: what another picture of the same job has less."""
+    """Decoding time, which counts against the job's other pictures."""
 
 
 def start() -> None:
-    """Get the decoder's process ready for the first picture, beside what else goes on. A job says so if it fails."""
+    """Start the decoder's process in the background. A failure is reported by the first job that needs it."""
     with contextlib.suppress(Internal):
         sandbox.shared().start()
 
@@ -70,22 +70,22 @@ def decode_image(
     seconds: float = DECODE_SECONDS,
     raise_if_stopped: Callable[[], None] = lambda: None,
 ) -> Picture:
-    """A picture as RGB in sRGB: first frame, upright, transparency on `clear`, no metadata.
+    """Decode a picture to RGB in sRGB: first frame, upright, transparency on `clear`, no metadata.
 
-    A mask is L, 255 = repaint, soft values kept. Transparent counts as black there: apps paint white on a clear canvas.
+    A mask becomes L, 255 = repaint, with soft values; transparent parts are black: apps paint white on a clear canvas.
 
     Args:
         data: the file.
-        what: the field that it is from.
-        max_pixels: what the picture may have in the end; a larger one is made smaller by a whole factor.
-        max_declared_pixels: what the file may have.
-        mask: whether it is one.
+        what: the request field.
+        max_pixels: pixel limit of the result; a larger picture is reduced by a whole factor.
+        max_declared_pixels: pixel limit of the file.
+        mask: whether the picture is a mask.
         clear: what transparency becomes; in a mask always black.
-        seconds: how long reading it may take.
-        raise_if_stopped: asked several times a second; what it raises is passed on.
+        seconds: time limit.
+        raise_if_stopped: called several times a second; its errors propagate.
 
     Raises:
-        InvalidImage: no picture, damaged, or over the limits; the message starts with `what`.
+        InvalidImage: not a picture, damaged, or over a limit; the message begins with `what`.
         Internal: the decoder cannot be started.
     """
     limits = Limits(max_pixels, max_declared_pixels, sandbox.MEMORY_BYTES)
@@ -122,7 +122,7 @@ def _ended(how: str, kind: str) -> None:
 
 @contextlib.contextmanager
 def _place(raise_if_stopped: Callable[[], None]) -> Iterator[None]:
-    """One of the places for a picture; the others wait, and no time is counted for it."""
+    """Hold one of the decoder's places; waiting for one does not count against any limit."""
     while not _places.acquire(timeout=_ASK_EVERY_SECONDS):
         raise_if_stopped()
     try:

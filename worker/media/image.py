@@ -1,9 +1,8 @@
-"""Pixels -> PNG, JPEG or WebP bytes.
+"""Encodes pictures as PNG, JPEG or WebP.
 
-Knows encoders. Does not know whose picture it is, what it was made from (nothing of that is written into a file; its
-mark is the caller's) or where it goes. Every file says that its colours are sRGB: some viewers show what says nothing
-in the display's own. Blocks: call it in a thread, encoders leave the interpreter free. The levels are chosen by
-`benchmarks/encoders.py`.
+Every file declares sRGB, because some viewers show untagged pictures in the display's own colours. Encoder settings
+come from `benchmarks/encoders.py`. Blocking: call it in a thread; the encoders release the GIL. Knows encoders; does
+not know whose picture it is, what it was made from, or where it goes.
 """
 
 import io
@@ -25,13 +24,13 @@ WEBP_QUALITY = 90
 def encode_image(
     pixels: "NDArray[np.uint8]", fmt: FormatName, quality: int | None = None, xmp: bytes | None = None
 ) -> Artifact:
-    """Encode one picture; the file carries pixels, that they are sRGB, the mark, and nothing else.
+    """Encode one picture. The file contains pixels, an sRGB declaration, the AI mark, and nothing else.
 
     Args:
         pixels: (height, width, 3), RGB.
         fmt: `png` (lossless; `quality` is ignored), `jpeg` (4:4:4) or `webp`.
         quality: 1 ... 100, by default 95 for JPEG and 90 for WebP; 100 in WebP means lossless.
-        xmp: the mark, a packet of `media.mark`.
+        xmp: the AI mark, a packet of `media.mark`.
 
     The same pixels give the same bytes.
     """
@@ -47,7 +46,7 @@ def encode_image(
         return Artifact.encoded(encode_png(pixels, chunks), CONTENT_TYPES[fmt], width, height)
     image = Image.fromarray(pixels)
     out = io.BytesIO()
-    # Pillow's JPEG encoder takes an `xmp` that is there for one, None included.
+    # Pillow's JPEG encoder does not accept an `xmp` of None.
     marked = {} if xmp is None else {"xmp": xmp}
     match fmt:
         case "jpeg":
@@ -55,7 +54,7 @@ def encode_image(
                 out, "JPEG", quality=quality or JPEG_QUALITY, subsampling=0, icc_profile=srgb.profile(), **marked
             )
         case "webp" if quality == 100:
-            # Here "quality" is effort. With less of it the file is larger than the PNG, with more it hardly shrinks.
+            # In lossless mode "quality" is effort: with less the file is larger than the PNG, with more hardly smaller.
             image.save(out, "WEBP", lossless=True, quality=20, method=1, icc_profile=srgb.profile(), **marked)
         case "webp":
             image.save(out, "WEBP", quality=quality or WEBP_QUALITY, method=4, icc_profile=srgb.profile(), **marked)

@@ -1,7 +1,7 @@
-"""The way without storage: results as `data:` URIs that fit into a response.
+"""Fits results into a response as `data:` URIs, for jobs without storage.
 
-Knows byte budgets and the order in which quality is given up; the size in pixels never is. Does not know the response's
-fields: the caller says how often each file's URI stands in it. The same pixels and budget give the same files.
+Quality is reduced step by step, the size in pixels never. The same pixels and budget give the same files. Knows byte
+budgets; does not know the response's fields: the caller says how often each URI appears in it.
 """
 
 import base64
@@ -22,41 +22,41 @@ if TYPE_CHECKING:
 
 LOSSLESS = 100
 WEBP_LADDER = (LOSSLESS, 95, 90, 80, 65, 50, 35, 20)
-"""WebP qualities, best first, that are tried when a result does not fit."""
+"""WebP qualities to try if a result does not fit, best first."""
 LOSSLESS_SHARE = 0.8
-"""Lossless WebP is some 10 % smaller than PNG, drawings more; when a fifth or more must go, it is not worth the try."""
+"""Lossless WebP is about 10 % smaller than PNG, more for drawings; it is not tried if a fifth or more must go."""
 MAX_CRF = 46
-"""Beyond this rate factor a clip is a smear; an honest error serves better."""
+"""Highest rate factor: beyond it a clip is too blurred to be useful, and an error is better."""
 
 MAX_REENCODES = 2
-"""Once by the rule of thumb, and once more for a clip that breaks it."""
+"""One attempt by the rule of thumb, and one more for a clip that does not follow it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """Files whose data URIs fit the budget, and what had to be done for it, in words for the receiver."""
+    """Files whose data URIs fit the budget, and warnings about what was changed for it."""
 
     files: list[Artifact]
     warnings: list[str]
 
 
 def data_uri(file: Artifact) -> str:
-    """`data:<type>;base64,<data>`; plain ASCII without anything that JSON escapes."""
+    """Return `data:<type>;base64,<data>`, in ASCII that JSON does not escape."""
     return f"data:{file.content_type};base64,{base64.b64encode(file.data).decode('ascii')}"
 
 
 def uri_length(file: Artifact) -> int:
-    """Characters of `data_uri(file)`, without making it."""
+    """Return the length of `data_uri(file)` without building it."""
     return len(f"data:{file.content_type};base64,") + 4 * math.ceil(len(file.data) / 3)
 
 
 def total_length(files: Sequence[Artifact], copies: Sequence[int]) -> int:
-    """Characters of all data URIs when the one of file k stands `copies[k]` times in the response."""
+    """Return the length of all data URIs, if that of file k appears `copies[k]` times in the response."""
     return sum(uri_length(file) * count for file, count in zip(files, copies, strict=True))
 
 
 def next_quality(content_type: str, tried: int | None, share: float, asked: int | None = None) -> int | None:
-    """The WebP quality to try next, or None when there is none left.
+    """Return the WebP quality to try next, or None if none is left.
 
     Args:
         content_type: of the files as they were first encoded.
@@ -66,7 +66,7 @@ def next_quality(content_type: str, tried: int | None, share: float, asked: int 
     """
     if tried is None and content_type == "image/png":
         return LOSSLESS if share >= LOSSLESS_SHARE else 95
-    # Below what was asked for, where the file is sure to shrink.
+    # Below the requested quality, where the file certainly shrinks.
     most = tried or asked or (JPEG_QUALITY if content_type == "image/jpeg" else WEBP_QUALITY)
     return next((quality for quality in WEBP_LADDER if quality < most), None)
 
@@ -81,7 +81,7 @@ def fit_images(
     xmp: bytes | None = None,
     finish: Callable[[Artifact], Artifact] = lambda file: file,
 ) -> Fitted:
-    """The files as they are if they fit, else all of them as WebP at the best quality that does.
+    """Return the files unchanged if they fit, else all of them as WebP at the best quality that fits.
 
     Args:
         images: the pixels, each (height, width, 3), in the order of `encoded`.
@@ -114,7 +114,7 @@ def fit_images(
 
 
 def next_crf(crf: int, share: float) -> int | None:
-    """The rate factor at which a clip should take a little less than `share` (below 1) of what it takes at `crf`.
+    """Return the rate factor at which a clip should take slightly less than `share` (below 1) of its size at `crf`.
 
     Six steps about halve a clip (https://trac.ffmpeg.org/wiki/Encode/H.264), noisy ones faster; one more is for safety.
     None when it would be above `MAX_CRF`, or when nothing is left of the budget.
@@ -122,7 +122,7 @@ def next_crf(crf: int, share: float) -> int | None:
     if share <= 0 or crf >= MAX_CRF:
         return None
     wanted = crf + math.ceil(6 * math.log2(1 / share)) + 1
-    # A clip that shrinks faster than the rule may still fit at the limit; hopeless ones are not even tried.
+    # A clip that shrinks faster than the rule may still fit at the limit; hopeless ones are not tried.
     return min(wanted, MAX_CRF) if wanted <= MAX_CRF + 6 else None
 
 
@@ -138,7 +138,7 @@ def fit_video(
     finish: Callable[[Artifact], Artifact] = lambda file: file,
     raise_if_stopped: Callable[[], None] | None = None,
 ) -> Fitted:
-    """The clip as it is if it fits, else encoded again at a lower rate; size, frames and fps stay.
+    """Return the clip unchanged if it fits, else encoded again at a lower rate, with the same size, frames and fps.
 
     Args:
         frames: (frames, height, width, 3), RGB.
@@ -156,7 +156,7 @@ def fit_video(
         DiskFull, Internal: as `encode_video`.
     """
     file, crf, tries = encoded, VIDEO_CRFS[quality], 0
-    # Far below the usual rate a clip shrinks more slowly than `next_crf` reckons: one more try.
+    # Far below the usual rate a clip shrinks more slowly than `next_crf` predicts: one more attempt.
     most = MAX_REENCODES + (crf < VIDEO_CRF)
     while (length := total_length([file], [copies])) > budget:
         lower = next_crf(crf, budget / length) if tries < most else None

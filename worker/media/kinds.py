@@ -1,4 +1,4 @@
-"""What a stranger's bytes are, told by how they begin: never by a name or a declared type.
+"""Identifies the format of a stranger's bytes by their beginning, never by a name or a declared type.
 
 Knows signatures. Opens nothing: a file of another kind than a picture is refused here, in words that say what it is.
 """
@@ -16,7 +16,7 @@ _SIGNATURES = (
     (re.compile(rb"\x89PNG\r\n\x1a\n"), PNG),
     (re.compile(rb"RIFF....WEBP", re.DOTALL), WEBP),
     (re.compile(rb"GIF8[79]a"), GIF),
-    # The size of its second header; without it "BM" would be any text that begins so.
+    # Includes the size of its second header; "BM" alone could be the start of a text.
     (re.compile(rb"BM.{12}[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\0\0\0", re.DOTALL), BMP),
     (re.compile(rb"II[*+]\0(?!.{4}CR)|MM\0[*+]", re.DOTALL), TIFF),
 )
@@ -41,7 +41,7 @@ _START = 4096
 
 
 def kind_of(data: bytes, what: str) -> str:
-    """The one of `KINDS` that the bytes begin as.
+    """Return the one of `KINDS` that the bytes begin as.
 
     Raises:
         InvalidImage: another kind of file; the message starts with `what`, and says what it is and what to do.
@@ -58,7 +58,7 @@ def kind_of(data: bytes, what: str) -> str:
 
 
 def _of_brands(start: bytes) -> str | None:
-    """HEIC or AVIF, by the brands that a file in ISO's base media format (ISO/IEC 14496-12) says it fits."""
+    """Identify HEIC or AVIF by the brands of a file in the ISO base media format (ISO/IEC 14496-12)."""
     if start[4:8] != b"ftyp":
         return None
     end = min(int.from_bytes(start[:4]), len(start))
@@ -72,9 +72,9 @@ def _of_brands(start: bytes) -> str | None:
 
 
 def _words(start: bytes) -> bytes:
-    """A text's first words in small letters, without the mark and the blanks in front; nothing of what is no text."""
+    """Return a text's first words in lower case, without byte order mark and leading blanks; empty if it is no text."""
     encoding = {b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}.get(start[:2], "utf-8")
-    # The cut through the last character is no sign of anything.
+    # The cut may split the last character, which means nothing.
     text = start.decode(encoding, "replace").rstrip("\ufffd").lstrip("\ufeff \t\r\n")
     return text.lower().encode() if _TEXT.fullmatch(text) else b""
 
@@ -105,4 +105,4 @@ _OTHERS: tuple[tuple[Callable[[bytes], object], Callable[[str], InvalidImage]], 
     (lambda start: _BASE64.match(_words(start)), lambda what: InvalidImage("invalid_image.base64", field=what)),
     (_words, lambda what: InvalidImage("invalid_image.text", field=what)),
 )
-"""What else people send, each with its refusal; the first that is so counts."""
+"""Tests for other formats that people send -> the error; the first match counts."""

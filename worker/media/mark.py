@@ -1,4 +1,4 @@
-"""The mark in a file that says, for machines, that it was made by AI: XMP with IPTC's digital source type.
+"""The machine-readable AI mark of a file: an XMP packet with IPTC's digital source type.
 
 Search engines, social networks and editors read it (https://iptc.org/std/photometadata/documentation/userguide/, "AI
 generated content"). It says how the file came to be and which generation it is, never what was asked for. Knows the
@@ -12,7 +12,7 @@ from typing import Literal
 from worker.api.request import Request
 
 Origin = Literal["generated", "composite"]
-"""Made by a model alone, or by a model from a picture that was given to it."""
+"""Made by a model alone, or from a source picture."""
 
 _CV = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 TYPES: dict[Origin, str] = {
@@ -30,11 +30,11 @@ _PACKET = """\
 </x:xmpmeta>
 <?xpacket end="r"?>"""
 _XMP_BOX = uuid.UUID("be7acfcb-97a9-42e8-9c71-999491e3afac")
-"""The type of the box that holds XMP in an MP4: XMP specification part 3, section 1.1.5."""
+"""The UUID of the XMP box in an MP4: XMP specification part 3, section 1.1.5."""
 
 
 def packet(made: Origin, file_uid: str | None = None) -> bytes:
-    """The XMP packet. `file_uid`, letters, digits, `_` and `-` alone, is the file's `dc:identifier`."""
+    """Return the XMP packet. `file_uid` (letters, digits, `_` and `-` only) becomes the `dc:identifier`."""
     identified = ""
     if file_uid is not None:
         identified = f' xmlns:dc="http://purl.org/dc/elements/1.1/" dc:identifier="{file_uid}"'
@@ -42,15 +42,15 @@ def packet(made: Origin, file_uid: str | None = None) -> bytes:
 
 
 def origin(request: Request) -> Origin:
-    """How what is made for a request comes to be."""
+    """Return the origin of a request's result."""
     return "composite" if "image_url" in request.pictures() else "generated"
 
 
 def packet_for(request: Request) -> bytes:
-    """The packet of what is made for a request."""
+    """Return the packet for a request's files."""
     return packet(origin(request), request.file_uid)
 
 
 def mp4_box(xmp: bytes) -> bytes:
-    """The box that carries a packet, for the end of an MP4: what stands before it stays where it was."""
+    """Return the MP4 box of a packet. It is appended, so that all earlier offsets stay valid."""
     return struct.pack(">I4s16s", 24 + len(xmp), b"uuid", _XMP_BOX.bytes) + xmp

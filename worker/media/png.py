@@ -1,4 +1,4 @@
-"""Pixels -> the bytes of a PNG, in half the time of Pillow's fastest level and no larger for a photo.
+"""Encodes a PNG in half the time of Pillow's fastest level, and no larger for a photo.
 
 Follows PNG (Third Edition), https://www.w3.org/TR/png-3/: each row with the filter that leaves the smallest differences
 (section 12.7), of those that numpy computes in no time; Paeth's would be chosen for few rows and cost more than all
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 _BAND_ROWS = 128
 _THREADS = 2
-"""More would take cores from what launches the GPU's next step."""
+"""Encoder threads; more would take cores from the GPU thread."""
 _SUB, _UP, _AVERAGE = 1, 2, 3
 
 
 def encode_png(pixels: "Bytes", chunks: Iterable[tuple[bytes, bytes]] = ()) -> bytes:
-    """A file of 8-bit RGB, not interlaced.
+    """Encode 8-bit RGB, not interlaced.
 
     Args:
         pixels: (height, width, 3).
@@ -44,7 +44,7 @@ def encode_png(pixels: "Bytes", chunks: Iterable[tuple[bytes, bytes]] = ()) -> b
         is_last = start + _BAND_ROWS >= height
         return filtered, packer.compress(filtered) + packer.flush(zlib.Z_FINISH if is_last else zlib.Z_FULL_FLUSH)
 
-    checksum, stream = 1, [b"\x78\x01"]  # a window of 32 KiB, the fastest level: RFC 1950, section 2.2
+    checksum, stream = 1, [b"\x78\x01"]  # 32 KiB window, fastest level: RFC 1950, section 2.2
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="png") as beside:
         for filtered, packed in beside.map(pack, range(0, height, _BAND_ROWS)):
             checksum = zlib.adler32(filtered, checksum)
@@ -56,12 +56,12 @@ def encode_png(pixels: "Bytes", chunks: Iterable[tuple[bytes, bytes]] = ()) -> b
 
 
 def text_chunk(keyword: str, text: str) -> tuple[bytes, bytes]:
-    """An `iTXt` chunk, not compressed, in no language."""
+    """Return an uncompressed `iTXt` chunk without a language."""
     return b"iTXt", keyword.encode() + b"\0\0\0\0\0" + text.encode()
 
 
 def _filtered(rows: "Bytes", before: "Bytes") -> "Bytes":
-    """Each row, in bytes of three a pixel, behind the number of its filter; `before` are the rows above them."""
+    """Return the filtered rows (3 bytes per pixel), each after its filter type; `before` are the rows above them."""
     left = np.zeros_like(rows)
     left[:, 3:] = rows[:, :-3]
     average = (left & before) + ((left ^ before) >> 1)

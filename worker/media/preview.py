@@ -1,4 +1,4 @@
-"""What is being made, as a text that fits into a document: a data URI of a small WebP.
+"""Encodes a preview as text that fits into a document: a data URI of a small WebP.
 
 Knows pixels and how long the text may be; knows nobody who reads it. Blocks: call it in a thread.
 """
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from PIL import Image
 
 MAX_CHARACTERS = 8192
-"""Of the whole text: a listener is sent all of a document each time that it changes."""
+"""Limit of the whole text: listeners receive the whole document on each change."""
 _PREFIX = "data:image/webp;base64,"
 _QUALITIES = (80, 65, 50, 35, 20, 5)
 
 
 def preview_uri(image: "Image.Image", xmp: bytes | None = None) -> str:
-    """`image`, RGB, as a data URI of at most 8 KB: at the best quality that fits, and smaller where none does.
+    """Encode `image`, RGB, as a data URI of at most 8 KB: at the best quality that fits, or else smaller.
 
     Args:
         image: at most a few hundred pixels a side.
@@ -27,7 +27,7 @@ def preview_uri(image: "Image.Image", xmp: bytes | None = None) -> str:
     while True:
         for quality in _QUALITIES:
             out = io.BytesIO()
-            # Without a colour profile, for which there is no room: on phones and the web what says nothing is sRGB.
+            # Without a colour profile, for lack of room: phones and browsers treat untagged pictures as sRGB.
             image.save(out, "WEBP", quality=quality, method=4, **marked)
             uri = _PREFIX + base64.b64encode(out.getvalue()).decode()
             if len(uri) <= MAX_CHARACTERS:

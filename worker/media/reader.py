@@ -1,7 +1,7 @@
-"""One file's bytes -> one picture: upright, 8-bit, sRGB, a plain mode, no larger than asked.
+"""Decodes one file to one picture: upright, 8-bit, sRGB, a plain mode, within a size limit.
 
-Knows file formats, their libraries and what hostile files do. Runs in the sandbox, of which it knows nothing: whoever
-runs it bounds its memory and its time. A picture's size counts before a pixel of it is decoded.
+Checks a picture's size before it decodes a pixel. Runs in the sandbox, which bounds its memory and time, and of which
+it knows nothing. Knows file formats, their libraries and what hostile files do.
 """
 
 import bisect
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
     from PIL import Image
 
 MAX_JPEG_SCANS = 100
-"""A progressive photo has about ten. Each goes over all pixels, and thirty bytes make one: 20 MB would take hours."""
+"""A progressive photo has about ten scans. Each processes all pixels and may take 30 bytes: 20 MB would take hours."""
 
 MAX_SIDE = 65_535
-"""Pixels: what a JPEG, a GIF or a WebP can have at most. No camera and no screen makes more; a PNG of 4 KB may say that
-it is 4,000,000 x 1, and what works with a border around a picture would make twenty of it."""
+"""Longest side in pixels, as of JPEG and GIF. No camera or screen produces more; but a PNG of 4 KB may claim
+4,000,000 x 1, and operations that pad a picture would multiply that."""
 
 _PROGRESSIVE = "progressive JPEG"
 Clear = Literal["white", "black", "contrast"]
-"""What transparency becomes: `contrast` is the one of both that what is drawn on it stands out from."""
+"""What transparency becomes. `contrast`: white or black, whichever the drawing on it stands out from."""
 KIND_NAMES = (*kinds.KINDS, _PROGRESSIVE)
-"""What a message calls a file."""
+"""Format -> its name in messages."""
 
 _CONTAINERS: dict[str, Callable[[bytes], Parts]] = {
     kinds.JPEG: containers.jpeg,
@@ -45,7 +45,7 @@ _CONTAINERS: dict[str, Callable[[bytes], Parts]] = {
     kinds.GIF: containers.gif,
 }
 _BYTES_PER_PIXEL = {
-    # What a reader takes at its most while it decodes, measured on 8 bits a channel.
+    # Peak memory of each reader while it decodes, measured with 8 bits per channel.
     kinds.JPEG: 4.0,
     kinds.PNG: 4.5,
     kinds.WEBP: 13.5,
@@ -61,13 +61,13 @@ _TIFF_COMPRESSIONS = frozenset({
 })  # fmt: skip
 _TIFF_SUBFILE_TYPE, _TIFF_DEPTH, _TIFF_PHOTOMETRIC, _TIFF_PLANES, _TIFF_DNG_VERSION = 254, 258, 262, 284, 50706
 _TIFF_OF_A_SENSOR = frozenset({32803, 34892})
-"""What a RAW's numbers may be (TIFF/EP, DNG 1.7): one colour of a filter each, or a sensor's light."""
+"""Photometric interpretations of RAW data (TIFF/EP, DNG 1.7): colour filter array, linear raw."""
 _EXIF_ORIENTATION = 0x0112
 _BAND_PIXELS = 1 << 20
 _HEIF_MODES = frozenset({"L", "LA", "RGB", "RGBA", "RGBa"})
 _OUT_OF_MEMORY = re.compile(r"(?!.*security limit).*(?:memory|allocat)", re.IGNORECASE | re.DOTALL)
 
-# What the libraries raise over broken and hostile files. MemoryError is no word on the file.
+# Raised by the libraries for broken and hostile files. A MemoryError says nothing about the file.
 _DECODER_ERRORS = (
     OSError,
     SyntaxError,
@@ -87,19 +87,19 @@ _DECODER_ERRORS = (
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a picture may have."""
+    """Limits of a picture."""
 
     held: int
-    """Pixels of the picture that comes out: a larger one is reduced."""
+    """Pixels of the result; a larger picture is reduced."""
     declared: int
-    """Pixels of the picture that goes in."""
+    """Pixels of the file."""
     memory: int
-    """Bytes that reading it may take."""
+    """Memory in bytes for decoding."""
 
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """A picture, how large it was, and what its sender should know of how it was read."""
+    """A picture, its original size, and warnings about how it was read."""
 
     image: "Image.Image"
     size: tuple[int, int]
@@ -108,7 +108,7 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """Decoded pixels, to be had in bands of rows."""
+    """Decoded pixels, read in bands of rows."""
 
     size: tuple[int, int]
     mode: str
@@ -116,7 +116,7 @@ class _Rows:
 
 
 def get_ready() -> None:
-    """Import all that reading can need: afterwards no file has to be opened."""
+    """Import everything that decoding may need; afterwards no file is opened."""
     import codecs
 
     import pillow_heif
@@ -143,22 +143,22 @@ def get_ready() -> None:
     ImageCms.createProfile("sRGB")
     for encoding in ("ascii", "latin-1", "utf-16", "utf-16-be", "utf-16-le", "cp1252"):
         codecs.lookup(encoding)
-    # The first of two pictures in a file is what counts; its thumbnail never does.
+    # The primary picture of a file counts, never its thumbnail.
     options = pillow_heif.options
     options.THUMBNAILS = options.DEPTH_IMAGES = options.AUX_IMAGES = False
     options.DECODE_THREADS = 2
-    Image.MAX_IMAGE_PIXELS = None  # the size is looked at here
+    Image.MAX_IMAGE_PIXELS = None  # sizes are checked here
     Image.preinit()
 
 
 def read(data: bytes, kind: str, what: str, limits: Limits, *, mask: bool, clear: Clear = "white") -> Read:
-    """The picture in `data`, as RGB on `clear`; a mask as L on black.
+    """Decode `data` to RGB on `clear`; a mask to L on black.
 
     Raises:
-        InvalidImage: damaged, or more than the limits; the message starts with `what`.
-        MemoryError: there is not enough for it.
+        InvalidImage: damaged, or over the limits; the message begins with `what`.
+        MemoryError: too little memory.
     """
-    # Pillow warns, with its own path, of files that are refused here a moment later.
+    # Pillow's warnings name its path, and concern files that are refused here anyway.
     warnings.simplefilter("ignore")
     parts = _CONTAINERS.get(kind, Parts)(data)
     if parts.scans > MAX_JPEG_SCANS:
@@ -178,11 +178,11 @@ def _read(parts: Parts, kind: str, what: str, limits: Limits, *, mask: bool, cle
     with _decoded(parts, kind, what, limits, mask=mask) as (rows, found):
         image = _reduced(rows, limits.held, cmyk=bool(found.profile) and not mask)
         hard = mask and image.size != rows.size and masks.is_black_and_white(_levels(rows))
-    del rows  # and with them what was decoded
+    del rows  # frees the decoded pixels
     if found.cut_off:
         missing = _flat_share(image)
         if missing > 0.9:
-            # Apple's own PNGs (CgBI, of what Xcode puts into an app) go to their end, and none of it is zlib's.
+            # Apple's PNGs (CgBI, as Xcode puts them into apps) are complete, but their data are not in zlib's format.
             is_whole = parts.complete and kind in {kinds.JPEG, kinds.PNG}
             why = "invalid_image.unreadable" if is_whole else "invalid_image.cut_off"
             raise InvalidImage(why, field=what, kind=kind)
@@ -210,7 +210,7 @@ def _read(parts: Parts, kind: str, what: str, limits: Limits, *, mask: bool, cle
 
 @dataclass(slots=True)
 class _Found:
-    """What is known of a picture beside its pixels."""
+    """Facts about a picture beside its pixels."""
 
     size: tuple[int, int]
     profile: bytes | None = None
@@ -221,7 +221,7 @@ class _Found:
 
 @contextlib.contextmanager
 def _decoded(parts: Parts, kind: str, what: str, limits: Limits, *, mask: bool) -> Iterator[tuple[_Rows, _Found]]:
-    """The pixels and what is said of them. They live as long as the body: the next stage may take their memory."""
+    """Yield the pixels and their facts; they are freed after the body."""
     if kind == kinds.HEIC:
         yield _heic(parts, what, limits)
         return
@@ -234,7 +234,7 @@ def _decoded(parts: Parts, kind: str, what: str, limits: Limits, *, mask: bool) 
     except InvalidImage:
         raise
     except _DECODER_ERRORS:
-        # What a viewer shows of a file that breaks off is shown here too; rows that are missing stay black.
+        # A truncated file is decoded as viewers do: missing rows stay black.
         ImageFile.LOAD_TRUNCATED_IMAGES = cut_off = True
         image, size = _opened(parts, kind, what, limits, mask=mask)
     profile = parts.profile if kind in {kinds.JPEG, kinds.PNG} else image.info.get("icc_profile")
@@ -245,7 +245,7 @@ def _decoded(parts: Parts, kind: str, what: str, limits: Limits, *, mask: bool) 
     found = _Found(
         size,
         profile=colour.profile_of(cicp) or profile,
-        # Pillow turns a TIFF itself, and has HEIF's own turns for an AVIF's orientation.
+        # Pillow rotates a TIFF itself, and translates an AVIF's HEIF rotation to EXIF.
         turn=_orientation(exif) if kind != kinds.TIFF else None,
         is_hdr=colour.is_hdr(cicp),
         cut_off=cut_off,
@@ -258,15 +258,15 @@ def _decoded(parts: Parts, kind: str, what: str, limits: Limits, *, mask: bool) 
 
 
 def _opened(parts: Parts, kind: str, what: str, limits: Limits, *, mask: bool) -> tuple["Image.Image", tuple[int, int]]:
-    """The picture decoded, and its own size; a JPEG is decoded at 1/2, 1/4 or 1/8 where it is too large.
+    """Decode the picture; returns it and its original size. A JPEG that is too large is decoded at 1/2, 1/4 or 1/8.
 
-    Of a mask only where memory asks for it: decoded smaller, its black and white would be grey at their edges.
+    A mask only if memory requires it: reduced decoding turns its black and white edges grey.
     """
     from PIL import Image
 
     if kind == kinds.TIFF:
         _check_raw(containers.tiff_tags(parts.data), what)
-    # Only the reader of its kind is tried: no EPS and no PDF, whatever the file calls itself.
+    # Only the reader of this format is tried, so never EPS or PDF.
     image = Image.open(io.BytesIO(parts.data), formats=(kind.upper(),))
     size = image.size
     _check_size(size, kind, what, limits)
@@ -277,7 +277,7 @@ def _opened(parts: Parts, kind: str, what: str, limits: Limits, *, mask: bool) -
         most = max(limits.held, int((limits.memory - 4 * limits.held) / (4 + 2 * parts.coefficients)) if mask else 0)
         scale = next((by for by in (1, 2, 4, 8) if _pixels(size, by) <= most), 8)
         image.draft(None, (size[0] // scale, size[1] // scale))
-    if image.mode == "F":  # what its numbers mean, the file does not say
+    if image.mode == "F":  # the file does not say what its values mean
         raise ValueError(image.mode)
     name = _PROGRESSIVE if parts.coefficients else kind
     _check_memory(size, name, what, limits, _BYTES_PER_PIXEL[kind] / scale**2 + 2 * parts.coefficients)
@@ -286,7 +286,7 @@ def _opened(parts: Parts, kind: str, what: str, limits: Limits, *, mask: bool) -
 
 
 def _heic(parts: Parts, what: str, limits: Limits) -> tuple[_Rows, _Found]:
-    """The primary picture of a HEIC. libheif turns it as the file says; EXIF's orientation is no word on it."""
+    """Decode the primary picture of a HEIC. libheif rotates it; EXIF's orientation must be ignored."""
     import pillow_heif
     from PIL import Image
 
@@ -330,7 +330,7 @@ def _check_size(size: tuple[int, int], kind: str, what: str, limits: Limits) -> 
 
 
 def _check_memory(size: tuple[int, int], kind: str, what: str, limits: Limits, bytes_per_pixel: float) -> None:
-    """Refuse in words what would end with no memory: beside what is decoded stands what comes out, 4 bytes a pixel."""
+    """Refuse a picture that would run out of memory, counting the result's 4 bytes per pixel as well."""
     width, height = size
     room = limits.memory - 4 * min(width * height, limits.held)
     if width * height * bytes_per_pixel > room:
@@ -342,7 +342,7 @@ def _check_memory(size: tuple[int, int], kind: str, what: str, limits: Limits, b
 
 
 def _check_raw(tags: Mapping[int, Any], what: str) -> None:
-    """Cameras' RAW files are TIFFs too: Pillow shows the thumbnail of one, and does not know what others are."""
+    """Refuse cameras' RAW files, which are TIFFs, too: of some Pillow would decode the thumbnail."""
     is_thumbnail = int(tags.get(_TIFF_SUBFILE_TYPE, 0)) & 1
     if _TIFF_DNG_VERSION in tags or is_thumbnail or tags.get(_TIFF_PHOTOMETRIC) in _TIFF_OF_A_SENSOR:
         raise InvalidImage("invalid_image.raw", field=what)
@@ -351,14 +351,14 @@ def _check_raw(tags: Mapping[int, Any], what: str) -> None:
 def _check_tiff(image: "Image.Image", what: str) -> None:
     tags = image.tag_v2  # type: ignore[attr-defined]  # a TIFF's own
     _check_raw(tags, what)
-    # Pillow takes 16 bits of a colour for 8 where each colour has a plane of its own.
+    # Pillow reads 16-bit samples as 8-bit if each colour has its own plane.
     misread = tags.get(_TIFF_PLANES) == 2 and max(tags.get(_TIFF_DEPTH, (1,))) > 8
     if misread or image.info.get("compression", "raw") not in _TIFF_COMPRESSIONS:
         raise InvalidImage("invalid_image.unreadable", field=what, kind=kinds.TIFF)
 
 
 def _plain_mode(image: "Image.Image") -> str:
-    """The one of L, LA, RGB, RGBA and CMYK that keeps what the picture shows."""
+    """Return the mode among L, LA, RGB, RGBA and CMYK that preserves the picture."""
     if image.mode.startswith("I") or image.mode in {"1", "L"}:
         return "RGBA" if "transparency" in image.info else "L"
     if image.mode in {"LA", "La"}:
@@ -369,9 +369,9 @@ def _plain_mode(image: "Image.Image") -> str:
 
 
 def _reduced(rows: _Rows, most: int, *, cmyk: bool) -> "Image.Image":
-    """All rows in a plain mode, each block of n x n pixels averaged to one where they are too many.
+    """Return all rows in a plain mode, averaging blocks of n x n pixels if there are more than `most`.
 
-    `cmyk`: whether CMYK stays what it is, for its profile.
+    `cmyk`: keep CMYK for its profile.
     """
     from PIL import Image
 
@@ -385,7 +385,7 @@ def _reduced(rows: _Rows, most: int, *, cmyk: bool) -> "Image.Image":
 
 
 def _bands(rows: _Rows, mode: str, by: int = 1) -> Iterator[tuple[int, "Image.Image"]]:
-    """All rows from above in `mode`, each band (its top, its pixels) a multiple of `by` but the last."""
+    """Yield all rows in `mode` as bands (top, pixels), each but the last a multiple of `by` high."""
     width, height = rows.size
     step = max(1, _BAND_PIXELS // width // by) * by
     for top in range(0, height, step):
@@ -393,7 +393,7 @@ def _bands(rows: _Rows, mode: str, by: int = 1) -> Iterator[tuple[int, "Image.Im
 
 
 def _levels(rows: _Rows) -> list[int]:
-    """How many pixels of a mask have each of the values 0 ... 255."""
+    """Return the histogram of a mask."""
     mode = "RGB" if rows.mode == "CMYK" else rows.mode
     bands = (_flat(band, "L", "black").histogram() for _, band in _bands(rows, mode))
     return [sum(counts) for counts in zip(*bands, strict=True)]
@@ -401,7 +401,7 @@ def _levels(rows: _Rows) -> list[int]:
 
 def _plain(image: "Image.Image", mode: str) -> "Image.Image":
     if image.mode.startswith("I"):
-        # 16-bit grey: Pillow's own conversion cuts off at 255, which makes almost everything white.
+        # 16-bit grey: Pillow's own conversion clips at 255, so that almost everything becomes white.
         clear = image.info.get("transparency")
         image = image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
         if clear is not None:
@@ -410,7 +410,7 @@ def _plain(image: "Image.Image", mode: str) -> "Image.Image":
 
 
 def _flat_share(image: "Image.Image") -> float:
-    """The share of rows at one end that are of one colour throughout: what a decoder puts where nothing came."""
+    """Return the share of single-coloured rows at one end: a decoder's filling for missing data."""
     width, height = image.size
 
     def flat(rows: int, *, top: bool) -> bool:
@@ -418,16 +418,16 @@ def _flat_share(image: "Image.Image") -> float:
         bands = extrema if isinstance(extrema[0], tuple) else (extrema,)
         return all(least == most for least, most in bands)
 
-    # A BMP begins with its last row.
+    # A BMP stores its last row first.
     ends = (bisect.bisect(range(1, height + 1), 0, key=lambda n: not flat(n, top=top)) for top in (False, True))
     return max(ends) / height
 
 
 def _has_hole(mask: "Image.Image") -> bool:
-    """Whether a mask is a photo with a transparent hole, as OpenAI's images API wants it, and no drawing of strokes.
+    """Whether a mask is a photo with a transparent hole, as for OpenAI's images API, rather than drawn strokes.
 
-    Its rim is opaque, a part inside is clear, and what is opaque is a picture's many tones, or a plain dark cover that
-    would repaint nothing at all.
+    Its edge is opaque and a part inside transparent; its opaque part has many tones, or is plain dark and would repaint
+    nothing.
     """
     if mask.mode not in {"LA", "RGBA"} or min(mask.size) < 3:
         return False
@@ -455,7 +455,7 @@ def _behind(drawing: "Image.Image") -> str:
 
 
 def _flat(image: "Image.Image", mode: str, background: str) -> "Image.Image":
-    """No transparency."""
+    """Composite on a background."""
     from PIL import Image
 
     if image.mode not in {"LA", "RGBA"}:
@@ -467,7 +467,7 @@ def _flat(image: "Image.Image", mode: str, background: str) -> "Image.Image":
 
 
 def _orientation(exif: object) -> object:
-    """EXIF's orientation; None where the data is broken, or there is none."""
+    """Return EXIF's orientation; None if it is missing or the data are broken."""
     from PIL import Image
 
     if not isinstance(exif, bytes):
@@ -480,7 +480,7 @@ def _orientation(exif: object) -> object:
 
 
 def _upright(image: "Image.Image", orientation: object) -> "Image.Image":
-    """Turned as EXIF's orientation, 1 ... 8, says; another value says nothing."""
+    """Rotate by EXIF's orientation, 1 ... 8; other values are ignored."""
     from PIL.Image import Transpose
 
     turns = {

@@ -1,10 +1,10 @@
-"""The process in which strangers' files are decoded, and the line to it: nothing in a file gets out of there.
+"""Runs the decoders of strangers' files in separate processes, so that nothing in a file can affect the worker.
 
-One process is kept ready, with the libraries loaded. It reads no file itself: for each one it forks a child. A child
-has no environment, can open no file and no socket, may use so much memory, and is killed when its time is over. So no
-picture meets another one, and what a file breaks is gone with it. When the worker ends, all of it ends.
+One process stays ready, with the libraries loaded. It decodes nothing itself: it forks a child for each file. A child
+has no environment, cannot open files or sockets, has limited memory, and is killed when its time is over. So no picture
+shares a process with another, and whatever a file breaks ends with its child. All of it ends with the worker.
 
-Knows processes and their limits; of pictures, only that `reader` makes one of a file.
+Knows processes and their limits; of pictures, only that `reader` decodes a file.
 """
 
 import atexit
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from PIL import Image
 
 MEMORY_BYTES = 352 << 20
-"""What reading one picture may take, beside the file: an iPhone's longest panorama, 63 megapixels of HEIC."""
+"""Memory limit for one picture beside its file: an iPhone's longest panorama, 63 megapixels of HEIC."""
 _ADDRESS_BYTES = 192 << 20
-"""Addresses beside that, for the stacks of a decoder's threads: they are counted, though hardly used."""
+"""Additional address space for the stacks of decoder threads, which count although they are hardly used."""
 _START_SECONDS = 30.0
 _ASK_EVERY_SECONDS = 0.1
 _LOOK_FOR_WORKER_SECONDS = 5.0
@@ -47,16 +47,16 @@ _BOOT = "import sys; sys.path.append(sys.argv[1]); from worker.media.sandbox imp
 
 
 class TimeIsOverError(Exception):
-    """The file was not read in the time that it had."""
+    """The file was not decoded in time."""
 
 
 class EndedError(Exception):
-    """The child ended without an answer, or its answer is none."""
+    """The child ended without a valid answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A picture that was read, and what `reader.Read` says of it."""
+    """A decoded picture with the facts of `reader.Read`."""
 
     image: "Image.Image"
     size: tuple[int, int]
@@ -67,7 +67,7 @@ class Answer:
 
 
 class Sandbox:
-    """The process that is kept ready. Safe for threads: each picture has a child and a line of its own."""
+    """The ready process. Thread-safe: each picture has its own child and connection."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -75,20 +75,20 @@ class Sandbox:
         self._line: socket.socket | None = None
 
     def start(self) -> None:
-        """Have it ready for the next picture; returns at once."""
+        """Start the process; returns at once."""
         with self._lock:
             self._started()
 
     def stop(self) -> None:
-        """End it; the next picture starts another one."""
+        """End the process; the next picture starts another one."""
         with self._lock:
             self._end()
 
     def forget(self) -> None:
-        """In a fork of the worker: the process is its parent's, and a thread that is not here may hold the lock."""
+        """Reset after a fork of the worker: the process belongs to the parent, and a lost thread may hold the lock."""
         if self._line is not None:
             self._line.close()
-        self.__init__()  # type: ignore[misc]  # the fork's own, from the beginning
+        self.__init__()  # type: ignore[misc]  # resets every field
 
     def read(
         self,
@@ -102,19 +102,19 @@ class Sandbox:
         seconds: float,
         raise_if_stopped: Callable[[], None],
     ) -> Answer:
-        """As `reader.read`, in a child of its own.
+        """Run `reader.read` in a child.
 
         Raises:
-            InvalidImage: as it says.
-            TimeIsOverError, EndedError: the file does not let itself be read.
-            Internal: no child can be had.
+            InvalidImage: as `reader.read`.
+            TimeIsOverError, EndedError: the file cannot be decoded.
+            Internal: no child can be started.
         """
         request = {"kind": kind, "what": what, "mask": mask, "clear": clear, "bytes": len(data)}
         request |= {"limits": asdict(limits), "seconds": max(1, math.ceil(seconds))}
         with self._child() as line:
             talk = _Talk(line, time.monotonic() + seconds, raise_if_stopped)
             head = json.dumps(request).encode()
-            # A child that ends early has mostly answered before: what it says is read all the same.
+            # A child that ends early has usually answered first, so its answer is still read.
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 talk.send(struct.pack(">I", len(head)) + head)
                 talk.send(data)
@@ -149,7 +149,7 @@ class Sandbox:
         if self._line is not None:
             return self._line
         ours, theirs = socket.socketpair()
-        # -I: neither this folder nor an environment says what is imported there.
+        # -I: imports do not depend on the current folder or the environment.
         command = [sys.executable, "-I", "-c", _BOOT, str(_REPOSITORY), str(theirs.fileno())]
         quiet = subprocess.DEVNULL
         try:
@@ -160,7 +160,7 @@ class Sandbox:
                     stdout=quiet,
                     stderr=quiet,
                     cwd="/",
-                    # One arena: what threads give back is given back.
+                    # One arena, so that memory freed by threads returns to the system.
                     env={"MALLOC_ARENA_MAX": "1"},
                     pass_fds=[theirs.fileno()],
                     start_new_session=True,
@@ -184,7 +184,7 @@ class Sandbox:
 
 
 class _Talk:
-    """One line to a child, asked now and then whether there is still time for it."""
+    """The connection to a child, with a time limit and checks for a stop."""
 
     def __init__(self, line: socket.socket, until: float, raise_if_stopped: Callable[[], None]) -> None:
         self._line, self._until, self._raise_if_stopped, self._ask_at = line, until, raise_if_stopped, 0.0
@@ -219,7 +219,7 @@ class _Talk:
 
 
 def _checked_answer(talk: _Talk, what: str, most: int, mode: str) -> Answer:
-    """What a child says. It has read a stranger's file, so nothing that it says is believed."""
+    """Receive and validate a child's answer: it has read a stranger's file, so nothing in it is trusted."""
     try:
         return _answer(talk, what, most, mode)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, struct.error) as error:
@@ -258,11 +258,11 @@ def _refusal(message_id: str, params: Mapping[str, Any], what: str) -> InvalidIm
 
 @contextlib.contextmanager
 def _killable(pid: int) -> Iterator[Callable[[], None]]:
-    """A way to end a process that is there now, and never another one that got its number later."""
+    """Yield a callable that kills exactly this process, never a later one with the same pid."""
     try:
         handle = os.pidfd_open(pid)
     except (AttributeError, OSError):
-        yield lambda: None  # it ends with its line, or by its own alarm
+        yield lambda: None  # it ends with its connection, or by its own alarm
         return
 
     def kill() -> None:
@@ -279,7 +279,7 @@ def _killable(pid: int) -> Iterator[Callable[[], None]]:
 
 
 def serve(line_fd: int) -> None:
-    """Fork a child for each line that arrives, until the worker is gone."""
+    """Fork a child for each connection, until the worker is gone."""
     line, worker = socket.socket(fileno=line_fd), os.getppid()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     reader.get_ready()
@@ -307,7 +307,7 @@ def _serve_one(line: socket.socket) -> None:
         (length,) = struct.unpack(">I", incoming.read(4))
         request = json.loads(incoming.read(length))
         data = incoming.read(request["bytes"])
-    # The worker kills what takes too long. Where it cannot, or is gone, this does.
+    # The worker kills a child that takes too long; this alarm does if the worker cannot, or is gone.
     signal.alarm(request["seconds"] + 1)
     limits = reader.Limits(**request["limits"])
     _confine(limits.memory)
@@ -339,7 +339,7 @@ def _say(line: socket.socket, what: Mapping[str, Any]) -> None:
 
 
 def _confine(memory: int) -> None:
-    """No more memory than this, no file, no socket, no program; for good. What a system does not know it leaves out."""
+    """Permanently limit memory, and forbid files, sockets and programs. Limits that a system lacks are skipped."""
     import resource
 
     pages, data_pages = 0, 0
@@ -355,12 +355,12 @@ def _confine(memory: int) -> None:
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(name, (most, most))
     if os.geteuid() == 0:
-        # For root no limit and no owner of a file counts.
+        # Limits and file permissions do not bind root.
         with contextlib.suppress(OSError):
             os.setgroups([])
             os.setgid(_NOBODY)
             os.setuid(_NOBODY)
-    # Last: nothing that is not open now can be opened any more.
+    # Last: from here on nothing can be opened.
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
 
@@ -371,5 +371,5 @@ atexit.register(_SANDBOX.stop)
 
 
 def shared() -> Sandbox:
-    """The worker's own."""
+    """Return the worker's sandbox."""
     return _SANDBOX

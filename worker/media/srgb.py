@@ -1,6 +1,6 @@
-"""The profile that says in a file that its colours are sRGB: 480 bytes, always the same.
+"""The sRGB profile that is embedded in files: 480 bytes, always the same.
 
-littleCMS would write today's date and its own version into one. Knows one colour space and no picture.
+Written here because littleCMS would put the current date and its own version into it.
 """
 
 import struct
@@ -12,16 +12,16 @@ _XYZ = {
     "gXYZ": (0.38515, 0.71687, 0.09708),
     "bXYZ": (0.14307, 0.06061, 0.7141),
 }
-"""D50 and the primaries of ITU-R BT.709 adapted to it, as the ICC's own sRGB profiles have them."""
+"""D50, and the primaries of ITU-R BT.709 adapted to it, as in the ICC's own sRGB profiles."""
 _ADAPTATION = (1.04788, 0.02292, -0.05022, 0.02959, 0.99048, -0.01707, -0.00925, 0.01508, 0.75168)
 """Bradford, from D65 to D50."""
 _CURVE = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
-"""IEC 61966-2-1: the exponent g, and a, b, c, d of y = (ax + b)^g from d on, cx before."""
+"""IEC 61966-2-1: g, a, b, c, d of y = (ax + b)^g for x >= d, else y = cx."""
 
 
 @cache
 def profile() -> bytes:
-    """An ICC profile (ICC.1:2010, version 4.3) of a display whose colours are sRGB's."""
+    """Return the profile (ICC.1:2010, version 4.3) of an sRGB display."""
     curve = b"para" + bytes(4) + struct.pack(">HH", 3, 0) + _numbers(*_CURVE)
     tags = {"desc": _text("sRGB"), "cprt": _text("CC0"), "chad": b"sf32" + bytes(4) + _numbers(*_ADAPTATION)}
     tags |= {name: b"XYZ " + bytes(4) + _numbers(*values) for name, values in _XYZ.items()}
@@ -40,11 +40,11 @@ def profile() -> bytes:
 
 
 def _numbers(*values: float) -> bytes:
-    """s15Fixed16Number."""
+    """Encode as s15Fixed16Number."""
     return struct.pack(f">{len(values)}i", *(round(value * 65536) for value in values))
 
 
 def _text(text: str) -> bytes:
-    """multiLocalizedUnicodeType with one text in English."""
+    """Encode as multiLocalizedUnicodeType with one English text."""
     encoded = text.encode("utf-16-be")
     return b"mluc" + bytes(4) + struct.pack(">II4sII", 1, 12, b"enUS", len(encoded), 28) + encoded

@@ -1,6 +1,6 @@
-"""What a list shows of a file before anybody opens it: a small picture, and a few colours until that is here.
+"""Makes thumbnails, posters and their BlurHashes, which lists show before a file is opened.
 
-Knows pixels and encoders; knows no path and no store. Blocks: call it in a thread.
+Blocking: call it in a thread. Knows pixels and encoders; knows no path and no store.
 """
 
 from dataclasses import replace
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from PIL import Image
 
 LONGEST_SIDE = 512
-"""Pixels of a thumbnail: three columns on a phone, with its density of three."""
+"""Longest side of a thumbnail in pixels: three columns on a phone, at a pixel density of three."""
 QUALITY = 75
 POSTER_SECONDS = 0.3
-"""Into a clip: its first frames are often softer than the others."""
+"""Position of the poster in a clip: the first frames are often softer than the others."""
 _HASH_SIDE = 32
 _HASH_COMPONENTS = (4, 3)
-"""What the authors of BlurHash recommend: https://github.com/woltapp/blurhash."""
+"""The components that BlurHash's authors recommend: https://github.com/woltapp/blurhash."""
 
 
 def thumbnail(pixels: "NDArray[np.uint8]", xmp: bytes | None = None) -> Artifact:
-    """A WebP of a picture, (height, width, 3), whose longest side has at most 512 pixels; with its `blurhash`."""
+    """Return a WebP of `pixels`, (height, width, 3), with a longest side of at most 512, and its `blurhash`."""
     import numpy as np
     from PIL import Image
 
@@ -35,7 +35,7 @@ def thumbnail(pixels: "NDArray[np.uint8]", xmp: bytes | None = None) -> Artifact
 
 
 def poster(frames: "NDArray[np.uint8]", fps: int) -> "NDArray[np.uint8]":
-    """The frame of a clip, (frames, height, width, 3), that stands for it."""
+    """Return the frame of a clip, (frames, height, width, 3), that becomes its poster."""
     chosen: NDArray[np.uint8] = frames[min(len(frames) - 1, round(POSTER_SECONDS * fps))]
     return chosen
 
@@ -44,7 +44,7 @@ def _blurhash(image: "Image.Image") -> str:
     import blurhash  # type: ignore[import-untyped]  # it has no types
     import numpy as np
 
-    # Of so few colours a smaller picture has as many.
+    # A smaller picture suffices for so few colours.
     small = image.copy()
     small.thumbnail((_HASH_SIDE, _HASH_SIDE))
     across, down = _HASH_COMPONENTS if image.width >= image.height else _HASH_COMPONENTS[::-1]

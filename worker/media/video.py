@@ -1,8 +1,7 @@
-"""Frames -> an MP4 that phones play.
+"""Encodes frames as an MP4 that phones play.
 
-Knows ffmpeg and its container. Does not know whose clip it is, what it was made from (nothing of that is written into a
-file; its mark is the caller's) or where it goes. Blocks: call it in a thread, ffmpeg leaves the interpreter free. The
-levels are chosen by `benchmarks/encoders.py`.
+Encoder settings come from `benchmarks/encoders.py`. Blocking: call it in a thread. Knows ffmpeg and its container; does
+not know whose clip it is, what it was made from, or where it goes.
 """
 
 import errno
@@ -26,12 +25,12 @@ if TYPE_CHECKING:
 
 
 VIDEO_CRFS: dict[VideoQuality, int] = {"low": 28, "medium": 23, "high": 18, "maximum": 12}
-"""x264's constant rate factor, 0 (lossless) ... 51; 23 is its own default, 18 about where a viewer stops seeing the
-encoder, 12 for what is to be cut and encoded again."""
+"""x264's constant rate factor, 0 (lossless) ... 51. 23 is its default; at 18 viewers stop seeing artefacts; 12 is for
+clips that will be cut and encoded again."""
 VIDEO_CRF = VIDEO_CRFS["high"]
 VIDEO_PRESET = "veryfast"
 
-# A frame of 832x480 is 1.2 MB: the default pipe of 64 KiB would cost twenty switches between two processes for each.
+# A frame of 832x480 is 1.2 MB: the default pipe of 64 KiB would cost twenty process switches per frame.
 _PIPE_BYTES = 1 << 20
 _ASK_EVERY_SECONDS = 0.2
 
@@ -46,16 +45,16 @@ def encode_video(
     raise_if_stopped: Callable[[], None] | None = None,
     tell: Callable[[float], None] | None = None,
 ) -> Artifact:
-    """Encode a clip as H.264 (High, yuv420p, BT.709) in an MP4 whose index stands in front.
+    """Encode a clip as H.264 (High, yuv420p, BT.709) in an MP4 with its index at the front.
 
     Args:
-        frames: (frames, height, width, 3), RGB, both sides even; no copy is made of a C-contiguous array.
+        frames: (frames, height, width, 3), RGB, both sides even; a C-contiguous array is not copied.
         fps: frames per second, 1 ... 60.
-        crf: rate factor, 0 ... 51; every 6 more about halve the file.
+        crf: rate factor, 0 ... 51; adding 6 about halves the file.
         preset: x264's own names, `ultrafast` ... `veryslow`.
-        xmp: the mark, a packet of `media.mark`.
-        raise_if_stopped: asked several times a second; what it raises stops ffmpeg and is passed on.
-        tell: told what share of the frames has been handed over, 0 ... 1.
+        xmp: the AI mark, a packet of `media.mark`.
+        raise_if_stopped: called several times a second; an error stops ffmpeg and propagates.
+        tell: receives the share of the frames written, 0 ... 1.
 
     Raises:
         DiskFull: no room for the temporary file.
@@ -66,7 +65,7 @@ def encode_video(
     folder: Path | None = None
     try:
         folder = Path(tempfile.mkdtemp(prefix="clip-"))
-        # +faststart opens the finished file again to move its index, so it has to be a real one.
+        # +faststart reopens the finished file to move its index, so it needs a real file.
         path = folder / "clip.mp4"
         command = _ffmpeg_command(path, width=width, height=height, fps=fps, crf=crf, preset=preset)
 
@@ -78,7 +77,7 @@ def encode_video(
 
         code = _feed(command, raw, going_on)
         if code != 0:
-            # ffmpeg exits with the low byte of its negative error number. Its own words may hold paths: not repeated.
+            # ffmpeg exits with the low byte of its negative error number. Its messages may contain paths: not repeated.
             full = code == 256 - errno.ENOSPC or shutil.disk_usage(folder).free < (1 << 20)
             raise DiskFull if full else Internal("internal.encoder")
         if xmp is not None:
@@ -93,10 +92,10 @@ def encode_video(
 
 
 def ffmpeg_path() -> str:
-    """The ffmpeg that makes the clips.
+    """Return the path of ffmpeg.
 
     Raises:
-        Internal: there is none.
+        Internal: there is no ffmpeg.
     """
     import imageio_ffmpeg
 
@@ -107,10 +106,10 @@ def ffmpeg_path() -> str:
 
 
 def _ffmpeg_command(path: Path, *, width: int, height: int, fps: int, crf: int, preset: str) -> list[str]:
-    # Without the matrix named, ffmpeg converts with BT.601 and players that assume BT.709 shift every colour.
+    # Without an explicit matrix ffmpeg converts with BT.601, and players that assume BT.709 shift every colour.
     colour = "scale=out_color_matrix=bt709:out_range=tv,format=yuv420p"
     tags = "setparams=range=tv:colorspace=bt709:color_primaries=bt709:color_trc=bt709"
-    # x264 keeps its 250 frames between keyframes: clips are shorter, and a second keyframe can cost half as much again.
+    # x264's 250 frames between keyframes stay: clips are shorter, and a second keyframe can add half the size.
     return [
         *(ffmpeg_path(), "-nostdin", "-hide_banner", "-v", "quiet", "-y"),
         *("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps), "-i", "pipe:0"),
@@ -122,8 +121,8 @@ def _ffmpeg_command(path: Path, *, width: int, height: int, fps: int, crf: int, 
 
 
 def _feed(command: list[str], raw: memoryview, going_on: Callable[[float], None]) -> int:
-    """Write `raw` into the command's standard input and return its exit status; on any way out it has ended."""
-    # Its own session: Ctrl-C on a terminal reaches the worker, which then decides.
+    """Write `raw` to the command's standard input and return its exit status; the process has ended on any exit."""
+    # Its own session, so that Ctrl-C on a terminal reaches only the worker, which then decides.
     process = subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
@@ -132,13 +131,13 @@ def _feed(command: list[str], raw: memoryview, going_on: Callable[[float], None]
         bufsize=0,
         pipesize=_PIPE_BYTES,
         start_new_session=True,
-        env={},  # it reads frames and needs nothing of the worker's, least of all a key
+        env={},  # it needs nothing of the worker's environment, least of all a key
     )
     size = len(raw)
     try:
         assert process.stdin is not None  # noqa: S101 - true by stdin=PIPE, for the type checker
         pipe = process.stdin.fileno()
-        # A blocking write would wait for as long as a hung encoder pleases, deaf to a stop request.
+        # A blocking write could wait for a hung encoder for ever, deaf to a stop request.
         os.set_blocking(pipe, False)
         with process.stdin:
             while raw:
@@ -149,7 +148,7 @@ def _feed(command: list[str], raw: memoryview, going_on: Callable[[float], None]
                     except BlockingIOError:
                         continue
                     except BrokenPipeError:
-                        break  # it ended early: the exit status says why
+                        break  # it ended early; the exit status says why
         while True:
             going_on(1.0)
             try:
