@@ -56,10 +56,10 @@ PARAMS = "GenerationParams"
 def schemas() -> dict[str, Schema]:
     """Each schema by the name of its file."""
     return {
-        "request": _file("GenerationRequest", "A job: the `input` of a call of RunPod's API.", Request, takes=True),
+        "request": _file("GenerationRequest", "A job: the `input` of a call to RunPod's API.", Request, takes=True),
         "response": _file(
             "WorkerResponse",
-            "What a job is answered: its result, or why there is none.",
+            "The answer to a job: its result, or why there is none.",
             shapes.GenerationResponse | shapes.GenerationFailure,
         ),
         "document": _file("GenerationDocument", None, shapes.GenerationDocument),
@@ -134,7 +134,7 @@ def _params() -> Schema:
         properties |= {name: one for name, one in raw["properties"].items() if name not in params.PRIVATE}
     # What is None is left out of the whole; in its parts it is null.
     properties = {name: _not_null(one) for name, one in properties.items()}
-    said = "What really ran; what did not count is not there."
+    said = "The parameters that the job really ran with; those that did not apply are missing."
     return {**found, PARAMS: {"description": said, "properties": properties, "required": ["width", "height"]}}
 
 

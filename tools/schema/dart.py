@@ -14,10 +14,10 @@ _PLAIN: dict[Kind, str] = {
 }
 _HEAD = f"""// {NOTICE}
 //
-// Read a document with `GenerationDocument.of(snapshot.data()!, (it) => (it as Timestamp).toDate())`; what an SDK has
-// for a time is its own. Words may be some that this version does not know: a `switch` over them has a default.
+// Read a document with `GenerationDocument.of(snapshot.data()!, (it) => (it as Timestamp).toDate())`: each SDK has
+// its own type for a time. Values may be unknown to this version: a `switch` over them needs a default.
 
-/// A word out of a list that may grow.
+/// A value from a list that may grow.
 abstract class Word {{
   const Word(this.value);
 
@@ -33,11 +33,11 @@ abstract class Word {{
   String toString() => value;
 }}
 
-/// A job: what the worker takes.
+/// A job, as the worker takes it.
 abstract class GenerationRequest {{
   TaskType get taskType;
 
-  /// What a callable function or a JSON encoder takes; what is null is not given.
+  /// For a callable function or a JSON encoder; null fields are left out.
   Map<String, Object> toMap();
 }}
 """

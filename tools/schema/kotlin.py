@@ -16,18 +16,18 @@ _PLAIN: dict[Kind, str] = {
 }
 _HEAD = f"""// {NOTICE}
 //
-// Read a document with `GenerationDocument.of(snapshot.data!!) {{ (it as Timestamp).toDate() }}`; what an SDK has for a
-// time is its own. Words may be some that this version does not know: a `when` over them has an `else`.
+// Read a document with `GenerationDocument.of(snapshot.data!!) {{ (it as Timestamp).toDate() }}`: each SDK has its own
+// type for a time. Values may be unknown to this version: a `when` over them needs an `else`.
 
 package generation
 
 import java.util.Date
 
-/** A job: what the worker takes. */
+/** A job, as the worker takes it. */
 interface GenerationRequest {{
     val taskType: TaskType
 
-    /** What a callable function or a JSON library takes; what is null is not given. */
+    /** For a callable function or a JSON library; null fields are left out. */
     fun toMap(): Map<String, Any>
 }}
 

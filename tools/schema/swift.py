@@ -8,11 +8,11 @@ _PLAIN: dict[Kind, str] = {"text": "String", "whole": "Int", "number": "Double",
 _HEAD = f"""// {NOTICE}
 //
 // Read a document with `snapshot.data(as: GenerationDocument.self)` (FirebaseFirestore), an answer with JSONDecoder.
-// Words may be some that this version does not know: compare them (`document.status == .completed`), with a default.
+// Values may be unknown to this version: compare them (`document.status == .completed`), and handle any other.
 
 import Foundation
 
-/// A job: what the worker takes.
+/// A job, as the worker takes it.
 public protocol GenerationRequest: Encodable, Sendable {{
     var taskType: TaskType {{ get }}
 }}

@@ -7,9 +7,9 @@ from tools.schema.names import NOTICE, comment
 
 _HEAD = f"""// {NOTICE}
 //
-// What comes from the worker may have fields and words that these types do not know yet: `Open` keeps room for them.
+// Data from a later worker may have fields and values that these types do not know: `Open` leaves room for such values.
 
-/** A word out of a list that may grow. */
+/** A value from a list that may grow. */
 export type Open<Word extends string> = Word | (string & {{}});
 
 /** A time as Firestore's SDKs have it. */
@@ -27,7 +27,7 @@ def written(contract: Contract) -> str:
     ]
     parts += [_interface(one, contract.timed) for one in contract.objects]
     requests = [one.name for one in contract.objects if one.task]
-    said = "A job: what the worker takes. `task_type` says which it is, and may be left out of a `text2img` alone."
+    said = "A job, as the worker takes it. `task_type` decides which; only `text2img` may leave it out."
     parts.append("\n".join([*comment(said), f"export type GenerationRequest = {' | '.join(requests)};\n"]))
     parts.append("export type WorkerResponse = GenerationResponse | GenerationFailure;\n")
     return "\n".join(parts)

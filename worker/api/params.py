@@ -90,7 +90,7 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Upscale:
-    """How a finished picture is enlarged, and its details drawn anew where that is wanted."""
+    """How a finished picture is enlarged, and whether its details are redrawn."""
 
     factor: int
     width: int
@@ -148,7 +148,7 @@ class ReferenceParams:
 
 @dataclass(frozen=True, slots=True)
 class LoraParams:
-    """A LoRA by its public name, and by how much it counts."""
+    """The public name of a LoRA, and its scale."""
 
     name: str
     scale: float

@@ -22,7 +22,7 @@ class FileEntry(TypedDict):
     """One file of a result."""
 
     url: str | None
-    """None: it went inline, as the others that may be."""
+    """None: the result went inline, and the other URLs and paths are null too."""
     storage_path: str | None
     content_type: str
     bytes: int
@@ -33,12 +33,12 @@ class FileEntry(TypedDict):
     thumbnail_url: str | None
     thumbnail_path: str | None
     blurhash: str | None
-    """Colours to show until the thumbnail is here: https://blurha.sh."""
+    """Colours to show until the thumbnail has loaded: https://blurha.sh."""
     poster_url: NotRequired[str | None]
-    """Of a clip: its thumbnail."""
+    """For a clip: the same as `thumbnail_url`."""
     poster_path: NotRequired[str | None]
     nsfw: NotRequired[bool]
-    """What the content safety check said, where there is one."""
+    """Whether the content safety check flagged the file, if it ran."""
 
 
 class VideoInfo(TypedDict):
@@ -64,10 +64,10 @@ class Manifest(TypedDict):
 
 
 class GenerationData(TypedDict):
-    """A finished result, as the document keeps it: of images or of a clip."""
+    """A finished result as the document keeps it: images, or a clip."""
 
     images: NotRequired[list[str]]
-    """Download URLs; empty where the result went inline."""
+    """Download URLs; empty if the result went inline."""
     image_url: NotRequired[str | None]
     """The first of them."""
     videos: NotRequired[list[str]]
@@ -79,7 +79,7 @@ class GenerationData(TypedDict):
     params: NotRequired[dict[str, Any]]
     storage: StorageKind
     timings: NotRequired[dict[str, float]]
-    """Seconds of each stage."""
+    """Seconds for each stage."""
     usage: NotRequired[Usage]
     warnings: NotRequired[list[str]]
     """What did not go as asked."""
@@ -87,7 +87,7 @@ class GenerationData(TypedDict):
 
 
 class GenerationResponse(GenerationData):
-    """The answer of a job that has a result; inline, its URLs are `data:` URIs."""
+    """The answer of a job that has a result; if it went inline, its URLs are `data:` URIs."""
 
     task_type: TaskType
     user_id: NotRequired[str]
@@ -95,19 +95,19 @@ class GenerationResponse(GenerationData):
 
 
 class GenerationFailure(TypedDict):
-    """The answer of a job that has none."""
+    """The answer of a job that has no result."""
 
     error: str
     """`error_code: message`, in one sentence."""
     error_code: str
     retryable: bool
-    """Whether the same request may succeed when it is sent again."""
+    """Whether the same request may succeed if it is sent again."""
     task_type: TaskType | None
     file_uid: str | None
     user_id: str | None
     usage: NotRequired[Usage]
     refresh_worker: NotRequired[bool]
-    """For RunPod: the worker is replaced."""
+    """Asks RunPod to replace the worker."""
 
 
 class DocumentError(TypedDict):
@@ -119,7 +119,7 @@ class DocumentError(TypedDict):
 
 
 class RequestData(TypedDict, total=False):
-    """What a document keeps of the request: all of its fields but `id_token`, with placeholders for inline pictures."""
+    """What a document keeps of the request: all fields except `id_token`, with placeholders for inline pictures."""
 
     task_type: TaskType
     prompt: str
@@ -140,7 +140,7 @@ class GenerationDocument(TypedDict):
     job_id: NotRequired[str]
     worker_id: NotRequired[str]
     trace_id: NotRequired[str]
-    """Of the worker's log and traces."""
+    """The job's trace, as the worker's log and traces have it."""
     attempt: NotRequired[int]
     request_data: NotRequired[RequestData]
     created_at: NotRequired[datetime]
@@ -151,14 +151,14 @@ class GenerationDocument(TypedDict):
     expires_at: NotRequired[datetime]
     """Past it the job is dead."""
     delete_at: NotRequired[datetime]
-    """From when on it may be deleted, where the operator keeps nothing for ever."""
+    """When the document expires, if the operator set a retention."""
     usage: NotRequired[Usage]
     generation_data: NotRequired[GenerationData]
     error: NotRequired[DocumentError]
     claim: NotRequired[dict[str, Any]]
-    """The worker's own."""
+    """Internal to the worker."""
     cancel_requested: NotRequired[bool]
-    """The app's, as what follows."""
+    """Written by the app, like the fields below; true stops the job."""
     favorite: NotRequired[bool]
     hidden: NotRequired[bool]
     labels: NotRequired[list[str]]
@@ -168,14 +168,14 @@ class Quote(TypedDict):
     """What a request would cost."""
 
     units: int
-    """On any card."""
+    """The price, which does not depend on the card."""
     estimated_seconds: float | None
-    """On this worker's; None: not known yet."""
+    """On this worker's card; None: not known yet."""
     params: dict[str, Any]
 
 
 class ServedModel(TypedDict):
-    """A model that serves a task; the fields of images and those of clips are the other's `NotRequired`."""
+    """A model that serves a task. Some fields exist for image tasks only, others for video tasks only."""
 
     name: str
     width: int
@@ -188,7 +188,7 @@ class ServedModel(TypedDict):
     aspect_ratios: dict[str, list[int]]
     """Width and height of each."""
     scheduler: NotRequired[str | None]
-    """None: its own."""
+    """None: the model's own."""
     schedulers: NotRequired[list[Scheduler]]
     has_refiner: NotRequired[bool]
     has_ip_adapter: NotRequired[bool]
@@ -218,7 +218,7 @@ class ServedLora(TypedDict):
 
 
 class SizePresets(TypedDict):
-    """The names that the fields of sizes take."""
+    """The names that the size fields take."""
 
     image_size: list[str]
     aspect_ratio: list[str]
@@ -226,7 +226,7 @@ class SizePresets(TypedDict):
 
 
 class Limits(TypedDict):
-    """What this worker takes at most."""
+    """The most that this worker accepts."""
 
     prompt_characters: int
     image_pixels: int
@@ -239,7 +239,7 @@ class Limits(TypedDict):
 
 
 class Versions(TypedDict):
-    """Of the contract, the worker and the fingerprint of requests."""
+    """The versions of the contract, the worker and the fingerprint of requests."""
 
     contract: int
     worker: str
@@ -260,6 +260,6 @@ class Capabilities(TypedDict):
     schedulers: list[Scheduler]
     output_formats: list[FormatName]
     preview: bool
-    """Whether documents show what is being made."""
+    """Whether documents show live previews."""
     limits: Limits
     versions: Versions
