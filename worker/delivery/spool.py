@@ -201,18 +201,18 @@ def _deliver(entry: Path, storage: Storage, store: DocumentStore, retention: tim
     files: list[Artifact] = []
     try:
         document.look()
-        for index, said in enumerate(description["files"]):
-            file = Artifact.from_entry(said, (entry / str(index)).read_bytes())
+        for index, kept in enumerate(description["files"]):
+            file = Artifact.from_entry(kept, (entry / str(index)).read_bytes())
             put = storage.put(str(file.storage_path), file, by, time.monotonic() + timing.SPOOL_UPLOAD_SECONDS)
             stored.append(put)
             files.append(replace(file, url=put.url))
-            if shown := _thumbnail(entry / f"{index}.thumb", description["thumbnails"][index]):
+            if thumbnail := _thumbnail(entry / f"{index}.thumb", description["thumbnails"][index]):
                 path, deadline = thumbnail_path(put.path), time.monotonic() + timing.SPOOL_UPLOAD_SECONDS
-                stored.append(beside := storage.put(path, shown, by, deadline))
-                files[-1] = replace(files[-1], thumbnail=replace(shown, url=beside.url, storage_path=beside.path))
+                stored.append(put := storage.put(path, thumbnail, by, deadline))
+                files[-1] = replace(files[-1], thumbnail=replace(thumbnail, url=put.url, storage_path=put.path))
         delivered = Delivered.stored(json.loads(by.manifest), files)
-        said = [DELIVERED, *flagged(files)]
-        data = delivered.generation_data(timings={}, warnings=said, usage=description.get("usage"))
+        warnings = [DELIVERED, *flagged(files)]
+        data = delivered.generation_data(timings={}, warnings=warnings, usage=description.get("usage"))
         document.complete(description["request_data"], data)
     except (Superseded, Deleted, IdempotencyMismatch):
         storage.remove([put for put in stored if not put.found])

@@ -97,16 +97,16 @@ class Uploader:
         self._origin = mark.origin(request)
         self._signer, self._unsigned = signer, False
         self._trace = trace
-        self._done, self._refused, self._all_taken = 0, 0, False
-        self._taken: list[Generated] = []
+        self._done, self._refused, self._all_generated = 0, 0, False
+        self._generated: list[Generated] = []
         self._tasks: list[asyncio.Task[_File]] = []
         self._thumbnails: list[StoredObject] = []
         self.timings = {"encode": 0.0, "upload": 0.0}
 
     def take(self, generated: Generated) -> None:
         """Start encoding and uploading; called in the order of generation."""
-        index = len(self._taken)
-        self._taken.append(generated)
+        index = len(self._generated)
+        self._generated.append(generated)
         if self._blocks and generated.nsfw is not False:
             self._refused += 1
             return
@@ -128,7 +128,7 @@ class Uploader:
             if self._count > 1:
                 raise Forbidden("forbidden.unsafe_images", refused=self._refused, count=self._count)
             raise Forbidden("forbidden.unsafe")
-        self._all_taken = True
+        self._all_generated = True
         self._tell()
         files: list[_File] = []
         for outcome in await self.settled():
@@ -142,20 +142,20 @@ class Uploader:
             return Delivered.stored(
                 self._manifest,
                 artifacts,
-                (*flagged(artifacts), *((NO_THUMBNAIL,) if hidden else ()), *self._said_of_signatures),
+                (*flagged(artifacts), *((NO_THUMBNAIL,) if hidden else ()), *self._signature_warnings),
             )
         warnings: tuple[str, ...] = ()
-        taken = any(file.name_taken for file in files)
+        name_taken = any(file.name_taken for file in files)
         if self._destination is not None:
             await self.discard()
-            artifacts = [_taken_back(file) for file in artifacts]
-            warnings = (NAME_TAKEN if taken else NOT_UPLOADED,)
+            artifacts = [_not_stored(file) for file in artifacts]
+            warnings = (NAME_TAKEN if name_taken else NOT_UPLOADED,)
         try:
             return await self._inline(artifacts, warnings, max_result_bytes)
         except ResultTooLarge:
             if self._destination is None:
                 raise
-            if taken:
+            if name_taken:
                 raise IdempotencyMismatch("idempotency_mismatch.name_taken") from None
             raise await self._spool(self._destination, artifacts) from None
 
@@ -212,7 +212,7 @@ class Uploader:
 
     async def _deliver(self, generated: Generated, index: int) -> "_File":
         started = time.monotonic()
-        small = asyncio.create_task(asyncio.to_thread(self._thumbnail, generated))
+        thumbnail = asyncio.create_task(asyncio.to_thread(self._thumbnail, generated))
         try:
             with self._trace.stage("encode"):
                 encoded = await asyncio.to_thread(self._encode, generated)
@@ -221,23 +221,23 @@ class Uploader:
             if self._destination is not None:
                 await self._destination.admitted()
         except BaseException:
-            await asyncio.gather(small, return_exceptions=True)
+            await asyncio.gather(thumbnail, return_exceptions=True)
             raise
         self._tell("upload")
-        showing = asyncio.create_task(self._show(small, file.artifact, index))
+        storing = asyncio.create_task(self._store_thumbnail(thumbnail, file.artifact, index))
         try:
             if self._destination is not None:
                 file = await self._upload(self._destination, file.artifact, index)
         finally:
-            thumbnail = await showing
-        file = replace(file, artifact=replace(file.artifact, thumbnail=thumbnail))
+            stored_thumbnail = await storing
+        file = replace(file, artifact=replace(file.artifact, thumbnail=stored_thumbnail))
         self._done += file.stored is not None or self._destination is None
         self._tell()
         return file
 
     def _tell(self, part: Part | None = None, share: float = 0.0) -> None:
         """Report delivery progress once generation is over; until then generation determines the progress."""
-        if self._all_taken:
+        if self._all_generated:
             self._control.report(Progress("uploading", self._done, self._count, part, share))
 
     async def _upload(self, destination: Destination, artifact: Artifact, index: int) -> "_File":
@@ -258,9 +258,9 @@ class Uploader:
         pixels = generated.pixels if isinstance(generated, GeneratedImage) else poster(generated.frames, self._fps)
         return replace(self._signed(thumbnail(pixels, self._xmp)), seed=generated.seed)
 
-    async def _show(self, small: Awaitable[Artifact], of: Artifact, index: int) -> Artifact:
+    async def _store_thumbnail(self, thumbnail: Awaitable[Artifact], of: Artifact, index: int) -> Artifact:
         """Upload the thumbnail of a file, if the bucket takes it in time; the file does not wait for it."""
-        made = await small
+        made = await thumbnail
         if self._destination is None:
             return made
         path = thumbnail_path(self._path(self._destination, of, index))
@@ -297,7 +297,7 @@ class Uploader:
         return self._signed(clip)
 
     @property
-    def _said_of_signatures(self) -> tuple[str, ...]:
+    def _signature_warnings(self) -> tuple[str, ...]:
         return (NOT_SIGNED,) if self._unsigned else ()
 
     def _signed(self, file: Artifact) -> Artifact:
@@ -314,9 +314,9 @@ class Uploader:
         self, artifacts: Sequence[Artifact], warnings: tuple[str, ...], max_result_bytes: int
     ) -> Delivered:
         budget = max_result_bytes - ENVELOPE_BYTES
-        first = self._taken[0]
+        first = self._generated[0]
         if isinstance(first, GeneratedImage):
-            images = [item.pixels for item in self._taken if isinstance(item, GeneratedImage)]
+            images = [item.pixels for item in self._generated if isinstance(item, GeneratedImage)]
             # The first one stands in `images` and again in `image_url`.
             copies = [2] + [1] * (len(images) - 1)
             quality = self._request.output_quality if isinstance(self._request, PictureRequest) else None
@@ -337,12 +337,12 @@ class Uploader:
                 raise_if_stopped=self._control.raise_if_stopped,
             )
         files = tuple(
-            replace(file, seed=taken.seed, nsfw=taken.nsfw, thumbnail=before.thumbnail)
-            for file, before, taken in zip(fitted.files, artifacts, self._taken, strict=True)
+            replace(file, seed=generated.seed, nsfw=generated.nsfw, thumbnail=before.thumbnail)
+            for file, before, generated in zip(fitted.files, artifacts, self._generated, strict=True)
         )
         uris = tuple(data_uri(file) for file in files)
         return Delivered(
-            self._manifest, files, uris, (*warnings, *fitted.warnings, *flagged(files), *self._said_of_signatures)
+            self._manifest, files, uris, (*warnings, *fitted.warnings, *flagged(files), *self._signature_warnings)
         )
 
 
@@ -363,7 +363,7 @@ def _remove_unwanted(storage: Storage, files: Sequence[StoredObject], thumbnails
     storage.remove([thumbnail for thumbnail in thumbnails if thumbnail.path not in kept])
 
 
-def _taken_back(file: Artifact) -> Artifact:
+def _not_stored(file: Artifact) -> Artifact:
     """Return the file without its URL and its thumbnail's, after both were deleted."""
     shown = file.thumbnail and replace(file.thumbnail, url=None, storage_path=None)
     return replace(file, url=None, storage_path=None, thumbnail=shown)

@@ -42,14 +42,13 @@ class Lease:
         job_id: str,
         worker_id: str,
         retention: timedelta | None = None,
+        trace_id: str | None = None,
     ) -> None:
         self._store, self._owner, self._retention = store, owner, retention
-        self._job_id, self._worker_id = job_id, worker_id
+        self._job_id, self._worker_id, self._trace_id = job_id, worker_id, trace_id
         self._began = datetime.now(UTC)
         self.needs_slip = False
         """Whether the app made the document before the job, so that a missing document means a cancelled job."""
-        self.trace_id: str | None = None
-        """The job's trace, for the document."""
         self._session: DocumentSession | None = None
         self._keeper: LeaseKeeper | None = None
         self._claiming: asyncio.Task[Decision] | None = None
@@ -158,7 +157,7 @@ class Lease:
             fingerprint,
             token,
             needs_slip=self.needs_slip,
-            trace_id=self.trace_id,
+            trace_id=self._trace_id,
         )
         return DocumentSession(self._store, self._owner, request, request_data, retention=self._retention)
 

@@ -76,8 +76,8 @@ class DocumentSession:
             BackendError: Firestore did not answer in time; the claim may or may not have been written.
         """
         found = self._create(deadline)
-        if self._grant is not None:
-            return self._grant
+        if isinstance(found, Grant):
+            return found
         while True:
             found = found or self._read(deadline)
             decision = transitions.decide_claim(found.fields, self._request, found.read_at)
@@ -98,7 +98,7 @@ class DocumentSession:
                 raise Cancelled
             return decision
 
-    def _create(self, deadline: float) -> Snapshot | None:
+    def _create(self, deadline: float) -> Grant | Snapshot | None:
         """Claim a document that does not exist yet in one round trip; otherwise return the document, if it was read.
 
         Does nothing until the server's time is known from an earlier response.
@@ -128,7 +128,7 @@ class DocumentSession:
             self.claimed_at = self._store.written_at(version)
             self._version, self._clock = version, (self.claimed_at, time.monotonic())
             self._grant = decision
-            return None
+            return decision
         try:
             found = looking.result()
         except BackendError:

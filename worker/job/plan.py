@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from worker.api import response
 from worker.api.acceleration import accelerated
-from worker.api.cost import job_cost
+from worker.api.cost import job_cost, job_units
 from worker.api.departures import departures
 from worker.api.field_types import MAX_IMAGE_SIDE, MAX_VIDEO_SIDE
 from worker.api.layout import Drawn
@@ -18,6 +19,7 @@ from worker.api.loras import WantedLora, lora_params, wanted_loras
 from worker.api.params import ImageParams, ModelDefaults, Params, VideoParams
 from worker.api.request import Img2ImgRequest, Img2VideoRequest, InpaintRequest, Request, UpscaleRequest
 from worker.api.resolve import SourceShape, resolve
+from worker.api.shapes import Manifest
 from worker.api.styles import styled
 from worker.core import timing
 from worker.core.errors import FieldProblem, InvalidInput
@@ -46,6 +48,16 @@ class Plan:
     """Entries of `params` that describe the LoRAs and the acceleration."""
     unmoved: tuple[str, ...] = ()
     """The `warnings` that do not depend on the size."""
+
+    @property
+    def units(self) -> int:
+        """The price of the job, on any card."""
+        return job_units(self.params, self.defaults)
+
+    @property
+    def manifest(self) -> Manifest:
+        """The result without its files."""
+        return response.manifest(self.params, self.model)
 
     @property
     def model(self) -> str:

@@ -11,11 +11,10 @@ import hashlib
 import logging
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 from worker.api import response
-from worker.api.cost import job_units
 from worker.api.fingerprint import fingerprint
 from worker.api.params import VideoParams
 from worker.api.request import DEFAULT_TASK, Request, envelope, parse
@@ -34,7 +33,7 @@ from worker.core.errors import (
 )
 from worker.core.logs import where
 from worker.core.stop import StopSignal
-from worker.core.types import Progress
+from worker.core.types import Owner, Progress
 from worker.delivery.delivered import Delivered
 from worker.delivery.uploader import Destination, Uploader
 from worker.document import schema
@@ -70,17 +69,9 @@ async def run(
     if actions.is_action(job.input):
         answered = await _outcome(actions.answer(job.input, services), job)
         return {**(answered if isinstance(answered, dict) else response.failure(answered, asked))}
-    lease, trace = None, services.telemetry.job(job.id)
+    trace = services.telemetry.job(job.id)
     logs.trace_id.set(trace.id)
-    if asked.owner is not None:
-        lease = Lease(
-            services.documents,
-            asked.owner,
-            job_id=job.id,
-            worker_id=services.worker_id,
-            retention=services.settings.retention,
-        )
-        lease.trace_id = trace.id
+    lease = None if asked.owner is None else _lease(job, asked.owner, services, trace.id)
     context = JobContext(job, asked, stop, on_progress, lease, trace=trace)
     runner = _Runner(services, context)
     limit = services.settings.job_timeout_seconds
@@ -100,24 +91,26 @@ async def run(
         moving.cancel()
         if context.previews is not None:
             context.previews.close()
-    usage = context.usage
-    trace.end(
-        answer.get("error_code", "completed"),
+    _report_end(context, answer)
+    return answer
+
+
+def _lease(job: Job, owner: Owner, services: Services, trace_id: str | None) -> Lease:
+    worker_id, retention = services.worker_id, services.settings.retention
+    return Lease(services.documents, owner, job_id=job.id, worker_id=worker_id, retention=retention, trace_id=trace_id)
+
+
+def _report_end(context: JobContext, answer: Mapping[str, Any]) -> None:
+    """End the trace of the job, and log its last line."""
+    code, usage = answer.get("error_code", "completed"), context.usage
+    context.trace.end(
+        code,
         task_type=answer["task_type"] or DEFAULT_TASK,
         gpu_seconds=usage["gpu_seconds"],
         units=usage["units"] if "error" not in answer else 0,
     )
-    log.info(
-        "job %s",
-        answer.get("error_code", "completed"),
-        extra={
-            "action": "job_done",
-            "job_id": job.id,
-            "timings": context.timings,
-            **usage,
-        },
-    )
-    return answer
+    facts = {"action": "job_done", "job_id": context.job.id, "timings": context.timings, **usage}
+    log.info("job %s", code, extra=facts)
 
 
 async def _outcome(work: Awaitable[T], job: Job) -> T | JobError | Cancelled:
@@ -156,8 +149,8 @@ class _Runner:
             self._request_data = request.public()
             await self._authenticate(request)
             planned = await plan(request, self._services)
-        self._expect(planned)
-        self._know(planned)
+        self._start_course(planned)
+        self._note_plan(planned)
         self._open_previews(request)
         # In a thread: an inline picture of 20 MB takes most of a second, which would block the event loop.
         context.fingerprint = await asyncio.to_thread(fingerprint, request)
@@ -183,18 +176,16 @@ class _Runner:
             context.lease.needs_slip = wanted
         self._caller_known = acts_for_user
 
-    def _know(self, planned: Plan) -> None:
+    def _note_plan(self, planned: Plan) -> None:
         """Record the price, model and params of the plan."""
-        context = self._context
-        context.units = job_units(planned.params, planned.defaults)
-        context.manifest = response.manifest(planned.params, planned.model)
-        params = planned.params
+        context, params = self._context, planned.params
+        context.units, context.manifest = planned.units, planned.manifest
         steps = params.num_inference_steps
         context.trace.describe(
             {"model": planned.model, "width": params.width, "height": params.height, "num_inference_steps": steps}
         )
 
-    def _expect(self, planned: Plan) -> None:
+    def _start_course(self, planned: Plan) -> None:
         """Measure progress by the estimate of the plan."""
         self._context.course = Course(planned.estimate)
         self._context.longest_step = planned.estimate.longest_step if planned.estimate is not None else 0.0
@@ -231,8 +222,8 @@ class _Runner:
                 expected = planned.estimate
                 planned = await follow(planned, sources, self._services)
                 if planned.estimate is not expected:
-                    self._expect(planned)
-                self._know(planned)
+                    self._start_course(planned)
+                self._note_plan(planned)
             if context.longest_step > timing.UNSURE_STEP_SECONDS:
                 await context.stop.guard(context.admission())
         except BaseException:
@@ -293,10 +284,9 @@ class _Runner:
         fps = params.fps if isinstance(params, VideoParams) else 0
         blocks = services.settings.safety_checker == "block"
         marked = services.settings.ai_mark == "on"
-        manifest = response.manifest(params, planned.model)
         return Uploader(
             request,
-            manifest,
+            planned.manifest,
             fps,
             destination,
             context,
