@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from tools.emulators.install import find_node, install, node_environment
 from worker.api.request import envelope
 from worker.auth.caller import Identity
 from worker.auth.tickets import Tickets
+from worker.core.config import REPOSITORY
 from worker.core.errors import Forbidden, Unauthenticated
 
 SECRET = "0123456789abcdef-0123456789abcdef"
@@ -46,6 +48,29 @@ def tested(folder: Path) -> tuple[subprocess.CompletedProcess[str], list[dict[st
         )
     lines = sent.read_text(encoding="utf-8").split("\n") if sent.exists() else []  # a prompt may hold U+2028
     return ran, [json.loads(line)["input"] for line in lines if line]
+
+
+@pytest.mark.e2e
+def test_the_function_that_the_document_shows_does_what_the_example_does(tmp_path: Path) -> None:
+    """As it stands there, in place of the example's own `generate`."""
+    folder = beside_packages(tmp_path)
+    text = (REPOSITORY / "docs/client.md").read_text(encoding="utf-8")
+    (shown,) = [
+        block for block in re.findall(r"^```js\n(.*?)^```", text, re.M | re.S) if "export const generate" in block
+    ]
+    (folder / "index.js").write_text(shown, encoding="utf-8")
+    pattern = "--test-name-pattern=gets a job|order slip|overwritten|no job (where|for)|RunPod"
+    ran = subprocess.run(
+        [str(find_node()), "--test", "--test-reporter=tap", pattern, "test/generate.test.js"],
+        cwd=folder,
+        env={**node_environment(), "TICKET_SECRET": SECRET},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout[-4000:] + ran.stderr[-2000:]
+    assert int(re.search(r"^# pass (\d+)$", ran.stdout, re.M)[1]) > 15  # type: ignore[index]  # it is there
 
 
 def identity(secret: str = SECRET) -> Identity:

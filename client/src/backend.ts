@@ -55,12 +55,13 @@ export class Backend {
     });
   }
 
-  /** One page, newest first. */
-  async page(uid: string, size: number, after: unknown): Promise<Snapshot[]> {
+  /** One page, newest first. Without a network the SDK answers with what it has kept, and no error. */
+  async page(uid: string, size: number, after: unknown): Promise<{ docs: Snapshot[]; fromCache: boolean }> {
     const { query, orderBy, limit, startAfter, getDocs } = this.modules.firestore;
     const constraints = [orderBy("created_at", "desc"), ...(after ? [startAfter(hand(after))] : []), limit(size)];
     const found = await getDocs(hand(query(hand(this.files(uid)), ...constraints.map(hand))));
-    return (found as { docs: Snapshot[] }).docs;
+    const { docs, metadata } = found as { docs: Snapshot[]; metadata: { fromCache: boolean } };
+    return { docs, fromCache: metadata.fromCache };
   }
 
   /** The document that an app may make itself: it waits for a job. Refused where there is one. */

@@ -28,6 +28,8 @@ export type Cursor = { readonly fileUid: string };
 export interface HistoryPage {
   items: HistoryItem[];
   next: Cursor | null;
+  /** There is no network: these are those that the phone has kept, which may be none. `next` asks once more for the rest. */
+  offline: boolean;
 }
 
 const MOST = 100; // the rules let no longer list be read
@@ -40,14 +42,14 @@ export async function history(
 ): Promise<HistoryPage> {
   const size = Math.max(1, Math.min(MOST, Math.floor(pageSize)));
   if (after && !cursors.has(after)) throw new TypeError("after: must be the `next` of an earlier page");
-  const snapshots = await backend.page(uid, size, after ? cursors.get(after) : undefined);
+  const { docs: snapshots, fromCache: offline } = await backend.page(uid, size, after ? cursors.get(after) : undefined);
   const last = snapshots[snapshots.length - 1];
-  let next: Cursor | null = null;
-  if (last && snapshots.length === size) {
+  let next = offline ? after : null; // what a phone has kept ends sooner than what there is
+  if (last && (offline || snapshots.length === size)) {
     next = { fileUid: last.id };
     cursors.set(next, last);
   }
-  return { items: snapshots.map((one) => item(one.id, one.data() as unknown as GenerationDocument)), next };
+  return { offline, next, items: snapshots.map((one) => item(one.id, one.data() as unknown as GenerationDocument)) };
 }
 
 function item(fileUid: string, document: GenerationDocument): HistoryItem {

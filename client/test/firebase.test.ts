@@ -274,6 +274,29 @@ describe("the client with Firebase", { concurrency: 8 }, () => {
     await assert.rejects(phone.client.history({ after: { fileUid: "f3" } }), TypeError);
   });
 
+  on("a history without a network says so, and its pages go on once there is one", async (phone) => {
+    for (let number = 0; number < 5; number += 1) {
+      const created_at = new Date(1_700_000_000_000 + 1000 * number);
+      await workers.put({ uid: phone.uid, file: `f${number}` }, { status: "completed", created_at });
+    }
+    const first = await phone.client.history({ pageSize: 3 });
+    assert.deepEqual([first.items.length, first.offline], [3, false]);
+    phone.cut();
+    const cut = await phone.client.history({ pageSize: 3, after: first.next });
+    assert.deepEqual([cut.items, cut.offline], [[], true]);
+    phone.open();
+    let { next } = cut;
+    const names: string[] = [];
+    await until(async () => {
+      const page = await phone.client.history({ pageSize: 3, after: next });
+      if (page.offline) return false;
+      names.push(...page.items.map(({ fileUid }) => fileUid));
+      next = page.next;
+      return true;
+    }, 60);
+    assert.deepEqual([names, next], [["f1", "f0"], null]);
+  });
+
   on("a generation gets the app's labels, which the rules check", async (phone) => {
     const where = { uid: phone.uid, file: "labelled" };
     await workers.put(where, { status: "completed", created_at: new Date() });

@@ -290,7 +290,8 @@ export class World {
         const made = (file: string) => (world.fields(file)?.["created_at"] as { toMillis(): number }).toMillis();
         const files = [...world.documents.keys()].filter((file) => world.byTheCache(file)).sort((a, b) => made(b) - made(a));
         const from = after === undefined ? 0 : files.indexOf(after) + 1;
-        return { docs: files.slice(from, from + count).map((file) => snapshot(file, world.fields(file))) };
+        const docs = files.slice(from, from + count).map((file) => snapshot(file, world.fields(file)));
+        return { docs, metadata: { fromCache: !world.online } };
       },
       runTransaction: (_: unknown, update: (transaction: unknown) => Promise<unknown>) => {
         const get = (file: string) => {

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Locator, expect
 
 from tests.app.history import COUNT, Wire, fill, packed
 from tests.app.visitor import PATIENCE_MS, Visitor
@@ -396,6 +396,130 @@ class TestPhotos:
         guest.draw("")
         file = documents(app)[0]["generation_data"]["files"][0]
         assert (file["width"], file["height"]) == (512, 512)
+
+
+class TestBadLuck:
+    """What goes wrong is said as it is, and nobody is left with a button that does nothing."""
+
+    def test_tried_again_twice_at_once_it_is_one_job(self, guest: Visitor) -> None:
+        card = _cancelled(guest, "a small red circle moving right")
+        asked: list[str] = []
+        guest.page.on("request", lambda one: asked.append(one.url) if one.url.endswith("/generate") else None)
+        card.get_by_role("button", name="Try again").evaluate("(button) => { button.click(); button.click(); }")
+        expect(guest.page.locator(".job.over")).to_have_count(0, timeout=PATIENCE_MS)
+        expect(guest.page.locator(".job .stage").first).to_contain_text("Drawing", timeout=PATIENCE_MS)
+        expect(guest.page.locator(".job")).to_have_count(1)
+        guest.page.get_by_role("button", name="Cancel").click()
+        expect(guest.page.locator(".job .stage")).to_have_text("Cancelled.", timeout=PATIENCE_MS)
+        assert len(asked) == 1
+
+    def test_a_browser_that_keeps_nothing_loses_no_job(self, guest: Visitor) -> None:
+        guest.page.evaluate(
+            "() => { Storage.prototype.setItem = () => { throw new DOMException('', 'QuotaExceededError'); }; }"
+        )
+        card = guest.ask("a small blue star on white")
+        guest.finished(card)
+        expect(guest.page.locator("#compose-error")).to_be_empty()
+        guest.page.reload()
+        guest.wait_for_the_form()
+
+    def test_what_is_deleted_cannot_be_opened_from_the_job_that_made_it(self, guest: Visitor) -> None:
+        card = guest.draw("a small green star on white")
+        viewer = guest.open_result(card)
+        viewer.get_by_role("button", name="Delete").click()
+        guest.page.get_by_role("dialog", name="Delete this?").get_by_role("button", name="Delete").click()
+        expect(card).to_have_count(0, timeout=PATIENCE_MS)
+
+    @pytest.mark.parametrize("kept", [True, False], ids=["kept for later", "lost"])
+    def test_what_could_not_be_stored_is_promised_for_later_only_where_it_comes(
+        self, guest: Visitor, app: LocalApp, kept: bool
+    ) -> None:
+        """A kept one is not to be asked for again, and paid twice."""
+        card = _drawing(guest, f"a big {'red' if kept else 'blue'} square moving left")
+        made = documents(app)[0]
+        if kept:
+            ended = {"status": "failed", "error": {"code": "storage_unavailable", "message": "", "retryable": False}}
+        else:
+            inline: dict[str, Any] = {"storage": "base64", "images": [], "image_url": None, "files": []}
+            ended = {"status": "completed", "generation_data": inline}
+        app.firebase.documents.document(f"generations/{made['user_id']}/files/{made['file_uid']}").update(ended)
+        later = "It is drawn, but could not be stored yet. It will appear here later."
+        said = later if kept else "It could not be stored. Try again."
+        expect(card.locator(".stage")).to_have_text(said, timeout=PATIENCE_MS)
+        expect(card.get_by_role("button", name="Try again")).to_have_count(0 if kept else 1)
+        card.get_by_role("button", name="Put away").click()
+
+    def test_a_photo_that_the_browser_cannot_show_is_not_marked_blindly(self, guest: Visitor, tmp_path: Path) -> None:
+        """A phone's HEIC, in most browsers; the worker reads it."""
+        import pillow_heif
+
+        pillow_heif.from_pillow(Image.new("RGB", (96, 64), "red")).save(tmp_path / "phone.heic")
+        page = guest.page
+        guest.choose("Kind", "Repaint a part")
+        page.locator("#photo-file").set_input_files(tmp_path / "phone.heic")
+        expect(page.locator("#photo-name")).to_have_text("phone.heic")
+        expect(page.locator("#photo.sending")).to_have_count(0, timeout=PATIENCE_MS)
+        expect(page.locator("#photo-mark")).to_be_hidden()
+        guest.ask("a red star")
+        expect(page.locator("#compose-error")).to_contain_text("cannot show that photo")
+
+    def test_without_a_connection_it_says_so(self, guest: Visitor) -> None:
+        guest.page.get_by_label("Your words").fill("a big yellow star on black")
+        expect(guest.page.locator("#price[aria-busy]")).to_have_count(0, timeout=PATIENCE_MS)
+        guest.context.set_offline(True)
+        try:
+            guest.page.get_by_label("Your words").fill("a big yellow star on blue")
+            guest.page.get_by_role("button", name="Create", exact=True).click()
+            said = "There is no connection. Try again once there is one."
+            expect(guest.page.locator("#compose-error")).to_have_text(said, timeout=PATIENCE_MS)
+        finally:
+            guest.context.set_offline(False)
+
+    def test_a_history_that_cannot_be_had_is_not_called_empty(self, guest: Visitor) -> None:
+        if guest.tiles.count() == 0:
+            guest.draw("a big green star on black")
+        count = guest.tiles.count()
+        guest.context.route("**/google.firestore.v1.Firestore/**", lambda route: route.abort())
+        guest.page.reload()
+        more = guest.page.get_by_role("button", name="Show more")
+        expect(more).to_be_visible(timeout=PATIENCE_MS)
+        expect(guest.page.locator("#toast")).to_contain_text("There is no connection.")
+        expect(guest.page.locator("#empty")).to_be_hidden()
+        guest.context.unroute("**/google.firestore.v1.Firestore/**")
+        deadline = time.monotonic() + PATIENCE_MS / 1000
+        while guest.tiles.count() < count:
+            assert time.monotonic() < deadline, "it never came"
+            if more.is_visible():
+                more.click()
+            guest.page.wait_for_timeout(500)
+
+    def test_a_job_that_goes_on_while_its_user_is_signed_out_has_its_words_again(self, visitor: Arrive) -> None:
+        one = visitor()
+        one.arrive()
+        one.knock("carol@example.com", "correct horse", "Create an account")
+        one.wait_for_the_form()
+        _drawing(one, "a big pink circle moving right")
+        one.page.get_by_role("button", name="Account").click()
+        one.page.get_by_role("button", name="Sign out").click()
+        one.knock("carol@example.com", "correct horse", "Sign in")
+        one.wait_for_the_form()
+        expect(one.page.locator(".job .job-name")).to_have_text("a big pink circle moving right", timeout=PATIENCE_MS)
+
+
+def _drawing(one: Visitor, prompt: str) -> Locator:
+    """A clip that takes a while, as it is being drawn."""
+    one.choose("Kind", "Clip")
+    one.choose("How long", "5 seconds")
+    card = one.ask(prompt)
+    expect(card.locator(".stage")).to_contain_text("Drawing", timeout=PATIENCE_MS)
+    return card
+
+
+def _cancelled(one: Visitor, prompt: str) -> Locator:
+    card = _drawing(one, prompt)
+    card.get_by_role("button", name="Cancel").click()
+    expect(card.locator(".stage")).to_have_text("Cancelled.", timeout=PATIENCE_MS)
+    return card
 
 
 class TestKeeping:

@@ -69,11 +69,14 @@ export class Compose {
   async begin(): Promise<void> {
     const create = byId<HTMLButtonElement>("create");
     create.disabled = true;
+    const { turn } = this;
     try {
       this.offer((await client.capabilities()) as unknown as Offered);
       byId("compose-error").textContent = "";
+      byId("compose-retry").hidden = true;
       create.disabled = false;
     } catch (error) {
+      if (turn !== this.turn) return;
       byId("compose-error").textContent = inWords(error);
       byId("compose-retry").hidden = false;
     }
@@ -85,12 +88,19 @@ export class Compose {
     this.form.reset();
     this.photo.clear();
     this.price.leave();
+    this.busy(false);
     byId("compose-error").textContent = "";
+    byId("compose-retry").hidden = true;
+  }
+
+  offers(task: string): boolean {
+    return this.offered?.tasks.includes(task) ?? false;
   }
 
   /** Once more what has failed, at its price of now. */
   async again(wanted: Wanted): Promise<void> {
     const { turn } = this;
+    this.price.forget(wanted.input);
     const offer = await this.price.offer(wanted.input);
     if (turn !== this.turn) return;
     const seen = wanted.credits;
@@ -165,6 +175,11 @@ export class Compose {
       byId("photo-file").focus();
       return;
     }
+    if (task === "inpaint" && !this.photo.isShown) {
+      wrong.textContent = "This browser cannot show that photo, so no part of it can be marked. Choose a JPEG or PNG.";
+      byId("photo-file").focus();
+      return;
+    }
     if (task === "inpaint" && !this.photo.isMarked) {
       wrong.textContent = "Mark the part that is to be repainted.";
       byId("photo-mark").focus();
@@ -184,7 +199,7 @@ export class Compose {
     } catch (error) {
       if (turn === this.turn) wrong.textContent = inWords(error);
     } finally {
-      this.busy(false);
+      if (turn === this.turn) this.busy(false);
     }
   }
 

@@ -26,11 +26,13 @@ export class Gallery {
   private readonly more = byId<HTMLButtonElement>("more");
   private readonly items = new Map<string, HistoryItem>();
   private next: Cursor | null = null;
+  private isCutShort = false; // without a network only what the browser has kept is here, which may be nothing
   private favourites = false;
   private turn = 0;
 
   constructor(private readonly open: (item: HistoryItem) => void) {
     this.more.addEventListener("click", () => void this.page());
+    window.addEventListener("online", () => this.isCutShort && void this.page());
     byId("favourites").addEventListener("click", () => this.show(!this.favourites));
   }
 
@@ -43,6 +45,7 @@ export class Gallery {
     this.turn += 1;
     this.items.clear();
     this.next = null;
+    this.isCutShort = false;
     this.grid.replaceChildren();
     this.show(false);
   }
@@ -90,9 +93,11 @@ export class Gallery {
     const { turn } = this;
     this.more.disabled = true;
     try {
-      const { items, next } = await client.history({ pageSize: PAGE, after: this.next });
+      const { items, next, offline } = await client.history({ pageSize: PAGE, after: this.next });
       if (turn !== this.turn) return;
       this.next = next;
+      this.isCutShort = offline;
+      if (offline) toast("There is no connection. What you made appears here once there is one.");
       for (const item of items) this.put(item, "last");
     } catch (error) {
       toast(inWords(error));
@@ -135,8 +140,8 @@ export class Gallery {
       const item = this.items.get((tile as HTMLElement).dataset["file"] ?? "");
       (tile as HTMLElement).hidden = this.favourites && !item?.document.favorite;
     }
-    byId("empty").hidden = this.items.size > 0;
+    byId("empty").hidden = this.items.size > 0 || this.isCutShort;
     byId("gallery-head").hidden = this.items.size === 0;
-    this.more.hidden = this.next === null;
+    this.more.hidden = this.next === null && !this.isCutShort;
   }
 }

@@ -16,7 +16,11 @@ import "./style.css";
 
 const viewer = new Viewer({
   changed: (item) => gallery.change(item),
-  removed: (fileUid) => gallery.remove(fileUid),
+  removed: (fileUid) => {
+    now.remove(fileUid);
+    gallery.remove(fileUid);
+  },
+  offers: (task) => compose.offers(task),
   use: (...what) => void compose.from(...what),
 });
 const gallery = new Gallery((item) => viewer.open(item));

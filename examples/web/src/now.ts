@@ -5,7 +5,7 @@ import { over } from "./blur.js";
 import type { Wanted } from "./compose.js";
 import { byId, el, icon, say, toast } from "./dom.js";
 import { auth, client } from "./firebase.js";
-import { inWords, isCode, seconds, STAGES, TASKS } from "./words.js";
+import { inWords, isCode, isKept, seconds, STAGES, TASKS } from "./words.js";
 
 interface Told {
   prompt: string;
@@ -17,9 +17,28 @@ interface Told {
 const kept = (uid: string | undefined): string => `studio/${uid}/`;
 const key = (fileUid: string): string => kept(auth.currentUser?.uid) + fileUid;
 
+/** A store that is full, or closed by the browser's settings, costs the words of a job found again, and no job. */
+function remember(place: string, told: Told | null): void {
+  try {
+    if (told) localStorage.setItem(place, JSON.stringify(told));
+    else localStorage.removeItem(place);
+  } catch {
+    // The card has them, until the page is closed.
+  }
+}
+
+function remembered(place: string): Partial<Told> {
+  try {
+    return JSON.parse(localStorage.getItem(place) ?? "{}") as Partial<Told>;
+  } catch {
+    return {};
+  }
+}
+
 export class Now {
   private readonly list = byId("now-list");
   private readonly handles = new Set<GenerationHandle>();
+  private readonly cards = new Map<string, Card>();
 
   /** `done`: a job has ended, and the history has something new. `open`: the user wants to see a result; `again`: another try. */
   constructor(
@@ -34,24 +53,31 @@ export class Now {
     const card = new Card(told);
     const quote = wanted.quote === undefined ? {} : { quote: wanted.quote };
     const handle = client.generate(wanted.input, { ...quote, onChange: (state) => card.show(state) });
-    localStorage.setItem(key(handle.fileUid), JSON.stringify(told));
+    remember(key(handle.fileUid), told);
     this.follow(handle, card, () => this.again(wanted));
     card.element.scrollIntoView({ block: "nearest", behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
   }
 
   /** The jobs that were in flight when the page was closed. */
   async resume(): Promise<void> {
-    for (const fileUid of await client.inFlight()) {
-      const told: Told = { prompt: "", shape: 1, task: "text2img", ...JSON.parse(localStorage.getItem(key(fileUid)) ?? "{}") };
-      const card = new Card(told);
-      this.follow(client.resume(fileUid, { onChange: (state) => card.show(state) }), card, null);
-    }
+    for (const fileUid of await client.inFlight()) this.resumeOne(fileUid, null);
+  }
+
+  private resumeOne(fileUid: string, again: (() => Promise<void>) | null): void {
+    const card = new Card({ prompt: "", shape: 1, task: "text2img", ...remembered(key(fileUid)) });
+    this.follow(client.resume(fileUid, { onChange: (state) => card.show(state) }), card, again);
+  }
+
+  /** What it made was deleted: there is nothing to open. */
+  remove(fileUid: string): void {
+    this.cards.get(fileUid)?.onDismiss();
   }
 
   /** Somebody else signs in: the jobs go on, unseen. */
   leave(): void {
     for (const handle of this.handles) handle.stop();
     this.handles.clear();
+    this.cards.clear();
     this.list.replaceChildren();
     byId("now").hidden = true;
   }
@@ -63,41 +89,48 @@ export class Now {
   }
 
   private follow(handle: GenerationHandle, card: Card, again: (() => Promise<void>) | null): void {
-    const place = key(handle.fileUid);
+    const { fileUid } = handle;
+    const place = key(fileUid);
     this.handles.add(handle);
+    this.cards.set(fileUid, card);
     this.list.prepend(card.element);
     byId("now").hidden = false;
-    card.onCancel = () => {
-      handle.cancel().catch((error: unknown) => toast(inWords(error)));
-    };
+    card.onCancel = () => handle.cancel();
     card.onDismiss = () => {
       card.element.remove();
+      if (this.cards.get(fileUid) === card) this.cards.delete(fileUid);
       byId("now").hidden = this.list.childElementCount === 0;
     };
-    card.onOpen = () => this.open(handle.fileUid);
+    card.onOpen = () => this.open(fileUid);
     card.onAgain = again;
     handle.result
       .then(
         (data) => {
+          remember(place, null);
           card.succeed(data);
-          this.done(handle.fileUid);
+          this.done(fileUid);
         },
-        (error: unknown) => {
-          if (!isCode(error, "stopped")) card.fail(error);
-          else card.element.remove();
+        async (error: unknown) => {
+          if (isCode(error, "stopped")) return card.element.remove();
+          const goesOn = await this.goesOn(fileUid);
+          if (!goesOn) remember(place, null);
+          else card.onAgain = async () => (card.onDismiss(), this.resumeOne(fileUid, again));
+          card.fail(error);
         },
       )
-      .finally(() => {
-        this.handles.delete(handle);
-        localStorage.removeItem(place);
-      });
+      .finally(() => this.handles.delete(handle));
+  }
+
+  /** Whether only the sight of it was lost, as where its document may not be read for a while: another job would be a second one. */
+  private async goesOn(fileUid: string): Promise<boolean> {
+    return (await client.inFlight().catch((): string[] => [])).includes(fileUid);
   }
 }
 
 /** One job on the page. */
 class Card {
   readonly element: HTMLElement;
-  onCancel: () => void = () => undefined;
+  onCancel: () => Promise<void> = async () => undefined;
   onDismiss: () => void = () => undefined;
   onOpen: () => void = () => undefined;
   onAgain: (() => Promise<void>) | null = null;
@@ -148,7 +181,8 @@ class Card {
       this.frame.append(over(url, ""));
       this.actions.append(el("button", { type: "button", class: "main small", onclick: () => this.onOpen() }, "Open"));
     } else {
-      this.line.textContent = inWords({ code: "storage_unavailable" });
+      this.line.textContent = inWords({ code: "storage_unavailable" }); // it went inline: no app has it
+      this.offerAgain();
     }
     this.actions.append(this.dismissal());
     say(`Ready: ${this.name}`);
@@ -158,14 +192,22 @@ class Card {
     const text = inWords(error);
     this.over(text);
     this.element.classList.add("failed");
-    if (this.onAgain && !isCode(error, "deleted", "forbidden", "invalid_input")) {
-      const again = (): void => {
-        this.onAgain?.().catch((problem: unknown) => toast(inWords(problem)));
-      };
-      this.actions.append(el("button", { type: "button", class: "main small", onclick: again }, "Try again"));
-    }
+    if (!isCode(error, "deleted", "forbidden", "invalid_input") && !isKept(error)) this.offerAgain();
     this.actions.append(this.dismissal());
     say(text);
+  }
+
+  private offerAgain(): void {
+    if (!this.onAgain) return;
+    const button = el("button", { type: "button", class: "main small", onclick: () => void again() }, "Try again");
+    // A price is asked for first, which may take a while: pressed twice, it is one job all the same.
+    const again = async (): Promise<void> => {
+      if (button.ariaDisabled === "true") return;
+      button.ariaDisabled = "true";
+      await this.onAgain?.().catch((problem: unknown) => toast(inWords(problem)));
+      button.ariaDisabled = null;
+    };
+    this.actions.append(button);
   }
 
   private over(text: string): void {
@@ -179,9 +221,13 @@ class Card {
   }
 
   private cancel(): void {
+    const button = this.actions.querySelector("button")!;
     this.line.textContent = "Stopping";
-    this.actions.querySelector("button")!.disabled = true;
-    this.onCancel();
+    button.disabled = true;
+    this.onCancel().catch((error: unknown) => {
+      button.disabled = false;
+      toast(inWords(error));
+    });
   }
 
   private dismissal(): HTMLElement {

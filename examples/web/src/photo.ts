@@ -32,6 +32,7 @@ interface Source {
   sent: Sent;
   width: number;
   height: number;
+  isShown: boolean;
   mask: HTMLCanvasElement | null;
   maskSent: Sent | null;
 }
@@ -64,6 +65,11 @@ export class Photo {
     return this.source !== null;
   }
 
+  /** Whether this browser can: most cannot show a phone's HEIC, which the worker reads. */
+  get isShown(): boolean {
+    return this.source?.isShown ?? false;
+  }
+
   get isMarked(): boolean {
     return this.source?.mask != null;
   }
@@ -84,7 +90,7 @@ export class Photo {
 
   show(visible: boolean, markable: boolean): void {
     this.area.hidden = !visible;
-    this.markButton.hidden = !markable || !this.source;
+    this.markButton.hidden = !markable || !this.isShown;
     this.veil.hidden = !markable;
   }
 
@@ -124,17 +130,16 @@ export class Photo {
     const turn = (this.turn += 1);
     if (this.source?.file) URL.revokeObjectURL(this.source.url);
     this.image.src = found.url;
-    // A phone's HEIC: the worker reads it, most browsers do not.
-    const shown = await this.image.decode().then(() => true, () => false);
+    const isShown = await this.image.decode().then(() => true, () => false);
     if (turn !== this.turn) {
       if (found.file) URL.revokeObjectURL(found.url);
       return; // another one was chosen meanwhile, or its user has gone
     }
-    const [width, height] = shown ? [this.image.naturalWidth, this.image.naturalHeight] : [1024, 1024];
-    this.source = { ...found, width, height, mask: null, maskSent: null };
+    const [width, height] = isShown ? [this.image.naturalWidth, this.image.naturalHeight] : [1024, 1024];
+    this.source = { ...found, width, height, isShown, mask: null, maskSent: null };
     this.area.classList.add("filled");
     byId("photo-name").textContent = found.file?.name ?? "From your pictures";
-    this.image.hidden = !shown;
+    this.image.hidden = !isShown;
     this.drawVeil();
     this.changed();
     void this.begin(this.source.sent);

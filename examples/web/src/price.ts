@@ -57,6 +57,11 @@ export class Price {
     }
   }
 
+  /** A worker is asked anew for this one: what was signed is not good any more, whatever this machine's clock says. */
+  forget(input: GenerationInput): void {
+    this.offers.delete(JSON.stringify(input));
+  }
+
   /** So many credits are left; null where jobs cost nothing. */
   has(credits: number | null): void {
     this.wallet = credits;

@@ -10,6 +10,8 @@ import { inWords, TASKS, when } from "./words.js";
 interface Around {
   changed: (item: HistoryItem) => void;
   removed: (fileUid: string) => void;
+  /** Whether the workers do such a task. */
+  offers: (task: string) => boolean;
   /** Begin a new request with this picture. */
   use: (task: string, url: string, address: string, prompt: string) => void;
 }
@@ -40,7 +42,8 @@ export class Viewer {
     this.item = item;
     byId("viewer-prompt").textContent = promptOf(item) || (TASKS[item.taskType ?? ""] ?? "Picture");
     const clip = isVideo(item);
-    byId("viewer-enlarge").hidden = byId("viewer-again").hidden = clip;
+    byId("viewer-enlarge").hidden = clip || !this.around.offers("upscale");
+    byId("viewer-again").hidden = clip || !this.around.offers("img2img");
     this.heart.setAttribute("aria-pressed", String(item.document.favorite === true));
     this.turn(0);
     this.dialog.showModal();

@@ -12,16 +12,21 @@ const CODES: Record<string, string> = {
   model_unavailable: "This is not on offer at the moment.",
   out_of_memory: "That was too large to draw. Try a smaller size.",
   gpu_fault: "The machine that drew it broke down. Try again.",
+  disk_full: "The machine that drew it has no room left. Try again.",
+  poison_job: "Every machine that drew this broke down. Try something else.",
   timeout: "It took too long and was stopped. Try a smaller size.",
   cancelled: "Cancelled.",
   deleted: "Deleted.",
   duplicate_in_progress: "This is being made already.",
+  superseded: "This is being made already.",
+  idempotency_mismatch: "Something else was made under this name. Try again.",
   worker_lost: "The machine that drew it went away. Try again.",
-  storage_unavailable: "It is drawn, but could not be stored yet. It will appear here later.",
+  storage_unavailable: "It could not be stored. Try again.",
   result_too_large: "The result was too large to be sent.",
   unavailable: "The service does not answer. Try again in a moment.",
   "deadline-exceeded": "The service took too long to answer. Try again.",
   "permission-denied": "You may not do that.",
+  "not-found": "That is not there any more.",
   internal: "Something went wrong on our side. Try again.",
   "auth/invalid-email": "That is not an e-mail address.",
   "auth/missing-password": "Please enter a password.",
@@ -36,15 +41,25 @@ const CODES: Record<string, string> = {
   "auth/too-many-requests": "Too many tries. Wait a moment.",
 };
 
+/** What Firebase says without a network, too: of `internal` a page cannot know whether anybody was reached. */
+const PERHAPS_OFFLINE = new Set(["internal", "unavailable", "deadline-exceeded", "retry-limit-exceeded"]);
+const KEPT = "It is drawn, but could not be stored yet. It will appear here later.";
+
+/** The worker has the result, and stores it later by itself: another try would be a second picture. */
+export const isKept = (error: unknown): boolean => isCode(error, "storage_unavailable") && !(error as GenerationError).retryable;
+
 /** These say best themselves what is wrong: they name the field, or how long to wait. */
 const THEIR_OWN_WORDS = new Set(["dearer", "invalid_input", "invalid-argument", "resource-exhausted", "failed-precondition"]);
 
 export function inWords(error: unknown): string {
   const { code, message, details } = (error ?? {}) as { code?: string; message?: string; details?: { reason?: string } };
   if (details?.reason === "quote") return "Its price has run out. Try again.";
-  if (code && THEIR_OWN_WORDS.has(code) && message) return message.replace(/^[a-z_]+: /, "");
+  if (code && THEIR_OWN_WORDS.has(code) && message) return message;
+  if (isKept(error)) return KEPT;
   const name = code ?? "";
-  return CODES[name] ?? CODES[name.slice(name.lastIndexOf("/") + 1)] ?? "Something went wrong. Try again.";
+  const bare = name.slice(name.lastIndexOf("/") + 1);
+  if (!navigator.onLine && PERHAPS_OFFLINE.has(bare)) return "There is no connection. Try again once there is one.";
+  return CODES[name] ?? CODES[bare] ?? "Something went wrong. Try again.";
 }
 
 export const isCode = (error: unknown, ...codes: string[]): boolean => error instanceof GenerationError && codes.includes(error.code);
