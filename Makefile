@@ -1,14 +1,14 @@
-# Everything starts from `make setup`, which asks for nothing but Python 3.11 or newer.
+# Everything starts from `make setup`, which needs only Python 3.11 or newer.
 #
-# PYTHON    the interpreter .venv is made with (default python3)
+# PYTHON    the interpreter that creates .venv (default python3)
 # PROMPT    what `make demo` draws
 # PYTEST    more arguments for pytest: make test PYTEST="-k status -x"
-# LOCK      --upgrade: make lock takes the newest version of all that requirements.txt and requirements-dev.txt leave open
+# LOCK      --upgrade: make lock takes the newest versions that requirements.txt and requirements-dev.txt allow
 # BAKE      models that `make image` puts into the image, hub ids (org/name, org/name@revision), for example
 #           BAKE="stabilityai/stable-diffusion-xl-base-1.0@462165984030d82259a11f4367a4eed129e94a7b"
 #
-# On Linux PyPI's torch brings CUDA along (several GB). A laptop without a GPU may point pip at PyTorch's index of CPU
-# builds first, with pip's own variable PIP_EXTRA_INDEX_URL or in pip.conf: the same pin takes the CPU build there.
+# On Linux PyPI's torch includes CUDA (several GB). On a laptop without a GPU you may first point pip at PyTorch's index of
+# CPU builds, with pip's own variable PIP_EXTRA_INDEX_URL or in pip.conf: the same pin then takes the CPU build.
 
 PYTHON ?= python3
 PROMPT ?=
@@ -19,7 +19,7 @@ IMAGE ?= generation-worker
 VENV := .venv
 PY := $(VENV)/bin/python
 
-# Tests wait more than they compute: three at a time keep two cores busy. The longest begin first (tests/conftest.py).
+# Tests wait more than they compute: three at a time keep two cores busy. The longest ones begin first (tests/conftest.py).
 AT_ONCE := -n 3 --dist loadfile --no-loadscope-reorder
 AGAIN := $(PY) -m pytest --last-failed --last-failed-no-failures none
 
@@ -32,7 +32,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
 
-setup: $(VENV)/.installed ## make .venv with everything the worker and its tests import
+setup: $(VENV)/.installed ## create .venv with everything that the worker and its tests import
 
 $(VENV)/.installed: requirements.txt requirements-dev.txt constraints.txt tools/pip.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -41,7 +41,7 @@ $(VENV)/.installed: requirements.txt requirements-dev.txt constraints.txt tools/
 		echo "Making $(VENV) (a few minutes the first time) ..."; $(PYTHON) -m venv --clear $(VENV); } || \
 		{ echo "On Debian and Ubuntu venv is a package of its own: apt install python3-venv" >&2; exit 1; }
 	$(PY) -m pip install --quiet -r tools/pip.txt
-	@# pip would rather take what an index names the hash of than a torch in a folder of PIP_FIND_LINKS: that one goes first.
+	@# pip prefers a torch whose hash an index names to one in a folder of PIP_FIND_LINKS: install the latter first.
 	@$(PY) -m pip install --quiet --no-index --no-deps torch -c constraints.txt 2>/dev/null || true
 	$(PY) -m pip install --quiet -r requirements-dev.txt -c constraints.txt
 	@touch $@
@@ -49,34 +49,34 @@ $(VENV)/.installed: requirements.txt requirements-dev.txt constraints.txt tools/
 demo: setup ## one job of every task on this machine, without Firebase; files under outputs/
 	$(PY) test_cloud_local.py $${PROMPT:+"$$PROMPT"}
 
-app: setup emulators ## the whole product in a browser, on this machine, without an account; needs Java
+app: setup emulators ## the whole product in a browser, on this machine, without an account (needs Java)
 	@$(PY) -m tools.app
 
-doctor: setup ## one table of all that the worker needs, before it costs anything; reads the environment as the worker does
+doctor: setup ## check everything that the worker needs, before it costs anything; reads the environment as the worker does
 	@$(PY) -m worker.doctor
 
 unit: setup ## the quick tests: no Node, no torch, no second Python
 	$(PY) -m pytest $(AT_ONCE) -m "not e2e and not slow" --hypothesis-profile=quick $(PYTEST)
 
-# A browser and phones that count seconds want the machine to themselves. On a busy one any test may run out of its seconds:
-# what failed is tried once more, alone. The first failure is printed all the same. 5: PYTEST selects none of them.
+# The tests with a browser and with phones that count seconds need the machine to themselves. On a busy machine any test may
+# time out: failed tests run once more, alone. The first failure is printed nevertheless. 5: PYTEST selects none of them.
 test: setup emulators ## all tests
 	$(PY) -m pytest $(AT_ONCE) --ignore tests/app --ignore tests/client $(PYTEST) || $(AGAIN) --ignore tests/app --ignore tests/client
 	$(PY) -m pytest tests/app tests/client $(PYTEST) || [ $$? = 5 ] || $(AGAIN) tests/app tests/client
 
-# Workers are killed, told to leave, frozen and short of disk, cards fail, Firebase is slow, silent and away, jobs come twice;
-# and what each job was to cost is told to the wallet of the example backend: over two hours on two cores.
+# Workers are killed, told to stop, frozen and short of disk; GPUs fail; Firebase is slow, silent and unreachable; jobs come
+# twice. The wallet of the example backend is told the cost of each job. This takes over two hours on two cores.
 marathon: setup emulators ## ten thousand jobs on a bad day, then ten thousand in a row on one process (hours)
 	FAULTS_JOBS=10000 FAULTS_SECONDS=2400 FAULTS_ENDURANCE_JOBS=10000 \
 		$(PY) -m pytest -s tests/faults/test_random.py tests/faults/test_endurance.py $(PYTEST)
 
-rehearsal: setup ## the engine at full size on a card that is not there (minutes; a C++ compiler), and what fits where
+rehearsal: setup ## the engine at full size on a simulated GPU (takes minutes, needs a C++ compiler), and what fits where
 	$(PY) -m tests.rehearsal $(PYTEST)
 
 cloud: setup emulators ## the example requests against your Firebase, or against local emulators
 	$(PY) test_cloud_storage.py
 
-# Node comes from the machine, or from PyPI into .venv; the emulators themselves from npm, outside the checkout.
+# Node is the machine's, or is installed from PyPI into .venv; the emulators come from npm, outside the checkout.
 emulators: setup
 	@$(PY) -c 'from tools.emulators.install import find_node; find_node()' 2>/dev/null || { \
 		echo "No recent Node on this machine: installing one into $(VENV) ..."; \
@@ -88,7 +88,7 @@ check: setup ## ruff and mypy
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-format: setup ## let ruff lay the code out
+format: setup ## format the code with ruff
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
@@ -99,12 +99,12 @@ image: ## the Docker image; BAKE="org/name ..." puts models into it
 	@docker info >/dev/null 2>&1 || { echo "make image needs a running Docker engine" >&2; exit 1; }
 	docker build --platform linux/amd64 --build-arg BAKE_MODELS="$(BAKE)" -t $(IMAGE) .
 
-lock: ## write constraints.txt anew: versions and hashes of all that the requirements bring in
+lock: ## rewrite constraints.txt: versions and hashes of all packages that the requirements bring in
 	PYTHON=$(PYTHON) tools/lock.sh $(LOCK)
 
-audit: ## ask whether a pinned package has a known vulnerability
+audit: ## check the pinned packages for known vulnerabilities
 	PYTHON=$(PYTHON) tools/audit.sh
 
-clean: ## remove everything that was made here
+clean: ## remove everything that these targets created
 	rm -rf $(VENV) .cache outputs .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
