@@ -1,8 +1,8 @@
-"""Every model of this worker behind one door: the `Generator` that the task calls.
+"""The `Generator` of this worker: loads and runs all of its models.
 
-Knows which task runs on which model and what to try when memory runs out. Knows neither how a picture is made nor how
-weights are loaded. `models`, `controlnet_types`, `describe`, `estimate` and `check` only read, in any thread; all else
-runs in the one GPU thread. Importing this module imports no torch.
+`models`, `controlnet_types`, `describe`, `estimate` and `check` only read, and are thread-safe; everything else runs in
+the GPU thread. Importing this module does not import torch. Knows which model serves a task and what to try when memory
+runs out; knows neither how a picture is made nor how weights are loaded.
 """
 
 import functools
@@ -39,14 +39,14 @@ if TYPE_CHECKING:
     from worker.engine.speed.compile import Compiler
 
 BYTES_A_SECOND = 1.5e9
-"""Of weights, from the disk to where they run: about what safetensors reads from a local one."""
+"""Loading speed of weights from a local disk, about that of safetensors."""
 READY_SECONDS = 5.0
-"""Importing torch, diffusers and their pipelines, measured with warm files."""
+"""Time to import torch, diffusers and the pipelines, measured with a warm page cache."""
 log = logging.getLogger(__name__)
 
 
 class Engine:
-    """Loads models when they are needed, keeps as many as fit, runs jobs. Implements `protocol.Generator`."""
+    """Implements `protocol.Generator`: loads models on demand, keeps as many as fit, and runs jobs."""
 
     def __init__(self, settings: Settings, *, registry: ModelRegistry | None = None) -> None:
         self.registry = registry or ModelRegistry(settings)
@@ -60,21 +60,20 @@ class Engine:
         self._reads_ahead = settings.read_ahead
 
     def models(self, task_type: TaskType) -> tuple[str, ...]:
-        """The names that a request of this task may ask for, the default first; any thread."""
+        """As `Generator.models`."""
         return self.registry.models(task_type)
 
     def controlnet_types(self) -> tuple[str, ...]:
-        """The types of control picture that a request may name; any thread."""
+        """As `Generator.controlnet_types`."""
         return self.registry.controlnet_types()
 
     @together()
     def describe(self, task_type: TaskType, model: str | None = None) -> ModelDefaults:
-        """What a model of a task says of itself; small files only, any thread.
+        """As `Generator.describe`.
 
         Raises:
-            ModelUnavailable: the task is not served, no model is configured for it, its weights would have to be
-                downloaded and may not, or the safety checker that the operator asked for is not there; the message
-                names the variable to set.
+            ModelUnavailable: the task is not served or has no model, its weights may not be downloaded, or the
+                configured safety checker is missing; the message names the variable to set.
         """
         self.registry.safety()
         spec = self.registry.spec(task_type, model)
@@ -84,7 +83,7 @@ class Engine:
 
     @together()
     def estimate(self, request: "Request", params: Params) -> Estimate | None:
-        """How long a job will take, piece by piece; small files only, any thread. None: its model is not here yet.
+        """As `Generator.estimate`; None if the model's weights are not on this machine yet.
 
         Raises:
             ModelUnavailable: as `describe`.
@@ -104,16 +103,16 @@ class Engine:
         return self._estimator.estimate(networks, params, from_image=from_image, load_seconds=loading)
 
     def check(self, request: "Request", sources: Sources) -> None:
-        """Refuse LoRA files that no model of this task can take; their headers only, any thread.
+        """As `Generator.check`.
 
         Raises:
-            InvalidInput: naming each with what is wrong with it.
-            DownloadFailed: one is not there any more.
+            InvalidInput: naming each file and its problem.
+            DownloadFailed: a file no longer exists.
         """
         check_loras(sources.loras, request.task_type)
 
     def prepare(self, request: "Request", params: Params, control: Control) -> Placement:
-        """Have the weights of a job where they will run; what stands in their way is evicted, oldest use first.
+        """As `Generator.prepare`; evicts the least recently used models if necessary.
 
         Raises:
             ModelUnavailable, OutOfMemory, GpuFault, DiskFull, or what `control.raise_if_stopped` raises.
@@ -126,15 +125,14 @@ class Engine:
         return self._take(spec, self._size(spec, request, params), control)
 
     def generate(self, request: "Request", params: Params, sources: Sources, control: Control) -> Iterator[Generated]:
-        """Run one job; yields each image as soon as it is decoded, or one clip.
+        """As `Generator.generate`.
 
-        A job that runs out of memory goes on once from where it failed, with everything else off the GPU, its own
-        networks brought there one at a time, and the VAE working in tiles: what was denoised is not denoised again.
+        A job that runs out of memory continues once from where it failed, with all other models off the GPU, its own
+        networks loaded one at a time, and a tiled VAE. Finished denoising is not repeated.
 
         Raises:
-            InvalidInput (a LoRA that does not go with the model), DownloadFailed (its file is gone), OutOfMemory,
-            GpuFault, Internal (no usable picture), or what `control.raise_if_stopped` raises, within one denoising
-            step.
+            InvalidInput (a LoRA does not fit the model), DownloadFailed (its file is gone), OutOfMemory, GpuFault,
+            Internal (no usable picture), or within one denoising step what `control.raise_if_stopped` raises.
         """
         spec = self._spec(request, params)
         self.check(request, sources)
@@ -168,16 +166,17 @@ class Engine:
         control.warn("the GPU ran short of memory, so this was made the slow way; a smaller size would be faster")
 
     def preload(self, tasks: Sequence[TaskType] | None, control: Control) -> tuple[str, ...]:
-        """Load models before the first job: those of `tasks`, or all that are on this machine and fit side by side.
+        """Load the models of `tasks`, or all models on this machine that fit side by side.
 
-        Returns the tasks that are ready. A task that cannot be had is logged and left for its first job to report.
+        Returns:
+            The tasks that are ready. A task that cannot be loaded is logged; its first job reports the error.
 
         Raises:
             GpuFault, or what `control.raise_if_stopped` raises.
         """
         ready: list[str] = []
         if self._reads_ahead:
-            # Before anything imports torch.
+            # Before torch is imported.
             read_ahead(self._files(tasks), device.memory(cuda=False)[0] // 2)
         if self.registry.cuda:
             log.info("%s", device.describe_gpu(), extra={"action": "gpu"})
@@ -204,11 +203,11 @@ class Engine:
         return tuple(dict.fromkeys(ready))
 
     def health(self) -> tuple[str, ...]:
-        """The tasks that are configured and, as far as the disk shows, can be served; tries the GPU if there is one.
+        """Return the tasks that can be served, as far as the disk shows; also tests the GPU, if there is one.
 
         Raises:
-            ModelUnavailable: not one task can be served, or not the safety check that the operator asked for.
-            GpuFault: this machine shows a GPU, and a small computation on it does not work.
+            ModelUnavailable: no task can be served, or the configured safety checker is missing.
+            GpuFault: this machine has a GPU on which a small computation fails.
         """
         if self.registry.cuda:
             device.try_gpu()
@@ -234,23 +233,23 @@ class Engine:
         return tuple(dict.fromkeys(served))
 
     def use_idle_moment(self) -> bool:
-        """Do a little of what makes later jobs faster, while none is there; whether there was anything to do."""
+        """As `Generator.use_idle_moment`."""
         return self._compiler is not None and self._compiler.piece(self._cache.entries)
 
     @property
     def loaded(self) -> dict[str, str]:
-        """Name of each loaded model -> `resident`, `partly` or `offloaded`."""
+        """Return the loaded models: name -> `resident`, `partly` or `offloaded`."""
         return self._cache.modes
 
     def unload(self) -> None:
-        """Let go of every model."""
+        """Unload every model."""
         self._safety, self._loras = None, None
         self._cache.clear()
 
     def _models(self, tasks: Sequence[TaskType] | None) -> Iterator[tuple[TaskType, str | None]]:
-        """The models of `tasks` where a request names none; without `tasks` every model of every task.
+        """Yield the default models of `tasks`; without `tasks`, every model of every task.
 
-        None stands for the model that the registry chooses. A task's second model might make its first one leave.
+        A model of None is the registry's choice. Only defaults, because a task's second model might evict its first.
         """
         if tasks is not None:
             yield from ((task, None) for task in tasks)
@@ -260,15 +259,15 @@ class Engine:
                 yield task, model
 
     def _files(self, tasks: Sequence[TaskType] | None) -> list[Path]:
-        """The files that preloading these tasks will read from the disk, each once."""
+        """Return the files that preloading these tasks reads, without duplicates."""
         found: list[Path] = []
         for task, model in self._models(tasks):
-            with suppress(JobError):  # preloading tells it
+            with suppress(JobError):  # preloading reports it
                 found += spec_files(self.registry.spec(task, model), cuda=self.registry.cuda)
         return list(dict.fromkeys(found))
 
     def _know_card(self) -> None:
-        """Tell the estimator which card this is, once: only the GPU thread may ask."""
+        """Tell the estimator the card's name, once: only the GPU thread may query it."""
         if self.registry.cuda and self._estimator.card is None:
             self._estimator.card = device.name()
 
@@ -276,7 +275,7 @@ class Engine:
         return Size.native(task, self.registry.describe(task, model))
 
     def _leaves_for_later(self, task: TaskType, model: str | None, spec: ModelSpec) -> str | None:
-        """Why a model that PRELOAD_TASKS does not name is left for its first job; None: it is loaded now."""
+        """Return why a model is left for its first job instead of being preloaded; None: it is loaded now."""
         if spec in self._cache:
             return None
         if any(part.kind == "hub" and not part.optional for part in spec.all):
@@ -286,14 +285,14 @@ class Engine:
         return None if beside else placement.reason
 
     def _adapted(self, entry: Loaded, sources: Sources, control: Control) -> AbstractContextManager[None]:
-        """In the body, the job's LoRAs are on the model's networks."""
+        """Apply the job's LoRAs to the model's networks for the body."""
         from worker.engine.adapters.lora import LoraStore, applied_loras
 
         self._loras = self._loras or LoraStore()
         return applied_loras(entry.parts, entry.offloader, sources.loras, self._loras, control)
 
     def _compiled(self, entry: Loaded, params: Params, sources: Sources) -> AbstractContextManager[None]:
-        """In the body, the networks run compiled as far as they are; with LoRAs and the like on them, as they are."""
+        """Run the compiled networks in the body, unless the job adds LoRAs or other adapters to them."""
         if self._compile == "off" or entry.spec.family == "upscaler":
             return nullcontext()
         from worker.engine.speed.compile import Compiler
@@ -305,7 +304,7 @@ class Engine:
         return self._compiler.at_work(entry, plain=bool(hangs))
 
     def _check_downloads(self, parts: Sequence[WeightSource]) -> None:
-        """Refuse weights that would have to be downloaded and may not be.
+        """Refuse weights that need a download which is not allowed.
 
         Raises:
             ModelUnavailable: the message names their variable.
@@ -315,20 +314,20 @@ class Engine:
                 raise ModelUnavailable("model_unavailable.no_downloads", variable=part.variable)
 
     def _take(self, spec: ModelSpec, size: Size, control: Control) -> Placement:
-        """`ModelCache.take` for a job, which may wait for a download only where the operator allows that."""
+        """As `ModelCache.take`; a job waits for a download only if the operator allows it."""
         return self._cache.take(spec, size, control, downloads=self.registry.may_download)
 
     def _spec(self, request: "Request", params: Params) -> ModelSpec:
-        """What a job runs on: its model, or its upscaler alone where nothing is drawn."""
+        """Return the weights of a job: its model, or only its upscaler if nothing is drawn."""
         if params.draws_nothing and (alone := self._upscaler(params)) is not None:
             return alone
         return self.registry.spec(request.task_type, request.model, request)
 
     def _upscaler(self, params: Params) -> ModelSpec | None:
-        """The network that makes a job's pictures larger; None: it has none, or wants none.
+        """Return the network that enlarges a job's pictures; None: none is configured, or none is needed.
 
         Raises:
-            ModelUnavailable: the one that is configured cannot be had.
+            ModelUnavailable: the configured one is missing or invalid.
         """
         return self.registry.upscaler() if isinstance(params, ImageParams) and params.upscale is not None else None
 
@@ -336,17 +335,17 @@ class Engine:
         return self._tile(spec) if spec.family == "upscaler" else Size.of(request.task_type, params)
 
     def _tile(self, upscaler: ModelSpec) -> Size:
-        """The largest tile that an upscaler has room for beside what is on the GPU now."""
+        """Return the largest tile for which the GPU has room now."""
         cuda = self.registry.cuda
         free, _ = device.memory(cuda=cuda)
         tile = upscale_tile(upscaler, free - SLACK - sum(spec_bytes(upscaler, cuda=cuda).values()), cuda=cuda)
         return Size(tile, tile)
 
     def _enlarged(self, picture: Generated, job: Any, params: ImageParams, control: Control) -> Generated:
-        """A finished picture at its final size.
+        """Enlarge a finished picture to its final size.
 
         Raises:
-            OutOfMemory: not even in the smallest tiles; the job's phase says where.
+            OutOfMemory: even with the smallest tiles; the job's phase says where.
         """
         upscale, upscaler = params.upscale, self._upscaler(params)
         if upscale is None or not isinstance(picture, GeneratedImage):
@@ -373,7 +372,7 @@ class Engine:
             return replace(picture, pixels=pixels)
         with translated("run"):
             drawn = replace(picture, pixels=job.drawn_anew(pixels, picture.seed))
-        # Details that were drawn anew may show something else: the picture is checked again.
+        # Newly drawn details may change what the picture shows, so it is checked again.
         checked = self._checked(drawn)
         return replace(checked, nsfw=True) if picture.nsfw else checked
 
@@ -393,7 +392,7 @@ class Engine:
             with translated("run"):
                 pictures = job.run(first)
             while True:
-                # No for loop around the yield: an error of the picture's receiver is not to be read as the model's.
+                # No for loop around the yield: an error of the receiver must not be taken for the model's.
                 with translated("run"):
                     picture = next(pictures, None)
                 if picture is None:
@@ -403,9 +402,9 @@ class Engine:
         entry.offloader.rest()
 
     def _have_safety(self, control: Control | None = None) -> None:
-        """Load the safety checker, once, where the operator asked for one.
+        """Load the configured safety checker, once.
 
-        It comes before the models, which are then placed in what it leaves free.
+        It is loaded before the models, which are placed in the memory that it leaves free.
         """
         weights = self.registry.safety()
         if weights is not None and self._safety is None:

@@ -1,4 +1,4 @@
-"""How long a job will take on this card: its work (`engine.work`), the card's rates, and what earlier jobs took.
+"""Estimates how long a job takes on this card: its work (`engine.work`), the card's rates, and measured jobs.
 
 Pure: imports no torch.
 """
@@ -19,7 +19,7 @@ from worker.engine.work import Networks, work
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """One piece of a job, in the order in which they run: a denoising step, a decode, a file's encoding."""
+    """One piece of a job: a denoising step, a decode, the encoding of a file."""
 
     part: Part
     seconds: float
@@ -27,35 +27,35 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Seconds of each piece of a job, without waiting in line and without a download."""
+    """Seconds of each piece of a job, in order, without queueing and downloads."""
 
     units: tuple[Unit, ...]
     basis: Literal["card", "measured", "guess"]
-    """What the seconds rest on: rates known of this card, or only this worker's own jobs. Of a guess, only the shares
-    mean anything."""
+    """The basis of the seconds: known rates of this card, or only this worker's own jobs. Of a `guess`, only the
+    proportions mean anything."""
     card: str = "CPU"
 
     @property
     def seconds(self) -> float | None:
-        """Of the whole job, with the weights in memory; None: not known yet."""
+        """Of the whole job with its weights in memory; None: not known yet."""
         return None if self.basis == "guess" else self._sum()
 
     @property
     def longest_step(self) -> float:
-        """Seconds of the longest denoising step, which nothing interrupts; 0 where that is a guess."""
+        """Seconds of the longest denoising step, which cannot be interrupted; 0 if that is a guess."""
         if self.basis == "guess":
             return 0.0
         return max((unit.seconds for unit in self.units if unit.part == "step"), default=0.0)
 
     def exceeds(self, limit: float) -> bool:
-        """Whether the job surely cannot end within `limit` seconds.
+        """Whether the job certainly cannot end within `limit` seconds.
 
-        Where nothing is known of the card but this worker's own jobs, up to twice the limit is still tried.
+        If only this worker's own jobs are known, up to twice the limit is still tried.
         """
         return self.basis != "guess" and self._sum() > limit * (1 if self.basis == "card" else 2)
 
     def steps_within(self, limit: float, steps: int) -> int:
-        """How many denoising steps, instead of `steps`, the job may have to end within `limit` seconds."""
+        """Return how many denoising steps, instead of `steps`, the job could have within `limit` seconds."""
         denoising = self._sum("step")
         return max(0, math.floor(steps * (limit - (self._sum() - denoising)) / denoising)) if denoising else steps
 
@@ -68,7 +68,7 @@ _T = 1e12
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """What a card really does of each kind of work, eager diffusers in half precision, in TFLOP a second."""
+    """A card's effective rates for eager diffusers in half precision, in TFLOP per second."""
 
     sdxl: float
     wan: float
@@ -98,7 +98,7 @@ RATES: Mapping[str, Rates] = {
     "RTX 3090": Rates(32, 44, 10),
     "A10": Rates(44, 55, 13),
 }
-"""Words of a card's name -> its rates: published times, and the work counted here.
+"""Part of a card's name -> its rates, derived from published times and the work counted here.
 
 SDXL: A100 (30 steps in 3.32 s, https://pytorch.org/blog/accelerating-generative-ai-3), A10 (9.4 s,
 https://huggingface.co/stabilityai/stable-diffusion-xl-1.0-tensorrt, with the VAE of A100 and H100: 228 and 127 ms),
@@ -106,43 +106,43 @@ H100 and RTX 4080 (14.9 and 4.6 steps a second, https://github.com/chengzeyi/sta
 https://github.com/Zehong-Ma/MagCache), RTX 4090 (about 4 minutes, https://github.com/Wan-Video/Wan2.1), H100 (9.77 s a
 step of 14B, https://github.com/ModelTC/LightX2V), H200 (0.952 s a call,
 https://hao-ai-lab.github.io/blogs/fastvideo_post_training; there RTX 4090, too: 18 s of a clip beside denoising).
-All others are scaled from the nearest of these by the dense bfloat16 rate of their data sheets, and not measured:
-rather too high than too low, since a job that runs out of time may still be told so.
+All others are scaled from the nearest of these by the dense bfloat16 rates of their data sheets, not measured. They are
+rather too high than too low, because a job that runs out of time still gets a clear error.
 """
 _GUESS = Rates(0.1, 0.1, 0.1)
-"""Two or three CPU cores: good for shares alone."""
+"""Two or three CPU cores: only the proportions are useful."""
 
 
 def rates(card: str | None) -> Rates | None:
-    """Of a card by the name that CUDA gives it; None: not known."""
-    if not card or "MIG" in card:  # a slice of a card has the name of the whole one in its own
+    """Return the rates of a card by its CUDA name; None: not known."""
+    if not card or "MIG" in card:  # a MIG slice's name contains the whole card's
         return None
     return next((known for name, known in RATES.items() if re.search(rf"\b{name}\b", card)), None)
 
 
 _CLIP_PIXELS_A_SECOND = 50e6
 _PICTURE_PIXELS_A_SECOND = 9e6
-"""x264 at `media.video`'s preset, PNG at `media.image`'s level: pixels a second on two cores (benchmarks/README.md)."""
+"""Pixels per second on two cores: x264 at `media.video`'s preset, PNG at `media.image`'s (benchmarks/README.md)."""
 _UPLOAD_SECONDS = 1.0
-"""Of one result, whatever its size."""
+"""Upload of one result, whatever its size."""
 
 
 _AT_MOST = 3.0
-"""How many times faster or slower than its rates one run may make a known card look."""
+"""Bound on how much faster or slower than its rates one run may make a known card appear."""
 _Kind = tuple[Family, Part, StepCache | None]
-"""What has a pace of its own: where steps are not computed in full, another than where they are."""
+"""The key of a correction: cached denoising steps have a pace of their own."""
 
 
 class Estimator:
-    """The estimates of one worker, corrected by what it measures. `estimate` may be called in any thread."""
+    """Estimates jobs, corrected by this worker's measurements. `estimate` is thread-safe."""
 
     def __init__(self) -> None:
         self.card: str | None = None
-        """Its name, once the GPU thread has asked for it; None: no card, or not known yet."""
+        """The card's name, set by the GPU thread; None: no card, or not known yet."""
         self._corrections: dict[_Kind, float] = {}
 
     def estimate(self, networks: Networks, params: Params, *, from_image: bool, load_seconds: float = 0.0) -> Estimate:
-        """Seconds of each piece of a job. `load_seconds`: for weights that are not in memory yet."""
+        """Return the seconds of each piece of a job; `load_seconds` for weights that are not in memory."""
         known, family, cache = rates(self.card), networks.family, _cache(params)
         measured = (family, "step", cache) in self._corrections or (family, "step", None) in self._corrections
         rate = known or _GUESS
@@ -154,7 +154,7 @@ class Estimator:
         return Estimate(tuple(units), basis, self.card or "CPU")
 
     def learn(self, family: Family, measured: Mapping[Part, tuple[float, float]], params: Params) -> None:
-        """Correct later estimates by a run's times: part -> seconds that it took, and that were estimated."""
+        """Correct later estimates by a run: part -> measured and estimated seconds."""
         cache = _cache(params)
         corrections = {
             part: self._correction(family, part, cache) * took / expected
@@ -165,7 +165,7 @@ class Estimator:
         for part, correction in corrections.items():
             kind: _Kind = (family, part, cache if part == "step" else None)
             before = self._corrections.get(kind, 1.0 if known else correction)
-            # A known card that seems many times slower was busy with something else: compiling, or another process.
+            # A known card that appears many times slower was busy otherwise: compiling, or with another process.
             seen = min(max(correction, 1 / _AT_MOST), _AT_MOST) if known else correction
             self._corrections[kind] = (before + seen) / 2
 
@@ -185,11 +185,11 @@ def _pack_seconds(params: Params) -> float:
 
 
 _TELLING_SECONDS = 0.05
-"""A shorter step is mostly Python and launches: its time says nothing of a longer one's."""
+"""A shorter step is mostly Python and kernel launches, which says nothing about longer ones."""
 
 
 class Stopwatch:
-    """A `Control` that hands everything on, and compares the times between a run's reports with its estimate."""
+    """A `Control` that delegates to the job's, and compares the times between reports with the estimate."""
 
     def __init__(
         self, control: Control, estimate: Estimate | None, clock: Callable[[], float] = time.monotonic
@@ -201,10 +201,10 @@ class Stopwatch:
         self._last: tuple[float, Progress] | None = None
         self._begun: dict[Part, int] = {}
         self.measured: dict[Part, tuple[float, float]] = {}
-        """Part -> seconds it took, and was estimated to take, as far as it was seen."""
+        """Part -> measured and estimated seconds, as far as it was observed."""
 
     def report(self, progress: Progress) -> None:
-        """Note the time between two reports of one part; of a pass's first step there is no earlier one."""
+        """Measure the time between two reports of one part; a pass's first step has no earlier report."""
         now = self._clock()
         if progress.part is not None and progress.share == 0:
             self._begun[progress.part] = self._begun.get(progress.part, 0) + 1
@@ -229,10 +229,10 @@ class Stopwatch:
             self.measured[part] = (before[0] + took, before[1] + units[index] * share)
 
     def raise_if_stopped(self) -> None:
-        """Ask the job.
+        """As the job's own.
 
         Raises:
-            What the job's own raises.
+            As the job's own.
         """
         self._control.raise_if_stopped()
 
@@ -241,9 +241,9 @@ class Stopwatch:
         return self._control.untimed()
 
     def warn(self, warning: str) -> None:
-        """Tell the job."""
+        """As the job's own."""
         self._control.warn(warning)
 
     def viewer(self) -> Callable[[Preview], None] | None:
-        """The job's."""
+        """As the job's own."""
         return self._control.viewer()

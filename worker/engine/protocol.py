@@ -1,6 +1,6 @@
-"""What a model run gives and asks for: the values that cross between the GPU thread and everything else.
+"""The Protocol of the engine, and the values that cross between the GPU thread and everything else.
 
-Small frozen values and two Protocols. Knows no torch, no files and no network.
+Knows no torch, no files and no network.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,7 +27,7 @@ class GeneratedImage:
     pixels: "NDArray[np.uint8]"
     """(height, width, 3), RGB, C-contiguous."""
     nsfw: bool | None = None
-    """Whether the content safety check flagged it; None: none ran."""
+    """Whether the content safety check flagged it; None: no check ran."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,32 +49,32 @@ PlacementMode = Literal["resident", "partly", "offloaded", "refused"]
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where a job's weights live while it runs, and why."""
+    """Where a job's weights are while it runs, and why."""
 
     mode: PlacementMode
-    """All on the GPU; all but the text encoders; each network only while it runs; or nowhere: it would not fit."""
+    """All on the GPU; all but the text encoders; each network only while it runs; or nowhere: it does not fit."""
     reason: str
     evicted: tuple[str, ...] = field(default=())
-    """Models that leave the GPU first."""
+    """Models to evict from the GPU first."""
     tiles: bool = False
-    """Whether the VAE works in tiles."""
+    """Whether the VAE is tiled."""
 
 
 class Generator(Protocol):
-    """Every model of this worker behind one door. What does not say `any thread` runs in the one GPU thread."""
+    """Loads and runs the models of this worker. Methods run in the GPU thread unless marked thread-safe."""
 
     def models(self, task_type: TaskType) -> Sequence[str]:
-        """The names that a request of this task may ask for, the default first; empty: none has one. Any thread."""
+        """Return the model names that a request of this task may use, the default first; may be empty. Thread-safe."""
         ...
 
     def controlnet_types(self) -> Sequence[str]:
-        """The types of control picture that a request may name; empty: there is no ControlNet. Any thread."""
+        """Return the types of control picture that a request may use; empty: no ControlNet. Thread-safe."""
         ...
 
     def describe(self, task_type: TaskType, model: str | None = None) -> "ModelDefaults":
-        """What a model of a task says of itself; reads small files only, imports nothing heavy, any thread.
+        """Return a model's defaults. Reads small files only and imports nothing heavy. Thread-safe.
 
-        `model` is the name of one of several that serve the task; None stands for the first.
+        `model` is a name from `models`; None: the first.
 
         Raises:
             ModelUnavailable: no model is configured for the task; the message names the variable to set.
@@ -82,7 +82,7 @@ class Generator(Protocol):
         ...
 
     def estimate(self, request: "Request", params: "Params") -> "Estimate | None":
-        """How long the job will take, piece by piece; reads small files only, any thread. None: not known.
+        """Return the estimated seconds of each piece of a job; None: not known. Reads small files only. Thread-safe.
 
         Raises:
             ModelUnavailable: as `describe`.
@@ -90,16 +90,16 @@ class Generator(Protocol):
         ...
 
     def check(self, request: "Request", sources: Sources) -> None:
-        """Refuse LoRA files that no model of this task can take; reads their headers only, any thread.
+        """Refuse LoRA files that no model of this task can use. Reads headers only. Thread-safe.
 
         Raises:
-            InvalidInput: naming each with what is wrong with it.
-            DownloadFailed: one is not there any more.
+            InvalidInput: naming each file and its problem.
+            DownloadFailed: a file no longer exists.
         """
         ...
 
     def prepare(self, request: "Request", params: "Params", control: Control) -> Placement:
-        """Have the weights of a job where they will run, with the room that its size takes beside them.
+        """Place the weights of a job where they will run, with memory for its size reserved beside them.
 
         Raises:
             ModelUnavailable, OutOfMemory, GpuFault, DiskFull, or what `control.raise_if_stopped` raises.
@@ -107,27 +107,26 @@ class Generator(Protocol):
         ...
 
     def preload(self, tasks: Sequence[TaskType] | None, control: Control) -> Sequence[str]:
-        """Load the weights of `tasks` (None: all that fit) before the first job; the tasks that are ready."""
+        """Load the weights of `tasks` (None: all that fit) before the first job; returns the tasks that are ready."""
         ...
 
     def health(self) -> Sequence[str]:
-        """The tasks that can be served, when the GPU works and there is at least one.
+        """Check the GPU and the configured models; returns the tasks that can be served, at least one.
 
         Raises:
-            ModelUnavailable, GpuFault: what is wrong, in words for the operator.
+            ModelUnavailable, GpuFault: the problem, for the operator.
         """
         ...
 
     def use_idle_moment(self) -> bool:
-        """Do a little of what makes later jobs faster, while none is there; whether there was anything to do."""
+        """Do a small piece of work that makes later jobs faster; returns whether there was any."""
         ...
 
     def generate(self, request: "Request", params: "Params", sources: Sources, control: Control) -> Iterator[Generated]:
         """Run one job; yields each image as soon as it is decoded, or one clip.
 
         Raises:
-            InvalidInput (a LoRA that does not go with the model), DownloadFailed (its file is gone), OutOfMemory,
-            GpuFault, Internal (no usable picture), or, within one denoising step, what `control.raise_if_stopped`
-            raises.
+            InvalidInput (a LoRA does not fit the model), DownloadFailed (its file is gone), OutOfMemory, GpuFault,
+            Internal (no usable picture), or within one denoising step what `control.raise_if_stopped` raises.
         """
         ...

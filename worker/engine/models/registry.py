@@ -1,6 +1,6 @@
-"""Which weights serve which task: the settings' model variables, and what lies where they point. Imports no torch.
+"""Resolves the settings' model variables to the weights that serve each task. Imports no torch.
 
-Reads small JSON files beside the weights. A message names variables and never a path, since a client may see it.
+Reads only small JSON files beside the weights. Error messages name variables, never paths, because clients see them.
 """
 
 import contextlib
@@ -37,19 +37,19 @@ from worker.engine.models.weight_files import is_whole
 T = TypeVar("T")
 
 _FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
-"""How a value ends that names one file. All but `.safetensors` are refused, by what is in them."""
+"""Suffixes of values that name a single file. All but `.safetensors` are refused, by their content."""
 
 Family = Literal["sdxl", "wan", "upscaler"]
 Kind = Literal["folder", "file", "hub", "demo"]
 
 SDXL_SIDE = 1024
-"""Pixels of a side of SDXL's native size."""
+"""SDXL's native side, in pixels."""
 SDXL_BASE = "stabilityai/stable-diffusion-xl-base-1.0"
 SDXL_VAE = "madebyollin/sdxl-vae-fp16-fix"
 SDXL_PROMPT_WIDTH = 2048
-"""768 numbers of CLIP ViT-L beside 1280 of OpenCLIP ViT-bigG: https://arxiv.org/abs/2307.01952, table 1."""
+"""CLIP ViT-L's 768 plus OpenCLIP ViT-bigG's 1280: https://arxiv.org/abs/2307.01952, table 1."""
 SAFETY = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-"""Its folder `safety_checker`: the weights of CompVis/stable-diffusion-safety-checker, which has them pickled only."""
+"""Its `safety_checker` folder has the weights of CompVis/stable-diffusion-safety-checker, which are pickled there."""
 WAN_T2V = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
 PINNED = {
     SDXL_BASE: f"{SDXL_BASE}@462165984030d82259a11f4367a4eed129e94a7b",
@@ -57,56 +57,56 @@ PINNED = {
     SAFETY: f"{SAFETY}@451f4fe16113bff5a5d2269ed5ad43b0592e9a14",
     WAN_T2V: f"{WAN_T2V}@0fad780a534b6463e45facd96134c9f345acfa5b",
 }
-"""What is loaded where the operator names nothing, at one commit: whoever changes the repository does not reach it."""
+"""The defaults, each pinned to a commit, so that changes of the repository do not reach a worker."""
 
 _DEMO_FOLDERS: dict[Role, str] = {"sdxl": "sdxl", "refiner": "sdxl-refiner", "wan": "wan"}
 
 
 @dataclass(frozen=True, slots=True)
 class WeightSource:
-    """What one variable names."""
+    """The weights that one variable names."""
 
     variable: str
     role: Role
     kind: Kind
     name: str
-    """What the response calls it: `demo`, the hub id, or the name of the folder or file."""
+    """Its name in responses: `demo`, the hub id, or the folder's or file's name."""
     path: Path | None
-    """None: a hub id that is not on this machine yet, or a `demo` that is made when it is loaded."""
+    """None: a hub id that is not on this machine yet, or a `demo` that is built when loaded."""
     revision: str | None = None
-    """Of a hub id that is pinned."""
+    """The pinned revision of a hub id."""
     called: str | None = None
-    """The operator's own name for it, where there are several."""
+    """The operator's name for it, if there are several."""
     optional: bool = False
-    """Whether the worker goes on without it where it cannot be had: the operator did not name it."""
+    """Whether the worker may go on without it, because the operator did not name it."""
 
     @property
     def network(self) -> str:
-        """What an extra is called among its model's networks."""
+        """The name of an extra among its model's networks."""
         return self.role if self.called is None else f"{self.role}_{self.called}"
 
     @property
     def hub_id(self) -> str:
-        """What to fetch, as `org/name` or `org/name@revision`."""
+        """The hub id, `org/name` or `org/name@revision`."""
         return self.name if self.revision is None else f"{self.name}@{self.revision}"
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """The weights that are loaded together and serve a task. Two tasks of the same spec share every network."""
+    """The weights that are loaded together for a task. Tasks with the same spec share every network."""
 
     family: Family
     main: WeightSource
     vae: WeightSource | None = None
     refiner: WeightSource | None = None
     scheduler: Options = ()
-    """What the scheduler's config says where its own file, or SDXL base's, does not: how the model was trained."""
+    """Overrides of the scheduler's config that describe how the model was trained."""
     preview_factors: PreviewFactors | None = None
-    """What makes colours of its latents, as its folder or the operator says; None: as is published for its kind."""
+    """The map from latents to colours, from its folder or the operator; None: the published one for its kind."""
     quantize: Quantized | None = None
-    """In which numbers the large layers of the networks that denoise are kept; None: in those that they run in."""
+    """The 8-bit format of the denoiser's large layers; None: not quantised."""
     extras: tuple[WeightSource, ...] = ()
-    """What a job asks for beside the model: loaded for the first job that does, and on the GPU only while one runs."""
+    """Networks that a job uses beside the model: loaded on first use, and on the GPU only while such a job runs."""
 
     @property
     def name(self) -> str:
@@ -121,7 +121,7 @@ class ModelSpec:
         return tuple(part for part in (self.main, self.vae, self.refiner, *self.extras) if part is not None)
 
     def having(self, part: WeightSource) -> "ModelSpec":
-        """This spec with `part` instead of the one of the same role."""
+        """Return this spec with `part` in place of the part of the same role."""
         match part.role:
             case "vae":
                 return replace(self, vae=part)
@@ -135,7 +135,7 @@ class ModelSpec:
 
 
 class ModelRegistry:
-    """The configured models of one worker. Answers are kept until the files that they rest on change (`kept`)."""
+    """The configured models of one worker. Results are cached until the files they depend on change (`kept`)."""
 
     def __init__(
         self,
@@ -152,7 +152,7 @@ class ModelRegistry:
 
     @property
     def cuda(self) -> bool:
-        """Whether the models run on a GPU: then half precision, and the real models by default."""
+        """Whether the models run on a GPU, which means half precision, and the real models by default."""
         return self._cuda
 
     @property
@@ -164,12 +164,11 @@ class ModelRegistry:
         return hub.default_places(self._settings.models_dir) if self._where is None else self._where
 
     def spec(self, task_type: TaskType, model: str | None = None, request: Request | None = None) -> ModelSpec:
-        """The weights of a task, with what `request` asks for beside them; `model` None: the task's first model.
+        """Return the weights of a task, with the extras of `request`; `model` None: the task's first model.
 
         Raises:
-            ModelUnavailable: the task is not served, none is configured, or what is configured is not there or is
-                something else.
-            InvalidInput: no model of this task is called so.
+            ModelUnavailable: the task is not served, or its model is not configured, missing or invalid.
+            InvalidInput: no model of this task has this name.
         """
         if task_type not in self.tasks:
             raise ModelUnavailable("model_unavailable.task", task=task_type, tasks=", ".join(self.tasks))
@@ -185,7 +184,7 @@ class ModelRegistry:
         return replace(spec, quantize=self._quantize)
 
     def read(self, spec: ModelSpec, reader: Callable[[ModelSpec], T]) -> T:
-        """What `reader` finds in the files of a model; called again only when they have changed."""
+        """Return what `reader` finds in a model's files; cached until they change."""
 
         def found() -> T:
             look(*(part.path for part in spec.all if part.path is not None))
@@ -194,7 +193,7 @@ class ModelRegistry:
         return self._kept.get((reader, spec.family, spec.all), found)
 
     def upscaler(self) -> ModelSpec | None:
-        """The network that makes finished pictures larger, whichever model drew them. None: there is none.
+        """Return the network that enlarges finished pictures of any model; None: none is configured.
 
         Raises:
             ModelUnavailable: what is configured is not there or is something else.
@@ -210,7 +209,7 @@ class ModelRegistry:
         return ModelSpec("upscaler", weights)
 
     def _may_draw(self, model: str | None) -> bool:
-        """Whether there is an image model beside the upscaler, here or as a download that is allowed."""
+        """Whether there is an image model beside the upscaler, on this machine or as an allowed download."""
         try:
             spec = self._sdxl(TaskType.UPSCALE, model)
         except ModelUnavailable:
@@ -218,7 +217,7 @@ class ModelRegistry:
         return self.may_download or all(part.kind != "hub" or part.optional for part in spec.all)
 
     def describe(self, task_type: TaskType, model: str | None = None) -> ModelDefaults:
-        """What the task's model says of itself: native size, steps, guidance. Reads small files only.
+        """Return the defaults of the task's model: native size, steps, guidance scale. Reads small files only.
 
         Raises:
             ModelUnavailable, InvalidInput: as `spec`.
@@ -232,7 +231,7 @@ class ModelRegistry:
         return self._kept.get(("describe", task_type, model), described)
 
     def _is_first(self, spec: ModelSpec) -> bool:
-        """Whether it serves the first task that can be served, where a request names no model."""
+        """Whether it is the default model of the first task that can be served."""
         for task in self.tasks:
             with contextlib.suppress(ModelUnavailable):
                 return self.spec(task).name == spec.name
@@ -249,9 +248,9 @@ class ModelRegistry:
         folder = main.path if main.kind == "folder" else None
         if spec.family == "sdxl":
             found = sdxl_defaults(name, folder, dict(spec.scheduler), few_steps.named(main.name), own)
-            # The refiner shares the base's noise, which that of an EDM model is not.
+            # The refiner continues the base's noise schedule, which an EDM model does not share.
             upscaler = None
-            with contextlib.suppress(ModelUnavailable):  # of which a request that asks for it is told
+            with contextlib.suppress(ModelUnavailable):  # reported to a request that uses it
                 upscaler = self.upscaler()
             return replace(
                 found,
@@ -267,15 +266,15 @@ class ModelRegistry:
 
     @property
     def tasks(self) -> tuple[TaskType, ...]:
-        """The tasks that this endpoint serves."""
+        """Return the tasks that this endpoint serves."""
         return self._settings.served_tasks
 
     @functools.cached_property
     def may_download(self) -> bool:
-        """Whether weights may be fetched while a job waits.
+        """Whether weights may be downloaded while a job waits.
 
-        Where the operator does not say: yes, unless a model that they name was here when this was first asked. An
-        operator who has put weights in place does not expect a client's request to fetch others.
+        By default: yes, unless a configured model was on this machine at the first call. An operator who has put
+        weights in place does not expect a client's request to download others.
         """
         if self._settings.allow_downloads is not None:
             return self._settings.allow_downloads
@@ -292,7 +291,7 @@ class ModelRegistry:
         return True
 
     def models(self, task_type: TaskType) -> tuple[str, ...]:
-        """The names that a request of this task may ask for, the default first; empty where nothing is configured."""
+        """Return the model names of a task, the default first; empty if nothing is configured."""
         if task_type not in self.tasks:
             return ()
         if not task_type.is_video:
@@ -302,12 +301,12 @@ class ModelRegistry:
         return tuple(dict.fromkeys((*self._choices("WAN_I2V_MODEL"), *self._both())))
 
     def unmatched_defaults(self) -> tuple[str, ...]:
-        """Names in MODEL_DEFAULTS that no configured model has: what is said of them has no effect."""
+        """Return the names in MODEL_DEFAULTS that match no configured model, and so have no effect."""
         known = self._known_names()
         return tuple(name for name in self._settings.model_defaults or {} if name not in known)
 
     def unmatched_accelerations(self) -> tuple[str, ...]:
-        """The same of ACCELERATIONS, whose names may also be a family (`sdxl`, `wan`) or what a model calls itself."""
+        """The same for ACCELERATIONS, whose names may also be a family (`sdxl`, `wan`) or a model's own name."""
         known = self._known_names() | {"sdxl", "wan"}
         for task in self.tasks:
             for model in self.models(task):
@@ -320,7 +319,7 @@ class ModelRegistry:
         return {word for each in choices for name, source in each.items() for word in (name, _own_name(source))}
 
     def safety(self) -> WeightSource | None:
-        """The checker that every result must pass; None where the operator asked for none.
+        """Return the safety checker for all results; None: none is configured.
 
         Raises:
             ModelUnavailable: what is configured is not there or is something else.
@@ -330,10 +329,10 @@ class ModelRegistry:
         return self._weights("SAFETY_MODEL", "safety", self._settings.safety_model or PINNED[SAFETY])
 
     def ip_adapter(self, main: WeightSource) -> WeightSource | None:
-        """What lets an SDXL model see pictures beside the prompt; None where the operator asked for none.
+        """Return the IP-Adapter of an SDXL model; None: none is configured.
 
         Raises:
-            ModelUnavailable: what is configured is not there, is something else, or is for another model.
+            ModelUnavailable: the configured one is missing, invalid, or for another model.
         """
         variable = "IP_ADAPTER_MODEL"
         if (value := self._ip_adapter_value(main)) is None:
@@ -359,13 +358,13 @@ class ModelRegistry:
             extras.append(self.ip_adapter(main))
         if isinstance(request, ImageRequest) and request.controlnets:
             extras += self._asked_controlnets(main, request)
-        # Where the safety check blocks, no preview is shown: see `job.preview`.
+        # A blocking safety check shows no previews: see `job.preview`.
         if isinstance(request, ImageRequest) and request.preview and self._settings.safety_checker != "block":
             extras.append(self.preview())
         return tuple(extra for extra in extras if extra is not None)
 
     def preview(self) -> WeightSource | None:
-        """What draws the previews of SDXL's jobs; None: the linear map does.
+        """Return the decoder of SDXL's previews; None: the linear map is used.
 
         Raises:
             ModelUnavailable: what is configured is not there or is something else.
@@ -374,7 +373,7 @@ class ModelRegistry:
         return None if value is None else self._weights("PREVIEW_MODEL", "preview", value)
 
     def depth(self) -> WeightSource | None:
-        """What tells the depth of a photo; None: a client has to send the depth itself.
+        """Return the depth estimator; None: clients must send depth pictures.
 
         Raises:
             ModelUnavailable: what is configured is not there or is something else.
@@ -383,13 +382,13 @@ class ModelRegistry:
         return None if value is None else self._weights("DEPTH_MODEL", "depth", value)
 
     def controlnet_types(self) -> tuple[ControlType, ...]:
-        """The types of control picture that a request may name; empty where no ControlNet can be had."""
+        """Return the types of control picture that a request may use; empty without a usable ControlNet."""
         with contextlib.suppress(ModelUnavailable):
             return tuple(self.served_controlnets())
         return ()
 
     def served_controlnets(self) -> dict[ControlType, WeightSource]:
-        """Type of control picture -> the network that takes it, beside the worker's first SDXL model.
+        """Return type of control picture -> its network, for the worker's first SDXL model.
 
         Raises:
             ModelUnavailable: what is configured is not there or is something else.
@@ -399,7 +398,7 @@ class ModelRegistry:
         return self._controlnets(self._main("SDXL_MODEL", next(iter(self._choices("SDXL_MODEL")))))
 
     def _asked_controlnets(self, main: WeightSource, request: ImageRequest) -> list[WeightSource]:
-        """The networks that a request's control pictures go to, each once."""
+        """Return the networks for a request's control pictures, without duplicates."""
         if not (served := self._controlnets(main)):
             raise InvalidInput([FieldProblem("controlnets", "invalid_input.no_controlnet")])
         problems = [
@@ -416,7 +415,7 @@ class ModelRegistry:
         return list({network.network: network for network in wanted}.values())
 
     def _controlnets(self, main: WeightSource) -> dict[ControlType, WeightSource]:
-        """Type of a control picture -> the network that takes it.
+        """Return type of control picture -> its network.
 
         Raises:
             ModelUnavailable: what is configured is not there or is something else.
@@ -446,24 +445,24 @@ class ModelRegistry:
         return self._settings.ip_adapter_model or ("demo" if demo else None)
 
     def sdxl_configs(self) -> Path | None:
-        """A folder with SDXL's configs and tokenizers, which a single `.safetensors` file lacks; None: not here."""
+        """Return a folder with SDXL's configs and tokenizers, which a single file lacks; None: not on this machine."""
         return hub.find(SDXL_BASE, self._places, lambda folder: (folder / "tokenizer" / "vocab.json").is_file())
 
     def check_configs(self, spec: ModelSpec) -> None:
-        """Refuse a single file whose configs, a megabyte, would have to be fetched where the operator said no.
+        """Refuse a single file whose configs (1 MB) are missing and may not be downloaded.
 
         Raises:
-            ModelUnavailable: they are not here.
+            ModelUnavailable: they are not on this machine.
         """
         if self._settings.allow_downloads is False and self.lacks_configs(spec):
             raise ModelUnavailable("model_unavailable.no_configs", variable=spec.main.variable, configs=SDXL_BASE)
 
     def lacks_configs(self, spec: ModelSpec) -> bool:
-        """Whether a model is one file alone, and what it lacks is not on this machine."""
+        """Whether a model is a single file whose configs are not on this machine."""
         return spec.family == "sdxl" and spec.main.kind == "file" and self.sdxl_configs() is None
 
     def _choices(self, variable: str) -> dict[str, str]:
-        """What a request may call each model of a variable -> the source that the operator named; the first first."""
+        """Return the models of a variable, in order: name in requests -> configured source."""
         settings, cuda = self._settings, self._cuda
         value = {
             "SDXL_MODEL": settings.sdxl_model or (PINNED[SDXL_BASE] if cuda else "demo"),
@@ -478,10 +477,10 @@ class ModelRegistry:
         return weights if name == _own_name(source) else replace(weights, called=name)
 
     def _chosen(self, task_type: TaskType, model: str | None) -> str | None:
-        """The name that a request means; None where nothing is configured for its task.
+        """Return the name of the model that a request means; None: no model is configured for its task.
 
         Raises:
-            InvalidInput: there is none of this name.
+            InvalidInput: no model has this name.
         """
         names = self.models(task_type)
         if model is not None and model not in names:
@@ -489,7 +488,7 @@ class ModelRegistry:
         return model or next(iter(names), None)
 
     def _both(self) -> tuple[str, ...]:
-        """The names in WAN_MODEL that serve both video tasks."""
+        """Return the names in WAN_MODEL that serve both video tasks."""
         names = []
         for name in self._choices("WAN_MODEL"):
             with contextlib.suppress(ModelUnavailable):
@@ -498,7 +497,7 @@ class ModelRegistry:
         return tuple(names)
 
     def _own(self, main: WeightSource) -> dict[str, Any]:
-        """What the operator says of a model: beside its files, then in MODEL_DEFAULTS, by its name or its source's."""
+        """Return the operator's settings for a model: beside its files, overridden by MODEL_DEFAULTS."""
         said, said_here = self._settings.model_defaults or {}, own_words(main.path)
         for name in (main.name, main.called):
             if name is not None and name in said:
@@ -551,12 +550,12 @@ class ModelRegistry:
         first, shared = self._choices("WAN_I2V_MODEL"), self._choices("WAN_MODEL")
         if name in first:
             main = self._main("WAN_I2V_MODEL", name)
-            # One checkpoint for both is loaded once.
+            # A checkpoint that serves both tasks is loaded once.
             return replace(main, variable="WAN_MODEL") if shared.get(name) == first[name] else main
         if name is not None:
             return self._main("WAN_MODEL", name)
         for each in shared:
-            self._main("WAN_MODEL", each)  # what is wrong with it is said first
+            self._main("WAN_MODEL", each)  # its own problem is reported first
         if self._cuda:
             raise ModelUnavailable("model_unavailable.img2video")
         return self._weights("WAN_I2V_MODEL", "wan", "demo")
@@ -565,7 +564,7 @@ class ModelRegistry:
         return self._kept.get(("weights", variable, role, value), lambda: self._found(variable, role, value))
 
     def closed(self, weights: WeightSource) -> Path | None:
-        """A folder that this process may not read, in which a model may be that counts as not here; None: none."""
+        """Return a folder that this process may not read and that may contain the missing model; None: none."""
         return hub.closed(weights.name, self._places) if weights.kind == "hub" else None
 
     def _found(self, variable: str, role: Role, value: str) -> WeightSource:
@@ -627,16 +626,16 @@ def _file(variable: str, role: Role, path: Path) -> WeightSource:
 
 
 def _own_name(source: str) -> str:
-    """What a source is called where the operator gives it no name: `demo`, a hub id, or a folder's or file's name."""
+    """Return the default name of a source: `demo`, a hub id, or a folder's or file's name."""
     path = Path(source).expanduser()
-    with contextlib.suppress(PermissionError):  # of which it is told when it is looked at
+    with contextlib.suppress(PermissionError):  # reported when it is read
         if path.is_dir():
             return hub.folder_name(path)
     return path.name if source.endswith(_FILES) else hub.parts(source)[0]
 
 
 def _wan_kind(main: WeightSource, task_type: TaskType) -> str:
-    """Which of `WAN_KINDS` a checkpoint is: by what it has, or by its name while it is not here."""
+    """Return the `WAN_KINDS` of a checkpoint, by its files, or by its name until it is downloaded."""
     layout = wan_layout(main) or ("i2v" if task_type is TaskType.IMG2VIDEO else "t2v")
     if layout == "ti2v":
         return layout
@@ -657,9 +656,9 @@ _SERVES: dict[WanLayout, frozenset[TaskType]] = {
 
 
 def wan_layout(weights: WeightSource) -> WanLayout | None:
-    """What a Wan checkpoint does: text to video, image to video, or both (Wan 2.2 TI2V). None: it cannot be told yet.
+    """Return what a Wan checkpoint does: text to video, image to video, or both (Wan 2.2 TI2V); None: not known yet.
 
-    An image-to-video transformer takes more channels than it gives: the latents, the mask and the first frame.
+    An image-to-video transformer has more input than output channels: latents, mask and first frame.
     """
     if weights.path is None:
         return "ti2v" if "TI2V" in weights.name.upper() else None
@@ -670,10 +669,10 @@ def wan_layout(weights: WeightSource) -> WanLayout | None:
 
 
 def _end_image(weights: WeightSource, *, held: bool) -> EndImage:
-    """Whether an image-to-video Wan goes to a last picture: by what it has, or by its name while it is not here.
+    """Whether an image-to-video Wan takes a last frame, by its files, or by its name until it is downloaded.
 
-    Wan 2.2's two experts see it among the frames; a Wan 2.1 also looks at it through an image encoder, and only the one
-    that was trained for it (FLF2V) has places for two pictures there. A TI2V takes one where it may be `held`.
+    Wan 2.2's two experts take it as one of the frames. Wan 2.1 also passes it through an image encoder, where only the
+    model trained for it (FLF2V) has positions for two pictures. A TI2V takes one if it may be `held`.
     """
     if wan_layout(weights) == "ti2v":
         return "optional" if held else "no"

@@ -1,6 +1,6 @@
-"""What weights can be named for (their role), and whether a folder or a file can serve as that.
+"""The roles of weights, and the checks that a folder or file can serve in a role.
 
-Reads small JSON files and headers of weights. A problem is told as the end of a sentence that names the variable.
+Reads small JSON files and headers of weights. A problem is phrased as the end of a sentence about the variable.
 """
 
 from pathlib import Path
@@ -22,7 +22,7 @@ _CLASSES: dict[Role, frozenset[str]] = {
     "refiner": frozenset({"StableDiffusionXLImg2ImgPipeline"}),
     "wan": frozenset({"WanPipeline", "WanImageToVideoPipeline"}),
 }
-"""diffusers' pipelines that a folder's index may name."""
+"""The diffusers pipelines that a folder's index may name."""
 _WORDS = ("tokenizer.json", "vocab.json", "spiece.model", "sentencepiece.model")
 _SMALL = {
     "tokenizer": _WORDS,
@@ -30,11 +30,11 @@ _SMALL = {
     "scheduler": ("scheduler_config.json",),
     "image_processor": ("preprocessor_config.json", "processor_config.json"),
 }
-"""Parts without weights that are read -> files of which one has to be there."""
+"""Required parts without weights -> files of which one must exist."""
 
 
 def folder_problem(folder: Path, role: Role) -> str | None:
-    """Why `folder` cannot be loaded as `role`, as the end of a sentence; None when nothing seems wrong."""
+    """Return why `folder` cannot be loaded as `role`, as the end of a sentence; None: no problem found."""
     if role == "upscaler":
         return upscaler_file.problem(folder)
     if role == "controlnet":
@@ -60,7 +60,7 @@ def folder_problem(folder: Path, role: Role) -> str | None:
 
 
 def file_problem(path: Path, role: Role) -> str | None:
-    """The same of a model in one file."""
+    """The same for a model in a single file."""
     if role == "upscaler":
         return upscaler_file.problem(path)
     if role == "sdxl" or not header(path):
@@ -71,7 +71,7 @@ def file_problem(path: Path, role: Role) -> str | None:
 
 
 def _problem_of_parts(folder: Path) -> str | None:
-    """What a pipeline's folder lacks of the parts that its index names."""
+    """Return what a pipeline's folder lacks of the parts in its index."""
     for component in filter(has_weights, components(folder)):
         if not has_weights_in(folder / component):
             return text("model_unavailable.no_weights_of", part=component)
@@ -84,7 +84,7 @@ def _problem_of_parts(folder: Path) -> str | None:
 
 
 def _problem_alone(folder: Path, role: Role) -> str | None:
-    """Why a folder is not the one network of this role, by its config."""
+    """Return why a folder is not the network of this role, by its config."""
     config = read_json(folder / "config.json")
     if role == "vae" and config.get("_class_name") != "AutoencoderKL":
         return text("model_unavailable.no_vae")
@@ -96,7 +96,7 @@ def _problem_alone(folder: Path, role: Role) -> str | None:
 
 
 def _preview_problem(path: Path) -> str | None:
-    """Why a file draws no previews of SDXL, by its decoder's first layer: from 4 channels of latents to 64, 3 x 3."""
+    """Return why a file cannot decode SDXL previews, by its first layer: 4 latent channels to 64, 3 x 3."""
     shape = header(path).get("decoder.layers.0.weight", {}).get("shape")
     return None if shape == [64, 4, 3, 3] else text("model_unavailable.no_preview")
 
