@@ -25,7 +25,8 @@ export const report = onCall({ region, enforceAppCheck: true, consumeAppCheckTok
     firestore.doc(`generations/${uid}/files/${fileUid}`),
     aboutFile("reports", uid, fileUid),
   );
-  if (!document.exists) throw new HttpsError("not-found", "There is no such generation.");
+  // An order slip anybody may write, in any number: reports of those would bury the others, and open again what was taken down.
+  if (document.get("status") !== "completed") throw new HttpsError("not-found", "There is no such generation.");
   const created_at = before.get("created_at") ?? FieldValue.serverTimestamp();
   await before.ref.set({ uid, file_uid: fileUid, reason, note, state: "open", created_at, updated_at: FieldValue.serverTimestamp() });
   logger.warn("A generation was reported"); // for an alert; who reported what stands in Firestore

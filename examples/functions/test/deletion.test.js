@@ -151,7 +151,10 @@ describe("what is to be gone", { skip: !(FIRESTORE_EMULATOR_HOST && STORAGE_EMUL
 
   describe("a report", () => {
     const report = (data, who = {}) => world.call(data, { ...who, name: "report" });
-    beforeEach(() => firestore.doc("generations/alice/files/f1").set({ status: "completed" }));
+    beforeEach(async () => {
+      await firestore.doc("generations/alice/files/f1").set({ status: "completed" });
+      await firestore.doc("generations/alice/files/slip").set({ status: "queued" });
+    });
 
     test("stands where its operator reads it, once for each file", async () => {
       assert.deepEqual(await report({ fileUid: "f1", reason: " offensive ", note: "look" }), { status: 200, result: {} });
@@ -172,6 +175,7 @@ describe("what is to be gone", { skip: !(FIRESTORE_EMULATOR_HOST && STORAGE_EMUL
       [{ fileUid: "f1", reason: "x", note: { a: 1 } }, "INVALID_ARGUMENT"],
       [{ fileUid: "../f1", reason: "x" }, "INVALID_ARGUMENT"],
       [{ fileUid: "not-mine", reason: "x" }, "NOT_FOUND"],
+      [{ fileUid: "slip", reason: "x" }, "NOT_FOUND"],
     ])
       test(`is none: ${JSON.stringify(data)?.slice(0, 50)}`, async () => {
         const { error } = await report(data);
