@@ -1,10 +1,9 @@
-"""What a job is making, small and before it is done: the clean picture that its latents are on the way to.
+"""Makes small previews during denoising: the clean picture that the scheduler currently predicts.
 
-A scheduler has at each step an estimate of the clean latents (x0: https://arxiv.org/abs/2006.11239, equation 15), of
-which a linear map makes colours, one pixel a latent, or a tiny autoencoder a picture. Knows schedulers and latents;
-knows nobody who looks. Where nobody does, nothing is computed; where somebody does, the scheduler is given the same
-numbers and gives the same ones, and the thread that denoises never waits: what leaves the GPU is copied beside its work
-and is looked for later.
+At each step a scheduler has an estimate of the clean latents (x0: https://arxiv.org/abs/2006.11239, equation 15). A
+linear map converts them to colours, one pixel per latent, or a tiny autoencoder decodes them. Without a viewer nothing
+is computed. With one, the scheduler's inputs and results are unchanged, and the GPU thread never waits: the picture is
+copied from the GPU in the background and polled for later. Knows schedulers and latents; does not know the viewer.
 """
 
 import functools
@@ -30,18 +29,18 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Rows = tuple[tuple[float, float, float], ...]
-"""Red, green and blue, -1 ... 1, that each channel of a latent adds to its pixel; the last row is added to all."""
+"""Red, green and blue, -1 ... 1, that each latent channel contributes to its pixel; the last row is a constant."""
 Correction = Callable[[torch.Tensor], torch.Tensor]
 Drawer = Callable[[torch.Tensor], torch.Tensor | None]
-"""Makes (h, w, 3) uint8 pixels of (c, h, w) clean latents; None: there is no room for it."""
+"""Converts (c, h, w) clean latents to (h, w, 3) uint8 pixels; None: no memory for it."""
 
 LONGEST_SIDE = 192
-"""Pixels of a preview: as many as SDXL's longest native size, 1536, has latents."""
+"""Longest side of a preview: the number of latents along SDXL's longest native side, 1536."""
 SDXL_FACTOR = 0.13025
-"""By which SDXL's latents are scaled: a tiny autoencoder for it takes them as its UNet has them."""
+"""SDXL's scaling factor; its tiny autoencoder takes latents as the UNet has them."""
 NONE_SHOWN = "preview: has no effect; of this model no preview can be made"
 
-# As fitted by the authors of ComfyUI (comfy/latent_formats.py at 75399d7: SDXL, SDXL_Playground_2_5, Wan21, Wan22), for
+# Fitted by the authors of ComfyUI (comfy/latent_formats.py at 75399d7: SDXL, SDXL_Playground_2_5, Wan21, Wan22), for
 # latents as the networks take them, standardised.
 _SDXL: Rows = (
     (0.3651, 0.4232, 0.4341),
@@ -130,7 +129,7 @@ _WAN_22: Rows = (
 
 
 def rows_for(vae: Any, own: Sequence[Sequence[float]] | None = None) -> Rows | None:
-    """What makes colours of a VAE's latents: what the model says of itself, or what is published; None: not known."""
+    """Return the map from a VAE's latents to colours: the model's own, or the published one; None: not known."""
     config = vae.config
     if "z_dim" in config:
         channels, published = config["z_dim"], {16: _WAN_21, 48: _WAN_22}.get(config["z_dim"])
@@ -143,7 +142,7 @@ def rows_for(vae: Any, own: Sequence[Sequence[float]] | None = None) -> Rows | N
 
 
 def small(latents: torch.Tensor, side: int = LONGEST_SIDE) -> torch.Tensor:
-    """(1, c, h, w), or (1, c, f, h, w) of which the middle frame counts, -> (c, h, w) float32 of at most `side`."""
+    """Reduce (1, c, h, w), or the middle frame of (1, c, f, h, w), to (c, h, w) float32 of at most `side`."""
     one = (latents if latents.ndim == 4 else latents[:, :, latents.shape[2] // 2])[:1].float()
     height, width = one.shape[-2:]
     if (longest := max(height, width)) > side:
@@ -163,15 +162,15 @@ def shown(
     place: Callable[[Image.Image], Image.Image] | None = None,
     draw: Drawer | None = None,
 ) -> Iterator[None]:
-    """In the body, whoever looks at the job is handed previews of what `scheduler` steps through.
+    """Send previews of the steps of `scheduler` to the job's viewer during the body.
 
     Args:
-        scheduler: a pipeline's own; it is as it was afterwards.
-        rows: see `rows_for`; None: nothing can be shown, and who wants to look is told so.
-        control: asked at each step who looks.
-        correct: what is put right of the clean latents, small as they are.
-        place: what becomes of the picture; runs where it is looked at.
-        draw: makes the pixels in place of `rows`, where there is room for it.
+        scheduler: the pipeline's; restored afterwards.
+        rows: see `rows_for`; None: nothing can be shown, which is reported as a warning.
+        control: provides the viewer at each step.
+        correct: a correction of the reduced clean latents.
+        place: post-processes the picture; runs in the viewer's thread.
+        draw: makes the pixels instead of `rows`, if there is memory for it.
     """
     step = scheduler.step
 
@@ -181,7 +180,7 @@ def shown(
         if viewer is None:
             return step(model_output, timestep, sample, *args, **options)
         as_object = options.pop("return_dict", True)
-        # Before the step: a scheduler is free to work in what it is given.
+        # Before the step: a scheduler may modify its input in place.
         known = _Known(small(sample), small(model_output), timestep)
         stepped = step(model_output, timestep, sample, *args, return_dict=True, **options)
         clean = _clean(scheduler, stepped, known)
@@ -201,37 +200,37 @@ def shown(
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What a scheduler's step is told."""
+    """The arguments of a scheduler's step."""
 
     given: torch.Tensor
-    """The noisy latents, small."""
+    """The noisy latents, reduced."""
     predicted: torch.Tensor
-    """What the network made of them, small."""
+    """The network's output, reduced."""
     timestep: Any
 
 
 def _clean(scheduler: Any, stepped: Any, known: _Known) -> torch.Tensor | None:
-    """The clean latents, small, as a scheduler that has just `stepped` takes them to be; None: it does not say."""
+    """Return the reduced clean latents that a scheduler predicts after a step; None: it does not provide them."""
     given, predicted = known.given, known.predicted
     for name in ("pred_original_sample", "denoised"):
         if (found := getattr(stepped, name, None)) is not None:
             return small(found)
     config, outputs = scheduler.config, getattr(scheduler, "model_outputs", None)
     if outputs:
-        # Solvers of several steps keep what they made of the network's outputs: clean latents, or noise.
+        # Multistep solvers keep converted network outputs: clean latents, or noise.
         newest = small(outputs[-1])
         if config.get("predict_x0", str(config.get("algorithm_type", "dpmsolver++")).endswith("++")):
             return newest
         alpha, sigma = scheduler._sigma_to_alpha_sigma_t(scheduler.sigmas[scheduler.step_index - 1])
         return (given - float(sigma) * newest) / float(alpha)
     if type(scheduler).__name__ == "FlowMatchEulerDiscreteScheduler":
-        # A flow's velocity leads straight from the clean latents to the noise: https://arxiv.org/abs/2210.02747.
+        # A flow's velocity points from the clean latents to the noise: https://arxiv.org/abs/2210.02747.
         level: torch.Tensor = scheduler.sigmas[scheduler.step_index - 1]
         return given - level * predicted
     levels = getattr(scheduler, "alphas_cumprod", None)
     if levels is None or hasattr(scheduler, "sigmas"):
         return None
-    # How much of the clean latents' power is left: a schedule of these keeps all power at 1.
+    # The remaining share of the clean latents: a variance-preserving schedule.
     left = _beside(levels, given).take(torch.as_tensor(known.timestep, device=given.device).long())
     alpha, sigma = left.sqrt(), (1 - left).sqrt()
     match config.get("prediction_type", "epsilon"):
@@ -245,7 +244,7 @@ def _clean(scheduler: Any, stepped: Any, known: _Known) -> torch.Tensor | None:
 
 
 def _beside(numbers: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """`numbers` as float32 where `other` is, without a wait for what the GPU is doing."""
+    """Return `numbers` as float32 on the device of `other`, without waiting for the GPU."""
     numbers = numbers.float()
     if not other.is_cuda or numbers.is_cuda:
         return numbers.to(other.device)
@@ -254,17 +253,17 @@ def _beside(numbers: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
 
 @dataclass(slots=True)
 class Beside:
-    """Whether a tiny autoencoder has room beside a model's jobs, as they have found; one for a model that is loaded.
+    """Remembers whether a loaded model's jobs leave memory for a tiny autoencoder.
 
-    To find that there is none takes time in the middle of a job: the GPU is waited for and what torch keeps of its
-    memory is given back. So it is found once, until something leaves the GPU.
+    Finding out that there is none costs time during a job: it waits for the GPU and empties torch's cache. So the result
+    is kept until something leaves the GPU.
     """
 
     too_large: float = math.inf
-    """Pixels of the smallest job that left it no room."""
+    """Pixels of the smallest job that left no memory for it."""
 
     def changed(self) -> None:
-        """Memory was given back: the next job tries again."""
+        """Memory was freed: let the next job try again."""
         self.too_large = math.inf
 
 
@@ -310,7 +309,7 @@ def _drawn(clean: torch.Tensor, rows: Rows, draw: Drawer | None) -> torch.Tensor
 
 
 def _coloured(clean: torch.Tensor, colours: torch.Tensor) -> torch.Tensor:
-    """(c, h, w) latents -> (h, w, 3) uint8 pixels."""
+    """Convert (c, h, w) latents to (h, w, 3) uint8 pixels."""
     return _quantised(torch.einsum("chw,cd->hwd", clean, colours[:-1]) + colours[-1])
 
 
@@ -319,10 +318,10 @@ def _quantised(values: torch.Tensor) -> torch.Tensor:
 
 
 class Frame:
-    """A preview on its way from the GPU. Implements `core.types.Preview`."""
+    """Implements `core.types.Preview` for a picture that is being copied from the GPU."""
 
     def __init__(self, pixels: torch.Tensor, place: Callable[[Image.Image], Image.Image] | None = None) -> None:
-        """`pixels`: (height, width, 3) uint8, copied beside what the GPU does next."""
+        """`pixels`: (height, width, 3) uint8, copied while the GPU goes on."""
         self._place = place
         self._arrived: Any = None
         self._pixels = pixels
@@ -333,14 +332,14 @@ class Frame:
             self._arrived.record()
 
     def ready(self) -> bool:
-        """Whether it is here; returns at once. On a GPU that has failed it never is."""
+        """As `Preview.ready`; never True on a GPU that has failed."""
         try:
             return self._arrived is None or bool(self._arrived.query())
         except RuntimeError:
             return False
 
     def picture(self) -> Image.Image:
-        """The preview, RGB; only once it is ready."""
+        """As `Preview.picture`."""
         image = Image.fromarray(self._pixels.numpy())
         return image if self._place is None else self._place(image)
 
@@ -363,7 +362,7 @@ class Backdrop:
             self._small = Image.fromarray(self._pixels)
             self._small.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.BICUBIC, reducing_gap=2)
             self._pixels = None
-        assert self._small is not None  # noqa: S101 - it is made above
+        assert self._small is not None  # noqa: S101 - made above
         across, down = self._small.width / self._width, self._small.height / self._height
         left, right = round(box[0] * across), round(box[2] * across)
         top, bottom = round(box[1] * down), round(box[3] * down)

@@ -1,7 +1,7 @@
-"""What a checkpoint says of itself, without being loaded: its parts, its bytes, its native size, steps and guidance.
+"""Reads what a checkpoint says of itself without loading it: parts, bytes, native size, steps, guidance scale.
 
-Reads the small JSON files beside the weights, headers of safetensors files, and `worker.json`, in which a folder says
-what no config does. Knows no variables and no places. Imports no torch.
+Reads the small JSON files beside the weights, headers of safetensors files, and `worker.json`, which holds what no
+config has. Knows no variables and no places. Imports no torch.
 """
 
 import contextlib
@@ -19,15 +19,15 @@ from worker.api.request import ZERO_SNR_SCHEDULERS
 from worker.core.config import OwnDefaults
 
 _LARGE_LAYERS = re.compile(r"blocks\.\d+\.(?:attn\d|ff|ffn)\..*\.weight")
-_ITEM_BYTES = {"I64": 8, "I32": 4, "I16": 2}  # every other type is one byte, or a float
+_ITEM_BYTES = {"I64": 8, "I32": 4, "I16": 2}  # every other type has one byte, or is a float
 _METADATA = "__metadata__"
 _HEADER_LIMIT = 100_000_000  # the format's own: https://huggingface.co/docs/safetensors
 _FLOATS = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}
-"""Whatever their width on the disk, they are widened or narrowed to one as they are read."""
+"""Float types, which are all converted to the run dtype on loading."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty where the file is missing or holds anything else."""
+    """Return the object in a JSON file; empty if the file is missing or holds anything else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -36,7 +36,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def components(folder: Path) -> dict[str, tuple[str, str]]:
-    """Component -> (library, class) of a diffusers folder, in the order of its index, without the absent ones."""
+    """Return component -> (library, class) of a diffusers folder, in the order of its index, without absent ones."""
     return {
         name: (entry[0], entry[1])
         for name, entry in read_json(folder / "model_index.json").items()
@@ -50,21 +50,21 @@ def has_weights(component: str) -> bool:
 
 
 DENOISERS = frozenset({"unet", "refiner_unet", "transformer", "transformer_2"})
-"""Networks whose large layers may be kept in eight bits."""
+"""Networks whose large layers may be quantised to 8 bits."""
 
 
 def is_quantized(tensor: str) -> bool:
-    """Whether a matrix of this name, in a network that denoises, may be kept in eight bits: attention, feed-forward."""
+    """Whether a denoiser's matrix of this name may be quantised to 8 bits: attention and feed-forward."""
     return _LARGE_LAYERS.search(tensor) is not None
 
 
 def loaded_bytes(
     files: Iterable[Path | Mapping[str, dict[str, Any]]], float_bytes: int, *, quantized: bool = False
 ) -> int:
-    """Bytes that the tensors of `files` (or of their headers) take with floats of `float_bytes` each.
+    """Return the bytes that the tensors of `files` (or their headers) take with floats of `float_bytes` each.
 
-    Whatever type they are stored in: a float of one byte is loaded as one of two. Where the network is `quantized`, its
-    large layers take one byte a number and four an output.
+    The stored type does not matter: a one-byte float is loaded as two bytes. If `quantized`, large layers take one byte
+    per weight and four per output.
     """
     total = 0
     for file in files:
@@ -78,19 +78,19 @@ def loaded_bytes(
 
 
 def header(path: Path) -> dict[str, dict[str, Any]]:
-    """Tensor name -> {dtype, shape, data_offsets} of a safetensors file; empty where it is none."""
+    """Return tensor name -> {dtype, shape, data_offsets} of a safetensors file; empty if it is not one."""
     return _tensors(_header(path))
 
 
 def metadata(path: Path) -> dict[str, str]:
-    """The texts that a safetensors file says of itself; empty where there are none."""
+    """Return the metadata of a safetensors file; empty if it has none."""
     _, content = _header(path) or (0, {})
     texts = content.get(_METADATA)
     return texts if isinstance(texts, dict) else {}
 
 
 def data_bytes(path: Path) -> int | None:
-    """Bytes that a safetensors file has when all of it is there; None where it is none."""
+    """Return the complete size of a safetensors file by its header; None if it is not one."""
     if (found := _header(path)) is None:
         return None
     ends = (entry.get("data_offsets", (0, 0))[1] for entry in _tensors(found).values())
@@ -102,7 +102,7 @@ def _tensors(found: tuple[int, dict[str, Any]] | None) -> dict[str, dict[str, An
 
 
 def _header(path: Path) -> tuple[int, dict[str, Any]] | None:
-    """Where the data begin, and what stands in front of them; None where it is no safetensors file."""
+    """Return the offset of the data and the header; None if it is not a safetensors file."""
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
@@ -113,7 +113,7 @@ def _header(path: Path) -> tuple[int, dict[str, Any]] | None:
 
 
 OWN_FILE = "worker.json"
-"""Lies in a model's folder and wins over what is found there; its keys are those of `OwnDefaults`."""
+"""The file in a model's folder that overrides what is found there; its keys are those of `OwnDefaults`."""
 
 _SDXL = ModelDefaults("", width=1024, height=1024, num_inference_steps=30, guidance_scale=5.0)
 _SCHEDULE = {
@@ -122,7 +122,7 @@ _SCHEDULE = {
     "zero_snr": "rescale_betas_zero_snr",
     "original_inference_steps": "original_inference_steps",
 }
-"""What is said of a model -> the entry in its scheduler's config that it changes."""
+"""Key of `OwnDefaults` -> the entry of the scheduler's config that it sets."""
 
 # https://github.com/Wan-Video/Wan2.1 and Wan2.2, wan/configs/shared_config.py: sample_fps, sample_neg_prompt.
 _WAN_NEGATIVE_PROMPT = (
@@ -150,16 +150,16 @@ WAN_KINDS: dict[str, ModelDefaults] = {
     "t2v-experts": replace(_WAN, num_inference_steps=40, guidance_scale=4.0, guidance_scale_2=3.0, flow_shift=12.0),
     "i2v-experts": replace(_WAN, num_inference_steps=40, guidance_scale=3.5, guidance_scale_2=3.5, flow_shift=5.0),
 }
-"""Each kind of Wan as its authors run it."""
+"""Each kind of Wan with its authors' settings."""
 
 
 def sdxl_defaults(
     name: str, folder: Path | None, schedule: Mapping[str, Any], named: Mapping[str, Any], own: Mapping[str, Any]
 ) -> ModelDefaults:
-    """The defaults of an SDXL model called `name`; `folder` is None where its files are elsewhere or in one file.
+    """Return the defaults of an SDXL model called `name`; `folder` None: a single file, or not on this machine.
 
-    `schedule` has what its scheduler's config says beside the folder's, `named` what its name tells, `own` what an
-    operator says of it: each wins over the one before.
+    `schedule` has further entries of its scheduler's config, `named` what its name implies, `own` the operator's
+    settings: each overrides the one before.
     """
     config = read_json(folder / "scheduler" / "scheduler_config.json") if folder is not None else {}
     found = replace(_with(_SDXL, named), name=name, **_sampling({**config, **schedule}))
@@ -167,20 +167,20 @@ def sdxl_defaults(
 
 
 def wan_defaults(name: str, folder: Path | None, kind: str, own: Mapping[str, Any]) -> ModelDefaults:
-    """The defaults of a Wan model called `name`, of a kind of `WAN_KINDS`; the rest as above."""
+    """Return the defaults of a Wan model called `name`, of a kind in `WAN_KINDS`; the rest as above."""
     found = replace(_wan_multiple(folder, WAN_KINDS[kind]), name=name, takes_flow_shift=_takes_flow_shift(folder))
     return _with(found, own)
 
 
 def schedule_of(own: Mapping[str, Any]) -> dict[str, Any]:
-    """What is said of how a model was trained, as entries of its scheduler's config."""
-    # From pure noise means from its very first step, which the other spacings leave out.
+    """Return how a model was trained, as entries of its scheduler's config."""
+    # Zero terminal SNR needs the very first step, which the other spacings leave out.
     spacing = {"timestep_spacing": "trailing"} if own.get("zero_snr") else {}
     return spacing | {entry: own[key] for key, entry in _SCHEDULE.items() if key in own}
 
 
 def own_words(path: Path | None) -> dict[str, Any]:
-    """What `worker.json` says in a model's folder, or `<name>.json` beside its single file, where it can be so."""
+    """Return the valid settings in a folder's `worker.json`, or in `<name>.json` beside a single file."""
     if path is None:
         return {}
     words = read_json(path.with_suffix(".json") if path.is_file() else path / OWN_FILE)
@@ -192,7 +192,7 @@ def own_words(path: Path | None) -> dict[str, Any]:
 
 
 def _sampling(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a scheduler's config says of how the model was trained, as fields of `ModelDefaults`."""
+    """Return what a scheduler's config says about the training, as fields of `ModelDefaults`."""
     found: dict[str, Any] = {}
     if (prediction := config.get("prediction_type", "epsilon")) != "epsilon":
         found["prediction_type"] = prediction
@@ -201,7 +201,7 @@ def _sampling(config: Mapping[str, Any]) -> dict[str, Any]:
     if config.get("rescale_betas_zero_snr"):
         found |= {"schedulers": ZERO_SNR_SCHEDULERS, "guidance_rescale": 0.7}
     if str(config.get("_class_name", "")).startswith("EDM"):
-        # Another noise: https://arxiv.org/abs/2206.00364, table 1.
+        # A different noise schedule: https://arxiv.org/abs/2206.00364, table 1.
         found |= {"schedulers": (), "scheduler": None}
     return found
 
@@ -224,18 +224,18 @@ def _wan_multiple(folder: Path | None, defaults: ModelDefaults) -> ModelDefaults
     scale = read_json(folder / "vae" / "config.json").get("scale_factor_spatial", 8)
     if not isinstance(patch, list) or len(patch) != 3 or not isinstance(scale, int):
         return defaults
-    # diffusers' WanPipeline rounds sizes down to this multiple; here they are refused. The contract's own is 16.
+    # diffusers' WanPipeline rounds sizes down to this multiple; here other sizes are refused. The wire contract has 16.
     return replace(defaults, size_multiple=max(16, scale * int(patch[1])))
 
 
 def _takes_flow_shift(folder: Path | None) -> bool:
-    """Whether the shift of a request reaches the schedule: a scheduler may choose its own by the size, or have none."""
+    """Whether a request's shift has an effect: a scheduler may choose its own by the size, or have none."""
     config = read_json(folder / "scheduler" / "scheduler_config.json") if folder is not None else {}
     flows = config.get("use_flow_sigmas") or str(config.get("_class_name", "FlowMatch")).startswith("FlowMatch")
     return bool(flows) and not config.get("use_dynamic_shifting")
 
 
 def _with(defaults: ModelDefaults, said: Mapping[str, Any]) -> ModelDefaults:
-    """`defaults` with what is said; of the schedule the scheduler's config has the last word."""
+    """Apply settings to `defaults`; for the schedule, the scheduler's config takes precedence."""
     elsewhere = {*_SCHEDULE, "preview_factors", "hold_end_image"}
     return replace(defaults, **{key: value for key, value in said.items() if key not in elsewhere})

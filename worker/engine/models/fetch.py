@@ -1,8 +1,8 @@
-"""Downloads that outlive the job which asked for them: each in a thread of its own, one for all who wait for a model.
+"""Runs model downloads that outlive the job that requested them: one thread per model, shared by all waiting jobs.
 
-A job may give up while its model is on the way; the download goes on, and the next job waits for what is left of it.
-A worker that comes after one which died finds every file that had arrived (https://huggingface.co/docs/huggingface_hub,
-"Understand caching") and fetches the others. Imports no torch.
+If a job gives up, the download continues, and the next job waits for the rest. A worker that follows a dead one finds
+its finished files (https://huggingface.co/docs/huggingface_hub, "Understand caching") and downloads the others. Imports
+no torch.
 """
 
 import logging
@@ -25,13 +25,13 @@ _lock = threading.Lock()
 
 
 def fetch(hub_id: str, what: hub.What, control: Control, *, half: bool) -> Path:
-    """The folder of a model, once it is on this machine; see `hub.download` for what is fetched.
+    """Wait for a model's download and return its folder; see `hub.download`.
 
-    The wait is not counted against the job's time. A download that failed is begun again by the next call.
+    The wait does not count against the job's time limit. The next call restarts a failed download.
 
     Raises:
-        ModelUnavailable, DiskFull: it cannot be had; all who wait for it are told the same.
-        What `control.raise_if_stopped` raises, within a second; the download goes on.
+        ModelUnavailable, DiskFull: the download failed; all waiting jobs get the same error.
+        What `control.raise_if_stopped` raises, within a second; the download continues.
     """
     coming = _join(hub_id, what, half)
     logged = time.monotonic()
@@ -52,13 +52,13 @@ def fetch(hub_id: str, what: hub.What, control: Control, *, half: bool) -> Path:
 
 
 def _join(hub_id: str, what: hub.What, half: bool) -> "Future[Path]":
-    """The download of this model that is under way, begun here where there is none."""
+    """Return the running download of this model, starting it if necessary."""
     key = (hub_id, what, half)
     with _lock:
         if key not in _under_way:
             coming: Future[Path] = Future()
             _under_way[key] = coming
-            # A daemon: a worker that is told to leave does not wait for it.
+            # A daemon, so that a worker can exit without waiting for it.
             threading.Thread(target=_download, args=(key, coming), name="download", daemon=True).start()
         return _under_way[key]
 
@@ -70,7 +70,7 @@ def _download(key: tuple[str, hub.What, bool], coming: "Future[Path]") -> None:
     try:
         with translated("load"):
             folder = hub.download(hub_id, what, half=half)
-    except BaseException as error:  # noqa: BLE001 - handed to all who wait, nothing is swallowed
+    except BaseException as error:  # noqa: BLE001 - passed to all waiting jobs, nothing is swallowed
         _forget(key)
         coming.set_exception(error)
     else:

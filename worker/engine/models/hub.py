@@ -1,7 +1,7 @@
-"""Where weights lie: RunPod's cached models, the network volume, the image, Hugging Face's own cache, this package.
+"""Finds weights: in RunPod's cached models, the network volume, the image, Hugging Face's cache, this package.
 
-Knows folder layouts and hub ids; does not know which model serves what. Downloads only what is nowhere on this machine.
-Imports no torch.
+Downloads only what is nowhere on this machine. Imports no torch. Knows folder layouts and hub ids; does not know which
+model serves what.
 """
 
 import contextlib
@@ -21,9 +21,9 @@ from worker.engine.models.ip_adapter_files import ENCODERS, PREFERRED
 log = logging.getLogger(__name__)
 
 DEMO_MODELS = REPOSITORY / "worker" / "demo_models"
-"""The built-in demo models, `sdxl/`, `sdxl-refiner/` and `wan/`: part of the worker, like its code."""
+"""The built-in demo models: `sdxl/`, `sdxl-refiner/` and `wan/`."""
 HUB_ID = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>\w[\w./-]*))?\Z")
-"""`org/name`, or `org/name@revision`: a commit, a tag or a branch. What is not pinned may be another model tomorrow."""
+"""`org/name`, or `org/name@revision` with a commit, tag or branch. An unpinned id may change its model at any time."""
 
 
 What = Literal["pipeline", "configs", "vae", "safety", "controlnet", "ip_adapter", "upscaler"]
@@ -31,18 +31,18 @@ What = Literal["pipeline", "configs", "vae", "safety", "controlnet", "ip_adapter
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One root to look under.
+    """One root folder to search.
 
-    `hub` is the Hub's cache layout (`models--org--name/snapshots/<commit>`), `plain` one folder a model (`org--name`).
+    `hub` is the hub's cache layout (`models--org--name/snapshots/<commit>`), `plain` a folder per model (`org--name`).
     """
 
     root: Path
     layout: Literal["hub", "plain"]
 
     def find(self, hub_id: str) -> Path | None:
-        """The folder in which this place has the model; None where it has none.
+        """Return the model's folder in this place, or None.
 
-        A plain folder has the revision that whoever put it there chose.
+        A plain folder counts as any revision.
         """
         revision = parts(hub_id)[1]
         for folder in self._folders(hub_id):
@@ -52,27 +52,27 @@ class Place:
         return None
 
     def holds(self, hub_id: str) -> tuple[Path, ...]:
-        """What decides whether it has the model, and which."""
+        """Return the path that decides whether this place has the model."""
         folders = self._folders(hub_id)
         if self.layout == "plain":
             return folders
         return tuple(folder / name for folder in folders for name in ("refs", "snapshots"))
 
     def _folders(self, hub_id: str) -> tuple[Path, ...]:
-        """Where the model may be: as it is spelt, or all in small letters, as RunPod's cache may have it."""
+        """Yield the model's possible folders: as spelled, and in lower case, as RunPod's cache may have it."""
         start = "" if self.layout == "plain" else "models--"
         flat = parts(hub_id)[0].replace("/", "--")
         return tuple(self.root / f"{start}{spelt}" for spelt in dict.fromkeys((flat, flat.lower())))
 
 
 def is_closed(path: Path) -> bool:
-    """Whether a file or folder, or something in it, is there and may not be read by this process."""
+    """Whether a file or folder, or something in it, exists but is not readable by this process."""
     denied: list[OSError] = []
     files = [path] if path.is_file() else []
     for root, folders, names in os.walk(path, onerror=denied.append):
         files += [Path(root, name) for name in names]
         if len(Path(root).relative_to(path).parts) == 2:
-            folders.clear()  # a snapshot's parts have none: this is no model, and may be a whole volume
+            folders.clear()  # deeper than any model: this may be a whole volume
     ids = os.access in os.supports_effective_ids
     return any(isinstance(error, PermissionError) for error in denied) or any(
         file.exists() and not os.access(file, os.R_OK, effective_ids=ids) for file in files
@@ -80,7 +80,7 @@ def is_closed(path: Path) -> bool:
 
 
 def closed(hub_id: str, places: tuple[Place, ...]) -> Path | None:
-    """The first folder that may have the model, as far as this process may see."""
+    """Return the first folder that may contain the model, as far as this process can see."""
     for place in places:
         for path in place.holds(hub_id):
             try:
@@ -92,13 +92,13 @@ def closed(hub_id: str, places: tuple[Place, ...]) -> Path | None:
 
 
 def parts(hub_id: str) -> tuple[str, str | None]:
-    """`org/name` and the revision, if one is named."""
+    """Split a hub id into `org/name` and its revision, if any."""
     name, _, revision = hub_id.partition("@")
     return name, revision or None
 
 
 def folder_name(folder: Path) -> str:
-    """What the model in a folder is called: the folder's name; of a snapshot in a hub's cache the hub id."""
+    """Return the name of a folder's model: the folder's name, or the hub id of a snapshot in a hub cache."""
     folder = folder.resolve()
     cache = folder.parent.parent.name
     if folder.parent.name == "snapshots" and cache.startswith("models--"):
@@ -107,7 +107,7 @@ def folder_name(folder: Path) -> str:
 
 
 def default_places(models_dir: Path) -> tuple[Place, ...]:
-    """Where this worker looks, in order; `models_dir` holds what the image has baked in."""
+    """Return the places to search, in order; `models_dir` holds the image's baked models."""
     from huggingface_hub import constants
 
     return (
@@ -120,7 +120,7 @@ def default_places(models_dir: Path) -> tuple[Place, ...]:
 
 
 def find(hub_id: str, places: tuple[Place, ...], complete: Callable[[Path], bool]) -> Path | None:
-    """The first folder that has all of the model. A download that was cut off is passed over."""
+    """Return the first folder with the complete model; an incomplete download is skipped."""
     for place in places:
         with contextlib.suppress(PermissionError):
             folder = place.find(hub_id)
@@ -132,7 +132,7 @@ def find(hub_id: str, places: tuple[Place, ...], complete: Callable[[Path], bool
 
 
 def download(hub_id: str, what: What, *, half: bool) -> Path:
-    """Fetch a model into Hugging Face's cache and return its folder.
+    """Download a model into Hugging Face's cache and return its folder.
 
     `pipeline` is everything `model_index.json` names, as safetensors, the fp16 files where `half` asks for them and the
     repository has them; `configs` is everything but weights; `vae` is a repository that holds
@@ -142,7 +142,7 @@ def download(hub_id: str, what: What, *, half: bool) -> Path:
 
     Raises:
         OSError, httpx.HTTPError or an error of huggingface_hub: not reachable, not found, not allowed, no space.
-        ModelUnavailable: it has its weights as pickles only, or is no pipeline.
+        ModelUnavailable: the repository has only pickled weights, or is not a pipeline.
     """
     from huggingface_hub import list_repo_files, snapshot_download
 
@@ -174,18 +174,18 @@ def download(hub_id: str, what: What, *, half: bool) -> Path:
     if half:
         try:
             return Path(DiffusionPipeline.download(hub_id, revision=revision, variant="fp16", use_safetensors=True))
-        except ValueError:  # diffusers' word for "there is no such variant"
+        except ValueError:  # diffusers: there is no such variant
             pass
     return Path(DiffusionPipeline.download(hub_id, revision=revision, use_safetensors=True))
 
 
 def arrived(hub_id: str) -> int:
-    """Bytes of a model that are in Hugging Face's cache, those of unfinished files included."""
+    """Return the bytes of a model in Hugging Face's cache, including unfinished files."""
     from huggingface_hub import constants
 
     total, folder = 0, f"models--{parts(hub_id)[0].replace('/', '--')}"
     for blob in (Path(constants.HF_HUB_CACHE) / folder / "blobs").glob("*"):
-        with contextlib.suppress(FileNotFoundError):  # an unfinished file is renamed when it is finished
+        with contextlib.suppress(FileNotFoundError):  # a finished download is renamed
             total += blob.stat().st_size
     return total
 

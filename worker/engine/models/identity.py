@@ -1,8 +1,8 @@
-"""What an SDXL checkpoint in one file says of itself: how it was trained, what it lacks, or what it is instead.
+"""Identifies a single-file SDXL checkpoint: how it was trained, what it lacks, or what it is instead.
 
 Read from the names, shapes and types in the file's header (and its modelspec,
-https://github.com/Stability-AI/ModelSpec), before any weight is loaded. Whatever cannot run as it was trained has a
-`problem` in words. Knows no variables and no places; imports no torch.
+https://github.com/Stability-AI/ModelSpec), before any weight is loaded. A file that cannot run as it was trained has a
+`problem`. Knows no variables and no places; imports no torch.
 """
 
 import struct
@@ -17,7 +17,7 @@ from worker.engine.models.checkpoint import header, metadata
 
 Header = Mapping[str, Mapping[str, Any]]
 Options = tuple[tuple[str, Any], ...]
-"""Entries of a scheduler's config that are not those of SDXL base; `_class_name` where the class is another one."""
+"""Entries of a scheduler's config that differ from SDXL base's, including `_class_name`."""
 
 _UNET = "model.diffusion_model."
 _CROSS_ATTENTION = "transformer_blocks.0.attn2.to_k.weight"
@@ -28,7 +28,7 @@ _PLAYGROUND_SCALE = 0.5  # of its VAE: https://huggingface.co/playgroundai/playg
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """One file. What is said of the scheduler and the VAE is said only where it is not as in SDXL base."""
+    """One file's identity; scheduler and VAE entries only if they differ from SDXL base's."""
 
     problem: str | None = None
     """Why it cannot run, as the end of a sentence about the file."""
@@ -53,10 +53,10 @@ def _identify(path: Path, _size: int, _changed: int) -> Identity:
 
 
 def identify(path: Path) -> Identity:
-    """What the file says. Its header is read again only after the file has changed.
+    """Return the identity of a file. Its header is read again only after the file has changed.
 
     Raises:
-        OSError: there is no such file.
+        OSError: the file does not exist.
     """
     state = path.stat()
     return _identify(path, state.st_size, state.st_mtime_ns)
@@ -67,14 +67,14 @@ def _no_header(path: Path) -> str:
         start = file.read(8)
     if start.startswith(b"GGUF"):
         return text("model_unavailable.is_gguf")
-    # A pickle by itself, and the archive that PyTorch wraps around one.
+    # A bare pickle, and PyTorch's archive of one.
     if start.startswith((b"\x80\x02", b"\x80\x03", b"\x80\x04", b"PK\x03\x04")):
         return text("model_unavailable.is_pickle")
     return text("model_unavailable.is_no_safetensors")
 
 
 def _problem(entries: Header) -> str | None:
-    """The first thing that these tensors are instead of a whole SDXL checkpoint; None: they are one."""
+    """Return what these tensors are instead of a whole SDXL checkpoint; None: they are one."""
     for found, problem in _PROBLEMS:
         if found(entries):
             return problem
@@ -94,7 +94,7 @@ def _input_channels(*counts: int) -> Callable[[Header], bool]:
 
 
 def _text_width(entries: Header) -> int | None:
-    """Width of the text that the UNet's first cross-attention reads: SDXL 2048, refiner 1280, SD 2 1024, SD 1 768."""
+    """Return the text width of the UNet's first cross-attention: SDXL 2048, refiner 1280, SD 2 1024, SD 1 768."""
     names = (name for name in entries if name.startswith(_UNET) and name.endswith(_CROSS_ATTENTION))
     return next((_shape(entries, name, 1) for name in names), None)
 
@@ -104,7 +104,7 @@ def _shape(entries: Header, name: str, axis: int) -> int | None:
     return int(shape[axis]) if len(shape) > axis else None
 
 
-# In this order: a file is told by the first that fits.
+# The first match identifies the file.
 _PROBLEMS: tuple[tuple[Callable[[Header], bool], str], ...] = (
     (_has(*_LORA), text("model_unavailable.is_lora")),
     (_begins("control_model.", "controlnet_cond_embedding."), text("model_unavailable.is_controlnet")),
@@ -116,7 +116,7 @@ _PROBLEMS: tuple[tuple[Callable[[Header], bool], str], ...] = (
     (lambda entries: _text_width(entries) == 1280, text("model_unavailable.is_refiner")),
     (_input_channels(9), text("model_unavailable.inpainting_only")),
     (_input_channels(8), text("model_unavailable.is_edit")),
-    # Numbers with a scale beside them: to read them as they are would be noise.
+    # Scaled values: read without their scales they would be noise.
     (_has("scaled_fp8", ".scale_weight"), text("model_unavailable.is_scaled")),
     (lambda entries: not _begins(_UNET)(entries), text("model_unavailable.is_part")),
     (
@@ -144,7 +144,7 @@ def _scheduler(entries: Header, path: Path) -> Options:
     if "v_pred" in entries or metadata(path).get("modelspec.prediction_type") == "v":
         options["prediction_type"] = "v_prediction"
     if "ztsnr" in entries:
-        # https://arxiv.org/abs/2305.08891: the last step is pure noise, so the steps have to begin there.
+        # https://arxiv.org/abs/2305.08891: the schedule ends in pure noise, so sampling must start there.
         options |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     return tuple(options.items())
 
@@ -157,7 +157,7 @@ def _vae(entries: Header, path: Path) -> Options:
 
 
 def _numbers(entries: Header, path: Path, name: str, default: tuple[float, ...]) -> tuple[float, ...]:
-    """The values of a small tensor."""
+    """Return the values of a small tensor."""
     entry = entries.get(name, {})
     kind = {"F64": "d", "F32": "f", "F16": "e"}.get(entry.get("dtype", ""))
     if kind is None:

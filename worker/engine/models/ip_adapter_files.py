@@ -1,7 +1,7 @@
-"""Which files of a folder in h94/IP-Adapter's layout make an IP-Adapter for SDXL, or why none does. Imports no torch.
+"""Finds the IP-Adapter for SDXL in a folder of h94/IP-Adapter's layout. Imports no torch.
 
-A folder has `sdxl_models/*.safetensors`, or the files themselves, and an image encoder in one of `ENCODERS`. Which
-encoder a file is for, the widths of its tensors say.
+A folder has `sdxl_models/*.safetensors`, or the files themselves, and an image encoder in one of `ENCODERS`. The widths
+of a file's tensors tell which encoder it needs.
 """
 
 from dataclasses import dataclass
@@ -16,26 +16,26 @@ PREFERRED = (
     "ip-adapter_sdxl_vit-h.safetensors",
     "ip-adapter_sdxl.safetensors",
 )
-"""Which of several files is taken: the first of these, else any other. Those for CLIP ViT-H come before the one for a
-larger image encoder; Plus sees a picture's parts, and keeps to a subject better (tencent-ailab/IP-Adapter, README)."""
+"""The preferred files, in order; otherwise any other. Those for CLIP ViT-H precede the one for a larger image encoder;
+Plus uses a picture's patches and follows a subject better (tencent-ailab/IP-Adapter, README)."""
 ENCODERS = ("models/image_encoder", "sdxl_models/image_encoder", "image_encoder")
 _FACES = ("faceid", "instantid", "instant-id")
-"""What is in the names of weights that identify a face."""
+"""Parts of tensor names that identify FaceID weights."""
 
 
 @dataclass(frozen=True, slots=True)
 class IpAdapterFiles:
-    """One adapter, with the encoder that it was trained with."""
+    """An adapter and the image encoder that it was trained with."""
 
     weights: Path
     encoder: Path
     """A folder in transformers' layout."""
     context: int
-    """Width of what its cross-attentions read; that of the UNet's prompt (SDXL 2048, SD 1.5 768)."""
+    """Width of its cross-attention input, which is that of the UNet's prompt (SDXL 2048, SD 1.5 768)."""
 
 
 def ip_adapter_files(folder: Path) -> IpAdapterFiles | str:
-    """The adapter of a folder, or why there is none, as the end of a sentence."""
+    """Return the adapter of a folder, or why there is none, as the end of a sentence."""
     found = [*folder.glob("sdxl_models/*.safetensors"), *folder.glob("*.safetensors")]
     if not found:
         files = [*folder.glob("sdxl_models/*"), *folder.glob("*")]
@@ -67,5 +67,5 @@ def _adapter(weights: Path, folder: Path) -> IpAdapterFiles | str:
 
 
 def _identifies(shapes: dict[str, list[int]]) -> bool:
-    """Whether it reads the numbers of a recognised face: FaceID in its kinds."""
+    """Whether the weights are a variant of FaceID."""
     return any("to_k_lora" in name or name.startswith(("image_proj.perceiver", "image_proj.proj.2")) for name in shapes)

@@ -1,8 +1,8 @@
-"""What was read of models' files, kept until one of them changes.
+"""Caches what was read from models' files until one of the files changes.
 
-Each reading says which folders it looks at (`look`). What it found is given again as long as the state of every file in
-them (inode, size, time of change) is what it was, which takes less than to read them, and no lock. So a model that
-arrives, is exchanged or loses a file is seen at once, as if nothing were kept. An error is never kept. Any thread.
+Each reading names the folders that it depends on (`look`). Its result is reused while the state of every file in them
+(inode, size, change time) is unchanged; comparing states is cheaper than reading, and needs no lock. So a model that
+arrives, is replaced or loses a file is noticed at once. Errors are never cached. Thread-safe.
 """
 
 import os
@@ -17,20 +17,20 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 State = tuple[Any, ...]
-"""A file's inode, size and time of change; a folder's with those of all that is in it; empty: it is not there."""
+"""A file's inode, size and change time; a folder's with those of its contents; empty: it does not exist."""
 
 DEPTH = 4
-"""Folders below each other that are looked into: as the hub's cache has a model, `snapshots/<commit>/unet/<file>`."""
+"""Depth of folders to inspect, as in the hub's cache: `snapshots/<commit>/unet/<file>`."""
 SETTLED_NS = 2_000_000_000
-"""So long after a change a file may change again unseen: the clocks of some file systems tick once a second."""
+"""How long after a change another one may go unnoticed: some file systems have timestamps of one second."""
 
 
 @dataclass(slots=True)
 class _Looks:
-    """The files that are looked at in the body of one `together`."""
+    """The file states within one `together`."""
 
     states: dict[Path, State]
-    """Shared with the outermost `together`, so that each file's state is asked for once."""
+    """Shared with the outermost `together`, so that each state is read once."""
     paths: set[Path] = field(default_factory=set)
 
     def at(self, path: Path) -> State:
@@ -44,16 +44,16 @@ _LOOKS: ContextVar[_Looks | None] = ContextVar("looks", default=None)
 
 
 class Kept:
-    """What was read, by a key that says what it answers."""
+    """Results of readings, by key."""
 
     def __init__(self) -> None:
         self._found: dict[Hashable, tuple[dict[Path, State], Any]] = {}
 
     def get(self, key: Hashable, read: Callable[[], T]) -> T:
-        """What `read` finds, or found when the files that it looked at were as they are now."""
+        """Return the result of `read`, cached while the files that it looked at are unchanged."""
         with together():
             looks = _LOOKS.get()
-            assert looks is not None  # noqa: S101 - `together` has just set it
+            assert looks is not None  # noqa: S101 - set by `together`
             states, found = self._found.get(key, ({}, None))
             if states and all(looks.at(path) == state for path, state in states.items()):
                 value: T = found
@@ -67,7 +67,7 @@ class Kept:
 
 
 def look(*paths: Path) -> None:
-    """Say, before it is read, what a reading depends on: files, or folders with all that is in them."""
+    """Declare, before reading, which files or folders a reading depends on."""
     if (looks := _LOOKS.get()) is not None:
         for path in paths:
             looks.at(path)
@@ -75,7 +75,7 @@ def look(*paths: Path) -> None:
 
 @contextmanager
 def together() -> Iterator[None]:
-    """In the body, the state of a file is asked for once: what is asked there has one answer."""
+    """Within the body, read each file's state only once, so that all answers are consistent."""
     outer = _LOOKS.get()
     looks = _Looks({} if outer is None else outer.states)
     token = _LOOKS.set(looks)
@@ -100,5 +100,5 @@ def _state(path: Path | str, depth: int) -> State:
 
 
 def _changed(state: State) -> int:
-    """When the newest of its files changed."""
+    """Return the change time of the newest file."""
     return max((*state[2:3], *(_changed(inner) for _, inner in state[3:])), default=0)

@@ -1,7 +1,7 @@
-"""Weights on disk -> networks in the dtype they run in. Knows files, classes and dtypes; runs nothing.
+"""Loads weights from disk into networks in their run dtype. Knows files, classes and dtypes; runs nothing.
 
-Every part is read once, as safetensors, from this disk only, straight into its run dtype and to where it is told to be.
-A tensor that is missing is an error: no network runs with numbers that its file does not have. Progress is one step a
+Each part is read once, as safetensors, from this disk only, directly into its run dtype and to its target device. A
+missing tensor is an error: no network runs with values that its file does not contain. Progress is one step per
 component.
 """
 
@@ -54,17 +54,17 @@ CLASSES = frozenset(
         "WanTransformer3DModel",
     }
 )
-"""The classes a model folder may name (schedulers beside them): a folder chooses among these, it brings no code."""
+"""The classes that a model folder may name, beside schedulers: a folder chooses among these and brings no code."""
 _READ_AS = {"CLIPVisionModelWithProjection": "CLIPVisionModel"}
-"""What Wan 2.1's image-to-video checkpoints name -> what diffusers' own example for them loads: the projection is not
-used (https://huggingface.co/docs/diffusers/api/pipelines/wan)."""
+"""The class that Wan 2.1's image-to-video checkpoints name -> the one that diffusers' example loads: the projection is
+not used (https://huggingface.co/docs/diffusers/api/pipelines/wan)."""
 _IN_ONE_FILE = {"unet": ("model.diffusion_model.",), "vae": ("first_stage_model.", "vae.")}
-"""Network -> how the names of its tensors begin in a single SDXL file."""
+"""Network -> prefix of its tensors in a single SDXL file."""
 
 
 @dataclass(slots=True)
 class SdxlParts:
-    """SDXL's networks and what goes with them. The refiner shares the VAE and the second text encoder."""
+    """SDXL's networks, tokenizers and scheduler. The refiner shares the VAE and the second text encoder."""
 
     tokenizer: Any
     tokenizer_2: Any
@@ -81,11 +81,11 @@ class SdxlParts:
     depth: Any = None
     preview: Any = None
     beside: Beside = field(default_factory=Beside)
-    """Whether `preview` has room there."""
+    """Whether there is memory for `preview`."""
     preview_factors: PreviewFactors | None = None
-    """What makes colours of its latents, where the model says so itself."""
+    """The map from latents to colours, if the model has its own."""
     controlnets: dict[str, Any] = field(default_factory=dict)
-    """By the name that their `WeightSource` gives them."""
+    """By their `WeightSource.network`."""
 
     def modules(self) -> dict[str, torch.nn.Module]:
         """The networks in the order in which a job uses them."""
@@ -117,7 +117,7 @@ class WanParts:
 
 @dataclass(slots=True)
 class UpscalerParts:
-    """The one network that makes pictures larger."""
+    """The upscaler network."""
 
     upscaler: Upscaler
     vae: Any = None
@@ -133,10 +133,10 @@ Parts = SdxlParts | WanParts | UpscalerParts
 
 @dataclass(slots=True)
 class Loader:
-    """Loads one model whose files are here.
+    """Loads one model whose files are on this machine.
 
-    `cuda` decides the dtypes. A network for which `on_card` holds is read straight to `card`; every other one, and all
-    without a card, to the machine's memory.
+    `cuda` decides the dtypes. A network for which `on_card` is true is read directly to `card`; all others, and all
+    without a card, to host memory.
     """
 
     spec: ModelSpec
@@ -149,7 +149,7 @@ class Loader:
     _total: int = field(default=0, init=False)
 
     def load(self) -> Parts:
-        """The model's parts, in evaluation mode.
+        """Return the model's parts, in evaluation mode.
 
         Raises:
             ModelUnavailable, or an error of safetensors, diffusers, transformers or the operating system.
@@ -175,7 +175,7 @@ class Loader:
         return UpscalerParts(made)
 
     def load_extra(self, source: WeightSource, parts: SdxlParts) -> torch.nn.Module:
-        """Read what a job asks for beside a model into that model's parts.
+        """Load a job's extras into the model's parts.
 
         Raises:
             As `load`.
@@ -221,7 +221,7 @@ class Loader:
             parts.vae.register_to_config(**dict(identify(_path(main)).vae))
         if self.cuda:
             parts.vae.to(memory_format=torch.channels_last)
-        # The dtype was chosen here, once; with this flag diffusers would cast the shared VAE up and down.
+        # The dtype is chosen here; with this flag diffusers would cast the shared VAE back and forth.
         parts.vae.register_to_config(force_upcast=False)
         if refiner is not None:
             folder = _path(refiner)
@@ -236,7 +236,7 @@ class Loader:
         if self.sdxl_configs is None:
             raise ModelUnavailable("model_unavailable.file_configs")
         half = torch.float16
-        # The large ones by themselves, so that each is read once, in its own dtype, to its own place.
+        # Large networks one by one, so that each is read once, in its own dtype, to its own device.
         unet = self._of_file(source, "unet", diffusers.UNet2DConditionModel, half)
         vae_dtype = _vae_dtype(self.sdxl_configs / "vae")
         vae = self._of_file(source, "vae", diffusers.AutoencoderKL, vae_dtype) if load_vae else None
@@ -266,7 +266,7 @@ class Loader:
         )
 
     def _of_file(self, source: WeightSource, name: str, kind: Any, dtype: torch.dtype) -> Any:
-        """One network of a single SDXL file; no other tensor of the file is read."""
+        """Load one network of a single SDXL file, reading no other tensors."""
         tensors = _tensors(_path(source), prefixes=_IN_ONE_FILE[name])
         with _whole_or_error(source, name):
             if not tensors:
@@ -291,7 +291,7 @@ class Loader:
         return WanParts(
             tokenizer=self._small(folder, "tokenizer"),
             text_encoder=self._network(main, "text_encoder", bfloat16),
-            # Small, and its features steer every step: float32 as in diffusers' own example for Wan.
+            # Small, and its features affect every step: float32 as in diffusers' example for Wan.
             image_encoder=self._network(main, "image_encoder", torch.float32) if "image_encoder" in present else None,
             image_processor=self._small(folder, "image_processor") if "image_processor" in present else None,
             transformer=self._network(main, "transformer", bfloat16),
@@ -304,10 +304,10 @@ class Loader:
         )
 
     def _wan_vae(self, source: WeightSource) -> Any:
-        """Encodes in float32, decodes in bfloat16: half the room where a job needs most, and no difference to see.
+        """Load a VAE that encodes in float32 and decodes in bfloat16: half the peak memory, no visible difference.
 
         Clips decoded in bfloat16 have an MS-SSIM of 0.9999 to those in float32 (hao-ai-lab/FastVideo, pull request
-        1472); what is encoded steers every step, so that stays exact.
+        1472); what is encoded affects every step, so that stays exact.
         """
         vae = self._network(source, "vae", torch.float32)
         if self.cuda:
@@ -316,7 +316,7 @@ class Loader:
         return vae
 
     def _ip_adapter(self, source: WeightSource, unet: Any) -> IpAdapter:
-        """An IP-Adapter for this UNet, with its image encoder."""
+        """Load an IP-Adapter for this UNet, with its image encoder."""
         if source.kind == "demo":
             return ip_adapter.demo(unet)
         files = ip_adapter_files(_path(source))
@@ -331,7 +331,7 @@ class Loader:
             raise _incomplete(source, "ip_adapter") from error
 
     def _preview(self, source: WeightSource, dtype: torch.dtype) -> Any:
-        """A tiny autoencoder: a folder, or a file of the usual one in diffusers' names."""
+        """Load a tiny autoencoder from a folder, or from a file with diffusers' names."""
         where = _path(source)
         if where.suffix != ".safetensors":
             return self._read(diffusers.AutoencoderTiny, where, dtype, source, "preview")
@@ -341,7 +341,7 @@ class Loader:
         return _filled(network, _tensors(where, dtype=dtype), source, "preview")
 
     def _controlnet(self, source: WeightSource, unet: Any) -> Any:
-        """A ControlNet for this UNet."""
+        """Load a ControlNet for this UNet."""
         if source.kind == "demo":
             return controlnet.demo(unet, union=source.called is None)
         files = controlnet_files(_path(source), half=self.cuda)
@@ -358,7 +358,7 @@ class Loader:
         return network
 
     def _controlnet_alone(self, kind: Any, files: ControlNetFiles, source: WeightSource, unet: Any) -> Any:
-        """One whose config is not where diffusers looks for it, or that has none and is then as wide as the UNet."""
+        """Load a ControlNet whose config is not where diffusers looks, or that has none and then matches the UNet."""
         config = dict(files.config)
         if "block_out_channels" not in config:
             config = controlnet.config_like(unet, kind) | config
@@ -371,7 +371,7 @@ class Loader:
         return _filled(network, tensors, source, source.network, strict=False)
 
     def _vae(self, source: WeightSource) -> Any:
-        """A VAE of its own: a folder, or a file in the original implementation's or in diffusers' names."""
+        """Load a separate VAE from a folder, or from a file with the original's or diffusers' names."""
         where = _path(source)
         if where.suffix != ".safetensors":
             vae = self._read(diffusers.AutoencoderKL, where, _vae_dtype(where), source, "vae")
@@ -392,7 +392,7 @@ class Loader:
         return vae
 
     def _network(self, source: WeightSource, name: str, dtype: torch.dtype, *, slot: str | None = None) -> Any:
-        """A component of a folder, which takes the place `slot` among the networks (its own name, if not given)."""
+        """Load a component of a folder as the network `slot` (default: its own name)."""
         folder = _path(source)
         taken = slot or name
         module = self._read(_class(*components(folder)[name]), folder / name, dtype, source, taken)
@@ -410,7 +410,7 @@ class Loader:
             "output_loading_info": True,
         }
         if ours:
-            options["ignore_mismatched_sizes"] = True  # they are told below, as those that are missing
+            options["ignore_mismatched_sizes"] = True  # reported below, like missing ones
         if variant := variant_of(folder, half=self.cuda):
             options["variant"] = variant
         if (place := self._place(name)) is not None:
@@ -418,12 +418,12 @@ class Loader:
         with _whole_or_error(source, name):
             module, said = kind.from_pretrained(str(folder), **options)
         if said["missing_keys"] or said["mismatched_keys"]:
-            # transformers fills these with random numbers.
+            # transformers initialises these randomly.
             raise _incomplete(source, name)
         return _whole(module, source, name)
 
     def _place(self, name: str) -> torch.device | None:
-        """Where a network is read to; one that is quantized goes to the card layer by layer afterwards."""
+        """Return the device to read a network to; a quantised one moves to the card layer by layer afterwards."""
         return self.card if self.on_card(name) and self._quantized(name) is None else None
 
     def _quantized(self, name: str) -> Quantized | None:
@@ -483,7 +483,7 @@ def _path(source: WeightSource) -> Path:
 
 
 def _vae_dtype(folder: Path) -> torch.dtype:
-    """The dtype of an SDXL VAE on the GPU: float16 only where it was made not to overflow there."""
+    """Return the dtype of an SDXL VAE on the GPU: float16 only if it was fixed not to overflow."""
     return torch.bfloat16 if read_json(folder / "config.json").get("force_upcast", True) else torch.float16
 
 
@@ -505,7 +505,7 @@ def _tensors(
     with safe_open(path, "pt") as file:
         return {
             key: file.get_tensor(key).to(device=place, dtype=dtype)
-            for key in file.keys()  # noqa: SIM118 - no dict
+            for key in file.keys()  # noqa: SIM118 - not a dict
             if key.startswith(prefixes)
         }
 
@@ -513,7 +513,7 @@ def _tensors(
 def _filled(
     module: Any, tensors: Mapping[str, torch.Tensor], source: WeightSource, name: str, *, strict: bool = True
 ) -> Any:
-    """A network without numbers (on `meta`) with these tensors in it; `strict`: and no tensor that it does not know."""
+    """Assign tensors to a network on `meta`; `strict`: refuse unknown tensors."""
     try:
         module.load_state_dict(tensors, strict=strict, assign=True)
     except RuntimeError as error:  # torch's: a tensor is missing, or of another shape
@@ -534,7 +534,7 @@ def _whole(module: Any, source: WeightSource, name: str) -> Any:
 
 @contextmanager
 def _whole_or_error(source: WeightSource, name: str) -> Iterator[None]:
-    """In the body, what diffusers raises for a tensor that is missing or of another shape becomes our error."""
+    """Translate diffusers' errors about missing or misshapen tensors in the body."""
     try:
         yield
     except NotImplementedError as error:  # a tensor on `meta` cannot be copied

@@ -1,6 +1,6 @@
-"""The networks that make a picture larger: RRDBNet and SRVGGNetCompact, and weights in their layout for the demo.
+"""The upscaler networks RRDBNet and SRVGGNetCompact, and demo weights in their layout.
 
-Knows what `upscaler_file` found in a header; knows no tiles and no pictures.
+Knows the layouts of `upscaler_file`; knows no tiles and no pictures.
 """
 
 from collections.abc import Mapping
@@ -12,11 +12,11 @@ from torch.nn import functional
 from worker.engine.models.upscaler_file import Layout, layout, renamed
 
 _SLOPE = 0.2
-"""Of every leaky ReLU, and what of each block's result is added (https://arxiv.org/abs/1809.00219, section 3.1)."""
+"""Slope of the leaky ReLUs, and residual scaling (https://arxiv.org/abs/1809.00219, section 3.1)."""
 
 
 class _Dense(nn.Module):
-    """Five convolutions, each of which sees what all before it made."""
+    """Five densely connected convolutions."""
 
     def __init__(self, features: int, growth: int) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class _Dense(nn.Module):
 
 
 class _Block(nn.Module):
-    """A residual block of three dense ones: RRDB."""
+    """A residual block of three dense blocks (RRDB)."""
 
     def __init__(self, features: int, growth: int) -> None:
         super().__init__()
@@ -95,10 +95,10 @@ class CompactNet(Upscaler):
 
 
 def network(tensors: Mapping[str, Tensor]) -> Upscaler:
-    """The network of a file's tensors, in float32 on the CPU.
+    """Build the network of a file's tensors, in float32 on the CPU.
 
     Raises:
-        NotAnUpscaler: they are none of the two.
+        NotAnUpscaler: neither of the two architectures.
         RuntimeError: a tensor is missing or has another shape.
     """
     found = layout({name: {"shape": tensor.shape} for name, tensor in tensors.items()})
@@ -111,14 +111,14 @@ def network(tensors: Mapping[str, Tensor]) -> Upscaler:
 
 DEMO_SCALE = 4
 _SHARPNESS = -0.75
-"""The cubic's slope at distance 1; OpenCV's, a little sharper than Catmull and Rom's -0.5."""
+"""The cubic kernel's slope at distance 1: OpenCV's, slightly sharper than Catmull-Rom's -0.5."""
 
 
 def demo_weights() -> dict[str, Tensor]:
-    """Weights of a SRVGGNetCompact that enlarges four times by cubic convolution: neither trained nor stored.
+    """Compute weights of a SRVGGNetCompact that enlarges four times by cubic convolution.
 
-    Keys (1981), https://doi.org/10.1109/TASSP.1981.1163711, equation 4. The first convolution hands on a pixel and its
-    eight neighbours, the last one weighs the five rows and columns around it, less the nearest that is added.
+    Keys (1981), https://doi.org/10.1109/TASSP.1981.1163711, equation 4. The first convolution passes on a pixel and its
+    eight neighbours; the last one weighs five rows and columns, minus the nearest neighbour that the network adds.
     """
     scale, taps = DEMO_SCALE, range(-2, 3)
     lines = torch.zeros(scale, 5)
@@ -134,7 +134,7 @@ def demo_weights() -> dict[str, Tensor]:
             weights[2, 2] -= 1.0
             for down in taps:
                 for right in taps:
-                    # As far as the last convolution reaches by itself, the rest is a neighbour's.
+                    # Within the reach of the last convolution; the rest comes from a neighbour.
                     y, x = max(-1, min(1, down)), max(-1, min(1, right))
                     near = 3 * (down - y + 1) + (right - x + 1)
                     last[scale**2 * colour + phase, 9 * colour + near, y + 1, x + 1] += weights[down + 2, right + 2]

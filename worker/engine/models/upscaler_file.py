@@ -1,9 +1,8 @@
-"""What an upscaler's file holds, told by the names and shapes of its tensors. Imports no torch.
+"""Identifies an upscaler's architecture by the names and shapes of its tensors. Imports no torch.
 
-Two architectures, each in the names that its authors and those of the programs around them gave: RRDBNet of ESRGAN and
-Real-ESRGAN (https://arxiv.org/abs/1809.00219, https://arxiv.org/abs/2107.10833) and SRVGGNetCompact of Real-ESRGAN's
-small models. They are read here and not by a library: the one that knows all (spandrel) asks for torchvision, which
-neither of the two has any use for.
+Supports two architectures, under the tensor names in use: RRDBNet of ESRGAN and Real-ESRGAN
+(https://arxiv.org/abs/1809.00219, https://arxiv.org/abs/2107.10833), and SRVGGNetCompact of Real-ESRGAN's small models.
+The library for this, spandrel, depends on torchvision, which neither architecture needs.
 """
 
 import math
@@ -18,10 +17,10 @@ from worker.engine.models.checkpoint import header
 from worker.engine.models.weight_files import is_whole
 
 Tensors = Mapping[str, Mapping[str, Any]]
-"""A tensor's name -> what a safetensors header says of it."""
+"""Tensor name -> its entry in a safetensors header."""
 
 _WRAPPERS = ("params_ema.", "params.", "state_dict.", "model_state_dict.", "module.", "generator.", "netG.")
-"""What programs that save a network put before each of its names."""
+"""Prefixes that programs put before tensor names."""
 _ORIGINAL = re.compile(r"model\.1\.sub\.(\d+)\.(RDB\d\.conv\d)\.0\.(weight|bias)")
 _MIDDLE = {
     "RRDB_trunk": "body",
@@ -47,29 +46,29 @@ _OTHERS: tuple[tuple[str, str], ...] = (
     (r"stylegan_decoder\.", "a GFPGAN face restorer"),
     (r"(encoder|decoder)\.(mid|down|up)", "a VAE"),
 )
-"""How the names of another architecture begin, and what it is."""
+"""Name prefixes of other architectures -> what they are."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """An upscaler's architecture and its widths."""
+    """An upscaler's architecture and sizes."""
 
     kind: Literal["rrdb", "compact"]
     scale: int
-    """How many times larger a side becomes."""
+    """Enlargement of a side."""
     features: int
     blocks: int
     """RRDB blocks, or convolutions between the first and the last."""
     growth: int = 0
     """Channels that each convolution of a dense block adds."""
     unshuffle: int = 1
-    """By so many a side is folded into channels first (Real-ESRGAN's x2 and x1)."""
+    """Pixel-unshuffle factor of the input (Real-ESRGAN's x2 and x1)."""
     doublings: int = 0
-    """How often an RRDBNet enlarges by two."""
+    """How often an RRDBNet doubles the size."""
 
     @property
     def flop_a_pixel(self) -> float:
-        """Multiplications and additions for each pixel of the picture that goes in: of its convolutions, counted."""
+        """FLOP of the convolutions per input pixel."""
         if self.kind == "compact":
             middle = self.blocks * self.features**2 + self.features * 3 * (1 + self.scale**2)
             return 2.0 * 9 * middle
@@ -82,17 +81,17 @@ class Layout:
 
 
 DEMO = Layout("compact", 4, 27, 0)
-"""Of the network that is built as it is loaded (`upscaler.demo_weights`)."""
+"""The layout of `upscaler.demo_weights`, which are computed on loading."""
 USUAL = Layout("rrdb", 4, 64, 23, 32, 1, 2)
-"""Real-ESRGAN's x4plus; stands for a file that is not here yet."""
+"""Real-ESRGAN's x4plus; assumed for a file that is not on this machine yet."""
 
 
 class NotAnUpscaler(ValueError):
-    """Says what a file is, as the end of a sentence."""
+    """A file is not a usable upscaler; the message is the end of a sentence about it."""
 
 
 def file_in(path: Path) -> Path:
-    """The one file of a folder that holds weights, or the file itself.
+    """Return the single weights file of a folder, or the file itself.
 
     Raises:
         NotAnUpscaler: there is none, or there are several.
@@ -125,7 +124,7 @@ def read(path: Path) -> Layout:
 
 
 def problem(path: Path) -> str | None:
-    """Why a file, or the one in a folder, is no upscaler, as the end of a sentence; None where it is one."""
+    """Return why a file, or the one in a folder, is not an upscaler, as the end of a sentence; None: it is one."""
     try:
         read(file_in(path))
     except NotAnUpscaler as error:
@@ -152,7 +151,7 @@ def layout(tensors: Tensors) -> Layout:
 
 
 def renamed(names: Iterable[str]) -> dict[str, str]:
-    """A file's own names -> those of Real-ESRGAN."""
+    """Rename a file's tensors to Real-ESRGAN's names."""
     names = list(names)
     plain = dict(zip(names, map(_unwrapped, names), strict=True))
     original = {name for name in plain.values() if _ORIGINAL.fullmatch(name)}
@@ -173,7 +172,7 @@ def _of_middle(name: str) -> str:
 
 
 def _of_original(name: str, names: list[str]) -> str:
-    """ESRGAN's first release, and what is trained with it since, numbers the parts of one long sequence."""
+    """Rename the tensors of ESRGAN's first release, which numbers the layers of one sequence."""
     if match := _ORIGINAL.fullmatch(name):
         return f"body.{match[1]}.{match[2].lower()}.{match[3]}"
     tops = sorted({int(found[1]) for one in names if (found := re.fullmatch(r"model\.(\d+)\.weight", one))})
