@@ -1,7 +1,7 @@
-"""An inpainting's pixels: what the model is given of the client's picture and mask, and how what it drew is put back.
+"""Prepares the client's picture and mask for inpainting, and composites the drawing back into the picture.
 
-Pure Pillow and NumPy; knows no models. Where the weight of a pixel is 0, the finished picture has the client's own,
-exactly; where it is 255, what was drawn; in between a mixture of both.
+Pure Pillow and NumPy; knows no models. Pixels with a weight of 0 keep the client's values exactly, those with 255 get
+the drawing, and those between a mixture.
 """
 
 from typing import TYPE_CHECKING
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from worker.core.types import Control
 
 _SEAM = 2.0
-"""Standard deviation, in pixels, of the seam between the client's picture and what is drawn beside it."""
+"""Standard deviation, in pixels, of the blurred seam between the client's picture and its outpainted borders."""
 _SMEARED = 12
-"""What is to be drawn beside a picture begins as its mirror image, blurred over one n-th of the canvas."""
+"""Outpainted borders start as the picture's mirror image, blurred over one n-th of the canvas."""
 _ANY = [0] + [255] * 255
 _OFF_THE_KEPT = [255 - min(255, 2 * value) for value in range(256)]
 
 
 class Canvas:
-    """The client's picture and mask at the size of the output, and the part of it that the model draws."""
+    """The client's picture and mask at the output's size, and the part that the model draws."""
 
     def __init__(self, params: "ImageParams", image: Image.Image, mask: Image.Image | None, control: "Control") -> None:
         size, blur = (params.width, params.height), params.mask_blur or 0.0
@@ -49,14 +49,14 @@ class Canvas:
         self._box: Box = (0, 0, *size) if params.drawn is None else params.drawn.box
         self._whole = self._box == (0, 0, *size)
         self.source, self.weights = self._part(self._picture), self._part(self._weights)
-        """What the model starts from (RGB), and how far it may leave each pixel of it (L), at the size it draws."""
+        """Return the model's source (RGB) and the weight of each pixel (L), at the size that it draws."""
         if self.source.size != params.drawn_size:
             self.source = self.source.resize(params.drawn_size, Image.Resampling.LANCZOS)
             weights = self.weights.resize(params.drawn_size, Image.Resampling.BILINEAR)
             self.weights = weights.point(_ANY) if masks.is_hard(self._weights) else weights
 
     def finished(self, drawn: "NDArray[np.uint8]") -> "NDArray[np.uint8]":
-        """The output, (height, width, 3), with what was drawn of it in its place."""
+        """Return the output, (height, width, 3), with the drawing composited into it."""
         image, size = Image.fromarray(drawn), (self._box[2] - self._box[0], self._box[3] - self._box[1])
         if image.size != size:
             image = image.resize(size, Image.Resampling.LANCZOS)
@@ -65,7 +65,7 @@ class Canvas:
         return np.array(result)
 
     def _warn_of_no_white(self, mask: Image.Image, params: "ImageParams", control: "Control") -> None:
-        """Say where a mask repaints nothing, or nothing wholly: its strokes are missing, too small, or not white."""
+        """Warn if a mask repaints nothing, or nothing fully: strokes are missing, too small, or not white."""
         brightest = max(level for level, count in enumerate(mask.histogram()) if count)
         if self._weights.getbbox() is None:
             why = f"the mask's white is too small for {params.width}x{params.height}"
@@ -83,9 +83,9 @@ class Canvas:
         return of if self._whole else of.crop(self._box)
 
     def _grow(self, inside: "Box", size: tuple[int, int], blur: float) -> None:
-        """Lay the picture on a larger canvas, of which all but the picture is drawn.
+        """Place the picture on a larger canvas whose borders are drawn.
 
-        The seam lies beside the picture, where its mirror image passes into what is drawn.
+        The seam lies outside the picture, in its mirror image.
         """
         borders = [border for border in (*inside[:2], size[0] - inside[2], size[1] - inside[3]) if border]
         kept = Image.new("L", size)

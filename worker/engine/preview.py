@@ -255,8 +255,8 @@ def _beside(numbers: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
 class Beside:
     """Remembers whether a loaded model's jobs leave memory for a tiny autoencoder.
 
-    Finding out that there is none costs time during a job: it waits for the GPU and empties torch's cache. So the result
-    is kept until something leaves the GPU.
+    Finding out that there is none costs time during a job: it waits for the GPU and empties torch's cache. So the
+    result is kept until something leaves the GPU.
     """
 
     too_large: float = math.inf

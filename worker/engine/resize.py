@@ -1,6 +1,6 @@
-"""A picture -> the size of the job. Pure Pillow; knows no models.
+"""Scales pictures and masks to the size of a job. Pure Pillow; knows no models.
 
-A client's pictures are scaled to cover the target and cropped about their centre, never distorted.
+A client's pictures are scaled to cover the target and cropped at the centre, never distorted.
 """
 
 import math
@@ -27,7 +27,7 @@ _MOST_SQUARES = 33
 def fit_image(
     image: Image.Image, width: int, height: int, control: "Control", *, field: str = "image_url"
 ) -> Image.Image:
-    """`image` as RGB of exactly width x height; warns when a part of it, which `field` named, had to be cropped."""
+    """Return `image` as RGB of exactly width x height; warns with `field` if a part had to be cropped."""
     lost = cropped_share(image.size, (width, height))
     if lost >= 0.01:
         control.warn(
@@ -41,10 +41,10 @@ def fit_image(
 
 
 def middle(image: Image.Image) -> Image.Image:
-    """The middle of a picture, at most four times as long as it is wide, for a network that sees a square of it.
+    """Return the middle of a picture, at most four times as long as wide, for a network with a square input.
 
-    What such a network comes with scales the shorter side to its own and crops then: of a picture of 1 x 1,000,000
-    pixels, a file of some hundred bytes, it would make one of 224 x 224,000,000.
+    The network's preprocessor scales the shorter side first and crops afterwards: a picture of 1 x 1,000,000 pixels, a
+    file of some hundred bytes, would become 224 x 224,000,000.
     """
     most = _SEEN * min(image.size)
     if max(image.size) <= most:
@@ -72,16 +72,16 @@ def squares(image: Image.Image) -> Iterator[Image.Image]:
 
 
 def enlarged(drawn: "NDArray[np.uint8]", width: int, height: int) -> Image.Image:
-    """A picture of ours, (height, width, 3), at another size of nearly its proportions."""
+    """Resize one of our pictures, (height, width, 3), to nearly the same proportions."""
     return Image.fromarray(drawn).resize((width, height), Image.Resampling.LANCZOS)
 
 
 def fit_mask(
     mask: Image.Image, image_size: tuple[int, int], width: int, height: int, control: "Control"
 ) -> Image.Image:
-    """The mask laid over its image and cropped like it: L of width x height, each value the weight of what is drawn.
+    """Scale and crop the mask like its image: L of width x height, each value the weight of the drawing.
 
-    A mask of 0 and 255 alone stays one at any size: a pixel is repainted where half of it or more was white.
+    A mask of 0 and 255 only stays so at any size: a pixel is repainted if half of it or more was white.
     `image_size` is the source image's own size; a mask of another size is stretched over it first.
     """
     mask = masks.cleaned(mask)
@@ -96,7 +96,7 @@ def fit_mask(
 
 
 def masked_box(mask: Image.Image) -> "Shares | None":
-    """The smallest box with all that a mask repaints, in shares of its sides; None where it repaints nothing."""
+    """Return the smallest box that contains everything a mask repaints, relative to its sides; None: nothing."""
     if (box := masks.cleaned(mask).getbbox()) is None:
         return None
     width, height = mask.size
@@ -104,6 +104,6 @@ def masked_box(mask: Image.Image) -> "Shares | None":
 
 
 def cropped_share(size: tuple[int, int], target: tuple[int, int]) -> float:
-    """The share of a picture's area, 0 ... 1, that falls off when it is scaled to cover `target`."""
+    """Return the share of a picture's area, 0 ... 1, that is cropped when it is scaled to cover `target`."""
     ours, theirs = size[0] / size[1], target[0] / target[1]
     return 1 - min(ours, theirs) / max(ours, theirs)

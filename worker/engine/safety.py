@@ -1,6 +1,6 @@
-"""Pixels -> whether the safety checker of diffusers' Stable Diffusion objects to them. Changes no pixel.
+"""Runs the safety checker of diffusers' Stable Diffusion on results. Changes no pixel.
 
-Knows the checker's networks; knows no operator's choice and no request. Importing this module imports no torch.
+Importing this module imports no torch. Knows the checker's networks; knows no settings and no request.
 """
 
 import logging
@@ -33,10 +33,10 @@ class SafetyChecker:
     """CLIP's vision tower and 20 concepts (https://arxiv.org/abs/2210.04610), on the GPU in half precision: 0.6 GB."""
 
     def __init__(self, weights: WeightSource, *, cuda: bool, control: Control | None = None) -> None:
-        """Load it, downloading it first where it is not here: `control` is asked meanwhile whether to go on.
+        """Load the checker, downloading it if necessary; `control` may stop the download.
 
         Raises:
-            ModelUnavailable: it cannot be had; the message names the variable.
+            ModelUnavailable: it is not available; the message names the variable.
             OutOfMemory, GpuFault, DiskFull, or what `control.raise_if_stopped` raises.
         """
         started = time.monotonic()
@@ -77,7 +77,7 @@ class SafetyChecker:
         with translated("run"):
             for square in squares(Image.fromarray(picture)):
                 seen = self._processor([square], return_tensors="pt").pixel_values
-                # The checker blacks out the pictures it is handed: it is handed an empty one.
+                # The checker blackens the pictures that it is given, so it gets an empty one.
                 clip_input = seen.to(self._device, self._checker.dtype)
                 _, flags = self._checker(clip_input=clip_input, images=[np.empty(0)])
                 if any(flags):
@@ -114,13 +114,13 @@ def _load(folder: Path, *, cuda: bool) -> tuple[Any, Any]:
         output_loading_info=True,
     )
     if said["missing_keys"]:
-        # transformers fills what is missing with random numbers, and a checker of random numbers finds nothing.
+        # transformers initialises missing weights randomly, and a random checker flags nothing.
         raise ModelUnavailable("model_unavailable.checker_incomplete")
     checker.visual_projection.register_forward_hook(_answers)
     return checker.eval(), CLIPImageProcessor.from_pretrained(str(processor), local_files_only=True)
 
 
 def _answers(_module: Any, _inputs: Any, embeds: Any) -> None:
-    """Refuse an answer that is not finite: NaN is over no threshold, so such a picture would pass as harmless."""
+    """Refuse a result that is not finite: NaN exceeds no threshold, so the picture would pass."""
     if not bool(embeds.isfinite().all()):
         raise Internal("internal.no_verdict")

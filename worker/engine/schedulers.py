@@ -1,6 +1,6 @@
-"""A scheduler per request, made from the model's own scheduler's config. Knows names and options; holds no state.
+"""Makes a scheduler per request from the model's own config. Knows names and options; holds no state.
 
-Schedulers keep state between steps, so none is ever shared by two runs.
+Schedulers keep state between steps, so two runs never share one.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ import diffusers
 from worker.core.types import Scheduler
 
 CHOICES: dict[Scheduler, tuple[str, dict[str, Any]]] = {
-    # Latents are not pictures: clipping them to [-1, 1] (DDIM's default) would ruin them.
+    # DDIM clips to [-1, 1] by default, which would ruin latents.
     Scheduler.DDIM: ("DDIMScheduler", {"clip_sample": False}),
     # The Runge-Kutta warm-up is off for latent models, as in their own configs.
     Scheduler.PNDM: ("PNDMScheduler", {"skip_prk_steps": True}),
@@ -31,13 +31,13 @@ CHOICES: dict[Scheduler, tuple[str, dict[str, Any]]] = {
     Scheduler.TCD: ("TCDScheduler", {}),
     Scheduler.K_EULER_TRAILING: ("EulerDiscreteScheduler", {"timestep_spacing": "trailing"}),
 }
-"""The contract's names -> diffusers' classes and what is set beyond the model's own config."""
+"""The wire contract's names -> diffusers' classes and options beyond the model's own config."""
 
 
 def image_scheduler(own: Any, choice: Scheduler | None, **said: Any) -> Any:
-    """A new scheduler of the chosen kind; of the model's own kind when `choice` is None.
+    """Return a new scheduler of the chosen kind; `choice` None: the model's own kind.
 
-    `said` are entries of its config that are not as in the model's own; None: as there.
+    `said` overrides entries of the model's own config.
     """
     other = {name: value for name, value in said.items() if value is not None}
     if choice is None:
@@ -47,7 +47,7 @@ def image_scheduler(own: Any, choice: Scheduler | None, **said: Any) -> Any:
 
 
 def reconfigured(own: Any, options: Mapping[str, Any]) -> Any:
-    """`own` with other entries in its config, and of another class where `_class_name` is one of them."""
+    """Return a copy of `own` with other config entries, possibly including `_class_name`."""
     if not options:
         return own
     changes = {name: value for name, value in options.items() if name != "_class_name"}
@@ -56,9 +56,9 @@ def reconfigured(own: Any, options: Mapping[str, Any]) -> Any:
 
 
 def video_scheduler(own: Any, flow_shift: float) -> Any:
-    """A new scheduler of the model's own kind with the request's shift of the flow's noise levels.
+    """Return a new scheduler of the model's own kind with the request's flow shift.
 
-    The multistep solvers name it `flow_shift`, the flow-matching Euler one `shift`.
+    Multistep solvers call it `flow_shift`, flow-matching Euler calls it `shift`.
     """
     name = "flow_shift" if "flow_shift" in own.config else "shift"
     return type(own).from_config(own.config, **{name: flow_shift})

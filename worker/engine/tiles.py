@@ -1,6 +1,6 @@
-"""A large picture worked on in overlapping tiles, whose seams are faded into each other. Knows pixels; no network.
+"""Processes a large picture in overlapping tiles with blended seams. Knows pixels; no network.
 
-A row of tiles at a time is kept in float32, so that what a picture takes is its own bytes and two rows of tiles.
+Only one row of tiles at a time is in float32, so memory is the picture's own bytes plus two rows of tiles.
 """
 
 import math
@@ -20,17 +20,17 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Spans:
-    """One side of a picture, cut into equally long spans."""
+    """One side of a picture, divided into equally long spans."""
 
     length: int
     starts: tuple[int, ...]
 
     @classmethod
     def over(cls, side: int, most: int, overlap: int, multiple: int = 1) -> "Spans":
-        """As few spans of at most `most` as cover the side, each of which shares about `overlap` with the next.
+        """Return the fewest spans of at most `most` that cover the side, each sharing about `overlap` with the next.
 
-        `most` and the side are multiples of `multiple`, as the spans are. `most` is more than three times the overlap,
-        so that no more than two spans ever lie over each other.
+        `most`, the side and the spans are multiples of `multiple`. `most` is more than three times the overlap, so that
+        at most two spans overlap anywhere.
         """
         if side <= most:
             return cls(side, (0,))
@@ -39,9 +39,9 @@ class Spans:
         return cls(length, tuple(round(k * (side - length) / (count - 1) / multiple) * multiple for k in range(count)))
 
     def fades(self, scale: int) -> "list[NDArray[np.float32]]":
-        """For each but the first: how much it counts in what it shares with the one before, from 0 to 1.
+        """Return the blend weights, 0 to 1, of each span but the first in its overlap with the previous one.
 
-        The quarter next to its edge counts for nothing: a network saw nothing beyond that edge.
+        The quarter next to its edge has weight 0, because the network saw nothing beyond the edge.
         """
         shared = ((before + self.length - start) * scale for before, start in pairwise(self.starts))
         return [np.clip(2 * (np.arange(n) + 0.5) / n - 0.5, 0, 1).astype(np.float32) for n in shared]
@@ -56,7 +56,7 @@ class Grid:
 
     @classmethod
     def over(cls, size: tuple[int, int], most: tuple[int, int], overlap: int, multiple: int = 1) -> "Grid":
-        """Of a picture of `size`, in tiles of at most `most`; both are width and height."""
+        """Return the tiles of a picture of `size`, each at most `most`; both are (width, height)."""
         return cls(*(Spans.over(side, longest, overlap, multiple) for side, longest in zip(size, most, strict=True)))
 
     def __len__(self) -> int:
@@ -64,11 +64,11 @@ class Grid:
 
     @property
     def tile(self) -> tuple[int, int]:
-        """Width and height of each."""
+        """Width and height of a tile."""
         return self.across.length, self.down.length
 
     def painted(self, paint: "Callable[[Box], NDArray[np.float32]]", *, scale: int = 1) -> "NDArray[np.uint8]":
-        """The picture, (height, width, 3), of what `paint` makes of each tile, `scale` times as large, 0 ... 255."""
+        """Return the picture, (height, width, 3), from `paint` of each tile, `scale` times as large, 0 ... 255."""
         rows: list[NDArray[np.uint8]] = []
         fades, kept = self.down.fades(scale), None
         for index, strip in enumerate(self._strips(paint, scale)):
@@ -81,7 +81,7 @@ class Grid:
         return np.concatenate(rows)
 
     def _strips(self, paint: "Callable[[Box], NDArray[np.float32]]", scale: int) -> "Iterator[NDArray[np.float32]]":
-        """Each row of tiles, faded from left to right."""
+        """Yield each row of tiles, blended from left to right."""
         fades, (width, height) = self.across.fades(scale), self.tile
         whole = (self.across.starts[-1] + width) * scale
         for top in self.down.starts:

@@ -1,4 +1,4 @@
-"""A picture -> the same, two or four times as large: by an upscaler's network in tiles, or by Lanczos.
+"""Enlarges pictures two or four times, with an upscaler's network in tiles, or with Lanczos.
 
 Knows pixels, networks and tiles; knows no prompt and no denoising (`families.sdxl` draws details anew).
 """
@@ -25,20 +25,20 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 OVERLAP = 16
-"""Pixels of the smaller picture that two tiles share: what an upscaler makes of a pixel depends on little beyond."""
+"""Overlap of two tiles in source pixels: an upscaler's output depends on little beyond."""
 _BORDER = 8
-"""Pixels by which a picture is continued on each side, so that the zeros beyond do not show at its edges."""
+"""Padding on each side, in pixels, so that the convolutions' zero padding does not show at the edges."""
 
 
 def resized(pixels: "NDArray[np.uint8]", width: int, height: int) -> "NDArray[np.uint8]":
-    """A picture at another size, by Lanczos."""
+    """Resize a picture with Lanczos."""
     if pixels.shape[:2] == (height, width):
         return pixels
     return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS))
 
 
 def passes(scale: int, factor: int) -> int:
-    """How often a network of this scale has to run so that a side is at least `factor` times as long."""
+    """Return how often a network of this scale must run to enlarge a side at least `factor` times."""
     count = 1
     while scale**count < factor:
         count += 1
@@ -54,14 +54,14 @@ def upscaled(
     device: torch.device,
     tell: Callable[[float], None],
 ) -> "NDArray[np.uint8]":
-    """`pixels`, (height, width, 3), at `factor` times its size.
+    """Enlarge `pixels`, (height, width, 3), `factor` times.
 
-    A network of another scale runs until the picture is at least as large, and the result is reduced. Where a tile runs
-    out of memory, all is done in smaller ones. `tell` is called after each tile with the share done, and may raise.
+    A network of another scale runs until the picture is large enough, and the result is reduced. If a tile runs out of
+    memory, everything is repeated with smaller tiles. `tell` gets the share done after each tile; it may raise.
 
     Raises:
         OutOfMemory: not even the smallest tile fits.
-        Internal: the network gives no numbers, not even in float32.
+        Internal: the network's output is not finite, not even in float32.
     """
     height, width = pixels.shape[:2]
     rounds = passes(network.layout.scale, factor)
@@ -116,7 +116,7 @@ def _tile(network: Upscaler, pixels: "NDArray[np.uint8]", device: torch.device) 
     dtype = next(network.parameters()).dtype
     made = network(given.to(dtype))
     if dtype != torch.float32 and not torch.isfinite(made).all():
-        # As with a VAE, what overflows in two bytes a number is computed once more in four.
+        # As with a VAE, an overflow in half precision is repeated in float32.
         network.float()
         try:
             made = network(given)

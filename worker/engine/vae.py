@@ -1,8 +1,8 @@
-"""Latents -> uint8 pixels through a VAE, and pixels -> latents. Knows VAEs; knows no prompts and no denoising.
+"""Decodes latents to uint8 pixels and encodes pixels to latents. Knows VAEs; knows no prompts and no denoising.
 
-A decode that gives no picture (not finite, or every pixel the same) is done once more in float32, then fails: nobody
-gets a black image silently. Rounding is that of diffusers' PIL path (denormalise, clamp, x255, round), done where the
-VAE runs, so that one copy of uint8 leaves the GPU.
+A decode without a usable picture (not finite, or every pixel the same) is repeated in float32, then fails: no client
+gets a black image silently. Rounding follows diffusers' PIL path (denormalise, clamp, x255, round), on the VAE's
+device, so that only uint8 leaves the GPU.
 """
 
 import itertools
@@ -48,14 +48,14 @@ def decode_clip(vae: Any, latents: torch.Tensor) -> "NDArray[np.uint8]":
 
 @torch.no_grad()
 def encode_image(vae: Any, image: "Image.Image", device: torch.device) -> torch.Tensor:
-    """An RGB picture -> (1, 4, h / 8, w / 8) SDXL latents in the VAE's dtype: the mean of the posterior, no sample."""
+    """An RGB picture -> (1, 4, h / 8, w / 8) SDXL latents in the VAE's dtype: the posterior's mean, not a sample."""
     pixels = torch.from_numpy(np.array(image, dtype=np.float32)).permute(2, 0, 1).unsqueeze(0) / 127.5 - 1.0
     return _encode(vae, pixels.to(device), lambda mean: _standardised(vae, mean))
 
 
 @torch.no_grad()
 def encode_clip(vae: Any, frames: "NDArray[np.uint8]", device: torch.device) -> torch.Tensor:
-    """(4f - 3, height, width, 3) frames -> (1, z, f, h, w) Wan latents in the VAE's dtype: the mean, too."""
+    """(4f - 3, height, width, 3) frames -> (1, z, f, h, w) Wan latents in the VAE's dtype: the mean as well."""
     pixels = torch.from_numpy(frames).to(device).permute(3, 0, 1, 2).unsqueeze(0).float() / 127.5 - 1.0
     return encode_pixels(vae, pixels)
 
@@ -71,10 +71,10 @@ def encode_pixels(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
 
 
 def _encode(vae: Any, pixels: torch.Tensor, standardised: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-    """Encode in the VAE's dtype, and once more in float32 where that gives no finite latents.
+    """Encode in the VAE's dtype, and again in float32 if the latents are not finite.
 
     Raises:
-        Internal: they are not finite in float32, either.
+        Internal: they are not finite in float32 either.
     """
 
     def encode(dtype: torch.dtype) -> torch.Tensor:
@@ -94,7 +94,7 @@ def _decode(
 ) -> "NDArray[np.uint8]":
     if not torch.isfinite(latents).all():
         raise no_picture()
-    # In float32 until they enter the decoder, so that they are rounded once and not by each operation before.
+    # In float32 up to the decoder, so that they are rounded only once.
     latents, dtype = latents.float(), decoder_dtype(vae)
     pixels = how(vae, latents)
     if pixels is None and dtype != torch.float32:
@@ -108,7 +108,7 @@ def _decode(
 
 @contextmanager
 def watched(network: torch.nn.Module, calls: int, tell: Callable[[float], None]) -> Iterator[None]:
-    """In the body, `tell` is called after each call of `network` with the share of `calls` done; it may raise."""
+    """Call `tell` after each call of `network` in the body, with the share of `calls` done; it may raise."""
     done = itertools.count(1)
     tell(0.0)
     hook = network.register_forward_hook(lambda *_: tell(min(1.0, next(done) / calls)))
@@ -119,7 +119,7 @@ def watched(network: torch.nn.Module, calls: int, tell: Callable[[float], None])
 
 
 def clip_calls(vae: Any, latent_frames: int, height: int, width: int) -> int:
-    """How often Wan's VAE calls its decoder, or its encoder, for a clip of this size: once a latent frame and tile."""
+    """Return how often Wan's VAE calls its decoder or encoder for a clip: once per latent frame and tile."""
     tiles = 1
     if vae.use_tiling and (width > vae.tile_sample_min_width or height > vae.tile_sample_min_height):
         tiles = -(-height // vae.tile_sample_stride_height) * -(-width // vae.tile_sample_stride_width)
@@ -127,19 +127,19 @@ def clip_calls(vae: Any, latent_frames: int, height: int, width: int) -> int:
 
 
 def decoder_dtype(vae: Any) -> torch.dtype:
-    """What a VAE decodes in; Wan's encodes in another."""
+    """Return the dtype in which a VAE decodes; Wan's encodes in another."""
     dtype: torch.dtype = next(vae.decoder.parameters()).dtype
     return dtype
 
 
 @contextmanager
 def in_tiles(vae: Any, *, tiles: bool) -> Iterator[None]:
-    """In the body the VAE works in tiles where `tiles` says so."""
+    """Tile the VAE in the body, if `tiles` says so."""
     if not tiles:
         yield
         return
     if hasattr(vae, "tile_latent_min_size") and vae.tile_sample_min_size > IMAGE_TILE:
-        # By default SDXL's tiles are as large as its native pictures, and take as much room.
+        # SDXL's default tiles are as large as its native pictures, and take as much memory.
         vae.tile_latent_min_size = vae.tile_latent_min_size * IMAGE_TILE // vae.tile_sample_min_size
         vae.tile_sample_min_size = IMAGE_TILE
     vae.enable_tiling()
@@ -156,7 +156,7 @@ def _in_float32(vae: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        # Every bfloat16 and float16 value is exact in float32, so nothing is lost on the way back.
+        # Every bfloat16 and float16 value is exact in float32, so converting back loses nothing.
         for name, part in vae.named_children():
             part.to(dtypes[name])
 
@@ -179,14 +179,14 @@ def _clip(vae: Any, latents: torch.Tensor) -> torch.Tensor | None:
 
 
 def _clip_statistics(vae: Any, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Per-channel mean and, as in diffusers' WanPipeline, inverse of the standard deviation."""
+    """Return the per-channel mean and, as in diffusers' WanPipeline, the inverse standard deviation."""
     shape = (1, -1, 1, 1, 1)
     mean = torch.tensor(vae.config.latents_mean).view(shape).to(like.device, like.dtype)
     return mean, 1.0 / torch.tensor(vae.config.latents_std).view(shape).to(like.device, like.dtype)
 
 
 def _quantised(values: torch.Tensor) -> torch.Tensor:
-    # In float32 first: with a half added, bfloat16 has only steps of 1 / 256 left, and a quarter of them end one off.
+    # In float32 first: after adding 0.5, bfloat16 has steps of 1 / 256, and a quarter of the values end one off.
     return values.float().mul(0.5).add(0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
 
 
@@ -211,7 +211,7 @@ def _standardised(vae: Any, latents: torch.Tensor) -> torch.Tensor:
 
 
 def _statistics(vae: Any, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Per-channel mean and deviation, where the checkpoint has its own (Playground 2.5); most have one factor."""
+    """Return per-channel mean and deviation if the checkpoint has them (Playground 2.5); most have one factor."""
     mean, deviation = getattr(vae.config, "latents_mean", None), getattr(vae.config, "latents_std", None)
     if mean is None or deviation is None:
         return None

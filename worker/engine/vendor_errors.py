@@ -1,4 +1,4 @@
-"""The vendors' libraries at this package's border: their errors become ours in one table, their chatter is turned off.
+"""Translates errors of the vendors' libraries into ours by one table, and silences their output.
 
 Knows which exceptions torch, safetensors, diffusers and the operating system raise; knows no models and no requests.
 """
@@ -42,10 +42,10 @@ POISON = (
     "device unavailable",
     "driver shutting down",
 )
-"""Messages after which nothing on this CUDA context works any more (sticky errors), or the GPU itself is gone."""
+"""Messages after which this CUDA context is unusable (sticky errors), or the GPU itself is gone."""
 
 OLD_DRIVER = ("driver on your system is too old", "driver version is insufficient", "found no nvidia driver")
-"""Messages of a driver that this build of torch cannot use: every machine like this one will say the same."""
+"""Messages of a driver that this build of torch cannot use, as on every machine of this kind."""
 
 NO_MEMORY = (
     "out of memory",
@@ -54,7 +54,7 @@ NO_MEMORY = (
     "can't allocate memory",
     "not enough memory",
 )
-"""Messages of an allocation that failed; the context lives on."""
+"""Messages of a failed allocation; the context stays usable."""
 
 NO_MEMORY_OR_BROKEN = (
     "unable to find an engine",
@@ -63,18 +63,18 @@ NO_MEMORY_OR_BROKEN = (
     "cudnn_status_internal_error_device_allocation_failed",
     "cublas_status_not_initialized",
 )
-"""What cuDNN and cuBLAS say where no workspace, or not even a handle, fits, and also where they do not work at all."""
+"""Messages of cuDNN and cuBLAS that mean either no memory for a workspace or handle, or a general failure."""
 
 LITTLE = 2**30
-"""Bytes: with less free on the GPU than this, such a message means that memory ran out."""
+"""With fewer free bytes on the GPU than this, such a message means out of memory."""
 
-_HTTP_CLIENTS = frozenset({"httpx", "httpx2", "httpcore", "httpcore2", "requests"})  # huggingface_hub 2 uses the second
+_HTTP_CLIENTS = frozenset({"httpx", "httpx2", "httpcore", "httpcore2", "requests"})  # huggingface_hub 2 uses httpx2
 
 
 def translate(error: BaseException, doing: Doing) -> BaseException:
-    """The error of ours that a vendor's error means; `error` itself when it means nothing special.
+    """Return our error for a vendor's error; `error` itself if there is none.
 
-    Messages of vendors hold paths, hosts and sizes: none of their text goes into ours.
+    Vendors' messages contain paths, hosts and sizes: none of their text is copied.
     """
     if isinstance(error, JobError | Cancelled) or not isinstance(error, Exception):
         return error
@@ -104,10 +104,10 @@ def translate(error: BaseException, doing: Doing) -> BaseException:
 
 
 def _little_is_free() -> bool:
-    import torch  # it is imported: the error is its own
+    import torch  # already imported: the error is torch's
 
     try:
-        # What the allocator holds but does not use does not count: it is not for cuDNN's handles.
+        # Memory that torch's allocator caches does not count: cuDNN cannot use it.
         return bool(torch.cuda.mem_get_info()[0] < LITTLE)
     except (RuntimeError, AssertionError):
         return False
@@ -119,12 +119,12 @@ def _is_hub_error(error: Exception) -> bool:
 
 @contextmanager
 def translated(doing: Doing) -> Iterator[None]:
-    """Run the body; a vendor's error leaves it as ours, with its cause kept and the memory of its frames let go."""
+    """Translate a vendor's error from the body, keeping its cause and freeing the memory of its frames."""
     try:
         yield
     except Exception as error:
         ours = translate(error, doing)
-        # A traceback keeps every local variable of the failed call alive: gigabytes, on the GPU.
+        # A traceback keeps all local variables of the failed call alive: gigabytes on the GPU.
         traceback.clear_frames(error.__traceback__)
         if ours is error:
             raise
@@ -135,9 +135,9 @@ def translated(doing: Doing) -> Iterator[None]:
 
 
 def release_memory() -> None:
-    """Give back what nothing refers to any more: Python's garbage, then what torch keeps of the GPU's memory.
+    """Free unreferenced memory: Python's garbage, then torch's cached GPU memory.
 
-    And of the machine's, which copies of weights were pinned in: the next decision counts what is free there.
+    Also pinned host memory, because the next placement counts free host memory.
     """
     gc.collect()
     torch = sys.modules.get("torch")
@@ -151,7 +151,7 @@ def release_memory() -> None:
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Import large libraries in the body: about a sixth sooner, because no collection walks through what only grows."""
+    """Disable garbage collection while large libraries are imported, which makes that about a sixth faster."""
     collects = gc.isenabled()
     gc.disable()
     try:
@@ -162,7 +162,7 @@ def importing() -> Iterator[None]:
 
 
 def quiet() -> None:
-    """Turn off the vendors' progress bars and notices. Their notices quote prompts; their errors stay."""
+    """Turn off the vendors' progress bars and notices, which may quote prompts; errors stay."""
     import diffusers
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
@@ -175,5 +175,5 @@ def quiet() -> None:
 
 
 def no_picture() -> Internal:
-    """What a job fails with when the model's output holds no picture."""
+    """Return the error for a model output that is not a usable picture."""
     return Internal("internal.no_picture")

@@ -19,17 +19,17 @@ from worker.engine.models.registry import Family, ModelSpec
 from worker.engine.models.upscaler_file import Layout
 
 Kind = Literal["sdxl", "wan", "vae"]
-"""Whose rate counts for a part: that of SDXL's networks, of Wan's, of a VAE's convolutions."""
+"""The kind of work, which determines the rate: SDXL's networks, Wan's, or VAE convolutions."""
 Config = Mapping[str, Any]
 """A network's `config.json`."""
 
 _CLIP_TEXT = 0.111e12
-"""CLIP-L with bigG: one prompt, counted; small beside everything else in any size."""
+"""CLIP-L and bigG for one prompt, counted; small compared with everything else."""
 UMT5_XXL: Config = {"d_model": 4096, "d_ff": 10240, "d_kv": 64, "num_heads": 64, "num_layers": 24}
 _IMAGE_TOKENS = 257
-"""CLIP-H of an image-to-video Wan: 16 x 16 patches and their summary."""
+"""CLIP-H tokens of an image-to-video Wan: 16 x 16 patches and a class token."""
 _TWICE_CLASSES = {"HeunDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "KDPM2DiscreteScheduler"}
-"""diffusers' classes of second order, for a model that runs with its own scheduler."""
+"""diffusers' second-order schedulers, for a model that runs with its own scheduler."""
 
 SDXL_UNET: Config = {
     "block_out_channels": [320, 640, 1280],
@@ -44,7 +44,7 @@ SDXL_VAE: Config = {"block_out_channels": [128, 256, 512, 512], "layers_per_bloc
 
 @dataclass(frozen=True, slots=True)
 class Networks:
-    """The configs of what a job runs on, as their folders have them."""
+    """The configs of a job's networks, as in their folders."""
 
     family: Family
     denoiser: Config
@@ -52,17 +52,17 @@ class Networks:
     refiner: Config | None = None
     scheduler: Config | None = None
     text: Config | None = None
-    """Wan's text encoder, which is as large as the rest of a small model."""
+    """Wan's text encoder, which takes as much work as the rest of a small model."""
     image_encoder: Config | None = None
-    """That of an IP-Adapter; None: there is none to count."""
+    """The IP-Adapter's image encoder; None: no IP-Adapter."""
     upscaler: Layout | None = None
-    """What makes finished pictures larger; None: Lanczos does."""
+    """The upscaler; None: Lanczos."""
     controlnets: int = 0
-    """How many ControlNets there are beside the UNet, each called once in its span."""
+    """ControlNets beside the UNet, each called once per step in its span."""
 
     @classmethod
     def of(cls, spec: ModelSpec) -> "Networks | None":
-        """The networks of these weights; None where nothing of them is on this machine yet."""
+        """Return the networks of these weights; None: not on this machine yet."""
         family, main = spec.family, spec.main.path
         if family == "upscaler":
             return cls(family, {}, {}) if main is not None or spec.main.kind == "demo" else None
@@ -97,14 +97,14 @@ def _image_encoder(spec: ModelSpec) -> Config | None:
 
 
 Work = tuple[tuple[Part, Kind, float], ...]
-"""(part, kind, FLOP) of each piece, in the order in which they run."""
+"""(part, kind, FLOP) of each piece, in order."""
 
 
 def work(networks: Networks, params: Params, *, from_image: bool = False) -> Work:
-    """What a job makes its networks calculate.
+    """Return the work of a job.
 
     Args:
-        networks: what it runs on.
+        networks: the job's networks.
         params: the job.
         from_image: whether there is a source picture.
     """
@@ -115,7 +115,7 @@ def work(networks: Networks, params: Params, *, from_image: bool = False) -> Wor
 
 def _images(networks: Networks, params: ImageParams, *, from_image: bool) -> Iterator[tuple[Part, Kind, float]]:
     if not params.draws_nothing:
-        # A picture beside the prompt is encoded once, and beside it one that shows nothing.
+        # Each reference picture is encoded once, together with an empty picture.
         seen = sum(2 for reference in params.ip_adapters or () if reference.scale)
         encoded = image_encoder(networks.image_encoder) if networks.image_encoder is not None else 0.0
         yield "text", "sdxl", 2 * likely_chunks(params) * _CLIP_TEXT + seen * encoded
@@ -155,7 +155,7 @@ def _drawn(networks: Networks, params: ImageParams) -> Iterator[tuple[Part, Kind
 
 
 def _upscaled(networks: Networks, params: ImageParams) -> Iterator[tuple[Part, Kind, float]]:
-    """A finished picture at its final size; Lanczos is nothing beside."""
+    """Yield the work of enlarging a finished picture; Lanczos is negligible."""
     if (upscale := params.upscale) is None:
         return
     if (found := networks.upscaler) is not None:
@@ -181,7 +181,7 @@ def _video(networks: Networks, params: VideoParams, *, from_image: bool) -> Iter
     chunks = likely_chunks(params)
     yield "text", "wan", 2 * chunks * text_encoder(networks.text or {})
     if from_image:
-        # Wan 2.2's smaller model encodes the picture alone, the others a clip of it and of grey frames.
+        # Wan 2.2's small model encodes only the picture, the others a clip of it and grey frames.
         frames = 1 if networks.vae.get("is_residual") else params.num_frames
         yield "encode", "vae", clip_encode(networks.vae, *size, frames)
     if draft is not None:
@@ -204,18 +204,18 @@ def _calls_a_step(networks: Networks, chosen: Scheduler | None) -> int:
 
 
 _CONTROL_PICTURE = 56e3
-"""FLOP a pixel of the eight convolutions (16, 32, 96, 256 wide) between a control picture and the UNet's width."""
+"""FLOP per pixel of the eight convolutions (16, 32, 96, 256 wide) that embed a control picture."""
 
 
 def controlnet(config: Config, width: int, height: int) -> float:
-    """One call of a ControlNet (https://arxiv.org/abs/2302.05543): the UNet's way down, and what reads its picture."""
+    """FLOP of one ControlNet call (https://arxiv.org/abs/2302.05543): the UNet's encoder, the picture's embedding."""
     return unet(config, width, height, up=False) + _CONTROL_PICTURE * width * height
 
 
 def unet(config: Config, width: int, height: int, chunks: int = 1, *, up: bool = True) -> float:
-    """One call of an SDXL UNet for one picture (https://arxiv.org/abs/2307.01952, table 1): convolutions, attention.
+    """FLOP of one SDXL UNet call for one picture (https://arxiv.org/abs/2307.01952, table 1).
 
-    Without `up`, its way down and the middle alone.
+    Without `up`: only the encoder and the middle.
     """
     channels: list[int] = list(config.get("block_out_channels") or SDXL_UNET["block_out_channels"])
     kinds = list(config.get("down_block_types") or SDXL_UNET["down_block_types"])
@@ -240,7 +240,7 @@ def unet(config: Config, width: int, height: int, chunks: int = 1, *, up: bool =
         after = channels[min(level + 1, last)]
         for index in range(layers):
             total += resnet(c if index else before, c, n) + attends
-        for index in range(layers + 1 if up else 0):  # on the way up, with what the way down has left
+        for index in range(layers + 1 if up else 0):  # the decoder, with skip connections
             total += resnet((c if index else after) + (before if index == layers else c), c, n) + attends
         if level < last:
             total += 2 * 9 * (n / 4) * c * c
@@ -251,14 +251,14 @@ def unet(config: Config, width: int, height: int, chunks: int = 1, *, up: bool =
 
 
 def image_encoder(config: Config) -> float:
-    """One picture through a CLIP image encoder (https://arxiv.org/abs/2010.11929): 0.334e12 of ViT-H."""
+    """FLOP of a CLIP image encoder for one picture (https://arxiv.org/abs/2010.11929): 0.334e12 for ViT-H."""
     n = (int(config.get("image_size", 224)) // int(config.get("patch_size", 14))) ** 2 + 1
     d, wide = int(config.get("hidden_size", 1280)), int(config.get("intermediate_size", 5120))
     return int(config.get("num_hidden_layers", 32)) * (8 * n * d * d + 4 * n * d * wide + 4 * n * n * d)
 
 
 def text_encoder(config: Config) -> float:
-    """One prompt through a T5 encoder (https://arxiv.org/abs/1910.10683; gated feed-forward): 4.845e12 of UMT5-XXL."""
+    """FLOP of a gated T5 encoder for one prompt (https://arxiv.org/abs/1910.10683): 4.845e12 for UMT5-XXL."""
     c, n = {**UMT5_XXL, **config}, CHUNK_TOKENS["wan"]
     d, inner, wide = int(c["d_model"]), int(c["num_heads"]) * int(c["d_kv"]), int(c["d_ff"])
     return int(c["num_layers"]) * (8 * n * d * inner + 6 * n * d * wide + 4 * n * n * inner)
@@ -267,10 +267,10 @@ def text_encoder(config: Config) -> float:
 def transformer(
     config: Config, vae: Config, width: int, height: int, frames: int, *, from_image: bool = False, chunks: int = 1
 ) -> float:
-    """One call of Wan's transformer (https://arxiv.org/abs/2503.20314, section 4.2.2).
+    """FLOP of one call of Wan's transformer (https://arxiv.org/abs/2503.20314, section 4.2.2).
 
-    Attention over all tokens grows with their square; the rest, 4 d^2 for each attention's projections and twice the
-    feed-forward's width, with their number.
+    Attention grows with the square of the tokens; the rest, 4 d^2 for each attention's projections and twice the
+    feed-forward's width, linearly.
     """
     d = int(config.get("num_attention_heads", 12)) * int(config.get("attention_head_dim", 128))
     wide, blocks = int(config.get("ffn_dim", 8960)), int(config.get("num_layers", 30))
@@ -280,13 +280,13 @@ def transformer(
     n = latents // in_time * (height // scale // across[0]) * (width // scale // across[1])
     seen = chunks * CHUNK_TOKENS["wan"]
     if from_image and config.get("added_kv_proj_dim"):
-        seen += int(config.get("pos_embed_seq_len") or _IMAGE_TOKENS)  # of a model for two pictures: of both
+        seen += int(config.get("pos_embed_seq_len") or _IMAGE_TOKENS)  # both pictures of a first-last-frame model
     block = 12 * n * d * d + 4 * seen * d * d + 4 * n * n * d + 4 * n * seen * d + 4 * n * d * wide
     return blocks * block
 
 
 def _levels(channels: Sequence[int], config: Config, blocks: int) -> float:
-    """How much a pixel takes of convolutions of these widths, each level of a quarter of the pixels."""
+    """Return the convolution work per pixel for these widths; each level has a quarter of the pixels."""
     weights: float = sum(c * c / 4**level for level, c in enumerate(channels))
     return weights * blocks / int(config.get("patch_size") or 1) ** 2
 
@@ -294,16 +294,16 @@ def _levels(channels: Sequence[int], config: Config, blocks: int) -> float:
 _IMAGE_LEVELS = 3 * 53_248.0
 """`_levels` of SDXL's decoder, for which the two figures below were counted at 1024 x 1024."""
 _IMAGE_DECODE, _IMAGE_ENCODE = 9.46e6, 4.13e6
-"""FLOP a pixel beside the attention in the middle."""
+"""FLOP per pixel without the middle's attention."""
 
 
 def image_decode(config: Config, width: int, height: int) -> float:
-    """SDXL latents to a picture."""
+    """FLOP of decoding SDXL latents."""
     return _image_vae(config, width, height, _IMAGE_DECODE)
 
 
 def image_encode(config: Config, width: int, height: int) -> float:
-    """A picture to SDXL latents."""
+    """FLOP of encoding a picture to SDXL latents."""
     return _image_vae(config, width, height, _IMAGE_ENCODE)
 
 
@@ -315,23 +315,23 @@ def _image_vae(config: Config, width: int, height: int, full: float) -> float:
 
 
 def clip_decode(config: Config, width: int, height: int, frames: int, *, tiled: bool = False) -> float:
-    """Wan latents to a clip; in tiles each pixel of their overlaps is decoded again."""
+    """FLOP of decoding Wan latents; tiles decode their overlaps repeatedly."""
     residual = bool(config.get("is_residual"))
     pixels = _in_tiles(width) * _in_tiles(height) if tiled else width * height
-    # Counted: 8.5e6 a pixel of each frame for Wan 2.1, 18.5e6 for Wan 2.2's VAE, which works on patches of 2 x 2.
+    # Counted: 8.5e6 per pixel and frame for Wan 2.1, 18.5e6 for Wan 2.2's VAE, which works on 2 x 2 patches.
     full = (18.5e6, 256) if residual else (8.5e6, 96)
     width_of_levels = int(config.get("decoder_base_dim") or config.get("base_dim", 96))
     return pixels * frames * full[0] * _clip_share(config, width_of_levels, full[1])
 
 
 def clip_encode(config: Config, width: int, height: int, frames: int) -> float:
-    """A clip to Wan latents."""
+    """FLOP of encoding a clip to Wan latents."""
     full = (3.6e6, 160) if config.get("is_residual") else (5.1e6, 96)
     return width * height * frames * full[0] * _clip_share(config, int(config.get("base_dim", 96)), full[1])
 
 
 def _clip_share(config: Config, width: int, full_width: int) -> float:
-    """The work of a VAE of these widths, in that of the published one."""
+    """Return the work of a VAE of these widths relative to the published one."""
     multiples = list(config.get("dim_mult") or (1, 2, 4, 4))
     patch = 2 if config.get("is_residual") else 1
     full = _levels([full_width * m for m in (1, 2, 4, 4)], {"patch_size": patch}, 3)
@@ -343,5 +343,5 @@ _TILE, _STRIDE = 256, 192
 
 
 def _in_tiles(side: int) -> int:
-    """Pixels of one side that are decoded, the overlaps as often as they are."""
+    """Return the decoded pixels along one side, counting overlaps repeatedly."""
     return side if side <= _TILE else sum(min(_TILE, side - start) for start in range(0, side, _STRIDE))

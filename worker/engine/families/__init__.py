@@ -1,1 +1,1 @@
-"""One file a model family: condition, denoise, decode."""
+"""One file per model family: condition, denoise, decode."""

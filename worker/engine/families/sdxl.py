@@ -1,4 +1,4 @@
-"""SDXL: text to image, image to image and inpainting on one set of networks, with an optional refiner.
+"""SDXL: text to image, image to image and inpainting with one set of networks and an optional refiner.
 
 Reads like the papers: condition (https://arxiv.org/abs/2307.01952, section 2), denoise (base, then the refiner as an
 ensemble of experts, appendix B), decode. Knows latents and schedules; knows no users, no files and no placement.
@@ -48,20 +48,20 @@ StepCallback = Callable[[Any, int, Any, dict[str, torch.Tensor]], dict[str, torc
 
 
 _FLAT = 8
-"""A tile with fewer different values has nothing that could be drawn anew."""
+"""A tile with fewer distinct values has no details to draw anew."""
 _LATENT = 8
-"""Pixels of a side that one latent covers."""
+"""Pixels per latent along a side."""
 _OF_BASE = ("loras", "ip_adapters")
-"""Parameters that the base model follows and the refiner does not."""
+"""Parameters that affect the base model but not the refiner."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Anew:
-    """How the details of an enlarged picture are drawn anew, a tile at a time."""
+    """The second pass over an enlarged picture, tile by tile."""
 
     width: int
     height: int
-    """Of the picture in pixels, rounded up to whole latents."""
+    """Of the picture, in pixels, rounded up to whole latents."""
     grid: Grid
     strength: float
     steps: int
@@ -69,10 +69,10 @@ class _Anew:
 
 
 class SdxlJob:
-    """One image job on loaded networks, which it leaves as it found them.
+    """One image job on loaded networks, which it leaves unchanged.
 
-    After it ran out of memory, `run` may be called again: the latents of each finished stage are kept until their
-    picture is handed out, so that only what failed is done once more.
+    After running out of memory, `run` may be called again: the latents of finished stages are kept until their picture
+    is yielded, so that only the failed stage is repeated.
     """
 
     def __init__(
@@ -121,16 +121,16 @@ class SdxlJob:
         self._refiner_embeds: Embeddings | None = None
         self._source_latents: torch.Tensor | None = None
         self._mask: torch.Tensor | None = None
-        """(1, 1, height, width) in latents: by how much each is repainted, 0 ... 1."""
+        """(1, 1, height, width) in latents: how much each is repainted, 0 ... 1."""
         self.phase: Phase = "text"
-        """What it is at, or was when it failed: the engine asks what ran out of memory."""
+        """The current phase, or the one that failed, by which the engine knows what ran out of memory."""
         self._done = 0
         self._steps = self._draft_steps + self._base_steps + self._refiner_steps
         self._steps += 0 if self._anew is None else len(self._anew.grid) * self._anew.steps
         self._total = self._steps * len(params.seeds)
 
     def run(self, first: int = 0) -> Iterator[GeneratedImage]:
-        """Images `first`, `first` + 1, ... each from its own seed: image k is what a job of that seed alone makes."""
+        """Yield images from number `first` on. Image k equals the image of a job with its seed alone."""
         if self._params.enlarges:
             yield from as_it_is(self._given, self._params.seeds, first)
             return
@@ -146,14 +146,14 @@ class SdxlJob:
             if self._canvas is not None:
                 image = self._canvas.finished(image)
             yield GeneratedImage(index, seed, np.ascontiguousarray(image))
-            # Not before: what is done with the picture at a larger size may run out of memory, too.
+            # Not earlier: enlarging the picture may run out of memory, too.
             self._kept.clear()
 
     def drawn_anew(self, pixels: "NDArray[np.uint8]", seed: int) -> "NDArray[np.uint8]":
-        """An enlarged picture, (height, width, 3), with its details drawn by the base model, a tile at a time.
+        """Draw the details of an enlarged picture, (height, width, 3), with the base model, tile by tile.
 
-        Each tile is an image to image of the whole prompt (SDEdit, https://arxiv.org/abs/2108.01073), of few enough
-        steps that what is in it stays.
+        Each tile is an image to image pass with the whole prompt (SDEdit, https://arxiv.org/abs/2108.01073), with few
+        enough steps to keep its content.
         """
         if self._anew is None:
             return pixels
@@ -195,7 +195,7 @@ class SdxlJob:
             return decode_image(self._parts.vae, latents)
 
     def _plan_anew(self) -> "_Anew | None":
-        """How an enlarged picture's details are drawn anew; None: they are not."""
+        """Return the second pass over an enlarged picture; None: there is none."""
         upscale, parts = self._params.upscale, self._parts
         if upscale is None or upscale.tile is None:
             return None
@@ -206,7 +206,7 @@ class SdxlJob:
         return _Anew(width, height, grid, strength, len(self._timesteps(parts.scheduler, schedule, strength)))
 
     def _plan(self) -> tuple[int, int]:
-        """Steps of the base and of the refiner for one image: each noise level belongs to one of the two."""
+        """Return the steps of base and refiner for one image: each noise level belongs to exactly one of them."""
         params, parts = self._params, self._parts
         base = self._timesteps(parts.scheduler, params.num_inference_steps, self._strength)
         if params.high_noise_frac is None or parts.refiner_unet is None:
@@ -216,13 +216,13 @@ class SdxlJob:
         cutoff = round(trained - params.high_noise_frac * trained)
         high = sum(step >= cutoff for step in base)
         if high == 0:
-            # Even the first step is below the split (a low strength, a low fraction): it is all the refiner's.
+            # Even the first step is below the split (low strength, low fraction): the refiner does everything.
             return 0, len(self._timesteps(parts.refiner_scheduler, steps, self._strength))
         low = sum(step < cutoff for step in self._timesteps(parts.refiner_scheduler, steps, None))
         return (high, low) if low else (len(base), 0)
 
     def _warn_of_one_expert(self) -> None:
-        """Say where base or refiner was asked for and has come to no step."""
+        """Warn if base or refiner was requested but has no step."""
         if self._params.high_noise_frac is None or (self._base_steps and self._refiner_steps):
             return
         if self._base_steps:
@@ -239,7 +239,7 @@ class SdxlJob:
         params = self._params
         spacing, among = params.timestep_spacing, params.original_inference_steps
         if own is not self._parts.scheduler:
-            spacing = among = None  # these are the base model's
+            spacing = among = None  # these belong to the base model
         return image_scheduler(own, params.scheduler, timestep_spacing=spacing, original_inference_steps=among)
 
     def _timesteps(self, own: Any, steps: int, strength: float | None) -> list[float]:
@@ -250,12 +250,12 @@ class SdxlJob:
 
     @torch.no_grad()
     def _condition(self) -> None:
-        """Embed the prompts, the pictures beside them and the source picture: once a job, not once an image."""
+        """Encode prompts, reference pictures and source picture: once per job, not per image."""
         self._control.raise_if_stopped()
         params, parts = self._params, self._parts
         self.phase = "text"
         if self._base_embeds is None and (self._base_steps or self._draft_steps or self._anew is not None):
-            # Where the model was trained so, no negative prompt means zeros, which is not the embedding of "".
+            # If the model was trained so, no negative prompt means zeros, not the embedding of "".
             self._base_embeds = self._embed(
                 self._pipeline(StableDiffusionXLPipeline), params.unwanted if params.negative_prompt else None
             )
@@ -271,7 +271,7 @@ class SdxlJob:
                 latents = encode_image(parts.vae, self._source, self._device)
             self._source_latents = latents.to(parts.unet.dtype)
         if self._canvas is not None and self._source_latents is not None:
-            # A latent covers 8 x 8 pixels and is repainted when any of them is: a thin stroke must not fall through.
+            # A latent covers 8 x 8 pixels and is repainted if any of them is, so that thin strokes are not lost.
             full = torch.from_numpy(np.array(self._canvas.weights)).to(self._device).float()[None, None]
             factor = full.shape[-1] // self._source_latents.shape[-1]
             self._mask = torch.nn.functional.max_pool2d(full, factor) / 255
@@ -288,7 +288,7 @@ class SdxlJob:
         )
 
     def _refer(self) -> tuple[Reference, ...]:
-        """What the pictures of `ip_adapters` add to the prompt; the refiner sees none of them."""
+        """Encode the pictures of `ip_adapters`; the refiner does not use them."""
         references = []
         adapter = self._parts.ip_adapter
         for index, (asked, picture) in enumerate(zip(self._params.ip_adapters or (), self._pictures, strict=True)):
@@ -304,7 +304,7 @@ class SdxlJob:
         return tuple(references)
 
     def _denoise(self, seed: int) -> torch.Tensor:
-        """Latents of one picture. The references leave the UNet before it is handed out: its receiver may take long."""
+        """Denoise one picture. The references leave the UNet before it is yielded: its receiver may take long."""
         with referenced(self._parts.unet, self._references or ()):
             return self._denoise_all(seed)
 
@@ -323,7 +323,7 @@ class SdxlJob:
         return latents
 
     def _stage(self, name: str, steps: int, run: Callable[[], torch.Tensor]) -> torch.Tensor:
-        """The latents of a stage of the current picture: kept from an earlier run, or made now in so many steps."""
+        """Return a stage's latents of the current picture: kept from an earlier run, or denoised now."""
         before = self._done
         if name not in self._kept:
             self.phase = "denoise"
@@ -332,10 +332,10 @@ class SdxlJob:
         return self._kept[name]
 
     def _draw_small(self, seed: int, draft: Draft) -> torch.Tensor:
-        """The latents of the first of two passes.
+        """Denoise the first of two passes.
 
-        Far above its native size a model loses the whole of a picture (SDXL repeats objects: He et al. 2023,
-        arXiv:2310.07702). How it is laid out is settled where the model is at home; the full size gets its details.
+        Far above its native size a model loses the composition (SDXL repeats objects: He et al. 2023, arXiv:2310.07702).
+        So the composition is drawn at about the native size, and the second pass adds details at full size.
         """
         options = self._base_options() | {"width": draft.width, "height": draft.height}
         pipeline = self._pipeline(StableDiffusionXLPipeline)
@@ -343,7 +343,7 @@ class SdxlJob:
             return self._call(pipeline, self._base_embeds, seed, self._stepper(self._draft_steps), options)
 
     def _enlarged(self, latents: torch.Tensor) -> torch.Tensor:
-        """The latents of the first pass's picture at full size: what the second pass goes on from."""
+        """Return the latents of the first pass's picture at full size, from which the second pass continues."""
         self._control.raise_if_stopped()
         params, vae = self._params, self._parts.vae
         self.phase = "decode"
@@ -356,7 +356,7 @@ class SdxlJob:
 
     def _denoise_base(self, seed: int, source: torch.Tensor | None) -> torch.Tensor:
         options = self._base_options()
-        # Not at 1.0, which would mean no split at all to diffusers.
+        # Below 1.0, which to diffusers would mean no split.
         options["denoising_end"] = self._params.high_noise_frac if self._refiner_steps else None
         size, stepper = {"width": self._size[0], "height": self._size[1]}, self._stepper(self._base_steps)
         if source is None:
@@ -374,14 +374,14 @@ class SdxlJob:
             return self._call(pipeline, self._base_embeds, seed, stepper, options)
 
     def _base_options(self) -> dict[str, Any]:
-        """What every pass of the base model is called with."""
+        """Return the arguments of every base model pass."""
         return {
             "num_inference_steps": self._params.num_inference_steps,
             "guidance_rescale": self._params.guidance_rescale or 0.0,
         }
 
     def _steered(self, pipeline: Any) -> AbstractContextManager[None]:
-        """In the body, one pass of the base model, the control pictures say where things are."""
+        """Apply the ControlNets to the UNet in the body, one pass of the base model."""
         if self._controls is None:
             return nullcontext()
         return self._controls.steering(pipeline.unet, lambda: pipeline.num_timesteps)
@@ -394,7 +394,7 @@ class SdxlJob:
         elif source is not None:
             options |= {"image": source, "strength": self._strength}
         else:
-            # No picture to start from: at full strength what is added to these zeros is all the noise there is.
+            # No source picture: zeros, to which full strength adds all the noise.
             channels, factor = self._parts.vae.config.latent_channels, pipeline.vae_scale_factor
             shape = (1, channels, self._size[1] // factor, self._size[0] // factor)
             zeros = torch.zeros(shape, dtype=self._parts.refiner_unet.dtype, device=self._device)
@@ -412,7 +412,7 @@ class SdxlJob:
         *,
         place: Callable[[Image.Image], Image.Image] | None = None,
     ) -> torch.Tensor:
-        """Run one pass: the latents that it ends with. `place` puts a tile's preview into the whole picture."""
+        """Run one pass and return its latents. `place` puts a tile's preview into the whole picture."""
         size = self._params.micro_conditioning
         conditioning = {} if size is None else {"original_size": size[::-1], "target_size": size[::-1]}
         rows = preview.rows_for(self._parts.vae, self._parts.preview_factors)
@@ -434,7 +434,7 @@ class SdxlJob:
         return latents
 
     def _corrector(self) -> preview.Correction | None:
-        """For the previews of an inpainting: they show the source where nothing is repainted."""
+        """Return the correction of an inpainting's previews: the source where nothing is repainted."""
         if self._mask is None or self._source_latents is None:
             return None
         source, weights = self._source_latents, self._mask
@@ -445,23 +445,23 @@ class SdxlJob:
         return correct
 
     def moment(self, part: Part, share: float) -> Progress:
-        """How far the job is when so much of `part` is done."""
+        """Return the progress when `share` of `part` is done."""
         return Progress("generating", self._done, self._total, part, share)
 
     @contextmanager
     def _reported(self, part: Literal["encode", "decode"]) -> Iterator[None]:
-        """In the body the VAE works on one picture: reported when it begins and when it has ended."""
+        """Report the start and the end of one VAE call in the body."""
         now = self.moment(part, 0.0)
         self._control.report(now)
         yield
         self._control.report(replace(now, share=1.0))
 
     def _stepper(self, planned: int, keep: StepCallback | None = None) -> StepCallback:
-        """After each of `planned` steps: reports it, asks whether to go on, and lets `keep` correct the latents."""
+        """Return the callback after each of `planned` steps: reports it, checks for a stop, and applies `keep`."""
         before = self._done
 
         def step(pipeline: Any, index: int, timestep: Any, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-            # Some schedulers call the network more often than they have steps; the count is of planned steps.
+            # Some schedulers call the network more often than they have steps; planned steps are counted.
             self._done = before + min(planned, -(-(index + 1) * planned // max(pipeline.num_timesteps, 1)))
             self._control.report(Progress("generating", self._done, self._total))
             self._control.raise_if_stopped()
@@ -470,7 +470,7 @@ class SdxlJob:
         return step
 
     def _releaser(self, weights: torch.Tensor) -> StepCallback | None:
-        """For the base model of an inpainting with a soft mask: gives the pipeline its mask for the next step."""
+        """Return the `keep` of a soft mask's base pass: sets the pipeline's mask for the next step."""
         if self._canvas is None or is_hard(self._canvas.weights):
             return None
 
@@ -484,7 +484,7 @@ class SdxlJob:
         return release
 
     def _keeper(self, seed: int) -> StepCallback | None:
-        """For the refiner of an inpainting: sets what is not repainted to the source at each step's noise level."""
+        """Return the `keep` of an inpainting's refiner: resets what is not repainted to the source at each step."""
         if self._mask is None or self._source_latents is None:
             return None
         source, weights = self._source_latents, self._mask
@@ -505,7 +505,7 @@ class SdxlJob:
         return keep
 
     def _pipeline(self, kind: Any, *, refiner: bool = False) -> Any:
-        """A pipeline over the shared networks with a scheduler of its own; making one costs a millisecond."""
+        """Make a pipeline of the shared networks with its own scheduler; takes a millisecond."""
         parts = self._parts
         options: dict[str, Any] = {
             "force_zeros_for_empty_prompt": parts.force_zeros_for_empty_prompt and not refiner,
@@ -529,21 +529,21 @@ class SdxlJob:
 
 
 def _generator(seed: int) -> torch.Generator:
-    """Of the CPU, whose numbers are the same on every card."""
+    """Return a CPU generator, whose numbers are the same on every card."""
     return torch.Generator("cpu").manual_seed(seed)
 
 
 def _free(done: float, weights: torch.Tensor) -> torch.Tensor:
-    """1 where the latents are the model's own once this share of the steps is done, 0 where they are the source's.
+    """Return 1 where the latents are the model's after this share of the steps, 0 where they are the source's.
 
-    Differential Diffusion (https://arxiv.org/abs/2306.00950, algorithm 1): the less a latent is to change, the later it
-    is free to. Weights of 0 and 1 alone give the same mask at every step.
+    Differential Diffusion (https://arxiv.org/abs/2306.00950, algorithm 1): the less a latent may change, the later it
+    is released. Weights of 0 and 1 only give the same mask at every step.
     """
     return ((weights > 0) & (weights >= 1 - done)).float()
 
 
 def _at_least_one_step(params: ImageParams, control: Control) -> ImageParams:
-    """`params` with a strength at which at least one of its steps runs."""
+    """Return `params` with a strength at which at least one step runs."""
     if params.strength is None:
         return params
     steps = min(params.num_inference_steps, params.refiner_inference_steps or params.num_inference_steps)

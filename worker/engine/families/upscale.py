@@ -1,6 +1,6 @@
-"""The task `upscale` where nothing is drawn: the client's picture as it is, which the engine enlarges.
+"""The task `upscale` without drawing: passes on the client's picture, which the engine enlarges.
 
-Knows no network: an upscaler works on whatever picture is finished (`engine.upscale`), this one or a model's.
+Knows no network: `engine.upscale` enlarges any finished picture.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class UpscaleJob:
-    """One picture of a client, of which nothing is drawn."""
+    """A job that passes on the client's picture."""
 
     def __init__(
         self, _parts: Any, _device: Any, params: "ImageParams", sources: "Sources", _control: Any, **_: Any
@@ -29,15 +29,15 @@ class UpscaleJob:
         self.phase: Phase = "upscale"
 
     def run(self, first: int = 0) -> Iterator[GeneratedImage]:
-        """The one picture, once."""
+        """Yield the picture."""
         return as_it_is(self._sources.image, self._seeds, first)
 
     def moment(self, part: Part, share: float) -> Progress:
-        """How far the job is when so much of `part` is done."""
+        """Return the progress when `share` of `part` is done."""
         return Progress("generating", 0, 0, part, share)
 
 
 def as_it_is(image: "Image.Image | None", seeds: tuple[int, ...], first: int) -> Iterator[GeneratedImage]:
-    """A client's picture as if it had been drawn."""
+    """Return a client's picture as a generated image."""
     if image is not None and first == 0:
         yield GeneratedImage(0, seeds[0], np.ascontiguousarray(np.asarray(image.convert("RGB"))))

@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 HELD_FRAMES = 2
-"""Latent frames that are encoded of a picture that stands still; the first of them is one frame alone."""
+"""Latent frames to encode of a still picture; the first of them covers a single frame."""
 
 
 class WanJob:
-    """One video job on loaded networks, which it leaves as it found them.
+    """One video job on loaded networks, which it leaves unchanged.
 
-    After it ran out of memory, `run` may be called again: what was denoised to its end is kept, so that only what
-    failed is done once more.
+    After running out of memory, `run` may be called again: finished latents are kept, so that only the failed stage is
+    repeated.
     """
 
     def __init__(
@@ -63,13 +63,13 @@ class WanJob:
         self._kept: dict[str, torch.Tensor] = {}
         self._embeds: dict[str, torch.Tensor | None] | None = None
         self.phase: Phase = "text"
-        """What it is at, or was when it failed: the engine asks what ran out of memory."""
+        """The current phase, or the one that failed, by which the engine knows what ran out of memory."""
         self._done, self._total = 0, params.num_inference_steps
         if params.draft is not None:
             self._total += _left(params.num_inference_steps, params.draft.strength)
 
     def run(self, first: int = 0) -> Iterator[GeneratedClip]:
-        """The clip, (num_frames, height, width, 3)."""
+        """Generate the clip, (num_frames, height, width, 3)."""
         if first:
             return
         params = self._params
@@ -82,7 +82,7 @@ class WanJob:
             with self._watched("decode", params.width, params.height):
                 frames = decode_clip(self._parts.vae, latents)
         finally:
-            # A run that was stopped leaves the frames it had come to in the VAE's cache.
+            # A stopped run leaves frames in the VAE's cache.
             self._parts.vae.clear_cache()
         yield GeneratedClip(self._params.seed, frames)
 
@@ -102,7 +102,7 @@ class WanJob:
             return self._kept["drawn"]
 
     def _stage(self, name: str, run: Callable[[], torch.Tensor]) -> torch.Tensor:
-        """The latents of a stage: kept from an earlier run, or made now."""
+        """Return a stage's latents: kept from an earlier run, or denoised now."""
         if name not in self._kept:
             self._kept[name] = run()
         return self._kept[name]
@@ -120,10 +120,10 @@ class WanJob:
             return self._call(pipeline, options | size, cached=True)
 
     def _finish(self, drawn: "NDArray[np.uint8]", strength: float) -> torch.Tensor:
-        """The second pass: a clip that was drawn small, enlarged, and denoised once more from a little noise.
+        """Run the second pass: denoise the enlarged draft again from a little noise.
 
-        The schedule is not shifted here: a shift gives most steps to the noise levels where a clip is laid out. In
-        diffusers this pipeline takes a VAE of Wan 2.1 alone; it is given latents, and has only to denoise.
+        The schedule is not shifted here: a shift spends most steps on the noise levels that determine the composition.
+        diffusers' pipeline for this takes only Wan 2.1's VAE; it is given latents and only denoises.
         """
         params, parts = self._params, self._parts
         size = params.width, params.height
@@ -135,7 +135,7 @@ class WanJob:
         left = _left(params.num_inference_steps, strength)
         noise = randn_tensor(clean.shape, generator=self._generator(), device=clean.device, dtype=clean.dtype)
         level = scheduler.timesteps[-left].reshape(1)
-        if hasattr(scheduler, "scale_noise"):  # the flow's own Euler calls it so
+        if hasattr(scheduler, "scale_noise"):  # the name in flow-matching Euler
             noisy = scheduler.scale_noise(clean, level, noise)
         else:
             noisy = scheduler.add_noise(clean, noise, level)
@@ -144,7 +144,7 @@ class WanJob:
             tokenizer=parts.tokenizer,
             text_encoder=parts.text_encoder,
             vae=parts.vae,
-            # Of two experts the one for little noise.
+            # Of two experts the low-noise one.
             transformer=parts.transformer_2 or parts.transformer,
             scheduler=scheduler,
         )
@@ -179,7 +179,7 @@ class WanJob:
         return latents
 
     def _cached(self, pipeline: Any) -> Iterator[Any]:
-        """The transformers that skip steps, as the job asks for it; warns where one cannot."""
+        """Enable the job's step cache on the transformers; warns if one does not support it."""
         wanted = self._params.step_cache
         for network in (pipeline.transformer, pipeline.transformer_2):
             if network is None or wanted is None:
@@ -190,7 +190,7 @@ class WanJob:
                 self._control.warn("acceleration: this model cannot skip steps so; all were computed in full")
 
     def _embed(self, pipeline: Any) -> dict[str, torch.Tensor | None]:
-        """The embeddings of both prompts, made once a job."""
+        """Return the embeddings of both prompts, computed once per job."""
         if self._embeds is None:
             self.phase = "text"
             params = self._params
@@ -207,7 +207,7 @@ class WanJob:
 
     @property
     def _most_chunks(self) -> int | None:
-        """Wan 2.1's image-to-video transformer tells a picture's tokens from the text's by their number, 512."""
+        """1 for Wan 2.1 from an image: its transformer takes exactly 512 text tokens. None: no limit."""
         return 1 if self._parts.image_encoder is not None else None
 
     def _warn_of_cut_prompts(self) -> None:
@@ -223,7 +223,7 @@ class WanJob:
 
     @contextmanager
     def _watched(self, part: Literal["encode", "decode"], width: int, height: int) -> Iterator[None]:
-        """In the body the VAE works, and reports how far it is at each latent frame."""
+        """Report the VAE's progress at each latent frame in the body."""
         vae, steps = self._parts.vae, self._done
 
         def tell(share: float) -> None:
@@ -232,14 +232,14 @@ class WanJob:
 
         frames = (self._params.num_frames - 1) // 4 + 1
         if part == "encode" and self._parts.expand_timesteps and self._source is not None:
-            frames = 1 if self._end is None else 1 + HELD_FRAMES  # the picture alone, or the last one, too
+            frames = 1 if self._end is None else 1 + HELD_FRAMES  # the first picture, and the last one if given
         network = vae.decoder if part == "decode" else vae.encoder
         with watched(network, clip_calls(vae, frames, height, width), tell):
             yield
 
     @contextmanager
     def _phase_told(self) -> Iterator[None]:
-        """In the body, `phase` is `encode` until a transformer first runs, then `denoise`."""
+        """Set `phase` in the body: `encode` until a transformer first runs, then `denoise`."""
 
         def denoising(*_: object) -> None:
             self.phase = "denoise"
@@ -257,7 +257,7 @@ class WanJob:
         return torch.Generator("cpu").manual_seed(self._params.seed)
 
     def _pipeline(self) -> Any:
-        """A pipeline over the loaded networks with a scheduler of its own, shifted as this request wants it."""
+        """Make a pipeline of the loaded networks with its own scheduler and the request's flow shift."""
         parts = self._parts
         shared: dict[str, Any] = {
             "tokenizer": parts.tokenizer,
@@ -278,13 +278,13 @@ class WanJob:
 
 @contextmanager
 def _both_ends_held(pipeline: Any) -> Iterator[None]:
-    """In the body, a TI2V holds its last latent frame at the last picture, at time step 0, as it does the first."""
+    """Hold a TI2V's last latent frame at the last picture, at time step 0, in the body, as the model does the first."""
     prepare_latents = pipeline.prepare_latents
 
     def prepare(*arguments: Any) -> Any:
         *others, last = arguments
         latents, first, mask = prepare_latents(*others)
-        # A latent frame after the first is four frames: here the picture, standing still.
+        # A latent frame after the first covers four frames: here the still picture.
         still = last.unsqueeze(2).repeat(1, 1, 4 * HELD_FRAMES - 3, 1, 1)
         held = encode_pixels(pipeline.vae, still)[:, :, -1:].to(first)
         mask[:, :, -1] = 0
@@ -298,5 +298,5 @@ def _both_ends_held(pipeline: Any) -> Iterator[None]:
 
 
 def _left(steps: int, strength: float) -> int:
-    """Steps of a schedule that are run at this strength, as diffusers counts them."""
+    """Return the steps of a schedule that run at this strength, as diffusers counts them."""
     return int(steps * strength)
