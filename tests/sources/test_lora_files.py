@@ -122,8 +122,11 @@ def test_a_hub_that_is_away_costs_nothing_that_was_found_before(shelf: Shelf, mo
     assert shelf.get(HubFile("org/name")) == found
 
 
-def test_only_so_many_answers_of_the_hub_are_kept(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lora_files, "_MAX_COMMITS", 1)
+@pytest.mark.parametrize(("bound", "most"), [("_MAX_COMMITS", 1), ("_MAX_CHARACTERS", 12)])
+def test_only_so_many_answers_of_the_hub_are_kept(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch, bound: str, most: int
+) -> None:
+    monkeypatch.setattr(lora_files, bound, most)
     shelf.repository("a.safetensors")
     shelf.server.files["/api/models/org/name/revision/dev"] = shelf.server.files["/api/models/org/name"]
     for source in (HubFile("org/name"), HubFile("org/name", "dev"), HubFile("org/name")):

@@ -29,6 +29,9 @@ RESOLVED_SECONDS = 600.0
 """How long the commit of a branch is cached; longer while the hub is unreachable."""
 _MAX_COMMITS = 256
 """Cached repository listings; one may name thousands of files."""
+_MAX_CHARACTERS = 8_000_000
+"""Of the file names in them. A stranger's repository has 100,000 files, and as many revisions as they like: 256 of its
+answers would be 2.8 GB."""
 STANDARD_NAME = "pytorch_lora_weights.safetensors"
 """diffusers' and PEFT's name for a LoRA file; chosen if a repository has several."""
 _MAX_LISTING_BYTES = 4 << 20
@@ -182,13 +185,16 @@ class LoraFiles:
         if commit is None or time.monotonic() - commit.found_at > RESOLVED_SECONDS:
             try:
                 commit = self._ask_hub(source, wanted, ask)
-                if len(self._commits) >= _MAX_COMMITS:
+                if len(self._commits) >= _MAX_COMMITS or self._characters() > _MAX_CHARACTERS:
                     self._commits.clear()
                 self._commits[key] = commit
             except DownloadFailed as error:
                 if commit is None or not error.retryable:
                     raise
         return commit.sha, _chosen(commit.files, source.file, wanted.field)
+
+    def _characters(self) -> int:
+        return sum(len(name) for commit in self._commits.values() for name in commit.files)
 
     def _ask_hub(self, source: HubFile, wanted: WantedLora, ask: Callable[[], None]) -> _Commit:
         """Ask the hub for a repository's commit and files: https://huggingface.co/docs/hub/api, "Models".
