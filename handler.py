@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import functools
 import logging
+import os
 import signal
 import sys
 import threading
@@ -21,7 +22,14 @@ from worker.api.styles import check_styles
 from worker.auth.caller import Identity
 from worker.auth.tickets import Tickets
 from worker.core import logs, timing
-from worker.core.config import ConfigError, Settings, load_settings, misspelt_variables, set_library_defaults
+from worker.core.config import (
+    ConfigError,
+    Settings,
+    load_settings,
+    misspelt_variables,
+    opentelemetry_variables,
+    set_library_defaults,
+)
 from worker.core.errors import Cancelled, GpuFault
 from worker.core.stop import StopSignal
 from worker.core.types import Progress
@@ -74,7 +82,11 @@ def _telemetry(settings: Settings, worker_id: str) -> spans.Telemetry:
         return spans.OFF
     from worker.telemetry.otlp import Otlp  # a third of a second
 
-    return Otlp(worker_id)
+    try:
+        return Otlp(worker_id)
+    except ValueError:
+        names = ", ".join(opentelemetry_variables())
+        raise ConfigError(f"one of {names} holds what OpenTelemetry does not take") from None
 
 
 def _identity(settings: Settings, firebase: Firebase | None) -> Identity:
@@ -308,8 +320,18 @@ def deliver_spool(services: Services) -> threading.Event:
     return over
 
 
+def _leave_while_loading() -> None:
+    """Have a worker that is told to leave before the SDK listens do so at once.
+
+    The image has it as process 1, to which a SIGTERM that nobody handles does nothing: it would go on downloading and
+    loading, in paid time, until it is killed.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
+
+
 def main() -> None:
     """Load the models, then run the SDK's job loop."""
+    _leave_while_loading()
     set_library_defaults()
     try:
         settings = load_settings()

@@ -9,6 +9,7 @@ import functools
 import itertools
 import json
 import logging
+import signal
 import socket
 import subprocess
 import sys
@@ -474,8 +475,12 @@ def test_a_test_input_on_the_command_line_ends_with_its_outcome() -> None:
             ["FIREBASE_AUTH_EMULATOR_HOST must not be set on RunPod"],
         ),
         ({"C2PA_CERTIFICATE": "/SECRET"}, ["C2PA_KEY: is not set"]),
+        (
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://SECRET", "OTEL_METRIC_EXPORT_INTERVAL": "0"},
+            ["OTEL_METRIC_EXPORT_INTERVAL"],
+        ),
     ],
-    ids=["wrong values", "an emulator on the platform", "half of what signs"],
+    ids=["wrong values", "an emulator on the platform", "half of what signs", "what another reader does not take"],
 )
 def test_a_wrong_environment_ends_the_worker_with_one_clear_line(variables: dict[str, str], names: list[str]) -> None:
     code, said = Process(**variables).ended()
@@ -484,6 +489,21 @@ def test_a_wrong_environment_ends_the_worker_with_one_clear_line(variables: dict
     assert len(said.strip().splitlines()) == 1
     assert all(name in said for name in names)
     assert "SECRET" not in said
+
+
+@pytest.mark.e2e
+def test_a_worker_that_is_told_to_leave_while_it_loads_leaves_at_once() -> None:
+    """Of process 1, as it is in a container, a SIGTERM ends nothing that has not asked for it."""
+    code = (
+        "import time, handler; handler._preload = lambda _: (print('loading', flush=True), time.sleep(300));"
+        "handler.main()"
+    )
+    env = clean_environment() | {"RUNPOD_WEBHOOK_GET_JOB": "http://127.0.0.1:9/job-take/$ID"}
+    with subprocess.Popen([sys.executable, "-c", code], env=env, cwd=ROOT, stdout=subprocess.PIPE, text=True) as worker:
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == "loading\n"
+        worker.terminate()
+        assert worker.wait(timeout=60) == 128 + signal.SIGTERM
 
 
 class LocalApi:

@@ -243,6 +243,19 @@ def test_an_entry_that_cannot_be_read_is_dropped_and_the_next_one_delivered(tmp_
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_entry_of_a_newer_worker_that_was_rolled_back_is_delivered(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    spool.keep(OWNER, provenance(), [item()], {})
+    (entry,) = tmp_path.iterdir()
+    said = json.loads((entry / "entry.json").read_text())
+    for part in (said, said["owner"], said["object_owner"], *said["files"]):
+        part["what_comes_tomorrow"] = {"is": "not known yet"}
+    (entry / "entry.json").write_text(json.dumps(said))
+    documents = waiting()
+    assert spool.deliver(Storage(MemoryBucket()), documents) == 1
+    assert documents.stored[PATH][0]["status"] == "completed"
+
+
 def test_an_entry_that_is_refused_keeps_no_other_one_waiting(tmp_path: Path) -> None:
     """Its document was never claimed, so what has its name may be another job's, and stays."""
     spool, bucket = Spool(tmp_path), MemoryBucket()

@@ -12,12 +12,13 @@ from collections.abc import Iterator
 
 import pytest
 
+import handler
 from tests.support.clock import SOON_SECONDS
 from tests.support.collector import Collector, attributes, collector
 from tests.support.fakes import PaintingGenerator, Raises, is_down
 from tests.support.memory_world import CLOUD, PATH, World
 from worker.core import logs
-from worker.core.config import REPOSITORY
+from worker.core.config import REPOSITORY, ConfigError, load_settings, set_library_defaults
 from worker.core.errors import Cancelled, OutOfMemory
 from worker.core.stop import StopSignal
 from worker.telemetry.otlp import CLOSE_SECONDS, Otlp
@@ -206,6 +207,60 @@ async def test_a_collector_that_is_away_costs_a_job_nothing_and_is_said_once_wit
     assert "127.0.0.1" not in caplog.text
 
 
+async def test_a_long_job_shows_each_of_its_steps(seen: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OTEL_SPAN_EVENT_COUNT_LIMIT", raising=False)
+    set_library_defaults()
+    telemetry = Otlp("worker-1")
+    trace = telemetry.job("job-1")
+    with trace.stage("generate"):
+        for step in range(4 * 100):
+            trace.step(step + 1, 4 * 100)
+    telemetry.close()
+    (generate,) = seen.named("generate")
+    assert len(generate.events) == 4 * 100
+
+
+async def test_a_job_has_no_trace_where_opentelemetry_is_switched_off(
+    seen: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    world = World()
+    world.telemetry = telemetry = Otlp("worker-1")
+    await world.run(CLOUD)
+    telemetry.close()
+    assert seen.bodies == []
+    assert world.document["status"] == "completed"
+    assert "trace_id" not in world.document
+
+
+@pytest.mark.parametrize("name", ["OTEL_METRIC_EXPORT_INTERVAL", "OTEL_BSP_MAX_QUEUE_SIZE"])
+def test_what_opentelemetry_does_not_take_is_said_with_its_name_and_without_its_value(
+    seen: Collector, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "-17")
+    with pytest.raises(ConfigError) as caught:
+        handler._telemetry(load_settings(), "worker-1")
+    assert name in str(caught.value)
+    assert "-17" not in str(caught.value)
+    assert seen.endpoint not in str(caught.value)
+
+
+@pytest.mark.e2e
+def test_a_fork_of_the_worker_sends_nothing(seen: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RunPod's SDK forks one for its pings; what was counted until then would be counted twice."""
+    monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "1000")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "delta")
+    code = (
+        "import multiprocessing, time; from worker.telemetry.otlp import Otlp; telemetry = Otlp('worker-1');"
+        "telemetry.ready(2.0); fork = multiprocessing.get_context('fork').Process(target=time.sleep, args=(4,));"
+        "fork.start(); fork.join()"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert ran.stderr == ""
+    starts = [metric for metric in seen.metrics if metric.name == "generation.cold_start.duration"]
+    assert sum(point.count for metric in starts for point in metric.histogram.data_points) == 1
+
+
 @pytest.mark.e2e
 def test_a_collector_that_never_answers_keeps_no_process_that_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """OpenTelemetry's own end would wait for ten seconds, twice."""
@@ -253,3 +308,4 @@ def test_the_dashboard_and_the_document_ask_for_instruments_that_there_are() -> 
     dashboard = (REPOSITORY / "docs/dashboard.json").read_text()
     asked = set(re.findall(r"generation_[a-z_]+(?=_(?:seconds_)?(?:bucket|count|total))", dashboard))
     assert {name.removesuffix("_seconds") for name in asked} == {name.replace(".", "_") for name in made}
+    assert not re.search(r"\b(?:rate|increase)\(", dashboard), "of a worker that serves one job they are 0"

@@ -515,6 +515,11 @@ def misspelt_variables() -> dict[str, str]:
     return {name: meant for name, meant in called.items() if meant not in os.environ} | alike
 
 
+def opentelemetry_variables() -> list[str]:
+    """Those that are set of the variables that OpenTelemetry reads itself."""
+    return sorted(name for name, value in os.environ.items() if name.startswith("OTEL_") and value)
+
+
 def _problems(error: ValidationError) -> Iterator[tuple[str, str]]:
     for detail in error.errors(include_input=False, include_url=False):
         yield _place(detail["loc"]) or "environment", detail["msg"].removeprefix("Value error, ")
@@ -599,6 +604,8 @@ def set_library_defaults() -> None:
         "TOKENIZERS_PARALLELISM": "false",
         # Threads that wait for each other by spinning take several times as long as soon as a core is shared.
         "OMP_WAIT_POLICY": "PASSIVE",
+        # Of 128, the default, a job of four images has more steps.
+        "OTEL_SPAN_EVENT_COUNT_LIMIT": "1000",
         "GRPC_VERBOSITY": "ERROR",
         # With it a child that a library forks dies now and then before it runs its program (grpc/grpc#43055).
         "GRPC_ENABLE_FORK_SUPPORT": "false",

@@ -13,10 +13,10 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from worker.core import timing
 from worker.core.errors import BackendError, Deleted, IdempotencyMismatch, Superseded
@@ -33,6 +33,8 @@ MAX_AGE_SECONDS = 48 * 3600
 DELIVERED = "the upload was made up for later, from the worker's outbox"
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class Spool:
@@ -186,7 +188,7 @@ def _described(
 def _deliver(entry: Path, storage: Storage, store: DocumentStore, retention: timedelta | None) -> bool:
     """Upload an entry's files and complete its document; False if the document no longer waits for the result."""
     description = json.loads((entry / "entry.json").read_text(encoding="utf-8"))
-    owner, by = Owner(**description["owner"]), ObjectOwner(**description["object_owner"])
+    owner, by = _known(Owner, description["owner"]), _known(ObjectOwner, description["object_owner"])
     document = SpooledDocument(
         store,
         owner,
@@ -226,6 +228,12 @@ def _deliver(entry: Path, storage: Storage, store: DocumentStore, retention: tim
         return False
     log.info("a spooled result was delivered", extra={"action": "spool_delivered", "job_id": by.job_id})
     return True
+
+
+def _known(kind: type[T], said: Mapping[str, Any]) -> T:
+    """What this worker knows of what an entry says: a newer one, before it was rolled back, may have said more."""
+    names = {field.name for field in fields(kind)}  # type: ignore[arg-type]  # both are dataclasses
+    return kind(**{name: value for name, value in said.items() if name in names})
 
 
 def _thumbnail(kept: Path, said: Mapping[str, str] | None) -> Artifact | None:

@@ -8,8 +8,10 @@ https://opentelemetry.io/docs/specs/semconv/
 import asyncio
 import atexit
 import logging
+import os
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -35,11 +37,17 @@ class Otlp:
     """Implements `spans.Telemetry`. Connects on the first export; create it once, in the main thread."""
 
     def __init__(self, worker_id: str) -> None:
+        """Begin the threads that send.
+
+        Raises:
+            ValueError: OpenTelemetry does not take what one of its variables holds.
+        """
         _quiet()
         resource = Resource.create({"service.instance.id": worker_id} | _service_name())
         self._traces = TracerProvider(resource=resource, shutdown_on_exit=False)
-        self._traces.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-        readers = [PeriodicExportingMetricReader(OTLPMetricExporter())]
+        self._exporters = OTLPSpanExporter(), OTLPMetricExporter()
+        self._traces.add_span_processor(BatchSpanProcessor(self._exporters[0]))
+        readers = [PeriodicExportingMetricReader(self._exporters[1])]
         self._meters = MeterProvider(readers, resource=resource, shutdown_on_exit=False)
         self._tracer = self._traces.get_tracer(NAME)
         meter = self._meters.get_meter(NAME)
@@ -69,6 +77,23 @@ class Otlp:
         for thread in self._closing:
             thread.start()
         atexit.register(self.close)
+        this = weakref.ref(self)
+
+        def forget() -> None:
+            if (telemetry := this()) is not None:
+                telemetry._forget()
+
+        os.register_at_fork(after_in_child=forget)  # after what OpenTelemetry registers: they run in this order
+
+    def _forget(self) -> None:
+        """Send nothing from a fork of the worker, such as the one in which RunPod's SDK sends its pings.
+
+        OpenTelemetry begins its threads anew there. They would send under the worker's name what it had counted until
+        then, again and again, and over the very connections that the worker sends on.
+        """
+        logging.getLogger("opentelemetry").handlers = [logging.NullHandler()]
+        for exporter in self._exporters:
+            exporter.shutdown()
 
     def job(self, job_id: str) -> "_Trace":
         """As `spans.Telemetry.job`."""
@@ -103,8 +128,9 @@ class _Trace:
         self._stages: dict[str, Span] = {}
 
     @property
-    def id(self) -> str:
-        return format_trace_id(self._span.get_span_context().trace_id)
+    def id(self) -> str | None:
+        seen = self._span.get_span_context()
+        return format_trace_id(seen.trace_id) if seen.is_valid else None  # OTEL_SDK_DISABLED
 
     def describe(self, facts: Mapping[str, str | int | float]) -> None:
         self._span.set_attributes({f"generation.{name}": value for name, value in facts.items()})
