@@ -1,1 +1,1 @@
-"""What a job hangs onto the loaded networks and takes off again, whichever way it ends."""
+"""Adapters that a job attaches to the loaded networks and removes again, however it ends."""

@@ -1,7 +1,7 @@
-"""A client's picture -> what a ControlNet is shown, at the size that a pass draws. Knows no networks.
+"""Prepares control pictures at the size that a pass draws. Knows no networks.
 
-It is laid over the output as the source picture is: beside it, where the canvas grows, nothing is known (black). OpenCV
-is imported where edges are asked for.
+A control picture is fitted to the output like the source picture; outpainted borders are black, which means unknown.
+OpenCV is imported only for edges.
 """
 
 from collections.abc import Callable
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from worker.core.types import Control
 
 CANNY_THRESHOLDS = (100, 200)
-"""Of the gradient, 0 ... 1020: those of diffusers' and of lllyasviel's own ControlNet examples
+"""Gradient thresholds, 0 ... 1020, from diffusers' and lllyasviel's ControlNet examples
 (https://huggingface.co/docs/diffusers/using-diffusers/controlnet)."""
 _LIGHT = 128
-"""A drawing that is brighter than this on average is one of dark lines on light."""
+"""A drawing with a brighter average has dark lines on light."""
 
 
 def control_picture(
@@ -34,7 +34,7 @@ def control_picture(
     control: "Control",
     depth: Callable[[Image.Image], Image.Image],
 ) -> Image.Image:
-    """RGB of `size`, which a job draws at: its `drawn_size`, or that of its draft. `depth` tells that of a photo."""
+    """Return the control picture, RGB of `size` (the job's `drawn_size`, or its draft's). `depth` estimates depth."""
     if params.outpaint is None and params.drawn is None:
         return _shown(resize.fit_image(image, *size, control, field=field), entry, depth)
     output = params.width, params.height
@@ -58,7 +58,7 @@ def _shown(picture: Image.Image, entry: "ControlParams", depth: Callable[[Image.
 
 
 def canny(picture: Image.Image) -> Image.Image:
-    """Edges, white on black (J. Canny 1986)."""
+    """Return edges, white on black (J. Canny 1986)."""
     import cv2
 
     edges = cv2.Canny(np.asarray(picture.convert("L")), *CANNY_THRESHOLDS)
@@ -66,6 +66,6 @@ def canny(picture: Image.Image) -> Image.Image:
 
 
 def light_on_dark(drawing: Image.Image) -> Image.Image:
-    """A drawing as ControlNets know them: light lines on black; one of dark lines on paper is inverted."""
+    """Return a drawing as ControlNets expect it, light lines on black; dark lines on light are inverted."""
     grey = drawing.convert("L")
     return (ImageOps.invert(grey) if np.asarray(grey).mean() > _LIGHT else grey).convert("RGB")

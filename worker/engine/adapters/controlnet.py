@@ -1,7 +1,7 @@
-"""ControlNets at work beside a UNet (https://arxiv.org/abs/2302.05543): what they add to each of its calls.
+"""Applies ControlNets to a UNet's calls (https://arxiv.org/abs/2302.05543).
 
-A hook before the UNet's forward calls them with what it is called with. So they serve every pipeline, at whichever size
-a pass draws. The numbers are those of diffusers' own ControlNet pipelines, bit for bit.
+A pre-forward hook of the UNet calls them with the UNet's arguments, so they work in every pipeline and at every size.
+The results equal those of diffusers' ControlNet pipelines, bit for bit.
 """
 
 import functools
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
     from worker.core.types import Control, Sources
 
 SHARED = ("in_channels", "block_out_channels", "cross_attention_dim", "layers_per_block")
-"""What a ControlNet's config has in common with that of the UNet that it was trained for."""
+"""Entries of a ControlNet's config that must equal those of its UNet."""
 _DEMO_GAIN = 0.15
-"""Standard deviation of what the demo has where an untrained ControlNet has zeros, times the root of its inputs."""
+"""Standard deviation of the demo's weights where an untrained ControlNet has zeros, times the root of its inputs."""
 _DEMO_CONTRAST = 0.3
-"""Standard deviation over a noise picture of what its reader adds to the first hidden state."""
+"""Standard deviation of what the demo's picture embedding adds to the first hidden state for a noise picture."""
 
 Residuals = tuple[list[torch.Tensor], torch.Tensor]
 
 
 class Controls:
-    """The ControlNets of one job, and the pictures that they are shown."""
+    """The ControlNets of one job, and their pictures."""
 
     def __init__(
         self,
@@ -47,9 +47,9 @@ class Controls:
         passes: Sequence[int],
         depth: "Callable[[Image.Image], Image.Image]",
     ) -> None:
-        """`networks` holds those that are loaded, by name; `factor` is how many pixels a latent has along a side.
+        """`networks` are the loaded ones, by name; `factor` is the pixels per latent along a side.
 
-        `passes` has the steps of each that is steered; `depth` tells the depth of a photo, where a request asks for it.
+        `passes` has the steps of each controlled pass; `depth` estimates a photo's depth, if a request needs it.
         """
         self._networks, self._factor = networks, factor
         self._entries: list[tuple[str, ControlParams, dict[tuple[int, int], torch.Tensor]]] = []
@@ -77,7 +77,7 @@ class Controls:
 
     @contextmanager
     def steering(self, unet: Any, total: Callable[[], int]) -> Iterator[None]:
-        """In the body, one pass, the UNet is called with what they add. Once it runs, `total` is its steps."""
+        """Add the ControlNets' residuals to the UNet's calls in the body, which is one pass of `total` steps."""
         self._index, self._total = 0, total
         hook = unet.register_forward_pre_hook(self, with_kwargs=True)
         try:
@@ -86,7 +86,7 @@ class Controls:
             hook.remove()
 
     def __call__(self, _unet: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-        """Before a call of the UNet: the same with what the ControlNets add."""
+        """The pre-forward hook: return the UNet's arguments with the ControlNets' residuals."""
         index, total = self._index, max(self._total(), 1)
         self._index += 1
         sample, timestep = args
@@ -104,7 +104,7 @@ class Controls:
                 modes = [UNION_MODES[entry.type] for entry, _ in mine]
                 types = torch.zeros(config.num_control_type).scatter_(0, torch.tensor(modes), 1)
                 types = types[None].to(sample.device, sample.dtype).repeat(len(sample), 1)
-                # A network that is shown several pictures at once weighs them itself.
+                # A network that takes several pictures at once weights them itself.
                 said = {"control_type": types, "control_type_idx": modes}
                 found = _sum(found, call(controlnet_cond=shown, conditioning_scale=scales, **said))
                 continue
@@ -129,7 +129,7 @@ def _tensor(picture: Any) -> torch.Tensor:
 
 
 def config_like(unet: Any, kind: Any) -> dict[str, Any]:
-    """What a ControlNet of this class has in common with the UNet that it was trained for, with the usual reader."""
+    """Return the config of a ControlNet of this class for this UNet, with the usual picture embedding."""
     with torch.device("meta"):
         network: Any = ControlNetModel.from_unet(unet, load_weights_from_unet=False)
     names = inspect.signature(kind.__init__).parameters
@@ -137,15 +137,15 @@ def config_like(unet: Any, kind: Any) -> dict[str, Any]:
 
 
 def demo(unet: Any, *, union: bool) -> torch.nn.Module:
-    """A ControlNet of the demo UNet's own weights (https://arxiv.org/abs/2302.05543, section 3.1), a little trained.
+    """Build a demo ControlNet from the UNet's own weights (https://arxiv.org/abs/2302.05543, section 3.1).
 
-    Where training begins with zeros, it has small numbers instead.
+    It has small numbers where training begins with zeros.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network: Any = ControlNetModel.from_unet(unet)
         if union:
-            # Its own `from_unet` knows the widths of SDXL alone.
+            # `from_unet` knows only SDXL's widths.
             width: int = unet.config.block_out_channels[0]
             kind: Any = ControlNetUnionModel
             own = {"num_control_type": 8, "num_trans_channel": width, "num_proj_channel": width}

@@ -1,4 +1,4 @@
-"""The depth of a photo, told by a Depth Anything (https://arxiv.org/abs/2406.09414): near is bright.
+"""Estimates the depth of a photo with Depth Anything (https://arxiv.org/abs/2406.09414): near is bright.
 
 Knows one network and pictures; knows no ControlNet.
 """
@@ -11,16 +11,16 @@ import torch
 from PIL import Image
 
 _SIDE, _PATCH = 518, 14
-"""Pixels of the shorter side as it was trained, and what both sides are multiples of."""
+"""The shorter side in training, in pixels, and the multiple of both sides."""
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet, by which its pixels are told (`preprocessor_config.json` of each release)."""
+"""ImageNet's mean and deviation, as in each release's `preprocessor_config.json`."""
 _MOST_PIXELS = 3 * _SIDE**2
-"""Of a panorama: what it works in grows with them (`memory.room.DEPTH`)."""
+"""Limit of a panorama's pixels, with which the memory grows (`memory.room.DEPTH`)."""
 
 
 @torch.no_grad()
 def depth(network: Any, picture: Image.Image, device: torch.device) -> Image.Image:
-    """RGB of the picture's size, from black for the farthest to white for the nearest."""
+    """Return RGB of the picture's size, from black (farthest) to white (nearest)."""
     scale = min(_SIDE / min(picture.size), math.sqrt(_MOST_PIXELS / math.prod(picture.size)))
     width, height = (max(_PATCH, round(side * scale / _PATCH) * _PATCH) for side in picture.size)
     small = picture.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)

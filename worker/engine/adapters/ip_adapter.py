@@ -1,9 +1,9 @@
-"""IP-Adapter: pictures as a prompt beside the text (https://arxiv.org/abs/2308.06721).
+"""IP-Adapter: pictures as prompts beside the text (https://arxiv.org/abs/2308.06721).
 
-What a picture adds to a cross-attention, its keys and values, is the same at every step. So an adapter, its image
-encoder included, runs once a job, beside the text encoders, and need not be on the GPU while the UNet works. The UNet
-gets processors that hold these keys and values while it denoises, then its own again, as the same objects. It never
-gets a module: there is nothing that a LoRA, an offloader or a state dict could see.
+The keys and values that a picture adds to a cross-attention are the same at every step. So an adapter and its image
+encoder run once per job, beside the text encoders, and need not be on the GPU while the UNet denoises. Meanwhile the
+UNet has processors with these keys and values, and afterwards its own again, as the same objects. It never gets a
+module that a LoRA, an offloader or a state dict could see.
 """
 
 import re
@@ -20,13 +20,13 @@ from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWi
 from worker.engine.resize import middle
 
 KeysValues = tuple[torch.Tensor, torch.Tensor]
-"""Each (2, tokens, width of the attention): first those of no picture, then those of the picture."""
+"""Each (2, tokens, width of the attention): for an empty picture, then for the picture."""
 
 STYLE_LAYERS = "up_blocks.0.attentions.1."
-"""The cross-attentions that carry a picture's style and nothing of what is in it: InstantStyle
+"""The cross-attentions that carry a picture's style but not its content: InstantStyle
 (https://arxiv.org/abs/2404.02733, section 3.3; its code and diffusers' documentation name the block)."""
 _HEAD = 64
-"""Width of a head in the resampler of IP-Adapter Plus (tencent-ailab/IP-Adapter, `resampler.py`)."""
+"""Head width in the resampler of IP-Adapter Plus (tencent-ailab/IP-Adapter, `resampler.py`)."""
 _PLUS = {
     "0.norm1": "ln0",
     "0.norm2": "ln1",
@@ -38,25 +38,25 @@ _PLUS = {
     "1.1": "ff.1.net.0.proj",
     "1.3": "ff.1.net.2",
 }
-"""Names inside a layer of the published resampler -> diffusers' own."""
+"""Names in a layer of the published resampler -> diffusers' names."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What one picture does to a job."""
+    """The effect of one picture on a job."""
 
     added: Mapping[str, KeysValues]
-    """Name of a cross-attention -> what the picture adds to it."""
+    """Cross-attention -> the picture's keys and values."""
     scale: float
     type: Literal["subject", "style"]
 
     def reaches(self, attention: str) -> bool:
-        """Whether this attention sees the picture: all of them do, for a style only those that carry it."""
+        """Whether this attention uses the picture: all do, for a style only those that carry it."""
         return self.scale != 0 and (self.type == "subject" or attention.startswith(STYLE_LAYERS))
 
 
 class IpAdapter(torch.nn.Module):
-    """An image encoder, the projection to a few tokens, and the keys and values of each cross-attention."""
+    """An image encoder, the projection to a few tokens, and each cross-attention's key and value layers."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class IpAdapter(torch.nn.Module):
         self._processor = CLIPImageProcessor(size=size, crop_size=size)
 
     def forward(self, pixels: torch.Tensor) -> dict[str, KeysValues]:
-        """`pixels` as `pixels_of` makes them -> what the picture adds to each attention."""
+        """Return each attention's keys and values for `pixels` from `pixels_of`."""
         if isinstance(self.projection, ImageProjection):
             seen = self.encoder(pixels).image_embeds
             nothing = torch.zeros_like(seen)
@@ -86,7 +86,7 @@ class IpAdapter(torch.nn.Module):
         return {name: (to_k(tokens), to_v(tokens)) for name, to_k, to_v in layers}
 
     def pixels_of(self, picture: Image.Image, device: torch.device) -> torch.Tensor:
-        """The square in the picture's middle as the encoder was trained to see it: (1, 3, side, side)."""
+        """Return the centred square of the picture in the encoder's normalisation: (1, 3, side, side)."""
         pixels: torch.Tensor = self._processor(middle(picture).convert("RGB"), return_tensors="pt").pixel_values
         return pixels.to(device, self.encoder.dtype)
 
@@ -97,7 +97,7 @@ class IpAdapter(torch.nn.Module):
 
 @contextmanager
 def referenced(unet: Any, references: Sequence[Reference]) -> Iterator[None]:
-    """In the body, the UNet sees the pictures; afterwards, however the body ends, it has its own processors again."""
+    """Let the UNet use the pictures in the body; its own processors are restored however the body ends."""
     own: list[tuple[Any, Any]] = []
     try:
         for name, attention in cross_attentions(unet) if references else ():
@@ -112,7 +112,7 @@ def referenced(unet: Any, references: Sequence[Reference]) -> Iterator[None]:
 
 
 def cross_attentions(unet: Any) -> Iterator[tuple[str, Any]]:
-    """Name and module of each attention to the prompt, in the order in which published adapters count them."""
+    """Yield name and module of each cross-attention, in the order in which published adapters number them."""
     for name in unet.attn_processors:
         if name.endswith("attn2.processor"):
             attention = name.removesuffix(".processor")
@@ -120,9 +120,9 @@ def cross_attentions(unet: Any) -> Iterator[tuple[str, Any]]:
 
 
 class _Seeing:
-    """diffusers' `AttnProcessor2_0`, and what the pictures add before the attention's last projection.
+    """diffusers' `AttnProcessor2_0`, plus the pictures' attention before the output projection.
 
-    To the last bit what `IPAdapterAttnProcessor2_0` gives, as far as SDXL's cross-attentions go.
+    Bit-equal to `IPAdapterAttnProcessor2_0` for SDXL's cross-attentions.
     """
 
     def __init__(self, added: Sequence[tuple[float, torch.Tensor, torch.Tensor]]) -> None:
@@ -143,7 +143,7 @@ class _Seeing:
         query = in_heads(attention.to_q(hidden_states))
         result = attend(attention.to_k(encoder_hidden_states), attention.to_v(encoder_hidden_states))
         for scale, keys, values in self._added:
-            # Without guidance there is no half of the batch that sees no picture.
+            # Without guidance the batch has no unconditional half.
             result = result + scale * attend(keys[-batch:], values[-batch:])
         last, dropout = attention.to_out
         projected: torch.Tensor = dropout(last(result))
@@ -151,13 +151,13 @@ class _Seeing:
 
 
 def assembled(tensors: Mapping[str, torch.Tensor], encoder: Any, unet: Any) -> IpAdapter:
-    """The adapter of a published file, IP-Adapter or IP-Adapter Plus for SDXL.
+    """Build the adapter of a published file, IP-Adapter or IP-Adapter Plus for SDXL.
 
     `tensors`: `image_proj.*`, and `ip_adapter.<n>.to_k_ip.weight` and `to_v_ip`, where n counts the UNet's attentions.
 
     Raises:
         KeyError: a tensor is missing; the message is its name.
-        RuntimeError: one has another shape than the UNet or the encoder asks for.
+        RuntimeError: a tensor's shape does not fit the UNet or the encoder.
     """
     found = _under(tensors, "image_proj.")
     projection = _resampler(found) if "latents" in found else _linear(found)
@@ -229,10 +229,10 @@ def _filled(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> tor
 
 
 def demo(unet: Any) -> IpAdapter:
-    """A small adapter for this UNet, the same each time: a picture has an effect, which means nothing.
+    """Build a small deterministic demo adapter for this UNet: a picture has an effect, but no meaning.
 
-    Keys and values are the UNet's own of the prompt, with which the training of a published one begins
-    (tencent-ailab/IP-Adapter, `tutorial_train_sdxl.py`); what they are given of a picture is random, but steady.
+    Keys and values use the UNet's own layers, with which the training of a published adapter begins
+    (tencent-ailab/IP-Adapter, `tutorial_train_sdxl.py`); the projection of a picture is random, but fixed.
     """
     width = unet.config.cross_attention_dim
     with torch.random.fork_rng(devices=[]):

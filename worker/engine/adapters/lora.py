@@ -1,11 +1,11 @@
-"""LoRA on loaded networks while a job runs: what the files add to each layer's output, and nothing of it afterwards.
+"""Applies LoRAs to loaded networks while a job runs, and leaves no trace of them afterwards.
 
 A layer computes W x; with LoRA W x + scale (alpha / rank) B A x (Hu et al. 2021, arXiv:2106.09685, section 4.1). The
-second summand is a forward hook on the layer: no weight, no module and no name of the network changes, so a network
-without its hooks is what it was, bit for bit, wherever its weights are. All LoRAs of a job are one pair of matrices a
-layer. DoRA (Liu et al. 2024, arXiv:2402.09353) scales the layer's own output beside that. Of LyCORIS (Yeh et al. 2023,
-arXiv:2309.14859), LoKr is a Kronecker product, whose factors are applied one after the other, and LoHa an elementwise
-product of two low-rank matrices: itself one of the square of their rank, and kept so where that is smaller.
+second term is a forward hook on the layer: no weight, module or name of the network changes, so without its hooks the
+network is what it was, bit for bit, wherever its weights are. All LoRAs of a job form one pair of matrices per layer.
+DoRA (Liu et al. 2024, arXiv:2402.09353) also scales the layer's own output. Of LyCORIS (Yeh et al. 2023,
+arXiv:2309.14859), LoKr is a Kronecker product, whose factors are applied in turn; LoHa is an elementwise product of two
+low-rank matrices, which has at most the product of their ranks, and is kept as one such matrix if that is smaller.
 """
 
 import logging
@@ -33,13 +33,13 @@ from worker.engine.vendor_errors import translated
 log = logging.getLogger(__name__)
 
 KEPT_BYTES = 2 << 30
-"""Of LoRAs that are kept in the machine's memory for the next job: eight large ones of SDXL."""
+"""Limit of LoRAs cached in host memory for the next job: eight large ones of SDXL."""
 
 Tensors = Mapping[str, torch.Tensor]
 
 
 class LoraStore:
-    """The weights of LoRAs that were used last, in the machine's memory; a file that has changed is read again."""
+    """Caches the most recently used LoRAs in host memory; a changed file is read again."""
 
     def __init__(self, most_bytes: int = KEPT_BYTES) -> None:
         self._most_bytes = most_bytes
@@ -47,11 +47,11 @@ class LoraStore:
 
     @property
     def bytes(self) -> int:
-        """Of all that is kept."""
+        """Bytes of all cached tensors."""
         return sum(_bytes(tensors) for tensors in self._kept.values())
 
     def __getitem__(self, path: Path) -> Tensors:
-        """The tensors of a file, by their names in it.
+        """Return the tensors of a file, by name.
 
         Raises:
             OSError, SafetensorError: it cannot be read.
@@ -60,7 +60,7 @@ class LoraStore:
         key = path, state.st_size, state.st_mtime_ns
         if key not in self._kept:
             with safe_open(path, "pt") as file:
-                self._kept[key] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
+                self._kept[key] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         self._kept.move_to_end(key)
         found = self._kept[key]
         while self.bytes > self._most_bytes:
@@ -68,7 +68,7 @@ class LoraStore:
         return found
 
     def clear(self) -> None:
-        """Let go of all of them."""
+        """Empty the cache."""
         self._kept.clear()
 
 
@@ -76,14 +76,14 @@ class LoraStore:
 def applied_loras(
     parts: Parts, offloader: Offloader, loras: Sequence[LoraFile], store: LoraStore, control: Control
 ) -> Iterator[None]:
-    """In the body, these LoRAs are on the networks. The refiner has none.
+    """Apply these LoRAs to the networks in the body; the refiner gets none.
 
     Raises:
-        InvalidInput: one of them does not go with this model.
-        DownloadFailed: one of them is not there any more.
-        ModelUnavailable, OutOfMemory: one of them cannot be read.
+        InvalidInput: a LoRA does not fit this model.
+        DownloadFailed: a file no longer exists.
+        ModelUnavailable, OutOfMemory: a file cannot be read.
     """
-    # One of scale 0 is left out: zero times a number that is not finite is none.
+    # A scale of 0 is left out: 0 times a non-finite number is NaN.
     used = [lora for lora in loras if lora.scale]
     with ExitStack() as stack:
         if used:
@@ -97,7 +97,7 @@ def applied_loras(
 
 @contextmanager
 def without_loras(network: torch.nn.Module) -> Iterator[None]:
-    """In the body, a network runs without the LoRAs that are attached to it."""
+    """Run a network without its attached LoRAs in the body."""
     one = _ATTACHED.get(network)
     if one is None:
         yield
@@ -111,17 +111,17 @@ def without_loras(network: torch.nn.Module) -> Iterator[None]:
 
 @dataclass(slots=True)
 class _Addition:
-    """What is added to the output of one layer: the sum over all LoRAs of the job."""
+    """The change of one layer's output by all LoRAs of the job."""
 
     layer: torch.nn.Module
     host: dict[str, torch.Tensor]
-    """`down` (rank, in, ...), `scales` (rank,), `up` (out, rank, ...), `bias`, `gain` (out,), and of each LoKr and LoHa
-    by its number what `_kronecker` and `_hadamard` take: those there are."""
+    """Those that exist of `down` (rank, in, ...), `scales` (rank,), `up` (out, rank, ...), `bias`, `gain` (out,), and
+    by number the arguments of `_kronecker` and `_hadamard` for each LoKr and LoHa."""
     here: dict[str, torch.Tensor] | None = None
-    """The same where the network runs."""
+    """The tensors on the network's device."""
 
     def __call__(self, layer: Any, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
-        """A forward hook."""
+        """The forward hook."""
         if self.here is None:
             raise AssertionError("a network's LoRAs come before it runs")
         own, inputs = self.here, args[0]
@@ -131,7 +131,7 @@ class _Addition:
             result = result + plain * _wide(own["gain"], output, layer)
         if "down" in own and isinstance(layer, torch.nn.Linear):
             inside = torch.nn.functional.linear(inputs, own["down"]) * own["scales"]
-            # Into its own memory: a third copy of what Wan's widest layer gives would be the peak of a step.
+            # In place: a third copy of the output of Wan's widest layer would be a step's peak.
             result = torch.nn.functional.linear(inside, own["up"]).add_(result)
         elif "down" in own:
             convolve = torch.nn.functional.conv2d if own["down"].ndim == 4 else torch.nn.functional.conv3d
@@ -162,7 +162,7 @@ class _Hanging:
 
     @contextmanager
     def attached(self, device: torch.device) -> Iterator[None]:
-        """In the body, their hooks are on the layers; their tensors come when the network begins to run."""
+        """Attach the hooks in the body; the tensors move to the device when the network begins to run."""
         with ExitStack() as stack:
             come: Callable[[Any, Any], None] = lambda _network, _args: self.come(device)  # noqa: E731
             stack.callback(self.network.register_forward_pre_hook(come).remove)
@@ -177,34 +177,34 @@ class _Hanging:
         return lambda layer, args, output: addition(layer, args, output) if self.on else output
 
     def come(self, device: torch.device) -> None:
-        """Have the tensors where the network runs."""
+        """Move the tensors to the network's device."""
         for addition in self.additions if self.on else ():
             if addition.here is None:
                 addition.here = {name: one.to(device, non_blocking=True) for name, one in addition.host.items()}
 
     def leave(self) -> None:
-        """Have them in the machine's memory alone."""
+        """Keep the tensors in host memory only."""
         for addition in self.additions:
             addition.here = None
 
 
 _ATTACHED: "weakref.WeakKeyDictionary[torch.nn.Module, _Hanging]" = weakref.WeakKeyDictionary()
-"""Network -> the LoRAs that are attached to it now."""
+"""Network -> its attached LoRAs."""
 
 
 def _make_way(hanging: Mapping[str, _Hanging], name: str) -> None:
-    """An offloaded network of this name is about to run: what belongs to another phase leaves the GPU."""
+    """Move LoRAs of other phases off the GPU, before an offloaded network of this name runs."""
     for one in hanging.values():
         if phase_of(one.name) != phase_of(name):
             one.leave()
 
 
 class _Unfit(Exception):
-    """Why a LoRA does not go with this model."""
+    """Why a LoRA does not fit this model."""
 
 
 class _Gathering:
-    """What the files of a job add, network by network, checked against the layers that there are."""
+    """Collects the changes of a job's files per network, checked against its layers."""
 
     def __init__(self, parts: Parts, store: LoraStore, control: Control) -> None:
         self._parts, self._store, self._control = parts, store, control
@@ -243,7 +243,7 @@ class _Gathering:
             )
 
     def hanging(self) -> dict[str, "_Hanging"]:
-        """What was added, network by network, ready to be attached."""
+        """Return the changes per network, ready to attach."""
         found: dict[str, _Hanging] = {}
         for (network, name), additions in self._added.items():
             one = found.setdefault(network, _Hanging(network, self._networks[network]))
@@ -282,10 +282,10 @@ def _gathered(parts: Parts, loras: Sequence[LoraFile], store: LoraStore, control
 def _addition(
     layer: Layer, tensors: Tensors, module: torch.nn.Module, scale: float, default: float
 ) -> dict[str, torch.Tensor]:
-    """What one file adds to one layer, in the layer's dtype.
+    """Return one file's change of one layer, in the layer's dtype.
 
     Raises:
-        _Unfit: its shape is another one, or its numbers are none.
+        _Unfit: its shape differs, or its numbers are not finite.
     """
     weight: torch.Tensor = module.weight  # type: ignore[assignment]  # a Linear or a convolution
     parts: dict[str, torch.Tensor] = {part: tensors[key].float() for part, key in layer.keys.items()}
@@ -304,7 +304,7 @@ def _addition(
 
 
 class _OtherShape(Exception):
-    """A layer has another shape than the change that was made for it."""
+    """Return the error for a change whose shape does not fit its layer."""
 
     def __init__(self, got: str, want: str) -> None:
         super().__init__()
@@ -325,7 +325,7 @@ def _lora(parts: _Parts, weight: torch.Tensor, scale: float, default: float) -> 
     own = float(parts["alpha"]) / rank if "alpha" in parts else default
     down, up = parts["down"], parts["up"]
     if "mid" in parts:
-        # LyCORIS's Tucker form: a k x k convolution between two of 1 x 1. The first two are one.
+        # LyCORIS's Tucker form: a k x k convolution between two 1 x 1 ones. The first two are merged.
         down = torch.einsum("rmhw,mi->rihw", parts["mid"], down.flatten(1))
     down, up = _of_rank(down, weight.ndim), _of_rank(up, weight.ndim)
     if down.shape[1:] != weight.shape[1:] or up.shape != (weight.shape[0], rank, *(1,) * (weight.ndim - 2)):
@@ -340,7 +340,7 @@ def _lora(parts: _Parts, weight: torch.Tensor, scale: float, default: float) -> 
 
 
 def _loha(parts: _Parts, weight: torch.Tensor, scale: float, default: float) -> dict[str, torch.Tensor]:
-    """(U1 D1) * (U2 D2), as what a LoRA keeps where that is smaller, else as its four factors."""
+    """Return (U1 D1) * (U2 D2) as a low-rank pair if that is smaller, else as its four factors."""
     up_1, down_1 = _factors(parts["hada_w1_a"], parts["hada_w1_b"], parts.get("hada_t1"))
     up_2, down_2 = _factors(parts["hada_w2_a"], parts["hada_w2_b"], parts.get("hada_t2"))
     rank, inputs = down_1.shape
@@ -349,8 +349,7 @@ def _loha(parts: _Parts, weight: torch.Tensor, scale: float, default: float) -> 
         raise _OtherShape(f"{inputs} to {up_1.shape[0]}", f"{weight[0].numel()} to {weight.shape[0]}")
     point, kernel = (1,) * (weight.ndim - 2), weight.shape[1:]
     if is_smaller_as_lora(rank, *weight.flatten(1).shape):
-        # Each column of one with each of the other; products of small numbers are brought to a size that a half
-        # precision number holds.
+        # Each column of one with each of the other, rescaled so that products of small numbers fit half precision.
         up = torch.einsum("or,os->ors", up_1, up_2).flatten(1)
         down = torch.einsum("ri,si->rsi", down_1, down_2).flatten(0, 1)
         up, ups = _brought_to_one(up, 0)
@@ -365,7 +364,7 @@ def _loha(parts: _Parts, weight: torch.Tensor, scale: float, default: float) -> 
 
 
 def _lokr(parts: _Parts, weight: torch.Tensor, scale: float, default: float) -> dict[str, torch.Tensor]:
-    """W1 x W2 (Kronecker), and W2 as two factors where that is smaller."""
+    """Return W1 x W2 (Kronecker), with W2 as two factors if that is smaller."""
     own, out = default, None
     if (first := parts.get("lokr_w1")) is None:
         first, rank = parts["lokr_w1_a"] @ parts["lokr_w1_b"], parts["lokr_w1_b"].shape[0]
@@ -393,14 +392,14 @@ _MADE: Mapping[str, Callable[[_Parts, torch.Tensor, float, float], dict[str, tor
 
 
 def _factors(a: torch.Tensor, b: torch.Tensor, core: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """(out, rank) and (rank, in times the kernel), whose product is the weight as a matrix; of Tucker's form, too."""
+    """Return (out, rank) and (rank, in x kernel), whose product is the weight as a matrix; also for Tucker's form."""
     if core is None:
         return a, b
     return a.T, torch.einsum("rs...,si->ri...", core, b).flatten(1)
 
 
 def _brought_to_one(matrix: torch.Tensor, side: int | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """A matrix whose largest number, all over or along `side`, is one; and what it is to be multiplied by."""
+    """Normalise a matrix by its largest magnitude, overall or along `side`; returns it and the factor."""
     largest = matrix.abs().amax() if side is None else matrix.abs().amax(side, keepdim=True)
     largest = torch.where(largest == 0, 1.0, largest)
     return matrix / largest, largest
@@ -409,7 +408,7 @@ def _brought_to_one(matrix: torch.Tensor, side: int | None) -> tuple[torch.Tenso
 def _kronecker(
     layer: Any, inputs: torch.Tensor, first: torch.Tensor, second: torch.Tensor, out: torch.Tensor | None
 ) -> torch.Tensor:
-    """What a layer whose weight is first x second would compute, in as little room as the order of the two allows."""
+    """Compute a layer with the weight first x second, in the order that needs less memory."""
     outputs = second.shape[0] if out is None else out.shape[0]
     is_linear = isinstance(layer, torch.nn.Linear)
 
@@ -440,7 +439,7 @@ _Factors = tuple[torch.Tensor, torch.Tensor]
 
 
 def _hadamard(layer: Any, inputs: torch.Tensor, one: _Factors, other: _Factors) -> torch.Tensor:
-    """What a layer of the weight (U1 D1) * (U2 D2) would compute. The weight is there only for this moment."""
+    """Compute a layer with the weight (U1 D1) * (U2 D2), which exists only during the call."""
     weight = (one[0] @ one[1]).mul_(other[0] @ other[1]).reshape(layer.weight.shape)
     if isinstance(layer, torch.nn.Linear):
         return torch.nn.functional.linear(inputs, weight)
@@ -449,7 +448,7 @@ def _hadamard(layer: Any, inputs: torch.Tensor, one: _Factors, other: _Factors) 
 
 
 def _of_rank(tensor: torch.Tensor, dimensions: int) -> torch.Tensor:
-    """A matrix as a convolution of 1 x 1 or the other way round: trainers keep them either way."""
+    """Convert between a matrix and a 1 x 1 convolution: trainers store either form."""
     if tensor.ndim < dimensions:
         return tensor.reshape(*tensor.shape, *(1,) * (dimensions - tensor.ndim))
     if tensor.ndim > dimensions and tensor.shape[dimensions:].numel() == 1:
@@ -458,7 +457,7 @@ def _of_rank(tensor: torch.Tensor, dimensions: int) -> torch.Tensor:
 
 
 def _summed(layer: torch.nn.Module, all_: Sequence[Mapping[str, torch.Tensor]]) -> _Addition:
-    """What several files add to one layer: their ranks side by side, their LoKrs and LoHas by number."""
+    """Combine the changes of several files: ranks concatenated, LoKrs and LoHas by number."""
     made = {}
     for name, join in _JOINED.items():
         if found := [one[name] for one in all_ if name in one]:
@@ -478,7 +477,7 @@ _JOINED: Mapping[str, Callable[[list[torch.Tensor]], torch.Tensor]] = {
 
 
 def _wide(vector: torch.Tensor, output: torch.Tensor, layer: torch.nn.Module) -> torch.Tensor:
-    """One number a channel, as it is added to or multiplied with a layer's output."""
+    """Reshape one number per channel to broadcast over a layer's output."""
     return vector if isinstance(layer, torch.nn.Linear) else vector.reshape(1, -1, *(1,) * (output.ndim - 2))
 
 

@@ -1,7 +1,7 @@
-"""What a LoRA file is, told from its header alone: for which model, by which trainer's names, of what rank; or why not.
+"""Identifies a LoRA file by its header: its model, its trainer's names, its rank; or why it cannot be used.
 
-Reads names, types and shapes; loads no tensor and imports no torch. A file is a stranger's: whatever is odd in it ends
-as a refusal in words.
+Reads names, types and shapes; loads no tensor and imports no torch. A file is a stranger's: anything odd in it leads
+to a clear refusal.
 """
 
 import errno
@@ -33,7 +33,7 @@ Part = Literal[
 ]  # fmt: skip
 Network = Literal["denoiser", "text_encoder", "text_encoder_2"]
 
-_ADAPTER = r"(?:\.(?!weight$|bias$)[A-Za-z0-9_-]+)?"  # PEFT may keep the adapter's name: lora_A.default.weight
+_ADAPTER = r"(?:\.(?!weight$|bias$)[A-Za-z0-9_-]+)?"  # PEFT may include the adapter's name: lora_A.default.weight
 _PART_NAMES: tuple[tuple[str, Part], ...] = (
     (r"[._]lora[._]down\.weight$|\.lora_linear_layer\.down\.weight$", "down"),
     (r"[._]lora[._]up\.weight$|\.lora_linear_layer\.up\.weight$", "up"),
@@ -43,7 +43,7 @@ _PART_NAMES: tuple[tuple[str, Part], ...] = (
     (r"\.lora_mid\.weight$", "mid"),
     (r"\.alpha$", "alpha"),
     (rf"\.dora_scale$|\.lora_magnitude_vector{_ADAPTER}(?:\.weight)?$", "magnitude"),
-    # Whole differences of norms, embeddings and modulations beside the low-rank ones: left out, as a warning says.
+    # Full differences of norms, embeddings and modulations beside the low-rank ones: left out, with a warning.
     (r"\.diff$|\.diff_m$|\.w_norm$|\.b_norm$", "left"),
     *((rf"\.{part}$", part) for part in get_args(Part) if part.startswith(("lokr_", "hada_"))),
 )
@@ -55,7 +55,7 @@ _OTHER_KINDS = (
     (".glora_", "GLoRA"),
     ("lora_controlnet", "Control-LoRA"),
 )
-"""What stands in the names of other ways to change a model -> what they are called.
+"""Parts of tensor names of unsupported methods -> their names.
 
 https://github.com/KohakuBlueleaf/LyCORIS, "Available algorithms"."""
 _LOKR_FIRST: tuple[set[str], ...] = ({"lokr_w1"}, {"lokr_w1_a", "lokr_w1_b"})
@@ -73,7 +73,7 @@ _WHOLE: tuple[frozenset[str], ...] = tuple(
         *({*first, *second} for first in _LOKR_FIRST for second in _LOKR_SECOND),
     )
 )
-"""What a layer's change may consist of, beside an alpha and a bias: LoRA, LoHa, LoKr."""
+"""The sets of parts that form a change, beside alpha and bias: LoRA, LoHa, LoKr."""
 _PREFIXES: tuple[tuple[str, Network], ...] = (
     ("lora_te1_", "text_encoder"),
     ("lora_te2_", "text_encoder_2"),
@@ -103,11 +103,11 @@ _FOREIGN: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"^model[._]layers[._]\d", "a language model"),
     )
 )
-"""How the layers of models are called that this worker does not serve."""
+"""Layer names of models that this worker does not serve -> the model."""
 _UNET = re.compile(r"(down_blocks|up_blocks|mid_block|input_blocks|output_blocks|middle_block)[._]")
 _WAN = re.compile(r"blocks[._]\d+[._](self_attn|cross_attn|attn1|attn2|ffn)[._]")
 _OF_TEXT_WIDTH = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 1280: "SDXL's refiner"}
-"""Width of the text that a UNet reads -> its model; SDXL reads 2048."""
+"""Text width of a UNet -> its model; SDXL has 2048."""
 _READS_TEXT = re.compile(r"attn2[._](processor[._])?to_[kv]$")
 _FIELDS = {expert: field for field, expert in LORA_FIELDS.items()}
 _FLOATS = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}
@@ -115,21 +115,21 @@ _FLOATS = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}
 
 @dataclass(slots=True)
 class Layer:
-    """What a file says of one layer: part -> name of the tensor in the file."""
+    """A file's tensors for one layer: part -> name in the file."""
 
     network: Network
     name: str
-    """As the trainer calls it, without the prefix."""
+    """The layer's name by the trainer, without prefix."""
     keys: dict[Part, str] = field(default_factory=dict)
 
     @property
     def parts(self) -> frozenset[str]:
-        """What its weight's change is made of."""
+        """The parts of its weight's change."""
         return frozenset(self.keys) - {"alpha", "bias"}
 
     @property
     def kind(self) -> Literal["LoRA", "LoKr", "LoHa"] | None:
-        """How the change is made of them; None where there is none, but a bias."""
+        """The method of the change; None: only a bias."""
         if any(part.startswith("lokr_") for part in self.keys):
             return "LoKr"
         if any(part.startswith("hada_") for part in self.keys):
@@ -139,22 +139,22 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """One file. Of one with a `problem`, nothing else is known."""
+    """One file. If it has a `problem`, nothing else is known."""
 
     problem: str | None = None
     """Why it cannot be used, as the rest of a sentence that begins with its name."""
     family: Literal["sdxl", "wan"] = "sdxl"
     layers: tuple[Layer, ...] = ()
     left: int = 0
-    """How many layers it changes in a way that is not added to a model here."""
+    """Layers that it changes in an unsupported way."""
     rank: int = 0
-    """The highest of its layers."""
+    """The highest rank of its layers."""
     bytes: int = 0
     """Of its weights as they are kept beside a network, at two bytes a number, and of what the largest layer's pass by
     in while it runs."""
     text_encoders: bool = False
     scales: tuple[tuple[str, float], ...] = ()
-    """Network as diffusers calls it -> by how much its weights count where the file has no alphas (PEFT's metadata)."""
+    """Network, by diffusers' name -> scale of its weights if the file has no alphas (PEFT's metadata)."""
 
 
 def identify(path: Path) -> Identity:
@@ -168,7 +168,7 @@ def identify(path: Path) -> Identity:
 
 
 def check_loras(loras: Iterable[LoraFile], task: TaskType) -> None:
-    """Refuse what cannot be added to a model of this task, before any model is touched.
+    """Refuse files that cannot be applied to a model of this task, before any model is touched.
 
     Raises:
         InvalidInput: naming each file with what is wrong with it.
@@ -190,7 +190,7 @@ def check_loras(loras: Iterable[LoraFile], task: TaskType) -> None:
 
 @contextmanager
 def still_there(lora: LoraFile) -> Iterator[None]:
-    """In the body, a LoRA's file is read, which another worker with the same folder may remove at any moment.
+    """Translate the error if another worker with the same cache removes a LoRA's file during the body.
 
     Raises:
         DownloadFailed: it has.
@@ -204,7 +204,7 @@ def still_there(lora: LoraFile) -> Iterator[None]:
 
 
 def bytes_of(loras: Iterable[LoraFile]) -> int:
-    """Bytes that they take beside a model's weights while a job runs.
+    """Return the memory that they take beside a model's weights while a job runs.
 
     Raises:
         DownloadFailed: one is not there any more.
@@ -218,11 +218,11 @@ def bytes_of(loras: Iterable[LoraFile]) -> int:
 
 
 def unusable(lora: LoraFile, problem: str) -> FieldProblem:
-    """A LoRA that cannot be used, by the name that its client knows it by."""
+    """Return the problem of a LoRA that cannot be used, by its public name."""
     return FieldProblem(_FIELDS[lora.expert], "invalid_input.lora_unusable", name=lora.name, problem=problem)
 
 
-@lru_cache(maxsize=32)  # of one with every layer, some megabytes; a job has few and looks at each several times
+@lru_cache(maxsize=32)  # some megabytes for a file with every layer; a job has few files and uses each several times
 def _identify(path: Path, size: int, _changed: int) -> Identity:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -230,7 +230,7 @@ def _identify(path: Path, size: int, _changed: int) -> Identity:
         return Identity(text("invalid_input.lora_header", most=MAX_HEADER_BYTES, got=length))
     try:
         entries = header(path)
-    except RecursionError:  # JSON that is nothing but brackets
+    except RecursionError:  # JSON of deeply nested brackets
         entries = {}
     if not entries:
         return Identity(_no_header(path))
@@ -266,14 +266,14 @@ class _Problem(Exception):
 def _no_header(path: Path) -> str:
     with path.open("rb") as file:
         start = file.read(8)
-    # A pickle by itself, and the archive that PyTorch wraps around one.
+    # A bare pickle, and PyTorch's archive of one.
     if start.startswith((b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")):
         return text("invalid_input.lora_pickle")
     return text("invalid_input.lora_no_safetensors")
 
 
 def _is_sound(entry: object) -> bool:
-    """Whether a header's entry has a type, a shape and a place in the file."""
+    """Whether a header entry has a valid type, shape and offsets."""
     if not isinstance(entry, dict):
         return False
     shape, place = entry.get("shape"), entry.get("data_offsets")
@@ -288,10 +288,10 @@ def _is_sound(entry: object) -> bool:
 
 
 def _layers(entries: Mapping[str, Any]) -> tuple[list[Layer], int]:
-    """The layers that a file changes, and how many it changes otherwise.
+    """Return the layers that a file changes, and the number of unsupported changes.
 
     Raises:
-        _Problem: these are not the names of a LoRA.
+        _Problem: the names are not those of a LoRA.
     """
     for key in entries:
         for mark, kind in _OTHER_KINDS:
@@ -311,7 +311,7 @@ def _layers(entries: Mapping[str, Any]) -> tuple[list[Layer], int]:
             raise _Problem(text("invalid_input.lora_other_kind", kind=f"{layer.kind} with DoRA"))
         if layer.parts and layer.parts not in _WHOLE:
             raise _Problem(text("invalid_input.lora_half", got=layer.name[:80]))
-    # A bias without a low-rank weight changes the layer, too; an alpha by itself does nothing.
+    # A bias alone changes its layer; an alpha alone does nothing.
     layers = [layer for layer in found.values() if layer.parts or "bias" in layer.keys]
     if not any(layer.parts for layer in layers):
         raise _Problem(text("invalid_input.lora_none"))
@@ -319,7 +319,7 @@ def _layers(entries: Mapping[str, Any]) -> tuple[list[Layer], int]:
 
 
 def _part(key: str) -> tuple[Part, str]:
-    """Which part of a layer a tensor is, and what is in front of that in its name."""
+    """Split a tensor's name into its layer and the part of the change."""
     for pattern, part in _PARTS:
         if found := pattern.search(key):
             return part, key[: found.start()]
@@ -335,10 +335,10 @@ def _of_network(stem: str) -> tuple[Network, str]:
 
 
 def _family(names: Sequence[str], layers: Sequence[Layer], entries: Mapping[str, Any]) -> Literal["sdxl", "wan"]:
-    """For which of the models that are served here it was made.
+    """Return the family that a file was made for.
 
     Raises:
-        _Problem: for none of them, and which it is for, as far as it can be told.
+        _Problem: for none that is served here; names the model, if it is known.
     """
     for pattern, model in _FOREIGN:
         if any(pattern.search(name) for name in names):
@@ -356,10 +356,10 @@ def _family(names: Sequence[str], layers: Sequence[Layer], entries: Mapping[str,
 
 
 def _check_shapes(layers: Sequence[Layer], entries: Mapping[str, Any]) -> "list[_Size]":
-    """How large each layer's change is.
+    """Return the size of each layer's change.
 
     Raises:
-        _Problem: a rank that nobody needs, or parts of a layer that do not go together.
+        _Problem: an excessive rank, or inconsistent parts of a layer.
     """
     sizes = []
     for layer in layers:
@@ -377,15 +377,15 @@ def _check_shapes(layers: Sequence[Layer], entries: Mapping[str, Any]) -> "list[
 
 
 class _Size(NamedTuple):
-    """Of a layer's change. Numbers are counted as `lora.py` keeps them."""
+    """The size of a layer's change, in numbers as `lora.py` stores them."""
 
     rank: int = 0
-    """The highest of its matrices; 0 where none is of a low rank."""
+    """The highest rank of its matrices; 0 if none is low-rank."""
     inputs: int = 0
-    """Channels that the layer reads, times the places of its kernel where they are one side of a matrix."""
+    """Input channels of the layer, times its kernel size if both are flattened."""
     kept: int = 0
     passing: int = 0
-    """Numbers that are there only while the layer runs."""
+    """Numbers that exist only while the layer runs."""
 
 
 def _size(layer: Layer, entries: Mapping[str, Any]) -> _Size:
@@ -419,7 +419,7 @@ def _size_of_lora(shapes: _Shapes) -> _Size:
     if "mid" in shapes and (len(shapes["mid"]) != 4 or shapes["mid"][:2] != (down[0], down[0])):
         raise _Problem(text("invalid_input.lora_damaged"))
     if "magnitude" in shapes and (math.prod(shapes["magnitude"]) != up[0] or shapes["magnitude"][0] != up[0]):
-        # LyCORIS can normalise over the inputs instead: another formula.
+        # LyCORIS may normalise over the inputs instead, which is another formula.
         raise _Problem(text("invalid_input.lora_other_kind", kind="DoRA over a layer's inputs"))
     return _Size(down[0], down[1], sum(math.prod(shape) for shape in shapes.values()))
 
@@ -473,12 +473,12 @@ def _product(a: tuple[int, ...], b: tuple[int, ...], core: tuple[int, ...] | Non
 
 
 def is_smaller_as_lora(rank: int, outputs: int, inputs: int) -> bool:
-    """Whether the elementwise product of two matrices of this rank is kept as one low-rank matrix, of its square."""
+    """Whether a LoHa of this rank is stored as one low-rank pair of the squared rank."""
     return rank * rank * (outputs + inputs) <= outputs * inputs
 
 
 def _scales(said: Mapping[str, str]) -> dict[str, float]:
-    """What diffusers writes of PEFT's configs beside the weights: `<network>.lora_alpha`, `.r`, `.use_rslora`."""
+    """Read PEFT's settings from diffusers' metadata: `<network>.lora_alpha`, `.r`, `.use_rslora`."""
     try:
         config = json.loads(said["lora_adapter_metadata"])
     except (KeyError, ValueError, TypeError, RecursionError):

@@ -1,6 +1,6 @@
-"""What trainers call a network's layers: diffusers' names of today and before, kohya's, Wan's and Stability's own.
+"""Maps trainers' layer names to the network's own: diffusers' current and old names, kohya's, Wan's, Stability's.
 
-Knows names and how blocks are counted; knows no file and no weight.
+Knows names and the numbering of blocks; knows no file and no weight.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ _OLD_SPELLINGS = (
     ("self_attn_to_out", "self_attn_out_proj"),
     *((f"self_attn_to_{one}", f"self_attn_{one}_proj") for one in "qkv"),
 )
-"""Names of diffusers before 0.22 -> those of today."""
+"""Names in diffusers before 0.22 -> current names."""
 # https://github.com/Wan-Video/Wan2.1, wan/modules/model.py.
 _WAN_NAMES = (
     ("attn1.to_out.0", "self_attn.o"),
@@ -33,7 +33,7 @@ _WAN_NAMES = (
     ("condition_embedder.image_embedder.ff.net.2", "img_emb.proj.3"),
     ("proj_out", "head.head"),
 )
-"""How the names of layers end in diffusers -> in Wan's own code."""
+"""Suffixes of layer names in diffusers -> in Wan's own code."""
 # https://github.com/Stability-AI/generative-models, sgm/modules/diffusionmodules/openaimodel.py.
 _IN_RESNETS = (
     ("conv1", "in_layers.2"),
@@ -52,7 +52,7 @@ _OUTSIDE_BLOCKS = {
 
 
 def flat(name: str) -> str:
-    """A name as it is compared: trainers put dots and underscores where they like."""
+    """Return a name without its separators: trainers use dots and underscores inconsistently."""
     compared = name.replace(".", "_")
     for old, new in _OLD_SPELLINGS:
         compared = compared.replace(old, new)
@@ -60,7 +60,7 @@ def flat(name: str) -> str:
 
 
 def layers_by_name(network: Any) -> dict[str, tuple[str, torch.nn.Module]]:
-    """Every name that trainers have for a layer, as `flat` makes it -> the layer's own name, and the layer."""
+    """Return every trainer's name for a layer, flattened -> the layer's own name, and the layer."""
     table: dict[str, tuple[str, torch.nn.Module]] = {}
     for name, module in network.named_modules():
         if isinstance(module, torch.nn.Linear | torch.nn.Conv2d | torch.nn.Conv3d):
@@ -70,13 +70,13 @@ def layers_by_name(network: Any) -> dict[str, tuple[str, torch.nn.Module]]:
 
 
 def aliases(name: str, network: Any) -> Iterator[str]:
-    """What trainers call the layer that has this name in diffusers or transformers, this name first."""
+    """Yield the names of a layer of diffusers or transformers, its own name first."""
     yield name
     if name.endswith("to_out.0"):
         yield name.removesuffix(".0")
     kind = type(network).__name__
     if kind.startswith("CLIPText"):
-        # transformers 5 has no text_model in it any more; every file has.
+        # transformers 5 dropped text_model; all files have it.
         yield name.removeprefix("text_model.")
         yield "text_model." + name.removeprefix("text_model.")
     elif kind.startswith("Wan"):
@@ -86,7 +86,7 @@ def aliases(name: str, network: Any) -> Iterator[str]:
 
 
 def of_sgm(name: str, unet: Any) -> str | None:
-    """A UNet's layer as Stability's own code calls it, which counts all blocks through; None: it is in no block."""
+    """Return a UNet layer's name in Stability's code, which numbers blocks consecutively; None: not in a block."""
     if name in _OUTSIDE_BLOCKS:
         return _OUTSIDE_BLOCKS[name]
     side, *rest = name.split(".")

@@ -335,8 +335,8 @@ class SdxlJob:
         """Denoise the first of two passes.
 
         Far above its native size a model loses the composition (SDXL repeats objects: He et al. 2023,
-        arXiv:2310.07702). So the composition is drawn at about the native size, and the second pass adds
-        details at full size.
+        arXiv:2310.07702). So the composition is drawn at about the native size, and the second pass adds details
+        at full size.
         """
         options = self._base_options() | {"width": draft.width, "height": draft.height}
         pipeline = self._pipeline(StableDiffusionXLPipeline)

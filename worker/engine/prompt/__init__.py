@@ -1,1 +1,1 @@
-"""From a prompt's text to what a model reads of it."""
+"""Turns a prompt into a model's text embeddings."""

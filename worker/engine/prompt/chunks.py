@@ -1,4 +1,4 @@
-"""A prompt of any length -> chunks of as many tokens as a text encoder reads at once. Knows tokenizers, no encoders."""
+"""Splits a prompt of any length into chunks for a text encoder. Knows tokenizers, no encoders."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,23 +7,23 @@ from typing import Any
 from worker.api.prompt_weights import Passages
 
 _COMMA_WITHIN = 20
-"""Tokens from a chunk's end: a comma among them ends it, as A1111 has it by default ("token padding")."""
+"""Tokens at a chunk's end: a comma among them ends the chunk, as in A1111's default ("token padding")."""
 _WORD_END, _WORD_START = "</w>", "\u2581"
-"""How the tokens of CLIP and those of SentencePiece mark words."""
+"""How CLIP's and SentencePiece's tokens mark words."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Token ids without an encoder's own marks, and the weight of each."""
+    """Token ids without the encoder's special tokens, and their weights."""
 
     ids: tuple[int, ...] = ()
     weights: tuple[float, ...] = ()
 
 
 def chunked(tokenizer: Any, passages: Passages, most: int) -> list[Chunk]:
-    """Chunks of at most `most` tokens, one at least; a passage begins a new one.
+    """Split into chunks of at most `most` tokens, at least one; each passage begins a new chunk.
 
-    They are cut at a comma near their end, else between words; only a word that is longer than a chunk is cut inside.
+    Chunks are cut at a comma near their end, else between words; only a word longer than a chunk is cut inside.
     """
     chunks: list[Chunk] = []
     for passage in passages:
@@ -47,7 +47,7 @@ def _named(tokenizer: Any, tokens: Sequence[tuple[int, float]]) -> list[tuple[st
 
 
 def _cut(names: Sequence[str], most: int) -> int:
-    """How many of the first `most` tokens make up a chunk; `names` has one more."""
+    """Return how many of the first `most` tokens form a chunk; `names` has one more."""
     ends = [
         place + 1
         for place in range(most)

@@ -1,6 +1,6 @@
-"""SDXL's embeddings of prompts of any length and with weights. Knows its text encoders; knows no latents.
+"""Computes SDXL's embeddings of prompts of any length, with weights. Knows its text encoders; knows no latents.
 
-What fits into one chunk and has no weights is the pipeline's own work, bit for bit.
+Prompts of one chunk without weights are encoded by the pipeline itself, bit for bit.
 """
 
 from collections.abc import Callable
@@ -30,15 +30,15 @@ def embeddings(
     guided: bool,
     raise_if_stopped: Callable[[], None] = lambda: None,
 ) -> Embeddings:
-    """The embeddings of both prompts, by the names of the pipeline's arguments, positive and negative of one length.
+    """Return the embeddings of both prompts as the pipeline's arguments, padded to one length.
 
     Args:
-        pipeline: of SDXL, or of its refiner, which has the second encoder alone.
-        device: where it runs.
-        prompt: what is to be seen.
-        negative: what is not to be seen; None: nothing is said, which to a model that was trained so is all zeros.
-        guided: whether the negative prompt has a part.
-        raise_if_stopped: asked before each chunk; what it raises is passed on.
+        pipeline: SDXL's, or its refiner's, which has only the second encoder.
+        device: where the encoders run.
+        prompt: the prompt.
+        negative: the negative prompt; None: none, which for a model trained so is all zeros.
+        guided: whether the negative prompt is used.
+        raise_if_stopped: called before each chunk; its errors propagate.
     """
     encoders = [
         _Encoder(tokenizer, network)
@@ -48,7 +48,7 @@ def embeddings(
         )
         if network is not None
     ]
-    # Both read the same words: the vocabulary of the two is one, they differ in what they fill a chunk up with.
+    # Both tokenizers have the same vocabulary and differ only in their padding token.
     last = encoders[-1].tokenizer
     most = last.model_max_length - 2
     asked = [prompt] if negative is None or not guided else [prompt, negative]
@@ -96,8 +96,8 @@ def _encoded(
     count: int,
     raise_if_stopped: Callable[[], None],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(1, 77 x count, width) and the pooled embedding of the first chunk, as A1111 and compel have it."""
-    # The last one is of no words: what a weight of 0 means.
+    """Return (1, 77 x count, width), and the pooled embedding of the first chunk, as A1111 and compel do."""
+    # The last one is the empty prompt: the meaning of a weight of 0.
     filled = [*chunks, *[Chunk()] * (count + 1 - len(chunks))]
     parts, pooled = [], None
     for encoder in encoders:
@@ -108,22 +108,22 @@ def _encoded(
             raise_if_stopped()
             fill = [tokenizer.pad_token_id] * (room - len(chunk.ids))
             ids = torch.tensor([[tokenizer.bos_token_id, *chunk.ids, tokenizer.eos_token_id, *fill]], device=device)
-            # One at a time: what works in the room of one chunk does so with any number of them.
+            # One at a time, so that memory does not grow with the number of chunks.
             given = encoder.network(ids, output_hidden_states=True)
             pooled = given[0] if given[0].ndim == 2 and place == 0 else pooled
             kept.append(given.hidden_states[-2])
         states = torch.cat(kept)
         parts.append(_weighed(states[:-1], states[-1:], filled[:-1], room).flatten(0, 1)[None])
-    assert pooled is not None  # noqa: S101 - the second encoder, which every pipeline has, pools
+    assert pooled is not None  # noqa: S101 - every pipeline has the second encoder, which pools
     dtype = encoders[-1].network.dtype
     return torch.cat(parts, dim=-1).to(device, dtype), pooled.to(device, dtype)
 
 
 def _weighed(states: torch.Tensor, of_nothing: torch.Tensor, chunks: list[Chunk], room: int) -> torch.Tensor:
-    """Each token's state moved away from that of no words by its weight, or towards it.
+    """Scale each token's distance from the empty prompt's state by its weight.
 
-    So do ComfyUI and compel. A1111 scales the state itself and restores the mean of all, which for SDXL, whose states
-    have a mean of about 0, moves every other token as well; its authors advise against that there.
+    As ComfyUI and compel do. A1111 scales the state itself and restores the overall mean, which is about 0 for SDXL, so
+    that every other token changes as well; its authors advise against that for SDXL.
     """
     weights = torch.tensor([[1.0, *chunk.weights, *[1.0] * (room + 1 - len(chunk.weights))] for chunk in chunks])
     factors = weights[..., None].to(states.device)

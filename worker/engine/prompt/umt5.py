@@ -1,6 +1,6 @@
-"""Wan's embeddings of prompts of any length and with weights. Knows its text encoder; knows no latents.
+"""Computes Wan's embeddings of prompts of any length, with weights. Knows its text encoder; knows no latents.
 
-What fits into one chunk and has no weights is the pipeline's own work, bit for bit.
+Prompts of one chunk without weights are encoded by the pipeline itself, bit for bit.
 """
 
 from collections.abc import Callable
@@ -14,11 +14,11 @@ from worker.api.prompt_weights import Passages, Span, has_weights, letters
 from worker.engine.prompt.chunks import Chunk, chunked
 
 MAX_TOKENS = 512
-"""What Wan was trained with, and the length its text encoder pads to."""
+"""Wan's training length, to which its text encoder pads."""
 
 
 def chunks_of(tokenizer: Any, passages: Passages) -> list[Chunk]:
-    """The chunks of a prompt. Wan reads sentences: a passage begins no new one."""
+    """Return the chunks of a prompt. Wan reads sentences, so passages do not begin new chunks."""
     spans = (span for passage in passages for span in (*passage, Span(" ")))
     return chunked(tokenizer, (tuple(spans)[:-1],), MAX_TOKENS - 1)
 
@@ -33,9 +33,9 @@ def embeddings(
     most_chunks: int | None,
     raise_if_stopped: Callable[[], None] = lambda: None,
 ) -> dict[str, torch.Tensor | None]:
-    """The embeddings of both prompts, by the names of the pipeline's arguments, of one length.
+    """Return the embeddings of both prompts as the pipeline's arguments, padded to one length.
 
-    `most_chunks`: what is longer is cut; None: nothing is. `raise_if_stopped`: asked before each chunk.
+    `most_chunks`: longer prompts are cut; None: no limit. `raise_if_stopped`: called before each chunk.
     """
     asked = [_cleaned(passages) for passages in ([prompt, negative] if guided else [prompt])]
     cut = [chunks_of(pipeline.tokenizer, passages)[:most_chunks] for passages in asked]
@@ -55,7 +55,7 @@ def embeddings(
 
 
 def _cleaned(passages: Passages) -> Passages:
-    """As the pipeline cleans a prompt, but for the blanks around a span."""
+    """Clean a span as the pipeline cleans a prompt, but keep the spaces around it."""
 
     def clean(text: str) -> str:
         start, end = text[: len(text) - len(text.lstrip())], text[len(text.rstrip()) :]
@@ -68,7 +68,7 @@ def _cleaned(passages: Passages) -> Passages:
 def _encoded(
     pipeline: Any, device: torch.device, chunks: list[Chunk], count: int, raise_if_stopped: Callable[[], None]
 ) -> torch.Tensor:
-    """(1, 512 x count, width): where no word stands, zeros, as in training; so a weight scales a token's state."""
+    """Return (1, 512 x count, width); padding is zero, as in training, so a weight scales a token's state."""
     network, width = pipeline.text_encoder, pipeline.text_encoder.config.d_model
     result = torch.zeros((1, MAX_TOKENS * count, width), dtype=network.dtype, device=device)
     for place, chunk in enumerate(chunks):
