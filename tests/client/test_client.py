@@ -178,6 +178,44 @@ def test_every_block_of_code_in_the_document_parses(tmp_path: Path) -> None:
         assert checked.returncode == 0, block + checked.stderr
 
 
+GLOBALS = """
+import type { Client, GenerationState } from "generation-client";
+declare global {
+  const client: Client, fileUid: string, file: File;
+  function show(what: unknown): void;
+  function onChange(state: GenerationState): void;
+}
+"""
+
+
+@pytest.mark.e2e
+def test_the_documents_code_has_the_clients_types(packages: Path, tmp_path: Path) -> None:
+    """As an app's compiler reads it, strictly: what may be missing is not taken for there."""
+    documents = ("docs/client.md", "docs/from-imagen.md", "client/README.md")
+    texts = "".join((REPOSITORY / name).read_text(encoding="utf-8") for name in documents)
+    blocks = re.findall(r"^```(js|ts)\n(.*?)^```", texts, re.MULTILINE | re.DOTALL)
+    others = ("firebase-functions", "// before", "expo-image-picker")  # whose packages are not the client's
+    ours = [(kind, block) for kind, block in blocks if not any(name in block for name in others)]
+    assert len(ours) > 5
+    for number, (kind, block) in enumerate(ours):
+        (tmp_path / f"block{number}.{kind}").write_text(f"{block}\nexport {{}};\n", encoding="utf-8")
+    (tmp_path / "globals.d.ts").write_text(GLOBALS)
+    (tmp_path / "package.json").write_text(json.dumps({"type": "module"}))
+    (tmp_path / "node_modules").symlink_to(packages)
+    options = {
+        **dict.fromkeys(("allowJs", "checkJs", "strict", "skipLibCheck", "preserveSymlinks", "noEmit"), True),
+        **dict.fromkeys(("noImplicitAny", "useUnknownInCatchVariables"), False),  # JavaScript has no words for these
+        "target": "ES2022",
+        "lib": ["ES2022", "DOM"],
+        "module": "NodeNext",
+        "types": [],
+        "paths": {"generation-client": [str(CLIENT / "src" / "index.ts")]},
+    }
+    (tmp_path / "tsconfig.json").write_text(json.dumps({"compilerOptions": options, "include": ["*"]}))
+    done = node(tmp_path, str(packages / "typescript" / "bin" / "tsc"), "-p", ".")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 @pytest.mark.e2e
 def test_bad_days_lose_no_job_and_pay_for_none_twice(compiled: Path) -> None:
     """At random but repeatably: sleep, tunnels, wrong clocks, lost answers, restarts, changes of mind."""
