@@ -1,6 +1,6 @@
-"""The loaded models: fetched, placed, loaded, evicted least recently used first. Knows models and bytes, not pictures.
+"""Holds the loaded models: downloads, places, loads and evicts them, least recently used first.
 
-Importing this module imports no torch.
+Knows models and bytes; knows no pictures. Importing this module imports no torch.
 """
 
 import logging
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HOST_RESERVE = 4 * GIB
-"""Bytes of the machine's memory that no weights are kept in."""
+"""Host memory, in bytes, that is kept free of weights."""
 LEARNT_MARGIN = 1.1
-"""By how much a phase is taken to need more than the bytes that it ran out of."""
+"""Factor by which a phase that ran out of memory is assumed to need more than it had."""
 _FETCHED_AS: Mapping[Role, What] = {
     "vae": "vae",
     "ip_adapter": "ip_adapter",
@@ -60,16 +60,16 @@ class Loaded:
     offloader: "Offloader"
     last_used: int
     extras: set[str] = field(default_factory=set)
-    """Networks that were loaded beside it (`WeightSource.network`)."""
+    """Loaded extras (`WeightSource.network`)."""
     compiled: dict[str, "Compiled"] = field(default_factory=dict)
-    """Network -> what is compiled of it."""
+    """Network -> its compiled parts."""
 
 
 class ModelCache:
-    """Holds what is loaded; one model's networks are there once, whichever tasks they serve.
+    """The loaded models. Tasks that share a model share its networks.
 
-    A model that has to leave the GPU stays in the machine's memory as long as that has room, so that two models which
-    do not fit side by side are read from the disk once each. What a job was seen to need is remembered of its model.
+    A model that leaves the GPU stays in host memory while there is room, so that two models that do not fit side by
+    side are each read from disk once. The memory that jobs were seen to need is remembered per model.
     """
 
     def __init__(self, registry: ModelRegistry) -> None:
@@ -87,16 +87,16 @@ class ModelCache:
 
     @property
     def modes(self) -> dict[str, str]:
-        """Name of each loaded model -> `resident`, `partly` or `offloaded`."""
+        """Return the loaded models: name -> `resident`, `partly` or `offloaded`."""
         return {name: str(entry.offloader.mode) for name, entry in self._loaded.items()}
 
     @property
     def entries(self) -> tuple[Loaded, ...]:
-        """All that is loaded, the latest use first."""
+        """Return the loaded models, most recently used first."""
         return tuple(sorted(self._loaded.values(), key=lambda entry: -entry.last_used))
 
     def take(self, spec: ModelSpec, size: Size, control: Control, *, downloads: bool = True) -> Placement:
-        """Have the model where a job of this size will run. `downloads`: whether what is not here may be fetched.
+        """Place the model for a job of this size. `downloads`: whether missing weights may be downloaded.
 
         Raises:
             ModelUnavailable, OutOfMemory (also of a size that cannot fit, before anything is touched), GpuFault,
@@ -112,7 +112,7 @@ class ModelCache:
             entry.last_used = self._clock
         placement = self.decide(spec, size)
         if placement.mode == "refused" and self.decide(spec, size, alone=True).mode != "refused":
-            # The room is missing that others take in the machine's memory. A size that fits nowhere makes nobody leave.
+            # Other models take too much host memory. A size that fits nowhere evicts none.
             self._drop([name for name in self._loaded if name != spec.name])
             placement = self.decide(spec, size)
         if placement.mode == "refused":
@@ -133,7 +133,7 @@ class ModelCache:
         return placement
 
     def decide(self, spec: ModelSpec, size: Size, *, alone: bool = False) -> Placement:
-        """Where the model would be for a job of this size, or `alone` in the machine's memory; changes nothing.
+        """Return the placement for a job of this size, or with the model `alone` in host memory; changes nothing.
 
         Raises:
             GpuFault: the GPU does not answer.
@@ -153,22 +153,22 @@ class ModelCache:
         host += sum(copies.values()) if alone else copies.get(spec.name, 0)
         placed = decide(demand, residents, free=free + own, total=total, host=host, can_offload=self._cuda)
         if spec.family == "upscaler" and placed.mode == "resident" and self._cuda:
-            # Small beside all that it runs after: between jobs it takes no room from a model that draws.
+            # Small: between jobs it must not take memory from a model that draws.
             return replace(placed, mode="offloaded")
         return placed
 
     def bytes_to_load(self, spec: ModelSpec) -> int:
-        """Bytes of the networks of a job that are not in memory yet."""
+        """Return the bytes of a job's networks that are not loaded yet."""
         if spec in self:
             return sum(extra_bytes(replace(spec, extras=self._missing(spec)), cuda=self._cuda).values())
         return self._registry.read(spec, self._stored_bytes)
 
     def _stored_bytes(self, spec: ModelSpec) -> int:
-        # On the disk they are not quantized.
+        # On disk they are not quantised.
         return sum(spec_bytes(replace(spec, quantize=None), cuda=self._cuda).values())
 
     def _networks(self, spec: ModelSpec) -> dict[str, int]:
-        """Network -> bytes of those that a job needs; what others asked for beside the same model is not among them."""
+        """Return network -> bytes for the networks that a job needs, without other jobs' extras."""
         entry = self._loaded.get(spec.name)
         if entry is None:
             return spec_bytes(spec, cuda=self._cuda)
@@ -182,14 +182,14 @@ class ModelCache:
         return tuple(extra for extra in spec.extras if entry is None or extra.network not in entry.extras)
 
     def room(self, spec: ModelSpec, size: Size) -> Room:
-        """What a job of this size works in, as far as is known of the model by now."""
+        """Return the working memory of a job of this size, with what was learnt about the model."""
         return room(spec, size, cuda=self._cuda).scaled(self._learnt.get(spec.name, {}))
 
     def ran_out(self, spec: ModelSpec, size: Size, phase: Phase, free: int) -> None:
-        """Remember that a phase did not fit into the bytes that were `free` beside the weights, and make room.
+        """Remember that a phase needed more than the `free` bytes beside the weights, and make room.
 
-        From now on the estimate of that phase is raised for this model, for all sizes alike. Only this model, and of
-        it only what runs where the machine's memory holds the rest, is on the GPU afterwards.
+        From now on that phase's estimate is raised for this model, at all sizes. Afterwards only this model is on the
+        GPU, and only its running networks if host memory holds the rest.
         """
         estimate = getattr(room(spec, size, cuda=self._cuda), phase)
         if estimate:
@@ -203,7 +203,7 @@ class ModelCache:
         self._say_changed()
 
     def evict(self, names: Sequence[str]) -> None:
-        """Have these models off the GPU: in the machine's memory while that has room, else gone."""
+        """Move these models off the GPU: to host memory while there is room, else unload them."""
         gone, parked = [], []
         for name in names:
             if (entry := self._loaded.get(name)) is None:
@@ -222,7 +222,7 @@ class ModelCache:
             self._say_changed()
 
     def _fits_beside(self, spec: ModelSpec) -> bool:
-        """Whether all of a model can leave the GPU: the machine's memory has room for what has no copy there yet."""
+        """Whether a model can leave the GPU: host memory has room for what has no copy there yet."""
         entry = self._loaded.get(spec.name)
         if entry is None:
             missing = sum(self._networks(spec).values())
@@ -231,7 +231,7 @@ class ModelCache:
         return self._cuda and missing + HOST_RESERVE <= device.memory(cuda=False)[0]
 
     def clear(self) -> None:
-        """Let go of every model."""
+        """Unload every model."""
         self._drop(tuple(self._loaded))
 
     def _drop(self, names: Sequence[str]) -> None:
@@ -241,18 +241,18 @@ class ModelCache:
         self._say_changed()
 
     def _say_changed(self) -> None:
-        """Have previews look again whether there is room on the GPU beside their model."""
+        """Let previews check again whether the GPU has memory beside their model."""
         for entry in self._loaded.values():
             if entry.spec.family == "sdxl":
                 cast("SdxlParts", entry.parts).beside.changed()
 
     @contextmanager
     def cleanly(self) -> Iterator[None]:
-        """However the body ends badly, its memory is given back, and offloaded networks leave the GPU."""
+        """If the body raises, free its memory and move offloaded networks off the GPU."""
         try:
             yield
         except BaseException as error:
-            if not isinstance(error, GpuFault):  # on a poisoned context every further call fails too
+            if not isinstance(error, GpuFault):  # on a broken context every further call fails, too
                 for entry in self._loaded.values():
                     entry.offloader.rest()
                 release_memory()
@@ -281,7 +281,7 @@ class ModelCache:
             offloader.settle(placement)
 
     def _load_extras(self, entry: Loaded, spec: ModelSpec, control: Control) -> None:
-        """Read into the machine's memory what the job asks for beside its model."""
+        """Load the job's extras into host memory."""
         for source in self._missing(spec):
             from worker.engine.models.loader import Loader, SdxlParts
 
@@ -311,7 +311,7 @@ class ModelCache:
         return loader.load()
 
     def _fetch(self, spec: ModelSpec, control: Control, *, downloads: bool) -> ModelSpec:
-        """The spec with all its files on this machine: what is named by a hub id and not here is downloaded."""
+        """Return the spec with all its files on this machine, downloading missing hub ids."""
         entry = self._loaded.get(spec.name)
         parts = [part for part in (spec.all if entry is None else self._missing(spec)) if part.kind == "hub"]
         if entry is None or parts:

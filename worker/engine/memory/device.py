@@ -1,6 +1,6 @@
-"""The GPU, or the machine where there is none: how much memory is free, and whether the GPU computes.
+"""Reports free memory of the GPU, or of the host without one, and tests whether the GPU works.
 
-Imports torch only where there is a GPU to ask.
+Imports torch only if there is a GPU.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ def device(*, cuda: bool) -> "torch.device":
 
 
 def name() -> str:
-    """What CUDA calls the GPU.
+    """Return the GPU's CUDA name.
 
     Raises:
         GpuFault: it does not answer.
@@ -39,7 +39,7 @@ def name() -> str:
 
 
 def memory(*, cuda: bool) -> tuple[int, int]:
-    """Bytes free and in all: of the GPU, or of the machine.
+    """Return free and total bytes of the GPU, or of the host without one.
 
     Raises:
         GpuFault: the GPU does not answer.
@@ -50,7 +50,7 @@ def memory(*, cuda: bool) -> tuple[int, int]:
 
     with translated("run"), _answering():
         free, total = torch.cuda.mem_get_info()
-        # What the allocator holds but does not use is as good as free.
+        # Memory that torch's allocator caches is as good as free.
         return free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated(), total
 
 
@@ -58,7 +58,7 @@ def try_gpu() -> None:
     """Run a small matrix product on the GPU and check its result.
 
     Raises:
-        GpuFault: it does not work, or gives another result.
+        GpuFault: it fails, or its result is wrong.
     """
     import torch
 
@@ -71,26 +71,26 @@ def try_gpu() -> None:
 
 @contextmanager
 def _answering() -> Iterator[None]:
-    """An error that means nothing in particular means, of a question this simple, that the GPU does not answer."""
+    """Treat any unspecific error of such a simple call as a GPU that does not respond."""
     try:
         yield
-    except (RuntimeError, AssertionError) as error:  # an AssertionError is a torch that was built without CUDA
+    except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without CUDA
         ours = translate(error, "run")
         raise (GpuFault() if ours is error else ours) from error
 
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """The card and what drives it, as the log and the doctor say it."""
+    """The GPU and its software, for the log and the doctor."""
 
     name: str
     total: int
     """Bytes of memory."""
     driver: str
-    """Version of NVIDIA's driver, such as `580.95.05`, or `unknown`."""
+    """NVIDIA's driver version, such as `580.95.05`, or `unknown`."""
     torch: str
     cuda: str
-    """What torch was built for."""
+    """The CUDA version that torch was built for."""
     cudnn: str
 
     def __str__(self) -> str:
@@ -99,7 +99,7 @@ class Gpu:
 
 
 def describe_gpu() -> Gpu:
-    """What the first card is, and with which versions it is driven; makes the CUDA context.
+    """Return the first GPU and its software versions; creates the CUDA context.
 
     Raises:
         GpuFault: the GPU does not answer.
@@ -120,7 +120,7 @@ def describe_gpu() -> Gpu:
 
 
 def driver_version(file: Path = Path("/proc/driver/nvidia/version")) -> str:
-    """Version of NVIDIA's driver, as the kernel tells it; `unknown` where a container does not see it."""
+    """Return NVIDIA's driver version from the kernel; `unknown` if a container cannot see it."""
     try:
         said = file.read_text(encoding="utf-8")
     except OSError:
@@ -130,7 +130,7 @@ def driver_version(file: Path = Path("/proc/driver/nvidia/version")) -> str:
 
 
 def _machine_memory() -> tuple[int, int]:
-    """What is available to this container, or to a new program, and in all (Linux; elsewhere taken as plenty)."""
+    """Return available and total bytes for this container or a new program (Linux; elsewhere assumed plenty)."""
     free, total = _whole_machine()
     limit = _container_limit()
     return (free, total) if limit is None else (min(free, limit[0]), min(total, limit[1]))
@@ -140,14 +140,14 @@ CGROUPS = (
     ("memory.max", "memory.current", "inactive_file"),
     ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
 )
-"""Version 2 and 1: https://docs.kernel.org/admin-guide/cgroup-v2.html#memory-interface-files."""
+"""cgroup v2 and v1: https://docs.kernel.org/admin-guide/cgroup-v2.html#memory-interface-files."""
 
 
 def _container_limit(root: Path = Path("/sys/fs/cgroup")) -> tuple[int, int] | None:
-    """Bytes free and in all of what the container may use; None: no limit is told.
+    """Return free and total bytes of the container's limit; None: no limit.
 
-    /proc/meminfo is that of the host, and who takes more than the limit is killed. Files in the page cache count as
-    free: the kernel lets go of them first.
+    /proc/meminfo describes the host, but a container over its limit is killed. The page cache counts as free: the
+    kernel reclaims it first.
     """
     for limit, usage, cached in CGROUPS:
         with contextlib.suppress(OSError, ValueError, KeyError):

@@ -1,4 +1,4 @@
-"""What a model will weigh in memory, told from file headers before anything is loaded. Imports no torch."""
+"""Computes a model's memory from file headers, before it is loaded. Imports no torch."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,18 +11,18 @@ from worker.engine.models.upscaler_file import NotAnUpscaler, file_in
 from worker.engine.models.weight_files import weight_files
 
 WAN_DECODER = ("decoder.", "post_quant_conv.")
-"""The half of Wan's VAE that runs in two bytes on the GPU; the other half encodes, in float32."""
+"""The decoding half of Wan's VAE, in half precision on the GPU; the encoding half is float32."""
 _IN_ONE_FILE = {
     "model.diffusion_model.": "unet",
     "first_stage_model.": "vae",
     "conditioner.embedders.0.": "text_encoder",
     "conditioner.embedders.1.": "text_encoder_2",
 }
-"""Prefix of a tensor's name in a single SDXL file -> the network it belongs to."""
+"""Prefix of tensor names in a single SDXL file -> network."""
 
 
 def spec_bytes(spec: ModelSpec, *, cuda: bool) -> dict[str, int]:
-    """Network -> bytes in the dtype it is loaded in; empty parts where files are missing."""
+    """Return network -> bytes in its run dtype; 0 for missing files."""
     if spec.family == "upscaler":
         return {"upscaler": _upscaler(spec, 2 if cuda else 4)}
     sizes = _part(spec.main, cuda=cuda, quantized=spec.quantize is not None)
@@ -30,18 +30,18 @@ def spec_bytes(spec: ModelSpec, *, cuda: bool) -> dict[str, int]:
         sizes.pop("vae", None)
         sizes |= {"vae": _part(spec.vae, cuda=cuda).get("vae", 0)}
     if spec.refiner is not None:
-        # The refiner's other networks are the base's.
+        # The refiner shares its other networks with the base.
         sizes["refiner_unet"] = _part(spec.refiner, cuda=cuda, quantized=spec.quantize is not None).get("unet", 0)
     return sizes | extra_bytes(spec, cuda=cuda)
 
 
 def extra_bytes(spec: ModelSpec, *, cuda: bool) -> dict[str, int]:
-    """The same of what one job asks for beside the model; 0 for what is built when it is loaded, and small."""
+    """Return the same for a job's extras; 0 for demo networks, which are built on loading and small."""
     return {extra.network: _part(extra, cuda=cuda).get(extra.role, 0) for extra in spec.extras}
 
 
 def spec_files(spec: ModelSpec, *, cuda: bool) -> list[Path]:
-    """The files of weights that loading a model reads, in about that order, without those that are not here."""
+    """Return the existing weight files of a model, in about the order of loading."""
     found = []
     for part in spec.all:
         if part.path is None:

@@ -1,8 +1,8 @@
-"""A loaded model's networks: on the GPU for good, or there only while they run. Knows modules, not what they do.
+"""Moves a loaded model's networks to the GPU permanently, or only while they run. Knows modules, not their purpose.
 
-Weights do not change, so they move one way: a network that leaves the GPU is pointed back at its copy in the machine's
-memory, which is made once and pinned (a copy from pinned memory is about twice as fast and does not stop the CPU:
-https://docs.pytorch.org/tutorials/intermediate/pinmem_nonblock.html).
+Weights do not change, so they are copied in one direction only: a network that leaves the GPU points back to its copy
+in host memory, which is made once and pinned (copying from pinned memory is about twice as fast and does not block the
+CPU: https://docs.pytorch.org/tutorials/intermediate/pinmem_nonblock.html).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,11 +18,11 @@ from worker.engine.memory.placement import PREVIEW, set_aside, stays_beside
 from worker.engine.protocol import Placement
 
 Place = tuple[torch.nn.Module, str]
-"""Which module holds a tensor, and under which name."""
+"""The module that holds a tensor, and the tensor's name in it."""
 
 
 class Offloader:
-    """The networks of one loaded model and where they are."""
+    """The networks of one loaded model, and where they are."""
 
     def __init__(self, modules: Mapping[str, torch.nn.Module], device: torch.device) -> None:
         self._modules = dict(modules)
@@ -35,7 +35,7 @@ class Offloader:
         self.mode: str | None = None
 
     def add(self, name: str, module: torch.nn.Module) -> None:
-        """A network beside the model's own; where it is, the next `settle` decides."""
+        """Add an extra network; the next `settle` places it."""
         self._modules[name] = module
         self._bytes.pop(name, None)
         self.mode = None
@@ -44,8 +44,7 @@ class Offloader:
     def networks(self) -> dict[str, int]:
         """Network -> bytes of its parameters and buffers.
 
-        Counted once: to walk thousands of modules takes tens of milliseconds, in which the GPU would wait between two
-        jobs.
+        Computed once: walking thousands of modules takes tens of milliseconds, during which the GPU would be idle.
         """
         for name, module in self._modules.items():
             if name not in self._bytes:
@@ -64,15 +63,15 @@ class Offloader:
 
     @property
     def host_bytes(self) -> int:
-        """Bytes of what has a copy in the machine's memory, on the GPU or not."""
+        """Bytes of the networks with a copy in host memory, on the GPU or not."""
         networks = self.networks
         return sum(networks[name] for name in self._host)
 
     def settle(self, placement: Placement) -> None:
-        """Have the networks where `placement` says; does nothing when they are there."""
+        """Move the networks to where `placement` says; no effect if they are there."""
         if placement.mode == self.mode:
             return
-        self.mode = None  # until all is done: a move that runs out of memory is made again by the next
+        self.mode = None  # until finished: the next call repeats a move that ran out of memory
         self.rest()
         aside = set_aside(self._modules, placement.mode)
         for name in self._modules:
@@ -83,20 +82,20 @@ class Offloader:
             if name not in aside:
                 self._come(name)
             if aside:
-                # Diffusers calls a VAE's encode and decode, not its forward, through this same hook.
+                # diffusers also calls a VAE's encode and decode through this hook.
                 add_hook_to_module(module, _Arrival(self, name, self.device))
         self._aside = aside
         self.mode = placement.mode
 
     def rest(self) -> None:
-        """After a job: what is on the GPU only while it runs leaves it."""
+        """Move networks that are on the GPU only while they run off it, after a job."""
         for name in tuple(self._visiting):
             self._leave(name)
 
     def arrive(self, name: str) -> None:
-        """A network is about to run: it comes to the GPU, and visitors of another phase leave.
+        """Bring a network that is about to run to the GPU, and move those of another phase off it.
 
-        What draws previews runs in the middle of others' phases: nobody leaves for it.
+        The preview decoder runs during other phases, so nothing leaves for it.
         """
         for follower in self._followers if name != PREVIEW else ():
             follower(name)
@@ -104,12 +103,12 @@ class Offloader:
             if not stays_beside(other, name):
                 self._leave(other)
         if name in self._aside and name not in self._visiting:
-            self._visiting.add(name)  # first: what came halfway has to leave, too
+            self._visiting.add(name)  # first, so that a partly moved network leaves, too
             self._come(name)
 
     @contextmanager
     def followed(self, follower: Callable[[str], None]) -> Iterator[None]:
-        """In the body, `follower` is told the name of each network that is about to run, where they come and go."""
+        """Call `follower` in the body with the name of each offloaded network that is about to run."""
         self._followers.append(follower)
         try:
             yield
@@ -136,11 +135,11 @@ class Offloader:
 
 
 class _Arrival(ModelHook):  # type: ignore[misc]  # accelerate has no types
-    """Tells the offloader that a network is about to run, and brings its inputs to where it runs."""
+    """Notifies the offloader that a network is about to run, and moves its inputs to the device."""
 
     def __init__(self, offloader: Offloader, name: str, device: torch.device) -> None:
         self._offloader, self._name = offloader, name
-        self.execution_device = device  # diffusers asks the first network's hook where a pipeline runs
+        self.execution_device = device  # diffusers asks the first network's hook for the pipeline's device
 
     def pre_forward(self, _module: torch.nn.Module, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         self._offloader.arrive(self._name)
@@ -148,18 +147,18 @@ class _Arrival(ModelHook):  # type: ignore[misc]  # accelerate has no types
 
 
 def put(owner: torch.nn.Module, key: str, value: torch.Tensor) -> None:
-    """Point one of a module's tensors at other memory; the parameter itself stays the same object."""
+    """Point a module's tensor to other memory; the parameter stays the same object."""
     getattr(owner, key).data = value
 
 
 def module_bytes(module: torch.nn.Module) -> int:
-    """Bytes of a network's parameters and buffers, in the dtypes they have now."""
+    """Return the bytes of a network's parameters and buffers in their current dtypes."""
     tensors = [*module.parameters(), *module.buffers()]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def _tensors(module: torch.nn.Module) -> Iterator[tuple[list[Place], torch.Tensor]]:
-    """Each tensor of a network once, with all the places that share it (tied embeddings)."""
+    """Yield each tensor of a network once, with all places that share it (tied embeddings)."""
     places: dict[int, tuple[list[Place], torch.Tensor]] = {}
     for owner in module.modules():
         own = [*owner.named_parameters(recurse=False), *owner.named_buffers(recurse=False)]
@@ -169,7 +168,7 @@ def _tensors(module: torch.nn.Module) -> Iterator[tuple[list[Place], torch.Tenso
 
 
 def _brought_home(module: torch.nn.Module) -> list[tuple[list[Place], torch.Tensor]]:
-    """Have a network's tensors in the machine's memory, for good; each old one goes as its copy comes."""
+    """Copy a network's tensors to host memory permanently, freeing each original as its copy is made."""
     found, made = list(_tensors(module)), []
     for index, host in _in_memory([tensor for _, tensor in found]):
         places = found[index][0]
@@ -180,7 +179,7 @@ def _brought_home(module: torch.nn.Module) -> list[tuple[list[Place], torch.Tens
 
 
 def _in_memory(tensors: Sequence[torch.Tensor]) -> Iterable[tuple[int, torch.Tensor]]:
-    """Copies that a GPU can read directly; without one, what is in the machine's memory is there already."""
+    """Return pinned copies; without a GPU, the tensors themselves."""
     if torch.cuda.is_available():
         return copies(tensors)
     return ((index, tensor.detach().to("cpu")) for index, tensor in enumerate(tensors))

@@ -1,7 +1,7 @@
-"""Copies of weights in memory that a GPU reads directly (pinned), side by side in slabs. Knows tensors, no networks.
+"""Copies weights to pinned host memory, packed into slabs. Knows tensors, no networks.
 
-torch takes such memory in powers of two (`torch.cuda.host_memory_stats`): by itself a matrix of 5120 x 13824 would hold
-256 MiB for its 135, and the two experts of a Wan A14B 80 GiB for their 53, which no count of weights shows.
+torch allocates pinned memory in powers of two (`torch.cuda.host_memory_stats`): alone, a matrix of 5120 x 13824 would
+take 256 MiB for its 135, and the two experts of a Wan A14B 80 GiB for their 53.
 """
 
 import logging
@@ -13,23 +13,22 @@ import torch
 log = logging.getLogger(__name__)
 
 SLAB = 2**30
-"""Bytes of a slab: a power of two, so that a full one wastes nothing. A larger copy has a slab of its own."""
+"""Bytes of a slab: a power of two, so that a full one wastes nothing. A larger copy gets its own slab."""
 _ALIGNED = 512
-"""What each copy begins at a multiple of, as in the GPU's own memory."""
+"""Alignment of each copy, as in GPU memory."""
 
 
 @dataclass(slots=True)
 class Slab:
-    """One piece of memory, and what lies in it."""
+    """One piece of memory and its contents."""
 
     bytes: int = 0
     starts: dict[int, int] = field(default_factory=dict)
-    """Which tensor -> where it begins."""
+    """Tensor index -> its offset."""
 
 
 def packed(sizes: Sequence[int], most: int = SLAB) -> list[Slab]:
-    """Slabs of at most `most` bytes in which pieces of these sizes lie side by side: the largest first, each where it
-    fits first."""
+    """Pack pieces of these sizes into slabs of at most `most` bytes: first fit, decreasing."""
     slabs: list[Slab] = []
     for index in sorted(range(len(sizes)), key=lambda index: -sizes[index]):
         size = -(-sizes[index] // _ALIGNED) * _ALIGNED
@@ -42,7 +41,7 @@ def packed(sizes: Sequence[int], most: int = SLAB) -> list[Slab]:
 
 
 def pinned(count: int) -> torch.Tensor:
-    """So many bytes of pinned memory; of plain memory where there is no other left."""
+    """Allocate pinned memory; plain memory if there is no more."""
     try:
         return torch.empty(count, dtype=torch.uint8, pin_memory=True)
     except RuntimeError:
@@ -53,9 +52,9 @@ def pinned(count: int) -> torch.Tensor:
 def copies(
     tensors: Sequence[torch.Tensor], *, most: int = SLAB, memory: Callable[[int], torch.Tensor] = pinned
 ) -> Iterator[tuple[int, torch.Tensor]]:
-    """(which of the tensors, its copy in the machine's memory), in the order in which they are made.
+    """Yield (tensor index, its copy in host memory) as the copies are made.
 
-    Whoever lets go of each tensor as its copy comes never needs more than a slab beside what there was.
+    A caller that frees each tensor with its copy needs at most one slab of additional memory.
     """
     for slab in packed([tensor.nbytes for tensor in tensors], most):
         room = memory(slab.bytes)
@@ -64,6 +63,6 @@ def copies(
 
 
 def _copy(tensor: torch.Tensor, room: torch.Tensor) -> torch.Tensor:
-    """At the beginning of `room`, in the tensor's own order in memory."""
+    """Return a view at the start of `room` with the tensor's strides."""
     like = torch.empty_like(tensor, device="meta")
     return room[: tensor.nbytes].view(tensor.dtype).as_strided(like.shape, like.stride()).copy_(tensor)

@@ -1,8 +1,8 @@
-"""Where weights live while they run: one pure decision, before anything is loaded.
+"""Decides where a job's weights are while it runs: a pure function, before anything is loaded.
 
-Knows bytes, names of networks and rooms; knows no torch and no files. Of all the ways that fit, the first of this order
-is taken: everything on the GPU; all but the text encoders; the same after moving others off; one phase at a time; and
-only then the same again with the VAE working in tiles, which takes it about 1.6 times as long.
+The first placement that fits is taken, in this order: everything on the GPU; all but the text encoders; the same after
+evicting others; one phase at a time; and then the same with a tiled VAE, which takes about 1.6 times as long. Knows
+bytes, network names and working memory; knows no torch and no files.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,61 +14,61 @@ from worker.engine.protocol import Placement, PlacementMode
 GIB = 2**30
 PREVIEW = "preview"
 EXTRAS = ("ip_adapter", "controlnet", "depth", PREVIEW)
-"""How the names of networks begin that some jobs of a model need and most do not. They are on the GPU only while they
-run, in every mode: what a job without them is planned in, and how fast it is, does not depend on what others asked for.
+"""Name prefixes of extras, which only some jobs of a model need. In every mode they are on the GPU only while they run,
+so that the placement and speed of a job without them do not depend on other jobs.
 """
 SLACK = GIB // 2
-"""Bytes left alone: the CUDA context's growth, the allocator's fragments, cuDNN's workspaces."""
+"""Reserved bytes: growth of the CUDA context, fragmentation, cuDNN's workspaces."""
 
 
 @dataclass(frozen=True, slots=True)
 class Resident:
-    """A model that has bytes on the GPU between jobs."""
+    """A model with bytes on the GPU between jobs."""
 
     name: str
     bytes: int
     last_used: int
-    """Grows with each use; the smallest was used least recently."""
+    """Counter of uses; the smallest is the least recently used."""
 
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What a job needs: its model's networks with their bytes, and the room to work in beside them."""
+    """A job's memory: its networks with their bytes, and the working memory beside them."""
 
     name: str
     networks: Mapping[str, int]
     room: Room
 
     def least(self, mode: PlacementMode, *, tiles: bool) -> int:
-        """Bytes on the GPU at the job's peak, where its networks live as `mode` says; nothing for errors."""
+        """Return the GPU bytes at the job's peak in this `mode`, without a margin."""
         aside = set_aside(self.networks, mode)
         stays = sum(size for name, size in self.networks.items() if name not in aside)
         peaks = [0]
         for name in self.networks:
-            # The networks of one phase come and go together.
+            # The networks of one phase move together.
             comes = sum(self.networks[other] for other in aside if stays_beside(other, name))
             peaks.append(comes + self.room.of(name, tiles=tiles))
         return stays + max(peaks)
 
     def aside(self, mode: PlacementMode) -> int:
-        """Bytes of the networks that are in the machine's memory between jobs."""
+        """Return the bytes of the networks that are in host memory between jobs."""
         return sum(self.networks[name] for name in set_aside(self.networks, mode))
 
 
 def phase_of(network: str) -> str:
-    """What is on the GPU at the same time, offloaded: the text encoders; the UNet with what steers it; others alone."""
+    """The offloaded networks that are on the GPU together: text encoders; UNet and ControlNets; others alone."""
     if network.startswith("controlnet"):
         return "unet"
     return "text" if network.startswith("text_encoder") else network
 
 
 def stays_beside(other: str, running: str) -> bool:
-    """Whether `other`, offloaded, stays on the GPU while `running` runs; what draws previews, a few MB, always does."""
+    """Whether offloaded `other` stays on the GPU while `running` runs; the preview decoder, a few MB, always does."""
     return other == PREVIEW or phase_of(other) == phase_of(running)
 
 
 def set_aside(networks: Mapping[str, object], mode: PlacementMode) -> frozenset[str]:
-    """The networks that are on the GPU only while they run."""
+    """Return the networks that are on the GPU only while they run."""
     if mode == "offloaded":
         return frozenset(networks)
     visits = {"text"} if mode == "partly" else set()
@@ -84,14 +84,14 @@ def decide(
     host: int | None = None,
     can_offload: bool = True,
 ) -> Placement:
-    """The first way that fits; `refused` when not even the last one would fit into a GPU that holds nothing else.
+    """Return the first placement that fits; `refused` if not even the last one fits into an empty GPU.
 
-    `host` is how many bytes of networks the machine's memory can hold beside the GPU; None: as many as there are. A
-    machine that is asked for more ends the process, and every job with it.
+    `host` is how many bytes of networks host memory can hold; None: unlimited. A host that runs out of memory kills the
+    process with all its jobs.
 
-    `free` and `total` are bytes of the GPU (of the machine, where there is no GPU: then nothing can be offloaded, and
-    nothing is refused, since a machine that is short of memory is slow but works). `free` counts what the demand's own
-    model holds. The last way is refused without a margin for errors: an estimate is no reason to refuse a job.
+    `free` and `total` are bytes of the GPU, or of the host without one: then nothing is offloaded or refused, because a
+    host that is short of memory is slow but works. `free` includes what the job's own model holds. The last placement
+    is refused without a margin, because an estimate alone must not refuse a job.
     """
     if not can_offload:
         return _without_gpu(demand, residents, free)
@@ -118,7 +118,7 @@ def decide(
 
 
 def _ways(demand: Demand, others: int) -> Iterator[tuple[PlacementMode, bool, int]]:
-    """(mode, tiles, how many of the others are moved off, least recently used first), best first."""
+    """Yield (mode, tiled VAE, number of models to evict, least recently used first), best first."""
     partly = set_aside(demand.networks, "partly") != set_aside(demand.networks, "resident")
     smaller = demand.room.decode_in_tiles < demand.room.decode
     for tiles in (False, True) if smaller else (False,):

@@ -1,4 +1,4 @@
-"""Files of weights brought into the machine's page cache while Python is busy importing; imports no torch."""
+"""Reads weight files into the page cache while Python imports libraries; imports no torch."""
 
 import contextlib
 import threading
@@ -6,20 +6,20 @@ from collections.abc import Iterable
 from pathlib import Path
 
 PIECE = 8 << 20
-"""Bytes of one read, in which no lock of Python's is held."""
+"""Bytes per read, during which the GIL is released."""
 
 
 def read_ahead(files: Iterable[Path], most_bytes: int) -> threading.Thread:
-    """Read files in their order, in a thread of their own, as far as whole ones fit into so many bytes.
+    """Read files in order, in a thread, as many whole files as fit into the byte limit.
 
-    What was read is forgotten here; the kernel keeps it as long as nobody needs the memory. The kernel is not merely
-    told that it will be needed (`posix_fadvise`): it takes that as a wish for one piece.
+    The content is discarded; the kernel caches it. `posix_fadvise` would not suffice: the kernel reads only one piece
+    ahead for it.
     """
 
     def read() -> None:
         buffer, left = bytearray(PIECE), most_bytes
         for path in files:
-            with contextlib.suppress(OSError):  # whoever loads it says what is wrong with it
+            with contextlib.suppress(OSError):  # loading the file reports the error
                 left -= path.stat().st_size
                 if left < 0:
                     return

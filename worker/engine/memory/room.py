@@ -1,8 +1,8 @@
-"""How many bytes a job works in beside the weights, phase by phase, told from its size and the model's own widths.
+"""Computes a job's working memory beside the weights, per phase, from its size and the model's widths.
 
-Pure arithmetic over the small JSON files of a model: knows no torch, no card and no other model. What decides is known
-before anything runs: pixels, frames, tokens, the widths of the networks, two or four bytes a number. The constants were
-fitted to the peaks that the rehearsal counts (`make rehearsal`), and are asserted there to within a tenth.
+Everything it needs is known before a job runs: pixels, frames, tokens, network widths, two or four bytes per number.
+The constants are fitted to the peaks that the rehearsal measures (`make rehearsal`), which asserts them to within a
+tenth. Pure arithmetic on a model's small JSON files; knows no torch, no card and no other model.
 """
 
 import math
@@ -20,23 +20,23 @@ Phase = Literal["text", "encode", "denoise", "decode", "decode_in_tiles", "upsca
 
 MIB = 2**20
 _CACHED = 3
-"""Hidden states that a step cache keeps of each prediction of each expert: what the first block gives, what it changes,
-and what the others add."""
+"""Hidden states that a step cache keeps per prediction and expert: the first block's output, its residual, and the
+other blocks' residual."""
 _TEXT = {"sdxl": 64 * MIB, "wan": 128 * MIB}
 """Activations of the text and image encoders: 77 tokens and 512."""
 DEPTH = 512 * MIB
-"""What the depth of a photo takes: the largest Depth Anything needs 603 bytes for each pixel that it sees (counted at
-518 x 518, 518 x 1036 and 518 x 2072), and sees at most 3 x 518 x 518."""
+"""Depth estimation: the largest Depth Anything needs 603 bytes per input pixel (measured at 518 x 518, 518 x 1036 and
+518 x 2072), and gets at most 3 x 518 x 518."""
 PREVIEW_SIDE = 64
-"""Latents of a side that a tiny autoencoder is given at most."""
+"""Longest side of a tiny autoencoder's input, in latents."""
 PREVIEW = 3 * 64 * (8 * PREVIEW_SIDE) ** 2
-"""Numbers in which it makes a picture of them: three copies of what its last block has at full size."""
+"""Numbers that its decoding needs: three copies of its last block's full-size output."""
 IMAGE_TILE = 512
-"""Side of a tile in which an image is decoded, in pixels, where there is no room to decode it whole."""
+"""Tile side of an image's tiled decoding, in pixels."""
 UPSCALE_TILES = (512, 384, 256, 128, 64)
-"""Sides of the tiles in which a picture is made larger, in its own pixels: the largest that fits is taken."""
+"""Tile sides of an upscaler, in source pixels; the largest that fits is used."""
 CLIP_TILE = 256
-"""The same of a clip: `AutoencoderKLWan.tile_sample_min_height`."""
+"""Tile side of a clip's tiled decoding: `AutoencoderKLWan.tile_sample_min_height`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Room:
     upscale: int = 0
 
     def of(self, network: str, *, tiles: bool) -> int:
-        """What the network of this name works in."""
+        """Return the working memory of the network of this name."""
         if network == "upscaler":
             return self.upscale
         if network == "depth":
@@ -68,7 +68,7 @@ class Room:
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """The size of a job, as far as it decides the room."""
+    """The size of a job, as far as its working memory depends on it."""
 
     width: int
     height: int
@@ -76,17 +76,17 @@ class Size:
     source: bool = False
     """Whether a picture is encoded first."""
     guided: bool = True
-    """Whether the network sees the conditional and the unconditional latents in one batch (SDXL alone)."""
+    """Whether conditional and unconditional latents form one batch (SDXL only)."""
     beside: int = 0
-    """Bytes that LoRAs add to the networks that denoise, for this job alone."""
+    """Bytes that the job's LoRAs add to the denoisers."""
     chunks: int = 1
-    """How many chunks the longer prompt has."""
+    """Chunks of the longer prompt."""
     controls: int = 0
-    """How many control pictures there are."""
+    """Number of control pictures."""
     cached: int = 0
-    """Hidden states of a clip that are kept from step to step."""
+    """Hidden states of a clip that a step cache keeps."""
     whole: bool = False
-    """Whether more of a clip than its first frame is encoded, whatever its model."""
+    """Whether more than a clip's first frame is encoded, for any model."""
 
     @property
     def pixels(self) -> int:
@@ -95,7 +95,7 @@ class Size:
 
     @classmethod
     def of(cls, task_type: TaskType, params: Params) -> "Size":
-        """The size of a job with nothing left open."""
+        """Return the size of a resolved job."""
         source = task_type not in {TaskType.TEXT2IMG, TaskType.TEXT2VIDEO} or params.draft is not None
         if isinstance(params, ImageParams) and params.enlarges:
             tile = params.upscale.tile if params.upscale is not None else None
@@ -109,7 +109,7 @@ class Size:
             return replace(clip, whole=params.ends or params.draft is not None)
         width, height = params.drawn_size
         if params.upscale is not None and params.upscale.tile is not None:
-            # One size stands for both passes: the larger.
+            # The larger of the two passes decides.
             width, height = max((width, height), params.upscale.tile, key=math.prod)
             source = True
         return cls(
@@ -124,13 +124,13 @@ class Size:
 
     @classmethod
     def native(cls, task_type: TaskType, defaults: ModelDefaults) -> "Size":
-        """The size of a job that leaves it to the model."""
+        """Return the size of a job with the model's defaults."""
         frames = defaults.num_frames if task_type.is_video else 1
         return cls(defaults.width, defaults.height, frames, source=True)
 
 
 def room(spec: ModelSpec, size: Size, *, cuda: bool) -> Room:
-    """What a job of this size works in on this model; in float32 where there is no GPU, else in two bytes a number."""
+    """Return the working memory of a job of this size: float32 without a GPU, else half precision."""
     number = 2 if cuda else 4
     if spec.family == "upscaler":
         return _upscaler(spec, size, number)
@@ -139,7 +139,7 @@ def room(spec: ModelSpec, size: Size, *, cuda: bool) -> Room:
 
 
 def upscaler_layout(spec: ModelSpec) -> Layout:
-    """What an upscaler's file says of itself; the usual one where it is not here yet."""
+    """Return an upscaler's layout; the usual one if its file is not on this machine yet."""
     if spec.main.kind == "demo":
         return DEMO
     try:
@@ -149,7 +149,7 @@ def upscaler_layout(spec: ModelSpec) -> Layout:
 
 
 def upscale_tile(spec: ModelSpec, free: int, *, cuda: bool) -> int:
-    """The largest tile in which an upscaler works in so many bytes; the smallest where none does."""
+    """Return the largest tile that fits into the bytes; the smallest if none does."""
     for tile in UPSCALE_TILES:
         if room(spec, Size(tile, tile), cuda=cuda).upscale <= free:
             return tile
@@ -157,7 +157,7 @@ def upscale_tile(spec: ModelSpec, free: int, *, cuda: bool) -> int:
 
 
 def _upscaler(spec: ModelSpec, size: Size, number: int) -> Room:
-    """One tile: RRDBNet holds its widest features thrice at the full size; in a compact one the picture counts."""
+    """Return the memory of one tile: RRDBNet holds its widest features three times at full size."""
     found = upscaler_layout(spec)
     colours = 3 * found.scale**2
     if found.kind == "rrdb":
@@ -174,18 +174,18 @@ def _sdxl(spec: ModelSpec, size: Size, number: int) -> Room:
     if refiner is not None:
         unet = max(unet, _width(read_json(refiner / "unet" / "config.json"), 384))
     vae = _width(read_json(folder / "vae" / "config.json"), 128) if folder else 128
-    # Keys and values of the text in the widest block, and what they are made of, 2.5 times as counted: some are there
-    # as they come and as they are used. One chunk is in the rest.
+    # The text's keys and values in the widest block, and their inputs, 2.5 times as measured: some exist in two forms.
+    # The first chunk is included below.
     text = (size.chunks - 1) * CHUNK_TOKENS["sdxl"] * round(2.5 * (2 * 4 * unet + 2048)) * number
     text *= 2 if size.guided else 1
-    # What a ControlNet hands to the UNet: 0.08 of its width for each pixel, twice while those of two are added up. One
-    # that is called by no type is a union: it is shown all pictures at once.
+    # A ControlNet's residuals: 0.08 of its width per pixel, twice while those of two are added. A network without a
+    # type is a union, which takes all pictures at once.
     at_once = all(extra.called is None for extra in spec.extras if extra.role == "controlnet")
     residuals = min(size.controls, 1 if at_once else 2) * 0.08 * unet + 3 * size.controls
     denoise = round((0.25 * unet + residuals) * number * (2 if size.guided else 1)) * size.pixels + text
     if any(extra.role == "preview" for extra in spec.extras):
-        denoise = max(denoise, PREVIEW * number)  # between two steps, when what the UNet worked in is free
-    decoded = 6 * vae * number  # three copies of the second widest block's output at full size
+        denoise = max(denoise, PREVIEW * number)  # between two steps, when the UNet's memory is free
+    decoded = 6 * vae * number  # three copies of the second widest block's full-size output
     return Room(
         text=_TEXT["sdxl"],
         encode=round(5.1 * vae * number) * size.pixels if size.source else 0,
@@ -202,14 +202,14 @@ def _width(config: dict[str, object], usual: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Wan:
-    """The numbers of a Wan model's configs; the defaults are Wan 2.1 at 1.3 B."""
+    """Values of a Wan model's configs; the defaults are Wan 2.1 1.3B."""
 
     width: int = 1536
     feed_forward: int = 8960
     token_steps: bool = False
-    """Whether each token has a time step of its own (Wan 2.2 TI2V)."""
+    """Whether each token has its own time step (Wan 2.2 TI2V)."""
     tile: int = 8
-    """Pixels of one latent, along a side."""
+    """Pixels per latent along a side."""
     vae: int = 96
     residual: bool = False
     vae_patch: int = 1
@@ -220,16 +220,16 @@ def _wan(spec: ModelSpec, size: Size, number: int) -> Room:
     numbers = _wan_numbers(spec)
     latents = (size.frames - 1) // 4 + 1
     tokens = latents * (size.width // (2 * numbers.tile)) * (size.height // (2 * numbers.tile))
-    # A block at its peak: two copies of the feed-forward's inside, five of the hidden states (the norm's in float32).
+    # A block's peak: two copies of the feed-forward's hidden layer, five of the hidden states (the norm's in float32).
     a_token = 2 * numbers.feed_forward + 5 * numbers.width
     if numbers.token_steps:
-        a_token += 18 * numbers.width  # six shifts and scales of each token, in float32 and as they come
+        a_token += 18 * numbers.width  # six shifts and scales per token, in both precisions
     clip = 3 * size.frames * number
-    # The decoder works on four frames at a time, at full size in its last block, and keeps what the next four need.
+    # The decoder processes four frames at a time, at full size in its last block, and caches for the next four.
     inside = (80.4 if numbers.residual else 48.3) * numbers.vae / numbers.vae_patch**2
     decoder = round(inside * number)
     encoded = size.frames if size.whole or not numbers.token_steps else 1
-    # Each of four frames together takes less of the residual encoder than one alone.
+    # The residual encoder takes less per frame for four frames than for one.
     of_a_frame = (49.3 if encoded == 1 else 40.3) if numbers.residual else 37
     encoder = round(of_a_frame * numbers.encoder / numbers.vae_patch**2 * 4)
     return Room(
@@ -246,7 +246,7 @@ def _wan(spec: ModelSpec, size: Size, number: int) -> Room:
 
 
 def _wan_numbers(spec: ModelSpec) -> _Wan:
-    """Read from the model's folder; a hub id that is not here yet is told from its name."""
+    """Read the values from the model's folder; guess them from its name if it is not on this machine yet."""
     path = spec.main.path
     if path is None:
         return _told_by_name(spec.main.name.upper())

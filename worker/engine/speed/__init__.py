@@ -1,1 +1,1 @@
-"""What trades something for speed: each part behind one switch, gone without a trace where it is off."""
+"""Optional speed-ups, each behind one switch and without any effect if it is off."""

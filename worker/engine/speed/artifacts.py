@@ -1,8 +1,8 @@
-"""What torch compiled, kept in a folder for the next start: one file for each card, set of versions and model.
+"""Keeps torch's compiled artifacts for the next start: one file per card, set of versions and model.
 
-Knows files and torch's one call each way; does not know what was compiled. What is read is code that will run: the
-folder is the operator's own, as trusted as the image (`docs/deploy.md`). A file is whole or it is not there, and one
-that a disk has spoilt is not used: it begins with the hash of the rest.
+The artifacts are code that will run: the folder is the operator's own, as trusted as the image (`docs/deploy.md`).
+Files are written atomically and begin with a hash of the rest, so a corrupted one is not used. Knows files, and torch's
+calls to save and load; does not know what was compiled.
 """
 
 import hashlib
@@ -19,9 +19,9 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 MAX_BYTES = 256 << 20
-"""Of one file; a model's blocks take less than a hundredth of it."""
+"""Limit of one file; a model's blocks take less than a hundredth of it."""
 MAX_FILES = 32
-"""In the folder: those that were written first go first."""
+"""Limit of the folder; the oldest files are removed first."""
 _VERSIONS = ("torch", "triton", "diffusers", "accelerate")
 
 
@@ -35,16 +35,17 @@ class Artifacts:
         self._path = folder / f"{called}-{hashlib.sha256(described.encode()).hexdigest()[:16]}.compiled"
 
     def read(self) -> bool:
-        """Put what is kept where torch looks for it before it compiles; whether there was something."""
+        """Load the artifacts into torch's caches; returns whether there were any."""
         import torch
 
         taken = [torch.compiler.load_cache_artifacts(piece) for piece in self._pieces()]
         return any(info is not None for info in taken)
 
     def write(self) -> None:
-        """Keep what was compiled in `one_piece` beside the earlier pieces.
+        """Save what was compiled in `one_piece`, beside the earlier pieces.
 
-        Where that cannot be, the next start compiles again; where they have no room together, the earlier ones go.
+        If that fails, the next start compiles again; if the pieces are too large together, the earlier ones are
+        dropped.
         """
         if not self._path.parent.parent.is_dir():
             return  # no volume
@@ -72,10 +73,10 @@ class Artifacts:
             log.warning("what was compiled is not kept: %s", type(error).__name__, extra={"action": "compiled"})
 
     def _pieces(self) -> list[bytes]:
-        """What was kept, each piece as torch gave it; none where the file is not what was written."""
+        """Return the saved pieces; empty if the file is missing or corrupted."""
         try:
             if self._path.stat().st_size > MAX_BYTES:
-                raise ValueError("too large")  # noqa: TRY301 - said in one place
+                raise ValueError("too large")  # noqa: TRY301 - handled in one place
             return _parts(self._path.read_bytes())
         except (FileNotFoundError, NotADirectoryError):
             return []
@@ -91,10 +92,10 @@ class Artifacts:
 
 @contextmanager
 def one_piece() -> Iterator[None]:
-    """In the body torch knows of nothing that was compiled earlier, as far as `Artifacts.write` asks it.
+    """Make torch forget earlier artifacts in the body, so that `Artifacts.write` saves only new ones.
 
-    Of what is saved again and again in a process, torch's reader would only find what came last
-    (`CacheArtifactManager.deserialize` makes a dict of pairs whose names come again).
+    If a process saves repeatedly, torch's reader finds only the last save (`CacheArtifactManager.deserialize` makes a
+    dict of pairs with repeated names).
     """
     from torch.compiler._cache import CacheArtifactManager
 
@@ -103,7 +104,7 @@ def one_piece() -> Iterator[None]:
 
 
 def _whole(pieces: list[bytes]) -> bytes:
-    """A file: the hash of the rest, then each piece behind its length."""
+    """Return a file's bytes: the hash of the rest, then each piece after its length."""
     rest = b"".join(len(piece).to_bytes(8) + piece for piece in pieces)
     return hashlib.sha256(rest).digest() + rest
 
@@ -112,7 +113,7 @@ def _parts(whole: bytes) -> list[bytes]:
     """The pieces of a file.
 
     Raises:
-        ValueError: it is not what `_whole` made.
+        ValueError: it was not made by `_whole`.
     """
     digest, rest = whole[:32], whole[32:]
     if hashlib.sha256(rest).digest() != digest:

@@ -1,7 +1,7 @@
-"""Which of the ways to compute attention runs: the same sum in another order, so the last bits of it may differ.
+"""Chooses the attention kernel. Kernels sum in different orders, so the last bits of results may differ.
 
-Imports torch and diffusers only where one of them is asked. What cannot be had is said once, at the start of the
-worker, and torch's own way runs.
+If the requested kernel is unavailable, that is logged once at the start, and torch's own runs. Imports torch and
+diffusers only when needed.
 """
 
 import functools
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _FLASH_3 = ("_flash_3", "_flash_3_hub")
-"""In diffusers' words: the package that an operator built, and what the package `kernels` brings."""
+"""diffusers' names of FlashAttention 3: as a built package, and from the package `kernels`."""
 
 
 @contextmanager
 def attention(wanted: Attention, device: "torch.device", *, clip: bool) -> Iterator[None]:
-    """In the body attention is computed so; `clip` is Wan, whose processors ask diffusers which way.
+    """Use this attention kernel in the body; `clip` is Wan, whose processors use diffusers' setting.
 
-    `auto`: on Hopper (1.3x of a Wan step there) and B200 cuDNN's first for a clip, all else as torch has it. `cudnn`:
-    cuDNN's first on any card. It is an order of preference: a shape that cuDNN refuses goes to the next; where it
-    cannot build what it said it could, which ends a job, torch's own way runs for all of them. `flash3`:
-    FlashAttention 3 for a clip (SDXL's processors ask torch alone), as `auto` where there is none.
+    `auto`: prefer cuDNN for clips on Hopper (1.3x for a Wan step) and B200, otherwise torch's default. `cudnn`: prefer
+    cuDNN on any card. Shapes that cuDNN refuses use the next kernel; if cuDNN fails to build a kernel that it promised,
+    which would end a job, torch's own runs for all of them. `flash3`: FlashAttention 3 for clips (SDXL's processors use
+    only torch), or `auto` without it.
     """
     if wanted == "flash3" and clip and (backend := flash_3(device)) is not None:
         from diffusers.models.attention_dispatch import attention_backend
@@ -57,7 +57,7 @@ def attention(wanted: Attention, device: "torch.device", *, clip: bool) -> Itera
 
 
 def missing(wanted: Attention, *, cuda: bool) -> str | None:
-    """Why what is wanted cannot be had here; None: it can. FlashAttention 3 is tried on the card."""
+    """Return why the requested kernel is unavailable; None: it is available. Tries FlashAttention 3 on the card."""
     if wanted in {"auto", "native"}:
         return None
     if not cuda:
@@ -76,16 +76,16 @@ def missing(wanted: Attention, *, cuda: bool) -> str | None:
 
 @functools.cache
 def cudnn_runs(device: "torch.device") -> bool:
-    """Whether cuDNN's attention runs here, and gives what torch's own way gives: it is tried as a clip asks for it.
+    """Whether cuDNN's attention works here and agrees with torch's own, tried with a clip's shapes.
 
-    What cuDNN takes is decided before its kernels are built. Where that fails then, for want of a library or on a card
-    that it does not know, it is an error (https://github.com/pytorch/pytorch/issues/140930), and of every clip.
+    cuDNN accepts a shape before it builds the kernel. If building fails, for lack of a library or on an unknown card,
+    it is an error (https://github.com/pytorch/pytorch/issues/140930) in every clip.
     """
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.nn.functional import scaled_dot_product_attention
 
-    # (batch, heads, tokens, width of a head)
+    # (batch, heads, tokens, head width)
     one = torch.randn(3, 1, 2, 256, 128, generator=torch.Generator().manual_seed(0)).to(device, torch.bfloat16)
     try:
         with sdpa_kernel([SDPBackend.CUDNN_ATTENTION], set_priority=True):
@@ -99,13 +99,13 @@ def cudnn_runs(device: "torch.device") -> bool:
 
 @functools.cache
 def flash_3(device: "torch.device") -> str | None:
-    """What diffusers calls the FlashAttention 3 that runs here, and gives what torch's own way gives; None: none."""
+    """Return diffusers' name of a FlashAttention 3 that works here and agrees with torch's own; None: none."""
     import torch
     from diffusers.models.attention_dispatch import attention_backend, dispatch_attention_fn
 
     if not _is_card(device):
         return None
-    # (batch, tokens, heads, width of a head)
+    # (batch, tokens, heads, head width)
     one = torch.randn(3, 1, 256, 2, 128, generator=torch.Generator().manual_seed(0)).to(device, torch.bfloat16)
     expected = dispatch_attention_fn(*one)
     for backend in _FLASH_3:

@@ -1,10 +1,10 @@
-"""Compiled networks: the blocks that denoise, compiled while no job waits, and used by the jobs that come after.
+"""Compiles the denoisers' blocks while no job waits, for use by later jobs.
 
-A job never compiles. The first of a model runs as if nothing were to be compiled, and only the shapes of what its
-blocks are called with are noted. Later, when no job is there, each kind of block is compiled for itself: whoever comes
-meanwhile waits for one block. From then on a call that fits runs compiled, and any other as before, for torch is told
-never to compile then. A job that hangs something onto a network (LoRA, IP-Adapter, ControlNet, a step cache) runs as if
-nothing were compiled, bit for bit. Whatever goes wrong leaves the network as it is: slower, not broken.
+A job never compiles. A model's first job runs eagerly, and only the shapes of its blocks' arguments are recorded.
+Later, while no job is present, each kind of block is compiled separately, so a job that arrives meanwhile waits for one
+block at most. From then on a matching call runs compiled and any other runs eagerly, because torch is told not to
+compile during jobs. A job with adapters on a network (LoRA, IP-Adapter, ControlNet, a step cache) runs eagerly, bit for
+bit. Any failure leaves the network as it is: slower, not broken.
 """
 
 import logging
@@ -38,20 +38,20 @@ Call = Callable[..., Any]
 
 UNETS = ("unet", "refiner_unet")
 NETWORKS = (*UNETS, "transformer", "transformer_2")
-"""Those that denoise, by their names among a model's parts."""
+"""The denoisers, by name among a model's parts."""
 MOST_GRAPHS = 64
-"""Of one function: all blocks of all models share one, and each kind of block takes a graph for each batch size."""
+"""Graphs of one function: all blocks of all models share it, and each kind needs one graph per batch size."""
 MOST_OFF = 0.05
-"""How far a compiled block's output may be from its own, as a share of its length: ten times what bfloat16 makes."""
+"""Tolerance of a compiled block's output, relative to its norm: ten times bfloat16's error."""
 
 
 class CompiledWrong(Exception):
-    """A compiled block computes something else."""
+    """A compiled block's output differs from the eager one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A tensor without its numbers."""
+    """A tensor's shape, dtype and device."""
 
     size: tuple[int, ...]
     stride: tuple[int, ...]
@@ -60,11 +60,11 @@ class Shape:
 
     @classmethod
     def of(cls, tensor: torch.Tensor) -> "Shape":
-        """What a call was given."""
+        """Return the description of a tensor."""
         return cls(tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device)
 
     def filled(self, batch: dict[int, int]) -> torch.Tensor:
-        """One like it; `batch`: what the first side becomes where it is one of these."""
+        """Make a tensor like it; `batch` maps the size of the first dimension."""
         size = self.size and (batch.get(self.size[0], self.size[0]), *self.size[1:])
         made = torch.empty_strided(size, self.stride, dtype=self.dtype, device=self.device)
         if not self.dtype.is_floating_point:
@@ -74,7 +74,7 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """One thing to compile: a block, what it is called with, and for which batch."""
+    """One thing to compile: a block, its arguments, and the batch size."""
 
     module: torch.nn.Module
     args: tuple[Any, ...]
@@ -82,7 +82,7 @@ class Piece:
     batch: dict[int, int]
 
     def inputs(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """What such a call is given, of random numbers."""
+        """Return random arguments of such a call."""
         made: tuple[tuple[Any, ...], dict[str, Any]] = tree_map_only(
             Shape, lambda shape: shape.filled(self.batch), (self.args, self.kwargs)
         )
@@ -91,21 +91,21 @@ class Piece:
 
 @dataclass(slots=True)
 class Compiled:
-    """What is compiled of one network, or will be."""
+    """One network's compiled parts, and those to come."""
 
     name: str
     network: Any
     whole: bool
-    """Whether it is one graph, or one for each kind of block."""
+    """Whether it is compiled as one graph, not per kind of block."""
     placed: str | None
-    """Where the model is: it is compiled where its job found it."""
+    """The model's placement, for which it is compiled."""
     state: Literal["new", "seen", "ready", "off"] = "new"
     pieces: deque[Piece] = field(default_factory=deque)
     calls: dict[torch.nn.Module, Call] = field(default_factory=dict)
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """In the body, what each kind of block is called with is noted, the first time."""
+        """Record the arguments of each kind of block in the body, the first time."""
         seen: dict[torch.nn.Module, tuple[Any, Any]] = {}
 
         def note(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -122,7 +122,7 @@ class Compiled:
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """In the body, calls that fit what was compiled run compiled."""
+        """Run matching calls compiled in the body."""
         for module, call in self.calls.items():
             module._compiled_call_impl = call
         try:
@@ -132,7 +132,7 @@ class Compiled:
                 module._compiled_call_impl = None
 
     def compile(self, backend: str | Call) -> None:
-        """Have the calls; nothing is compiled before one of them is made."""
+        """Wrap the calls; nothing is compiled before the first one."""
         if self.whole:
             self.network.compile(backend=backend, fullgraph=True, dynamic=True)
         else:
@@ -159,14 +159,14 @@ class Compiled:
         return run
 
     def give_up(self, error: Exception) -> None:
-        """From now on the network runs as it is."""
+        """Run the network eagerly from now on."""
         self.state = "off"
         self.pieces.clear()
         said = {"action": "compile_failed", "network": self.name}
         log.warning("%s runs as it is, not compiled: %s", self.name, where(error), extra=said)
 
     def _kinds(self) -> Iterable[torch.nn.Module]:
-        """One of each kind of what is compiled: same class, same weights' shapes, same graph."""
+        """Return one block of each kind: blocks with the same class and weight shapes share a graph."""
         if self.whole:
             return [self.network]
         blocks = self.network._repeated_blocks
@@ -178,7 +178,7 @@ class Compiled:
         return kinds.values()
 
     def _batches(self, call: tuple[Any, Any]) -> Iterable[dict[int, int]]:
-        """A UNet has a batch of two with guidance and of one without: torch makes a graph of its own for one."""
+        """Return the batch sizes: a UNet has two with guidance and one without, which needs its own graph."""
         if self.name not in UNETS:
             return ({},)
         first = next(value for value in (*call[0], *call[1].values()) if isinstance(value, Shape))
@@ -186,7 +186,7 @@ class Compiled:
 
 
 class Compiler:
-    """Compiles the models of a worker, a piece at a time; for the GPU thread."""
+    """Compiles a worker's models piece by piece; used in the GPU thread."""
 
     def __init__(
         self, mode: Mode, folder: Path, *, card: str, backend: str | Call = "inductor", attention: Attention = "auto"
@@ -196,7 +196,7 @@ class Compiler:
 
     @contextmanager
     def at_work(self, entry: "Loaded", *, plain: bool) -> Iterator[None]:
-        """In the body, one job of a model. `plain`: it hangs something onto the networks, which run as they are."""
+        """Run one job of a model in the body. `plain`: it has adapters, so its networks run eagerly."""
         with ExitStack() as stack:
             for one in () if plain else self._all_of(entry):
                 if one.state == "new":
@@ -208,7 +208,7 @@ class Compiler:
             yield
 
     def piece(self, entries: Iterable["Loaded"]) -> bool:
-        """Compile one thing of what their jobs have shown; whether there was one."""
+        """Compile one recorded piece; returns whether there was one."""
         for entry in entries:
             for one in entry.compiled.values():
                 if one.pieces and one.placed == entry.offloader.mode:
@@ -244,9 +244,9 @@ class Compiler:
                         artifacts.write()
             finally:
                 entry.offloader.rest()
-        except Exception as error:  # noqa: BLE001 - whatever compiling cannot do, jobs go on without
+        except Exception as error:  # noqa: BLE001 - jobs run eagerly after any failure
             one.give_up(error)
-            traceback.clear_frames(error.__traceback__)  # they hold what the block was called with
+            traceback.clear_frames(error.__traceback__)  # frees the block's arguments
             release_memory()
             return
         one.pieces.popleft()
@@ -260,7 +260,7 @@ class Compiler:
         """Compile, and see that it computes the same.
 
         Raises:
-            CompiledWrong: it does not. And whatever torch raises.
+            CompiledWrong: the output differs. Also whatever torch raises.
         """
         args, kwargs = piece.inputs()
         plain: Call = piece.module._call_impl
@@ -273,13 +273,13 @@ class Compiler:
 
 @contextmanager
 def _compiling() -> Iterator[None]:
-    """In the body torch compiles as it is right for these networks.
+    """Set torch's compile options for these networks in the body.
 
-    Their floats are constants: kept as numbers, each graph is traced once. Two sides that happen to be of a length are
-    not taken for the same.
+    Floats are specialised as constants, so that each graph is traced once. Dimensions that happen to be equal are not
+    assumed to be the same.
     """
     patched = torch._dynamo.config.patch(specialize_float=True, recompile_limit=MOST_GRAPHS)
-    shapes: Any = torch.fx.experimental._config  # what makes a configuration of a module is not seen by type checkers
+    shapes: Any = torch.fx.experimental._config  # the config module is built dynamically
     with torch.no_grad(), patched, shapes.patch(use_duck_shape=False):
         yield
 
@@ -289,5 +289,5 @@ def _tensors(value: Any) -> list[torch.Tensor]:
 
 
 def _misses() -> int:
-    """Graphs that were not found among what was compiled earlier, so far."""
+    """Return the number of cache misses so far."""
     return counters["inductor"]["fxgraph_cache_miss"]

@@ -1,11 +1,11 @@
-"""The large layers of a network that denoises, in eight bits a number: half of the memory, and rounded numbers.
+"""Quantises a denoiser's large layers to 8 bits: half the memory, with rounded weights.
 
-Each output of a layer has a scale of its own. `int8` only keeps the weights in eight bits; `fp8` (e4m3) also rounds the
-inputs, row by row, and multiplies in eight bits where the card can (Ada, Hopper and later) and the network runs in
-bfloat16. What is small or steers every step (norms, time, text, the first and the last layer) stays as it is.
+Each output channel has its own scale. `int8` only stores the weights in 8 bits; `fp8` (e4m3) also rounds the inputs per
+row, and multiplies in 8 bits if the card can (Ada, Hopper and later) and the network runs in bfloat16. Small layers and
+those that affect every step (norms, time, text, first and last layer) stay unchanged.
 
-A layer keeps plain buffers, which are moved, counted and pointed elsewhere like all others; torchao's subclasses of
-tensors are not. LoRAs ask a layer for its `weight`, so there is one.
+A layer has plain buffers, which are moved, counted and offloaded like all others; torchao's tensor subclasses are not.
+It also has a `weight`, which LoRAs need.
 """
 
 import functools
@@ -21,17 +21,17 @@ from worker.engine.models.checkpoint import is_quantized
 log = logging.getLogger(__name__)
 
 _KEPT_AS = {"int8": (torch.int8, 127.0), "fp8": (torch.float8_e4m3fn, 448.0)}
-"""The type of the numbers, and the largest of them."""
+"""The dtype, and its largest value."""
 _SMALLEST = torch.finfo(torch.float32).tiny
 
 
 class QuantizedLinear(torch.nn.Linear):
-    """A linear layer in eight bits; to whoever looks at its weight, the layer whose weight it rounded."""
+    """An 8-bit linear layer, which still offers a `weight`."""
 
     small: torch.Tensor
-    """(out, in), of eight bits each."""
+    """(out, in), 8 bits."""
     scale: torch.Tensor
-    """(out, 1), float32: what a row is multiplied by."""
+    """(out, 1), float32: the scale of each row."""
 
     def __init__(self, layer: torch.nn.Linear, kind: Quantized) -> None:
         torch.nn.Module.__init__(self)
@@ -48,7 +48,7 @@ class QuantizedLinear(torch.nn.Linear):
 
     @property
     def weight(self) -> torch.Tensor:  # type: ignore[override]  # torch has an attribute here
-        """(out, in), made for whoever asks."""
+        """(out, in), dequantised on each access."""
         return self.small.to(self.runs_in).mul_(self.scale)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - torch's name for it
@@ -68,9 +68,9 @@ class QuantizedLinear(torch.nn.Linear):
 
 
 def quantize(network: torch.nn.Module, kind: Quantized, place: torch.device | None) -> None:
-    """Have a network's large layers in eight bits, and all of it in `place` (None: where it is).
+    """Quantise a network's large layers and move all of it to `place` (None: leave it where it is).
 
-    One layer after the other goes there and is rounded there, so nothing has to hold all of it as it was.
+    Layers are moved and quantised one by one, so the unquantised network never has to fit there.
     """
     large = [name for name, layer in network.named_modules() if type(layer) is torch.nn.Linear]
     for name in filter(lambda name: is_quantized(f"{name}.weight"), large):
@@ -82,7 +82,7 @@ def quantize(network: torch.nn.Module, kind: Quantized, place: torch.device | No
 
 @functools.cache
 def multiplies_fp8(device: torch.device) -> bool:
-    """Whether numbers of eight bits are multiplied here as they are: a small product is tried, and looked at."""
+    """Whether 8-bit products work here, checked with a small one."""
     one = torch.eye(16, device=device).to(torch.float8_e4m3fn)
     scale = torch.full((16, 1), 2.0, device=device)
     try:
@@ -96,7 +96,7 @@ def multiplies_fp8(device: torch.device) -> bool:
 
 
 def _product(rows: torch.Tensor, scales: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """(n, in) times (out, in), each row with its scale -> (n, out) in bfloat16."""
+    """(n, in) x (out, in), each row with its scale -> (n, out) in bfloat16."""
     by_row = functional.ScalingType.RowWise
     made: torch.Tensor = functional.scaled_mm(
         rows, weight.t(), scales, by_row, scale.t(), by_row, output_dtype=torch.bfloat16

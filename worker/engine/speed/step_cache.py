@@ -1,7 +1,7 @@
-"""Denoising steps of Wan that are not computed in full: what most blocks added last time is added again.
+"""Step caches for Wan: some denoising steps reuse the residuals of the previous step's blocks.
 
-diffusers' caches, for one run of a pipeline. They hold hidden states of that run's size, so nothing of them may be left
-when it ends, however it ends.
+Applies diffusers' caches to one run of a pipeline. They hold hidden states of that run's size, so they are removed
+however the run ends.
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,11 +13,11 @@ from worker.api.params import StepCache
 
 @contextmanager
 def step_cache(networks: Iterable[Any], wanted: StepCache | None) -> Iterator[None]:
-    """In the body, `networks` (diffusers' `CacheMixin`) skip what `wanted` allows; None: nothing.
+    """Let `networks` (diffusers' `CacheMixin`) skip what `wanted` allows in the body; None: nothing.
 
-    `first_block` compares what the first block changes with what it changed at the last step that was computed
-    (https://github.com/chengzeyi/ParaAttention), `sea` the latents themselves, filtered as far as they are settled at
-    this noise level (https://arxiv.org/abs/2602.18993; for models that take nothing beside the noisy latents).
+    `first_block` compares the first block's residual with that of the last computed step
+    (https://github.com/chengzeyi/ParaAttention). `sea` compares the latents, filtered by how far they are settled at
+    this noise level (https://arxiv.org/abs/2602.18993), for models whose only input is the noisy latents.
     """
     if wanted is None:
         yield
@@ -30,7 +30,7 @@ def step_cache(networks: Iterable[Any], wanted: StepCache | None) -> Iterator[No
 
 
 def serves(network: Any, wanted: StepCache) -> bool:
-    """Whether a network can be cached so."""
+    """Whether a network supports this cache."""
     return wanted.kind != "sea" or network.config.in_channels == network.config.out_channels
 
 
