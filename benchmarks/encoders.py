@@ -24,6 +24,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tools.media_probe import decode_frames
+from worker.api.field_types import QUALITY
 from worker.media import image, video
 
 Pixels = NDArray[np.uint8]
@@ -98,12 +99,12 @@ def image_rows(pixels: Pixels) -> list[Row]:
     rows.append(Row("png  in bands, rle", lambda: image.encode_image(pixels, "png").data, opened, chosen=True))
     for quality in (90, 95):
         for name, sampling in (("4:4:4", 0), ("4:2:0", 2)):
-            chosen = (quality, sampling) == (image.JPEG_QUALITY, 0)
+            chosen = (quality, sampling) == (QUALITY["jpeg"], 0)
             encode = pillow(pixels, "JPEG", quality=quality, subsampling=sampling)
             rows.append(Row(f"jpeg quality {quality} {name}", encode, opened, chosen))
-    for quality in (80, image.WEBP_QUALITY, 95):
+    for quality in (80, QUALITY["webp"], 95):
         for method in (0, 2, 4, 6):
-            chosen = (quality, method) == (image.WEBP_QUALITY, 4)
+            chosen = (quality, method) == (QUALITY["webp"], 4)
             encode = pillow(pixels, "WEBP", quality=quality, method=method)
             rows.append(Row(f"webp quality {quality} method {method}", encode, opened, chosen))
     for method, effort in ((0, 0), (1, 20), (4, 50)):

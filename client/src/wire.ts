@@ -414,6 +414,7 @@ export interface GenerationParams {
   controlnets?: ControlParams[];
   ip_adapters?: ReferenceParams[];
   upscale?: Upscale;
+  output_quality?: number;
   num_frames?: number;
   fps?: number;
   flow_shift?: number;

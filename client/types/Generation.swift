@@ -1364,6 +1364,7 @@ public struct GenerationParams: Codable, Sendable {
     public var controlnets: [ControlParams]?
     public var ipAdapters: [ReferenceParams]?
     public var upscale: Upscale?
+    public var outputQuality: Int?
     public var numFrames: Int?
     public var fps: Int?
     public var flowShift: Double?
@@ -1401,6 +1402,7 @@ public struct GenerationParams: Codable, Sendable {
         case controlnets = "controlnets"
         case ipAdapters = "ip_adapters"
         case upscale = "upscale"
+        case outputQuality = "output_quality"
         case numFrames = "num_frames"
         case fps = "fps"
         case flowShift = "flow_shift"

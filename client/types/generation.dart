@@ -1421,6 +1421,7 @@ class GenerationParams {
     this.controlnets,
     this.ipAdapters,
     this.upscale,
+    this.outputQuality,
     this.numFrames,
     this.fps,
     this.flowShift,
@@ -1459,6 +1460,7 @@ class GenerationParams {
         controlnets: map['controlnets'] == null ? null : (map['controlnets']! as List<Object?>).map((one) => ControlParams.of(one! as Map<Object?, Object?>)).toList(),
         ipAdapters: map['ip_adapters'] == null ? null : (map['ip_adapters']! as List<Object?>).map((one) => ReferenceParams.of(one! as Map<Object?, Object?>)).toList(),
         upscale: map['upscale'] == null ? null : Upscale.of(map['upscale']! as Map<Object?, Object?>),
+        outputQuality: map['output_quality'] == null ? null : (map['output_quality']! as num).toInt(),
         numFrames: map['num_frames'] == null ? null : (map['num_frames']! as num).toInt(),
         fps: map['fps'] == null ? null : (map['fps']! as num).toInt(),
         flowShift: map['flow_shift'] == null ? null : (map['flow_shift']! as num).toDouble(),
@@ -1522,6 +1524,8 @@ class GenerationParams {
   final List<ReferenceParams>? ipAdapters;
 
   final Upscale? upscale;
+
+  final int? outputQuality;
 
   final int? numFrames;
 

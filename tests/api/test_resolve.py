@@ -389,6 +389,15 @@ def test_params_say_how_the_model_was_trained_where_that_is_not_the_plain_way() 
     assert not {"prediction_type", "timestep_spacing", "guidance_rescale"} & set(public_params(image()))
 
 
+def test_params_say_at_which_quality_the_file_is_encoded_where_its_format_has_one() -> None:
+    assert public_params(image(output_format="jpg"))["output_quality"] == 95
+    assert public_params(image(output_format="webp"))["output_quality"] == 90
+    assert public_params(image(output_format="webp", output_quality=40))["output_quality"] == 40
+    assert "output_quality" not in public_params(image(output_quality=40))
+    asked: dict[str, Any] = {"task_type": "upscale", "image_url": PICTURE, "upscale_factor": 2}
+    assert public_params(image(**asked, output_format="jpeg"))["output_quality"] == 95
+
+
 def test_params_say_in_which_numbers_the_model_was_kept_where_it_draws() -> None:
     assert public_params(image(replace(SDXL, quantize="int8")))["quantize"] == "int8"
     assert public_params(video(replace(WAN, quantize="fp8")))["quantize"] == "fp8"

@@ -267,6 +267,8 @@ async def test_what_does_not_fit_is_encoded_again_and_says_so() -> None:
     assert 2 * len(delivered.uris[0]) < 100_000
     assert opened(delivered.uris[0]).size == (256, 256)
     assert delivered.warnings
+    quality = delivered.manifest["params"]["output_quality"]
+    assert delivered.warnings[0].endswith(f"as WebP at quality {quality}.")
 
 
 async def test_what_cannot_fit_is_an_error() -> None:

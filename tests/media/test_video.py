@@ -19,11 +19,11 @@ from PIL import Image, ImageCms
 
 from tests.support.clock import SOON_SECONDS
 from tools.media_probe import decode_frames, probe
-from worker.api.field_types import FormatName, VideoQuality
+from worker.api.field_types import QUALITY, FormatName, VideoQuality
 from worker.core.errors import Cancelled, DiskFull, Internal
 from worker.media import srgb, video
 from worker.media.decode import decode_image
-from worker.media.image import JPEG_QUALITY, WEBP_QUALITY, encode_image
+from worker.media.image import encode_image
 
 Pixels = NDArray[np.uint8]
 
@@ -119,8 +119,8 @@ def test_images_say_that_they_are_srgb_in_at_most_600_bytes(fmt: FormatName) -> 
         return
     untagged = io.BytesIO()
     how: dict[str, Any] = {
-        "jpeg": {"quality": JPEG_QUALITY, "subsampling": 0},
-        "webp": {"quality": WEBP_QUALITY, "method": 4},
+        "jpeg": {"quality": QUALITY["jpeg"], "subsampling": 0},
+        "webp": {"quality": QUALITY["webp"], "method": 4},
     }[fmt]
     Image.fromarray(picture()).save(untagged, fmt, **how)
     assert 0 < len(encoded.data) - len(untagged.getvalue()) <= 600

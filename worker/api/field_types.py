@@ -18,6 +18,8 @@ MAX_ID_TOKEN_CHARACTERS = 8192
 FormatName = Literal["png", "jpeg", "webp"]
 LONGEST_SIDE: Mapping[FormatName, int] = {"jpeg": 65_500, "webp": 16_383}
 """Longest side in pixels that a format, or its only encoder, allows; PNG has no relevant limit."""
+QUALITY: Mapping[FormatName, int] = {"jpeg": 95, "webp": 90}
+"""Of a file whose request names none; PNG has no quality."""
 VideoQuality = Literal["low", "medium", "high", "maximum"]
 MAX_REFERENCE_CHARACTERS = 8192
 """Limit of a picture reference that is not inline data."""

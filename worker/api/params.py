@@ -254,6 +254,8 @@ class ImageParams(BaseParams):
     """One for each picture whose subject or style the result takes on."""
     upscale: Upscale | None = None
     """What the picture is made larger by; None: it stays as it is drawn."""
+    output_quality: int | None = None
+    """Of the file, 1 ... 100; None: its format has none."""
     enlarges: bool = False
     """Whether the picture is the client's own: nothing is drawn at this size."""
 

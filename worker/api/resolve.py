@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from worker.api.cost import job_cost, upscaling_cost
-from worker.api.field_types import LONGEST_SIDE
+from worker.api.field_types import LONGEST_SIDE, QUALITY
 from worker.api.layout import LONGEST_CLIP, LONGEST_IMAGE, Borders, Layout, Native, Shares, followed, laid_out
 from worker.api.params import (
     LANCZOS,
@@ -193,6 +193,7 @@ def _image_params(
         controlnets=tuple(ControlParams(**entry.model_dump(exclude={"image_url"})) for entry in request.controlnets)
         or None,
         ip_adapters=tuple(ReferenceParams(entry.type, entry.scale) for entry in request.ip_adapters) or None,
+        output_quality=_output_quality(request),
     )
 
 
@@ -216,8 +217,15 @@ def _enlarging(
         timestep_spacing=defaults.timestep_spacing,
         original_inference_steps=defaults.original_inference_steps,
         guidance_rescale=defaults.guidance_rescale or None,
+        output_quality=_output_quality(request),
         enlarges=True,
     )
+
+
+def _output_quality(request: PictureRequest) -> int | None:
+    """What the file is encoded at; None: its format has no quality."""
+    usual = QUALITY.get(request.output_format)
+    return None if usual is None else request.output_quality or usual
 
 
 def _upscale(request: PictureRequest, params: ImageParams, defaults: ModelDefaults, most_pixels: int) -> Upscale | None:

@@ -341,8 +341,11 @@ class Uploader:
             for file, before, generated in zip(fitted.files, artifacts, self._generated, strict=True)
         )
         uris = tuple(data_uri(file) for file in files)
+        manifest = self._manifest
+        if fitted.quality is not None:
+            manifest = {**manifest, "params": {**manifest["params"], "output_quality": fitted.quality}}
         return Delivered(
-            self._manifest, files, uris, (*warnings, *fitted.warnings, *flagged(files), *self._signature_warnings)
+            manifest, files, uris, (*warnings, *fitted.warnings, *flagged(files), *self._signature_warnings)
         )
 
 

@@ -8,17 +8,13 @@ not know whose picture it is, what it was made from, or where it goes.
 import io
 from typing import TYPE_CHECKING
 
-from worker.api.field_types import FormatName
+from worker.api.field_types import QUALITY, FormatName
 from worker.media import srgb
 from worker.media.artifact import CONTENT_TYPES, Artifact
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-JPEG_QUALITY = 95
-
-WEBP_QUALITY = 90
 
 
 def encode_image(
@@ -51,11 +47,11 @@ def encode_image(
     match fmt:
         case "jpeg":
             image.save(
-                out, "JPEG", quality=quality or JPEG_QUALITY, subsampling=0, icc_profile=srgb.profile(), **marked
+                out, "JPEG", quality=quality or QUALITY[fmt], subsampling=0, icc_profile=srgb.profile(), **marked
             )
         case "webp" if quality == 100:
             # In lossless mode "quality" is effort: with less the file is larger than the PNG, with more hardly smaller.
             image.save(out, "WEBP", lossless=True, quality=20, method=1, icc_profile=srgb.profile(), **marked)
         case "webp":
-            image.save(out, "WEBP", quality=quality or WEBP_QUALITY, method=4, icc_profile=srgb.profile(), **marked)
+            image.save(out, "WEBP", quality=quality or QUALITY[fmt], method=4, icc_profile=srgb.profile(), **marked)
     return Artifact.encoded(out.getvalue(), CONTENT_TYPES[fmt], image.width, image.height)

@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from worker.api.field_types import LONGEST_SIDE, VideoQuality
+from worker.api.field_types import LONGEST_SIDE, QUALITY, VideoQuality
 from worker.core.errors import ResultTooLarge
 from worker.media.artifact import Artifact
-from worker.media.image import JPEG_QUALITY, WEBP_QUALITY, encode_image
+from worker.media.image import encode_image
 from worker.media.video import VIDEO_CRF, VIDEO_CRFS, encode_video
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ class Fitted:
 
     files: list[Artifact]
     warnings: list[str]
+    quality: int | None = None
+    """Of images that were encoded again; None: they are as they were."""
 
 
 def data_uri(file: Artifact) -> str:
@@ -67,7 +69,7 @@ def next_quality(content_type: str, tried: int | None, share: float, asked: int 
     if tried is None and content_type == "image/png":
         return LOSSLESS if share >= LOSSLESS_SHARE else 95
     # Below the requested quality, where the file certainly shrinks.
-    most = tried or asked or (JPEG_QUALITY if content_type == "image/jpeg" else WEBP_QUALITY)
+    most = tried or asked or QUALITY["jpeg" if content_type == "image/jpeg" else "webp"]
     return next((quality for quality in WEBP_LADDER if quality < most), None)
 
 
@@ -110,7 +112,7 @@ def fit_images(
         return Fitted(files, [])
     how = "without loss" if tried == LOSSLESS else f"at quality {tried}"
     warning = f"The images did not fit into the response as {_name(encoded[0])}; they were encoded as WebP {how}."
-    return Fitted(files, [warning])
+    return Fitted(files, [warning], tried)
 
 
 def next_crf(crf: int, share: float) -> int | None:
