@@ -1,8 +1,8 @@
-"""One worker behind its front door, watched from all sides, and the table of what was tried on it.
+"""A worker under attack: everything it does is watched, and every attempt is entered in a table.
 
-The request parser, the resolver policy, the downloader and the decoder are the real ones; the model paints, documents
-and bucket are in memory. What the process itself does (connections, name look-ups, programs, files of the system) is
-seen by an audit hook below all of it, so that nothing has to be patched to be watched.
+The request parser, the resolver policy, the downloader and the decoder are real; the model is a painter, documents and
+bucket are in memory. An audit hook sees what the process does (connections, name look-ups, programs, system files), so
+that nothing has to be patched to be watched.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ PATH = memory_world.PATH
 
 
 def nested(depth: int, *, lists: bool = False) -> Any:
-    """A text at the bottom of so many objects, or lists."""
+    """Return a text at the bottom of `depth` nested objects, or lists."""
     value: Any = "x"
     for _ in range(depth):
         value = [value] if lists else {"a": value}
@@ -48,10 +48,10 @@ LEAKS = re.compile(
     r"Traceback|File \"|\b\w+Error\(|site-packages|PRIVATE KEY|token=[^&\s\"'\[]|\beyJ[\w-]{8,}"
     r"|(?<![\w.:])/(?:work|usr|home|root|tmp|etc|app|opt|var|runpod-volume)/"
 )
-"""What no answer to an attack, no document of it and no log line may hold."""
+"""Patterns that no response to an attack, none of its documents and no log line may contain."""
 
 _ECHO = re.compile(r"\(got \\+\"[^()]{,80}\)")
-"""The client's own value, in a short form, in a message."""
+"""A shortened copy of the client's own value in a message."""
 
 # --- what the process does ---
 
@@ -83,8 +83,8 @@ sys.addaudithook(_audit)
 
 @contextmanager
 def watched() -> Iterator[list[tuple[str, Any]]]:
-    """(event, target) of every connection, look-up, program and system file while inside."""
-    global _seen  # noqa: PLW0603 - an audit hook cannot be taken away, so it is switched
+    """Yield a list that collects (event, target) of every connection, look-up, program and system file."""
+    global _seen  # noqa: PLW0603 - an audit hook cannot be removed, so it is switched
     found: list[tuple[str, Any]] = []
     _seen = found
     try:
@@ -109,7 +109,7 @@ class Row:
     leaked: int = 0
     workers_lost: int = 0
     others_lost: int = 0
-    """Jobs of other users that got no answer, or a wrong one."""
+    """Jobs of other users that got no response, or a wrong one."""
     slowest_ms: float = 0.0
 
 
@@ -117,7 +117,7 @@ TABLE: dict[int, Row] = {}
 
 
 def table() -> str:
-    """The table of all that was tried in this run, in words and numbers."""
+    """Return the table of all attempts of this run as aligned text."""
     heads = (
         *("row", "attack", "tried", "refused", "harmless", "let through", "crashed", "leaked", "workers lost"),
         *("others lost", "slowest ms"),
@@ -143,7 +143,7 @@ def table() -> str:
 
 
 class Watching(PaintingGenerator):
-    """Paints, and remembers what it was asked to paint."""
+    """A painter that records what it was asked to paint."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -156,7 +156,7 @@ class Watching(PaintingGenerator):
 
 @dataclass
 class Names:
-    """A name server of our own: the names it knows, in order of the questions; numbers are read as the system does."""
+    """A name server that knows the given names and answers in order; it reads numbers as the system does."""
 
     known: dict[str, list[list[str]]] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
@@ -173,7 +173,7 @@ class Names:
 
 
 class World(memory_world.World):
-    """A worker that is attacked. `log` is all that it has logged since, at DEBUG."""
+    """A worker that is attacked. `log` holds everything it has logged since the last reset, at DEBUG."""
 
     generator: Watching
 
@@ -199,11 +199,11 @@ class World(memory_world.World):
                 **(fetcher or {}),
             }
         )
-        decode.start()  # once, before anything is watched: whatever starts a program afterwards is seen
+        decode.start()  # once, before anything is watched: every program started later is seen
         self.documents.before = self.bucket.before = lambda call, path: self.calls.append((call, path))
         self._runner = asyncio.Runner()
         self._jobs = 0
-        self.good()  # whatever is made once has been made
+        self.good()  # so that everything that is created once exists
 
     def services(self) -> Services:
         services = super().services()
@@ -217,16 +217,16 @@ class World(memory_world.World):
         )
 
     def valid(self, job_input: dict[str, Any]) -> dict[str, Any]:
-        """The same, with the proof of the user whom it names, where this worker wants one."""
+        """Return the input with proof of the user it names, if this worker requires proof."""
         return job_input | {"id_token": self._token(job_input)} if self._token else job_input
 
     def ask(self, job_input: object) -> dict[str, Any]:
-        """One job, from outside."""
+        """Serve one job, as a client sends it."""
         self._jobs += 1
         return self._runner.run(self.run(job_input, f"job-{self._jobs}"))
 
     def ask_at_once(self, job_inputs: Sequence[object]) -> list[dict[str, Any]]:
-        """Many jobs at the same time, as different jobs of the platform."""
+        """Serve many jobs concurrently, as separate jobs of the platform."""
 
         async def all_of_them() -> list[dict[str, Any]]:
             self._jobs += len(job_inputs)
@@ -236,7 +236,7 @@ class World(memory_world.World):
         return self._runner.run(all_of_them())
 
     def hand_over(self, call: Callable[[], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
-        """One job by another door, in the worker's own event loop."""
+        """Serve one job through another entry point, in the worker's own event loop."""
 
         async def wait() -> dict[str, Any]:
             return await call()
@@ -244,7 +244,7 @@ class World(memory_world.World):
         return self._runner.run(wait())
 
     def forget(self) -> None:
-        """Empty documents and bucket, and nothing seen so far."""
+        """Empty the documents, the bucket and all records."""
         self.documents.stored.clear()
         self.documents.history.clear()
         self.bucket.objects.clear()
@@ -255,7 +255,7 @@ class World(memory_world.World):
         self.log.truncate()
 
     def good(self, **more: Any) -> None:
-        """The worker is alive: a job right now succeeds, with a document and one file."""
+        """Check that the worker is alive: a job succeeds now, with a document and one file."""
         self.forget()
         response = self.ask(self.valid(GOOD | more))
         assert "error" not in response, response
@@ -263,7 +263,7 @@ class World(memory_world.World):
         self.forget()
 
     def close(self) -> None:
-        """End its event loop."""
+        """Close the event loop."""
         self._runner.close()
 
     # Attacks.
@@ -280,18 +280,18 @@ class World(memory_world.World):
         looks_up: bool = False,
         begun: bool = False,
     ) -> dict[str, Any]:
-        """Try one input that must be refused, and look everywhere for what it may have done.
+        """Try one input that must be refused, and look everywhere for side effects.
 
         Args:
             row: number and name of the attack.
-            job_input: what is sent.
+            job_input: the input to send.
             codes: the error codes that are right.
             names: the field that the message has to name.
             dials: addresses that may be connected to (a stand-in for the public internet).
-            hides: what must not be repeated; by default every long string of the input.
-            proven: whether the caller may act for the user whom they name; otherwise no document may be touched.
-            looks_up: whether the system may be asked what address a number or `localhost` is.
-            begun: whether only its document says that it is to be refused, beside its first step.
+            hides: a text that must not be repeated; by default every long string of the input.
+            proven: whether the caller may act for the user they name; otherwise no document may be touched.
+            looks_up: whether the system may be asked for the address of a number or of `localhost`.
+            begun: whether the job may start, because only its document leads to the refusal, during its first step.
         """
         entry = TABLE.setdefault(row[0], Row(row[1]))
         entry.tried += 1
@@ -333,7 +333,7 @@ class World(memory_world.World):
         return response
 
     def _documents_without_request(self, job_input: object) -> str:
-        """What the documents say, apart from a valid request itself: that is its owner's own, and kept for them."""
+        """Return the documents as text without `request_data`, which must hold only a valid request."""
         shown = []
         for stored, _version in self.documents.stored.values():
             kept = stored["request_data"]
@@ -343,7 +343,7 @@ class World(memory_world.World):
         return json.dumps(shown, default=str)
 
     def _check_document(self, job_input: object, code: str, proven: bool) -> None:
-        """A cloud job with valid ids whose caller may write there is refused in its document too; no other is."""
+        """Check that a job with valid ids and an authorised caller is refused in its document too, and no other job."""
         known = envelope(job_input)
         if known.owner is None or not proven:
             assert not self.documents.stored
@@ -354,7 +354,7 @@ class World(memory_world.World):
             assert (stored["status"], stored["error"]["code"]) == ("failed", code)
 
     def harmless(self, row: tuple[int, str], job_input: dict[str, Any]) -> tuple[dict[str, Any], Params, Sources]:
-        """Try one input that may be served, as long as it does nothing; the response, and what the model was given."""
+        """Try one input that may be served as long as it does no harm; returns the response and the model's inputs."""
         entry = TABLE.setdefault(row[0], Row(row[1]))
         entry.tried += 1
         self.forget()
@@ -378,7 +378,7 @@ class World(memory_world.World):
 
 
 def note(row: tuple[int, str], *, refused: int = 0, harmless: int = 0) -> None:
-    """Enter what another way than `attack` has shown."""
+    """Enter results of an attack that was not made through `attack`."""
     entry = TABLE.setdefault(row[0], Row(row[1]))
     entry.tried += refused + harmless
     entry.refused += refused
@@ -386,7 +386,7 @@ def note(row: tuple[int, str], *, refused: int = 0, harmless: int = 0) -> None:
 
 
 def _long_strings(value: object, hides: str | None) -> Iterator[str]:
-    """Strings of the input that are too long to be repeated as a whole."""
+    """Yield the strings of the input that are too long to be repeated whole."""
     if hides is not None:
         yield hides
         return

@@ -1,4 +1,4 @@
-"""What Firebase has of one user: the documents that are below their id or name it, and the objects in their folders."""
+"""Everything of one user in Firebase: documents under their id or naming it, and objects in their folders."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FOLDERS = ("generating", "uploads")
 
 
 def belongings(documents: Any, objects: Any, uid: str) -> set[str]:
-    """The paths of all of them, of a Firestore client and a bucket."""
+    """Return the paths of a user's documents and objects, from a Firestore client and a bucket."""
     found = set()
     for name in BELOW:
         found |= set(_at_and_below(documents.collection(name).document(uid)))

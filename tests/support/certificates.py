@@ -1,4 +1,4 @@
-"""Certificates that files are signed with: one of an authority that nobody knows, and what may be wrong with it."""
+"""Signing certificates of an authority that nobody trusts, optionally with a defect."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -18,7 +18,7 @@ def pem_of(key: Key) -> str:
 
 
 def certificate(key: Key | None = None, *, days: int = 30, use: x509.ObjectIdentifier | None = None) -> tuple[str, str]:
-    """The chain and the key, in PEM; valid for so many days from now."""
+    """Return the chain and the key in PEM, valid for `days` from now."""
     root_key, key = ec.generate_private_key(ec.SECP256R1()), key or ec.generate_private_key(ec.SECP256R1())
     root = _made("An authority", "An authority", root_key, root_key, days=days)
     usage = use or ExtendedKeyUsageOID.EMAIL_PROTECTION

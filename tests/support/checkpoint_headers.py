@@ -1,4 +1,4 @@
-"""Headers of safetensors files, with the names and shapes of published checkpoints and none of their weights."""
+"""Headers of safetensors files with the tensor names and shapes of published checkpoints, and no weights."""
 
 import json
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ UNET = "model.diffusion_model."
 
 
 def unet(width: int, channels: int = 4, block: int = 4) -> Tensors:
-    """The telling tensors of a UNet whose text is `width` wide."""
+    """Return the tensors that identify a UNet whose text embedding is `width` wide."""
     return {
         f"{UNET}input_blocks.0.0.weight": ("F16", [320, channels, 3, 3]),
         f"{UNET}input_blocks.{block}.1.transformer_blocks.0.attn2.to_k.weight": ("F16", [640, width]),
@@ -27,7 +27,7 @@ SDXL: Tensors = unet(2048) | ENCODERS | VAE
 
 
 def put_header(path: Path, tensors: Mapping[str, tuple[str, list[int]]], **metadata: str) -> Path:
-    """A file that says it has these tensors (name -> dtype, shape), with none of their data behind it."""
+    """Write a file that declares these tensors (name -> dtype, shape) without any of their data."""
     entries: dict[str, Any] = {
         name: {"dtype": dtype, "shape": shape, "data_offsets": [0, 0]} for name, (dtype, shape) in tensors.items()
     }

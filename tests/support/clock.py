@@ -1,4 +1,4 @@
-"""Time, measured on a machine that may be busy with something else."""
+"""Time measurements that hold on a busy machine."""
 
 import asyncio
 import time
@@ -9,29 +9,29 @@ from typing import Any, TypeVar
 Response = TypeVar("Response")
 CHANCES = 5
 SOON_SECONDS = 8.0
-"""Far more than whoever gives up at a deadline of about a second needs, far less than what it would wait for."""
+"""Far more than a call with a deadline of about a second takes, far less than what it would otherwise wait for."""
 FIREBASE_DOWN_SECONDS = 30.0
-"""The budgets of `core.timing` stay below 15 s; Google's own clients would go on for a minute and more."""
+"""The budgets of `core.timing` stay below 15 s; Google's own clients would retry for a minute and more."""
 STALL_SECONDS = 0.2
-"""An event loop that turns every 10 ms and is late by this much stood still."""
+"""An event loop that turns every 10 ms is considered blocked when it is this late."""
 
 
 def took(work: Callable[[], object]) -> float:
-    """How many seconds it took."""
+    """Return the seconds that the work took."""
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
 
 
 def computed(work: Callable[[], object]) -> float:
-    """How many seconds this thread computed for it: who else is on the machine counts for nothing."""
+    """Return this thread's CPU seconds for the work, which other load on the machine does not change."""
     started = time.thread_time()
     work()
     return time.thread_time() - started
 
 
 def until(found: Callable[[], Any], seconds: float = 60.0, what: str = "condition") -> Any:
-    """What is found, once there is something."""
+    """Poll until `found` returns something true, and return it."""
     deadline = time.monotonic() + seconds
     while not (value := found()):
         assert time.monotonic() < deadline, f"no {what} within {seconds:g} s"
@@ -40,9 +40,9 @@ def until(found: Callable[[], Any], seconds: float = 60.0, what: str = "conditio
 
 
 async def while_the_loop_turns(job: Awaitable[Response]) -> tuple[Response, float]:
-    """What the job gives, and the share of its time in which the event loop stood still.
+    """Return the job's response, and the share of its time in which the event loop was blocked.
 
-    A job that waits inside the loop stands still for nearly all of it; a busy machine holds it up now and then.
+    A job that waits inside the loop blocks it for nearly all of that time; a busy machine only now and then.
     """
     running = asyncio.ensure_future(job)
     began = last = time.monotonic()
@@ -55,12 +55,12 @@ async def while_the_loop_turns(job: Awaitable[Response]) -> tuple[Response, floa
 
 
 def is_within(bound: float, work: Callable[[], object]) -> bool:
-    """Whether it can be done in less than `bound` seconds: whoever is too slow by design misses every chance."""
+    """Whether one of several tries takes less than `bound` seconds; work that is slow by design misses every one."""
     return any(took(work) < bound for _ in range(CHANCES))
 
 
 class Busy(ThreadPoolExecutor):
-    """One thread that has something else to do before each call; `begun` is when the call that runs began."""
+    """One thread that has other work to do before each call; `begun` is when the current call began."""
 
     def __init__(self) -> None:
         super().__init__(1)

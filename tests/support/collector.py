@@ -1,4 +1,4 @@
-"""An OpenTelemetry collector on loopback: what is sent to it over OTLP and HTTP, decoded."""
+"""An OpenTelemetry collector on loopback that decodes what it receives over OTLP and HTTP."""
 
 import gzip
 import threading
@@ -35,7 +35,7 @@ class Collector:
         return [span for span in self.spans if span.name == name]
 
     def points(self, name: str) -> list[tuple[dict[str, Any], Any]]:
-        """The newest data points of an instrument: attributes, and the point."""
+        """Return the newest data points of an instrument, each with its attributes."""
         found = [metric for metric in self.metrics if metric.name == name]
         if not found:
             return []
@@ -44,7 +44,7 @@ class Collector:
 
 
 def attributes(of: Any) -> dict[str, Any]:
-    """A message's attributes as plain values."""
+    """Return a message's attributes as plain values."""
     return {item.key: getattr(item.value, item.value.WhichOneof("value")) for item in of.attributes}
 
 

@@ -1,4 +1,4 @@
-"""LoRAs for the built-in SDXL model, of random weights; no torch."""
+"""LoRAs with random weights for the built-in SDXL model; no torch."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from worker.engine.models.hub import DEMO_MODELS
 
 
 def lora(path: Path, seed: int) -> Path:
-    """Random low-rank weights for the built-in UNet's attention, in diffusers' names."""
+    """Write random low-rank weights for the built-in UNet's attention, in diffusers' names."""
     (weights,) = (DEMO_MODELS / "sdxl" / "unet").glob("*.safetensors")
     dice, tensors = np.random.default_rng(seed), {}
     for name, weight in load_file(weights).items():

@@ -1,6 +1,6 @@
-"""The prompts that the demo models are measured with, and how their pictures are marked. Knows no pixels and no models.
+"""The prompts that measure the demo models, and the marking of their pictures. Knows no pixels and no models.
 
-Every prompt names all that is checked, and is of a combination that the training left out.
+Every prompt names everything that is checked, in a combination that the training left out.
 """
 
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from tests.support.pixel_checker import Seen
 
 @dataclass(frozen=True)
 class Case:
-    """A prompt and what it asks for."""
+    """A prompt and the attributes it asks for."""
 
     prompt: str
     shape: str
@@ -66,7 +66,7 @@ CLIPS = (
 
 
 def right(case: Case, seen: Seen) -> dict[str, bool]:
-    """Per attribute whether the picture shows what the prompt asked for; `all` is all of them together."""
+    """Return, per attribute, whether the picture shows what the prompt asked for; `all` is the conjunction."""
     marks = {
         "colour": seen.colour == case.colour,
         "background": seen.background == case.background,
@@ -78,16 +78,16 @@ def right(case: Case, seen: Seen) -> dict[str, bool]:
 
 @dataclass
 class Tally:
-    """Counts of what was right, by attribute."""
+    """Counts of correct marks, by attribute."""
 
     marks: dict[str, list[bool]] = field(default_factory=dict)
 
     def add(self, marks: dict[str, bool]) -> None:
-        """One more picture or clip."""
+        """Add one picture or clip."""
         for name, mark in marks.items():
             self.marks.setdefault(name, []).append(mark)
 
     def share(self, name: str) -> float | None:
-        """Per cent right; None where it was never asked for."""
+        """Return the per cent correct; None if it was never asked for."""
         marks = self.marks.get(name)
         return 100 * sum(marks) / len(marks) if marks else None

@@ -1,4 +1,4 @@
-"""A bucket with one object that is not what its size says, behind Google's own client: a stand-in for the service."""
+"""A bucket with one object that is not as large as it claims, served over HTTP to Google's own client."""
 
 import functools
 import gzip
@@ -27,7 +27,7 @@ ENCODERS: dict[str, Callable[[bytes], bytes]] = {
 
 @functools.cache
 def bomb(encoding: str) -> bytes:
-    """300 MiB of nothing, in a few hundred bytes or kilobytes."""
+    """Return 300 MiB of zeros, compressed to a few hundred bytes or kilobytes."""
     if encoding != encoding.lower():
         return bomb(encoding.lower())
     inner, _, last = encoding.rpartition(", ")
@@ -37,10 +37,10 @@ def bomb(encoding: str) -> bytes:
 
 
 class Google(http.server.BaseHTTPRequestHandler):
-    """Cloud Storage's two answers to a read: what an object is, and its bytes, encoded as they are stored.
+    """Cloud Storage's two responses to a read: an object's metadata, and its bytes, encoded as they are stored.
 
-    https://cloud.google.com/storage/docs/transcoding: to a client that says it takes gzip, and of every other encoding,
-    the stored bytes are sent with their `Content-Encoding`.
+    https://cloud.google.com/storage/docs/transcoding: the stored bytes are sent with their `Content-Encoding` to a
+    client that accepts gzip, and for every other encoding.
     """
 
     data: bytes
@@ -68,12 +68,12 @@ class Google(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Says nothing."""
+        """Log nothing."""
 
 
 @contextmanager
 def serving(data: bytes, encoding: str | None = None, **told: Any) -> Iterator[Any]:
-    """A bucket through Google's own client, whose one object is this; `told_…` is said of it instead of the truth."""
+    """Yield a bucket of Google's own client with this one object; `told_…` overrides its true metadata."""
     truth = {"data": data, "encoding": encoding, "told_encoding": encoding, "told_size": len(data)}
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), type("Handler", (Google,), truth | told)) as server:
         server.daemon_threads = True

@@ -14,7 +14,7 @@ from worker.core.types import Preview, Progress, Sources
 
 
 class Recorder:
-    """A `Control` that remembers what it was told, and stops the job when the step `cancel_at` has been reported."""
+    """A `Control` that records everything it is told, and cancels the job once step `cancel_at` has been reported."""
 
     def __init__(self, cancel_at: int | None = None) -> None:
         self.cancel_at = cancel_at
@@ -43,7 +43,7 @@ class Recorder:
 
 
 def image_params(**changes: Any) -> ImageParams:
-    """A small image job: 64 x 64, 3 steps."""
+    """Return a small image job: 64 x 64, 3 steps."""
     values: dict[str, Any] = {
         "prompt": "a red circle",
         "negative_prompt": "",
@@ -58,7 +58,7 @@ def image_params(**changes: Any) -> ImageParams:
 
 
 def video_params(**changes: Any) -> VideoParams:
-    """A small video job: 64 x 64, 5 frames, 2 steps."""
+    """Return a small video job: 64 x 64, 5 frames, 2 steps."""
     values: dict[str, Any] = {
         "prompt": "a red circle",
         "negative_prompt": "",
@@ -75,20 +75,20 @@ def video_params(**changes: Any) -> VideoParams:
 
 
 def picture(width: int = 64, height: int = 64, seed: int = 0) -> Image.Image:
-    """A picture whose pixels all differ."""
+    """Return a picture whose pixels all differ."""
     noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(noise)
 
 
 def stripe_mask(width: int = 64, height: int = 64) -> Image.Image:
-    """White in the middle third of the columns, black beside."""
+    """Return a mask that is white in the middle third of the columns and black elsewhere."""
     mask = Image.new("L", (width, height))
     mask.paste(255, (width // 3, 0, 2 * width // 3, height))
     return mask
 
 
 def sources_of(task_type: str) -> Sources:
-    """The source pictures of a small job of this task."""
+    """Return the source pictures of a small job of this task."""
     return Sources(
         image=picture() if task_type in {"img2img", "inpaint", "upscale", "img2video"} else None,
         mask=stripe_mask() if task_type == "inpaint" else None,

@@ -1,4 +1,4 @@
-"""The app's backend of `examples/functions`, beside its packages, and its wallet told what workers wrote."""
+"""Runs the app's backend of `examples/functions`, and its wallet on documents that workers wrote."""
 
 import json
 import subprocess
@@ -13,13 +13,13 @@ from tools.emulators.install import InstallError, MissingNodeError, find_node, i
 
 FUNCTIONS = Path(__file__).parents[2] / "examples" / "functions"
 USERS = 16
-"""Wallets that the generations are shared out to: each has its own turns."""
+"""Wallets among which the generations are shared; each processes its own."""
 TOLD = ("status", "attempt", "job_id", "generation_data", "usage")
-"""The fields of a document that a wallet looks at."""
+"""The fields of a document that a wallet reads."""
 
 
 def beside_packages(parent: Path) -> Path:
-    """A copy of the functions in `parent`, beside their packages: ES modules look for them nowhere else."""
+    """Copy the functions to `parent`, next to their packages: ES modules resolve them nowhere else."""
     try:
         packages = install(FUNCTIONS, development=True)
     except (MissingNodeError, InstallError) as error:
@@ -31,10 +31,10 @@ def beside_packages(parent: Path) -> Path:
 
 
 def paid(histories: Mapping[str, Sequence[DocumentWrite]], parent: Path) -> str:
-    """One line on what the wallet made of these documents, by file_uid; whoever finds a sum wrong says which.
+    """Let the wallet process these documents, by file_uid; returns a one-line summary.
 
     Raises:
-        AssertionError: a result was not paid once, at its price, or something stays held.
+        AssertionError: a result was not paid exactly once, at its price, or an amount is still held.
     """
     lines = parent / "histories.jsonl"
     with lines.open("w") as written:
@@ -62,7 +62,7 @@ def paid(histories: Mapping[str, Sequence[DocumentWrite]], parent: Path) -> str:
 
 
 def _documents(writes: Sequence[DocumentWrite]) -> list[dict[str, Any] | None]:
-    """What stood there after each write, as far as a wallet looks at it; None where it was deleted."""
+    """Return the fields a wallet reads after each write; None where the document was deleted."""
     documents: list[dict[str, Any] | None] = []
     fields: dict[str, Any] = {}
     for write in writes:

@@ -1,4 +1,4 @@
-"""Stand-ins behind the worker's own Protocols: in memory, and misbehaving on request.
+"""In-memory fakes behind the worker's own Protocols, which misbehave on request.
 
 Each implements the real interface; `test_contracts.py` runs the same tests over these and over the emulators.
 """
@@ -28,7 +28,7 @@ from worker.storage.store import ObjectInfo, ObjectTooLarge
 
 
 class MemoryDocumentStore:
-    """`Documents` in memory. `history` keeps every state a document went through, as a listener would see them."""
+    """`Documents` in memory. `history` keeps every state of a document, as a listener would see them."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -37,7 +37,7 @@ class MemoryDocumentStore:
         self.history: dict[str, list[dict[str, Any]]] = {}
         self._written: dict[object, datetime] = {}
         self.tells_time = True
-        """Whether the server's time is known from an earlier answer."""
+        """Whether the server's time is known from an earlier response."""
         self.before: Callable[[str, str], None] = lambda _call, _path: None
         self.after: Callable[[str, str], None] = lambda _call, _path: None
 
@@ -72,7 +72,7 @@ class MemoryDocumentStore:
         return self._written[version]
 
     def write_as_app(self, path: str, fields: Mapping[str, Any] | None) -> None:
-        """What a phone or a console does: no precondition, other fields kept; None deletes."""
+        """Write as a phone or a console does: no precondition, other fields kept; None deletes."""
         with self._lock:
             if fields is None:
                 self.stored.pop(path, None)
@@ -110,7 +110,7 @@ class MemoryBucket:
 
     @property
     def uploads(self) -> int:
-        """Of results; thumbnails are not counted."""
+        """Return the number of uploaded results; thumbnails are not counted."""
         return sum("/thumbs/" not in path for path in self.uploaded)
 
     def info(self, path: str, *, deadline: float) -> ObjectInfo | None:
@@ -183,7 +183,7 @@ class MemoryBucket:
 
 
 def is_down(service: str, kind: str = "unreachable", calls: Sequence[str] = ()) -> Callable[[str, str], None]:
-    """A `before` or `after` hook: the service does not answer (these calls)."""
+    """Return a `before` or `after` hook under which the service does not respond (to these calls)."""
 
     def fail(call: str, _path: str) -> None:
         if not calls or call in calls:
@@ -193,7 +193,7 @@ def is_down(service: str, kind: str = "unreachable", calls: Sequence[str] = ()) 
 
 
 def fails_times(count: int, hook: Callable[[str, str], None]) -> Callable[[str, str], None]:
-    """The hook, for its first `count` failures only."""
+    """Return the hook, active for its first `count` failures only."""
     left = [count]
 
     def fail(call: str, path: str) -> None:
@@ -217,7 +217,7 @@ class TokenUsers:
 
 
 PATIENCE = 10.0
-"""Seconds until what never comes fails a test."""
+"""Seconds until a test fails for something that never happens."""
 
 
 class PaintingGenerator:
@@ -225,8 +225,7 @@ class PaintingGenerator:
 
     step_seconds = 0.0
     lingers = False
-    """Whether its second step lasts until it is asked to stop, as long as it has `PATIENCE`: what it is given is not to
-    be made."""
+    """Whether the second step lasts until the job is asked to stop, for at most `PATIENCE`."""
 
     def __init__(self, *, side: int = 64, steps: int = 4) -> None:
         self.side, self.steps = side, steps

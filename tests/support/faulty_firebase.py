@@ -1,4 +1,4 @@
-"""The local Firebase with everything between it and the worker under a test's control."""
+"""The local Firebase, with everything between it and the worker under a test's control."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ __all__ = ["Fault", "FaultyFirebase", "HttpProxy", "SeenRequest", "TcpProxy"]
 class FaultyFirebase(FirebaseEmulators):
     """`FirebaseEmulators` whose `env` leads through `storage_proxy` and `firestore_proxy`.
 
-    `firestore_address`, `storage_url`, `documents` and `objects` still go straight to the emulators: the test
-    sees the truth while the worker sees the faults.
+    `firestore_address`, `storage_url`, `documents` and `objects` still go straight to the emulators: the test sees the
+    true state while the worker sees the faults.
     """
 
     storage_proxy: HttpProxy
@@ -35,7 +35,7 @@ class FaultyFirebase(FirebaseEmulators):
 
     @property
     def env(self) -> dict[str, str]:
-        """The variables that lead Google's libraries to the proxies."""
+        """The variables that direct Google's libraries to the proxies."""
         return {
             **super().env,
             "FIRESTORE_EMULATOR_HOST": self.firestore_proxy.address,
@@ -48,7 +48,7 @@ class FaultyFirebase(FirebaseEmulators):
         self.firestore_proxy.latency = seconds
 
     def reset(self) -> None:
-        """Forget documents, objects, faults and requests; both services are up, fast and reachable again."""
+        """Clear documents, objects, faults and requests; both services are up, fast and reachable again."""
         self.set_latency(0.0)
         self.storage_proxy.accept()
         self.storage_proxy.clear()

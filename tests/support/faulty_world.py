@@ -1,4 +1,4 @@
-"""What the fault tests look at: one Firebase that can be made to fail, workers in this process or in their own.
+"""The world of the fault tests: a Firebase that fails on command, and workers in this process or in their own.
 
 `Truth` reads past every proxy. `World` serves jobs in this process with the real adapters; `Endpoint` runs worker
 processes under RunPod's stand-in.
@@ -42,13 +42,13 @@ def path_of(file_uid: str, user: str = USER) -> str:
 
 
 def cloud(file_uid: str, prompt: str = "a fox", /, **fields: Any) -> dict[str, Any]:
-    """A small request for cloud storage."""
+    """Return a small request for cloud storage."""
     owner = {"user_id": USER, "file_uid": file_uid, "use_cloud_storage": True}
     return {**owner, "prompt": prompt, "seed": 7, **fields}
 
 
 class Truth:
-    """What Firestore and the bucket really hold."""
+    """The actual contents of Firestore and the bucket."""
 
     def __init__(self, firebase: FaultyFirebase) -> None:
         self.firebase = firebase
@@ -64,19 +64,19 @@ class Truth:
         return self.firebase.writes(path_of(file_uid))
 
     def statuses(self, file_uid: str) -> list[str]:
-        """The statuses that were written, in order."""
+        """Return the statuses that were written, in order."""
         return [str(write.fields["status"]) for write in self.writes(file_uid) if "status" in (write.fields or {})]
 
     def write_as_app(self, file_uid: str, fields: Mapping[str, Any]) -> None:
         self.firebase.documents.document(path_of(file_uid)).set(dict(fields), merge=True)
 
     def let_lease_run_out(self, file_uid: str) -> None:
-        """Ninety seconds pass, in which nobody kept the document."""
+        """Let ninety seconds pass in which nobody renews the document's lease."""
         past = datetime.now(UTC) - timedelta(seconds=1)
         self.firebase.documents.document(path_of(file_uid)).update({"expires_at": past, "heartbeat_at": past})
 
     def objects(self, file_uid: str | None = None) -> dict[str, Any]:
-        """Objects by name; only those of one generation if given."""
+        """Return the objects by name, of one generation if given."""
         blobs = {blob.name: blob for blob in self.firebase.objects.list_blobs()}
         return {name: blob for name, blob in blobs.items() if file_uid is None or is_of(name, file_uid)}
 
@@ -88,12 +88,12 @@ class Truth:
         return [blob.generation for blob in self.results(file_uid).values()]
 
     def uploads(self, kind: str | None = None) -> int:
-        """How many upload requests came to the bucket's door (and met this fault)."""
+        """Return the number of upload requests that reached the bucket's proxy (and met this fault)."""
         seen = [request for request in self.firebase.storage_proxy.requests if "/upload/" in request.path]
         return len([request for request in seen if kind is None or request.fault == kind])
 
     def check_completed(self, file_uid: str, response: Mapping[str, Any], *, count: int = 1) -> dict[str, Any]:
-        """Response, document, objects and URLs agree on a result in the bucket (I1, I3, I6); the document."""
+        """Check that response, document, objects and URLs agree on a result (I1, I3, I6); return the document."""
         assert "error" not in response, response
         assert response["storage"] == "firebase", response
         document = self.document(file_uid)
@@ -107,7 +107,8 @@ class Truth:
     def check_files(
         self, file_uid: str, data: Mapping[str, Any], *, count: int = 1, objects: Mapping[str, Any] | None = None
     ) -> None:
-        """Every file of a stored result is there, whole, and its URL serves it; its thumbnail, too, and nothing else.
+        """Check that every file of a stored result and its thumbnail is there, whole and served by its URL, and nothing
+        else.
 
         `objects` are those of the generation, if they were listed already.
         """
@@ -126,7 +127,7 @@ class Truth:
             assert content[:4] in {b"\x89PNG", b"RIFF", b"\xff\xd8\xff\xe0"} or content[4:8] == b"ftyp"
 
     def check_failed(self, file_uid: str, response: Mapping[str, Any] | None, code: str, *, retryable: bool) -> None:
-        """The document is failed for that reason, the response says the same, no object stays."""
+        """Check that document and response failed with this code, and that no object is left."""
         document = self.document(file_uid)
         assert document is not None
         assert document["status"] == "failed", document
@@ -138,7 +139,7 @@ class Truth:
             assert response["error"] == f"{code}: {document['error']['message']}"
 
     def nothing_outside(self) -> bool:
-        """Whether nothing was written but documents of generations and objects under `generating/` (I6)."""
+        """Whether only documents of generations and objects under `generating/` were written (I6)."""
         documents = all(write.path.startswith("generations/") for write in self.firebase.writes())
         return documents and all(name.startswith("generating/") for name in self.objects())
 
@@ -149,7 +150,7 @@ def is_of(name: str, file_uid: str) -> bool:
 
 
 def fetch(url: str) -> bytes | None:
-    """What a client gets from a download URL; None where it is not served."""
+    """Return what a client gets from a download URL; None where it is not served."""
     try:
         with urllib.request.urlopen(url, timeout=10) as answer:
             content: bytes = answer.read()
@@ -159,30 +160,30 @@ def fetch(url: str) -> bytes | None:
 
 
 class Ledger:
-    """What painters painted."""
+    """The record of what painters painted."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def events(self) -> list[dict[str, Any]]:
-        """`{"event": "begin" | "painted" | "end", "at", "worker", "pid", "file_uid"}`, in order."""
+        """Return `{"event": "begin" | "painted" | "end", "at", "worker", "pid", "file_uid"}`, in order."""
         return [json.loads(line) for line in self.path.read_text().splitlines()] if self.path.exists() else []
 
     def begun(self, file_uid: str) -> int:
-        """How often a generation began."""
+        """Return how often a generation began."""
         return self._count(file_uid, "begin")
 
     def painted(self, file_uid: str) -> int:
-        """How often it came to its end: one that turns out not to be wanted is stopped at a step."""
+        """Return how often a generation was painted to its end; an unwanted one stops at a step."""
         return self._count(file_uid, "painted")
 
     def _count(self, file_uid: str, what: str) -> int:
         return sum(1 for event in self.events() if (event["file_uid"], event["event"]) == (file_uid, what))
 
     def overlaps(self) -> int:
-        """How often a process began a generation before its last one had ended (I5).
+        """Return how often a process began a generation before its previous one had ended (I5).
 
-        In an hour of workers that are killed and started the system gives a number to a second process.
+        When workers are killed and started for an hour, the system reuses process ids.
         """
         running: dict[tuple[str, int], bool] = {}
         count = 0
@@ -213,7 +214,7 @@ class World(Truth):
         return response
 
     async def lives(self) -> None:
-        """The same worker takes another job and succeeds."""
+        """Check that the same worker takes another job and succeeds."""
         name = f"after-{time.monotonic_ns()}"
         self.check_completed(name, await self.serve(cloud(name), name))
 
@@ -232,7 +233,7 @@ class Endpoint(Truth):
         self._stack.close()
 
     def start(self, worker_id: str = "worker-1", env: Mapping[str, str] | None = None, **script: Any) -> WorkerProcess:
-        """Start a worker; it may not be ready yet."""
+        """Start a worker without waiting until it is ready."""
         painter = json.dumps({"ledger": str(self.ledger.path), **script})
         variables = {**self.firebase.env, "PAINTER": painter, "PYTHONPATH": str(ROOT), **(env or {})}
         worker = WorkerProcess(self.plane, variables, script=SCRIPT, worker_id=worker_id)
@@ -240,21 +241,21 @@ class Endpoint(Truth):
         return worker
 
     def ready(self, worker_id: str = "worker-1", env: Mapping[str, str] | None = None, **script: Any) -> WorkerProcess:
-        """Start a worker that takes jobs."""
+        """Start a worker and wait until it takes jobs."""
         return self.start(worker_id, env, **script).wait_ready()
 
     def answer(self, job: str, *, count: int = 1, seconds: float = 60.0) -> dict[str, Any]:
-        """The response to a job as its client sees it."""
+        """Return the response to a job as its client sees it."""
         posted = self.plane.wait(job, seconds, count=count)
         output: dict[str, Any] = posted["output"]
-        # RunPod's SDK takes `error` out of the response and puts it beside it.
+        # RunPod's SDK moves `error` out of the response and puts it next to it.
         return {**output, "error": posted["error"]} if "error" in posted else output
 
     def serve(self, job_input: Mapping[str, Any], seconds: float = 60.0) -> dict[str, Any]:
         return self.answer(self.plane.submit(dict(job_input)), seconds=seconds)
 
     def lives(self, worker: WorkerProcess | None = None) -> None:
-        """The same process (the newest, if not named) takes another job and succeeds."""
+        """Check that the same process (by default the newest) takes another job and succeeds."""
         worker = worker or self.workers[-1]
         assert worker.returncode is None, f"the worker ended with {worker.returncode}"
         name = f"after-{time.monotonic_ns()}"
@@ -266,7 +267,7 @@ class Endpoint(Truth):
         until(lambda: self.status(file_uid) == "processing", what=f"claim of {file_uid}")
 
     def check_posts(self) -> None:
-        """Nothing was posted that RunPod would drop (I7), and nothing was written where it must not be (I6)."""
+        """Check that nothing was posted that RunPod would drop (I7), or written where it must not be (I6)."""
         for post in self.plane.posts:
             assert post.payload is not None, "a post is not strict JSON"
             assert len(post.body) < MAX_POST_BYTES
@@ -275,7 +276,7 @@ class Endpoint(Truth):
 
 
 def reap(firebase: FaultyFirebase) -> str:
-    """Run the reaper as cron does; what it logged."""
+    """Run the reaper as cron does; returns its log."""
     command = [sys.executable, "-m", "worker.reaper"]
     done = subprocess.run(
         command,
@@ -291,5 +292,5 @@ def reap(firebase: FaultyFirebase) -> str:
 
 
 def children(worker: WorkerProcess) -> list[int]:
-    """Processes of a worker's group that still run."""
+    """Return the processes of a worker's group that still run."""
     return [pid for pid in group_members(worker.pid) if pid != os.getpid()]

@@ -1,4 +1,4 @@
-"""What Firestore refuses to store, as its documentation says, written apart from the worker.
+"""Firestore's documented storage limits, implemented independently of the worker.
 
 https://firebase.google.com/docs/firestore/quotas, /storage-size and /manage-data/data-types
 """
@@ -16,7 +16,7 @@ MAX_INDEX_ENTRIES = 40_000
 
 
 def value_bytes(value: Any) -> int:
-    """The size of a field's value."""
+    """Return the size of a field's value."""
     if value is None or isinstance(value, bool):
         return 1
     if isinstance(value, str):
@@ -33,17 +33,17 @@ def value_bytes(value: Any) -> int:
 
 
 def document_bytes(path: str, fields: Mapping[str, Any]) -> int:
-    """The size of a document: its name, its fields, 32 bytes."""
+    """Return the size of a document: its name, its fields and 32 bytes."""
     return sum(len(part.encode()) + 1 for part in path.split("/")) + 16 + value_bytes(fields) + 32
 
 
 def problems(path: str, fields: Mapping[str, Any]) -> Iterator[str]:
-    """Why Firestore would refuse the document; nothing where it takes it."""
+    """Yield the reasons why Firestore would refuse the document; nothing if it accepts it."""
     yield from _problems(fields, 0, "")
     try:
         size = document_bytes(path, fields)
     except (TypeError, UnicodeEncodeError):
-        return  # told above
+        return  # already reported
     if size > MAX_DOCUMENT_BYTES:
         yield f"the document has {size} bytes"
     if _index_entries(fields) > MAX_INDEX_ENTRIES:
@@ -84,7 +84,7 @@ def _is_utf8(text: str) -> bool:
 
 
 def _index_entries(value: Any) -> int:
-    """Two of a field, one way up and one down, and one of each thing that an array contains."""
+    """Return the index entries of a field: one ascending, one descending, and one for each element of an array."""
     if isinstance(value, Mapping):
         return sum(2 + _index_entries(item) for item in value.values())
     return len(value) if isinstance(value, list | tuple) else 0

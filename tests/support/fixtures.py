@@ -14,7 +14,7 @@ import pytest
 
 from worker.core import timing
 
-if TYPE_CHECKING:  # quick tests do without, and so does xdist's own process
+if TYPE_CHECKING:  # quick tests do without, and so does xdist's main process
     from tests.support.faulty_firebase import FaultyFirebase
     from tests.support.gcs import FakeGcs
     from tools.emulators.control_plane import ControlPlane
@@ -24,7 +24,7 @@ Emulators = TypeVar("Emulators")
 
 
 def missing(reason: str) -> None:
-    """Skip the running test with a reason; fail it instead where CI=true says that nothing may be missing."""
+    """Skip the running test with a reason, or fail it where CI=true forbids skipping."""
     if os.environ.get("CI", "").lower() == "true":
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
@@ -47,7 +47,7 @@ def _running(emulators: AbstractContextManager[Emulators]) -> Iterator[Emulators
 
 @pytest.fixture(scope="session")
 def firebase_session() -> Iterator[FirebaseEmulators]:
-    """The emulators, started once for all tests."""
+    """Yield the emulators, started once for all tests."""
     from tools.emulators.firebase import FirebaseEmulators
 
     yield from _running(FirebaseEmulators())
@@ -55,14 +55,14 @@ def firebase_session() -> Iterator[FirebaseEmulators]:
 
 @pytest.fixture
 def firebase(firebase_session: FirebaseEmulators) -> FirebaseEmulators:
-    """Firestore and Storage, empty; Auth starts when a test looks at `auth_host` or creates a user."""
+    """Return Firestore and Storage, empty; Auth starts when a test reads `auth_host` or creates a user."""
     firebase_session.reset()
     return firebase_session
 
 
 @pytest.fixture(scope="session")
 def faulty_firebase_session() -> Iterator[FaultyFirebase]:
-    """The emulators behind proxies, started once for all tests."""
+    """Yield the emulators behind proxies, started once for all tests."""
     from tests.support.faulty_firebase import FaultyFirebase
 
     yield from _running(FaultyFirebase())
@@ -70,7 +70,7 @@ def faulty_firebase_session() -> Iterator[FaultyFirebase]:
 
 @pytest.fixture
 def faulty_firebase(faulty_firebase_session: FaultyFirebase) -> Iterator[FaultyFirebase]:
-    """Firestore and Storage behind fault-injecting proxies, empty and without faults."""
+    """Yield Firestore and Storage behind fault-injecting proxies, empty and without faults."""
     faulty_firebase_session.reset()
     yield faulty_firebase_session
     faulty_firebase_session.reset()
@@ -78,7 +78,7 @@ def faulty_firebase(faulty_firebase_session: FaultyFirebase) -> Iterator[FaultyF
 
 @pytest.fixture(scope="session")
 def fake_gcs_session() -> Iterator[FakeGcs]:
-    """The independent Cloud Storage server, started once for all tests."""
+    """Yield the independent Cloud Storage server, started once for all tests."""
     from tests.support.gcs import FakeGcs
 
     yield from _running(FakeGcs())
@@ -86,14 +86,14 @@ def fake_gcs_session() -> Iterator[FakeGcs]:
 
 @pytest.fixture
 def fake_gcs(fake_gcs_session: FakeGcs) -> FakeGcs:
-    """The independent Cloud Storage server, empty."""
+    """Return the independent Cloud Storage server, empty."""
     fake_gcs_session.reset()
     return fake_gcs_session
 
 
 @pytest.fixture
 def control_plane() -> Iterator[ControlPlane]:
-    """A fresh stand-in for RunPod."""
+    """Yield a fresh stand-in for RunPod."""
     from tools.emulators.control_plane import ControlPlane
 
     with ControlPlane() as plane:
@@ -102,6 +102,6 @@ def control_plane() -> Iterator[ControlPlane]:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The worker soon gives up on its documents: for what it does then, not for how long it tries."""
+    """Let the worker give up on its documents soon, for tests of what it does then rather than of how long it tries."""
     for name in ("CLAIM_SECONDS", "TERMINAL_SECONDS"):
         monkeypatch.setattr(timing, name, 0.2)

@@ -1,6 +1,6 @@
 """A second, independent Cloud Storage server: honours generation preconditions, knows no download tokens.
 
-It is there to check preconditions against something other than the Storage emulator that this package extends.
+It checks preconditions against something other than the Storage emulator that this package extends.
 """
 
 from __future__ import annotations

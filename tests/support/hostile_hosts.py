@@ -1,4 +1,4 @@
-"""Hosts that lead inside, in every spelling that some reader of URLs takes: row of the attack table -> name, hosts."""
+"""Hosts that lead to internal addresses, in every spelling that some URL parser accepts: attack row -> name, hosts."""
 
 INNER: dict[int, tuple[str, str]] = {
     39: ("metadata services", "169.254.169.254 [fd00:ec2::254] 169.254.170.2 100.100.100.200"),

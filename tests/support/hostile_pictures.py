@@ -1,4 +1,4 @@
-"""Pictures made byte by byte, and a bound on the memory that reading one takes."""
+"""Pictures built byte by byte, and a bound on the memory that reading one takes."""
 
 import contextlib
 import io
@@ -28,14 +28,14 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def png(width: int, height: int, *chunks: bytes, rows: bytes | None = None) -> bytes:
-    """An RGB PNG with extra chunks before its pixels; `rows` are the filtered rows, by default black."""
+    """Return an RGB PNG with extra chunks before its pixels; `rows` are the filtered rows, black by default."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
     pixels = zlib.compress(bytes(height * (3 * width + 1)) if rows is None else rows)
     return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
 def webp_of(width: int, height: int) -> bytes:
-    """A lossless WebP that says it is so large, and ends behind that."""
+    """Return a lossless WebP that declares this size and ends right after."""
     content = b"VP8L" + struct.pack("<I", 6) + b"\x2f" + (width - 1 | height - 1 << 14).to_bytes(4, "little") + b"\0"
     return b"RIFF" + struct.pack("<I", 4 + len(content)) + b"WEBP" + content
 
@@ -54,7 +54,7 @@ def bmp_of(width: int, height: int) -> bytes:
 
 
 def tiff_of(width: int, height: int) -> bytes:
-    """One strip that holds all rows, as it says."""
+    """Return a TIFF that declares one strip with all rows."""
     entries = [(256, width), (257, height), (258, 8), (259, 1), (262, 1), (273, 8), (277, 1), (278, height)]
     entries.append((279, width * height & 0xFFFFFFFF))
     table = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries)
@@ -62,7 +62,7 @@ def tiff_of(width: int, height: int) -> bytes:
 
 
 def heic_of(width: int, height: int) -> bytes:
-    """A real HEIC whose container says that it is so large."""
+    """Return a real HEIC whose container declares this size."""
     pillow_heif.register_heif_opener()
     return _with_extents(saved(Image.new("RGB", (64, 64)), "HEIF"), width, height)
 
@@ -72,10 +72,10 @@ def avif_of(width: int, height: int) -> bytes:
 
 
 def grid_of(width: int, height: int) -> bytes:
-    """A HEIC of tiles, whose grid says that it is so large."""
+    """Return a tiled HEIC whose grid declares this size."""
     pillow_heif.register_heif_opener()
     data = bytearray(saved(Image.new("RGB", (256, 256)), "HEIF", tile_size=64))
-    # The grid's own item: version, flags for 32 bits, rows and columns less one, width, height (ISO/IEC 23008-12).
+    # The grid item: version, flags for 32 bits, rows and columns minus one, width, height (ISO/IEC 23008-12).
     short = struct.pack(">BBBBHH", 0, 0, 3, 3, 256, 256)
     long = struct.pack(">BBBBII", 0, 1, 3, 3, 256, 256)
     at = data.find(short)
@@ -88,7 +88,7 @@ def grid_of(width: int, height: int) -> bytes:
 
 
 def boxes_of(brand: bytes, *boxes: bytes) -> bytes:
-    """A file in ISO's base media format that is its brand and such boxes."""
+    """Return a file in ISO's base media format with this brand and these boxes."""
     return box(b"ftyp", brand + bytes(4) + b"mif1" + brand) + b"".join(boxes)
 
 
@@ -102,7 +102,7 @@ def nested_boxes(kind: bytes, depth: int) -> bytes:
 
 
 def _with_extents(data: bytes, width: int, height: int) -> bytes:
-    """Every `ispe` box of a container says so."""
+    """Rewrite the size in every `ispe` box of a container."""
     changed, at = bytearray(data), data.find(b"ispe")
     while at >= 0:
         changed[at + 8 : at + 16] = struct.pack(">II", width, height)
@@ -111,7 +111,7 @@ def _with_extents(data: bytes, width: int, height: int) -> bytes:
 
 
 def progressive_of(width: int, height: int) -> bytes:
-    """A progressive JPEG that says it is so large."""
+    """Return a progressive JPEG that declares this size."""
     data = bytearray(saved(Image.new("RGB", (16, 16)), "JPEG", progressive=True))
     at = data.index(b"\xff\xc2")
     data[at + 5 : at + 9] = struct.pack(">HH", height, width)
@@ -120,7 +120,7 @@ def progressive_of(width: int, height: int) -> bytes:
 
 @contextlib.contextmanager
 def flat_memory(megabytes: int) -> Iterator[None]:
-    """What happens inside adds at most so much to the memory this process holds at any moment (told on Linux only)."""
+    """Check that the body adds at most `megabytes` to this process's peak memory (on Linux only)."""
     if sys.platform != "linux":
         yield
         return
@@ -130,7 +130,7 @@ def flat_memory(megabytes: int) -> Iterator[None]:
         assert found
         return int(found[1])
 
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again from here
+    Path("/proc/self/clear_refs").write_text("5")  # restart the high-water mark here
     before = kilobytes("VmRSS")
     yield
     assert kilobytes("VmHWM") - before < 1000 * megabytes
@@ -156,4 +156,4 @@ SEEDS = [
     saved(Image.effect_noise((24, 16), 60).convert("RGB"), "TIFF", compression="tiff_lzw", icc_profile=screen()),
     saved(Image.effect_noise((24, 16), 60).convert("RGB").convert("CMYK"), "JPEG", icc_profile=press()),
 ]
-"""One file or more of every kind that is read."""
+"""At least one file of every kind that is read."""

@@ -1,6 +1,6 @@
-"""An HTTP/1.1 proxy for Storage that goes wrong on purpose, and remembers every request.
+"""An HTTP/1.1 proxy for Storage that fails on command and remembers every request.
 
-Knows messages and connections, not Cloud Storage: which request is meant is said by a regular expression.
+Knows messages and connections, not Cloud Storage: a regular expression selects the requests.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from tests.support.proxy import Proxy, reset
 
 Kind = Literal[
     "status",  # answer with `status`, do not forward
-    "status_after",  # forward, then answer with `status`: the effect is there, the caller hears of a failure
-    "lose_answer",  # forward, then reset the connection: the effect is there, the caller hears nothing
+    "status_after",  # forward, then respond with `status`: it took effect, the caller sees a failure
+    "lose_answer",  # forward, then reset the connection: it took effect, the caller gets no response
     "reset",  # reset the connection after `after_bytes` of the request's body, do not forward
-    "cut_answer",  # forward, reset the connection after `after_bytes` of the answer's body
+    "cut_answer",  # forward, reset the connection after `after_bytes` of the response's body
     "corrupt",  # forward with one byte in the middle of the body changed
     "delay",  # wait `seconds`, then forward
-    "hang",  # never answer
+    "hang",  # never respond
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What goes wrong, for which requests (regular expressions on method and decoded path with query), how often."""
+    """A fault, its requests (regular expressions on method and decoded path with query), and how often it occurs."""
 
     kind: Kind
     method: str = ""
@@ -42,7 +42,7 @@ class Fault:
     after_bytes: int = 0
 
     def matches(self, method: str, path: str) -> bool:
-        """Tell whether a request is meant."""
+        """Whether the fault applies to a request."""
         return bool(re.search(self.method, method) and re.search(self.path, path))
 
 
@@ -87,12 +87,12 @@ class HttpProxy(Proxy):
             return list(self._seen)
 
     def add(self, *faults: Fault) -> None:
-        """Add faults; of those that match a request, the first that is not used up applies."""
+        """Add faults. The first matching one that is not used up applies to a request."""
         with self._lock:
             self._faults += [(fault, [fault.times]) for fault in faults]
 
     def clear(self) -> None:
-        """Forget all faults and all requests."""
+        """Forget all faults and requests."""
         with self._lock:
             self._faults.clear()
             self._seen.clear()
@@ -165,7 +165,7 @@ class HttpProxy(Proxy):
         if fault and kind == "cut_answer":
             writer.write(answer.raw_head + answer_body[: fault.after_bytes])
             await writer.drain()
-            await asyncio.sleep(0.05)  # RST throws away what is still unread: let the first bytes arrive
+            await asyncio.sleep(0.05)  # RST discards unread data: let the first bytes arrive
             return reset(writer)
         writer.write(answer.raw_head + answer_body)
         await writer.drain()
@@ -185,7 +185,7 @@ async def _read_head(reader: asyncio.StreamReader) -> _Message:
 
 
 async def _read_body(reader: asyncio.StreamReader, headers: Mapping[str, str], *, is_answer: bool) -> bytes:
-    """Read a body with its framing; an answer without a length ends with its connection."""
+    """Read a body by its framing; a response without a length ends with its connection."""
     if "chunked" in headers.get("transfer-encoding", ""):
         return await _read_chunks(reader)
     if "content-length" in headers:

@@ -1,4 +1,4 @@
-"""A real HTTPS server on 127.0.0.1 whose pages misbehave, for the tests of what downloads."""
+"""A real HTTPS server on 127.0.0.1 with misbehaving pages, for the tests of downloads."""
 
 import datetime
 import gzip
@@ -20,7 +20,7 @@ PICTURE = b"\x89PNG and so on" * 100
 
 
 class Pages(BaseHTTPRequestHandler):
-    """One page for each thing that a server may do wrong."""
+    """One page for each kind of misbehaviour."""
 
     protocol_version = "HTTP/1.1"
     server: "HttpsServer"
@@ -40,7 +40,7 @@ class Pages(BaseHTTPRequestHandler):
         self._send(302, b"", Location=self.path.split("?", 1)[1])
 
     def page_raw(self) -> None:
-        """Redirects to `locations`, byte by byte, then shows the picture."""
+        """Redirect to `locations`, byte for byte, then show the picture."""
         if not self.server.locations:
             self._send(200, PICTURE)
             return
@@ -64,7 +64,7 @@ class Pages(BaseHTTPRequestHandler):
             self.wfile.write(bytes(65536))
 
     def page_drip(self) -> None:
-        """Headers at once, then a byte now and then."""
+        """Send the headers at once, then a byte now and then."""
         self.send_response(200)
         self.end_headers()
         self._drip(b"x" * 1000)
@@ -73,7 +73,7 @@ class Pages(BaseHTTPRequestHandler):
         self._drip(b"HTTP/1.1 200 OK\r\n" + b"X-Padding: aaaa\r\n" * 100)
 
     def page_liar(self) -> None:
-        """Promises more than it sends."""
+        """Promise more than it sends."""
         content = self.server.files.get(self.path, PICTURE)
         self.send_response(200)
         self.send_header("Content-Length", str(len(content) + 10))
@@ -111,7 +111,7 @@ class Pages(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class named it
-        """Quiet."""
+        """Log nothing."""
 
     def _send(self, status: int, body: bytes, **headers: str) -> None:
         self.send_response(status)
@@ -130,7 +130,7 @@ class Pages(BaseHTTPRequestHandler):
 
 
 class HttpsServer(ThreadingHTTPServer):
-    """Use as a context manager; `tls` is the client's context that trusts it, and nobody else."""
+    """Use as a context manager; `tls` is the client's context, which trusts only this server."""
 
     daemon_threads = True
 
@@ -153,11 +153,11 @@ class HttpsServer(ThreadingHTTPServer):
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Clients that hang up are what is tested."""
+        """Ignore clients that hang up: the tests provoke that."""
 
     @property
     def port(self) -> int:
-        """Where it listens on 127.0.0.1."""
+        """The port on 127.0.0.1."""
         return int(self.server_address[1])
 
     def __exit__(self, *_: object) -> None:
@@ -190,10 +190,10 @@ def _certificate(host: str) -> tuple[bytes, bytes]:
 
 
 def loopback(_host: str, _port: int) -> list[str]:
-    """Every host is this machine: for a `Fetcher` that is to find the server."""
+    """Resolve every host to this machine, so that a `Fetcher` finds the server."""
     return ["127.0.0.1"]
 
 
 def anywhere(_address: object) -> bool:
-    """Every address may be dialled."""
+    """Allow every address to be dialled."""
     return True

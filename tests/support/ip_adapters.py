@@ -1,4 +1,4 @@
-"""IP-Adapters in the layout in which h94/IP-Adapter publishes them for SDXL, with small random weights."""
+"""IP-Adapters in the published SDXL layout of h94/IP-Adapter, with small random weights."""
 
 from pathlib import Path
 from typing import Any
@@ -12,18 +12,18 @@ _MODELS: Any = transformers
 PLAIN = "ip-adapter_sdxl_vit-h.safetensors"
 PLUS = "ip-adapter-plus_sdxl_vit-h.safetensors"
 LARGE = "ip-adapter_sdxl.safetensors"
-"""The one whose image encoder is the larger CLIP, beside it in `sdxl_models/image_encoder`."""
+"""The file whose image encoder is the larger CLIP, in `sdxl_models/image_encoder`."""
 FACE_ID = "ip-adapter-faceid_sdxl.safetensors"
-"""One of h94/IP-Adapter-FaceID, which identifies a face."""
+"""A file of h94/IP-Adapter-FaceID, which identifies a face."""
 
 EMBEDDED, HIDDEN = 24, 32
-"""Widths of the small image encoder: its projection's, and its own (1024 and 1280 of the published one)."""
+"""Widths of the small image encoder: of its projection and of its hidden layers (published: 1024 and 1280)."""
 _TOKENS = {PLAIN: 4, LARGE: 4, PLUS: 16}
 _INNER = 64
 
 
 def ip_adapter(folder: Path, unet: Any, *names: str) -> Path:
-    """A repository of these weights, with the image encoders that they are for."""
+    """Write a repository of these weights, with the image encoders that they need."""
     torch.manual_seed(8)
     (folder / "sdxl_models").mkdir(parents=True, exist_ok=True)
     for name in names:
@@ -36,7 +36,7 @@ def ip_adapter(folder: Path, unet: Any, *names: str) -> Path:
 
 
 def tensors(unet: Any, name: str) -> dict[str, torch.Tensor]:
-    """What the file of this name holds, for a UNet."""
+    """Return the tensors of the file of this name, for a UNet."""
     width = unet.config.cross_attention_dim
     found = _resampler(width) if name == PLUS else _linear(width, EMBEDDED + (8 if name == LARGE else 0), _TOKENS[name])
     for index, processor in enumerate(unet.attn_processors):
@@ -49,7 +49,7 @@ def tensors(unet: Any, name: str) -> dict[str, torch.Tensor]:
 
 
 def image_encoder(folder: Path, *, projection: int = EMBEDDED) -> Path:
-    """A small CLIP that sees pictures of 32 x 32."""
+    """Write a small CLIP for pictures of 32 x 32."""
     vision = _MODELS.CLIPVisionConfig(
         hidden_size=HIDDEN,
         intermediate_size=64,
@@ -74,7 +74,7 @@ def _linear(width: int, embedded: int, tokens: int) -> dict[str, torch.Tensor]:
 
 
 def _resampler(width: int) -> dict[str, torch.Tensor]:
-    """Four layers of one head (the published one has 20)."""
+    """Return four layers with one head (published: 20 heads)."""
     shapes: dict[str, tuple[int, ...]] = {
         "latents": (1, _TOKENS[PLUS], _INNER),
         "proj_in.weight": (_INNER, HIDDEN),

@@ -1,4 +1,4 @@
-"""Small Wan checkpoints that take a picture to end with, made of a small Wan 2.1 that goes on from one."""
+"""Small Wan checkpoints that take a last frame, made from a small Wan 2.1 that takes a first one."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ _KIT: Any = diffusers
 
 
 def with_experts(wan_i2v: Path, folder: Path) -> Path:
-    """Wan 2.2 I2V-A14B's layout: two transformers that see the pictures among the frames, and no image encoder."""
+    """Write Wan 2.2 I2V-A14B's layout: two transformers that take pictures among the frames, no image encoder."""
     _copied(wan_i2v, folder, image_dim=None, added_kv_proj_dim=None)
     for part in ("image_encoder", "image_processor"):
         shutil.rmtree(folder / part)
@@ -25,7 +25,7 @@ def with_experts(wan_i2v: Path, folder: Path) -> Path:
 
 
 def first_to_last(wan_i2v: Path, folder: Path) -> Path:
-    """Wan 2.1 FLF2V's layout: places for both pictures' 17 tokens behind the image encoder (published: 2 x 257)."""
+    """Write Wan 2.1 FLF2V's layout: position embeddings for both pictures' 17 image tokens (published: 2 x 257)."""
     return _copied(wan_i2v, folder, pos_embed_seq_len=34)
 
 

@@ -1,4 +1,4 @@
-"""Small LoRAs for the networks at hand, of random weights, in the names of this or that trainer."""
+"""Small LoRAs with random weights for given networks, in the naming of a given trainer."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,7 +12,7 @@ _PREFIXES: dict[str, str] = {"unet": "lora_unet_", "text_encoder": "lora_te1_", 
 
 
 def layers_of(network: torch.nn.Module) -> dict[str, Any]:
-    """Name -> layer, of every layer that a LoRA may be for."""
+    """Return name -> layer, for every layer that a LoRA can change."""
     kinds = (torch.nn.Linear, torch.nn.Conv2d)
     return {name: module for name, module in network.named_modules() if isinstance(module, kinds)}
 
@@ -33,7 +33,7 @@ def lora(
     seed: int = 0,
     only: Callable[[str], bool] = attentions,
 ) -> Path:
-    """A file for these networks (name among the parts of a model -> network), for the layers that `only` names."""
+    """Write a LoRA for the layers that `only` selects in these networks (name among a model's parts -> network)."""
     made = torch.Generator().manual_seed(seed)
     tensors: dict[str, torch.Tensor] = {}
     for network, module in networks.items():
@@ -52,8 +52,8 @@ def lora(
 
 
 def named(style: Style, network: str, name: str) -> tuple[str, tuple[str, str]]:
-    """Where a trainer keeps the two matrices of a layer: how their names begin, and how each ends."""
-    in_file = f"text_model.{name}" if name.startswith("encoder.") else name  # as it was before transformers 5
+    """Return the names a trainer gives a layer's two matrices: the common prefix, and both suffixes."""
+    in_file = f"text_model.{name}" if name.startswith("encoder.") else name  # the name before transformers 5
     if style == "kohya":
         return _PREFIXES[network] + in_file.replace(".", "_"), (".lora_down.weight", ".lora_up.weight")
     if style == "peft":
@@ -68,13 +68,13 @@ def _random(made: torch.Generator) -> Callable[..., torch.Tensor]:
 
 
 def _halves(number: int) -> tuple[int, int]:
-    """A number as a product, the smaller part first, as LyCORIS cuts a side."""
+    """Return a number as a product, the smaller factor first, as LyCORIS splits a side."""
     small = max(part for part in range(1, int(number**0.5) + 1) if number % part == 0)
     return small, number // small
 
 
 def lokr(form: str, weight: torch.Tensor, made: torch.Generator, rank: int = 2) -> dict[str, torch.Tensor]:
-    """As LyCORIS writes it: `first` and `second` cut in two or whole, or the second in Tucker's form."""
+    """Return a LoKr as LyCORIS writes it: `first` and `second` factorised or whole, or the second in Tucker form."""
     (j, k), (m, n), kernel = _halves(weight.shape[0]), _halves(weight.shape[1]), weight.shape[2:]
     if form == "turned":  # the larger factor first
         j, k, m, n = k, j, n, m
@@ -95,7 +95,7 @@ def lokr(form: str, weight: torch.Tensor, made: torch.Generator, rank: int = 2) 
 
 
 def loha(form: str, weight: torch.Tensor, made: torch.Generator, rank: int = 2) -> dict[str, torch.Tensor]:
-    """As LyCORIS writes it: two low-rank matrices, or two kernels in Tucker's form."""
+    """Return a LoHa as LyCORIS writes it: two low-rank matrices, or two kernels in Tucker form."""
     random = _random(made)
     outputs, inputs, *kernel = weight.shape
     if form == "tucker":
@@ -113,7 +113,7 @@ def loha(form: str, weight: torch.Tensor, made: torch.Generator, rank: int = 2) 
 
 
 def lycoris(path: Path, unet: torch.nn.Module, *, only: Callable[[str], bool] = attentions, seed: int = 0) -> Path:
-    """A file that changes layer after layer of a UNet in another of LyCORIS's ways, by a little."""
+    """Write a file that changes a UNet's layers slightly, each with another of LyCORIS's methods."""
     made = torch.Generator().manual_seed(seed)
     ways = [(lokr, "whole"), (lokr, "both cut"), (loha, "plain"), (loha, "of a high rank")]
     tensors: dict[str, torch.Tensor] = {}
@@ -127,7 +127,7 @@ def lycoris(path: Path, unet: torch.nn.Module, *, only: Callable[[str], bool] = 
 
 
 def _in_wan(name: str) -> str:
-    """As Wan's own code calls it."""
+    """Return the layer's name in Wan's own code."""
     if "attn" not in name:
         return name.replace("ffn.net.0.proj", "ffn.0").replace("ffn.net.2", "ffn.2")
     block, _, layer = name.replace("to_out.0", "to_o").rpartition(".to_")
@@ -135,7 +135,7 @@ def _in_wan(name: str) -> str:
 
 
 def networks_of(parts: Any) -> dict[str, torch.nn.Module]:
-    """The networks of a loaded model that a LoRA may be for."""
+    """Return the networks of a loaded model that a LoRA can change."""
     names = ("unet", "transformer", "transformer_2")
     clip = ("text_encoder", "text_encoder_2") if hasattr(parts, "unet") else ()
     return {name: module for name, module in parts.modules().items() if name in (*clip, *names)}

@@ -1,4 +1,4 @@
-"""One worker with everything in memory, and the request that most tests send it."""
+"""A worker with everything in memory, and the request that most tests send it."""
 
 import time
 from pathlib import Path
@@ -36,7 +36,7 @@ CLOUD = tokens.CLOUD
 
 
 class World:
-    """One worker with everything in memory."""
+    """A worker with everything in memory."""
 
     def __init__(self, generator: PaintingGenerator | None = None, **settings: Any) -> None:
         self.generator = generator or PaintingGenerator()
@@ -74,7 +74,7 @@ class World:
 
     @property
     def paths(self) -> list[str]:
-        """Of results; those of thumbnails are `thumbnails`."""
+        """Return the paths of the results; those of thumbnails are in `thumbnails`."""
         return sorted(path for path in self.bucket.objects if "/thumbs/" not in path)
 
     @property
@@ -87,7 +87,7 @@ def data_uri(size: tuple[int, int] = (64, 64)) -> str:
 
 
 def ticket(job_input: dict[str, Any], **more: Any) -> str:
-    """As the app's backend signs it, three hours ago."""
+    """Return a ticket as the app's backend would have signed it three hours ago."""
     made = int(time.time()) - 3 * tokens.HOUR
     return tokens.signed(tokens.claims(job_input, iat=made, exp=made + 25 * tokens.HOUR, **more))
 

@@ -1,4 +1,4 @@
-"""Model folders of nothing but small files, and a registry over them."""
+"""Model folders made of small files only, and a registry over them."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ def put_weights(path: Path) -> None:
 
 
 def put_tensor(path: Path, length: int = 64) -> None:
-    """A safetensors file of one byte tensor."""
+    """Write a safetensors file with one byte tensor."""
     entry = {"tensor": {"dtype": "U8", "shape": [length], "data_offsets": [0, length]}}
     content = json.dumps(entry).encode()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,12 +31,12 @@ def put_tensor(path: Path, length: int = 64) -> None:
 
 
 def put_shapes(path: Path, shapes: dict[str, list[int]]) -> None:
-    """The header of a safetensors file of these tensors, none of whose bytes are there."""
+    """Write the header of a safetensors file with these tensors, and none of their data."""
     put_header(path, {name: ("F16", shape) for name, shape in shapes.items()})
 
 
 def put_ip_adapter(folder: Path, *, context: int = 2048) -> Path:
-    """What h94/IP-Adapter has for SDXL with CLIP ViT-H, for a UNet whose prompt is so wide."""
+    """Write h94/IP-Adapter's files for SDXL with CLIP ViT-H, for a UNet whose text embedding is `context` wide."""
     shapes = {"image_proj.proj.weight": [4 * context, 1024], "ip_adapter.1.to_k_ip.weight": [640, context]}
     put_shapes(folder / "sdxl_models" / "ip-adapter_sdxl_vit-h.safetensors", shapes)
     put(folder / "models" / "image_encoder" / "config.json", {"hidden_size": 1280, "projection_dim": 1024})
@@ -45,7 +45,7 @@ def put_ip_adapter(folder: Path, *, context: int = 2048) -> Path:
 
 
 def put_shards(folder: Path, stem: str, count: int, *, variant: str = "") -> list[Path]:
-    """The shards of a network and their index, in diffusers' and transformers' names; returns the shards."""
+    """Write a network's shards and their index, named as diffusers and transformers do; returns the shards."""
     dotted = f".{variant}" if variant else ""
     shards = [folder / f"{stem}{dotted}-{number:05}-of-{count:05}.safetensors" for number in range(1, count + 1)]
     for shard in shards:

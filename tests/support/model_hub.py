@@ -1,6 +1,6 @@
-"""A model hub on loopback: the listings, headers and files that huggingface_hub asks for.
+"""A model hub on loopback: the listings, headers and files that huggingface_hub requests.
 
-It can hold a file back half-way, and remembers which large files it was asked for.
+It can hold a file back half-way, and records which large files were requested.
 """
 
 import contextlib
@@ -28,23 +28,23 @@ class ModelHub:
     """A file of which only the first half is sent until `release` is set."""
     release: threading.Event = field(default_factory=threading.Event)
     sent: list[str] = field(default_factory=list)
-    """Each large file that was asked for."""
+    """Every large file that was requested."""
     busy: int = 0
-    """How many of the next questions for a file are told to come again later."""
+    """How many of the next file requests are told to retry later."""
 
     def files(self, repository: str) -> Iterator[tuple[str, Path]]:
-        """Path inside the repository -> where it lies."""
+        """Yield the path inside the repository and the path on disk of each file."""
         folder = self.root / repository
         return ((path.relative_to(folder).as_posix(), path) for path in sorted(folder.rglob("*")) if path.is_file())
 
 
 LARGE = 1000
-"""Bytes from which a file counts as large: it is kept as one with a SHA-256, as the Hub keeps weights."""
+"""Bytes from which a file counts as large: it is then identified by its SHA-256, as the Hub does with weights."""
 
 
 @contextmanager
 def model_hub(root: Path) -> Iterator[ModelHub]:
-    """A hub that serves until the body ends."""
+    """Serve a hub until the body ends."""
     hub = ModelHub(root)
     server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub))
     server.daemon_threads = True

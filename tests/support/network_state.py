@@ -1,4 +1,4 @@
-"""Everything of a set of networks that a job could leave changed, remembered to be compared with."""
+"""A snapshot of everything that a job could leave changed in a set of networks."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_hooks", "_backward_
 
 
 class NetworkState:
-    """The networks as they are now: which objects they are made of, and every bit of their tensors."""
+    """The networks as they are now: the objects they consist of, and every bit of their tensors."""
 
     def __init__(self, networks: Mapping[str, torch.nn.Module]) -> None:
         self._networks = dict(networks)
@@ -17,7 +17,7 @@ class NetworkState:
         self._values = {key: tensor.detach().clone() for key, tensor in self._tensors().items()}
 
     def differences(self) -> list[str]:
-        """What is another than it was, in words; empty: nothing is."""
+        """Describe what has changed since; empty if nothing has."""
         now = self._look()
         found = [f"{key} is new" for key in now.keys() - self._before.keys()]
         found += [f"{key} is gone" for key in self._before.keys() - now.keys()]

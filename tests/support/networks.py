@@ -1,4 +1,4 @@
-"""Published networks as their configs describe them, and jobs on them: nothing here has weights."""
+"""Published networks as their configs describe them, and jobs on them, without any weights."""
 
 from typing import Any
 

@@ -1,8 +1,8 @@
-"""`handler.py` with a painter in place of the models, and with a moment to die at; everything else is the real thing.
+"""`handler.py` with a painter in place of the models, and with a moment to die at; everything else is real.
 
-Run as RunPod runs the handler: the same `build`, `main`, `serve` and SDK loop, the same Firebase adapters, no torch, so
-that a process is there in two seconds. `PAINTER` (JSON, see `Script`) says how the whole process behaves; the first
-word of a prompt, up to its colon, says what goes wrong with one job.
+Run as RunPod runs the handler: the same `build`, `main`, `serve`, SDK loop and Firebase adapters, but no torch, so that
+a process is ready in two seconds. `PAINTER` (JSON, see `Script`) sets the behaviour of the whole process; the first
+word of a prompt, up to its colon, sets what goes wrong with one job.
 """
 
 import ctypes
@@ -45,14 +45,14 @@ Moment = Literal[
     "before_document",
     "after_document",
 ]
-"""Where a process can die: `document` is the write of `completed`."""
+"""Moments at which a process can die: `document` is the write of `completed`."""
 
 log = logging.getLogger("painter")
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """How one process behaves."""
+    """The behaviour of one process."""
 
     ledger: str = ""
     """File to which every generation appends when it begins, when all is painted, and when it ends."""
@@ -61,7 +61,7 @@ class Script:
     step_seconds: float = 0.02
     die_at: Moment | None = None
     die_on: int = 1
-    """The process dies when it comes to `die_at` for the `die_on`-th time."""
+    """The process dies when it reaches `die_at` for the `die_on`-th time."""
     stop_grace: float = timing.STOP_GRACE_SECONDS
     healthy: bool = True
     disk_bytes: int | None = None
@@ -69,39 +69,39 @@ class Script:
 
     @classmethod
     def from_environment(cls) -> "Script":
-        """What `PAINTER` says."""
+        """Load the script from `PAINTER`."""
         return cls(**json.loads(os.environ.get("PAINTER", "{}")))
 
 
 class Fate:
-    """Ends the process at its moment, as the death of a container does: at once, with everything it started."""
+    """Ends the process at its moment as the death of a container does: at once, with every process it started."""
 
     def __init__(self, script: Script) -> None:
         self._script, self._left = script, script.die_on
         self._lock = threading.Lock()
 
     def meets(self, moment: Moment) -> None:
-        """Die, if this is the moment."""
+        """Die if this is the moment."""
         if moment != self._script.die_at:
             return
         with self._lock:
             self._left -= 1
             if self._left:
                 return
-        # Only a group of our own: started by hand, the group is the shell's.
+        # Only our own process group: in a process started by hand, the group is the shell's.
         die: Callable[[int, int], None] = os.killpg if os.getpgrp() == os.getpid() else os.kill
         die(os.getpid(), signal.SIGKILL)
         threading.Event().wait()
 
 
 class Painter(PaintingGenerator):
-    """Paints seeded noise, keeps a ledger of what it painted, and does wrong what the prompt's first word asks for."""
+    """Paints seeded noise, records it in a ledger, and misbehaves as the prompt's first word asks."""
 
     def __init__(self, script: Script, fate: Fate | None = None) -> None:
         super().__init__(side=script.side, steps=script.steps)
         self.step_seconds = script.step_seconds
         self.released = threading.Event()
-        """Lets go of what hangs."""
+        """Releases generations that hang."""
         self._script, self._fate = script, fate or Fate(script)
 
     def describe(self, task_type: TaskType, model: str | None = None) -> ModelDefaults:
@@ -118,7 +118,7 @@ class Painter(PaintingGenerator):
 
     def generate(self, request: Request, params: Params, sources: Sources, control: Control) -> Iterator[Generated]:
         self._tell("begin", request)
-        # A duplicate is stopped at a step; small pictures would be there before it is known for one.
+        # A duplicate is stopped at a step; small pictures would finish before it is recognised as one.
         painted = Path(f"{self._script.ledger}.{request.file_uid}")
         self.lingers = bool(self._script.ledger) and painted.exists()
         try:
@@ -157,13 +157,13 @@ class Painter(PaintingGenerator):
             return
         process = {"worker": os.environ.get("RUNPOD_POD_ID", ""), "pid": os.getpid()}
         line = {"event": event, "at": time.time(), **process, "file_uid": request.file_uid}
-        # One short write to a file opened for appending is one piece, whoever else is writing.
+        # One short write to a file opened for appending is atomic, whoever else is writing.
         with Path(self._script.ledger).open("a") as ledger:
             ledger.write(json.dumps(line) + "\n")
 
 
 class MortalDocuments(FirestoreStore):
-    """Firestore, with the moments around the claim and the terminal write."""
+    """Firestore, with moments around the claim and the terminal write."""
 
     fate: Fate
 
@@ -191,7 +191,7 @@ def _moments(fields: Mapping[str, Any]) -> tuple[Moment, Moment]:
 
 
 class MortalBucket(FirebaseBucket):
-    """The bucket, with the moments around an upload."""
+    """The bucket, with moments around an upload."""
 
     fate: Fate
 
@@ -203,7 +203,7 @@ class MortalBucket(FirebaseBucket):
 
 
 class MortalFirebase(Firebase):
-    """Firebase whose adapters know their moments."""
+    """Firebase whose adapters have these moments."""
 
     fate: Fate
 
@@ -227,10 +227,10 @@ class MortalFirebase(Firebase):
 
 
 def small_disk(size: int) -> str:
-    """A folder on a new file system of `size` bytes that only this process and its children see.
+    """Mount a new file system of `size` bytes that only this process and its children see; returns its folder.
 
     Raises:
-        OSError: this machine lets nobody have one.
+        OSError: this machine does not permit it.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     folder = tempfile.mkdtemp(prefix="small-disk-")
@@ -246,7 +246,7 @@ def small_disk(size: int) -> str:
 
 
 def main() -> None:
-    """Swap the models for the painter and let the handler do the rest."""
+    """Replace the models with the painter and run the handler."""
     import handler
 
     script = Script.from_environment()

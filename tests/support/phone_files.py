@@ -1,7 +1,7 @@
-"""Files as phones, their apps and their programs make them, by real encoders, each with what is to be seen in it.
+"""Files as phones and their apps write them, made by real encoders, each with the colours that it shows.
 
-All show the same scene: four fields whose colours say which way up it is. `PHONE_FILES` is the list; a file is made
-when it is asked for, and kept for the session.
+All show the same scene: four fields whose colours tell the orientation. `PHONE_FILES` is the list; a file is made on
+first use and kept for the session.
 """
 
 import functools
@@ -27,7 +27,7 @@ Fields = tuple[Colour, Colour, Colour, Colour]
 SRGB: Fields = ((255, 0, 0), (216, 93, 72), (101, 183, 75), (90, 90, 90))
 """Upper left, upper right, lower left, lower right."""
 P3: Fields = ((234, 51, 35), (201, 100, 80), (120, 180, 90), (90, 90, 90))
-"""The numbers that mean the same colours under a Display P3 profile (HeicConverter PR#37, imgproxy#539)."""
+"""The same colours as numbers under a Display P3 profile (HeicConverter PR#37, imgproxy#539)."""
 GREY: Fields = ((130, 130, 130), (200, 200, 200), (60, 60, 60), (90, 90, 90))
 
 _ORIENTATION = 0x0112
@@ -72,7 +72,7 @@ def _made(file: PhoneFile) -> bytes:
 
 
 def scene(size: tuple[int, int], fields: Fields = SRGB, mode: str = "RGB") -> Image.Image:
-    """The four fields."""
+    """Draw the four fields."""
     width, height = size
     picture = Image.new(mode, size)
     for index, colour in enumerate(fields):
@@ -83,7 +83,7 @@ def scene(size: tuple[int, int], fields: Fields = SRGB, mode: str = "RGB") -> Im
 
 
 def shown_fields(picture: Image.Image) -> list[Colour]:
-    """The colour in the middle of each field, the mean of a small square."""
+    """Return the colour in the middle of each field, the mean of a small square."""
     width, height = picture.size
     found = []
     for row in (1, 3):
@@ -96,7 +96,7 @@ def shown_fields(picture: Image.Image) -> list[Colour]:
 
 
 def difference(one: Colour, other: Colour) -> float:
-    """How different two sRGB colours look: CIE 1976, Delta E*ab; 2 is about what an eye sees side by side."""
+    """Return how different two sRGB colours look: CIE 1976, Delta E*ab; 2 is about what an eye sees side by side."""
     return float(np.linalg.norm(_lab(one) - _lab(other)))
 
 
@@ -113,7 +113,7 @@ def _lab(colour: Colour) -> "np.ndarray[Any, np.dtype[np.float64]]":
 
 
 def stored(size: tuple[int, int], fields: Fields, orientation: int) -> Image.Image:
-    """The scene as the sensor has it: what EXIF's orientation turns to `size`, upright."""
+    """Return the scene as the sensor stores it: EXIF's orientation turns it upright, to `size`."""
     turn = _TURNED_BACK[orientation]
     upright = scene(size, fields)
     return upright if turn is None else upright.transpose(turn)
@@ -136,7 +136,7 @@ def jpeg(
 
 
 def heic(size: tuple[int, int], orientation: int = 1) -> bytes:
-    """As an iPhone makes it: tiles of 512, Display P3, turned by the container's own property."""
+    """Return a HEIC as an iPhone makes it: tiles of 512, Display P3, rotated by the container's own property."""
     pillow_heif.register_heif_opener()
     out = io.BytesIO()
     stored(size, P3, orientation).save(
@@ -165,7 +165,7 @@ def deep_heic(size: tuple[int, int], *, twelve_bit: bool) -> bytes:
 def deep_avif(
     size: tuple[int, int], fields: Fields = SRGB, primaries: str = "bt709", transfer: str = "iec61966-2-1"
 ) -> bytes:
-    """10 bits a channel, by libaom; primaries and transfer function by ffmpeg's names."""
+    """Return an AVIF of 10 bits a channel, by libaom; primaries and transfer function by ffmpeg's names."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "scene.avif"
         rgb = np.asarray(scene(size, fields), np.float64) / 255
@@ -184,7 +184,7 @@ def deep_avif(
 
 
 def motion_photo() -> bytes:
-    """Android: a clip stands behind the photo's end."""
+    """Return an Android motion photo: a clip follows the end of the photo."""
     return jpeg((1600, 1200)) + b"\0\0\0\x18ftypmp42\0\0\0\0isommp42" + bytes(range(256)) * 400
 
 
@@ -195,7 +195,7 @@ def panorama_without_end() -> bytes:
 
 
 def multi_picture() -> bytes:
-    """MPO: the photo and a preview of another look in one file, as phones with two lenses write it."""
+    """Return an MPO: the photo and a differing preview in one file, as phones with two lenses write it."""
     first, second = scene((1600, 1200)), Image.new("RGB", (320, 240), (0, 0, 255))
     return saved(first, "MPO", save_all=True, append_images=[second], quality=92)
 
@@ -209,7 +209,7 @@ def _inks(size: tuple[int, int]) -> tuple[Image.Image, ...]:
 
 
 def strip(size: tuple[int, int]) -> bytes:
-    """An animation of two frames; the first is the scene."""
+    """Return an animation of two frames; the first is the scene."""
     blue = Image.new("RGB", size, (0, 0, 255))
     return saved(scene(size), "GIF", save_all=True, append_images=[blue])
 
@@ -217,7 +217,7 @@ def strip(size: tuple[int, int]) -> bytes:
 MP24, MP48 = (5712, 4284), (8064, 6048)
 UPRIGHT_12 = (3024, 4032)
 PANORAMA = (16_382, 3846)
-"""As long as an iPhone's gets, by Apple's own specification: "Panorama (up to 63MP)"."""
+"""The largest iPhone panorama, by Apple's own specification: "Panorama (up to 63MP)"."""
 
 PHONE_FILES = (
     PhoneFile("iphone-12mp.heic", "image/heic", UPRIGHT_12, lambda: heic(UPRIGHT_12, 6), slow=True),
@@ -252,4 +252,4 @@ PHONE_FILES = (
     PhoneFile("old.bmp", "image/bmp", (800, 600), lambda: saved(scene((800, 600)), "BMP")),
     PhoneFile("moving.gif", "image/gif", (400, 300), lambda: strip((400, 300))),
 )
-"""What people send, and what is seen in it: each is read, the right way up, in these colours."""
+"""Files that people send, with what they show: each is read the right way up, in these colours."""

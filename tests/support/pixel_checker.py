@@ -1,6 +1,7 @@
-"""What a picture or a clip of the little world shows, from its pixels alone. Knows no prompts and no models.
+"""Describes what a picture or clip of the demo models' world shows, from its pixels alone. Knows no prompts and no
+models.
 
-Refuses what it cannot tell: every attribute of `Seen` is None unless the picture shows it clearly.
+Refuses to guess: every attribute of `Seen` is None unless the picture shows it clearly.
 """
 
 import functools
@@ -19,20 +20,20 @@ from tests.support import drawn_scenes as world
 from tests.support.drawn_scenes import COLOURS, CORNERS, Array, Pixels, Scene
 
 _TOO_FAR = 0.075
-"""A colour this far from the nearest name, in OKLab, has none ..."""
+"""A colour further than this from the nearest named one, in OKLab, has no name ..."""
 _CLEARLY = 0.5
-"""... nor one that is not twice as near to it as to the next."""
+"""... and neither has one that is not twice as near to it as to the next."""
 _SAME = 0.12
-"""Two colours nearer than this in sRGB (each channel 0 to 1) are taken for one: noise, an encoder."""
+"""Two colours nearer than this in sRGB (each channel 0 to 1) count as one: noise, an encoder."""
 _LEAST_RADIUS, _MOST_RADIUS = 0.06, 0.6
-"""What is smaller or larger than this part of the shorter side is no shape."""
+"""Shapes have a radius between these fractions of the shorter side."""
 _WORKING_SIDE = 112
-"""Larger pictures are averaged down to about this shorter side first."""
+"""Larger pictures are first averaged down to about this shorter side."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What is in a picture; None is what it does not show clearly."""
+    """The contents of a picture; None where it does not show an attribute clearly."""
 
     shape: str | None = None
     colour: str | None = None
@@ -44,13 +45,13 @@ class Seen:
     y: float | None = None
     """0 (top) to 1 (bottom)."""
     radius: float | None = None
-    """As `Scene.radius`: a part of the shorter side."""
+    """As `Scene.radius`: a fraction of the shorter side."""
     angle: float | None = None
-    """Radians, clockwise as seen, up to the shape's own symmetry; None for a circle."""
+    """Radians, clockwise as seen, modulo the shape's own symmetry; None for a circle."""
 
 
 def look(pixels: Pixels) -> Seen:
-    """What a picture shows: (height, width, 3), uint8, RGB, about 96 to 1280 pixels a side."""
+    """Describe a picture: (height, width, 3), uint8, RGB, about 96 to 1280 pixels a side."""
     factor = _factor(pixels)
     picture = _averaged(pixels, factor)
     short = min(picture.shape[:2])
@@ -86,9 +87,9 @@ def look(pixels: Pixels) -> Seen:
 
 
 def colours(pixels: Pixels) -> dict[str, float]:
-    """Shares, 0 to 1, of the named colours in what stands off the background, each pixel counted with the nearest name.
+    """Return the shares, 0 to 1, of the named colours in the foreground; each pixel counts for its nearest name.
 
-    For a shape of several colours, of which `look` names none. Empty where there is no background, or nothing on it.
+    For a shape of several colours, for which `look` gives no name. Empty without a background, or without a foreground.
     """
     picture = _averaged(pixels, _factor(pixels))
     ground = _ground(picture)
@@ -101,7 +102,7 @@ def colours(pixels: Pixels) -> dict[str, float]:
 
 
 def _name(colour: Array) -> str | None:
-    """The nearest of `COLOURS` to an sRGB colour, (3,), 0 to 1; None when it is far from all or between two."""
+    """Return the nearest of `COLOURS` to an sRGB colour, (3,), 0 to 1; None if it is far from all or between two."""
     distances = np.linalg.norm(_PALETTE - _oklab(colour), axis=1)
     first, second = np.sort(distances)[:2]
     near = first <= _TOO_FAR and first <= _CLEARLY * second
@@ -109,7 +110,7 @@ def _name(colour: Array) -> str | None:
 
 
 def _oklab(colour: Array) -> Array:
-    """sRGB, (..., 3), 0 to 1 -> OKLab (Ottosson 2020, bottosson.github.io/posts/oklab)."""
+    """Convert sRGB, (..., 3), 0 to 1, to OKLab (Ottosson 2020, bottosson.github.io/posts/oklab)."""
     linear = np.where(colour <= 0.04045, colour / 12.92, ((colour + 0.055) / 1.055) ** 2.4)
     cones = linear @ np.array(
         [
@@ -132,15 +133,15 @@ _PALETTE = _oklab(np.array(list(COLOURS.values()), dtype=np.float64) / 255)
 
 
 def _factor(pixels: Pixels) -> int:
-    """By which a picture's sides are divided before it is looked at."""
+    """Return the factor by which a picture's sides are divided before analysis."""
     return max(1, int(min(pixels.shape[:2])) // _WORKING_SIDE)
 
 
 def _averaged(pixels: Pixels, factor: int) -> Array:
-    """Blocks of `factor` x `factor` pixels as one, 0 to 1; what is left over at the right and below is left out."""
+    """Average blocks of `factor` x `factor` pixels, 0 to 1, dropping the remainder at the right and the bottom."""
     height, width = (side // factor for side in pixels.shape[:2])
     blocks = pixels[: height * factor, : width * factor].reshape(height, factor, width, factor, 3)
-    # Slices that are added up: `mean` over two axes of so few numbers takes three times as long.
+    # Adding slices takes a third of the time of `mean` over two axes of so few numbers.
     total = np.zeros((height, width, 3))
     for down, across in itertools.product(range(factor), repeat=2):
         total += blocks[:, down, :, across]
@@ -148,7 +149,7 @@ def _averaged(pixels: Pixels, factor: int) -> Array:
 
 
 def _ground(picture: Array) -> Array | None:
-    """The colour of most of the border, as a grown shape fills most of the middle; None when it has no such colour."""
+    """Return the colour of most of the border (a grown shape fills most of the middle), or None if there is none."""
     edge = max(2, round(0.03 * min(picture.shape[:2])))
     sides = (picture[:edge], picture[-edge:], picture[:, :edge], picture[:, -edge:])
     ring = np.concatenate([side.reshape(-1, 3) for side in sides])
@@ -158,7 +159,7 @@ def _ground(picture: Array) -> Array | None:
 
 
 def _part(picture: Array, ground: Array) -> NDArray[np.bool_] | None:
-    """The one shape that stands on the ground; None where there is none, or more than specks beside it."""
+    """Return the mask of the one shape on the ground; None without one, or with more than specks beside it."""
     off = _apart(picture, ground) > _SAME
     labels, count = ndimage.label(off)
     sizes = np.sort(np.bincount(labels.ravel(), minlength=count + 1)[1:])
@@ -171,7 +172,7 @@ def _part(picture: Array, ground: Array) -> NDArray[np.bool_] | None:
 
 
 def _ink(picture: Array, part: NDArray[np.bool_]) -> tuple[Array, bool]:
-    """The colour in the depth of a part, and whether it is the same everywhere there."""
+    """Return the colour deep inside a part, and whether it is uniform there."""
     depth = ndimage.distance_transform_edt(part)
     core = picture[depth >= 0.5 * depth.max()]
     ink: Array = np.median(core, axis=0)
@@ -179,7 +180,7 @@ def _ink(picture: Array, part: NDArray[np.bool_]) -> tuple[Array, bool]:
 
 
 def _cover(picture: Array, part: NDArray[np.bool_], ground: Array, ink: Array) -> Array:
-    """How much of each pixel the shape covers, 0 to 1: where its colour lies between the ground's and the ink's."""
+    """Return each pixel's coverage by the shape, 0 to 1: where its colour lies between the ground's and the ink's."""
     along = ink - ground
     share = (((picture - ground) @ along) / float(along @ along)).clip(0, 1)
     cover: Array = np.where(ndimage.binary_dilation(part, iterations=2), share, 0.0)
@@ -196,19 +197,19 @@ def _nearest(value: float, places: dict[str, float]) -> str:
     return min(places, key=lambda name: abs(places[name] - value))
 
 
-# -- the shape, by its outline: how far the edge is from the centre in every direction, against that of the four shapes
+# -- the shape, by its outline: the distance from centre to edge in every direction, against that of the four shapes
 
 _RAYS = 180
 _ANGLES = np.arange(_RAYS) * (2 * math.pi / _RAYS)
 _SOFTNESS = {"circle": (0.0,), "square": (0.0, 0.1, 0.2), "triangle": (0.0, 0.1, 0.2), "star": (0.0, 0.1, 0.2)}
-"""How far an edge is blurred, as a part of the radius: a soft picture is compared with a soft template.
+"""Blur of an edge, as fractions of the radius: a soft picture is compared with a soft template.
 
-A circle stays one, and a star any softer is a pentagon.
+A blurred circle stays a circle, and a softer star would be a pentagon.
 """
 _MOST_MISFIT = 0.06
-"""Root of the mean squared difference of the outlines, as a part of the radius, at which a match ends ..."""
+"""Root mean squared difference of the outlines, as a fraction of the radius, above which nothing matches ..."""
 _NEARER = 0.65
-"""... and how much nearer the best shape has to be than the second."""
+"""... and how much nearer the best shape must be than the second."""
 
 
 @dataclass(frozen=True)
@@ -216,12 +217,12 @@ class _Outline:
     misfit: float
     shape: str
     radius: float
-    """In pixels; as `Scene` means it."""
+    """In pixels; defined as in `Scene`."""
     angle: float | None
 
 
 def _outline(cover: Array, x: float, y: float) -> _Outline | None:
-    """The shape whose coverage this is, (height, width), 0 to 1, about the centroid (x, y); None: none of them."""
+    """Match a coverage, (height, width), 0 to 1, about the centroid (x, y) with a shape; None if none fits."""
     profile = _profile(cover, x, y)
     if profile is None:
         return None
@@ -236,14 +237,14 @@ def _outline(cover: Array, x: float, y: float) -> _Outline | None:
             fits[shape] = fit
     best, second = sorted(fits.values(), key=lambda fit: fit.misfit)[:2]
     within = float((profile**2).sum()) * math.pi / _RAYS
-    # A ring, or something that folds back behind itself, covers less than its outline holds.
+    # A ring, or a shape that folds back on itself, covers less than its outline encloses.
     if abs(within - float((cover >= 0.5).sum())) > 0.08 * within:
         return None
     return best if best.misfit <= min(_MOST_MISFIT, _NEARER * second.misfit) else None
 
 
 def _profile(cover: Array, x: float, y: float) -> Array | None:
-    """Distance of the edge along each ray; None where some of the edge is beyond the picture's border."""
+    """Return the distance of the edge along each ray; None if part of it lies outside the picture."""
     height, width = cover.shape
     inside = np.argwhere(cover >= 0.5)
     reach = float(np.hypot(inside[:, 0] - y, inside[:, 1] - x).max()) + 3
@@ -265,7 +266,7 @@ def _profile(cover: Array, x: float, y: float) -> Array | None:
 
 @functools.cache
 def _templates() -> list[tuple[str, Array]]:
-    """Outlines of every shape at every softness, as parts of its radius: (turns by two degrees, rays)."""
+    """Return every shape's outlines at every softness, in units of its radius: (rotations by two degrees, rays)."""
     side, radius, templates = 384, 0.17, []
     for shape, softnesses in _SOFTNESS.items():
         cover = world.cover(Scene(shape, radius=radius), side, side)
@@ -280,19 +281,21 @@ def _templates() -> list[tuple[str, Array]]:
 # -- motion
 
 _SHOWN, _NOT_SHOWN = 0.4, 0.2
-"""Shares of what is expected of a motion in so many frames, above which it is there and below which it is not."""
+"""Fractions of a motion's expected extent: above the first it is present, below the second it is not."""
 _EVERY = 2
-"""So many frames from one look to the next, a quarter of what a turning shape takes to look the same."""
+"""Frames from one look to the next, a quarter of what a turning shape takes to look the same."""
 _JITTER = 0.06
 """How far a decoder may shake a shape from one look to the next."""
 _MOST_WAY, _MOST_TURN = 0.27, math.radians(60)
-"""A moving shape comes to rest at the margin, and long clips show more of a turn than is needed."""
+"""Upper bounds: a moving shape stops at the margin, and long clips show more rotation than is needed."""
 _GROWN = 1.2
 """A shape whose radius changes by more than this factor grows or shrinks, whatever else it does."""
 
 
 def motion(frames: Sequence[Pixels] | Pixels) -> str | None:
-    """How a clip of at least 9 frames moves: "still", "left", "right", "up", "down" or "turns"; None: unclear."""
+    """Return the motion of a clip of at least 9 frames: "still", "left", "right", "up", "down" or "turns"; None:
+    unclear.
+    """
     way_frames = len(frames) - 1
     looks = [look(np.asarray(frame)) for frame in frames[::_EVERY]]
     seen = [one for one in looks if one.x is not None and one.y is not None and one.radius is not None]
@@ -316,20 +319,20 @@ def motion(frames: Sequence[Pixels] | Pixels) -> str | None:
     }
     first, second = sorted(shares, key=lambda name: shares[name], reverse=True)[:2]
     if shares[first] < _NOT_SHOWN:
-        return "still" if shape else None  # of an unknown shape nobody can say that it does not turn
+        return "still" if shape else None  # whether an unknown shape turns cannot be told
     return first if shares[first] >= _SHOWN and shares[second] <= 0.5 * shares[first] else None
 
 
 def _same(values: list[str | None]) -> str | None:
-    """What at least seven in ten of the looks agree on."""
+    """Return the value that at least seven in ten of the looks agree on."""
     value, times = Counter(values).most_common(1)[0]
     return value if times >= 0.7 * len(values) else None
 
 
 def _turned(seen: list[Seen], shape: str, frames: int) -> float:
-    """How far a shape has turned from the first look to the last, as a share of what is expected of so many frames.
+    """Return the rotation from the first look to the last, as a fraction of that expected of so many frames.
 
-    Each step is by the nearest angle of its symmetry.
+    Each step goes to the nearest angle of the shape's symmetry.
     """
     angles = [one.angle for one in seen if one.shape == shape and one.angle is not None]
     period = 2 * math.pi / CORNERS[shape]

@@ -1,4 +1,4 @@
-"""ICC profiles made by hand: of screens, of grey, of a press."""
+"""ICC profiles made by hand: for screens, for grey, for a press."""
 
 import struct
 
@@ -36,7 +36,9 @@ def _profile(device: bytes, space: bytes, connection: bytes, tags: dict[bytes, b
 
 
 def screen(primaries: Rows = DISPLAY_P3, gamma: float = 2.2, extra: bytes = b"") -> bytes:
-    """Of a screen: red, green and blue as XYZ under D50, and one gamma. `extra` stands unused at the end."""
+    """Return a screen's profile: red, green and blue as XYZ under D50, and one gamma; `extra` is unused data at the
+    end.
+    """
     tags = {name: _xyz(values) for name, values in zip((b"rXYZ", b"gXYZ", b"bXYZ"), primaries, strict=True)}
     tags |= dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), _gamma(gamma))
     return _profile(b"mntr", b"RGB ", b"XYZ ", tags, extra)
@@ -47,7 +49,7 @@ def grey(gamma: float) -> bytes:
 
 
 def press() -> bytes:
-    """Of a press whose four inks make Lab colours of a table with two points an ink."""
+    """Return a press's profile: four inks to Lab colours, by a table with two points per ink."""
     ramp = bytes(range(256))
     nodes = bytearray()
     for node in range(16):

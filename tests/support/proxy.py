@@ -1,6 +1,6 @@
-"""What both proxies share: a loopback listener in front of an upstream that can be closed, reopened and reset.
+"""The base of both proxies: a loopback listener in front of an upstream that can be closed, reopened and reset.
 
-Connections take no time to set up here; only `latency` seconds each way are added to what passes.
+Setting up a connection takes no time here; only `latency` seconds are added, each way.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Proxy(ABC):
     """Base of `HttpProxy` and `TcpProxy`: a context manager that listens on a free loopback port."""
 
     def __init__(self, upstream: str, *, latency: float = 0.0) -> None:
-        """Stand in front of `upstream` (`host:port`); `latency` is in seconds, each way, and may be set at any time."""
+        """Listen in front of `upstream` (`host:port`). `latency` is in seconds each way, and may be set at any time."""
         host, _, port = upstream.removeprefix("http://").rpartition(":")
         self.latency = latency
         self._upstream = (host, int(port))
@@ -46,16 +46,16 @@ class Proxy(ABC):
         return f"127.0.0.1:{self._port}"
 
     def refuse(self) -> None:
-        """Refuse connections from now on, and reset the live ones: the service is down."""
+        """Refuse connections from now on, and reset the live ones, as if the service were down."""
         self._loop.run(self._close_listener())
         self._loop.run(self._reset_all())
 
     def accept(self) -> None:
-        """Take connections again after `refuse`."""
+        """Accept connections again after `refuse`."""
         self._loop.run(self._listen())
 
     def reset_connections(self) -> None:
-        """Reset every live connection; new ones are taken."""
+        """Reset every live connection; new ones are accepted."""
         self._loop.run(self._reset_all())
 
     async def _listen(self) -> None:
@@ -85,7 +85,7 @@ class Proxy(ABC):
 
     @abstractmethod
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Pass one connection on, until either side ends it."""
+        """Forward one connection until either side ends it."""
 
     async def _open_upstream(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection(*self._upstream, limit=BUFFER_BYTES)

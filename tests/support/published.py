@@ -1,9 +1,9 @@
-"""The published repositories that the worker names: what their small JSON files say, and each of them in miniature.
+"""The published repositories that the worker names: the contents of their small JSON files, and a miniature of each.
 
 `INDEXES` and `CONFIGS` are facts about those repositories (https://huggingface.co, each by its id), as they and
 diffusers' conversion scripts (scripts/convert_wan_to_diffusers.py, scripts/convert_original_stable_diffusion_to_
-diffusers.py) state them; of the configs only what decides whether and how a network is loaded. A miniature has the same
-index, the same classes and the same layout of files, with fewer and narrower layers of random weights.
+diffusers.py) state them; the configs hold only what decides whether and how a network is loaded. A miniature has the
+same index, classes and file layout, with fewer and narrower layers of random weights.
 """
 
 import json
@@ -94,7 +94,7 @@ INDEXES: dict[str, dict[str, Any]] = {
         "image_processor": [None, None],
     },
 }
-"""Hub id -> `model_index.json`. The repository of the VAE alone has none."""
+"""Hub id -> `model_index.json`. The repository with only the VAE has none."""
 
 _WAN = {"attention_head_dim": 128, "cross_attn_norm": True, "patch_size": [1, 2, 2], "text_dim": 4096, "freq_dim": 256}
 _WAN_1B = _WAN | {"num_attention_heads": 12, "num_layers": 30, "ffn_dim": 8960, "in_channels": 16, "out_channels": 16}
@@ -114,7 +114,7 @@ _VAE_22 = {
     "patch_size": 2,
     "scale_factor_spatial": 16,
     "scale_factor_temporal": 4,
-    "latents_mean": [0.0] * 48,  # the published ones say where a picture's latents lie, which is nothing to a loader
+    "latents_mean": [0.0] * 48,  # the published values scale a picture's latents, which does not matter to a loader
     "latents_std": [1.0] * 48,
 }
 _SDXL_VAE = {"block_out_channels": [128, 256, 512, 512], "scaling_factor": 0.13025, "layers_per_block": 2}
@@ -171,11 +171,11 @@ SHARDED = frozenset({"text_encoder", "transformer", "transformer_2"})
 """Wan's components that are published in several files."""
 
 _WIDTHS = (32, 48)
-"""Of SDXL's two text encoders in miniature."""
+"""Widths of SDXL's two text encoders in miniature."""
 
 
 def miniature(hub_id: str, demo_models: Path, root: Path) -> Path:
-    """The repository in miniature, in its folder below `root` (`org--name`); tokenizers are the demo models'."""
+    """Write the repository in miniature to its folder below `root` (`org--name`), with the demo models' tokenizers."""
     folder = root / hub_id.replace("/", "--")
     folder.mkdir(parents=True)
     torch.manual_seed(5)
@@ -281,7 +281,7 @@ def _vae(published: dict[str, Any]) -> Any:
 
 
 def _as_older_transformers(prefix: str, path: Path) -> None:
-    """Name the tensors as the transformers did that the checkpoint was published with, positions included."""
+    """Rename the tensors to those of the transformers version that wrote the checkpoint, positions included."""
     tensors = {
         name if "projection" in name else prefix + name.removeprefix(prefix): value
         for name, value in load_file(path).items()

@@ -1,7 +1,7 @@
-"""Layouts of published LoRAs, by the trainer that wrote them: names of tensors and their shapes, as facts; no torch.
+"""Layouts of published LoRAs by trainer: names of tensors and their shapes, as facts; no torch.
 
-Names are as the named threads quote them or the named code writes them; shapes are those of the layers in the published
-models at the rank given. A few layers of each stand for all of them: the others repeat in every block.
+Names are quoted from the given threads or from the code that writes them; shapes are those of the layers in the
+published models at the given rank. A few layers of each stand for all: the others repeat in every block.
 """
 
 import json
@@ -16,7 +16,7 @@ Shapes = Mapping[str, Sequence[int]]
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """One layout. `refused` is part of what is said where it cannot be used."""
+    """One layout. `refused` is part of the error message where it cannot be used."""
 
     trainer: str
     source: str
@@ -27,7 +27,7 @@ class Published:
 
 
 def _kohya(*layers: tuple[str, int, int], rank: int, kernel: int = 0) -> dict[str, tuple[int, ...]]:
-    """name, inputs, outputs of each layer -> what kohya's sd-scripts write of it."""
+    """Return what kohya's sd-scripts write for layers given as name, inputs, outputs."""
     square, point = ((kernel, kernel), (1, 1)) if kernel else ((), ())
     found: dict[str, tuple[int, ...]] = {}
     for name, inputs, outputs in layers:
@@ -358,7 +358,7 @@ PUBLISHED: tuple[Published, ...] = (
 
 
 def header_only(path: Path, shapes: Shapes, *, dtype: str = "F16", metadata: Mapping[str, str] | None = None) -> Path:
-    """A .safetensors file of these tensors, all zeros: it takes up no room where the file system has holes."""
+    """Write a .safetensors file with these tensors, all zeros; it is sparse where the file system allows."""
     at, entries = 0, {}
     size = {"F16": 2, "BF16": 2, "F32": 4, "I64": 8, "F64": 8}[dtype]
     for name, shape in shapes.items():

@@ -1,4 +1,4 @@
-"""Image jobs of the engine from the fields of a request, as a client would send them."""
+"""Image jobs of the engine, built from the fields of a request as a client would send them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from worker.engine.engine import Engine
 from worker.engine.protocol import GeneratedImage
 
 URL = "https://example.com/a.png"
-"""Stands for a picture that `Sources` has."""
+"""Stands for a picture in `Sources`."""
 
 
 @dataclass
@@ -26,11 +26,11 @@ class Job:
     fields: dict[str, Any]
     sources: Sources
     adapters: set[str] = field(default_factory=set)
-    """Names of what was added to it."""
+    """Names of the adapters that were added to it."""
 
 
 def small_job(task: TaskType = TaskType.TEXT2IMG, **changes: Any) -> Job:
-    """64 x 64, three steps; keywords are fields of the request."""
+    """Return a job of 64 x 64 and three steps; keywords are fields of the request."""
     fields: dict[str, Any] = {"task_type": task, "prompt": "a red circle", "seed": 7, "num_inference_steps": 3}
     prefix = "video_" if task.is_video else ""
     fields |= {f"{prefix}width": 64, f"{prefix}height": 64}
@@ -42,14 +42,14 @@ def small_job(task: TaskType = TaskType.TEXT2IMG, **changes: Any) -> Job:
 
 
 def resolved(engine: Engine, job: Job) -> tuple[Request, Params]:
-    """The request, and what it comes to with this engine's model."""
+    """Return the request, and the parameters that it resolves to with this engine's model."""
     request = parse(job.fields)
     defaults = engine.describe(request.task_type, request.model)
     return request, resolve(request, defaults, max_image_pixels=2**20, max_job_cost=10**9)
 
 
 def started(engine: Engine, job: Job, control: Recorder | None = None) -> Iterator[NDArray[np.uint8]]:
-    """The pictures of a job, one after the other."""
+    """Yield the pictures of a job one after the other."""
     request, params = resolved(engine, job)
     for made in engine.generate(request, params, job.sources, control or Recorder()):
         assert isinstance(made, GeneratedImage)
@@ -57,5 +57,5 @@ def started(engine: Engine, job: Job, control: Recorder | None = None) -> Iterat
 
 
 def run(engine: Engine, job: Job, control: Recorder | None = None) -> list[NDArray[np.uint8]]:
-    """All of them."""
+    """Return all pictures of a job."""
     return list(started(engine, job, control))

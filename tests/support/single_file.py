@@ -1,4 +1,4 @@
-"""A checkpoint in the published folders as a single file, with the names of the original layout."""
+"""Writes a checkpoint from the published folders as a single file with the original layout's names."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 
 
 def single_file(sdxl: Path, path: Path) -> Path:
-    """The checkpoint in `sdxl` (diffusers' folders) as one file with the original implementation's names.
+    """Write the checkpoint in `sdxl` (diffusers' folders) as one file with the original implementation's names.
 
     The inverse of diffusers' own conversion, for a UNet of two levels with one layer a block.
     """
@@ -15,7 +15,7 @@ def single_file(sdxl: Path, path: Path) -> Path:
     tensors |= _original_unet(load_file(sdxl / "unet" / "diffusion_pytorch_model.safetensors"))
     tensors |= _original_vae(load_file(sdxl / "vae" / "diffusion_pytorch_model.safetensors"))
     for name, value in load_file(sdxl / "text_encoder" / "model.safetensors").items():
-        # Since 5.6 transformers saves this encoder without the "text_model." that its older files have.
+        # Since 5.6, transformers saves this encoder without the "text_model." of its older files.
         tensors[f"conditioner.embedders.0.transformer.text_model.{name.removeprefix('text_model.')}"] = value
     tensors |= _open_clip(load_file(sdxl / "text_encoder_2" / "model.safetensors"))
     save_file({name: value.contiguous() for name, value in tensors.items()}, path)
@@ -30,7 +30,7 @@ _UNET_PLACES = {
     "conv_in": "input_blocks.0.0",
     "conv_norm_out": "out.0",
     "conv_out": "out.2",
-    # Level by level: one residual layer, then (on the first level) the downsampler, is one input block each.
+    # Per level, one residual layer, and then (on the first level) the downsampler, is one input block each.
     "down_blocks.0.resnets.0": "input_blocks.1.0",
     "down_blocks.0.downsamplers.0.conv": "input_blocks.2.0.op",
     "down_blocks.1.resnets.0": "input_blocks.3.0",

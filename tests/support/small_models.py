@@ -1,4 +1,4 @@
-"""Small models of random weights, for what the built-in ones do not show: other layouts, other dtypes, single files."""
+"""Small models with random weights for layouts that the built-in ones lack: other dtypes, families and single files."""
 
 import json
 import shutil
@@ -10,13 +10,13 @@ import torch
 import transformers
 from PIL import Image
 
-# Their classes carry half of their annotations; as Any they need no exceptions to be checked here.
+# Half of the annotations of these classes are missing; as Any they need no exceptions here.
 _KIT: Any = diffusers
 _MODELS: Any = transformers
 
 
 def sdxl(demo_sdxl: Path, folder: Path) -> Path:
-    """A small SDXL checkpoint in float32: a UNet of two levels with one layer a block, as `single_file` wants it."""
+    """Write a small float32 SDXL checkpoint: a UNet of two levels with one layer a block, as `single_file` needs."""
     folder.mkdir(parents=True)
     for part in ("tokenizer", "tokenizer_2", "model_index.json"):
         copy = shutil.copytree if (demo_sdxl / part).is_dir() else shutil.copy
@@ -58,7 +58,9 @@ def sdxl(demo_sdxl: Path, folder: Path) -> Path:
 
 
 def wan_21(demo_wan: Path, folder: Path, *, image_to_video: bool) -> Path:
-    """A small Wan 2.1 checkpoint: an eightfold VAE without patches, one time step for all; I2V with a CLIP encoder."""
+    """Write a small Wan 2.1 checkpoint: an eightfold VAE without patches, one time step for all; I2V with a CLIP
+    encoder.
+    """
     folder.mkdir(parents=True)
     for part in ("tokenizer", "text_encoder", "scheduler"):
         shutil.copytree(demo_wan / part, folder / part)
@@ -110,7 +112,7 @@ def wan_21(demo_wan: Path, folder: Path, *, image_to_video: bool) -> Path:
 
 
 def safety_checker(folder: Path, *, flags: Image.Image | bool) -> Path:
-    """A small safety checker of random weights: it flags everything, nothing, or what looks just like one picture."""
+    """Write a small safety checker with random weights that flags everything, nothing, or lookalikes of one picture."""
     from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 
     torch.manual_seed(4)
@@ -142,7 +144,7 @@ def safety_checker(folder: Path, *, flags: Image.Image | bool) -> Path:
 
 
 def clip_config(vocabulary: int, width: int) -> Any:
-    """A small text encoder's config, for a tokenizer of so many words."""
+    """Return a small text encoder's config, for a tokenizer of `vocabulary` words."""
     return _MODELS.CLIPTextConfig(
         vocab_size=vocabulary,
         hidden_size=width,
@@ -157,7 +159,7 @@ def clip_config(vocabulary: int, width: int) -> Any:
 
 
 def wan_experts(one: Path, folder: Path, boundary: float = 0.875) -> Path:
-    """Wan 2.2 A14B's layout, made of a checkpoint of one network: that for much noise, and another for little."""
+    """Write Wan 2.2 A14B's layout from a checkpoint with one network: an expert for high noise and another for low."""
     shutil.copytree(one, folder)
     network = _KIT.WanTransformer3DModel.from_pretrained(folder / "transformer")
     torch.manual_seed(5)

@@ -45,7 +45,7 @@ KINDS = {
     "a clip": 1,
     "inline": 1,
 }
-"""What is done with a generation, and how often in comparison."""
+"""What can be done with a generation, with relative frequencies."""
 ENDS_IN_ITS_OWN_WAY = {
     "stopped by RunPod",
     "stopped by its user",
@@ -60,7 +60,7 @@ ENDS_IN_ITS_OWN_WAY = {
 
 @dataclass(slots=True)
 class Generation:
-    """One file_uid: what it is asked to be, and the jobs that asked for it."""
+    """One file_uid: its request, and the jobs for it."""
 
     file_uid: str
     kind: str
@@ -71,7 +71,7 @@ class Generation:
 
 
 class Storm:
-    """`run` lets it happen; `heal` brings everything back and asks again for what was not answered."""
+    """`run` executes it; `heal` ends all faults and submits again what was not answered."""
 
     def __init__(self, endpoint: Endpoint, seed: int, *, jobs: int, workers: int, seconds: float) -> None:
         self.endpoint, self.firebase, self.plane = endpoint, endpoint.firebase, endpoint.plane
@@ -86,7 +86,7 @@ class Storm:
         self._mortals: set[str] = set()
         self._workers = workers
         self.waiting = 0
-        """Jobs without an answer when the faults ended: more where the machine is slower."""
+        """Jobs without a response when the faults ended: more on a slower machine."""
         self._phones = ThreadPoolExecutor(8, "phone")
 
     def _plan(self, number: int) -> Generation:
@@ -110,7 +110,7 @@ class Storm:
     # -- what happens
 
     def run(self) -> None:
-        """Everything that was planned, and faults until the last job was sent."""
+        """Execute everything that was planned, with faults until the last job is sent."""
         for _ in range(self._workers):
             self._slots.append(self._start())
         for slot in self._slots:
@@ -129,7 +129,7 @@ class Storm:
         self.waiting = len(self.unanswered())
 
     def heal(self) -> None:
-        """End every fault; all workers live."""
+        """End every fault and bring all workers up."""
         self._due.clear()
         self._heal_firebase()
         self._phones.shutdown()
@@ -143,7 +143,7 @@ class Storm:
             self._have_one_ready(index)
 
     def _have_one_ready(self, index: int) -> None:
-        """Wait until a worker asks for jobs in this place; one that leaves first, as after a GPU fault, is replaced."""
+        """Wait until this place has a worker that takes jobs; replace one that leaves first, as after a GPU fault."""
         while True:
             try:
                 self._slots[index].wait_ready()
@@ -155,7 +155,7 @@ class Storm:
                 return
 
     def settle(self, seconds: float = 60.0) -> None:
-        """Wait until every job was answered or went down with its worker; so long at most for each answer."""
+        """Wait until every job was answered or went down with its worker, for at most `seconds` per response."""
         fewest, deadline = sys.maxsize, 0.0
         while left := self.unanswered(alive=True):
             if len(left) < fewest:
@@ -165,7 +165,7 @@ class Storm:
             time.sleep(0.25)
 
     def unanswered(self, *, alive: bool = False) -> list[str]:
-        """Jobs without a result; only those that wait, or that a worker has which still runs, if `alive`."""
+        """Return the jobs without a result; with `alive`, only those waiting or held by a worker that still runs."""
         running = {slot.worker_id for slot in self._slots if slot.returncode is None}
         answered = {post.job_id for post in self.plane.posts if post.kind == "result" and post.answered == 200}
         jobs = [job for one in self.generations for job in one.jobs if job not in one.forgotten]
@@ -182,7 +182,7 @@ class Storm:
         self._at(time.monotonic() + seconds, what)
 
     def submit(self, generation: Generation, **changes: Any) -> str:
-        """One more job that asks for a generation."""
+        """Submit one more job for a generation."""
         job = f"{generation.file_uid}-job-{len(generation.jobs)}"
         generation.jobs.append(job)
         return self.plane.submit({**generation.request, **changes}, job)
@@ -219,7 +219,9 @@ class Storm:
         self.submit(generation, **changes)
 
     def _on_a_phone(self, write: Callable[[], object]) -> None:
-        """Phones meet the same outages, and try for as long as their library does; nobody waits for them."""
+        """Write as a phone does: it meets the same outages, retries as long as its library does, and nobody waits for
+        it.
+        """
 
         def attempt() -> None:
             with contextlib.suppress(GoogleAPIError):  # such as NotFound, where there is nothing to change yet
@@ -287,7 +289,7 @@ class Storm:
                 self._slots[index] = self._start()
 
     def _next_accident(self) -> None:
-        """Meanwhile, whatever Firebase does, something happens to a worker."""
+        """Let something happen to a worker, whatever Firebase does meanwhile."""
         self._try(
             {
                 "a worker is killed": self._kill,
@@ -310,7 +312,7 @@ class Storm:
         self._slots[index] = self._start(mortal=True)
 
     def _fill_the_disk(self) -> None:
-        """The next worker in its place has room for a picture, and for no clip."""
+        """Start the next worker in this place with disk space for a picture, but not for a clip."""
         index = self._random.randrange(len(self._slots))
         self._slots[index].kill()
         self._slots[index].wait()
@@ -318,7 +320,7 @@ class Storm:
         self._mortals.add(self._slots[index].worker_id)
 
     def _tell_to_leave(self) -> None:
-        """As RunPod does when it scales down; a new worker comes once it has left."""
+        """Stop a worker as RunPod does when it scales down; a new one starts once it has left."""
         self._random.choice(self._slots).terminate()
 
     def _freeze(self) -> None:

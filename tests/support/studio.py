@@ -1,4 +1,4 @@
-"""The worker's own engine without a job around it: a request in, pixels out. Knows requests; knows no scenes."""
+"""The worker's engine without a job around it: a request in, pixels out. Knows requests; knows no scenes."""
 
 import dataclasses
 from typing import Any
@@ -17,15 +17,17 @@ from worker.engine.protocol import GeneratedImage
 from worker.job.progress import Unattended
 
 _ELSEWHERE = "https://example.com/given.png"
-"""What a request with a picture names; the picture itself is handed over beside it."""
+"""The URL in a request with a picture; the picture itself is passed beside it."""
 
 
 class Studio:
-    """Runs one request after another on the built-in models as the worker does, with its defaults and its checks."""
+    """Runs requests one after another on the built-in models as the worker does, with its defaults and checks."""
 
     def __init__(self, *, without_words: bool = False) -> None:
-        """`without_words` makes every image from the unconditional prediction alone: guidance 0 as it is written by
-        Ho & Salimans (2022). The worker's own 0 means no guidance, which leaves the conditional prediction.
+        """Load the engine; with `without_words`, every image comes from the unconditional prediction alone.
+
+        That is guidance 0 as defined by Ho & Salimans (2022). The worker's own 0 means no guidance, which leaves the
+        conditional prediction.
         """
         set_library_defaults()
         models = dict.fromkeys(("sdxl_model", "sdxl_refiner", "wan_model", "wan_i2v_model"), "demo")
@@ -41,9 +43,9 @@ class Studio:
         mask: Image.Image | None = None,
         **fields: Any,
     ) -> list[Pixels]:
-        """The images of a request, each (height, width, 3), or its one clip, (frames, height, width, 3).
+        """Return the images of a request, each (height, width, 3), or its one clip, (frames, height, width, 3).
 
-        `fields` are the request's own. The prompt may be empty, which a request's may not.
+        `fields` are the request's own. The prompt may be empty, unlike in a request.
         """
         given = {"image_url": image, "mask_url": mask}
         urls = {name: _ELSEWHERE for name, picture in given.items() if picture is not None}
@@ -62,12 +64,12 @@ class Studio:
 
 
 class _WithoutWords(Engine):
-    """The same engine, whose images are guided from the unconditional prediction to itself."""
+    """The same engine, whose images use the unconditional prediction as both guidance terms."""
 
     def _job(self, entry: Loaded, params: Any, sources: Sources, control: Any) -> Any:
         if entry.spec.family != "sdxl":
             return super()._job(entry, params, sources, control)
-        # Imported here, once the engine has quieted the vendors' libraries.
+        # Imported here, after the engine has silenced the vendors' libraries.
         from worker.engine.families.sdxl import SdxlJob
         from worker.engine.prompt.clip import Embeddings
 

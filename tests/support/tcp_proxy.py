@@ -1,4 +1,4 @@
-"""A TCP proxy for gRPC: bytes pass unseen, late, one way only, or not at all."""
+"""A TCP proxy for gRPC that forwards bytes unread, late, one way only, or not at all."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CHUNK_BYTES = 65536
 
 
 class TcpProxy(Proxy):
-    """Passes bytes both ways until told otherwise. Held bytes are kept, and flow on when the way is open again."""
+    """Forwards bytes both ways until told otherwise. Held bytes are kept, and sent when the way is open again."""
 
     def __init__(self, upstream: str, *, latency: float = 0.0) -> None:
         super().__init__(upstream, latency=latency)
@@ -21,15 +21,15 @@ class TcpProxy(Proxy):
         self._answers_pass.set()
 
     def black_hole(self) -> None:
-        """Take connections and bytes, and let nothing through in either direction."""
+        """Accept connections and bytes, and let nothing through in either direction."""
         self._loop.run(self._set(requests=False, answers=False))
 
     def hold_answers(self) -> None:
-        """Let requests through and keep the answers: with `reset_connections`, the answers are lost after a commit."""
+        """Forward requests and hold the responses: with `reset_connections`, responses are lost after a commit."""
         self._loop.run(self._set(requests=True, answers=False))
 
     def pass_through(self) -> None:
-        """Be a plain proxy again, listening if it was not; what was held flows on."""
+        """Forward everything again, listening if it was not, and send what was held."""
         self.accept()
         self._loop.run(self._set(requests=True, answers=True))
 
@@ -55,7 +55,7 @@ class TcpProxy(Proxy):
             reset(upstream_writer)
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, may_pass: asyncio.Event) -> None:
-        # A line of delay, not a sleep per chunk: chunks that follow each other closely are late together.
+        # A queue of delays, not a sleep per chunk: chunks that follow each other closely are late together.
         line: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(maxsize=64)
         delivery = asyncio.create_task(self._deliver(line, writer, may_pass))
         clock = asyncio.get_running_loop().time

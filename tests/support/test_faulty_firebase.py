@@ -1,4 +1,4 @@
-"""The proxies do what a fault says, exactly as often as it says, and otherwise stay out of the way."""
+"""The proxies do exactly what a fault says, as often as it says, and otherwise change nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NAME = "generating/alice/image/f1.png"
 
 
 class Answer(Exception):
-    """A status code that is not 2xx."""
+    """A response whose status code is not 2xx."""
 
 
 def request(firebase: FaultyFirebase, method: str, path: str, body: bytes = b"", timeout: float = 5) -> bytes:

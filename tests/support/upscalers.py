@@ -9,7 +9,7 @@ Naming = Callable[[str, Layout], str]
 
 
 def rrdb(found: Layout, name: Naming) -> Shapes:
-    """Of an RRDBNet, each tensor in the names that `name` gives."""
+    """Return the tensors of an RRDBNet, in the names that `name` gives."""
     f, g, colours = found.features, found.growth, 3 * found.unshuffle**2
     convolutions = {"conv_first": (f, colours)}
     for block in range(found.blocks):
@@ -26,12 +26,12 @@ def rrdb(found: Layout, name: Naming) -> Shapes:
 
 
 def REAL(name: str, _found: Layout) -> str:  # noqa: N802 - one of three constants
-    """Real-ESRGAN's, and BasicSR's."""
+    """Name a tensor as Real-ESRGAN and BasicSR do."""
     return name
 
 
 def MIDDLE(name: str, _found: Layout) -> str:  # noqa: N802 - as above
-    """ESRGAN's `RRDBNet_arch.py`."""
+    """Name a tensor as ESRGAN's `RRDBNet_arch.py` does."""
     called = {"conv_body": "trunk_conv", "conv_up1": "upconv1", "conv_up2": "upconv2", "conv_hr": "HRconv"}
     if name.startswith("body."):
         return name.replace("body.", "RRDB_trunk.").replace("rdb", "RDB")
@@ -39,8 +39,8 @@ def MIDDLE(name: str, _found: Layout) -> str:  # noqa: N802 - as above
 
 
 def ORIGINAL(name: str, found: Layout) -> str:  # noqa: N802 - as above
-    """Of one sequence: the first convolution, a shortcut, an enlarging, a convolution and an activation for each
-    doubling, two last convolutions with an activation between.
+    """Name a tensor by its place in one sequence: first convolution, shortcut, an upsampling, convolution and
+    activation per doubling, then two last convolutions with an activation between.
     """
     if name.startswith("body."):
         _, block, dense, convolution = name.split(".")
@@ -52,7 +52,7 @@ def ORIGINAL(name: str, found: Layout) -> str:  # noqa: N802 - as above
 
 
 def COMPACT(found: Layout) -> Shapes:  # noqa: N802 - as above
-    """Of a SRVGGNetCompact."""
+    """Return the tensors of an SRVGGNetCompact."""
     f, last = found.features, 2 * found.blocks + 2
     shapes: Shapes = {"body.0.weight": (f, 3, 3, 3), "body.0.bias": (f,), "body.1.weight": (f,)}
     for k in range(found.blocks):
