@@ -1,7 +1,7 @@
-// Time as a phone has it: only what passed while the app was awake, and the least that it can be on the server.
+// Counts the seconds in which the app was awake, and derives a lower bound of the server's time from them.
 
 export const TICK_SECONDS = 5;
-// A gap this far from a tick is no tick: the app slept, or somebody set the clock.
+// A longer gap between two ticks means that the app slept or that the phone's clock was changed.
 const GAP_SECONDS = 15;
 
 interface Timers {
@@ -11,13 +11,13 @@ interface Timers {
 const timers = globalThis as unknown as Timers;
 
 /**
- * Seconds in which the app was awake, in ticks, for as long as somebody listens to them.
+ * Seconds in which the app was awake, counted in ticks while there is a listener.
  *
- * No clock of the phone's is compared with the server's. A tick counts for at most `TICK_SECONDS`, so that the sum can
- * only be too small: timers stand still while the app is in the background, and may fire late, never early.
+ * The phone's clock is never compared with the server's. A tick counts for at most `TICK_SECONDS`, so the sum can only
+ * be too small: timers pause while the app is in the background, and may fire late but never early.
  */
 export class AwakeClock {
-  /** Seconds awake since this clock was made. */
+  /** Seconds awake since this clock was created. */
   seconds = 0;
   private readonly listeners = new Set<(slept: boolean) => void>();
   private timer: unknown;
@@ -25,7 +25,7 @@ export class AwakeClock {
   private serverMillis = Number.NEGATIVE_INFINITY;
   private notedAt = 0;
 
-  /** Call `listener` at each tick, with whether the app has slept since the last one. Returns how to stop. */
+  /** Call `listener` at each tick with whether the app has slept since the last one. Returns the unsubscriber. */
   listen(listener: (slept: boolean) => void): () => void {
     this.listeners.add(listener);
     if (this.listeners.size === 1) {
@@ -37,7 +37,7 @@ export class AwakeClock {
     };
   }
 
-  /** The server wrote a document at this time of its own, and we have it now. */
+  /** Note the server time of a document that has just been received, in milliseconds since 1970. */
   note(serverMillis: number): void {
     if (Number.isFinite(serverMillis) && serverMillis > this.serverNow()) {
       this.serverMillis = serverMillis;
@@ -45,7 +45,7 @@ export class AwakeClock {
     }
   }
 
-  /** It is at least this late on the server, in milliseconds since 1970; minus infinity before the first `note`. */
+  /** A lower bound of the server's time, in milliseconds since 1970; minus infinity before the first `note`. */
   serverNow(): number {
     return this.serverMillis + 1000 * (this.seconds - this.notedAt);
   }

@@ -1,4 +1,4 @@
-// Firebase as the client needs it: one user's documents, objects and callables. The only user of the modules handed in.
+// Firebase as the client needs it: a user's documents, objects and callables. Alone calls the modules of the app.
 
 import { fromFirebase } from "./errors.js";
 import type { CallableOptions, Instances, Modules, Snapshot, Transaction } from "./firebase.js";
@@ -6,15 +6,15 @@ import type { GenerationDocument } from "./wire.js";
 
 export interface Seen {
   fields: GenerationDocument | undefined;
-  /** From the phone's own cache: what the server has is not known. */
+  /** Whether this is from the phone's cache; the server may have something else. */
   fromCache: boolean;
-  /** Has changes of this app's that the server has not taken yet. */
+  /** Whether this contains writes of this app that the server has not accepted yet. */
   pending: boolean;
 }
 
-const QUESTION_MS = 130_000; // the backend's own limit is 120 s; Firebase would give up after 70
+const QUESTION_MS = 130_000; // the backend's limit is 120 s; Firebase's default is 70 s
 
-// What was handed in is known by its shape alone; each call here fits what firebase.ts says of it.
+// The modules are typed by shape only (firebase.ts), with `never` parameters; this cast passes values to them.
 const hand = (value: unknown): never => value as never;
 
 export class Backend {
@@ -32,30 +32,30 @@ export class Backend {
         fromCache: snapshot.metadata.fromCache,
         pending: snapshot.metadata.hasPendingWrites,
       });
-    // Without metadata changes nobody says that the network went, or that the server still shows the same.
+    // Only metadata changes reveal that the network is gone, or that the server confirms an unchanged document.
     const options = { includeMetadataChanges: true };
     return this.modules.firestore.onSnapshot(hand(this.document(uid, fileUid)), hand(options), hand(told), hand(failed));
   }
 
   /**
-   * The document as the server has it now; throws without a network.
+   * Read the document from the server; throws without a network.
    *
-   * By a transaction, which alone asks the server and nobody else. A listener of the same document answers for `getDoc`,
-   * and its connection may be dead after a sleep. A query, `getDocsFromServer` too, is answered by way of the SDK's cache:
-   * where that wrongly holds the absence of a document for newer, every query confirms it.
+   * Uses a transaction because nothing else bypasses the SDK's state. `getDoc` is answered by a listener of the same
+   * document, whose connection may be dead after a sleep. A query, even `getDocsFromServer`, goes through the SDK's
+   * cache: if that wrongly holds the document's absence for newer, every query confirms it.
    */
   look(uid: string, fileUid: string): Promise<GenerationDocument | undefined> {
     return new Promise((resolve, reject) => {
       const read = async (transaction: Transaction): Promise<never> => {
         const snapshot = await transaction.get(hand(this.document(uid, fileUid)));
         resolve(snapshot.data() as GenerationDocument | undefined);
-        throw new Error("read"); // there is nothing to commit, nor to read again where a worker writes meanwhile
+        throw new Error("read"); // ends the transaction: nothing to commit, and no retry if a worker writes meanwhile
       };
       this.modules.firestore.runTransaction(hand(this.app.db), read).catch(reject);
     });
   }
 
-  /** One page, newest first. Without a network the SDK answers with what it has kept, and no error. */
+  /** One page, newest first. Without a network the SDK answers from its cache, without an error. */
   async page(uid: string, size: number, after: unknown): Promise<{ docs: Snapshot[]; fromCache: boolean }> {
     const { query, orderBy, limit, startAfter, getDocs } = this.modules.firestore;
     const constraints = [orderBy("created_at", "desc"), ...(after ? [startAfter(hand(after))] : []), limit(size)];
@@ -64,7 +64,7 @@ export class Backend {
     return { docs, fromCache: metadata.fromCache };
   }
 
-  /** The document that an app may make itself: it waits for a job. Refused where there is one. */
+  /** Create the order slip: the `queued` document that waits for a job. Refused if the document exists. */
   async order(uid: string, fileUid: string): Promise<void> {
     const { setDoc, serverTimestamp } = this.modules.firestore;
     await setDoc(hand(this.document(uid, fileUid)), hand({ status: "queued", created_at: serverTimestamp() }));
@@ -80,14 +80,14 @@ export class Backend {
 
   // --- callables
 
-  /** Throws a `GenerationError`. Each call has an App Check token of its own, which the backend consumes. */
+  /** Call a function; throws a `GenerationError`. Each call has its own App Check token, which the backend consumes. */
   call<Answer>(name: string, data: Record<string, unknown>): Promise<Answer> {
     return this.invoke(name, data, { limitedUseAppCheckTokens: true });
   }
 
   /**
-   * The same, of what makes no job and is asked often: by the app's usual token, since Google and Apple attest only so many
-   * a day, and for as long as the backend waits for a worker that has to start.
+   * As `call`, for frequent calls that create no job. Uses the app's reusable App Check token, since Google and Apple
+   * limit attestations per day, and waits as long as the backend waits for a cold start.
    */
   ask<Answer>(name: string, data: Record<string, unknown>): Promise<Answer> {
     return this.invoke(name, data, { limitedUseAppCheckTokens: false, timeout: QUESTION_MS });
@@ -105,7 +105,7 @@ export class Backend {
 
   // --- objects
 
-  /** Returns the bucket's name. */
+  /** Upload an object. Returns the bucket's name. */
   async store(path: string, content: unknown, contentType: string): Promise<string> {
     const { ref, uploadBytesResumable } = this.modules.storage;
     const reference = ref(hand(this.app.storage), path);
@@ -113,7 +113,7 @@ export class Backend {
     return (reference as { bucket: string }).bucket;
   }
 
-  /** One that is gone already is fine. */
+  /** Delete an object; a missing one is no error. */
   async removeObject(path: string): Promise<void> {
     const { ref, deleteObject } = this.modules.storage;
     try {

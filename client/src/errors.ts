@@ -1,10 +1,10 @@
-/** Why there is no result. `code` is the document's, the backend's, or one of the client's own (docs/client.md). */
+/** Why there is no result. `code` comes from the document, the backend or the client itself (docs/client.md). */
 export class GenerationError extends Error {
   override readonly name = "GenerationError";
   readonly code: string;
-  /** Whether the same request may succeed when it is sent again. */
+  /** Whether the same request may succeed if sent again. */
   readonly retryable: boolean;
-  /** What the backend says beside its message, such as `retryAfterSeconds`. */
+  /** The backend's additional data, such as `retryAfterSeconds`. */
   readonly details: unknown;
 
   constructor(code: string, message: string, retryable: boolean, details?: unknown) {
@@ -15,7 +15,8 @@ export class GenerationError extends Error {
   }
 }
 
-// Any other error of a callable says nothing of the job: a deadline may have passed after it was handed over.
+// Codes that mean that no job was submitted, and whether each is retryable. Any other error leaves that open: a
+// deadline may have passed after the submission.
 const REFUSALS: Record<string, boolean> = {
   "invalid-argument": false,
   "permission-denied": false,
@@ -25,10 +26,10 @@ const REFUSALS: Record<string, boolean> = {
   "resource-exhausted": true,
 };
 
-// `firebase` 12 puts the HTTP status behind what the backend says.
+// `firebase` 12 appends the HTTP status to the backend's message.
 const HTTP_STATUS = / \[\d{3}\]$/;
 
-/** What Firebase threw, in either SDK: `functions/unavailable` and `unavailable` are the same. */
+/** Convert an error of either Firebase SDK; `functions/unavailable` and `unavailable` are the same. */
 export function fromFirebase(error: unknown): GenerationError {
   if (error instanceof GenerationError) return error;
   const { code, message, details } = (error ?? {}) as { code?: unknown; message?: unknown; details?: unknown };
@@ -37,7 +38,7 @@ export function fromFirebase(error: unknown): GenerationError {
   return new GenerationError(name, text, REFUSALS[name] ?? true, details ?? undefined);
 }
 
-/** Whether the backend took no job, for certain. */
+/** Whether the backend certainly submitted no job. */
 export const isRefusal = (error: GenerationError): boolean => error.code in REFUSALS;
 
 export const signedOut = (): GenerationError => new GenerationError("unauthenticated", "Sign in first.", false);

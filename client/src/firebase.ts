@@ -1,5 +1,5 @@
-// What the client uses of Firebase, by its shape alone: `firebase` and `@react-native-firebase` both have it. No type and
-// no code of either is imported. Methods are written as methods, so that the narrower parameters of the real ones fit.
+// Structural types of what the client uses of Firebase. They fit both `firebase` and `@react-native-firebase`; neither
+// is imported, not even its types. Methods use method syntax, so that the narrower parameters of the SDKs fit.
 
 /** `firebase/firestore` or `@react-native-firebase/firestore`. */
 export interface FirestoreModule {
@@ -36,12 +36,12 @@ export interface CallableOptions {
 /** `firebase/storage` or `@react-native-firebase/storage`. */
 export interface StorageModule {
   ref(storage: never, path: string): unknown;
-  // Not `uploadBytes`: React Native Firebase has it in name only.
+  // Not `uploadBytes`: React Native Firebase does not implement it.
   uploadBytesResumable(reference: never, data: never, metadata: { contentType: string }): unknown;
   deleteObject(reference: never): Promise<void>;
 }
 
-/** The three modules, as `import * as` gives them. */
+/** The three modules, as imported with `import * as`. */
 export interface Modules {
   firestore: FirestoreModule;
   functions: FunctionsModule;

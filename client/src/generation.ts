@@ -1,9 +1,9 @@
-// One job from its order to its end: when to ask, what the document means, and when its worker is gone.
+// Follows one job from its order to its end: when to call the backend, what the document means, when a worker is lost.
 //
-// Three rules. What ends a job is said by the server: a document, or a fresh look at it where it fell silent; never by the
-// phone's clock, and never without a network. Whether a job was asked for is said by its document: an error of the call
-// may mean that only the answer was lost. And asking again is always the same request under the same name, which the
-// worker makes once.
+// Three rules. Only the server ends a job, by its document or by a fresh read of one that fell silent; the phone's
+// clock never does, nor does a missing network. The document tells whether a job was submitted: an error of the call
+// may mean that only the response was lost. A repeated call always sends the same request under the same `fileUid`,
+// which the worker generates once.
 
 import { TICK_SECONDS, type AwakeClock } from "./awake.js";
 import type { Backend, Seen } from "./backend.js";
@@ -15,14 +15,14 @@ export type Stage = GenerationStage | "completed" | "failed";
 
 export interface GenerationState {
   stage: Stage;
-  /** Of the whole job, 0 to 100. */
+  /** Progress of the whole job, 0 to 100. */
   percent?: number;
   step?: number;
   total_steps?: number;
   eta_seconds?: number;
-  /** A data URI, where the request has `preview: true`. */
+  /** A data URI, if the request has `preview: true`. */
   preview?: string;
-  /** There is no network: what is shown is the last that was known. */
+  /** Whether there is no network: the state is then the last known one. */
   offline: boolean;
 }
 
@@ -30,23 +30,23 @@ export interface GenerationHandle {
   readonly fileUid: string;
   /** Rejects with a `GenerationError`. */
   readonly result: Promise<GenerationData>;
-  /** Stops the job, whether it waits or runs. Resolves once the server knows. After `stop()` it is `resume`'s to do. */
+  /** Cancels the job, whether it waits or runs. Resolves once the server knows. After `stop()`, `resume` it first. */
   cancel(): Promise<void>;
-  /** Stops listening; the job goes on, and is still asked for where it was not yet. `resume` finds it again. */
+  /** Stops watching. The job goes on, and a request that is still on its way is sent. `resume` watches it again. */
   stop(): void;
 }
 
 const LEASE_MARGIN_SECONDS = 10; // after `expires_at`, by the server's time
-const SILENCE_SECONDS = 100; // where a document says nothing of its lease
-const ANSWER_SECONDS = 90; // for the callable; Firebase's own limit is 70
-const LOOK_SECONDS = 60; // then another look may begin
-const CATCH_UP_SECONDS = 90; // what a listener may need after a sleep
-const OFFLINE_TICKS = 2; // a listener that begins may have nothing but the cache for a moment
+const SILENCE_SECONDS = 100; // for a document without a lease
+const ANSWER_SECONDS = 90; // for the callable; Firebase's limit is 70 s
+const LOOK_SECONDS = 60; // after which another read of the server may begin
+const CATCH_UP_SECONDS = 90; // the time that a listener may need after a sleep
+const OFFLINE_TICKS = 2; // a new listener may see only the cache for a moment
 const RELISTEN_SECONDS = 10;
 const MOST_ASKS = 4;
-/** How long the document may go on to say that nothing happened before the call is made again. */
+/** How long to wait for a sign of the job in its document before each repeated call. */
 const SECONDS_TO_ASK_AGAIN = [20, 60, 180];
-const SECONDS_AFTER_A_DEADLINE = 120; // the backend had time enough: most likely it was done
+const SECONDS_AFTER_A_DEADLINE = 120; // the call most likely succeeded, only late
 
 const STAGES: readonly string[] = ["queued", "loading", "generating", "uploading"];
 
@@ -54,16 +54,16 @@ export interface Surroundings {
   backend: Backend;
   clock: AwakeClock;
   inFlight: InFlight;
-  /** Who is signed in. */
+  /** The signed-in user. */
   uid: () => string | null | undefined;
-  /** How long a job may wait for a worker, in seconds in which the app is awake. */
+  /** How long a job may wait for a worker, in seconds while the app is awake. */
   queueSeconds: number;
 }
 
 export interface Plan {
-  /** What to ask with, as long as nobody knows that it was asked; without it the job is only watched. */
+  /** What to call the backend with, unless the job is known to be submitted. Without it the job is only watched. */
   order?: Order;
-  /** The user asks anew: a document that ended as `failed` is an earlier attempt's. */
+  /** Whether this is a new request: a `failed` document then belongs to an earlier attempt. */
   anew: boolean;
 }
 
@@ -73,7 +73,7 @@ interface Watcher {
 }
 
 export class Generation {
-  /** Resolves when nothing of this job is open any more. */
+  /** Resolves when this job is closed: its listener and timer have ended. */
   readonly ended: Promise<void>;
 
   private readonly outcome: Promise<GenerationData>;
@@ -81,13 +81,13 @@ export class Generation {
   private reject!: (error: GenerationError) => void;
   private end!: () => void;
   private settled = false;
-  private isKnownToEnd = false; // or else nobody listens any more, and the job may go on
+  private isKnownToEnd = false; // false once settled: nobody watches, and the job may go on
   private readonly watchers = new Set<Watcher>();
   private unlisten: () => void = () => undefined;
   private untick: () => void = () => undefined;
   private plan: Plan | undefined;
 
-  // The document, as the server last showed it.
+  // The document as last received from the server.
   private known = false;
   private fields: GenerationDocument | undefined;
   private changedAt: number;
@@ -95,7 +95,7 @@ export class Generation {
   private fromCache = false;
   private looking: { since: number; look: Promise<boolean> } | undefined;
   private disputed = false;
-  private turns = 0; // counts what the listener showed, and the slip: a look that began before brings what is older
+  private turns = 0; // counts listener updates and the slip; a read that began before the newest one is stale
   private overSince: number | undefined;
   private leftBehind: string | undefined;
   private relistenAt = Number.POSITIVE_INFINITY;
@@ -141,20 +141,20 @@ export class Generation {
     return this.settled;
   }
 
-  /** At once, for everybody who watches it: nobody is asked in the name of a user who is gone. */
+  /** Stop at once for all watchers, so that nothing is requested in the name of a user who is gone. */
   stop(): void {
     for (const watcher of [...this.watchers]) this.leave(watcher);
     this.close(() => undefined);
   }
 
-  /** What an app holds of it. Several may watch one job; it is listened to until the last one stops. */
+  /** Add a watcher and return its handle. The listener ends when the last watcher stops. */
   watch(onChange: (state: GenerationState) => void = () => undefined): GenerationHandle {
     let stopped!: Watcher["stopped"];
     const result = new Promise<GenerationData>((resolve, reject) => {
       stopped = reject;
       this.outcome.then(resolve, reject);
     });
-    result.catch(() => undefined); // whoever awaits it hears of it; nobody else has to
+    result.catch(() => undefined); // a result that nobody awaits is no unhandled rejection
     const watcher = { onChange, stopped };
     this.watchers.add(watcher);
     show(watcher, this.state);
@@ -167,7 +167,7 @@ export class Generation {
     this.endUnwatched();
   }
 
-  /** Who leaves the page after pressing the button wants the picture: what is on its way to the backend arrives first. */
+  /** Close once nobody watches, but not before a pending request or cancellation has reached the server. */
   private endUnwatched(): void {
     if (this.watchers.size === 0 && !this.isOnItsWay()) this.close(() => undefined);
   }
@@ -179,11 +179,11 @@ export class Generation {
     return this.slip === "none" || this.slip === "pending" || (this.slip === "refused" && this.looking !== undefined);
   }
 
-  /** Begin: remember the order, make its slip, listen, and ask once the server has the slip. */
+  /** Remember the order, write its slip, listen, and call the backend once the server has the slip. */
   async start(plan: Plan | Promise<Plan>): Promise<void> {
     this.untick = this.around.clock.listen((slept) => this.tick(slept));
     this.plan = "then" in plan ? await plan : plan;
-    if (this.settled) return; // stopped, and perhaps forgotten, before its memory had been read
+    if (this.settled) return; // stopped, and perhaps forgotten, while the memory was read
     const { order, anew } = this.plan;
     if (order && !anew) this.asksBefore = order.asks ?? 0;
     if (order?.jobId !== undefined) {
@@ -204,7 +204,7 @@ export class Generation {
     if (this.wish === "none") this.wish = "unsent";
     const before = this.slip === "none" || this.slip === "pending";
     if (this.plan?.order && before && !this.answered && this.asks + this.asksBefore === 0) {
-      this.fail(cancelled()); // nobody was asked yet; `writeSlip` takes its slip back
+      this.fail(cancelled()); // the backend was not called yet; `writeSlip` removes the slip
       return;
     }
     if (this.plan) await this.sendWish();
@@ -224,7 +224,7 @@ export class Generation {
         this.fail(cancelled());
       },
       () => {
-        // There is a document already, or the rules take no slips. What the server has decides.
+        // A document exists already, or the rules allow no slips: the server's document decides.
         this.slip = "refused";
         this.overlaid = true;
         if (!this.settled) void this.look().then(() => this.proceed());
@@ -239,25 +239,25 @@ export class Generation {
     this.endUnwatched();
   }
 
-  /** Ask, where the document says that this would do something. */
+  /** Call the backend if the document shows that this can have an effect. */
   private consider(): void {
     if (this.settled || !this.plan?.order || this.answered || this.asks > 0) return;
     const status = this.fields?.status;
     if (this.wish !== "none") {
       const isNothing = this.known && (status === undefined || status === "failed");
-      if (this.slip === "refused" && this.asksBefore === 0 && isNothing) this.fail(cancelled()); // nobody was asked
+      if (this.slip === "refused" && this.asksBefore === 0 && isNothing) this.fail(cancelled()); // never submitted
       return;
     }
     if (this.slip === "made") return this.ask();
     if (this.slip !== "refused" || !this.known) return;
-    if (status === "completed") return; // told by `observe`
-    if (status === "processing" && !this.leaseIsOver()) return; // somebody is at it; the lease tells
+    if (status === "completed") return; // `observe` reports it
+    if (status === "processing" && !this.leaseIsOver()) return; // a worker holds the lease
     if (status === "failed" && !this.plan?.anew) return;
     if (status === "queued" && this.fields?.cancel_requested === true && this.plan?.anew) return this.replaceSlip();
     this.ask();
   }
 
-  /** The slip of an attempt that was cancelled before it began would end this one, too. */
+  /** Replace the cancelled slip of an earlier attempt, which would end this one as well. */
   private replaceSlip(): void {
     this.slip = "pending";
     this.fields = undefined;
@@ -271,17 +271,17 @@ export class Generation {
     this.asks += 1;
     this.askedAt = clock.seconds;
     this.askAgainAt = Number.POSITIVE_INFINITY;
-    // Until the new job has taken it, the document shows the one that was lost.
+    // Until the new job claims it, the document still shows the lost one.
     this.leftBehind = this.isRunning() ? version(this.fields) : undefined;
-    // A job that knows of the slip ends where its user deleted it meanwhile.
+    // A job submitted with a slip ends if its user has deleted the document meanwhile.
     const slip = this.slip === "made" || this.fields !== undefined;
     const quote = order.quote === undefined ? {} : { quote: order.quote };
     const data = { fileUid: this.fileUid, input: order.input, slip, ...quote };
     const attempt = this.asks;
     const asked = { ...order, asks: this.asksBefore + attempt };
-    // Remembered first: an app that is closed now must not take the job for one that nobody was asked for.
+    // Remembered before the call: an app that is closed now must not take the job for one that was never requested.
     const called = inFlight.put(this.uid, this.fileUid, asked).then(() => {
-      // The call would be made in the name of whoever is signed in now.
+      // Another user may have signed in meanwhile, and the call would be made in their name.
       if (this.around.uid() !== this.uid) this.close(() => this.reject(signedOut()));
       if (this.settled) throw cancelled();
       return backend.call<{ jobId?: unknown } | null>("generate", data);
@@ -294,7 +294,7 @@ export class Generation {
         const jobId = typeof answer?.jobId === "string" ? answer.jobId : "";
         this.jobs.add(jobId);
         if (this.settled) return;
-        // It is never asked for again: no prompt has to stay in the phone's memory.
+        // It is never requested again, so the prompt need not stay in the phone's memory.
         void inFlight.put(this.uid, this.fileUid, { input: {}, asks: this.asksBefore + this.asks, jobId, slip });
         if (this.known && this.fields?.status === "failed") this.failed(this.fields);
         this.endUnwatched();
@@ -308,7 +308,7 @@ export class Generation {
   }
 
   private notAnswered(error: GenerationError): void {
-    // Where an earlier call may have been taken, a refusal of this one does not end that job.
+    // If an earlier call may have submitted the job, a refusal of this one does not end it.
     if (isRefusal(error) && this.unclear === undefined && this.asksBefore === 0 && !this.isRunning()) {
       if (this.slip === "made") void this.removeDocument();
       this.fail(error);
@@ -322,7 +322,7 @@ export class Generation {
   }
 
   private async askAgain(): Promise<void> {
-    this.askAgainAt = this.around.clock.seconds + LOOK_SECONDS; // the next try, should this look bring nothing
+    this.askAgainAt = this.around.clock.seconds + LOOK_SECONDS; // the next attempt, if this read fails
     if (!(await this.look()) || this.answered || this.wish !== "none" || this.isRunning()) return;
     this.ask();
   }
@@ -337,15 +337,15 @@ export class Generation {
     try {
       this.unlisten = this.around.backend.listen(this.uid, this.fileUid, (seen) => this.seen(seen), ended);
     } catch (error) {
-      ended(error); // an SDK that was shut down
+      ended(error); // the SDK was shut down
     }
-    if (this.settled) this.unlisten(); // a listener may answer before it is returned
+    if (this.settled) this.unlisten(); // a listener may be called before `listen` returns
   }
 
   private listenerEnded(error: GenerationError): void {
     if (this.settled) return;
     if (isRefusal(error) && error.code !== "resource-exhausted") {
-      // The job may well go on: it stays in memory, for a `resume` after the user has signed in again.
+      // The job may go on, so it stays in memory for a `resume` after the user has signed in again.
       this.close(() => this.reject(error));
       return;
     }
@@ -356,11 +356,11 @@ export class Generation {
     if (this.settled) return;
     this.fromCache = fromCache;
     if (!fromCache) this.cacheTicks = 0;
-    // The app's own slip, which the server has not taken yet, or just refused, hides what is there.
+    // This app's slip, not accepted yet or just refused, hides the server's document.
     if (pending && (this.slip === "pending" || this.overlaid)) return;
     if (!pending) this.overlaid = false;
     if (fromCache) {
-      // Good news are believed: nobody but the worker can have written them.
+      // A cached `completed` is trusted: only the worker can have written it.
       if (fields?.status === "completed") this.observe(fields);
       return;
     }
@@ -371,7 +371,7 @@ export class Generation {
     this.observe(fields, { pending });
   }
 
-  /** What the server has; `sure` where it was asked itself, `pending` where some of it is on its way there. */
+  /** Act on the document. `sure`: read from the server; `pending`: contains writes that are not accepted yet. */
   private observe(fields: GenerationDocument | undefined, { sure = false, pending = false } = {}): void {
     if (this.settled) return;
     const changed = !this.known || version(fields) !== version(this.fields);
@@ -395,13 +395,13 @@ export class Generation {
     this.proceed();
   }
 
-  /** A slip that says so ends its job; that of an attempt before this one is taken away instead. */
+  /** Whether a cancelled slip ends this job. One of an earlier attempt does not: `replaceSlip` removes it. */
   private isStopped(): boolean {
     if (this.fields?.status !== "queued" || this.fields.cancel_requested !== true || this.wish !== "none") return false;
     return this.slip === "made" || !this.plan?.anew;
   }
 
-  /** On another device, or before this app was closed. */
+  /** End a job that was cancelled on another device, or before this app was closed. */
   private stoppedElsewhere(): void {
     const others = this.othersMayCome();
     this.fail(cancelled());
@@ -409,9 +409,9 @@ export class Generation {
   }
 
   /**
-   * A document that was there, or has to be, is not, a listener says: a look makes sure that it was deleted.
+   * Check with the server whether a document that the listener reports as missing was really deleted.
    *
-   * Where the server has it all the same, that listener would not tell of its deletion: looks do, until it shows it again.
+   * If it still exists, that listener would not report its deletion: reads do, until the listener shows it again.
    */
   private dispute(): void {
     this.disputed = true;
@@ -425,7 +425,7 @@ export class Generation {
   private failed(fields: GenerationDocument): void {
     const failure = `${fields.job_id ?? ""}/${millis(fields.completed_at)}/${fields.attempt ?? ""}`;
     if (this.plan?.anew && this.slip !== "made") {
-      // Asked again, the document shows how the last attempt ended until the new job has taken it.
+      // After a repeated request the document shows the end of the last attempt until the new job claims it.
       this.earlier ??= this.asks === 0 ? failure : undefined;
       const ours = this.answered && (this.jobs.has(fields.job_id ?? "") || this.jobs.has(""));
       if (failure === this.earlier && !ours) {
@@ -434,7 +434,7 @@ export class Generation {
       }
     }
     const { code, message, retryable } = fields.error ?? { code: "internal", message: "It failed.", retryable: false };
-    // A second call of ours may still wait in line, and would begin the work that nobody wants.
+    // A job of a repeated call may still be queued; without the document it ends before it begins.
     if (code === "cancelled" && this.wish !== "none" && this.othersMayCome()) void this.removeDocument();
     this.fail(new GenerationError(code, message, retryable));
   }
@@ -445,7 +445,7 @@ export class Generation {
     return this.fields?.status === "processing" && version(this.fields) !== this.leftBehind;
   }
 
-  /** By the server's time, as far as documents have told it; it is later than that, never earlier. */
+  /** Whether the lease has expired, by the lower bound of the server's time that documents give. */
   private leaseIsOver(): boolean {
     const { clock } = this.around;
     const expires = millis(this.fields?.expires_at);
@@ -480,7 +480,7 @@ export class Generation {
   private async lookForTheWorker(): Promise<void> {
     const { clock } = this.around;
     this.overSince ??= clock.seconds;
-    if (this.looking && this.looking.since < this.overSince) return; // that one may have seen it before
+    if (this.looking && this.looking.since < this.overSince) return; // that read may predate the expiry
     const before = version(this.fields);
     if (!(await this.look()) || version(this.fields) !== before || !this.isRunning()) return;
     const mayAsk = this.plan?.anew === true && this.slip === "refused" && !this.answered && this.asks === 0;
@@ -490,13 +490,13 @@ export class Generation {
 
   private async lookForAnyWorker(): Promise<void> {
     if (!(await this.look()) || this.isRunning() || this.queuedSeconds < this.around.queueSeconds) return;
-    // A job that still comes would be made for nobody: it ends where its slip is gone.
+    // A job that still starts would have no reader; without its slip it ends at once.
     if (this.fields?.status === "queued") void this.removeDocument();
     const lost = new GenerationError("worker_lost", "No worker took this job in time; ask again.", true);
     this.fail(this.unclear ?? lost);
   }
 
-  /** Ask the server itself, and observe what it has. Whether it answered, and there is still something to wait for. */
+  /** Read the document from the server and observe it. Returns whether that succeeded and the job is still open. */
   private look(): Promise<boolean> {
     const { backend, clock } = this.around;
     const { turns } = this;
@@ -521,10 +521,10 @@ export class Generation {
 
   private async sendWish(): Promise<void> {
     if (this.settled || this.wish !== "unsent" || this.slip === "pending") return;
-    // Once there is a document; one that was there already has to be seen first.
+    // A cancellation needs a document; one that existed already must be seen first.
     if (this.fields === undefined && this.slip !== "made" && (this.known || this.slip === "refused")) return;
     this.wish = "sending";
-    // The failure of an earlier attempt takes no wish; the job that was asked for since ends where it is gone.
+    // A `failed` document of an earlier attempt accepts no cancellation: deleting it ends the job requested since.
     const { backend } = this.around;
     const ended = this.fields?.status === "failed";
     try {
@@ -532,19 +532,19 @@ export class Generation {
       else await backend.update(this.uid, this.fileUid, { cancel_requested: true });
     } catch (error) {
       this.wish = "unsent";
-      await this.look(); // it may have ended meanwhile, and takes no wish then
+      await this.look(); // it may have ended meanwhile, and then accepts no cancellation
       if (this.settled) return;
       throw fromFirebase(error);
     }
     this.wish = "sent";
     this.wishIsKnown();
     if (this.settled || this.isRunning()) return this.endUnwatched();
-    // Whoever takes it ends it before it begins.
+    // The worker that claims it will end it before it begins.
     this.fail(cancelled());
     if (!ended && this.othersMayCome()) await this.removeDocument();
   }
 
-  /** Of several jobs of one document only the first ends by its wish; the others need the document gone. */
+  /** Whether the document may have several jobs: its cancellation ends only the first, its deletion ends all. */
   private othersMayCome(): boolean {
     return this.asksBefore + this.asks > 1 || (this.slip === "refused" && this.fields?.status === "queued");
   }
@@ -553,7 +553,7 @@ export class Generation {
     try {
       await this.around.backend.remove(this.uid, this.fileUid);
     } catch {
-      // It stays as it is: the job ends by itself.
+      // The document stays, and the job ends by itself.
     }
   }
 
@@ -604,7 +604,7 @@ function show({ onChange }: Watcher, state: GenerationState): void {
   try {
     onChange(state);
   } catch (error) {
-    // The app's own mistake: it is told, and ends no job.
+    // A bug in the app's callback: logged, without ending the job.
     (globalThis as unknown as { console?: { error(error: unknown): void } }).console?.error(error);
   }
 }
@@ -615,7 +615,7 @@ const cancelled = (): GenerationError => new GenerationError("cancelled", "It wa
 
 const millis = (time: Timestamp | null | undefined): number => time?.toMillis?.() ?? Number.NaN;
 
-/** Whatever moves while a worker lives. */
+/** A key of the fields that change while a worker is alive. */
 function version(fields: GenerationDocument | undefined): string {
   if (fields === undefined) return "";
   return [fields.status, fields.job_id, fields.attempt, millis(fields.updated_at), millis(fields.expires_at)].join();

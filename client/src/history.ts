@@ -1,13 +1,13 @@
-// What was generated, page by page: enough for a grid that shows blurs at once and thumbnails soon.
+// Lists a user's generations by page, with what a grid needs to show BlurHashes at once and thumbnails soon after.
 
 import type { Backend } from "./backend.js";
 import type { GenerationDocument } from "./wire.js";
 
 export interface Thumbnail {
-  /** Null where it could not be stored, or went inline. */
+  /** Null: the thumbnail could not be stored, or the result was inline. */
   url: string | null;
   blurhash: string | null;
-  /** Of the whole picture. */
+  /** Of the full picture. */
   width: number;
   height: number;
 }
@@ -17,22 +17,22 @@ export interface HistoryItem {
   status: GenerationDocument["status"];
   createdAt: Date | null;
   taskType: string | null;
-  /** One for each file; of a clip its poster. */
+  /** One per file; a video's is its poster. */
   thumbnails: Thumbnail[];
   document: GenerationDocument;
 }
 
-/** Where a page ended. Hand it back as `after`, in the same session. */
+/** The end of a page. Pass it back as `after`, in the same session. */
 export type Cursor = { readonly fileUid: string };
 
 export interface HistoryPage {
   items: HistoryItem[];
   next: Cursor | null;
-  /** There is no network: these are those that the phone has kept, which may be none. `next` asks once more for the rest. */
+  /** Without a network: the items come from the phone's cache, which may be empty. `next` asks again for the rest. */
   offline: boolean;
 }
 
-const MOST = 100; // the rules let no longer list be read
+const MOST = 100; // the limit of firestore.rules
 
 export async function history(
   backend: Backend,
@@ -44,7 +44,7 @@ export async function history(
   if (after && !cursors.has(after)) throw new TypeError("after: must be the `next` of an earlier page");
   const { docs: snapshots, fromCache: offline } = await backend.page(uid, size, after ? cursors.get(after) : undefined);
   const last = snapshots[snapshots.length - 1];
-  let next = offline ? after : null; // what a phone has kept ends sooner than what there is
+  let next = offline ? after : null; // the cache may end before the history does
   if (last && (offline || snapshots.length === size)) {
     next = { fileUid: last.id };
     cursors.set(next, last);
@@ -68,7 +68,7 @@ function item(fileUid: string, document: GenerationDocument): HistoryItem {
   };
 }
 
-/** Delete the files that the document names, then the document: what is left can be deleted again. */
+/** Delete the files that the document names, then the document, so that a failed deletion can be repeated. */
 export async function removeGeneration(backend: Backend, uid: string, fileUid: string): Promise<void> {
   const files = (await backend.look(uid, fileUid))?.generation_data?.files ?? [];
   const paths = files.flatMap(({ storage_path, thumbnail_path, poster_path }) => [storage_path, thumbnail_path, poster_path]);

@@ -1,4 +1,4 @@
-// The app's side: ask for a generation, watch it, stop it, and list what was made. docs/client.md says how.
+// The app's side: start a generation, watch it, cancel it, and list the results. See docs/client.md.
 
 import { AwakeClock } from "./awake.js";
 import { Backend } from "./backend.js";
@@ -16,24 +16,24 @@ export type { GenerationHandle, GenerationState, Stage } from "./generation.js";
 export type { Cursor, HistoryItem, HistoryPage, Thumbnail } from "./history.js";
 export type { Memory } from "./memory.js";
 export type { UploadContent, UploadOptions } from "./upload.js";
-// All that goes over the wire; the errors of documents come as a `GenerationError` of the client's.
+// All wire types. A document's error reaches the app as a `GenerationError`.
 export type * from "./wire.js";
 export type { GenerationInput } from "./memory.js";
 
 export interface ClientOptions extends Modules {
   app: Instances;
-  /** Who is signed in, asked at each call. */
+  /** The signed-in user; read at each call. */
   uid: () => string | null | undefined;
-  /** Where jobs in flight are kept while the app is closed. Without it they are known until then. */
+  /** Keeps the jobs in flight while the app is closed. Without it they are forgotten then. */
   memory?: Memory;
-  /** How long a job may wait for a worker, in seconds in which the app is awake; a quarter of an hour. */
+  /** How long a job may wait for a worker, in seconds while the app is awake. Default: 900. */
   queueSeconds?: number;
 }
 
 export interface GenerateOptions extends WatchOptions {
-  /** 1 to 128 of `A-Z a-z 0-9 _ -`. The same one again, with the same input, is the same generation. */
+  /** 1 to 128 of `A-Z a-z 0-9 _ -`. Repeating it with the same input returns the same generation. */
   fileUid?: string;
-  /** The signed quote of `quote()`, where the backend takes credits: the price is then no more than that. */
+  /** The signed quote from `quote()`, for a backend with credits: the price does not exceed it. */
   quote?: string;
 }
 
@@ -41,40 +41,40 @@ export interface WatchOptions {
   onChange?: (state: GenerationState) => void;
 }
 
-/** What a request would cost, and what the backend takes for it where it takes credits. */
+/** The price of a request, in units and, if the backend uses them, in credits. */
 export interface Offer extends Quote {
   credits?: number;
-  /** Signed, for `generate`. */
+  /** The signed quote, for `generate`. */
   quote?: string;
 }
 
 export interface Labels {
   favorite?: boolean;
   hidden?: boolean;
-  /** Up to ten of at most 40 characters. */
+  /** Up to ten, each of at most 40 characters. */
   labels?: string[];
 }
 
 export interface Client {
   generate(input: GenerationInput, options?: GenerateOptions): GenerationHandle;
-  /** Goes on with a job, after a restart or a `stop`. */
+  /** Continues to watch a job, after a restart or a `stop`. */
   resume(fileUid: string, options?: WatchOptions): GenerationHandle;
-  /** The jobs whose end this app has not seen yet. */
+  /** The `fileUid`s of jobs whose end this app has not seen yet. */
   inFlight(): Promise<string[]>;
-  /** Newest first; at most 100 a page. */
+  /** Lists generations, newest first; at most 100 a page. */
   history(options?: { pageSize?: number; after?: Cursor | null }): Promise<HistoryPage>;
-  /** Deletes its files, then its document. A job that still runs stops. */
+  /** Deletes a generation's files, then its document. A job that still runs stops. */
   remove(fileUid: string): Promise<void>;
   label(fileUid: string, labels: Labels): Promise<void>;
   quote(input: GenerationInput): Promise<Offer>;
-  /** Returns the `gs://` address that a request names as `image_url`. */
+  /** Uploads a picture. Returns the `gs://` address for a request's `image_url`. */
   upload(content: UploadContent, options?: UploadOptions): Promise<string>;
-  /** Tells the operator of a picture that should not be there. */
+  /** Reports an objectionable picture to the operator. */
   report(fileUid: string, reason: string, note?: string): Promise<void>;
   capabilities(): Promise<Capabilities>;
   /**
-   * Nothing of a user's stays on this phone: their jobs are listened to no more, and the memory of them is empty. For an
-   * account that was deleted; the jobs themselves end with it.
+   * Stops watching a user's jobs and removes them from this phone's memory. For a deleted account; the jobs themselves
+   * end with it.
    */
   forget(uid: string): Promise<void>;
 }
@@ -97,7 +97,7 @@ export function createClient(options: ClientOptions): Client {
     return uid;
   };
 
-  /** One job is listened to once, however often it is asked for or resumed. */
+  /** Watch a job. One that is watched already is shared, so each job has a single listener. */
   function begin(
     fileUid: string,
     plan: (uid: string) => Plan | Promise<Plan>,

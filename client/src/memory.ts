@@ -1,33 +1,33 @@
-// Which jobs are in flight, so that an app that was closed meanwhile finds them again.
+// Remembers the jobs in flight, so that an app that was closed meanwhile finds them again.
 
 import type { GenerationRequest, Open, TaskType } from "./wire.js";
 
-/** A request, also one with fields that a worker knows and this version does not. The backend says who asks. */
+/** A request, possibly with fields that a worker knows and this version does not. The backend adds the user. */
 export type GenerationInput =
   | GenerationRequest
   | { task_type?: Open<TaskType>; prompt?: string | null; [field: string]: unknown };
 
-/** Where an app keeps small texts: `localStorage` by three arrows, AsyncStorage, or any other store. */
+/** A store of small texts: `localStorage` wrapped in three functions, AsyncStorage, or any other. */
 export interface Memory {
   get(key: string): string | null | undefined | Promise<string | null | undefined>;
   set(key: string, value: string): unknown;
   remove(key: string): unknown;
 }
 
-/** What has to be known of a job to go on with it. */
+/** What a client needs to resume a job. */
 export interface Order {
-  /** Empty once there is a `jobId`: nobody asks for it again. */
+  /** Empty once there is a `jobId`, since the job is then never requested again. */
   input: GenerationInput;
   quote?: string;
-  /** RunPod's name of the job, once the backend has said it. Without one nobody knows whether it was asked for. */
+  /** RunPod's job id, once the backend has returned it. Without one it is unknown whether the job was submitted. */
   jobId?: string;
-  /** Whether the job was asked for with a slip: its document is there until somebody deletes it. */
+  /** Whether the job was requested with an order slip: its document then exists until someone deletes it. */
   slip?: boolean;
-  /** How often the backend was called for it. */
+  /** How often the backend was called for this job. */
   asks?: number;
 }
 
-/** The orders of each user, under one key. A store that fails costs the memory, never a job. */
+/** The orders of each user, under one key. If the store fails, the memory is lost but never a job. */
 export class InFlight {
   private readonly held = new Map<string, Record<string, Order>>();
   private readonly unsaved = new Set<string>();
@@ -57,7 +57,7 @@ export class InFlight {
     });
   }
 
-  /** Also where nothing of it can be read. */
+  /** Forget all orders, even if the stored ones cannot be read. */
   forgetAll(uid: string): Promise<void> {
     return this.change(uid, () => ({}));
   }
@@ -72,7 +72,7 @@ export class InFlight {
         this.unsaved.delete(uid);
       } catch {
         this.unsaved.add(uid);
-        // A full or closed store: this session still knows.
+        // A full or closed store: `held` serves this session.
       }
     });
   }
@@ -81,10 +81,10 @@ export class InFlight {
     const held = this.held.get(uid) ?? {};
     if (!this.memory || this.unsaved.has(uid)) return held;
     try {
-      // Each time: another tab of the same browser may have written there meanwhile.
+      // Not cached: another tab of the same browser may have written meanwhile.
       return valid(JSON.parse((await this.memory.get(key(uid))) ?? "{}"));
     } catch {
-      return held; // nothing there that could be read
+      return held; // the store fails, or holds something unreadable
     }
   }
 

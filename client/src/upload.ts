@@ -1,4 +1,4 @@
-// A user's own picture on its way into a request.
+// Uploads a user's picture for a request.
 
 import type { Backend } from "./backend.js";
 import { GenerationError } from "./errors.js";
@@ -7,13 +7,13 @@ import { GenerationError } from "./errors.js";
 export type UploadContent = { readonly size: number; readonly type: string } | Uint8Array;
 
 export interface UploadOptions {
-  /** Where the content does not say it itself. The worker goes by the content. */
+  /** For content without a type. The worker goes by the content itself. */
   contentType?: string;
-  /** 1 to 200 of `A-Z a-z 0-9 . _ -`; the same one again replaces it. */
+  /** 1 to 200 of `A-Z a-z 0-9 . _ -`; reusing a name replaces the picture. */
   name?: string;
 }
 
-const MOST_BYTES = 20 * 1024 * 1024; // the rules, and the worker
+const MOST_BYTES = 20 * 1024 * 1024; // the limit of storage.rules and of the worker
 const PICTURE = /^image\/(png|jpeg|jpg|webp|heic|heif|avif|gif|bmp|tiff)$/;
 const UNTYPED = "application/octet-stream";
 
@@ -28,7 +28,7 @@ export async function upload(
     throw new GenerationError("too_large", `A picture may have at most ${MOST_BYTES / 1024 / 1024} MB.`, false);
   }
   const said = contentType ?? ("type" in content ? content.type : "");
-  // React Native's blobs have no type, and browsers know none of some files.
+  // React Native's blobs have no type, and browsers do not know the type of some files.
   const path = `uploads/${uid}/${name}`;
   const bucket = await backend.store(path, content, PICTURE.test(said) ? said : UNTYPED);
   return `gs://${bucket}/${path}`;
@@ -36,7 +36,7 @@ export async function upload(
 
 const LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
 
-/** A name that no two files have: 20 letters and digits, as Firestore's own. React Native has no `crypto` for more. */
+/** A unique name: 20 letters and digits, like Firestore's ids. Uses `Math.random`: React Native has no `crypto`. */
 export function newId(): string {
   return Array.from({ length: 20 }, () => LETTERS[Math.floor(Math.random() * LETTERS.length)]).join("");
 }
