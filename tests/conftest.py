@@ -1,7 +1,7 @@
-"""Fixtures that all tests share, and which tests are quick; the local world comes from `tools.emulators`.
+"""Fixtures that all tests share, and the marks for quick tests; the local world comes from `tools.emulators`.
 
-`make unit` runs what stays in this process: no Node, no torch, no program but the encoder and the decoder that the
-worker itself starts.
+`make unit` runs the tests that stay in this process: no Node, no torch, and no program but the encoder and decoder that
+the worker itself starts.
 """
 
 import os
@@ -19,10 +19,11 @@ from worker.core.config import Settings, set_library_defaults
 pytest_plugins = ["tests.support.fixtures"]
 
 OUTSIDE = {"firebase_session", "faulty_firebase_session", "fake_gcs_session", "control_plane", "fitness_checks"}
-"""Fixtures that start something outside this process, or serve it: a test that comes to one of them is `e2e`. RunPod's
-SDK, as it is imported, asks another Python about the CPU."""
+"""Fixtures that start something outside this process, or serve it: a test that uses one is `e2e`. RunPod's SDK, when
+imported, runs another Python to ask about the CPU.
+"""
 PROGRAMS = {Path(sys.executable).name, "exiftool", "ffprobe", "node", "npm"}
-"""What only an `e2e` test starts; the worker's decoder is a Python with -I, and no other is."""
+"""Programs that only an `e2e` test starts; the worker's decoder is a Python with -I, and no other program is."""
 
 WHOLE = re.compile(r"^pytestmark = .*\bmark\.(e2e|slow)\b", re.MULTILINE)
 
@@ -59,23 +60,23 @@ LONGEST = (
     "tests/media/test_sandbox.py",
     "tests/sources/test_http.py",
 )
-"""Begun first, so that pytest-xdist's workers end at about the same time (with --no-loadscope-reorder)."""
+"""Modules that run first, so that pytest-xdist's workers end at about the same time (with --no-loadscope-reorder)."""
 
 VARIABLES = {"GCLOUD_PROJECT", *map(str.upper, Settings.model_fields)}
 
-# However long an example takes: a busy machine is no mistake of ours.
+# No deadline: an example that is slow on a busy machine is not an error.
 hypothesis.settings.register_profile("whole", deadline=None)
 hypothesis.settings.register_profile(QUICK, max_examples=QUICK_EXAMPLES, deadline=None)
 hypothesis.settings.load_profile("whole")
 
 set_library_defaults()
-# Pictures here are small, and several tests run at a time: torch's threads would mostly wait for each other.
+# Pictures here are small and several tests run at a time: torch's threads would mostly wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ["HF_HUB_OFFLINE"] = "1"  # nothing is ever downloaded: a test that would try fails at once
+os.environ["HF_HUB_OFFLINE"] = "1"  # nothing is ever downloaded: a test that tries fails at once
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """A module that is marked as a whole is not even imported where its mark is not wanted."""
+    """Skip importing a module whose mark, set for the whole module, is not selected."""
     wanted = config.option.markexpr
     if collection_path.suffix != ".py" or "not " not in wanted:
         return None
@@ -101,12 +102,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_runtest_teardown(item: pytest.Item) -> None:
-    """Where no slow test is wanted, none may import torch: in each process that takes longer than all of its others."""
+    """Fail a test that imports torch where no slow test is selected: the import takes longer than all quick tests."""
     assert "not slow" not in item.config.option.markexpr or "torch" not in sys.modules, "a slow test without its mark"
 
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No variable of the developer's own reaches a test."""
+    """Remove the developer's own variables from the environment of every test."""
     for name in VARIABLES.intersection(os.environ):
         monkeypatch.delenv(name)

@@ -1,4 +1,4 @@
-"""One stack, one browser: what takes long to start is started once."""
+"""One stack and one browser for all tests, because both are slow to start."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Arrive = Callable[..., Visitor]
 
 @pytest.fixture(scope="module")
 def app() -> Iterator[LocalApp]:
-    """Emulators, worker, functions and page."""
+    """Yield the emulators, the worker, the functions and the page."""
     if chromium() is None:
         missing("Chromium is not here (the package chromium)")
     try:
@@ -32,13 +32,13 @@ def app() -> Iterator[LocalApp]:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        # As root, as in a container, Chromium has no sandbox of its own.
+        # Running as root, as in a container, Chromium has no sandbox of its own.
         yield playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
 
 
 @pytest.fixture
 def visitor(app: LocalApp, browser: Browser) -> Iterator[Arrive]:
-    """`visitor(phone=True, dark=True)`: somebody new."""
+    """Return `visitor(phone=True, dark=True)`, which opens the app for somebody new."""
     there: list[Visitor] = []
 
     def arrive(*, phone: bool = False, dark: bool = False) -> Visitor:

@@ -16,7 +16,7 @@ from worker.core.logs import configure
 
 @contextmanager
 def logged(settings: Settings) -> Iterator[io.StringIO]:
-    """All that is logged in the worker's own format; the root logger is put back afterwards."""
+    """Collect everything logged, in the worker's own format, and restore the root logger afterwards."""
     root = logging.getLogger()
     handlers, level, hook = root.handlers[:], root.level, threading.excepthook
     stream = io.StringIO()
@@ -30,14 +30,14 @@ def logged(settings: Settings) -> Iterator[io.StringIO]:
 
 @pytest.fixture(scope="module")
 def log() -> Iterator[io.StringIO]:
-    """At DEBUG."""
+    """Yield the log at DEBUG."""
     with logged(load_settings(log_level="DEBUG")) as stream:
         yield stream
 
 
 @pytest.fixture(scope="module")
 def world(log: io.StringIO) -> Iterator[World]:
-    """A worker that stays the same one under all attacks of a module."""
+    """Yield one worker for all attacks of a module."""
     made = World(log)
     yield made
     made.good()
@@ -45,7 +45,7 @@ def world(log: io.StringIO) -> Iterator[World]:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Print what was tried."""
+    """Print the table of attempts."""
     if TABLE:
         terminalreporter.section("attacks")
         terminalreporter.write_line(table())

@@ -1,4 +1,4 @@
-"""The built-in models are loaded once for the whole directory, small ones made once; a run is one call."""
+"""Fixtures of the engine's tests: built-in models loaded once for all, small ones made once, and one call per run."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,7 @@ from worker.engine.models.hub import DEMO_MODELS
 from worker.engine.models.registry import ModelRegistry
 from worker.engine.protocol import GeneratedImage, Placement
 
-if TYPE_CHECKING:  # torch takes seconds to import, and the quick tests here do without
+if TYPE_CHECKING:  # torch takes seconds to import, and the quick tests here do without it
     from tests.support.engine_jobs import Recorder
 
 Runner = Callable[..., list[NDArray[np.uint8]]]
@@ -38,7 +38,7 @@ WITHOUT_TORCH = {
     "test_weight_files.py",
     "test_work.py",
 }
-"""All other modules here are `slow`, and not even imported where no slow test is wanted."""
+"""All other modules here are `slow`, and not even imported where no slow test is selected."""
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -47,7 +47,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # diffusers' schedulers hand tensors to NumPy in a way that NumPy 2 has deprecated; there is nothing here to change.
+    # diffusers' schedulers pass tensors to NumPy in a way that NumPy 2 deprecates; that cannot be changed here.
     quiet = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
     for item in items:
         if "tests/engine/" in item.nodeid:
@@ -58,7 +58,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def demo_models() -> Path:
-    """The folder that ships with the worker; tests read it and copy from it."""
+    """Return the folder that ships with the worker; tests read it and copy from it."""
     return DEMO_MODELS
 
 
@@ -74,13 +74,13 @@ def demo_settings(demo_models: Path) -> Settings:
 
 
 def engine_of(settings: Settings, **changes: Any) -> Engine:
-    """An engine on the CPU, of these settings with some changed."""
+    """Return an engine on the CPU with these settings, some of them changed."""
     settings = settings.model_copy(update=changes)
     return Engine(settings, registry=ModelRegistry(settings, cuda=False, where=()))
 
 
 def runs_out(patch: pytest.MonkeyPatch, module: Any, method: str, *, at: int = 1) -> list[int]:
-    """Of the calls of a method this one runs out of memory; each call adds an entry to what is returned."""
+    """Make the `at`-th call of a method run out of memory; every call adds an entry to the returned list."""
     import torch
 
     calls: list[int] = []
@@ -124,7 +124,9 @@ def wan_i2v(demo_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture(scope="session")
 def run(engine: Engine) -> Runner:
-    """Run a small job of a task; keywords change its parameters. Gives the pixels of each picture, or [the frames]."""
+    """Return a function that runs a small job of a task; keywords change its parameters. It returns the pixels of each
+    picture, or [the frames].
+    """
     return runner(engine)
 
 
@@ -149,7 +151,7 @@ def runner(engine: Engine) -> Runner:
 
 
 def request_of(task_type: TaskType) -> Request:
-    """A request of this task with nothing but its required fields; the engine reads only its task."""
+    """Return a request of this task with only its required fields; the engine reads only its task."""
     urls = dict.fromkeys(("image_url", "mask_url"), "https://example.com/a.png")
     model = REQUESTS[task_type]
     fields: dict[str, Any] = {name: url for name, url in urls.items() if name in model.model_fields}
@@ -159,14 +161,14 @@ def request_of(task_type: TaskType) -> Request:
 
 
 def prepare(engine: Engine, task_type: TaskType, control: Control) -> Placement:
-    """Have the weights of a task where they run a small job of it."""
+    """Load the weights of a task to where they run a small job of it."""
     from tests.support.engine_jobs import image_params, video_params
 
     return engine.prepare(request_of(task_type), video_params() if task_type.is_video else image_params(), control)
 
 
 def parts_of(engine: Engine, task: TaskType) -> Any:
-    """The networks of a task, loaded for a small job of it where they are not."""
+    """Return the networks of a task, loaded for a small job of it if they are not yet."""
     from tests.support.engine_jobs import Recorder
 
     prepare(engine, task, Recorder())

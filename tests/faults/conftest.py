@@ -15,7 +15,7 @@ MakeWorld = Callable[..., World]
 
 @pytest.fixture
 def make_world(faulty_firebase: FaultyFirebase, tmp_path: Path) -> Iterator[MakeWorld]:
-    """Builds workers inside this process that share one Firebase."""
+    """Yield a function that builds workers inside this process, all on one Firebase."""
     worlds: list[World] = []
 
     def make(script: Script | None = None, **settings: Any) -> World:
@@ -30,13 +30,13 @@ def make_world(faulty_firebase: FaultyFirebase, tmp_path: Path) -> Iterator[Make
 
 @pytest.fixture
 def world(make_world: MakeWorld) -> World:
-    """One worker inside this process."""
+    """Return one worker inside this process."""
     return make_world()
 
 
 @pytest.fixture
 def endpoint(faulty_firebase: FaultyFirebase, tmp_path: Path) -> Iterator[Endpoint]:
-    """A control plane without workers yet; everything that was started ends with the test."""
+    """Yield a control plane without workers; everything that is started ends with the test."""
     made = Endpoint(faulty_firebase, tmp_path)
     yield made
     try:
@@ -54,7 +54,7 @@ def _live(faulty_firebase_session: FaultyFirebase, tmp_path_factory: pytest.Temp
 
 @pytest.fixture
 def live(_live: Endpoint, faulty_firebase: FaultyFirebase) -> Iterator[Endpoint]:
-    """An endpoint whose one worker process serves test after test: a test that ends it fails."""
+    """Yield an endpoint whose one worker process serves test after test: a test that ends it fails."""
     if not _live.workers or _live.workers[-1].returncode is not None:
         _live.ready(f"live-{len(_live.workers)}")
     yield _live

@@ -1,4 +1,4 @@
-"""Many jobs in a row on one process, and what the process weighs meanwhile; prints one JSON line a lap.
+"""Runs many jobs in a row in one process and measures its resources; prints one JSON line a lap.
 
 Run by `test_endurance` with the emulators' variables set: `python tests/faults/marathon.py JOBS LAPS`.
 """
@@ -26,7 +26,7 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def job_input(number: int) -> dict[str, Any]:
-    """Twenty kinds of jobs in turn."""
+    """Return the input of one of twenty kinds of jobs, in turn."""
     name = f"m{number:06}"
     match number % 20:
         case 0:
@@ -40,7 +40,7 @@ def job_input(number: int) -> dict[str, Any]:
         case 4:
             return cloud(name, "raises: a fox")
         case 5:
-            return cloud(f"m{number - 10:06}")  # asked for again
+            return cloud(f"m{number - 10:06}")  # a repeated request
         case 6:
             return cloud(f"m{number - 10:06}", "another fox")  # under an id that is taken
         case 7:
@@ -56,7 +56,7 @@ def job_input(number: int) -> dict[str, Any]:
 
 
 async def serve(number: int, services: Services, painter: Painter) -> str:
-    """Serve one job; how it ended."""
+    """Serve one job; returns how it ended."""
     painter.step_seconds = 0.01 if number % 20 == 9 else 0.0
     work = asyncio.create_task(handler.serve({"id": f"job-{number}", "input": job_input(number)}, services))
     if number % 20 == 9:
@@ -67,7 +67,7 @@ async def serve(number: int, services: Services, painter: Painter) -> str:
 
 
 def weight() -> dict[str, int]:
-    """What the process holds now; `rss` in bytes."""
+    """Return the resources that the process holds now; `rss` in bytes."""
     gc.collect()
     return {
         "rss": int(Path("/proc/self/statm").read_text().split()[1]) * PAGE,
@@ -78,7 +78,7 @@ def weight() -> dict[str, int]:
 
 
 async def run(jobs: int, laps: int) -> None:
-    """All jobs, one after the other."""
+    """Run all jobs, one after the other."""
     services = handler.build(load_settings())
     painter = Painter(Script())
     services = dataclasses.replace(services, generator=painter)

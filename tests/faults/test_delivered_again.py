@@ -60,7 +60,7 @@ def test_case_02_the_same_job_at_two_workers_at_once(endpoint: Endpoint) -> None
 async def test_case_02_an_attempt_that_lost_its_claim_in_line_for_the_card_is_stopped_at_a_step(
     make_world: MakeWorld, fate: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The card gets free before the keeper looks again: the document is looked at beside its first step."""
+    """The card becomes free before the lease is renewed: the document is read beside the first step."""
     monkeypatch.setattr(timing, "WATCH_SECONDS", 60.0)
     waiting, another = make_world(), make_world()
     before = asyncio.create_task(waiting.serve(cloud("c02b-before", "hangs: a fox"), "job-before"))
@@ -235,7 +235,7 @@ def test_case_36_a_worker_that_was_frozen_past_its_lease_changes_nothing(
 
 
 async def test_case_36_who_gives_up_late_takes_no_object_from_its_successor(make_world: MakeWorld) -> None:
-    """The late attempt has uploaded one image and hears of a stop before it hears of its successor."""
+    """The late attempt has uploaded one image, and is told to stop before it learns of its successor."""
     late, successor = make_world(), make_world()
     request = cloud("c36b", "hangs at the second: a fox", num_images=2)
     frozen = asyncio.create_task(late.serve(request, "job-late"))
@@ -259,7 +259,7 @@ async def test_case_48_a_document_of_a_newer_version_keeps_what_this_one_does_no
 
 
 def _dies(endpoint: Endpoint, file_uid: str, moment: str, **fields: Any) -> str:
-    """A worker takes a job and dies of it at the moment, without a word; the job."""
+    """Let a worker take a job and die silently at the moment; returns the job."""
     worker = endpoint.ready("mortal", die_at=moment)
     job = endpoint.plane.submit(cloud(file_uid, **fields), f"job-{file_uid}")
     assert worker.wait() == -signal.SIGKILL
@@ -268,7 +268,7 @@ def _dies(endpoint: Endpoint, file_uid: str, moment: str, **fields: Any) -> str:
 
 
 def _delivered_again(live: Endpoint, file_uid: str, job: str, **fields: Any) -> dict[str, Any]:
-    """RunPod hands the job to the worker that lives."""
+    """Let RunPod hand the job to the worker that lives; returns the response."""
     return live.answer(live.plane.submit(cloud(file_uid, **fields), job))
 
 

@@ -1,6 +1,6 @@
-"""Two thousand jobs in a row on one process leave memory, threads, file descriptors and temporary files as they were.
+"""Two thousand jobs in a row on one process leak no memory, threads, file descriptors or temporary files.
 
-`FAULTS_ENDURANCE_JOBS` makes it a shorter or a longer run.
+`FAULTS_ENDURANCE_JOBS` changes the number of jobs.
 """
 
 import json
@@ -44,7 +44,7 @@ def test_case_47_two_thousand_jobs_in_a_row(firebase: FirebaseEmulators, tmp_pat
         "invalid_input": each,
         "out_of_memory": each,
         "internal": each,
-        "idempotency_mismatch": each - 1,  # in the first round nothing was there to differ from
+        "idempotency_mismatch": each - 1,  # the first round had nothing to differ from
         "stopped": each,
     }
     middle, end = laps[LAPS // 2 : LAPS // 2 + 5], laps[-5:]

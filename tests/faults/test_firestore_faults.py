@@ -1,4 +1,4 @@
-"""Cases 30-35: Firestore answers late or not at all, or its document is not what it was."""
+"""Cases 30-35: Firestore responds late or not at all, or its document has changed."""
 
 import asyncio
 import base64
@@ -39,7 +39,7 @@ def _heal(world: World) -> None:
 async def test_case_30_and_32_firestore_is_down_from_the_claim_on(
     world: World, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if how != "hangs":  # one of them waits as long as in earnest
+    if how != "hangs":  # one of them waits for the real timeout
         monkeypatch.setattr(timing, "CLAIM_SECONDS", 1.0)
         monkeypatch.setattr(timing, "TERMINAL_SECONDS", 1.0)
     _take_down(world, how)
@@ -74,7 +74,7 @@ async def test_case_30_firestore_is_back_before_the_end(make_world: MakeWorld, m
 async def test_case_30_firestore_is_back_and_holds_the_result_of_another_request(
     make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Only the end shows that the file_uid was taken; what it was taken for stays, and an operator can see why."""
+    """Only the end shows that the file_uid was taken; its document stays, and an operator can see why."""
     monkeypatch.setattr(timing, "CLAIM_SECONDS", 0.5)
     world = make_world(Script(step_seconds=0.1))
     first = await world.serve(cloud("c30d"))
@@ -90,7 +90,7 @@ async def test_case_30_firestore_is_back_and_holds_the_result_of_another_request
 
 
 def _unclaimed(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Jobs that go on without their documents."""
+    """Return the log messages of jobs that go on without their documents."""
     entries = [entry for entry in caplog.records if getattr(entry, "action", "") == "unclaimed"]
     return [getattr(entry, "job_id", "") for entry in entries]
 
@@ -98,7 +98,7 @@ def _unclaimed(caplog: pytest.LogCaptureFixture) -> list[str]:
 async def test_case_30_a_job_that_firestore_did_not_know_is_claimed_when_it_is_back(
     make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Not only at its end: if its worker dies now, there is a document whose lease runs out."""
+    """Not only at its end: if its worker dies now, there is a document whose lease expires."""
     monkeypatch.setattr(timing, "CLAIM_SECONDS", 0.5)
     monkeypatch.setattr(timing, "WATCH_SECONDS", 0.3)
     world, another = make_world(Script(step_seconds=0.1)), make_world()
@@ -122,7 +122,7 @@ async def test_case_30_a_job_that_firestore_did_not_know_is_claimed_when_it_is_b
 async def test_case_30_a_job_that_was_done_elsewhere_meanwhile_spoils_nothing(
     make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Unknown to Firestore it paints the same again, is stopped, and leaves the other one's result as it is."""
+    """Unknown to Firestore, it paints the same again, is stopped, and leaves the other one's result as it is."""
     monkeypatch.setattr(timing, "CLAIM_SECONDS", 0.3)
     monkeypatch.setattr(timing, "WATCH_SECONDS", 60.0)
     unknown, another = make_world(), make_world()
@@ -168,7 +168,7 @@ async def test_case_31_and_32_firestore_is_down_at_the_completion(
     _take_down(world, how)
     started = time.monotonic()
     with monkeypatch.context() as patch:
-        if how != "hangs":  # one of them waits as long as in earnest
+        if how != "hangs":  # one of them waits for the real timeout
             patch.setattr(timing, "TERMINAL_SECONDS", 1.0)
         response, stood_still = await while_the_loop_turns(job)
     assert time.monotonic() - started < FIREBASE_DOWN_SECONDS
@@ -237,7 +237,7 @@ async def test_a_picture_whose_data_uri_is_in_capitals_costs_nobody_the_document
 
 
 def filled(room: int, file_uid: str) -> dict[str, Any]:
-    """What an app keeps in a document in which so many bytes are left."""
+    """Return an app's fields for a document in which so many bytes are left."""
     own = {"status": "queued", "labels": ["mine"], "notes": ""}
     return {**own, "notes": "x" * (MAX_DOCUMENT_BYTES - room - document_bytes(path_of(file_uid), own))}
 

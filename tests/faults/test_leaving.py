@@ -47,7 +47,7 @@ def test_case_11_sigterm_and_the_grace_is_over_before_the_job(endpoint: Endpoint
 
 @pytest.mark.e2e
 def test_case_12_a_job_that_arrives_while_an_idle_worker_leaves(endpoint: Endpoint, live: Endpoint) -> None:
-    """It may be on its way when the poll ends: it must be delivered again, and nothing stands in the way of that."""
+    """It may be on its way when the poll ends: then it must be delivered again, and nothing may prevent that."""
     leaving = endpoint.ready()
     leaving.terminate()
     job = endpoint.plane.submit(cloud("c12"), "job-c12")
@@ -102,7 +102,7 @@ def test_case_15_cancelled_between_upload_and_completion(live: Endpoint) -> None
 
 
 async def test_case_15_cancelled_while_the_document_is_being_completed(make_world: MakeWorld) -> None:
-    """Wherever the stop comes, document and objects agree; 12 moments from the claim to the answer."""
+    """Wherever the stop comes, document and objects agree; 12 moments from the claim to the response."""
     world = make_world(Script(step_seconds=0.0))
     ended = []
     for number in range(12):

@@ -1,4 +1,4 @@
-"""Cases 18-21, 40, 41, 45, 46, 48: the model, its card, the disk or the result go wrong."""
+"""Cases 18-21, 40, 41, 45, 46, 48: the model, its card, the disk or the result fails."""
 
 import signal
 import time
@@ -101,7 +101,7 @@ def test_case_46_a_model_raises_anything(live: Endpoint, how: str) -> None:
 
 
 async def test_case_40_a_document_that_firestore_cannot_hold(world: World) -> None:
-    """A prompt with half a surrogate pair is refused or repaired, never silence."""
+    """A prompt with half a surrogate pair is refused or repaired, never dropped in silence."""
     response = await world.serve(cloud("c40b", "a fox \ud800"))
     if "error" in response:
         assert response["error_code"] == "invalid_input"

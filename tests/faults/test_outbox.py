@@ -1,4 +1,4 @@
-"""A result that can neither be uploaded nor returned waits on the volume, also for another worker than its own."""
+"""A result that can be neither uploaded nor returned waits on the volume, for any worker that has it mounted."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ def test_a_kept_result_is_delivered_by_the_next_worker_that_starts(endpoint: End
     first = endpoint.ready("worker-1", env)
     endpoint.firebase.storage_proxy.add(Fault("status", method="POST|PUT", path="/upload/", times=None, status=403))
     response = endpoint.serve(cloud("kept", **LARGE))
-    # Not to be tried again: it is paid for, and will come.
+    # Not retryable: it is paid for, and will come.
     endpoint.check_failed("kept", response, "storage_unavailable", retryable=False)
     assert "delivered later" in response["error"]
     assert len(json.dumps(response)) < 2000, "a result that is kept is told, not sent"

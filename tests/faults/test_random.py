@@ -1,7 +1,7 @@
-"""Hundreds of small jobs on a bad day; afterwards, what every party saw keeps the promises I1 to I7.
+"""Hundreds of small jobs on a bad day; afterwards the invariants I1 to I7 hold for everything that any party saw.
 
-`FAULTS_SEED` repeats a plan (the clock still has its say), `FAULTS_JOBS`, `FAULTS_WORKERS` and `FAULTS_SECONDS` make a
-longer day of it, by hand.
+`FAULTS_SEED` repeats a plan (except for its timing); `FAULTS_JOBS`, `FAULTS_WORKERS` and `FAULTS_SECONDS` make a longer
+run of it, by hand.
 """
 
 import json
@@ -73,12 +73,12 @@ def test_a_bad_day_loses_nothing_does_nothing_twice_and_leaves_nothing_lying(
 
 
 def _deliver_the_lost_again(storm: Storm) -> list[str]:
-    """RunPod hands out again what went down with a worker, but not all of it; the file_uids of those it forgot."""
+    """Let RunPod redeliver some of the jobs that went down with a worker; returns the file_uids of those it forgot."""
     forgotten: list[str] = []
     lost = set(storm.unanswered())
     for index, generation in enumerate(storm.generations):
         jobs = [job for job in generation.jobs if job in lost]
-        # What never came to its claim is nowhere but in RunPod's own queue.
+        # A job that was never claimed exists only in RunPod's own queue.
         if len(jobs) == 1 and index % 3 == 0 and storm.endpoint.status(generation.file_uid) == "processing":
             forgotten.append(generation.file_uid)
             generation.forgotten += jobs
@@ -90,7 +90,7 @@ def _deliver_the_lost_again(storm: Storm) -> list[str]:
 
 
 def _let_the_reaper_look(endpoint: Endpoint, storm: Storm, forgotten: list[str]) -> list[str]:
-    """Ninety seconds pass for what nobody keeps; the documents that are not at an end then."""
+    """Let ninety seconds pass and the reaper run; returns the documents that are not terminal then."""
     for generation in storm.generations:
         if endpoint.status(generation.file_uid) == "processing":
             endpoint.let_lease_run_out(generation.file_uid)
@@ -103,10 +103,10 @@ def _let_the_reaper_look(endpoint: Endpoint, storm: Storm, forgotten: list[str])
 
 
 def _done_twice(endpoint: Endpoint, storm: Storm) -> tuple[list[str], list[str]]:
-    """Generations that were painted although their result was stored: anew, and by an attempt fenced off by then.
+    """Return generations painted although their result was stored: started anew, and by an attempt fenced off by then.
 
-    Of two attempts that claim before there is a result, the earlier one may only learn of the later one after it began
-    to paint; what it paints is thrown away. An attempt that is given the job later is stopped at a step.
+    Of two attempts that claim before there is a result, the earlier one may learn of the later one only after it began
+    to paint; its result is discarded. An attempt that is given the job later is stopped at a step.
     """
     workers = {worker.worker_id: worker for worker in endpoint.workers}
     history = history_of(endpoint)
@@ -131,7 +131,7 @@ def _stores(write: DocumentWrite) -> bool:
 
 
 def _was_unreached(worker: WorkerProcess, name: str) -> bool:
-    """Whether a worker logged that Firestore was away when it began, so that it could know of no other."""
+    """Whether a worker logged that Firestore was unreachable at its claim, so that it knew of no other attempt."""
     return f"action=unclaimed job_id={name}-job-" in worker.log
 
 
@@ -155,7 +155,7 @@ def test_a_worker_that_could_not_claim_is_known_by_its_log(endpoint: Endpoint) -
 
 
 def _ask_again_for_what_failed(endpoint: Endpoint, storm: Storm) -> int:
-    """What an app does with a failure that it may try again: once everything is well, all of it succeeds."""
+    """Retry every retryable failure as an app does; returns how many. Once everything is well, all of it succeeds."""
     count = 0
     for generation in storm.generations:
         document = endpoint.document(generation.file_uid)
@@ -169,7 +169,7 @@ def _ask_again_for_what_failed(endpoint: Endpoint, storm: Storm) -> int:
 
 
 def history_of(endpoint: Endpoint) -> defaultdict[str, list[DocumentWrite]]:
-    """What was written to each generation's document, by file_uid."""
+    """Return the writes to each generation's document, by file_uid."""
     history: defaultdict[str, list[DocumentWrite]] = defaultdict(list)
     for write in endpoint.firebase.writes():
         history[write.path.rsplit("/", 1)[1]].append(write)
@@ -177,7 +177,7 @@ def history_of(endpoint: Endpoint) -> defaultdict[str, list[DocumentWrite]]:
 
 
 class Verdict:
-    """The invariants, asked of what every party saw."""
+    """The invariants, checked against everything that any party saw."""
 
     def __init__(self, endpoint: Endpoint, storm: Storm) -> None:
         self.endpoint, self.storm = endpoint, storm
@@ -213,7 +213,7 @@ class Verdict:
                 self.broken.append(f"I7: {post.job_id} posted what RunPod drops")
 
     def story(self, name: str) -> str:
-        """All that is known of one generation, in order of time: for whoever has to find out why."""
+        """Return everything known of one generation in order of time, to find out why it broke an invariant."""
         generation = next(one for one in self.storm.generations if one.file_uid == name)
         lines = [
             (event["at"], f"{event['event']} painting by {event['worker']}", "")
@@ -235,7 +235,7 @@ class Verdict:
 
     @property
     def named(self) -> set[str]:
-        """Generations that are named in what is broken."""
+        """The generations that are named in the broken invariants."""
         return {one.file_uid for one in self.storm.generations if any(one.file_uid in line for line in self.broken)}
 
     def _check_end(self, kind: str, name: str, document: dict[str, Any] | None, *, deleted: bool) -> None:
@@ -266,7 +266,7 @@ class Verdict:
             self.broken.append(f"I1/I3: {name}: {error}; {sorted(own)}")
 
     def _check_answers(self, name: str, jobs: list[str]) -> None:
-        """Every URL that anyone was ever given serves its file."""
+        """Check that every URL that anyone was ever given serves its file."""
         for job in jobs:
             for payload in self._results.get(job, []):
                 output = payload.get("output") or {}
@@ -277,7 +277,7 @@ class Verdict:
                     self.broken.append(f"I1: a URL that {job} answered with serves nothing")
 
     def _check_history(self, name: str, writes: list[DocumentWrite]) -> None:
-        """A terminal status changes only by a newer attempt, or when the outbox makes up for an upload (I2)."""
+        """Check that only a newer attempt, or the outbox making up for an upload, changes a terminal status (I2)."""
         status, attempt, code = "", 0, ""
         for write in writes:
             fields = write.fields or {}

@@ -1,4 +1,4 @@
-"""Cases 22-29: Cloud Storage answers late, wrongly, not at all, or does not let us in."""
+"""Cases 22-29: Cloud Storage responds late, wrongly or not at all, or denies access."""
 
 import logging
 import time
@@ -50,7 +50,7 @@ async def test_case_22_to_25_what_passes_ends_in_one_object_whose_url_serves_it(
 async def test_case_23_and_25_a_resumable_upload_is_reset_or_corrupted_on_its_way(
     make_world: MakeWorld, how: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(timing, "UPLOAD_SECONDS", 60.0)  # twelve megabytes twice, on whatever machine this is
+    monkeypatch.setattr(timing, "UPLOAD_SECONDS", 60.0)  # twelve megabytes twice, on a machine of any speed
     world = make_world(max_image_pixels=2048 * 2048)
     world.firebase.storage_proxy.add(Fault(how, method="PUT", path="/upload/", after_bytes=5_000_000))
     big = {"width": 2048, "height": 2048, "num_inference_steps": 1}
@@ -92,7 +92,7 @@ async def test_case_28_of_two_images_of_which_one_cannot_be_stored_none_stays(wo
 async def test_case_26_storage_is_down_and_the_image_is_small(
     world: World, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if how != "refused":  # one of the three waits as long as in earnest
+    if how != "refused":  # one of the three waits for the real timeout
         monkeypatch.setattr(timing, "UPLOAD_SECONDS", 2.0)
     _take_down(world, how)
     started = time.monotonic()
@@ -125,7 +125,7 @@ async def test_case_28_the_key_or_the_bucket_is_refused(
         response = await world.serve(cloud("c28"))
     assert world.uploads() == 2, "what is refused, a file and its thumbnail, is not tried again"
     told = [record for record in caplog.records if getattr(record, "action", "") == "backend_error"]
-    assert len([record for record in told if record.kind == "refused"]) <= 3  # type: ignore[attr-defined]  # a fact of ours
+    assert len([record for record in told if record.kind == "refused"]) <= 3  # type: ignore[attr-defined]  # ours
     assert "token" not in caplog.text
     world.firebase.storage_proxy.clear()
     _check_inline(world, "c28", response)
@@ -155,7 +155,7 @@ def _heal(world: World) -> None:
 
 
 def _check_inline(world: World, file_uid: str, response: dict[str, Any]) -> None:
-    """Whole pictures in the response, a completed document that says where they are, nothing in the bucket."""
+    """Check for whole pictures in the response, a completed document that says where they are, and an empty bucket."""
     assert "error" not in response, response
     assert response["storage"] == "base64"
     for uri in response["images"]:

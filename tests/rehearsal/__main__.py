@@ -1,4 +1,4 @@
-"""`python -m tests.rehearsal`: rehearse, then print the table. `--table` prints the table alone, in seconds."""
+"""`python -m tests.rehearsal`: rehearse, then print the table. `--table` prints only the table, in seconds."""
 
 import sys
 
@@ -8,7 +8,7 @@ from tests.rehearsal import table
 
 
 def main(arguments: list[str]) -> int:
-    """Gives the exit code."""
+    """Run the command; returns the exit code."""
     code = 0
     if "--table" not in arguments:
         code = pytest.main(["tests/rehearsal", "-m", "rehearsal", "-n", "2", *arguments])

@@ -1,4 +1,4 @@
-"""What a card would hold and be asked for: bytes now and at their peak, phase by phase, copies, waits of the host."""
+"""The accounts of an imaginary card: bytes now and at their peak per phase, copies, and waits of the host."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -7,12 +7,12 @@ import torch
 
 GIB = 2**30
 _BLOCK = 512
-"""Bytes that PyTorch's allocator rounds up to (c10/cuda/CUDACachingAllocator.cpp, `kMinBlockSize`)."""
+"""Allocations are rounded up to this many bytes (c10/cuda/CUDACachingAllocator.cpp, `kMinBlockSize`)."""
 
 
 @dataclass(slots=True)
 class Card:
-    """A card of `limit` bytes. Allocating counts, and is refused as a card refuses it."""
+    """A card of `limit` bytes. It counts allocations, and refuses them as a card does."""
 
     limit: int = 80 * GIB
     capability: tuple[int, int] = (8, 9)
@@ -20,20 +20,20 @@ class Card:
     peak: int = 0
     phase: str = "load"
     peaks: dict[str, int] = field(default_factory=dict)
-    """Phase -> most bytes at any of its moments, weights included."""
+    """Phase -> peak bytes, weights included."""
     biggest: dict[str, str] = field(default_factory=dict)
-    """Phase -> the operation that its peak was at."""
+    """Phase -> the operation at its peak."""
     flops: Counter[str] = field(default_factory=Counter)
     up: int = 0
-    """Bytes from the machine to the card, and down from it."""
+    """Bytes copied from the machine to the card, and down from it."""
     down: int = 0
     syncs: Counter[str] = field(default_factory=Counter)
-    """What makes the host wait for the card -> how often; each with the function that asked for it."""
+    """Operations that make the host wait for the card -> how often; each with the function that asked for it."""
     quadratic: Counter[str] = field(default_factory=Counter)
-    """Attention that no fused kernel takes, so that its whole matrix is written down: its shape -> how often."""
+    """Attention that no fused kernel takes, so that its whole matrix is materialised: shape -> how often."""
 
     def take(self, size: int, what: str) -> int:
-        """Allocate; gives the bytes that are really taken.
+        """Allocate; returns the bytes really taken.
 
         Raises:
             torch.OutOfMemoryError: more than is left.
@@ -49,16 +49,16 @@ class Card:
         return size
 
     def give_back(self, size: int) -> None:
-        """Free what `take` gave."""
+        """Free what `take` returned."""
         self.now -= size
 
     def enter(self, phase: str) -> None:
-        """What is allocated from now on belongs to this phase."""
+        """Count everything allocated from now on in this phase."""
         self.phase = phase
         self.peaks[phase] = max(self.peaks.get(phase, 0), self.now)
 
     def forget(self) -> None:
-        """Begin to count anew; what is allocated stays."""
+        """Reset the counts; what is allocated stays."""
         self.peak = self.now
         self.phase = "load"
         self.up = self.down = 0

@@ -1,4 +1,7 @@
-"""Run by `make rehearsal` alone: minutes of two cores, and a C++ compiler. What was counted is printed at the end."""
+"""Fixtures of the rehearsal, which only `make rehearsal` runs; its counts are printed at the end.
+
+It takes minutes on two cores, and needs a C++ compiler.
+"""
 
 import os
 from pathlib import Path
@@ -32,7 +35,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _compiler(request: pytest.FixtureRequest) -> None:
-    """Where there is no compiler there is no rehearsal; with CI=true that is an error."""
+    """Skip the rehearsal without a compiler; with CI=true that is an error."""
     if all(item.path.name in WITHOUT_CARD for item in request.session.items):
         return
     from tests.rehearsal import guard

@@ -1,4 +1,4 @@
-"""What a torch without CUDA lacks, even for tensors that are not there: a device guard, here one that does nothing.
+"""A device guard that does nothing, for a torch without CUDA, which needs one even for imaginary tensors.
 
 Without it `copy_` and `.to("cuda")` fail before anything else is asked. Compiled once, kept in `.cache/`.
 """
@@ -25,12 +25,12 @@ extern "C" void install() {
 
 
 def missing() -> str | None:
-    """Why there can be no rehearsal here; None where there can."""
+    """Return why there can be no rehearsal here, or None."""
     return None if _built_with_cuda() or _library().exists() or shutil.which("g++") else MISSING
 
 
 def install() -> None:
-    """Have a guard; a torch that was built with CUDA brings its own.
+    """Install the guard; a torch that was built with CUDA brings its own.
 
     Raises:
         RuntimeError: there is no compiler.
@@ -61,4 +61,4 @@ def _compile(library: Path) -> None:
         source.write_text(_SOURCE, encoding="utf-8")
         options = ["-std=c++20", "-O0", "-shared", "-fPIC", f"-I{root}/include", f"-L{root}/lib"]
         subprocess.run(["g++", *options, str(source), "-o", str(made), "-lc10"], check=True)
-        os.replace(made, library)  # at once: another process may be looking for it
+        os.replace(made, library)  # atomically: another process may be looking for it

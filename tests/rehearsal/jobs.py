@@ -1,4 +1,4 @@
-"""The engine on a card that is not there: its registry, cache, placement, loader, offloader and jobs, as they are."""
+"""The engine on an imaginary card, with its own registry, cache, placement, loader, offloader and jobs."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, MutableMapping
@@ -28,33 +28,33 @@ from worker.engine.models.registry import ModelRegistry, ModelSpec, WeightSource
 from worker.engine.protocol import GeneratedImage, Placement
 
 MACHINE = 128 * GIB
-"""Memory of the machine that the card is taken to be in."""
+"""Memory of the machine that the card is assumed to be in."""
 
 
 @dataclass
 class Run:
-    """What was seen of one job."""
+    """The observations of one job."""
 
     placement: Placement
     weights: int
-    """Bytes on the card before it worked."""
+    """Bytes on the card before the job."""
     shapes: list[tuple[int, ...]]
     calls: Counter[str]
-    """Network -> how often it was run."""
+    """Network -> how often it ran."""
     step: Counter[str]
-    """What the host waited for in one denoising step; empty for a job of fewer than three."""
+    """The host's waits in one denoising step; empty for a job of fewer than three."""
     warnings: list[str]
     card: Card
     previews: list[Preview] = field(default_factory=list)
-    """What was shown to whoever looked."""
+    """The previews that a viewer got."""
 
     def beside_weights(self, phase: str) -> int:
-        """Most bytes in use in a phase, without the weights that were there from the beginning."""
+        """Return the peak bytes of a phase, without the weights that were there from the beginning."""
         return self.card.peaks[phase] - self.weights
 
 
 class Watch(Recorder):
-    """A job's control that also notes what the host had waited for by each step."""
+    """A job's control that also notes the host's waits by each step."""
 
     def __init__(self, card: Card, *, looked_at: bool = False) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class Watch(Recorder):
 
     def report(self, progress: Progress) -> None:
         super().report(progress)
-        if progress.stage == "generating" and progress.step:  # before the first one the picture is encoded
+        if progress.stage == "generating" and progress.step:  # before the first step the picture is encoded
             self._by_step.setdefault(progress.step, Counter(self._card.syncs))
 
     def viewer(self) -> Callable[[Preview], None] | None:
@@ -73,23 +73,23 @@ class Watch(Recorder):
 
     @property
     def step(self) -> Counter[str]:
-        """The waits of the second step: the first one warms up, the last one may be another kind."""
+        """The waits of the second step: the first one warms up, the last one may be different."""
         seen = list(self._by_step.values())
         return seen[1] - seen[0] if len(seen) > 2 else Counter()
 
 
 @dataclass
 class Rehearsal:
-    """One worker's engine and the card that it takes itself to have."""
+    """One worker's engine, and the card that it believes it has."""
 
     engine: Engine
     card: Card
     calls: Counter[str] = field(default_factory=Counter)
     read: list[str] = field(default_factory=list)
-    """Each network that was read from the disk, as often as it was."""
+    """The networks that were read from the disk, one entry for each read."""
 
     def prepare(self, task: TaskType, **changes: Any) -> Placement:
-        """Have the weights of a job where they will run.
+        """Load the weights of a job to where they will run.
 
         Raises:
             What the engine raises.
@@ -99,7 +99,7 @@ class Rehearsal:
     def run(self, task: TaskType, **changes: Any) -> Run:
         """Prepare and run one job of a task on the card; keywords change its parameters.
 
-        But `loras` are its files, and where it is `looked_at`, somebody wants its previews.
+        Two keywords differ: `loras` are the files, and `looked_at` lets somebody watch its previews.
 
         Raises:
             What the engine raises.
@@ -118,7 +118,7 @@ class Rehearsal:
         return Run(placement, weights, shapes, calls, watch.step, watch.warnings, self.card, watch.previews)
 
     def spec(self, task: TaskType) -> ModelSpec:
-        """The weights that serve a task."""
+        """Return the weights that serve a task."""
         return self.engine.registry.spec(task)
 
 
@@ -132,9 +132,9 @@ def rehearsal(
     controlnet: Path | None = None,
     quantize: str = "none",
 ) -> Iterator[Rehearsal]:
-    """In the body, an engine with these models on a card of so many GiB, of which it has `missing` less than it says.
+    """Yield an engine with these models on a card of so many GiB, of which `missing` less are free than it reports.
 
-    `folder` keeps the models' files, `ip_adapter` and `controlnet` those of what goes beside SDXL.
+    `folder` keeps the models' files, `ip_adapter` and `controlnet` the files of the adapters beside SDXL.
     """
     said = round(gib * GIB)
     card = Card(said - round(missing * GIB))
@@ -160,7 +160,7 @@ def rehearsal(
 
 
 def settings_for(folder: Path, *models: Model) -> Settings:
-    """Settings that name these models, written into `folder`."""
+    """Return settings that name these models, written into `folder`."""
     values: dict[str, Any] = {"sdxl_model": "/none", "wan_model": "/none"}
     for model in models:
         where = str(model.write(folder))
@@ -174,7 +174,7 @@ def settings_for(folder: Path, *models: Model) -> Settings:
 
 
 def request_for(task: TaskType, **changes: Any) -> Request:
-    """The request of a job, as far as the engine reads it."""
+    """Return the request of a job, as far as the engine reads it."""
     url = "https://example.com/a.png"
     entries: dict[str, Any] = {
         "ip_adapters": tuple(
@@ -189,14 +189,14 @@ def request_for(task: TaskType, **changes: Any) -> Request:
 
 
 def params_of(task: TaskType, **changes: Any) -> Params:
-    """A job's parameters, small where `changes` does not say otherwise."""
+    """Return a job's parameters, small unless `changes` says otherwise."""
     if task.is_video:
         return video_params(**changes)
     return image_params(**({"strength": 0.9} if task is not TaskType.TEXT2IMG else {}) | changes)
 
 
 def sources_for(task: TaskType, *, width: int = 64, height: int = 64, **changes: Any) -> Sources:
-    """The source pictures of a job, at its own size."""
+    """Return the source pictures of a job, at its own size."""
     return Sources(
         image=picture(width, height) if task not in {TaskType.TEXT2IMG, TaskType.TEXT2VIDEO} else None,
         mask=stripe_mask(width, height) if task is TaskType.INPAINT else None,
@@ -207,7 +207,7 @@ def sources_for(task: TaskType, *, width: int = 64, height: int = 64, **changes:
 
 
 def _watched(module: Any, name: str, stage: Rehearsal) -> Any:
-    """The network with its calls counted, and the card told which phase of a job it belongs to."""
+    """Return the network with its calls counted, and let it tell the card which phase of a job it belongs to."""
 
     tells = "encoder" in name or name == "ip_adapter"
 
@@ -232,11 +232,11 @@ def _watched(module: Any, name: str, stage: Rehearsal) -> Any:
 
 
 _parameters: MutableMapping[torch.Tensor, torch.nn.Parameter] = WeakIdKeyDictionary()
-"""What was made of a tensor: places that share it share the parameter, too, so what is tied stays tied."""
+"""The parameter made from a tensor: places that share the tensor share the parameter, so tied weights stay tied."""
 
 
 def _put(owner: torch.nn.Module, key: str, value: torch.Tensor) -> None:
-    """`offload.put` with a new parameter: a real one's data cannot be on a card that is not there."""
+    """Do as `offload.put`, but with a new parameter: a real one's data cannot be on an imaginary card."""
     if key in owner._parameters:
         owner._parameters[key] = _parameters.setdefault(value, torch.nn.Parameter(value, requires_grad=False))
     else:
@@ -244,7 +244,7 @@ def _put(owner: torch.nn.Module, key: str, value: torch.Tensor) -> None:
 
 
 def room_of(stage: Rehearsal, task: TaskType, **changes: Any) -> Room:
-    """What the engine takes a job to work in, phase by phase."""
+    """Return the engine's estimate of a job's working memory, phase by phase."""
     return room(stage.spec(task), Size.of(task, params_of(task, **changes)), cuda=True)
 
 
@@ -260,7 +260,7 @@ class Row:
 
     @property
     def right(self) -> bool:
-        """Within a tenth; of what is small beside everything else, no more than estimated."""
+        """Whether the estimate is within a tenth, or, for a phase that is small beside the others, not exceeded."""
         if self.phase == "text":
             return self.counted <= self.estimated
         return abs(self.counted - self.estimated) <= self.counted / 10
@@ -271,7 +271,7 @@ class Row:
 
 
 def rows_of(stage: Rehearsal, run: Run, name: str, task: TaskType, **size: Any) -> list[Row]:
-    """The phases of a run beside their estimates."""
+    """Return the phases of a run beside their estimates."""
     estimate = room_of(stage, task, **size)
     phases = [phase for phase in ("text", "encode", "denoise", "decode") if phase in run.card.peaks]
     return [

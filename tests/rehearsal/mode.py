@@ -1,8 +1,9 @@
-"""Tensors of a card that is not there, for the code in the body of `pretended`.
+"""Tensors on an imaginary card, for the code in the body of `pretended`.
 
-Two modes stand before torch. `_Dispatch` sees each operation: one without a CUDA tensor is computed, any other goes to
-FakeTensorMode, after what a card refuses and a fake kernel lets pass was checked (tests/rehearsal/test_controls.py).
-`_Functions` chooses the attention kernel that torch would take on a card, which a build without CUDA cannot.
+Two modes stand in front of torch. `_Dispatch` sees each operation: one without a CUDA tensor is computed, any other
+goes to FakeTensorMode, after a check of what a card refuses and a fake kernel allows
+(tests/rehearsal/test_controls.py). `_Functions` chooses the attention kernel that torch would take on a card, which a
+build without CUDA cannot.
 """
 
 import sys
@@ -36,9 +37,9 @@ _ONE_DTYPE = (
     "native_layer_norm",
     "_fused_rms_norm",
 )
-"""Beginnings of the operations whose operands must be of one dtype on a card."""
+"""Name prefixes of the operations whose operands must be of one dtype on a card."""
 _TWO_DEVICES = {"_to_copy", "copy_", "index", "index_put", "index_put_", "_index_put_impl_", "lift_fresh"}
-"""What takes tensors of the card and of the machine together."""
+"""Operations that take tensors of the card and of the machine together."""
 _INITIALISERS = {"uniform_", "normal_", "bernoulli_", "trunc_normal_"}
 _OURS = {
     str(REPOSITORY) + "/worker/": "worker/",
@@ -49,7 +50,7 @@ _OURS = {
 
 @contextmanager
 def pretended(card: Card) -> Iterator[None]:
-    """In the body there is this card.
+    """Provide this card in the body.
 
     Raises:
         RuntimeError: there is no C++ compiler (see `guard`).
@@ -98,9 +99,9 @@ class _Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ha
         return out
 
     def read(self, tensor: torch.Tensor) -> bool | int | float:
-        """What the host reads of one number: the number; of an unknown one true, one or zero.
+        """Return one number as the host reads it; for an unknown one true, one or zero.
 
-        But "all pixels are the same" is not so.
+        Except that the unknown answer to "all pixels are the same" is false.
         """
         self.wait("item")
         if (value := _value(tensor)) is not None:
@@ -112,7 +113,7 @@ class _Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ha
         return 1.0 if tensor.is_floating_point() else 0
 
     def wait(self, kind: str) -> None:
-        """Count that the host waits for the card, at the innermost function of ours, diffusers or transformers."""
+        """Count a wait of the host for the card, at the innermost function of ours, diffusers or transformers."""
         frame = sys._getframe(1)
         while frame is not None:
             path = frame.f_code.co_filename
@@ -128,11 +129,11 @@ class _Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ha
     def _to_host(
         self, func: Any, name: str, args: tuple[Any, ...], kwargs: Any, device: torch.device | None
     ) -> tuple[Any] | None:
-        """The answer to an operation whose result is on the machine; None for all others."""
+        """Return the result of an operation whose result is on the machine; None for all others."""
         if name == "_local_scalar_dense":
             return (self.read(args[0]),)
         if name == "nonzero":
-            self.wait(name)  # how many there are, only a card knows
+            self.wait(name)  # only a card knows how many there are
             value = _value(args[0])
             with unset_fake_temporarily():
                 places = torch.zeros((1, args[0].dim()), dtype=torch.int64) if value is None else value.nonzero()
@@ -151,7 +152,7 @@ class _Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ha
                 return (torch.empty_strided(source.shape, source.stride(), dtype=dtype),)
         if name == "copy_" and args[0].device.type == "cpu":
             value = _value(args[1])
-            # Into memory that may be paged out the host copies itself, whatever it is asked.
+            # Into pageable memory the host copies synchronously, even if asked not to.
             beside = bool(kwargs.get("non_blocking") or (len(args) > 2 and args[2])) and "pinned" in args[0].__dict__
             self._download(args[1], {"non_blocking": beside})
             with unset_fake_temporarily():
@@ -169,7 +170,7 @@ class _Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ha
             self.wait("download")
 
     def _check(self, func: str, name: str, tensors: list[torch.Tensor], *, on_card: bool, generator: Any) -> None:
-        """What a card refuses and fake kernels let pass."""
+        """Refuse what a card refuses and fake kernels allow."""
         stray = [tensor for tensor in tensors if tensor.device.type == "cpu" and tensor.dim()]
         if on_card and stray and name not in _TWO_DEVICES:
             raise RuntimeError(f"tensors on cuda and on cpu in {func}: {[tuple(tensor.shape) for tensor in stray]}")
@@ -198,13 +199,13 @@ class _Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ha
 
 
 class _Event:
-    """What the card has come to when the host records it: here it is always done."""
+    """An event on the card, which is always done here."""
 
     def record(self) -> None:
-        """Nothing is waited for."""
+        """Do nothing."""
 
     def query(self) -> bool:
-        """Whether the card has come so far."""
+        """Whether the card has reached the event."""
         return True
 
 
@@ -223,7 +224,7 @@ class _Functions(TorchFunctionMode):
             args = tree_map_only(FakeTensor, self._dispatch.read, args)  # torch.tensor([t]) reads t from the card
         if func is torch.Tensor.pin_memory:
             return args[0]
-        if func is torch.empty and kwargs.pop("pin_memory", False):  # CUDA alone can pin
+        if func is torch.empty and kwargs.pop("pin_memory", False):  # only CUDA can pin
             made = func(*args, **kwargs)
             made.__dict__["pinned"] = True
             return made
@@ -240,7 +241,7 @@ class _Functions(TorchFunctionMode):
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> torch.Tensor:
-        """Flash, memory-efficient, or plain matrices, by what each accepts on sm80 and up (sdp_utils.cpp)."""
+        """Choose flash, memory-efficient or plain attention by what each accepts on sm80 and up (sdp_utils.cpp)."""
         dtypes = {str(tensor.dtype) for tensor in (query, key, value)}
         if len(dtypes) > 1:
             raise RuntimeError(f"dtypes {sorted(dtypes)} in scaled_dot_product_attention")
@@ -262,12 +263,13 @@ class _Functions(TorchFunctionMode):
 
 
 _KNOWN = 4096
-"""Tensors of the card of no more numbers than this have real ones, where they come from real ones: schedules, lengths,
-ids. So what the host decides by them is decided as on a card."""
+"""Tensors of the card with at most this many numbers hold real ones, if computed from real ones: schedules, lengths,
+ids. The host thus decides by them as it would with a card.
+"""
 
 
 def _value(tensor: torch.Tensor) -> torch.Tensor | None:
-    """The numbers of a tensor, on the CPU; None: they are not known."""
+    """Return the numbers of a tensor on the CPU, or None if they are not known."""
     if not isinstance(tensor, FakeTensor):
         return tensor if tensor.numel() <= _KNOWN else None
     value: torch.Tensor | None = tensor.__dict__.get("value")
@@ -277,7 +279,7 @@ def _value(tensor: torch.Tensor) -> torch.Tensor | None:
 def _compute_beside(
     func: Any, name: str, args: tuple[Any, ...], kwargs: Any, tensors: list[torch.Tensor], out: Any
 ) -> None:
-    """Compute the numbers of a small result beside it, where those of all operands are known."""
+    """Compute the numbers of a small result beside it if those of all operands are known."""
     made = [leaf for leaf in tree_iter(out) if isinstance(leaf, torch.Tensor)]
     small = all(tensor.numel() <= _KNOWN for tensor in made)
     if not small or name.startswith(("empty", "new_empty")) or any(_value(tensor) is None for tensor in tensors):
@@ -308,7 +310,7 @@ def _same(tensor: torch.Tensor, device: torch.device | None, kwargs: Any) -> boo
 
 
 def _apply(self: torch.nn.Module, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> torch.nn.Module:
-    """`Module._apply` by assignment: torch's own swaps tensors, which fake ones refuse that are held weakly."""
+    """Do as `Module._apply`, by assignment: torch's own swaps tensors, which weakly referenced fake ones refuse."""
     done: dict[int, torch.Tensor] = {}
     with torch.no_grad():
         for owner in self.modules() if recurse else (self,):

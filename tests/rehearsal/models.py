@@ -1,8 +1,8 @@
 """The published models at full size, as folders that hold everything but the numbers.
 
-Their small JSON files are real, and so are the headers of their safetensors files; behind a header lies a hole as long
-as its tensors. So the registry, the estimate of bytes, the placement and the loader find what they would find in a
-download, and only the reading of a network is replaced (`read_no_numbers`).
+Their small JSON files are real, and so are the headers of their safetensors files; each header is followed by a hole as
+long as its tensors. The registry, the estimate of bytes, the placement and the loader thus find what they would find in
+a download, and only the reading of a network is replaced (`read_no_numbers`).
 """
 
 import json
@@ -43,7 +43,7 @@ _UNIPC = {
 
 @dataclass(frozen=True)
 class Network:
-    """A class of diffusers or transformers, and what its `config.json` says."""
+    """A class of diffusers or transformers, and the contents of its `config.json`."""
 
     kind: str
     """`library.Class`."""
@@ -51,11 +51,11 @@ class Network:
 
     @property
     def named(self) -> list[str]:
-        """Library and class, as `model_index.json` has them."""
+        """Return library and class, as in `model_index.json`."""
         return self.kind.split(".")
 
     def on_meta(self) -> Any:
-        """The network without memory."""
+        """Return the network without memory."""
         library, name = self.named
         with _disable_current_modes(), torch.device("meta"):
             if library == "diffusers":
@@ -64,13 +64,15 @@ class Network:
             return kind(kind.config_class(**self.config))
 
     def shallow(self) -> "Network":
-        """One or two blocks of each kind, as wide as ever: every dtype, device and shape is still met."""
+        """Return the network with one or two blocks of each kind at full width: every dtype, device and shape still
+        occurs.
+        """
         shorter = {name: depth for name, depth in _SHALLOW.items() if name in self.config}
         return replace(self, config=dict(self.config) | shorter)
 
 
 _UNET_ALONE = {"sample_size", "up_block_types"}
-"""What a ControlNet's config does not share with its UNet's."""
+"""Fields of a UNet's config that its ControlNet's does not share."""
 _SHALLOW = {"transformer_layers_per_block": 1, "num_hidden_layers": 2, "num_layers": 2}
 
 
@@ -79,27 +81,27 @@ class Model:
     """A repository in diffusers' layout."""
 
     name: str
-    """As in the tables: what people call it."""
+    """The name in the tables."""
     family: Family
     networks: Mapping[str, Network]
     tasks: tuple[TaskType, ...]
     index: Mapping[str, Any] = field(default_factory=dict)
-    """What `model_index.json` says beside its parts."""
+    """The contents of `model_index.json` beside its parts."""
     scheduler: Mapping[str, Any] = field(default_factory=lambda: _UNIPC)
     refiner: "Model | None" = None
 
     @property
     def folder(self) -> str:
-        """What its folder is called."""
+        """The name of its folder."""
         return self.name.replace(" ", "-")
 
     def shallow(self) -> "Model":
-        """The same with one or two blocks of each kind."""
+        """Return the model with one or two blocks of each kind."""
         networks = {name: network.shallow() for name, network in self.networks.items()}
         return replace(self, networks=networks, refiner=self.refiner and self.refiner.shallow())
 
     def write(self, folder: Path) -> Path:
-        """Write it into a folder of its own in this one; gives its path."""
+        """Write the model to its own folder below `folder`; returns its path."""
         out = folder / self.folder
         demo = DEMO_MODELS / ("wan" if self.family == "wan" else "sdxl")
         index: dict[str, Any] = {name: network.named for name, network in self.networks.items()}
@@ -121,15 +123,15 @@ class Model:
 
 
 def read_no_numbers(kind: Any, folder: Path, dtype: torch.dtype, place: torch.device | None) -> Any:
-    """What `from_pretrained` gives for a folder of this module, on the CPU or in `place`, in memory never written to.
+    """Do as `from_pretrained` for a folder of this module, on the CPU or in `place`, in memory never written to.
 
-    Memory of the machine that is never touched takes none, so tens of gigabytes of it cost nothing.
+    Untouched memory takes none, so tens of gigabytes cost nothing.
     """
     config = read_json(folder / "config.json")
     diffusers_own = kind.__module__.startswith("diffusers")
     with _disable_current_modes(), torch.device("meta"):
         module = kind.from_config(config) if diffusers_own else kind(kind.config_class.from_dict(config))
-    # diffusers keeps these in float32 whatever is asked for, transformers in float16 alone.
+    # diffusers keeps these in float32 for every dtype, transformers only for float16.
     wide = (module._keep_in_fp32_modules or []) if diffusers_own or dtype == torch.float16 else []
 
     made: dict[int, torch.nn.Parameter] = {}  # some are shared by two places
@@ -146,7 +148,7 @@ def read_no_numbers(kind: Any, folder: Path, dtype: torch.dtype, place: torch.de
 
 
 def write_ip_adapter(folder: Path, model: Model) -> Path:
-    """IP-Adapter Plus for an SDXL model, with CLIP ViT-H, as h94/IP-Adapter has it; gives its path."""
+    """Write IP-Adapter Plus for an SDXL model with CLIP ViT-H, as h94/IP-Adapter has it; returns its path."""
     unet = model.networks["unet"].on_meta()
     width, inside = unet.config.cross_attention_dim, 1280
     shapes: dict[str, list[int]] = {
@@ -181,16 +183,16 @@ def write_ip_adapter(folder: Path, model: Model) -> Path:
 
 
 def write_controlnet(folder: Path, model: Model) -> Path:
-    """A union network for an SDXL model, as xinsir/controlnet-union-sdxl-1.0 has it; gives its path."""
+    """Write a union network for an SDXL model, as xinsir/controlnet-union-sdxl-1.0 has it; returns its path."""
     shared = {name: value for name, value in model.networks["unet"].config.items() if name not in _UNET_ALONE}
-    # Its config.json; `num_control_type` is ProMax's.
+    # From its config.json; `num_control_type` is ProMax's.
     own = {"conditioning_embedding_out_channels": (16, 32, 96, 256), "num_control_type": 8}
     _write_network(folder, Network("diffusers.ControlNetUnionModel", shared | own))
     return folder
 
 
 def write_lora(path: Path, model: Model, style: Style, rank: int) -> Path:
-    """A LoRA for all that trainers usually change, SDXL's attentions or all of Wan's blocks; gives its path."""
+    """Write a LoRA for the usual layers, SDXL's attentions or all of Wan's blocks; returns its path."""
     shapes: dict[str, list[int]] = {}
     wan = model.family == "wan"
     for network in ("transformer",) if wan else ("text_encoder", "text_encoder_2", "unet"):
@@ -265,7 +267,7 @@ def _wan(
 
 _T2V, _I2V = TaskType.TEXT2VIDEO, TaskType.IMG2VIDEO
 _PICTURE_BESIDE = {"in_channels": 36}
-"""Image to video: the mask and the first frame beside the latents."""
+"""Image to video: the mask and the first frame are concatenated with the latents."""
 WAN_1_3B = _wan("Wan2.1-T2V-1.3B", full.WAN_TRANSFORMER, _T2V)
 TI2V_5B = _wan("Wan2.2-TI2V-5B", full.WAN_TI2V_TRANSFORMER, _T2V, _I2V, vae=full.WAN_22_VAE, expand_timesteps=True)
 WAN_14B = _wan("Wan2.1-T2V-14B", full.WAN_14B_TRANSFORMER, _T2V)
@@ -279,4 +281,4 @@ A14B_I2V = _wan("Wan2.2-I2V-A14B", full.WAN_14B_TRANSFORMER | _PICTURE_BESIDE, _
 
 REFINED_SDXL = replace(SDXL, name="SDXL with refiner", refiner=REFINER)
 PUBLISHED = (SDXL, REFINED_SDXL, WAN_1_3B, TI2V_5B, WAN_14B, WAN_14B_I2V, A14B, A14B_I2V)
-"""What the documents name, smallest first."""
+"""The models that the documents name, smallest first."""

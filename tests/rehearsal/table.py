@@ -1,6 +1,6 @@
-"""Which model runs how on which card, by the worker's own placement: the table in docs/deploy.md.
+"""The table in docs/deploy.md: which model runs how on which card, by the worker's own placement.
 
-Nothing is run for it: bytes of weights come from headers, room to work in from `worker.engine.memory.room`.
+It runs nothing: bytes of weights come from headers, working memory from `worker.engine.memory.room`.
 """
 
 import tempfile
@@ -16,7 +16,7 @@ from worker.engine.memory.room import Size, room
 from worker.engine.models.registry import ModelRegistry
 
 CARDS = {"16 GB": 15.7, "24 GB": 22.0, "48 GB": 44.4, "80 GB": 79.1}
-"""Name of a size -> GiB that the smallest cards of it report: RTX A4000, L4, L40S and A40, A100 and H100."""
+"""Name of a size -> GiB that its smallest cards report: RTX A4000, L4, L40S and A40, A100 and H100."""
 CONTEXT = 0.5
 """GiB that CUDA takes before anything is loaded."""
 IMAGES = ((512, 512), (768, 768), (1024, 1024), (1280, 1280), (1536, 1536))
@@ -25,7 +25,7 @@ FRAMES = 81
 
 
 def lines() -> Iterator[str]:
-    """The table in Markdown, line by line."""
+    """Yield the table in Markdown, line by line."""
     yield f"| model | own size | {' | '.join(CARDS)} |"
     yield "|---" * (2 + len(CARDS)) + "|"
     with tempfile.TemporaryDirectory() as folder:

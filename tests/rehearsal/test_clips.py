@@ -1,4 +1,4 @@
-"""What a clip may have beside its model on a card that is not there: LoRAs of both experts, and steps it skips."""
+"""A clip's extras on an imaginary card: LoRAs for both experts, and skipped steps."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""A ControlNet beside SDXL on a card that is not there: dtypes, devices, what moves, and the room that it takes."""
+"""A ControlNet beside SDXL on an imaginary card: dtypes, devices, moves, and working memory."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +18,7 @@ CONTROLS = (ControlParams("canny"), ControlParams("depth", preprocess=False), Co
 T2I = TaskType.TEXT2IMG
 STEPS = 2
 WORKING = {"text": ("text_encoder", "text_encoder_2"), "denoise": ("unet", "controlnet"), "decode": ("vae",)}
-"""Phase -> the networks that are on the card in it, if no others are."""
+"""Phase -> the networks on the card during it, if no others are."""
 Record = Callable[[str, object], None]
 
 

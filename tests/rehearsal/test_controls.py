@@ -1,4 +1,4 @@
-"""Faults planted on purpose: what a card refuses, the rehearsal refuses too."""
+"""Faults planted on purpose: the rehearsal refuses what a card refuses."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ HALF = torch.float16
 
 @dataclass
 class Networks:
-    """Layers in half precision on the card, inputs in single precision there."""
+    """Layers in half precision and inputs in single precision, both on the card."""
 
     card: Card
     linear: Any = field(default_factory=lambda: torch.nn.Linear(8, 8))

@@ -1,4 +1,4 @@
-"""Every block of the models that most jobs run on, at their own size."""
+"""Every block of the models that most jobs run on, at full size."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -42,7 +42,7 @@ def test_sdxl(
     assert not run.card.quadratic
     for row in rows_of(refined, run, f"SDXL 1024x1024, {task}", task, **size):
         record_property(ROWS, str(row))
-        # What is estimated has room for the refiner, which is wider.
+        # The estimate has room for the refiner, which is wider.
         assert row.right or (row.phase == "denoise" and task is TaskType.TEXT2IMG), row
 
 

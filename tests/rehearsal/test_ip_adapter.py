@@ -1,4 +1,4 @@
-"""Pictures beside the prompt on a card that is not there: dtypes, devices, what moves, and the room that it takes."""
+"""Pictures beside the prompt on an imaginary card: dtypes, devices, moves, and working memory."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -51,7 +51,7 @@ def test_an_adapter_comes_once_a_job_and_is_gone_before_the_unet_works(
 
 
 def test_an_adapter_at_full_size_fits_beside_sdxl_with_its_refiner(tmp_path: Path) -> None:
-    """16 GB, of which CUDA takes half a GiB: what a job without it runs in, one with it runs in."""
+    """16 GB, of which CUDA takes half a GiB: a job with the adapter fits where one without it does."""
     adapter = write_ip_adapter(tmp_path / "adapter", SDXL)
     size = {"width": 1024, "height": 1024}
     with rehearsal(tmp_path, REFINED_SDXL, gib=15.2, ip_adapter=adapter) as stage:

@@ -1,4 +1,4 @@
-"""Jobs that somebody looks at, on a card that is not there: the host waits for nothing more, and nothing is left."""
+"""Jobs with a viewer, on an imaginary card: the host waits for nothing more, and nothing is left behind."""
 
 from pathlib import Path
 from typing import Any

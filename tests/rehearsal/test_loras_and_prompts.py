@@ -1,4 +1,4 @@
-"""LoRAs and a long prompt beside SDXL on a card that is not there: what comes and goes, and the room that it takes."""
+"""LoRAs and a long prompt beside SDXL on an imaginary card: loading, unloading, and working memory."""
 
 from collections.abc import Callable
 from pathlib import Path

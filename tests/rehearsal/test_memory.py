@@ -1,4 +1,4 @@
-"""Where weights are, what is moved, and what happens on a card that is too small."""
+"""Where weights are, when they move, and what happens on a card that is too small."""
 
 from collections import Counter
 from pathlib import Path
@@ -16,7 +16,7 @@ T2I, T2V = TaskType.TEXT2IMG, TaskType.TEXT2VIDEO
 
 
 def test_offloaded_weights_go_up_once_a_job_and_never_down(tmp_path: Path) -> None:
-    """SDXL with the refiner on 2.6 GiB, 3.9 GiB of weights: nothing is left behind, and back it can go."""
+    """SDXL with the refiner on 2.6 GiB, 3.9 GiB of weights: nothing is left behind, and the weights can return."""
     split = {"high_noise_frac": 0.5, "refiner_inference_steps": 8, "num_inference_steps": 8}
     with rehearsal(tmp_path, REFINED_SDXL.shallow(), gib=2.9) as stage:
         for _ in range(2):
@@ -26,7 +26,7 @@ def test_offloaded_weights_go_up_once_a_job_and_never_down(tmp_path: Path) -> No
             assert run.weights == stage.card.now == 0
             entry = stage.engine._cache[stage.spec(T2I)]
             sizes = entry.offloader.networks
-            # The VAE encodes before and decodes after; the second text encoder speaks to both experts.
+            # The VAE encodes before and decodes after; both experts use the second text encoder.
             once = sum(sizes.values()) + sizes["vae"]
             assert once <= run.card.up <= once + 2 * 2**20
             assert run.card.down < 2**20
@@ -57,7 +57,7 @@ def test_a_card_that_has_grown_takes_the_weights_back(tmp_path: Path) -> None:
 
 
 def test_what_ran_out_of_memory_is_done_once_more_and_nothing_else(tmp_path: Path) -> None:
-    """The card has 1.4 GiB less than it says: the decode fails, the latents are kept, and the next job knows."""
+    """The card has 1.4 GiB less than it reports: the decode fails, the latents are kept, and the next job knows."""
     size = {"width": 1024, "height": 1024, "num_inference_steps": 3}
     with rehearsal(tmp_path, SDXL.shallow(), gib=4.0, missing=1.4) as stage:
         first = stage.run(T2I, **size)
@@ -96,7 +96,7 @@ def test_images_and_clips_in_turn_are_read_from_the_disk_once(tmp_path: Path) ->
 def test_the_video_model_of_the_hub_is_planned_before_it_works(
     tmp_path: Path, gib: float, mode: str, tiles: bool
 ) -> None:
-    """TI2V 5B at 1280x704x81, on cards that are sold as 48, 24 (RTX 4090, L4) and 16 GB."""
+    """TI2V 5B at 1280x704x81, on cards sold as 48, 24 (RTX 4090, L4) and 16 GB."""
     with rehearsal(tmp_path, TI2V_5B, gib=gib) as stage:
         placement = stage.prepare(T2V, width=1280, height=704, num_frames=81)
         assert (placement.mode, placement.tiles) == (mode, tiles)
@@ -107,7 +107,7 @@ def test_the_video_model_of_the_hub_is_planned_before_it_works(
 def test_two_experts_of_fourteen_billion_stay_on_a_card_of_48_gb_in_eight_bits(
     tmp_path: Path, quantize: str, mode: str
 ) -> None:
-    """A14B at 832x480x81: as they run, each of the two is moved for each clip."""
+    """A14B at 832x480x81: unquantised, both experts move for every clip."""
     with rehearsal(tmp_path, A14B, gib=44.4, quantize=quantize) as stage:
         placement = stage.prepare(T2V, width=832, height=480, num_frames=81)
         assert placement.mode == mode

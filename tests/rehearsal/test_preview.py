@@ -1,4 +1,4 @@
-"""A preview that a tiny autoencoder draws: in the room that is counted for it, and nobody waits for the card."""
+"""A preview drawn by a tiny autoencoder stays within its estimated memory, and the host does not wait for the card."""
 
 import types
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ _KIT: Any = diffusers
 
 
 class Vae:
-    """SDXL's, as far as its latents go."""
+    """SDXL's VAE, as far as its latents go."""
 
     config = types.MappingProxyType({"latent_channels": 4, "scaling_factor": SDXL_FACTOR})
 

@@ -1,4 +1,4 @@
-"""A picture at twice its size, drawn anew in tiles on a card that is not there: each phase takes what is estimated."""
+"""A picture at twice its size, redrawn in tiles on an imaginary card: each phase takes what is estimated."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +18,7 @@ Record = Callable[[str, object], None]
 def test_tiles_that_are_drawn_anew_take_what_is_estimated(
     tmp_path: Path, record_property: Record, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sdxl, "_FLAT", 0)  # a picture without numbers is flat
+    monkeypatch.setattr(sdxl, "_FLAT", 0)  # a picture without numbers counts as flat
     asked = {
         "width": 960,
         "height": 512,

@@ -1,6 +1,6 @@
-"""One or two blocks of each kind, as wide as ever: dtypes, devices, what the host waits for, the room of each phase.
+"""One or two blocks of each kind at full width: dtypes, devices, the host's waits, and each phase's working memory.
 
-The room to work in does not depend on the depth: one block's is given back before the next.
+The working memory does not depend on the depth: one block's is freed before the next.
 """
 
 from collections.abc import Callable, Iterator
@@ -30,7 +30,7 @@ WAITS: dict[Scheduler | None, dict[str, int]] = {
     Scheduler.TCD: {f"item {STEP.format('tcd')}.py:TCDScheduler.step": 4},
     Scheduler.DPM_SOLVER_SDE_MULTISTEP_KARRAS: NOISE,
 }
-"""What the host waits for in one step of text2img; where a scheduler is not named, for nothing."""
+"""The host's waits in one step of text2img; a scheduler that is not named has none."""
 INPAINT = (
     "item diffusers/pipelines/stable_diffusion_xl/pipeline_stable_diffusion_xl_inpaint.py:"
     "StableDiffusionXLInpaintPipeline.__call__"

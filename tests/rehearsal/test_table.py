@@ -1,4 +1,4 @@
-"""The document's table of models and cards is the one that the worker's own placement gives."""
+"""The document's table of models and cards equals the one from the worker's own placement."""
 
 from tests.rehearsal import table
 from worker.core.config import REPOSITORY

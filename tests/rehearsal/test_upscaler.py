@@ -1,4 +1,4 @@
-"""The published upscalers on the card, in half precision: each tile takes what is estimated."""
+"""The published upscalers on an imaginary card, in half precision: each tile takes what is estimated."""
 
 import pytest
 import torch

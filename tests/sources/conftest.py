@@ -1,4 +1,4 @@
-"""A server that stands for the internet: one a module, which each test finds as if it had just begun."""
+"""A server that stands for the internet: one per module, reset before each test."""
 
 from collections.abc import Iterator
 
@@ -15,7 +15,7 @@ def server() -> Iterator[HttpsServer]:
 
 @pytest.fixture
 def _forget(server: HttpsServer) -> None:
-    """What other tests asked of it, and told it to answer."""
+    """Forget the requests that other tests made, and the responses they set."""
     server.requests.clear()
     server.files.clear()
     server.locations.clear()
