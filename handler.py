@@ -326,7 +326,17 @@ def _leave_while_loading() -> None:
     The image has it as process 1, to which a SIGTERM that nobody handles does nothing: it would go on downloading and
     loading, in paid time, until it is killed.
     """
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
+
+    def leave(*_: object) -> None:
+        os._exit(128 + signal.SIGTERM)
+
+    def as_it_was() -> None:
+        # The SDK forks its pings before it listens itself, and waits for that process to end.
+        if signal.getsignal(signal.SIGTERM) is leave:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    signal.signal(signal.SIGTERM, leave)
+    os.register_at_fork(after_in_child=as_it_was)
 
 
 def main() -> None:
