@@ -8,12 +8,13 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from diffusers import ControlNetModel, ControlNetUnionModel
 
+from worker.core.types import ControlType
 from worker.engine.adapters.control_pictures import control_picture
 from worker.engine.models.control_types import UNION_MODES, is_union
 
@@ -31,6 +32,7 @@ _DEMO_CONTRAST = 0.3
 """Standard deviation of what the demo's picture embedding adds to the first hidden state for a noise picture."""
 
 Residuals = tuple[list[torch.Tensor], torch.Tensor]
+"""What is added to the UNet's hidden states: one tensor for each down block output, and one for the middle."""
 
 
 class Controls:
@@ -87,34 +89,57 @@ class Controls:
 
     def __call__(self, _unet: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         """The pre-forward hook: return the UNet's arguments with the ControlNets' residuals."""
-        index, total = self._index, max(self._total(), 1)
+        call, calls = self._index, max(self._total(), 1)
         self._index += 1
         sample, timestep = args
         height, width = (side * self._factor for side in sample.shape[-2:])
-        found: Residuals | None = None
+        same = {name: kwargs[name] for name in ("encoder_hidden_states", "added_cond_kwargs")}
+        added: Residuals | None = None
         for name in dict.fromkeys(name for name, _, _ in self._entries):
             mine = [(entry, pictures[width, height]) for own, entry, pictures in self._entries if own == name]
-            scales = [entry.conditioning_scale if entry.counts(index, total) else 0.0 for entry, _ in mine]
-            if not any(scales):
+            if not any(entry.counts(call, calls) for entry, _ in mine):
                 continue
-            shown = [one.to(sample.device, sample.dtype).expand(len(sample), -1, -1, -1) for _, one in mine]
-            same = {name: kwargs[name] for name in ("encoder_hidden_states", "added_cond_kwargs")}
-            call = functools.partial(self._networks[name], sample, timestep, **same, return_dict=False)
+            network = functools.partial(self._networks[name], sample, timestep, **same, return_dict=False)
+            shown = [
+                _Shown(
+                    picture.to(sample.device, sample.dtype).expand(len(sample), -1, -1, -1),
+                    entry.conditioning_scale if entry.counts(call, calls) else 0.0,
+                    entry.type,
+                )
+                for entry, picture in mine
+            ]
             if is_union(config := self._networks[name].config):
-                modes = [UNION_MODES[entry.type] for entry, _ in mine]
-                types = torch.zeros(config.num_control_type).scatter_(0, torch.tensor(modes), 1)
-                types = types[None].to(sample.device, sample.dtype).repeat(len(sample), 1)
-                # A network that takes several pictures at once weights them itself.
-                said = {"control_type": types, "control_type_idx": modes}
-                found = _sum(found, call(controlnet_cond=shown, conditioning_scale=scales, **said))
+                added = _sum(added, _called_once(network, shown, config.num_control_type))
                 continue
-            for picture, scale in zip(shown, scales, strict=True):
-                if scale:
-                    found = _sum(found, call(controlnet_cond=picture, conditioning_scale=scale))
-        if found is None:
+            for one in shown:
+                if one.scale:
+                    added = _sum(added, network(controlnet_cond=one.picture, conditioning_scale=one.scale))
+        if added is None:
             return args, kwargs
-        down, middle = found
+        down, middle = added
         return args, kwargs | {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
+
+
+class _Shown(NamedTuple):
+    """A control picture in one call of a ControlNet."""
+
+    picture: torch.Tensor
+    """(batch, 3, height, width), 0 ... 1."""
+    scale: float
+    """0 outside its span of the steps."""
+    type: ControlType
+
+
+def _called_once(network: Callable[..., Residuals], shown: Sequence[_Shown], types: int) -> Residuals:
+    """Call a union, which knows `types` types, with all its pictures at once: it weights them itself."""
+    modes, like = [UNION_MODES[one.type] for one in shown], shown[0].picture
+    asked = torch.zeros(types).scatter_(0, torch.tensor(modes), 1)[None].to(like).repeat(len(like), 1)
+    return network(
+        controlnet_cond=[one.picture for one in shown],
+        conditioning_scale=[one.scale for one in shown],
+        control_type=asked,
+        control_type_idx=modes,
+    )
 
 
 def _sum(found: Residuals | None, more: Residuals) -> Residuals:
