@@ -1,4 +1,4 @@
-// The bucket of results and sources: STORAGE_BUCKET, or the project's own.
+// The bucket of results and sources: STORAGE_BUCKET, or the project's default one.
 
 import { getStorage } from "firebase-admin/storage";
 import { storageBucket } from "./params.js";

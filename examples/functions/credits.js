@@ -1,4 +1,4 @@
-// What a job costs, and the order in which it is paid and submitted. With CREDITS=off nothing here is used.
+// Prices a job, holds its credits and then submits it. Unused with CREDITS=off.
 
 import { randomUUID } from "node:crypto";
 import { setTimeout } from "node:timers/promises";
@@ -9,9 +9,9 @@ import { cancel, isRefusal } from "./runpod.js";
 import { requestHash } from "./ticket.js";
 import { creditsOf, Wallets } from "./wallet.js";
 
-const DEADLINE_MS = 10_000; // Google's client tries again for longer than a call of the function may take
+const DEADLINE_MS = 10_000; // Google's client would retry for longer than a call of the function may take
 
-/** Whether jobs are paid for. What is neither "on" nor "off", such as "true", gives nothing away. */
+/** Whether jobs cost credits. Throws for anything but "on" and "off", so that "true" does not make jobs free. */
 export function isOn() {
   const value = credits.value();
   if (value !== "on" && value !== "off") throw new Error('CREDITS must be "on" or "off"');
@@ -21,7 +21,7 @@ export function isOn() {
 export const priceOf = (units) => creditsOf(units, creditsPer1000Units.value());
 
 let opened;
-/** The wallets of this deployment. `wallets().grant(uid, credits, reason, id)` is how a purchase arrives. */
+/** The wallets of this deployment. Book a purchase with `wallets().grant(uid, credits, reason, id)`. */
 export function wallets() {
   if (!(creditsPer1000Units.value() > 0)) throw new Error("CREDITS_PER_1000_UNITS must be a number above 0");
   opened ??= new Wallets({
@@ -32,7 +32,7 @@ export function wallets() {
   return opened;
 }
 
-/** The most that a job may come to, by its task: `MAX_UNITS`, such as "800" or "800, text2video=8000". */
+/** The most units that a job of a task may cost, from `MAX_UNITS`, such as "800" or "800, text2video=8000". */
 export function mostUnits(taskType, text = maxUnits.value()) {
   const parts = text.split(",").map((part) => (part.includes("=") ? part : `=${part}`).split("="));
   const most = new Map(parts.map(([task, units]) => [task.trim(), Number(units)]));
@@ -43,9 +43,9 @@ export function mostUnits(taskType, text = maxUnits.value()) {
 }
 
 /**
- * Holds what `units` cost (null: nobody knows, and only what is held already goes on), submits the job and returns its id. The
- * hold is given back where RunPod refused the job for certain; where its answer is not clear, it stays until the document or
- * `sweep` tells.
+ * Holds the price of `units`, submits the job and returns its id. With null units (unknown price) only a job that already
+ * has a hold is submitted. If RunPod certainly refused the job, the hold is returned; if its response is unclear, the hold
+ * stays until the document or `sweep` settles it.
  */
 export async function paidFor({ uid, job, units }, submit) {
   const call = randomUUID();
@@ -78,15 +78,15 @@ export async function paidFor({ uid, job, units }, submit) {
 }
 
 /**
- * At `time` the document of a job was stopped in the queue, or deleted: the job leaves RunPod's queue, so that no worker starts
- * for it, and what is held for it comes back.
+ * Withdraws a job whose document was cancelled in the queue, or deleted, at `time`: removes it from RunPod's queue, so that
+ * no worker starts for it, and returns its hold.
  */
 export async function takeBack(uid, fileUid, time) {
   const jobId = await wallets().withdrawn(uid, fileUid, time);
   if (jobId && (await cancel(jobId))) await wallets().dropped(uid, fileUid, { jobId });
 }
 
-/** A job that is not paid for is not submitted. */
+/** Awaits the hold, or refuses the call: a job without a hold is not submitted. */
 async function inTime(held) {
   const late = setTimeout(DEADLINE_MS, undefined, { ref: false }).then(() => {
     throw new Error("Firestore did not answer in time");
@@ -99,7 +99,7 @@ async function inTime(held) {
   }
 }
 
-/** What could not be written down in time is found out later, by the document or by `sweep`. */
+/** Awaits an update of the hold. One that fails or is late is made up for later, by the document or by `sweep`. */
 async function noted(work) {
   try {
     await Promise.race([work, setTimeout(DEADLINE_MS, undefined, { ref: false })]);

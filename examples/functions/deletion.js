@@ -1,10 +1,10 @@
-// A user who deletes their account takes everything with them, also what their jobs would still bring: those that wait at
-// RunPod, those that a worker is busy with, and results that wait on a worker's volume.
+// Erases all data of a user who deletes their account, including later results of their jobs: those that wait at RunPod,
+// those that a worker runs, and results that wait on a worker's volume.
 //
-//   documents first     a worker sees its document go within seconds, stops, and takes back what it has stored
-//   deleted_users/{uid} remembers the deletion for two days: `generate` serves no sign-in from before it, what a job brings
-//                       all the same is deleted as its document appears (`fenced`), and everything is gone through again
-//                       when no job and no result can be left (`eraseAgain`): what a worker that died left in the bucket
+//   documents first     a worker notices within seconds that its document is gone, stops, and removes what it has stored
+//   deleted_users/{uid} remembers the deletion for two days. `generate` refuses sign-ins from before it, a result that still
+//                       arrives is deleted as its document appears (`fenced`), and the data is erased again once no job and
+//                       no result can be left (`eraseAgain`), such as files in the bucket of a worker that died
 
 import { setTimeout } from "node:timers/promises";
 import { getAuth } from "firebase-admin/auth";
@@ -17,11 +17,11 @@ import { database, TTL_SECONDS } from "./params.js";
 import { isUserId } from "./request.js";
 import { blockOf, takeDown } from "./takedown.js";
 
-const BELOW = ["generations", "users", "wallets", "submissions", "quotes"]; // {name}/{uid}, with all that is below
+const BELOW = ["generations", "users", "wallets", "submissions", "quotes"]; // {name}/{uid}, with all subcollections
 const ABOUT = ["reports", "blocked"]; // {name}/{any id}, with `uid` as a field
-const DEADLINE_MS = 10_000; // Google's client tries again for longer than a call of the function may take
+const DEADLINE_MS = 10_000; // Google's client would retry for longer than a call of the function may take
 const MINUTE_MS = 60_000;
-// After the last job that RunPod still had, and after the last result on a worker's volume.
+// After the last job that RunPod can still hold, and after the last result on a worker's volume.
 const AGAIN_MS = [TTL_SECONDS * 1000 + 15 * MINUTE_MS, 49 * 60 * MINUTE_MS];
 const PAGE = 100;
 
@@ -29,13 +29,13 @@ const firestore = () => getFirestore(database.value());
 const marks = (uid, fileUid) => firestore().getAll(tombstoneOf(uid), blockOf(uid, fileUid));
 const tombstoneOf = (uid) => firestore().collection("deleted_users").doc(uid);
 
-// Of the first generation, which not every REGION has: in us-central1.
+// A first-generation function, which not every REGION offers: in us-central1.
 export const onUserDeleted = runWith({ timeoutSeconds: 540, memory: "512MB", failurePolicy: true })
   .auth.user()
   .onDelete(async ({ uid }, { eventId }) => {
-    if (!isUserId(uid)) return; // nothing was ever made for such a one
+    if (!isUserId(uid)) return; // no generation was ever made for such an id
     const tombstone = tombstoneOf(uid);
-    // Told twice: what is there by now may be theirs who signed up again under the same id.
+    // A repeated event: the data may belong to someone who has signed up again under the same id.
     if (eventId && (await tombstone.get()).get("erased") === eventId) return;
     const at = Date.now();
     await tombstone.set({ at: Timestamp.fromMillis(at), erase_at: Timestamp.fromMillis(at + AGAIN_MS[0]) });
@@ -43,7 +43,7 @@ export const onUserDeleted = runWith({ timeoutSeconds: 540, memory: "512MB", fai
     await tombstone.update({ erased: eventId ?? null });
   });
 
-/** @throws HttpsError where nothing may be made: the caller is gone, or this file was taken down. */
+/** @throws HttpsError if the caller's account was deleted or this file was taken down. */
 export async function checkWanted({ auth }, fileUid) {
   const late = setTimeout(DEADLINE_MS, undefined, { ref: false }).then(() => {
     throw new Error("Firestore did not answer in time");
@@ -52,15 +52,15 @@ export async function checkWanted({ auth }, fileUid) {
     logger.error("It was not known whether a job is wanted", { name: error.name, code: error.code });
     throw new HttpsError("resource-exhausted", "Jobs cannot be taken at the moment; try again later.");
   });
-  // Who signed up again under the same id, as with custom sign-in, signed in after that.
+  // A user who signed up again under the same id, as with custom sign-in, has signed in after the deletion.
   if (tombstone.exists && !(auth.token.auth_time * 1000 > tombstone.get("at").toMillis()))
     throw new HttpsError("unauthenticated", "This account was deleted.");
   if (block.exists) throw new HttpsError("permission-denied", "This file was taken down; use a new fileUid.");
 }
 
 /**
- * A generation's document said `before` and says `after`. Whether it is none that should be there, and is gone now: its user
- * is, or it was taken down. Asked when one appears, and when a worker claims it.
+ * Erases a generation whose user was deleted or that was taken down, and returns whether it did. Checks only when a document
+ * appears and when a worker claims it.
  */
 export async function fenced(uid, fileUid, { before, after }) {
   const isClaim = after?.status === "processing" && before?.status !== "processing";
@@ -72,7 +72,7 @@ export async function fenced(uid, fileUid, { before, after }) {
   return true;
 }
 
-/** Goes through what deleted users left, where that is due. */
+/** Erases the remaining data of deleted users for whom that is due. */
 export async function eraseAgain({ now = Date.now() } = {}) {
   const due = firestore().collection("deleted_users").where("erase_at", "<=", Timestamp.fromMillis(now)).limit(PAGE);
   for (const tombstone of (await due.get()).docs) {
@@ -93,7 +93,7 @@ async function again(tombstone, now) {
   else await tombstone.ref.delete();
 }
 
-/** Whether somebody has this id again: theirs is what is made from then on. */
+/** Whether the id is in use again: later generations then belong to its new user. */
 async function isBack(uid) {
   try {
     await getAuth().getUser(uid);

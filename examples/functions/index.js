@@ -1,4 +1,4 @@
-// The app's backend: the only holder of the RunPod key. It knows who is signed in; the app does not say so itself.
+// The app's backend: the only holder of the RunPod key. It takes the user from the sign-in, never from the app's data.
 
 import { initializeApp } from "firebase-admin/app";
 import { logger } from "firebase-functions";
@@ -28,17 +28,17 @@ const CALLABLE = {
   region,
   secrets: [runpodKey, ticketSecret],
   enforceAppCheck: true,
-  consumeAppCheckToken: true, // each token opens one call: a script cannot use one that it caught again
+  consumeAppCheckToken: true, // each token is valid for one call: a script cannot replay it
   timeoutSeconds: 60,
   maxInstances: 20,
 };
-// A worker may have to start for it. Asked often: tokens of one call each would use up what Google and Apple attest in a day.
+// May need a cold start. Called often: single-use tokens would exhaust the attestations that Google and Apple allow per day.
 const QUESTION = { ...CALLABLE, consumeAppCheckToken: false, timeoutSeconds: 120 };
 
 /**
  * `{fileUid, input, slip?, quote?}` of a signed-in user -> `{jobId}`. The result arrives in generations/{uid}/files/{fileUid}.
- * `slip: true` says that the app has made that document as `queued`: deleting it while the job waits ends the job.
- * `quote` is what the callable of that name answered for this input: no more than it says is held of the user's credits.
+ * `slip: true` says that the app has created that document as `queued`: deleting it while the job waits ends the job.
+ * `quote` is the signed quote from the callable of that name for this input; it limits the credits that are held.
  */
 export const generate = onCall(CALLABLE, async (call) => {
   const uid = caller(call);
@@ -48,19 +48,19 @@ export const generate = onCall(CALLABLE, async (call) => {
   const units = isOn() ? await mostFor(data.quote, uid, input) : 0;
   if (isOn() || jobsPerMinute.value() > 0) await checkWanted(call, fileUid);
   await count(uid, { perMinute: jobsPerMinute.value(), what: "jobs", counters: "submissions" });
-  // Who asks, and where the result goes, is said here: whatever the app wrote there is overwritten.
+  // The backend decides who asks and where the result goes: it overwrites whatever the app wrote there.
   const job = { ...input, user_id: uid, file_uid: fileUid, use_cloud_storage: true };
   const submitted = async () =>
     submit(await withTicket(job, ticketSecret.value(), TTL_SECONDS, { slip: data.slip === true }));
   return { jobId: isOn() ? await paidFor({ uid, job, units }, submitted) : await submitted() };
 });
 
-/** `{input}` -> `{units, estimated_seconds, params, quote}`, and what it costs in `credits` where jobs are paid for. */
+/** `{input}` -> `{units, estimated_seconds, params, quote}`, and the price in `credits` if CREDITS is on. */
 export const quote = onCall(QUESTION, async (call) => {
   const uid = caller(call);
   const input = checkedInput(call.data?.input);
   await countQuestion(uid);
-  if (isOn()) await wallets().open(uid); // its credits can be shown before the first job
+  if (isOn()) await wallets().open(uid); // so that the app can show the free credits before the first job
   const { units, estimated_seconds, params } = await ask({ ...priced(input), action: "quote" });
   if (!isUnits(units)) {
     logger.error("The worker named no price");
@@ -70,7 +70,7 @@ export const quote = onCall(QUESTION, async (call) => {
   return { units, estimated_seconds, params, quote: signed, ...(isOn() && { credits: priceOf(units) }) };
 });
 
-/** `{}` -> what there is to choose from: tasks, models, styles, sizes, limits. */
+/** `{}` -> what an app can offer: tasks, models, styles, sizes, limits. */
 export const capabilities = onCall(QUESTION, async (call) => {
   const uid = caller(call);
   if (!isKnown()) await countQuestion(uid);
@@ -78,7 +78,7 @@ export const capabilities = onCall(QUESTION, async (call) => {
   return await known.answer;
 });
 
-let known; // the promise of it: whoever comes while a worker is asked waits for the same answer
+let known; // shared: callers that come while a worker is asked wait for the same answer
 const isKnown = () => known?.until > Date.now();
 
 function askForAll() {
@@ -87,7 +87,7 @@ function askForAll() {
   asked.answer.catch(() => known === asked && (known = undefined));
 }
 
-/** A generation's document was written: once it has ended, or is not wanted, what was held for it is taken or given back. */
+/** On each write of a document: settles the hold of a generation that has ended or is withdrawn, and sends the push. */
 export const settle = onDocumentWritten(
   { document: "generations/{uid}/files/{fileUid}", database, retry: true, secrets: [runpodKey] },
   async ({ time, params: { uid, fileUid }, data }) => {
@@ -99,18 +99,18 @@ export const settle = onDocumentWritten(
   },
 );
 
-/** Settles what no document has settled: jobs that were never taken, lost, or deleted. */
+/** Settles holds that no document has settled: of jobs never claimed, lost, or deleted. Erases deleted users again. */
 export const sweep = onSchedule({ region, schedule: "every 5 minutes", timeoutSeconds: 540 }, async () => {
   let failed = 0;
   try {
     if (isOn()) failed = await wallets().sweep();
   } finally {
-    await eraseAgain(); // what is to be gone goes, whatever is wrong with the credits
+    await eraseAgain(); // erased even if the credits fail
   }
   if (failed > 0) logger.error("Holds could not be settled; they are tried again", { failed });
 });
 
-/** The most units that a job may cost: its quote, or what any job of its task may come to; null: its quote is not good any more. */
+/** The most units that a job may cost: its quote's, or without one the maximum of its task; null: the quote is not valid. */
 async function mostFor(quote, uid, input) {
   if (quote === undefined || quote === null) return mostUnits(input.task_type);
   return await unitsOf(quote, { uid, input }, ticketSecret.value());

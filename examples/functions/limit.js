@@ -1,5 +1,5 @@
-// How often a user may submit, ask or tell: a counter for each user and minute, in Firestore, where no app can read or write
-// it. Knows no RunPod. Submissions are counted, not completed jobs: one that is cancelled costs as much.
+// Limits a user's calls per minute, by counters in Firestore that no app can read or write. Counts submissions, not
+// completed jobs, since a cancelled job costs as much. Knows no RunPod.
 
 import { setTimeout } from "node:timers/promises";
 import { getFirestore, Timestamp } from "firebase-admin/firestore";
@@ -8,14 +8,14 @@ import { HttpsError } from "firebase-functions/https";
 import { database as databaseOf, quotesPerMinute } from "./params.js";
 
 const MINUTE_MS = 60_000;
-const KEPT_MS = 60 * MINUTE_MS; // a policy on `expires_at` deletes the counters of users who are gone
-const DEADLINE_MS = 10_000; // Google's client tries again for longer than a call of the function may take
+const KEPT_MS = 60 * MINUTE_MS; // a policy on `expires_at` deletes the counters of inactive users
+const DEADLINE_MS = 10_000; // Google's client would retry for longer than a call of the function may take
 
 /**
- * Counts a submission in this minute, unless the user has had as many as they may. `counters` is the collection, one for
- * each thing that is counted.
- * @returns {Promise<number>} 0 where it was counted, else the seconds until the minute is over.
- * @throws where it cannot be counted: Firestore does not answer, or too many come at once.
+ * Counts a call in this minute, unless the user has reached the limit. `counters` is the collection; each kind of call has
+ * its own.
+ * @returns {Promise<number>} 0 if it was counted, else the seconds until the minute is over.
+ * @throws if it cannot be counted: Firestore does not answer, or too many calls compete.
  */
 export async function secondsToWait(uid, { perMinute, database, counters = "submissions", now = Date.now() }) {
   const firestore = getFirestore(database);
@@ -35,14 +35,14 @@ export async function secondsToWait(uid, { perMinute, database, counters = "subm
   return await Promise.race([counted, late]);
 }
 
-/** One more of this user's, or the refusal that says when the next one may come. */
+/** Counts a call of this user; throws the refusal that says when to try again. */
 export async function count(uid, { perMinute, what, counters }) {
   if (perMinute === 0) return;
   let seconds;
   try {
     seconds = await secondsToWait(uid, { perMinute, counters, database: databaseOf.value() });
   } catch (error) {
-    // A job that nobody counts is not submitted. "unavailable" would say that it may still come.
+    // A job that cannot be counted is not submitted. "unavailable" would mean that it may still come.
     logger.error("A call was not counted", { name: error.name, code: error.code });
     throw new HttpsError("resource-exhausted", "Calls cannot be counted at the moment; try again later.");
   }
@@ -52,5 +52,5 @@ export async function count(uid, { perMinute, what, counters }) {
     });
 }
 
-/** One more of the calls that make no job: what is asked, reported or registered. */
+/** Counts a call that creates no job: a question, a report or a registration. */
 export const countQuestion = (uid) => count(uid, { perMinute: quotesPerMinute.value(), what: "calls", counters: "quotes" });

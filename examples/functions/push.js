@@ -1,6 +1,6 @@
-// A push at the end of a job: to each device that its user registered, once for each attempt that ends. A lock screen shows
-// it to whoever holds the phone, and Google and Apple pass it on: it has two fixed texts, the file's id and its thumbnail,
-// and nothing of the prompt. Best effort: the app listens to the document all the same.
+// Sends a push when a job ends: to each device that its user registered, once per attempt that ends. Anyone who holds the
+// phone sees it on the lock screen, and Google and Apple relay it, so it has two fixed texts, the file's id and its
+// thumbnail, and nothing of the prompt. Best effort: the app listens to the document in any case.
 
 import { createHash } from "node:crypto";
 import { FieldValue, getFirestore, Timestamp } from "firebase-admin/firestore";
@@ -19,8 +19,8 @@ const CHANNEL = "generations"; // Android: the app creates it, or the push comes
 const PLATFORMS = ["ios", "android", "web"];
 const TOKEN = /^[\x21-\x7e]{1,1024}$/;
 const DAY_MS = 24 * 3_600_000;
-const STALE_MS = 270 * DAY_MS; // FCM itself takes a token for expired when its device was away for so long
-const KEPT_MS = 8 * DAY_MS; // a marker: as long as a trigger may be delivered again
+const STALE_MS = 270 * DAY_MS; // FCM itself expires the token of a device that was inactive for so long
+const KEPT_MS = 8 * DAY_MS; // markers: as long as a trigger may be redelivered
 const MOST_DEVICES = 20;
 const GRPC_NOT_FOUND = 5;
 const GRPC_FAILED_PRECONDITION = 9;
@@ -28,7 +28,7 @@ const GRPC_FAILED_PRECONDITION = 9;
 const digest = (text) => createHash("sha256").update(text).digest();
 const devicesOf = (uid) => getFirestore(database.value()).collection("users").doc(uid).collection("devices");
 
-/** `{token, platform}`: this device hears of the caller's jobs, and no longer of those of who was signed in on it before. */
+/** `{token, platform}`: this device receives the pushes of the caller, and no longer those of who was signed in before. */
 export const registerDevice = onCall(
   { region, enforceAppCheck: true, consumeAppCheckToken: true, maxInstances: 20 },
   async (call) => {
@@ -44,7 +44,7 @@ export const registerDevice = onCall(
     for (const { ref } of await devicesWith(token)) if (ref.path !== device.path) batch.delete(ref);
     batch.set(device, { token, platform, updated_at: FieldValue.serverTimestamp() });
     await batch.commit();
-    // Who signed in on it at the same moment did not see this one, nor this one them: the last one keeps it.
+    // Two users who register the same device at once do not see each other: the last one keeps it.
     const [, ...earlier] = await devicesWith(token);
     await Promise.all(earlier.map(forget));
     await living(uid);
@@ -52,7 +52,7 @@ export const registerDevice = onCall(
   },
 );
 
-/** Every user's device with this token, the one that was registered last first. */
+/** The devices of all users with this token, the last registered first. */
 async function devicesWith(token) {
   const { docs } = await getFirestore(database.value()).collectionGroup("devices").where("token", "==", token).get();
   return docs
@@ -62,7 +62,7 @@ async function devicesWith(token) {
 
 const orderOf = ({ updateTime, ref }) => `${updateTime.valueOf()} ${ref.path}`;
 
-/** Deletes a device, unless it was registered again meanwhile, or is gone. */
+/** Deletes a device, unless it was registered again meanwhile; a missing one is no error. */
 async function forget({ ref, updateTime }) {
   try {
     await ref.delete({ lastUpdateTime: updateTime });
@@ -71,7 +71,7 @@ async function forget({ ref, updateTime }) {
   }
 }
 
-/** A generation's document said `before` and says `after`: if it has ended, and not because its user ended it, its devices hear. */
+/** Pushes to the user's devices if the change from `before` to `after` ends the generation, other than by cancelling it. */
 export async function announce(uid, fileUid, { before, after }) {
   if (push.value() !== "on" || !isNews(before, after)) return;
   try {
@@ -94,8 +94,8 @@ const isNews = (before, after) =>
   ending(after) !== null && ending(before) !== ending(after) && after.error?.code !== "cancelled";
 
 /**
- * Whether this end still stands, and nobody was told of it yet: Firestore tells late, too, of what was deleted or taken down
- * since. What failed, and comes from the worker's outbox later, is told of once more.
+ * Whether the document still has this end, and no push was sent for it yet: a late trigger may be about a document that was
+ * deleted or taken down since. A failed result that the worker delivers later is announced once more.
  */
 async function isFirst(uid, fileUid, end) {
   const { status, attempt = 1 } = end;
@@ -112,7 +112,7 @@ async function isFirst(uid, fileUid, end) {
   });
 }
 
-/** A user's devices, the newest first; those that were away for too long, or are too many, are forgotten. */
+/** A user's devices, the newest first. Deletes those that are stale or exceed the limit. */
 async function living(uid) {
   const { docs } = await devicesOf(uid).orderBy("updated_at", "desc").get();
   const isStale = (device, place) => place >= MOST_DEVICES || device.get("updated_at").toMillis() < Date.now() - STALE_MS;
@@ -121,18 +121,18 @@ async function living(uid) {
   return docs.filter((device) => !stale.includes(device)).map((device) => ({ ref: device.ref, token: device.get("token") }));
 }
 
-/** Whether FCM says that there is no such device any more. A message that is wrong would be refused in nearly the same words. */
+/** Whether FCM says that the device no longer exists. It refuses an invalid message with nearly the same text. */
 const isDead = (error) =>
   error?.code === "messaging/registration-token-not-registered" ||
   error?.code === "messaging/invalid-registration-token" ||
   (error?.code === "messaging/invalid-argument" && /registration token/i.test(error.message));
 
-/** What FCM is sent, but for the token: https://firebase.google.com/docs/reference/fcm/rest/v1/projects.messages. */
+/** The message for FCM, without the token: https://firebase.google.com/docs/reference/fcm/rest/v1/projects.messages. */
 export function messageFor(fileUid, document) {
   const { status } = document;
   const [file] = (status === "completed" && document.generation_data?.files) || [];
   const imageUrl = file?.nsfw ? null : (file?.thumbnail_url ?? null);
-  // A later push about the same file takes this one's place. Apple takes 64 bytes for that, browsers 32 characters.
+  // A later push about the same file replaces this one. Apple allows 64 bytes for the topic, browsers 32 characters.
   const topic = digest(fileUid).toString("base64url").slice(0, 32);
   return {
     notification: { ...TEXTS[status], ...(imageUrl && { imageUrl }) },

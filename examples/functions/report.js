@@ -1,5 +1,5 @@
-// What users report of what was made for them: the stores ask for a way to do so inside the app. Written here alone, and read
-// by the operator alone, in the console: `state` is theirs. `takedown.js` takes a generation away.
+// Lets users report a generation of theirs, as the app stores require. Only this function writes reports; only the operator
+// reads them, in the console, and sets their `state`. `takedown.js` removes a generation.
 
 import { FieldValue, getFirestore } from "firebase-admin/firestore";
 import { logger } from "firebase-functions";
@@ -12,7 +12,7 @@ import { aboutFile } from "./takedown.js";
 const MAX_REASON = 100;
 const MAX_NOTE = 1000;
 
-/** `{fileUid, reason, note?}` of the caller's own generation. One for each file: the last words count. */
+/** `{fileUid, reason, note?}` of the caller's own generation. One report per file: a later one replaces it. */
 export const report = onCall({ region, enforceAppCheck: true, consumeAppCheckToken: true, maxInstances: 20 }, async (call) => {
   const uid = caller(call);
   const fileUid = checkedFileUid(call.data?.fileUid);
@@ -25,11 +25,11 @@ export const report = onCall({ region, enforceAppCheck: true, consumeAppCheckTok
     firestore.doc(`generations/${uid}/files/${fileUid}`),
     aboutFile("reports", uid, fileUid),
   );
-  // An order slip anybody may write, in any number: reports of those would bury the others, and open again what was taken down.
+  // Anyone may write any number of order slips: reports of those would bury the others, and reopen those taken down.
   if (document.get("status") !== "completed") throw new HttpsError("not-found", "There is no such generation.");
   const created_at = before.get("created_at") ?? FieldValue.serverTimestamp();
   await before.ref.set({ uid, file_uid: fileUid, reason, note, state: "open", created_at, updated_at: FieldValue.serverTimestamp() });
-  logger.warn("A generation was reported"); // for an alert; who reported what stands in Firestore
+  logger.warn("A generation was reported"); // for an alert; Firestore has the details
   return {};
 });
 

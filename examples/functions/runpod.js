@@ -1,18 +1,18 @@
-// RunPod's API: a job handed in, a question asked. Knows no user and no money.
+// Calls RunPod's API: submits and cancels jobs, and asks questions. Knows no users and no credits.
 
 import { logger } from "firebase-functions";
 import { HttpsError } from "firebase-functions/https";
 import { endpoint, runpodKey, runpodUrl, TTL_SECONDS } from "./params.js";
 
 const ANSWER_MS = 20_000;
-const QUESTION_MS = 90_000; // a worker may have to start for it
+const QUESTION_MS = 90_000; // it may need a cold start
 
 export const noAnswer = () => new HttpsError("unavailable", "The generator does not answer; try again.");
 
-/** Whether RunPod took no job, for certain. After any other error of `submit` one may still come. */
+/** Whether RunPod certainly took no job. After any other error of `submit` the job may still run. */
 export const isRefusal = (error) => !(error instanceof HttpsError && error.code === "unavailable");
 
-/** Hands a job in and returns its id. */
+/** Submits a job and returns its id. */
 export async function submit(input) {
   const { id } = await post("run", { input, policy: { ttl: TTL_SECONDS * 1000 } }, ANSWER_MS);
   if (typeof id === "string") return id;
@@ -20,16 +20,16 @@ export async function submit(input) {
   throw noAnswer();
 }
 
-/** Takes a job back, from the queue or from its worker. Whether RunPod says that nothing more comes of it. */
+/** Cancels a job that waits or runs. Returns whether RunPod confirms it. */
 export async function cancel(jobId) {
   try {
     return (await post(`cancel/${encodeURIComponent(jobId)}`, {}, ANSWER_MS)).status === "CANCELLED";
   } catch {
-    return false; // it has ended, or RunPod does not answer, which is in the log
+    return false; // the job has ended, or RunPod failed, which `post` has logged
   }
 }
 
-/** Asks a worker something that is no job, and returns its answer. */
+/** Runs an action that is no job, such as `quote`, on a worker and returns its answer. */
 export async function ask(input) {
   const { status, output, error } = await post("runsync", { input, policy: { ttl: QUESTION_MS } }, QUESTION_MS);
   const refusal = error ?? output?.error;
@@ -39,7 +39,7 @@ export async function ask(input) {
   throw noAnswer();
 }
 
-/** What the worker says is wrong, in its own words, which are made for users: "code: message". */
+/** Converts a worker's error, "code: message"; its messages are written for users. */
 function refused(text) {
   const [, code, message] = /^(\w+): (.*)$/s.exec(text) ?? [];
   if (code === "invalid_input" || code === "url_blocked") return new HttpsError("invalid-argument", message);
@@ -64,7 +64,7 @@ async function post(action, body, milliseconds) {
   }
   logger.error("RunPod refused", { status: answer.status });
   if (answer.status === 429) throw new HttpsError("resource-exhausted", "The generator is busy; try again later.");
-  // The app takes this for the end, and "unavailable" for a job that may still come.
+  // The app takes this as final, and "unavailable" as a job that may still come.
   if ([400, 401, 403, 404].includes(answer.status))
     throw new HttpsError("failed-precondition", "The generator does not take jobs.");
   throw noAnswer();

@@ -1,8 +1,8 @@
-// Takes one generation away for good: its document, its files and thumbnails, and its id, which nothing is made under again.
+// Removes a generation for good: its document, files and thumbnails. Its id is blocked for new generations.
 //
 //   GOOGLE_APPLICATION_CREDENTIALS=key.json STORAGE_BUCKET=my-app.firebasestorage.app node takedown.js <uid> <fileUid>
 //
-// The database, and the bucket where it has a name of its own, are those of `.env`.
+// The database, and the bucket if it is not the default one, come from `.env`.
 
 import { existsSync } from "node:fs";
 import { pathToFileURL } from "node:url";
@@ -12,14 +12,14 @@ import { bucket } from "./bucket.js";
 import { database } from "./params.js";
 import { isFileUid, isUserId } from "./request.js";
 
-/** A document about one file, in a collection that has one for each: no file's id holds a colon. */
+/** The document about a file in a collection with one per file; the id is unambiguous, as no `fileUid` has a colon. */
 export const aboutFile = (collection, uid, fileUid) =>
   getFirestore(database.value()).collection(collection).doc(`file:${fileUid}:${uid}`);
 
-/** What stands there, or not, for `generate` and for what comes all the same. */
+/** The mark of a taken-down file, which `generate` and `fenced` check. */
 export const blockOf = (uid, fileUid) => aboutFile("blocked", uid, fileUid);
 
-/** @returns how many files were deleted. A worker that is busy with it sees its document go, and takes back its own. */
+/** @returns how many files were deleted. A worker that still runs it notices the deletion and removes its own files. */
 export async function takeDown(uid, fileUid) {
   const firestore = getFirestore(database.value());
   await blockOf(uid, fileUid).set({ uid, file_uid: fileUid, at: FieldValue.serverTimestamp() });
@@ -31,7 +31,7 @@ export async function takeDown(uid, fileUid) {
   return files.length;
 }
 
-/** The objects of one generation: `a_0.png` is the first of several of `a`, or the only one of `a_0`; its metadata says which. */
+/** A generation's objects. `a_0.png` is the first of several of `a` or the only one of `a_0`; the metadata says which. */
 async function filesOf(uid, fileUid) {
   const folders = ["image", "image/thumbs", "video", "video/thumbs"].map((kind) => `generating/${uid}/${kind}/`);
   const pages = await Promise.all(folders.map((folder) => bucket().getFiles({ prefix: folder + fileUid })));
@@ -43,7 +43,7 @@ async function filesOf(uid, fileUid) {
 
 if (process.argv[1] && import.meta.url === pathToFileURL(process.argv[1]).href) {
   const [uid, fileUid] = process.argv.slice(2);
-  if (existsSync(".env")) process.loadEnvFile(); // what the environment says comes first
+  if (existsSync(".env")) process.loadEnvFile(); // the environment takes precedence
   if (!isUserId(uid) || !isFileUid(fileUid)) {
     console.error("usage: node takedown.js <uid> <fileUid>, as in the document's path, generations/{uid}/files/{fileUid}");
     process.exit(2);

@@ -1,5 +1,5 @@
-// The ticket: what the worker accepts in `id_token` in place of Firebase's ID token, which lives for an hour only.
-// A JWT for one user, one file and exactly one input. Knows no Firebase and no RunPod.
+// Signs tickets: a JWT for one user, one file and exactly one input, which the worker accepts in `id_token` in place of
+// Firebase's ID token, since that is valid for an hour only. Knows no Firebase and no RunPod.
 
 import { createHash } from "node:crypto";
 import canonicalize from "canonicalize";
@@ -13,16 +13,17 @@ export function requestHash({ id_token: _, ...input }) {
   return createHash("sha256").update(canonicalize(input)).digest("hex");
 }
 
-/** What tickets and quotes are signed with. */
+/** The key that signs tickets and quotes. */
 export function secretKey(secret) {
-  const key = secret.trim(); // the worker drops the newline that a secret store may have added, too
+  const key = secret.trim(); // a secret store may add a newline; the worker drops it, too
   if (key.length < MIN_SECRET_CHARACTERS) throw new Error(`TICKET_SECRET needs ${MIN_SECRET_CHARACTERS} characters`);
   return new TextEncoder().encode(key);
 }
 
 /**
- * The input with its ticket in `id_token`, valid for so many seconds, 25 hours at most. Nothing of it may change afterwards.
- * `slip`: the app has made the document, as `queued`. Who deletes it before a worker takes the job does not want it any more.
+ * Returns the input with its ticket in `id_token`, valid for `seconds`, at most 25 hours. The input must not change after
+ * that.
+ * `slip`: the app has created the document, as `queued`; deleting it before a worker claims the job ends the job.
  */
 export async function withTicket(input, secret, seconds, { slip = false } = {}) {
   const ticket = await new SignJWT({ file_uid: input.file_uid, request_hash: requestHash(input), ...(slip && { slip }) })

@@ -1,59 +1,59 @@
-// Credits: held when a job is submitted, taken when its document is completed, given back when it failed or never came.
-// Each completion is paid once, however often, late and in whatever order it is told. Knows no RunPod.
+// Keeps the users' credits: held when a job is submitted, taken when its document is completed, returned when it failed or
+// never came. Each completion is paid once, however often, late or out of order its triggers come. Knows no RunPod.
 //
 //   wallets/{uid}                    credits, held, spent, granted: credits + held + spent = granted, and none is negative
-//   wallets/{uid}/holds/{fileUid}    one asked-for generation: what is held for it, or what became of that
+//   wallets/{uid}/holds/{fileUid}    the hold of one generation, or how it was settled
 //   wallets/{uid}/ledger/{id}        every grant and every payment; its sum is credits + held
 //
-// A wallet changes in transactions that read the hold and the generation's document beside it. What is decided there is
-// pure: `asked`, `told`, `overdue`. A hold is one round of a fileUid: a failed one may be asked for again, in a new round.
+// A wallet changes in transactions that also read the hold and the generation's document. Their decisions are pure functions:
+// `asked`, `told`, `overdue`. A hold is one round of a fileUid: a failed generation may be requested again, in a new round.
 
 import { FieldValue, getFirestore, Timestamp } from "firebase-admin/firestore";
 
-const CALL_MS = 60_000; // as long as a call of `generate` may take
-const LATE_MS = 5 * 60_000; // what a document may be later than its job
-const KEPT_MS = 30 * 24 * 3_600_000; // a settled hold; a result that waits on the worker's volume comes within two days
-const ATTEMPTS = 15; // of a transaction: one wallet may have many jobs that end at once
+const CALL_MS = 60_000; // the time limit of a call of `generate`
+const LATE_MS = 5 * 60_000; // how much later than its job a document may be written
+const KEPT_MS = 30 * 24 * 3_600_000; // settled holds; a result on the worker's volume arrives within two days
+const ATTEMPTS = 15; // per transaction: many jobs of one wallet may end at once
 
 const EMPTY = { credits: 0, held: 0, spent: 0, granted: 0 };
 
-// ---- what a document tells --------------------------------------------------------------------------------------
+// ---- what a document says ---------------------------------------------------------------------------------------
 
-/** Which ending of which job: null while there is none. (What failed for want of storage is completed later.) */
+/** A key of the document's end; null while it has none. (A job that failed to store its result may be completed later.) */
 const ending = (document) =>
   hasEnded(document) ? `${document.status} ${document.attempt} ${document.job_id}` : null;
 
 export const hasEnded = (document) => document?.status === "completed" || document?.status === "failed";
 
-/** Whether a change of a document is any news to a wallet: an end that was not there before, or a result that is gone. */
+/** Whether a change of a document concerns a wallet: a new end, or a result that is gone. */
 export const isEnd = (before, after) => (hasEnded(before) || hasEnded(after)) && ending(before) !== ending(after);
 
-/** A result that the app can open. One that went inline, with no file in the bucket, is asked for again. */
+/** Whether the app can open the result. An inline one, without a file in the bucket, is requested again. */
 const isDelivered = (document) =>
   document?.status === "completed" && document.generation_data?.storage === "firebase";
 
-/** An order slip whose user stopped it before a worker took the job. */
+/** Whether this is an order slip that was cancelled before a worker claimed the job. */
 const isStopped = (document) => document?.status === "queued" && document.cancel_requested === true;
 
-/** Whether a change of a document takes its job back: it is stopped in the queue, or not there any more. */
+/** Whether a change of a document withdraws its job: it was cancelled in the queue, or deleted. */
 export const isWithdrawal = (before, after) => (after ? isStopped(after) && !isStopped(before) : Boolean(before));
 
 const isAlive = (document, now) => document?.status === "processing" && document.expires_at?.toMillis() > now;
 
-/** What so many units cost. */
+/** The price of `units`, rounded up. */
 export const creditsOf = (units, per1000) => Math.ceil((units * per1000) / 1000);
 
 // ---- the rules: pure --------------------------------------------------------------------------------------------
 
-/** The whole hold goes back to the credits. */
+/** Returns the whole hold to the credits. */
 const givenBack = (wallet, hold) => ({
   wallet: { ...wallet, credits: wallet.credits + hold.credits, held: wallet.held - hold.credits },
   hold: { ...hold, state: "returned" },
 });
 
 /**
- * A delivered document is paid: from what is held, and never more than that. Where the hold was given back before, because
- * the job was thought lost or had failed, it is paid from the credits, as far as they go.
+ * Pays a delivered document from its hold, and never more than that. If the hold was returned before, because the job was
+ * thought lost or had failed, it is paid from the credits, as far as they suffice.
  */
 function paid(wallet, hold, document, per1000) {
   const units = document.usage?.units;
@@ -67,16 +67,16 @@ function paid(wallet, hold, document, per1000) {
   };
 }
 
-/** Whether a document is news to a hold: what stood there already when it was made is not. */
+/** Whether a document's end is news to a hold, and not the one that existed when the hold was made. */
 const isNews = (hold, document) => Boolean(hold) && ending(document) !== null && ending(document) !== hold.after;
 
 /**
- * What the documents say about a hold: `facts` are all that were seen, a later one or none may stand there now, `current`.
- * A completion is a fact for good; a failure only counts while it is what the document says.
- * @returns the new wallet and hold, and the entries of the ledger by id; null where nothing changes.
+ * Settles a hold by its documents: `facts` are those that a trigger reported, `current` is the present one, if any.
+ * A completion is final; a failure only counts while it is the present document.
+ * @returns the new wallet and hold, and the ledger entries by id; null if nothing changes.
  */
 export function told({ wallet, hold, current, facts, written }, per1000) {
-  if (!wallet || !hold) return null; // a job from before there were wallets, or a user who is gone
+  if (!wallet || !hold) return null; // a job from before wallets existed, or of a deleted user
   let state = { wallet, hold };
   const entries = {};
   for (const document of [...facts, current]) {
@@ -91,16 +91,16 @@ export function told({ wallet, hold, current, facts, written }, per1000) {
   return state.hold === hold && state.wallet === wallet ? null : { ...state, entries };
 }
 
-/** An id in the ledger: one completion of one job has one, so that it cannot be paid twice. */
+/** The ledger id of one completion of one job, so that it cannot be paid twice. */
 const entryId = (fileUid, { job_id, attempt }) => `${fileUid}.${attempt}.${encodeURIComponent(job_id)}`;
 
 /**
- * A user asks for a generation. One that was asked for already, with the same input, costs nothing again: its job goes on,
- * or its result is there. (A second job would make a second picture as soon as the user deleted the first.) An id stands for
- * one input for good: an earlier job that was thought lost may still come, and is paid at the price of its hold.
- * `credits` are null where its price is not known: what is held already has one.
- * @returns `{is: "new", wallet, hold}` and `{is: "again", hold}`: submit; `{is: "known", jobId}`: there is a job;
- *   `{is: "busy"}`: another call is submitting it; `{is: "other"}`: the id stands for another input; `{is: "unpriced"}`;
+ * Decides on a request for a generation. A repeated one, with the same input, costs nothing again: its job goes on, or its
+ * result exists. (A second job would make a second picture as soon as the user deleted the first.) An id belongs to one input
+ * for good: an earlier job that was thought lost may still come, and is paid at the price of its hold.
+ * `credits` is null if the price is unknown, which only a request with a hold may have.
+ * @returns `{is: "new", wallet, hold}` and `{is: "again", hold}`: submit; `{is: "known", jobId}`: a job exists;
+ *   `{is: "busy"}`: another call is submitting it; `{is: "other"}`: the id belongs to another input; `{is: "unpriced"}`;
  *   `{is: "poor"}`.
  */
 export function asked({ wallet, hold, current }, { fileUid, hash, credits, call, now, ttlMs }) {
@@ -109,8 +109,8 @@ export function asked({ wallet, hold, current }, { fileUid, hash, credits, call,
   if (hold?.state === "held") {
     if (hold.job_id) return { is: "known", jobId: hold.job_id };
     if (hold.call && hold.call.until > now) return { is: "busy" };
-    // Nobody knows what became of the last call: its job may still come.
-    // This one's lives from now on, and what is held for it does, too.
+    // The result of the last call is unknown: its job may still come.
+    // The lifetime of this call's job, and of its hold, begins now.
     const expires_at = Timestamp.fromMillis(now + ttlMs + LATE_MS);
     return { is: "again", hold: { ...hold, call: { id: call, until: now + CALL_MS }, unclear: true, expires_at } };
   }
@@ -133,7 +133,7 @@ export function asked({ wallet, hold, current }, { fileUid, hash, credits, call,
   };
 }
 
-/** RunPod refused this call. Given back, unless an earlier call may have been taken. */
+/** Returns the hold of a call that RunPod refused, unless an earlier call may have submitted a job. */
 function refused({ wallet, hold }, call) {
   if (hold?.state !== "held" || hold.call?.id !== call) return null;
   if (hold.unclear) return { wallet, hold: { ...hold, call: null } };
@@ -141,22 +141,22 @@ function refused({ wallet, hold }, call) {
 }
 
 /**
- * RunPod has taken this job back: given back, unless a worker has claimed it meanwhile, and ends it. `waits`: its slip still
- * stands there, for nothing.
+ * Returns the hold of a job that RunPod has cancelled, unless a worker has claimed it meanwhile and ends it. `waits`: its
+ * order slip still exists.
  */
 function dropped({ wallet, hold, current }, jobId, now) {
   if (!wallet || hold?.state !== "held" || hold.job_id !== jobId || isAlive(current, now)) return null;
   return { ...givenBack(wallet, hold), waits: current?.status === "queued" };
 }
 
-/** A hold whose job RunPod has dropped by now: given back, unless a worker is still busy with it. */
+/** Returns a hold whose job RunPod has dropped by now, unless a worker still holds its lease; the hold is then due later. */
 export function overdue({ wallet, hold, current }, now) {
   if (hold?.state !== "held" || hold.expires_at.toMillis() > now) return null;
   if (!isAlive(current, now)) return givenBack(wallet, hold);
   return { wallet, hold: { ...hold, expires_at: Timestamp.fromMillis(current.expires_at.toMillis() + LATE_MS) } };
 }
 
-/** How a worker ends the slip of a job that was stopped before it began (docs/api.md, "The document"). */
+/** The fields with which a worker ends the slip of a job that was cancelled before it began (docs/api.md, "The document"). */
 const cancelled = (uid, fileUid, jobId) => ({
   status: "failed",
   error: { code: "cancelled", message: "the job was cancelled", retryable: false },
@@ -169,22 +169,22 @@ const cancelled = (uid, fileUid, jobId) => ({
   updated_at: FieldValue.serverTimestamp(),
 });
 
-// ---- the same, stored -------------------------------------------------------------------------------------------
+// ---- the same, in Firestore -------------------------------------------------------------------------------------
 
-/** The wallets of one database, at one price. `freeCredits` are what a new wallet begins with. */
+/** The wallets of one database, at one price. A new wallet begins with `freeCredits`. */
 export class Wallets {
   constructor({ database, creditsPer1000Units: per1000, freeCredits = 0 }) {
     this.firestore = getFirestore(database);
     this.per1000 = per1000;
     this.freeCredits = freeCredits;
-    this.turns = new Map(); // uid -> the transaction that was asked for last
+    this.turns = new Map(); // uid -> its last transaction
   }
 
   wallet(uid) {
     return this.firestore.collection("wallets").doc(uid);
   }
 
-  /** One transaction on a wallet. Those of one instance take turns, so that only instances compete for it. */
+  /** Runs a transaction on a wallet. Those of one instance take turns, so that only instances compete. */
   async run(uid, work) {
     const before = this.turns.get(uid);
     const turn = Promise.allSettled([before]).then(() => this.firestore.runTransaction(work, { maxAttempts: ATTEMPTS }));
@@ -197,7 +197,7 @@ export class Wallets {
   }
 
   /**
-   * Credits for a user, once for each `id`, such as a purchase's: shops tell of one more than once.
+   * Grants credits to a user, once per `id`, such as a purchase's: shops report a purchase more than once.
    * @returns whether they were granted now.
    */
   async grant(uid, credits, reason, id) {
@@ -213,7 +213,7 @@ export class Wallets {
     });
   }
 
-  /** A user's wallet, which is opened where there is none. */
+  /** Returns a user's wallet, and creates a missing one. */
   async open(uid) {
     return await this.run(uid, async (transaction) => {
       const found = await transaction.get(this.wallet(uid));
@@ -223,12 +223,12 @@ export class Wallets {
     });
   }
 
-  /** Holds credits for a job that is about to be submitted; the answer is that of `asked`. `call` is new for each call. */
+  /** Holds credits for a job that is about to be submitted; returns as `asked` does. `call` is unique to each call. */
   async hold(uid, fileUid, { hash, credits, call, ttlMs, now = Date.now() }) {
     return await this.run(uid, async (transaction) => {
       const read = await this.read(transaction, uid, fileUid);
       const wallet = this.opened(transaction, uid, read.found);
-      // The document may say more than its trigger has told yet.
+      // The document may be ahead of its triggers.
       const news = told({ ...read, wallet, facts: [] }, this.per1000);
       const state = { ...read, wallet, ...news };
       const answer = asked(state, { fileUid, hash, credits, call, now, ttlMs });
@@ -240,17 +240,17 @@ export class Wallets {
     });
   }
 
-  /** RunPod took the job of this call. */
+  /** Notes that RunPod took the job of this call. */
   async accepted(uid, fileUid, { call, jobId }) {
     await this.note(uid, fileUid, call, { job_id: jobId });
   }
 
-  /** RunPod's answer to this call is not known: what is held stays so, until the document or `sweep` tells. */
+  /** Notes that RunPod's response to this call is unknown: the hold stays until the document or `sweep` settles it. */
   async unclear(uid, fileUid, { call }) {
     await this.note(uid, fileUid, call, { unclear: true });
   }
 
-  /** What became of a call, on its hold alone: other jobs of the wallet need not wait for it. */
+  /** Notes the result of a call on its hold alone, so that other jobs of the wallet need not wait. */
   async note(uid, fileUid, call, fields) {
     await this.firestore.runTransaction(async (transaction) => {
       const hold = (await transaction.get(this.holdOf(uid, fileUid))).data();
@@ -259,14 +259,14 @@ export class Wallets {
     });
   }
 
-  /** RunPod took no job of this call. */
+  /** Notes that RunPod refused this call. */
   async refused(uid, fileUid, { call }) {
     await this.change(uid, fileUid, (read) => refused(read, call));
   }
 
   /**
-   * The job that a withdrawal at `time` takes back. Null where there is none, where it was asked for later than that, and where
-   * an earlier call may have been taken as well: that one's job ends by what the document says.
+   * The job to cancel for a withdrawal at `time`. Null if there is none, if it was requested later, or if an earlier call may
+   * have submitted another one: that job ends by its document.
    */
   async withdrawn(uid, fileUid, time) {
     const [held, stands] = await this.firestore.getAll(this.holdOf(uid, fileUid), this.documentOf(uid, fileUid));
@@ -275,7 +275,7 @@ export class Wallets {
     return stands.exists && !isStopped(stands.data()) ? null : hold.job_id;
   }
 
-  /** RunPod has taken a job back. No worker ends its order slip any more, so it ends here, as a worker would have ended it. */
+  /** Settles a job that RunPod has cancelled. No worker will end its order slip, so this ends it as a worker would. */
   async dropped(uid, fileUid, { jobId, now = Date.now() }) {
     await this.change(uid, fileUid, (read, transaction) => {
       const after = told(read, this.per1000) ?? dropped(read, jobId, now);
@@ -284,15 +284,15 @@ export class Wallets {
     });
   }
 
-  /** A document was written: it said `before`, then `after` (undefined: it is not there). */
+  /** Settles a hold after a write of its document, from `before` to `after` (undefined: no document). */
   async settle(uid, fileUid, { before, after }) {
     await this.change(uid, fileUid, (read) => told(read, this.per1000), [before, after]);
   }
 
-  /** A hold that is due: settled by its document, given back, or due again later. */
+  /** Settles a hold that is due, by its document or by returning it, or postpones it. */
   async expire(uid, fileUid, now) {
     await this.change(uid, fileUid, (read, transaction) => {
-      // Its user is gone, and their wallet with them.
+      // The user was deleted, and the wallet with them.
       if (!read.wallet && read.hold) transaction.delete(this.holdOf(uid, fileUid));
       return read.wallet && (told(read, this.per1000) ?? overdue(read, now));
     });
@@ -337,7 +337,7 @@ export class Wallets {
       ...entries,
     );
     const [hold, current] = [held.data(), stands.data()];
-    // Most often it is what was told, and its entry is read already.
+    // Usually the trigger reported this very document, and its entry is read already.
     if (hold && isDelivered(current) && entries.every(({ id }) => id !== entryId(fileUid, current)))
       known.push(await transaction.get(ledger(current)));
     const written = new Set(known.filter(({ exists }) => exists).map(({ id }) => id));
@@ -355,7 +355,7 @@ export class Wallets {
     });
   }
 
-  /** The wallet that was found, or a new one, whose free credits stand in the ledger. */
+  /** The wallet that was found, or a new one, with its free credits in the ledger. */
   opened(transaction, uid, found) {
     if (found.exists) return found.data();
     if (this.freeCredits === 0) return EMPTY;
@@ -373,7 +373,7 @@ export class Wallets {
     const { expires_at, delete_at: _, ...fields } = hold;
     transaction.set(this.holdOf(uid, hold.file_uid), {
       ...fields,
-      // Only what is held is due, and only what is settled is deleted some day, by a policy on this field.
+      // Only a held one is due, and only a settled one is deleted some day, by a policy on `delete_at`.
       ...(hold.state === "held" ? { expires_at } : { delete_at: Timestamp.fromMillis(Date.now() + KEPT_MS) }),
       ...(isNew && { created_at: FieldValue.serverTimestamp() }),
       updated_at: FieldValue.serverTimestamp(),
