@@ -198,6 +198,22 @@ async def test_what_is_being_loaded_is_for_the_next_job() -> None:
     assert (generator.generated, second.generator.generated) == (0, 1)
 
 
+async def test_loading_that_begins_as_its_job_gets_into_line_is_no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its seconds count against the job's limit."""
+    player = Player(Loads())
+    generator: Any = player.generator
+    player.context.limit = TimeLimit(0.2, lambda: player.stop.request(JobTimeout()))
+    assert await asyncio.to_thread(generator.loading.wait, 5)
+    looks = iter([False])  # it begins after the first look
+    monkeypatch.setattr(player.turn._loading, "running", lambda: next(looks, True))
+    running = asyncio.create_task(player.turn.run(Sources()))
+    await asyncio.sleep(0.5)
+    assert isinstance(player.stop.reason, JobTimeout)
+    generator.loaded.set()
+    with pytest.raises(JobTimeout):
+        await running
+
+
 async def test_who_was_asked_to_stop_waits_until_the_card_is_free() -> None:
     player = Player(Loads())
     generator: Any = player.generator

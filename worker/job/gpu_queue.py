@@ -188,6 +188,8 @@ class GpuSlot:
             # Until then it waits for other jobs, whose time does not count against its limit.
             self._in_line.enter_context(self._context.untimed())
             self._in_line.enter_context(self._context.timed("wait"))
+            if self._loading.running():
+                self._in_line.close()  # it began in between, when there was nothing to close yet
         try:
             self._generating = self._gpu.submit(functools.partial(self._generate, sources), ahead=True)
             await stop.guard(_result(self._generating))
