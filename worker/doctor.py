@@ -1,10 +1,10 @@
-"""What an endpoint needs, looked at before money is spent: one table, with what to do about each row that is not well.
+"""Check what an endpoint needs before it costs money, and print a table with a remedy for each problem.
 
-    python -m worker.doctor          exit code 1 where a row is red, for CI
-    python -m worker.doctor --json   the rows for machines
+    python -m worker.doctor          exit code 1 if a row is red, for CI
+    python -m worker.doctor --json   the rows as JSON
 
-Each check is a small function that says what it found; one that breaks is a red row of its own. Of the world it changes
-nothing but one object and one document under `doctor/`, which it deletes again. Shows no key, no secret, no token.
+Each check is a small function that yields findings; a check that raises becomes a red row. The only things it writes
+are one object and one document under `doctor/`, and it deletes both. It shows no key, no secret and no token.
 """
 
 import argparse
@@ -71,11 +71,11 @@ State = Literal["ok", "warn", "fail", "skipped"]
 INLINE = "not configured: results go back as base64"
 FIRESTORE = "https://firestore.googleapis.com"
 DOWNLOADS_GIB, EXTRAS_GIB = 40, 10
-"""What the largest default model takes on a disk as it is published, and what goes beside one; and some room."""
+"""Disk space, with a margin, for the largest default model as published, and for the small models beside one."""
 PHONES_DECODERS = {"HEIC": "pillow_heif", "AVIF": "PIL._avif"}
-"""The module that reads each kind."""
+"""Image format -> the module that decodes it."""
 SPOOL_GIB = 2
-"""As much as the spool keeps."""
+"""The size limit of the spool."""
 LONGEST_VALUE = 120
 NOT_HERE = "not on this machine: "
 REMEDY = "bake it, put it on the volume, or name its task in PRELOAD_TASKS: docs/deploy.md, Models"
@@ -85,7 +85,7 @@ ALLOW = "; ALLOW_DOWNLOADS=true lets jobs download"
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One row: what was looked at, how it is, what was seen, and what to do about it."""
+    """One row of the table: the subject of a check, its state, what was found, and the remedy."""
 
     name: str
     state: State
@@ -97,7 +97,7 @@ Check = Callable[[], Iterable[Finding]]
 
 
 def examine() -> Iterator[tuple[str, list[Finding]]]:
-    """Every section of the table with its rows, each as soon as it is known."""
+    """Yield each section of the table with its rows, as soon as it is complete."""
     wrong = wrong_variables()
     spoilt = {place.partition(".")[0].lower() for place in wrong}
     usable = {name: Settings.model_fields[name].default for name in spoilt & set(Settings.model_fields)}
@@ -125,14 +125,14 @@ def examine() -> Iterator[tuple[str, list[Finding]]]:
 
 
 def rows(name: str, check: Check) -> list[Finding]:
-    """What a check finds; where it breaks on the way, that is its last row."""
+    """Return the findings of a check; if it raises, the error is the last row."""
     found: list[Finding] = []
     try:
         for finding in check():
-            found.append(finding)  # noqa: PERF402 - what was found before it breaks is kept
+            found.append(finding)  # noqa: PERF402 - keeps what was found before an error
     except JobError as error:
         found.append(Finding(name, "fail", error.message))
-    except Exception as error:  # noqa: BLE001 - a doctor that dies of one illness names no other
+    except Exception as error:  # noqa: BLE001 - one broken check must not hide the others
         found.append(Finding(name, "fail", f"the check itself broke: {where(error)}", "please report this"))
     return found
 
@@ -141,7 +141,7 @@ def rows(name: str, check: Check) -> list[Finding]:
 
 
 def environment(settings: Settings, wrong: Mapping[str, str], spoilt: Collection[str]) -> Iterator[Finding]:
-    """One row for each variable that is set, with what it was taken for."""
+    """Show each variable that is set, with its value as the worker understands it."""
     yield from _wrong(wrong)
     for name, ours in sorted(misspelt_variables().items()):
         yield Finding(name, "warn", "nobody reads this variable", f"is {ours} meant?")
@@ -176,9 +176,9 @@ def _wrong(wrong: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def _shown(value: object) -> str:
-    # A secret is one of pydantic's, whose text is asterisks.
+    # Secrets are `SecretStr`s, which print as asterisks.
     if isinstance(value, dict):
-        # Of a LoRA and a style only its name: what a LoRA comes from may hold a key.
+        # Show only the names of LoRAs and styles: the source of a LoRA may hold a key.
         value = {name: own.given() if isinstance(own, OwnDefaults) else "..." for name, own in value.items()}
     text = redact(", ".join(map(str, value)) if isinstance(value, tuple) else str(value))
     return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}…"
@@ -188,7 +188,7 @@ def _shown(value: object) -> str:
 
 
 def key(settings: Settings, connected: list[Firebase]) -> Iterator[Finding]:
-    """The service account's key; where it is good, Firebase with it is added to `connected`."""
+    """Check the service account key; if it works, append the Firebase that uses it to `connected`."""
     name = "service account key"
     if not _configured(settings):
         lost = settings.firebase_storage_bucket is not None
@@ -241,12 +241,12 @@ def _with_rules(found: list[Finding], name: str, url: str) -> Iterator[Finding]:
     yield from found
     if found[0].state == "ok":
         yield from rows(name, lambda: rules(name, url))
-    else:  # what is not there has no rules, and would look open
+    else:  # a missing database or bucket answers 404 and would look open
         yield Finding(name, "skipped", f"not asked before {found[0].name} works")
 
 
 def callers(settings: Settings, connected: Sequence[Firebase]) -> Iterator[Finding]:
-    """How the worker knows whose job it is."""
+    """Check how the worker identifies the users of jobs."""
     ways = [way for way, there in (("ID tokens", connected), ("tickets", settings.ticket_secret)) if there]
     if not settings.require_id_token:
         said = "whoever may call the endpoint, for any user: REQUIRE_ID_TOKEN is false"
@@ -260,7 +260,7 @@ def callers(settings: Settings, connected: Sequence[Firebase]) -> Iterator[Findi
 
 
 def revoked(settings: Settings, connected: Sequence[Firebase]) -> Iterator[Finding]:
-    """Asks for a user that is not there, as `CHECK_REVOKED` has it asked for each ID token."""
+    """Look up a user that does not exist, as `CHECK_REVOKED` looks up the user of each ID token."""
     if not settings.check_revoked or not connected:
         return
     firebase, steps = connected[0], _Steps()
@@ -280,13 +280,13 @@ def revoked(settings: Settings, connected: Sequence[Firebase]) -> Iterator[Findi
 
 
 class _Steps:
-    """Calls to a service, one after another; `failed` is the first one that went wrong, as a detail and its error."""
+    """Successive calls to a service; `failed` is the first failure, as its description and error."""
 
     def __init__(self) -> None:
         self.failed: tuple[str, BackendError] | None = None
 
     def take(self, step: str, call: Callable[[], T]) -> T | None:
-        """What `call` returns, None where it failed."""
+        """Return the result of `call`; None if it failed."""
         try:
             return call()
         except BackendError as error:
@@ -295,7 +295,7 @@ class _Steps:
 
 
 def bucket(store: Bucket, account: str | None) -> Iterator[Finding]:
-    """Writes a small object of its own, reads it and deletes it."""
+    """Write a small object, read it back and delete it."""
     name, steps, path = store.name, _Steps(), f"doctor/{uuid.uuid4()}"
     content, deadline = b"written by python -m worker.doctor", time.monotonic() + timing.UPLOAD_SECONDS
     write = functools.partial(store.upload, path, content, content_type="text/plain", metadata={}, replaces=0)
@@ -322,7 +322,7 @@ def bucket(store: Bucket, account: str | None) -> Iterator[Finding]:
 
 
 def documents(store: FirestoreStore, account: str | None, database: str = "(default)") -> Iterator[Finding]:
-    """Writes a document of its own, reads it and deletes it; then asks what the reaper asks."""
+    """Write a document, read it back and delete it; then run the reaper's queries."""
     steps, path, seconds = _Steps(), f"doctor/{uuid.uuid4()}", 5 * timing.CALL_SECONDS
     fields = {"written_by": "python -m worker.doctor"}
     found = None
@@ -357,7 +357,7 @@ def documents(store: FirestoreStore, account: str | None, database: str = "(defa
 
 
 def rules(name: str, url: str) -> Iterator[Finding]:
-    """Asks without any sign of who asks for what could be a user's: the rules must refuse that, whether it is there."""
+    """Request what could be a user's file, without credentials: the rules must refuse it, whether or not it exists."""
     service = name.partition(" ")[0]
     request = urllib.request.Request(url, headers={"User-Agent": "worker.doctor"})  # noqa: S310 - Google, or an emulator
     try:
@@ -407,7 +407,7 @@ def _remedy(
 
 
 def models(settings: Settings, registry: ModelRegistry) -> Iterator[Finding]:
-    """One row for each model, under the names of the tasks that it serves."""
+    """Check each model, in one row for all tasks that it serves."""
     yield from _without_effect(settings, registry)
     served: dict[ModelSpec, list[str]] = {}
     what: dict[ModelSpec, str] = {}
@@ -436,7 +436,7 @@ def models(settings: Settings, registry: ModelRegistry) -> Iterator[Finding]:
         remedy = "" if state == "ok" else REMEDY + (ALLOW if refused else "")
         yield Finding(_called(spec.main.called) + ", ".join(tasks), state, said, remedy)
     for (called, problem), tasks in unserved.items():
-        # A worker with one task less still serves the others, unless its operator wanted that one.
+        # A worker without one task still serves the others; it is an error only if the operator asked for that task.
         wanted = not served or any(_asked_for(settings, TaskType(task)) for task in tasks)
         yield Finding(called + ", ".join(tasks), "fail" if wanted else "warn", problem)
     if others := [task for task in TaskType if task not in registry.tasks]:
@@ -448,7 +448,7 @@ def models(settings: Settings, registry: ModelRegistry) -> Iterator[Finding]:
 
 
 def _without_effect(settings: Settings, registry: ModelRegistry) -> Iterator[Finding]:
-    """What is said of models that are not there."""
+    """Warn of settings for models that are not configured."""
     unmatched = {"MODEL_DEFAULTS": registry.unmatched_defaults(), "ACCELERATIONS": registry.unmatched_accelerations()}
     for variable, names in unmatched.items():
         for name in names:
@@ -469,7 +469,7 @@ def _asked_for(settings: Settings, task: TaskType) -> bool:
 
 
 def _preloaded(settings: Settings, registry: ModelRegistry) -> set[ModelSpec]:
-    """The models that are fetched at the start, whatever may be downloaded later."""
+    """Return the models that are fetched at the start, even if jobs may not download any."""
     found = set()
     for task in settings.preload_tasks or ():
         with contextlib.suppress(ModelUnavailable):
@@ -478,13 +478,13 @@ def _preloaded(settings: Settings, registry: ModelRegistry) -> set[ModelSpec]:
 
 
 def _when(registry: ModelRegistry, *, may: bool | None = None) -> str:
-    """Who downloads what is not here."""
+    """Say whether a job may download missing weights."""
     may = registry.may_download if may is None else may
     return "a job downloads it" if may else "no job may download it"
 
 
 def _kind(spec: ModelSpec, defaults: ModelDefaults) -> str:
-    """What a model takes itself for: a wrong one is seen here."""
+    """Describe a model by its own files, so that a wrongly detected one is noticed."""
     frames = f"x{defaults.num_frames}" if spec.family == "wan" else ""
     size = f"{defaults.width}x{defaults.height}{frames}"
     if spec.family == "upscaler":
@@ -510,7 +510,7 @@ def _described(part: WeightSource, when: str, closed: Path | None) -> str:
 
 
 def ip_adapter(registry: ModelRegistry) -> Iterator[Finding]:
-    """What lets an image take after a picture, beside each model for images."""
+    """Check the IP-Adapter (reference images) for each image model."""
     task = next((task for task in registry.tasks if not task.is_video), None)
     found: dict[str, Finding] = {}
     for model in registry.models(task) if task is not None else ():
@@ -531,7 +531,7 @@ def _ip_adapter(registry: ModelRegistry, main: WeightSource) -> Finding:
 
 
 def _extra(name: str, weights: WeightSource | None, registry: ModelRegistry, without: str) -> Finding:
-    """What one job asks for beside a model; PRELOAD_TASKS brings none of it."""
+    """Check weights that some jobs use beside a model; PRELOAD_TASKS does not fetch them."""
     if weights is None:
         return Finding(name, "skipped", without)
     if weights.kind == "demo":
@@ -543,18 +543,18 @@ def _extra(name: str, weights: WeightSource | None, registry: ModelRegistry, wit
 
 
 def depth(registry: ModelRegistry) -> Finding:
-    """What tells the depth of a photo."""
+    """Check the model that estimates depth for ControlNet."""
     return _extra("depth", registry.depth(), registry, "DEPTH_MODEL is not set: control pictures of depth come made")
 
 
 def previews(registry: ModelRegistry) -> Finding:
-    """What draws an image while it is being made."""
+    """Check the small decoder that draws previews."""
     without = "PREVIEW_MODEL is not set: a linear map draws them"
     return _extra("live previews", registry.preview(), registry, without)
 
 
 def controlnet(registry: ModelRegistry) -> Finding:
-    """What control pictures go to."""
+    """Check the ControlNets of the image model."""
     images = next((task for task in registry.tasks if not task.is_video), None)
     try:
         if images is not None:
@@ -578,7 +578,7 @@ def _size(count: int) -> str:
 
 
 def upscaler(registry: ModelRegistry) -> Iterator[Finding]:
-    """What makes finished pictures larger."""
+    """Check the network that enlarges finished images."""
     try:
         spec = registry.upscaler()
     except ModelUnavailable as error:
@@ -596,7 +596,7 @@ def upscaler(registry: ModelRegistry) -> Iterator[Finding]:
 
 
 def safety(registry: ModelRegistry) -> Iterator[Finding]:
-    """The checker that every result must pass."""
+    """Check the safety checker that every result must pass."""
     checker = registry.safety()
     if checker is None:
         yield Finding("safety checker", "skipped", "SAFETY_CHECKER is off: nothing is checked")
@@ -622,7 +622,7 @@ def _of_machine(settings: Settings, registry: ModelRegistry) -> Iterator[Finding
 
 
 def card(settings: Settings, registry: ModelRegistry) -> Iterator[Finding]:
-    """The GPU, after a small computation on it."""
+    """Run a small computation on the GPU."""
     if not registry.cuda:
         hosted = settings.runpod_pod_id or settings.runpod_endpoint_id
         remedy = "the endpoint needs a GPU, and the image its two NVIDIA_ variables" if hosted else ""
@@ -637,7 +637,7 @@ def card(settings: Settings, registry: ModelRegistry) -> Iterator[Finding]:
 
 
 def attention(settings: Settings, registry: ModelRegistry) -> Iterator[Finding]:
-    """Which way attention is computed, where the operator wants one."""
+    """Check the attention backend, if the operator chose one."""
     if settings.attention != "auto":
         problem = missing(settings.attention, cuda=registry.cuda)
         remedy = "" if problem is None else "docs/deploy.md, Attention"
@@ -645,7 +645,7 @@ def attention(settings: Settings, registry: ModelRegistry) -> Iterator[Finding]:
 
 
 def placement(registry: ModelRegistry) -> Iterator[Finding]:
-    """Where each model would be for a job of its native size, beside those before it."""
+    """Decide where each model would be placed for a job of its native size, with the models before it loaded."""
     free, total = device.memory(cuda=registry.cuda)
     host = device.memory(cuda=False)[0] - HOST_RESERVE
     residents: list[Resident] = []
@@ -674,7 +674,7 @@ def placement(registry: ModelRegistry) -> Iterator[Finding]:
 
 
 def _models(registry: ModelRegistry) -> Iterator[tuple[TaskType, str | None]]:
-    """Each served task with each of its models; one that has none is asked for all the same, so as to say why."""
+    """Yield each served task with each of its models; with None for a task without models, to report why."""
     for task in (task for task in TaskType if task in registry.tasks):
         for model in registry.models(task) or (None,):
             yield task, model
@@ -687,7 +687,7 @@ def _specs(registry: ModelRegistry) -> Iterator[tuple[TaskType, str | None, Mode
 
 
 def compiler(settings: Settings, registry: ModelRegistry) -> Iterator[Finding]:
-    """What `COMPILE` asks for: Triton a C compiler and the headers of libc and Python, a CPU a C++ compiler."""
+    """Check what `COMPILE` needs: a C compiler and headers of libc and Python for Triton, a C++ compiler for a CPU."""
     if settings.compile == "off":
         yield Finding("compiler", "skipped", "COMPILE is off: nothing is compiled")
         return
@@ -706,7 +706,7 @@ def compiler(settings: Settings, registry: ModelRegistry) -> Iterator[Finding]:
 
 
 def pictures() -> Iterator[Finding]:
-    """What phones make besides JPEG."""
+    """Check the decoders for the photo formats of phones besides JPEG."""
     missing = [kind for kind, module in PHONES_DECODERS.items() if importlib.util.find_spec(module) is None]
     if missing:
         detail = f"{' and '.join(missing)} cannot be read"
@@ -716,7 +716,7 @@ def pictures() -> Iterator[Finding]:
 
 
 def ffmpeg() -> Iterator[Finding]:
-    """What makes clips."""
+    """Check the program that encodes videos."""
     try:
         yield Finding("ffmpeg", "ok", ffmpeg_path())
     except JobError as error:
@@ -725,7 +725,7 @@ def ffmpeg() -> Iterator[Finding]:
 
 
 def disk(settings: Settings, registry: ModelRegistry) -> Iterator[Finding]:
-    """Where models are downloaded to, where clips are made, and where results wait for better times."""
+    """Check the disk space for downloads, for encoding videos, for LoRAs and for the spool."""
     cache = hub.default_places(settings.models_dir)[-1].root
     if gib := _gib_to_download(settings, registry):
         yield _space("disk for downloads", cache, gib, "HF_HOME names a folder with room that it may write")
@@ -749,7 +749,7 @@ def disk(settings: Settings, registry: ModelRegistry) -> Iterator[Finding]:
 
 
 def _gib_to_download(settings: Settings, registry: ModelRegistry) -> int:
-    """Room for what the start or a job downloads; 0: nothing is."""
+    """Return the GiB needed for downloads by the start or by jobs; 0: nothing is downloaded."""
     at_start = _preloaded(settings, registry)
     specs = [spec for _, _, spec in _specs(registry) if registry.may_download or spec in at_start]
     if any(part.kind == "hub" for spec in specs for part in spec.all):
@@ -784,11 +784,11 @@ _MARKS: dict[State, tuple[str, str]] = {
     "skipped": ("-", "90"),
 }
 _NAME, _DETAIL = 28, 62
-"""Widths: two blanks, the mark, the name and the detail make 100 columns."""
+"""Column widths; with the mark and the gaps a line has 100 columns."""
 
 
 def table(title: str, findings: Iterable[Finding], *, colour: bool = False) -> str:
-    """One section, 100 columns wide, in ANSI colours if asked for."""
+    """Format one section, 100 columns wide, optionally in ANSI colours."""
     lines = ["", title]
     for finding in findings:
         mark, code = _MARKS[finding.state]
@@ -803,12 +803,12 @@ def table(title: str, findings: Iterable[Finding], *, colour: bool = False) -> s
 
 
 def main(argv: list[str]) -> int:
-    """Look at everything; 1 where a row is red, else 0."""
+    """Run all checks and print them; return 1 if a row is red, else 0."""
     parser = argparse.ArgumentParser(prog="python -m worker.doctor", description="Look at all that the worker needs.")
     parser.add_argument("--json", action="store_true", help="the rows as JSON")
     as_json = parser.parse_args(argv).json
     set_library_defaults()
-    logging.disable(logging.CRITICAL)  # what goes wrong is in the table
+    logging.disable(logging.CRITICAL)  # the table reports the errors
     everything: list[dict[str, Any]] = []
     for title, findings in examine():
         everything += [{"section": title, **asdict(finding)} for finding in findings]

@@ -1,8 +1,8 @@
-"""Settings: the only reader of the environment, once, into one frozen object.
+"""Read the environment once, into one frozen `Settings` object. No other module reads it.
 
-Knows variable names, types, ranges and defaults. Does not know what they are used for, and opens nothing but what a
-variable names as its own continuation (`@file`, a folder of LoRAs). A wrong value raises `ConfigError` naming the
-variable and never its content: a variable may hold a key.
+A wrong value raises `ConfigError`, which names the variable and never its content: it may hold a key. Knows variable
+names, types, ranges and defaults; knows no use of them, and opens only files that continue a variable's value (`@file`,
+a folder of LoRAs).
 """
 
 import difflib
@@ -36,12 +36,12 @@ from worker.core.types import Allowed, Attention, ControlType, Level, Quantized,
 REPOSITORY = Path(__file__).resolve().parents[2]
 RUNPOD_VOLUME = Path("/runpod-volume")
 MIN_SECRET_CHARACTERS = 32
-"""RFC 7518, section 3.2: a key for HS256 has at least as many bits as its hash."""
+"""RFC 7518, section 3.2: an HS256 key is at least as long as the hash, 256 bits."""
 EMULATOR_VARIABLES = ("FIRESTORE_EMULATOR_HOST", "STORAGE_EMULATOR_HOST", "FIREBASE_AUTH_EMULATOR_HOST")
 _READ_BY_LIBRARIES = ("HF_TOKEN", "HF_HOME", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_HEADERS")
 
 _ASSIGNS = r"(?:(?:export|set|env|-e|--env)\s+|\$env:)?"
-"""What stands before the name in a line of a shell, of PowerShell, of a Dockerfile or of `docker run`."""
+"""The prefix of an assignment in a shell, PowerShell, a Dockerfile or `docker run`."""
 _UNFILLED = re.compile(r"\{\{\s*RUNPOD_SECRET")
 _CALLED = {
     "GOOGLE_APPLICATION_CREDENTIALS": "FIREBASE_SERVICE_ACCOUNT_KEY",
@@ -58,7 +58,7 @@ _CALLED = {
     "CIVITAI_API_TOKEN": "CIVITAI_TOKEN",
     "CIVITAI_API_KEY": "CIVITAI_TOKEN",
 }
-"""Variables of other programs -> ours of the same kind."""
+"""Names that other programs use -> our variable for the same value."""
 _NAME = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9 _.-]{0,63}?)\s*=\s*(\S.*?)\s*\Z")
 
 _LISTED_NAME = re.compile(r"(?!\s)[^/\x00-\x1f\x7f-\x9f]{1,200}(?<!\s)")
@@ -66,11 +66,11 @@ _LORA_HOST = re.compile(r"hub|civitai|\.?(?:[a-z0-9](?:[a-z0-9-]*[a-z0-9])?\.)+[
 
 
 class ConfigError(Exception):
-    """The environment holds a value the worker cannot start with."""
+    """The environment holds a value with which the worker cannot start."""
 
 
 def _as_meant(name: str, value: str) -> str:
-    """What a variable was to hold: without quotes and blanks around it, and without its own name before it."""
+    """Return the intended value: without surrounding quotes and whitespace, and without a pasted `NAME=` prefix."""
     return tidy(re.sub(rf"\A{_ASSIGNS}{name}\s*[=:]", "", tidy(value), flags=re.IGNORECASE))
 
 
@@ -83,9 +83,9 @@ PreviewFactors = Annotated[tuple[_Row, ...], Field(strict=False, min_length=2, m
 
 
 class OwnDefaults(BaseModel):
-    """What an operator says of a model that its files do not say: in `MODEL_DEFAULTS`, or in a file beside it.
+    """An operator's settings for one model, from `MODEL_DEFAULTS` or from a file beside the model.
 
-    A key that is left out is as it is found in the model.
+    They override what the model's own files say; a key that is left out keeps the model's value.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -110,9 +110,9 @@ class OwnDefaults(BaseModel):
     size_multiple: Annotated[int, Field(ge=8, le=64)] | None = None
     draft_strength: Share | None = None
     hold_end_image: bool | None = None
-    """Of a TI2V model: whether its last latent frame may be held at a picture, as its first is."""
+    """For a TI2V model: whether its last latent frame may be fixed to an image, as the first is."""
     preview_factors: PreviewFactors | None = None
-    """Red, green and blue, -1 ... 1, that each channel of a latent adds to its pixel; the last row is added to all."""
+    """One row per latent channel: its weight for red, green and blue (-1 ... 1). The last row is the bias."""
     warnings: Annotated[tuple[str, ...], Field(strict=False)] | None = None
 
     def given(self) -> dict[str, Any]:
@@ -121,22 +121,22 @@ class OwnDefaults(BaseModel):
 
 
 class ListedLora(BaseModel):
-    """A LoRA that the operator offers by a name of their own."""
+    """A LoRA that the operator offers under a name."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     source: Annotated[str, Field(min_length=1, max_length=2048)]
-    """`org/name`, `org/name@revision`, an `https://` URL, a file or a folder of this machine."""
+    """`org/name`, `org/name@revision`, an `https://` URL, or a local file or folder."""
     weight_name: Annotated[str, Field(pattern=r"\.safetensors$", max_length=200)] | None = None
-    """Which file of a repository or folder that has several."""
+    """The file to use, if the repository or folder has several."""
     scale: Annotated[float, Field(ge=-4, le=4)] = 1.0
-    """What a request's scale of 1 stands for."""
+    """The scale that a request's scale of 1 maps to."""
     family: Literal["sdxl", "wan"] | None = None
-    """What it was made for; None: its file says so."""
+    """The model family it was trained for; None: read from its file."""
     trigger_words: Annotated[tuple[str, ...], Field(strict=False)] = ()
     licence: str | None = None
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
-    """What its file must be; None: whatever the source gives."""
+    """The expected hash of the file; None: not checked."""
 
     @model_validator(mode="before")
     @classmethod
@@ -150,27 +150,27 @@ class ListedLora(BaseModel):
 
 
 class AcceleratingLora(BaseModel):
-    """One of the listed LoRAs, as an acceleration takes it."""
+    """A listed LoRA that an acceleration applies."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     path: str
-    """Its name in the list."""
+    """Its name in `LORAS`."""
     scale: Annotated[float, Field(ge=-4, le=4)] = 1.0
 
 
 class CachedSteps(BaseModel):
-    """Steps of Wan that are not computed in full."""
+    """A step cache: denoising steps of Wan that are not computed in full."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     kind: Literal["first_block", "sea"]
     threshold: Annotated[float, Field(ge=0, le=1)]
-    """How much may have changed since the last one that was."""
+    """The largest change, since the last step computed in full, that still reuses it."""
 
 
 class Acceleration(BaseModel):
-    """How a model runs where quality may be traded for speed: the LoRAs that make it few steps, and these steps."""
+    """How a model runs at one acceleration level: the distillation LoRAs, and the steps and guidance that suit them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -181,7 +181,7 @@ class Acceleration(BaseModel):
     scheduler: Annotated[Scheduler, Field(strict=False)] | None = None
     timestep_spacing: Literal["leading", "trailing", "linspace"] | None = None
     original_inference_steps: Annotated[int, Field(ge=1, le=1000)] | None = None
-    """Of LCM: the steps that the few are chosen from."""
+    """For LCM: length of the schedule from which the few steps are chosen."""
     step_cache: CachedSteps | None = None
     loras: Annotated[tuple[AcceleratingLora, ...], Field(strict=False)] = ()
     high_noise_loras: Annotated[tuple[AcceleratingLora, ...], Field(strict=False)] = ()
@@ -194,7 +194,7 @@ class Acceleration(BaseModel):
         return self
 
     def lora_names(self) -> list[str]:
-        """Of all of its LoRAs."""
+        """Return the names of all its LoRAs."""
         return [one.path for one in (*self.loras, *self.high_noise_loras, *self.low_noise_loras)]
 
     def given(self) -> dict[str, Any]:
@@ -203,7 +203,7 @@ class Acceleration(BaseModel):
 
 
 class Settings(BaseSettings):
-    """One field per variable in docs/deploy.md, and a few that name places on this machine."""
+    """One field per variable in docs/deploy.md, and a few for paths on this machine."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", case_sensitive=False, populate_by_name=True)
 
@@ -216,7 +216,7 @@ class Settings(BaseSettings):
     google_cloud_project: str | None = Field(
         None, validation_alias=AliasChoices("GOOGLE_CLOUD_PROJECT", "GCLOUD_PROJECT")
     )
-    """Project of the emulators, before the key's own; without emulators the key's own project counts."""
+    """With emulators: the project, taking precedence over the key's. Without emulators the key's project is used."""
 
     sdxl_model: str | None = None
     sdxl_vae: str | None = None
@@ -234,7 +234,7 @@ class Settings(BaseSettings):
     max_lora_bytes: int = Field(1 << 30, ge=1 << 20)
     lora_cache_bytes: int = Field(20 << 30, ge=1 << 20)
     lora_cache_dir: Path = RUNPOD_VOLUME / "loras"
-    """Where downloaded LoRAs are kept; where its parent folder does not exist, in a temporary folder instead."""
+    """Cache of downloaded LoRAs. If its parent folder does not exist, a temporary folder is used instead."""
     civitai_token: SecretStr | None = None
     hf_token: SecretStr | None = None
     styles: Annotated[dict[str, dict[str, Any]] | None, NoDecode] = None
@@ -243,7 +243,7 @@ class Settings(BaseSettings):
     quantize: Literal["none", Quantized] = "none"
     compile: Literal["off", "regional", "full"] = "off"
     compile_cache_dir: Path = RUNPOD_VOLUME / "compiled"
-    """Where what was compiled is kept for the next start; used only where its parent folder exists."""
+    """Cache of compiled code for later starts; used only if its parent folder exists."""
     attention: Attention = "auto"
     read_ahead: bool = False
     preload_tasks: Annotated[tuple[TaskType, ...] | None, NoDecode] = None
@@ -254,11 +254,11 @@ class Settings(BaseSettings):
     safety_model: str | None = None
     ai_mark: Literal["on", "off"] = "on"
     c2pa_certificate: str | None = None
-    """PEM, or the path of a file of it: the certificate that files are signed with, and those above it."""
+    """PEM, or the path of a PEM file: the signing certificate, followed by its chain."""
     c2pa_key: SecretStr | None = None
 
     retention_days: int | None = Field(None, ge=1, le=36_500)
-    """How long a finished generation is kept; None: until somebody deletes it."""
+    """Days that a finished generation is kept; None: until someone deletes it."""
 
     require_id_token: bool = False
     check_revoked: bool = False
@@ -275,16 +275,16 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
 
     log_prompts: bool = False
-    """Whether prompts are logged in full; otherwise only their length and hash are."""
+    """Whether prompts are logged in full; otherwise only their length and hash."""
 
     models_dir: Path = Path("/models")
-    """Where an image has its baked models, as `{org}--{name}` folders."""
+    """Models baked into the Docker image, as `{org}--{name}` folders."""
 
     outbox_dir: Path = RUNPOD_VOLUME / "outbox"
-    """Where results are kept that can neither be uploaded nor returned; used only where its parent folder exists."""
+    """The spool: results that can be neither uploaded nor returned. Used only if its parent folder exists."""
 
     otel_exporter_otlp_endpoint: str | None = None
-    """Where traces and metrics go; OpenTelemetry reads its other variables itself."""
+    """Receiver of traces and metrics; OpenTelemetry reads its other variables itself."""
 
     runpod_endpoint_id: str | None = None
     runpod_pod_id: str | None = None
@@ -295,7 +295,7 @@ class Settings(BaseSettings):
     @classmethod
     def _as_pasted(cls, values: dict[str, Any]) -> dict[str, Any]:
         def tidied(name: str, value: object) -> object:
-            # A secret that the other side holds too stays as it is: its quotes may be part of it there.
+            # The backend holds this secret too, and may count quotes as part of it: leave it unchanged.
             if not isinstance(value, str) or name.lower() == "ticket_secret":
                 return value
             return _as_meant(name, value)
@@ -328,7 +328,7 @@ class Settings(BaseSettings):
     def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
         if value is None:
             return None
-        # A secret store or a shell may have added a newline, or a byte order mark, on one side only.
+        # A secret store or a shell may have added a newline or a byte order mark on one side only.
         secret = value.get_secret_value().strip().strip("\ufeff").strip()
         if len(secret) < MIN_SECRET_CHARACTERS:
             raise ValueError(
@@ -439,8 +439,8 @@ class Settings(BaseSettings):
     @field_validator("*", mode="before")
     @classmethod
     def _filled_in(cls, value: object, info: ValidationInfo) -> object:
-        # Defined last, it is asked first. A template's name in a secret's place would be a secret that anybody can
-        # guess. The key, without which the worker can do, has a word of its own.
+        # Pydantic runs the last defined validator first. An unfilled template as a secret is one that anyone can guess.
+        # The service account key, which the worker can do without, has its own message in worker/firebase.
         if isinstance(value, str) and _UNFILLED.search(value) and info.field_name != "firebase_service_account_key":
             raise ValueError("is the name of a RunPod secret that RunPod did not fill in: no secret is called so")
         return value
@@ -455,7 +455,7 @@ class Settings(BaseSettings):
 
     @property
     def served_tasks(self) -> tuple[TaskType, ...]:
-        """The tasks of this endpoint: those named; else those whose model is named; where none is, all."""
+        """The tasks of this endpoint: those in `TASKS`; else those with a configured model; else all."""
         models = {TaskType.TEXT2VIDEO: self.wan_model, TaskType.IMG2VIDEO: self.wan_i2v_model or self.wan_model}
         models[TaskType.UPSCALE] = self.upscaler_model or self.sdxl_model
         named = tuple(task for task in TaskType if models.get(task, self.sdxl_model))
@@ -463,25 +463,25 @@ class Settings(BaseSettings):
 
     @property
     def retention(self) -> timedelta | None:
-        """`retention_days`, as what is added to a time."""
+        """`retention_days` as a `timedelta`."""
         return timedelta(days=self.retention_days) if self.retention_days is not None else None
 
     @property
     def on_platform(self) -> bool:
-        """Whether RunPod hands out the jobs (and not a test input or the local API)."""
+        """Whether jobs come from RunPod, not from a test input or the local API."""
         return bool(self.runpod_webhook_get_job)
 
     @property
     def uses_emulators(self) -> bool:
-        """Whether Google's clients talk to local emulators, for which no key is needed."""
+        """Whether Google's clients talk to local emulators, which need no key."""
         return bool(self.firestore_emulator_host or self.storage_emulator_host)
 
 
 def load_settings(**overrides: object) -> Settings:
-    """Read the environment. `overrides` (by field name) win over it; empty variables count as not set.
+    """Read the environment. `overrides` (by field name) take precedence; an empty variable counts as not set.
 
     Raises:
-        ConfigError: naming each wrong variable and what would be right, never its value.
+        ConfigError: variables are wrong; it names each one and what is expected, never its value.
     """
     try:
         return Settings(_env_ignore_empty=True, **overrides)  # type: ignore[arg-type]  # values are validated by pydantic
@@ -490,7 +490,7 @@ def load_settings(**overrides: object) -> Settings:
 
 
 def wrong_variables() -> dict[str, str]:
-    """Each variable that holds something wrong -> what would be right, never its value; `environment` is their mix."""
+    """Map each wrong variable to what is expected, never its value. Key `environment`: a wrong combination."""
     try:
         Settings(_env_ignore_empty=True)
     except ValidationError as error:
@@ -499,9 +499,9 @@ def wrong_variables() -> dict[str, str]:
 
 
 def misspelt_variables() -> dict[str, str]:
-    """Each variable of this environment that nobody reads -> the one of ours that it looks like.
+    """Map each variable that nothing reads to the variable of ours that it resembles.
 
-    RunPod's and OpenTelemetry's have their own readers.
+    Variables of RunPod and OpenTelemetry are skipped: those libraries read them.
     """
     ours = {
         str(choice).upper()
@@ -516,7 +516,7 @@ def misspelt_variables() -> dict[str, str]:
 
 
 def opentelemetry_variables() -> list[str]:
-    """Those that are set of the variables that OpenTelemetry reads itself."""
+    """Return the names of the set variables that OpenTelemetry reads itself."""
     return sorted(name for name, value in os.environ.items() if name.startswith("OTEL_") and value)
 
 
@@ -526,10 +526,10 @@ def _problems(error: ValidationError) -> Iterator[tuple[str, str]]:
 
 
 def named_sources(value: str) -> dict[str, str]:
-    """`photo=source, anime=source` -> name -> source, in that order; one source without a name has the name "".
+    """Parse `photo=source, anime=source` into name -> source, in order; the key of a single unnamed source is "".
 
     Raises:
-        ValueError: some of several has no name, or two have the same.
+        ValueError: there are several sources, and one has no name or two have the same.
     """
     if not _NAME.match(value):
         return {"": value} if value else {}
@@ -543,10 +543,10 @@ def named_sources(value: str) -> dict[str, str]:
 
 
 def _json_or_file(value: str, of_what: str) -> object:
-    """The JSON object in a variable, or in the file that it names as `@file`.
+    """Load the JSON object in a variable, or in the file that it names as `@file`.
 
     Raises:
-        ValueError: there is none.
+        ValueError: the file cannot be read, or the text is not a JSON object.
     """
     wanted = f"must be a JSON object, or @ and the path of a file with one: the name of {of_what}"
     try:
@@ -557,15 +557,15 @@ def _json_or_file(value: str, of_what: str) -> object:
     except ValueError:
         raise ValueError(wanted) from None
     if not isinstance(found, dict):
-        raise ValueError(wanted)  # noqa: TRY004 - what pydantic takes from a validator
+        raise ValueError(wanted)  # noqa: TRY004 - pydantic expects ValueError from a validator
     return found
 
 
 def _files_of(folder: Path) -> dict[str, str]:
-    """Each LoRA in a folder, by its name without the suffix.
+    """Map each LoRA in a folder, by file name without the suffix, to its path.
 
     Raises:
-        ValueError: there is no such folder.
+        ValueError: the folder does not exist.
     """
     if not folder.is_dir():
         raise ValueError("names a folder that is not there")
@@ -573,13 +573,13 @@ def _files_of(folder: Path) -> dict[str, str]:
 
 
 def _place(location: tuple[int | str, ...]) -> str:
-    """The variable, and what in it."""
+    """Return the variable, followed by the keys that lead to the wrong part of its value."""
     return ".".join(str(part) if depth else str(part).upper() for depth, part in enumerate(location))
 
 
 @functools.cache
 def has_cuda_driver() -> bool:
-    """Whether this machine shows an NVIDIA device; answers without importing torch."""
+    """Whether this machine has an NVIDIA device that torch could use; does not import torch."""
     return (
         any(Path(node).exists() for node in ("/dev/nvidiactl", "/dev/dxg"))
         and bool(importlib.util.find_spec("torch"))
@@ -588,7 +588,7 @@ def has_cuda_driver() -> bool:
 
 
 def set_library_defaults() -> None:
-    """Quiet the libraries, unless the operator said otherwise; to be called before they are imported.
+    """Set quieter defaults for libraries where the operator set none. Call it before they are imported.
 
     RunPod's SDK logs whole results at its default level; Google's storage client looks up the bucket in the background.
     """
@@ -597,21 +597,21 @@ def set_library_defaults() -> None:
         "DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA": "true",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        # These print by themselves what went wrong: the address that was asked, its signature included, and paths.
+        # These libraries print their errors themselves, with paths and with request URLs, including the signature.
         "HF_HUB_VERBOSITY": "critical",
         "TRANSFORMERS_VERBOSITY": "critical",
         "DIFFUSERS_VERBOSITY": "critical",
         "TOKENIZERS_PARALLELISM": "false",
-        # Threads that wait for each other by spinning take several times as long as soon as a core is shared.
+        # Threads that spin while they wait for each other are several times slower as soon as they share a core.
         "OMP_WAIT_POLICY": "PASSIVE",
-        # Of 128, the default, a job of four images has more steps.
+        # A job of four images has more steps than the default limit of 128.
         "OTEL_SPAN_EVENT_COUNT_LIMIT": "1000",
         "GRPC_VERBOSITY": "ERROR",
-        # With it a child that a library forks dies now and then before it runs its program (grpc/grpc#43055).
+        # With fork support on, a forked child sometimes dies before it executes its program (grpc/grpc#43055).
         "GRPC_ENABLE_FORK_SUPPORT": "false",
     }.items():
         os.environ.setdefault(name, value)
     for name in (*EMULATOR_VARIABLES, *_READ_BY_LIBRARIES):
-        # They are read by others too, who take an empty variable for a host or a folder, and quotes for a part of one.
+        # Libraries read these too, and take an empty value for a host or a folder, and quotes for a part of it.
         if meant := _as_meant(name, os.environ.pop(name, "")):
             os.environ[name] = meant
