@@ -287,7 +287,7 @@ export interface Borders {
   down?: number;
 }
 
-/** One picture that says where things are, as the request has it, without the picture. */
+/** One ControlNet entry of the request, without its image. */
 export interface ControlParams {
   type: Open<ControlType>;
   preprocess?: boolean;
@@ -297,8 +297,8 @@ export interface ControlParams {
 }
 
 /**
- * The first of two passes: the whole schedule at about the native size. What it made is enlarged
- * and finished.
+ * The first of two passes: the whole schedule at about the native size; the second enlarges and
+ * finishes it.
  */
 export interface Draft {
   width: number;
@@ -363,13 +363,13 @@ export interface LoraParams {
   scale: number;
 }
 
-/** How a picture beside the prompt is used. */
+/** How a reference image is used. */
 export interface ReferenceParams {
   type: Open<ReferenceType>;
   scale: number;
 }
 
-/** How a finished picture is enlarged, and whether its details are redrawn. */
+/** How a finished image is enlarged, and whether its details are redrawn. */
 export interface Upscale {
   factor: number;
   width: number;
@@ -379,7 +379,7 @@ export interface Upscale {
   tile?: number[] | null;
 }
 
-/** Which denoising steps of a clip are not computed in full. */
+/** How the denoising steps of a video that are not computed in full are chosen. */
 export interface StepCache {
   kind: Open<StepCacheKind>;
   threshold: number;

@@ -762,7 +762,7 @@ data class Borders(
     }
 }
 
-/** One picture that says where things are, as the request has it, without the picture. */
+/** One ControlNet entry of the request, without its image. */
 data class ControlParams(
     val type: ControlType,
     val preprocess: Boolean? = null,
@@ -781,7 +781,7 @@ data class ControlParams(
     }
 }
 
-/** The first of two passes: the whole schedule at about the native size. What it made is enlarged and finished. */
+/** The first of two passes: the whole schedule at about the native size; the second enlarges and finishes it. */
 data class Draft(
     val width: Long,
     val height: Long,
@@ -906,7 +906,7 @@ data class LoraParams(
     }
 }
 
-/** How a picture beside the prompt is used. */
+/** How a reference image is used. */
 data class ReferenceParams(
     val type: ReferenceType,
     val scale: Double,
@@ -919,7 +919,7 @@ data class ReferenceParams(
     }
 }
 
-/** How a finished picture is enlarged, and whether its details are redrawn. */
+/** How a finished image is enlarged, and whether its details are redrawn. */
 data class Upscale(
     val factor: Long,
     val width: Long,
@@ -940,7 +940,7 @@ data class Upscale(
     }
 }
 
-/** Which denoising steps of a clip are not computed in full. */
+/** How the denoising steps of a video that are not computed in full are chosen. */
 data class StepCache(
     val kind: StepCacheKind,
     val threshold: Double,

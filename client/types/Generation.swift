@@ -1163,7 +1163,7 @@ public struct Borders: Codable, Sendable {
     }
 }
 
-/// One picture that says where things are, as the request has it, without the picture.
+/// One ControlNet entry of the request, without its image.
 public struct ControlParams: Codable, Sendable {
     public var type: ControlType
     public var preprocess: Bool?
@@ -1180,8 +1180,8 @@ public struct ControlParams: Codable, Sendable {
     }
 }
 
-/// The first of two passes: the whole schedule at about the native size. What it made is enlarged
-/// and finished.
+/// The first of two passes: the whole schedule at about the native size; the second enlarges and
+/// finishes it.
 public struct Draft: Codable, Sendable {
     public var width: Int
     public var height: Int
@@ -1294,7 +1294,7 @@ public struct LoraParams: Codable, Sendable {
     }
 }
 
-/// How a picture beside the prompt is used.
+/// How a reference image is used.
 public struct ReferenceParams: Codable, Sendable {
     public var type: ReferenceType
     public var scale: Double
@@ -1305,7 +1305,7 @@ public struct ReferenceParams: Codable, Sendable {
     }
 }
 
-/// How a finished picture is enlarged, and whether its details are redrawn.
+/// How a finished image is enlarged, and whether its details are redrawn.
 public struct Upscale: Codable, Sendable {
     public var factor: Int
     public var width: Int
@@ -1324,7 +1324,7 @@ public struct Upscale: Codable, Sendable {
     }
 }
 
-/// Which denoising steps of a clip are not computed in full.
+/// How the denoising steps of a video that are not computed in full are chosen.
 public struct StepCache: Codable, Sendable {
     public var kind: StepCacheKind
     public var threshold: Double

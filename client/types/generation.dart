@@ -1108,7 +1108,7 @@ class Borders {
   final int? down;
 }
 
-/// One picture that says where things are, as the request has it, without the picture.
+/// One ControlNet entry of the request, without its image.
 class ControlParams {
   const ControlParams({
     required this.type,
@@ -1137,7 +1137,7 @@ class ControlParams {
   final double? endPercentage;
 }
 
-/// The first of two passes: the whole schedule at about the native size. What it made is enlarged and finished.
+/// The first of two passes: the whole schedule at about the native size; the second enlarges and finishes it.
 class Draft {
   const Draft({
     required this.width,
@@ -1324,7 +1324,7 @@ class LoraParams {
   final double scale;
 }
 
-/// How a picture beside the prompt is used.
+/// How a reference image is used.
 class ReferenceParams {
   const ReferenceParams({
     required this.type,
@@ -1341,7 +1341,7 @@ class ReferenceParams {
   final double scale;
 }
 
-/// How a finished picture is enlarged, and whether its details are redrawn.
+/// How a finished image is enlarged, and whether its details are redrawn.
 class Upscale {
   const Upscale({
     required this.factor,
@@ -1374,7 +1374,7 @@ class Upscale {
   final List<int>? tile;
 }
 
-/// Which denoising steps of a clip are not computed in full.
+/// How the denoising steps of a video that are not computed in full are chosen.
 class StepCache {
   const StepCache({
     required this.kind,

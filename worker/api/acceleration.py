@@ -1,7 +1,8 @@
-"""What a request lets the worker trade for speed -> the steps, the guidance and the LoRAs of the operator's for it.
+"""Apply a request's `acceleration`: the steps, guidance and LoRAs that the operator configured for that level.
 
-Pure. `acceleration` is a permission and no order: where nothing is configured for a model, nothing is traded, and the
-result says so. Steps, guidance and scheduler that the request names count, as with any model distilled to few steps.
+Pure. `acceleration` permits a trade of quality for speed; it does not demand one. If nothing is configured for a model,
+nothing is traded and the result has a warning. Steps, guidance and scheduler of the request take precedence, as with
+any model distilled to few steps.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,7 @@ from worker.core.lora_source import is_same
 from worker.core.types import Expert, Level
 
 Accelerations = Mapping[str, Mapping[Level, Acceleration]]
-"""Name of a model, or `sdxl` or `wan` for all of that kind -> what each level stands for."""
+"""Name of a model, or `sdxl` or `wan` for all of that family -> the acceleration of each level."""
 
 _EXPERTS: Mapping[Expert, frozenset[Expert]] = {
     "both": frozenset({"high", "low"}),
@@ -29,20 +30,20 @@ _OF_MODEL = {field.name for field in fields(ModelDefaults)} & set(Acceleration.m
 
 @dataclass(frozen=True, slots=True)
 class Accelerated:
-    """A model as it runs for one request."""
+    """A model as configured for one request."""
 
     defaults: ModelDefaults
     loras: tuple[WantedLora, ...] = ()
-    """All that it takes, the request's own first."""
+    """All LoRAs to apply, the request's own first."""
     level: Level | None = None
-    """What is traded for speed; None: nothing."""
+    """The level that is applied; None: none."""
     step_cache: StepCache | None = None
-    """Which steps of a clip are not computed in full; None: all are."""
+    """None: every step is computed in full."""
     warnings: tuple[str, ...] = ()
 
     @property
     def params(self) -> dict[str, Any]:
-        """What `params` says of it."""
+        """Its entries in the job's parameters."""
         if self.level is None:
             return {}
         cached = {} if self.step_cache is None else {"step_cache": self.step_cache}
@@ -58,18 +59,18 @@ def accelerated(
     *,
     usual: Level | None,
 ) -> Accelerated:
-    """The model of a request, as fast as the request allows and the operator has set it up.
+    """Return the model of a request at the level that the request allows and the operator configured.
 
-    A LoRA that both the request and the level name is applied once, by the level's scale: the level's steps and
-    guidance were chosen for that scale.
+    A LoRA that both the request and the level name is applied once, at the level's scale, for which the level's steps
+    and guidance were chosen.
 
     Args:
-        request: says `none`, a level, or nothing.
-        own: the LoRAs that it names.
-        defaults: the model's, as it runs without.
-        accelerations: what is set up.
+        request: its `acceleration` is `none`, a level, or absent.
+        own: the LoRAs that the request names.
+        defaults: the model's, without acceleration.
+        accelerations: the configured accelerations.
         listed: the operator's LoRAs.
-        usual: the level of a request that says nothing.
+        usual: the level of a request without `acceleration`.
     """
     asked = usual if request.acceleration is None else request.acceleration
     if asked is None or asked == "none":
@@ -96,25 +97,25 @@ def accelerated(
 
 
 def levels(defaults: ModelDefaults, accelerations: Accelerations, *, video: bool) -> Mapping[Level, Acceleration]:
-    """What a model can be asked for; nothing where it was made for a few steps already."""
+    """Return the levels that a model has; none if it is itself distilled to few steps."""
     if defaults.few_steps:
         return {}
     found = accelerations.get(defaults.name) or accelerations.get("wan" if video else "sdxl") or {}
     if video:
         return found
-    # A model of one network takes no LoRAs for two experts.
+    # A model with one network has no use for LoRAs for two experts.
     return {level: one for level, one in found.items() if not one.high_noise_loras and not one.low_noise_loras}
 
 
 def _entry(asked: Level, found: Mapping[Level, Acceleration]) -> tuple[Level, Acceleration | None]:
-    """What stands for the level that was asked for: `regular` where there is no `high`, since it gives up less."""
+    """Return the entry for a level. If there is no `high`, `regular` replaces it, since it gives up less quality."""
     if asked == "high" and "high" not in found:
         asked = "regular"
     return asked, found.get(asked)
 
 
 def _left(own: WantedLora, brought: tuple[WantedLora, ...]) -> WantedLora | None:
-    """A request's LoRA without what the level brings itself: of a LoRA for both experts, one may be left."""
+    """Restrict a request's LoRA to the experts that do not get it from the level; None: all of them do."""
     wanted = _EXPERTS[own.expert]
     left = wanted.difference(*(_EXPERTS[one.expert] for one in brought if is_same(one.source, own.source)))
     if left == wanted:
@@ -126,5 +127,5 @@ def _loras(request: Request, found: Acceleration, listed: Mapping[str, ListedLor
     for field, expert in LORA_FIELDS.items():
         first = len(getattr(request, field, ()))
         for index, entry in enumerate(getattr(found, field), first):
-            # The settings have checked that it is listed.
+            # `Settings` has checked that it is listed.
             yield listed_lora(f"{field}.{index}.path", entry.path, listed[entry.path], entry.scale, expert)

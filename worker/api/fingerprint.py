@@ -1,8 +1,8 @@
-"""What a request asks for, as one short text: the same for the same request, in every version of the worker.
+"""Fingerprint a request: a short text that is the same for the same request in every version of the worker.
 
-It is stored with results and documents, so it must outlive the code that made it. Fields at their defaults are left
-out: a field that is added later changes the fingerprint of no request that does not use it. Numbers and keys are
-written as RFC 8785 (canonical JSON) says, so that 20 and 20.0, and any order of keys, are the same.
+It is stored with results and documents, so it must outlive the code that computed it. Fields at their defaults are left
+out, so a field that is added later does not change the fingerprint of requests that do not use it. Numbers and keys are
+serialized by RFC 8785 (canonical JSON), so 20 and 20.0 give the same fingerprint, and so does any order of keys.
 """
 
 import hashlib
@@ -12,21 +12,21 @@ import rfc8785
 from worker.api.request import BaseRequest
 
 VERSION = "v1"
-"""Stands in front; to be raised when the same request would get another fingerprint."""
+"""Prefix; raise it when the same request would get another fingerprint."""
 WHO_ASKS = frozenset({"id_token", "user_id", "file_uid", "use_cloud_storage", "preview"})
-"""Fields that say who asks, where the result goes and who looks on, not what is asked for."""
+"""Fields for the caller, the destination and the viewer of the result, which do not change the result."""
 
 
 def canonical_sha256(value: dict[str, object]) -> str:
-    """SHA-256, in hex, over the canonical JSON of a JSON object.
+    """Return the SHA-256, in hex, of the canonical JSON of a JSON object.
 
     Raises:
         ValueError, RecursionError: it has no canonical form (a lone surrogate, an integer past 2^53, too deep).
     """
-    return hashlib.sha256(rfc8785.dumps(value)).hexdigest()  # type: ignore[arg-type]  # what is no JSON is its ValueError
+    return hashlib.sha256(rfc8785.dumps(value)).hexdigest()  # type: ignore[arg-type]  # it raises ValueError for other values
 
 
 def fingerprint(request: BaseRequest) -> str:
-    """`v1:<sha256>` over what the request asks for, without who asks."""
+    """Return `v1:<sha256>` over the request, without the fields in `WHO_ASKS`."""
     asked = request.model_dump(mode="json", exclude=set(WHO_ASKS), exclude_defaults=True)
     return f"{VERSION}:{canonical_sha256(asked)}"

@@ -1,8 +1,8 @@
-"""JSON text that Python's reader refuses -> text that it reads, so that whoever sent it can be told what is wrong.
+"""Read JSON that Python's parser rejects, so that its sender can get an error message.
 
-Python reads about a thousand levels of nesting and whole numbers of 4,300 digits; past that it raises, and with the
-text it came in everything beside it is lost: the ids of its own job, and other users' jobs in the same batch. Knows
-JSON's tokens; knows no job and no request.
+Python parses about a thousand levels of nesting and integers of 4,300 digits. Past that it raises, and everything in
+the same text is lost: the id of the job itself, and other users' jobs in the same batch. Knows JSON's tokens; knows no
+job and no request.
 """
 
 import json
@@ -10,15 +10,15 @@ import re
 from typing import Any
 
 MAX_DEPTH = 64
-"""Levels that are kept: no request has more than a few. What lies deeper is left out, which no valid value is."""
+"""Levels that are kept. A request needs only a few, so cutting off deeper ones affects no valid value."""
 MAX_DIGITS = 400
-"""Of a number that is kept: a float ends at 309. A longer one becomes one that is not finite, which no field takes."""
+"""Digits of a number that is kept; a float has at most 309. A longer one becomes infinite, which no field accepts."""
 
 _TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]|-?\d{' + str(MAX_DIGITS + 1) + ",}", re.DOTALL)
 
 
 def read(text: str) -> Any:
-    """The value of a JSON text, however deep or long-winded it is.
+    """Parse a JSON text of any depth, with numbers of any length.
 
     Raises:
         ValueError: it is not JSON.
@@ -30,7 +30,7 @@ def read(text: str) -> Any:
 
 
 def readable(text: str) -> str:
-    """The text with each array and object below `MAX_DEPTH` emptied, and numbers past `MAX_DIGITS` as infinite ones."""
+    """Return the text with arrays and objects at `MAX_DEPTH` emptied and numbers over `MAX_DIGITS` made infinite."""
     kept: list[str] = []
     depth, begin = 0, 0
     for token in _TOKEN.finditer(text):

@@ -1,7 +1,7 @@
-"""The concrete parameters of a job, and what a configured model says of itself: the values that every stage reads.
+"""The concrete parameters of a job and the defaults of a configured model: the values that every stage reads.
 
-Frozen values without I/O and torch. `resolve` makes the parameters of a request, `cost` counts what they come to; what
-they say is what the response's `params` says.
+Frozen values. `resolve` builds the parameters of a request, `cost` prices them, and the response shows them as
+`params`. Knows no I/O and no torch.
 """
 
 import math
@@ -15,15 +15,15 @@ from worker.core.types import ControlType, Level, Quantized, Scheduler
 
 EndImage = Literal["no", "optional", "required"]
 LANCZOS = "lanczos"
-"""What an upscaler is called where there is no network: a resampling filter."""
+"""The upscaler's name where no network is configured: the resampling filter."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelDefaults:
-    """What a configured model says of itself, read from its small JSON files, without loading it."""
+    """A configured model's defaults and abilities, read from its small JSON files without loading it."""
 
     name: str
-    """What the response's `model` says: `demo`, a hub id, or the name of a folder or file."""
+    """The response's `model`: `demo`, a hub id, or the name of a folder or file."""
     width: int
     height: int
     """Native size in pixels."""
@@ -35,52 +35,52 @@ class ModelDefaults:
     fps: int = 16
     has_refiner: bool = False
     is_first: bool = True
-    """Whether the worker uses it where a request names no model; any other is loaded beside it, or in its place."""
+    """Whether requests that name no model use it; any other model is loaded beside it or in its place."""
     has_ip_adapter: bool = False
     makes_depth: bool = False
-    """Whether the depth of a photo can be told here."""
+    """Whether this worker can estimate the depth of a photo."""
     scheduler: Scheduler | None = None
-    """The scheduler where the request names none; None: the one in the model's own files."""
+    """The default scheduler; None: the one in the model's own files."""
     schedulers: tuple[Scheduler, ...] | None = None
     """Schedulers that a request may name; None: all."""
     prediction_type: str | None = None
-    """What the network was trained to give (`v_prediction`); None: the noise, as in SDXL base."""
+    """What the network predicts (`v_prediction`); None: the noise, as in SDXL base."""
     timestep_spacing: str | None = None
-    """How the steps are taken from the schedule (`trailing`); None: as in SDXL base."""
+    """How the steps are spaced in the schedule (`trailing`); None: as in SDXL base."""
     original_inference_steps: int | None = None
-    """For LCM: how many steps the schedule has that its few are chosen from; None: as the model's own files say."""
+    """For LCM: length of the schedule from which the few steps are chosen; None: as in the model's own files."""
     few_steps: bool = False
-    """Distilled to `num_inference_steps` and `guidance_scale`, and worse at any other."""
+    """Whether it was distilled for `num_inference_steps` and `guidance_scale`, and is worse at other values."""
     negative_prompt: str = ""
-    """Stands in for an empty one of the request."""
+    """Used if the request has none."""
     guidance_scale_2: float | None = None
-    """Guidance of Wan's low-noise expert; None: there is none, or it takes the same."""
+    """Guidance of Wan's low-noise expert; None: no such expert, or the same guidance."""
     flow_shift: float | None = None
-    """How far the schedule is shifted to high noise levels; None: by the size."""
+    """How far the schedule is shifted to high noise levels; None: chosen by the size."""
     takes_flow_shift: bool = True
     """Whether its scheduler can be shifted."""
     end_image: EndImage = "no"
-    """Whether an img2video may, or has to, say what it ends with."""
+    """Whether an img2video request may or must give the end image."""
     micro_conditioning: Literal["native", "requested"] = "native"
-    """What SDXL is told of the picture's size: see `resolve`."""
+    """The image size that SDXL is conditioned on: see `resolve`."""
     guidance_rescale: float = 0.0
-    """Share of guidance's overexposure that is taken back: https://arxiv.org/abs/2305.08891, section 3.4."""
+    """Share of guidance's overexposure that is corrected: https://arxiv.org/abs/2305.08891, section 3.4."""
     draft_strength: float | None = None
-    """For sizes far beyond the native one: share of the noise schedule that is run at full size, 0 < s <= 1, after a
-    draft at about the native size. None: in one pass at any size."""
+    """For sizes far beyond the native one: the share of the noise schedule that runs at full size, 0 < s <= 1, after a
+    draft at about the native size. None: one pass at any size."""
     upscaler: str | None = None
-    """The network that enlarges what this model has drawn; None: there is none."""
+    """The network that enlarges this model's images; None: there is none."""
     draws: bool = True
-    """False: an upscaler alone."""
+    """False: only an upscaler."""
     quantize: Quantized | None = None
-    """The eight-bit numbers that its large layers are kept in; None: those that it runs in."""
+    """The 8-bit format of its large layers in memory; None: not quantized."""
     warnings: tuple[str, ...] = ()
-    """Said with every result of this model."""
+    """Added to every result of this model."""
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """The first of two passes: the whole schedule at about the native size. What it made is enlarged and finished."""
+    """The first of two passes: the whole schedule at about the native size; the second enlarges and finishes it."""
 
     width: int
     height: int
@@ -90,7 +90,7 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Upscale:
-    """How a finished picture is enlarged, and whether its details are redrawn."""
+    """How a finished image is enlarged, and whether its details are redrawn."""
 
     factor: int
     width: int
@@ -99,18 +99,18 @@ class Upscale:
     upscaler: str
     """The network's name, or `lanczos`."""
     creativity: float = 0.0
-    """Share of the schedule that the model runs at the larger size."""
+    """Share of the schedule that the model runs at the larger size; 0: details are not redrawn."""
     tile: tuple[int, int] | None = None
-    """Width and height of the tiles in which it does, at most; None: it does not."""
+    """Maximum width and height of the tiles that it redraws; None: it redraws nothing."""
 
     @property
     def overlap(self) -> int:
-        """Pixels that two tiles share, in which one is faded into the other: an eighth of a tile."""
+        """Pixels in which two neighbouring tiles overlap and are blended: an eighth of a tile."""
         return 0 if self.tile is None else min(self.tile) // 8
 
     @property
     def tiles(self) -> tuple[int, int]:
-        """How many tiles there are across and down; 0, 0 where nothing is drawn anew."""
+        """The number of tiles across and down; 0, 0 if nothing is redrawn."""
         if self.tile is None:
             return 0, 0
         across, down = (
@@ -120,27 +120,27 @@ class Upscale:
         return across, down
 
     def steps(self, schedule: int) -> int:
-        """Denoising steps of each tile, where the schedule has so many."""
+        """Return the denoising steps of each tile, for a schedule of that many steps."""
         return max(1, int(schedule * self.creativity))
 
     def strength(self, schedule: int) -> float:
-        """Share of such a schedule that is run, 0 < s <= 1: one step at least."""
-        # The margin is for the multiplication that turns the share into steps again.
+        """Return the share of such a schedule that runs, 0 < s <= 1: at least one step."""
+        # The margin keeps the multiplication that turns the share back into steps from rounding down.
         return min(1.0, max(self.creativity, (1 + 1e-6) / schedule))
 
 
 @dataclass(frozen=True, slots=True)
 class StepCache:
-    """Which denoising steps of a clip are not computed in full."""
+    """How the denoising steps of a video that are not computed in full are chosen."""
 
     kind: Literal["first_block", "sea"]
     threshold: float
-    """How much may have changed since the last step that was computed in full, 0 ... 1; 0: nothing."""
+    """Largest change since the last step computed in full that still reuses it, 0 ... 1; 0: none."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReferenceParams:
-    """How a picture beside the prompt is used."""
+    """How a reference image is used."""
 
     type: Literal["subject", "style"]
     scale: float
@@ -156,7 +156,7 @@ class LoraParams:
 
 @dataclass(frozen=True, slots=True)
 class ControlParams:
-    """One picture that says where things are, as the request has it, without the picture."""
+    """One ControlNet entry of the request, without its image."""
 
     type: ControlType
     preprocess: bool = True
@@ -166,57 +166,57 @@ class ControlParams:
 
     @property
     def span(self) -> float:
-        """Share of a pass in which it counts, 0 ... 1."""
+        """Share of a pass in which it is applied, 0 ... 1."""
         return self.end_percentage - self.start_percentage if self.conditioning_scale else 0.0
 
     def counts(self, call: int, calls: int) -> bool:
-        """Whether call 0 ... `calls` - 1 of a pass lies in its span, as a whole."""
+        """Whether call `call` (0 ... `calls` - 1) of a pass lies wholly within its span."""
         return call / calls >= self.start_percentage and (call + 1) / calls <= self.end_percentage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseParams:
-    """What image and video jobs share: the prompts, and what is done to the model for this job."""
+    """The parameters of both image and video jobs: prompts, and how the model is modified for this job."""
 
     prompt: str
     negative_prompt: str
     negative_prompt_of: Literal["model"] | None = None
-    """Where the negative prompt comes from; None: the request."""
+    """The origin of the negative prompt; None: the request."""
     prompt_weighting: Literal[True] | None = None
-    """Whether brackets in the request's prompts are weights; None: they are letters."""
+    """Whether brackets in the request's prompts are weights; None: they are plain text."""
     style: str | None = None
-    """The operator's style that the prompts are framed in."""
+    """The operator's style that was applied."""
     loras: tuple[LoraParams, ...] | None = None
     acceleration: Level | None = None
-    """What was traded for speed; None: nothing."""
+    """The acceleration that was applied; None: no quality was traded for speed."""
     quantize: Quantized | None = None
-    """The eight-bit numbers that the large layers were kept in; None: those that they run in."""
+    """The 8-bit format of the large layers in memory; None: not quantized."""
 
     @property
     def draws_nothing(self) -> bool:
-        """Whether no model but an upscaler has a part in the job."""
+        """Whether the job uses no model except an upscaler."""
         return False
 
     @property
     def texts(self) -> tuple[tuple[str, bool], tuple[str, bool]]:
-        """Both prompts, and whether brackets in them are weights."""
+        """Both prompts, each with whether brackets in it are weights."""
         weights = bool(self.prompt_weighting)
         return (self.prompt, weights), (self.negative_prompt, weights and self.negative_prompt_of is None)
 
     @property
     def wanted(self) -> Passages:
-        """The prompt, read."""
+        """The parsed prompt."""
         return _read(*self.texts[0])
 
     @property
     def unwanted(self) -> Passages:
-        """The negative prompt, read; a model's own has no weights."""
+        """The parsed negative prompt; a model's own has no weights."""
         return _read(*self.texts[1])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageParams(BaseParams):
-    """One image job with nothing left open. Image k starts from `seeds[k]`."""
+    """One image job with every value resolved. Image k starts from `seeds[k]`."""
 
     width: int
     height: int
@@ -227,37 +227,37 @@ class ImageParams(BaseParams):
     seeds: tuple[int, ...]
     prediction_type: str | None = None
     timestep_spacing: str | None = None
-    """Both as found in the model, where they are not SDXL base's."""
+    """Both as in the model, if they differ from SDXL base."""
     original_inference_steps: int | None = None
-    """For LCM: how many steps the schedule has that its few are chosen from; None: as the model's own files say."""
+    """For LCM: length of the schedule from which the few steps are chosen; None: as in the model's own files."""
     guidance_rescale: float | None = None
-    """None: guidance is left as it is."""
+    """None: guidance is not rescaled."""
     micro_conditioning: tuple[int, int] | None = None
-    """Width and height that the model is told; None: those of the picture."""
+    """The width and height that the model is conditioned on; None: those of the image."""
     strength: float | None = None
-    """Share of the noise schedule that is run, 0 < s <= 1; None for text2img."""
+    """Share of the noise schedule that runs, 0 < s <= 1; None for text2img."""
     high_noise_frac: float | None = None
     """Share of the schedule that the base model runs before the refiner takes over; None: no refiner."""
     refiner_inference_steps: int | None = None
-    """Steps of the schedule whose last part the refiner runs; None: no refiner."""
+    """Steps of the schedule of which the refiner runs the last part; None: no refiner."""
     draft: Draft | None = None
-    """The first of two passes of a text2img; None: there is one pass."""
+    """The first of two passes of a text2img job; None: there is one pass."""
     mask_blur: float | None = None
-    """Standard deviation, in pixels of the output, of what the mask is feathered with; None: no mask."""
+    """Standard deviation of the mask's feathering, in output pixels; None: no mask."""
     inpaint_area: Literal["whole", "masked"] | None = None
     outpaint: Borders | None = None
-    """What is drawn beside the source; None: nothing."""
+    """The borders that are drawn around the source; None: none."""
     drawn: Drawn | None = None
-    """What the model draws of an inpainting, where that is not all of it at its own size."""
+    """The part of an inpainting that the model draws; None: the whole output, at the output's size."""
     controlnets: tuple[ControlParams, ...] | None = None
     ip_adapters: tuple[ReferenceParams, ...] | None = None
-    """One for each picture whose subject or style the result takes on."""
+    """One per reference image, whose subject or style the result takes on."""
     upscale: Upscale | None = None
-    """What the picture is made larger by; None: it stays as it is drawn."""
+    """How the image is enlarged; None: it keeps its size."""
     output_quality: int | None = None
-    """Of the file, 1 ... 100; None: its format has none."""
+    """Quality of the file, 1 ... 100; None: its format has none."""
     enlarges: bool = False
-    """Whether the picture is the client's own: nothing is drawn at this size."""
+    """Whether the job enlarges the client's own image: nothing is drawn at this size."""
 
     @property
     def final_size(self) -> tuple[int, int]:
@@ -266,18 +266,18 @@ class ImageParams(BaseParams):
 
     @property
     def draws_nothing(self) -> bool:
-        """Whether no model but an upscaler has a part in the job."""
+        """Whether the job uses no model except an upscaler."""
         return self.enlarges and self.upscale is not None and not self.upscale.creativity
 
     @property
     def drawn_size(self) -> tuple[int, int]:
-        """Width and height that the model draws."""
+        """Width and height of what the model draws."""
         return (self.width, self.height) if self.drawn is None else (self.drawn.width, self.drawn.height)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VideoParams(BaseParams):
-    """One video job with nothing left open."""
+    """One video job with every value resolved."""
 
     width: int
     height: int
@@ -288,32 +288,32 @@ class VideoParams(BaseParams):
     flow_shift: float
     seed: int
     guidance_scale_2: float | None = None
-    """Guidance of the low-noise expert; None: there is none, or it takes the same."""
+    """Guidance of the low-noise expert; None: no such expert, or the same guidance."""
     high_noise_loras: tuple[LoraParams, ...] | None = None
     low_noise_loras: tuple[LoraParams, ...] | None = None
     draft: Draft | None = None
-    """The first of two passes of a text2video; None: there is one pass."""
+    """The first of two passes of a text2video job; None: there is one pass."""
     video_quality: VideoQuality = "high"
     step_cache: StepCache | None = None
     """None: every step is computed in full."""
     ends: bool = False
-    """Whether the clip ends with a picture of the client's."""
+    """Whether the video ends with an image of the client."""
 
 
 Params = ImageParams | VideoParams
 
 
 PRIVATE = {"prompt", "negative_prompt", "seeds", "seed", "enlarges", "ends"}
-"""What the response's `params` never show: it stands beside them, or is the worker's own."""
+"""Never in the response's `params`: they are shown beside them, or are internal to the worker."""
 _OF_DRAWING = {
     *("negative_prompt_of", "prompt_weighting", "style", "num_inference_steps", "guidance_scale", "scheduler"),
     *("prediction_type", "timestep_spacing", "original_inference_steps", "guidance_rescale", "quantize"),
 }
-"""What says nothing of a job in which no model draws."""
+"""Meaningless for a job in which no model draws."""
 
 
 def public_params(params: Params) -> dict[str, Any]:
-    """`params` as the response shows them: what was really used, without the texts and the seeds beside them."""
+    """Return `params` as the response shows them: the values that were used, without the prompts and seeds."""
     left_out = PRIVATE | _OF_DRAWING if params.draws_nothing else PRIVATE
     return {key: value for key, value in asdict(params).items() if key not in left_out and value is not None}
 

@@ -1,4 +1,4 @@
-"""A request and a model's defaults -> the concrete parameters of a job, or why it may have none.
+"""Resolve a request and a model's defaults into the concrete parameters of a job, or refuse it.
 
 Pure arithmetic. Knows no weights, no I/O and no torch.
 """
@@ -44,27 +44,27 @@ from worker.core.types import Scheduler
 
 SEED_RANGE = 2**32
 PREPROCESSED = ("canny", "scribble", "tile")
-"""Types of control picture that every worker makes of a photo or a drawing; one with a `DEPTH_MODEL` makes `depth`."""
+"""Control image types that every worker can make from a photo or drawing; `depth` needs a `DEPTH_MODEL`."""
 UPSCALE_STRENGTH = 0.3
-"""Share of the schedule that draws details anew where Lanczos alone would leave none; as of a draft's second pass."""
+"""Share of the schedule that redraws details after Lanczos; the same as in a draft's second pass."""
 _TOLD_BELOW = 1.1
-"""A picture with so many times fewer pixels than the native size is told to the model as larger than it is."""
+"""An image with this many times fewer pixels than the native size is declared to the model as larger."""
 _DRAFTED_ABOVE = 2
-"""So many times the native pixels are still made in one pass."""
+"""Up to this many times the native pixels are drawn in one pass."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourceShape:
-    """What the size of a job depends on, of the pictures that it starts from."""
+    """The properties of a job's input images on which its size depends."""
 
     width: int
     height: int
     masked: Shares | None = None
-    """The smallest box with all that the mask repaints; None: there is no mask, or it repaints nothing."""
+    """The bounding box of what the mask repaints; None: there is no mask, or it repaints nothing."""
 
     @property
     def size(self) -> tuple[int, int]:
-        """In pixels."""
+        """Width and height in pixels."""
         return self.width, self.height
 
 
@@ -78,17 +78,17 @@ def resolve(
     source: SourceShape | None = None,
     seed: int | None = None,
 ) -> Params:
-    """Fill what the request left open from the model's defaults, and refuse what is too large.
+    """Fill in what the request leaves open from the model's defaults, and refuse what is too large.
 
     Args:
-        request: what was asked for.
-        defaults: the model's.
-        max_image_pixels: width x height of an image, at most.
+        request: the request.
+        defaults: the model's defaults.
+        max_image_pixels: maximum width x height of an image.
         max_job_cost: see `job_cost`.
-        max_upscaled_pixels: width x height of what an image is enlarged to, at most.
-        source: the picture that the job starts from, whose shape the output has where the request does not say
-            another; None: there is none, or it is not known yet, and the model's native size stands for it.
-        seed: what an earlier call has drawn for this request.
+        max_upscaled_pixels: maximum width x height of an enlarged image.
+        source: shape of the job's input image, which the output takes unless the request sets another; None: there is
+            no input image, or its shape is not known yet, and the model's native size is used instead.
+        seed: the seed that an earlier call drew for this request.
 
     Raises:
         InvalidInput: a size the model cannot make, too many pixels, or a cost over `max_job_cost`.
@@ -103,7 +103,7 @@ def resolve(
         params = _video_params(request, defaults, seed, source)
     if isinstance(request, PictureRequest) and isinstance(params, ImageParams):
         params = replace(params, upscale=_upscale(request, params, defaults, max_upscaled_pixels))
-    # Before a client's picture is here its size is not known: with `source` the cost is checked.
+    # The size of a client's image is unknown until it is downloaded: the call with `source` checks the cost.
     if source is not None or not isinstance(request, UpscaleRequest):
         _check_cost(params, defaults, max_job_cost)
     return params
@@ -123,7 +123,7 @@ def _check_cost(params: Params, defaults: ModelDefaults, most: int) -> None:
 
 
 def _asked_image_size(request: ImageRequest, defaults: ModelDefaults) -> tuple[int | None, int | None]:
-    """Width and height by name, by shape or side by side; None: the request leaves it open."""
+    """Return width and height, given by name, by aspect ratio or as sides; None: left open."""
     shape = IMAGE_SIZES[request.image_size] if request.image_size else request.aspect_ratio
     if shape is None:
         return request.width, request.height
@@ -133,7 +133,7 @@ def _asked_image_size(request: ImageRequest, defaults: ModelDefaults) -> tuple[i
 def _asked_video_size(
     request: VideoRequest, defaults: ModelDefaults, source: Size | None
 ) -> tuple[int | None, int | None]:
-    """As `_asked_image_size`; a resolution without a shape takes that of the source, as far as there is one."""
+    """As `_asked_image_size`; a resolution without an aspect ratio takes that of the source, if there is one."""
     if request.aspect_ratio is None and request.resolution is None:
         return request.video_width, request.video_height
     native = defaults.width, defaults.height
@@ -161,7 +161,7 @@ def _image_params(
     _refuse(
         *_not_here(request, defaults),
         *_too_many_pixels(width, height, most_pixels),
-        # An output that is more than what is drawn has any size.
+        # If only a part of the output is drawn, the output may have any size.
         *(_no_multiples(defaults.size_multiple, width=width, height=height) if layout.drawn is None else ()),
         *_unusable(request.scheduler, defaults),
         *_too_long_schedules(scheduler, defaults, steps, refiner_steps),
@@ -200,7 +200,7 @@ def _image_params(
 def _enlarging(
     request: UpscaleRequest, defaults: ModelDefaults, seed: int, source: SourceShape | None, most_pixels: int
 ) -> ImageParams:
-    """A client's picture; while its size is not known, the model's native one, as far as that may be enlarged."""
+    """Return parameters to enlarge a client's image. Until its size is known: the native size, within the limit."""
     width, height = (defaults.width, defaults.height) if source is None else source.size
     if source is None:
         scale = min(1.0, math.sqrt(most_pixels / (width * height)) / request.upscale_factor)
@@ -229,10 +229,11 @@ def _output_quality(request: PictureRequest) -> int | None:
 
 
 def _upscale(request: PictureRequest, params: ImageParams, defaults: ModelDefaults, most_pixels: int) -> Upscale | None:
-    """How the picture of these parameters is made larger; None: it is not.
+    """Return how the image of these parameters is enlarged; None: it is not.
 
     Raises:
-        InvalidInput: it would have too many pixels, or details are to be drawn where nothing draws.
+        InvalidInput: the result is too large for a limit or for its format, a scheduler has too few steps to choose
+            from, or details are to be redrawn and no image model is configured.
     """
     if (factor := request.upscale_factor) is None:
         return None
@@ -267,7 +268,7 @@ def _upscale(request: PictureRequest, params: ImageParams, defaults: ModelDefaul
     if not defaults.draws:
         raise InvalidInput([FieldProblem("upscale_creativity", "invalid_input.no_image_model")])
     _refuse(*_too_long_schedules(params.scheduler, defaults, params.num_inference_steps))
-    # In one piece up to what is drawn in one pass, else in tiles of the size that the model draws best.
+    # In one piece up to the size that is drawn in one pass, else in tiles of the native size.
     native, multiple = (defaults.width, defaults.height), defaults.size_multiple
     whole = width * height <= _DRAFTED_ABOVE * math.prod(native)
     tile = tuple(-(-side // multiple) * multiple for side in (width, height)) if whole else native
@@ -275,7 +276,7 @@ def _upscale(request: PictureRequest, params: ImageParams, defaults: ModelDefaul
 
 
 def _unmade_controls(request: ImageRequest, defaults: ModelDefaults) -> Iterator[FieldProblem]:
-    """Control pictures that have to be made of a photo, of a type that nothing here makes."""
+    """Yield a problem for each control image that needs preprocessing of a type that this worker lacks."""
     made_here = (*PREPROCESSED, "depth") if defaults.makes_depth else PREPROCESSED
     for index, entry in enumerate(request.controlnets):
         if entry.preprocess and entry.type not in made_here:
@@ -284,7 +285,7 @@ def _unmade_controls(request: ImageRequest, defaults: ModelDefaults) -> Iterator
 
 
 def _layout(request: ImageRequest, defaults: ModelDefaults, source: SourceShape | None, most_pixels: int) -> Layout:
-    """The output's size, and where in it the source lies and the model draws."""
+    """Return the output's size, and where in it the source lies and the model draws."""
     asked, size = _asked_image_size(request, defaults), None if source is None else source.size
     native = Native(defaults.width, defaults.height, defaults.size_multiple, LONGEST_IMAGE)
     if not isinstance(request, InpaintRequest) or (request.outpaint is None and request.inpaint_area == "whole"):
@@ -325,7 +326,7 @@ def _video_params(request: VideoRequest, defaults: ModelDefaults, seed: int, sou
         num_inference_steps=steps,
         guidance_scale=guidance,
         guidance_scale_2=defaults.guidance_scale_2 if asked is None else None,
-        # Wan 2.1's own advice: 3.0 up to 480p, 5.0 above (https://github.com/Wan-Video/Wan2.1, "sample_shift").
+        # Wan 2.1 recommends 3.0 up to 480p, 5.0 above (https://github.com/Wan-Video/Wan2.1, "sample_shift").
         flow_shift=request.flow_shift or defaults.flow_shift or (3.0 if min(width, height) <= 480 else 5.0),
         seed=seed,
         draft=_draft(defaults, width, height, steps) if isinstance(request, Text2VideoRequest) else None,
@@ -335,19 +336,19 @@ def _video_params(request: VideoRequest, defaults: ModelDefaults, seed: int, sou
 
 
 def _draft(defaults: ModelDefaults, width: int, height: int, steps: int) -> Draft | None:
-    """The first pass for a size far beyond the model's own, in that size's proportions."""
+    """Return the first pass for a size far beyond the native one, in the same proportions; None: one pass."""
     native = defaults.width * defaults.height
     if not defaults.draft_strength or width * height <= _DRAFTED_ABOVE * native:
         return None
     multiple, scale = defaults.size_multiple, math.sqrt(native / (width * height))
     small = [max(1, round(side * scale / multiple)) * multiple for side in (width, height)]
-    # At least one step of so few; the margin is for the multiplication that brings them back.
+    # At least one step; the margin keeps the multiplication back into steps from rounding down.
     strength = min(1.0, max(defaults.draft_strength, (1 + 1e-6) / steps))
     return Draft(small[0], small[1], strength)
 
 
 def _prompts(request: BaseRequest, defaults: ModelDefaults, guidance: float) -> dict[str, Any]:
-    """What a job's parameters say of its prompts."""
+    """Return the prompt fields of a job's parameters, and its quantization."""
     negative, whose = _negative_prompt(request, defaults, guidance)
     return {
         "prompt": request.prompt,
@@ -362,21 +363,21 @@ def _prompts(request: BaseRequest, defaults: ModelDefaults, guidance: float) -> 
 def _negative_prompt(
     request: BaseRequest, defaults: ModelDefaults, guidance: float
 ) -> tuple[str, Literal["model"] | None]:
-    """The request's own, or where it is empty and counts, the model's; and whose it is."""
+    """Return the negative prompt and its origin: the model's, if the request has none and guidance uses one."""
     if request.negative_prompt or not defaults.negative_prompt or guidance <= 1:
         return request.negative_prompt, None
     return defaults.negative_prompt, "model"
 
 
 def _told_size(defaults: ModelDefaults, width: int, height: int) -> tuple[int, int] | None:
-    """The size that SDXL is told where it is not the picture's own.
+    """Return the size that SDXL is conditioned on; None: the image's own.
 
-    SDXL was trained with the size of each picture before it was scaled, so that small, blurry ones could stay in the
-    set without teaching it blur (https://arxiv.org/abs/2307.01952, section 2.2); and with the size that it draws, which
-    was always one of about its native pixels (section 2.3; the fewest in appendix I are 0.94 times as many). Who asks
-    for 512 x 512 wants a sharp small picture, not one that looks enlarged. So below the native pixels both are told in
-    proportion, as if drawn at the native size; from there on they are the picture's own, bit for bit as ever.
-    `micro_conditioning: "requested"` tells the picture's own always.
+    SDXL is conditioned on each training image's size before scaling, so that small, blurry images could stay in the set
+    without teaching it blur (https://arxiv.org/abs/2307.01952, section 2.2), and on the size that it draws, which in
+    training always had about its native pixels (section 2.3; the fewest in appendix I are 0.94 times as many). A
+    request for 512 x 512 wants a sharp small image, not one that looks enlarged. So for fewer pixels than the native
+    size both are scaled up in proportion, as if drawn at the native size; otherwise they are the image's own.
+    `micro_conditioning: "requested"` always gives the image's own.
     """
     scale = math.sqrt(defaults.width * defaults.height / (width * height))
     if defaults.micro_conditioning == "requested" or scale**2 < _TOLD_BELOW:
@@ -385,7 +386,7 @@ def _told_size(defaults: ModelDefaults, width: int, height: int) -> tuple[int, i
 
 
 def _refuse(*problems: FieldProblem) -> None:
-    """Tell all of them at once, if there are any."""
+    """Raise all problems at once, if there are any."""
     if problems:
         raise InvalidInput(problems)
 
@@ -419,7 +420,7 @@ def _too_long_schedules(
 ) -> Iterator[FieldProblem]:
     if scheduler not in SHORT_SCHEDULERS:
         return
-    # They choose their steps from a short schedule; the refiner has one of its own.
+    # These schedulers choose their steps from a short schedule; the refiner has its own.
     for name, got, most in (
         ("num_inference_steps", steps, defaults.original_inference_steps or MAX_SHORT_STEPS),
         ("refiner_inference_steps", refiner_steps or 0, MAX_SHORT_STEPS),

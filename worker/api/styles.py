@@ -1,7 +1,7 @@
-"""The operator's styles: a request that names one -> the request that it stands for.
+"""Apply the operator's styles: a request that names a style becomes the full request.
 
-Pure. A style gives fields that the request leaves open, a frame for its prompt, and LoRAs; what the client wrote wins,
-and stays what is stored of the request.
+Pure. A style fills in fields that the request leaves open, frames its prompt and adds LoRAs. The client's own values
+take precedence, and the request is stored as the client wrote it.
 """
 
 import re
@@ -18,23 +18,23 @@ from worker.core.errors import FieldProblem, InvalidInput
 from worker.core.types import TaskType
 
 Style = Mapping[str, Any]
-"""Fields of a request. In `prompt` and `negative_prompt`, `{prompt}` and `{negative_prompt}` stand for the client's."""
+"""Fields of a request. `{prompt}` in `prompt`, and `{negative_prompt}` in `negative_prompt`, mark the client's text."""
 
 _CLIENTS = WHO_ASKS | {"task_type", "style", "image_url", "mask_url", "end_image_url"}
-"""Fields that are the client's alone."""
+"""Fields that only a client may set."""
 _SAMPLE: Mapping[str, Any] = {
     "prompt": "a fox",
     "image_url": "https://pictures.example/a.png",
     "mask_url": "https://pictures.example/b.png",
     "upscale_factor": 2,
 }
-"""What a request needs at least, of whichever task."""
+"""The required fields of all tasks."""
 _NAMED = 20
-"""As many styles as a refusal lists."""
+"""The number of styles that an error message lists."""
 
 
 def styled(request: Request, styles: Mapping[str, Style], listed: Mapping[str, ListedLora]) -> Request:
-    """The request with its style applied; one that names none, as it is.
+    """Return the request with its style applied; a request without a style is returned unchanged.
 
     Args:
         request: as the client wrote it.
@@ -42,7 +42,7 @@ def styled(request: Request, styles: Mapping[str, Style], listed: Mapping[str, L
         listed: the operator's LoRAs.
 
     Raises:
-        InvalidInput: there is no such style, it is for other tasks, or it and the request do not go together.
+        InvalidInput: there is no such style, it is for other tasks, or it conflicts with the request.
     """
     name = request.style
     if name is None:
@@ -65,7 +65,7 @@ def styled(request: Request, styles: Mapping[str, Style], listed: Mapping[str, L
 
 
 def tasks_of(style: Style, listed: Mapping[str, ListedLora]) -> tuple[TaskType, ...]:
-    """The tasks that have all fields of a style and go with its LoRAs."""
+    """Return the tasks that have all fields of a style and whose models take its LoRAs."""
     families = {listed[path].family for path in _lora_paths(style) if path in listed}
     return tuple(
         task
@@ -75,10 +75,10 @@ def tasks_of(style: Style, listed: Mapping[str, ListedLora]) -> tuple[TaskType, 
 
 
 def check_styles(styles: Mapping[str, Style], listed: Mapping[str, ListedLora]) -> None:
-    """See that each style can be applied to each of its tasks.
+    """Check that each style can be applied to each of its tasks.
 
     Raises:
-        ConfigError: naming the style and what is wrong with it.
+        ConfigError: a style is wrong; it names the style and the problem.
     """
     problems = [f"STYLES.{name}{problem}" for name, style in styles.items() for problem in _problems(style, listed)]
     if any(not name.strip() or len(name) > MAX_NAME for name in styles):
@@ -112,7 +112,7 @@ def _problems(style: Style, listed: Mapping[str, ListedLora]) -> Iterator[str]:
             )
         except InvalidInput as error:
             for one in error.problems:
-                # What a value should be, without the value. What is wrong with several fields names them itself.
+                # Says what is expected, without the value. A problem of several fields names them itself.
                 place = f".{one.field}" if one.field else ""
                 yield f"{place}: {re.sub(r' [(]got .*[)]$', '', one.problem)}"
             return
@@ -122,7 +122,7 @@ def _problems(style: Style, listed: Mapping[str, ListedLora]) -> Iterator[str]:
 
 
 def _strangers(style: Style) -> str:
-    """The names in a style that are fields of no task, each with the field that is meant."""
+    """List the names in a style that are no field of any task, each with the field probably meant."""
     fields = {task.value: tuple(model.model_fields) for task, model in REQUESTS.items()}
     known = {field for names in fields.values() for field in names}
     hints = {name: meant(name, TaskType.TEXT2IMG, fields)[0] for name in style if name not in known}
@@ -130,10 +130,10 @@ def _strangers(style: Style) -> str:
 
 
 def _applied(style: Style, given: dict[str, Any], request: Request) -> dict[str, Any]:
-    """The fields of a request together with those of a style that it leaves open."""
+    """Return the fields of a request, completed with those of a style that it leaves open."""
     said = {field: value for field, value in style.items() if field not in {*LORA_FIELDS, "prompt", "negative_prompt"}}
     for field, others in request.one_of_these:
-        # One of several ways to say the same is enough, and the client's counts.
+        # These fields are alternatives, and the client's takes precedence.
         if field in given:
             said = {name: value for name, value in said.items() if name not in others}
         if any(other in given for other in others):
@@ -143,10 +143,10 @@ def _applied(style: Style, given: dict[str, Any], request: Request) -> dict[str,
         theirs, own = given.get(field, []), style.get(field)
         if isinstance(own, list):
             named = {entry["path"] for entry in theirs}
-            # The client's first: what is said of one names its place in the client's own list.
+            # The client's first: error messages name a LoRA by its index in the client's own list.
             applied[field] = theirs + [one for one in own if _path(one) not in named]
         elif own is not None:
-            applied[field] = own  # no list: `parse` says so
+            applied[field] = own  # not a list: `parse` reports it
     applied["prompt"] = style.get("prompt", "{prompt}").replace("{prompt}", given.get("prompt", ""))
     if "negative_prompt" in style:
         frame, own = style["negative_prompt"], given.get("negative_prompt", "")
@@ -156,7 +156,7 @@ def _applied(style: Style, given: dict[str, Any], request: Request) -> dict[str,
 
 
 def _lora_paths(style: Style) -> list[str]:
-    """The LoRAs that a style names; what is no name at all, `parse` refuses."""
+    """Return the LoRAs that a style names; `parse` refuses entries without a name."""
     lists = [style.get(field) for field in LORA_FIELDS]
     return [path for entries in lists if isinstance(entries, list) for entry in entries if (path := _path(entry))]
 

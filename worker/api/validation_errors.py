@@ -1,6 +1,6 @@
-"""What is wrong with a field, as a person would say it: with its value in a short, safe form, and what would be right.
+"""Turn pydantic's errors into readable messages, with the rejected value in a short, safe form and what is valid.
 
-Knows pydantic's kinds of errors; knows no request and no range of its own.
+Knows pydantic's error types; knows no request and no range of its own.
 """
 
 import json
@@ -15,17 +15,17 @@ from worker.core.errors import FieldProblem
 from worker.core.messages import MESSAGES, text
 
 _SIZES = ("image_size", "aspect_ratio", "resolution")
-"""Fields that say a size by a name."""
+"""Fields that name a size."""
 _PIXELS = re.compile(r"\d{2,5}\s?[xX*\u00d7]\s?\d{3,5}|\d{3,5}\s?[xX*\u00d7]\s?\d{2,5}")
 
 
 def finding(message_id: str, **params: object) -> PydanticCustomError:
-    """What a validator of ours raises: `problem` makes a field's problem of it, with the same id and parameters."""
+    """Return an error for a validator to raise; `problem` keeps its message id and parameters."""
     return PydanticCustomError(message_id, MESSAGES[message_id], params)
 
 
 def problem(detail: ErrorDetails, task: str, fields: Mapping[Any, Sequence[str]]) -> FieldProblem:  # noqa: PLR0912 - a table of cases
-    """One of pydantic's findings as a person would say it. `fields` are the fields of each task."""
+    """Translate one of pydantic's errors. `fields` are the fields of each task."""
     field, inside = _path(detail["loc"])
     value, context = detail.get("input"), detail.get("ctx") or {}
     match detail["type"]:
@@ -70,7 +70,7 @@ def problem(detail: ErrorDetails, task: str, fields: Mapping[Any, Sequence[str]]
 
 
 def not_one_of(field: str, choices: Sequence[str], value: object) -> FieldProblem:
-    """A value that is none of the choices; one that is only written otherwise is led to its choice."""
+    """Return the problem of a value that is no choice, with a hint if it is another spelling of one."""
     listed, got = ", ".join(choices), short(value)
     if isinstance(value, str) and (close := meant_choice(value, choices)):
         return FieldProblem(field, "invalid_input.one_of_but_close", choices=listed, close=close, got=got)
@@ -78,7 +78,7 @@ def not_one_of(field: str, choices: Sequence[str], value: object) -> FieldProble
 
 
 def _path(loc: tuple[int | str, ...]) -> tuple[str, bool]:
-    """`outpaint.left`, and whether it lies inside another field."""
+    """Return the field's path (`outpaint.left`) and whether it lies inside another field."""
     if len(loc) < 2:
         return "".join(map(str, loc)), False
     return ".".join([str(loc[0]), *(_short_name(str(name)) for name in loc[1:])]), True
@@ -99,7 +99,7 @@ def _unknown(field: str, task: str, fields: Mapping[Any, Sequence[str]]) -> Fiel
 
 
 def _in_pixels(value: object) -> bool:
-    """`{"width": 1024, "height": 768}` and `1024x768`, as other services have sizes."""
+    """Whether a size is written as other services do: `{"width": 1024, "height": 768}` or `1024x768`."""
     return isinstance(value, dict) or (isinstance(value, str) and bool(_PIXELS.fullmatch(value)))
 
 
@@ -112,7 +112,7 @@ def _short_name(name: str) -> str:
 
 
 def short(value: object) -> str:
-    """A value in at most some 40 printable characters: long, nested and unprintable ones are described instead."""
+    """Show a value in about 40 printable characters at most; long and nested values are described instead."""
     if isinstance(value, str):
         start = json.dumps(value[:24])
         return start if len(value) <= 24 else text("invalid_input.got_text", start=start, more=len(value) - 24)
