@@ -1,1 +1,1 @@
-"""Helpers for building and deploying; no part of the worker."""
+"""Tools for building, testing and deploying; not part of the worker."""

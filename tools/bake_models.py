@@ -1,9 +1,10 @@
-"""Puts models into an image while it is built: `bake_models.py NAME...`, each `org/name` or `org/name@revision`.
+"""Bake models into an image during its build: `bake_models.py NAME...`, each `org/name` or `org/name@revision`.
+
+A NAME may also be `demo`, whose models are in every image already, or the path of a local model, for instance on a
+network volume: `--bfloat16` rewrites it in place, file by file.
 
 Knows the layout of a model repository and where the worker looks for baked weights (`$MODELS_DIR/{org}--{name}`).
-Knows nothing of RunPod and imports no part of the worker, so that a change of code leaves the weights' layer alone.
-`demo` is taken as a NAME too: those models are in every image already. So is the path of a model that is here, on a
-network volume for instance: with `--bfloat16` it is rewritten where it lies, file by file.
+Knows nothing of RunPod and imports no part of the worker, so that code changes do not invalidate the weights' layer.
 """
 
 import argparse
@@ -18,9 +19,9 @@ from huggingface_hub import hf_hub_download, list_repo_files, snapshot_download
 
 DEMO = "demo"
 KEPT_SUFFIXES = frozenset({".json", ".txt", ".model", ".jinja"})
-"""Configuration and tokenizers, which are small; `.model` is sentencepiece's."""
+"""Configuration and tokenizer files, which are small; `.model` is SentencePiece's."""
 HALF = ".fp16.safetensors"
-"""How diffusers names half-precision weights that lie beside full ones."""
+"""diffusers' suffix of half-precision weights beside full-precision ones."""
 WAN_NETWORKS = ("text_encoder", "transformer", "transformer_2")
 """Wan's networks that run in bfloat16 on a GPU."""
 KEPT_WIDE = frozenset({"rope", "time_embedder", "scale_shift_table", "norm1", "norm2", "norm3"})
@@ -30,26 +31,26 @@ IP_ADAPTER = (
     "models/image_encoder/model.safetensors",
     "sdxl_models/ip-adapter-plus_sdxl_vit-h.safetensors",
 )
-"""Of a repository laid out as h94/IP-Adapter, what the worker takes first."""
+"""The files that the worker prefers in a repository with the layout of h94/IP-Adapter."""
 PROMAX = ("config_promax.json", "diffusion_pytorch_model_promax.safetensors")
-"""Of a repository laid out as xinsir/controlnet-union-sdxl-1.0, the network that takes all that the other one takes."""
+"""The network with the most control types, in the layout of xinsir/controlnet-union-sdxl-1.0."""
 CHECKER = ("safety_checker", "feature_extractor")
 
 log = logging.getLogger("bake")
 
 
 def choose_files(files: Iterable[str], components: Iterable[str] | None) -> list[str]:
-    """The files of a repository that a pipeline loads, each set of weights once.
+    """Return the files of a repository that a pipeline loads, with each set of weights once.
 
     Args:
         files: every path in the repository.
-        components: folders that `model_index.json` names; None for a repository that is one component itself, or holds
+        components: folders that `model_index.json` names; None: the repository is a single component, or holds
             IP-Adapters.
 
     Returns:
-        Paths in order. In a folder with a single half-precision file the full one is left out; sharded weights,
-        whose index names the shards, are taken in full precision. Pickles, ONNX and Flax copies, pictures, and
-        single-file checkpoints beside a pipeline's folders stay out.
+        Sorted paths. In a folder with a single half-precision file, the full-precision one is left out; sharded
+        weights, whose index names the shards, are taken in full precision. Pickles, ONNX and Flax copies, images, and
+        single-file checkpoints beside a pipeline's folders are left out.
     """
     paths = [PurePosixPath(name) for name in files]
     if components is None and {*PROMAX} <= {*map(str, paths)}:
@@ -68,16 +69,16 @@ def choose_files(files: Iterable[str], components: Iterable[str] | None) -> list
         sharded = any("-of-" in path.name for path in halves)
         full = [path for path in named or weights if ".fp16" not in path.name and "non_ema" not in path.name]
         if halves and not sharded:
-            # An index speaks of the shards in full precision, which stay out.
+            # The index lists the full-precision shards, which are left out.
             chosen = [path for path in chosen if path.parent != PurePosixPath(folder) or ".index." not in path.name]
         chosen += halves if halves and not sharded else full
     return sorted({str(path) for path in chosen})
 
 
 def component_folders(index: Mapping[str, object]) -> list[str]:
-    """The folders that a `model_index.json` loads: entries of the form `[library, class]` that are not null.
+    """Return the folders that a `model_index.json` loads: its non-null entries of the form `[library, class]`.
 
-    Of a Stable Diffusion 1 the worker runs nothing but its safety checker.
+    For a Stable Diffusion 1 pipeline these are only the parts of its safety checker, all that the worker runs of it.
     """
     folders = [
         name
@@ -93,7 +94,7 @@ def bake_from_hub(name: str, models_dir: Path) -> Path:
     """Download one model into its folder and return the folder.
 
     Raises:
-        huggingface_hub.errors.HfHubHTTPError: no such model or revision, or the hub cannot be reached.
+        huggingface_hub.errors.HfHubHTTPError: there is no such model or revision, or the hub returned an error.
     """
     repository, _, revision = name.partition("@")
     files = list_repo_files(repository, revision=revision or None)
@@ -105,7 +106,7 @@ def bake_from_hub(name: str, models_dir: Path) -> Path:
     snapshot_download(
         repository, revision=revision or None, local_dir=target, allow_patterns=choose_files(files, components)
     )
-    # What the loader finds without being told of a variant. The download's own notes are of no use in an image.
+    # The loader finds these names without a `variant`. An image has no use for the download's metadata.
     for half in target.rglob(f"*{HALF}"):
         half.rename(half.with_name(half.name.removesuffix(HALF) + ".safetensors"))
     shutil.rmtree(target / ".cache", ignore_errors=True)
@@ -113,11 +114,10 @@ def bake_from_hub(name: str, models_dir: Path) -> Path:
 
 
 def narrow(folder: Path) -> None:
-    """Write a Wan model's large networks in bfloat16, as they run: half of the bytes to store, to read and to cast.
+    """Rewrite a Wan model's large networks in bfloat16, in which they run: half the bytes to store, read and cast.
 
-    What the worker loads is the same to the bit. The VAE and the image encoder run in float32 and stay, and so do the
-    tensors that diffusers keeps in float32 (`WanTransformer3DModel._keep_in_fp32_modules`). Other
-    models stay as they are.
+    The worker loads the same bits. The VAE and the image encoder, which run in float32, keep it, as do the tensors that
+    diffusers keeps in float32 (`WanTransformer3DModel._keep_in_fp32_modules`). Other models are left unchanged.
     """
     index = folder / "model_index.json"
     if not index.is_file() or not json.loads(index.read_text(encoding="utf-8"))["_class_name"].startswith("Wan"):
@@ -139,7 +139,7 @@ def narrow(folder: Path) -> None:
 
 
 def main() -> None:
-    """Bake the named models; say how much each weighs."""
+    """Bake the named models and log the size of each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bfloat16", action="store_true", help="write the large networks of Wan models in bfloat16")
     parser.add_argument("names", nargs="*", metavar="NAME")

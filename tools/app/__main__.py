@@ -1,4 +1,4 @@
-"""`python -m tools.app [--port 5173]`: start everything, print one address, end everything at Ctrl-C."""
+"""`python -m tools.app [--port 5173]`: start everything, print its address, and end everything on Ctrl-C."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def main() -> int:
-    """Run until somebody ends it; 1 when it could not start, or the worker ended by itself."""
+    """Run until interrupted; return 1 if it could not start, or if the worker exited by itself."""
     parser = argparse.ArgumentParser(prog="python -m tools.app", description=__doc__)
     parser.add_argument("--port", type=int, default=PORT, help="of the page; another where it is taken")
     arguments = parser.parse_args()
     logging.basicConfig(format="%(message)s")
-    logging.getLogger("tools.emulators.install").setLevel(logging.INFO)  # the one thing that takes minutes, once
+    logging.getLogger("tools.emulators.install").setLevel(logging.INFO)  # the first installation takes minutes
     for number in ENDINGS:
         signal.signal(number, _end)
     started = time.monotonic()
@@ -37,13 +37,13 @@ def main() -> int:
             return 1
     except KeyboardInterrupt:
         return 0
-    except RuntimeError as error:  # each part says in words what it lacks, or what it wrote before it ended
+    except RuntimeError as error:  # the message says what is missing, or what the process wrote before it exited
         sys.stderr.write(f"{error}\n")
         return 1
 
 
 def _end(*_: object) -> None:
-    """Once: whoever presses Ctrl-C again does not interrupt what ends the processes and removes their folders."""
+    """Interrupt once: a second Ctrl-C must not interrupt the clean-up of processes and folders."""
     for number in ENDINGS:
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt

@@ -1,6 +1,6 @@
-"""The page of examples/web: built into a temporary folder, and served on loopback.
+"""Build the page of examples/web in a temporary folder, and serve it on loopback.
 
-Knows Vite and files; what the page is told of Firebase is its caller's.
+Knows Vite and files; the caller supplies the page's Firebase settings.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ BUILD_SECONDS = 180.0
 
 
 class BuildError(RuntimeError):
-    """Vite or TypeScript refused the page: the message carries what they said."""
+    """Vite or TypeScript failed; the message carries the end of their output."""
 
 
 class Page:
-    """Context manager: a copy of examples/web, at `folder`, in which the pinned packages are found."""
+    """Context manager: a copy of examples/web at `folder`, with the pinned packages installed."""
 
     def __enter__(self) -> Self:
         packages = install(WEB, development=True)
@@ -45,10 +45,10 @@ class Page:
         self._folder.cleanup()
 
     def check(self) -> None:
-        """Let TypeScript read the page and the client.
+        """Type-check the page and the client.
 
         Raises:
-            BuildError: when it finds a mistake.
+            BuildError: there is a type error.
         """
         self._run("tsc", "--noEmit")
 
@@ -56,7 +56,7 @@ class Page:
         """Build with these VITE_ variables, each written as JSON, and return the folder of files.
 
         Raises:
-            BuildError: when it cannot be built.
+            BuildError: the build failed.
         """
         told = {name: json.dumps(value) for name, value in variables.items()}
         self._run("vite", "build", "--logLevel", "warn", variables=told)
@@ -82,7 +82,7 @@ class Page:
 
 
 class FileServer:
-    """Context manager: a folder on loopback, at `port` if that is free, else at any."""
+    """Context manager: serves a folder on loopback, on `port` if it is free, else on any port."""
 
     def __init__(self, folder: Path, port: int = 0) -> None:
         handler = partial(_Quiet, directory=str(folder))
@@ -101,7 +101,7 @@ class FileServer:
 
     @property
     def port(self) -> int:
-        """The one that it got."""
+        """The port in use."""
         return int(self._server.server_address[1])
 
     @property
@@ -111,11 +111,11 @@ class FileServer:
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
-    """Serves files, keeps nothing in the browser's cache, and writes no log."""
+    """Serves files, makes the browser revalidate them, and writes no log."""
 
     def end_headers(self) -> None:
         self.send_header("Cache-Control", "no-cache")
         super().end_headers()
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name it has there
-        """Say nothing."""
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the parameter's name in the base class
+        """Log nothing."""

@@ -1,7 +1,7 @@
-"""Emulators, RunPod's side, one worker with the demo models, the backend functions and the page, on loopback.
+"""Start emulators, RunPod's side, a worker with the demo models, the backend functions and the page, on loopback.
 
-The worker and the functions are the real ones, with the settings of docs/deploy.md: tickets are required, credits are
-taken. Nothing outlives the context.
+The worker and the functions are the real ones, with the settings of docs/deploy.md: they require tickets and charge
+credits. Nothing outlives the context.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ STYLES = {
     "Meadow": {"prompt": "{prompt}, on green"},
     "Dusk": {"prompt": "{prompt}, on purple"},
 }
-"""What the demo models understand of a look: a background."""
+"""Styles that the demo models can draw: backgrounds."""
 
 
 class LocalApp:
-    """Context manager: the app at `url`. `say` is told what is being started.
+    """Context manager: the app at `url`. `say` receives a line for each part that starts.
 
-    `worker_env` and `functions_env` are laid over the settings of the two.
+    `worker_env` and `functions_env` override the settings of the worker and the functions.
 
     Raises:
-        RuntimeError: when something is not here or does not start; each part has its own kind, and says so in words.
+        RuntimeError: a part is missing or does not start; each part raises its own subclass, with a message.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class LocalApp:
         )
         firestore.wait_ready()
         warm = threading.Thread(target=self._warm_up, args=(firestore,), daemon=True)
-        warm.start()  # beside all that is slower
+        warm.start()  # while slower parts start
         self._say("the worker with its demo models ...")
         self.plane = stack.enter_context(ControlPlane())
         with uninterrupted():
@@ -95,7 +95,7 @@ class LocalApp:
 
     @staticmethod
     def _warm_up(firestore: GoogleFirestore) -> None:
-        # One that cannot be warmed up serves as well: its first page waits.
+        # A failure does no harm: the first page waits longer.
         with contextlib.suppress(OSError, HTTPException, ValueError, LookupError):
             firestore.listen_once("wallets/nobody", id_token("nobody", PROJECT))
 
@@ -105,7 +105,7 @@ class LocalApp:
             "TICKET_SECRET": secret,
             "REQUIRE_ID_TOKEN": "true",
             "STYLES": json.dumps(STYLES),
-            # Threads that wait for each other busily take the machine from the browser, and from each other.
+            # Threads that spin while waiting slow down each other and the browser.
             "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
             **self._worker_env,
         }

@@ -1,4 +1,4 @@
-"""An asyncio loop in a thread of its own, so that servers run beside synchronous tests."""
+"""Run an asyncio loop in its own thread, so that servers run beside synchronous tests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Result = TypeVar("Result")
 
 
 class BackgroundLoop:
-    """Runs coroutines in one daemon thread; `close` cancels what is left and ends the thread."""
+    """Runs coroutines in one daemon thread; `close` cancels the remaining ones and ends the thread."""
 
     def __init__(self, name: str) -> None:
         self._loop = asyncio.new_event_loop()
@@ -19,7 +19,7 @@ class BackgroundLoop:
         self._thread.start()
 
     def run(self, coroutine: Coroutine[Any, Any, Result], timeout: float = 30.0) -> Result:
-        """Run a coroutine in the loop and return its result, or raise what it raised."""
+        """Run a coroutine in the loop; return its result or raise its exception."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout)
 
     def close(self) -> None:

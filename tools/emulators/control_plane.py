@@ -1,7 +1,7 @@
-"""RunPod's side of a serverless worker, on loopback: hands out jobs, takes results, progress and pings, stops jobs.
+"""Emulate RunPod's side of a serverless worker on loopback: jobs, results, progress, pings and stop signals.
 
-Speaks what `runpod` 1.12 speaks (rp_job, rp_http, rp_ping and rp_scale in runpod/serverless/modules) and knows
-nothing about what a job does. What a backend calls, /run and the like, is in `runpod_api`.
+Implements the protocol of `runpod` 1.12 (rp_job, rp_http, rp_ping and rp_scale in runpod/serverless/modules). Knows
+nothing about what a job does; `runpod_api` has the endpoints that a backend calls, such as /run.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ State = Literal["IN_QUEUE", "IN_PROGRESS", "COMPLETED", "FAILED", "CANCELLED"]
 class Post:
     """One POST of a worker, as it arrived. `at` is `time.time()`.
 
-    `payload` is the decoded JSON, None when the body was not strict JSON (RunPod would drop it); `answered` is the
-    status code it got: a result that was not answered with 200 does not count for the job.
+    `payload` is the decoded JSON; None: the body was not strict JSON (RunPod would drop it). `answered` is the status
+    code of the response: a result that did not get 200 does not count for the job.
     """
 
     at: float
@@ -46,7 +46,7 @@ class Post:
 
 @dataclass(frozen=True, slots=True)
 class Ping:
-    """One heartbeat: `job_ids` are those the worker says it is working on; `params` has all that came with it."""
+    """One heartbeat: `job_ids` are the jobs that the worker reports as running, `params` the whole query."""
 
     at: float
     worker_id: str
@@ -55,7 +55,7 @@ class Ping:
 
 
 class Verbatim(str):
-    """An `input` that is handed out as this very JSON text: what Python's own writer or reader would not take."""
+    """An `input` sent as this exact JSON text, which Python's encoder or parser may reject."""
 
     __slots__ = ()
 
@@ -68,7 +68,7 @@ class _Job:
 
     @property
     def text(self) -> str:
-        """The job as a worker gets it."""
+        """The JSON that a worker receives."""
         values = {
             name: value if isinstance(value, Verbatim) else json.dumps(value) for name, value in self.payload.items()
         }
@@ -78,8 +78,8 @@ class _Job:
 class ControlPlane:
     """Context manager: the endpoints that a worker needs, on a free loopback port.
 
-    `poll_seconds` is how long an empty job-take or job-stop poll is held open: it bounds how long an idle worker
-    takes to leave after SIGTERM (the SDK waits for its polls).
+    `poll_seconds` is how long an empty job-take or job-stop poll is held open. It bounds how long an idle worker takes
+    to exit after SIGTERM, since the SDK waits for its polls.
     """
 
     def __init__(self, *, poll_seconds: float = 1.0, ping_seconds: int = 1) -> None:
@@ -108,15 +108,15 @@ class ControlPlane:
 
     @property
     def url(self) -> str:
-        """Where a backend finds RunPod's API: `http://127.0.0.1:port/v2`."""
+        """The base URL of RunPod's API for a backend: `http://127.0.0.1:port/v2`."""
         return f"http://127.0.0.1:{self._port}/v2"
 
     @property
     def env(self) -> dict[str, str]:
         """The variables that make the SDK a worker of this endpoint.
 
-        The SDK's own fitness checks (GPU, network, disk) are off: they judge a data-centre machine. RUNPOD_ENDPOINT_ID
-        is not among them, because a worker on the platform refuses emulators.
+        The SDK's own fitness checks (GPU, network, disk) are off: they are meant for a data-centre machine.
+        RUNPOD_ENDPOINT_ID is left out, because a worker on the platform refuses emulators.
         """
         base = f"{self.url}/local"
         return {
@@ -132,15 +132,15 @@ class ControlPlane:
             "NO_PROXY": "127.0.0.1,localhost",
         }
 
-    # -- what a client of the endpoint does
+    # -- for clients of the endpoint
 
     def submit(
         self, job_input: Any, job_id: str | None = None, *, ttl_seconds: float | None = None, **extra: Any
     ) -> str:
         """Queue a job and return its id. A known `job_id` is delivered once more (see `deliver_again`).
 
-        After `ttl_seconds` it is forgotten, whether it waits or runs; a worker that has it is told to stop. `extra`
-        goes beside `input` in the job, like RunPod's `webhook` and `s3Config`.
+        After `ttl_seconds` the job is forgotten, queued or running; a worker that runs it gets a stop signal. `extra`
+        is added beside `input`, like RunPod's `webhook` and `s3Config`.
         """
         with self._changed:
             job_id = job_id or f"job-{next(self._numbers)}-local"
@@ -151,13 +151,13 @@ class ControlPlane:
         return job_id
 
     def deliver_again(self, job_id: str) -> None:
-        """Hand out a known job once more, unchanged, as RunPod does when it believes that a worker was lost."""
+        """Deliver a known job once more, unchanged, as RunPod does when it considers a worker lost."""
         with self._changed:
             self._jobs[job_id].state = "IN_QUEUE"
             self._waiting.append(job_id)
 
     def stop(self, job_id: str) -> None:
-        """Cancel a job: it leaves the queue, or the worker that has it gets a stop signal."""
+        """Cancel a job: remove it from the queue, or send a stop signal to its worker."""
         with self._changed:
             job = self._jobs[job_id]
             if job_id in self._waiting:
@@ -168,12 +168,12 @@ class ControlPlane:
             self._changed.notify_all()
 
     def wait(self, job_id: str, timeout: float = 60.0, *, count: int = 1) -> dict[str, Any]:
-        """Return what the worker posted as the result: `{"output": …}` and, on failure, `{"error": …}`.
+        """Wait for the result that the worker posts: `{"output": …}` and, on failure, `{"error": …}`.
 
-        `count` waits for that many results of the job and returns the last, for a job that is delivered twice.
+        `count` waits for that many results and returns the last, for a job that is delivered several times.
 
         Raises:
-            TimeoutError: when they have not come after `timeout` seconds.
+            TimeoutError: they have not arrived after `timeout` seconds.
         """
         self._wait_for(lambda: len(self.results(job_id)) >= count, timeout, f"result of {job_id}")
         return self.results(job_id)[count - 1]
@@ -182,17 +182,17 @@ class ControlPlane:
         """Return the job's state as RunPod's /status would show it.
 
         Raises:
-            KeyError: when there never was such a job, or its time to live is over.
+            KeyError: there never was such a job, or its time to live is over.
         """
         with self._changed:
             self._forget_overdue()
             return self._jobs[job_id].state
 
-    # -- what a test looks at and changes
+    # -- for tests: inspect and control
 
     @property
     def posts(self) -> list[Post]:
-        """Everything that workers posted, in order of arrival."""
+        """All posts of workers, in order of arrival."""
         with self._changed:
             return list(self._posts)
 
@@ -203,7 +203,7 @@ class ControlPlane:
             return list(self._pings)
 
     def results(self, job_id: str) -> list[dict[str, Any]]:
-        """Return the results that were accepted for a job, in order."""
+        """Return the accepted results of a job, in order."""
         posts = [post for post in self.posts if post.job_id == job_id and post.kind == "result"]
         return [post.payload for post in posts if post.payload is not None and post.answered == 200]
 
@@ -212,17 +212,17 @@ class ControlPlane:
         return [post for post in self.posts if post.job_id == job_id and post.kind == "progress"]
 
     def workers_of(self, job_id: str) -> list[str]:
-        """Return the ids of the workers that a job was handed to, one for each delivery."""
+        """Return the ids of the workers that received a job, one per delivery."""
         with self._changed:
             return list(self._jobs[job_id].workers)
 
     def answer_results(self, *codes: int) -> None:
-        """Answer the next result posts with these status codes, then with 200 again."""
+        """Respond to the next result posts with these status codes, then with 200 again."""
         with self._changed:
             self._answers.extend(codes)
 
     def pause(self, paused: bool = True) -> None:
-        """Hand out no jobs for a while."""
+        """Deliver no jobs until `pause(False)`."""
         with self._changed:
             self._paused = paused
 
@@ -240,7 +240,7 @@ class ControlPlane:
         return found()[0]
 
     def wait_worker(self, worker_id: str, timeout: float = 60.0, *, since: float = 0.0) -> None:
-        """Wait until a worker asks for jobs (after `since`, a `time.time()`)."""
+        """Wait until a worker polls for jobs (after `since`, a `time.time()`)."""
 
         def asked() -> bool:
             return any(worker == worker_id and at >= since for at, worker in self._polls)
@@ -349,7 +349,7 @@ class ControlPlane:
 
 
 def _json(text: str) -> web.Response:
-    # As bytes: a lone surrogate is a matter of the text's escapes, and of the other side.
+    # As bytes: `text` is ASCII, with any lone surrogate as an escape for the worker to handle.
     return web.Response(body=text.encode(), content_type="application/json")
 
 

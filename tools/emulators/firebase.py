@@ -1,6 +1,6 @@
-"""The local Firebase: Firestore, Storage and Auth emulators in one Node process, and what a test asks of them.
+"""Run the Firestore, Storage and Auth emulators in one Node process, and control them from tests.
 
-Knows how the emulators are started, reset and observed; nothing about generations or the worker.
+Knows how the emulators are started, reset and observed; knows nothing about generations or the worker.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ Part = Literal["firestore", "storage", "auth"]
 
 
 class EmulatorError(RuntimeError):
-    """An emulator did not start or refused a command; the message carries what it wrote."""
+    """An emulator did not start or refused a command; the message carries its output."""
 
 
 @dataclass(frozen=True, slots=True)
 class DocumentWrite:
-    """One write that Firestore accepted: server time in seconds since 1970, path, `write` or `delete`, its fields.
+    """One write that Firestore accepted. `at` is the server's time in seconds since 1970.
 
-    Fields set by the server (a server timestamp, an increment) are there with the value None.
+    Fields that the server sets (a server timestamp, an increment) have the value None.
     """
 
     at: float
@@ -44,12 +44,12 @@ class DocumentWrite:
 
 
 class FirebaseEmulators:
-    """Context manager: Firestore (gRPC) and Storage, and Auth when asked for, each on a free loopback port.
+    """Context manager: Firestore (gRPC), Storage and optionally Auth, each on a free loopback port.
 
-    With `firestore_at`, the address of another Firestore, that one is used; its faults and writes are not known here.
+    `firestore_at` is the address of another Firestore to use instead; faults and writes are then not available.
 
     Raises:
-        MissingNodeError, InstallError, EmulatorError: when they cannot be started.
+        MissingNodeError, InstallError, EmulatorError: they cannot be started.
     """
 
     def __init__(
@@ -94,19 +94,19 @@ class FirebaseEmulators:
 
     @property
     def storage_url(self) -> str:
-        """`http://127.0.0.1:port`, for the Cloud Storage API and Firebase's own `/v0/`."""
+        """`http://127.0.0.1:port`, for the Cloud Storage API and Firebase's `/v0/` API."""
         return f"http://127.0.0.1:{self._ports['storage']}"
 
     @property
     def auth_host(self) -> str:
-        """`127.0.0.1:port`; the Auth emulator starts at the first look, if it was not asked for before."""
+        """`127.0.0.1:port`; starts the Auth emulator on first access, unless `auth` did."""
         if "auth" not in self._ports:
             self._ports["auth"] = self._command("start", part="auth")
         return f"127.0.0.1:{self._ports['auth']}"
 
     @property
     def env(self) -> dict[str, str]:
-        """The variables that lead Google's libraries here. Auth is in it once it runs."""
+        """The variables that point Google's libraries here; includes Auth once it runs."""
         variables = {
             "FIRESTORE_EMULATOR_HOST": self.firestore_address,
             "STORAGE_EMULATOR_HOST": self.storage_url,
@@ -116,10 +116,10 @@ class FirebaseEmulators:
         }
         return {**variables, "FIREBASE_AUTH_EMULATOR_HOST": self.auth_host} if "auth" in self._ports else variables
 
-    # -- what a test does
+    # -- for tests
 
     def reset(self) -> None:
-        """Forget every document, object, user, fault and journal entry. Takes milliseconds."""
+        """Delete all documents, objects, users, faults and recorded writes. Takes milliseconds."""
         self._command("reset")
 
     def writes(self, path: str | None = None) -> list[DocumentWrite]:
@@ -136,10 +136,10 @@ class FirebaseEmulators:
         when: Literal["before", "after"] = "before",
         delay: float = 0.0,
     ) -> None:
-        """Let the next `times` calls of a method fail with a gRPC status name such as `UNAVAILABLE`.
+        """Make the next `times` calls of a method fail with a gRPC status name such as `UNAVAILABLE`.
 
-        `after` means that the call takes effect and only its answer is lost. `delay` seconds pass before the call;
-        with `code` None it is only slow. `times` None means until `clear_firestore_faults` or `reset`.
+        `after`: the call takes effect and only its response is lost. The call is delayed by `delay` seconds; if `code`
+        is None, it is only delayed. If `times` is None, the fault lasts until `clear_firestore_faults` or `reset`.
         """
         fault = {"method": method, "code": code, "times": times, "when": when, "delay": delay}
         self._command("fault", fault=fault)
@@ -149,22 +149,22 @@ class FirebaseEmulators:
         self._command("clearFaults")
 
     def tell_of_deletions(self, functions_url: str) -> None:
-        """From now on these functions (`FunctionsEmulator.url`) hear of each user that Auth deletes."""
+        """Notify these functions (`FunctionsEmulator.url`) of each user that Auth deletes from now on."""
         self._command("tellOfDeletions", url=functions_url)
 
     def create_user(self, uid: str, *, email: str | None = None) -> str:
-        """Create a user in the Auth emulator and return an ID token of theirs, as a phone would hold it."""
+        """Create a user in the Auth emulator and return an ID token, as a phone would hold it."""
         account = {"localId": uid, "email": email or f"{uid.lower()}@example.com", "password": "only-for-tests"}
         self._auth(f"projects/{self.project}/accounts", account)
         return str(self._auth("accounts:signInWithPassword", {**account, "returnSecureToken": True})["idToken"])
 
     @cached_property
     def documents(self) -> Any:
-        """A `google.cloud.firestore.Client` that goes straight to the emulator, past every proxy."""
+        """A `google.cloud.firestore.Client` that connects directly to the emulator, not through a proxy."""
         return self.documents_in(self.project)
 
     def documents_in(self, project: str, database: str = "(default)") -> Any:
-        """The same for another project or database; the emulator has any."""
+        """As `documents`, for another project or database; the emulator accepts any."""
         from google.cloud import firestore
 
         with environment({"FIRESTORE_EMULATOR_HOST": self.firestore_address}):
@@ -172,7 +172,7 @@ class FirebaseEmulators:
 
     @cached_property
     def objects(self) -> Any:
-        """A `google.cloud.storage.Bucket` that goes straight to the emulator, past every proxy."""
+        """A `google.cloud.storage.Bucket` that connects directly to the emulator, not through a proxy."""
         return bucket_at(self.storage_url, self.project, self.bucket)
 
     # -- the control channel
@@ -216,7 +216,7 @@ class FirebaseEmulators:
 
 @contextmanager
 def environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables for a block: some libraries take the emulator's address from nowhere else."""
+    """Set environment variables for a block: some libraries read the emulator's address only from them."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:

@@ -1,6 +1,6 @@
-"""The app's backend on this machine: `examples/functions` behind loopback, as Firebase's functions emulator hosts it.
+"""Run the app's backend, `examples/functions`, on loopback, as Firebase's functions emulator hosts it.
 
-Knows how functions are hosted and called; nothing about what they do.
+Knows how functions are hosted and called; knows nothing about what they do.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ CALL_SECONDS = 90.0
 
 
 class FunctionsError(RuntimeError):
-    """The functions did not start; the message carries what they wrote."""
+    """The functions did not start or failed; the message carries their output."""
 
 
 class CallError(RuntimeError):
-    """A callable refused: `status` such as `RESOURCE_EXHAUSTED`, its message, and its details if it has any."""
+    """A callable returned an error: `status` such as `RESOURCE_EXHAUSTED`, a message and optional details."""
 
     def __init__(self, status: str, message: str, details: Any = None) -> None:
         super().__init__(f"{status}: {message}")
@@ -43,12 +43,12 @@ class CallError(RuntimeError):
 class FunctionsEmulator:
     """Context manager: the functions of a folder, on a free loopback port.
 
-    `firebase` leads to the emulators (`FirebaseEmulators.env`), `env` are parameters and secrets of the functions. With
-    `app_check`, a call without an App Check token is refused, as in production; otherwise it counts as the app's.
-    Each Firestore change is delivered `times` times, each up to `late_seconds` late, and so in any order.
+    `firebase` points to the emulators (`FirebaseEmulators.env`); `env` has the functions' parameters and secrets. With
+    `app_check`, calls without an App Check token are refused, as in production; otherwise they count as the app's. Each
+    Firestore change is delivered `times` times, each up to `late_seconds` late, and therefore in any order.
 
     Raises:
-        MissingNodeError, InstallError, FunctionsError: when they cannot be started.
+        MissingNodeError, InstallError, FunctionsError: they cannot be started.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class FunctionsEmulator:
 
     def __enter__(self) -> Self:
         packages = install(self._source, development=True)
-        # ES modules look for packages beside themselves only, and the packages lie outside the checkout.
+        # ES modules find packages only beside themselves, and the packages are outside the checkout.
         self._folder = tempfile.TemporaryDirectory(prefix="functions-")
         source = Path(self._folder.name) / "functions"
         copytree(self._source, source, ignore=ignore_patterns("node_modules", "test"))
@@ -107,14 +107,14 @@ class FunctionsEmulator:
 
     @property
     def log(self) -> str:
-        """Everything the functions have written so far."""
+        """The functions' output so far."""
         return self._process.log
 
     def call(self, name: str, data: Any, *, uid: str | None = "alice") -> Any:
         """Call a callable as a signed-in user (None: nobody) and return its result.
 
         Raises:
-            CallError: when it refuses.
+            CallError: it returned an error.
         """
         headers = {} if uid is None else {"Authorization": f"Bearer {id_token(uid, self.project)}"}
         status, answer = self._post(f"/{self.project}/{REGION}/{name}", {"data": data}, headers)
@@ -124,7 +124,7 @@ class FunctionsEmulator:
         return answer.get("result")
 
     def user_deleted(self, uid: str) -> None:
-        """Tell the functions that a user was deleted, and wait until they are done."""
+        """Notify the functions of a deleted user, and wait until they are done."""
         self._expect(*self._post("/local/user-deleted", {"uid": uid}))
 
     def run(self, name: str) -> None:
@@ -141,7 +141,7 @@ class FunctionsEmulator:
             data=json.dumps(body).encode(),
             headers={"Content-Type": "application/json", **(headers or {})},
         )
-        # Straight there, past every proxy.
+        # Not through a proxy.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
             with opener.open(request, timeout=CALL_SECONDS) as response:
@@ -172,7 +172,7 @@ class FunctionsEmulator:
 
 
 def id_token(uid: str, project: str) -> str:
-    """An ID token that nobody signed: the emulators read tokens and do not check them."""
+    """Return an ID token without a valid signature: the emulators read tokens and do not verify them."""
 
     def part(value: Any) -> str:
         return base64.urlsafe_b64encode(json.dumps(value).encode()).decode().rstrip("=")

@@ -1,6 +1,6 @@
-"""Google's own Firestore emulator: the one that browsers can speak to, and that keeps the security rules.
+"""Run Google's own Firestore emulator, which browsers can connect to and which enforces the security rules.
 
-Knows where its jar may lie and how it is started; it needs Java. The worker's tests use the smaller one of `node/`.
+It needs Java; the worker's tests use the smaller one in `node/`. Knows where its jar may be and how to start it.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ PLACES: tuple[tuple[Path, str], ...] = (
 
 
 class MissingEmulatorError(RuntimeError):
-    """No Java, or no jar: the message says what to install."""
+    """Java or the jar is missing; the message says what to install."""
 
 
 class GoogleFirestore:
-    """Context manager: Firestore on a free loopback port, for gRPC and for browsers, bound by a file of rules.
+    """Context manager: Firestore on a free loopback port, for gRPC and browsers, with a file of security rules.
 
-    The address is known at once; `wait_ready` waits until somebody answers there.
+    The address is known immediately; `wait_ready` waits until the emulator listens.
 
     Raises:
-        MissingEmulatorError: without Java or without the jar.
+        MissingEmulatorError: Java or the jar is missing.
     """
 
     def __init__(self, *, project: str, rules: Path) -> None:
@@ -67,10 +67,10 @@ class GoogleFirestore:
         return f"127.0.0.1:{self._port}"
 
     def wait_ready(self) -> Self:
-        """Wait until it answers.
+        """Wait until it listens.
 
         Raises:
-            RuntimeError: when it ended or did not answer in time; the message carries what it wrote.
+            RuntimeError: it exited or was not ready in time; the message carries its output.
         """
         deadline = time.monotonic() + START_SECONDS
         while self._process.returncode is None and time.monotonic() < deadline:
@@ -80,10 +80,10 @@ class GoogleFirestore:
         raise RuntimeError(f"Google's Firestore emulator did not start: {self._process.log[-2000:]}")
 
     def listen_once(self, path: str, token: str) -> None:
-        """Read a document as a browser listens to it, with this ID token.
+        """Read a document with this ID token, the way a browser listens to it.
 
-        The emulator takes seconds for its first listener, which never hears of a write that comes just then; nor does a
-        page that is the first. https://github.com/google/closure-library, `goog.labs.net.webChannel`, has the protocol.
+        The emulator takes seconds for its first listener, which misses a write during that time; so would the first
+        page. The protocol: `goog.labs.net.webChannel` in https://github.com/google/closure-library.
         """
         database = f"projects/{self._project}/databases/(default)"
         target = {"documents": {"documents": [f"{database}/documents/{path}"]}, "targetId": 2}
@@ -103,10 +103,10 @@ class GoogleFirestore:
 
 
 def find() -> tuple[Path, Path]:
-    """Return Java and the emulator's jar: the one FIRESTORE_EMULATOR_JAR names, firebase-tools' newest, or gcloud's.
+    """Return Java and the emulator's jar: FIRESTORE_EMULATOR_JAR, or firebase-tools' newest, or gcloud's.
 
     Raises:
-        MissingEmulatorError: when one of them is not here.
+        MissingEmulatorError: one of them is missing.
     """
     java, jar = _java(), _jar()
     if java is None:
@@ -122,7 +122,7 @@ def find() -> tuple[Path, Path]:
 
 
 def _java() -> Path | None:
-    """A Mac has a `java` that only says that there is none, and Homebrew puts the real one elsewhere."""
+    """Find Java. On a Mac `java` may be a stub that reports no Java, and Homebrew installs the real one elsewhere."""
     found = str(BREW_JAVA) if BREW_JAVA.exists() else shutil.which("java")
     return Path(found) if found else None
 

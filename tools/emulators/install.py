@@ -1,7 +1,7 @@
-"""Where Node and the pinned npm packages come from: the machine or the virtual environment, and one shared cache.
+"""Find Node, and install the pinned npm packages in a shared cache.
 
-Knows nothing about what the packages do. Packages are installed once per lock file, outside the checkout, so that
-several checkouts and several test runs at once share them. `python -m tools.emulators.install` does it by hand.
+Packages are installed once per lock file, outside the checkout, so that several checkouts and concurrent test runs
+share them. `python -m tools.emulators.install` does it by hand. Knows nothing about what the packages do.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 PACKAGES = Path(__file__).parent / "node"
-MINIMUM_NODE = 20  # firebase-tools 15 asks for it
+MINIMUM_NODE = 20  # required by firebase-tools 15
 INSTALL_SECONDS = 900.0  # half a gigabyte of small files: 90 s on a fast disk
 
 
 class MissingNodeError(RuntimeError):
-    """No usable Node: the message says what was looked for and how to get one."""
+    """There is no usable Node; the message says what is needed and how to get it."""
 
 
 class InstallError(RuntimeError):
-    """npm could not install the packages: the message carries the end of what it said."""
+    """npm could not install the packages; the message carries the end of its output."""
 
 
 @cache
@@ -41,7 +41,7 @@ def find_node() -> Path:
     """Return a `node` of version 20 or newer that has `npm` beside it: from PATH, else from this environment.
 
     Raises:
-        MissingNodeError: when there is none.
+        MissingNodeError: there is none.
     """
     on_path = shutil.which("node")
     scripts = sysconfig.get_path("scripts")
@@ -57,24 +57,24 @@ def find_node() -> Path:
 
 
 def node_environment() -> dict[str, str]:
-    """Return the environment for node and npm: this process's own, with the found Node first on PATH.
+    """Return the environment for node and npm: this process's environment, with the found Node first on PATH.
 
-    Google's libraries look for no metadata server in it: beside emulators there is none, and they warn where something
-    else answers.
+    It stops Google's libraries from looking for a metadata server: beside emulators there is none, and they warn if
+    something else answers.
     """
     path = f"{find_node().parent}{os.pathsep}{os.environ.get('PATH', '')}"
     return {**os.environ, "PATH": path, "METADATA_SERVER_DETECTION": "none"}
 
 
 def install(source: Path = PACKAGES, *, development: bool = False) -> Path:
-    """Install the packages that `source`/package-lock.json pins, unless they are there, and return `node_modules`.
+    """Install the packages that `source`/package-lock.json pins, unless present, and return `node_modules`.
 
-    Safe with several processes at once: one installs, the others wait. A half-done installation is never seen.
-    Development dependencies are left out unless `development` says otherwise.
+    Safe for concurrent processes: one installs, the others wait. A partial installation is never visible. Development
+    dependencies are installed only with `development`.
 
     Raises:
-        MissingNodeError: without a usable Node.
-        InstallError: when npm fails or takes longer than fifteen minutes.
+        MissingNodeError: there is no usable Node.
+        InstallError: npm failed or took longer than fifteen minutes.
     """
     manifests = [source / "package.json", source / "package-lock.json"]
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in manifests)).hexdigest()[:16]

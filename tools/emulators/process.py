@@ -1,8 +1,8 @@
-"""A child process that never outlives its parent, and whose output can be read while it runs.
+"""Run a child process that never outlives its parent, and whose output can be read while it runs.
 
-Knows processes and signals; not what runs in them. Each child leads its own process group. A small shell holds one
-end of a pipe: when this process ends in any way, the pipe closes and the shell ends the child's whole
-group: SIGTERM, two seconds, SIGKILL.
+Each child leads its own process group. A small shell reads from a pipe: when this process ends, in whatever way, the
+pipe closes and the shell ends the child's whole group with SIGTERM and, two seconds later, SIGKILL. Knows processes and
+signals; knows nothing about what runs in them.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ GUARD = 'read -r _ || { kill -s TERM -- "-$1"; sleep 2; kill -s KILL -- "-$1"; }
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """In the body no Ctrl-C comes between what is begun and what will end it; it is heard afterwards.
+    """Defer Ctrl-C until the end of the block, so that a process cannot start without being registered for clean-up.
 
-    Signals are not blocked: a child would inherit that. Only the main thread is ever interrupted.
+    Signals are not blocked, since a child would inherit that. Only the main thread is ever interrupted.
     """
     noted: list[int] = []
     handlers: dict[signal.Signals, Any] = {}
@@ -43,10 +43,9 @@ def uninterrupted() -> Iterator[None]:
 
 
 class GuardedProcess:
-    """One child process in its own group, with stderr (and stdout, unless `pipes`) in an
-    unnamed temporary file.
+    """One child process in its own group, with stderr (and stdout, unless `pipes`) in an unnamed temporary file.
 
-    With `pipes`, the child's stdin and stdout are text pipes for its parent's use.
+    With `pipes`, the child's stdin and stdout are text pipes for the parent.
     """
 
     def __init__(
@@ -58,7 +57,7 @@ class GuardedProcess:
         pipes: bool = False,
     ) -> None:
         with uninterrupted():
-            self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close(); without a name, nothing stays
+            self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close(); unnamed, so nothing remains on disk
             self._process = subprocess.Popen(
                 command,
                 env=dict(env),
@@ -86,7 +85,7 @@ class GuardedProcess:
 
     @property
     def pid(self) -> int:
-        """The child's process id, which is also its group's."""
+        """The child's process id, which is also its process group's."""
         return self._process.pid
 
     @property
@@ -96,19 +95,19 @@ class GuardedProcess:
 
     @property
     def stdin(self) -> IO[str]:
-        """The child's input; only with `pipes`."""
+        """The child's stdin; only with `pipes`."""
         assert self._process.stdin is not None
         return self._process.stdin
 
     @property
     def stdout(self) -> IO[str]:
-        """The child's output; only with `pipes`."""
+        """The child's stdout; only with `pipes`."""
         assert self._process.stdout is not None
         return self._process.stdout
 
     @property
     def log(self) -> str:
-        """Everything it has written so far."""
+        """The child's output so far; with `pipes`, only stderr."""
         descriptor = self._output.fileno()
         return os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode(errors="replace")
 
@@ -123,17 +122,17 @@ class GuardedProcess:
             os.killpg(self.pid, signal.SIGKILL)
 
     def wait(self, timeout: float) -> int:
-        """Wait for the end and return the exit status.
+        """Wait for the child to exit and return its exit status.
 
         Raises:
-            subprocess.TimeoutExpired: when it still runs after `timeout` seconds.
+            subprocess.TimeoutExpired: it still runs after `timeout` seconds.
         """
         return self._process.wait(timeout)
 
     def close(self, grace: float = 0.0) -> None:
         """End the child and everything in its group. Safe to call twice.
 
-        With `grace`, it is first asked to leave, by the end of its input or by SIGTERM, and given so many seconds.
+        With `grace`, the child is first asked to exit, by closing its stdin or by SIGTERM, and given that many seconds.
         """
         if grace > 0 and self.returncode is None:
             if self._process.stdin is not None:
@@ -162,7 +161,7 @@ class GuardedProcess:
 
 
 def group_members(group: int) -> list[int]:
-    """Return the ids of the processes of a group that still run (a zombie does not)."""
+    """Return the ids of the running processes of a group, without zombies."""
     members = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():

@@ -1,6 +1,6 @@
-"""RunPod's API as a backend calls it: run, runsync, status and cancel of an endpoint, over a control plane's jobs.
+"""Emulate RunPod's API for backends (run, runsync, status and cancel of an endpoint) over a control plane's jobs.
 
-Knows HTTP and RunPod's words for a job; the jobs, their queue and their workers are the control plane's.
+Knows HTTP and RunPod's terms for a job; the control plane has the jobs, their queue and their workers.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 POLL_STEP_SECONDS = 0.02
 RUNSYNC_MS = 90_000
-"""How long /runsync waits unless `?wait=` says otherwise, which may say 1 s to 5 minutes."""
+"""Default wait of /runsync; `?wait=` sets another, from 1 s to 5 minutes."""
 TERMINAL = frozenset({"COMPLETED", "FAILED", "CANCELLED"})
 
 
 class RunPodApi:
-    """The routes of /v2/{endpoint}, for any endpoint's name and any key, as long as there is one."""
+    """The routes of /v2/{endpoint}, for any endpoint name and any key that is not empty."""
 
     def __init__(self, plane: ControlPlane) -> None:
         self._plane = plane
 
     def routes(self) -> list[web.RouteDef]:
-        """What an aiohttp application adds to its router."""
+        """Return the routes for an aiohttp application."""
         return [
             web.post("/v2/{endpoint}/run", self._run),
             web.post("/v2/{endpoint}/runsync", self._runsync),
@@ -74,7 +74,7 @@ class RunPodApi:
         return self._plane.submit(asked["input"], ttl_seconds=None if ttl is None else ttl / 1000, **beside)
 
     def _answer(self, job_id: str) -> dict[str, Any]:
-        """What /status says. A job whose time to live is over is not known any more."""
+        """Return the response of /status; 404 for an unknown job, or one whose time to live is over."""
         try:
             state = self._plane.state(job_id)
         except KeyError:

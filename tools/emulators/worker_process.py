@@ -1,4 +1,4 @@
-"""The worker as RunPod runs it: `python handler.py` in a process of its own, talking to the control plane."""
+"""Run the worker as RunPod does: `python handler.py` in its own process, connected to the control plane."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from tools.emulators.control_plane import ControlPlane
 from tools.emulators.process import GuardedProcess
 
 ROOT = Path(__file__).parents[2]
-# Settings of the person who runs the tests must not reach a worker under test.
+# A developer's own settings must not reach a worker under test.
 OWN_SETTINGS = re.compile(r"^(RUNPOD_|FIREBASE_|GOOGLE_|GCLOUD_|.*_EMULATOR_HOST$)")
 
 
 class WorkerProcess:
-    """Context manager: one worker process; with it, everything the worker started ends.
+    """Context manager: one worker process, which ends with everything that it started.
 
-    `env` is laid over this process's environment without RunPod's and Google's variables, and over the control
-    plane's. `worker_id` becomes RUNPOD_POD_ID.
+    `env` overrides the control plane's variables, which override this process's environment without RunPod's and
+    Google's. `worker_id` becomes RUNPOD_POD_ID.
     """
 
     def __init__(
@@ -61,14 +61,14 @@ class WorkerProcess:
 
     @property
     def log(self) -> str:
-        """Everything the worker wrote to stdout and stderr so far."""
+        """The worker's stdout and stderr so far."""
         return self._process.log
 
     def wait_ready(self, timeout: float = 90.0) -> Self:
-        """Wait until the worker asks for jobs.
+        """Wait until the worker polls for jobs.
 
         Raises:
-            RuntimeError: when it ended or did not ask in time; the message carries the end of its log.
+            RuntimeError: it exited or did not poll in time; the message carries the end of its log.
         """
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline and self.returncode is None:
@@ -85,14 +85,14 @@ class WorkerProcess:
         self._process.signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """SIGKILL the worker and all it started, as when its container dies."""
+        """SIGKILL the worker and everything that it started, as when its container dies."""
         self._process.kill()
 
     def wait(self, timeout: float = 30.0) -> int:
-        """Wait for the end and return the exit status.
+        """Wait for the worker to exit and return its exit status.
 
         Raises:
-            TimeoutError: when it still runs.
+            TimeoutError: it still runs after `timeout` seconds.
         """
         try:
             return self._process.wait(timeout)
