@@ -1,7 +1,7 @@
-// Who is signed in, and the two ways out: signing out, and deleting the account with all that belongs to it.
+// Shows who is signed in, signs out, and deletes the account with all its data.
 //
-// Firebase deletes the user and signs out; the backend's `onUserDeleted` deletes what they had. What the browser knows of
-// them is forgotten here.
+// Firebase deletes the user and signs out; the backend's `onUserDeleted` deletes the user's data. This module removes what
+// the browser remembers of them.
 
 import { deleteUser, EmailAuthProvider, reauthenticateWithCredential, signOut, type User } from "firebase/auth";
 import { asked, byId, toast } from "./dom.js";
@@ -14,7 +14,7 @@ const HERE: Record<string, string> = {
   "auth/invalid-credential": "That is not your password.",
   "auth/wrong-password": "That is not your password.",
 };
-/** Firebase knows no such user, or takes this sign-in no more. */
+/** Errors that mean that the user does not exist or that the sign-in is no longer valid. */
 const SIGNED_OUT = new Set(["auth/user-token-expired", "auth/user-not-found", "auth/invalid-user-token"]);
 
 export class Account {
@@ -23,10 +23,10 @@ export class Account {
   private readonly wrong = byId("farewell-error");
   private readonly password = byId<HTMLInputElement>("farewell-password");
   private isBusy = false;
-  /** No answer came to a try: it may have deleted the account all the same. */
+  /** An attempt got no response: it may have deleted the account all the same. */
   private isUnclear = false;
 
-  /** `forget`: nothing of this user stays in the browser. */
+  /** `forget` removes all that the browser remembers of a user. */
   constructor(private readonly forget: (uid: string) => Promise<void>) {
     byId("account-open").addEventListener("click", () => void this.open());
     byId("farewell-keep").addEventListener("click", () => this.isBusy || this.dialog.close());
@@ -37,7 +37,7 @@ export class Account {
     });
   }
 
-  /** Somebody comes or goes, in this window or in another one. */
+  /** Show that a user has signed in or out, in this window or another one. */
   show(user: User | null): void {
     const email = user?.email ?? null;
     byId("account-open").hidden = user === null;
@@ -47,7 +47,7 @@ export class Account {
     this.begin();
   }
 
-  /** So many credits are left; null where jobs cost nothing. */
+  /** Note the credits left; null if jobs cost nothing. */
   has(credits: number | null): void {
     byId("farewell-credits").hidden = !credits;
     byId("farewell-credits").textContent = credits ? `${plural(credits, "credit")} that you have not spent` : "";
@@ -105,14 +105,14 @@ export class Account {
 
   private explain(error: unknown, user: User): void {
     const code = codeOf(error);
-    if (SIGNED_OUT.has(code)) return toast(inWords({ code: "auth/user-token-expired" })); // the dialog is closed
+    if (SIGNED_OUT.has(code)) return toast(inWords({ code: "auth/user-token-expired" })); // the dialog is already closed
     this.isUnclear ||= code === "auth/network-request-failed";
     this.wrong.textContent = HERE[code] ?? inWords(error);
     if (code === "auth/requires-recent-login" && user.email !== null) this.askForPassword(true);
     if (this.password.required) this.password.select();
   }
 
-  /** Not `disabled`, which would take the focus away. */
+  /** Mark the form as busy. Not with `disabled`, which would take the focus away. */
   private busy(is: boolean): void {
     this.isBusy = is;
     const button = byId("farewell-delete");

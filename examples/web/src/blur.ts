@@ -1,4 +1,4 @@
-// BlurHash -> a small canvas that its frame stretches: something to look at before any byte of a picture is here.
+// Draws a BlurHash on a small canvas that CSS stretches to its frame, to show before the picture has loaded.
 
 import { decode } from "blurhash";
 
@@ -15,13 +15,13 @@ export function blur(hash: string | null): HTMLCanvasElement {
       pixels.data.set(decode(hash, SIDE, SIDE));
       canvas.getContext("2d")?.putImageData(pixels, 0, 0);
     } catch {
-      // A hash that is none: the frame's own colour stays.
+      // An invalid hash: the frame keeps its own colour.
     }
   }
   return canvas;
 }
 
-/** A picture over its blur: it shows itself once it is there. */
+/** A picture over its blur, visible once it has loaded. */
 export function over(url: string, alt: string, { lazy = false } = {}): HTMLImageElement {
   const image = new Image();
   image.alt = alt;

@@ -1,4 +1,4 @@
-// The form: what to make, of what, in which shape and look. It shows what the workers say they serve.
+// The form for a request: task, source, shape and style. It offers what the workers serve.
 
 import type { GenerationInput } from "@client";
 import { byId, el, icon as symbol } from "./dom.js";
@@ -22,12 +22,12 @@ interface Offered {
 
 export interface Wanted {
   input: GenerationInput;
-  /** The signed price, which is what is held for it. */
+  /** The signed price, which limits the hold. */
   quote?: string | undefined;
-  /** What the user has seen it to cost. */
+  /** The price that the user has seen. */
   credits: number | null;
   prompt: string;
-  /** Width by height of what will come. */
+  /** Width divided by height of the result. */
   shape: number;
 }
 
@@ -65,7 +65,7 @@ export class Compose {
     });
   }
 
-  /** Ask what there is, and offer that. */
+  /** Load the workers' capabilities and offer them. */
   async begin(): Promise<void> {
     const create = byId<HTMLButtonElement>("create");
     create.disabled = true;
@@ -82,7 +82,7 @@ export class Compose {
     }
   }
 
-  /** Somebody else signs in: they find an empty form, and nothing under way is begun in their name. */
+  /** Empty the form for another user, and let no pending request begin in their name. */
   leave(): void {
     this.turn += 1;
     this.form.reset();
@@ -97,7 +97,7 @@ export class Compose {
     return this.offered?.tasks.includes(task) ?? false;
   }
 
-  /** Once more what has failed, at its price of now. */
+  /** Repeat a failed request, at its current price. */
   async again(wanted: Wanted): Promise<void> {
     const { turn } = this;
     this.price.forget(wanted.input);
@@ -108,7 +108,7 @@ export class Compose {
     this.create({ ...wanted, quote: atMost(offer, seen)?.quote });
   }
 
-  /** Begin with a picture of the history. */
+  /** Begin a request with a picture of the history. */
   async from(task: string, url: string, address: string, prompt: string): Promise<void> {
     const choice = this.form.querySelector<HTMLInputElement>(`input[name=task][value=${task}]`);
     if (!choice) return;
@@ -130,7 +130,7 @@ export class Compose {
     this.arrange();
   }
 
-  /** Show the fields that the chosen task has. */
+  /** Show the fields of the chosen task. */
   private arrange(): void {
     const { offered } = this;
     if (!offered) return;
@@ -203,7 +203,7 @@ export class Compose {
     }
   }
 
-  /** Not `disabled`, which would take the focus away. */
+  /** Mark the form as busy. Not with `disabled`, which would take the focus away. */
   private busy(is: boolean): void {
     this.isBusy = is;
     const button = byId("create");
@@ -239,7 +239,7 @@ export class Compose {
     };
   }
 
-  /** What it would cost. Words and a mask that are not there yet are stood in for: they do not change a price. */
+  /** Show the price of the request. Placeholders fill in a missing prompt and mask, which do not change a price. */
   private showPrice(): void {
     const task = this.chosen("task");
     const { address } = this.photo;
@@ -256,13 +256,13 @@ export class Compose {
 interface Choice {
   value: string;
   text: string;
-  /** What is read out, where the text says too little. */
+  /** For screen readers, if the text says too little. */
   label?: string;
   icon?: string;
   shape?: [number, number];
 }
 
-/** A group of radio buttons; it keeps the choice where that is still on offer, else takes the first. */
+/** Fill a group of radio buttons. Keeps the choice if it is still on offer, else chooses the first. */
 function fill(id: string, name: string, choices: Choice[]): void {
   const group = byId<HTMLFieldSetElement>(id);
   group.hidden = choices.length === 0;

@@ -1,10 +1,10 @@
-// What is left to spend, as the wallet's document says it. Where the backend takes no credits there is no wallet.
+// Shows the credits left, from the wallet's document. A backend without credits has no wallets.
 
 import { doc, onSnapshot } from "firebase/firestore";
 import { byId } from "./dom.js";
 import { db } from "./firebase.js";
 
-/** Shows it, and tells `has`, until the returned function is called; null where there is no wallet. */
+/** Show the credits and pass them to `has` (null: no wallet), until the returned function is called. */
 export function showCredits(uid: string, has: (credits: number | null) => void): () => void {
   const place = byId("credits");
   const hide = (): void => {

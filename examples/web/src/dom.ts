@@ -1,9 +1,9 @@
-// The few things that a page without a framework wants of the DOM.
+// The few DOM helpers that a page without a framework needs.
 
 type Child = Node | string | null | undefined | false;
 type Attributes = Record<string, string | number | boolean | null | undefined | ((event: never) => void)>;
 
-/** An element of the page that index.html has for certain. */
+/** An element that index.html is known to contain. */
 export function byId<Type extends HTMLElement = HTMLElement>(id: string): Type {
   const found = document.getElementById(id);
   if (!found) throw new Error(`index.html has no #${id}`);
@@ -25,7 +25,7 @@ export function el<Tag extends keyof HTMLElementTagNameMap>(
   return made;
 }
 
-/** One of the icons at the top of index.html. It is decoration: the text beside it, or a label, says the same. */
+/** One of the icons at the top of index.html. Decorative: the text beside it, or a label, says the same. */
 export function icon(name: string): SVGSVGElement {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   svg.setAttribute("class", "icon");
@@ -36,25 +36,25 @@ export function icon(name: string): SVGSVGElement {
   return svg;
 }
 
-/** Tell a screen reader, and nobody else. */
+/** Announce a text to screen readers only. */
 export function say(text: string): void {
   byId("said").textContent = text;
 }
 
 let hide: number | undefined;
 
-/** Tell everybody: at the lower edge, for as long as it takes to read. */
+/** Show a text at the lower edge, for as long as it takes to read. */
 export function toast(text: string): void {
   const place = byId("toast");
   byId("toast-text").textContent = text;
-  // Above an open dialog, which is in the browser's top layer.
+  // Reopened so that it is above an open dialog, which is in the browser's top layer.
   if (place.matches(":popover-open")) place.hidePopover();
   place.showPopover();
   clearTimeout(hide);
   hide = window.setTimeout(() => place.hidePopover(), 4_000 + 60 * text.length);
 }
 
-/** Ask in a dialog of its own; how it was closed. The focus goes back to where it was. */
+/** Open a dialog and return how it was closed. The focus then goes back to where it was. */
 export function asked(id: string): Promise<string> {
   const dialog = byId<HTMLDialogElement>(id);
   dialog.returnValue = "";

@@ -1,9 +1,9 @@
-// Firebase, from the variables that Vite was given: a real project's (.env.example), or this machine's emulators.
+// Sets up Firebase from Vite's variables: for a real project (.env.example), or for this machine's emulators.
 
 import { initializeApp } from "firebase/app";
 import { CustomProvider, initializeAppCheck, ReCaptchaEnterpriseProvider } from "firebase/app-check";
 import { browserLocalPersistence, connectAuthEmulator, indexedDBLocalPersistence, initializeAuth } from "firebase/auth";
-// By name what the client takes (client/src/firebase.ts): of a whole module nothing can be left out, and phones load it.
+// Imports by name what the client needs (client/src/firebase.ts): an `import *` could not be tree-shaken for phones.
 import {
   collection,
   connectFirestoreEmulator,
@@ -43,7 +43,7 @@ export const isLocal = emulators !== null;
 if (!settings) throw new Error("VITE_FIREBASE is not set: copy .env.example to .env.local, or start all with `make app`");
 const app = initializeApp(settings);
 
-// Before anything else asks Firebase for something.
+// Before any other call to Firebase.
 initializeAppCheck(app, {
   provider: isLocal
     ? new CustomProvider({ getToken: async () => unsignedToken() })
@@ -93,7 +93,7 @@ export const client = createClient({
   },
 });
 
-/** What the functions emulator takes for App Check's word: a token of the right shape that nobody signed. */
+/** An unsigned App Check token, which the functions emulator accepts. */
 function unsignedToken(): { token: string; expireTimeMillis: number } {
   const seconds = Math.floor(Date.now() / 1000);
   const part = (value: unknown): string => btoa(JSON.stringify(value)).replace(/\+/g, "-").replace(/\//g, "_").replace(/=+$/, "");

@@ -1,4 +1,4 @@
-// What was made, newest first: a blur at once, the thumbnail soon, the picture on tap.
+// Shows the history, newest first: the blur at once, then the thumbnail, and the picture on tap.
 
 import type { Cursor, HistoryItem } from "@client";
 import { blur, over } from "./blur.js";
@@ -13,7 +13,7 @@ export const promptOf = ({ document }: HistoryItem): string => String(document.r
 
 export const isVideo = (item: HistoryItem): boolean => item.taskType?.endsWith("video") ?? false;
 
-/** What a reader, or a picture that does not load, says of it. */
+/** The alternative text of an item. */
 export function description(item: HistoryItem): string {
   const what = TASKS[item.taskType ?? ""] ?? "Picture";
   const prompt = promptOf(item);
@@ -26,7 +26,7 @@ export class Gallery {
   private readonly more = byId<HTMLButtonElement>("more");
   private readonly items = new Map<string, HistoryItem>();
   private next: Cursor | null = null;
-  private isCutShort = false; // without a network only what the browser has kept is here, which may be nothing
+  private isCutShort = false; // offline: only the items of the browser's cache are shown
   private favourites = false;
   private turn = 0;
 
@@ -54,7 +54,7 @@ export class Gallery {
     return this.items.get(fileUid);
   }
 
-  /** Something new is there: the newest few are read again. */
+  /** Read the newest few items again, after a job has ended. */
   async refresh(): Promise<void> {
     const { turn } = this;
     try {
@@ -66,9 +66,9 @@ export class Gallery {
     this.arrange();
   }
 
-  /** What the app knows to have changed, without asking again. */
+  /** Show an item that the app itself has changed, without reading it again. */
   change(item: HistoryItem): void {
-    if (!this.items.has(item.fileUid)) return; // deleted, or of who was signed in before
+    if (!this.items.has(item.fileUid)) return; // deleted, or of a user who was signed in before
     this.put(item, "first");
     this.arrange();
   }
@@ -82,7 +82,7 @@ export class Gallery {
     (beside?.querySelector("button") ?? byId("prompt")).focus();
   }
 
-  /** Favourites alone, or all. */
+  /** Show only favourites, or all items. */
   private show(favourites: boolean): void {
     this.favourites = favourites;
     byId("favourites").setAttribute("aria-pressed", String(favourites));

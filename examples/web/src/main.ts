@@ -1,4 +1,4 @@
-// The page: who is signed in, and the parts that they see.
+// Assembles the page and shows the parts that a signed-in user may see.
 
 import { onAuthStateChanged } from "firebase/auth";
 import { Account } from "./account.js";

@@ -1,10 +1,10 @@
-// Marking a part of a photo: by finger, pen or mouse, or with the arrow keys and the space bar.
-// A mask is black, and white where something new is to be painted, in the photo's own shape.
+// Lets the user mark a part of a photo by finger, pen or mouse, or with the arrow keys and the space bar.
+// A mask is black, with white where the worker should repaint, and has the photo's aspect ratio.
 
 import { byId } from "./dom.js";
 
-const LONGEST = 1536; // a mask needs no more detail; the worker stretches it to the picture
-const STEP = 1 / 24; // of the longer side: how far an arrow key goes
+const LONGEST = 1536; // a mask needs no more detail; the worker scales it to the picture
+const STEP = 1 / 24; // how far an arrow key moves, as a share of the longer side
 
 interface Point {
   x: number;
@@ -18,7 +18,7 @@ interface Stroke {
 
 const dialog = (): HTMLDialogElement => byId<HTMLDialogElement>("masker");
 
-/** The mask, null for none, undefined where the user went back without a change. */
+/** Open the mask editor. Returns the mask, null for none, or undefined if the user went back without a change. */
 export function editMask(
   url: string,
   photoWidth: number,
@@ -60,7 +60,7 @@ export function editMask(
     }
   }
 
-  /** What is marked is one even veil, however often the finger went over it: CSS makes the board half transparent. */
+  /** Draw the marks opaque: CSS makes the board half transparent, so that repeated strokes look the same as one. */
   function show(): void {
     context.clearRect(0, 0, width, height);
     if (earlier) {
@@ -148,7 +148,7 @@ export function editMask(
     "pointermove",
     (event) => {
       if (drawing?.pointer !== event.pointerId) return;
-      // All that the finger did since the last frame, or quick lines become corners.
+      // All movements since the last frame; otherwise quick lines become angular.
       const moves = event.getCoalescedEvents?.() ?? [];
       drawing.stroke.points.push(...(moves.length > 0 ? moves : [event]).map(at));
       show();

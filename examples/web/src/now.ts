@@ -1,4 +1,4 @@
-// What is being made at the moment: one card a job, from its order to its result, with a way to stop it.
+// Shows the jobs in flight: one card per job, from its order to its result, with a button to cancel it.
 
 import type { GenerationData, GenerationHandle, GenerationState } from "@client";
 import { over } from "./blur.js";
@@ -13,17 +13,17 @@ interface Told {
   task: string;
 }
 
-/** What the page itself keeps of this user's jobs, in the browser's store. */
+/** The prefix of the keys under which the page keeps a user's jobs in `localStorage`. */
 const kept = (uid: string | undefined): string => `studio/${uid}/`;
 const key = (fileUid: string): string => kept(auth.currentUser?.uid) + fileUid;
 
-/** A store that is full, or closed by the browser's settings, costs the words of a job found again, and no job. */
+/** Keep what a resumed job's card shows. If the store is full or disabled, only those texts are lost, never a job. */
 function remember(place: string, told: Told | null): void {
   try {
     if (told) localStorage.setItem(place, JSON.stringify(told));
     else localStorage.removeItem(place);
   } catch {
-    // The card has them, until the page is closed.
+    // The card has the texts until the page is closed.
   }
 }
 
@@ -40,7 +40,7 @@ export class Now {
   private readonly handles = new Set<GenerationHandle>();
   private readonly cards = new Map<string, Card>();
 
-  /** `done`: a job has ended, and the history has something new. `open`: the user wants to see a result; `again`: another try. */
+  /** `done`: a job has ended, and the history has changed. `open`: the user opens a result. `again`: the user retries. */
   constructor(
     private readonly done: (fileUid: string) => void,
     private readonly open: (fileUid: string) => void,
@@ -58,7 +58,7 @@ export class Now {
     card.element.scrollIntoView({ block: "nearest", behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
   }
 
-  /** The jobs that were in flight when the page was closed. */
+  /** Show the jobs that were in flight when the page was closed. */
   async resume(): Promise<void> {
     for (const fileUid of await client.inFlight()) this.resumeOne(fileUid, null);
   }
@@ -68,12 +68,12 @@ export class Now {
     this.follow(client.resume(fileUid, { onChange: (state) => card.show(state) }), card, again);
   }
 
-  /** What it made was deleted: there is nothing to open. */
+  /** Remove the card of a generation that was deleted. */
   remove(fileUid: string): void {
     this.cards.get(fileUid)?.onDismiss();
   }
 
-  /** Somebody else signs in: the jobs go on, unseen. */
+  /** Clear the cards when the user changes; the jobs go on. */
   leave(): void {
     for (const handle of this.handles) handle.stop();
     this.handles.clear();
@@ -82,7 +82,7 @@ export class Now {
     byId("now").hidden = true;
   }
 
-  /** The account is gone: nothing of it stays in this browser. */
+  /** Remove all that this browser keeps of a deleted account. */
   async forget(uid: string): Promise<void> {
     await client.forget(uid);
     for (const name of Object.keys(localStorage)) if (name.startsWith(kept(uid))) localStorage.removeItem(name);
@@ -121,13 +121,13 @@ export class Now {
       .finally(() => this.handles.delete(handle));
   }
 
-  /** Whether only the sight of it was lost, as where its document may not be read for a while: another job would be a second one. */
+  /** Whether the job goes on although its document cannot be read for now: a retry would create a second job. */
   private async goesOn(fileUid: string): Promise<boolean> {
     return (await client.inFlight().catch((): string[] => [])).includes(fileUid);
   }
 }
 
-/** One job on the page. */
+/** The card of one job. */
 class Card {
   readonly element: HTMLElement;
   onCancel: () => Promise<void> = async () => undefined;
@@ -181,7 +181,7 @@ class Card {
       this.frame.append(over(url, ""));
       this.actions.append(el("button", { type: "button", class: "main small", onclick: () => this.onOpen() }, "Open"));
     } else {
-      this.line.textContent = inWords({ code: "storage_unavailable" }); // it went inline: no app has it
+      this.line.textContent = inWords({ code: "storage_unavailable" }); // the result was inline, and the app cannot get it
       this.offerAgain();
     }
     this.actions.append(this.dismissal());
@@ -200,7 +200,7 @@ class Card {
   private offerAgain(): void {
     if (!this.onAgain) return;
     const button = el("button", { type: "button", class: "main small", onclick: () => void again() }, "Try again");
-    // A price is asked for first, which may take a while: pressed twice, it is one job all the same.
+    // The price is asked for first, which may take a while: a second press must not create a second job.
     const again = async (): Promise<void> => {
       if (button.ariaDisabled === "true") return;
       button.ariaDisabled = "true";
@@ -235,7 +235,7 @@ class Card {
     return el("button", { type: "button", class: "quiet round", "aria-label": label, onclick: () => this.onDismiss() }, icon("close"));
   }
 
-  /** Each stage, and the half: a reader is told what matters, not every step. */
+  /** Announce each stage and the halfway point to screen readers, not every step. */
   private announce(stage: string, percent: number): void {
     const text = stage === "generating" && percent >= 50 ? "Half done" : (STAGES[stage] ?? stage);
     if (text === this.announced) return;

@@ -1,13 +1,13 @@
-// The photo that a request begins with: chosen, dropped or taken over from the history, and the part of it that was marked.
+// The source photo of a request: chosen, dropped or taken from the history, and its mask.
 
 import { byId, toast } from "./dom.js";
 import { client } from "./firebase.js";
 import { editMask } from "./mask.js";
 import { inWords } from "./words.js";
 
-/** A picture on its way to the bucket: sent once, and once more where that failed. */
+/** An upload that runs once; after a failure, the next call tries again. */
 class Sent {
-  /** Where the worker finds it, once it is there. */
+  /** The `gs://` address, once it is uploaded. */
   address: string | null = null;
   private sending: Promise<string> | null = null;
 
@@ -26,7 +26,7 @@ class Sent {
 }
 
 interface Source {
-  /** What the page shows of it. */
+  /** The URL that the page shows. */
   url: string;
   file: File | null;
   sent: Sent;
@@ -46,7 +46,7 @@ export class Photo {
   private readonly veil = byId<HTMLCanvasElement>("photo-veil");
   private readonly markButton = byId<HTMLButtonElement>("photo-mark");
 
-  /** `changed`: there is another photo, or none. */
+  /** `changed` is called for another photo, its upload, or none. */
   constructor(private readonly changed: () => void) {
     this.input.addEventListener("change", () => {
       const file = this.input.files?.[0];
@@ -65,7 +65,7 @@ export class Photo {
     return this.source !== null;
   }
 
-  /** Whether this browser can: most cannot show a phone's HEIC, which the worker reads. */
+  /** Whether this browser can show the photo: most cannot show a phone's HEIC, which the worker reads. */
   get isShown(): boolean {
     return this.source?.isShown ?? false;
   }
@@ -74,12 +74,12 @@ export class Photo {
     return this.source?.mask != null;
   }
 
-  /** Width by height; of what the browser cannot show, a square's. */
+  /** Width divided by height; 1 if the browser cannot show the photo. */
   get shape(): number {
     return this.source ? this.source.width / this.source.height : 1;
   }
 
-  /** Where the worker finds it, once it is uploaded. */
+  /** The photo's `gs://` address, once it is uploaded. */
   get address(): string | null {
     return this.source?.sent.address ?? null;
   }
@@ -98,12 +98,12 @@ export class Photo {
     await this.set({ url: URL.createObjectURL(file), file, sent: new Sent(() => client.upload(file)) });
   }
 
-  /** A picture that the bucket has already. */
+  /** Use a picture that is in the bucket already. */
   async takeOver(url: string, address: string): Promise<void> {
     await this.set({ url, file: null, sent: new Sent(async () => address) });
   }
 
-  /** The addresses for `image_url` and, where a marked part is asked for, `mask_url`. */
+  /** Finish the uploads. Returns the addresses for `image_url` and, with a mask, `mask_url`. */
   async upload(withMask: boolean): Promise<{ image_url: string; mask_url?: string }> {
     const { source } = this;
     if (!source) throw new TypeError("no photo was chosen");
@@ -111,7 +111,7 @@ export class Photo {
     return { image_url, ...(mask_url && { mask_url }) };
   }
 
-  /** Send it while its user writes the words: the price wants it, and a slow phone its time. */
+  /** Upload while the user writes the prompt: the price needs the photo, and a slow phone needs time. */
   private async begin(sent: Sent | null): Promise<void> {
     const { source } = this;
     if (!source || !sent) return;
@@ -133,7 +133,7 @@ export class Photo {
     const isShown = await this.image.decode().then(() => true, () => false);
     if (turn !== this.turn) {
       if (found.file) URL.revokeObjectURL(found.url);
-      return; // another one was chosen meanwhile, or its user has gone
+      return; // another photo was chosen meanwhile, or the user has left
     }
     const [width, height] = isShown ? [this.image.naturalWidth, this.image.naturalHeight] : [1024, 1024];
     this.source = { ...found, width, height, isShown, mask: null, maskSent: null };
@@ -145,7 +145,7 @@ export class Photo {
     void this.begin(this.source.sent);
   }
 
-  /** There is none any more. */
+  /** Remove the photo. */
   clear(): void {
     this.turn += 1;
     if (this.source?.file) URL.revokeObjectURL(this.source.url);
@@ -180,7 +180,7 @@ export class Photo {
     const context = veil.getContext("2d")!;
     if (!mask) return;
     context.drawImage(mask, 0, 0);
-    // White of the mask becomes a veil, its black is seen through.
+    // The mask's white becomes the veil; its black becomes transparent.
     const pixels = context.getImageData(0, 0, veil.width, veil.height);
     for (let at = 0; at < pixels.data.length; at += 4) {
       pixels.data[at + 3] = pixels.data[at]! > 127 ? 150 : 0;

@@ -1,12 +1,12 @@
-// What a request costs: seen before the button is pressed, and signed by the backend, which then holds no more than that.
+// Shows the price of a request before the button is pressed. The backend signs it, and then holds no more than that.
 
 import { GenerationError, type GenerationInput, type Offer } from "@client";
 import { byId } from "./dom.js";
 import { client } from "./firebase.js";
 import { isCode, plural, seconds } from "./words.js";
 
-const REST_MS = 350; // how long a choice has to rest before a worker is asked
-const GOOD_MS = 9 * 60_000; // a minute less than the backend's signature
+const REST_MS = 350; // how long a choice must stay unchanged before a worker is asked
+const GOOD_MS = 9 * 60_000; // a minute less than the backend's quote is valid
 
 export class Price {
   private readonly place = byId("price");
@@ -18,11 +18,11 @@ export class Price {
   private wallet: number | null = null;
   private isFree = false;
 
-  /** Show what this would cost, once the choice has rested for a moment; nothing for nothing. */
+  /** Show the price of a request, once it has stayed unchanged for a moment; null shows none. */
   show(input: GenerationInput | null): void {
     const turn = this.begin();
     if (!input) return this.write(null);
-    this.place.setAttribute("aria-busy", "true"); // a reader waits for what comes
+    this.place.setAttribute("aria-busy", "true"); // screen readers wait for the price
     this.timer = window.setTimeout(() => {
       this.ask(input).then(
         (offer) => turn === this.turn && this.write(offer),
@@ -31,7 +31,7 @@ export class Price {
     }, REST_MS);
   }
 
-  /** The offer for what the form asks for, if it costs no more than the user has seen there; else it is shown, and this throws. */
+  /** The offer for the request, if it costs no more than the price that the user has seen; else shows it and throws. */
   async agreed(input: GenerationInput): Promise<Offer | null> {
     const turn = this.begin();
     const seen = this.shown;
@@ -40,35 +40,35 @@ export class Price {
       if (turn === this.turn) this.write(offer);
       return atMost(offer, seen);
     } catch (error) {
-      // What stood there may have been the price of something else.
+      // The price shown may belong to another request.
       if (turn === this.turn && !isCode(error, "dearer")) this.write(null);
       throw error;
     }
   }
 
-  /** What a worker asks for this, and the backend has signed. Throws what is wrong with the request. */
+  /** The price that a worker asks and the backend has signed. Throws if the request is not valid. */
   async offer(input: GenerationInput): Promise<Offer | null> {
     try {
       return await this.ask(input);
     } catch (error) {
-      // Where jobs cost nothing, an answer that cannot be had stops nobody.
+      // If jobs cost nothing, a missing price does not stop the request.
       if (this.isFree && !isCode(error, "invalid-argument", "failed-precondition")) return null;
       throw error;
     }
   }
 
-  /** A worker is asked anew for this one: what was signed is not good any more, whatever this machine's clock says. */
+  /** Drop the cached offer of a request whose quote the backend refused as expired, whatever this machine's clock says. */
   forget(input: GenerationInput): void {
     this.offers.delete(JSON.stringify(input));
   }
 
-  /** So many credits are left; null where jobs cost nothing. */
+  /** Note the credits left; null if jobs cost nothing. */
   has(credits: number | null): void {
     this.wallet = credits;
     this.weigh();
   }
 
-  /** Somebody else signs in. */
+  /** Clear the prices when the user changes. */
   leave(): void {
     this.begin();
     this.offers.clear();
@@ -80,7 +80,7 @@ export class Price {
     return (this.turn += 1);
   }
 
-  /** A worker is asked once for each choice, as long as its answer is good. */
+  /** Ask a worker, once per request while its offer is valid. */
   private ask(input: GenerationInput): Promise<Offer> {
     const key = JSON.stringify(input);
     const known = this.offers.get(key);
@@ -111,7 +111,7 @@ export class Price {
   }
 }
 
-/** Throws `dearer`, with the offer as its details, where this costs more than the user has seen. */
+/** Return the offer; throw `dearer`, with the offer as its details, if it costs more than the user has seen. */
 export function atMost(offer: Offer | null, seen: number | null): Offer | null {
   if (!offer?.credits || offer.credits <= (seen ?? 0)) return offer;
   throw new GenerationError("dearer", `It takes ${plural(offer.credits, "credit")}. Press again if that is fine.`, true, offer);

@@ -1,4 +1,4 @@
-// Who is there: an account by e-mail, or none.
+// Signs in with an e-mail account, or as a guest without one.
 
 import { createUserWithEmailAndPassword, signInAnonymously, signInWithEmailAndPassword } from "firebase/auth";
 import { byId } from "./dom.js";

@@ -1,4 +1,4 @@
-// One result, large: blur, then thumbnail, then the picture itself; and what can be done with it.
+// Shows a result large, first the blur, then the thumbnail, then the picture, with the actions on it.
 
 import type { GenerationFile, HistoryItem } from "@client";
 import { blur, over } from "./blur.js";
@@ -10,7 +10,7 @@ import { inWords, TASKS, when } from "./words.js";
 interface Around {
   changed: (item: HistoryItem) => void;
   removed: (fileUid: string) => void;
-  /** Whether the workers do such a task. */
+  /** Whether the workers serve a task. */
   offers: (task: string) => boolean;
   /** Begin a new request with this picture. */
   use: (task: string, url: string, address: string, prompt: string) => void;
@@ -26,7 +26,7 @@ export class Viewer {
   constructor(private readonly around: Around) {
     byId("viewer-close").addEventListener("click", () => this.dialog.close());
     this.dialog.addEventListener("click", (event) => event.target === this.dialog && this.dialog.close());
-    this.dialog.addEventListener("close", () => this.stage.replaceChildren()); // a clip falls silent
+    this.dialog.addEventListener("close", () => this.stage.replaceChildren()); // stops a playing clip
     this.dialog.addEventListener("keydown", (event) => {
       const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
       if (step && !(event.target instanceof HTMLVideoElement)) this.turn(this.at + step);
@@ -50,7 +50,7 @@ export class Viewer {
     byId("viewer-close").focus();
   }
 
-  /** Somebody else signs in: nothing of it stays in the page. */
+  /** Clear the viewer when the user changes. */
   leave(): void {
     this.item = null;
     byId("viewer-prompt").textContent = byId("viewer-facts").textContent = "";
@@ -64,7 +64,7 @@ export class Viewer {
     return this.item?.document.generation_data?.files ?? [];
   }
 
-  /** Show file number `at`, if there is one. */
+  /** Show the file at index `at`, if it exists. */
   private turn(at: number): void {
     const { item } = this;
     const file = this.files[at];
@@ -95,7 +95,7 @@ export class Viewer {
     return video;
   }
 
-  /** The other pictures of the same request. */
+  /** Show the thumbnails of the request's pictures. */
   private strip(): void {
     const place = byId("viewer-strip");
     const thumbnails = this.item?.thumbnails ?? [];

@@ -1,4 +1,4 @@
-// What the page says, in plain words: of errors, stages, tasks, sizes and times.
+// The page's texts for errors, stages, tasks, sizes and times.
 
 import { GenerationError } from "@client";
 
@@ -41,14 +41,14 @@ const CODES: Record<string, string> = {
   "auth/too-many-requests": "Too many tries. Wait a moment.",
 };
 
-/** What Firebase says without a network, too: of `internal` a page cannot know whether anybody was reached. */
+/** Codes that Firebase also uses without a network: after `internal` a page cannot know whether a server was reached. */
 const PERHAPS_OFFLINE = new Set(["internal", "unavailable", "deadline-exceeded", "retry-limit-exceeded"]);
 const KEPT = "It is drawn, but could not be stored yet. It will appear here later.";
 
-/** The worker has the result, and stores it later by itself: another try would be a second picture. */
+/** Whether the worker keeps the result and stores it later by itself: a retry would make a second picture. */
 export const isKept = (error: unknown): boolean => isCode(error, "storage_unavailable") && !(error as GenerationError).retryable;
 
-/** These say best themselves what is wrong: they name the field, or how long to wait. */
+/** Codes whose own messages are shown: they name the field, or how long to wait. */
 const THEIR_OWN_WORDS = new Set(["dearer", "invalid_input", "invalid-argument", "resource-exhausted", "failed-precondition"]);
 
 export function inWords(error: unknown): string {
@@ -82,7 +82,7 @@ export const TASKS: Record<string, string> = {
   img2video: "Photo to clip",
 };
 
-/** A shape as it is shown, and as it is read out. */
+/** The label of a size, and its text for screen readers. */
 export const SIZES: Record<string, [string, string]> = {
   square_hd: ["1:1", "Square"],
   portrait_4_3: ["3:4", "Portrait"],
