@@ -1,4 +1,4 @@
-"""What a request lets the worker trade for speed, and what comes of it on a model that is set up for it."""
+"""A request's `acceleration`, and its effect on a model that is set up for it."""
 
 from dataclasses import replace
 from typing import Any

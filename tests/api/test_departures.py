@@ -1,4 +1,4 @@
-"""What a request asked for and did not get is said, with the field that it is about, and nothing else is."""
+"""Warnings: everything a request asked for and did not get is reported with its field, and nothing else is."""
 
 from dataclasses import replace
 from typing import Any
@@ -97,7 +97,7 @@ def test_a_guidance_between_0_and_1_is_said_to_be_none() -> None:
     ],
 )
 def test_the_syntax_of_prompt_sites_is_said_to_be_letters_by_its_first_form(prompt: str, form: str) -> None:
-    """diffusers#2431, diffusers#4559, InvokeAI#4155: they come from every prompt site."""
+    """diffusers#2431, diffusers#4559, InvokeAI#4155: such prompts come from every prompt site."""
     (sentence,) = said(prompt=prompt)
     assert sentence.startswith(f"prompt: {form} is read as letters; ")
     assert said(negative_prompt=prompt) == (f"negative_{sentence}",)

@@ -1,4 +1,4 @@
-"""What a document keeps of a request has no inline data in it, and fits, whatever the request holds."""
+"""A document's copy of a request has no inline data in it, and fits, whatever the request holds."""
 
 import base64
 import json
@@ -14,7 +14,7 @@ from worker.api.excerpt import MAX_BYTES, excerpt, stored_bytes
 from worker.api.request import parse
 
 DATA = base64.b64encode(b"\xff\xd8\xff\xe0" + bytes(range(256)) * 40).decode()
-"""A picture, as far as base64 tells."""
+"""A picture, as far as base64 shows."""
 SPELLINGS = [
     f"data:image/jpeg;base64,{DATA}",
     f"DATA:image/jpeg;base64,{DATA}",
@@ -43,7 +43,7 @@ def holds_data(kept: Any) -> bool:
 
 @pytest.mark.parametrize("text", SPELLINGS)
 def test_inline_data_is_kept_as_a_short_placeholder_wherever_it_stands(text: str) -> None:
-    """ai-dynamo/dynamo#14424, browser-use#5808: a test for small letters in one place let pictures into a database."""
+    """ai-dynamo/dynamo#14424, browser-use#5808: a lower-case test in one place let pictures into a database."""
     request = {
         "prompt": f"a fox {text}",
         "image_url": text,

@@ -1,4 +1,4 @@
-"""The field that a wrong name most likely means; whole messages are in `test_request.py`."""
+"""The field that a wrong name most likely means; `test_request.py` has whole messages."""
 
 import pytest
 from hypothesis import given
@@ -111,5 +111,5 @@ def test_a_task_by_another_name_leads_to_ours(got: str, choice: str | None) -> N
     ],
 )
 def test_a_sampler_as_others_call_it_leads_to_its_scheduler(got: str, choice: str | None) -> None:
-    """A1111, ComfyUI and diffusers have names of their own for the same."""
+    """A1111, ComfyUI and diffusers have their own names for the same."""
     assert meant_choice(got, tuple(Scheduler)) == choice

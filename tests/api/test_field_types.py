@@ -1,4 +1,4 @@
-"""Values: what each kind of field may be. Whole requests are in `test_request.py`."""
+"""The values that each kind of field accepts. Whole requests are in `test_request.py`."""
 
 import base64
 import re
@@ -95,7 +95,7 @@ def test_a_right_value_is_read(kind: Any, value: Any, read: Any) -> None:
 
 @pytest.mark.parametrize(("kind", "value", "says"), WRONG)
 def test_a_wrong_value_is_told_what_would_be_right(kind: Any, value: Any, says: str) -> None:
-    """expo#4840, RunPod-Fooocus-API#7: a picker's base64 has no beginning, and other workers take it so."""
+    """expo#4840, RunPod-Fooocus-API#7: a picker's base64 has no prefix, and other workers accept it like that."""
     with pytest.raises(ValidationError, match=says):
         TypeAdapter(kind).validate_python(value, strict=True)
 

@@ -1,4 +1,4 @@
-"""A request's fingerprint: the same for the same request, whoever asks, in every later version of the worker."""
+"""A request's fingerprint: the same for the same request, for every caller and in every later version of the worker."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""JSON that Python's reader refuses."""
+"""JSON that Python's parser rejects."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""Where the client's picture lies in the output, and what of it is drawn at which size."""
+"""The client's picture in the output: where it lies, and which part is drawn at which size."""
 
 import math
 
@@ -54,7 +54,7 @@ def test_what_was_not_asked_for_follows_the_source(
 
 
 def test_a_clip_of_an_upright_photo_is_upright() -> None:
-    """MultiTalk#104, Wan2.2#128: image to video of an upright photo comes out lying."""
+    """MultiTalk#104, Wan2.2#128: image to video of an upright photo came out in landscape."""
     width, height = followed((None, None), WAN, (1080, 1920), most_pixels=MOST)
     assert (width, height) == (448, 800)
 
@@ -70,7 +70,7 @@ def test_every_size_is_one_that_the_model_takes(source: Size, sides: tuple[int |
 
 
 def test_a_picture_with_borders_keeps_its_size_where_the_limits_allow_that() -> None:
-    """Drawn is what the model likes; the picture itself is not scaled."""
+    """The drawn part has a size that suits the model; the picture itself is not scaled."""
     layout = laid((1024, 1024), grown=Borders(right=256))
     assert layout == Layout(1280, 1024, Borders(right=256), Drawn(1120, 896, (0, 0, 1280, 1024)))
     assert laid((801, 601), grown=Borders(up=64)).width == 801

@@ -1,4 +1,4 @@
-"""Each LoRA that a request names has one source, or is refused in words before anything is touched."""
+"""Each LoRA in a request has one source, or is refused with a message before anything is fetched."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What a prompt takes is known from its letters."""
+"""A prompt's number of tokens is estimated from its characters."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Weights are read as A1111 reads them."""
+"""Prompt weights are read as A1111 reads them."""
 
 import math
 import time
@@ -127,7 +127,7 @@ def test_runs_of_digits_and_blanks_are_read_once(text: str) -> None:
 
 
 def test_a_prompt_has_a_bounded_number_of_breaks() -> None:
-    """Each begins a chunk, and chunks cost what no price counts."""
+    """Each begins a chunk, and the price does not count chunks."""
     most = "a BREAK " * 39 + "a"
     for field in ("prompt", "negative_prompt"):
         asked = {"prompt": "a fox", "prompt_weighting": True}

@@ -1,4 +1,4 @@
-"""Requests: every field of the contract, its range, its default, and one message for all that is wrong."""
+"""Requests: every field of the contract, its range, its default, and one message for everything that is wrong."""
 
 import json
 import math
@@ -85,7 +85,7 @@ EVERY_FIELD = sorted({name for model in REQUESTS.values() for name in model.mode
 
 @pytest.mark.parametrize("task", [None, *REQUESTS])
 def test_null_is_not_given_in_every_optional_field_and_every_field_of_another_task(task: str | None) -> None:
-    """stdapi.ai#245, TensorRT-LLM PR#19454, hydrus#922: clients that write out structs send null for what is not set.
+    """stdapi.ai#245, TensorRT-LLM PR#19454, hydrus#922: clients that serialise structs send null for unset fields.
 
     The fingerprint is the same with and without.
     """
@@ -113,7 +113,7 @@ def test_a_random_seed_is_written_as_null_or_minus_one() -> None:
 
 
 def test_a_format_has_one_name_however_it_is_written() -> None:
-    """Fooocus PR#2453, weserv/images#445: jpg and jpeg are one format to clients."""
+    """Fooocus PR#2453, weserv/images#445: clients use jpg and jpeg for one format."""
     written = [fingerprint(parse({"prompt": "x", "output_format": name})) for name in ("jpg", "JPG", "jpeg", "Jpeg")]
     assert len(set(written)) == 1
     assert parse({"prompt": "x", "output_format": "PNG"}).model_dump()["output_format"] == "png"
@@ -278,7 +278,7 @@ def test_one_message_names_what_is_wrong_with_one_field_and_with_several_togethe
     assert problem({**together, **sizes}) == f"invalid_input: {of_several}"
     one = "num_images: must be at most 4 (got 5)"
     assert problem({**together, **sizes, "num_images": 5}) == f"invalid_input: {one}; {of_several}"
-    # A field that is wrong itself is given all the same.
+    # A field that is itself wrong still counts as given.
     message = problem({"task_type": "text2video", "prompt": "x", "num_frames": 80, "duration": 5})
     assert message.endswith("(got 80); num_frames, duration: are several ways to say the same; give one of them")
 
@@ -432,7 +432,7 @@ def test_an_entry_of_a_list_is_named_with_its_place(asked: dict[str, Any], field
     "name", ["モデル.safetensors", "_x.safetensors", "[a] b, c & d!.safetensors", "a/ё/x..y.safetensors"]
 )
 def test_a_file_of_a_repository_may_be_called_as_its_author_likes(name: str) -> None:
-    """A refusal lists a repository's files as what may be said: each of them is taken."""
+    """A refusal lists a repository's files as possible values: each of them is accepted."""
     request = parse({"prompt": "a fox", "loras": [{"path": "a/b", "weight_name": name}]})
     assert isinstance(request, Text2ImgRequest)
     assert request.loras[0].weight_name == name

@@ -1,4 +1,4 @@
-"""Parameters: what a request leaves open comes from the model, what it costs, and what is too large is refused."""
+"""Parameters: open fields are filled in from the model, the cost is computed, and what is too large is refused."""
 
 import contextlib
 from dataclasses import replace
@@ -185,7 +185,7 @@ def test_the_cost_is_pixels_times_frames_times_steps_and_the_decode_times_images
 
 
 def test_what_a_long_prompt_takes_on_the_card_is_paid_for() -> None:
-    """Of a picture of 64 x 64 it is all but all of the work."""
+    """For a picture of 64 x 64 it is nearly all of the work."""
     small: dict[str, Any] = {"width": 64, "height": 64, "num_inference_steps": 100, "num_images": 4}
     prose = "a small red fox sits beside an old stone bridge in the morning light, "
     for prompt, units in ((prose, 2), (prose * 5, 2), (prose * 50, 32), ("7" * 4000, 178), ("\U00013000" * 4000, 709)):
@@ -202,7 +202,7 @@ def test_what_a_long_prompt_takes_on_the_card_is_paid_for() -> None:
 
 @pytest.mark.parametrize(("make", "more"), [(image, 30), (video, 120)])
 def test_another_model_than_the_workers_first_has_its_price_however_small_the_job(make: Any, more: int) -> None:
-    """Who has two models evict each other with pictures of one step pays for what that takes."""
+    """Whoever makes two models evict each other with pictures of one step pays for the loading."""
     small = {"width": 64, "height": 64} if make is image else {"video_width": 64, "video_height": 64, "num_frames": 5}
     small["num_inference_steps"] = 1
     other = replace(SDXL if make is image else WAN, is_first=False)
@@ -340,7 +340,7 @@ def test_a_short_scheduler_has_at_most_fifty_steps() -> None:
 
 
 def test_a_refiner_that_takes_the_steps_of_the_base_has_at_most_fifty_too() -> None:
-    """Its schedule is one of fifty steps, however long the base model's may be."""
+    """Its schedule has fifty steps, however long the base model's may be."""
     dmd2 = replace(SDXL, scheduler=Scheduler.LCM, original_inference_steps=100, has_refiner=True)
     assert image(dmd2, num_inference_steps=60).num_inference_steps == 60
     assert "refiner_inference_steps: must be at most 50 with the scheduler LCM (got 60)" in problem(
@@ -350,7 +350,7 @@ def test_a_refiner_that_takes_the_steps_of_the_base_has_at_most_fifty_too() -> N
 
 
 def test_details_are_drawn_anew_in_as_many_steps_as_a_short_scheduler_has() -> None:
-    """It was an unexpected error of the model's schedule, once the job ran."""
+    """It used to be an unexpected error in the model's schedule, once the job ran."""
     lcm = replace(SDXL, scheduler=Scheduler.LCM, num_inference_steps=4, upscaler="esrgan")
     asked: dict[str, Any] = {"task_type": "upscale", "image_url": PICTURE, "upscale_factor": 2}
     asked["num_inference_steps"] = 51
@@ -364,7 +364,7 @@ def test_details_are_drawn_anew_in_as_many_steps_as_a_short_scheduler_has() -> N
 
 
 def test_all_that_the_model_cannot_do_is_told_at_once() -> None:
-    """Who has corrected one field shall not be told of the next one only then."""
+    """After correcting one field, a user should not learn of the next one only then."""
     asked: dict[str, Any] = {"high_noise_frac": 0.5, "refiner_inference_steps": 60, "scheduler": "LCM"}
     asked |= {"ip_adapters": [{"image_url": PICTURE}], "num_inference_steps": 60, "width": 2048, "height": 2048}
     controls = [{"type": name, "image_url": PICTURE} for name in ("depth", "normal")]

@@ -1,4 +1,4 @@
-"""The response and the document's facts: exactly the contract's fields, and strict JSON that fits."""
+"""The response and the document's data: exactly the contract's fields, in strict JSON that fits."""
 
 import json
 import math
@@ -24,7 +24,7 @@ VIDEO = {"videos", "video_url", "video_info", "seed", "task_type"} | BOTH
 FILE = {"url", "storage_path", "content_type", "bytes", "width", "height", "seed"}
 FILE |= {"thumbnail_url", "thumbnail_path", "blurhash"}
 KEPT = {"seed", "files", "storage", "model", "timings"}
-"""`generation_data` (docs/api.md); `params` and `warnings` are kept too, so that a replay can say them again."""
+"""`generation_data` (docs/api.md); `params` and `warnings` are kept too, so that a replay can return them."""
 
 
 def asked(**fields: Any) -> tuple[Request, Params]:

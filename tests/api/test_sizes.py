@@ -1,4 +1,4 @@
-"""Width and height from a shape."""
+"""Width and height derived from a shape."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""A style fills in what a request leaves open; what the client wrote wins; a style that cannot work stops the start."""
+"""A style fills in open fields, the client's own values win, and a style that cannot work prevents the start."""
 
 from typing import Any
 

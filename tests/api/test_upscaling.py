@@ -1,4 +1,4 @@
-"""A request to make a picture larger: its fields, its numbers, its cost, what is refused and what is said of it."""
+"""Upscaling requests: their fields, numbers, cost, refusals and warnings."""
 
 from dataclasses import replace
 from typing import Any
@@ -106,7 +106,7 @@ def test_the_final_size_has_a_limit_of_its_own(factor: int) -> None:
 def test_a_side_that_a_format_has_no_room_for_is_refused_before_anything_is_drawn(
     fmt: FormatName, turned: bool
 ) -> None:
-    """A long screenshot or a panorama can come there."""
+    """A long screenshot or a panorama can reach it."""
     fields = PHONE | {"upscale_factor": 4, "output_format": fmt}
     most, side = LONGEST_SIDE[fmt], LONGEST_SIDE[fmt] // 4
     made(size=(60, side) if turned else (side, 60), **fields)

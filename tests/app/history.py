@@ -1,4 +1,4 @@
-"""A history of thirty pictures as full of detail as photos, and a count of what of it goes over the wire."""
+"""A history of thirty pictures as detailed as photos, and the bytes it takes on the wire."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WORDS = (
 
 
 def landscape(number: int) -> Any:
-    """Hills under a sky, grain on both: (1024, 1024, 3), uint8."""
+    """Return hills under a sky with grain on both: (1024, 1024, 3), uint8."""
     dice = np.random.default_rng(number)
     down, across = np.mgrid[0:1:1024j, 0:1:1024j]
     hills = sum(np.sin(across * dice.uniform(4, 40) + dice.uniform(0, 6)) / (k + 3) for k in range(8)) * 0.2 + 0.6
@@ -37,7 +37,7 @@ def landscape(number: int) -> Any:
 
 
 def fill(app: LocalApp, uid: str, made: dict[str, Any]) -> None:
-    """Thirty documents like the one that the worker made, each with words, a thumbnail and tokens of its own."""
+    """Write thirty documents like the one that the worker made, each with its own prompt, thumbnail and tokens."""
     now = datetime.datetime.now(datetime.UTC)
     different = [thumbnail(landscape(number)) for number in range(DIFFERENT)]
     for number in range(COUNT):
@@ -59,7 +59,7 @@ def fill(app: LocalApp, uid: str, made: dict[str, Any]) -> None:
 
 
 def _anew(made: dict[str, Any], before: str, after: str) -> dict[str, Any]:
-    """A copy under another name, whose files have other tokens: nothing repeats that would not."""
+    """Return a copy under another name, whose files have other tokens, so that nothing repeats that would not."""
     tokens: dict[str, str] = {}
 
     def changed(value: Any) -> Any:
@@ -75,7 +75,7 @@ def _anew(made: dict[str, Any], before: str, after: str) -> dict[str, Any]:
 
 
 class Wire:
-    """The bytes that arrived so far, as the browser's network layer counts them: of images, and from Firestore."""
+    """The bytes that arrived so far, by the browser's network layer: of images, and from Firestore."""
 
     def __init__(self, session: CDPSession) -> None:
         self.images = self.documents = 0
@@ -97,7 +97,7 @@ class Wire:
 
 
 def packed(app: LocalApp, uid: str) -> int:
-    """The bytes of a user's newest thirty documents in Firestore's own JSON, packed by gzip."""
+    """Return the bytes of a user's newest thirty documents in Firestore's own JSON, compressed with gzip."""
     asked = {
         "from": [{"collectionId": "files"}],
         "orderBy": [{"field": {"fieldPath": "created_at"}, "direction": "DESCENDING"}],

@@ -1,6 +1,6 @@
-"""The two pictures of the app in docs/, made anew: `python -m tests.app.pictures`.
+"""Recreates the two pictures of the app in docs/: `python -m tests.app.pictures`.
 
-Some pictures are drawn first, so that the page looks as it does after an evening's use.
+It draws some pictures first, so that the page looks as it does after an evening's use.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ QUALITY = 80
 
 
 def main() -> int:
-    """Draw, look, and write the two files."""
+    """Draw the pictures, and write the two screenshots."""
     with sync_playwright() as playwright, LocalApp() as app:
         browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
         one = Visitor(browser, app.url)

@@ -1,4 +1,4 @@
-"""Every way through the app, as a user goes it: by finger on a phone, by mouse and by keys, in light and dark."""
+"""Every path through the app as a user takes it: by touch on a phone, by mouse and keyboard, in light and dark."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ KB = 1000
 
 @pytest.fixture(scope="module")
 def regular(app: LocalApp, browser: Browser) -> Iterator[Visitor]:
-    """Somebody at a desk who stays for the whole module, so that not every test draws its own picture first."""
+    """Yield a visitor at a desk for the whole module, so that not every test has to draw a picture first."""
     one = Visitor(browser, app.url)
     one.come_in_as_guest()
     yield one
@@ -41,7 +41,7 @@ def guest(regular: Visitor) -> Visitor:
 
 @pytest.fixture(scope="module")
 def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A photo of one's own: a blue field with a white circle, larger than the demo model draws."""
+    """Write a user's own photo: a blue field with a white circle, larger than the demo model draws."""
     across, down = np.meshgrid(np.linspace(-1, 1, 640), np.linspace(-1, 1, 480))
     pixels = np.full((480, 640, 3), (40, 90, 200), np.uint8)
     pixels[across**2 + (down * 0.75) ** 2 < 0.2] = 255
@@ -51,7 +51,7 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def documents(app: LocalApp) -> list[dict[str, Any]]:
-    """All generations of all users, the newest first."""
+    """Return all generations of all users, the newest first."""
     found = [one.to_dict() for one in app.firebase.documents.collection_group("files").stream()]
     return sorted(found, key=lambda one: one["created_at"], reverse=True)
 
@@ -85,7 +85,9 @@ class TestComingIn:
 
 class TestDrawing:
     def test_a_picture_is_drawn_under_ones_eyes(self, guest: Visitor, app: LocalApp) -> None:
-        """Size, style and number as chosen; progress seen and told; the result opens; one credit a picture is taken."""
+        """Size, style and number are as chosen; progress is shown and announced; the result opens; it costs a credit a
+        picture.
+        """
         expect(guest.page.locator("#price")).to_contain_text("credit", timeout=PATIENCE_MS)
         before = guest.credits
         guest.listen()
@@ -128,7 +130,9 @@ class TestDrawing:
         expect(guest.tiles.first).to_be_focused()
 
     def test_the_price_that_is_seen_is_what_is_held(self, guest: Visitor, app: LocalApp) -> None:
-        """Not what any picture may come to. Where it was not seen it is shown first, and what has none is not begun."""
+        """Not the dearest possible price. A price not yet seen is shown first, and a request without a price does not
+        start.
+        """
         page = guest.page
         page.get_by_label("Your words").fill("a small pink circle on blue")
         guest.context.route("**/us-central1/quote", lambda route: route.abort())
@@ -157,7 +161,7 @@ class TestDrawing:
         assert hold["credits"] == seen
 
     def test_a_lost_connection_loses_no_job(self, guest: Visitor) -> None:
-        """It is cut while a clip is drawn: the page says so, and has the clip once it is back."""
+        """It is cut while a clip is drawn: the page says so, and shows the clip once it is back."""
         guest.choose("Kind", "Clip")
         guest.choose("How long", "2 seconds")
         card = guest.ask("a big blue square moving left, yellow background")
@@ -210,7 +214,7 @@ class TestDrawing:
 
     def test_a_job_is_found_again_after_the_page_was_closed(self, guest: Visitor) -> None:
         count = guest.tiles.count()
-        guest.choose("How many", "4")  # so that it is not done before the page is back
+        guest.choose("How many", "4")  # so that it is not finished before the page is back
         card = guest.ask("a yellow square on purple")
         expect(card.locator(".stage")).to_contain_text("Drawing", timeout=PATIENCE_MS)
         guest.page.reload()
@@ -248,7 +252,7 @@ class TestDrawing:
 
 class TestWithoutAMouse:
     def test_from_the_door_to_a_saved_favourite(self, visitor: Arrive) -> None:
-        """By keys alone; whatever has the focus shows it."""
+        """By keyboard alone; the focus is always visible."""
         one = visitor()
         one.arrive()
         page = one.page
@@ -399,7 +403,7 @@ class TestPhotos:
 
 
 class TestBadLuck:
-    """What goes wrong is said as it is, and nobody is left with a button that does nothing."""
+    """Failures are reported as they are, and no user is left with a button that does nothing."""
 
     def test_tried_again_twice_at_once_it_is_one_job(self, guest: Visitor) -> None:
         card = _cancelled(guest, "a small red circle moving right")
@@ -434,7 +438,7 @@ class TestBadLuck:
     def test_what_could_not_be_stored_is_promised_for_later_only_where_it_comes(
         self, guest: Visitor, app: LocalApp, kept: bool
     ) -> None:
-        """A kept one is not to be asked for again, and paid twice."""
+        """A result that is kept must not be requested, and paid, again."""
         card = _drawing(guest, f"a big {'red' if kept else 'blue'} square moving left")
         made = documents(app)[0]
         if kept:
@@ -507,7 +511,7 @@ class TestBadLuck:
 
 
 def _drawing(one: Visitor, prompt: str) -> Locator:
-    """A clip that takes a while, as it is being drawn."""
+    """Start a clip that takes a while, and return its card."""
     one.choose("Kind", "Clip")
     one.choose("How long", "5 seconds")
     card = one.ask(prompt)
@@ -581,7 +585,7 @@ class TestHistory:
     def test_thirty_pictures_show_something_at_once_and_all_thumbnails_soon(
         self, visitor: Arrive, app: LocalApp
     ) -> None:
-        """Colours without a byte of any picture, from under 10 kB of BlurHash; then thumbnails, under 600 kB in all."""
+        """Colours before any picture, from under 10 kB of BlurHash; then thumbnails, under 600 kB in all."""
         one = visitor(phone=True)
         one.come_in_as_guest()
         one.draw("a red star on white")
@@ -589,7 +593,7 @@ class TestHistory:
         fill(app, made["user_id"], made)
         wire = Wire(one.context.new_cdp_session(one.page))
 
-        # As on a bad train: the bucket is not there.
+        # As on a bad train connection: the bucket cannot be reached.
         one.context.route("**/v0/b/**", lambda route: route.abort())
         one.page.reload()
         expect(one.tiles).to_have_count(COUNT, timeout=PATIENCE_MS)

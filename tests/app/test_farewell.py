@@ -1,4 +1,4 @@
-"""An account that is deleted in the app, as the shops ask for it: what is said before, and that nothing is left."""
+"""Deleting an account in the app, as the app stores require: the warning before it, and nothing left after it."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Arrive = Callable[..., Visitor]
 EMAIL, PASSWORD = "leaver@example.com", "correct horse"
 EVERYTHING = """() => document.documentElement.outerHTML
   + [...document.querySelectorAll("input, textarea")].map(({ value }) => value)"""
-"""What the page has of anything, what was typed included."""
+"""All text on the page, typed input included."""
 DELETION = "**/accounts:delete*"
 CUT = "There is no connection, so your account may still be there. Try again."
 
 
 def uid_of(one: Visitor) -> str:
-    """Whoever is signed in, as Firebase's SDK keeps it."""
+    """Return the uid of the signed-in user, as Firebase's SDK stores it."""
     found: str = one.page.evaluate(
         """() => new Promise((resolve, reject) => {
           const opening = indexedDB.open("firebaseLocalStorageDb");
@@ -55,7 +55,7 @@ def farewell(page: Page) -> Locator:
 
 
 def nothing_is_left(one: Visitor, app: LocalApp, uid: str, *words: str) -> None:
-    """Neither in the page, where the user is told so, nor in the browser, nor in Firebase."""
+    """Check that nothing is left in the page, which tells the user so, in the browser, or in Firebase."""
     page = one.page
     expect(page.locator("#toast")).to_have_text("Your account is deleted.", timeout=PATIENCE_MS)
     expect(page.locator("#signin")).to_be_visible()
@@ -120,7 +120,7 @@ def test_an_account_goes_with_its_pictures_its_photos_and_what_is_being_made(
     sure = dialog.get_by_role("checkbox", name="Yes, delete all of it")
     expect(sure).to_be_focused()
     one.context.route(DELETION, refused_before(time.time()))
-    time.sleep(1)  # a token's seconds are whole ones
+    time.sleep(1)  # a token's times are whole seconds
     sure.check()
     dialog.get_by_role("button", name="Delete for good").click()
     password = dialog.get_by_label("Password")
@@ -136,7 +136,7 @@ def test_an_account_goes_with_its_pictures_its_photos_and_what_is_being_made(
     password.press("Enter")
 
     nothing_is_left(one, app, uid, EMAIL, "yellow circle", "green square")
-    other.draw("a small red star on blue")  # the worker has ended by then what it was busy with
+    other.draw("a small red star on blue")  # by then the worker has ended what it was busy with
     assert left(app, uid) == set(), "nothing that a job still brought"
     assert theirs < left(app, kept)
     one.knock(EMAIL, PASSWORD, "Sign in")
@@ -144,7 +144,7 @@ def test_an_account_goes_with_its_pictures_its_photos_and_what_is_being_made(
 
 
 def refused_before(moment: float) -> Callable[[Route], None]:
-    """What Firebase answers to a sign-in from before then, and its emulator never does."""
+    """Return a route handler that answers as Firebase does to a sign-in from before then; its emulator never does."""
 
     def handle(route: Route) -> None:
         claims = json.loads(route.request.post_data or "")["idToken"].split(".")[1]
@@ -158,7 +158,7 @@ def refused_before(moment: float) -> Callable[[Route], None]:
 
 
 def test_without_a_network_a_guest_is_told_and_tries_again(visitor: Arrive, app: LocalApp) -> None:
-    """By finger on a phone, in the dark."""
+    """By touch on a phone, in dark mode."""
     one = visitor(phone=True, dark=True)
     page = one.page
     one.come_in_as_guest()
@@ -187,7 +187,7 @@ def test_without_a_network_a_guest_is_told_and_tries_again(visitor: Arrive, app:
 
 
 def test_an_answer_that_is_lost_leaves_nothing_behind_either(visitor: Arrive, app: LocalApp) -> None:
-    """By keys alone. The first try has deleted the account, and nobody hears of it; the second one finds it gone."""
+    """By keyboard alone. The first try deletes the account and its response is lost; the second one finds it gone."""
     one = visitor(dark=True)
     page = one.page
     one.come_in_as_guest()

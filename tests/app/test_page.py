@@ -1,4 +1,4 @@
-"""The page's own types: TypeScript reads it together with the client, and with Firebase's types."""
+"""The page's types: TypeScript checks it together with the client and with Firebase's types."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_slip_of_the_pen_is_found(page: Page) -> None:
 
 
 def test_every_code_that_a_user_may_meet_has_words() -> None:
-    """Those of documents, of the client and of the backend: none of them ends as "Something went wrong"."""
+    """Codes of documents, of the client and of the backend: none of them shows as "Something went wrong"."""
     schema = json.loads((REPOSITORY / "schema" / "document.json").read_text())
     codes = set(_listed(schema, "worker_lost"))
     assert len(codes) > 20
@@ -60,7 +60,7 @@ def test_every_code_that_a_user_may_meet_has_words() -> None:
 
 
 def _listed(schema: Any, one: str) -> list[str]:
-    """The list of words in a schema that has this one."""
+    """Return the list of words in a schema that contains this one."""
     if isinstance(schema, list) and one in schema:
         return schema
     inner = schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else []
@@ -68,7 +68,7 @@ def _listed(schema: Any, one: str) -> list[str]:
 
 
 def test_the_page_names_no_host_and_no_key(page: Page) -> None:
-    """What is committed points nowhere: both come from variables."""
+    """Nothing committed names a project: host and key come from variables."""
     texts = "".join(path.read_text() for path in (WEB / "src").glob("*.ts")) + (WEB / "index.html").read_text()
     assert "firebaseapp.com" not in texts
     assert "AIza" not in texts

@@ -1,4 +1,4 @@
-"""`make app` in a terminal: one address, and at Ctrl-C, however often it is pressed, nothing is left."""
+"""`make app` in a terminal: it prints one address, and Ctrl-C, however often pressed, leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 
 class Terminal:
-    """`python -m tools.app`, whose temporary folders are all in `folder`: by that its processes are known, too."""
+    """`python -m tools.app` with all its temporary folders in `folder`, which also identifies its processes."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -38,7 +38,7 @@ class Terminal:
         )
 
     def wait_for(self, text: str) -> str:
-        """The first line that has it."""
+        """Return the first line that contains it."""
         assert self._process.stdout is not None
         for line in self._process.stdout:
             if text in line:
@@ -49,16 +49,16 @@ class Terminal:
         for _ in range(times):
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(signal.SIGINT)
-            time.sleep(0.05)  # signals that are not fetched yet count once
+            time.sleep(0.05)  # pending signals of one kind count once
 
     def end(self) -> tuple[int, str]:
-        """Its exit status, and what it said of anything wrong."""
+        """End it; returns its exit status, and its error output."""
         wrong = self._process.communicate(timeout=120)[1]
         return self._process.returncode, wrong
 
     @property
     def left(self) -> list[str]:
-        """Processes, and folders but torch's own cache, which is meant to stay."""
+        """Return the remaining processes, and folders except torch's own cache, which is meant to stay."""
         mark = f"TMPDIR={self._folder}\0".encode()
         found = []
         for entry in Path("/proc").glob("[0-9]*"):
@@ -99,7 +99,7 @@ class TestCtrlC:
 
 
 def test_without_java_it_says_what_to_install(tmp_path: Path) -> None:
-    """And nothing else: whoever reads it is no Python developer."""
+    """And nothing else: the reader may not know Python."""
     (tmp_path / "node").symlink_to(shutil.which("node") or "/nonexistent")
     ran = subprocess.run(
         [sys.executable, "-m", "tools.app"],

@@ -1,4 +1,4 @@
-"""Somebody who uses the app: Chromium, driven by Playwright, in the words of the page rather than its selectors."""
+"""A user of the app: Chromium, driven by Playwright through the page's words rather than its selectors."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ FOCUSED = """() => {
   const frames = [it, it.closest(".choice"), it.previousElementSibling].filter((one) => one);
   return [name.trim(), frames.some((one) => getComputedStyle(one).outlineStyle !== "none")];
 }"""
-"""What has the focus, by its name, and whether it, the label around it or before it is outlined."""
+"""The name of the focused element, and whether it or a label around or before it is outlined."""
 PATIENCE_MS = 60_000
 """A picture takes two seconds on a free core; tests share theirs."""
 
 
 def screenshots() -> Path:
-    """Where CI keeps what it is to keep, else outputs/screenshots."""
+    """Return the folder that CI keeps, else outputs/screenshots."""
     kept = os.environ.get("CI_ARTIFACTS")
     folder = Path(kept) / "screenshots" if kept else ROOT / "outputs" / "screenshots"
     folder.mkdir(parents=True, exist_ok=True)
@@ -39,7 +39,7 @@ def screenshots() -> Path:
 
 
 def chromium() -> str | None:
-    """Debian's Chromium, or what the machine has of its kind."""
+    """Return Debian's Chromium, or a browser of its kind on this machine."""
     names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
     return next((found for name in names if (found := shutil.which(name))), None)
 
@@ -72,7 +72,7 @@ class Visitor:
         self.mistakes: list[str] = []
         self.page.on("pageerror", lambda error: self.mistakes.append(str(error)))
         self.streams: set[Request] = set()
-        """Requests by which the page listens to documents, as long as they are open."""
+        """The page's open requests that listen to documents."""
         self.page.on("request", self._begun)
         self.page.on("requestfinished", self._ended)
         self.page.on("requestfailed", self._ended)
@@ -85,7 +85,7 @@ class Visitor:
         self.streams.discard(request)
 
     def close(self) -> None:
-        """Leave; a mistake in the page's own code is never let pass."""
+        """Close the window; an error in the page's own code fails the test."""
         self.context.close()
         assert self.mistakes == []
 
@@ -101,7 +101,7 @@ class Visitor:
         self.wait_for_the_form()
 
     def knock(self, email: str, password: str, button: str) -> None:
-        """Fill the door's two fields in, and press one of its buttons."""
+        """Fill in the sign-in form's two fields, and press one of its buttons."""
         door = self.page.locator("#signin")
         door.get_by_label("E-mail").fill(email)
         door.get_by_label("Password").fill(password)
@@ -114,7 +114,7 @@ class Visitor:
     # -- asking
 
     def choose(self, group: str, name: str) -> None:
-        """One of a group of radio buttons, by what is read out of it."""
+        """Select a radio button by its group's and its own accessible name."""
         self.page.get_by_role("group", name=group, exact=True).get_by_role("radio", name=name, exact=True).check()
 
     def ask(self, prompt: str) -> Locator:
@@ -130,7 +130,7 @@ class Visitor:
         expect(card.locator(".stage")).to_have_text("Ready", timeout=PATIENCE_MS)
 
     def draw(self, prompt: str) -> Locator:
-        """A picture from its prompt to its place in the history."""
+        """Draw a picture, from its prompt to its place in the history."""
         before = self.tiles.count()
         card = self.ask(prompt)
         self.finished(card)
@@ -138,7 +138,7 @@ class Visitor:
         return card
 
     def tab_to(self, name: str, *, back: bool = False) -> None:
-        """Press Tab until what is read out as `name` has the focus, and see at each stop that it is to be seen."""
+        """Press Tab until the element with this accessible name has the focus; check that each stop is visible."""
         for _ in range(60):
             self.page.keyboard.press("Shift+Tab" if back else "Tab")
             found, seen = self.page.evaluate(FOCUSED)
@@ -150,7 +150,7 @@ class Visitor:
     # -- waiting
 
     def wait_until(self, done: Callable[[], bool], what: str) -> None:
-        """Until it is so; meanwhile the browser's events are heard."""
+        """Wait until `done` returns true, while the browser's events are handled."""
         deadline = time.monotonic() + 1.5 * PATIENCE_MS / 1000
         while not done():
             assert time.monotonic() < deadline, f"never came: {what}"
@@ -178,19 +178,19 @@ class Visitor:
         return self.viewer
 
     def open_result(self, card: Locator) -> Locator:
-        """Open what a finished job has made, and return the dialog."""
+        """Open the result of a finished job, and return the dialog."""
         card.get_by_role("button", name="Open").click()
         expect(self.viewer).to_be_visible()
         return self.viewer
 
     def start_over(self) -> None:
-        """Back to the page as it is after a visit, whatever is open."""
+        """Return to the page as it is after a visit, whatever is open."""
         while self.page.locator("dialog[open]").count():
             self.page.keyboard.press("Escape")
         self.choose("Kind", "Picture")
 
     def wait_for_pictures(self) -> None:
-        """Until every picture that is to be seen has been loaded."""
+        """Wait until every visible picture has been loaded."""
         self.page.wait_for_function(
             """() => [...document.images].filter((image) => image.src && image.checkVisibility())
               .every((image) => image.complete && image.naturalWidth > 0)""",
@@ -198,7 +198,7 @@ class Visitor:
         )
 
     def look(self, name: str, *, whole: bool = False) -> Path:
-        """Keep a screenshot, and see that nothing hangs over the right edge."""
+        """Keep a screenshot, and check that nothing overflows the right edge."""
         self.fits()
         path = screenshots() / f"{name}-{self.name}.png"
         self.page.screenshot(path=path, full_page=whole)
@@ -215,7 +215,7 @@ class Visitor:
             assert wide <= window, f"what is in a dialog is {wide} px wide, and the dialog {window}"
 
     def is_accessible(self) -> None:
-        """What axe-core finds wrong by WCAG 2.2 AA and its best practices: nothing."""
+        """Check that axe-core finds nothing wrong by WCAG 2.2 AA and its best practices."""
         self.page.evaluate((install(WEB, development=True) / "axe-core" / "axe.min.js").read_text())
         found: list[dict[str, Any]] = self.page.evaluate("axe.run().then(({ violations }) => violations)")
         wrong = [
@@ -226,7 +226,7 @@ class Visitor:
         assert wrong == [], json.dumps(wrong, indent=1)
 
     def listen(self) -> None:
-        """Begin to keep what a screen reader is told."""
+        """Begin to record what a screen reader is told."""
         self.page.evaluate(
             """() => {
               window.heard = [];

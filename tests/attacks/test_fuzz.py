@@ -1,7 +1,6 @@
-"""Random and mutated input for a bounded time: nothing but `InvalidInput` and `InvalidImage` ever comes out.
+"""Random and mutated input for a bounded time: only `InvalidInput` and `InvalidImage` may come out.
 
-`FUZZ_SECONDS` says how long in all (20); `FUZZ_SEED` makes a run that found something happen again. Each finding prints
-its input.
+`FUZZ_SECONDS` is the total time (20); `FUZZ_SEED` repeats a run that found something. Each finding prints its input.
 """
 
 import base64
@@ -33,7 +32,7 @@ from worker.media.sandbox import MEMORY_BYTES
 from worker.sources.http import Fetcher
 from worker.sources.loader import SourceLoader
 
-# What Pillow says of broken files; the worker silences it, pytest puts it back.
+# Pillow's warnings about broken files; the worker silences them, pytest restores them.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning", "ignore::DeprecationWarning")
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS") or 20)
@@ -48,7 +47,7 @@ def dice() -> random.Random:
 
 
 def until(share: float) -> Iterator[int]:
-    """Numbers, for this share of the time; at least a hundred."""
+    """Yield numbers for this share of the time; at least a hundred."""
     end, number = time.monotonic() + share * SECONDS, 0
     while number < 100 or time.monotonic() < end:
         yield number
@@ -227,7 +226,7 @@ HEADS = (
 
 
 def reference(dice: random.Random) -> str:
-    """A picture in base64, a host or a path, damaged, behind something that a reference begins with."""
+    """Return a picture in base64, a host or a path, damaged, after something that a reference begins with."""
     body = dice.choice(
         (PICTURE.partition(",")[2], "127.0.0.1/a.png", "①27。0.0.1", "a%2e%2e/é", "x" * 9000, "[::1]:443")
     )
@@ -275,7 +274,7 @@ def test_no_reference_gets_anything_else_out_of_the_loader(dice: random.Random) 
 
 
 def png_mutated(data: bytes, dice: random.Random) -> bytes:
-    """A PNG whose chunks were changed and whose checksums are right again: what a checksum would stop gets further."""
+    """Return a PNG with changed chunks and corrected checksums, so that the damage gets past the checksum test."""
     parts, at = [], 8
     while at + 12 <= len(data):
         length = int.from_bytes(data[at : at + 4], "big")
@@ -342,7 +341,7 @@ def more_pictures() -> Iterator[bytes]:
 
 
 def in_this_process(data: bytes, *, mask: bool) -> reader.Read:
-    """Without the walls around it: thousands of files in seconds, and an error of another kind is seen."""
+    """Read without the sandbox: thousands of files in seconds, and any other kind of error surfaces."""
     limits = reader.Limits(MAX_PIXELS, MAX_PIXELS, MEMORY_BYTES)
     return reader.read(data, kind_of(data, "image_url"), "image_url", limits, mask=mask)
 
@@ -354,7 +353,7 @@ def test_no_picture_gets_anything_else_out_of_the_reader(mask: bool, dice: rando
     seeds, shown, refused, slowest = list(more_pictures()), 0, 0, 0.0
     for seed in seeds:
         in_this_process(seed, mask=mask)
-    # One picture at its largest is 4 MB a copy; a leak or a bomb would be hundreds.
+    # A picture of the largest size is 4 MB a copy; a leak or a bomb would be hundreds.
     with flat_memory(200):
         for _ in until(0.25):
             seed = dice.choice(seeds)
@@ -368,7 +367,7 @@ def test_no_picture_gets_anything_else_out_of_the_reader(mask: bool, dice: rando
                 assert error.message.startswith("image_url: ")
                 assert len(error.message) < 300
             except MemoryError:
-                refused += 1  # the sandbox says so in words
+                refused += 1  # the sandbox turns it into a message
             except BaseException:
                 print(base64.b64encode(data).decode())
                 raise
@@ -409,13 +408,13 @@ def check_picture(picture: Image.Image, *, mask: bool) -> None:
 
 
 def test_a_reader_is_asked_for_the_formats_that_are_allowed_only() -> None:
-    """Pillow knows forty formats; a file of any other one does not reach its reader, whatever it begins with."""
+    """Pillow knows forty formats; a file of any other one never reaches its reader, whatever it begins with."""
     Image.init()
     read = {"PNG", "JPEG", "WEBP", "MPO", "GIF", "BMP", "TIFF", "AVIF", "HEIF"}
     for name in sorted(set(Image.SAVE) - read):
         buffer = io.BytesIO()
         with contextlib.suppress(Exception):
             Image.new("RGB", (16, 16)).save(buffer, name)
-        # A DIB is a BMP without its first header, and icons hold one: nothing is looked for inside.
+        # A DIB is a BMP without its first header, and icons contain one: nothing is searched for inside.
         with pytest.raises(InvalidImage):
             decode_image(buffer.getvalue(), "image_url", MAX_PIXELS)

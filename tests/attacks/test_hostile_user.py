@@ -1,7 +1,7 @@
-"""Three users on one worker, and one of them does whatever an account allows, at random, for as long as the run lasts.
+"""Three users on one worker; one of them does at random whatever an account allows, for as long as the run lasts.
 
 The SDK's real loop, the emulators, the real downloader and picture reader; a painter stands in for the models.
-`HOSTILE_SECONDS` makes it longer: 300 is five minutes.
+`HOSTILE_SECONDS` sets the length of the run: 300 is five minutes.
 """
 
 import base64
@@ -34,7 +34,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(120 + 3 * S
 
 
 class Villain:
-    """Somebody signed in, with a script: jobs, documents and objects of their own, and nobody's key."""
+    """A signed-in user with a script: jobs, documents and objects of their own, and no keys."""
 
     def __init__(self, plane: ControlPlane, firebase: FirebaseEmulators, seed: int) -> None:
         self._plane, self._firebase, self._dice = plane, firebase, random.Random(seed)
@@ -42,7 +42,7 @@ class Villain:
         self.asked: list[str] = []
 
     def act(self) -> None:
-        """One thing out of all that they can do; the app's backend lets nobody have more than `AT_ONCE` jobs."""
+        """Do one random thing of all that they can; the app's backend allows nobody more than `AT_ONCE` jobs."""
         if sum(not self._plane.results(job) for job in self.asked) >= AT_ONCE:
             return
         ways: list[Callable[[], object]] = [
@@ -58,7 +58,7 @@ class Villain:
             self.list_what_is_none,
             self.ask_with_a_megabyte_of_reference,
         ]
-        with contextlib.suppress(Exception):  # a document that is gone meanwhile is their own affair
+        with contextlib.suppress(Exception):  # errors such as a deleted document are their own affair
             self._dice.choice(ways)()
 
     def job(self, **fields: Any) -> str:

@@ -1,6 +1,6 @@
-"""What the SDK reads before any handler is asked: one user's text must cost nobody else a job.
+"""Input that the SDK reads before any handler runs: one user's text must cost nobody else a job.
 
-The SDK's real loop takes the jobs; a painter stands in for the models, which have no part in it.
+The SDK's real loop takes the jobs; a painter stands in for the models.
 """
 
 import json

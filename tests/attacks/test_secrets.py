@@ -1,8 +1,8 @@
-"""Every failure that can be made is made, with marked secrets everywhere, and none of them comes out anywhere.
+"""Every failure is provoked with marked secrets everywhere, and none of them may appear anywhere.
 
-What legitimately holds a marked value, and is looked at apart from all else: the document's `request_data` is the
-request of its owner, so it has the prompts and a source's URL (never the token, never an inline picture); the response
-and the document of a finished job have the download URL of the job's own file, whose token opens it.
+Values that legitimately contain a marked text are checked apart from all else: the document's `request_data` is its
+owner's request, so it has the prompts and a source's URL (never the token, never an inline picture); the response and
+the document of a finished job have the download URL of the job's own file, whose token opens it.
 """
 
 import asyncio
@@ -70,7 +70,7 @@ SPOKEN_BY_LIBRARIES = (
     f'{MESSAGE} Traceback (most recent call last): File "/runpod-volume/{MESSAGE}.py" token={QUERY} {PROMPT} '
     f"https://{HOST}/o?token={QUERY} -----BEGIN PRIVATE KEY-----\nMIIE{MESSAGE}\n-----END PRIVATE KEY-----"
 )
-"""What a library's exception may say."""
+"""The message of a library's exception."""
 
 FORBIDDEN = re.compile(
     r"Traceback|File \"|(?<![\w.:/])/(?:work|usr|home|root|tmp|etc|app|opt|var|runpod-volume)/|PRIVATE KEY"
@@ -87,11 +87,11 @@ CLOUD = {
 }
 SOURCE = {**CLOUD, "task_type": "img2img"}
 ANSWERS = ("images", "image_url", "videos", "video_url", "files")
-"""Fields that hold what was made: URLs with their own tokens, or the picture itself."""
+"""Fields that hold results: URLs with their own tokens, or the picture itself."""
 
 
 class Anybody:
-    """`Users` for whom every token is the user's; or who fail with a message full of secrets."""
+    """`Users` for whom every token is the user's, or which fail with a message full of secrets."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self.error = error
@@ -103,7 +103,7 @@ class Anybody:
 
 
 class Failing(World):
-    """A worker in which something goes wrong."""
+    """A worker that fails in some way."""
 
     def __init__(self, generator: PaintingGenerator | None = None, users: Users | None = None, **settings: Any) -> None:
         super().__init__(generator, log_level="DEBUG", **settings)
@@ -132,7 +132,7 @@ class Failing(World):
 
 
 def noisy(*calls: str) -> Callable[[str, str], None]:
-    """A hook that fails these calls with an error that nobody translated."""
+    """Return a hook that fails these calls with an error that nothing translates."""
 
     def fail(call: str, _path: str) -> None:
         if not calls or call in calls:
@@ -142,28 +142,28 @@ def noisy(*calls: str) -> Callable[[str, str], None]:
 
 
 class CannotDescribe(PaintingGenerator):
-    """Breaks when asked what it is."""
+    """Fails when asked for its defaults."""
 
     def describe(self, task_type: TaskType, model: str | None = None) -> ModelDefaults:
         raise KeyError(SPOKEN_BY_LIBRARIES)
 
 
 class CannotLoad(PaintingGenerator):
-    """Breaks when it is to be loaded."""
+    """Fails to load."""
 
     def prepare(self, request: Request, params: Params, control: Control) -> Placement:
         raise OSError(2, SPOKEN_BY_LIBRARIES, f"/runpod-volume/{MESSAGE}")
 
 
 class PaintsNonsense(PaintingGenerator):
-    """Gives pixels that no encoder takes."""
+    """Returns pixels that no encoder accepts."""
 
     def generate(self, request: Request, params: Params, sources: Sources, control: Control) -> Iterator[Generated]:
         yield GeneratedImage(0, 7, np.array([MESSAGE] * 4))
 
 
 def chained() -> Exception:
-    """An error with a cause and notes, all of them talkative."""
+    """Return an error with a cause and notes, all full of secrets."""
     error = RuntimeError(SPOKEN_BY_LIBRARIES)
     error.__cause__ = ValueError(SPOKEN_BY_LIBRARIES)
     error.add_note(SPOKEN_BY_LIBRARIES)
@@ -189,7 +189,7 @@ async def with_firebase(
 
 
 async def midway(world: Failing, do: Callable[[Failing, StopSignal], None], job: dict[str, Any] = CLOUD) -> Failing:
-    """Something happens while the model is at its third step."""
+    """Interfere while the model is at its third step."""
     stop = StopSignal()
     running = asyncio.create_task(world.run(job, stop=stop))
     while world.generator.steps_done < 3:
@@ -207,7 +207,7 @@ async def hung() -> Failing:
 
 
 async def blocked_while_claim_fails() -> Failing:
-    """Two things fail at the same time: only one can be the outcome, the other may not end up in the log either."""
+    """Let two things fail at once: only one can be the outcome, and the other must not end up in the log either."""
     world = Failing()
     world.documents.before = noisy("read")
     world.bucket.before = noisy("info")
@@ -226,7 +226,7 @@ def inline_data(data: bytes) -> str:
 OTHERS = f"gs://demo-bucket/uploads/{FOLDER}/a.png"
 LONG = "x" * 24
 SCENARIOS: dict[str, tuple[str | None, Scenario]] = {
-    # name: the code that is right, and how it comes about
+    # name: the expected code, and how to provoke it
     "finished": (None, lambda: asked(Failing(), CLOUD)),
     "finished inline": (None, lambda: asked(Failing(), {**CLOUD, "use_cloud_storage": False})),
     "asked again": (None, lambda: asked(Failing(), CLOUD, CLOUD)),
@@ -318,7 +318,7 @@ SCENARIOS: dict[str, tuple[str | None, Scenario]] = {
 
 @pytest.fixture(scope="module", autouse=True)
 def _old_objects_are_left_alone() -> Iterator[None]:
-    """What was there before these tests is none of theirs: every `gc.collect` here would look through all of it."""
+    """Exclude objects from before these tests from every `gc.collect`, which would otherwise go through them all."""
     gc.collect()
     gc.freeze()
     yield
@@ -327,7 +327,7 @@ def _old_objects_are_left_alone() -> Iterator[None]:
 
 @pytest.fixture(params=["platform", "laptop"])
 def log(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
-    """All that any logger says, in the worker's own two formats, at DEBUG."""
+    """Yield everything that any logger writes, in the worker's own two formats, at DEBUG."""
     settings = load_settings(log_level="DEBUG")
     monkeypatch.setattr(timing, "STOP_GRACE_SECONDS", 0.3)
     where = {"runpod_endpoint_id": "e1" if request.param == "platform" else None}
@@ -353,7 +353,7 @@ def check_all(world: World, responses: list[dict[str, Any]], log: io.StringIO, p
             check("document", json.dumps([rest, data], default=str))
             own = json.dumps(state["request_data"])
             kept = {"prompt": PROMPT, "negative prompt": NEGATIVE, "a URL's query": QUERY, "a host": HOST}
-            kept |= {"another user's folder": FOLDER, "an exception's message": MESSAGE}  # of the URL that was sent
+            kept |= {"another user's folder": FOLDER, "an exception's message": MESSAGE}  # from the URL that was sent
             for name, canary in CANARIES.items():
                 assert name in kept or canary not in own, f"{name} is in request_data"
     for _data, info, content_type in world.bucket.objects.values():
@@ -374,7 +374,7 @@ async def test_no_failure_tells_what_it_should_not(
 ) -> None:
     code, scenario = SCENARIOS[name]
     world = await scenario()
-    gc.collect()  # what nobody waited for is reported now, by asyncio, with all it knows
+    gc.collect()  # asyncio now reports the tasks that nobody awaited, with all it knows
     await asyncio.sleep(0)
     printed = capfd.readouterr()
     assert world.responses[-1].get("error_code") == code, world.responses[-1]
@@ -391,7 +391,7 @@ async def test_no_failure_tells_what_it_should_not(
 async def test_a_real_client_that_gets_no_access_says_nothing_of_its_key(
     log: io.StringIO, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The key is a real one, and its token endpoint does not answer: google-auth, requests and urllib3 all complain."""
+    """The key is real and its token endpoint does not respond: google-auth, requests and urllib3 all complain."""
     options = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     pem = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(*options).decode()
     account = {
@@ -430,7 +430,7 @@ async def test_a_real_client_that_gets_no_access_says_nothing_of_its_key(
 
 
 def test_a_logger_that_is_used_wrongly_tells_nothing(log: io.StringIO, capfd: pytest.CaptureFixture[str]) -> None:
-    """A library's log call that cannot be formatted would be printed by Python itself, with its arguments."""
+    """A log call that cannot be formatted would be printed by Python itself, with its arguments."""
 
     class Unprintable:
         def __str__(self) -> str:
@@ -449,7 +449,7 @@ def test_a_logger_that_is_used_wrongly_tells_nothing(log: io.StringIO, capfd: py
 
 
 async def test_a_task_that_nobody_waits_for_tells_nothing(log: io.StringIO) -> None:
-    """asyncio reports it with the task, its file and the exception as it is written."""
+    """asyncio reports it with the task, its file and the unredacted exception."""
 
     async def fail() -> None:
         raise RuntimeError(SPOKEN_BY_LIBRARIES)

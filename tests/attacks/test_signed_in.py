@@ -1,7 +1,7 @@
-"""What somebody with an account in the app can do, and no key: each finding of a review, and variants of it.
+"""What a user with an account in the app, and no key, can do: each finding of a review, and variants of it.
 
-Rows 80 to 99 of the table. Jobs go through the worker's own door; what the SDK reads before it is in
-`test_sdk_intake.py`, and all of it at random beside two other users in `test_hostile_user.py`.
+Rows 80 to 99 of the table. Jobs go through the worker's own entry point; `test_sdk_intake.py` has what the SDK reads
+before it, and `test_hostile_user.py` does everything at random beside two other users.
 """
 
 import base64
@@ -69,11 +69,11 @@ PRICED: Named = (94, "models that evict each other for nothing")
 SMALL = {"width": 64, "height": 64}
 PICTURE = "data:image/png;base64," + base64.b64encode(saved(Image.new("RGB", (16, 16)))).decode()
 UNSURE = ("invalid_input", "model_unavailable")
-"""What a request for a network that this worker does not have may be told first."""
+"""Errors that may come first for a request for a network that this worker does not have."""
 
 
 def naming(ref: str) -> dict[str, tuple[dict[str, Any], tuple[str, ...]]]:
-    """Field -> a job whose picture there is `ref`, and the codes that it may end as before that is looked at."""
+    """Return field -> a job whose picture there is `ref`, and the codes that it may fail with before `ref` is read."""
     start = {"prompt": "a fox", **OWNER}
     image = start | {"task_type": "img2img", "image_url": PICTURE}
     return {
@@ -104,7 +104,7 @@ class Reading(World):
     ["gzip", "br", "zstd", "deflate", "gzip, gzip", "br, gzip", "GZIP", "x-gzip", "aws-chunked", "identity, gzip", "x"],
 )
 def test_an_object_with_a_content_encoding_is_refused_unread(log: io.StringIO, encoding: str) -> None:
-    """241 bytes of Brotli are 300 MiB once Google's client undoes them."""
+    """241 bytes of Brotli become 300 MiB when Google's client decompresses them."""
     with serving(bomb(encoding), encoding) as bucket:
         world = Reading(log, bucket)
         home = ("127.0.0.1", urlsplit(os.environ["STORAGE_EMULATOR_HOST"]).port)
@@ -193,7 +193,7 @@ DONE_TO_IT: dict[str, Sequence[dict[str, Any] | None]] = {
 @pytest.mark.parametrize("after", [1, 2, 4])
 @pytest.mark.parametrize("what", DONE_TO_IT)
 def test_what_is_made_for_a_document_that_is_gone_goes_with_it(world: World, what: str, after: int) -> None:
-    """Otherwise its pictures, with working URLs, are in no document."""
+    """Otherwise its pictures, with working URLs, would be in no document."""
     world.forget()
 
     def interfere(call: str, _path: str) -> None:
@@ -316,7 +316,7 @@ class Registered(Watching):
 
 
 def configured(world: World, monkeypatch: pytest.MonkeyPatch, **variables: Any) -> Engine:
-    """Have the worker serve what these variables name; whoever downloads anything fails the test."""
+    """Make the worker serve what these variables name; any download fails the test."""
 
     def download(hub_id: str, *_: object, **__: object) -> None:
         raise AssertionError(f"{hub_id} was to be downloaded")
@@ -361,7 +361,7 @@ CARDS = ("NVIDIA A100 80GB PCIe", "NVIDIA GeForce RTX 4090", "NVIDIA RTX A6000",
 
 
 class Estimating(Watching):
-    """Paints clips of Wan's size, and knows how long they would take on a card."""
+    """Paints clips of Wan's size, with the estimated time on a real card."""
 
     def __init__(self, networks: Networks, card: str) -> None:
         super().__init__()
@@ -380,7 +380,7 @@ class Estimating(Watching):
 def test_a_step_that_nothing_could_end_in_time_is_refused(
     world: World, monkeypatch: pytest.MonkeyPatch, model: str, card: str
 ) -> None:
-    """A clip of 1280 x 1280 with one step is 2 % of the largest cost, and deaf for minutes."""
+    """A clip of 1280 x 1280 with one step is 2 % of the largest cost, and cannot be stopped for minutes."""
     with monkeypatch.context() as patch:
         generator = Estimating(WANS[model], card)
         patch.setattr(world, "generator", generator)
@@ -397,7 +397,7 @@ def test_a_step_that_nothing_could_end_in_time_is_refused(
 
 
 class Deaf(Watching):
-    """Takes its time for a step, in which its user changes their mind."""
+    """Takes long for one step, during which its user cancels."""
 
     def __init__(self, world: World, seconds: float) -> None:
         super().__init__()
@@ -455,7 +455,7 @@ MUCH = 19_500_000
 
 
 def in_front(fmt: str, at: int, part: bytes) -> bytes:
-    """A picture in which 20 MB of such parts stand before its own."""
+    """Return a picture with 20 MB of such parts before its own."""
     picture = saved(SMALLEST, fmt)
     return picture[:at] + part * (MUCH // len(part)) + picture[at:]
 
@@ -503,7 +503,7 @@ STRUCTURES: dict[str, Callable[[], bytes]] = {
     "AVIF of references": lambda: boxes_of(b"avif", box(b"meta", bytes(4) + box(b"iref", bytes(4) + bytes(MUCH)))),
     "BMP of header": lambda: b"BM" + struct.pack("<IHHI", MUCH, 0, 0, MUCH - 4) + bytes(MUCH),
 }
-"""Kind of picture -> 20 MB of parts that say nothing."""
+"""Kind of picture -> 20 MB of parts without information."""
 
 
 @pytest.mark.parametrize("name", STRUCTURES)
@@ -526,7 +526,7 @@ def test_a_file_that_is_all_structure_takes_neither_time_nor_memory(world: World
 
 
 def test_seven_pictures_have_no_more_time_than_one(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each comes within its own limit: without one for all they hold a worker for two minutes and more."""
+    """Each comes within its own limit: without a common one, they would hold a worker for two minutes and more."""
     png = saved(Image.new("RGB", (16, 16)))
     hook = world.bucket.before
 
@@ -648,7 +648,7 @@ def test_a_list_takes_nothing_but_what_it_lists(world: World, field: str) -> Non
 
 
 class Old(MemoryDocumentStore):
-    """Finds every document that says so, whatever else it says."""
+    """Returns every document with this status, whatever its other fields."""
 
     def older(self, status: str, field: str, than: datetime, *, limit: int, timeout: float) -> Sequence[str]:
         return [path for path, (fields, _version) in self.stored.items() if fields.get("status") == status][:limit]
@@ -676,7 +676,7 @@ def test_the_reaper_gets_past_documents_of_any_shape() -> None:
 
 
 def test_who_makes_models_evict_each_other_pays_for_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One step of 64 x 64 on another model each time is tens of seconds of loading, for what was one unit."""
+    """One step of 64 x 64 on another model each time costs tens of seconds of loading, and used to cost one unit."""
     clip = {"task_type": "text2video", "video_width": 64, "video_height": 64, "num_frames": 5}
     with monkeypatch.context() as patch:
         configured(world, patch, sdxl_model=f"a={SDXL}, b=org/b", wan_model=TI2V)

@@ -1,4 +1,4 @@
-"""A megabyte of nonsense is refused in time that grows no faster than the nonsense, and no depth breaks the parser."""
+"""Nonsense by the megabyte is refused in linear time, and no nesting depth breaks the parser."""
 
 import statistics
 from collections.abc import Callable
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 MEGABYTE = 1_000_000
 BOUND_SECONDS = 0.5
-"""For 2 MB on a busy machine. A quiet one takes at most some 20 ms; the promise for 1 MB is 50."""
+"""For 2 MB on a busy machine. A quiet one takes some 20 ms at most; the promise for 1 MB is 50."""
 GROWTH = 3.0
 UNMEASURABLE_SECONDS = 0.005
 
@@ -69,11 +69,11 @@ def refuse(job_input: object) -> None:
 
 
 def check_growth(small: Callable[[], object], large: Callable[[], object]) -> None:
-    """Twice the input takes at most some three times as long; a busy machine gets several chances."""
+    """Check that twice the input takes at most about three times as long; a busy machine gets several chances."""
     times: list[tuple[float, float]] = []
     for _ in range(20):
         times.append((took(small), took(large)))
-        # The quickest of each, or, where one of them was quick by luck, what is usual.
+        # The quickest of each, or, if one of them was quick by luck, the median.
         for usual in (min, statistics.median):
             once, twice = (usual(measured) for measured in zip(*times, strict=True))
             if twice < max(UNMEASURABLE_SECONDS, GROWTH * once) and twice < BOUND_SECONDS:
@@ -102,6 +102,6 @@ def test_nonsense_is_refused_in_linear_time(shape: str) -> None:
     ],
 )
 def test_a_log_line_is_redacted_in_linear_time(piece: str) -> None:
-    """Whatever a library writes into the log, the filter that blots out secrets cannot be made to hang."""
+    """Whatever a library writes to the log, the filter that redacts secrets cannot be made to hang."""
     small, large = piece * (50_000 // len(piece)), piece * (100_000 // len(piece))
     check_growth(lambda: redact(small), lambda: redact(large))

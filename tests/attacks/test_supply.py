@@ -1,4 +1,4 @@
-"""What the repository itself may not do: run code out of data, read weights that are code, start a shell."""
+"""What the repository itself may not do: execute data as code, read pickled weights, start a shell."""
 
 import ast
 import re
@@ -33,7 +33,7 @@ def nodes(path: Path) -> tuple[ast.AST, ...]:
 
 
 def dotted(node: ast.AST) -> str:
-    """`os.path.join` of a name with attributes; of anything else its last attributes alone."""
+    """Return `os.path.join` for a name with attributes; for anything else only its last attributes."""
     if isinstance(node, ast.Attribute):
         return f"{dotted(node.value)}.{node.attr}"
     return node.id if isinstance(node, ast.Name) else ""
@@ -41,7 +41,7 @@ def dotted(node: ast.AST) -> str:
 
 @cache
 def calls() -> tuple[tuple[str, str, ast.Call], ...]:
-    """(place, dotted name, call) of every call in what is shipped."""
+    """Return (place, dotted name, call) of every call in the shipped code."""
     return tuple(
         (f"{path.relative_to(ROOT)}:{node.lineno}", dotted(node.func), node)
         for path in SHIPPED
@@ -83,7 +83,7 @@ def test_nothing_imports_a_reader_of_pickles() -> None:
 
 
 def test_weights_are_read_as_safetensors_wherever_a_library_would_take_a_pickle() -> None:
-    """`from_pretrained` of a network falls back to pickles unless it is told not to; tokenizers have no weights."""
+    """`from_pretrained` of a network falls back to pickles unless told otherwise; tokenizers have no weights."""
     loads = [
         (f"{path.name}:{call.lineno}", function.name, call)
         for path in SHIPPED
@@ -98,8 +98,8 @@ def test_weights_are_read_as_safetensors_wherever_a_library_would_take_a_pickle(
     for place, function, call in loads:
         name = ast.unparse(call.func)
         without_weights = function == "_small" or re.search(r"tokenizer|processor", name, re.IGNORECASE)
-        through_options = any(item.arg is None for item in call.keywords)  # looked at below
-        single_file = name.endswith(".from_single_file")  # the registry lets nothing but safetensors get here
+        through_options = any(item.arg is None for item in call.keywords)  # checked below
+        single_file = name.endswith(".from_single_file")  # the registry passes only safetensors to it
         explicit = keyword(call, "use_safetensors") is True
         assert without_weights or through_options or single_file or explicit, place
     text = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "worker" / "engine").rglob("*.py"))
@@ -113,7 +113,7 @@ def test_no_download_asks_for_a_pickle() -> None:
             continue  # texts for people
         for node in nodes(path):
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and "\n" not in node.value:
-                # A bare suffix names a kind of file to the operator who set it; what is asked of a hub is a pattern.
+                # A bare suffix names a kind of file to the operator who set it; a request to a hub is a pattern.
                 asks = not node.value.startswith(".") and "ignore" not in node.value
                 assert not (asks and PICKLES.search(node.value)), f"{path}: {node.value}"
 

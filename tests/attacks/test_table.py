@@ -1,7 +1,7 @@
 """The attack table, row by row: each input ends as the table says, and the worker serves the next job.
 
-An image reference whose scheme or shape is wrong is told so by the parser (`invalid_input`); what is well formed and
-leads inside is `url_blocked`. Both are the table's "blocked".
+The parser refuses an image reference whose scheme or shape is wrong (`invalid_input`); a well-formed one that leads to
+an internal address is `url_blocked`. Both are the table's "blocked".
 """
 
 import base64
@@ -62,7 +62,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 IMG2IMG = {"task_type": "img2img", "prompt": "a fox"}
 VIDEO = {"task_type": "text2video", "prompt": "a fox"}
 FORMS: tuple[dict[str, Any], ...] = ({}, OWNER)
-"""Asked for inline, and asked for with a document and an object."""
+"""A request for inline results, and one for a document and an object."""
 
 ALL = examples(60)
 
@@ -184,7 +184,7 @@ def test_an_input_that_is_no_object_is_refused(world: World) -> None:
 
 
 def test_credentials_of_a_bucket_beside_the_input_are_not_read(world: World) -> None:
-    """RunPod's own `s3Config` stands beside `input`; nothing of this worker knows it."""
+    """RunPod's own `s3Config` is next to `input`; this worker does not read it."""
     secret = "s3-secret-0000000000000000000000000000000000000000"
     creds = {"endpointUrl": "https://evil.example", "accessId": "id", "accessSecret": secret, "bucketName": "b"}
     job = {"id": "job-s3", "input": GOOD, "s3Config": creds, "webhook": "http://127.0.0.1:9/"}
@@ -398,7 +398,7 @@ def test_no_number_out_of_its_range_gets_in(world: World, field: str, value: flo
 
 
 LISTS = ("loras", "controlnets", "ip_adapters")
-"""What is a list, and may be empty: `test_signed_in.py` has what is none."""
+"""Fields that are lists and may be empty: `test_signed_in.py` passes values that are not lists."""
 JSON = st.recursive(
     st.none() | st.booleans() | WILD | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
@@ -446,13 +446,13 @@ def test_strange_text_is_cleaned_or_refused(world: World, text: str) -> None:
 
 @pytest.fixture(scope="module")
 def pem() -> str:
-    """Google's signing key, as far as this worker can tell."""
+    """Return the key that this worker takes for Google's signing key."""
     return new_key()
 
 
 @pytest.fixture(scope="module")
 def guarded(pem: str, log: io.StringIO) -> Iterator[World]:
-    """A worker that asks everybody for a token, and verifies it with Firebase's own library."""
+    """Yield a worker that requires a token from everybody, and verifies it with Firebase's own library."""
     account = {
         "type": "service_account",
         "project_id": "demo-project",
@@ -516,7 +516,7 @@ def test_without_a_token_nothing_is_done_for_a_user(guarded: World) -> None:
     for ref in ("gs://", " GS://", "\tGs://"):
         spelled_otherwise = own | {"image_url": f"{ref}demo-bucket/uploads/user/a.png\n"}
         guarded.attack(row, spelled_otherwise, "unauthenticated", proven=False)
-    # A request that is wrong in itself is told so, and leaves no document under a name that nobody has proven.
+    # An invalid request is refused as such, and leaves no document under an id that nobody has proven.
     guarded.forget()
     assert guarded.ask({**GOOD, "width": 1023})["error_code"] == "invalid_input"
     assert not guarded.documents.stored
@@ -621,9 +621,9 @@ def test_no_spelling_of_an_inner_address_is_connected_to(world: World, number: i
 
 
 def quiet_lookup(world: World, row: tuple[int, str], job: dict[str, Any]) -> None:
-    """An attack after which the system may have been asked what a number means; nobody was asked anything else.
+    """Attack with a host that the system may be asked about, because it could be a number; no other look-up is allowed.
 
-    A system's resolver may not know a spelling: then the host has no address, and that is the end of it.
+    A system's resolver may not know a spelling: then the host has no address, and the download fails.
     """
     response = world.attack(row, job, *BLOCKED, "download_failed", names="image_url", looks_up=True)
     assert response["error_code"] != "download_failed" or "its host name has no address" in response["error"]
@@ -750,7 +750,7 @@ def test_a_url_that_confuses_parsers_is_refused(world: World) -> None:
 @example(rest="1。0")
 @given(rest=st.text("htps:/\\@[]#?%.0127abcdef\t\n\x00\u202e\u200b\xad。①ⓛ／＠：é-_ ", max_size=40))
 def test_whatever_a_url_is_nothing_crashes_and_nobody_is_called(world: World, rest: str) -> None:
-    # Some numbers are public addresses, such as 1.0, and would be dialled: here each is an inner one.
+    # Some numbers are public addresses, such as 1.0, and would be dialled: here each is an internal one.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(world.names, "numbers", lambda _host, _port: ["10.0.0.1"])
         quiet_lookup(world, (46, "URLs that parsers disagree about"), sent("https://" + rest))
@@ -761,14 +761,14 @@ def test_whatever_a_url_is_nothing_crashes_and_nobody_is_called(world: World, re
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[HttpsServer]:
-    """A stranger's server; 127.0.0.1 stands for a public address here, every other one is judged as always."""
+    """Yield a stranger's server; 127.0.0.1 counts as a public address here, every other one is judged as usual."""
     with HttpsServer() as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def online(server: HttpsServer, log: io.StringIO) -> Iterator[World]:
-    """A worker for which the stranger's server is on the public internet."""
+    """Yield a worker for which the stranger's server is on the public internet."""
 
     def stand_in(address: Address) -> bool:
         return str(address) == "127.0.0.1"
@@ -840,7 +840,7 @@ def test_a_name_that_changes_its_mind_is_dialled_where_it_was_checked(online: Wo
     row = (43, "names that change their address")
     home = [("127.0.0.1", server.port)]
     online.names.known["twice.example"] = [["127.0.0.1"], ["127.0.0.1", "10.0.0.1"], ["10.0.0.1"]]
-    # Its certificate is for another name: what counts is which address was dialled, once.
+    # Its certificate is for another name: what matters is which address was dialled, once.
     online.attack(row, sent(page(server, "/x", "twice.example")), "download_failed", names="image_url", dials=home)
     assert online.names.asked == ["twice.example"]
     for _ in range(2):
@@ -886,7 +886,7 @@ def test_a_picture_of_gigapixels_is_refused_by_its_header(world: World) -> None:
     ):
         for data in (png(side, side, rows=bytes(100_000)), png(side, 1, rows=b""), png(2**31 - 1, 2**31 - 1, rows=b"")):
             if data[16:24] == struct.pack(">II", side, 1):
-                continue  # a line is small enough: it is damaged, and told so below
+                continue  # a single row is small enough: the file is damaged, and refused as such below
             with flat_memory(max_megabytes):
                 world.attack(row, inline(data), "invalid_image", names="image_url")
     world.good()
@@ -1103,7 +1103,7 @@ def test_inline_data_reaches_no_document_no_log_and_no_message_however_it_is_spe
 
 
 def test_a_photos_place_and_a_prompt_are_in_no_file(world: World) -> None:
-    """What goes to the model has no metadata; what is stored has neither the photo's nor the prompt."""
+    """The model's input has no metadata; the stored file has neither the photo's nor the prompt."""
     exif = Image.Exif()
     exif.get_ifd(0x8825)[2] = (52.0, 31.0, 12.5)
     exif[0x010F] = "SecretPhone"

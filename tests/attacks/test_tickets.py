@@ -1,6 +1,6 @@
-"""Tickets of the app's backend under attack: forged, of another time, and for somebody or something else.
+"""Tickets of the app's backend under attack: forged, expired, or for another user or job.
 
-Rows 66 to 69 of the table. How a right ticket is made and read is in `tests/auth/test_caller.py`.
+Rows 66 to 69 of the table. `tests/auth/test_caller.py` shows how a valid ticket is made and read.
 """
 
 import base64
@@ -32,7 +32,7 @@ VARIANTS = examples(40)
 
 @pytest.fixture(scope="module")
 def ticketed(log: io.StringIO) -> Iterator[World]:
-    """A worker that wants proof of every user, and takes tickets."""
+    """Yield a worker that requires proof of every user, and accepts tickets."""
     made = World(log, tickets=Tickets(SECRET), token=lambda job: signed(claims(job)), require_id_token=True)
     yield made
     made.good()
@@ -42,7 +42,7 @@ def ticketed(log: io.StringIO) -> Iterator[World]:
 def refuse(
     world: World, row: tuple[int, str], token: object, *codes: str, changes: dict[str, Any] | None = None
 ) -> None:
-    """The worker takes the token for nothing, writes nothing, and repeats none of it."""
+    """Check that the worker rejects the token, writes nothing, and repeats none of it."""
     job = {**GOOD, **(changes or {}), "id_token": token}
     response = world.attack(row, job, *(codes or ("unauthenticated",)), proven=False)
     for secret in (SECRET, *(piece for piece in str(token).split(".") if len(piece) > 12)):
@@ -176,7 +176,7 @@ def test_a_ticket_for_somebody_or_something_else_is_refused(ticketed: World) -> 
 
 
 def test_a_ticket_used_for_another_generation_reaches_nothing(ticketed: World) -> None:
-    """Overheard, or kept by its own user: it is right for one file and one request, however often it is sent."""
+    """Overheard, or kept by its own user: it is valid for one file and one request, however often it is sent."""
     ticket = signed(claims())
     for changes in (
         {"file_uid": "second"},
@@ -214,7 +214,7 @@ def test_without_a_secret_no_ticket_is_taken(log: io.StringIO) -> None:
 
 
 def _bytes(signature: str) -> bytes:
-    """A signature as a lenient reader takes it: what is no base64 is left out, and so are bits that nobody counts."""
+    """Decode a signature as a lenient reader does: characters that are not base64, and unused bits, are dropped."""
     kept = "".join(c for c in signature if c.isascii() and (c.isalnum() or c in "-_"))
     return base64.urlsafe_b64decode(kept[: len(kept) // 4 * 4 + (len(kept) % 4 if len(kept) % 4 != 1 else 0)] + "==")
 
@@ -274,6 +274,6 @@ def test_nothing_of_a_request_may_change_after_it_was_signed(ticketed: World, na
     changed = {**GOOD, name: value}
     assume(name not in {"id_token", "use_cloud_storage"})
     assume(json.dumps(changed, sort_keys=True) != json.dumps(GOOD, sort_keys=True))
-    assume(not (isinstance(value, float) and value == GOOD.get(name)))  # JSON has one number 7
+    assume(not (isinstance(value, float) and value == GOOD.get(name)))  # JSON has only one number 7
     codes = ("forbidden", "invalid_input", "unauthenticated")
     refuse(ticketed, REPLAYED, signed(claims()), *codes, changes={name: value})

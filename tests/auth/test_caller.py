@@ -1,4 +1,6 @@
-"""Who asks: every way to be refused, by a message that repeats nothing; and the tickets that outlive an ID token."""
+"""The caller's identity: every way to be refused, with a message that repeats nothing, and tickets that outlive an ID
+token.
+"""
 
 import asyncio
 import base64
@@ -29,7 +31,7 @@ def who(*, users: Users | None = None, secret: str | None = SECRET, required: bo
 
 
 def ask(asked: Identity, token: object, *, acts_for_user: bool = True, **changes: Any) -> None:
-    """Raises what the worker would answer; the token stands in the input as it does in a job."""
+    """Identify the caller; raises what the worker would answer. The token is in the input, as in a job."""
     job_input = {**CLOUD, **changes, "id_token": token}
     asyncio.run(asked.check(envelope(job_input), job_input, acts_for_user=acts_for_user))
 
@@ -116,7 +118,7 @@ def test_a_wrong_ticket_is_refused_in_words_that_repeat_nothing_of_it(
 
 @pytest.mark.parametrize("algorithm", ["none", "None", "HS384", "HS512", "RS256", "ES256", "", None, 5, ["HS256"]])
 def test_another_algorithm_is_no_ticket_and_firebase_is_asked_instead(algorithm: Any) -> None:
-    """Correctly signed with our secret, but not said to be: nobody chooses the algorithm but the worker."""
+    """Correctly signed with our secret under another declared algorithm: only the worker chooses the algorithm."""
     token = signed(claims(), alg=algorithm)
     with pytest.raises(Unauthenticated, match="not valid for this project"):
         ask(who(users=TokenUsers()), token)
@@ -169,7 +171,7 @@ def test_an_input_nested_without_end_has_no_ticket() -> None:
 
 
 def test_the_hash_is_over_canonical_json_without_the_token() -> None:
-    """RFC 8785: keys in order, numbers as ECMAScript writes them, UTF-8; its own example of section 3.2.2."""
+    """RFC 8785: keys in order, numbers as ECMAScript writes them, UTF-8; the example of its section 3.2.2."""
     rfc = {
         "numbers": [333333333.33333329, 1e30, 4.50, 2e-3, 0.000000000000000000000000001],
         "string": "€$\u000f\u000aA'\u0042\u0022\u005c\\\"/",
@@ -256,14 +258,14 @@ def test_a_job_for_nobody_needs_no_proof() -> None:
 
 
 class Unreachable(TokenUsers):
-    """Google does not answer."""
+    """Google does not respond."""
 
     def uid(self, id_token: str) -> str:
         raise BackendError("auth", "unreachable")
 
 
 class Silent(TokenUsers):
-    """Google takes its time."""
+    """Google responds slowly."""
 
     def uid(self, id_token: str) -> str:
         time.sleep(0.5)

@@ -1,4 +1,4 @@
-"""The app's side, `client/`: compiled as strictly as its own settings say, and its cases run in Node."""
+"""The app's side, `client/`: compiled under its own strict settings, with its test cases run in Node."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ EXAMPLES = REPOSITORY / "schema" / "examples"
 
 @pytest.fixture(scope="module")
 def packages() -> Path:
-    """The compiler and Firebase, as the client's lock file has them."""
+    """Return the folder with the compiler and Firebase, as the client's lock file pins them."""
     try:
         installed = install(CLIENT, development=True)
     except (MissingNodeError, InstallError) as error:
@@ -38,7 +38,7 @@ def packages() -> Path:
 
 @pytest.fixture(scope="module")
 def compiled(packages: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `src/` and `test/` as JavaScript, and the packages that the tests import."""
+    """Return a folder with `src/` and `test/` as JavaScript, and the packages that the tests import."""
     folder = tmp_path_factory.mktemp("client")
     # The compiler looks for packages above the files that it reads.
     for name in ("src", "test", "tsconfig.json"):
@@ -67,7 +67,7 @@ def node(folder: Path, *arguments: str, **variables: str) -> subprocess.Complete
 
 
 def passed(folder: Path, *files: str, **variables: str) -> int:
-    """Run test files of the client's; the number of cases that passed, which is all of them."""
+    """Run test files of the client; returns the number of cases, all of which passed."""
     ran = node(folder, "--test", "--test-reporter=tap", *files, **variables)
     assert ran.returncode == 0, ran.stdout[-8000:] + ran.stderr[-2000:]
     assert "\n# fail 0" in ran.stdout
@@ -77,7 +77,7 @@ def passed(folder: Path, *files: str, **variables: str) -> int:
 
 @pytest.mark.e2e
 def test_the_client_does_what_its_cases_say(compiled: Path) -> None:
-    """Against a phone, a server and workers in a time of their own; each case names the report it comes from."""
+    """Against a phone, a server and workers with a simulated clock; each case names the report it comes from."""
     assert passed(compiled, "test/liveness.test.js") > 100
 
 
@@ -101,7 +101,7 @@ def test_react_native_firebase_fits_by_its_types(
 
 @pytest.fixture(scope="module")
 def react_native(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the client, its cases, and what React Native puts between an app and its phone: 220 MB, once."""
+    """Return a folder with the client, its cases, and React Native's layer between app and phone: 220 MB, once."""
     try:
         packages = install(HERMES)
     except (MissingNodeError, InstallError) as error:
@@ -122,7 +122,7 @@ def bundle(folder: Path, entry: str, profile: str) -> Path:
 
 
 def hermes(folder: Path, package: str, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run one of the programs that come for this kind of machine."""
+    """Run one of the programs that are built for this kind of machine."""
     place = (
         folder
         / "node_modules"
@@ -138,7 +138,7 @@ def hermes(folder: Path, package: str, program: str, *arguments: str) -> subproc
 @pytest.mark.e2e
 @pytest.mark.timeout(900)
 def test_the_client_does_in_hermes_what_its_cases_say(react_native: Path) -> None:
-    """The engine has the language and nothing else: no name of a browser or of Node that React Native might lack."""
+    """The engine has only the language: no browser or Node global that React Native might lack."""
     cases = bundle(react_native, "test/liveness.test.ts", "default")
     ran = hermes(react_native, "hermes-engine-cli", "hermes", "-w", "-Xmicrotask-queue", str(cases))
     wrong = re.findall(r"^not ok .*\n.*", ran.stdout, re.MULTILINE)
@@ -151,7 +151,7 @@ def test_the_client_does_in_hermes_what_its_cases_say(react_native: Path) -> Non
 @pytest.mark.e2e
 @pytest.mark.timeout(900)
 def test_react_natives_compiler_finds_no_name_in_the_client_that_is_not_the_languages(react_native: Path) -> None:
-    """The newest one, that of its releases; the timers and the console are asked of `globalThis`."""
+    """The compiler of the newest release; the timers and the console are read from `globalThis`."""
     client = bundle(react_native, "src/index.ts", "hermes-stable")
     options = ("-O", "-strict", "-Wundefined-variable", "-emit-binary", "-out", "client.hbc")
     done = hermes(react_native, "hermes-compiler/hermesc", "hermesc", *options, str(client))
@@ -190,11 +190,11 @@ declare global {
 
 @pytest.mark.e2e
 def test_the_documents_code_has_the_clients_types(packages: Path, tmp_path: Path) -> None:
-    """As an app's compiler reads it, strictly: what may be missing is not taken for there."""
+    """As an app's compiler reads it, strictly: an optional value is not taken for present."""
     documents = ("docs/client.md", "docs/from-imagen.md", "client/README.md")
     texts = "".join((REPOSITORY / name).read_text(encoding="utf-8") for name in documents)
     blocks = re.findall(r"^```(js|ts)\n(.*?)^```", texts, re.MULTILINE | re.DOTALL)
-    others = ("firebase-functions", "// before", "expo-image-picker")  # whose packages are not the client's
+    others = ("firebase-functions", "// before", "expo-image-picker")  # their packages are not the client's
     ours = [(kind, block) for kind, block in blocks if not any(name in block for name in others)]
     assert len(ours) > 5
     for number, (kind, block) in enumerate(ours):
@@ -204,7 +204,7 @@ def test_the_documents_code_has_the_clients_types(packages: Path, tmp_path: Path
     (tmp_path / "node_modules").symlink_to(packages)
     options = {
         **dict.fromkeys(("allowJs", "checkJs", "strict", "skipLibCheck", "preserveSymlinks", "noEmit"), True),
-        **dict.fromkeys(("noImplicitAny", "useUnknownInCatchVariables"), False),  # JavaScript has no words for these
+        **dict.fromkeys(("noImplicitAny", "useUnknownInCatchVariables"), False),  # needs types in JavaScript
         "target": "ES2022",
         "lib": ["ES2022", "DOM"],
         "module": "NodeNext",
@@ -218,7 +218,7 @@ def test_the_documents_code_has_the_clients_types(packages: Path, tmp_path: Path
 
 @pytest.mark.e2e
 def test_bad_days_lose_no_job_and_pay_for_none_twice(compiled: Path) -> None:
-    """At random but repeatably: sleep, tunnels, wrong clocks, lost answers, restarts, changes of mind."""
+    """At random but repeatably: sleep, tunnels, wrong clocks, lost responses, restarts, changes of mind."""
     assert passed(compiled, "test/chaos.test.js", CHAOS_DAYS="200") == 1
 
 
@@ -244,7 +244,7 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def firebase_variables() -> Iterator[dict[str, str]]:
-    """What leads to all that the client talks to: Google's Firestore, Auth and Storage, the backend's functions.
+    """Yield variables for everything that the client talks to: Google's Firestore, Auth and Storage, and the functions.
 
     Our Firestore has neither rules nor the stream through which Firebase's SDK for apps writes.
     """

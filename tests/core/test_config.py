@@ -1,4 +1,4 @@
-"""Settings: the contract's variables and defaults, and errors that name a variable and never tell what it holds."""
+"""Settings: the contract's variables and defaults, and errors that name a variable and never reveal its value."""
 
 import json
 import os
@@ -141,7 +141,7 @@ def test_a_secret_that_the_backend_holds_too_keeps_its_quotes_but_not_its_blanks
 
 @pytest.mark.parametrize("name", ["TICKET_SECRET", "FIREBASE_STORAGE_BUCKET", "SDXL_MODEL", "TASKS", "MODEL_DEFAULTS"])
 def test_a_secret_that_runpod_did_not_fill_in_is_no_value(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """As a TICKET_SECRET it would be one that anybody can guess."""
+    """As a TICKET_SECRET, anybody could guess it."""
     said = problem(monkeypatch, **{name: "{{ RUNPOD_SECRET_generation_worker }}"})
     assert said == f"{name}: is the name of a RunPod secret that RunPod did not fill in: no secret is called so"
 
@@ -157,7 +157,7 @@ def test_json_in_quotes_is_json(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_cannot_be_a_bucket_stops_the_start_and_blames_its_own_variable(
     monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
-    """firebase-admin-python#280: the wrong name is found out far from where it was written."""
+    """firebase-admin-python#280: a wrong name was only discovered far from where it was written."""
     said = problem(monkeypatch, FIREBASE_STORAGE_BUCKET=value)
     assert said.startswith("FIREBASE_STORAGE_BUCKET: ")
     assert "my-app.firebasestorage.app" in said
@@ -282,7 +282,7 @@ def test_an_emulator_on_the_platform_is_refused(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_an_emulator_that_google_calls_by_an_empty_name_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Google's clients take an empty variable for a host: it is gone before they look."""
+    """Google's clients take an empty variable for a host: it is removed before they read it."""
     for name in EMULATORS:
         monkeypatch.setenv(name, "")
     monkeypatch.setenv("RUNPOD_ENDPOINT_ID", "e1")
@@ -334,7 +334,7 @@ def test_the_key_does_not_print(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_settings_cannot_be_changed() -> None:
     settings = load_settings()
     with pytest.raises(ValueError, match="frozen"):
-        settings.max_job_cost = 1  # type: ignore[misc]  # that it is refused is the point
+        settings.max_job_cost = 1  # type: ignore[misc]  # the test expects the refusal
 
 
 def test_where_the_jobs_come_from_and_whom_the_clients_talk_to(monkeypatch: pytest.MonkeyPatch) -> None:

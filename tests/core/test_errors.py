@@ -1,4 +1,4 @@
-"""The error tree: the contract's codes, plain words, and whether the same request may succeed later."""
+"""The error tree: the contract's codes, plain messages, and whether the same request may succeed later."""
 
 import copy
 import pickle

@@ -1,4 +1,4 @@
-"""The log: one line an event, no secret in it, no traceback."""
+"""The log: one line per event, without secrets or tracebacks."""
 
 import asyncio
 import base64
@@ -36,7 +36,7 @@ SECRETS = {
 
 @pytest.fixture
 def root() -> Iterator[None]:
-    """The root logger, as it was before."""
+    """Restore the root logger afterwards."""
     logger = logging.getLogger()
     handlers, level = logger.handlers[:], logger.level
     yield

@@ -1,4 +1,4 @@
-"""A text names one place to get a LoRA from, or none; what clients may name is what the operator allows."""
+"""A text names exactly one source of a LoRA, or none; clients may name only what the operator allows."""
 
 from pathlib import Path
 

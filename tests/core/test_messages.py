@@ -1,4 +1,4 @@
-"""The catalogue of messages: ids that stay, one text each, and exactly the parameters that the worker passes."""
+"""The catalogue of messages: stable ids, one text each, and exactly the parameters that the worker passes."""
 
 import ast
 import re
@@ -19,7 +19,7 @@ CODES: dict[str, str] = {
     if isinstance(kind, type) and issubclass(kind, errors.JobError | errors.Cancelled)
 }
 PLACES = dict.fromkeys((*CODES, "__init__", "finding", "text"), 0) | {"FieldProblem": 1}
-"""Whatever takes an id -> at which of its arguments."""
+"""Callables that take an id -> the position of that argument."""
 ID = re.compile(r"[a-z_]+(\.[a-z0-9_]+)?")
 
 IDS = """
@@ -89,7 +89,7 @@ IDS = """
     url_blocked
         .characters .host .not_https .not_public .redirect .unreadable
 """
-"""Every id, each `.what` below its code. Translations are made by them: none is renamed or dropped by the way."""
+"""All ids, each `.what` below its code. Translations are keyed by them: none may be renamed or dropped in passing."""
 
 
 def _ids() -> Iterator[str]:
@@ -100,7 +100,7 @@ def _ids() -> Iterator[str]:
 
 
 def _named(call: ast.Call) -> Iterator[str]:
-    """The ids that a call names; a literal text is none."""
+    """Yield the ids that a call names; a literal text is none."""
     place = PLACES.get(_callee(call), len(call.args))
     for argument in call.args[place : place + 1]:
         for branch in (argument.body, argument.orelse) if isinstance(argument, ast.IfExp) else (argument,):
@@ -114,7 +114,7 @@ def _callee(call: ast.Call) -> str:
 
 @cache
 def _calls() -> dict[str, list[tuple[str, ast.Call]]]:
-    """Id -> where it is used, and the calls that name it."""
+    """Return id -> the places that use it, and their calls."""
     found = defaultdict(list)
     for path in sorted(WORKER.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -129,7 +129,7 @@ def _parameters(template: str) -> set[str]:
 
 
 def _code(call: ast.Call) -> str | None:
-    """The code that an error of this call has; None: whatever the id says."""
+    """Return the code of an error that this call makes; None: as the id says."""
     return "invalid_input" if _callee(call) in {"FieldProblem", "finding"} else CODES.get(_callee(call))
 
 

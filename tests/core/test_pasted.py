@@ -1,4 +1,4 @@
-"""Names as consoles, secret stores and env files give them: read where they can mean one thing, else refused."""
+"""Names as consoles, secret stores and env files give them: read if only one meaning is possible, else refused."""
 
 import hypothesis.strategies as st
 import pytest

@@ -1,4 +1,4 @@
-"""A call is tried again until its deadline, and only where that may help."""
+"""A call is retried until its deadline, and only where a retry may help."""
 
 import time
 from collections.abc import Callable

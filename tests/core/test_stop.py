@@ -1,4 +1,4 @@
-"""The stop signal: the first reason counts, every raise is its own."""
+"""The stop signal: the first reason counts, and every raise creates a new exception."""
 
 import asyncio
 from typing import Any

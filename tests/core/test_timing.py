@@ -1,4 +1,4 @@
-"""The budgets of the lease protocol keep what they promise each other."""
+"""The budgets of the lease protocol satisfy the inequalities between them."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What a job may start from in its user's own folders: nothing of a result before its document is completed."""
+"""A job may start from its user's own files, except from a result whose document is not completed."""
 
 import asyncio
 import threading
@@ -21,7 +21,7 @@ FIRST = "generating/user/image/file_0.png"
 
 
 class Waiting(PaintingGenerator):
-    """Has the first job's second image wait until it is told to go on."""
+    """Holds the first job's second image back until it is told to go on."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ def starting_from(path: str) -> dict[str, Any]:
 
 
 async def test_no_job_starts_from_the_first_picture_of_a_job_that_may_still_be_cancelled() -> None:
-    """For a step's price it would have had each of four, of which the user then cancels the last."""
+    """For the price of a step it would have got each of four, the last of which the user then cancels."""
     world = World(Waiting())
     assert isinstance(world.generator, Waiting)
     stored = threading.Event()
@@ -81,7 +81,7 @@ def test_a_result_is_nobodys_source_until_its_document_is_completed(status: obje
 
 
 def test_whose_result_it_is_is_told_by_the_object_and_not_by_its_name() -> None:
-    """The only picture of `file_0`, which is completed and whose object its user deleted, has the same name."""
+    """The only picture of `file_0`, a completed job whose object its user deleted, has the same name."""
     documents, bucket = MemoryDocumentStore(), MemoryBucket()
     documents.write_as_app("generations/user/files/file_0", {"status": "completed"})
     documents.write_as_app(PATH, {"status": "processing"})

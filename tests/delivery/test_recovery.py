@@ -1,4 +1,4 @@
-"""Recovery: files that are all there are never made again, whatever became of their document."""
+"""Recovery: complete files are never generated again, whatever became of their document."""
 
 import pytest
 
@@ -25,7 +25,7 @@ async def test_a_job_that_died_between_upload_and_document_is_finished_without_t
 
 
 async def test_a_thumbnail_that_comes_while_its_file_is_taken_over_belongs_to_the_result() -> None:
-    """The first attempt was still uploading it when the second one found the file, which then had none for good."""
+    """The second attempt found the file while the first one still uploaded its thumbnail, which was then lost."""
     world = World()
     first = await world.run(CLOUD)
     world.documents.write_as_app(PATH, None)

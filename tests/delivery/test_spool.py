@@ -1,4 +1,4 @@
-"""The outbox: what could neither be uploaded nor returned is delivered later, once, with its document."""
+"""The outbox: results that could be neither uploaded nor returned are delivered later, once, with their document."""
 
 import json
 import os
@@ -134,7 +134,7 @@ async def test_a_job_that_firestore_never_knew_of_is_delivered_with_a_new_docume
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("deleted", ["before", "while its files go up", "never"])
 async def test_a_result_whose_slip_was_deleted_is_not_delivered(tmp_path: Path, deleted: str) -> None:
-    """Firestore was away while the job ran; the slip that its app had made is what it is wanted by."""
+    """Firestore was down while the job ran; the order slip that its app had made shows that the result is wanted."""
     world = VolumeWorld(tmp_path / "outbox")
     world.documents.write_as_app(PATH, {"status": "queued"})
     world.bucket.before, world.documents.before = is_down("storage", "refused"), is_down("firestore")
@@ -218,7 +218,7 @@ def test_a_folder_that_cannot_be_written_costs_nothing_but_the_entry(tmp_path: P
 
 
 def waiting() -> MemoryDocumentStore:
-    """A store with the document that waits for what `provenance` made."""
+    """Return a store with the document that waits for the result of `provenance`."""
     documents = MemoryDocumentStore()
     fields = {"status": "failed", "error": {"code": "storage_unavailable"}, "job_id": "job-1", "attempt": 1}
     documents.write_as_app(PATH, fields)
@@ -227,7 +227,7 @@ def waiting() -> MemoryDocumentStore:
 
 @pytest.mark.parametrize("broken", ["a description that ends early", "no description", "no file"])
 def test_an_entry_that_cannot_be_read_is_dropped_and_the_next_one_delivered(tmp_path: Path, broken: str) -> None:
-    """A worker that ends while it removes what it has delivered leaves a part of it."""
+    """A worker that dies while it removes what it has delivered leaves a part of it."""
     spool = Spool(tmp_path)
     spool.keep(OWNER, provenance(), [item()], {})
     (entry,) = tmp_path.iterdir()
@@ -257,7 +257,7 @@ def test_an_entry_of_a_newer_worker_that_was_rolled_back_is_delivered(tmp_path: 
 
 
 def test_an_entry_that_is_refused_keeps_no_other_one_waiting(tmp_path: Path) -> None:
-    """Its document was never claimed, so what has its name may be another job's, and stays."""
+    """Its document was never claimed, so the document of that name may be another job's, and stays."""
     spool, bucket = Spool(tmp_path), MemoryBucket()
     theirs = replace(provenance(), job_id="job-2", fingerprint="another")
     Storage(bucket).put("generating/user/image/file.png", item(20), theirs, time.monotonic() + 5)
@@ -355,7 +355,7 @@ def test_no_entry_is_kept_for_longer_than_the_operator_keeps_anything(tmp_path: 
 
 
 def waits_nowhere() -> MemoryDocumentStore:
-    """A store that does not answer: nothing is delivered, and nothing dropped for want of a document."""
+    """Return a store that does not respond: nothing is delivered, and nothing dropped for lack of a document."""
     documents = MemoryDocumentStore()
     documents.before = is_down("firestore")
     return documents

@@ -1,4 +1,4 @@
-"""Delivery: files in the order of the seeds, in the bucket or all inline, and nothing half of each."""
+"""Delivery: files in the order of the seeds, all in the bucket or all inline, never half of each."""
 
 import asyncio
 import contextlib
@@ -156,7 +156,7 @@ async def test_uploads_run_side_by_side() -> None:
 
 
 async def test_an_upload_that_waits_for_a_thread_has_all_its_time_when_it_begins() -> None:
-    """Files of two jobs that are encoded at once may keep every thread busy."""
+    """Files of two jobs that are encoded at once may occupy every thread."""
     busy = Busy()
     asyncio.get_running_loop().set_default_executor(busy)
     left: dict[str, float] = {}
@@ -173,7 +173,7 @@ async def test_an_upload_that_waits_for_a_thread_has_all_its_time_when_it_begins
 
 
 async def test_the_event_loop_stays_free_while_files_are_encoded() -> None:
-    """Its longest gap is a fraction of what encoding takes at the same time; a busy machine gets several chances."""
+    """Its longest gap is a fraction of the encoding time; a busy machine gets several chances."""
     found: list[tuple[float, float]] = []
     while not any(gap < min(0.2, encoding / 2) for gap, encoding in found):
         assert len(found) < CHANCES, found

@@ -1,4 +1,4 @@
-"""The built-in models draw what they are asked for: every part of a request is seen in the pixels.
+"""The built-in models draw what a prompt asks for: every part of a request shows in the pixels.
 
 Runs the worker's engine on the shipped weights, at their defaults, and looks with `tests.support.pixel_checker`.
 """
@@ -46,7 +46,7 @@ def told(seen: Seen) -> tuple[str | None, ...]:
     return seen.shape, seen.colour, seen.background, seen.column, seen.row
 
 
-# -- the score, in small
+# -- the score, small
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def test_clips_begin_with_the_scene_and_move_as_told(studio: Studio) -> None:
 
 @pytest.mark.parametrize("prompt", ["a star on a white background", "a large circle in the centre"])
 def test_a_negative_prompt_removes_its_colour(studio: Studio, prompt: str) -> None:
-    # Such a prompt leaves the colour open, and shapes are drawn in two or three.
+    # Such a prompt leaves the colour open, and shapes come out in two or three.
     kept = []
     for seed in range(6):
         before = colours(draw(studio, prompt, seed))
@@ -135,7 +135,7 @@ def test_img2img_at_a_high_strength_follows_the_prompt(studio: Studio) -> None:
 def test_inpaint_draws_inside_the_mask_and_changes_no_pixel_outside(studio: Studio) -> None:
     source = drawn(Scene(shape="circle", colour="red", background="white"))
     mask = np.zeros((256, 256), dtype=np.uint8)
-    mask[49:211, 45:205] = 255  # on no border of a latent
+    mask[49:211, 45:205] = 255  # not aligned with any latent
     prompt = "a large blue triangle in the centre, white background"
     (pixels,) = studio.run(
         "inpaint", prompt, image=Image.fromarray(source), mask=Image.fromarray(mask), strength=1.0, seed=4

@@ -1,4 +1,4 @@
-"""The model card beside the built-in weights: it names every weight file with its SHA-256."""
+"""The model card beside the built-in weights names every weight file with its SHA-256."""
 
 import hashlib
 import re

@@ -1,4 +1,4 @@
-"""The checker of the acceptance tests: right on drawn scenes however soft, None on what shows no clear scene."""
+"""The checker of the acceptance tests: right on drawn scenes however soft, None on pictures without a clear scene."""
 
 import functools
 import itertools
@@ -33,7 +33,7 @@ FLAT = np.full((256, 256, 3), COLOURS["blue"], dtype=np.uint8)
 
 
 def soft(pixels: Pixels) -> Pixels:
-    """As a small decoder leaves them: blurred, with noise."""
+    """Return the pixels as a small decoder leaves them: blurred, with noise."""
     blurred = ndimage.gaussian_filter(pixels.astype(np.float64), (1.2, 1.2, 0))
     noisy: Pixels = (blurred + noise(pixels.shape)).round().clip(0, 255).astype(np.uint8)
     return noisy
@@ -90,7 +90,7 @@ def test_a_colour_between_two_has_no_name_and_of_two_colours_each_has_its_share(
 
 
 def clip(shape: str, right: float = 0.0, down: float = 0.0, turn: float = 0.0, growth: float = 1.0) -> list[Pixels]:
-    """17 frames of a shape that changes by so much in each."""
+    """Return 17 frames of a shape that changes by so much in each."""
     return [
         drawn(Scene(shape, x=0.5 + right * k, y=0.5 + down * k, radius=0.12 * growth**k, angle=turn * k), 112, 192)
         for k in range(17)

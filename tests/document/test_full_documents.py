@@ -1,4 +1,4 @@
-"""A document that Firestore would not take as a whole is written with less, and always ends."""
+"""A document that Firestore would not take as a whole is written with fewer fields, and always reaches its end."""
 
 import time
 from collections.abc import Iterator
@@ -36,7 +36,9 @@ RESULT = {
     "warnings": ["w" * 3000],
 }
 ROOMS = (100_000, 10_000, 6000, 2500, 1400)
-"""Bytes that an app's own fields leave in its document: for everything, for all but the request, ... for the least."""
+"""Bytes that an app's own fields leave in its document: enough for everything, for all but the request, ... for the
+least.
+"""
 
 
 def soon() -> float:
@@ -44,7 +46,7 @@ def soon() -> float:
 
 
 def with_room(room: int) -> MemoryDocumentStore:
-    """A store with a document that the app has filled with its own up to so many bytes."""
+    """Return a store with a document that the app has filled, except for so many bytes."""
     documents = MemoryDocumentStore()
     own: dict[str, Any] = {"status": "queued", "labels": ["mine"], "notes": ""}
     own["notes"] = "x" * (MAX_DOCUMENT_BYTES - room - document_bytes(PATH, own))

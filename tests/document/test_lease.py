@@ -1,4 +1,4 @@
-"""The keeper: a document stays alive while its job lives, and what it says reaches the job."""
+"""The keeper: it renews a document's lease while its job lives, and passes what it reads there to the job."""
 
 import asyncio
 import threading
@@ -275,7 +275,7 @@ async def test_after_a_write_whose_answer_was_lost_the_next_one_is_written() -> 
 
 
 async def test_a_mistake_of_ours_does_not_end_the_job() -> None:
-    """Keeping the document up is worth less than the generation."""
+    """Keeping the document up to date is worth less than the generation."""
     kept = Kept()
 
     def broken(call: str, _path: str) -> None:
@@ -289,7 +289,7 @@ async def test_a_mistake_of_ours_does_not_end_the_job() -> None:
 
 
 async def test_a_cancelled_job_keeps_its_lease_until_it_has_stopped() -> None:
-    """A long step is none the shorter for it: meanwhile nobody may call the job dead."""
+    """A stop does not shorten a long step: until it ends, nobody may declare the job dead."""
     kept = Kept()
     kept.documents.write_as_app(PATH, {"cancel_requested": True})
     assert isinstance(await asyncio.wait_for(kept.stop.wait(), 5), Cancelled)
@@ -319,7 +319,7 @@ async def test_a_heartbeat_leaves_a_preview_as_it_stands_and_writes_none_again()
 
 
 async def test_what_waits_for_a_thread_has_all_its_time_when_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files that are encoded may keep every thread busy; a result whose document is given up for that looks lost."""
+    """Encoding may occupy every thread; a result whose document is given up because of that looks lost."""
     busy = Busy()
     asyncio.get_running_loop().set_default_executor(busy)
     left: dict[str, float] = {}

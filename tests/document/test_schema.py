@@ -1,4 +1,4 @@
-"""What a document says: every field of the contract at its moment, and nothing of the moment before."""
+"""A document's fields: each field of the contract at its moment, and none left over from the moment before."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any

@@ -1,5 +1,7 @@
-"""The document of a job: what is written when, and what is never overwritten. In memory here; `test_contracts.py` has
-the emulator."""
+"""The session of a job's document: what it writes when, and what it never overwrites.
+
+In memory here; `test_contracts.py` runs against the emulator.
+"""
 
 import threading
 import time
@@ -219,7 +221,7 @@ def test_a_poison_job_is_refused_even_where_that_cannot_be_written(documents: Me
     assert isinstance(decision, Deny)
     assert decision.error.code == "poison_job"
     assert fourth.denied
-    assert fields(documents)["status"] == "processing"  # the reaper's, once its lease is over
+    assert fields(documents)["status"] == "processing"  # the reaper's turn, once the lease has expired
 
 
 def test_a_retry_after_failure_starts_clean(documents: MemoryDocumentStore, document: DocumentSession) -> None:
@@ -316,7 +318,7 @@ def test_a_refusal_makes_a_failed_document_where_there_was_none(documents: Memor
 
 @pytest.mark.parametrize("heard", [True, False])
 def test_a_claim_is_dated_by_the_server_not_by_this_worker(heard: bool) -> None:
-    """Of two attempts the later one owns the objects: their workers' clocks must not decide which one that is."""
+    """The later of two attempts owns the objects, and their workers' clocks must not decide which one that is."""
 
     class Ahead(MemoryDocumentStore):
         def read(self, path: str, *, timeout: float) -> Snapshot:
@@ -333,7 +335,7 @@ def test_a_claim_is_dated_by_the_server_not_by_this_worker(heard: bool) -> None:
 
 
 class Flipped(MemoryDocumentStore):
-    """Its user changes a label between each read and the write that follows it."""
+    """A user changes a label between each read and the write that follows it."""
 
     flipping = True
     flips = 0
@@ -433,7 +435,7 @@ def test_a_claim_of_a_new_document_waits_for_one_answer(documents: MemoryDocumen
     def before(call: str, path: str) -> None:
         if call == "read":
             looked.set()
-            created.wait(5)  # a look that takes for ever
+            created.wait(5)  # a read that takes for ever
 
     documents.before = before
     session = DocumentSession(documents, OWNER, bid(), {"prompt": "p"})

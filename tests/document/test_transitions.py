@@ -1,4 +1,4 @@
-"""Every decision about a document; of the claim one row of the table in `worker.document.transitions` a case."""
+"""Every decision about a document; for the claim, one case per row of the table in `worker.document.transitions`."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -247,7 +247,7 @@ def test_a_spooled_result_is_delivered_where_it_is_waited_for(
 
 
 def test_a_document_that_was_there_when_it_was_asked_for_and_is_gone_was_deleted() -> None:
-    """Who deletes an order slip while the job waits in line does not want the pictures, and pays for none."""
+    """Whoever deletes an order slip while the job waits in the queue does not want the pictures, and pays for none."""
     wanted = replace(BID, needs_slip=True)
     decision = decide_claim(None, wanted, NOW)
     assert isinstance(decision, Deny)

@@ -1,4 +1,4 @@
-"""Firebase at the border: keys in every shape they arrive in, users by their tokens, and what an outage costs a job."""
+"""Firebase's adapter: keys in every shape they arrive in, users by their tokens, and what an outage costs a job."""
 
 import base64
 import json
@@ -123,7 +123,7 @@ def test_a_key_is_read_in_whatever_shape_it_arrives_and_google_takes_it(account:
 def test_a_key_is_read_from_a_file(account: dict[str, str], shape: str, tmp_path: Path) -> None:
     path = tmp_path / "key.json"
     if shape == "base64":
-        # Not what a file holds: what a variable of less than 1024 characters may hold.
+        # Not a file's content: the content of a variable of less than 1024 characters.
         short = {name: account[name] for name in ("type", "project_id", "client_email", "token_uri")}
         short["private_key"] = "k"
         assert read_key(base64.b64encode(json.dumps(short).encode()).decode())["project_id"] == "demo-project"
@@ -160,7 +160,7 @@ OTHER_FILES = {
 
 @pytest.mark.parametrize("what", OTHER_FILES)
 def test_another_file_in_the_keys_place_is_called_by_its_name(what: str, tmp_path: Path) -> None:
-    """The downloads of the Firebase console look alike: which one it is, and where the right one is."""
+    """The downloads of the Firebase console look alike: the error names this one, and where to find the right one."""
     file = tmp_path / "key.json"
     file.write_text(OTHER_FILES[what])
     for value in (OTHER_FILES[what], str(file), base64.b64encode(OTHER_FILES[what].encode()).decode()):
@@ -174,7 +174,7 @@ def test_another_file_in_the_keys_place_is_called_by_its_name(what: str, tmp_pat
 
 
 def test_only_the_first_line_of_a_key_is_told_from_nonsense() -> None:
-    """What Docker's env file keeps of JSON on many lines."""
+    """Docker's env file keeps that much of JSON on many lines."""
     with pytest.raises(ConfigError, match="only its first part arrived"):
         read_key("{")
 
@@ -277,7 +277,7 @@ def test_one_emulator_alone_never_leads_to_the_real_other_one(
 
 
 def test_a_broken_private_key_is_blamed_on_the_key_and_a_bucket_beside_it_on_nothing(account: dict[str, str]) -> None:
-    """firebase-admin-python#280: a bucket written as gs://name was told as a key that cannot be read."""
+    """firebase-admin-python#280: a bucket written as gs://name was reported as an unreadable key."""
     broken = json.dumps({**account, "private_key": _garbled(account["private_key"])})
     settings = load_settings(firebase_service_account_key=broken, firebase_storage_bucket="gs://demo-app.appspot.com/")
     for ask in (Firebase(settings).connect, lambda: Firebase(settings).documents, lambda: Firebase(settings).bucket):
@@ -301,7 +301,7 @@ def test_what_googles_library_refuses_costs_itself_alone(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     settings = load_settings(firebase_service_account_key=json.dumps(account), firebase_storage_bucket="demo-bucket")
-    firebase = Firebase(settings.model_copy(update={field: value}))  # past the check that stops a start
+    firebase = Firebase(settings.model_copy(update={field: value}))  # bypasses the check at start
     firebase.connect()
     assert (firebase.documents is not None, firebase.bucket is not None) == left
     (record,) = caplog.records
@@ -409,7 +409,7 @@ def test_a_token_that_is_not_for_us_is_refused(
 
 @pytest.fixture
 def production(account: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> FirebaseUsers:
-    """Without the Auth emulator: tokens are signed, and `account`'s own key stands for Google's."""
+    """Return users without the Auth emulator: tokens are signed, and `account`'s own key stands for Google's."""
     monkeypatch.setattr(id_token, "_fetch_certs", lambda _request, _url: {"key-1": public_of(account["private_key"])})
     return Firebase(load_settings(firebase_service_account_key=json.dumps(account))).users
 
@@ -444,7 +444,7 @@ def test_garbage_is_nobody_in_production_too(production: FirebaseUsers, token: s
 def test_revocation_is_asked_for_where_the_operator_wants_it(
     firebase: FirebaseEmulators, users: FirebaseUsers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Signed out everywhere, disabled, deleted: refused by the emulator's own account, with CHECK_REVOKED."""
+    """Signed out everywhere, disabled, deleted: refused with CHECK_REVOKED, by the emulator's own account."""
     monkeypatch.setenv("CHECK_REVOKED", "true")
     strict = Firebase(load_settings())
     token = firebase.create_user("zoe")
@@ -461,7 +461,7 @@ def test_revocation_is_asked_for_where_the_operator_wants_it(
 def test_a_user_who_cannot_be_looked_up_is_no_verdict(
     account: dict[str, str], production: FirebaseUsers, pem: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The key's own token address is closed: no access to Google, so nothing is known about revocation."""
+    """The key's own token address is closed: without access to Google nothing is known about revocation."""
     key = {**account, "token_uri": "http://127.0.0.1:9/token"}
     strict = Firebase(load_settings(firebase_service_account_key=json.dumps(key), check_revoked=True)).users
     started = time.monotonic()

@@ -100,7 +100,7 @@ def deep(levels: int) -> Any:
 
 
 def filled(path: str, size: int) -> dict[str, Any]:
-    """Fields of a document of exactly so many bytes."""
+    """Return the fields of a document of exactly so many bytes."""
     fields = {"a": "é", "b": {"c": [1, None, True]}, "filler": ""}
     return {**fields, "filler": "x" * (size - document_bytes(path, fields))}
 
@@ -172,7 +172,7 @@ def test_an_object_is_created_once_and_replaced_only_as_the_generation_that_was_
     read = bucket.read("generating/user/image/file.png", max_bytes=100, deadline=soon())
     assert read is not None
     assert (read[0].generation, read[0].metadata[TOKENS], read[1]) == (second, "t1", b"second")
-    if isinstance(bucket, MemoryBucket):  # the local server deletes whatever the generation; Google does not
+    if isinstance(bucket, MemoryBucket):  # the local server deletes any generation; Google does not
         bucket.delete("generating/user/image/file.png", generation=first, metageneration=1, deadline=soon())
         assert bucket.info("generating/user/image/file.png", deadline=soon()) is not None
     bucket.delete("generating/user/image/file.png", generation=second, metageneration=1, deadline=soon())

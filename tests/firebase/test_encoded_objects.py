@@ -1,4 +1,4 @@
-"""Objects of a stranger that are not what their size says: stored with a content encoding, or growing while read."""
+"""A stranger's objects that are not as large as they claim: stored with a content encoding, or growing while read."""
 
 import time
 import tracemalloc
@@ -23,7 +23,7 @@ ENCODINGS: dict[str, str] = {
 
 
 def held_at_most(bucket: Any, error: type[Exception]) -> int:
-    """Bytes that the read held at its peak, before it ended as `error`."""
+    """Return the peak bytes that the read held before it failed with `error`."""
     tracemalloc.start()
     try:
         with pytest.raises(error):
@@ -46,7 +46,7 @@ def test_an_object_with_a_content_encoding_is_refused_before_a_byte_of_it_is_rea
 
 @pytest.mark.slow
 def test_an_object_that_is_encoded_after_it_was_looked_at_is_read_as_it_is_stored() -> None:
-    """Its metadata may be changed at any time, without a new generation."""
+    """Its metadata may change at any time, without a new generation."""
     with serving(bomb("br"), "br", told_encoding=None) as bucket:
         found = bucket.read("uploads/user/a.png", max_bytes=LIMIT, deadline=time.monotonic() + 10)
     assert found is not None

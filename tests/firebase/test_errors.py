@@ -1,4 +1,4 @@
-"""Google's errors: each becomes one of ours, with its cause, and says nothing of its message."""
+"""Google's errors: each becomes one of ours, keeps its cause, and reveals nothing of its message."""
 
 from typing import Any
 
@@ -50,7 +50,7 @@ MAPPED: list[tuple[type[Any], str]] = [
 
 
 def made(vendor_error: type[Any]) -> Exception:
-    """One of the vendor's errors, with a message that is nobody's business."""
+    """Return one of the vendor's errors, with a message that must stay private."""
     arguments = {api.RetryError: ("SECRET", None), DataCorruption: (None, "SECRET")}.get(vendor_error, ("SECRET",))
     error: Exception = vendor_error(*arguments)
     return error

@@ -1,6 +1,6 @@
-"""Firestore at the border: what gets lost is written all the same, and what is refused is not asked for again.
+"""The Firestore adapter: lost writes are repeated, refused ones are not.
 
-What it does where nothing is broken is in `test_contracts.py`.
+`test_contracts.py` has its behaviour when nothing is broken.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import grpc  # type: ignore[import-untyped]  # its stubs are a package of their own
+import grpc  # type: ignore[import-untyped]  # its stubs are a separate package
 import pytest
 from google.auth.credentials import AnonymousCredentials
 
@@ -26,7 +26,7 @@ from worker.firebase.firestore import FirestoreStore, open_client
 DOCUMENT = "generations/user/files/file"
 NOBODY = AnonymousCredentials()  # type: ignore[no-untyped-call]  # google-auth is partly typed
 AWAY_SECONDS = 17.5
-"""By default gRPC would try again some 16 and 26 seconds after the connection was lost."""
+"""By default gRPC would retry some 16 and 26 seconds after the connection was lost."""
 BACK_SECONDS = 5.0
 
 
@@ -95,7 +95,7 @@ def test_no_channel_waits_longer_than_it_may_before_it_connects_again(
 def test_a_client_that_hears_nothing_for_long_gives_way_to_a_new_one(
     firebase: FirebaseEmulators, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What no option bounds: how long gRPC waits until it asks for the host's address again."""
+    """No option bounds how long gRPC waits before it resolves the host's address again."""
     monkeypatch.setattr(firestore, "_RENEW_SECONDS", 0.3)
     opened: list[Any] = []
 
