@@ -1,7 +1,7 @@
 "use strict";
-// Firebase's own Auth emulator, started without the command line around it.
-// Compiling its whole API description takes eight seconds; the tests sign up, sign in and look up users, so that
-// only those paths are kept, which leaves two.
+// Starts Firebase's Auth emulator without its command line.
+// Compiling the whole API description takes eight seconds. The tests only sign up, sign in and look up users, so only
+// those paths are kept, which takes two.
 
 const http = require("node:http");
 const spec = require("firebase-tools/lib/emulator/auth/apiSpec").default;
@@ -20,7 +20,7 @@ const { AuthEmulator } = require("firebase-tools/lib/emulator/auth");
 const { AuthCloudFunction } = require("firebase-tools/lib/emulator/auth/cloudFunctions");
 const { EmulatorRegistry } = require("firebase-tools/lib/emulator/registry");
 
-// Whom to tell of deleted users: functions.js, which starts later than this. Google's own way needs all of its functions emulator.
+// The URL of functions.js, which starts later, to notify of deleted users. Google's way needs the whole functions emulator.
 let functionsUrl = null;
 AuthCloudFunction.prototype.dispatch = async function (action, { localId }) {
   if (action !== "delete" || functionsUrl === null) return;

@@ -1,9 +1,10 @@
 "use strict";
-// @firestore-emulator/server with the promises that a job protocol leans on and that it does not keep by itself:
+// Extends @firestore-emulator/server with guarantees that a job protocol relies on and that it does not give:
 // a commit applies all of its writes or none, preconditions on the update time are checked, a transaction whose
 // documents changed is ABORTED, every transform of a write counts, update times never repeat, collection groups and
-// nested fields can be queried, and limits that the real service enforces are enforced.
-// Also a journal of the writes, and faults per method (a status code before the call, or after it took effect).
+// nested fields can be queried, and the limits of the real service are enforced.
+// Also keeps a journal of the writes, and injects faults per method (a status code before the call, or after it took
+// effect).
 
 const { FirestoreServer, FirestoreState, FirestoreStateDocument } = require("@firestore-emulator/server");
 const messages = require("@firestore-emulator/proto/dist/google/firestore/v1/firestore");
@@ -89,7 +90,7 @@ function transformed(before, transform, millis) {
 const invalid = (message) => new RpcError(status.INVALID_ARGUMENT, message);
 const stringBytes = (text) => Buffer.byteLength(text) + 1;
 
-/** What a value takes in a document. */
+/** The size of a value in a document. */
 function valueBytes(value) {
   if (value.has_string_value) return stringBytes(value.string_value);
   if (value.has_bytes_value) return value.bytes_value.length;
@@ -106,7 +107,7 @@ const fieldsBytes = (fields) =>
 const nameBytes = (name) =>
   name.split("/documents/")[1].split("/").reduce((sum, id) => sum + stringBytes(id), 16);
 
-/** Two entries of a field, one way up and one down, and one of each thing that an array contains. */
+/** The number of index entries: two per field, ascending and descending, and one per array element. */
 function indexEntries(fields) {
   let count = 0;
   for (const value of fields.values()) {
@@ -154,12 +155,12 @@ function checkDocument(name, fields) {
 class Service {
   constructor(state) {
     this.state = state;
-    this.transactions = new Map(); // id -> Map(document name -> the version that was read)
+    this.transactions = new Map(); // id -> Map(document name -> the version read)
     this.journal = [];
     this.lastMillis = 0;
   }
 
-  /** Milliseconds since 1970, never the same twice: the emulator keeps no finer update times. */
+  /** Milliseconds since 1970, never the same twice, since the emulator's update times are no finer. */
   now() {
     this.lastMillis = Math.max(Date.now(), this.lastMillis + 1);
     return this.lastMillis;
@@ -269,7 +270,7 @@ class Service {
     });
   }
 
-  // -- one method per RPC: unary ones return their answer, streaming ones call `send`
+  // -- one method per RPC: unary ones return their response, streaming ones call `send`
 
   BeginTransaction() {
     return new messages.BeginTransactionResponse({ transaction: this.begin() });
@@ -364,7 +365,7 @@ function descendants(holder, id) {
 
 class QueryableState extends FirestoreState {
   v1Query(parent, query) {
-    // Pages: a client that goes on after a document names it last in its cursor.
+    // Paging: the last cursor value names the document after which the next page begins.
     const after = query.has_start_at ? query.start_at.values.at(-1)?.reference_value : undefined;
     if (!after) return this.found(parent, query);
     const most = query.has_limit ? query.limit.value : Infinity;
@@ -379,7 +380,7 @@ class QueryableState extends FirestoreState {
     if (!group) return super.v1Query(parent, query);
     const [project, database, path] = /^projects\/([^/]+)\/databases\/([^/]+)\/documents\/?(.*)$/.exec(parent).slice(1);
     const root = path ? this.getDocument(parent) : this.getProject(project).getDatabase(database);
-    if (!id) return descendants(root).filter((d) => d.metadata.hasExist); // what deletes a tree asks for all of it
+    if (!id) return descendants(root).filter((d) => d.metadata.hasExist); // a query of a whole tree, to delete it
     const found = { getAllDocuments: () => descendants(root, id) };
     return FirestoreState.prototype.v1Query.call({ getCollection: () => found }, parent, query);
   }
@@ -443,7 +444,7 @@ function wrap(server, service, faults) {
   const listen = server.handlers.get(SERVICE + "Listen");
   const real = listen.func;
   listen.func = (call) => {
-    // A client that hangs up cancels; the emulator only cleans up after a stream that ended by itself.
+    // A client that disconnects cancels the call, but the emulator only cleans up after a stream that ends.
     call.once("cancelled", () => call.emit("end"));
     real(call);
   };

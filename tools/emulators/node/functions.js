@@ -1,14 +1,14 @@
 "use strict";
-// Hosts the functions of a folder on loopback, as Firebase's functions emulator does: what index.js exports says by itself
-// what it is (`__endpoint`), so that a new function needs no change here.
+// Hosts the functions of a folder on loopback, as Firebase's functions emulator does. Each export of index.js describes
+// itself (`__endpoint`), so a new function needs no change here.
 //
-//   callables     POST /{project}/us-central1/{name}: what `connectFunctionsEmulator` calls. Tokens are read, not checked.
-//   Firestore     each change of a document that a trigger's pattern fits, with before and after, at least once. Changes that
-//                 come faster than the listener may arrive as one. `deliver` has each of them come several times, and late.
+//   callables     POST /{project}/us-central1/{name}: what `connectFunctionsEmulator` calls. Tokens are read, not verified.
+//   Firestore     each change of a document that matches a trigger's pattern, with before and after, at least once. Changes
+//                 in quick succession may arrive as one. `deliver` makes each change arrive several times, and late.
 //   auth          POST /local/user-deleted {"uid": …}
 //   schedules     POST /local/run {"name": …}
 //
-// Says `@{"ready":{"port":…,"functions":[…]}}` on stdout, and ends when stdin ends, as main.js does.
+// Prints `@{"ready":{"port":…,"functions":[…]}}` to stdout, and ends when stdin ends, as main.js does.
 
 const { randomUUID } = require("node:crypto");
 const fs = require("node:fs");
@@ -36,7 +36,7 @@ Object.assign(process.env, {
   ...env,
 });
 
-// The packages of the functions, so that both sides share one firebase-admin.
+// Loads the packages of the functions, so that both sides share one firebase-admin.
 const theirs = createRequire(INDEX);
 const express = theirs("express");
 const { getFirestore } = theirs("firebase-admin/firestore");
@@ -46,7 +46,7 @@ const valueOf = (text) => (typeof text === "string" ? text : text?.value());
 const entries = (functions) =>
   Object.entries(functions).flatMap(([name, made]) => (made?.__endpoint ? [{ name, made, endpoint: made.__endpoint }] : []));
 
-/** One delivery of an event, tried again while it fails if the function asks for that. */
+/** Deliver an event once, with retries if the function asks for them. */
 async function handle({ name, endpoint }, work) {
   for (let tried = 1; ; tried += 1) {
     try {
@@ -59,7 +59,7 @@ async function handle({ name, endpoint }, work) {
   }
 }
 
-/** Google's tools write each parameter's default into the environment of a deployment; the libraries do not know it. */
+/** Set each parameter's default in the environment, as Google's tools do in a deployment; the libraries do not. */
 function fillIn() {
   for (const { name, options: declared } of theirs("firebase-functions/params").declaredParams) {
     if (declared?.default !== undefined) process.env[name] ??= String(declared.default);
@@ -68,11 +68,11 @@ function fillIn() {
 
 // ---- Firestore ---------------------------------------------------------------------------------------------------
 
-/** "generations/{uid}/files/{id}" -> a pattern of the paths that it fits. */
+/** "generations/{uid}/files/{id}" -> a regular expression for the paths that it matches. */
 const fitting = (pattern) =>
   new RegExp(`^${pattern.replace(/[.*+?^$()|[\]\\]/g, "\\$&").replace(/\{\w+=\*\*\}/g, ".+").replace(/\{\w+(=\*)?\}/g, "[^/]+")}$`);
 
-/** Whether an event of this type happens at such a change. */
+/** Whether a change triggers an event of this type. */
 function happens(type, before, after) {
   const kind = /\.v1\.(\w+?)(\.withAuthContext)?$/.exec(type)[1];
   const kinds = { created: !before && after, deleted: before && !after, updated: before && after, written: true };
@@ -109,7 +109,7 @@ function events() {
   });
 }
 
-/** Calls each trigger's function for each change from now on; resolves when nothing can be missed any more. */
+/** Call each trigger's function for each change from now on; resolves once no change can be missed. */
 async function listen(functions) {
   const event = events();
   const triggers = entries(functions)
@@ -131,7 +131,7 @@ async function listen(functions) {
   }
 
   function follow(database, group) {
-    const known = new Map(); // path -> the version that was seen last
+    const known = new Map(); // path -> the version seen last
     const mine = triggers.filter((one) => one.database === database && one.group === group);
     return new Promise((resolve) => {
       let first = true;
@@ -164,7 +164,7 @@ async function listen(functions) {
 const part = (value) => Buffer.from(JSON.stringify(value)).toString("base64url");
 const APP = `${part({ alg: "RS256", typ: "JWT" })}.${part({ sub: "local-app", app_id: "local-app" })}.${part("unsigned")}`;
 
-/** A page of localhost has no App Check: unless it is to be tested, whoever brings no token is taken for the app. */
+/** Accept calls without an App Check token, which a page on localhost cannot get, unless App Check is under test. */
 function attested(request, response, next) {
   if (!appCheck) request.headers["x-firebase-appcheck"] ||= APP;
   next();
@@ -195,7 +195,7 @@ function front(functions) {
   app.post("/local/run", (request, response) => {
     const found = all.find(({ name, endpoint }) => name === request.body.name && endpoint.scheduleTrigger);
     if (!found) return response.status(404).json({ error: "no scheduled function of this name" });
-    // One of the first generation is called as an event, one of the second as HTTP.
+    // A first-generation function is called as an event, a second-generation one over HTTP.
     if (found.endpoint.platform !== "gcfv1") return found.made(request, response);
     return handle(found, () => found.made({}, { eventId: randomUUID() })).then(() => response.end());
   });

@@ -1,7 +1,7 @@
 "use strict";
-// One process with the wanted emulators, each on a free loopback port.
-// Says `@{"ready":{...}}` on stdout, then answers one `@{...}` line per JSON command on stdin.
-// Ends when stdin ends: the parent holds the other side, so no emulator outlives its tests.
+// Runs the requested emulators in one process, each on a free loopback port.
+// Prints `@{"ready":{...}}` to stdout, then answers each JSON command on stdin with one `@{...}` line.
+// Ends when stdin ends: the parent holds the other end, so no emulator outlives its tests.
 
 const fs = require("node:fs");
 const os = require("node:os");

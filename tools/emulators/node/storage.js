@@ -1,10 +1,10 @@
 "use strict";
-// Firebase's own Storage emulator without the command line and the Java rules runtime around it.
+// Runs Firebase's Storage emulator without its command line and the Java rules runtime.
 // A client without administrator rights may do what storage.rules allow; without an ID token only a download token opens
 // an object.
-// What Cloud Storage does and the emulator leaves out is added here: one known bucket, generation
-// preconditions, generations that always grow, resumable uploads in several chunks, the CRC32C check,
-// download tokens that a metadata update replaces, and a custom time, which is only ever put off.
+// Adds what Cloud Storage does and the emulator does not: a single known bucket, generation preconditions,
+// generations that always grow, resumable uploads in several chunks, the CRC32C check, download tokens that a
+// metadata update replaces, and a custom time that can only be moved to later.
 
 const { AsyncLocalStorage } = require("node:async_hooks");
 const http = require("node:http");
@@ -23,7 +23,7 @@ const failure = (code, reason, message) => ({
   error: { code, message, errors: [{ message, domain: "global", reason }] },
 });
 
-/** Make the emulator's "forbidden" path answer with another status: it is the one way out that every route has. */
+/** Answer with another status through the emulator's "forbidden" path, the only exit that every route has. */
 function refuse(code, reason, message) {
   const { res } = requests.getStore();
   res.sendStatus = () => res.status(code).json(failure(code, reason, message));
@@ -91,7 +91,7 @@ function addPreconditions(emulator) {
   }
 }
 
-/** Take all but the last chunk of a resumable upload; the emulator ends the upload at the first. */
+/** Accept all but the last chunk of a resumable upload; the emulator itself ends an upload at the first chunk. */
 function takeChunk(emulator) {
   return (req, res, next) => {
     const range = /^bytes (?:(\d+)-(\d+)|\*)\/(\d+|\*)$/.exec(req.header("content-range") ?? "");
@@ -128,7 +128,7 @@ async function start(projectId, bucket) {
 
   const app = express();
   app.use((req, res, next) => {
-    // The client library asks for everything below /storage/v1; the emulator knows only some of it there.
+    // The client library uses /storage/v1 for every request; the emulator serves only some of them there.
     req.url = req.url.replace(/^\/storage\/v1\/b\//, "/b/");
     const named = /^(?:\/v0|\/(?:upload|download)\/storage\/v1)?\/b\/([^/?]+)/.exec(req.url)?.[1];
     if (named !== undefined && decodeURIComponent(named) !== bucket) {

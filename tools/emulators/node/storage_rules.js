@@ -1,6 +1,6 @@
 "use strict";
-// What storage.rules allow a signed-in app, said once more in JavaScript: Firebase's own reader of rules files is a Java
-// program of a version that few machines have. tests/tools/test_emulators.py has a case for each line.
+// Implements storage.rules for a signed-in app in JavaScript, since Firebase's evaluator needs a Java version that few
+// machines have. tests/tools/test_emulators.py has a case for each line.
 
 const RESULTS = /^b\/[^/]+\/o\/generating\/([^/]+)\/(?:image|video)\/(?:thumbs\/)?[^/]+$/;
 const UPLOADS = /^b\/[^/]+\/o\/uploads\/([^/]+)\/([^/]+)$/;
@@ -8,7 +8,7 @@ const NAME = /^[A-Za-z0-9._-]{1,200}$/;
 const KINDS = /^(?:image\/(?:png|jpeg|jpg|webp|heic|heif|avif|gif|bmp|tiff)|application\/octet-stream)$/;
 const MAX_BYTES = 20 * 1024 * 1024;
 
-/** The uid that an ID token of the Auth emulator names; such tokens have no signature. */
+/** The uid in an ID token of the Auth emulator; such tokens have no signature. */
 function uidOf(token) {
   try {
     const claims = JSON.parse(Buffer.from(token.split(".")[1], "base64url").toString());
@@ -34,7 +34,7 @@ function permits({ method, path, file, token }) {
   return ["create", "update"].includes(method) && NAME.test(upload[2]) && isSource(file.after ?? {});
 }
 
-/** As the emulator asks its ruleset. */
+/** The interface through which the emulator queries its ruleset. */
 async function verify(question) {
   return { permitted: permits(question), issues: { exist: () => false, all: [] } };
 }
