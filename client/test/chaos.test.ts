@@ -1,5 +1,5 @@
-// Hundreds of bad days of a phone: sleep, tunnels, wrong clocks, lost answers, restarts and changes of mind, at random but
-// repeatably. Whatever happens, nobody loses a job that lives, pays twice, or leaves a listener behind.
+// Simulates hundreds of bad days of a phone: sleep, tunnels, wrong clocks, lost responses, restarts and cancellations, at
+// random but reproducibly. In no case may the app lose a living job, pay twice, or leave a listener behind.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -9,7 +9,7 @@ import { settle, told, World, type Job, type Told } from "./world.js";
 const FIRST = Number(process.env["CHAOS_FIRST"] ?? 1);
 const DAYS = Number(process.env["CHAOS_DAYS"] ?? 300);
 
-/** mulberry32: the same numbers for the same seed. */
+/** mulberry32: a seeded random number generator. */
 function numbers(seed: number): () => number {
   return () => {
     seed = (seed + 0x6d2b79f5) | 0;
@@ -53,7 +53,7 @@ class Day {
     remove: (key) => void this.kept.delete(key),
   };
 
-  /** One second of those who work, whether the phone is awake or not. */
+  /** One second of the workers, whether the phone is awake or not. */
   private step = (): void => {
     const { world } = this;
     while (world.queue.length > 0 && world.time - this.begun >= this.waits) {
@@ -64,7 +64,7 @@ class Day {
     const { job, since } = this.working;
     const fields = world.fields(job.file);
     const mine = fields?.["job_id"] === job.id && fields["status"] === "processing";
-    if (!mine) this.working = undefined; // deleted, or somebody else's
+    if (!mine) this.working = undefined; // deleted, or claimed by another job
     else if (fields["cancel_requested"] === true) world.fail(job, "cancelled");
     else if (this.dies && !this.died && world.time - since > this.works / 2) {
       this.died = true;
@@ -97,9 +97,9 @@ class Day {
     world.answer = async (_, submit) => {
       const kind = this.upTo(5);
       const broken = Object.assign(new Error("broken"), { code: ["functions/internal", "functions/deadline-exceeded"][this.upTo(1)] });
-      if (kind === 0) throw broken; // it never arrived
+      if (kind === 0) throw broken; // the call never arrived
       const answer = submit();
-      if (kind === 1) throw broken; // its answer was lost
+      if (kind === 1) throw broken; // the response was lost
       if (kind === 2) return new Promise(() => undefined);
       return answer;
     };
@@ -142,7 +142,7 @@ class Day {
     await world.awake(1 + this.upTo(40), this.step);
   }
 
-  /** What still waits in line after the app has its answer. */
+  /** Let workers take the jobs that are still queued after the app has its result. */
   drain(): void {
     while (this.world.queue.length > 0) this.world.take();
   }
@@ -167,7 +167,7 @@ test(`${DAYS} bad days lose no job, pay for none twice and leave nothing open`, 
     if (!day.died && !day.cancelled) assert.equal(end, "completed", about);
     if (day.cancelled && !day.died) assert.ok(["cancelled", "completed", "deleted"].includes(end), about);
     const drawn = world.generated.length;
-    // A call that was made twice may have a second worker take over from one that died.
+    // After a repeated call a second worker may take over from one that died.
     assert.ok(drawn <= (day.died ? 2 : 1), `${about}: drawn ${drawn} times`);
     if (end === "cancelled") {
       day.drain();

@@ -1,4 +1,4 @@
-// The example documents of the contract, which all languages share (schema/examples/), as the client shows them.
+// Tests how the client shows the contract's example documents (schema/examples/), which all languages share.
 
 import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
@@ -10,7 +10,7 @@ const FOLDER = process.env["EXAMPLES"] ?? "";
 const names = readdirSync(join(FOLDER, "document"));
 const isTime = (value: unknown): value is string => typeof value === "string" && /^\d{4}-\d\d-\d\dT.*Z$/.test(value);
 
-/** As Firestore has it: times are its own type. */
+/** An example document as Firestore returns it, with times as Timestamps. */
 const document = (name: string): Fields => {
   const read = JSON.parse(readFileSync(join(FOLDER, "document", name), "utf8")) as Fields;
   return Object.fromEntries(Object.entries(read).map(([key, value]) => [key, isTime(value) ? at(Date.parse(value)) : value]));

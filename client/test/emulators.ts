@@ -1,4 +1,4 @@
-// Firebase on loopback, with its real SDK on the phone's side, RunPod as the backend sees it, and a network that can be cut.
+// Runs the client with Firebase's real SDK against emulators, a stand-in for RunPod, and a network that can be cut.
 
 import { once } from "node:events";
 import { readFileSync } from "node:fs";
@@ -30,7 +30,7 @@ const PORTS = {
 
 export const pause = (seconds: number) => new Promise<void>((resolve) => setTimeout(resolve, 1000 * seconds));
 
-/** Wait until something is so. */
+/** Wait until a condition holds. */
 export async function until(what: () => unknown, seconds = 60): Promise<void> {
   const deadline = performance.now() + 1000 * seconds;
   while (!(await what())) {
@@ -39,13 +39,13 @@ export async function until(what: () => unknown, seconds = 60): Promise<void> {
   }
 }
 
-/** A way through the network to one port. */
+/** A network connection to one port, which can be cut or frozen. */
 export class Line {
   port = 0;
   private readonly server = createServer((near) => this.through(near));
   private readonly sockets = new Set<Socket>();
   private state: "open" | "cut" | "frozen" = "open";
-  /** Whether what the far side answers is thrown away: it has heard, and nobody hears it. */
+  /** Whether to drop the far side's responses: requests arrive, but no response does. */
   deafToAnswers = false;
 
   constructor(private readonly target: number) {}
@@ -77,13 +77,13 @@ export class Line {
     if (this.state === "frozen") for (const socket of [near, far]) socket.pause();
   }
 
-  /** Everything breaks, and nothing new is let through. */
+  /** Break all connections and let no new one through. */
   cut(): void {
     this.state = "cut";
     for (const socket of this.sockets) socket.destroy();
   }
 
-  /** Nothing breaks, and nothing comes through: a tunnel, or a phone whose connection died unnoticed. */
+  /** Stall all connections without breaking them: a tunnel, or a connection that died unnoticed. */
   freeze(): void {
     this.state = "frozen";
     for (const socket of this.sockets) socket.pause();
@@ -100,12 +100,12 @@ export class Line {
   }
 }
 
-/** One phone with a user of its own. */
+/** A phone with its own user. */
 export class Phone {
   readonly lines = { firestore: new Line(PORTS.firestore), functions: new Line(PORTS.functions) };
   uid = "";
   client!: Client;
-  /** Listeners that are open. */
+  /** The number of open listeners. */
   listeners = 0;
   calls: string[] = [];
   db!: firestore.Firestore;
@@ -162,8 +162,8 @@ export class Phone {
   }
 
   /**
-   * The SDK's cache holds that there is no such document, and that this is newer than what there is, until it is changed:
-   * as after a first snapshot that left out a write of a moment before it.
+   * Make the SDK's cache hold the document's absence as newer than the document, until that changes: as after a first
+   * snapshot that missed a write from just before it.
    */
   async mislead(file: string): Promise<void> {
     const name = `projects/${PROJECT}/databases/(default)/documents/generations/${this.uid}/files/${file}`;
@@ -215,7 +215,7 @@ export interface Job {
 
 const EXAMPLES = { quote: "quote/text2img.json", capabilities: "capabilities/all.json" };
 
-/** What a worker answers a question with: the contract's example. */
+/** A worker's answer to an action: the contract's example. */
 export function example(action: keyof typeof EXAMPLES): Record<string, unknown> {
   return JSON.parse(readFileSync(`${setting("EXAMPLES")}/${EXAMPLES[action]}`, "utf8")) as Record<string, unknown>;
 }
@@ -225,10 +225,10 @@ function answerTo({ action, prompt }: Record<string, unknown>): Record<string, u
   return { id: "question", status: "COMPLETED", output: example(action as keyof typeof EXAMPLES) };
 }
 
-/** RunPod as the backend calls it, and the one who works there: writes documents with the rights of a service account. */
+/** RunPod as the backend calls it, and its workers, which write documents with the rights of a service account. */
 export class Workers {
   readonly jobs: Job[] = [];
-  /** What was asked that is no job. */
+  /** Requests that are no jobs. */
   readonly questions: Record<string, unknown>[] = [];
   private server!: Server;
   private app!: ReturnType<typeof initializeApp>;
@@ -258,7 +258,7 @@ export class Workers {
     return this;
   }
 
-  /** The jobs of one file that the backend handed over. */
+  /** The jobs that the backend has submitted for a file. */
   of(file: string): Job[] {
     return this.jobs.filter((job) => job.file === file);
   }
@@ -276,7 +276,7 @@ export class Workers {
     return (await firestore.getDocFromServer(this.document(of))).data();
   }
 
-  /** What a user told the operator of one of their files. */
+  /** A user's report of a file. */
   async reported({ uid, file }: { uid: string; file: string }): Promise<firestore.DocumentData | undefined> {
     return (await firestore.getDocFromServer(firestore.doc(this.db, `reports/file:${file}:${uid}`))).data();
   }
@@ -285,7 +285,7 @@ export class Workers {
     return firestore.setDoc(this.document(of), fields, { merge: true });
   }
 
-  /** Take a job; its lease is so long, and is renewed until the job ends or its worker dies. */
+  /** Claim a job with a lease, which is renewed until the job ends or its worker dies. */
   async take(job: Job, leaseSeconds = 90): Promise<void> {
     const write = (more: Record<string, unknown> = {}) =>
       this.put(job, {
@@ -297,7 +297,7 @@ export class Workers {
       });
     await write({ progress: { stage: "loading", percent: 1 } });
     this.alive.add(job.id);
-    // One after another: writes that pile up would carry leases of long ago.
+    // One write at a time: queued writes would carry outdated leases.
     void (async () => {
       for (;;) {
         await pause(leaseSeconds / 8);
@@ -339,7 +339,7 @@ export class Workers {
   }
 }
 
-/** The server's clock, where that of the phone was set wrong (`PHONE_CLOCK_ASIDE`, seconds). */
+/** How far the phone's clock is ahead of the server's, in milliseconds (`PHONE_CLOCK_ASIDE`, seconds). */
 const aside = 1000 * Number(process.env["PHONE_CLOCK_ASIDE"] ?? 0);
 const serverNow = () => Date.now() - aside;
 if (aside !== 0) {

@@ -1,5 +1,5 @@
-// The client with Firebase's own SDK against the emulators: rules, listeners, callables, and a network that fails.
-// A lease is short here, so that a worker is missed within seconds; everything else is as it is for a user.
+// Tests the client with Firebase's SDK against the emulators: rules, listeners, callables, and a failing network.
+// Leases are short, so that a lost worker is noticed within seconds; everything else is as for a user.
 
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
@@ -9,14 +9,14 @@ import { setLogLevel } from "firebase/firestore";
 import { BUCKET, example, pause, Phone, until, Workers, type Job } from "./emulators.js";
 
 const INPUT = { prompt: "a fox" };
-const SHORT = 10; // seconds of a lease; the client waits for ten more
+const SHORT = 10; // seconds of a lease; the client waits ten more
 
-setLogLevel("silent"); // a network that breaks is what these cases are about
+setLogLevel("silent"); // these cases break the network on purpose
 const workers = new Workers();
 before(() => workers.start());
 after(() => workers.close());
 
-/** A phone for one case, which leaves no listener behind. */
+/** Run a case with a phone, and check that it leaves no listener behind. */
 function on(name: string, run: (phone: Phone) => Promise<void>): void {
   test(name, { timeout: 120_000 }, async () => {
     const phone = await new Phone().start();
@@ -152,7 +152,7 @@ describe("the client with Firebase", { concurrency: 8 }, () => {
     await workers.take(job, SHORT);
     await until(() => states.at(-1)?.stage === "loading");
     phone.freeze();
-    await pause(30); // longer than it takes to miss a worker
+    await pause(30); // longer than it takes to notice a lost worker
     await workers.complete(job);
     phone.open();
     await result;
@@ -320,7 +320,7 @@ describe("the client with Firebase", { concurrency: 8 }, () => {
     const where = { uid: phone.uid, file: "gone" };
     const paths = { storage_path: `uploads/${phone.uid}/a.png`, thumbnail_path: `uploads/${phone.uid}/never-was.png` };
     await workers.put(where, { status: "completed", created_at: new Date(), generation_data: { files: [paths] } });
-    await phone.mislead("gone"); // what it names is gone all the same
+    await phone.mislead("gone"); // its files are deleted all the same
     await phone.client.remove("gone");
     assert.equal(await workers.fields(where), undefined);
     await assert.rejects(storage.getMetadata(object), { code: "storage/object-not-found" });

@@ -1,5 +1,5 @@
-// What the client makes of its document while the phone sleeps, errs, is offline or was closed. Each case names the report
-// that it comes from, where there is one.
+// Tests what the client concludes from its document while the phone sleeps, has a wrong clock, is offline or was closed.
+// Cases that come from a public report name it.
 
 import assert from "node:assert/strict";
 import { afterEach, beforeEach, test } from "node:test";
@@ -32,7 +32,7 @@ async function start(more: GenerateOptions = {}): Promise<Told> {
   return seen;
 }
 
-/** A generation that a worker has taken. */
+/** A generation that a worker has claimed. */
 async function taken(more: GenerateOptions = {}): Promise<{ seen: Told; job: Job }> {
   const seen = await start(more);
   const { job, denied } = world.take();
@@ -41,7 +41,7 @@ async function taken(more: GenerateOptions = {}): Promise<{ seen: Told; job: Job
   return { seen, job };
 }
 
-/** A job that was asked for in a session that ended before there was an answer; what resumes it in another. */
+/** Request a job in a session that ends before the response; returns what resumes it in another session. */
 async function leftUnanswered(): Promise<() => Told> {
   const store = memory();
   client = world.client({ memory: store });
@@ -61,7 +61,7 @@ async function completes(seen: Told, job: Job): Promise<void> {
   assert.equal((seen.value as { image_url: string }).image_url, seen.handle.fileUid);
 }
 
-/** It has not ended in any way. */
+/** Assert that the generation has not ended. */
 function waits(seen: Told): void {
   assert.deepEqual([seen.error, seen.value], [undefined, undefined]);
 }
@@ -69,7 +69,7 @@ function waits(seen: Told): void {
 const asks = () => world.calls.filter(({ name }) => name === "generate");
 const beatsOf = (job: Job) => (second: number) => void (second % 10 || world.beat(job));
 
-// --- the way it goes
+// --- the usual course
 
 test("a slip is there before anybody is asked, progress is told, and the result comes", async () => {
   let slip: unknown;
@@ -124,7 +124,7 @@ test("an app whose onChange throws loses no job, and hears of it", async () => {
 });
 
 test("a question waits as long as its backend, and only what is consumed has a token of its own", async () => {
-  world.startMs = 120_000; // as long as the function may take
+  world.startMs = 120_000; // the time limit of the function
   assert.deepEqual(await client.quote(INPUT), { name: "quote" });
   assert.deepEqual(await client.capabilities(), { name: "capabilities" });
   assert.equal(world.attested, 0);
@@ -348,7 +348,7 @@ test("neither crypto nor navigator is needed, and no two files have one name", a
   }
 });
 
-// --- a worker that is gone
+// --- a lost worker
 
 test("a worker that is silent is lost, where the server shows the same as before", async () => {
   const { seen } = await taken();
@@ -518,7 +518,7 @@ test("a clock that jumps every minute is no loss", async () => {
   await completes(seen, job);
 });
 
-// --- asked again
+// --- repeated requests
 
 test("asked again, the failure of an earlier attempt is not this one's", async () => {
   const first = await taken({ fileUid: "again" });
@@ -581,7 +581,7 @@ test("asked again after its worker was lost, a new one takes it over", async () 
   const seen = await start({ fileUid: "again" });
   await world.awake(10);
   assert.equal(asks().length, 2);
-  await world.awake(5 * MINUTE); // in line, while the document shows the lost one
+  await world.awake(5 * MINUTE); // queued, while the document shows the lost job
   waits(seen);
   const { job, denied } = world.take();
   assert.equal(denied, undefined);
@@ -685,7 +685,7 @@ test("asked for in two sessions and cancelled in the second, nothing is drawn", 
 
 test("asked for in an earlier session, a job is not ended by a refusal in this one", async () => {
   const resume = await leftUnanswered();
-  world.answer = async () => Promise.reject(refused("failed-precondition")); // its quote is too old by now
+  world.answer = async () => Promise.reject(refused("failed-precondition")); // its quote has expired
   const seen = resume();
   await world.awake(MINUTE);
   assert.ok(asks().length > 1);
@@ -1033,7 +1033,7 @@ test("rules that take no slips: the job is asked for without one", async () => {
   await completes(seen, world.take().job);
 });
 
-// --- an app that is closed
+// --- a closed app
 
 function memory(kept = new Map<string, string>()): Memory {
   return {

@@ -1,5 +1,5 @@
-// A phone, a server and workers in a time of their own. Firebase's modules are handed to the client as this world's:
-// listeners with metadata, a cache, writes that wait for the network, the security rules as far as an app meets them.
+// Simulates a phone, a server and workers in virtual time. Implements Firebase's modules for the client: listeners with
+// metadata, a cache, writes that wait for the network, and the security rules as far as they affect an app.
 
 import type { CallableOptions, Modules } from "../src/firebase.js";
 import { createClient, type Client, type ClientOptions, type GenerationHandle, type GenerationState } from "../src/index.js";
@@ -31,7 +31,7 @@ export const settle = () => new Promise<void>((resolve) => setImmediate(resolve)
 const refusal = (code: string) => Object.assign(new Error(`refused: ${code}`), { code });
 
 export class World {
-  /** True time, which is the server's. The phone's clock shows `aside` more. */
+  /** The server's time, in milliseconds. The phone's clock is ahead of it by `aside`. */
   time = 1_800_000_000_000;
   aside = 0;
   readonly timers = new Map<unknown, Timer>();
@@ -40,12 +40,12 @@ export class World {
   readonly documents = new Map<string, { fields: Fields; version: number }>();
   private version = 1;
 
-  // The network, as the phone has it.
+  // The phone's network.
   online = true;
-  /** The stream of listeners is dead until then, without the SDK knowing. */
+  /** Until then the stream of listeners is dead, without the SDK noticing. */
   deafUntil = 0;
   private offlineKnownAt = Number.POSITIVE_INFINITY;
-  /** Keeps what it has seen, and answers each new listener from there first. */
+  /** Whether the SDK caches what it has seen, and answers each new listener from there first. */
   disk = false;
   private readonly cache = new Map<string, Fields | undefined>();
   private readonly misled = new Map<string, number | undefined>();
@@ -54,18 +54,18 @@ export class World {
   private readonly overlays = new Map<string, Fields>();
   slipsAreTaken = true;
   looks = 0;
-  /** So many looks from now on are never answered. */
+  /** How many of the next reads of the server get no response. */
   lostLooks = 0;
 
   // The backend and the workers.
   calls: { name: string; data: Fields }[] = [];
-  /** How often Google or Apple were asked for a token that opens one call. */
+  /** How many single-use App Check tokens were requested. */
   attested = 0;
-  /** How long a question waits for a worker that has to start. */
+  /** How long a question waits for a cold start. */
   startMs = 0;
   answer: (job: Job, submit: () => { data: { jobId: string } }) => Promise<unknown> = async (_, submit) => submit();
   queue: Job[] = [];
-  /** Each time a worker began to draw. */
+  /** The generations that workers have begun. */
   generated: string[] = [];
   private jobs = 0;
 
@@ -86,7 +86,7 @@ export class World {
 
   // --- time
 
-  /** Seconds in which the app is in the foreground; `each` is what happens in every one of them. */
+  /** Let seconds pass with the app in the foreground; `each` runs in every one of them. */
   async awake(seconds: number, each: (second: number) => void = () => undefined): Promise<void> {
     for (let second = 1; second <= seconds; second += 1) {
       this.time += 1000;
@@ -101,13 +101,13 @@ export class World {
     }
   }
 
-  /** Seconds in which the phone sleeps: timers stand still and fire once when it wakes; streams come back `late`. */
+  /** Let the phone sleep: timers pause and fire once when it wakes; streams return `late` seconds later. */
   asleep(seconds: number, late = 0): void {
     this.time += seconds * 1000;
     this.deafUntil = this.time + late * 1000;
   }
 
-  /** The app is closed: nothing of it is left but what it wrote to its memory. */
+  /** Close the app: only what it wrote to its memory remains. */
   close(): void {
     this.timers.clear();
     this.listeners.clear();
@@ -133,7 +133,7 @@ export class World {
     return this.online && this.time >= this.deafUntil;
   }
 
-  /** Whatever the network would have brought by now. */
+  /** Deliver all that the network would have delivered by now. */
   pump(): void {
     if (this.reachable) {
       const waiting = this.writes;
@@ -174,19 +174,19 @@ export class World {
     listener.next({ id: listener.file, data: () => fields, metadata: { fromCache, hasPendingWrites } });
   }
 
-  /** The SDK's cache holds that there is no document, and that this is newer than what there is, until it is changed. */
+  /** Make the SDK's cache hold the document's absence as newer than the document, until that changes. */
   mislead(file: string): void {
     this.misled.set(file, this.documents.get(file)?.version);
     this.pump();
   }
 
-  /** The document as listeners and queries of an SDK with a network have it. */
+  /** The document as an online SDK's listeners and queries see it. */
   private byTheCache(file: string): { fields: Fields; version: number } | undefined {
     const there = this.documents.get(file);
     return there?.version === this.misled.get(file) ? undefined : there;
   }
 
-  /** A listener that the server ends. */
+  /** End all listeners, as the server does. */
   end(error: { code: string }): void {
     for (const listener of [...this.listeners]) {
       this.listeners.delete(listener);
@@ -207,9 +207,9 @@ export class World {
     return this.documents.get(file)?.fields;
   }
 
-  // --- workers, by the table of the worker's claims
+  // --- workers, which claim as the worker's table says
 
-  /** A worker takes the next job of the line. What it answers is the denial's code, or undefined where it works. */
+  /** Let a worker take the next queued job. Returns the job, with the denial's code if its claim is denied. */
   take(): { job: Job; denied?: string } {
     const job = this.queue.shift();
     if (!job) throw new Error("no job waits");
@@ -263,7 +263,7 @@ export class World {
         if (overlay) world.overlays.set(file, overlay);
         const over = () => overlay && world.overlays.delete(file);
         const done = () => (over(), resolve());
-        // As the SDK does: the promise is first, and a snapshot with the refused write may still come after it.
+        // As in the SDK, the promise rejects first, and a snapshot with the refused write may still follow.
         const failed = (error: unknown) => {
           reject(error);
           if (!overlay) return;
@@ -335,7 +335,7 @@ export class World {
         failed: Listener["failed"],
       ) => {
         if (!options.includeMetadataChanges) throw new Error("nobody would hear of the network");
-        // Another listener of the same document shares its view, however old that is.
+        // A new listener shares the view of another one of the same document, however old that is.
         const shared = [...world.listeners].find((other) => other.file === file && other.fromCache === false);
         const listener: Listener = { file, next, failed, version: -1, fromCache: undefined, answersAt: world.time };
         world.listeners.add(listener);
@@ -380,7 +380,7 @@ export class World {
   }
 }
 
-/** What became of a generation. */
+/** What a watcher has received of a generation. */
 export interface Told {
   handle: GenerationHandle;
   states: GenerationState[];
