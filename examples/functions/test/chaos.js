@@ -1,12 +1,13 @@
-// `node test/chaos.js`: jobs that go wrong in every way we know, as many as WALLET_JOBS says, and then the sums. A program of
-// its own, since Node's test runner follows every promise, and here are millions. chaos.test.js runs it with some hundred.
+// `node test/chaos.js` runs WALLET_JOBS jobs that go wrong in every known way, and then checks the sums. It is a separate
+// program because Node's test runner tracks every promise, and this creates millions. chaos.test.js runs it with a few
+// hundred jobs.
 //
-// The functions are the real ones, before an emulator of Firestore (FIRESTORE_EMULATOR_HOST). RunPod refuses, hangs up, or
-// takes a job without saying so. The worker's stand-in writes the documents as the worker does: it claims by the worker's
-// table, is killed, fails, delivers what it had kept, is given a job twice. Users ask twice, ask for something else under the
-// same id, cancel and delete. Triggers come up to three times, in any order, some after everything else.
+// The functions are the real ones, with an emulator of Firestore (FIRESTORE_EMULATOR_HOST). RunPod refuses, hangs up, or
+// takes a job without a response. The worker's stand-in writes the documents as the worker does: it claims by the worker's
+// table, is killed, fails, delivers spooled results, receives a job twice. Users repeat requests, reuse an id for another
+// input, cancel and delete. Triggers come up to three times, in any order, some after everything else.
 //
-// What each wallet should say is counted beside it, from what the worker delivered alone.
+// The expected sum of each wallet is counted separately, only from what the worker delivered.
 
 import assert from "node:assert/strict";
 import { createRequire } from "node:module";
@@ -15,15 +16,15 @@ import { World } from "./world.js";
 
 const JOBS = Number(process.env.WALLET_JOBS ?? 300);
 const SEED = Number(process.env.WALLET_SEED ?? Date.now() % 1_000_000);
-const UNTIL = Date.now() + Number(process.env.WALLET_SECONDS ?? 86_400) * 1000; // fewer jobs, where the time is over before
+const UNTIL = Date.now() + Number(process.env.WALLET_SECONDS ?? 86_400) * 1000; // ends earlier, with fewer jobs
 const AT_ONCE = 24;
-const DATABASE = "chaos"; // other tests may run beside
+const DATABASE = "chaos"; // other tests may run at the same time
 const MINUTE = 60_000;
-const HELD = 100; // units, and credits, without a quote
+const HELD = 100; // units, and credits, held without a quote
 const RICH = 1_000_000;
-const POOR = 250; // two jobs, and then it is tight
+const POOR = 250; // enough for two jobs
 
-/** Numbers that come again with the same seed (mulberry32). */
+/** A seeded random number generator (mulberry32). */
 function dice(seed) {
   let state = seed;
   return () => {
@@ -36,7 +37,7 @@ function dice(seed) {
 const random = dice(SEED);
 const chance = (share) => random() < share;
 const between = (least, most) => least + Math.floor(random() * (most - least + 1));
-/** One of the names, as often as its weight says. */
+/** A random name, by weight. */
 function pick(weights) {
   let rest = random() * Object.values(weights).reduce((sum, weight) => sum + weight, 0);
   for (const [name, weight] of Object.entries(weights)) if ((rest -= weight) < 0) return name;
@@ -47,9 +48,9 @@ const soon = () => pause(between(0, 60));
 const world = new World();
 const seen = {}; // how often each thing happened
 const note = (what) => void (seen[what] = (seen[what] ?? 0) + 1);
-const owed = new Map(); // uid -> what was delivered to this user: {id, price}
-const running = new Set(); // workers and deliveries on their way
-const late = []; // deliveries that come when all else is over
+const owed = new Map(); // uid -> the results delivered to this user: {id, price}
+const running = new Set(); // workers and deliveries in progress
+const late = []; // triggers that are delivered after everything else
 const users = Array.from({ length: Math.max(6, Math.ceil(JOBS / 8)) }, (_, number) => ({
   uid: `user-${number}`,
   granted: number % 8 === 0 ? POOR : RICH,
@@ -57,11 +58,11 @@ const users = Array.from({ length: Math.max(6, Math.ceil(JOBS / 8)) }, (_, numbe
 let firestore;
 let admin;
 let wallets;
-let other; // the wallets as another instance of the functions has them: the two compete
+let other; // the wallets of a second instance of the functions, which competes with the first
 let signQuote;
 let jobs = 0;
 
-console.debug = console.info = () => {}; // a line for each call otherwise
+console.debug = console.info = () => {}; // otherwise logs a line per call
 
 async function start() {
   Object.assign(process.env, { CREDITS: "on", MAX_UNITS: String(HELD), FIRESTORE_DATABASE: DATABASE });
@@ -72,26 +73,26 @@ async function start() {
   other = new (await import("../wallet.js")).Wallets({ database: DATABASE, creditsPer1000Units: 1000 });
   ({ signQuote } = await import("../quote.js"));
   world.answer = runpod;
-  // Where two transactions meet, this emulator refuses one (Google's own lets it wait), and the client then sleeps for seconds.
+  // If two transactions conflict, this emulator refuses one (Google's lets it wait), and the client then sleeps for seconds.
   const { setTimeoutHandler } = createRequire(import.meta.url)("@google-cloud/firestore/build/src/backoff");
   setTimeoutHandler((work, ms) => setTimeout(work, ms / 20));
 }
 
-/** Runs beside everything else, and is waited for at the end. */
+/** Run work in the background; the program awaits it at the end. */
 function beside(work) {
   const ended = work.finally(() => running.delete(ended));
   running.add(ended);
 }
 
-// ---- Firestore's documents, and what is told of them
+// ---- Firestore's documents and their triggers
 
 const ref = ({ user_id: uid, file_uid: fileUid }) => firestore.doc(`generations/${uid}/files/${fileUid}`);
 const snapshot = (fields) => ({ data: () => fields });
 
-const stored = new Map(); // path -> the document, undefined where it was deleted
+const stored = new Map(); // path -> the document; undefined once deleted
 const turns = new Map(); // path -> the last write's end
 
-/** A compare-and-swap, as every write of the worker's is; `decide` returns the document, null to delete, undefined to leave. */
+/** Compare and swap, like every write of the worker. `decide` returns the document, null to delete, undefined to leave it. */
 async function write(job, decide) {
   const { path } = ref(job);
   const change = (turns.get(path) ?? Promise.resolve()).then(async () => {
@@ -107,7 +108,7 @@ async function write(job, decide) {
   return change;
 }
 
-/** The trigger comes at least once, to either instance, in any order, and is tried again where it fails, as `retry` says. */
+/** Deliver a trigger at least once, to either instance, in any order, and again if it fails, as `retry` requires. */
 function tell({ user_id: uid, file_uid: fileUid }, { before, after }) {
   const event = { params: { uid, fileUid }, data: { before: snapshot(before), after: snapshot(after) } };
   const deliver = async () => {
@@ -135,7 +136,7 @@ const takenBack = new Set(); // jobs
 function runpod(url, { input }) {
   const [, stopped] = url.split("/cancel/");
   if (stopped !== undefined) {
-    // Of a job that runs this may come too late.
+    // For a running job this may come too late.
     const answer = pick({ "taken back": 8, "not there": 1, "no answer": 1 });
     note(`RunPod: ${answer}`);
     if (answer === "taken back") takenBack.add(stopped);
@@ -159,7 +160,7 @@ const alive = () => admin.Timestamp.fromMillis(Date.now() + 90_000);
 const ended = (fields) => ({ ...fields, expires_at: null, completed_at: admin.Timestamp.now() });
 const isMine = (found, job, attempt) => found?.status === "processing" && found.job_id === job.job_id && found.attempt === attempt;
 
-/** document.transitions.decide_claim, as far as it is about money: the attempt that was granted, or null. */
+/** As document.transitions.decide_claim, as far as it affects credits. Returns the granted attempt, or null. */
 async function claim(job, { redelivered = false } = {}) {
   let attempt = null;
   await write(job, (found) => {
@@ -183,7 +184,7 @@ const fail = (job, attempt, code, units) =>
       : undefined,
   );
 
-/** The result is in the document: from here on it is owed, whatever becomes of the document. */
+/** Write the result into the document. From then on it is owed, whatever happens to the document. */
 async function complete(job, attempt, { storage = "firebase", from = (found) => isMine(found, job, attempt) } = {}) {
   const units = chance(0.05) ? between(150, 900) : between(1, HELD);
   const change = await write(job, (found) => {
@@ -199,7 +200,7 @@ async function complete(job, attempt, { storage = "firebase", from = (found) => 
 }
 
 async function worked(job, options) {
-  await (chance(0.2) ? pause(between(100, 900)) : soon()); // as long as it waits in the queue
+  await (chance(0.2) ? pause(between(100, 900)) : soon()); // the time in the queue
   const fate = pick({ completed: 58, failed: 10, refused: 4, killed: 9, spooled: 6, inline: 4, "never taken": 5, cancelled: 4 });
   if (fate === "never taken") return note(fate);
   if (takenBack.has(job.job_id)) return note("left the queue");
@@ -234,7 +235,7 @@ async function worked(job, options) {
 
 // ---- the app
 
-const quotes = new Map(); // prompt -> what was quoted for it
+const quotes = new Map(); // prompt -> its quoted price
 const quoted = ({ prompt }) => quotes.get(prompt) ?? HELD;
 
 async function wished(number) {
@@ -275,7 +276,7 @@ async function looked() {
   }
 }
 
-/** Every sum is exact, none is negative, and nothing stays held. */
+/** Run all jobs, then check that every sum is exact, none is negative, and nothing stays held. */
 async function main() {
   console.error(`seed ${SEED}`);
   await start();
@@ -287,7 +288,7 @@ async function main() {
       await wished(number);
       if (number % 500 === 0) await looked();
       if (number % 500 === 0) console.error(`${number} of ${JOBS}`);
-      // A sweep that thinks it is later than it is gives back what is still being made: it is paid when it comes.
+      // A sweep with a clock that is ahead returns the holds of running jobs: those are paid when they complete.
       if (number % Math.ceil(JOBS / 6) === 0) note(`swept too early, ${await wallets().sweep({ now: Date.now() + 31 * MINUTE })} not settled`);
     }
   };
@@ -295,7 +296,7 @@ async function main() {
   while (running.size > 0) await Promise.all(running);
   await looked();
 
-  // All that is left is due; then come the triggers that were held up.
+  // All remaining holds are due; the delayed triggers follow.
   while ((await wallets().sweep({ now: Date.now() + 31 * MINUTE })) > 0) note("sweeps tried again");
   for (const deliver of late) beside(deliver());
   while (running.size > 0) await Promise.all(running);

@@ -1,5 +1,5 @@
-// What a job costs, through the functions as an app calls them: the wallet is in a Firestore on this machine
-// (FIRESTORE_EMULATOR_HOST; without one it skips), the worker is one that writes the documents as the worker does.
+// Tests what jobs cost, through the functions as an app calls them. The wallet is in a local Firestore
+// (FIRESTORE_EMULATOR_HOST; skipped without it), and a stand-in writes the documents as the worker does.
 
 import assert from "node:assert/strict";
 import { after, before, beforeEach, describe, test } from "node:test";
@@ -66,7 +66,7 @@ describe("a user with credits", { skip: !process.env.FIRESTORE_EMULATOR_HOST }, 
     completed_at: Timestamp.now(),
   });
   const path = (fileUid) => ({ params: { uid: "alice", fileUid } });
-  /** A document becomes this (null: it goes), and the trigger is told of it. Returns what tells it again. */
+  /** Write a document (null: delete it) and run the trigger. Returns a function that runs the trigger again. */
   async function becomes(fields, fileUid = "f1") {
     const before = await file(fileUid).get();
     await (fields ? file(fileUid).set(fields) : file(fileUid).delete());
@@ -366,7 +366,7 @@ describe("a user with credits", { skip: !process.env.FIRESTORE_EMULATOR_HOST }, 
       world.answer = answer;
       assert.equal((await generate()).error.status, "UNAVAILABLE");
       assert.deepEqual(await wallet(), { credits: 950, held: 50, spent: 0 });
-      // It is asked for again, and now refused: the first one may still come, and does.
+      // A repeated request is refused: the first job may still come, and does.
       world.answer = { status: 429, body: {} };
       assert.equal((await generate()).error.status, "RESOURCE_EXHAUSTED");
       assert.deepEqual(await wallet(), { credits: 950, held: 50, spent: 0 });
@@ -498,7 +498,7 @@ describe("a user with credits", { skip: !process.env.FIRESTORE_EMULATOR_HOST }, 
           .setProtectedHeader({ alg: "HS256" }).setAudience("generation-quote").setSubject("alice")
           .setExpirationTime(new Date(Date.now() + 1000 * seconds)).sign(key);
       const old = await signed(-60);
-      world.answer = { status: 500, body: {} }; // nobody knows whether RunPod took it
+      world.answer = { status: 500, body: {} }; // it is unknown whether RunPod took the job
       assert.equal((await generate({ quote: await signed(60) })).error.status, "UNAVAILABLE");
       world.reset();
       assert.deepEqual((await generate({ quote: old })).result, { jobId: "job-1" });

@@ -1,5 +1,5 @@
-// Accounts that are deleted, reports and takedowns, in the Firebase of this machine: FIRESTORE_EMULATOR_HOST,
-// STORAGE_EMULATOR_HOST and AUTH_HOST say where. Without one of them it skips.
+// Tests deleted accounts, reports and takedowns, with local Firebase emulators at FIRESTORE_EMULATOR_HOST,
+// STORAGE_EMULATOR_HOST and AUTH_HOST. Skipped if one of them is missing.
 
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
@@ -48,7 +48,7 @@ describe("what is to be gone", { skip: !(FIRESTORE_EMULATOR_HOST && STORAGE_EMUL
   const there = async (path) => (await firestore.doc(path).get()).exists;
   const deleted = (uid = "alice") => world.functions.onUserDeleted({ uid, metadata: {} }, { eventId: "1", eventType: "x" });
   const generate = (fileUid, who = {}) => world.call({ fileUid, input: INPUT }, who);
-  /** The trigger, told of a change of this document, which stands there by now. */
+  /** Write a document and run the trigger for the change. */
   const written = async (fileUid, earlier, later, uid = "alice") => {
     const said = (fields) => ({ data: () => fields });
     if (later) await firestore.doc(`generations/${uid}/files/${fileUid}`).set(later);
@@ -73,7 +73,7 @@ describe("what is to be gone", { skip: !(FIRESTORE_EMULATOR_HOST && STORAGE_EMUL
       "generating/alice2/image/f1.png", "generating/alice2/image/thumbs/f1.webp", "generating/alice2/video/f2.mp4",
       "uploads/alice2/a.png",
     ]);
-    await deleted(); // events come more than once
+    await deleted(); // events may be redelivered
     await deleted("not/an..id of ours");
     assert.equal((await firestore.collection("deleted_users").get()).size, 1);
   });
@@ -83,7 +83,7 @@ describe("what is to be gone", { skip: !(FIRESTORE_EMULATOR_HOST && STORAGE_EMUL
     for (const [earlier, later] of [
       [undefined, { status: "queued" }],
       [{ status: "queued" }, { status: "processing", attempt: 1 }],
-      [undefined, { status: "completed", attempt: 1, generation_data: {} }], // from a worker's volume
+      [undefined, { status: "completed", attempt: 1, generation_data: {} }], // a result from a worker's volume
     ]) {
       await put("generating/alice/image/f1.png");
       await written("f1", earlier, later);
@@ -125,7 +125,7 @@ describe("what is to be gone", { skip: !(FIRESTORE_EMULATOR_HOST && STORAGE_EMUL
     await firestore.doc("wallets/alice").set({ credits: 5 });
     await deleted();
     assert.equal(await there("wallets/alice"), true);
-    await world.functions.onUserDeleted({ uid: "alice", metadata: {} }, { eventId: "2", eventType: "x" }); // once more, really
+    await world.functions.onUserDeleted({ uid: "alice", metadata: {} }, { eventId: "2", eventType: "x" }); // a second deletion
     assert.equal(await there("wallets/alice"), false);
   });
 
@@ -220,7 +220,7 @@ describe("what is to be gone", { skip: !(FIRESTORE_EMULATOR_HOST && STORAGE_EMUL
     const { error } = await generate("a");
     assert.deepEqual([error.status, world.sent.length], ["PERMISSION_DENIED", 0]);
     assert.equal((await generate("ab")).status, 200);
-    // A job that was submitted before.
+    // A job that was submitted before the takedown.
     await written("a", undefined, { status: "processing", attempt: 1 });
     await put("generating/alice/image/a_0.png", "a");
     await written("a", undefined, { status: "completed", attempt: 1 });

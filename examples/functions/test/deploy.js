@@ -1,5 +1,5 @@
-// What Google's tools would deploy: they read the functions as `firebase deploy` does, with the settings of .env.example and
-// nobody there who could be asked. Prints it as JSON. The argument is the folder of firebase-tools; nothing is sent anywhere.
+// Prints as JSON what `firebase deploy` would deploy: Google's tools read the functions, with the settings of .env.example
+// and without prompts. The argument is the folder of firebase-tools; nothing is sent anywhere.
 
 import { execFileSync } from "node:child_process";
 import { readFileSync } from "node:fs";
@@ -19,7 +19,7 @@ execFileSync(process.execPath, [binary, "."], { env: { ...env, FUNCTIONS_MANIFES
 const build = await detectFromYaml(".", "demo-functions", "nodejs22");
 const userEnvs = { ...parseStrict(readFileSync(".env.example", "utf8")), RUNPOD_ENDPOINT: "endpoint-1", REGION: "europe-west1" };
 const secrets = build.params.filter(({ type }) => type === "secret").map(({ name }) => name);
-// As for the emulator: secrets are asked of Google otherwise.
+// As for the emulator; otherwise the tools ask Google for the secrets.
 const { backend, envs } = await resolveBackend({ build, firebaseConfig, userEnvs, nonInteractive: true, isEmulator: true });
 const regions = Object.entries(backend.endpoints).map(([region, found]) => [region, Object.keys(found).sort()]);
 const values = Object.entries(envs).filter(([, value]) => !value.internal).map(([name, value]) => [name, value.toString()]);

@@ -1,5 +1,6 @@
-// Firebase Cloud Messaging on loopback: takes what firebase-admin sends over HTTP/2, and refuses what the real one would, a
-// message that is not as the reference says among it. Google's metadata server beside it gives the token to send with.
+// Stands in for Firebase Cloud Messaging on loopback: accepts what firebase-admin sends over HTTP/2, and refuses what the
+// real service would, such as a message that violates the reference. Also serves the access token, like Google's
+// metadata server.
 // https://firebase.google.com/docs/reference/fcm/rest/v1/projects.messages
 
 import { once } from "node:events";
@@ -15,7 +16,7 @@ const isTexts = (value) => Object.values(value).every(isText);
 const isUrl = (value) => isText(value) && URL.canParse(value);
 const notification = { title: isText, body: isText, image: isUrl };
 
-/** What a message may hold; anything else is unknown, as to Google's JSON reader. */
+/** The fields of a message and their checks; any other field is unknown, as for Google's JSON parser. */
 const MESSAGE = {
   token: isText,
   notification,
@@ -29,12 +30,12 @@ const MESSAGE = {
   apns: {
     headers: isTexts,
     payload: { aps: { "mutable-content": (value) => value === 1, "thread-id": isText, sound: isText } },
-    fcmOptions: { image: isUrl }, // as firebase-admin writes it: names may be spelled either way
+    fcmOptions: { image: isUrl }, // camel case, as firebase-admin writes it: FCM accepts both spellings
   },
   webpush: { headers: isTexts, notification: { ...notification, tag: isText } },
 };
 
-/** The fields of a message that are not as they should be. */
+/** The fields of a message that are not valid. */
 function* mistakes(value, wanted, place) {
   if (typeof wanted === "function") {
     if (!wanted(value)) yield place;
@@ -102,13 +103,13 @@ export class Fcm {
     for (const server of [this.server, this.metadata]) await once(server.listen(0, LOOPBACK), "listening");
     process.env.GCE_METADATA_HOST = `${LOOPBACK}:${this.metadata.address().port}`;
     process.env.METADATA_SERVER_DETECTION = "assume-present";
-    // The one thing that is not as it is in Google's cloud: where the connection goes.
+    // The only difference from Google's cloud: where the connection goes.
     const connect = http2.connect;
     http2.connect = (authority, ...options) => {
-      if (String(authority) !== FCM) return connect(authority, ...options); // the Firestore of this machine
+      if (String(authority) !== FCM) return connect(authority, ...options); // the local Firestore
       const session = connect(`http://${LOOPBACK}:${this.isDown ? 9 : this.server.address().port}`, ...options);
       const request = session.request.bind(session);
-      // firebase-admin says "https:" there, colon included: Google's server takes that, and Node's does not.
+      // firebase-admin sends "https:" as the scheme, with the colon: Google's server accepts that, Node's does not.
       session.request = (headers, ...more) => request({ ...headers, ":scheme": "http" }, ...more);
       return session;
     };

@@ -84,7 +84,7 @@ for (const data of [
   { fileUid: FILE, input: { ...INPUT, x: nested(1_750) } },
   { fileUid: FILE, input: { x: Array(500_000).fill(0), ...INPUT } },
   { fileUid: FILE, input: JSON.parse('{"__proto__": {"prompt": "a fox"}, "seed": 7}') },
-  // What it is held for is a cheap upscale, by MAX_UNITS; what the worker is sent is a text2img.
+  // The hold would be for a cheap upscale, by MAX_UNITS, but the worker would receive a text2img.
   { fileUid: FILE, input: JSON.parse('{"__proto__": {"task_type": "upscale"}, "prompt": "a fox"}') },
 ])
   test(`no job for ${JSON.stringify(data).slice(0, 60)}`, async () => {
@@ -99,7 +99,7 @@ test("what is nested as deeply as a field may be goes through", async () => {
   assert.deepEqual(world.sent[0].body.input.loras, input.loras);
 });
 
-// Firebase's SDK for the web sends null for what is undefined.
+// Firebase's web SDK sends null for undefined.
 for (const prompt of [undefined, null])
   test(`a picture is made larger without a prompt (${prompt})`, async () => {
     const input = { task_type: "upscale", prompt, image_url: "gs://b/uploads/alice/a.png", upscale_factor: 2 };
@@ -142,7 +142,7 @@ test("a RunPod that is not there is told as such", async () => {
 test("a token of the app opens one job, and any number of questions", async () => {
   const features = process.env.FIREBASE_DEBUG_FEATURES;
   process.env.FIREBASE_DEBUG_FEATURES = "{}";
-  // As Google tells it: a token is consumed by the first call that says so.
+  // As Google does it: the first call that asks to consume a token consumes it.
   const [auth, appCheck, consumed] = [getAuth(), getAppCheck(), new Set()];
   auth.verifyIdToken = async () => ({ uid: "alice" });
   appCheck.verifyToken = async (token, options) => {
@@ -164,7 +164,7 @@ test("a token of the app opens one job, and any number of questions", async () =
   }
 });
 
-// The worker's own tests take these inputs, as they were sent, and check their tickets in Python.
+// The worker's tests use these inputs, as they were sent, and check their tickets in Python.
 for (const input of [
   { prompt: "ein Füchslein, 狐, 🦊, \u2028 \u0000 \"quoted\" \\ / é e\u0301", negative_prompt: "\ud83d\ude00" },
   { prompt: "numbers", guidance_scale: 7.5, strength: 1e-7, seed: 4294967295, flow_shift: 3.0, high_noise_frac: 0.1 },

@@ -1,4 +1,4 @@
-// The counter of submissions, in a Firestore on this machine: FIRESTORE_EMULATOR_HOST says where. Without one it skips.
+// Tests the counter of submissions in a local Firestore at FIRESTORE_EMULATOR_HOST. Skipped without it.
 
 import assert from "node:assert/strict";
 import { after, before, beforeEach, describe, test } from "node:test";
@@ -31,7 +31,7 @@ describe("a user who submits", { skip: WITHOUT_FIRESTORE }, () => {
 
   const call = (uid = "alice", data = { fileUid: "file-1", input: INPUT }) => world.call(data, { uid });
   const counter = async (uid) => (await firestore.doc(`submissions/${uid}`).get()).data();
-  // No minute ends while a test counts.
+  // Ensures that no minute ends while a test counts.
   const untilMinute = async () => {
     const left = 60_000 - (Date.now() % 60_000);
     if (left < 5_000) await new Promise((resolve) => setTimeout(resolve, left));

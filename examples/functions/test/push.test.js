@@ -1,4 +1,4 @@
-// Pushes, with the Firestore of this machine (FIRESTORE_EMULATOR_HOST; without one it skips) and a stand-in for FCM.
+// Tests pushes with a local Firestore (FIRESTORE_EMULATOR_HOST; skipped without it) and a stand-in for FCM.
 
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
@@ -49,7 +49,7 @@ describe("a user's devices", { skip: !process.env.FIRESTORE_EMULATOR_HOST }, () 
     const { docs } = await firestore.collection(`users/${uid}/devices`).get();
     return docs.map((found) => found.get("token")).sort();
   };
-  /** The trigger, as it is told of a change: of the last one, unless something else `stands` there by now. */
+  /** Run the trigger for a change; the document may meanwhile be another one, `stands`. */
   const written = async (earlier, later, { uid = "alice", fileUid = "f1", stands = later } = {}) => {
     const said = (fields) => ({ data: () => fields });
     const file = firestore.doc(`generations/${uid}/files/${fileUid}`);

@@ -1,8 +1,8 @@
-// `node test/replay.js FILE`: what real workers wrote on a bad day, told to the wallet as Firebase would have told it, and
-// then the sums. FILE has a line of JSON for each generation: {uid, fileUid, history}, the documents in the order in which
-// they stood there, null where it was deleted.
+// `node test/replay.js FILE` replays to the wallet, as Firebase's triggers would, what real workers wrote on a bad day, and
+// then checks the sums. FILE has a line of JSON per generation: {uid, fileUid, history}, its documents in order, null
+// for a deletion.
 //
-// Each generation was held for before its first document. Triggers come up to three times, one in ten after everything else.
+// Each generation has a hold before its first document. Triggers come up to three times, one in ten after everything else.
 
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
@@ -13,14 +13,14 @@ import { Wallets } from "../wallet.js";
 const HELD = 100;
 const GRANTED = 10_000_000;
 const AT_ONCE = 16;
-const LATER = 31 * 60_000; // all that is held is due
+const LATER = 31 * 60_000; // by then all holds are due
 
 initializeApp({ projectId: "demo-functions" });
 const firestore = getFirestore();
 const wallets = new Wallets({ database: "(default)", creditsPer1000Units: 1000 });
 const generations = readFileSync(process.argv[2], "utf8").split("\n").filter(Boolean).map((line) => JSON.parse(line));
 const late = [];
-const owed = new Map(); // id in the ledger -> its price
+const owed = new Map(); // ledger id -> its price
 let triggers = 0;
 
 async function lived({ uid, fileUid, history }) {

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { World } from "./world.js";
 
-// As Google runs it: nothing is skipped. (Both kinds of token are refused before Google's public keys are needed.)
+// As in production, no check is skipped. (Both kinds of token are refused before Google's public keys are needed.)
 delete process.env.FIREBASE_AUTH_EMULATOR_HOST;
 delete process.env.FIREBASE_DEBUG_MODE;
 delete process.env.FIREBASE_DEBUG_FEATURES;

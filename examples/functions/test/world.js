@@ -1,5 +1,5 @@
-// RunPod and Google's front end on loopback: a stand-in that keeps what it is sent, and the functions behind express,
-// as Google runs them. Tokens are read by firebase-functions' own code; like in Firebase's functions emulator their
+// Stands in for RunPod and Google's front end on loopback: records what RunPod is sent, and serves the functions behind
+// express, as Google does. firebase-functions' own code reads the tokens; as in Firebase's functions emulator their
 // signatures are not checked, since no test can have Google's.
 
 import { appendFileSync } from "node:fs";
@@ -15,7 +15,7 @@ Object.assign(process.env, {
   TICKET_SECRET: SECRET,
   RUNPOD_API_KEY: "the-runpod-key\n",
   RUNPOD_ENDPOINT: "endpoint-1",
-  JOBS_PER_MINUTE: "0", // what limit.test.js is about
+  JOBS_PER_MINUTE: "0", // limit.test.js tests it
   QUOTES_PER_MINUTE: "0",
   GCLOUD_PROJECT: "demo-functions",
   FIREBASE_CONFIG: JSON.stringify({ projectId: "demo-functions" }),
@@ -25,7 +25,7 @@ Object.assign(process.env, {
 
 async function listening(listener) {
   const server = createServer(listener).listen(0, LOOPBACK);
-  server.keepAliveTimeout = 0; // a connection that is closed just as the next call goes out would look like a fault
+  server.keepAliveTimeout = 0; // a connection closed just as the next call is sent would look like a fault
   await once(server, "listening");
   return { server, url: `http://${LOOPBACK}:${server.address().port}` };
 }
@@ -36,7 +36,7 @@ const unsigned = (claims) => `${part({ alg: "RS256", typ: "JWT" })}.${part(claim
 export class World {
   /** @type {{path: string, key: string, body: any}[]} */
   sent = [];
-  /** What RunPod answers: an answer, or what makes one of a request; none hangs up. */
+  /** RunPod's answer, or a function that returns one for a request; without one it hangs up. */
   answer = { status: 200, body: { id: "job-1", status: "IN_QUEUE" } };
 
   async start() {
@@ -53,7 +53,7 @@ export class World {
     });
     process.env.RUNPOD_URL = this.runpod.url;
     this.functions = await import("../index.js");
-    // As Google's tools do for a deployment.
+    // Sets the defaults, as Google's tools do for a deployment.
     for (const { name, options } of declaredParams) {
       if (options?.default !== undefined) process.env[name] ??= String(options.default);
     }
@@ -72,7 +72,7 @@ export class World {
     process.env.RUNPOD_URL = this.runpod.url;
   }
 
-  /** One call as Firebase's client library makes it: the answer's status, and its result or error. */
+  /** Call a function as Firebase's client library does. Returns the status, and the result or error. */
   async call(data, { uid = "alice", app = "app-1", name = "generate", claims = {} } = {}) {
     const headers = { "Content-Type": "application/json" };
     if (uid) headers.Authorization = `Bearer ${unsigned({ sub: uid, aud: "demo-functions", ...claims })}`;
