@@ -1,9 +1,9 @@
-"""One job of every task on this machine, through the same `handler.py` that RunPod runs; no Firebase.
+"""Run one job of every task on this machine, through the same `handler.py` that RunPod runs; no Firebase.
 
     python test_cloud_local.py ["a red star on a blue background"]
 
-Saves what it makes under `outputs/`, prints a table and asserts what the table says; exits non-zero if anything
-differs. With no CUDA the built-in demo models are used.
+Saves the results under `outputs/`, checks them and prints a table; exits non-zero if a check fails. Without CUDA the
+built-in demo models are used.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ Result = tuple[dict[str, Any], list[bytes], float]
 
 
 async def make(services: Services, name: str, job_input: dict[str, Any]) -> Result:
-    """Run one job, with a progress bar where a person watches; its response, its files and its seconds."""
+    """Run one job, with a progress bar on a terminal; return its response, its files and its seconds."""
     bar, started = terminal_bar(name), time.monotonic()
     response = await handler.serve({"id": f"local-{name}", "input": {"seed": SEED, **job_input}}, services, bar)
     if bar is not None:
@@ -39,7 +39,7 @@ async def make(services: Services, name: str, job_input: dict[str, Any]) -> Resu
 
 
 async def run_all(prompt: str) -> list[tuple[str, Result]]:
-    """Every task once, what may be added to one, and one of them twice: the second time must give the same bytes."""
+    """Run every task, then text2img with each optional feature, and once more with the same seed for the same bytes."""
     settings = load_settings(
         firebase_service_account_key=None,
         firestore_emulator_host=None,
@@ -107,7 +107,7 @@ def _in_a_path(name: str) -> str:
 
 
 def check(name: str, result: Result) -> list[list[object]]:
-    """Assert what a result claims of its files, save them, and return their rows of the table."""
+    """Check a result's claims about its files, save the files, and return their rows of the table."""
     response, files, seconds = result
     rows: list[list[object]] = []
     for index, (said, data) in enumerate(zip(response["files"], files, strict=True)):
@@ -125,7 +125,7 @@ def check(name: str, result: Result) -> list[list[object]]:
 
 
 def main(argv: list[str], out: Callable[[str], None] = print) -> int:
-    """Run it all; 0 when every assertion held."""
+    """Run everything; return 0 if every assertion held."""
 
     def show(prompt: str) -> str:
         results = asyncio.run(run_all(prompt))

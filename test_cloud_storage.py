@@ -1,10 +1,10 @@
-"""The example requests against Firebase: the configured one, or else local emulators, which this script starts.
+"""Run the example requests against Firebase: the configured one, or else local emulators, which this script starts.
 
     python test_cloud_storage.py ["a red star on a blue background"]
 
 Sends a text2video and a text2img request with cloud storage, and one whose result cannot be stored. Watches each
-document live as a phone would and prints every change, downloads what the URLs serve, and asserts that response,
-document and objects agree. Exits non-zero if anything differs.
+document live as a phone would and prints every change, downloads the files from their URLs, and asserts that response,
+document and objects agree. Exits non-zero if an assertion fails.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ Out = Callable[[str], None]
 
 @contextlib.contextmanager
 def firebase(out: Out) -> Iterator[None]:
-    """The configured Firebase, or emulators for as long as this lasts."""
+    """Use the configured Firebase, or start emulators for the duration of the block."""
     settings = load_settings()
     if settings.firebase_service_account_key is not None or settings.uses_emulators:
         out(f"using the Firebase that the environment names: {Firebase(settings)}")
@@ -54,7 +54,7 @@ def firebase(out: Out) -> Iterator[None]:
 
 
 class Listener:
-    """What a phone sees of one document: every state in order, printed as it comes."""
+    """Watches one document as a phone does; keeps every state, in order, and prints it as it arrives."""
 
     def __init__(self, services: Services, owner: Owner, out: Out) -> None:
         assert isinstance(services.documents, FirestoreStore)
@@ -75,7 +75,7 @@ class Listener:
             self._out(f"  {time.monotonic() - self._started:6.1f} s  {state['status']:<10} {what}{error}")
 
     async def finished(self) -> dict[str, Any]:
-        """The terminal state, as soon as the listener has seen it too."""
+        """Return the terminal state, as soon as the listener has seen it."""
         for _ in range(100):
             if self.states and self.states[-1]["status"] in {"completed", "failed"}:
                 break
@@ -85,7 +85,7 @@ class Listener:
 
 
 async def send(services: Services, name: str, job_input: dict[str, Any], out: Out) -> list[object]:
-    """One request from phone to result; asserts that all parties tell the same, and returns its row of the table."""
+    """Send one request, assert that response, document and files agree, and return its row of the table."""
     file_uid = f"{name}-{uuid.uuid4().hex[:8]}"
     owner = {"user_id": USER, "file_uid": file_uid, "use_cloud_storage": True}
     out(f"\n{name}: {job_input}")
@@ -117,12 +117,12 @@ async def send(services: Services, name: str, job_input: dict[str, Any], out: Ou
 
 
 def without_bucket(settings: Settings) -> Settings:
-    """The same worker with nowhere to store: what a refused or missing bucket looks like to a job."""
+    """Return the settings without a bucket; to a job it looks like a refused or missing bucket."""
     return settings.model_copy(update={"firebase_storage_bucket": None})
 
 
 async def run_all(prompt: str, out: Out) -> list[list[object]]:
-    """The examples, then the fallback."""
+    """Run the examples, then the fallback to an inline result."""
     settings = load_settings()
     services = handler.build(settings)
     assert services.documents is not None, "Firebase is configured, but its key cannot be used"
@@ -136,7 +136,7 @@ async def run_all(prompt: str, out: Out) -> list[list[object]]:
 
 
 def main(argv: list[str], out: Out = print) -> int:
-    """Run it all; 0 when every assertion held."""
+    """Run everything; return 0 if every assertion held."""
 
     def show(prompt: str) -> str:
         with firebase(out):

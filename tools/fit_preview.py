@@ -1,8 +1,8 @@
-"""`python -m tools.fit_preview FOLDER`: what makes colours of a model's latents, for its `worker.json`.
+"""`python -m tools.fit_preview FOLDER`: fit the `preview_factors` of a model, for its `worker.json`.
 
-A preview is a linear map of each latent to a pixel (worker/engine/preview.py). For SDXL and Wan it is published; for
-a model with a VAE of its own it is fitted here, by least squares, between pictures made small and what the VAE makes of
-them. Prints `preview_factors` and how far the colours are off.
+A preview maps each latent linearly to a pixel (worker/engine/preview.py). For SDXL and Wan the map is published. For a
+model with its own VAE this script fits it by least squares, from the VAE's latents of images to the same images scaled
+down. Prints `preview_factors` and the deviation of the colours.
 """
 
 import argparse
@@ -23,11 +23,11 @@ CPU = torch.device("cpu")
 SIDE = 64
 PICTURES = 20
 FRAMES = 5
-"""Of the still clip that Wan's VAE is shown: its first latent frame, of one frame alone, is unlike the others."""
+"""Frames of the still video for Wan's VAE: its first latent frame encodes a single frame, unlike the others."""
 
 
 def pictures(folder: Path | None, count: int = PICTURES) -> Iterator[Image.Image]:
-    """Those of a folder, or else drawings: shapes on backgrounds in all colours, some of them soft."""
+    """Yield the images of a folder, or else drawings: shapes on backgrounds in random colours, some blurred."""
     if folder is not None:
         for path in sorted(folder.iterdir()):
             yield Image.open(path).convert("RGB").resize((SIDE, SIDE))
@@ -48,14 +48,14 @@ def pictures(folder: Path | None, count: int = PICTURES) -> Iterator[Image.Image
 
 
 def latents_of(vae: Any, image: Image.Image) -> torch.Tensor:
-    """(c, h, w), as the networks take them."""
+    """Encode an image to latents of shape (c, h, w), scaled as the networks expect them."""
     if isinstance(vae, diffusers.AutoencoderKLWan):
         return encode_clip(vae, np.stack([np.asarray(image)] * FRAMES), CPU)[0, :, -1]
     return encode_image(vae, image, CPU)[0]
 
 
 def fitted(vae: Any, shown: Iterator[Image.Image]) -> tuple[list[list[float]], float]:
-    """A row for each channel and one for what is added to all; and the deviation of a colour, of 255."""
+    """Return the rows (one per channel, then the bias) and the RMS deviation of a colour, on a scale of 255."""
     inputs, outputs = [], []
     for image in shown:
         latents = latents_of(vae, image).double()
@@ -72,7 +72,7 @@ def fitted(vae: Any, shown: Iterator[Image.Image]) -> tuple[list[list[float]], f
 
 
 def main() -> None:
-    """Fit and print."""
+    """Fit the map and print it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="a model in diffusers' layout")
     parser.add_argument("--pictures", type=Path, help="a folder of pictures to fit it to, in place of drawings")

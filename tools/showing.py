@@ -1,4 +1,4 @@
-"""What the two scripts and the tests of whole jobs share: source pictures, looking at results, one table."""
+"""Helpers of the two scripts and the tests of whole jobs: source images, checks of results, a table."""
 
 import argparse
 import base64
@@ -22,7 +22,7 @@ SUFFIXES = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp", "v
 
 
 def source_picture(width: int, height: int) -> Image.Image:
-    """A scene with an edge, a disc and a gradient: something that a change of any pixel shows in."""
+    """Draw a scene with an edge, a disc and a gradient, in which a change to any pixel is visible."""
     ramp = np.linspace(40, 200, width, dtype=np.uint8)
     pixels = np.stack([np.tile(ramp, (height, 1)), np.full((height, width), 90), np.tile(ramp[::-1], (height, 1))], -1)
     image = Image.fromarray(pixels.astype(np.uint8))
@@ -32,14 +32,14 @@ def source_picture(width: int, height: int) -> Image.Image:
 
 
 def centre_mask(width: int, height: int) -> Image.Image:
-    """White (to repaint) in the middle, black around it."""
+    """Draw a mask: white (to repaint) in the middle, black around it."""
     mask = Image.new("L", (width, height), 0)
     ImageDraw.Draw(mask).rectangle([width // 3, height // 3, width * 2 // 3, height * 2 // 3], fill=255)
     return mask
 
 
 def drawing(width: int, height: int) -> Image.Image:
-    """A square of a dark line on paper, off the middle."""
+    """Draw the outline of a square on white paper, off-centre."""
     paper = Image.new("RGB", (width, height), "white")
     box = [width // 8, height // 8, width // 2, height // 2]
     ImageDraw.Draw(paper).rectangle(box, outline="black", width=max(1, width // 64))
@@ -47,13 +47,13 @@ def drawing(width: int, height: int) -> Image.Image:
 
 
 def random_lora(path: Path, seed: int = 5) -> Path:
-    """A LoRA for the demo SDXL in the layout of kohya's trainer: random, so that what it adds is seen and no more."""
+    """Write a LoRA for the demo SDXL in kohya's layout, with random weights that change the image visibly."""
     from safetensors import safe_open
     from safetensors.numpy import save_file
 
     dice, tensors = np.random.default_rng(seed), dict[str, NDArray[np.float32]]()
     with safe_open(DEMO_MODELS / "sdxl" / "unet" / "diffusion_pytorch_model.safetensors", "np") as file:
-        for name in file.keys():  # noqa: SIM118 - no dict
+        for name in file.keys():  # noqa: SIM118 - not a dict
             layer = name.removesuffix(".weight")
             if not layer.endswith(("to_q", "to_k", "to_v", "to_out.0")):
                 continue
@@ -68,14 +68,14 @@ def random_lora(path: Path, seed: int = 5) -> Path:
 
 
 def data_uri(image: Image.Image) -> str:
-    """The picture as a PNG `data:` URI."""
+    """Encode an image as a PNG `data:` URI."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def content(uri: str) -> bytes:
-    """What stands behind a `data:` URI, or is served at a URL of the local emulators or of Firebase."""
+    """Return the content of a `data:` URI, or of a URL of the local emulators or Firebase."""
     if uri.startswith("data:"):
         return base64.b64decode(uri.split(",", 1)[1], validate=True)
     with urllib.request.urlopen(uri, timeout=20) as answer:
@@ -84,23 +84,23 @@ def content(uri: str) -> bytes:
 
 
 def opened(uri: str) -> Image.Image:
-    """The picture that stands behind it."""
+    """Open the image at a URI, as `content` reads it."""
     return Image.open(io.BytesIO(content(uri)))
 
 
 def uris(response: dict[str, Any]) -> list[str]:
-    """The response's images or videos."""
+    """Return the URIs of a response's images or videos."""
     found: list[str] = response.get("images") or response.get("videos") or []
     return found
 
 
 def pixels(data: bytes) -> NDArray[np.uint8]:
-    """An encoded picture as (height, width, 3)."""
+    """Decode an image to RGB of shape (height, width, 3)."""
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
 def check_image(data: bytes, width: int, height: int) -> NDArray[np.uint8]:
-    """Assert that a picture opens, has its size and is not one flat colour."""
+    """Assert that an image opens, has this size and is not one flat colour; return its pixels."""
     found = pixels(data)
     assert found.shape == (height, width, 3), f"{found.shape} is not {height} x {width}"
     assert float(found.std()) > 1.0, "the picture is one flat colour"
@@ -108,7 +108,7 @@ def check_image(data: bytes, width: int, height: int) -> NDArray[np.uint8]:
 
 
 def check_video(data: bytes, width: int, height: int, frames: int, fps: int) -> Clip:
-    """Assert that a clip is what phones play: H.264, yuv420p, `moov` first, every frame there."""
+    """Assert that a video plays on phones: H.264, yuv420p, `moov` first, no frame missing."""
     clip = probe(data)
     assert (clip.codec, clip.pix_fmt) == ("h264", "yuv420p"), f"{clip.codec} {clip.pix_fmt}"
     assert (clip.width, clip.height, clip.frames) == (width, height, frames), str(clip)
@@ -118,7 +118,7 @@ def check_video(data: bytes, width: int, height: int, frames: int, fps: int) -> 
 
 
 def save(folder: Path, name: str, data: bytes, content_type: str) -> Path:
-    """Write one result; returns its path."""
+    """Write one result and return its path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / (name + SUFFIXES[content_type])
     path.write_bytes(data)
@@ -126,7 +126,7 @@ def save(folder: Path, name: str, data: bytes, content_type: str) -> Path:
 
 
 def quiet_logs() -> None:
-    """Warnings only, so that bars and tables stay readable; `LOG_LEVEL` says otherwise."""
+    """Log warnings only, so that bars and tables stay readable, unless `LOG_LEVEL` is set."""
     settings = load_settings()
     if "log_level" not in settings.model_fields_set:
         settings = settings.model_copy(update={"log_level": "WARNING"})
@@ -134,10 +134,10 @@ def quiet_logs() -> None:
 
 
 def script(description: str | None, argv: Sequence[str], out: Callable[[str], None], show: Callable[[str], str]) -> int:
-    """What both scripts begin and end with: one prompt from the command line, quiet logs, what failed in one line.
+    """Run one of the scripts: read the prompt from the command line, quieten the logs, report a failure in one line.
 
-    `show` runs it all with the prompt, and returns the last words; the seconds it took are added to them. Returns the
-    exit status: 0 when every assertion held.
+    `show` does the work for a prompt and returns a closing line, to which the elapsed seconds are added. Returns the
+    exit status: 0 if every assertion held.
     """
     parser = argparse.ArgumentParser(description=(description or "").split("\n", 1)[0])
     parser.add_argument("prompt", nargs="?", default="a red star on a blue background")
@@ -155,7 +155,7 @@ def script(description: str | None, argv: Sequence[str], out: Callable[[str], No
 
 
 def table(rows: Sequence[Sequence[object]], heads: Sequence[str]) -> str:
-    """A plain table, as wide as its widest cells."""
+    """Format a plain-text table, with columns as wide as their widest cells."""
     cells = [[str(cell) for cell in row] for row in (heads, *rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(heads))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]

@@ -5,7 +5,7 @@
 /** A value from a list that may grow. */
 export type Open<Word extends string> = Word | (string & {});
 
-/** A time as Firestore's SDKs have it. */
+/** A time, as in Firestore's SDKs. */
 export interface Timestamp {
   toMillis(): number;
 }
@@ -385,7 +385,7 @@ export interface StepCache {
   threshold: number;
 }
 
-/** The parameters that the job really ran with; those that did not apply are missing. */
+/** The parameters that the job ran with; those that did not apply are absent. */
 export interface GenerationParams {
   negative_prompt_of?: string;
   prompt_weighting?: boolean;
@@ -642,7 +642,7 @@ export interface ServedModel {
   end_image?: Open<EndImage>;
 }
 
-/** A job, as the worker takes it. `task_type` decides which; only `text2img` may leave it out. */
+/** A job request. `task_type` selects its type; only `text2img` may leave it out. */
 export type GenerationRequest = Img2ImgRequest | Img2VideoRequest | InpaintRequest | Text2ImgRequest | Text2VideoRequest | UpscaleRequest;
 
 export type WorkerResponse = GenerationResponse | GenerationFailure;

@@ -1,4 +1,4 @@
-"""The contract as files: JSON Schema out of the models that the worker runs on, and types for apps out of that.
+"""Generate JSON Schema from the worker's own models, and from that the types for apps.
 
-`python -m tools.schema` writes schema/, client/src/wire.ts and client/types/; with `--check` it only says what is old.
+`python -m tools.schema` writes schema/, client/src/wire.ts and client/types/; `--check` only lists outdated files.
 """

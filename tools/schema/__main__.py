@@ -1,4 +1,4 @@
-"""Write the contract's files, or with `--check` say which of them are old."""
+"""Write the contract's files, or with `--check` list the outdated ones."""
 
 import json
 import sys
@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def files() -> Iterator[tuple[Path, str]]:
-    """Every file that is made, and what it has to say."""
+    """Yield the path and the text of every generated file."""
     found = schemas()
     for name, schema in found.items():
         yield ROOT / "schema" / f"{name}.json", json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
@@ -25,12 +25,12 @@ def files() -> Iterator[tuple[Path, str]]:
 
 
 def old_files() -> list[Path]:
-    """Those that do not say what they have to."""
+    """Return the generated files that are missing or outdated."""
     return [path for path, text in files() if not path.exists() or path.read_text(encoding="utf-8") != text]
 
 
 def main() -> int:
-    """Write, or check."""
+    """Write or check the files; return 1 if a check finds outdated ones, else 0."""
     if "--check" in sys.argv[1:]:
         old = [str(path.relative_to(ROOT)) for path in old_files()]
         sys.stderr.writelines(f"{name} is old: python -m tools.schema\n" for name in old)

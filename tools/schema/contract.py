@@ -1,7 +1,7 @@
-"""Pydantic's models and the worker's shapes -> JSON Schema (2020-12): one schema for each thing that crosses the wire.
+"""Build JSON Schema (2020-12) from pydantic's models and the worker's shapes: one schema per message on the wire.
 
-Requests are the strict side: what a schema here takes, the worker takes as far as one field can tell. Answers are the
-open side: fields may be added, and a word out of a list may be one that this version does not know yet.
+Request schemas are strict: the worker accepts what they accept, except for rules beyond single fields. Response schemas
+are open: later versions may add fields, and a word from a list may be one that this version does not know.
 """
 
 import ast
@@ -42,24 +42,24 @@ WORDS: dict[str, tuple[str, ...]] = {
     "QuantizedKind": get_args(Quantized),
     "StepCacheKind": ("first_block", "sea"),
 }
-"""Lists of words that have no class in the worker, by the name that they have in schemas and types."""
+"""Lists of words without a class in the worker, by their names in schemas and types."""
 RENAMED = {
     "ProgressData": "GenerationProgress",
     "DocumentError": "GenerationError",
     "Usage": "GenerationUsage",
     "FileEntry": "GenerationFile",
 }
-"""Shapes whose name says less where it does not stand in a module of ours (or is one of Swift's own)."""
+"""Shapes whose names are unclear outside our modules, or are taken in Swift."""
 PARAMS = "GenerationParams"
 
 
 def schemas() -> dict[str, Schema]:
-    """Each schema by the name of its file."""
+    """Return each schema by the name of its file."""
     return {
         "request": _file("GenerationRequest", "A job: the `input` of a call to RunPod's API.", Request, takes=True),
         "response": _file(
             "WorkerResponse",
-            "The answer to a job: its result, or why there is none.",
+            "The response to a job: its result, or its error.",
             shapes.GenerationResponse | shapes.GenerationFailure,
         ),
         "document": _file("GenerationDocument", None, shapes.GenerationDocument),
@@ -70,7 +70,7 @@ def schemas() -> dict[str, Schema]:
 
 
 def closed(schema: Schema) -> Schema:
-    """The same without room for what this version does not know: what this version's worker itself keeps to."""
+    """Return the schema without room for unknown fields and words, to which this version's worker conforms."""
 
     def close(part: Any) -> Any:
         if isinstance(part, list):
@@ -83,7 +83,7 @@ def closed(schema: Schema) -> Schema:
         return {**shut, "additionalProperties": False} if part.keys() >= {"type", "properties"} else shut
 
     shut: Schema = close(schema)
-    # Of a request a document keeps all fields, of which its shape names those that a list shows.
+    # A document keeps all fields of a request; its shape names only those that a list shows.
     shut["$defs"].get("RequestData", {}).pop("additionalProperties", None)
     return shut
 
@@ -125,16 +125,16 @@ def _file(title: str, description: str | None, model: Any, *, takes: bool = Fals
 
 
 def _params() -> Schema:
-    """What a job really ran with: the public fields of images' and of clips' parameters; none is ever null."""
+    """Return the schema of a response's `params`: the public fields of image and video parameters, never null."""
     found: Schema = {}
     properties: Schema = {}
     for kind in (params.ImageParams, params.VideoParams):
         raw = TypeAdapter(kind).json_schema(mode="serialization")
         found |= raw.pop("$defs")
         properties |= {name: one for name, one in raw["properties"].items() if name not in params.PRIVATE}
-    # What is None is left out of the whole; in its parts it is null.
+    # A field that is None is left out of `params`; in nested objects it is null.
     properties = {name: _not_null(one) for name, one in properties.items()}
-    said = "The parameters that the job really ran with; those that did not apply are missing."
+    said = "The parameters that the job ran with; those that did not apply are absent."
     return {**found, PARAMS: {"description": said, "properties": properties, "required": ["width", "height"]}}
 
 
@@ -144,7 +144,7 @@ def _not_null(schema: Schema) -> Schema:
 
 
 def _tidied(schema: Schema, described: Mapping[str, str], *, takes: bool) -> Schema:
-    """Pydantic's schema of one model, in the vocabulary of JSON Schema and with our names."""
+    """Rewrite pydantic's schema of one model with only JSON Schema's keywords and with our names."""
 
     def walk(part: Any, *, nullable: bool = False) -> Any:
         if isinstance(part, list):
@@ -166,10 +166,10 @@ def _tidied(schema: Schema, described: Mapping[str, str], *, takes: bool) -> Sch
                 else {"$ref": REF + RENAMED.get(name, name)}
             )
         if "const" in part and not takes:
-            return {"type": part["type"]}  # a word that may get company
+            return {"type": part["type"]}  # later versions may add words
         renamed = {"ge": "minimum", "le": "maximum", "gt": "exclusiveMinimum"}
         tidy = {renamed.get(key, key): walk(value) for key, value in part.items() if key != "title"}
-        # Pydantic knows both the bound of the check and the one that we tell.
+        # Pydantic has both the bound that it checks and the one that we document.
         if {"ge", "minimum"} <= part.keys():
             tidy["minimum"] = part["minimum"]
         if tidy.get("default", 0) is None:
@@ -201,7 +201,7 @@ def _tidied(schema: Schema, described: Mapping[str, str], *, takes: bool) -> Sch
 
 
 def _as_one(choices: list[Schema]) -> Iterator[Schema]:
-    """Words that were listed in two places, as one list."""
+    """Merge lists of words from several places into one."""
     listed = [one for one in choices if one.get("type") == "string" and one.keys() & {"enum", "const"}]
     if listed:
         yield {"enum": [word for one in listed for word in one.get("enum", [one.get("const")])], "type": "string"}
@@ -209,7 +209,7 @@ def _as_one(choices: list[Schema]) -> Iterator[Schema]:
 
 
 def _nullable(schema: Schema) -> Schema:
-    """`null` is "not given" in every field of a request that may be left out."""
+    """Allow null, which means "not given", in an optional field of a request."""
     default = {"default": schema.pop("default")} if "default" in schema else {}
     choices = schema.get("anyOf", [schema])
     return {"anyOf": [*(one for one in choices if one != {"type": "null"}), {"type": "null"}], **default}
@@ -228,14 +228,14 @@ def _name_of(words: tuple[str, ...]) -> str:
 
 
 def _name_codes(defs: Schema) -> None:
-    """Codes of errors are plain strings to the worker's own types: each error class has its own."""
+    """Type error codes as words; in the worker's own types they are strings, since each error class has its own."""
     for name, field in (("GenerationFailure", "error_code"), ("GenerationError", "code")):
         if name in defs:
             defs[name]["properties"][field] = _word("ErrorCode", takes=False)
 
 
 def _whole(schema: Schema, request: type[BaseModel]) -> Schema:
-    """What more than one field has to do with."""
+    """Add the rules that involve more than one field."""
     given = {"not": {"type": "null"}}
 
     def both(*names: str) -> Schema:
@@ -255,7 +255,7 @@ def _whole(schema: Schema, request: type[BaseModel]) -> Schema:
 
 
 def _used(root: Schema, defs: Schema) -> set[str]:
-    """The definitions that a schema needs."""
+    """Return the names of the definitions that a schema uses."""
     found: set[str] = set()
     waiting = list(_refs(root))
     while waiting:
@@ -278,7 +278,7 @@ def _refs(part: Any) -> Iterator[str]:
 
 
 def _docstrings() -> dict[str, dict[str, str]]:
-    """What stands below the fields of the worker's shapes, by class and field."""
+    """Return the attribute docstrings of the worker's shapes, by class and field."""
     found: dict[str, dict[str, str]] = {}
     for source in (inspect.getsource(shapes), inspect.getsource(inspect.getmodule(ProgressData) or shapes)):
         for node in ast.parse(source).body:

@@ -1,4 +1,4 @@
-"""The contract in Dart: plain classes that read and write the maps that Firestore's and Functions' SDKs have."""
+"""Write the contract in Dart: plain classes that read and write the maps of Firestore's and Functions' SDKs."""
 
 from tools.schema.model import Contract, Field, Kind, Object, Type, spelled
 from tools.schema.names import NOTICE, camel, slashes
@@ -15,7 +15,7 @@ _PLAIN: dict[Kind, str] = {
 _HEAD = f"""// {NOTICE}
 //
 // Read a document with `GenerationDocument.of(snapshot.data()!, (it) => (it as Timestamp).toDate())`: each SDK has
-// its own type for a time. Values may be unknown to this version: a `switch` over them needs a default.
+// its own time type. Values may be unknown to this version: a `switch` over them needs a default.
 
 /// A value from a list that may grow.
 abstract class Word {{
@@ -33,7 +33,7 @@ abstract class Word {{
   String toString() => value;
 }}
 
-/// A job, as the worker takes it.
+/// A job request.
 abstract class GenerationRequest {{
   TaskType get taskType;
 
@@ -44,7 +44,7 @@ abstract class GenerationRequest {{
 
 
 def written(contract: Contract) -> str:
-    """The whole file."""
+    """Return the text of the file."""
     parts = [_HEAD, *(_words(one.name, one.words) for one in contract.words)]
     parts += [_class(one, contract.timed) for one in contract.objects]
     return "\n".join(parts)
@@ -77,7 +77,7 @@ def _of(one: Object, fields: list[Field], timed: set[str]) -> list[str]:
     lines = []
     time = ", DateTime Function(Object) time" if one.name in timed else ""
     if time:
-        lines.append("  /// `time` makes a date of what the SDK, or the JSON, has for one.")
+        lines.append("  /// `time` converts the time type of the SDK, or of the JSON.")
     lines.append(f"  factory {one.name}.of(Map<Object?, Object?> map{time}) => {one.name}(")
     for field in fields:
         it = f"map['{field.name}']"

@@ -1,6 +1,6 @@
-"""The contract in Kotlin: plain classes that read and write the maps that Firestore's and Functions' SDKs have.
+"""Write the contract in Kotlin: plain classes that read and write the maps of Firestore's and Functions' SDKs.
 
-No library for JSON is needed or preferred: whichever an app has makes such maps, too.
+They need no particular JSON library: any of them can produce such maps.
 """
 
 from tools.schema.model import Contract, Field, Kind, Object, Type, spelled
@@ -17,13 +17,13 @@ _PLAIN: dict[Kind, str] = {
 _HEAD = f"""// {NOTICE}
 //
 // Read a document with `GenerationDocument.of(snapshot.data!!) {{ (it as Timestamp).toDate() }}`: each SDK has its own
-// type for a time. Values may be unknown to this version: a `when` over them needs an `else`.
+// time type. Values may be unknown to this version: a `when` over them needs an `else`.
 
 package generation
 
 import java.util.Date
 
-/** A job, as the worker takes it. */
+/** A job request. */
 interface GenerationRequest {{
     val taskType: TaskType
 
@@ -46,7 +46,7 @@ private fun given(vararg fields: Pair<String, Any?>): Map<String, Any> =
 
 
 def written(contract: Contract) -> str:
-    """The whole file."""
+    """Return the text of the file."""
     parts = [_HEAD, *(_words(one.name, one.words) for one in contract.words)]
     parts += [_class(one, contract.timed) for one in contract.objects]
     return "\n".join(parts)
@@ -110,7 +110,7 @@ def _of(one: Object, fields: list[Field], timed: set[str]) -> list[str]:
         said.append(f"            {camel(field.name)} = map.{read} {_read(field.type)},")
     lines = ["    companion object {"]
     if time:
-        lines.append("        /** `time` makes a date of what the SDK, or the JSON, has for one. */")
+        lines.append("        /** `time` converts the time type of the SDK, or of the JSON. */")
     return [*lines, f"        fun of(map: Map<*, *>{time}) = {one.name}(", *said, "        )", "    }"]
 
 

@@ -1,6 +1,6 @@
-"""JSON Schema -> what a language has to declare: words, objects, their fields. Knows no language.
+"""Turn JSON Schema into the declarations for a language: word lists, objects and their fields. Knows no language.
 
-Objects that a client sends hold what it takes to write them; those that it gets, what it takes to read them.
+Objects that a client sends are for writing; those that it receives are for reading.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,7 @@ Kind = Literal["text", "whole", "number", "truth", "time", "anything", "words", 
 
 @dataclass(frozen=True, slots=True)
 class Type:
-    """The type of a value; `of` is what a list or a map holds, `name` that of words or an object."""
+    """The type of a value; `of` is the element type of a list or map, `name` the name of words or an object."""
 
     kind: Kind
     name: str = ""
@@ -23,7 +23,7 @@ class Type:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A field; one that is not required may be missing or null."""
+    """A field; it may be missing or null unless it is required."""
 
     name: str
     type: Type
@@ -31,7 +31,7 @@ class Field:
     required: bool = True
     nullable: bool = False
     constant: str | None = None
-    """The one word that it always is."""
+    """Its only possible value."""
 
     @property
     def needed(self) -> bool:
@@ -41,7 +41,7 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """A list of words; a later version may know more."""
+    """A list of words; later versions may add some."""
 
     name: str
     words: tuple[str, ...]
@@ -49,7 +49,7 @@ class Words:
 
 @dataclass(frozen=True, slots=True)
 class Object:
-    """An object; `sent`: by the client."""
+    """An object; `sent`: whether the client sends it."""
 
     name: str
     said: str
@@ -58,32 +58,32 @@ class Object:
 
     @property
     def task(self) -> str | None:
-        """The task that it asks for, where it is a request."""
+        """The task of a request; None: not a request."""
         return next((field.constant for field in self.fields if field.name == "task_type"), None)
 
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """All that there is to declare, each after what it is made of."""
+    """All declarations, each after those that it uses."""
 
     words: tuple[Words, ...]
     objects: tuple[Object, ...]
 
     @property
     def timed(self) -> set[str]:
-        """Objects that hold times."""
+        """Names of the objects with a field that is a time."""
         return {one.name for one in self.objects if any(field.type.kind == "time" for field in one.fields)}
 
 
 def spelled(type_: Type, plain: Mapping[Kind, str], list_: str, map_: str) -> str:
-    """A type in a language that has `plain` ones, and writes lists and maps around what they hold."""
+    """Spell a type in a language, given its `plain` types and its templates for lists and maps."""
     if type_.of is None:
         return plain.get(type_.kind, type_.name)
     return (list_ if type_.kind == "list" else map_).format(spelled(type_.of, plain, list_, map_))
 
 
 def contract(schemas: Mapping[str, Schema]) -> Contract:
-    """Read all schemas together; a name means the same in each of them."""
+    """Read all schemas together; a name must mean the same in each of them."""
     words: dict[str, Words] = {}
     objects: dict[str, Object] = {}
     for file, schema in schemas.items():

@@ -1,4 +1,4 @@
-"""Names of the wire as languages write theirs, and sentences as comments."""
+"""Convert wire names to each language's style, and sentences to comments."""
 
 import re
 import textwrap
@@ -23,7 +23,7 @@ def shouted(name: str) -> str:
 
 
 def comment(said: str, indent: str = "", *, width: int = 100) -> list[str]:
-    """A documentation comment as TypeScript, Kotlin and Java have it; nothing where there is nothing to say."""
+    """Return a documentation comment for TypeScript, Kotlin or Java; no lines for an empty text."""
     if not said:
         return []
     text = said.replace("*/", "* /")
@@ -37,5 +37,5 @@ def comment(said: str, indent: str = "", *, width: int = 100) -> list[str]:
 
 
 def slashes(said: str, indent: str = "", *, width: int = 100) -> list[str]:
-    """A documentation comment as Swift and Dart have it."""
+    """Return a documentation comment for Swift or Dart; no lines for an empty text."""
     return [f"{indent}/// {line}" for line in textwrap.wrap(said, width - len(indent) - 4)] if said else []

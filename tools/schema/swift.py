@@ -1,4 +1,4 @@
-"""The contract in Swift: Codable structs, which JSONDecoder and Firestore's own decoder read."""
+"""Write the contract in Swift: Codable structs for JSONDecoder and Firestore's own decoder."""
 
 from tools.schema.model import Contract, Field, Kind, Object, Type, spelled
 from tools.schema.names import NOTICE, camel, slashes
@@ -7,12 +7,12 @@ _KEYWORDS = frozenset({"internal", "default", "in", "is", "as", "case", "for", "
 _PLAIN: dict[Kind, str] = {"text": "String", "whole": "Int", "number": "Double", "truth": "Bool", "time": "Date"}
 _HEAD = f"""// {NOTICE}
 //
-// Read a document with `snapshot.data(as: GenerationDocument.self)` (FirebaseFirestore), an answer with JSONDecoder.
+// Read a document with `snapshot.data(as: GenerationDocument.self)` (FirebaseFirestore), a response with JSONDecoder.
 // Values may be unknown to this version: compare them (`document.status == .completed`), and handle any other.
 
 import Foundation
 
-/// A job, as the worker takes it.
+/// A job request.
 public protocol GenerationRequest: Encodable, Sendable {{
     var taskType: TaskType {{ get }}
 }}
@@ -20,7 +20,7 @@ public protocol GenerationRequest: Encodable, Sendable {{
 
 
 def written(contract: Contract) -> str:
-    """The whole file."""
+    """Return the text of the file."""
     parts = [_HEAD, *(_words(one.name, one.words) for one in contract.words)]
     parts += [_struct(one) for one in contract.objects]
     return "\n".join(parts)
@@ -61,7 +61,7 @@ def _struct(one: Object) -> str:
 
 
 def _init(fields: list[Field]) -> list[str]:
-    """A struct's own initializer is not public."""
+    """Write a public initializer; a struct's memberwise one is internal."""
     ordered = sorted(fields, key=lambda field: not field.required)
     given = [
         f"        {_name(field.name)}: {_optional(field)}{'' if field.required else ' = nil'}" for field in ordered

@@ -1,4 +1,4 @@
-"""The contract in TypeScript: types alone, which leave nothing behind in an app's JavaScript."""
+"""Write the contract in TypeScript: only types, which add nothing to an app's JavaScript."""
 
 import json
 
@@ -12,7 +12,7 @@ _HEAD = f"""// {NOTICE}
 /** A value from a list that may grow. */
 export type Open<Word extends string> = Word | (string & {{}});
 
-/** A time as Firestore's SDKs have it. */
+/** A time, as in Firestore's SDKs. */
 export interface Timestamp {{
   toMillis(): number;
 }}
@@ -20,14 +20,14 @@ export interface Timestamp {{
 
 
 def written(contract: Contract) -> str:
-    """The whole file."""
+    """Return the text of the file."""
     parts = [_HEAD]
     parts += [
         f"export type {one.name} = {' | '.join(json.dumps(word) for word in one.words)};\n" for one in contract.words
     ]
     parts += [_interface(one, contract.timed) for one in contract.objects]
     requests = [one.name for one in contract.objects if one.task]
-    said = "A job, as the worker takes it. `task_type` decides which; only `text2img` may leave it out."
+    said = "A job request. `task_type` selects its type; only `text2img` may leave it out."
     parts.append("\n".join([*comment(said), f"export type GenerationRequest = {' | '.join(requests)};\n"]))
     parts.append("export type WorkerResponse = GenerationResponse | GenerationFailure;\n")
     return "\n".join(parts)
@@ -42,7 +42,7 @@ def _interface(one: Object, timed: set[str]) -> str:
             optional = "?" if field.constant == "text2img" else ""
             lines.append(f"  {field.name}{optional}: {json.dumps(field.constant)};")
             continue
-        # A time that the server has yet to fill in is null in an SDK's own snapshots.
+        # In an SDK's local snapshots, a time that the server has not set yet is null.
         null = " | null" if field.nullable or field.type.kind == "time" else ""
         lines.append(f"  {field.name}{'' if field.required else '?'}: {_type(field.type, one)}{null};")
     if one.name == "RequestData":
