@@ -1,4 +1,4 @@
-"""The example backend with real workers behind it: jobs that are not wanted any more, and users who are gone."""
+"""The example backend with real workers behind it: cancelled jobs, and deleted users."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,7 +49,7 @@ def functions(endpoint: Endpoint) -> Iterator[FunctionsEmulator]:
 
 
 def left(firebase: FaultyFirebase) -> set[str]:
-    """Every document that is about the user, and every object."""
+    """Return every document about the user, and every object."""
     documents = set()
     for group in ("generations", "users", "wallets", "submissions", "quotes", "reports"):
         documents |= {found.reference.path for found in firebase.documents.collection(group).stream()}
@@ -61,7 +61,7 @@ def left(firebase: FaultyFirebase) -> set[str]:
 def test_nothing_is_left_of_a_user_with_jobs_in_flight(
     endpoint: Endpoint, functions: FunctionsEmulator, tmp_path: Path
 ) -> None:
-    """One is being made, one waits with an order slip, one without; a result waits on the volume, another is done."""
+    """One is running, one waits with an order slip, one without; a result waits on the volume, another is done."""
     firebase, volume = endpoint.firebase, tmp_path / "outbox"
     env = {"OUTBOX_DIR": str(volume), "MAX_RESULT_BYTES": "20000", "TICKET_SECRET": SECRET, "REQUIRE_ID_TOKEN": "true"}
 
@@ -109,7 +109,7 @@ def test_nothing_is_left_of_a_user_with_jobs_in_flight(
 def test_a_job_that_is_stopped_in_the_queue_leaves_it_and_costs_nothing(
     endpoint: Endpoint, functions: FunctionsEmulator
 ) -> None:
-    """Nobody is there to take it: no worker has to start for the sake of its end."""
+    """No worker is up: none has to start just to end it."""
     document = endpoint.firebase.documents.document(f"generations/{UID}/files/waiting")
     wallet = endpoint.firebase.documents.document(f"wallets/{UID}")
     document.create({"status": "queued"})

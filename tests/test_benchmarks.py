@@ -1,4 +1,4 @@
-"""The benchmarks run; what they measure is for people, so nothing here looks at a time."""
+"""The benchmarks run; their measurements are for people, so no test here checks a time."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ QUANTIZED = ["QUANTIZE=int8", "QUANTIZE=fp8"]
 
 
 def printed(name: str, seconds: float) -> list[str]:
-    """The lines of a benchmark that ended well, with `--quick`."""
+    """Run a benchmark with `--quick`; returns its lines of output."""
     command = [sys.executable, str(REPOSITORY / "benchmarks" / name), "--quick"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False, cwd=REPOSITORY)
     assert ended.returncode == 0, ended.stderr[-3000:]
@@ -21,7 +21,7 @@ def printed(name: str, seconds: float) -> list[str]:
 
 
 def test_decode_prints_both_ways_and_their_ratio() -> None:
-    """`benchmarks/decode.py --quick`: the pixels of both are asserted equal there."""
+    """`benchmarks/decode.py --quick` asserts that both ways give equal pixels."""
     heads, *rows = printed("decode.py", 120)
     assert heads.split()[0] == "file"
     assert [row.split()[0] for row in rows] == ["small.avif", "old.bmp"]
@@ -29,7 +29,7 @@ def test_decode_prints_both_ways_and_their_ratio() -> None:
 
 
 def test_plan_prints_both_ways_and_their_ratio() -> None:
-    """`benchmarks/plan.py --quick`: the plans of both are asserted equal there."""
+    """`benchmarks/plan.py --quick` asserts that both ways give equal plans."""
     _, *rows = printed("plan.py", 240)
     assert [row.split()[0] for row in rows] == ["text2img", "img2img", "text2video"]
     assert all(row.endswith("x") for row in rows)
@@ -37,7 +37,7 @@ def test_plan_prints_both_ways_and_their_ratio() -> None:
 
 def test_overhead_prints_both_ways_at_both_latencies(firebase: FirebaseEmulators) -> None:
     """`benchmarks/overhead.py --quick` compares every case, ours beside the plain way, with and without latency."""
-    # The fixture is not used: it skips where there is no Node, which the benchmark needs for emulators of its own.
+    # The fixture only skips where there is no Node, which the benchmark needs for emulators of its own.
     lines = printed("overhead.py", 240)
     rows = [line for line in lines if line.startswith(("1 image", "4 images", "clip"))]
     for latency in ("0", "100"):

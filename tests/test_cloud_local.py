@@ -1,4 +1,4 @@
-"""The script that runs every task on this machine: what it says where no person watches."""
+"""The script that runs every task on this machine: its output where no person watches."""
 
 from pathlib import Path
 from typing import Any

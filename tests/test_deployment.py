@@ -43,7 +43,7 @@ SECRET_SIGNS = (
 
 
 def setting_names() -> set[str]:
-    """Every environment variable that the worker's settings read, in capitals."""
+    """Return every environment variable that the worker's settings read, in capitals."""
     names = set()
     for name, field in Settings.model_fields.items():
         names |= {str(choice).upper() for choice in getattr(field.validation_alias, "choices", [name])}
@@ -51,7 +51,7 @@ def setting_names() -> set[str]:
 
 
 def instructions(word: str) -> list[str]:
-    """The arguments of every `word` instruction in the Dockerfile, continuation lines joined."""
+    """Return the arguments of every `word` instruction in the Dockerfile, continuation lines joined."""
     joined = DOCKERFILE.replace("\\\n", " ")
     return [line.split(maxsplit=1)[1] for line in joined.splitlines() if line.startswith(f"{word} ")]
 
@@ -164,7 +164,7 @@ POOLS = {"ADA_24": 23.5, "AMPERE_48": 44.3, "ADA_48_PRO": 44.3, "AMPERE_80": 79.
 """GPU pool -> GiB that torch sees of its smallest card: 4090; A40, A6000; L40, L40S, 6000 Ada; A100; H100
 (https://docs.runpod.io/references/gpu-types)."""
 CONTEXT_GIB = 0.6
-"""What CUDA itself takes of a card."""
+"""GiB that CUDA itself takes of a card."""
 BYTES = {
     "stabilityai/stable-diffusion-xl-base-1.0": {
         "text_encoder": 2 * 123_060_480,
@@ -182,13 +182,13 @@ BYTES = {
 
 
 def presets_models(preset: dict[str, Any]) -> dict[str, TaskType]:
-    """Each model that a preset asks for -> a task that it serves."""
+    """Return each model of a preset -> a task that it serves."""
     tasks = {"SDXL_MODEL": TaskType.TEXT2IMG, "WAN_MODEL": TaskType.IMG2VIDEO}
     return {preset["defaults"][key]: task for key, task in tasks.items() if key in preset["defaults"]}
 
 
 def placed(preset: dict[str, Any], free: int) -> dict[str, Placement]:
-    """Where each of a preset's models would be for a job of its native size, on a card without any other."""
+    """Return the placement of each of a preset's models for a job of its native size, on an otherwise empty card."""
     names = presets_models(preset)
     settings = load_settings(**{key.lower(): value for key, value in preset["defaults"].items() if "MODEL" in key})
     models, found = ModelRegistry(settings, cuda=True, where=()), {}
@@ -231,7 +231,7 @@ SLOWEST = {
 
 @pytest.mark.parametrize("pool", HUB["config"]["gpuIds"].split(","))
 def test_the_longest_job_of_the_presets_ends_in_time_on_every_card_that_the_listing_names(pool: str) -> None:
-    """The clip that a request gets that names nothing but a prompt and a picture."""
+    """The clip of a request with only a prompt and a picture."""
     preset = next(preset for preset in HUB["config"]["presets"] if preset["name"] == "Videos only")
     settings = load_settings(wan_model=preset["defaults"]["WAN_MODEL"])
     defaults = ModelRegistry(settings, cuda=True, where=()).describe(TaskType.IMG2VIDEO)
@@ -289,7 +289,7 @@ def test_the_image_starts_python_itself_as_process_1() -> None:
 
 
 def test_the_image_lets_the_allocator_grow_what_it_has() -> None:
-    """By the name that torch 2.9 still reads where it passes over its new one (pytorch/pytorch#183387)."""
+    """Under the name that torch 2.9 still reads, because it ignores its new one (pytorch/pytorch#183387)."""
     assert "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True" in " ".join(instructions("ENV")).split()
 
 
@@ -451,7 +451,7 @@ def test_baking_sharded_weights_takes_the_index_with_its_shards_and_no_second_pr
 
 
 def test_baking_half_precision_leaves_the_index_of_other_shards_out() -> None:
-    """It names files that are not baked, and a folder with an index wants every one of them."""
+    """It names files that are not baked, and a folder with an index needs every one of them."""
     shards = [f"text_encoder/model-0000{n}-of-00002.safetensors" for n in (1, 2)]
     index, half = "text_encoder/model.safetensors.index.json", "text_encoder/model.fp16.safetensors"
     assert choose_files(["text_encoder/config.json", index, half, *shards], ["text_encoder"]) == [

@@ -1,4 +1,4 @@
-"""The doctor: a row for all that a worker needs, red where it would fail, and never a secret in any of them."""
+"""The doctor: a row for everything that a worker needs, red where it would fail, and never a secret in any of them."""
 
 import contextlib
 import json
@@ -235,7 +235,7 @@ def test_a_bucket_that_may_not_be_written_names_the_role_and_the_account() -> No
 
 @contextlib.contextmanager
 def answering(status: int) -> Iterator[str]:
-    """A service that answers everything with this status; its URL."""
+    """Yield the URL of a service that responds to everything with this status."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -524,7 +524,7 @@ def test_a_spool_that_the_worker_may_not_write_is_red(tmp_path: Path, monkeypatc
     settings = load_settings(outbox_dir=tmp_path / "outbox")
     registry = ModelRegistry(settings, cuda=False)
     assert named(doctor.disk(settings, registry), "spool").state != "fail"
-    monkeypatch.setattr(os, "access", lambda *_: False)  # root, as whom tests may run, may write everywhere
+    monkeypatch.setattr(os, "access", lambda *_: False)  # tests may run as root, who may write everywhere
     assert named(doctor.disk(settings, registry), "spool").state == "fail"
 
 

@@ -1,6 +1,6 @@
-"""What the documents say of the repository and of the contract is so, and what is so is in them.
+"""The documents match the repository and the contract, in both directions.
 
-Read are the tables: a name in code marks in the first cell of a row is what the row is about.
+The tests read the tables: a row is about the names in code marks in its first cell.
 """
 
 import json
@@ -39,19 +39,19 @@ def read(name: str) -> str:
 
 
 def headings(text: str) -> Iterator[tuple[int, str, int]]:
-    """(level, title, where it ends) of each heading outside code."""
+    """Yield (level, title, where it ends) of each heading outside code."""
     for match in re.finditer(r"^```.*?^```|^(#{1,4}) ([^\n]+)$", text, re.MULTILINE | re.DOTALL):
         if match[1]:
             yield len(match[1]), match[2], match.end()
 
 
 def anchor(title: str) -> str:
-    """What GitHub makes of a heading: https://docs.github.com/en/get-started/writing-on-github (section links)."""
+    """Return a heading's anchor: https://docs.github.com/en/get-started/writing-on-github (section links)."""
     return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
 
 def rows(name: str, title: str) -> list[Row]:
-    """The rows of the tables in one section of a document, its subsections included."""
+    """Return the rows of the tables in one section of a document, its subsections included."""
     text = read(name)
     found = list(headings(text))
     place = next(index for index, heading in enumerate(found) if heading[1] == title)
@@ -98,7 +98,7 @@ def test_the_readme_says_where_a_change_goes() -> None:
     block = read("README.md").split("## Where a change goes")[1].split("```")[1]
     top, inside = set[str](), set[str]()
     for line in block.strip().splitlines():
-        # Several names may share a line; what they are for stands behind wider space.
+        # Several names may share a line; their purpose follows after wider space.
         (inside if line.startswith("  ") else top).update(_names_in(line))
     packages = {path.parent.name + "/" for path in (REPOSITORY / "worker").glob("*/__init__.py")}
     modules = {path.name for path in (REPOSITORY / "worker").glob("*.py")} - {"__init__.py"}
@@ -124,7 +124,7 @@ def _names_in(line: str) -> list[str]:
 
 
 def variables() -> dict[str, Any]:
-    """Every variable that the settings read, with its default."""
+    """Return every variable that the settings read, with its default."""
     return {
         str(choice).upper(): field.default
         for name, field in Settings.model_fields.items()
@@ -149,7 +149,7 @@ def test_the_table_of_variables_has_the_defaults() -> None:
 
 
 def field_rows(task: TaskType) -> dict[str, list[str]]:
-    """What the document says of each field of a task."""
+    """Return the document's description of each field of a task."""
     kind = "Fields of the video tasks" if task.is_video else "Fields of the image tasks"
     said = [row for title in ("Fields of every task", kind) for row in rows("docs/api.md", title)]
     if task is TaskType.UPSCALE:
@@ -244,7 +244,7 @@ async def test_what_quote_and_capabilities_answer_is_described() -> None:
 
 
 def written() -> list[schema.Fields]:
-    """Everything that the document's schema writes."""
+    """Return everything that the document's schema writes."""
     owner, bid = Owner("u", "f"), ClaimRequest("job", "worker", "hash", "nonce", trace_id="1" * 32)
     begun = schema.processing(None, owner, bid, {}, attempt=1, lost_workers=0, now=datetime.now(UTC))
     again = schema.processing({"status": "failed"}, owner, bid, {}, attempt=2, lost_workers=0, now=datetime.now(UTC))

@@ -1,4 +1,4 @@
-"""The app's backend of `examples/functions`: its own tests, and that the worker takes what it really sends."""
+"""The app's backend of `examples/functions`: its own tests pass, and the worker accepts its real inputs."""
 
 import json
 import os
@@ -24,7 +24,7 @@ TESTS = ("generate", "limit", "signatures", "credits", "push", "deletion")
 
 WALLET_JOBS = int(os.environ.get("WALLET_JOBS", "200"))
 
-# The first test waits for all of the functions' own; by hand, ten thousand jobs may take an hour.
+# The first test waits for all of the functions' own; run by hand, ten thousand jobs may take an hour.
 pytestmark = pytest.mark.timeout(960 + WALLET_JOBS)
 
 
@@ -35,12 +35,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def tested(folder: Path) -> tuple[subprocess.CompletedProcess[str], list[dict[str, Any]]]:
-    """The run of the function's own tests, and each `input` that the function sent to RunPod's stand-in meanwhile."""
+    """Return the run of the function's own tests, and each `input` that the function sent to RunPod's stand-in."""
     sent = folder / "sent.jsonl"
     environment = {**node_environment(), "TICKET_SECRET": SECRET, "SENT_TO": str(sent)}
     command = [str(find_node()), "--test", "--test-concurrency=1", *(f"test/{name}.test.js" for name in TESTS)]
     with FirebaseEmulators(project="demo-functions", auth=True) as firebase:
-        # With the variable of the Auth emulator unsigned tokens count: only the tests that need it set it.
+        # With the Auth emulator's variable, unsigned tokens count: only the tests that need it set it.
         environment |= {name: value for name, value in firebase.env.items() if not name.startswith("FIREBASE_AUTH_")}
         environment["AUTH_HOST"] = firebase.auth_host
         ran = subprocess.run(
@@ -52,7 +52,7 @@ def tested(folder: Path) -> tuple[subprocess.CompletedProcess[str], list[dict[st
 
 @pytest.mark.e2e
 def test_the_function_that_the_document_shows_does_what_the_example_does(tmp_path: Path) -> None:
-    """As it stands there, in place of the example's own `generate`."""
+    """As printed there, in place of the example's own `generate`."""
     folder = beside_packages(tmp_path)
     text = (REPOSITORY / "docs/client.md").read_text(encoding="utf-8")
     (shown,) = [
@@ -70,7 +70,7 @@ def test_the_function_that_the_document_shows_does_what_the_example_does(tmp_pat
         check=False,
     )
     assert ran.returncode == 0, ran.stdout[-4000:] + ran.stderr[-2000:]
-    assert int(re.search(r"^# pass (\d+)$", ran.stdout, re.M)[1]) > 15  # type: ignore[index]  # it is there
+    assert int(re.search(r"^# pass (\d+)$", ran.stdout, re.M)[1]) > 15  # type: ignore[index]  # always printed
 
 
 def identity(secret: str = SECRET) -> Identity:
@@ -94,7 +94,7 @@ def test_the_functions_own_tests_pass(
 async def test_the_worker_takes_every_input_that_the_function_sent(
     tested: tuple[subprocess.CompletedProcess[str], list[dict[str, Any]]],
 ) -> None:
-    """Both sides agree on the canonical JSON, its hash and the ticket, also after the platform wrote the JSON anew."""
+    """Both sides agree on the canonical JSON, its hash and the ticket, even after the platform rewrote the JSON."""
     for job_input in tested[1]:
         await check(identity(), job_input)
         await check(identity(), json.loads(json.dumps(dict(reversed(job_input.items())))))
@@ -122,7 +122,7 @@ async def test_the_worker_refuses_every_input_that_was_changed_on_the_way(
 
 @pytest.mark.e2e
 def test_after_chaotic_jobs_all_sums_are_exact(folder: Path) -> None:
-    """Killed, doubled, refused, cancelled, told late; `WALLET_JOBS=10000 pytest -s -k chaotic` shows its last line."""
+    """Killed, doubled, refused, cancelled, delayed; `WALLET_JOBS=10000 pytest -s -k chaotic` shows the last line."""
     command = [str(find_node()), "test/chaos.js"]
     with FirebaseEmulators(project="demo-functions") as firebase:
         environment = {**node_environment(), "WALLET_JOBS": str(WALLET_JOBS), "TICKET_SECRET": SECRET}

@@ -1,6 +1,6 @@
-"""The handler: every way in that the SDK has, and a way out that leaves document and GPU in order.
+"""The handler: every entry point of the SDK, and an exit that leaves document and GPU in order.
 
-The SDK's loop against a control plane is in `test_sdk_loop.py`; here it is its local modes, and one call.
+`test_sdk_loop.py` has the SDK's loop against a control plane; here are its local modes, and single calls.
 """
 
 import asyncio
@@ -57,7 +57,7 @@ SMALL = {"prompt": "a fox", "width": 64, "height": 64, "num_inference_steps": 2,
 
 
 class World(memory_world.World):
-    """One worker in memory, in the handler's place of the real one."""
+    """A worker in memory, in place of the handler's real one."""
 
     def start(self, monkeypatch: pytest.MonkeyPatch, **fields: Any) -> "asyncio.Task[dict[str, Any]]":
         services = self.services()
@@ -75,7 +75,7 @@ class World(memory_world.World):
 async def test_a_worker_that_lives_on_delivers_what_it_has_put_aside_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that is always there is never followed by a next one that starts."""
+    """A worker that always runs is never followed by another one that starts."""
     monkeypatch.setattr(timing, "SPOOL_AGAIN_SECONDS", 0.02)
     world = VolumeWorld(tmp_path / "outbox")
     over = handler.deliver_spool(world.services())
@@ -170,7 +170,7 @@ async def test_after_a_cancelled_call_the_same_request_can_be_made(monkeypatch: 
 
 
 async def test_a_wish_to_cancel_that_was_there_before_the_job_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A phone may change its mind while the job still waits in RunPod's queue."""
+    """A phone may cancel while the job still waits in RunPod's queue."""
     world = World(Slow(steps=100))
     world.documents.write_as_app(PATH, {"status": "queued", "cancel_requested": True})
     response = await asyncio.wait_for(world.start(monkeypatch), 5)
@@ -185,13 +185,13 @@ async def test_a_wish_that_came_too_late_does_not_end_the_next_attempt(monkeypat
     assert "cancel_requested" not in world.document
 
 
-# -- what goes wrong without a name
+# -- unexpected errors
 
 
 async def test_a_mistake_of_ours_in_the_middle_of_failing_is_answered_all_the_same(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nothing may leave the handler as an exception: the SDK would hand its traceback to the client."""
+    """No exception may leave the handler: the SDK would pass its traceback to the client."""
     world = World(Raises(Internal("internal.no_picture")))
 
     def broken(call: str, _path: str) -> None:
@@ -222,7 +222,7 @@ async def test_a_document_that_breaks_while_the_job_runs_does_not_cost_the_resul
 
 
 class LoadsSlowly(PaintingGenerator):
-    """Takes a second to have its weights ready, whatever the job says meanwhile."""
+    """Takes a second to load its weights, whatever the job's stop signal says."""
 
     loaded = False
 
@@ -291,7 +291,7 @@ class FilmsByTheScript(PaintingGenerator):
         yield GeneratedClip(7, frames)
 
     def report(self, control: Control, seconds: float, progress: Progress) -> None:
-        """At this moment: the event loop has taken note of it before time goes on."""
+        """Report progress after so many seconds; returns once the event loop has taken note of it."""
         self.now += seconds
         control.report(progress)
         asyncio.run_coroutine_threadsafe(asyncio.sleep(0), self.loop).result()
@@ -319,7 +319,7 @@ async def test_percent_of_a_clip_never_stands_still_for_a_tenth_of_its_time(
     assert response["storage"] == "firebase"
     longest = max(later - earlier for (earlier, _), (later, _) in itertools.pairwise(seen))
     assert longest <= 0.1 * (generator.now - began)
-    # A small clip may be packed before the loop hears that it was the last.
+    # A small clip may be encoded before the loop learns that it was the last.
     assert "upload" in {progress.part for progress in told if progress.stage == "uploading"} <= {"pack", "upload", None}
     assert seen[-1][1] == 100
     assert all((progress.eta_seconds or 0) >= 0 for progress in told)
@@ -385,7 +385,7 @@ def test_a_sound_worker_passes_its_fitness_checks(fitness_checks: list[Any]) -> 
 
 def test_a_worker_without_a_usable_model_or_card_is_replaced(fitness_checks: list[Any]) -> None:
     class Unfit(HasNoModel):
-        """Says what is wrong."""
+        """Fails its check with a message."""
 
         def health(self) -> list[str]:
             raise Internal("internal.no_verdict")
@@ -416,11 +416,11 @@ def test_a_worker_that_believes_every_user_id_says_so_once_at_its_start(
     assert all("REQUIRE_ID_TOKEN is off" in line for line in said)
 
 
-# -- the SDK's local ways in, as processes of their own
+# -- the SDK's local entry points, as separate processes
 
 
 class Process:
-    """`python handler.py` with arguments and variables; what it writes goes to a file, which never fills up."""
+    """`python handler.py` with arguments and variables; its output goes to a file, which never fills up."""
 
     def __init__(self, *arguments: str, **variables: str) -> None:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
@@ -434,7 +434,7 @@ class Process:
         return self._log.read().decode()
 
     def ended(self) -> tuple[int, str]:
-        """Its exit status and all that it wrote."""
+        """Return its exit status and all of its output."""
         try:
             self.process.wait(120)
         finally:
@@ -493,7 +493,7 @@ def test_a_wrong_environment_ends_the_worker_with_one_clear_line(variables: dict
 
 @pytest.mark.e2e
 def test_a_worker_that_is_told_to_leave_while_it_loads_leaves_at_once() -> None:
-    """Of process 1, as it is in a container, a SIGTERM ends nothing that has not asked for it."""
+    """As process 1, as in a container, a SIGTERM without a handler is ignored."""
     code = (
         "import time, handler; handler._preload = lambda _: (print('loading', flush=True), time.sleep(300));"
         "handler.main()"
@@ -577,7 +577,7 @@ def test_an_input_that_is_no_object_is_stopped_by_the_sdk(api: LocalApi) -> None
 
 
 def test_a_broken_card_ends_at_the_health_check_in_words_and_not_before_it(caplog: pytest.LogCaptureFixture) -> None:
-    """While models load nobody asks yet: what the card says is logged, and the process lives for the question."""
+    """While models load there is no health check yet: the card's error is logged, and the process lives on for it."""
 
     class Broken(PaintingGenerator):
         def preload(self, tasks: Any, control: Control) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Who imports what: importing the handler costs nothing, vendors stay behind their doors, and imports run one way."""
+"""The import rules: importing the handler is cheap, vendors stay behind their adapters, and imports run one way."""
 
 import ast
 import re
@@ -21,7 +21,8 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"handler", "reaper", "doctor"}),
 )
 """From the bottom up. A module imports from its own package and from layers below; packages of a layer are independent.
-docs/architecture.md has the same as a picture."""
+docs/architecture.md shows the same as a picture.
+"""
 HOMES = {
     "runpod": {"handler"},
     "torch": {"worker.engine"},
@@ -55,7 +56,7 @@ HOMES = {
     "opentelemetry": {"worker.telemetry.otlp"},
     "tqdm": {"worker.job.progress"},
 }
-"""Each library of others -> the packages or modules that may import it, for type checkers only included."""
+"""Each third-party library -> the packages or modules that may import it, even if only for type checkers."""
 HEAVY = ("torch", "diffusers", "transformers", "firebase_admin", "google.cloud", "google.auth", "grpc", "runpod")
 
 
@@ -71,7 +72,7 @@ def name_of(path: Path) -> str:
 
 @cache
 def imported(path: Path) -> tuple[tuple[str, bool, bool], ...]:
-    """Each import of a file: the module's name, whether it stands at the top level, whether it is for type checkers."""
+    """Return each import of a file: the module's name, whether it is at the top level, and only for type checkers."""
 
     found: list[tuple[str, bool, bool]] = []
 
@@ -86,7 +87,7 @@ def imported(path: Path) -> tuple[tuple[str, bool, bool], ...]:
                 visit(child, top=False, typing=typing)
             elif isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
                 visit(child, top=top, typing=True)
-            elif not isinstance(child, ast.expr):  # in which nothing is imported
+            elif not isinstance(child, ast.expr):  # expressions contain no imports
                 visit(child, top=top, typing=typing)
 
     visit(tree(path), top=True, typing=False)
@@ -94,7 +95,7 @@ def imported(path: Path) -> tuple[tuple[str, bool, bool], ...]:
 
 
 def importers(package: str, *, typing: bool = False) -> dict[str, bool]:
-    """Files that import a package -> whether one of these imports stands at the top level."""
+    """Return the files that import a package -> whether one of these imports is at the top level."""
     found: dict[str, bool] = {}
     for path in SOURCES:
         for name, top, for_typing in imported(path):
@@ -164,7 +165,7 @@ def test_the_environment_is_read_in_one_file() -> None:
 
 
 def test_nothing_is_printed_and_nothing_broad_is_caught() -> None:
-    """One broad `except`, where the outcome is decided; what crosses threads or is raised again does not count."""
+    """One broad `except`, where the outcome is decided; errors that cross threads or are re-raised do not count."""
     broad: dict[str, int] = {}
     for path in SOURCES:
         for node in ast.walk(tree(path)):
@@ -184,12 +185,12 @@ def test_nothing_is_printed_and_nothing_broad_is_caught() -> None:
     assert broad == {"worker.job.runner": 1}
 
 
-# -- the order
+# -- the order of imports
 
 
 @cache
 def graph(*, functions: bool, typing: bool = False) -> dict[str, set[str]]:
-    """Module of this project -> the modules of this project that it imports."""
+    """Return module of this project -> the modules of this project that it imports."""
     names = {name_of(path) for path in SOURCES}
 
     def module(name: str) -> str | None:
@@ -207,7 +208,7 @@ def graph(*, functions: bool, typing: bool = False) -> dict[str, set[str]]:
 
 
 def package_of(name: str) -> str:
-    """`worker.engine.memory.cache` -> `engine`; `worker.reaper` and `handler` are their own."""
+    """`worker.engine.memory.cache` -> `engine`; `worker.reaper` and `handler` stand for themselves."""
     return name.removeprefix("worker.").partition(".")[0]
 
 

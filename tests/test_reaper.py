@@ -1,4 +1,4 @@
-"""The reaper: a document past its lease ends, everything else is left alone. Over the emulator, as it runs."""
+"""The reaper ends a document past its lease, and leaves everything else alone. Tested over the emulator, as it runs."""
 
 import json
 import subprocess
@@ -88,7 +88,7 @@ def test_a_job_that_was_reaped_three_times_is_poison(firebase: FirebaseEmulators
 def test_a_foreign_document_of_the_same_name_is_left_alone_and_keeps_no_lost_job_waiting(
     firebase: FirebaseEmulators, documents: FirestoreStore
 ) -> None:
-    """Another collection of an app may be called `files`, and be anybody's to write."""
+    """Another collection of an app may be called `files`, and be writable by anybody."""
     over = datetime.now(UTC) - timedelta(hours=1)
     strange = {"status": "processing", "expires_at": over, "claim": "x", "attempt": "y"}
     foreign = ["projects/p1/files/evil", "a/b/generations/u/files/deep", *(f"projects/p{n}/files/f" for n in range(7))]

@@ -1,6 +1,6 @@
 """The whole worker as RunPod runs it: `python handler.py` under the real SDK, a local control plane, the emulators.
 
-What the platform is told, what the document says, what lies in the bucket and what its URL serves agree.
+The platform's view, the document, the bucket's objects and the content behind their URLs agree.
 """
 
 import json
@@ -174,7 +174,7 @@ def test_nothing_that_must_not_be_said_is_in_the_log(endpoint: Endpoint) -> None
 
 
 def test_a_worker_that_was_told_to_leave_drops_no_job_and_leaves_with_its_last_one() -> None:
-    """The SDK waits for its polls, up to 90 s, and runs no job that one of them brings meanwhile."""
+    """The SDK waits up to 90 s for its polls, and runs no job that one of them brings meanwhile."""
     variables = {"PYTHONPATH": str(ROOT), "WORKER_CONCURRENCY": "2", "PAINTER": json.dumps({"step_seconds": 0.1})}
     with ControlPlane(poll_seconds=300) as plane, WorkerProcess(plane, variables, script=PAINTING) as worker:
         worker.wait_ready()
@@ -188,7 +188,7 @@ def test_a_worker_that_was_told_to_leave_drops_no_job_and_leaves_with_its_last_o
 
 
 def test_sigterm_in_the_middle_of_a_job_lets_it_finish(endpoint: Endpoint) -> None:
-    """The end of the worker that served all tests above."""
+    """It ends the worker that served all tests above."""
     job = endpoint.send("sigterm", {"prompt": "a fox", **IMAGE, "width": 512, "height": 512})
     endpoint.plane.wait_progress(job, lambda _said: True)
     endpoint.worker.terminate()

@@ -36,9 +36,7 @@ RESULT = {
     "warnings": ["w" * 3000],
 }
 ROOMS = (100_000, 10_000, 6000, 2500, 1400)
-"""Bytes that an app's own fields leave in its document: enough for everything, for all but the request, ... for the
-least.
-"""
+"""Bytes that an app's own fields leave in its document: enough for everything, for all but the request, ..."""
 
 
 def soon() -> float:

@@ -1,4 +1,4 @@
-"""An accelerated job on small weights: its network is called as often as was set up, at the steps that were."""
+"""An accelerated job on small weights calls its network as often as configured, at the configured steps."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from worker.engine.engine import Engine
 
 @contextmanager
 def calls(engine: Engine, task: TaskType) -> Iterator[list[tuple[float, int]]]:
-    """(time step, batch) of each call of the task's network."""
+    """Record (time step, batch) of each call of the task's network."""
     from tests.engine.conftest import parts_of
 
     parts = parts_of(engine, task)

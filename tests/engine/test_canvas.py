@@ -1,4 +1,4 @@
-"""What an inpainting gives the model, and what comes of it: the client's own pixels where nothing is repainted."""
+"""Inpainting's input to the model, and its result: the client's own pixels where nothing is repainted."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ sides = st.integers(20, 150)
 
 
 def random_mask(size: tuple[int, int], seed: int, *, soft: bool) -> Image.Image:
-    """A few boxes of grey, or of white alone, on black; sometimes none."""
+    """Draw a few boxes of grey, or only of white, on black; sometimes none."""
     dice, mask = np.random.default_rng(seed), np.zeros(size[::-1], dtype=np.uint8)
     for _ in range(dice.integers(0, 4)):
         x, y = dice.integers(0, size[0]), dice.integers(0, size[1])
@@ -33,7 +33,7 @@ def canvas(layout: Layout, image: Image.Image, mask: Image.Image | None, blur: f
 
 
 def drawn(on: Canvas, value: int = 255) -> NDArray[np.uint8]:
-    """A model's picture of one colour."""
+    """Return a model's picture of one colour."""
     return np.full((*on.source.size[::-1], 3), value, dtype=np.uint8)
 
 
@@ -58,7 +58,7 @@ def test_where_the_weight_is_0_every_pixel_is_the_clients_own(
     soft: bool,
     seed: int,
 ) -> None:
-    """At any size, with any mask, outpainted or not: as fitted to its place in the output."""
+    """At any size, with any mask, outpainted or not: the pixels as fitted to their place in the output."""
     image, mask = picture(*size, seed=seed), random_mask(mask_size or size, seed, soft=soft)
     only = (masked_box(mask) or (0, 0, 0, 0)) if masked else None
     layout = laid_out(asked, NATIVE, size, most_pixels=2048**2, borders=borders, only=only, blur=blur)
@@ -96,7 +96,7 @@ def test_the_more_weight_a_pixel_has_the_nearer_it_is_to_what_was_drawn(blur: fl
 
 
 def test_blur_feathers_the_edge_and_leaves_what_is_far_from_it() -> None:
-    """No `mask_blur`, and a soft mask is not used as one: diffusers PR#6072."""
+    """diffusers PR#6072: there was no `mask_blur`, and a soft mask was not used as one."""
     mask = Image.new("L", (128, 128))
     mask.paste(255, (64, 0, 128, 128))
     row = np.asarray(canvas(Layout(128, 128), picture(128, 128), mask, 4).weights)[64].astype(int)
@@ -129,7 +129,7 @@ def test_a_stroke_of_one_pixel_is_still_repainted_where_it_is_drawn_much_smaller
     "borders", [Borders(left=32), Borders(right=8, up=16), Borders(32, 32, 32, 32), Borders(up=200)]
 )
 def test_what_is_drawn_beside_a_picture_begins_as_its_mirror_image_and_ends_as_drawn(borders: Borders) -> None:
-    """The seam lies in the new area: next to the picture its own colours go on."""
+    """The seam lies in the new area: next to the picture its own colours continue."""
     image, size = Image.new("RGB", (64, 64), (200, 100, 50)), borders.around((64, 64))
     on = canvas(Layout(*size, borders), image, None)
     assert np.abs(np.asarray(on.source).astype(int) - (200, 100, 50)).max() <= 1
@@ -170,7 +170,7 @@ def test_a_mask_that_repaints_nothing_is_told_and_the_picture_comes_back() -> No
 
 
 def test_strokes_that_are_not_white_are_told() -> None:
-    """An app may paint in red what is to be drawn anew: that is 76 of 255."""
+    """An app may paint the area to repaint in red: that is 76 of 255."""
     strokes = Image.new("RGB", (64, 64))
     strokes.paste((255, 0, 0), (8, 8, 40, 40))
     Canvas(image_params(), picture(), strokes.convert("L"), control := Recorder())

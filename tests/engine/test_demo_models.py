@@ -1,4 +1,4 @@
-"""The built-in demo models as they ship: whole, safe, small, and what diffusers itself takes them for."""
+"""The built-in demo models as they ship: complete, safe, small, and recognised by diffusers itself."""
 
 import json
 from pathlib import Path

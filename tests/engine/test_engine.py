@@ -1,4 +1,4 @@
-"""The engine as a whole: state, memory, failures and what is left after them."""
+"""The engine as a whole: state, memory, failures and leftovers."""
 
 import logging
 import time
@@ -24,7 +24,7 @@ from worker.engine.protocol import Generator, Placement
 
 @pytest.fixture
 def fresh(demo_settings: Settings) -> Engine:
-    """An engine that no other test sees."""
+    """Return an engine that no other test uses."""
     return engine_of(demo_settings)
 
 
@@ -79,7 +79,7 @@ def test_without_a_card_a_worker_learns_from_its_jobs_how_long_they_take(fresh: 
 
 
 def test_a_job_gives_the_same_bytes_before_and_after_all_others(run: Runner) -> None:
-    """Twenty jobs in a row, tasks, schedulers and shifts mixed: nothing of one reaches another."""
+    """Twenty jobs in a row, with tasks, schedulers and shifts mixed: none affects another."""
     refined = {"high_noise_frac": 0.5, "refiner_inference_steps": 3}
     image_tasks = [task for task in TaskType if not task.is_video]
     jobs: list[tuple[str, dict[str, Any]]] = [
@@ -147,7 +147,7 @@ def test_the_least_recently_used_model_makes_room(fresh: Engine, monkeypatch: py
     assert set(fresh.loaded) == {"wan:demo", "sdxl:demo"}
     fresh._cache.evict(["sdxl:demo"])
     weights = fresh._cache[fresh.registry.spec(TaskType.TEXT2VIDEO)].offloader.bytes
-    free[0] = SLACK + weights // 2  # enough for SDXL only once Wan has gone
+    free[0] = SLACK + weights // 2  # enough for SDXL only once Wan has left
     monkeypatch.setattr(cache, "spec_bytes", lambda spec, *, cuda: {"unet": weights})
     placement = prepare(fresh, TaskType.TEXT2IMG, Recorder())
     assert placement.evicted == ("wan:demo",)
@@ -250,7 +250,7 @@ def test_out_of_memory_twice_fails_with_a_hint_and_the_next_job_succeeds(
 def test_a_start_logs_the_card_and_what_drives_it_before_anything_is_loaded(
     demo_settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """cuDNN's version decides what a convolution takes, the driver's what is known of faults: one line has both."""
+    """cuDNN's version decides what a convolution takes, the driver's which faults are known: one line has both."""
     card = device.Gpu("NVIDIA L40S", 45 * 2**30, "580.95.05", "2.13.0+cu130", "13.0", "91501")
     monkeypatch.setattr(device, "describe_gpu", lambda: card)
     monkeypatch.setattr(device, "name", lambda: card.name)
@@ -260,7 +260,7 @@ def test_a_start_logs_the_card_and_what_drives_it_before_anything_is_loaded(
 
 
 def test_a_card_that_does_not_answer_is_a_fault_before_anything_is_loaded(demo_settings: Settings) -> None:
-    """The first look at the card is the one whose line is in the log; whoever asks for it gets an error of ours."""
+    """The first access to the card is the one that the log line needs; its caller gets one of our errors."""
     engine = Engine(demo_settings, registry=ModelRegistry(demo_settings, cuda=True, where=()))
     with pytest.raises(GpuFault):
         engine.preload(None, Recorder())

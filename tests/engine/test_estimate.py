@@ -1,4 +1,4 @@
-"""The arithmetic of a job's time: rates of cards, and what was measured."""
+"""The arithmetic of a job's time: cards' rates, and measurements."""
 
 import contextlib
 import json
@@ -96,7 +96,7 @@ def test_weights_that_are_not_loaded_yet_are_no_reason_to_refuse() -> None:
 
 
 class Ear:
-    """A `Control` that hears."""
+    """A `Control` that records what it is told."""
 
     def __init__(self) -> None:
         self.heard: list[Any] = []
@@ -119,12 +119,12 @@ class Ear:
 
 
 def run_at(estimator: Estimator, networks: Networks, params: Params, *, step: float, decode: float) -> None:
-    """A run that takes so many seconds for each step and for its decode."""
+    """Report a run that takes so many seconds for each step and for its decode."""
     now = 0.0
     watch = Stopwatch(Ear(), estimator.estimate(networks, params, from_image=False), lambda: now)
     steps = params.num_inference_steps
     for done in range(1, steps + 1):
-        now += 100 if done == 1 else step  # the first has the prompt and the warming up in it
+        now += 100 if done == 1 else step  # the first step includes the prompt and the warm-up
         watch.report(Progress("generating", done, steps))
     for quarter in range(5):
         watch.report(Progress("generating", steps, steps, "decode", quarter / 4))
@@ -188,7 +188,7 @@ def test_steps_that_are_mostly_overhead_teach_nothing() -> None:
 
 
 def test_a_small_models_text_encoder_is_counted_as_small_as_it_is() -> None:
-    """Its steps do not make a machine's whole speed: one measured on a busy machine let no later clip of it begin."""
+    """Its steps do not set the machine's speed: one measured on a busy machine let no later clip begin."""
     spec = ModelRegistry(load_settings(), cuda=False).spec(TaskType.TEXT2VIDEO)
     demo, estimator = Networks.of(spec), Estimator()
     assert demo is not None

@@ -1,4 +1,4 @@
-"""Previews: the clean picture that latents are on the way to, whichever the scheduler, at no cost to what is made."""
+"""Previews: the clean picture that the latents lead to, for every scheduler, without changing the result."""
 
 import inspect
 import logging
@@ -42,13 +42,13 @@ from worker.media.preview import MAX_CHARACTERS, preview_uri
 
 _KIT: Any = diffusers
 AS_THEY_ARE = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (0.0, 0.0, 0.0))
-"""Latents of three channels that are colours."""
+"""Three latent channels that are colours."""
 SDXL = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
 CLEAN = torch.rand((1, 3, 6, 10), generator=torch.Generator().manual_seed(5)) * 2 - 1
 
 
 class Looker(Recorder):
-    """Wants to see every step."""
+    """Wants a preview of every step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class Looker(Recorder):
 
 
 def known(scheduler: Any, index: int, sample: torch.Tensor, timestep: Any) -> torch.Tensor:
-    """What a network that knows the clean latents gives for noisy ones."""
+    """Return the output of a network that knows the clean latents, for noisy ones."""
     clean, config = CLEAN.to(sample), scheduler.config
     if config.get("prediction_type") == "flow_prediction" or "FlowMatch" in type(scheduler).__name__:
         velocity: torch.Tensor = (sample - clean) / float(scheduler.sigmas[index])
@@ -78,7 +78,7 @@ def known(scheduler: Any, index: int, sample: torch.Tensor, timestep: Any) -> to
 
 
 def drawn(scheduler: Any, control: Recorder, steps: int = 6) -> torch.Tensor:
-    """The latents that a scheduler ends with."""
+    """Return the latents that a scheduler ends with."""
     generator = torch.Generator().manual_seed(1)
     scheduler.set_timesteps(steps)
     sample = torch.randn(CLEAN.shape, generator=generator) * getattr(scheduler, "init_noise_sigma", 1.0)
@@ -235,7 +235,7 @@ def test_half_way_a_star_is_seen(run: Runner) -> None:
 
 
 class Tiny(torch.nn.Module):
-    """An autoencoder that makes of a latent a square of 8 x 8 pixels, its first three channels the colours."""
+    """An autoencoder that turns a latent into a square of 8 x 8 pixels, its first three channels the colours."""
 
     dtype = torch.float32
 
@@ -292,7 +292,7 @@ def test_latents_that_it_does_not_take_are_drawn_by_the_map() -> None:
 
 @pytest.fixture(scope="module")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As madebyollin/taesdxl lays it out, its numbers random."""
+    """Write a folder with madebyollin/taesdxl's layout, with random numbers."""
     folder: Path = tmp_path_factory.mktemp("tiny") / "taesdxl"
     with torch.random.fork_rng():
         torch.manual_seed(3)

@@ -1,4 +1,4 @@
-"""Source pictures brought to the size of the job."""
+"""Source pictures resized to the size of the job."""
 
 import io
 
@@ -84,7 +84,7 @@ def test_what_is_soft_stays_so_in_a_jpeg(quality: int) -> None:
 
 
 def test_the_grey_of_a_mask_is_kept() -> None:
-    """diffusers#10690, diffusers#5808: people blur the mask and get none of it."""
+    """diffusers#10690, diffusers#5808: people blur the mask, and it had no effect."""
     ramp = Image.linear_gradient("L")
     weights = np.asarray(fit_mask(ramp, ramp.size, 256, 256, Recorder()))
     assert np.array_equal(weights[8:248], np.asarray(ramp)[8:248])
@@ -96,7 +96,7 @@ def test_the_grey_of_a_mask_is_kept() -> None:
 def test_where_a_mask_repaints_is_told_in_shares(
     box: tuple[int, int, int, int] | None, shares: tuple[float, ...] | None
 ) -> None:
-    mask = Image.new("L", (64, 32), 7)  # what a lossy format makes of black
+    mask = Image.new("L", (64, 32), 7)  # black after a lossy format
     if box is not None:
         mask.paste(40, box)
     assert masked_box(mask) == shares

@@ -1,4 +1,4 @@
-"""The content safety check: each result carries its flag and its own pixels, and without a checker nothing runs."""
+"""The content safety check: each result has its flag and its own pixels, and without a checker nothing runs."""
 
 import itertools
 import json
@@ -70,7 +70,7 @@ def spoiled(source: Path, folder: Path, change: Callable[[dict[str, torch.Tensor
 
 
 def of_a_pipeline(source: Path, folder: Path) -> Path:
-    """The same checker among a pipeline's folders, of which the others are not read."""
+    """Put the same checker among a pipeline's folders, of which the others are not read."""
     shutil.copytree(source, folder / "safety_checker")
     (folder / "feature_extractor").mkdir()
     (folder / "safety_checker" / "preprocessor_config.json").rename(
@@ -88,7 +88,7 @@ def files_of(folder: Path) -> set[str]:
 
 
 def downloaded(tmp_path: Path, *, half: bool) -> tuple[Path | None, str]:
-    """Where org/checker of the hub in `tmp_path` is once a process with its own cache wanted it, or what it said."""
+    """Download org/checker from the hub in `tmp_path` in another process; returns its path, or the error."""
     code = f"from worker.engine.models import hub; print(hub.download('org/checker', 'safety', half={half}))"
     with model_hub(tmp_path / "hub") as served:
         environment = os.environ | {
@@ -145,7 +145,7 @@ def test_one_picture_is_told_from_others(tmp_path: Path) -> None:
 
 
 def test_a_strip_takes_no_memory_to_speak_of(flags_nothing: Path) -> None:
-    """Its shorter side is scaled to 224 pixels, and of 2 x 60,000 that would be 4.5 GB."""
+    """Its shorter side is scaled to 224 pixels; scaling 2 x 60,000 whole would take 4.5 GB."""
     checker = SafetyChecker(weights(flags_nothing), cuda=False)
     strip = np.zeros((2, 60_000, 3), np.uint8)
     tracemalloc.start()
@@ -158,7 +158,7 @@ def test_a_strip_takes_no_memory_to_speak_of(flags_nothing: Path) -> None:
 
 @pytest.mark.parametrize("size", [(320, 64), (64, 320), (100, 64), (192, 64), (64, 74)])
 def test_no_part_of_a_picture_goes_unseen(tmp_path: Path, size: tuple[int, int]) -> None:
-    """The network sees a square: what was drawn at the side of a wide picture, such as beside another, passed."""
+    """The network sees a square: content at the side of a wide picture used to pass."""
     bad, good = picture(seed=1), picture(seed=2)
     checker = SafetyChecker(weights(safety_checker(tmp_path / "one", flags=bad)), cuda=False)
     canvas = Image.new("RGB", size)
@@ -337,7 +337,7 @@ def test_of_a_repository_the_checkers_files_are_wanted_and_no_others(
 
 @pytest.mark.parametrize("half", [True, False])
 def test_a_pipelines_checker_is_downloaded_without_the_rest_of_it(flags_all: Path, tmp_path: Path, half: bool) -> None:
-    """huggingface_hub itself, over HTTP, with a hub of our own."""
+    """huggingface_hub itself, over HTTP, with a local hub."""
     repository = of_a_pipeline(flags_all, tmp_path / "hub" / "org" / "checker")
     full = load_file(repository / "safety_checker" / FULL)
     halves = {name: value.half() if value.is_floating_point() else value for name, value in full.items()}

@@ -1,4 +1,4 @@
-"""A scheduler per request."""
+"""Schedulers as a request chooses them."""
 
 import inspect
 from typing import Any
@@ -42,7 +42,7 @@ def test_those_that_begin_at_pure_noise_are_those_whose_class_can() -> None:
 
 @pytest.mark.parametrize("choice", ZERO_SNR_SCHEDULERS)
 def test_from_pure_noise_every_step_is_finite(choice: Scheduler) -> None:
-    """Of a network that gives zero for v, whatever it is shown."""
+    """With a network that predicts zero for v, whatever its input."""
     own = _KIT.EulerDiscreteScheduler(
         beta_start=0.00085,
         beta_end=0.012,

@@ -1,4 +1,4 @@
-"""Overlapping tiles: all of a picture is covered, seams are faded, and what is the same in both stays as it is."""
+"""Overlapping tiles cover the whole picture, fade their seams, and leave unchanged what is the same in both."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def test_a_picture_that_is_only_copied_comes_back(size: tuple[int, int]) -> None
 
 
 def test_two_tiles_that_disagree_meet_without_an_edge() -> None:
-    """Each tile is of one grey: along a seam no step is larger than the fade allows."""
+    """Each tile has one grey: along a seam no step is larger than the fade allows."""
     grid, greys = Grid.over((180, 64), (64, 64), 16), iter([0.0, 200.0, 40.0, 120.0])
     made = grid.painted(lambda box: np.full((box[3] - box[1], box[2] - box[0], 3), next(greys), np.float32))
     steps = np.abs(np.diff(made.astype(int), axis=1)).max()

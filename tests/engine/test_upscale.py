@@ -1,4 +1,4 @@
-"""Pictures made larger, by a network in tiles, by Lanczos, and by a model that draws their details anew."""
+"""Upscaled pictures: by a network in tiles, by Lanczos, and by a model that redraws their details."""
 
 from collections.abc import Callable
 from typing import Any
@@ -29,7 +29,7 @@ Pixels = NDArray[np.uint8]
 
 
 def silent(_share: float) -> None:
-    """Nobody listens."""
+    """Ignore progress."""
 
 
 def enlarged(made: Upscaler, pixels: Pixels, factor: int, tile: int, tell: Callable[[float], None] = silent) -> Pixels:
@@ -37,14 +37,14 @@ def enlarged(made: Upscaler, pixels: Pixels, factor: int, tile: int, tell: Calla
 
 
 def drawn(width: int, height: int) -> Pixels:
-    """Smooth shapes with edges, as pictures have them."""
+    """Draw smooth shapes with edges, as pictures have them."""
     down, across = np.mgrid[0:height, 0:width]
     rings = 127 + 120 * np.sin(np.hypot(across - width / 3, down - height / 2) / 4)
     return np.stack([rings, 255 * across / width, np.where(across > down, 220, 30)], 2).astype(np.uint8)
 
 
 def rrdb_net(found: Layout) -> Upscaler:
-    """Of random weights, with an output in the range of colours."""
+    """Return a network with random weights, with an output in the range of colours."""
     dice = torch.Generator().manual_seed(3)
     weights = {name: torch.randn(shape, generator=dice) * 0.08 for name, shape in rrdb(found, REAL).items()}
     weights["conv_last.bias"] = torch.full((3,), 0.5)
@@ -143,7 +143,7 @@ def weights(engine: Engine) -> dict[str, torch.Tensor]:
 
 
 def without_upscaler(settings: Settings) -> Engine:
-    """An engine whose operator has an image model and no upscaler."""
+    """Return an engine whose operator has an image model and no upscaler."""
 
     class Without(ModelRegistry):
         def upscaler(self) -> None:

@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 
 
 def vae_of(*, dtype: torch.dtype = torch.float32, gain: float = 1.0, **config: Any) -> Any:
-    """A small VAE; `gain` scales what leaves its decoder."""
+    """Return a small VAE; `gain` scales its decoder's output."""
     torch.manual_seed(0)
     vae = _KIT.AutoencoderKL(
         block_out_channels=(8, 8),
@@ -34,7 +34,7 @@ def vae_of(*, dtype: torch.dtype = torch.float32, gain: float = 1.0, **config: A
 
 
 class _Overflowing:
-    """Wraps a VAE whose decode gives what a half-precision overflow gives, unless it is in float32."""
+    """Wraps a VAE whose decode returns what a half-precision overflow gives, unless it is in float32."""
 
     def __init__(self, vae: Any, broken: float, *, even_in_float32: bool = False) -> None:
         self._vae = vae
@@ -195,7 +195,7 @@ def test_a_decoder_that_overflows_is_itself_again_after_float32(monkeypatch: pyt
 
 
 def test_an_image_that_has_no_room_is_decoded_in_tiles_smaller_than_itself() -> None:
-    """As SDXL's VAE comes, a tile is as large as a picture of native size."""
+    """With SDXL's VAE as published, a tile is as large as a picture of native size."""
     vae = vae_of(sample_size=1024)
     called: list[tuple[int, ...]] = []
     vae.decoder.register_forward_pre_hook(lambda _, given: called.append(tuple(given[0].shape[-2:])))

@@ -1,4 +1,4 @@
-"""What vendors raise, and what it becomes: the table, row by row."""
+"""Vendors' errors and their translations: the table, row by row."""
 
 import errno
 import gc
@@ -126,7 +126,7 @@ def test_the_cause_is_kept_and_the_failed_call_keeps_no_tensors() -> None:
 
 
 def test_memory_that_is_released_is_the_machines_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What weights were pinned in stays with torch until it is told, and would count as taken."""
+    """Pinned memory of freed weights stays with torch until it is told to release it, and would count as taken."""
     told: list[str] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)

@@ -1,4 +1,4 @@
-"""The arithmetic of a job's work, beside what torch counts on the full networks."""
+"""The arithmetic of a job's work, compared with what torch counts on the full networks."""
 
 import json
 from dataclasses import replace
@@ -72,7 +72,7 @@ def parts(networks: Networks, params: Params, **options: Any) -> list[str]:
     ],
 )
 def test_work_is_what_torch_counts_on_the_full_networks(estimated: float, counted: float) -> None:
-    """`counted` are TFLOP of torch's FlopCounterMode on diffusers' own classes, without weights."""
+    """`counted` are TFLOP by torch's FlopCounterMode on diffusers' own classes, without weights."""
     assert estimated / TERA == pytest.approx(counted, rel=0.1)
 
 

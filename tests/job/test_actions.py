@@ -1,4 +1,4 @@
-"""Questions that are no job: what a request would cost, and what this worker serves."""
+"""The actions beside a job: what a request would cost, and what this worker serves."""
 
 import asyncio
 import contextlib
@@ -27,7 +27,7 @@ QUOTE = {"action": "quote", "prompt": "a fox", "seed": 7}
 
 
 class Untouchable(PaintingGenerator):
-    """Says what its models are; everything that would touch one fails the test."""
+    """Describes its models; everything that would touch one fails the test."""
 
     def prepare(self, request: Request, params: Params, control: Control) -> Placement:
         raise AssertionError("a question must touch no model")

@@ -1,6 +1,6 @@
-"""A job is begun while it is found out whether it is wanted; where it is not, nothing of it is seen, kept or charged.
+"""A job starts before it is known whether it is wanted; if not, nothing of it is visible, kept or charged.
 
-No test here goes by time: a claim is held until the model has come so far, a model goes on when the claim has ended.
+No test here depends on time: a claim is held until the model has got so far, a model goes on when the claim has ended.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from worker.engine.estimate import Estimate, Unit
 
 
 def held(until: threading.Event, also: Callable[[str], None] = lambda _call: None) -> Callable[[str, str], None]:
-    """A Firestore whose first answers come once something has happened."""
+    """Return a hook that delays Firestore's responses until an event is set."""
 
     def wait(call: str, _path: str) -> None:
         assert until.wait(PATIENCE)
@@ -169,7 +169,7 @@ async def test_nothing_is_stored_before_the_claim_is_there_however_soon_it_is_ma
     def hold(call: str, _path: str) -> None:
         if call == "create":
             assert generator.painted.wait(PATIENCE)
-            uploading.wait(0.3)  # who does not wait for the claim has time to show it
+            uploading.wait(0.3)  # time for a job that does not wait for the claim to show it
 
     world.documents.before, world.bucket.before = hold, upload
     world.documents.after = lambda *_: claimed.set()
@@ -206,7 +206,7 @@ async def test_a_firestore_that_does_not_answer_costs_the_document_and_no_wait(
 
 
 class TakesLong(PaintingGenerator):
-    """Whose steps are long by their estimate."""
+    """A painter whose steps are estimated as long."""
 
     def estimate(self, request: Request, params: Params) -> Estimate:
         step = Unit("step", timing.UNSURE_STEP_SECONDS + 1)
@@ -229,7 +229,7 @@ async def test_a_long_step_is_begun_only_when_the_job_is_known_to_be_wanted(want
 
 
 async def test_a_job_that_is_refused_holds_nothing_of_what_it_made() -> None:
-    """Tasks that nobody waits for any more would be told of by asyncio."""
+    """asyncio would report tasks that nobody awaits."""
     complaints: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
     generator = PaintingGenerator()

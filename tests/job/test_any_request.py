@@ -1,4 +1,4 @@
-"""Whatever is sent with ids that are valid, the app finds a document that has ended, within Firestore's limits."""
+"""For any input with valid ids, the app finds a document that has ended, within Firestore's limits."""
 
 import asyncio
 import base64
@@ -18,7 +18,7 @@ from worker.document.schema import LEFT_OUT
 from worker.job.runner import UNSYNCED
 
 FIELDS = sorted({name for model in REQUESTS.values() for name in model.model_fields} - {"id_token"})
-"""Without the one that says whether the caller may have this document written at all."""
+"""All fields except the token, which decides whether the caller may have this document written at all."""
 TOMORROW = ["controlnets", "ip_adapters", "outpaint", "loras", "end_image_url", "metadata"]
 DATA = base64.b64encode(bytes(range(256)) * 12).decode()
 PICTURE = data_uri()
@@ -100,21 +100,21 @@ def test_any_request_ends_in_a_document(request: dict[str, Any], more: dict[str,
 @examples(60)
 @given(REQUEST, st.dictionaries(NAMES, st.sampled_from(sorted(HUGE)), min_size=1, max_size=10))
 def test_a_request_of_megabytes_ends_in_a_document(request: dict[str, Any], more: dict[str, str]) -> None:
-    """RunPod takes 10 MB (https://docs.runpod.io/serverless/endpoints/send-requests)."""
+    """RunPod accepts 10 MB (https://docs.runpod.io/serverless/endpoints/send-requests)."""
     check_ends_in_a_document({**request, **{name: HUGE[kind] for name, kind in more.items()}, **OWNER})
 
 
 @pytest.mark.parametrize("kind", HUGE)
 @pytest.mark.parametrize("field", ["image_url", "prompt", "controlnets", "task_type", "id_token"])
 def test_a_huge_value_of_any_field_ends_in_a_document(kind: str, field: str) -> None:
-    """ai-dynamo/dynamo#14424, browser-use#5808, excalidraw#4839: a large value must not cost the app its answer."""
+    """ai-dynamo/dynamo#14424, browser-use#5808, excalidraw#4839: a large value must not cost the app its response."""
     check_ends_in_a_document({"task_type": "img2img", "prompt": "x", **OWNER, field: HUGE[kind]})
 
 
 @pytest.mark.parametrize("task", ["img2img", "inpaint"])
 @pytest.mark.parametrize("size", [35_000, 960_000, 5_000_000])
 def test_a_picture_in_capitals_is_read_and_its_document_holds_none_of_it(task: str, size: int) -> None:
-    """ai-dynamo/dynamo#14424, excalidraw#4839: 35 kB of it stood in the document; with 960 kB there was none."""
+    """ai-dynamo/dynamo#14424, excalidraw#4839: 35 kB of it were in the document; with 960 kB there was no document."""
     raw = base64.b64decode(PICTURE.partition(",")[2])
     padded = "DATA:image/jpeg;base64," + base64.b64encode(raw + bytes(size)).decode()
     world = World()
@@ -127,7 +127,7 @@ def test_a_picture_in_capitals_is_read_and_its_document_holds_none_of_it(task: s
 
 
 def full(world: World, room: int) -> None:
-    """An app keeps so much in its document that so many bytes are left."""
+    """Fill the document with an app's own fields so that so many bytes are left."""
     own = {"status": "queued", "notes": ""}
     notes = "x" * (MAX_DOCUMENT_BYTES - room - document_bytes(PATH, own))
     world.documents.write_as_app(PATH, {**own, "notes": notes})

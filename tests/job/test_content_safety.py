@@ -1,4 +1,4 @@
-"""The operator's choice about flagged results, from the model's word to the response, the document and the bucket."""
+"""The operator's policy for flagged results, from the model's flag to the response, the document and the bucket."""
 
 from collections.abc import Collection, Iterator
 from dataclasses import replace
@@ -21,7 +21,7 @@ VIDEO = {**CLOUD, "task_type": "text2video", "num_frames": 5}
 
 
 class Flags(PaintingGenerator):
-    """Its safety checker objects to the images of these indexes; a clip has index 0."""
+    """A painter whose safety checker flags the images of these indexes; a clip has index 0."""
 
     def __init__(self, indexes: Collection[int], **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -1,4 +1,4 @@
-"""What a job carries: progress that never goes backwards, warnings said once, stages measured however they end."""
+"""A job's context: progress never goes backwards, warnings are given once, stages are timed however they end."""
 
 import asyncio
 
@@ -15,7 +15,7 @@ from worker.job.limit import TimeLimit
 
 
 def made(seen: list[Progress]) -> JobContext:
-    """Of a job that is admitted."""
+    """Return the context of an admitted job."""
     context = JobContext(Job("job-1", {}), envelope({}), StopSignal(), seen.append, lease=None)
     context.decide(admitted=True)
     return context

@@ -1,4 +1,4 @@
-"""Control pictures through the real handler's way: they steer the result, and what cannot be is refused in words."""
+"""Control pictures through the real handler: they steer the result, and impossible ones are refused with a message."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -32,7 +32,7 @@ def world() -> Iterator[World]:
     made = World()
     made.generator = Engine(load_settings())  # type: ignore[assignment]  # the built-in models in the painter's place
     yield made
-    made.generator.unload()  # type: ignore[attr-defined]  # of an Engine
+    made.generator.unload()  # type: ignore[attr-defined]  # an Engine's
 
 
 async def drawn(world: World, **fields: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Percent and seconds left: of estimated time, moved by every part of a job, never standing still for long."""
+"""Percent and seconds left: shares of the estimated time, advanced by every part of a job, never still for long."""
 
 import itertools
 
@@ -17,7 +17,7 @@ PICTURES: tuple[tuple[Part, float], ...] = (
 
 
 class Clock:
-    """A time that goes on when it is told to."""
+    """A clock that advances when told to."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -94,7 +94,7 @@ def test_seconds_left_are_the_estimates_until_the_job_has_a_pace_of_its_own() ->
         placed = course.at(Progress("generating", step, 10))
         assert placed is not None
         left.append(placed.eta_seconds)
-        clock.now += 8  # twice what was estimated
+        clock.now += 8  # twice the estimate
     assert left[0] == 84
     assert left[-1] == 2 * 48
 

@@ -1,4 +1,4 @@
-"""The first day of an app: each file that a phone makes, with each task, through the handler to the demo models."""
+"""The first day of an app: every kind of phone file, with every task, through the handler to the demo models."""
 
 import base64
 import io
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def worker() -> Services:
-    """One worker for all: models load once."""
+    """Yield one worker for all tests: models load once."""
     return handler.build(load_settings(max_input_image_bytes=60_000_000))
 
 
@@ -27,7 +27,7 @@ def inline(data: bytes, media_type: str) -> str:
 
 
 def centre_mask(side: int = 256) -> str:
-    """A fifth of each side, in the middle."""
+    """Return a mask of a fifth of each side, in the middle."""
     mask = Image.new("L", (side, side))
     mask.paste(255, (2 * side // 5, 2 * side // 5, 3 * side // 5, 3 * side // 5))
     return showing.data_uri(mask)
@@ -37,7 +37,7 @@ def centre_mask(side: int = 256) -> str:
 async def test_a_phones_file_goes_through_every_task_in_its_shape_and_its_colours(
     worker: Services, file: PhoneFile, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """cog-sdxl#10, MultiTalk#104: an upright photo came back square, a clip of it lying; imgproxy#539: and dull."""
+    """cog-sdxl#10, MultiTalk#104: an upright photo came back square, its clip in landscape; imgproxy#539: and dull."""
     source = inline(file.data, file.media_type)
     common = {"prompt": "a red star on blue", "seed": 1, "image_url": source}
     image = {**common, "num_inference_steps": 2, "strength": 0.5}

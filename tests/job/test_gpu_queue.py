@@ -1,4 +1,4 @@
-"""A turn on the GPU: weights load at once, nothing is generated unadmitted, and the card is left for the next job."""
+"""A slot on the GPU: weights load at once, unadmitted jobs generate nothing, and the next job finds a free card."""
 
 import asyncio
 import functools
@@ -24,7 +24,7 @@ from worker.job.limit import TimeLimit
 
 
 class Loads(PaintingGenerator):
-    """Loads until it is let go."""
+    """Loads until released."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Loads(PaintingGenerator):
 
 
 class Player:
-    """One job on a GPU thread; `wanted` is what is asked before the card is used."""
+    """One job on a GPU thread; `wanted` is called before it uses the card."""
 
     def __init__(self, generator: PaintingGenerator, gpu: GpuThread | None = None) -> None:
         self.generator, self.gpu = generator, gpu or GpuThread()
@@ -57,11 +57,11 @@ class Player:
         self.wanted()
 
     def note(self, progress: Progress) -> None:
-        """As a lease."""
+        """Stand in for a lease."""
 
 
 def taking(seconds: float) -> PaintingGenerator:
-    """A painter whose job takes so long, in steps of equal length."""
+    """Return a painter whose job takes so long, in steps of equal length."""
     generator = PaintingGenerator()
     generator.step_seconds = seconds / generator.describe(TaskType.TEXT2IMG).num_inference_steps
     return generator
@@ -80,7 +80,7 @@ async def test_the_weights_load_at_once_and_nothing_is_generated_before_the_door
 
 
 class BeginsAtOnce(GpuThread):
-    """An idle GPU whose thread is quicker than the loop's: a call has ended when `submit` comes back."""
+    """An idle GPU that is quicker than the event loop: a call has ended when `submit` returns."""
 
     def submit(self, call: Callable[[], Any], *, ahead: bool = False) -> "Future[Any]":
         future = super().submit(call, ahead=ahead)
@@ -229,7 +229,7 @@ async def test_who_was_asked_to_stop_waits_until_the_card_is_free() -> None:
 async def test_who_was_asked_to_stop_ends_for_that_whatever_the_model_says_on_its_way_out(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Else a job that its user cancelled would be `internal`, which an app tries again."""
+    """Otherwise a cancelled job would end as `internal`, which an app retries."""
 
     class FailsOnItsWayOut(PaintingGenerator):
         def generate(self, request: Request, params: Params, sources: Sources, control: Control) -> Iterator[Generated]:
@@ -245,7 +245,7 @@ async def test_who_was_asked_to_stop_ends_for_that_whatever_the_model_says_on_it
     running = asyncio.create_task(player.turn.run(Sources()))
     await asyncio.to_thread(generator.stepped.wait, 10)
     player.stop.request(Cancelled())
-    for _ in range(50):  # until whoever waits for the generation has heard of it, too
+    for _ in range(50):  # until the waiter for the generation has been told, too
         await asyncio.sleep(0)
     heard.set()
     with pytest.raises(Cancelled):
@@ -257,7 +257,7 @@ async def test_who_was_asked_to_stop_ends_for_that_whatever_the_model_says_on_it
 
 @pytest.mark.parametrize("ready_before_its_turn", [False, True])
 async def test_a_slow_load_is_no_hung_step(monkeypatch: pytest.MonkeyPatch, ready_before_its_turn: bool) -> None:
-    """Admitted or not: as long as weights are being read, the patience is that for a disk."""
+    """Admitted or not: as long as weights are being read, the timeout is that for a disk."""
     monkeypatch.setattr(timing, "STOP_GRACE_SECONDS", 0.05)
     gpu, blocked = GpuThread(), threading.Event()
     if ready_before_its_turn:
@@ -328,7 +328,7 @@ async def test_a_job_that_was_stopped_in_line_says_how_long_it_waited() -> None:
 async def test_the_patience_with_a_job_that_was_cancelled_grows_with_the_longest_step(
     seen: float, replaced: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One wish to cancel in a step that was longer than the grace used to end the worker."""
+    """One cancellation during a step longer than the grace used to end the worker."""
     monkeypatch.setattr(timing, "STOP_GRACE_SECONDS", 0.2)
     gpu = GpuThread()
     gpu.longest_step = seen

@@ -1,4 +1,4 @@
-"""The GPU thread: one call at a time, in order; what a call raises reaches whoever waits; a hung one is given up."""
+"""The GPU thread: one call at a time, in order; the waiter gets its errors; a hung call is given up."""
 
 import asyncio
 import gc
@@ -153,7 +153,7 @@ async def test_who_stands_in_line_behind_a_stuck_call_is_told_at_once(release: t
 
 async def test_a_finished_calls_result_is_not_held_for_the_next_one() -> None:
     class Pictures:
-        """Something large."""
+        """A large object."""
 
     gpu = GpuThread()
     result = await asyncio.wrap_future(gpu.submit(Pictures))
@@ -190,7 +190,7 @@ async def test_a_call_that_still_moves_is_waited_for(release: threading.Event) -
 
 
 def idle(times: int, done: threading.Event) -> tuple[Callable[[], bool], list[float]]:
-    """Work for idle moments, in so many pieces, and when each was done."""
+    """Return idle work of so many pieces, and the times when each was done."""
     at: list[float] = []
 
     def piece() -> bool:
@@ -233,7 +233,7 @@ async def test_a_call_comes_before_the_next_piece(release: threading.Event) -> N
 
 async def test_as_long_as_a_job_is_there_nothing_else_is_done() -> None:
     class Job:
-        """One at its downloads."""
+        """A job during its downloads."""
 
     done = threading.Event()
     piece, at = idle(1, done)

@@ -1,4 +1,4 @@
-"""Pictures beside the prompt, through the handler and the demo models: their effect, and what is refused untouched."""
+"""Pictures beside the prompt, through the handler and the demo models: their effect, and refusals before any work."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from worker.job.services import Services
 
 pytestmark = [
     pytest.mark.e2e,
-    # diffusers' schedulers hand tensors to NumPy in a way that NumPy 2 has deprecated; there is nothing here to change.
+    # diffusers' schedulers pass tensors to NumPy in a way that NumPy 2 deprecates; that cannot be changed here.
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
 ]
 

@@ -1,4 +1,4 @@
-"""A job's time limit: over when its seconds are over, and not counting while the job waits for what serves all."""
+"""A job's time limit: it ends when its seconds are used up, and pauses while the job waits for shared resources."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""A request's LoRAs on their way through a job: refused before anything is touched, else fetched and handed over."""
+"""A request's LoRAs through a job: refused before anything is touched, or else fetched and passed to the model."""
 
 import asyncio
 import dataclasses
@@ -35,7 +35,7 @@ ASKED = {**CLOUD, "loras": [{"path": "ghibli", "scale": 1.5}]}
 
 
 class Seeing(PaintingGenerator):
-    """Remembers what it was given."""
+    """Records what it was given."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Seeing(PaintingGenerator):
 
 
 class Shelf:
-    """Has every LoRA; may fail, or take until it is stopped."""
+    """Has every LoRA; may fail, or block until it is stopped."""
 
     def __init__(self, error: Exception | None = None, *, endless: bool = False) -> None:
         self.error, self.endless = error, endless
@@ -82,7 +82,7 @@ class Shelf:
 
 def world(shelf: Shelf, **settings: Any) -> World:
     made = World(Seeing(), loras=LISTED, **settings)
-    made.loras = shelf  # type: ignore[assignment]  # in the place of one that downloads
+    made.loras = shelf  # type: ignore[assignment]  # in the downloader's place
     return made
 
 
@@ -128,7 +128,7 @@ async def test_a_download_that_failed_ends_the_job_in_its_words() -> None:
 
 
 class Evicting(Seeing):
-    """Finds its first LoRAs removed, as often as it is told: another worker with the same folder needed the room."""
+    """Finds its first LoRAs removed, as often as told: another worker with the same folder needed the room."""
 
     def __init__(self, times: int) -> None:
         super().__init__()

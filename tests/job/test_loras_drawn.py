@@ -1,4 +1,4 @@
-"""Requests with LoRAs and styles through the built-in model: what a name, a hub id or a style adds is in the pixels."""
+"""Requests with LoRAs and styles through the built-in model: each name, hub id or style shows in the pixels."""
 
 import json
 from collections.abc import Iterator

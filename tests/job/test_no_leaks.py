@@ -1,4 +1,4 @@
-"""Twenty jobs in a row through the real engine: nothing of one job reaches another, nothing is left behind."""
+"""Twenty jobs in a row through the real engine: no job affects another, and nothing is left behind."""
 
 import asyncio
 import gc
@@ -19,7 +19,7 @@ from worker.job.services import Services
 
 pytestmark = [
     pytest.mark.e2e,
-    # diffusers' schedulers hand tensors to NumPy in a way that NumPy 2 has deprecated; there is nothing here to change.
+    # diffusers' schedulers pass tensors to NumPy in a way that NumPy 2 deprecates; that cannot be changed here.
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
 ]
 
@@ -35,7 +35,7 @@ INPAINT = {**IMAGE, "task_type": "inpaint", "image_url": PICTURE, "mask_url": MA
 IMG2VIDEO = {**VIDEO, "task_type": "img2video", "image_url": PICTURE}
 
 A: list[dict[str, Any]] = [IMAGE, INPAINT, VIDEO]
-"""What is asked for before and after all others."""
+"""Jobs that run before and after all others."""
 
 BETWEEN: list[dict[str, Any]] = [
     {**IMAGE, "scheduler": "DDIM", "seed": 6},
@@ -81,7 +81,7 @@ async def serve(
 
 
 async def cancelled_at_step(services: Services, job_input: dict[str, Any], step: int) -> int:
-    """Stop a job as RunPod does; how far it came."""
+    """Stop a job as RunPod does at a step; returns how far it got."""
     seen: list[int] = []
     reached = asyncio.Event()
 
@@ -113,7 +113,7 @@ async def test_the_first_job_gives_the_same_bytes_after_all_others_and_nothing_i
             continue
         response = await serve(services, job)
         assert response.get("error_code") == ("invalid_input" if job.get("width") == 63 else None), response
-        if number == 5:  # by now every task has run once: what is made once has been made
+        if number == 5:  # every task has run once by now, so everything that is created once exists
             before = process.count()
     last = [showing.uris(await serve(services, job)) for job in A]
     assert len(A) + len(BETWEEN) + len(A) == 20

@@ -1,8 +1,8 @@
-"""Nothing that a request can say is silently without effect.
+"""No field of a request is silently without effect.
 
-For every field of every task and each of a few values: the bytes that come back are others, or a warning names the
-field, or the request is refused by it. Left out are the fields that say who asks (`WHO_ASKS`). A new field fails here
-until it stands in the table.
+For every field of every task and a few values each: the resulting bytes differ, or a warning names the field, or the
+request is refused because of it. Excluded are the fields that identify the caller (`WHO_ASKS`). A new field fails here
+until it is in the table.
 """
 
 import functools
@@ -68,7 +68,7 @@ VALUES: dict[str, list[Any]] = {
     "aspect_ratio": ["1:1", "16:9", "9:21"],
     "num_images": [2],
     "guidance_scale": [0.5, 6],
-    # Not DDIM: that is the Euler of the demo model in other words (https://arxiv.org/abs/2010.02502, section 4.3).
+    # Not DDIM: on the demo model that equals Euler (https://arxiv.org/abs/2010.02502, section 4.3).
     "scheduler": ["HEUN", "K_EULER_ANCESTRAL", "LCM"],
     "output_format": ["jpeg", "webp"],
     "output_quality": [1, 100],
@@ -99,7 +99,7 @@ VALUES: dict[str, list[Any]] = {
     "video_quality": ["low", "maximum"],
 }
 BESIDE: dict[str, list[dict[str, Any]]] = {
-    # What a field may lose its effect beside.
+    # Fields beside which a field may lose its effect.
     "negative_prompt": [{}, {"guidance_scale": 1, "video_guidance_scale": 1}],
     "output_quality": [{}, {"output_format": "jpeg"}, {"output_format": "webp"}],
     "refiner_inference_steps": [{}, {"high_noise_frac": 1.0}, {"high_noise_frac": 0.0}],
@@ -113,7 +113,7 @@ SHAPES: dict[str, float] = {**sizes.ASPECT_RATIOS} | {
     name: sizes.ASPECT_RATIOS[shape] for name, shape in sizes.IMAGE_SIZES.items()
 }
 INSTEAD = {"image_size": SIZES, "aspect_ratio": SIZES, "resolution": SIZES, "duration": ("num_frames",)}
-"""What says the same as other fields: its numbers are seen in `params`, as those fields' own."""
+"""Fields that are another way to set others: their numbers appear in `params` under those fields' names."""
 
 
 def cases() -> Iterator[tuple[str, str, Any, dict[str, Any]]]:

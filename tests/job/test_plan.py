@@ -1,4 +1,4 @@
-"""A request is planned beside the event loop, in which other jobs' heartbeats and uploads run."""
+"""A request is planned outside the event loop, which runs other jobs' heartbeats and uploads."""
 
 import threading
 from dataclasses import replace
@@ -17,7 +17,7 @@ from worker.job.plan import follow, plan
 
 
 class Noting(PaintingGenerator):
-    """Notes where it is asked what reads its files."""
+    """Notes the thread in which it is asked for something that reads its files."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Admission: the document and the files that are there say whose a result is; sources are fetched meanwhile."""
+"""Admission: the document and the existing files decide whose a result is; sources are fetched meanwhile."""
 
 import asyncio
 import dataclasses
@@ -27,7 +27,7 @@ IMG2IMG = {**CLOUD, "task_type": "img2img", "image_url": data_uri()}
 
 
 class Door:
-    """A world's door, for one request of one job."""
+    """The admission to a world, for one request of one job."""
 
     def __init__(self, world: World, job_input: dict[str, Any], job_id: str = "job-1") -> None:
         self.services = world.services()
@@ -41,7 +41,7 @@ class Door:
         self.warnings, self.timings = self.context.warnings, self.context.timings
 
     async def enter(self, loras: Sequence[WantedLora] = ()) -> Sources | AlreadyDone | Delivered:
-        """As the runner, but for the model."""
+        """Enter as the runner does, without the model."""
         preflight = Preflight(self.services, self.request, self.context, loras)
         sources = asyncio.create_task(preflight.sources())
         try:

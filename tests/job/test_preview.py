@@ -1,4 +1,4 @@
-"""Live previews: in the document while it is made, there alone, and gone when it has ended."""
+"""Live previews: in the document while the result is being made, nowhere else, and gone when it has ended."""
 
 import asyncio
 import time
@@ -24,7 +24,7 @@ COLOURS = ("red", "lime", "blue", "white")
 
 
 class Sketch:
-    """A preview that is here at the second look."""
+    """A preview that is ready after `late` seconds."""
 
     def __init__(self, colour: str = "red", late: float = 0.0) -> None:
         self.colour, self.at = colour, time.monotonic() + late
@@ -37,7 +37,7 @@ class Sketch:
 
 
 class Sketching(PaintingGenerator):
-    """Shows each step to whoever looks."""
+    """Offers each step to a viewer."""
 
     step_seconds = 0.06
     broken = False
@@ -60,7 +60,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def previews(world: World) -> list[str]:
-    """In the order in which a listener sees them, each once."""
+    """Return the previews in the order in which a listener sees them, each once."""
     seen = [state.get("progress", {}).get("preview") for state in world.documents.history[PATH]]
     return list(dict.fromkeys(preview for preview in seen if preview))
 
@@ -136,7 +136,7 @@ async def test_a_worker_without_documents_says_that_it_shows_none() -> None:
 
 
 class FailsLater(Sketching, Raises):
-    """Runs out of memory after it has shown something."""
+    """Runs out of memory after it has shown a preview."""
 
     def __init__(self) -> None:
         Raises.__init__(self, OutOfMemory())
@@ -169,14 +169,14 @@ async def test_a_failure_and_a_cancellation_leave_none() -> None:
 
 
 class Breaks(Sketching):
-    """Shows what cannot be encoded."""
+    """Shows a preview that cannot be encoded."""
 
     def sketch(self, step: int) -> Any:
         return type("Broken", (), {"ready": lambda _: True, "picture": lambda _: None})()
 
 
 class NeverArrives(Sketching):
-    """Shows what stays on its way."""
+    """Shows a preview that never becomes ready."""
 
     def sketch(self, step: int) -> Any:
         return Sketch(late=3600)

@@ -13,7 +13,7 @@ from worker.job.progress import TerminalBar, Throttle, Unattended, terminal_bar
 
 
 class Sink:
-    """Keeps what it is told and when; takes its time."""
+    """Keeps what it receives and when; takes its time."""
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.seconds = seconds
@@ -78,7 +78,7 @@ async def test_the_last_one_is_not_lost_while_the_job_lives() -> None:
 
 
 async def test_a_sink_that_fails_costs_progress_and_not_the_end(caplog: pytest.LogCaptureFixture) -> None:
-    """Who closes it holds a finished result."""
+    """The caller that closes it holds a finished result."""
 
     async def fails(_progress: Progress) -> None:
         raise RuntimeError("a quote of the client")

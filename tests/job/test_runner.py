@@ -1,4 +1,4 @@
-"""A job from validation to result: what the caller is told, what the document says and what the bucket holds agree."""
+"""A job from validation to result: the response, the document and the bucket agree."""
 
 import asyncio
 import contextlib
@@ -139,7 +139,7 @@ async def test_when_one_of_two_uploads_fails_nothing_partial_stays() -> None:
 
 
 async def test_two_generations_whose_files_would_have_one_name_do_not_replace_each_other() -> None:
-    """The first of several images of `photo` is called as the only one of `photo_0`."""
+    """The first of several images of `photo` has the same name as the only one of `photo_0`."""
     world = World()
     first = await world.run({**CLOUD, "file_uid": "photo", "num_images": 2})
     stored = dict(world.bucket.objects)
@@ -300,7 +300,7 @@ async def test_a_document_deleted_in_between_stays_deleted_and_its_objects_go() 
 
 @pytest.mark.parametrize("call", ["read", "create"])
 async def test_a_stop_in_the_middle_of_the_claim_leaves_no_document_processing(call: str) -> None:
-    """The claim cannot be interrupted: what it does is waited for, so that the end is written after it."""
+    """The claim cannot be interrupted: it is awaited, so that the end is written after it."""
     world = World()
     arrived = threading.Event()
 
@@ -331,7 +331,7 @@ async def test_the_watchdog_ends_a_job_that_takes_too_long() -> None:
 
 
 class LoadsForLong(PaintingGenerator):
-    """Loads until it is asked to stop; `downloads` says that others wait for the same."""
+    """Loads until asked to stop; `downloads` tells that other jobs wait for the same model."""
 
     downloads = False
 
@@ -366,7 +366,7 @@ async def test_a_job_that_waits_for_a_download_can_be_cancelled() -> None:
 
 
 class Estimated(PaintingGenerator):
-    """Says how long a job will take; each of its steps a hundred seconds."""
+    """Estimates its jobs; each of its steps takes a hundred seconds."""
 
     def __init__(self, basis: Literal["card", "measured", "guess"], *, step: float = 50.0) -> None:
         super().__init__()
@@ -399,7 +399,7 @@ async def test_a_job_that_cannot_end_in_time_is_refused_with_numbers_before_a_mo
 async def test_a_job_that_would_be_deaf_for_longer_than_a_minute_is_refused(
     basis: Literal["card", "measured", "guess"], refused: bool
 ) -> None:
-    """A clip of 121 frames at 1280x1280 takes 84 s a step on an A100, in which no wish to cancel is heard."""
+    """A clip of 121 frames at 1280x1280 takes 84 s a step on an A100, during which it cannot be cancelled."""
     generator = Estimated(basis, step=84.0)
     response = await World(generator).run({**CLOUD, "num_inference_steps": 1})
     assert (response.get("error_code") == "invalid_input") is refused
@@ -496,7 +496,7 @@ async def test_a_job_that_queued_for_hours_is_served_on_its_ticket_and_its_refus
 
 @pytest.mark.parametrize("width", [1024, 1023])
 async def test_a_slip_that_was_deleted_while_its_job_waited_ends_the_job_and_stays_deleted(width: int) -> None:
-    """Refused or not: who deletes it wants neither pictures nor a document."""
+    """Refused or not: whoever deletes it wants neither pictures nor a document."""
     world = World(require_id_token=True)
     wanted = {**CLOUD, "width": width, "height": 1024}
     world.generator.lingers = True

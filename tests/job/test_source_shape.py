@@ -1,4 +1,4 @@
-"""The size of what a job starts from becomes the size of what it makes, where the request does not say another."""
+"""The size of a job's source becomes the size of its result, unless the request sets another one."""
 
 import time
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from worker.engine.protocol import Generated, Placement
 
 
 class Attentive(PaintingGenerator):
-    """Notes what it was asked to prepare for, and what to make."""
+    """Records what it was asked to prepare for, and to generate."""
 
     def __init__(self) -> None:
         super().__init__(side=256)
@@ -57,7 +57,7 @@ async def test_without_sizes_the_output_has_the_sources_shape_at_the_models_pixe
     assert world.document["generation_data"]["params"]["width"] == width
     assert abs(width / height / (size[0] / size[1]) - 1) < 0.03
     assert 0.85 * 256**2 < width * height <= 256**2
-    # Made ready as if it were the model's own size, which is the most that it can come to.
+    # Prepared as for the model's own size, which is the largest possible.
     assert [(params.width, params.height) for params in generator.prepared] == [(256, 256)]
     if task == "img2video":
         assert response["video_info"]["height"] == height
@@ -121,7 +121,7 @@ async def test_a_side_that_makes_the_job_too_slow_is_told() -> None:
 
 
 async def test_a_side_that_makes_the_job_longer_is_in_the_seconds_that_are_left() -> None:
-    """A phone shows them from the first step on; and a step that has become long is begun only for who is wanted."""
+    """A phone shows them from the first step on, and a step that has become long begins only for a wanted job."""
 
     class Estimating(PaintingGenerator):
         def estimate(self, request: Request, params: Params) -> Estimate | None:

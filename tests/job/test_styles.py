@@ -1,4 +1,4 @@
-"""A job with a style draws what the style says, and is stored as what the user wrote."""
+"""A job with a style draws what the style says, and stores what the user wrote."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +30,7 @@ ASKED = {**CLOUD, "style": "ghibli"}
 
 
 class Reading(Seeing):
-    """Remembers the prompts as well."""
+    """Records the prompts as well."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class Reading(Seeing):
 
 def world(**settings: Any) -> World:
     made = World(Reading(), loras=LISTED, styles=STYLES, **settings)
-    made.loras = Shelf()  # type: ignore[assignment]  # in the place of one that downloads
+    made.loras = Shelf()  # type: ignore[assignment]  # in the downloader's place
     return made
 
 

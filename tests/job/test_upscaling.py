@@ -1,4 +1,4 @@
-"""Larger pictures through the handler, with the built-in models: each way to ask for one, and what comes back."""
+"""Upscaling through the handler, with the built-in models: each way to request it, and its result."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A picture's own colours come out in sRGB; a profile that says nothing is ignored with a warning."""
+"""A picture's colours are converted to sRGB; an unusable profile is ignored with a warning."""
 
 import io
 import struct
@@ -36,7 +36,7 @@ def far(got: Image.Image, right: tuple[Colour, ...]) -> float:
 
 
 def right_by(profile: bytes, picture: Image.Image) -> Image.Image:
-    """What littleCMS itself makes of it, in the tests' own process."""
+    """Return littleCMS's own result, computed in the tests' process."""
     converted = ImageCms.profileToProfile(
         picture, ImageCms.getOpenProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB"), outputMode="RGB"
     )
@@ -46,7 +46,7 @@ def right_by(profile: bytes, picture: Image.Image) -> Image.Image:
 
 @pytest.mark.parametrize("fmt", LOSSLESS)
 def test_a_display_p3_photo_keeps_its_look(fmt: str) -> None:
-    """HeicConverter PR#37, imgproxy#539, Pillow#2594: without converting, skin and reds come out dull."""
+    """HeicConverter PR#37, imgproxy#539, Pillow#2594: without conversion, skin and reds come out dull."""
     pillow_heif.register_heif_opener()
     got = image(saved(scene((64, 64), P3), fmt, icc_profile=screen(), **LOSSLESS[fmt]))
     assert got.warnings == ()
@@ -157,7 +157,7 @@ def old_png(picture: Image.Image, gamma: int | None, corners: tuple[int, ...] = 
 
 
 def test_an_old_pngs_numbers_count_where_there_is_nothing_better() -> None:
-    """PNG specification (W3C), 4.3: cICP, iCCP and sRGB come before gAMA and cHRM, which browsers follow, too."""
+    """PNG specification (W3C), 4.3: cICP, iCCP and sRGB take precedence over gAMA and cHRM, also in browsers."""
     wide, plain = scene((64, 64), P3), scene((64, 64))
     for gamma in (45455, None):
         assert far(image(old_png(wide, gamma, P3_CORNERS)).image, SRGB) <= 2
@@ -190,7 +190,7 @@ def test_an_hdr_picture_is_mapped_to_an_ordinary_one_and_says_so(transfer: str) 
 
 
 def test_a_mask_is_taken_by_its_numbers() -> None:
-    """What is half repainted stays half repainted, whatever a screen makes of the grey."""
+    """A half-repainted area stays half repainted, whatever a screen makes of the grey."""
     flat = Image.new("L", (16, 16), 128)
     for data in (saved(flat, icc_profile=grey(1.0)), saved(flat.convert("RGB"), icc_profile=screen(gamma=1.0))):
         assert decode_image(data, "mask_url", 1 << 20, mask=True).image.getextrema() == (128, 128)

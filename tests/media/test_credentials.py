@@ -1,4 +1,4 @@
-"""Files signed with the operator's certificate: read back by C2PA's own reader, and whole."""
+"""Files signed with the operator's certificate are intact, and C2PA's own reader verifies them."""
 
 import base64
 import io
@@ -37,7 +37,7 @@ def signer_of(chain: str | None = CHAIN, key: str | None = KEY) -> Signer:
 
 
 def told(data: bytes, content_type: str) -> dict[str, Any]:
-    """What the reader finds: the actions, and what is wrong beside that nobody knows the authority."""
+    """Return the reader's findings: the action, the signer and all of it. Only an unknown authority is tolerated."""
     with c2pa.Reader(content_type, io.BytesIO(data)) as reader:
         said = json.loads(reader.json())
     manifest = said["manifests"][said["active_manifest"]]
@@ -141,7 +141,7 @@ class SigningWorld(World):
 
 
 class Breaks(Signer):
-    """Its certificate was good at the start."""
+    """Its certificate was valid at the start, and fails later."""
 
     def sign(self, file: Artifact, origin: Origin) -> Artifact:
         raise NotSignedError

@@ -1,4 +1,4 @@
-"""Whatever the bytes are, the outcome is an upright picture without metadata, or an error that names the field."""
+"""For any bytes, the outcome is an upright picture without metadata, or an error that names the field."""
 
 import contextlib
 import functools
@@ -47,7 +47,7 @@ WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 
 @functools.cache
 def nothing(size: int) -> bytes:
-    """So many zero bytes, deflated."""
+    """Return so many zero bytes, deflated."""
     return zlib.compress(bytes(size))
 
 
@@ -97,7 +97,7 @@ def test_what_is_no_picture_is_refused(data: bytes) -> None:
 @pytest.mark.parametrize("fmt", ["PNG", "JPEG", "BMP", "TIFF"])
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.85])
 def test_a_picture_that_is_cut_off_is_read_as_far_as_it_goes_with_a_warning(fmt: str, share: float) -> None:
-    """Pillow refuses what every viewer shows: an upload that broke off, a panorama without its end."""
+    """Pillow refuses what every viewer shows: an interrupted upload, a panorama without its end."""
     noise = Image.effect_noise((128, 256), 80).convert("RGB")
     data = saved(noise, fmt)
     got = decode.decode_image(data[: int(share * len(data))], "image_url", MAX_PIXELS)
@@ -118,7 +118,7 @@ def test_a_kind_that_no_viewer_shows_in_part_is_refused_as_cut_off(fmt: str, sha
 
 @pytest.mark.parametrize("of_its_own", [True, False], ids=["own palette", "global palette"])
 def test_what_stands_before_a_gifs_picture_changes_none_of_its_pixels(of_its_own: bool) -> None:
-    """Comments, XMP, a second control: they are stepped over, and which colour is clear is kept."""
+    """Comments, XMP, a second control block: they are skipped, and the transparent colour is kept."""
     noise = Image.effect_noise((40, 30), 90).convert("P")
     clear = saved(
         noise, "GIF", transparency=noise.getpixel((3, 3)), interlace=1, comment=b"x" * 3000, loop=0, duration=9
@@ -126,7 +126,7 @@ def test_what_stands_before_a_gifs_picture_changes_none_of_its_pixels(of_its_own
     head = 13 + (6 << (clear[10] & 7))
     xmp = b"!\xff\x0bXMP DataXMP<x:xmpmeta>" + b"text" * 500 + b"\1\xff" + bytes(range(254, -1, -1)) + b"\0\0"
     noisy = clear[:head] + b"!\xfe\3abc\0" + xmp + b"!\xf9\4\0\0\0\0\0" + b"junk" + clear[head:]
-    if of_its_own:  # the colours stand behind the picture's own head
+    if of_its_own:  # the colours follow the picture's own header
         at = clear.index(b",", head)
         palette, size = clear[13:head], clear[10] & 7
         own = clear[at : at + 9] + bytes([clear[at + 9] | 0x80 | size]) + palette + clear[at + 10 :]
@@ -168,7 +168,7 @@ def test_what_stands_behind_a_pictures_end_changes_nothing(fmt: str, tail: bytes
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_phones_photo_comes_out_upright(orientation: int) -> None:
-    """What a viewer shows for each EXIF orientation is what the model sees."""
+    """The model sees what a viewer shows for each EXIF orientation."""
     upright = Image.new("RGB", (48, 32), WHITE)
     upright.paste(RED, (0, 0, 16, 16))  # red in the upper left
     turns = Image.Transpose
@@ -237,7 +237,7 @@ def test_sixteen_bit_grey_keeps_its_tones() -> None:
 
 @pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
 def test_one_shade_of_grey_is_transparent_at_any_depth(depth: int) -> None:
-    """PNG specification (W3C), 11.3.2.1: the shade is told in the picture's own depth."""
+    """PNG specification (W3C), 11.3.2.1: the shade is given in the picture's own depth."""
     most = (1 << depth) - 1
     rows = b"".join(b"\0" + (shade << (-depth % 8)).to_bytes((depth + 7) // 8) for shade in (0, most, most))
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 3, depth, 0, 0, 0, 0))
@@ -298,7 +298,7 @@ def test_a_mask_is_grey_and_clear_means_keep() -> None:
 
 
 def photo_mask(*, rim: int = 255, hole: int = 0, size: tuple[int, int] = (128, 128)) -> Image.Image:
-    """A photo whose middle is clear: what OpenAI's images API takes for a mask."""
+    """Return a photo whose middle is transparent, which OpenAI's images API takes as a mask."""
     picture = Image.merge("RGB", [Image.effect_noise(size, 60) for _ in range(3)])
     alpha = Image.new("L", size, rim)
     alpha.paste(hole, (size[0] // 4, size[1] // 4, size[0] * 3 // 4, size[1] * 3 // 4))
@@ -307,7 +307,7 @@ def photo_mask(*, rim: int = 255, hole: int = 0, size: tuple[int, int] = (128, 1
 
 
 def drawn(ground: Any, stroke: Any) -> Image.Image:
-    """Strokes of one colour on a ground of another."""
+    """Draw strokes of one colour on a ground of another."""
     picture = Image.new("RGBA", (128, 128), ground)
     picture.paste(stroke, (32, 32, 96, 96))
     return picture
@@ -375,7 +375,7 @@ def test_a_soft_mask_keeps_its_values() -> None:
     ("fmt", "mode"), [("PNG", "L"), ("PNG", "RGBA"), ("JPEG", "L"), ("JPEG", "RGB"), ("TIFF", "1")]
 )
 def test_a_mask_of_black_and_white_stays_one_where_it_is_made_smaller(fmt: str, mode: str) -> None:
-    """uppy#4792: a mask drawn over a photo of 24 megapixels has 24, too; grey at its edges, it would be a soft one."""
+    """uppy#4792: a mask drawn over a photo of 24 megapixels has as many; with grey edges it would be a soft one."""
     drawn = Image.new("L", (301, 301))
     drawn.paste(255, (101, 83, 200, 222))
     options = {"quality": 80} if fmt == "JPEG" else {}
@@ -387,7 +387,7 @@ def test_a_mask_of_black_and_white_stays_one_where_it_is_made_smaller(fmt: str, 
 
 
 def test_the_size_counts_before_any_pixel_is_decoded() -> None:
-    """A 2.5-gigapixel PNG of a few kilobytes is refused by its header, in no time and no memory."""
+    """A 2.5-gigapixel PNG of a few kilobytes is refused by its header, at once and without memory."""
     lying = png(50_000, 50_000, rows=bytes(100_000))
     cases = [lying, png(17_000, 17_000, rows=b""), webp_of(16_383, 16_383), gif_of(65_535, 65_535)]
     cases += [bmp_of(60_000, 60_000), tiff_of(60_000, 60_000), heic_of(65_535, 65_535), avif_of(65_535, 65_535)]
@@ -407,7 +407,7 @@ def test_the_message_says_how_many_pixels_are_allowed() -> None:
 
 @pytest.mark.parametrize("fmt", ["PNG", "JPEG", "WEBP", "HEIF", "AVIF", "GIF", "BMP", "TIFF"])
 def test_a_picture_of_more_pixels_than_are_held_is_made_smaller_without_a_word(fmt: str) -> None:
-    """uppy#4792, slopus/happy#1749: 24, 48 and 200 megapixels are what phones take now."""
+    """uppy#4792, slopus/happy#1749: phones now take 24, 48 and 200 megapixels."""
     pillow_heif.register_heif_opener()
     data = saved(scene((301, 200)), fmt)
     for held, factor in ((60_200, 1), (60_000, 2), (7_000, 3), (5_000, 4), (500, 12)):
@@ -421,7 +421,7 @@ def test_a_picture_of_more_pixels_than_are_held_is_made_smaller_without_a_word(f
 
 
 def test_a_picture_that_would_take_too_much_memory_is_refused_with_what_would_fit() -> None:
-    """A progressive photo keeps numbers for all of its pixels; a WebP is unpacked four times over."""
+    """A progressive photo keeps coefficients for all of its pixels; a WebP is decoded in four copies."""
     cases = ((progressive_of(16_320, 12_240), "progressive JPEG"), (webp_of(6000, 6000), "WebP"))
     for data, kind in cases:
         words = rf"{kind} may have \d+ in all; make it smaller, or send a baseline JPEG"
@@ -495,7 +495,7 @@ def test_a_jpeg_with_a_broken_segment_beside_its_pixels_is_read(segment: bytes) 
 
 
 def test_a_png_whose_checksums_are_wrong_is_read() -> None:
-    """Viewers ask nothing of them: a proxy or an editor changed a byte and not the sum."""
+    """Viewers ignore them: a proxy or an editor changed a byte and not the checksum."""
     data = bytearray(saved(scene((64, 48))))
     for kind in (b"IHDR", b"IDAT"):
         at = data.index(kind)
@@ -535,7 +535,7 @@ def test_a_scans_tiff_is_read_in_every_mode(mode: str, compression: str | None) 
 
 
 def test_a_raw_photo_is_no_tiff() -> None:
-    """What Pillow would show of a DNG is its thumbnail."""
+    """Pillow would show a DNG's thumbnail."""
     for tag, value in ((50706, b"\1\4\0\0"), (254, 1)):
         tags = TiffImagePlugin.ImageFileDirectory_v2()
         tags[tag] = value
@@ -555,7 +555,7 @@ def test_a_raw_photo_is_named_though_pillow_does_not_know_what_it_is(order: str,
 
 
 def test_a_tiff_whose_colours_have_planes_of_sixteen_bits_is_refused_and_not_shown_wrong() -> None:
-    """Pillow takes it for eight bits, and shows red where there is green."""
+    """Pillow reads it as eight bits, and shows red where there is green."""
     tags = {256: 8, 257: 8, 258: 134, 259: 1, 262: 2, 273: 146, 277: 3, 278: 8, 279: 158, 284: 2}
     entries = (struct.pack("<HHII", tag, 4, 3 if tag in {258, 273, 279} else 1, value) for tag, value in tags.items())
     planes = struct.pack("<9I", 16, 16, 16, 170, 298, 426, 128, 128, 128) + bytes(3 * 128)
@@ -564,7 +564,7 @@ def test_a_tiff_whose_colours_have_planes_of_sixteen_bits_is_refused_and_not_sho
 
 
 def test_apples_own_form_of_png_is_damaged_and_not_cut_off() -> None:
-    """Xcode makes it of an app's pictures: deflate without zlib's head, blue before red (CgBI)."""
+    """Xcode makes it from an app's pictures: deflate without zlib's header, blue before red (CgBI)."""
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     rows = packer.compress(bytes(range(1, 34)) * 8) + packer.flush()
     header = chunk(b"CgBI", b"P\0 \6") + chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 8, 6, 0, 0, 0))
@@ -585,13 +585,13 @@ def test_adobes_inverted_inks_are_the_right_way_round() -> None:
         assert data[at + 11] == 0
         if mode == "YCCK":
             data[at + 11] = 2
-            continue  # the pixels of this file are not in YCCK: only that it is read counts
+            continue  # this file's pixels are not in YCCK: it only has to be readable
         red, green, blue = image(bytes(data)).getpixel((9, 9))  # type: ignore[misc]  # RGB
         assert (red, green, blue) == pytest.approx((255, 0, 0), abs=3)
 
 
 def test_a_jpeg_of_thousands_of_scans_is_refused_at_once() -> None:
-    """Each scan of some thirty bytes goes over all pixels: a small file would take the decoder hours."""
+    """Each scan of some thirty bytes covers all pixels: a small file would take the decoder hours."""
     data = saved(Image.new("RGB", (512, 512), (128, 128, 128)), "JPEG", progressive=True)
     last = data[data.rindex(b"\xff\xda") : -2]
     for filler in (b"", b"\xff\xff\xff", b"\xff\x01"):

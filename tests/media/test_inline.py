@@ -1,4 +1,4 @@
-"""What does not fit into a response gets smaller step by step, honestly, and never in pixels."""
+"""Results too large for a response are compressed step by step, never scaled down, and with a warning."""
 
 import base64
 import contextlib
@@ -22,7 +22,7 @@ Pixels = NDArray[np.uint8]
 
 
 def photo(seed: int = 0, side: int = 256) -> Pixels:
-    """Soft shapes under sensor noise."""
+    """Draw soft shapes under sensor noise."""
     random = np.random.default_rng(seed)
     soft = np.asarray(Image.fromarray(random.integers(0, 256, (8, 8, 3), np.uint8)).resize((side, side)))
     return np.clip(soft + random.normal(0, 3, soft.shape), 0, 255).astype(np.uint8)
@@ -45,9 +45,9 @@ def test_the_length_of_a_data_uri_is_known_without_making_it(size: int) -> None:
 @pytest.mark.parametrize(
     ("content_type", "tried", "share", "expected"),
     [
-        ("image/png", None, 0.95, inline.LOSSLESS),  # a little too large: perhaps without loss
+        ("image/png", None, 0.95, inline.LOSSLESS),  # slightly too large: perhaps without loss
         ("image/png", None, 0.8, inline.LOSSLESS),
-        ("image/png", None, 0.79, 95),  # lossless will not do it
+        ("image/png", None, 0.79, 95),  # lossless cannot do it
         ("image/png", None, 0.01, 95),
         ("image/png", inline.LOSSLESS, 0.9, 95),
         ("image/jpeg", None, 0.99, 90),
@@ -55,7 +55,7 @@ def test_the_length_of_a_data_uri_is_known_without_making_it(size: int) -> None:
         ("image/png", 95, 0.5, 90),
         ("image/webp", 80, 0.5, 65),
         ("image/jpeg", 35, 0.5, 20),
-        ("image/png", 20, 0.99, None),  # nothing is left to give up
+        ("image/png", 20, 0.99, None),  # no quality is left to give up
     ],
 )
 def test_the_next_quality(content_type: str, tried: int | None, share: float, expected: int | None) -> None:
@@ -71,7 +71,7 @@ def test_the_next_quality(content_type: str, tried: int | None, share: float, ex
         ("image/webp", 100, 95),  # lossless
         ("image/webp", 90, 80),
         ("image/webp", 1, None),
-        ("image/png", 1, 95),  # which has no effect on PNG
+        ("image/png", 1, 95),  # has no effect on PNG
     ],
 )
 def test_the_next_quality_is_below_the_one_that_was_asked_for(
@@ -88,7 +88,7 @@ def test_the_next_quality_is_below_the_one_that_was_asked_for(
         (18, 0.25, 31),
         (25, 0.9, 27),
         (18, 0.05, 45),
-        (18, 0.03, 46),  # a little beyond the limit: tried at the limit
+        (18, 0.03, 46),  # slightly beyond the limit: tried at the limit
         (18, 0.01, None),  # hopeless
         (18, 0.0, None),
         (18, -0.5, None),

@@ -1,4 +1,4 @@
-"""What bytes are is told by how they begin, and a refusal says it in words with what to do."""
+"""A file's kind is recognised by its first bytes, and a refusal names it and says what to do."""
 
 import gzip
 import io

@@ -1,4 +1,4 @@
-"""Every kind of file says in machine-readable form that it was made by AI, as a reader that is not ours finds it."""
+"""Every kind of file declares in machine-readable form that AI made it, as an independent reader finds it."""
 
 import io
 import json
@@ -49,7 +49,7 @@ FILES: dict[str, Callable[[bytes | None], Artifact]] = {
 
 
 def read(file: Artifact, folder: Path) -> dict[str, Any]:
-    """What exiftool finds in it."""
+    """Return what exiftool finds in the file."""
     if not shutil.which("exiftool"):
         if os.environ.get("CI") == "true":
             pytest.fail("exiftool is missing: install libimage-exiftool-perl")

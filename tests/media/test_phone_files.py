@@ -1,4 +1,4 @@
-"""Files of phones, made by real encoders: each is read, the right way up, in its colours, in little memory."""
+"""Phones' files, made by real encoders: each is read the right way up, in its colours, in little memory."""
 
 import base64
 import contextlib
@@ -54,7 +54,7 @@ def test_a_phones_file_comes_through_the_loader_as_inline_data(file: PhoneFile) 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LARGE)
 def test_the_largest_photos_take_less_than_400_mb_above_idle(name: str, tmp_path: Path) -> None:
-    """The worker's process and the decoder's together, looked at every few milliseconds."""
+    """The worker's process and the decoder's together, sampled every few milliseconds."""
     (file,) = (file for file in PHONE_FILES if file.name == name)
     path = tmp_path / "photo"
     path.write_bytes(file.data)
@@ -88,8 +88,8 @@ def test_the_largest_photos_take_less_than_400_mb_above_idle(name: str, tmp_path
 
 
 def held(pid: int) -> int:
-    """Bytes in memory of a process and all below it; what two share is counted twice."""
-    import psutil  # type: ignore[import-untyped]  # no types are shipped
+    """Return the resident bytes of a process and all its descendants; shared memory counts twice."""
+    import psutil  # type: ignore[import-untyped]  # it has no types
 
     total, process = 0, psutil.Process(pid)
     for one in (process, *process.children(recursive=True)):

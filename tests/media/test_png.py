@@ -1,4 +1,4 @@
-"""Our own PNG gives back every pixel, of any size, in bytes that follow the specification and repeat."""
+"""Our own PNG encoder keeps every pixel at any size, follows the specification, and is deterministic."""
 
 import io
 import struct
@@ -16,7 +16,7 @@ SIZES = [(1, 1), (1, 700), (700, 1), (127, 3), (128, 64), (129, 65), (257, 31)]
 
 
 def pictures(height: int, width: int) -> Iterator[NDArray[np.uint8]]:
-    """Noise, a gradient, and one colour: each asks for another filter."""
+    """Yield noise, a gradient, and one colour: each needs another filter."""
     yield np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     y, x = np.mgrid[0:height, 0:width]
     yield np.stack([x, y, x + y], axis=-1).astype(np.uint8)
@@ -24,7 +24,7 @@ def pictures(height: int, width: int) -> Iterator[NDArray[np.uint8]]:
 
 
 def chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Type and data of each chunk, its checksum compared."""
+    """Yield type and data of each chunk, after checking its checksum."""
     assert data[:8] == b"\x89PNG\r\n\x1a\n"
     at = 8
     while at < len(data):

@@ -35,7 +35,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
 @pytest.fixture(scope="module")
 def slow_file() -> bytes:
-    """Takes its decoder a second or more: as many scans as are let in, each of which goes over all pixels."""
+    """Return a file that takes a second or more: as many scans as are allowed, each of which covers all pixels."""
     data = saved(Image.new("RGB", (2500, 2000), (9, 99, 199)), "JPEG", progressive=True)
     last = data[data.rindex(b"\xff\xda") : -2]
     return data[:-2] + 85 * last + data[-2:]
@@ -52,7 +52,7 @@ def children(pid: int) -> list[int]:
 
 
 def ready() -> int:
-    """The number of the process that is kept."""
+    """Return the process id of the decoder that is kept ready."""
     image()
     process = sandbox.shared()._process
     assert process is not None
@@ -61,7 +61,7 @@ def ready() -> int:
 
 
 def in_another_process(code: str, **options: object) -> str:
-    """What such a program prints, run from another folder."""
+    """Run a program in another folder; returns its output."""
     code = f"import sys; sys.path.insert(0, {str(REPOSITORY)!r}); {code}"
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -125,7 +125,7 @@ def test_a_decoder_has_no_environment_and_none_of_the_workers_files(monkeypatch:
 @pytest.mark.slow
 @linux
 def test_no_picture_is_read_where_another_one_was(slow_file: bytes) -> None:
-    """Each has a process of its own, which ends with it: what a file changed there is gone."""
+    """Each has its own process, which ends with it: anything a file changed there is gone."""
     pid, seen = ready(), set[int]()
     for _ in range(3):
         reading = threading.Thread(target=image, args=(slow_file,))
@@ -216,7 +216,7 @@ def test_a_worker_that_cannot_start_a_decoder_says_so(monkeypatch: pytest.Monkey
     sandbox.shared().stop()
     with monkeypatch.context() as patch:
         patch.setattr(sys, "executable", "/no/such/python")
-        decode.start()  # jobs without pictures are none the worse
+        decode.start()  # jobs without pictures are unaffected
         with pytest.raises(Internal, match="decoder does not start"):
             image()
         patch.setattr(sys, "executable", "/bin/false")
@@ -294,7 +294,7 @@ def test_a_fork_of_the_worker_gets_a_decoder_of_its_own() -> None:
 
 @contextlib.contextmanager
 def answering(*pieces: bytes, seconds_between: float = 0) -> Iterator[sandbox._Talk]:
-    """A line on which these bytes arrive, and then no more."""
+    """Yield a connection on which these bytes arrive, and then no more."""
     ours, theirs = socket.socketpair()
 
     def answer() -> None:

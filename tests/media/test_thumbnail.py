@@ -1,4 +1,4 @@
-"""What a list shows of a file is small, looks like it, and costs next to nothing."""
+"""A list's thumbnail of a file is small, looks like it, and costs next to nothing."""
 
 import io
 
@@ -11,7 +11,7 @@ from worker.media.thumbnail import poster, thumbnail
 
 
 def scene(width: int, height: int) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
-    """Red at the left, blue at the right."""
+    """Draw red on the left, blue on the right."""
     share = np.linspace(0, 255, width, dtype=np.uint8)[None, :].repeat(height, 0)
     return np.stack([255 - share, np.zeros_like(share), share], axis=-1)
 

@@ -30,7 +30,7 @@ Pixels = NDArray[np.uint8]
 
 @pytest.fixture(autouse=True)
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Temporary files go to a folder of their own, which has to be empty after every test."""
+    """Put temporary files into a separate folder, which must be empty after every test."""
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
@@ -39,7 +39,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 
 
 def picture(height: int = 96, width: int = 128) -> Pixels:
-    """Gradients with a little noise: neither flat nor random."""
+    """Draw gradients with a little noise: neither flat nor random."""
     y, x = np.mgrid[0:height, 0:width]
     base = np.stack([x * 255 / width, y * 255 / height, (x + y) % 256], axis=-1)
     noise = np.random.default_rng(0).normal(0, 2, base.shape)
@@ -47,7 +47,7 @@ def picture(height: int = 96, width: int = 128) -> Pixels:
 
 
 def clip(frames: int = 9, height: int = 96, width: int = 128) -> Pixels:
-    """A picture that moves to the left."""
+    """Draw a picture that moves to the left."""
     wide = picture(height, width + 4 * frames)
     return np.stack([np.ascontiguousarray(wide[:, 4 * k : 4 * k + width]) for k in range(frames)])
 
@@ -152,7 +152,7 @@ def test_the_srgb_profile_is_srgb_for_every_colour_and_has_no_date_of_its_own() 
 def test_png_is_no_larger_than_pillows_default_and_faster() -> None:
     pixels = picture(512, 512)
     default = io.BytesIO()
-    # The process' own time: what else the machine does meanwhile has no part in it.
+    # The process's own CPU time, which other load on the machine does not change.
     start = time.process_time()
     Image.fromarray(pixels).save(default, "PNG")
     middle = time.process_time()
@@ -210,7 +210,7 @@ def test_a_clip_agrees_with_ffprobe() -> None:
 
 
 def test_colours_of_a_clip_survive() -> None:
-    """A matrix that is applied and not named, or the other way round, shifts pure colours by ten and more."""
+    """A matrix that is applied and not declared, or the other way round, shifts pure colours by ten and more."""
     colours = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255], [0, 0, 0], [200, 120, 40]], np.uint8)
     frames = np.broadcast_to(np.repeat(np.repeat(colours[None, :], 64, 0), 32, 1), (5, 64, 192, 3)).copy()
     shown = decode_frames(video.encode_video(frames, 15).data, 192, 64)
@@ -295,7 +295,7 @@ def test_a_stop_request_ends_an_encoder_that_hangs(tmp_path: Path, monkeypatch: 
 
 
 def test_a_full_disk_is_said_to_be_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The real encoder writes to /dev/full, the device on which every write fails for want of room."""
+    """The real encoder writes to /dev/full, the device on which every write fails for lack of space."""
     ffmpeg = video._ffmpeg_command(Path("x"), width=2, height=2, fps=1, crf=1, preset="fast")[0]
     _use_encoder(tmp_path, monkeypatch, f'for last; do :; done; ln -s /dev/full "$last"; exec {ffmpeg} "$@"')
     with pytest.raises(DiskFull):

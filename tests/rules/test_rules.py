@@ -1,4 +1,4 @@
-"""The security rules: their syntax by Firebase's own grammar here, their behaviour by the official emulators."""
+"""The security rules: their syntax by Firebase's own grammar, their behaviour by the official emulators."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_the_rules_parse() -> None:
 
 @pytest.mark.e2e
 def test_the_parser_sees_a_slip_of_the_pen(tmp_path: Path) -> None:
-    """The syntax check can fail: each small change to our own rules is found."""
+    """The syntax check can fail: each small mistake in our own rules is found."""
     good = (ROOT / "firestore.rules").read_text()
     slips = [("allow get", "alow get"), ("&&", "&& &&"), ("rules_version = '2';", "rules_version = ;"), ("{", "")]
     files = [tmp_path / f"{number}.rules" for number in range(len(slips))]
@@ -97,7 +97,7 @@ def test_what_goes_by_itself_is_sources_by_their_age_and_results_by_the_time_the
 
 @pytest.mark.e2e
 def test_the_rules_behave_in_the_official_emulators() -> None:
-    """`npm test`: what is allowed and refused, case by case. It skips, even with CI=true, where it cannot run."""
+    """`npm test`: every allowed and refused case. It skips, even with CI=true, where it cannot run."""
     unable = why_no_official_emulators()
     if unable:
         pytest.skip(f"{unable}; `cd tests/rules && npm ci && npm test` runs it where both can be had")
@@ -108,7 +108,7 @@ def test_the_rules_behave_in_the_official_emulators() -> None:
     environment = node_environment()
     environment |= {"NODE_PATH": str(packages), "PATH": f"{services / '.bin'}{os.pathsep}{environment['PATH']}"}
     script = json.loads((RULES / "package.json").read_text())["scripts"]["test"]
-    # A shell, as npm itself uses one: the script quotes for it.
+    # Through a shell, as npm itself does: the script's quotes need one.
     ran = subprocess.run(
         script, shell=True, cwd=RULES, env=environment, capture_output=True, text=True, timeout=280, check=False
     )
@@ -117,7 +117,7 @@ def test_the_rules_behave_in_the_official_emulators() -> None:
 
 @pytest.mark.e2e
 def test_the_rules_of_documents_behave_in_googles_own_evaluator() -> None:
-    """The same cases, as far as they are Firestore's, on Google's Firestore emulator alone."""
+    """The same cases, as far as they concern Firestore, on Google's Firestore emulator alone."""
     try:
         packages = install(RULES, development=True)
         with GoogleFirestore(project="demo-generation-rules", rules=ROOT / "firestore.rules") as firestore:
@@ -138,7 +138,7 @@ def test_the_rules_of_documents_behave_in_googles_own_evaluator() -> None:
 
 @cache
 def why_no_official_emulators() -> str | None:
-    """Return what the official Firestore and Storage rules emulators lack on this machine, or None."""
+    """Return what this machine lacks for the official Firestore and Storage rules emulators, or None."""
     version = java_version()
     if version < MINIMUM_JAVA:
         found = f"Java {version} is here" if version else "there is no Java here"

@@ -1,4 +1,4 @@
-"""A stranger's URL is followed to public addresses only, in bounded time and space, and nothing of it is repeated."""
+"""A stranger's URL is followed to public addresses only, in bounded time and memory, and nothing of it is repeated."""
 
 import gzip
 import ipaddress
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("_forget")
 
 @pytest.fixture
 def get(server: HttpsServer) -> Callable[..., bytes]:
-    """Fetch from the local server through the real TLS, with only the address policy opened."""
+    """Return a function that fetches from the local server over real TLS, with only the address policy relaxed."""
 
     def fetch_from(
         path: str,

@@ -1,4 +1,4 @@
-"""A request's pictures come from where they may come from, and every refusal names the field."""
+"""A request's pictures come from permitted places only, and every refusal names the field."""
 
 import base64
 import io
@@ -34,7 +34,7 @@ def data_uri(data: bytes, kind: str = "png") -> str:
 
 
 class Bucket:
-    """Objects in memory; remembers what was asked of it."""
+    """Objects in memory; records the calls to it."""
 
     def __init__(self, **objects: bytes) -> None:
         self.objects = {name.replace("__", "/"): data for name, data in objects.items()}
@@ -94,7 +94,7 @@ def test_errors_of_the_mask_name_the_mask() -> None:
 
 
 GOOD = base64.b64encode(png(RED) + bytes(-len(png(RED)) % 3) + b"\xfb\xef\xbe\xff\xff\xff\0").decode()
-"""With what only one of the alphabets has, and with padding."""
+"""It has characters in which the alphabets differ, and padding."""
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ GOOD = base64.b64encode(png(RED) + bytes(-len(png(RED)) % 3) + b"\xfb\xef\xbe\xf
     ],
 )
 def test_a_data_uri_may_name_any_media_type_or_none(head: str) -> None:
-    """firebase-js-sdk#1570, flutter-chat-demo#10: blobs of React Native have no type; the content decides."""
+    """firebase-js-sdk#1570, flutter-chat-demo#10: React Native's blobs have no type; the content decides."""
     request = img2img(head + GOOD)
     sources = SourceLoader(settings()).load(request, None)
     assert sources.image is not None
@@ -138,7 +138,7 @@ URL_SAFE = GOOD.replace("+", "-").replace("/", "_")
     ],
 )
 def test_base64_is_read_as_clients_make_it(text: str) -> None:
-    """Android's Base64.DEFAULT wraps its lines (RFC 2045), URL-safe encoders leave the padding out (RFC 4648, 5)."""
+    """Android's Base64.DEFAULT wraps its lines (RFC 2045), URL-safe encoders omit the padding (RFC 4648, 5)."""
     assert GOOD.endswith("=")
     assert set("+/") <= set(GOOD)
     sources = SourceLoader(settings()).load(img2img(f"data:image/png;base64,{text}"), None)
@@ -373,7 +373,7 @@ def test_the_pictures_in_lists_come_in_their_order_and_no_larger_than_anything_n
 def test_a_drawing_on_a_clear_canvas_stays_seen(
     control: dict[str, Any], line: tuple[int, ...], behind: tuple[int, ...]
 ) -> None:
-    """PencilKit draws in white on nothing where the phone is in dark mode: on white, nothing would control anything."""
+    """PencilKit draws white on transparent when the phone is in dark mode: on white, the strokes would be invisible."""
     drawing = Image.new("RGBA", (32, 32))
     drawing.paste((*line, 255), (12, 12, 20, 20))
     ref = data_uri(saved(drawing))

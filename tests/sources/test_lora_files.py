@@ -1,4 +1,4 @@
-"""LoRAs are fetched from where they may come from, once, whole, as safetensors alone; tokens stay where they belong."""
+"""LoRAs are fetched from permitted places only, once, whole, and as safetensors; tokens stay where they belong."""
 
 import hashlib
 import ipaddress
@@ -325,7 +325,7 @@ def test_the_hubs_token_is_for_what_the_operator_listed(
     shelf.get(HubFile("org/name", None, "b.safetensors"), listed=True)
     assert {headers.get("Authorization") for _, headers in server.requests} == {"Bearer hub-key"}
     server.requests.clear()
-    # What the hub said to the operator's token it has said to nobody else.
+    # The commit found with the operator's token is not reused without it.
     shelf.files._commits.pop(("org/name", None, False))
     shelf.get(HubFile("org/name", None, "a.safetensors"), listed=False)
     assert [headers.get("Authorization") for _, headers in server.requests] == [None]

@@ -129,7 +129,7 @@ def test_the_first_of_several_tokens_goes_on(bucket: MemoryBucket, storage: Stor
 
 
 def test_an_upload_whose_answer_was_lost_is_found_and_adopted(bucket: MemoryBucket, storage: Storage) -> None:
-    """The bucket retries by itself; its second try meets the object of the first."""
+    """The bucket retries by itself; its second attempt meets the first one's object."""
     lost = MemoryBucket.upload
 
     def upload(self: MemoryBucket, path: str, data: bytes, **options: object) -> object:
@@ -159,7 +159,7 @@ def test_an_object_that_lost_its_token_is_stored_anew_with_one(bucket: MemoryBuc
 
 
 def test_who_never_gets_a_turn_gives_up(bucket: MemoryBucket, storage: Storage) -> None:
-    """Somebody else writes the object each time, between the look and the upload."""
+    """Somebody else writes the object each time, between the read and the upload."""
 
     def faster(call: str, path: str) -> None:
         if call == "upload":
@@ -177,7 +177,7 @@ def test_who_never_gets_a_turn_gives_up(bucket: MemoryBucket, storage: Storage) 
 def test_without_a_claim_nothing_that_is_there_is_replaced(
     bucket: MemoryBucket, storage: Storage, request_hash: str
 ) -> None:
-    """Firestore was away: what is there may be the result of a job that did claim its document."""
+    """Firestore was down: the existing object may be the result of a job that did claim its document."""
     theirs = storage.put(PATH, file(b"theirs"), provenance(1, "job-2", request_hash), soon())
     unclaimed = replace(provenance(2), claimed=False)
     with pytest.raises(BackendError, match="refused"):

@@ -1,1 +1,1 @@
-"""What those who watch the worker from outside are told: one trace a job, and counts. Nothing, where nobody asked."""
+"""Telemetry for outside observers: one trace a job, and counts; nothing unless configured."""

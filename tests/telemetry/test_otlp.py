@@ -1,4 +1,4 @@
-"""A job as a collector sees it: one trace whose stages are spans, and counts of what it came to and cost."""
+"""A job as a collector sees it: one trace whose stages are spans, and counts of outcomes and costs."""
 
 import json
 import logging
@@ -123,7 +123,7 @@ async def test_a_failure_is_an_error_by_its_code_and_a_cancelled_job_is_none(see
 
 
 async def test_a_stage_that_was_given_up_is_no_error_and_one_without_its_service_says_why(seen: Collector) -> None:
-    """Of a job whose result is there already, or that is refused or cancelled, nothing went wrong."""
+    """For a job whose result exists already, or that is refused or cancelled, nothing went wrong."""
     world = World()
     await world.run(CLOUD)
     world.telemetry = telemetry = Otlp("worker-1")
@@ -247,7 +247,7 @@ def test_what_opentelemetry_does_not_take_is_said_with_its_name_and_without_its_
 
 @pytest.mark.e2e
 def test_a_fork_of_the_worker_sends_nothing(seen: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
-    """RunPod's SDK forks one for its pings; what was counted until then would be counted twice."""
+    """RunPod's SDK forks one for its pings; everything counted until then would be counted twice."""
     monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "1000")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "delta")
     code = (
@@ -263,7 +263,7 @@ def test_a_fork_of_the_worker_sends_nothing(seen: Collector, monkeypatch: pytest
 
 @pytest.mark.e2e
 def test_a_collector_that_never_answers_keeps_no_process_that_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    """OpenTelemetry's own end would wait for ten seconds, twice."""
+    """OpenTelemetry's own shutdown would wait for ten seconds, twice."""
     code = (
         "import time; from worker.telemetry.otlp import Otlp; job = Otlp('worker-1').job('job-1');"
         "job.end('completed', task_type='text2img', gpu_seconds=1.0, units=1); print(time.time(), flush=True)"
@@ -278,7 +278,7 @@ def test_a_collector_that_never_answers_keeps_no_process_that_ends(monkeypatch: 
 
 @pytest.mark.e2e
 def test_the_worker_sends_what_is_left_as_its_process_ends(seen: Collector) -> None:
-    """`python handler.py --test_input`: the variable alone switches it on."""
+    """`python handler.py --test_input`: the variable alone enables it."""
     request = {"input": {"prompt": "a red star on blue", "num_inference_steps": 2}}
     began = time.time_ns()
     ran = subprocess.run(

@@ -1,4 +1,4 @@
-"""Weights that were baked in bfloat16 are the ones that the worker would have made of them."""
+"""Weights baked in bfloat16 equal those that the worker would have converted."""
 
 import sys
 from pathlib import Path

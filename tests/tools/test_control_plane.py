@@ -1,4 +1,4 @@
-"""The stand-in for RunPod drives the real SDK loop: jobs, results, progress, pings, stop signals, SIGTERM."""
+"""RunPod's stand-in drives the real SDK loop: jobs, results, progress, pings, stop signals, SIGTERM."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The emulators keep the promises that the worker's protocol leans on, seen through Google's own libraries."""
+"""The emulators keep the guarantees that the worker's protocol relies on, tested through Google's own libraries."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ PATH = "generations/alice/files/f1"
 
 @pytest.fixture
 def app(firebase: FirebaseEmulators, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """firebase-admin, set up as the worker does it, with no key and no network."""
+    """Yield firebase-admin, set up as the worker does it, with no key and no network."""
     for name, value in firebase.env.items():
         monkeypatch.setenv(name, value)
     options = {"projectId": firebase.project, "storageBucket": firebase.bucket}
-    anonymous = credentials.AnonymousCredentials()  # type: ignore[no-untyped-call]  # google-auth leaves it unannotated
+    anonymous = credentials.AnonymousCredentials()  # type: ignore[no-untyped-call]  # google-auth is partly typed
     opened = firebase_admin.initialize_app(anonymous, options, name=f"test-{time.monotonic_ns()}")
     yield opened
     firebase_admin.delete_app(opened)
@@ -61,7 +61,7 @@ def upload(bucket: Any, name: str, data: bytes, *, token: str = "token-1", **opt
 
 
 class TestStorageRules:
-    """A signed-in app may do in the emulator what storage.rules allow, and nothing else."""
+    """In the emulator a signed-in app may do what storage.rules allow, and nothing else."""
 
     @pytest.fixture
     def alice(self, firebase: FirebaseEmulators) -> str:
@@ -77,7 +77,7 @@ class TestStorageRules:
         kind: str = "image/png",
         size: int = 8,
     ) -> int:
-        """The status that a phone gets for an upload (POST), a look at the metadata (GET) or a DELETE."""
+        """Return the status that a phone gets for an upload (POST), a metadata read (GET) or a DELETE."""
         place = f"?name={quote(name, safe='')}" if method == "POST" else f"/{quote(name, safe='')}"
         request = urllib.request.Request(
             f"{firebase.storage_url}/v0/b/{firebase.bucket}/o{place}",
@@ -315,10 +315,10 @@ class TestFirestore:
 def test_an_id_token_of_the_auth_emulator_is_verified(
     firebase: FirebaseEmulators, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`verify_id_token` accepts what a phone would send, and refuses it for a user who is gone."""
+    """`verify_id_token` accepts a phone's token, and refuses it once the user is deleted."""
     token = firebase.create_user("Alice")
     monkeypatch.setenv("FIREBASE_AUTH_EMULATOR_HOST", firebase.env["FIREBASE_AUTH_EMULATOR_HOST"])
-    anonymous = credentials.AnonymousCredentials()  # type: ignore[no-untyped-call]  # google-auth leaves it unannotated
+    anonymous = credentials.AnonymousCredentials()  # type: ignore[no-untyped-call]  # google-auth is partly typed
     app = firebase_admin.initialize_app(anonymous, {"projectId": firebase.project}, name="auth")
     try:
         assert auth.verify_id_token(token, app=app, check_revoked=True)["uid"] == "Alice"
@@ -343,7 +343,7 @@ def test_the_emulators_end_with_a_parent_that_is_killed() -> None:
 
 
 def test_a_failed_start_says_what_went_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error carries Node's own words instead of a timeout."""
+    """The error contains Node's own output instead of a timeout."""
     monkeypatch.setattr("tools.emulators.firebase.install", lambda: "/nonexistent")
     monkeypatch.delenv("NODE_PATH", raising=False)
     with pytest.raises(EmulatorError, match="Cannot find module"), FirebaseEmulators():

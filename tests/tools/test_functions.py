@@ -1,4 +1,4 @@
-"""The host of an app's functions: it calls what they export, as Google and Firebase's emulator do."""
+"""The host of an app's functions: it calls their exports as Google and Firebase's emulator do."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ export const gone = auth.user().onDelete(({ uid }) => note("gone", { uid }));
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of functions of every kind, with the packages of the example."""
+    """Return a folder with functions of every kind, with the example's packages."""
     folder = tmp_path_factory.mktemp("functions")
     (folder / "index.js").write_text(INDEX, encoding="utf-8")
     for name in ("package.json", "package-lock.json"):

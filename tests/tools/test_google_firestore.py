@@ -1,4 +1,4 @@
-"""What `make app` says where Java or Google's emulator is missing, and which jar it takes where there are several."""
+"""The message of `make app` without Java or Google's emulator, and the jar it picks among several."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tools.emulators.google_firestore import MissingEmulatorError, find
 
 @pytest.fixture
 def nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine with neither; the folder is the one on PATH, and where firebase-tools puts its jars."""
+    """Provide a machine with neither; the folder is the only one on PATH, and firebase-tools' place for its jars."""
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("FIREBASE_EMULATORS_PATH", str(tmp_path))
     monkeypatch.delenv("FIRESTORE_EMULATOR_JAR", raising=False)

@@ -1,4 +1,4 @@
-"""Packages are installed once, whole, and shared; a missing Node is said in words."""
+"""Packages are installed once, completely, and shared; a missing Node is reported with a message."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NAME = "nothing"
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """A package without dependencies: `npm ci` needs no registry for it."""
+    """Write a package without dependencies: `npm ci` needs no registry for it."""
     folder = tmp_path / "source"
     folder.mkdir()
     manifest = {"name": NAME, "version": "1.0.0"}
@@ -89,7 +89,7 @@ def test_a_missing_node_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> Non
     ],
 )
 def test_a_lock_file_pins_and_names_no_registry(folder: str) -> None:
-    """Packages come from whatever registry npm is set up to use."""
+    """Packages come from whatever registry npm is configured to use."""
     lock = json.loads((REPOSITORY / folder / "package-lock.json").read_text(encoding="utf-8"))
     manifest = json.loads((REPOSITORY / folder / "package.json").read_text(encoding="utf-8"))
     packages = {name: facts for name, facts in lock["packages"].items() if name}

@@ -1,4 +1,4 @@
-"""constraints.txt: which wheels it knows, and that pip installs no other."""
+"""constraints.txt: the wheels it lists, and that pip installs no others."""
 
 import hashlib
 import os
@@ -63,7 +63,7 @@ def test_what_was_written_is_read_again() -> None:
 
 
 def wheel(folder: Path, name: str, needs: str = "") -> Path:
-    """A package of one empty module."""
+    """Build a package with one empty module."""
     path = folder / f"{name}-1.0-py3-none-any.whl"
     about = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n" + (f"Requires-Dist: {needs}\n" if needs else "")
     info = f"{name}-1.0.dist-info"

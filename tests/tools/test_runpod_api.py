@@ -30,7 +30,7 @@ def plane() -> Iterator[ControlPlane]:
 @pytest.fixture(scope="module")
 def call(plane: ControlPlane) -> Call:
     def ask(path: str, body: Any = None, *, method: str = "POST", key: str = "any key") -> tuple[int, Any]:
-        """Status code and what the answer says."""
+        """Return the status code and the parsed response."""
         request = urllib.request.Request(
             f"{plane.url}/endpoint-1/{path}",
             data=None if method == "GET" else json.dumps(body).encode(),

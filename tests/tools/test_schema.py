@@ -1,4 +1,4 @@
-"""The contract's schemas are what the worker keeps to: current files, documents that fit, requests that it takes."""
+"""The contract's schemas match the worker: current files, conforming documents, and requests that it accepts."""
 
 import json
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ JOBS: dict[str, dict[str, Any]] = {
     "text2video": {"num_frames": 9, "fps": 8, "video_quality": "low"},
     "img2video": {"image_url": PICTURE, "duration": 1.0},
 }
-"""One of each task, with what makes its `params` long."""
+"""One of each task, with fields that make its `params` long."""
 
 
 SCHEMAS = schemas()
@@ -45,7 +45,7 @@ def validator(name: str, *, strict: bool = False) -> Draft202012Validator:
 
 
 def as_json(value: object) -> Any:
-    """What arrives of it; times as text."""
+    """Return the value as it arrives; times as text."""
 
     def text(part: object) -> str:
         assert isinstance(part, datetime), part
@@ -55,7 +55,7 @@ def as_json(value: object) -> Any:
 
 
 def problems(name: str, value: object, *, strict: bool = True) -> list[str]:
-    """What is wrong with it; by default also what a later version might say."""
+    """Return what is wrong with the value; by default also what a later version might add."""
     found = validator(name, strict=strict).iter_errors(as_json(value))
     return [f"{'.'.join(map(str, error.absolute_path))}: {error.message}" for error in found]
 
@@ -120,7 +120,7 @@ async def test_a_document_fits_at_each_of_its_moments() -> None:
 
 
 class Watching(list[Any]):
-    """A list of progress that looks at the document with each entry."""
+    """A list of progress that reads the document with each entry."""
 
     def __init__(self, look: Any) -> None:
         super().__init__()
@@ -136,7 +136,7 @@ async def test_what_the_worker_serves_fits() -> None:
 
 
 def test_a_later_versions_fields_and_words_do_not_break_a_reader() -> None:
-    """Every word out of a list may be another one, and every object have more in it."""
+    """Every value of an enumeration may be a new one, and every object may have more fields."""
     for name in set(SCHEMAS) - {"request"}:
         for found in _objects(SCHEMAS[name]):
             assert found.get("additionalProperties", True) is not False
@@ -206,6 +206,6 @@ def test_what_the_schema_takes_the_worker_takes(task: TaskType, data: st.DataObj
     except InvalidInput:
         taken = False
     one = {"$ref": f"#/$defs/{REQUESTS[task].__name__}", "$defs": SCHEMAS["request"]["$defs"]}
-    # A worker is more lenient than the schema with how a thing is written, never stricter.
+    # The worker may be more lenient than the schema about spelling, never stricter.
     if Draft202012Validator(one).is_valid(as_json(asked)):
         assert taken, asked

@@ -1,7 +1,7 @@
-"""The types for apps, each read by its language's own compiler where that can be had here: the same examples for all.
+"""The types for apps, checked by each language's compiler where available, with the same examples for all.
 
-TypeScript by tsc, as strict as it gets; Kotlin by kotlinc, and run. Swift's and Dart's compilers are in no registry of
-packages that the tests use: tree-sitter's grammars read these two.
+TypeScript by tsc, in its strictest mode; Kotlin by kotlinc, and run. Swift's and Dart's compilers are in no package
+registry that the tests use: tree-sitter's grammars parse these two.
 """
 
 import json
@@ -32,7 +32,7 @@ LATER = "of-a-later-version"
 
 
 def examples() -> list[tuple[str, str, Any]]:
-    """Kind, name and content of each."""
+    """Return kind, name and content of each example."""
     return [
         (path.parent.name, path.stem, json.loads(path.read_text(encoding="utf-8")))
         for path in sorted(EXAMPLES.rglob("*.json"))
@@ -59,7 +59,7 @@ def run(folder: Path, *command: str, seconds: float = 600) -> str:
 
 
 def typescript(folder: Path, code: str) -> str:
-    """What the compiler says of code beside the types; empty: nothing."""
+    """Return the compiler's output for code beside the types; empty if nothing is wrong."""
     installed = packages(ROOT / "client", development=True)
     (folder / "wire.ts").write_text((ROOT / "client/src/wire.ts").read_text(encoding="utf-8"), encoding="utf-8")
     (folder / "use.ts").write_text('import type * as wire from "./wire.js";\n' + code, encoding="utf-8")
@@ -79,7 +79,7 @@ def typescript(folder: Path, code: str) -> str:
 
 @pytest.mark.e2e
 def test_the_examples_are_of_their_types_in_typescript(tmp_path: Path) -> None:
-    """Literals, so that a field which the types do not know is an error, but in the one of a later version."""
+    """Literals, so that a field unknown to the types is an error, except in the example of a later version."""
     code = []
     for kind, name, value in examples():
         declared = f"wire.{DECLARED[kind]}" + ("<string>" if kind == "document" else "")
@@ -185,7 +185,7 @@ def test_kotlin_reads_the_examples_and_writes_what_was_asked(tmp_path: Path) -> 
 
 
 def parsed(*files: tuple[str, Path]) -> dict[str, list[dict[str, Any]]]:
-    """What is no code of its language, by file."""
+    """Return the syntax errors in each file."""
     installed = packages(ROOT / "tools/schema/node")
     asked = [f"{language}={path}" for language, path in files]
     script = str(ROOT / "tools/schema/node/parse.mjs")
@@ -217,5 +217,5 @@ def test_swift_and_dart_name_every_word_and_every_field(file: str, made: str) ->
                 assert re.search(made.format(name=name, word=re.escape(word)), text), (name, word)
             block = text.partition(f"struct {name}:" if file.endswith("swift") else f"class {name} ")[2]
             for field in schema.get("properties", {}):
-                if (name, field) != ("GenerationDocument", "claim"):  # the worker's own, of no type
+                if (name, field) != ("GenerationDocument", "claim"):  # internal to the worker, of no type
                     assert f'"{field}"' in block or f"'{field}'" in block or field == "task_type", (name, field)

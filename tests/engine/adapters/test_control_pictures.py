@@ -1,4 +1,4 @@
-"""What a ControlNet is shown of a client's picture, and where it lies in the output."""
+"""The control picture that a ControlNet gets from a client's picture, and its place in the output."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""ControlNets: the numbers of diffusers' own pipelines, how far they reach, and that nothing of them stays."""
+"""ControlNets: they compute what diffusers' own pipelines do, within their range of steps, and leave nothing behind."""
 
 import json
 import shutil
@@ -199,7 +199,7 @@ def test_a_span_that_holds_no_step_is_said_to_have_no_effect(union: Engine) -> N
 
 
 def test_where_the_picture_moves_the_response_moves(union: Engine) -> None:
-    """A white square on black, 16 pixels to the right: so moves where the result differs from that of black alone."""
+    """A white square on black, moved 16 pixels right: the difference from the result of plain black moves with it."""
     black = Image.new("RGB", (128, 128))
     size: dict[str, Any] = {"width": 128, "height": 128}
 
@@ -284,7 +284,7 @@ def test_a_folder_as_it_is_published_is_read_and_draws_as_what_was_saved(
 ) -> None:
     draw(single)
     network = demo(parts_of(single).unet, union=union)
-    network.save_pretrained(tmp_path / "control")  # type: ignore[operator]  # of diffusers
+    network.save_pretrained(tmp_path / "control")  # type: ignore[operator]  # diffusers' own
     source = str(tmp_path / "control") if union else f"canny={tmp_path / 'control'}"
     engine = engine_of(demo_settings, sdxl_model=str(demo_models / "sdxl"), sdxl_refiner=None, controlnet_model=source)
     assert ("tile" in engine.controlnet_types()) is union
@@ -293,14 +293,14 @@ def test_a_folder_as_it_is_published_is_read_and_draws_as_what_was_saved(
 
 
 def shifted(network: Any, by: float) -> Any:
-    """Another network of the same shape."""
+    """Return another network of the same shape."""
     with torch.no_grad():
         network.controlnet_mid_block.bias.add_(by)
     return network
 
 
 def promax(folder: Path, network: Any) -> Path:
-    """As xinsir/controlnet-union-sdxl-1.0 has it: a network of six types, and beside it ProMax, of eight."""
+    """Write xinsir/controlnet-union-sdxl-1.0's layout: a network of six types, and beside it ProMax, of eight."""
     shifted(network, 0.3).save_pretrained(folder)
     config, weights = folder / "config.json", folder / "diffusion_pytorch_model.safetensors"
     said = json.loads(config.read_text()) | {"_class_name": "ControlNetModel_Union"}
@@ -330,7 +330,7 @@ def test_other_published_layouts_draw_as_what_was_saved(
         promax(folder, network)
         where = folder if layout == "mixed folder" else folder / "diffusion_pytorch_model_promax.safetensors"
     else:
-        network.save_pretrained(folder)  # type: ignore[operator]  # of diffusers
+        network.save_pretrained(folder)  # type: ignore[operator]  # diffusers' own
         where = folder / "some name.safetensors"
         (folder / "diffusion_pytorch_model.safetensors").rename(where)
         if layout == "file alone":
@@ -339,7 +339,7 @@ def test_other_published_layouts_draw_as_what_was_saved(
     engine = engine_of(demo_settings, sdxl_model=str(demo_models / "sdxl"), sdxl_refiner=None, controlnet_model=source)
     assert ("tile" in engine.controlnet_types()) is union
     drawn, expected = draw(engine, entry()), draw(engine_of(demo_settings) if union else single, entry())
-    # What went through two shifts there and back is not the same to the last bit.
+    # Shifting there and back is not exact to the last bit.
     assert np.abs(drawn.astype(int) - expected).max() <= (1 if layout.startswith("mixed") else 0)
     spec = engine.registry.spec(TEXT2IMG, None, parse(CONTROLLED))
     assert spec_bytes(spec, cuda=False)[spec.extras[0].network] == 4 * sum(one.numel() for one in network.parameters())
@@ -391,7 +391,7 @@ def test_a_folder_that_does_not_go_with_the_model_is_refused_in_words(
 
 
 def small_depth(folder: Path) -> Path:
-    """A Depth Anything of random weights, as transformers saves one."""
+    """Write a Depth Anything with random weights, as transformers saves one."""
     backbone = Dinov2Config(  # type: ignore[call-arg]  # by a name that it has besides
         hidden_size=32,
         num_hidden_layers=4,

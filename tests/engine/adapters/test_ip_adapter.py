@@ -1,4 +1,4 @@
-"""IP-Adapter on small weights of the published layouts: the same pictures as diffusers', and nothing left behind."""
+"""IP-Adapter on small weights in the published layouts: it draws diffusers' pictures, and leaves nothing behind."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -92,7 +92,8 @@ def test_a_picture_is_that_of_diffusers_own_loader(
         str(folder), subfolder="sdxl_models", weight_name=list(names), image_encoder_folder="models/image_encoder"
     )
     try:
-        # InstantStyle's block, as diffusers' documentation switches it on for SDXL; the demo has two there, not three.
+        # InstantStyle's block, as diffusers' documentation enables it for SDXL; the demo has two layers there, not
+        # three.
         layers = 2
         style = [{"up": {"block_0": [float(n == 1) * scale for n in range(layers)]}} for scale in scales]
         pipeline.set_ip_adapter_scale(list(scales[: len(names)]) if kind == "subject" else style[: len(names)])
@@ -122,7 +123,7 @@ def test_another_picture_has_another_effect(pipeline: Any, folder: Path, draw: D
 
 
 def test_of_a_strip_the_middle_is_seen(pipeline: Any) -> None:
-    """Its shorter side is scaled to the encoder's, and of 60,000 x 2 pixels that would be gigabytes."""
+    """Its shorter side is scaled to the encoder's size; scaling 60,000 x 2 pixels whole would take gigabytes."""
     adapter, strip = demo(pipeline.unet), Image.new("RGB", (60_000, 2))
     strip.paste((255, 0, 0), (29_999, 0, 30_001, 2))
     assert torch.equal(adapter.pixels_of(strip, CPU), adapter.pixels_of(strip.crop((29_996, 0, 30_004, 2)), CPU))

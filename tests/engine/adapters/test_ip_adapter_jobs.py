@@ -38,7 +38,7 @@ def engine(demo_settings: Settings) -> Engine:
 
 
 def seeing(job: Job, *pictures: Image.Image, scale: float = 0.8, kind: str = "subject") -> Job:
-    """The job with these pictures beside its prompt."""
+    """Return the job with these pictures beside its prompt."""
     entries = [{"image_url": URL, "scale": scale, "type": kind} for _ in pictures]
     return Job(job.fields | {"ip_adapters": entries}, replace(job.sources, references=pictures))
 

@@ -1,4 +1,4 @@
-"""IP-Adapters of the published layouts beside a model in a folder: what is read, when, and how it is weighed."""
+"""IP-Adapters in the published layouts beside a model in a folder: what is read, when, and how many bytes it counts."""
 
 import shutil
 from collections.abc import Callable
@@ -34,7 +34,7 @@ def unet(demo_models: Path) -> Any:
 
 @pytest.fixture
 def serve(demo_models: Path, tmp_path: Path) -> Serve:
-    """An engine of the demo networks in a folder of another name, with an adapter's folder."""
+    """Return a function that builds an engine with the demo networks in another folder, and an adapter's folder."""
     sdxl = shutil.copytree(demo_models / "sdxl", tmp_path / "mine")
 
     def start(folder: Path) -> Engine:
@@ -65,7 +65,7 @@ def test_each_published_layout_is_read_and_weighs_what_was_told(
     request, _ = resolved(engine, job)
     told = extra_bytes(engine.registry.spec(request.task_type, None, request), cuda=False)
     adapter = parts_of(engine).ip_adapter
-    # The ids of an encoder's positions are in no file.
+    # An encoder's position ids are in no file.
     ids = sum(buffer.numel() * buffer.element_size() for buffer in adapter.buffers())
     assert told == {"ip_adapter": module_bytes(adapter) - ids}
     assert {parameter.dtype for parameter in adapter.parameters()} == {next(unet.parameters()).dtype}
@@ -93,7 +93,7 @@ def test_it_is_read_for_the_first_job_that_asks_and_once(
 
 
 def test_an_image_encoder_in_the_names_of_older_transformers_is_read(unet: Any, serve: Serve, tmp_path: Path) -> None:
-    """So h94/IP-Adapter has it."""
+    """h94/IP-Adapter has these names."""
     folder = ip_adapter(tmp_path / "adapters", unet.float(), PLUS)
     job = seeing()
     (before,) = run(serve(folder), job)

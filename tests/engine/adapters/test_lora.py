@@ -1,4 +1,4 @@
-"""LoRA on loaded networks: what the layers compute is what diffusers, PEFT and the papers have."""
+"""LoRA on loaded networks: the layers compute what diffusers, PEFT and the papers compute."""
 
 import copy
 from collections.abc import Iterator
@@ -56,7 +56,7 @@ def applied(parts: Any, *loras: LoraFile, control: Recorder | None = None) -> It
 
 @torch.no_grad()
 def seen(parts: Any) -> dict[str, torch.Tensor]:
-    """What each network that a LoRA may change makes of something."""
+    """Return each network's output for a fixed input, for the networks that a LoRA may change."""
     made = torch.Generator().manual_seed(5)
     ids = torch.tensor([[1, 2, 3, 4, 5]])
     found: dict[str, torch.Tensor] = {}
@@ -81,11 +81,11 @@ def seen(parts: Any) -> dict[str, torch.Tensor]:
 
 
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> set[str]:
-    """The networks whose results are equal to the last bit."""
+    """Return the networks whose results are equal to the last bit."""
     return {name for name in one if torch.equal(one[name], other[name])}
 
 
-# -- what it does is what others do with the same file
+# -- the same file has the same effect as elsewhere
 
 
 @pytest.mark.parametrize("only", [attentions, lambda _name: True], ids=["attention", "every layer"])
@@ -130,7 +130,7 @@ def test_a_video_model_with_a_lora_computes_what_diffusers_and_peft_do(wan: Any,
 
 
 def test_several_loras_add_up(sdxl: Any, tmp_path: Path) -> None:
-    """Two of them, of other ranks and layers, are what one file is that has both."""
+    """Two files of other ranks and layers equal one file that has both."""
     layer = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
     unet = {"unet": sdxl.unet}
     first = lora(tmp_path / "a.safetensors", unet, rank=2, alpha=1, seed=1)
@@ -159,7 +159,7 @@ def test_several_loras_add_up(sdxl: Any, tmp_path: Path) -> None:
     ],
 )
 def test_dora_is_the_weight_in_another_length(sdxl: Any, tmp_path: Path, layer: str, scale: float) -> None:
-    """m (W + BA) / ||W + BA||, as far as the scale says: the paper's section 4."""
+    """m (W + BA) / ||W + BA||, as far as the scale says: section 4 of the paper."""
     path = lora(tmp_path / "a.safetensors", {"unet": sdxl.unet}, only=lambda name: name == layer)
     stem, tensors = f"lora_unet_{layer.replace('.', '_')}", load_file(path)
     target = copy.deepcopy(sdxl)
@@ -218,7 +218,7 @@ def test_a_bias_is_added_by_the_scale(wan: Any, tmp_path: Path) -> None:
 
 
 def published_networks() -> dict[str, Any]:
-    """The published models' networks, without memory."""
+    """Return the published models' networks, without memory."""
     with torch.device("meta"):
         clip = {"vocab_size": 8, "max_position_embeddings": 77}
         return {

@@ -1,4 +1,4 @@
-"""What a LoRA file's header tells: for which model it is, and every reason why it cannot be used."""
+"""What a LoRA file's header tells: the model it is for, and every reason why it cannot be used."""
 
 import json
 import struct
@@ -100,7 +100,7 @@ def test_a_header_that_makes_no_sense_is_a_damaged_file(tmp_path: Path, entry: o
 
 
 def test_a_header_of_nothing_but_brackets_is_not_read(tmp_path: Path) -> None:
-    """Of 30 MB it was 8 seconds in which nothing else of the worker ran, and 0.9 GB."""
+    """30 MB of it used to block the worker for 8 seconds, and took 0.9 GB."""
     content = b'{"a":[' + b",".join([b"[]"] * 4_000_000) + b"]}"
     path = tmp_path / "a.safetensors"
     path.write_bytes(struct.pack("<Q", len(content)) + content)

@@ -1,4 +1,4 @@
-"""Jobs with LoRA: their effect by scale, what they leave, where they are while networks move, what is refused."""
+"""Jobs with LoRA: effect by scale, leftovers, whereabouts while networks move, and refusals."""
 
 import copy
 import gc
@@ -28,7 +28,7 @@ from worker.engine.memory.room import Size, room
 from worker.engine.protocol import Placement
 
 EXPERTS: dict[Expert, tuple[bool, bool]] = {"both": (True, True), "high": (True, False), "low": (False, True)}
-"""Which of them a LoRA is for -> which of the two it changes."""
+"""The expert that a LoRA is for -> whether it changes the high-noise and the low-noise one."""
 
 
 @pytest.fixture(scope="module")
@@ -53,13 +53,13 @@ def wan(engine: Engine) -> Any:
 
 @pytest.fixture(scope="module")
 def style(sdxl: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """kohya's names, for the UNet and both text encoders."""
+    """Write a LoRA with kohya's names, for the UNet and both text encoders."""
     return lora(tmp_path_factory.mktemp("loras") / "style.safetensors", networks_of(sdxl))
 
 
 @pytest.fixture(scope="module")
 def motion(wan: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Wan's own names."""
+    """Write a LoRA with Wan's own names."""
     return lora(tmp_path_factory.mktemp("loras") / "motion.safetensors", {"transformer": wan.transformer}, "wan")
 
 
@@ -117,7 +117,7 @@ def test_the_second_try_has_the_loras_too(
 
 
 def test_the_refiner_and_its_text_have_none(start: Runner, sdxl: Any, tmp_path: Path) -> None:
-    """All the steps are the refiner's here, and it reads its prompt through a network that the LoRA is for."""
+    """All steps are the refiner's here, and it reads its prompt through a network that the LoRA changes."""
     file = lora(tmp_path / "a.safetensors", {"text_encoder_2": sdxl.text_encoder_2, "unet": sdxl.unet})
     split = {"high_noise_frac": 0.01, "refiner_inference_steps": 3, "strength": 0.5}
     plain = start("img2img", **split)
@@ -217,7 +217,7 @@ def test_a_file_is_refused_before_a_model_is_loaded(demo_settings: Settings, tmp
 def test_a_file_that_is_gone_is_named_wherever_that_is_seen(
     start: Runner, sdxl: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another worker may remove it before a job begins, and between two looks at it."""
+    """Another worker may remove it before a job begins, and between two reads."""
     path = lora(tmp_path / "a.safetensors", {"unet": sdxl.unet})
     state = NetworkState(sdxl.modules())
     read = LoraStore.__getitem__
@@ -272,7 +272,7 @@ def test_the_store_keeps_what_was_used_last_within_its_bytes(tmp_path: Path) -> 
 async def test_a_request_names_its_loras_and_gets_them(engine: Engine, style: Path, motion: Path) -> None:
     asked = {"prompt": "a red circle", "seed": 7, "width": 64, "height": 64, "num_inference_steps": 2}
     world = World(loras={"style": {"source": str(style), "scale": 0.5}, "motion": str(motion)})
-    world.generator = engine  # type: ignore[assignment]  # in the place of one that paints
+    world.generator = engine  # type: ignore[assignment]  # in the painter's place
     plain, changed, again, wrong = [
         await world.run(asked | ({"loras": loras} if loras else {}))
         for loras in ([], [{"path": "style", "scale": 1.2}], [], [{"path": "motion"}])

@@ -1,4 +1,4 @@
-"""LoKr and LoHa on loaded layers: what a layer computes is what the dense change of its weight makes it compute."""
+"""LoKr and LoHa on loaded layers: a layer computes what the dense change of its weight gives."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +25,7 @@ MAKE = torch.Generator()
 
 @pytest.fixture(scope="module")
 def parts(demo_settings: Settings) -> Any:
-    """A small SDXL, loaded once."""
+    """Return a small SDXL, loaded once."""
     return parts_of(engine_of(demo_settings), TaskType.TEXT2IMG)
 
 
@@ -40,7 +40,7 @@ def random(*shape: int) -> torch.Tensor:
 
 
 def dense_lokr(parts: Mapping[str, torch.Tensor], weight: torch.Tensor) -> torch.Tensor:
-    """https://github.com/KohakuBlueleaf/LyCORIS, lycoris/modules/lokr.py: the product in full."""
+    """The full product, as in https://github.com/KohakuBlueleaf/LyCORIS, lycoris/modules/lokr.py."""
     rank = None
     first, second = parts.get("lokr_w1"), parts.get("lokr_w2")
     if first is None:
@@ -55,7 +55,7 @@ def dense_lokr(parts: Mapping[str, torch.Tensor], weight: torch.Tensor) -> torch
 
 
 def dense_loha(parts: Mapping[str, torch.Tensor], weight: torch.Tensor) -> torch.Tensor:
-    """https://github.com/KohakuBlueleaf/LyCORIS, lycoris/modules/loha.py."""
+    """The full product, as in https://github.com/KohakuBlueleaf/LyCORIS, lycoris/modules/loha.py."""
     made = []
     for n in "12":
         a, b, core = parts[f"hada_w{n}_a"], parts[f"hada_w{n}_b"], parts.get(f"hada_t{n}")
@@ -168,7 +168,7 @@ HADA: tuple[Part, ...] = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
 
 
 def test_a_loha_takes_the_smaller_of_two_forms() -> None:
-    """At SDXL's widths and the usual ranks: a LoRA of the square of the rank, or its factors, made anew each time."""
+    """At SDXL's widths and the usual ranks: a LoRA of the squared rank, or its factors, multiplied anew each time."""
     assert is_smaller_as_lora(8, 640, 640)
     assert is_smaller_as_lora(16, 1280, 1280)
     assert not is_smaller_as_lora(32, 640, 640)
@@ -179,7 +179,7 @@ def test_a_loha_takes_the_smaller_of_two_forms() -> None:
     assert (size.kept, size.passing) == (4 * 32 * 640, 2 * 640 * 640)
 
 
-# -- what does not go together is refused by its header
+# -- files that do not fit are refused by their header
 
 
 STEM = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_k"

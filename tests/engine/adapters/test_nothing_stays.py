@@ -1,6 +1,6 @@
-"""Jobs of every kind in a random order, each with its own end: the networks are as they were, and so is a plain job.
+"""Jobs of every kind in a random order, with every kind of end, leave the networks and a plain job unchanged.
 
-`NOTHING_STAYS_JOBS=1000` makes it a soak.
+`NOTHING_STAYS_JOBS=1000` makes it a soak test.
 """
 
 import atexit
@@ -38,7 +38,7 @@ from worker.engine.protocol import GeneratedClip
 
 JOBS = int(os.environ.get("NOTHING_STAYS_JOBS", "40"))
 WARM = 20
-"""After so many jobs, what is kept for others (an adapter's weights) has come."""
+"""Jobs after which everything shared between jobs (an adapter's weights) has been loaded."""
 CONTROLS = ("canny", "depth", "openpose", "scribble", "tile")
 PICTURES = tuple(picture(48, 40, seed=seed) for seed in range(3))
 
@@ -63,7 +63,7 @@ def _lora(job: Job, rng: random.Random) -> None:
 
 @cache
 def lora_file(number: int) -> Path:
-    """One of three: kohya's for every attention, diffusers' for every layer of the UNet, LyCORIS's in all its ways."""
+    """Write one of three files: kohya's for every attention, diffusers' for every UNet layer, LyCORIS in all forms."""
     kit: Any = diffusers
     loader = kit.StableDiffusionXLPipeline.from_pretrained(DEMO_MODELS / "sdxl")
     folder = Path(tempfile.mkdtemp())
@@ -125,12 +125,12 @@ def random_job(rng: random.Random) -> Job:
 
 
 class Broken(Exception):
-    """What nobody has thought of."""
+    """An error that nobody anticipated."""
 
 
 @contextmanager
 def failing(at: int, error: Exception, *, times: int) -> Iterator[None]:
-    """The call of a module with this number, counted from 0, raises, and so do those behind it until `times` have."""
+    """Make the module call of this number, counted from 0, raise, and those after it until `times` have."""
     calls = 0
 
     def count(_module: torch.nn.Module, _args: Any) -> None:
@@ -147,7 +147,7 @@ def failing(at: int, error: Exception, *, times: int) -> Iterator[None]:
 
 
 def calls_of(engine: Engine, job: Job) -> int:
-    """How many calls of modules a job makes, from its first to its last."""
+    """Return the number of module calls in a job."""
     calls = 0
 
     def count(_module: torch.nn.Module, _args: Any) -> None:
@@ -170,7 +170,7 @@ def ended(engine: Engine, job: Job, ending: Ending, rng: random.Random) -> None:
         case "left":
             pictures = started(engine, job)
             next(pictures)
-            pictures.close()  # type: ignore[attr-defined]  # it is a generator
+            pictures.close()  # type: ignore[attr-defined]  # a generator
         case "cancelled":
             with pytest.raises(Cancelled):
                 list(started(engine, job, Recorder(cancel_at=1)))
@@ -187,7 +187,7 @@ def ended(engine: Engine, job: Job, ending: Ending, rng: random.Random) -> None:
 
 @pytest.fixture
 def experts(engine: Engine, tmp_path: Path) -> Iterator[Any]:
-    """The demo's Wan with a second expert, as Wan 2.2 has, which is not the first one's copy."""
+    """Yield the demo's Wan with a second expert, as Wan 2.2 has, which is not a copy of the first one."""
     job = small_job(TaskType.TEXT2VIDEO, num_frames=5)
     clip(engine, job)
     parts: Any = engine._cache[engine.registry.spec(TaskType.TEXT2VIDEO)].parts
@@ -201,7 +201,7 @@ def experts(engine: Engine, tmp_path: Path) -> Iterator[Any]:
 
 
 def clip(engine: Engine, job: Job, control: Recorder | None = None) -> Any:
-    """The frames of a job's clip."""
+    """Return the frames of a job's clip."""
     request, params = resolved(engine, job)
     (made,) = engine.generate(request, params, job.sources, control or Recorder())
     assert isinstance(made, GeneratedClip)
@@ -240,9 +240,9 @@ def test_a_clip_is_what_it_was_after_loras_on_both_experts_however_they_end(
 
 
 def living() -> tuple[int, int]:
-    """How many tensors there are in this process, and the bytes that they hold."""
+    """Return the number of tensors in this process, and the bytes that they hold."""
     gc.collect()
-    # What pretends to be of another class than it is may not like to be asked.
+    # `isinstance` would touch proxies that pretend to be of another class and may raise.
     tensors = [one for one in gc.get_objects() if issubclass(type(one), torch.Tensor)]
     storages = {one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in tensors if not one.is_meta}
     return len(tensors), sum(storages.values())

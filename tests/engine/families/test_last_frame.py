@@ -1,4 +1,4 @@
-"""A clip goes to the picture that it is to end with, where its model takes one."""
+"""A clip ends with the requested last frame, if its model takes one."""
 
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ def test_each_layout_says_whether_it_takes_one(
 
 
 def test_a_model_that_holds_its_first_picture_holds_the_last_in_the_same_way(demo_settings: Settings) -> None:
-    """Of TI2V's layout: the clip ends where it was told to, or where it began; the next knows nothing of it."""
+    """With TI2V's layout the clip ends at the last frame, or where it began; the next clip is unaffected."""
     start = runner(engine_of(demo_settings))
     size = {"width": 64, "height": 64, "num_frames": 13}
     first, last = (Image.new("RGB", (64, 64), colour) for colour in ((40, 90, 200), (240, 210, 60)))

@@ -126,7 +126,7 @@ def test_an_expert_that_came_to_no_step_is_named(run: Runner, share: float | Non
 
 
 def test_below_the_split_the_refiner_does_all_of_an_image_to_image(run: Runner) -> None:
-    """A strength of at most 1 - high_noise_frac has no high noise for the base."""
+    """A strength of at most 1 - high_noise_frac leaves no high noise for the base."""
     settings = {"strength": 0.4, "high_noise_frac": 0.5, "refiner_inference_steps": 5, "num_inference_steps": 5}
     control = Recorder()
     run("img2img", control=control, **settings)
@@ -182,7 +182,7 @@ def test_a_one_pixel_mask_is_repainted(run: Runner) -> None:
 def test_a_soft_mask_keeps_what_has_no_weight_and_mixes_what_has_some(
     run: Runner, scheduler: Scheduler | None, extra: dict[str, float]
 ) -> None:
-    """diffusers#10690, diffusers#5808: hard mask edges leave a seam; a blurred mask is used as one."""
+    """diffusers#10690, diffusers#5808: hard mask edges leave a seam; a blurred mask blends."""
     source, mask = picture(), Image.new("L", (64, 64))
     for column in range(64):
         mask.paste(4 * column if column >= 16 else 0, (column, 0, column + 1, 64))
@@ -193,7 +193,7 @@ def test_a_soft_mask_keeps_what_has_no_weight_and_mixes_what_has_some(
 
 
 def test_the_more_weight_a_mask_has_the_more_is_changed(run: Runner) -> None:
-    """https://arxiv.org/abs/2306.00950: also before pixels are mixed, a lighter place is let go of later."""
+    """https://arxiv.org/abs/2306.00950: also before pixels are mixed, a lighter area is released later."""
     source = Image.new("RGB", (64, 64), (180, 60, 60))
     changes = []
     for weight in (16, 64, 128, 192, 255):
@@ -208,7 +208,7 @@ def test_the_more_weight_a_mask_has_the_more_is_changed(run: Runner) -> None:
 def test_what_is_let_go_of_step_by_step_is_the_same_for_a_hard_mask(
     run: Runner, monkeypatch: pytest.MonkeyPatch, extra: dict[str, float]
 ) -> None:
-    """A mask of 0 and 255 takes the shorter way: the pipeline's own mask, as it always was."""
+    """A mask of 0 and 255 takes the shorter path: the pipeline's own mask, as it always was."""
     plain = run("inpaint", strength=1.0, seeds=(1, 2), **extra)
     monkeypatch.setattr(sdxl, "is_hard", lambda _: False)
     for one, other in zip(plain, run("inpaint", strength=1.0, seeds=(1, 2), **extra), strict=True):
@@ -247,7 +247,7 @@ def test_a_tiny_strength_still_runs_one_step(run: Runner) -> None:
 
 
 def test_a_low_strength_stays_near_the_source(run: Runner) -> None:
-    """Both decode the same source: the less of the schedule runs, the less it has moved."""
+    """Both decode the same source: the less of the schedule runs, the less the picture changes."""
     low = run("img2img", strength=0.2, num_inference_steps=10)[0].astype(int)
     same = run("img2img", strength=0.1, num_inference_steps=10)[0].astype(int)
     high = run("img2img", strength=1.0, num_inference_steps=10)[0].astype(int)
@@ -298,7 +298,7 @@ def test_the_catalog_puts_the_three_tasks_on_one_bundle(engine: Engine) -> None:
 
 
 class Seen:
-    """Pipelines that are called, with what scheduler."""
+    """The pipelines that are called, with their schedulers."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.schedulers: list[Any] = []

@@ -131,7 +131,7 @@ def test_a_cancel_at_step_3_stops_within_the_step_and_leaves_nothing(run: Runner
 
 
 class Told(Recorder):
-    """Stops the job when it has come so far in a part of it."""
+    """Stops the job at a given point within a part of it."""
 
     def __init__(self, part: str = "", share: float = 2.0) -> None:
         super().__init__()
@@ -195,7 +195,7 @@ def test_the_bytes_are_those_of_the_pipeline_itself(demo_models: Path, run: Runn
     from diffusers import WanPipeline
 
     kind: type = WanPipeline
-    pipeline = kind.from_pretrained(  # type: ignore[attr-defined]  # diffusers types half of itself
+    pipeline = kind.from_pretrained(  # type: ignore[attr-defined]  # diffusers is partly typed
         demo_models / "wan", dtype=torch.float32
     )
     pipeline.set_progress_bar_config(disable=True)
@@ -216,7 +216,7 @@ def test_the_bytes_are_those_of_the_pipeline_itself(demo_models: Path, run: Runn
 
 
 def test_each_of_two_experts_has_its_own_guidance(demo_settings: Settings, wan_t2v: Path, tmp_path: Path) -> None:
-    """Wan 2.2 A14B's layout: one network for much noise, one for little."""
+    """Wan 2.2 A14B's layout: one network for high noise, one for low noise."""
     folder = wan_experts(wan_t2v, tmp_path / "experts")
     start = runner(engine_of(demo_settings, wan_model=str(folder)))
     (plain,), (same,), (other,) = (

@@ -1,6 +1,6 @@
-"""Models on a card: where they go for a size, what is kept when memory runs out, and what is learnt from it.
+"""Models on a card: their placement by size, what is kept when memory runs out, and what is learnt from it.
 
-The CPU stands in for the card; how much memory it has is made up. The rehearsal counts real bytes at full size.
+The CPU stands in for the card, whose memory is made up. The rehearsal counts real bytes at full size.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,7 +25,7 @@ from worker.engine.models.registry import ModelRegistry, ModelSpec
 
 
 class Card:
-    """A card of `total` bytes, of which what rests on it is not free."""
+    """A card of `total` bytes; what lies on it is not free."""
 
     def __init__(self, total: int) -> None:
         self.total, self.host = total, 64 * GIB
@@ -47,7 +47,7 @@ def card(monkeypatch: pytest.MonkeyPatch) -> Card:
     load = Loader.load
 
     def in_float32(self: Loader) -> Any:
-        self.cuda = False  # half precision takes a CPU a hundred times as long
+        self.cuda = False  # half precision is a hundred times slower on a CPU
         return load(self)
 
     monkeypatch.setattr(Loader, "load", in_float32)
@@ -96,7 +96,7 @@ def demand(engine: Engine, task: TaskType, params: Params) -> Demand:
 
 
 CLIP = video_params(width=288, height=288)
-"""So large that a tile of its decode takes less room than the whole."""
+"""So large that decoding in tiles takes less memory than decoding whole."""
 
 
 def test_a_size_that_does_not_fit_whole_is_decoded_in_tiles_from_the_start(engine: Engine, card: Card) -> None:
@@ -140,7 +140,7 @@ def _tiled_decodes(engine: Engine, task: TaskType) -> list[bool]:
 def test_a_decode_that_runs_out_of_memory_is_repeated_alone(
     engine: Engine, task: TaskType, params: Params, network: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Latents that were paid for are kept: the network and the text encoder are called for one denoising."""
+    """Paid-for latents are kept: the network and the text encoder run for one denoising."""
     run(engine, task, params)
     calls, texts = count_calls(engine, task, network), count_calls(engine, task, "text_encoder")
     run(engine, task, params)
@@ -217,7 +217,7 @@ def test_a_machine_without_memory_to_spare_lets_go_of_what_leaves_the_card(
 def test_what_ran_out_on_the_card_stays_there_where_the_machine_has_no_memory_for_it(
     engine: Engine, card: Card
 ) -> None:
-    """A container that takes more than it may is killed with all its jobs; and in tiles the decode may fit."""
+    """A container that exceeds its memory is killed with all its jobs; and the decode may fit in tiles."""
     run(engine, TaskType.TEXT2IMG, image_params())
     spec, size = engine.registry.spec(TaskType.TEXT2IMG), Size.of(TaskType.TEXT2IMG, image_params())
     card.host = HOST_RESERVE
@@ -232,7 +232,7 @@ def test_what_ran_out_on_the_card_stays_there_where_the_machine_has_no_memory_fo
 
 
 def test_a_size_that_fits_nowhere_makes_no_other_model_leave(engine: Engine, card: Card) -> None:
-    """Else one user could have every model read from the disk again, as often as they ask."""
+    """Otherwise one user could have every model read from the disk again, as often as they ask."""
     run(engine, TaskType.TEXT2IMG, image_params())
     card.total = 64 * 2**20
     with pytest.raises(OutOfMemory, match="does not fit"):
@@ -265,7 +265,7 @@ def test_what_others_keep_in_the_machines_memory_makes_room_for_who_needs_it(
 
 
 def test_a_small_job_never_grows_what_is_asked_of_a_large_one(engine: Engine) -> None:
-    """Room is linear in pixels: twice as many take twice as much."""
+    """Working memory is linear in pixels: twice as many take twice as much."""
     spec: ModelSpec = engine.registry.spec(TaskType.TEXT2VIDEO)
     room: Callable[[int], Any] = lambda side: engine._cache.room(spec, Size(side, side, 81))  # noqa: E731 - one line
     assert room(512).decode == pytest.approx(4 * room(256).decode, rel=1e-3)

@@ -1,4 +1,4 @@
-"""What the log says of a card, so that a fault can be looked up by its versions, and how much memory is beside it."""
+"""The log's facts about a card: its versions, by which a fault can be looked up, and the machine's memory."""
 
 from pathlib import Path
 

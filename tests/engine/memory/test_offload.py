@@ -1,4 +1,4 @@
-"""Networks that come to where they run and leave again, with the CPU standing in for the card."""
+"""Networks that move to the device they run on and leave again, with the CPU standing in for the card."""
 
 import copy
 import weakref
@@ -39,7 +39,7 @@ def networks() -> dict[str, nn.Module]:
 
 @pytest.fixture
 def moves(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
-    """(`come` or `leave`, bytes) of every network that moves."""
+    """Record (`come` or `leave`, bytes) of every network that moves."""
     seen: list[tuple[str, int]] = []
     for name in ("_come", "_leave"):
         whole = getattr(Offloader, name)
@@ -111,7 +111,7 @@ def test_partly_moves_the_text_encoders_alone(networks: dict[str, nn.Module], mo
 
 
 def test_weights_move_one_way(networks: dict[str, nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leaving is being pointed back at the copy that was made once: nothing is copied from the card."""
+    """A network leaves by pointing back at the copy that was made once: nothing is copied from the card."""
     made: list[int] = []
     in_memory = offload._in_memory
 
@@ -135,7 +135,7 @@ def test_weights_move_one_way(networks: dict[str, nn.Module], monkeypatch: pytes
 def test_copies_in_slabs_are_what_was_there_and_the_old_ones_go_one_by_one(
     networks: dict[str, nn.Module], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on a machine with a card, but that the slabs are of plain memory, of 1 KiB."""
+    """As on a machine with a card, except that the slabs are of plain memory, 1 KiB each."""
     networks["unet"] = nn.Linear(16, 16)
     before = {name: copy.deepcopy(network.state_dict()) for name, network in networks.items()}
     old = {name: weakref.ref(tensor.untyped_storage()) for name, tensor in networks["unet"].named_parameters()}
@@ -197,7 +197,7 @@ def test_a_visit_that_fails_halfway_ends_with_everything_away(
 def test_the_bytes_of_a_network_are_counted_once_and_of_one_that_comes_later_then(
     networks: dict[str, nn.Module], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between two jobs the GPU waits for whoever counts them."""
+    """Between two jobs the GPU waits while they are counted."""
     counted: list[nn.Module] = []
 
     def count(module: nn.Module) -> int:

@@ -1,4 +1,4 @@
-"""Copies of weights side by side in slabs, in plain memory here: what is pinned differs in nothing else."""
+"""Copies of weights side by side in slabs, here in plain memory: pinned memory differs in nothing else."""
 
 from collections.abc import Callable
 
@@ -9,11 +9,11 @@ from worker.engine.memory.pinned import SLAB, copies, packed
 
 GIB = 2**30
 EXPERT = ([5120 * 5120] * 8 + [5120 * 13824] * 2 + [5120] * 15) * 40
-"""Numbers of each tensor of one of Wan A14B's two experts, but for its first and last layers."""
+"""Number of elements of each tensor of one of Wan A14B's two experts, except its first and last layers."""
 
 
 def rounded(size: int) -> int:
-    """What torch takes of pinned memory for so many bytes."""
+    """Return the pinned memory that torch takes for so many bytes."""
     return 1 << (size - 1).bit_length()
 
 
@@ -77,6 +77,6 @@ def test_a_copy_is_what_was_copied_in_every_type_and_order(memory: Callable[[int
 
 
 def test_a_slab_is_taken_when_the_one_before_is_full(memory: Callable[[int], torch.Tensor], asked: list[int]) -> None:
-    """Whoever lets go of the old tensors meanwhile never holds the network twice."""
+    """With the old tensors released meanwhile, the network is never held twice."""
     taken = [len(asked) for _ in copies([torch.zeros(512)] * 4, most=4096, memory=memory)]
     assert (taken, asked) == ([1, 1, 2, 2], [4096, 4096])

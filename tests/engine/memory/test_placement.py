@@ -1,4 +1,4 @@
-"""The placement decision as a table: small made-up numbers first, then the models and cards that people have."""
+"""The placement decision as a table: small made-up numbers first, then real models on real cards."""
 
 import dataclasses
 
@@ -13,7 +13,7 @@ NEW = Demand(
     {"text_encoder": 2 * GIB, "unet": 5 * GIB, "vae": GIB},
     Room(text=0, encode=GIB, denoise=2 * GIB, decode=4 * GIB, decode_in_tiles=GIB),
 )
-"""At once: 12 GiB, 10 without the text encoder, 7 one at a time (the UNet's); in tiles 10, 8 and 7."""
+"""Whole: 12 GiB, 10 without the text encoder, 7 one network at a time (the UNet's); in tiles 10, 8 and 7."""
 OLD = Resident("old", 7 * GIB, last_used=1)
 RECENT = Resident("recent", 8 * GIB, last_used=2)
 
@@ -89,7 +89,7 @@ def test_what_cannot_fit_into_the_empty_card_is_refused_in_numbers() -> None:
 
 
 def test_what_is_not_on_the_card_has_to_fit_beside_it() -> None:
-    """A machine that is asked for more memory than it has ends the process, with every job in it."""
+    """A machine that runs out of memory kills the process, with every job in it."""
     assert decide(NEW, (), free=11 * GIB, total=24 * GIB, host=2 * GIB).mode == "partly"
     assert decide(NEW, (), free=11 * GIB, total=24 * GIB, host=GIB).mode == "resident"  # in tiles
     refused = decide(NEW, (), free=8 * GIB, total=8 * GIB, host=7 * GIB)
@@ -135,7 +135,7 @@ TI2V = Demand(
     _gib(text_encoder=10.58, transformer=9.33, vae=1.7),
     Room(**_gib(text=0.06, encode=0, denoise=3.48, decode=9.46, decode_in_tiles=1.85)),
 )
-"""Weights and rooms at native size, as the rehearsal counts them, with the decoder in bfloat16."""
+"""Weights and working memory at native size, as the rehearsal counts them, with the decoder in bfloat16."""
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Files of weights that are read while Python imports: whole ones, in order, as far as memory allows."""
+"""Weight files are read while Python imports: whole files, in order, as far as memory allows."""
 
 from pathlib import Path
 
@@ -26,13 +26,13 @@ def files(tmp_path: Path) -> list[Path]:
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The files that are opened."""
+    """Record the files that are opened."""
     seen: list[Path] = []
     whole = Path.open
 
     def told(self: Path, *args: object, **kwargs: object) -> object:
         seen.append(self)
-        return whole(self, *args, **kwargs)  # type: ignore[call-overload]  # handed on as it came
+        return whole(self, *args, **kwargs)  # type: ignore[call-overload]  # passed through
 
     monkeypatch.setattr(Path, "open", told)
     return seen

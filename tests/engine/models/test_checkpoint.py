@@ -1,4 +1,4 @@
-"""What a model weighs, from its file headers."""
+"""A model's bytes, from its files' headers."""
 
 from pathlib import Path
 
@@ -52,4 +52,4 @@ def test_on_the_card_most_parts_weigh_half() -> None:
     spec = registry(cuda=False).spec(TaskType.TEXT2VIDEO)
     wide, narrow = (spec_bytes(spec, cuda=cuda) for cuda in (False, True))
     assert narrow["transformer"] * 2 == wide["transformer"]
-    assert wide["vae"] / 2 < narrow["vae"] < wide["vae"]  # its decoder alone
+    assert wide["vae"] / 2 < narrow["vae"] < wide["vae"]  # only its decoder

@@ -1,4 +1,4 @@
-"""Downloads go on without the job that began them, are shared, and are finished by whoever comes next."""
+"""Downloads outlive the job that began them, are shared, and are finished by the next job or worker."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ from worker.engine.models.fetch import fetch
 
 
 class Fetched:
-    """Stands in for `hub.download`: it takes until `arrive` is set, and fails while there is an `error`."""
+    """Stands in for `hub.download`: it blocks until `arrive` is set, and fails while there is an `error`."""
 
     def __init__(self) -> None:
         self.arrive = threading.Event()
@@ -40,7 +40,7 @@ class Fetched:
 
 
 class Impatient(Recorder):
-    """A job that is cancelled at the third time of asking."""
+    """A job that is cancelled the third time it checks."""
 
     asked = 0
 
@@ -118,7 +118,7 @@ def test_the_wait_is_not_counted_against_the_jobs_time_and_is_told_as_loading(do
 def test_the_next_worker_fetches_only_what_had_not_arrived(
     demo_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A worker is killed in the middle of a file; huggingface_hub itself, over HTTP, with a hub of our own."""
+    """A worker is killed in the middle of a file; huggingface_hub itself, over HTTP, with a local hub."""
     repository = tmp_path / "hub" / "org" / "small"
     repository.parent.mkdir(parents=True)
     repository.symlink_to(demo_models / "sdxl")
@@ -148,7 +148,7 @@ def test_the_next_worker_fetches_only_what_had_not_arrived(
 
 
 def test_a_repository_in_its_authors_own_layout_is_told_as_that(tmp_path: Path) -> None:
-    """Of each Wan there are two, and the one without -Diffusers comes first in a search."""
+    """Every Wan has two repositories, and the one without -Diffusers comes first in a search."""
     put(tmp_path / "Wan-AI" / "Wan2.1-T2V-1.3B" / "config.json", {})
     code = "from worker.engine.models import hub; hub.download('Wan-AI/Wan2.1-T2V-1.3B', 'pipeline', half=True)"
     with model_hub(tmp_path) as served:
@@ -166,7 +166,7 @@ def test_a_repository_in_its_authors_own_layout_is_told_as_that(tmp_path: Path) 
 
 
 def test_a_download_tells_the_log_neither_the_hubs_address_nor_a_path(tmp_path: Path) -> None:
-    """Weights lie behind addresses that are signed for whoever asked; huggingface_hub tells each that it asks."""
+    """Weights are behind signed addresses; huggingface_hub logs each of its requests."""
     put(tmp_path / "org" / "name" / "config.json", {})
     (tmp_path / "org" / "name" / "x.safetensors").write_bytes(bytes(2 * LARGE))
     code = (

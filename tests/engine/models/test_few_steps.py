@@ -1,4 +1,4 @@
-"""What the name of a distilled model tells: each row is its model card's own."""
+"""The settings that a distilled model's name implies: each row comes from its model card."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ from worker.engine.models.few_steps import named
     ],
 )
 def test_a_name_tells_its_steps_and_its_guidance(name: str, steps: int, guidance: float, more: dict[str, Any]) -> None:
-    """mold PR#1283, ai-runner#107, diffusers#6112: the base model's steps and guidance burn them."""
+    """mold PR#1283, ai-runner#107, diffusers#6112: the base model's steps and guidance burn the picture."""
     said = named(name)
     assert said["few_steps"] is True
     assert (said["num_inference_steps"], said["guidance_scale"]) == (steps, guidance)

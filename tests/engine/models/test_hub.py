@@ -50,7 +50,7 @@ def test_the_snapshot_of_main_is_taken_among_several(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("layout", ["plain", "hub"])
 def test_a_model_whose_folder_is_in_small_letters_is_found(tmp_path: Path, layout: Literal["plain", "hub"]) -> None:
-    """The hub takes both for one, and RunPod's cache may have either."""
+    """The hub treats both spellings as one, and RunPod's cache may have either."""
     place, hub_id = Place(tmp_path, layout), "Wan-AI/Wan2.1-T2V"
     small, spelt = (
         tmp_path / name if layout == "plain" else tmp_path / f"models--{name}" / "snapshots" / "abc"
@@ -70,7 +70,7 @@ def test_several_snapshots_without_a_main_are_not_guessed_at(tmp_path: Path) -> 
 
 
 def test_a_model_that_is_pinned_is_that_commit_or_none(tmp_path: Path) -> None:
-    """What a name alone stands for may be swapped on the hub: the safety checker, too."""
+    """The files behind a name may be replaced on the hub, the safety checker's too."""
     pinned, main = cached(tmp_path, "aaa", is_main=False), cached(tmp_path, "bbb", is_main=True)
     (main.parent.parent / "refs" / "v1").write_text("aaa")
     place = Place(tmp_path, "hub")

@@ -1,4 +1,4 @@
-"""What a checkpoint in one file is, told by headers with the names and shapes of published ones."""
+"""The kind of a single-file checkpoint, told by headers with the names and shapes of published ones."""
 
 import json
 import struct
@@ -105,7 +105,7 @@ def with_numbers(path: Path, numbers: dict[str, list[float]]) -> Path:
 
 
 def test_an_edm_model_brings_its_own_noise_levels(tmp_path: Path) -> None:
-    """CosXL's: the levels stand in the file."""
+    """CosXL's: the levels are in the file."""
     levels = {"edm_vpred.sigma_min": [0.25], "edm_vpred.sigma_max": [128.0]}
     found = dict(identify(with_numbers(tmp_path / "cosxl.safetensors", levels)).scheduler)
     assert (found["_class_name"], found["sigma_min"], found["sigma_max"]) == ("EDMEulerScheduler", 0.25, 128.0)
@@ -125,7 +125,7 @@ def test_an_edm_model_brings_the_statistics_of_its_latents(tmp_path: Path) -> No
 
 
 def test_a_file_without_a_vae_takes_the_one_that_is_named_or_here(tmp_path: Path) -> None:
-    """dgenerate#62, stablepy#18: many community checkpoints come without one."""
+    """dgenerate#62, stablepy#18: many community checkpoints have no VAE."""
     path = str(put_header(tmp_path / "model.safetensors", unet(2048) | ENCODERS))
     with pytest.raises(ModelUnavailable, match="SDXL_MODEL names a file that has no VAE; name one in SDXL_VAE"):
         registry(cuda=True, sdxl_model=path).describe(TaskType.TEXT2IMG)
@@ -155,7 +155,7 @@ def test_a_file_without_a_vae_takes_the_one_that_is_named_or_here(tmp_path: Path
 async def test_a_part_in_a_checkpoints_place_is_named_at_the_start_and_ends_each_job_for_good(
     tmp_path: Path, tensors: Tensors, said: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """dgenerate#62, stablepy#18: the health check named all tasks, and every job then met an unexpected error."""
+    """dgenerate#62, stablepy#18: the health check listed all tasks, and every job failed with an unexpected error."""
     settings = load_settings(sdxl_model=str(put_header(tmp_path / "model.safetensors", tensors)))
     services = handler.build(settings)
     # It is the endpoint's only model, so the worker does not even start.

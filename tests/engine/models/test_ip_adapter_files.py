@@ -1,4 +1,4 @@
-"""Which files of a folder make an IP-Adapter, told by names and headers alone."""
+"""The files of a folder that make an IP-Adapter, told by names and headers alone."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def put_encoder(folder: Path, config: dict[str, int]) -> None:
 
 
 def published(folder: Path) -> Path:
-    """All of h94/IP-Adapter that is for SDXL."""
+    """Write all of h94/IP-Adapter that is for SDXL."""
     put_shapes(folder / "sdxl_models" / PLAIN, PLAIN_SHAPES)
     put_shapes(folder / "sdxl_models" / PLUS, PLUS_SHAPES)
     put_shapes(folder / "sdxl_models" / LARGE, LARGE_SHAPES)

@@ -1,4 +1,4 @@
-"""What was read of models' files is read again once one of them has changed, and not before."""
+"""Data read from models' files is read again once one of them has changed, and not before."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ from worker.engine.models.registry import ModelRegistry
 
 
 def aged(folder: Path) -> None:
-    """Have its files be as old as those of a worker that has run for a while."""
+    """Make the files as old as those of a worker that has run for a while."""
     hour_ago = time.time() - 3600
     for path in (folder, *folder.rglob("*")):
         os.utime(path, (hour_ago, hour_ago))
@@ -131,7 +131,7 @@ def test_what_is_asked_together_has_one_answer(folder: Path) -> None:
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The JSON files that are opened from now on."""
+    """Record the JSON files that are opened from now on."""
     opened: list[Path] = []
     read_text = Path.read_text
 

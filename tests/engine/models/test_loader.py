@@ -32,7 +32,7 @@ Loading = Callable[..., Parts]
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing here may ask a network for anything."""
+    """Fail any request to a network."""
 
     def refuse(*_: Any) -> None:
         raise AssertionError("a model that is on this machine was asked for over the network")
@@ -68,7 +68,7 @@ def engine_of(**values: Any) -> Engine:
 
 @pytest.fixture
 def as_sdxl_base(small_sdxl: Path, tmp_path: Path) -> tuple[Place, ...]:
-    """A small model's files in the place where SDXL base would be baked in."""
+    """Copy a small model to the place where an image has SDXL base baked in."""
     shutil.copytree(small_sdxl, tmp_path / "models" / SDXL_BASE.replace("/", "--"))
     return (Place(tmp_path / "models", "plain"),)
 
@@ -109,7 +109,7 @@ def test_on_the_card_wan_runs_in_bfloat16_beside_a_float32_vae(load: Loading, wa
 
 
 def test_half_precision_files_are_read_where_they_are(load: Loading, small_sdxl: Path, tmp_path: Path) -> None:
-    """The folder's fp16 file, and not the float32 one beside it, is what the card gets."""
+    """The card gets the folder's fp16 file, and not the float32 one beside it."""
     folder = tmp_path / "sdxl"
     shutil.copytree(small_sdxl, folder)
     path = folder / "unet" / "diffusion_pytorch_model.safetensors"
@@ -161,13 +161,13 @@ def test_a_hub_id_that_is_here_loads_without_a_network(as_sdxl_base: tuple[Place
 def test_a_single_file_draws_what_its_folder_draws(
     small_sdxl: Path, as_sdxl_base: tuple[Place, ...], tmp_path: Path, run_small: Runner
 ) -> None:
-    """One checkpoint in the original implementation's names, read with the config files that are on this machine."""
+    """One checkpoint in the original implementation's names, read with the config files on this machine."""
     path = single_file(small_sdxl, tmp_path / "my-model.safetensors")
     engine = engine_of(sdxl_model=str(path), where=as_sdxl_base)
     assert engine.describe(TaskType.TEXT2IMG).name == "my-model.safetensors"
     start = runner(engine)
     for task in ("text2img", "inpaint"):
-        # Weights that lie elsewhere in memory may be summed in another order: a value now and then rounds otherwise.
+        # Weights elsewhere in memory may be summed in another order: a value now and then rounds differently.
         apart = np.abs(start(task)[0].astype(int) - run_small(task)[0])
         assert apart.max() <= 1
         assert np.count_nonzero(apart) <= apart.size // 1000
@@ -181,7 +181,7 @@ def test_a_single_file_without_the_config_files_says_what_is_missing(small_sdxl:
 
 
 def test_a_tokenizer_without_its_fast_file_reads_alike(load: Loading, demo_models: Path, tmp_path: Path) -> None:
-    """Older SDXL repositories have vocab.json and merges.txt only."""
+    """Older SDXL repositories have only vocab.json and merges.txt."""
     folder = tmp_path / "sdxl"
     shutil.copytree(demo_models / "sdxl", folder)
     (folder / "tokenizer" / "tokenizer.json").unlink()
@@ -196,7 +196,7 @@ def test_a_tokenizer_without_its_fast_file_reads_alike(load: Loading, demo_model
 def test_files_of_an_older_transformers_load_alike(
     load: Loading, demo_models: Path, wan_i2v: Path, tmp_path: Path, part: str, prefix: str
 ) -> None:
-    """The published checkpoints name every tensor of a CLIP encoder with a prefix that newer ones leave out."""
+    """The published checkpoints name every tensor of a CLIP encoder with a prefix that newer ones omit."""
     original, variable, task = (
         (demo_models / "sdxl", "sdxl_model", "text2img")
         if part == "text_encoder"
@@ -213,7 +213,7 @@ def test_files_of_an_older_transformers_load_alike(
 
 
 def changed(original: Path, folder: Path, part: str, change: Callable[[dict[str, torch.Tensor]], object]) -> Path:
-    """A copy of a model of which one network's tensors are changed."""
+    """Copy a model, changing one network's tensors."""
     shutil.copytree(original, folder)
     (path,) = (folder / part).glob("*.safetensors")
     tensors = load_file(path)
@@ -291,7 +291,7 @@ def test_a_tensor_that_a_single_file_lacks_is_an_error(
 
 
 class Opened:
-    """Which networks were read, where to, and how often a whole file was."""
+    """Records which networks were read, where to, and how often a whole file was."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.places: dict[str, Any] = {}
@@ -321,7 +321,7 @@ class Opened:
 def test_a_network_is_read_straight_to_the_card_unless_it_stays_in_the_machines_memory(
     load: Loading, task: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The CPU stands in for the card: what is told to the vendors is what counts."""
+    """The CPU stands in for the card: the arguments passed to the vendors are what counts."""
     opened = Opened(monkeypatch)
     card = torch.device("cpu")
     load(task, cuda=True, card=card, on_card=lambda name: not name.startswith("text_encoder"))
@@ -351,7 +351,7 @@ def test_a_single_file_is_read_once_though_its_vae_has_a_dtype_of_its_own(
         "unet": torch.float16,
         "vae": torch.bfloat16,
     }
-    # Cast from the file, not from what float16 had rounded.
+    # Cast from the file, not from values that float16 had rounded.
     saved = load_file(path)["first_stage_model.quant_conv.weight"]
     assert torch.equal(parts.vae.quant_conv.weight, saved.to(torch.bfloat16))
 

@@ -31,7 +31,7 @@ VIDEO = {
 
 @pytest.fixture(scope="module")
 def place(demo_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:
-    """All of them, where an image has baked them in."""
+    """Return a folder with all of them, as baked into an image."""
     root = tmp_path_factory.mktemp("published")
     for hub_id in published.CONFIGS:
         published.miniature(hub_id, demo_models, root)
@@ -81,7 +81,7 @@ def test_what_the_worker_names_itself_is_among_them() -> None:
 
 
 def test_the_projection_that_wan_does_not_use_changes_nothing(place: Place) -> None:
-    """Read as CLIPVisionModel, the image encoder answers as the class that the index names."""
+    """Read as CLIPVisionModel, the image encoder gives the same result as the class that the index names."""
     import transformers
 
     kind: Any = transformers.CLIPVisionModelWithProjection

@@ -63,7 +63,7 @@ def test_a_task_without_a_model_says_which_variable_to_set() -> None:
 
 
 def test_a_checkpoint_that_does_both_serves_both_at_its_own_rate(tmp_path: Path) -> None:
-    """Wan2.2#13: told by its layout, whatever its name."""
+    """Wan2.2#13: its layout decides, not its name."""
     folder = fake_wan(tmp_path / "ti2v", in_channels=48, scale=16, expand_timesteps=True)
     models = registry(cuda=True, wan_model=str(folder))
     assert models.spec(TaskType.TEXT2VIDEO) == models.spec(TaskType.IMG2VIDEO)
@@ -234,7 +234,7 @@ WAN_22 = "Wan-AI/Wan2.2-{}-Diffusers"
 def test_each_wan_runs_as_its_authors_run_it(
     source: str, task: str, fps: int, steps: int, guidance: tuple[float, float | None], shift: float | None
 ) -> None:
-    """Wan2.2#13, musubi-tuner#928: TI2V-5B makes 24 frames a second, the others 16; else a clip runs slow."""
+    """Wan2.2#13, musubi-tuner#928: TI2V-5B makes 24 frames a second, the others 16; otherwise a clip runs slowly."""
     values: dict[str, Any] = {"wan_model" if "T2V" in source or "TI2V" in source else "wan_i2v_model": source}
     found = registry(cuda=True, **values).describe(TaskType(task))
     assert (found.fps, found.num_inference_steps, found.flow_shift) == (fps, steps, shift)
@@ -264,7 +264,7 @@ def test_a_few_step_model_is_told_by_its_name_and_corrected_by_the_operator(tmp_
 
 
 def test_a_snapshot_in_a_hubs_cache_is_called_what_it_is_on_the_hub(tmp_path: Path) -> None:
-    """Its folder has the name of a commit, which tells nobody anything, nor that the model is one of few steps."""
+    """Its folder is named after a commit, which does not identify the model, nor tell that it takes few steps."""
     folder = fake_sdxl(tmp_path / "models--stabilityai--sdxl-turbo" / "snapshots" / ("ab" * 20))
     models = registry(cuda=True, sdxl_model=str(folder))
     assert models.models(TaskType.TEXT2IMG) == ("stabilityai/sdxl-turbo",)

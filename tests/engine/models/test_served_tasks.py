@@ -1,4 +1,4 @@
-"""What an endpoint serves, and what it downloads for whom. No weights are loaded, and the hub is never asked."""
+"""The tasks that an endpoint serves, and the downloads that it makes. No weights are loaded, and no hub is asked."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""However a checkpoint was trained, it draws: from the file's header through the loader to the picture."""
+"""A checkpoint draws however it was trained: from the file's header through the loader to the picture."""
 
 import dataclasses
 import shutil
@@ -40,13 +40,13 @@ Models = Callable[..., ModelRegistry]
 
 @pytest.fixture(scope="module")
 def original(small_sdxl: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
-    """The tensors of a small checkpoint in one file."""
+    """Return the tensors of a small checkpoint in one file."""
     return load_file(single_file(small_sdxl, tmp_path_factory.mktemp("original") / "model.safetensors"))
 
 
 @pytest.fixture
 def models(original: dict[str, torch.Tensor], small_sdxl: Path, tmp_path: Path) -> Models:
-    """A worker whose model is that file with changes; the configs that go with it are on this machine."""
+    """Return a worker whose model is that file with changes; its configs are on this machine."""
     shutil.copytree(small_sdxl, tmp_path / "models" / SDXL_BASE.replace("/", "--"))
 
     def start(change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> ModelRegistry:
@@ -127,7 +127,7 @@ def test_a_file_without_a_vae_draws_with_another(
 
 
 class Retold(torch.nn.Module):
-    """A UNet of v-prediction that gives the same as noise: eps = alpha v + sigma x, with x of unit variance.
+    """A v-prediction UNet converted to predict noise: eps = alpha v + sigma x, with x of unit variance.
 
     https://arxiv.org/abs/2202.00512, appendix D.
     """
@@ -145,7 +145,7 @@ class Retold(torch.nn.Module):
 
 
 def test_the_same_network_told_as_noise_or_as_v_draws_the_same_scene() -> None:
-    """The demo model is of v-prediction. Its twin of noise draws what it draws; either run as the other does not."""
+    """The demo model predicts v. Its noise-predicting twin draws the same; either, run as the other, does not."""
     parts = loaded(registry(cuda=False))
     own = parts.scheduler
     noise = dataclasses.replace(parts, unet=Retold(parts.unet, own.alphas_cumprod))
@@ -179,7 +179,7 @@ def test_the_same_network_told_as_noise_or_as_v_draws_the_same_scene() -> None:
 
 
 def test_dmd2_takes_the_steps_that_it_was_trained_at() -> None:
-    """https://huggingface.co/tianweiy/DMD2: LCMScheduler's own four would be others."""
+    """https://huggingface.co/tianweiy/DMD2: LCMScheduler's own four would be different."""
     own = reconfigured(loaded(registry(cuda=False)).scheduler, schedule_of(named("dmd2-4step")))
     scheduler = image_scheduler(own, named("dmd2-4step")["scheduler"])
     scheduler.set_timesteps(4)

@@ -1,4 +1,4 @@
-"""The networks that enlarge: the same numbers in whichever names, counted work, and one that is in no file."""
+"""Upscaler networks: the same result in all naming schemes, counted work, and one network that no file has."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ SMALL = Layout("rrdb", 4, 8, 2, 4, 1, 2)
 
 
 def tensors(shapes: dict[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
-    """Numbers of the size that training gives, the same for the same place."""
+    """Return numbers as large as training gives, the same for the same place."""
     dice = torch.Generator().manual_seed(5)
     return {name: torch.randn(shape, generator=dice) * 0.1 for name, shape in shapes.items()}
 

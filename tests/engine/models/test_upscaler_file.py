@@ -1,4 +1,4 @@
-"""What an upscaler's file is, by names and shapes alone: three ways to write the same network, and what it is not."""
+"""An upscaler's file, identified by names and shapes alone: three ways to write one network, and other files."""
 
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,7 @@ def test_another_architecture_is_named(names: list[str], what: str) -> None:
 
 
 def test_one_that_makes_nothing_larger_is_refused() -> None:
-    """1x models take away noise or JPEG's traces; they are published under the same names."""
+    """1x models remove noise or JPEG artefacts; they are published under the same names."""
     with pytest.raises(NotAnUpscaler):
         layout(headed(COMPACT(Layout("compact", 1, 64, 16))))
 

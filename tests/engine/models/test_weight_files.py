@@ -1,4 +1,4 @@
-"""Which files of a folder are loaded, and that a download which was cut off is not taken for a model."""
+"""The files of a folder that are loaded; an interrupted download is not taken for a model."""
 
 import os
 import shutil
@@ -96,7 +96,7 @@ def test_a_folder_of_ones_own_that_was_cut_off_is_refused_in_words(tmp_path: Pat
 
 @pytest.mark.parametrize("part", ["tokenizer_2", "scheduler"])
 def test_a_download_that_lacks_a_small_part_is_none(demo_models: Path, tmp_path: Path, part: str) -> None:
-    """A pipeline has parts without weights, too, and a download may end between any two files."""
+    """A pipeline also has parts without weights, and a download may end between any two files."""
     folder = tmp_path / "org--photo"
     shutil.copytree(demo_models / "sdxl", folder)
     models = registry(cuda=True, sdxl_model="org/photo", where=(Place(tmp_path, "plain"),))
@@ -109,7 +109,7 @@ def test_a_download_that_lacks_a_small_part_is_none(demo_models: Path, tmp_path:
 
 @pytest.fixture
 def volume() -> Iterator[Path]:
-    """A folder that everybody may look into, as `tmp_path` is not."""
+    """Yield a folder that everybody may read, unlike `tmp_path`."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         os.chmod(folder, 0o755)
         yield Path(folder)
@@ -117,7 +117,7 @@ def volume() -> Iterator[Path]:
 
 @pytest.fixture
 def stranger() -> Iterator[Callable[[], None]]:
-    """Makes this process run as the image does: not as root, to whom everything is open."""
+    """Yield a function that makes this process run as the image does: not as root, who may open everything."""
     user = os.geteuid()
     yield lambda: os.seteuid(10001) if user == 0 else None
     os.seteuid(user)

@@ -1,4 +1,4 @@
-"""All of a prompt is read, with its weights; what fits into one chunk is the pipeline's own, to the bit."""
+"""A long prompt is read whole, with its weights; a prompt of one chunk gives the pipeline's own result, to the bit."""
 
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -71,7 +71,7 @@ def encoded_clip(*args: Any, **options: Any) -> Any:
 
 
 def tokens(*words: str) -> Any:
-    """A tokenizer of one token a word, named as CLIP names them."""
+    """Return a tokenizer with one token per word, named as CLIP names them."""
 
     def tokenizer(text: str, **_: object) -> Any:
         return SimpleNamespace(input_ids=[words.index(word) for word in text.split()])

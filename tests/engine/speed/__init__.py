@@ -1,1 +1,1 @@
-"""What trades something for speed: each part behind one switch, gone without a trace where it is off."""
+"""Trade-offs for speed: each part has one switch, and leaves no trace where it is off."""

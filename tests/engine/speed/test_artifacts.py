@@ -1,4 +1,4 @@
-"""What was compiled, on a disk: whole or not there, bounded, and never in the way of a job."""
+"""Compiled kernels on a disk: complete or absent, bounded in size, and never in the way of a job."""
 
 import logging
 import os
@@ -19,7 +19,7 @@ def of(folder: Path, **changes: str) -> Artifacts:
 
 @pytest.fixture(autouse=True)
 def compiled(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """This process has compiled something."""
+    """Make this process look as if it had compiled something."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("torch")))
     with CacheArtifactManager.with_fresh_cache():
         CacheArtifactManager.record_artifact(AutotuneCacheArtifact.type(), "key", {"best": 1})

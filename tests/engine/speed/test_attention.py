@@ -1,4 +1,4 @@
-"""Ways to compute attention: what a card gets, what cannot be had is said, and nothing outlives a job."""
+"""Attention backends: what a card gets, a warning for an unavailable one, and nothing that outlives a job."""
 
 import contextlib
 import logging
@@ -36,7 +36,7 @@ def _tried_anew() -> Iterator[None]:
 
 
 def installed(monkeypatch: pytest.MonkeyPatch, factor: float = 1.0) -> list[int]:
-    """As if the package were there; it notes each of its calls, and gives torch's own result, `factor` times."""
+    """Pretend that the package is installed; it records its calls, and returns torch's own result times `factor`."""
     calls: list[int] = []
 
     def kernel(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **_: Any) -> torch.Tensor:
@@ -57,7 +57,7 @@ def engine_with(settings: Settings, wanted: Attention) -> Engine:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, bool]]:
-    """The first of each order that torch was told."""
+    """Record the first backend of each order passed to torch."""
     orders: list[tuple[Any, bool]] = []
 
     def told(order: list[Any], *, set_priority: bool) -> contextlib.AbstractContextManager[None]:
@@ -115,7 +115,7 @@ def test_where_cudnns_does_not_run_a_clip_runs_in_torchs_own_way(
 
 
 def test_cudnns_is_tried_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The CPU stands in for the card: it has no cuDNN, and says so as a card does that cannot build its kernels."""
+    """The CPU stands in for the card: it has no cuDNN, and fails as a card does that cannot build its kernels."""
     assert not cudnn_runs(CPU)
     orders: list[tuple[Any, bool]] = []
 
@@ -157,7 +157,7 @@ def test_what_is_missing_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_what_is_not_installed_is_not_taken_and_what_is_installed_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The CPU stands in for the card, and torch's own way for FlashAttention 3."""
+    """The CPU stands in for the card, and torch's own backend for FlashAttention 3."""
     monkeypatch.setattr(module, "_is_card", lambda _: True)
     assert flash_3(CPU) is None
     flash_3.cache_clear()
@@ -182,7 +182,7 @@ def test_it_reaches_every_attention_of_a_clip_and_none_of_a_picture_and_is_gone_
     before = dispatch._AttentionBackendRegistry._active_backend
     (clip,) = run("text2video")
     blocks = read_json(DEMO_MODELS / "wan" / "transformer" / "config.json")["num_layers"]
-    steps, guided, both = 2, 2, 2  # a block looks at the clip, and at the text
+    steps, guided, both = 2, 2, 2  # a block attends to the clip and to the text
     assert len(calls) == 1 + steps * guided * both * blocks  # one to try it
     assert np.array_equal(plain, clip)
     assert dispatch._AttentionBackendRegistry._active_backend == before

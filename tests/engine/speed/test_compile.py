@@ -1,7 +1,7 @@
-"""Compiled blocks: made while no job is there, used by jobs of every size, and never by one that hangs something on.
+"""Compiled blocks: compiled while the worker is idle, used by jobs of every size, and never by one with adapters.
 
-The compiler itself is a stand-in here that runs what was traced as it is, and counts: tracing is torch's own, so
-graphs, breaks and calls that do not fit are the real ones. `test_compiled_pixels.py` has the real compiler.
+The compiler is a stand-in here that runs the traced code unchanged, and counts: tracing is torch's own, so graphs,
+breaks and calls that do not fit are real. `test_compiled_pixels.py` has the real compiler.
 """
 
 import logging
@@ -22,14 +22,14 @@ from worker.core.types import Expert, LoraFile, Sources
 from worker.engine.engine import Engine
 from worker.engine.speed.compile import Compiler, Mode
 
-pytestmark = pytest.mark.timeout(900)  # tracing is Python, on however few cores
+pytestmark = pytest.mark.timeout(900)  # tracing runs in Python, on however few cores
 CLIP = {"num_inference_steps": 2, "num_frames": 5}
 BOTH = {"num_inference_steps": 4, "num_frames": 5}
-"""Enough steps for each of two experts to have some."""
+"""Enough steps for both experts to have some."""
 
 
 class Counting:
-    """A backend: runs what was traced as it is, and counts graphs and their calls."""
+    """A backend that runs traced code unchanged, and counts graphs and their calls."""
 
     def __init__(self) -> None:
         self.graphs = self.calls = 0
@@ -62,7 +62,7 @@ class Studio:
         return {name: one.state for entry in self.engine._cache.entries for name, one in entry.compiled.items()}
 
     def warm_up(self, task: str, **job: Any) -> int:
-        """One job, and then all that there is to do while nobody comes; how many pieces that was."""
+        """Run one job, and then all idle work; returns how many pieces that was."""
         self.run(task, **job)
         pieces = 0
         while self.engine.use_idle_moment():
@@ -79,7 +79,7 @@ def images(small_sdxl: Path) -> Studio:
 
 @pytest.fixture(scope="module")
 def experts(wan_t2v: Path, tmp_path_factory: pytest.TempPathFactory) -> Studio:
-    """Wan 2.2 A14B's layout: one network for much noise, another one for little."""
+    """Wan 2.2 A14B's layout: one network for high noise, another for low noise."""
     from tests.support.small_models import wan_experts
 
     studio = Studio(wan_model=wan_experts(wan_t2v, tmp_path_factory.mktemp("a14b") / "experts"))
@@ -261,7 +261,7 @@ def test_a_unet_that_stays_on_the_card_can_be_one_graph_and_what_does_not_fit_it
     studio.run("text2img", guidance_scale=1.0)
     (entry,) = studio.engine._cache.entries
     one, unet = entry.compiled["unet"], entry.parts.modules()["unet"]
-    one.pieces.pop()  # of the two batches only that of this job
+    one.pieces.pop()  # of the two batches, keep only that of this job
     assert studio.engine.use_idle_moment()
     assert (studio.backend.graphs, studio.states()) == (1, {"unet": "ready"})
     same_and_compiled(studio, "img2img", width=64, height=128, guidance_scale=1.0)
@@ -269,7 +269,7 @@ def test_a_unet_that_stays_on_the_card_can_be_one_graph_and_what_does_not_fit_it
     (guided,), (plain,) = studio.run("text2img"), studio.run_plain("text2img")
     assert (studio.backend.graphs, studio.backend.calls) == (1, calls)
     assert np.array_equal(guided, plain)
-    entry.offloader.mode = "offloaded"  # as if it had had to leave the card
+    entry.offloader.mode = "offloaded"  # as if it had been moved off the card
     with studio.engine._compiled(entry, image_params(), Sources()):
         assert unet._compiled_call_impl is None
 
@@ -288,8 +288,8 @@ def test_a_model_that_leaves_takes_what_was_compiled_of_it_along(wan_t2v: Path) 
     assert weights() is None
 
 
-# Last, since these blocks are of the kind of `clips`: torch runs nothing that another backend has made, and each studio
-# has its own. A worker has one.
+# Last, since these blocks are of the kind of `clips`: torch does not run code that another backend has compiled, and
+# each studio has its own. A worker has one.
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The real compiler, once: the pixels of a compiled job, and a worker that starts with what another has kept."""
+"""The real compiler, once: the pixels of a compiled job, and a worker that starts with another's artifacts."""
 
 import re
 import subprocess
@@ -14,7 +14,7 @@ from worker.core.config import REPOSITORY
 def test_a_second_worker_compiles_nothing_and_pixels_are_those_of_the_network_itself(
     task: str, weights: str, graphs: int, request: pytest.FixtureRequest
 ) -> None:
-    """`benchmarks/compile.py --quick`, which also says whether it is worth it: on a CPU it may or may not be."""
+    """`benchmarks/compile.py --quick` also reports whether compiling pays: on a CPU it may or may not."""
     script, asked = REPOSITORY / "benchmarks" / "compile.py", ["--quick", "--task", task]
     size = ["--size", "64", "64", "--model", str(request.getfixturevalue(weights))]
     ended = subprocess.run(

@@ -1,4 +1,4 @@
-"""Layers in eight bits: fewer bytes, a bounded error, and everything that hangs on them or moves them still does."""
+"""Layers in eight bits: fewer bytes, a bounded error, and adapters and offloading still work with them."""
 
 import logging
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ from worker.engine.speed.quantize import QuantizedLinear, multiplies_fp8, quanti
 
 KINDS: tuple[Quantized, ...] = ("int8", "fp8")
 MOST: dict[Quantized, float] = {"int8": 0.01, "fp8": 0.03}
-"""Error of a product by random weights, of what it would be."""
+"""Relative error of a product with random weights."""
 T2I, T2V = TaskType.TEXT2IMG, TaskType.TEXT2VIDEO
 
 
@@ -117,7 +117,7 @@ def test_the_picture_stays_and_the_plan_knows_what_is_saved(
     (before,), (after,) = (runner(engines[one])(task) for one in (None, kind))
     assert not np.array_equal(before, after)
     assert psnr(before, after) > (35 if kind == "int8" else 25)
-    # Nothing of one engine is in the other.
+    # The engines share nothing.
     (again,) = runner(engines[None])(task)
     assert np.array_equal(before, again)
 

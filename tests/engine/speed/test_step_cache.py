@@ -1,4 +1,4 @@
-"""Steps that are skipped: fewer calls of most blocks, the same clip where none may be, and nothing left behind."""
+"""Skipped steps: fewer calls of most blocks, the same clip where none may be skipped, and nothing left behind."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +27,7 @@ def wan(wan_t2v: Any, wan_i2v: Any) -> Engine:
 
 @contextmanager
 def computed(net: Any) -> Iterator[list[int]]:
-    """Calls of the last block's feed-forward network: once for each prediction that is computed in full."""
+    """Count calls of the last block's feed-forward network: one for each prediction that is computed in full."""
     calls: list[int] = []
     hook = net.blocks[-1].ffn.register_forward_pre_hook(lambda *_: calls.append(1))
     try:
