@@ -1,4 +1,4 @@
-// Firebase as the client needs it: a user's documents, objects and callables. Alone calls the modules of the app.
+// Accesses Firebase for the client: a user's documents, objects and callables. The only caller of the app's modules.
 
 import { fromFirebase } from "./errors.js";
 import type { CallableOptions, Instances, Modules, Snapshot, Transaction } from "./firebase.js";

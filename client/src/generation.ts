@@ -81,7 +81,7 @@ export class Generation {
   private reject!: (error: GenerationError) => void;
   private end!: () => void;
   private settled = false;
-  private isKnownToEnd = false; // false once settled: nobody watches, and the job may go on
+  private isKnownToEnd = false; // if false when settled, only the watching ended: the job may go on
   private readonly watchers = new Set<Watcher>();
   private unlisten: () => void = () => undefined;
   private untick: () => void = () => undefined;
@@ -154,7 +154,7 @@ export class Generation {
       stopped = reject;
       this.outcome.then(resolve, reject);
     });
-    result.catch(() => undefined); // a result that nobody awaits is no unhandled rejection
+    result.catch(() => undefined); // so that a result that nobody awaits is no unhandled rejection
     const watcher = { onChange, stopped };
     this.watchers.add(watcher);
     show(watcher, this.state);

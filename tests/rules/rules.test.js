@@ -1,7 +1,7 @@
 "use strict";
-// What the rules allow and refuse, asked of the official emulators through Firebase's own test library.
-// Run by `npm test`, which starts the emulators (Java 21 or newer, and a download at the first run); and by test_rules.py
-// on Google's Firestore emulator alone, where google-cloud-cli has brought it.
+// Tests what the rules allow and refuse, on the official emulators with Firebase's test library.
+// Run by `npm test`, which starts the emulators (Java 21 or newer, and a download on the first run), and by test_rules.py
+// on Google's Firestore emulator alone, if google-cloud-cli has installed it.
 
 const assert = require("node:assert/strict");
 const fs = require("node:fs");
@@ -22,7 +22,7 @@ const FILE = "generations/alice/files/f1";
 const IMAGE = { contentType: "image/png" };
 
 const PROJECT = "demo-generation-rules";
-// Google's emulator of Firestore comes without that of Storage, where it comes from a package.
+// Google's packaged Firestore emulator does not include the Storage emulator.
 const WITHOUT_STORAGE = !process.env.FIREBASE_STORAGE_EMULATOR_HOST;
 
 let world;
@@ -191,7 +191,7 @@ describe("a generation's document", () => {
   }
 });
 
-// Custom sign-in gives such ids: react-native-auth0#14.
+// Custom sign-in creates such ids: react-native-auth0#14.
 for (const uid of ["kakao:12345", "auth0|abc", "user.name", "a@b+c", "-_-"]) {
   test(`a user called ${uid} has what is theirs, and nobody else has it`, async () => {
     const slips = `generations/${uid}/files/f1`;
@@ -244,8 +244,8 @@ test("nothing else in Firestore is open", async () => {
   }
 });
 
-// Storage's own evaluator is not everywhere; the language is that of Firestore. Here storage.rules is put to Firestore's
-// evaluator: an object is a document, its metadata are the fields, and an upload has one segment more in its path.
+// Storage's evaluator is not always available, but its language is Firestore's. These tests run storage.rules in Firestore's
+// evaluator: an object is a document, its metadata are the fields, and an upload's path has one more segment.
 describe("storage.rules, put to Firestore's evaluator,", () => {
   const SPELLING = [
     ["service firebase.storage", "service cloud.firestore"],
@@ -389,7 +389,7 @@ describe("a source image", { skip: WITHOUT_STORAGE }, () => {
     test(`is not uploaded as packed by ${encoding}, and does not become it`, async () => {
       await assertFails(encoded(encoding));
       await assertSucceeds(encoded(undefined));
-      await assertFails(encoded(encoding)); // in place of the one that is there
+      await assertFails(encoded(encoding)); // as a replacement
       await assertFails(storage.updateMetadata(object("alice", "uploads/alice/in.png"), { contentEncoding: encoding }));
     });
   }

@@ -1,6 +1,6 @@
 "use strict";
-// Parse rules files with the grammar that Firebase publishes; one JSON object on stdout says for each file what is
-// wrong with it, or null. Needs no emulator and no network.
+// Parses rules files with the grammar that Firebase publishes. Prints a JSON object with each file's error, or null.
+// Needs no emulator and no network.
 
 const fs = require("node:fs");
 const { parseForESLint } = require("@firebase/eslint-plugin-security-rules/parser");

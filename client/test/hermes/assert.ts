@@ -1,4 +1,4 @@
-// As much of `node:assert/strict` as the client's cases use.
+// The part of `node:assert/strict` that the client's tests use.
 
 const shown = (value: unknown): string => JSON.stringify(value) ?? String(value);
 

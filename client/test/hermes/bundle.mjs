@@ -1,6 +1,6 @@
-// node bundle.mjs ENTRY OUT [PROFILE]: one file of what a module imports, as Metro hands it to Hermes: React Native's preset of Babel
-// over it. PROFILE `hermes-stable`, as today, or `default`, which takes away what Hermes did not know before its version 1.
-// `node:test` and `node:assert` become the small ones beside this file.
+// node bundle.mjs ENTRY OUT [PROFILE]: bundles a module into one file with React Native's Babel preset, as Metro does for Hermes.
+// PROFILE is `hermes-stable`, for today's Hermes, or `default`, which compiles away what Hermes lacked before version 1.
+// `node:test` and `node:assert` are replaced by the small ones beside this file.
 
 import { writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";

@@ -1,4 +1,4 @@
-// As much of `node:test` as the client's cases use, for an engine that is no Node: one case after the other, and TAP.
+// The part of `node:test` that the client's tests use, for engines other than Node: runs tests one by one and prints TAP.
 
 declare function print(text: string): void;
 declare function setImmediate(run: () => void): unknown;
@@ -25,4 +25,4 @@ async function run(): Promise<void> {
   print(`# pass ${cases.length - failed}\n# fail ${failed}`);
 }
 
-setImmediate(() => void run()); // once all cases are known
+setImmediate(() => void run()); // once all tests are registered

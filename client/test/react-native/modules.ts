@@ -1,4 +1,4 @@
-// The client takes React Native Firebase's modules as they are. Compiled by tests/client/test_client.py, never run.
+// Checks that the client accepts React Native Firebase's modules. Compiled by tests/client/test_client.py, never run.
 
 import * as firestore from "@react-native-firebase/firestore";
 import * as functions from "@react-native-firebase/functions";
