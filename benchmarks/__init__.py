@@ -1,1 +1,1 @@
-"""Measurements by hand: none of it runs in production."""
+"""Benchmarks to run by hand; none of this runs in production."""

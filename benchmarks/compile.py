@@ -1,12 +1,12 @@
-"""What compiling the blocks that denoise saves on this machine, what it costs, and whether to turn it on.
+"""Measure what compiling the denoising blocks saves and costs on this machine, and advise whether to turn it on.
 
     python benchmarks/compile.py [--task text2img] [--model FOLDER] [--mode regional] [--steps N] [--repeat 3] [--quick]
 
-Two workers, one after the other, each a process of its own with an empty cache of torch's (with `--quick`: one without
-graphs): the first compiles, the second begins with what the first has kept. Each runs the same job as it is and
-compiled, and says how long compiling took, the longest that a job would have waited for it, and how many graphs were
-not found among what was kept. On a card it tells what `COMPILE` is worth for a model of your own; without one it runs
-the built-in model, small, and nothing of its seconds carries over. Writes nothing outside of a temporary folder.
+Runs two workers in succession, each in its own process with an empty torch cache (with `--quick`: a cache without
+graphs). The first compiles; the second starts with the compiled code that the first kept. Each runs the same job
+uncompiled and compiled, and reports the compile time, the longest wait that compiling could cause a job, and the number
+of graphs that were not kept. On a GPU this shows what `COMPILE` is worth for your own model; without one it runs the
+built-in model at a small size, whose times mean nothing for a GPU. Writes nothing outside a temporary folder.
 """
 
 import argparse
@@ -35,11 +35,11 @@ from worker.engine.protocol import GeneratedImage
 from worker.job.progress import Unattended
 
 WORTH = 1.05
-"""Times as fast: less is within what two runs differ by."""
+"""Minimum speed-up: less is within the noise between two runs."""
 
 
 def main() -> None:
-    """Print one row for each worker, and the verdict."""
+    """Print one row per worker, and the verdict."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", default="text2img", choices=["text2img", "text2video"])
     parser.add_argument("--model", default=None, help="a model for it; else the one that the environment names")
@@ -80,7 +80,7 @@ def _verdict(mode: str, ratio: float, away: int, missed: int, first: dict[str, A
 
 
 def _started(folder: Path, name: str) -> dict[str, Any]:
-    """What a worker says that begins with nothing but what those before it have kept."""
+    """Run a worker that starts with only what earlier ones kept, and return its report."""
     cache = folder / ("torch" if "--quick" in sys.argv else name)
     for graphs in ("fxgraph", "aotautograd"):
         shutil.rmtree(cache / graphs, ignore_errors=True)
@@ -114,7 +114,7 @@ def _worker(given: argparse.Namespace, kept: Path) -> dict[str, Any]:
     params = resolve(request, defaults, max_image_pixels=2**24, max_job_cost=2**62)
     engine.prepare(request, params, Unattended())
     repeat = 1 if given.quick else given.repeat
-    _run(engine, request, params)  # the first is slower, and shows what there is to compile
+    _run(engine, request, params)  # the first run is slower, and records what to compile
     plain, pixels = min((_run(engine, request, params) for _ in range(repeat)), key=lambda one: one[0])
     pieces = []
     while True:
@@ -140,7 +140,7 @@ def _worker(given: argparse.Namespace, kept: Path) -> dict[str, Any]:
 
 
 def _run(engine: Engine, request: Any, params: Params) -> tuple[float, NDArray[np.uint8]]:
-    """Seconds of the whole run, and its pixels."""
+    """Return the seconds of the whole run, and its pixels."""
     started = time.perf_counter()
     made = list(engine.generate(request, params, Sources(), Unattended()))
     seconds = time.perf_counter() - started

@@ -1,9 +1,9 @@
-"""What it costs to read a client's picture in a process of its own, against reading it in the worker's.
+"""Compare decoding a client's image in a separate process with decoding it in the worker's process.
 
     python benchmarks/decode.py [--repeat 5] [--quick]
 
-Both run `worker.media.reader` on the same bytes, in turn, and the pixels are asserted equal. The first picture of
-a worker waits for the process to start, unless that was done in advance; every other one finds it ready.
+Both run `worker.media.reader` on the same bytes, in turn; the pixels are asserted equal. A worker's first image waits
+for the process to start, unless it was started in advance; later ones find it ready.
 """
 
 import argparse
@@ -26,7 +26,7 @@ QUICK = ("old.bmp", "small.avif")
 
 
 def seconds(work: Callable[[], object], repeat: int) -> float:
-    """The median of so many runs."""
+    """Return the median duration of `repeat` runs."""
     times = []
     for _ in range(repeat):
         started = time.perf_counter()
@@ -36,7 +36,7 @@ def seconds(work: Callable[[], object], repeat: int) -> float:
 
 
 def main() -> None:
-    """Print one line a file."""
+    """Print one line per file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="two small files only")

@@ -1,10 +1,11 @@
-"""What each encoder and level costs: why `worker/media` uses the ones it uses.
+"""Compare the encoders and their levels, to justify those that `worker/media` uses.
 
     python benchmarks/encoders.py [--repeat 5] [--no-video]
 
-One run compares everything on the same pixels: a photo-like 1024x1024 picture and an 832x480 clip of 49 frames. Times
-are the best of the repeats, also as ratios to the plain way (Pillow's default PNG; a clip from floats as diffusers'
-`export_to_video` writes it), so that a busy or slow machine changes little. The chosen rows are marked. Writes nothing.
+One run compares everything on the same pixels: a photo-like 1024x1024 image and an 832x480 video of 49 frames. Times
+are the best of the repeats, and are also given relative to the defaults (Pillow's PNG; a video from floats as
+diffusers' `export_to_video` writes it), which depends little on the machine and its load. The chosen rows are marked.
+Writes nothing.
 """
 
 import argparse
@@ -43,7 +44,7 @@ class Row:
 
 
 def photo(side: int, seed: int) -> Pixels:
-    """Noise whose spectrum falls as in photographs, channels that mostly agree, and a sensor's grain on top."""
+    """Generate a photo-like image: noise with the spectrum of photographs, correlated channels and sensor grain."""
     random = np.random.default_rng(seed)
     frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None])
     frequency[0, 0] = 1
@@ -59,12 +60,12 @@ def photo(side: int, seed: int) -> Pixels:
 
 
 def drawing(side: int) -> Pixels:
-    """Flat areas with hard edges."""
+    """Generate an image of flat areas with hard edges."""
     return np.ascontiguousarray(np.kron(photo(side // 16, 2) // 64 * 64, np.ones((16, 16, 1), np.uint8)))
 
 
 def clip() -> Pixels:
-    """A camera that pans over a photo, with grain that changes in every frame."""
+    """Generate a video that pans over a photo, with new grain in every frame."""
     wide, random = photo(1024, 3), np.random.default_rng(0)
     views = [wide[20 + 2 * k : 20 + 2 * k + HEIGHT, 30 + 3 * k : 30 + 3 * k + WIDTH] for k in range(FRAMES)]
     frames = np.stack(views).astype(np.float32)
@@ -72,7 +73,7 @@ def clip() -> Pixels:
 
 
 def pillow(pixels: Pixels, fmt: str, **options: object) -> Callable[[], bytes]:
-    """Pillow with these options."""
+    """Return an encoder that uses Pillow with these options."""
 
     def encode() -> bytes:
         out = io.BytesIO()
@@ -83,13 +84,13 @@ def pillow(pixels: Pixels, fmt: str, **options: object) -> Callable[[], bytes]:
 
 
 def opened(data: bytes) -> Pixels:
-    """The pixels in a file."""
+    """Decode an image file to RGB pixels."""
     with Image.open(io.BytesIO(data)) as opened:
         return np.asarray(opened.convert("RGB"))
 
 
 def image_rows(pixels: Pixels) -> list[Row]:
-    """PNG at Pillow's levels and strategies, then the lossy formats."""
+    """Return PNG at Pillow's levels and strategies, JPEG, and lossy and lossless WebP."""
     strategies = {"default": 0, "filtered": 1, "huffman": 2, "rle": 3}
     rows = [Row("png  pillow default (level 6)", pillow(pixels, "PNG"), opened)]
     for level in (1, 2, 4, 6):
@@ -115,11 +116,11 @@ def image_rows(pixels: Pixels) -> list[Row]:
 
 
 def video_rows(frames: Pixels) -> list[Row]:
-    """From the floats that a pipeline gives by default, and x264 through the worker's own pipe."""
+    """Return encoding from a pipeline's default floats, and x264 through the worker's own pipe."""
     floats = frames.astype(np.float32) / 255
 
     def plain() -> bytes:
-        # What export_to_video does with imageio: every frame to uint8, then ffmpeg at imageio's quality 5.
+        # As export_to_video with imageio: convert every frame to uint8, then ffmpeg at imageio's quality 5.
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "clip.mp4"
             writer = imageio_ffmpeg.write_frames(str(path), (WIDTH, HEIGHT), fps=FPS, quality=5)
@@ -145,12 +146,12 @@ def video_rows(frames: Pixels) -> list[Row]:
 
 
 def compare(title: str, original: Pixels, rows: list[Row], repeat: int) -> None:
-    """Time every row and print the table; the first row is what the others are compared with."""
+    """Time every row and print the table; ratios are relative to the first row."""
     print(f"\n{title}\n{'':34}{'ms':>8}{'bytes':>11}{'time':>8}{'size':>8}{'PSNR':>8}")
     base: tuple[float, int] | None = None
     best = {row.name: float("inf") for row in rows}
     files: dict[str, bytes] = {}
-    for _ in range(repeat):  # round by round: what else the machine does hits all rows alike
+    for _ in range(repeat):  # in rounds, so that other load on the machine affects all rows alike
         for row in rows:
             start = time.perf_counter()
             files[row.name] = row.encode()

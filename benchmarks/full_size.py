@@ -1,8 +1,8 @@
-"""Every task through the worker's own engine at full size, with random weights: time per stage, peak memory, placement.
+"""Run every task through the worker's engine at full size, with random weights, for times, peak memory and placement.
 
 `python -m benchmarks.full_size` builds SDXL, its refiner, Wan 2.1 1.3B (text and image to video) and Wan 2.2 TI2V 5B
-once under `.cache/full-size` (about 45 GB) and runs them as the worker would. Without a CUDA card, or with `--small`,
-the demo models run instead, at sizes a laptop can do.
+once under `.cache/full-size` (about 45 GB) and runs them as the worker would. Without CUDA, or with `--small`, the demo
+models run instead, at sizes for a laptop.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from worker.job.progress import Unattended
 
 
 class Watch(Unattended):
-    """A `Control` that notes when each denoising step ended."""
+    """A `Control` that records when each denoising step ended."""
 
     def __init__(self) -> None:
         super().__init__(self.note)
@@ -40,12 +40,12 @@ class Watch(Unattended):
         self.warnings: list[str] = []
 
     def note(self, progress: Progress) -> None:
-        """The moment of each step's end, once: what follows the last one is reported under it, too."""
+        """Record the end of each step once; later stages repeat the number of the last step."""
         if progress.stage == "generating" and progress.step > len(self.steps):
             self.steps.append(time.perf_counter())
 
     def warn(self, warning: str) -> None:
-        """Keep it for the table."""
+        """Keep the warning for the table."""
         self.warnings.append(warning)
 
 
@@ -59,7 +59,7 @@ class Job:
 
 
 def main() -> None:
-    """Build what is missing, run every job twice (the first with its loading), print the table."""
+    """Build missing models, run every job twice (the first run includes loading), and print the table."""
     set_library_defaults()
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--small", action="store_true", help="the demo models (the only choice without CUDA)")
@@ -88,15 +88,15 @@ def main() -> None:
                 for run in ("cold", "warm"):
                     print(measure(engine, job, run, cuda=cuda), flush=True)
                     if arguments.channels_last_3d:
-                        lay_out(engine)  # from the warm run on
+                        lay_out(engine)  # takes effect from the warm run on
         engine.unload()
 
 
 def lay_out(engine: Engine) -> None:
-    """Have the convolutions of every loaded Wan VAE with their channels last.
+    """Convert the convolutions of every loaded Wan VAE to the channels-last memory layout.
 
-    Reported to take cuDNN's bfloat16 convolutions less memory (ModelTC/LightX2V, pull request 860); the worker does not
-    do it, since no card has shown it here: compare a warm line with and without.
+    It is reported to save memory in cuDNN's bfloat16 convolutions (ModelTC/LightX2V, pull request 860). The worker does
+    not do it, since no GPU has confirmed it here: compare a warm line with and without it.
     """
     import torch
 
@@ -108,7 +108,7 @@ def lay_out(engine: Engine) -> None:
 
 
 def measure(engine: Engine, job: Job, run: str, *, cuda: bool) -> str:
-    """Run one job and give its line of the table."""
+    """Run one job and return its line of the table."""
     import torch
 
     watch = Watch()
@@ -131,7 +131,7 @@ def measure(engine: Engine, job: Job, run: str, *, cuda: bool) -> str:
     pictures = list(engine.generate(request, job.params, sources, watch))
     done = time.perf_counter()
     assert pictures
-    # Resident set of the process, where there is no card to ask; ru_maxrss is in KiB on Linux.
+    # Without a GPU: the resident set of the process; ru_maxrss is in KiB on Linux.
     peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     steps = watch.steps
     each = (steps[-1] - steps[0]) / max(len(steps) - 1, 1)
@@ -143,7 +143,7 @@ def measure(engine: Engine, job: Job, run: str, *, cuda: bool) -> str:
 
 
 def small_form() -> tuple[Engine, list[Job]]:
-    """The demo models: native sizes, and the two sizes of test_cloud_storage.py's requests."""
+    """Return the demo models with jobs at native sizes and at the two sizes in test_cloud_storage.py."""
     settings = load_settings(sdxl_model="demo", sdxl_refiner="demo", wan_model="demo", wan_i2v_model="demo")
     engine = Engine(settings, registry=ModelRegistry(settings, cuda=False))
     image, clip = engine.describe(TaskType.TEXT2IMG), engine.describe(TaskType.TEXT2VIDEO)
@@ -163,7 +163,7 @@ def small_form() -> tuple[Engine, list[Job]]:
 
 
 def full_forms(folder: Path, wan_steps: int) -> Iterator[tuple[Engine, list[Job]]]:
-    """The full-size models with the jobs of test_cloud_storage.py's requests, then the Hub's preset at its own size."""
+    """Yield SDXL and Wan 2.1 with jobs at the sizes in test_cloud_storage.py, then SDXL and TI2V at native sizes."""
     for name, write in WRITERS.items():
         if not (folder / name / "model_index.json").exists():
             begun = time.perf_counter()

@@ -1,7 +1,7 @@
-"""Full-size SDXL, Wan 2.1 1.3B and Wan 2.2 TI2V 5B with random weights, from their public architecture configurations.
+"""Write full-size SDXL, Wan 2.1 1.3B and Wan 2.2 TI2V 5B with random weights, from their public configurations.
 
-Written in diffusers' layout, in the dtypes a worker would ship, so that the engine loads them like any other folder.
-Random weights take exactly the time of trained ones.
+They are written in diffusers' layout, in the dtypes that a worker would use, so the engine loads them like any other
+folder. Random weights take exactly as long as trained ones.
 """
 
 import gc
@@ -63,7 +63,7 @@ CLIP_BIGG: dict[str, Any] = CLIP_L | {
     "projection_dim": 1280,
     "hidden_act": "gelu",
 }
-# transformer/config.json of Wan-AI/Wan2.1-T2V-1.3B-Diffusers (1.42 B); its VAE is AutoencoderKLWan as it comes.
+# transformer/config.json of Wan-AI/Wan2.1-T2V-1.3B-Diffusers (1.42 B); its VAE is AutoencoderKLWan with its defaults.
 WAN_TRANSFORMER: dict[str, Any] = {
     "num_attention_heads": 12,
     "attention_head_dim": 128,
@@ -74,7 +74,7 @@ WAN_TRANSFORMER: dict[str, Any] = {
     "ffn_dim": 8960,
     "num_layers": 30,
 }
-# The image-to-video layout of Wan2.1-I2V, at the width of the 1.3B model: mask and first frame beside the latents.
+# The layout of Wan2.1-I2V at the width of the 1.3B model: mask and first frame as channels beside the latents.
 WAN_I2V_TRANSFORMER: dict[str, Any] = WAN_TRANSFORMER | {
     "in_channels": 36,
     "image_dim": 1280,
@@ -134,7 +134,7 @@ CLIP_H_VISION: dict[str, Any] = {
 
 
 def write_sdxl(folder: Path, out: Path) -> None:
-    """SDXL base with random weights in float16, in diffusers' layout."""
+    """Write SDXL base with random weights in float16, in diffusers' layout."""
     import diffusers
     import torch
     import transformers
@@ -151,7 +151,7 @@ def write_sdxl(folder: Path, out: Path) -> None:
 
 
 def write_refiner(folder: Path, out: Path) -> None:
-    """The SDXL refiner's UNet; the rest is the base's."""
+    """Write the SDXL refiner's UNet; its other parts are those of SDXL base."""
     import diffusers
     import torch
 
@@ -165,7 +165,7 @@ def write_refiner(folder: Path, out: Path) -> None:
 
 
 def write_wan(folder: Path, out: Path) -> None:
-    """Wan 2.1 T2V 1.3B with random weights: text encoder and transformer in bfloat16, VAE in float32."""
+    """Write Wan 2.1 T2V 1.3B with random weights: text encoder and transformer in bfloat16, VAE in float32."""
     import diffusers
     import torch
     import transformers
@@ -180,7 +180,7 @@ def write_wan(folder: Path, out: Path) -> None:
 
 
 def write_i2v(folder: Path, out: Path) -> None:
-    """Wan 2.1 I2V at 1.3B: its own transformer and image encoder; text encoder and VAE are those of T2V."""
+    """Write Wan 2.1 I2V at 1.3B: transformer and image encoder; text encoder and VAE are those of T2V."""
     import diffusers
     import torch
     import transformers
@@ -202,7 +202,7 @@ def write_i2v(folder: Path, out: Path) -> None:
 
 
 def write_ti2v(folder: Path, out: Path) -> None:
-    """Wan 2.2 TI2V 5B, text and image to video in one; its text encoder is that of Wan 2.1."""
+    """Write Wan 2.2 TI2V 5B (both text and image to video); its text encoder is that of Wan 2.1."""
     import diffusers
     import torch
 
@@ -216,7 +216,7 @@ def write_ti2v(folder: Path, out: Path) -> None:
 
 
 def _skeleton(name: str, out: Path) -> None:
-    """Tokenizers and schedulers are the demo models': their words are few, their work per token is the same."""
+    """Copy the demo models' tokenizers and schedulers: a small vocabulary, but the same work per token."""
     source = DEMO_MODELS / name
     shutil.rmtree(out, ignore_errors=True)
     for part in source.iterdir():
@@ -226,11 +226,11 @@ def _skeleton(name: str, out: Path) -> None:
 
 def _finish(name: str, out: Path, **changes: Any) -> None:
     index = json.loads((DEMO_MODELS / name / "model_index.json").read_text())
-    (out / "model_index.json").write_text(json.dumps(index | changes, indent=2))  # last: its presence means complete
+    (out / "model_index.json").write_text(json.dumps(index | changes, indent=2))  # last: it marks a complete folder
 
 
 def _save(make: Callable[[], Any], out: Path, dtype: Any) -> None:
-    """Make a network on the card in its dtype with its own initial weights, write it, let go of it."""
+    """Create a network on the GPU in its dtype with its default initial weights, write it and free it."""
     import torch
 
     torch.manual_seed(0)
@@ -261,4 +261,4 @@ WRITERS: dict[str, Callable[[Path, Path], None]] = {
     "wan-i2v": write_i2v,
     "wan-ti2v": write_ti2v,
 }
-"""Folder name -> what writes it, in an order in which the later ones find what they share."""
+"""Folder name -> its writer, in an order in which later folders can link to parts of earlier ones."""

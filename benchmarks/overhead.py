@@ -1,16 +1,16 @@
-"""What a job costs beside its model, as this worker does it and in the plain way, against local emulators.
+"""Measure a job's overhead beside the model, in this worker and in a plain implementation, against local emulators.
 
     python benchmarks/overhead.py [--repeat 3] [--latency-ms 0 50 100] [--model card | demo]
                                      [--card-seconds 0.6] [--only NAME] [--quick]
 
-The model is a timed card by default: pictures like photos, made in a fixed time that takes nothing from the CPU, as on
-a GPU; or the demo models, which encoding and uploading have to share the cores with.
+The model is by default a simulated GPU, which returns photo-like images after a fixed time without using the CPU; or
+the demo models, which share the cores with encoding and uploading.
 
-Ours is `handler.serve` with Google's real clients: validate, claim the document, generate, encode and upload each
-picture while the next one is made, complete the document. The plain way, same models, pixels and clients: write
-the document, generate everything, write it, encode with the usual defaults and upload one after another, write it. Both
-run in turn, warmed up; the pixels of both are asserted equal. Overhead is total time less the time inside the model;
-`after` is what passes from the last pixels to the URLs and the document.
+"ours" is `handler.serve` with Google's real clients: validate, claim the document, generate, encode and upload each
+image during the generation of the next, complete the document. "plain" uses the same models, pixels and clients: write
+the document, generate everything, write the document, encode with default options and upload one file after another,
+write the document. Both run in turn, warmed up; their pixels are asserted equal. Overhead is the total time minus the
+time inside the model; `after` is the time from the last pixels to the URLs and the document.
 """
 
 import argparse
@@ -57,7 +57,7 @@ USER = "benchmark"
 PROMPT = {"prompt": "a red star on a blue background", "seed": 1}
 IMAGE = {"task_type": "text2img", "num_inference_steps": 2, **PROMPT}
 CLIP = {"task_type": "text2video", "num_inference_steps": 2, **PROMPT}
-# Few steps at full size: what encoding and uploading cost hangs on the pixels, not on how long they took to make.
+# Few steps at full size: encoding and uploading depend on the pixels, not on the time to generate them.
 CASES: dict[str, dict[str, Any]] = {
     "1 image 1024x1024": {**IMAGE, "width": 1024, "height": 1024},
     "2 images 1024x1024": {**IMAGE, "width": 1024, "height": 1024, "num_images": 2},
@@ -65,7 +65,7 @@ CASES: dict[str, dict[str, Any]] = {
     "clip 832x480x49": {**CLIP, "video_width": 832, "video_height": 480, "num_frames": 49},
 }
 CARD_SECONDS = 0.6
-"""What the timed card takes for a picture or a clip, where nothing else is asked for."""
+"""Default seconds that the simulated GPU takes for an image or a video."""
 CARD_STEPS = 6
 QUICK: dict[str, dict[str, Any]] = {
     "1 image 64x64": {**IMAGE, "width": 64, "height": 64},
@@ -77,22 +77,22 @@ STAGES = ("validate", "claim", "encode", "upload", "complete")
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One job from request to result; seconds."""
+    """The times of one job, in seconds."""
 
     total: float
     pipeline: float
     after: float
-    """From the last pixels on."""
+    """From the last pixels to the result."""
     stages: dict[str, float]
 
     @property
     def overhead(self) -> float:
-        """What was not the model."""
+        """The time outside the model."""
         return self.total - self.pipeline
 
 
 class Stopwatch:
-    """A `Generator` that measures the time inside another one's `generate`, and keeps what came out of it."""
+    """A `Generator` that measures the time inside another one's `generate`, and keeps the results."""
 
     def __init__(self, inner: Generator) -> None:
         self._inner = inner
@@ -103,14 +103,14 @@ class Stopwatch:
         self.seconds, self.last_at = 0.0, 0.0
         self.made: list[Generated] = []
         self.spans: list[tuple[float, float]] = []
-        """When it was used, from the first step of each job to its last pixels."""
+        """Per job, the times of its first step and of its last pixels."""
 
     def start(self) -> None:
-        """Forget the last job."""
+        """Reset the time and the results for the next job."""
         self.seconds, self.made = 0.0, []
 
     def generate(self, request: Request, params: Params, sources: Sources, control: Control) -> Iterator[Generated]:
-        """As the inner one; the receiver's time between two pictures does not count."""
+        """Generate with the inner one; the consumer's time between two images does not count."""
         pictures = self._inner.generate(request, params, sources, control)
         began = time.perf_counter()
         while True:
@@ -126,7 +126,7 @@ class Stopwatch:
 
 
 class Card:
-    """A `Generator` with the demo models' numbers, whose pictures take a fixed time and no CPU."""
+    """A simulated GPU: a `Generator` with the demo models' defaults, whose images take a fixed time and no CPU."""
 
     def __init__(self, inner: Generator, seconds: float = CARD_SECONDS) -> None:
         self._seconds = seconds
@@ -138,11 +138,11 @@ class Card:
         self._clip = clip()
 
     def prepare(self, request: Request, params: Params, control: Control) -> Placement:
-        """The weights are there."""
+        """Return at once: there are no weights to load."""
         return Placement("resident", "a timed card has room")
 
     def generate(self, request: Request, params: Params, sources: Sources, control: Control) -> Iterator[Generated]:
-        """Photos, or a pan over one, cut to size."""
+        """Yield photo-like images, or a video that pans over one, cropped to size."""
         seeds = (params.seed,) if isinstance(params, VideoParams) else params.seeds
         for index, seed in enumerate(seeds):
             for step in range(CARD_STEPS):
@@ -158,14 +158,14 @@ class Card:
 
 
 class WatchedThread(GpuThread):
-    """A GPU thread that notes when each job was ready to be generated."""
+    """A GPU thread that records when each job was ready for generation."""
 
     def __init__(self) -> None:
         super().__init__()
         self.ready: list[float] = []
 
     def submit(self, call: Callable[[], T], *, ahead: bool = False) -> "Future[T]":
-        """As ever; only what is ready is put ahead."""
+        """Submit a call; only a job that is ready is submitted with `ahead`."""
         if ahead:
             self.ready.append(time.perf_counter())
         return super().submit(call, ahead=ahead)
@@ -173,14 +173,14 @@ class WatchedThread(GpuThread):
 
 @dataclass(frozen=True, slots=True)
 class Idle:
-    """How the card waits while jobs come two at a time, from its first step to its last pixels."""
+    """The GPU's idle time with two jobs in flight, from its first step to its last pixels."""
 
     share: float
-    """Of its time."""
+    """Idle share of the time."""
     without_job: float
-    """Of its time: no job was ready, both were being delivered or begun."""
+    """Share of the time in which no job was ready: both were being delivered or started."""
     handover: float
-    """Seconds from one job to the next one, which was ready; the median."""
+    """Median seconds between a job and the next one, when that was ready."""
 
     def __str__(self) -> str:
         whole, starved, between = (100 * part for part in (self.share, self.without_job, self.share - self.without_job))
@@ -191,13 +191,13 @@ class Idle:
 
 
 class Ours:
-    """The worker itself."""
+    """The worker."""
 
     def __init__(self, services: Services, watch: Stopwatch) -> None:
         self._services, self._watch = services, watch
 
     def run(self, job_input: dict[str, Any]) -> Run:
-        """One job through the handler."""
+        """Run one job through the handler."""
         file_uid = uuid.uuid4().hex
         job = {**job_input, "user_id": USER, "file_uid": file_uid, "use_cloud_storage": True}
         self._watch.start()
@@ -211,7 +211,7 @@ class Ours:
 
 
 class Plain:
-    """One thing after another, each with its library's defaults."""
+    """The plain implementation: sequential, with each library's defaults."""
 
     def __init__(self, services: Services, watch: Stopwatch, firebase: FaultyFirebase) -> None:
         from firebase_admin import firestore  # its client takes the emulator's address from the environment
@@ -219,11 +219,11 @@ class Plain:
         assert services.documents is not None
         self._services, self._watch = services, watch
         self._bucket = bucket_at(firebase.storage_proxy.url, firebase.project, firebase.bucket)
-        self._client = services.documents.client  # type: ignore[attr-defined]  # FirestoreDocuments: the same connection
+        self._client = services.documents.client  # type: ignore[attr-defined]  # FirestoreStore's client: the same connection
         self._now = firestore.SERVER_TIMESTAMP
 
     def run(self, job_input: dict[str, Any]) -> Run:
-        """The same job; the generation is in the worker's GPU thread here too."""
+        """Run the same job, also generating in the worker's GPU thread."""
         self._watch.start()
         started = time.perf_counter()
         file_uid = uuid.uuid4().hex
@@ -257,14 +257,14 @@ class Plain:
         )
         made = list(self._watch.generate(request, params, Sources(), Unattended()))
         started = time.perf_counter()
-        # By default a video pipeline of diffusers hands out floats: making them counts as its own time.
+        # A video pipeline of diffusers returns floats by default: the conversion counts as its time.
         frames = [item if item.ndim == 3 else item.astype(np.float32) / 255 for item in pixels(made)]
         self._watch.seconds += time.perf_counter() - started
         return frames
 
 
 def encode(picture: NDArray[Any]) -> tuple[bytes, str, str]:
-    """Pillow's default PNG, or a clip of floats as diffusers' `export_to_video` writes it with imageio at quality 5."""
+    """Encode as Pillow's default PNG, or as diffusers' `export_to_video` does with imageio at quality 5."""
     if picture.ndim == 3:
         out = io.BytesIO()
         Image.fromarray(picture).save(out, "PNG")
@@ -281,12 +281,12 @@ def encode(picture: NDArray[Any]) -> tuple[bytes, str, str]:
 
 
 def pixels(made: list[Generated]) -> list[NDArray[np.uint8]]:
-    """What a job generated, as arrays."""
+    """Return a job's results as arrays."""
     return [item.pixels if isinstance(item, GeneratedImage) else item.frames for item in made]
 
 
 def warm_up(cases: dict[str, dict[str, Any]], ours: Ours, plain: Plain, watch: Stopwatch) -> None:
-    """Every case once in both ways: models, clients, connections and encoders are there; both made the same."""
+    """Run every case once in both ways, to load and connect everything, and assert that their pixels are equal."""
     for name, job_input in cases.items():
         ours.run(job_input)
         made = pixels(watch.made)
@@ -303,8 +303,18 @@ def measure(
     repeat: int,
     card_seconds: float | None,
 ) -> tuple[dict[tuple[str, float, str], list[Run]], dict[float, Idle]]:
-    """(case, latency, way) -> its runs, round by round and in turn: what else the machine does hits all alike; and
-    latency -> how the card waits while jobs come two at a time. `card_seconds`: None for the demo models."""
+    """Run all cases, in rounds, so that other load on the machine affects both ways alike.
+
+    Args:
+        firebase: the emulators.
+        cases: job inputs by name.
+        latencies_ms: added each way to Storage and Firestore.
+        repeat: number of rounds.
+        card_seconds: see `Card`; None for the demo models.
+
+    Returns:
+        (case, latency, way) -> its runs, and latency -> the GPU's idle time with two jobs in flight.
+    """
     settings = load_settings(sdxl_model="demo", wan_model="demo")
     services = handler.build(settings)
     watch = Stopwatch(services.generator if card_seconds is None else Card(services.generator, card_seconds))
@@ -330,7 +340,7 @@ def measure(
 async def two_at_a_time(
     services: Services, gpu: WatchedThread, watch: Stopwatch, job_input: dict[str, Any], jobs: int
 ) -> Idle:
-    """Two jobs in flight, as with `WORKER_CONCURRENCY=2`; a new one as soon as one is answered."""
+    """Keep two jobs in flight, as with `WORKER_CONCURRENCY=2`: start one as soon as another is answered."""
     watch.spans.clear()
     gpu.ready.clear()
     left = iter(range(jobs))
@@ -353,7 +363,7 @@ async def two_at_a_time(
 
 
 def report(runs: dict[tuple[str, float, str], list[Run]]) -> str:
-    """Medians of each case, ours above plain, and where the overhead of both goes."""
+    """Return a table with the medians of each case in both ways, and one with the stages of ours."""
     rows: list[list[object]] = []
     stages: list[list[object]] = []
     for name, latency, way in sorted(runs, key=lambda key: (key[1], list(runs).index(key))):
@@ -383,7 +393,7 @@ def _median(values: list[float]) -> float:
 
 
 def main() -> None:
-    """Start the emulators, run both ways, print the tables."""
+    """Start the emulators, run both ways and print the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--latency-ms", type=float, nargs="+", default=[0.0, 50.0, 100.0], help="added each way")

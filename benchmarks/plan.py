@@ -1,9 +1,9 @@
-"""What it costs to know what a request comes to, with what was read of the models' files kept and without.
+"""Compare the cost of planning a request with and without the cache of what the models' files say.
 
     python benchmarks/plan.py [--repeat 50] [--quick]
 
-Both plan the same requests on the models that the environment names (without any, the demo models), in turn; the plans
-are asserted equal. CPU time of the process, which other work on the machine does not lengthen by much.
+Both plan the same requests in turn, on the models that the environment names (by default the demo models); the plans
+are asserted equal. Times are CPU times of the process, which depend little on other load on the machine.
 """
 
 import argparse
@@ -37,15 +37,15 @@ REQUESTS: dict[TaskType, dict[str, Any]] = {
 
 
 class Forgetful(Kept):
-    """Keeps nothing."""
+    """A cache that keeps nothing."""
 
     def get(self, key: Hashable, read: Callable[[], T]) -> T:
-        """What `read` finds now."""
+        """Return what `read` returns now."""
         return read()
 
 
 def services(kept: Kept) -> Services:
-    """A worker with everything but its models in memory."""
+    """Return a worker with in-memory fakes for everything except its models."""
     world: Any = World()
     settings = load_settings()
     world.generator = Engine(settings, registry=ModelRegistry(settings, kept=kept))
@@ -54,14 +54,14 @@ def services(kept: Kept) -> Services:
 
 
 async def cpu_ms(request: Request, worker: Services) -> float:
-    """CPU time of one plan, of all threads."""
+    """Return the CPU time of one plan, summed over all threads."""
     started = time.process_time()
     await plan(request, worker)
     return 1000 * (time.process_time() - started)
 
 
 async def compare(repeat: int) -> None:
-    """Print one line a task."""
+    """Print one line per task."""
     anew, kept = services(Forgetful()), services(Kept())
     print("task        read anew ms  kept ms  anew/kept")
     for task, fields in REQUESTS.items():
@@ -73,7 +73,7 @@ async def compare(repeat: int) -> None:
 
 
 def main() -> None:
-    """Compare."""
+    """Run the comparison."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeat", type=int, default=50)
     parser.add_argument("--quick", action="store_true", help="a few of each only")

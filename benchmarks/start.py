@@ -1,16 +1,15 @@
-"""How long a worker takes from the start of its process to its first job, beside the imports that it cannot do without.
+"""Measure the time from a worker's process start to its first job, compared with its unavoidable imports.
 
     python benchmarks/start.py [--repeat 5]
 
-Each repeat runs every row once, in processes of their own, one after the other; the figures are medians, so that only
-what all rows share (a busy machine, warm files) moves them together. Of imports the processor's seconds stand beside
-those of the clock: they hardly depend on what else the machine does. Prints a table for `benchmarks/README.md`.
-Compared are
+Each repeat runs every row once, in separate processes, in succession; the figures are medians, so conditions that all
+rows share (load, warm files) affect them alike. For imports the CPU time is given too, which hardly depends on other
+load. Prints a table for `benchmarks/README.md` with
 
-- `import runpod`, and `import handler` above an empty Python;
-- the bare imports of torch and of the pipelines of diffusers that the worker runs;
-- a worker with the built-in models, `python handler.py` against a local control plane where one job waits: until it has
-  taken it, models loaded, and until it is answered.
+- `import runpod` and `import handler`, compared with an empty Python;
+- the bare imports of torch and of the diffusers pipelines that the worker runs;
+- a worker with the built-in models, `python handler.py` against a local control plane with one queued job: the time
+  until it takes the job, with models loaded, and until the job is answered.
 
 Writes nothing.
 """
@@ -40,7 +39,7 @@ JOB = {"prompt": "a red star on blue", "num_inference_steps": 1, "width": 64, "h
 
 
 def main() -> None:
-    """Print the medians, and the two ratios that count."""
+    """Print the medians, the costs of imports and the ratio to the bare imports."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeat", type=int, default=5)
     repeats = parser.parse_args().repeat
@@ -72,7 +71,7 @@ def _medians(found: dict[str, list[float]]) -> dict[str, float]:
 
 
 def _seconds(code: str) -> tuple[float, float]:
-    """By the clock, and of the processor."""
+    """Return the wall-clock seconds and the CPU seconds."""
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
     seconds, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -80,7 +79,7 @@ def _seconds(code: str) -> tuple[float, float]:
 
 
 def _worker() -> tuple[float, float]:
-    """Seconds until a worker has taken its first job, and until that was answered."""
+    """Return the seconds until a worker takes its first job, and until that is answered."""
     with ControlPlane() as plane:
         job = plane.submit(JOB)
         started = time.perf_counter()

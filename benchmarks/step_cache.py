@@ -1,11 +1,11 @@
-"""What skipping denoising steps of Wan saves, and how far the clip is then from the one that was computed in full.
+"""Measure what skipping denoising steps of Wan saves, and how much the video then differs from the full computation.
 
     python benchmarks/step_cache.py [--model FOLDER] [--steps 30] [--frames 33] [--width 832 --height 480] [--quick]
 
-On a card it tells what a threshold is worth for a model of your own; without one it runs the built-in model, small. One
-run compares all on the same seed and prompt: the predictions that were computed in full, seconds of the run as a
-ratio to the plain one, and the PSNR in dB over all pixels of all frames (above 40 nobody sees it, below 25 it is a
-clip of its own). Writes nothing.
+On a GPU this shows what a threshold is worth for your own model; without one it runs the built-in model at a small
+size. One run compares all rows with the same seed and prompt: the share of predictions computed in full, the speed
+relative to the plain run, and the PSNR in dB over all pixels of all frames (above 40 the difference is invisible; below
+25 it is a different video). Writes nothing.
 """
 
 import argparse
@@ -35,7 +35,7 @@ ROWS += [StepCache("sea", share) for share in (0.1, 0.25, 0.5)]
 
 
 def main() -> None:
-    """Print one row for each cache and threshold."""
+    """Print one row per cache and threshold."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=None, help="a text-to-video model of Wan")
     parser.add_argument("--steps", type=int, default=30)
@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def _run(engine: Engine, request: Any, params: VideoParams) -> tuple[NDArray[np.uint8], float, int]:
-    """The frames, the seconds of the whole run, and how many predictions were computed to the last block."""
+    """Return the frames, the seconds of the whole run, and the number of predictions that reached the last block."""
     import torch
 
     last: set[Any] = set()

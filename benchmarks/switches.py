@@ -1,13 +1,13 @@
-"""What `ATTENTION` and `QUANTIZE` save and change on this machine, beside the plain way, and whether to turn it on.
+"""Measure what `ATTENTION` and `QUANTIZE` save and change on this machine, and advise whether to turn them on.
 
     python benchmarks/switches.py [--task text2img] [--model FOLDER] [--steps N] [--size W H] [--frames 33]
                                   [--repeat 3] [--quick]
 
-Each row is an engine of its own, after the one before has let go of its memory: the same job once to warm up, then the
-best of the repeats. `plain/this` is how many times as fast it is, `weights` what the networks take, `placed` where they
-were, and PSNR in dB is over all pixels (above 40 nobody sees a difference; below 25 it is a picture of its own, which
-may be as good). On a card it tells what each is worth for a model of your own; without one the built-in model runs,
-small: its pixels and bytes show that all is in order, and its seconds say nothing. Writes nothing.
+Each row is a new engine, after the previous one has freed its memory: it runs the same job once to warm up, then takes
+the best of the repeats. `plain/this` is the speed-up, `weights` the memory of the networks, `placed` their placement,
+and PSNR in dB is over all pixels (above 40 the difference is invisible; below 25 it is a different image, which may be
+as good). On a GPU this shows what each setting is worth for your own model. Without one the built-in model runs at a
+small size: its pixels and bytes show that the settings work, and its times mean nothing. Writes nothing.
 """
 
 import argparse
@@ -33,9 +33,9 @@ from worker.engine.speed.attention import missing
 from worker.job.progress import Unattended
 
 WORTH = 1.05
-"""Times as fast: less is within what two runs differ by."""
+"""Minimum speed-up: less is within the noise between two runs."""
 ALIKE = 25.0
-"""dB: below it is another picture."""
+"""PSNR in dB below which it is a different image."""
 ROWS: tuple[dict[str, Any], ...] = (
     {},
     {"attention": "native"},
@@ -45,12 +45,12 @@ ROWS: tuple[dict[str, Any], ...] = (
     {"quantize": "fp8"},
 )
 PLACES = ("offloaded", "partly", "resident")
-"""The later the faster."""
+"""From slowest to fastest."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """What was seen of one way."""
+    """The measurements of one setting."""
 
     pixels: NDArray[np.uint8]
     seconds: float
@@ -60,7 +60,7 @@ class Row:
 
 
 def main() -> None:
-    """Print one row for each way, and what to do about it."""
+    """Print one row per setting, with advice."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", default="text2img", choices=["text2img", "text2video"])
     parser.add_argument("--model", default=None, help="a model for it; else the one that the environment names")
@@ -88,7 +88,7 @@ def main() -> None:
 
 
 def _row(given: argparse.Namespace, way: dict[str, Any]) -> Row | str:
-    """One way; why there is none, where it cannot be had."""
+    """Measure one setting; return the reason if it is not available here."""
     task = TaskType(given.task)
     named = {} if given.model is None else {"wan_model" if task.is_video else "sdxl_model": given.model}
     engine = Engine(load_settings(**named, **way))
