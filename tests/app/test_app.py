@@ -85,8 +85,8 @@ class TestComingIn:
 
 class TestDrawing:
     def test_a_picture_is_drawn_under_ones_eyes(self, guest: Visitor, app: LocalApp) -> None:
-        """Size, style and number are as chosen; progress is shown and announced; the result opens; it costs a credit a
-        picture.
+        """Size, style and number are as chosen; progress is shown and announced; the result opens; a picture costs a
+        credit.
         """
         expect(guest.page.locator("#price")).to_contain_text("credit", timeout=PATIENCE_MS)
         before = guest.credits
@@ -130,9 +130,7 @@ class TestDrawing:
         expect(guest.tiles.first).to_be_focused()
 
     def test_the_price_that_is_seen_is_what_is_held(self, guest: Visitor, app: LocalApp) -> None:
-        """Not the dearest possible price. A price not yet seen is shown first, and a request without a price does not
-        start.
-        """
+        """Not the dearest possible price. An unseen price is shown first, and a request without one does not start."""
         page = guest.page
         page.get_by_label("Your words").fill("a small pink circle on blue")
         guest.context.route("**/us-central1/quote", lambda route: route.abort())

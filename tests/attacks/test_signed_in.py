@@ -644,7 +644,7 @@ def test_a_list_takes_nothing_but_what_it_lists(world: World, field: str) -> Non
     world.good()
 
 
-# --- the reaper, and what things cost ---------------------------------------------------------------------------------
+# --- the reaper, and costs --------------------------------------------------------------------------------------------
 
 
 class Old(MemoryDocumentStore):

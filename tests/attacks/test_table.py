@@ -67,7 +67,7 @@ FORMS: tuple[dict[str, Any], ...] = ({}, OWNER)
 ALL = examples(60)
 
 
-# --- ids, texts and numbers: told by the parser alone -----------------------------------------------------------------
+# --- ids, texts and numbers: refused by the parser alone --------------------------------------------------------------
 
 NOT_STRINGS: list[Any] = [5, True, ["a"], {}, 1.5, [[]], {"a": "b"}]
 PLAIN: dict[int, tuple[str, str, list[Any]]] = {
@@ -441,7 +441,7 @@ def test_strange_text_is_cleaned_or_refused(world: World, text: str) -> None:
     assert not any(c in params.prompt for c in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
-# --- who asks ---------------------------------------------------------------------------------------------------------
+# --- callers ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -601,7 +601,7 @@ def test_on_the_platform_a_worker_with_an_emulator_does_not_start(name: str, mon
     note(row, refused=1)
 
 
-# --- where pictures come from -----------------------------------------------------------------------------------------
+# --- sources of pictures ----------------------------------------------------------------------------------------------
 
 
 def sent(url: str, **more: Any) -> dict[str, Any]:
@@ -872,7 +872,7 @@ def test_a_compressed_bomb_is_measured_unfolded(online: World, server: HttpsServ
     online.good()
 
 
-# --- what is in a picture ---------------------------------------------------------------------------------------------
+# --- contents of a picture --------------------------------------------------------------------------------------------
 
 
 def inline(data: bytes, kind: str = "png", **more: Any) -> dict[str, Any]:

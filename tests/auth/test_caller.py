@@ -1,6 +1,4 @@
-"""The caller's identity: every way to be refused, with a message that repeats nothing, and tickets that outlive an ID
-token.
-"""
+"""The caller's identity: every refusal, with a message that repeats nothing, and tickets that outlive an ID token."""
 
 import asyncio
 import base64

@@ -124,9 +124,7 @@ def wan_i2v(demo_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture(scope="session")
 def run(engine: Engine) -> Runner:
-    """Return a function that runs a small job of a task; keywords change its parameters. It returns the pixels of each
-    picture, or [the frames].
-    """
+    """Return a function that runs a small job with these parameters, giving each picture's pixels or [the frames]."""
     return runner(engine)
 
 

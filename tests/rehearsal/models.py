@@ -64,9 +64,7 @@ class Network:
             return kind(kind.config_class(**self.config))
 
     def shallow(self) -> "Network":
-        """Return the network with one or two blocks of each kind at full width: every dtype, device and shape still
-        occurs.
-        """
+        """Return the network with one or two blocks of each kind at full width: each dtype, device and shape occurs."""
         shorter = {name: depth for name, depth in _SHALLOW.items() if name in self.config}
         return replace(self, config=dict(self.config) | shorter)
 

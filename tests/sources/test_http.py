@@ -51,7 +51,7 @@ def never(host: str, port: int) -> Sequence[str]:
     raise AssertionError("nobody should have been asked")
 
 
-# --- what may be reached ---
+# --- permitted addresses ---
 
 
 INSIDE = (

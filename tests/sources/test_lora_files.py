@@ -75,7 +75,7 @@ def shelf(server: HttpsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     return Shelf(server, tmp_path / "loras", monkeypatch)
 
 
-# --- where they come from ---
+# --- sources ---
 
 
 def test_a_url_is_fetched_once_and_kept(shelf: Shelf, server: HttpsServer) -> None:
@@ -204,7 +204,7 @@ def test_files_of_this_machine(shelf: Shelf, tmp_path: Path) -> None:
     assert caught.value.message == "the file of the LoRA lora 0 is not on this worker"
 
 
-# --- what is not taken ---
+# --- refusals ---
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ LEAKS = re.compile(
 _ECHO = re.compile(r"\(got \\+\"[^()]{,80}\)")
 """A shortened copy of the client's own value in a message."""
 
-# --- what the process does ---
+# --- the process's side effects ---
 
 _WATCHED = {
     "socket.connect",
@@ -93,7 +93,7 @@ def watched() -> Iterator[list[tuple[str, Any]]]:
         _seen = None
 
 
-# --- what was tried ---
+# --- the attempts ---
 
 
 @dataclass(slots=True)

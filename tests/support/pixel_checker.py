@@ -293,9 +293,7 @@ _GROWN = 1.2
 
 
 def motion(frames: Sequence[Pixels] | Pixels) -> str | None:
-    """Return the motion of a clip of at least 9 frames: "still", "left", "right", "up", "down" or "turns"; None:
-    unclear.
-    """
+    """Return the motion of a clip of at least 9 frames: "still", "left", "right", "up", "down", "turns", or None."""
     way_frames = len(frames) - 1
     looks = [look(np.asarray(frame)) for frame in frames[::_EVERY]]
     seen = [one for one in looks if one.x is not None and one.y is not None and one.radius is not None]

@@ -36,9 +36,7 @@ def _profile(device: bytes, space: bytes, connection: bytes, tags: dict[bytes, b
 
 
 def screen(primaries: Rows = DISPLAY_P3, gamma: float = 2.2, extra: bytes = b"") -> bytes:
-    """Return a screen's profile: red, green and blue as XYZ under D50, and one gamma; `extra` is unused data at the
-    end.
-    """
+    """Return a screen's profile: red, green and blue as XYZ under D50, and one gamma; `extra` is unused data."""
     tags = {name: _xyz(values) for name, values in zip((b"rXYZ", b"gXYZ", b"bXYZ"), primaries, strict=True)}
     tags |= dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), _gamma(gamma))
     return _profile(b"mntr", b"RGB ", b"XYZ ", tags, extra)

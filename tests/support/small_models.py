@@ -58,9 +58,7 @@ def sdxl(demo_sdxl: Path, folder: Path) -> Path:
 
 
 def wan_21(demo_wan: Path, folder: Path, *, image_to_video: bool) -> Path:
-    """Write a small Wan 2.1 checkpoint: an eightfold VAE without patches, one time step for all; I2V with a CLIP
-    encoder.
-    """
+    """Write a small Wan 2.1 checkpoint: eightfold VAE, no patches, one time step for all; I2V with a CLIP encoder."""
     folder.mkdir(parents=True)
     for part in ("tokenizer", "text_encoder", "scheduler"):
         shutil.copytree(demo_wan / part, folder / part)

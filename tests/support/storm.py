@@ -219,9 +219,7 @@ class Storm:
         self.submit(generation, **changes)
 
     def _on_a_phone(self, write: Callable[[], object]) -> None:
-        """Write as a phone does: it meets the same outages, retries as long as its library does, and nobody waits for
-        it.
-        """
+        """Write as a phone does: it meets the same outages, and retries as long as its library does."""
 
         def attempt() -> None:
             with contextlib.suppress(GoogleAPIError):  # such as NotFound, where there is nothing to change yet
