@@ -1,4 +1,4 @@
-"""Run one job of every task on this machine, through the same `handler.py` that RunPod runs; no Firebase.
+"""Runs one job of every task on this machine, through the same `handler.py` that RunPod runs; no Firebase.
 
     python test_cloud_local.py ["a red star on a blue background"]
 

@@ -1,4 +1,4 @@
-"""Run the example requests against Firebase: the configured one, or else local emulators, which this script starts.
+"""Runs the example requests against Firebase: the configured one, or else local emulators, which this script starts.
 
     python test_cloud_storage.py ["a red star on a blue background"]
 

@@ -1,4 +1,4 @@
-"""Measure what compiling the denoising blocks saves and costs on this machine, and advise whether to turn it on.
+"""Measures what compiling the denoising blocks saves and costs on this machine, and advises whether to use it.
 
     python benchmarks/compile.py [--task text2img] [--model FOLDER] [--mode regional] [--steps N] [--repeat 3] [--quick]
 

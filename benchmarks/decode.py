@@ -1,4 +1,4 @@
-"""Compare decoding a client's image in a separate process with decoding it in the worker's process.
+"""Compares decoding a client's image in a separate process with decoding it in the worker's process.
 
     python benchmarks/decode.py [--repeat 5] [--quick]
 

@@ -1,4 +1,4 @@
-"""Compare the encoders and their levels, to justify those that `worker/media` uses.
+"""Compares the encoders and their levels, to justify those that `worker/media` uses.
 
     python benchmarks/encoders.py [--repeat 5] [--no-video]
 

@@ -1,4 +1,4 @@
-"""Run every task through the worker's engine at full size, with random weights, for times, peak memory and placement.
+"""Runs every task through the worker's engine at full size, with random weights, for times, peak memory and placement.
 
 `python -m benchmarks.full_size` builds SDXL, its refiner, Wan 2.1 1.3B (text and image to video) and Wan 2.2 TI2V 5B
 once under `.cache/full-size` (about 45 GB) and runs them as the worker would. Without CUDA, or with `--small`, the demo

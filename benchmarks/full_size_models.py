@@ -1,4 +1,4 @@
-"""Write full-size SDXL, Wan 2.1 1.3B and Wan 2.2 TI2V 5B with random weights, from their public configurations.
+"""Writes full-size SDXL, Wan 2.1 1.3B and Wan 2.2 TI2V 5B with random weights, from their public configurations.
 
 They are written in diffusers' layout, in the dtypes that a worker would use, so the engine loads them like any other
 folder. Random weights take exactly as long as trained ones.

@@ -1,4 +1,4 @@
-"""Measure a job's overhead beside the model, in this worker and in a plain implementation, against local emulators.
+"""Measures a job's overhead beside the model, in this worker and in a plain implementation, against local emulators.
 
     python benchmarks/overhead.py [--repeat 3] [--latency-ms 0 50 100] [--model card | demo]
                                      [--card-seconds 0.6] [--only NAME] [--quick]

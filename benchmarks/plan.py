@@ -1,4 +1,4 @@
-"""Compare the cost of planning a request with and without the cache of what the models' files say.
+"""Compares the cost of planning a request with and without the cache of what the models' files say.
 
     python benchmarks/plan.py [--repeat 50] [--quick]
 

@@ -1,4 +1,4 @@
-"""Measure the time from a worker's process start to its first job, compared with its unavoidable imports.
+"""Measures the time from a worker's process start to its first job, compared with its unavoidable imports.
 
     python benchmarks/start.py [--repeat 5]
 

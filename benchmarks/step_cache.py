@@ -1,4 +1,4 @@
-"""Measure what skipping denoising steps of Wan saves, and how much the video then differs from the full computation.
+"""Measures what skipping denoising steps of Wan saves, and how much the video then differs from the full computation.
 
     python benchmarks/step_cache.py [--model FOLDER] [--steps 30] [--frames 33] [--width 832 --height 480] [--quick]
 

@@ -1,4 +1,4 @@
-"""Measure what `ATTENTION` and `QUANTIZE` save and change on this machine, and advise whether to turn them on.
+"""Measures what `ATTENTION` and `QUANTIZE` save and change on this machine, and advises whether to use it.
 
     python benchmarks/switches.py [--task text2img] [--model FOLDER] [--steps N] [--size W H] [--frames 33]
                                   [--repeat 3] [--quick]

@@ -1,4 +1,4 @@
-"""Bake models into an image during its build: `bake_models.py NAME...`, each `org/name` or `org/name@revision`.
+"""Bakes models into an image during its build: `bake_models.py NAME...`, each `org/name` or `org/name@revision`.
 
 A NAME may also be `demo`, whose models are in every image already, or the path of a local model, for instance on a
 network volume: `--bfloat16` rewrites it in place, file by file.

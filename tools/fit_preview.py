@@ -1,4 +1,4 @@
-"""`python -m tools.fit_preview FOLDER`: fit the `preview_factors` of a model, for its `worker.json`.
+"""`python -m tools.fit_preview FOLDER`: fits the `preview_factors` of a model, for its `worker.json`.
 
 A preview maps each latent linearly to a pixel (worker/engine/preview.py). For SDXL and Wan the map is published. For a
 model with its own VAE this script fits it by least squares, from the VAE's latents of images to the same images scaled

@@ -1,4 +1,4 @@
-"""Write constraints.txt and tools/pip.txt: each package at one version, with the hash of each wheel that pip may take.
+"""Writes constraints.txt and tools/pip.txt: each package at one version, with the hash of each wheel that pip may take.
 
 `make lock` runs it. uv's resolver keeps the present versions (`--upgrade` takes the newest) and resolves for all
 platforms at once, including CUDA's packages. Only wheels are locked: a source package runs code when it is installed.

@@ -1,4 +1,4 @@
-"""Inspect an MP4 without ffprobe: parse its boxes here and decode its frames with the bundled ffmpeg.
+"""Inspects an MP4 without ffprobe: parses its boxes and decodes its frames with the bundled ffmpeg.
 
 Shared by the tests and the scripts.
 """

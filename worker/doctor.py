@@ -1,4 +1,4 @@
-"""Check what an endpoint needs before it costs money, and print a table with a remedy for each problem.
+"""Checks what an endpoint needs before it costs money, and prints a table with a remedy for each problem.
 
     python -m worker.doctor          exit code 1 if a row is red, for CI
     python -m worker.doctor --json   the rows as JSON

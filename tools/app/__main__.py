@@ -1,4 +1,4 @@
-"""`python -m tools.app [--port 5173]`: start everything, print its address, and end everything on Ctrl-C."""
+"""`python -m tools.app [--port 5173]`: starts everything, prints its address, and ends everything on Ctrl-C."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Build the page of examples/web in a temporary folder, and serve it on loopback.
+"""Builds the page of examples/web in a temporary folder, and serves it on loopback.
 
 Knows Vite and files; the caller supplies the page's Firebase settings.
 """

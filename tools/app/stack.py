@@ -1,4 +1,4 @@
-"""Start emulators, RunPod's side, a worker with the demo models, the backend functions and the page, on loopback.
+"""Starts emulators, RunPod's side, a worker with the demo models, the backend functions and the page, on loopback.
 
 The worker and the functions are the real ones, with the settings of docs/deploy.md: they require tickets and charge
 credits. Nothing outlives the context.

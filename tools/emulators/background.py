@@ -1,4 +1,4 @@
-"""Run an asyncio loop in its own thread, so that servers run beside synchronous tests."""
+"""Runs an asyncio loop in its own thread, so that servers run beside synchronous tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Emulate RunPod's side of a serverless worker on loopback: jobs, results, progress, pings and stop signals.
+"""Emulates RunPod's side of a serverless worker on loopback: jobs, results, progress, pings and stop signals.
 
 Implements the protocol of `runpod` 1.12 (rp_job, rp_http, rp_ping and rp_scale in runpod/serverless/modules). Knows
 nothing about what a job does; `runpod_api` has the endpoints that a backend calls, such as /run.

@@ -1,4 +1,4 @@
-"""Run the Firestore, Storage and Auth emulators in one Node process, and control them from tests.
+"""Runs the Firestore, Storage and Auth emulators in one Node process, and controls them from tests.
 
 Knows how the emulators are started, reset and observed; knows nothing about generations or the worker.
 """

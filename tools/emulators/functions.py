@@ -1,4 +1,4 @@
-"""Run the app's backend, `examples/functions`, on loopback, as Firebase's functions emulator hosts it.
+"""Runs the app's backend, `examples/functions`, on loopback, as Firebase's functions emulator hosts it.
 
 Knows how functions are hosted and called; knows nothing about what they do.
 """

@@ -1,4 +1,4 @@
-"""Run Google's own Firestore emulator, which browsers can connect to and which enforces the security rules.
+"""Runs Google's own Firestore emulator, which browsers can connect to and which enforces the security rules.
 
 It needs Java; the worker's tests use the smaller one in `node/`. Knows where its jar may be and how to start it.
 """

@@ -1,4 +1,4 @@
-"""Find Node, and install the pinned npm packages in a shared cache.
+"""Finds Node, and installs the pinned npm packages in a shared cache.
 
 Packages are installed once per lock file, outside the checkout, so that several checkouts and concurrent test runs
 share them. `python -m tools.emulators.install` does it by hand. Knows nothing about what the packages do.

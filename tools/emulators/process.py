@@ -1,4 +1,4 @@
-"""Run a child process that never outlives its parent, and whose output can be read while it runs.
+"""Runs a child process that never outlives its parent, and whose output can be read while it runs.
 
 Each child leads its own process group. A small shell reads from a pipe: when this process ends, in whatever way, the
 pipe closes and the shell ends the child's whole group with SIGTERM and, two seconds later, SIGKILL. Knows processes and

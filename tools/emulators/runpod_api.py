@@ -1,4 +1,4 @@
-"""Emulate RunPod's API for backends (run, runsync, status and cancel of an endpoint) over a control plane's jobs.
+"""Emulates RunPod's API for backends (run, runsync, status and cancel of an endpoint) over a control plane's jobs.
 
 Knows HTTP and RunPod's terms for a job; the control plane has the jobs, their queue and their workers.
 """

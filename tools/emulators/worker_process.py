@@ -1,4 +1,4 @@
-"""Run the worker as RunPod does: `python handler.py` in its own process, connected to the control plane."""
+"""Runs the worker as RunPod does: `python handler.py` in its own process, connected to the control plane."""
 
 from __future__ import annotations
 

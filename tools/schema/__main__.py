@@ -1,4 +1,4 @@
-"""Write the contract's files, or with `--check` list the outdated ones."""
+"""Writes the contract's files, or with `--check` lists the outdated ones."""
 
 import json
 import sys

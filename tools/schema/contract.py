@@ -1,4 +1,4 @@
-"""Build JSON Schema (2020-12) from pydantic's models and the worker's shapes: one schema per message on the wire.
+"""Builds JSON Schema (2020-12) from pydantic's models and the worker's shapes: one schema per message on the wire.
 
 Request schemas are strict: the worker accepts what they accept, except for rules beyond single fields. Response schemas
 are open: later versions may add fields, and a word from a list may be one that this version does not know.

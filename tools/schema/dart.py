@@ -1,4 +1,4 @@
-"""Write the contract in Dart: plain classes that read and write the maps of Firestore's and Functions' SDKs."""
+"""Writes the contract in Dart: plain classes that read and write the maps of Firestore's and Functions' SDKs."""
 
 from tools.schema.model import Contract, Field, Kind, Object, Type, spelled
 from tools.schema.names import NOTICE, camel, slashes

@@ -1,4 +1,4 @@
-"""Write the contract in Kotlin: plain classes that read and write the maps of Firestore's and Functions' SDKs.
+"""Writes the contract in Kotlin: plain classes that read and write the maps of Firestore's and Functions' SDKs.
 
 They need no particular JSON library: any of them can produce such maps.
 """

@@ -1,4 +1,4 @@
-"""Turn JSON Schema into the declarations for a language: word lists, objects and their fields. Knows no language.
+"""Turns JSON Schema into the declarations for a language: word lists, objects and their fields. Knows no language.
 
 Objects that a client sends are for writing; those that it receives are for reading.
 """

@@ -1,4 +1,4 @@
-"""Convert wire names to each language's style, and sentences to comments."""
+"""Converts wire names to each language's style, and sentences to comments."""
 
 import re
 import textwrap

@@ -1,4 +1,4 @@
-"""Write the contract in Swift: Codable structs for JSONDecoder and Firestore's own decoder."""
+"""Writes the contract in Swift: Codable structs for JSONDecoder and Firestore's own decoder."""
 
 from tools.schema.model import Contract, Field, Kind, Object, Type, spelled
 from tools.schema.names import NOTICE, camel, slashes

@@ -1,4 +1,4 @@
-"""Write the contract in TypeScript: only types, which add nothing to an app's JavaScript."""
+"""Writes the contract in TypeScript: only types, which add nothing to an app's JavaScript."""
 
 import json
 

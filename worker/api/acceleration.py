@@ -1,4 +1,4 @@
-"""Apply a request's `acceleration`: the steps, guidance and LoRAs that the operator configured for that level.
+"""Applies a request's `acceleration`: the steps, guidance and LoRAs that the operator configured for that level.
 
 Pure. `acceleration` permits a trade of quality for speed; it does not demand one. If nothing is configured for a model,
 nothing is traded and the result has a warning. Steps, guidance and scheduler of the request take precedence, as with

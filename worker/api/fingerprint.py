@@ -1,4 +1,4 @@
-"""Fingerprint a request: a short text that is the same for the same request in every version of the worker.
+"""Fingerprints a request: a short text that is the same for the same request in every version of the worker.
 
 It is stored with results and documents, so it must outlive the code that computed it. Fields at their defaults are left
 out, so a field that is added later does not change the fingerprint of requests that do not use it. Numbers and keys are

@@ -1,4 +1,4 @@
-"""Read JSON that Python's parser rejects, so that its sender can get an error message.
+"""Reads JSON that Python's parser rejects, so that its sender can get an error message.
 
 Python parses about a thousand levels of nesting and integers of 4,300 digits. Past that it raises, and everything in
 the same text is lost: the id of the job itself, and other users' jobs in the same batch. Knows JSON's tokens; knows no

@@ -1,4 +1,4 @@
-"""Resolve a request and a model's defaults into the concrete parameters of a job, or refuse it.
+"""Resolves a request and a model's defaults into the concrete parameters of a job, or refuses it.
 
 Pure arithmetic. Knows no weights, no I/O and no torch.
 """

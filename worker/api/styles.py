@@ -1,4 +1,4 @@
-"""Apply the operator's styles: a request that names a style becomes the full request.
+"""Applies the operator's styles: a request that names a style becomes the full request.
 
 Pure. A style fills in fields that the request leaves open, frames its prompt and adds LoRAs. The client's own values
 take precedence, and the request is stored as the client wrote it.

@@ -1,4 +1,4 @@
-"""Turn pydantic's errors into readable messages, with the rejected value in a short, safe form and what is valid.
+"""Turns pydantic's errors into readable messages, with the rejected value in a short, safe form and what is valid.
 
 Knows pydantic's error types; knows no request and no range of its own.
 """

@@ -1,4 +1,4 @@
-"""Read the environment once, into one frozen `Settings` object. No other module reads it.
+"""Reads the environment once, into one frozen `Settings` object. No other module reads it.
 
 A wrong value raises `ConfigError`, which names the variable and never its content: it may hold a key. Knows variable
 names, types, ranges and defaults; knows no use of them, and opens only files that continue a variable's value (`@file`,
