@@ -42,7 +42,7 @@ def test_a_few_step_model_says_where_a_request_leaves_it() -> None:
 
 @pytest.mark.parametrize("scale", [0, 0.5, 1])
 def test_a_negative_prompt_that_guidance_makes_inert_is_said_to_be_so(scale: float) -> None:
-    """Fooocus#957, Fooocus#2218, forge#1115: at guidance 1 the negative prompt does nothing, unsaid."""
+    """Fooocus#957, Fooocus#2218, forge#1115: at guidance 1 the negative prompt silently has no effect."""
     image = said(negative_prompt="star", guidance_scale=scale)
     assert image[0] == f"negative_prompt: has no effect with a guidance_scale of {scale:g}; above 1 it has"
     video = clip(negative_prompt="star", video_guidance_scale=scale)

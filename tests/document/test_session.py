@@ -352,7 +352,7 @@ class Flipped(MemoryDocumentStore):
 def test_a_user_who_flips_a_label_all_the_time_holds_nobody_past_the_deadline(
     ended: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A claim of 3.5 s used to go on for as long as its user liked, and the job's own time limit waited for it."""
+    """A user could keep a claim of 3.5 s going indefinitely, and the job's own time limit waited for it."""
     monkeypatch.setattr(timing, "SPOOL_COMPLETE_SECONDS", 0.3)
     documents = Flipped()
     session = DocumentSession(documents, OWNER, bid(), {})

@@ -131,7 +131,7 @@ def _wan_vae() -> Any:
 
 
 def test_a_clip_decoded_in_bfloat16_looks_the_same_and_its_encoder_stays_exact() -> None:
-    """On latents that the VAE itself made: peak signal to noise above 40 dB, where 8 bits alone have 59."""
+    """On latents from the VAE itself, the peak signal-to-noise ratio is above 40 dB; 8 bits alone have 59."""
     vae = _wan_vae()
     frames = np.stack([np.asarray(drawn(64, 64, shift)) for shift in range(5)])
     encoded = pixels.encode_clip(vae, frames, CPU)

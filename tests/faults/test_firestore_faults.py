@@ -176,7 +176,7 @@ async def test_case_31_and_32_firestore_is_down_at_the_completion(
     _heal(world)
     assert response["storage"] == "firebase", response
     assert UNSYNCED in response["warnings"]
-    # What a proxy held back is delivered when the way is open again.
+    # The proxy delivers the writes that it held once the connection is open again.
     assert world.status("c31") in ("processing", "completed") if how == "hangs" else world.status("c31") == "processing"
     again = await another.serve(cloud("c31", num_inference_steps=30))
     another.check_completed("c31", again)
@@ -226,7 +226,7 @@ async def test_case_35_a_status_that_somebody_else_wrote_is_not_the_truth(make_w
 
 @pytest.mark.parametrize("size", [35_000, 960_000])
 async def test_a_picture_whose_data_uri_is_in_capitals_costs_nobody_the_document(world: World, size: int) -> None:
-    """ai-dynamo/dynamo#14424, browser-use#5808, excalidraw#4839: it was copied into the document, or left none."""
+    """ai-dynamo/dynamo#14424, browser-use#5808, excalidraw#4839: it was copied into the document, or prevented one."""
     picture = base64.b64decode(data_uri().partition(",")[2]) + bytes(size)
     ref = "DATA:image/jpeg;base64," + base64.b64encode(picture).decode()
     uid = f"capitals-{size}"

@@ -131,6 +131,6 @@ print(sum(child.wait() != 0 for child in asked))
 
 @pytest.mark.e2e
 def test_what_a_library_forks_beside_grpc_lives() -> None:
-    """As imageio does for ffmpeg; each of them died once in some forty times."""
+    """imageio does so for ffmpeg; about one such fork in forty used to die."""
     ended = subprocess.run([sys.executable, "-c", FORKS], capture_output=True, text=True, check=True, cwd=REPOSITORY)
     assert (ended.stdout, ended.stderr) == ("0\n", "")

@@ -81,7 +81,7 @@ MORE = ["localhost.", "LOCALHOST", "127.0.0.1", "local\u200bhost", "①⑥⑨.�
 
 @pytest.mark.parametrize("host", [*(host for _, hosts in INNER.values() for host in hosts.split()), *MORE])
 def test_every_spelling_of_an_inner_address_is_blocked_by_the_default_policy(host: str) -> None:
-    """The system's own resolver reads the spelling, so there is none that it reads and the check does not."""
+    """The system's own resolver reads the host, so the check covers every spelling that the system understands."""
     fetcher = Fetcher(1000, deadline_seconds=5)
     with pytest.raises((UrlBlocked, DownloadFailed)) as caught:
         fetcher.fetch(f"https://{host}/picture.png", "image_url")
@@ -387,7 +387,7 @@ def test_a_body_of_exactly_the_limit_is_taken(get: Callable[..., bytes], server:
 
 @pytest.mark.parametrize("page", ["/drip", "/drip-headers"])
 def test_a_server_that_drips_is_left_at_the_deadline(page: str, get: Callable[..., bytes]) -> None:
-    """A timeout for each read would never fire: a byte comes in time, every time."""
+    """A timeout for each read would never fire: every byte arrives in time."""
     start = time.monotonic()
     with pytest.raises(DownloadFailed, match="within 1 seconds"):
         get(page, deadline_seconds=1.0)
@@ -408,7 +408,7 @@ ENCODED: list[tuple[str, bytes]] = [
     ("deflate, gzip", gzip.compress(zlib.compress(PICTURE), mtime=0)),
     ("gzip", gzip.compress(PICTURE[:9], mtime=0) + gzip.compress(PICTURE[9:], mtime=0)),
     ("gzip", ZIPPED + b"\0\0 behind the end"),
-    # A file's name in front, longer than what is read at once.
+    # A file name in front, longer than one read.
     (
         "gzip, gzip",
         (outer := gzip.compress(ZIPPED, mtime=0))[:3] + b"\x08" + outer[4:10] + b"x" * 60_000 + b"\0" + outer[10:],

@@ -168,7 +168,7 @@ class TestStorage:
 
 @pytest.mark.parametrize("server", ["firebase", "fake_gcs"])
 def test_generation_preconditions_are_honoured(server: str, request: pytest.FixtureRequest) -> None:
-    """The extended Storage emulator and the independent server agree on what a precondition refuses."""
+    """The extended Storage emulator and the independent server refuse the same requests by precondition."""
     started: FirebaseEmulators | FakeGcs = request.getfixturevalue(server)
     name = "generating/alice/image/f1.png"
     first = upload(started.objects, name, b"one", if_generation_match=0)

@@ -1,4 +1,4 @@
-"""Where a hub id is looked for, over folder trees; nothing is downloaded."""
+"""The places where a hub id is looked up, in folder trees; nothing is downloaded."""
 
 from pathlib import Path
 from typing import Literal

@@ -1,4 +1,4 @@
-"""Which weights serve a task, over folder trees made for the purpose: no weights are loaded here."""
+"""The weights that serve a task, looked up in folder trees made for the purpose; none are loaded."""
 
 import subprocess
 import sys

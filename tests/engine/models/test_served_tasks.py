@@ -46,7 +46,7 @@ def test_an_endpoint_of_no_task_does_not_start() -> None:
 
 @pytest.mark.parametrize("model", [None, TI2V, "anything"])
 def test_a_task_that_is_not_served_is_refused_before_any_model_is_looked_at(model: str | None) -> None:
-    """One request for a clip made an endpoint for images download 29 GB, with the card billed meanwhile."""
+    """One request for a clip used to make an endpoint for images download 29 GB, with the card billed meanwhile."""
     engine = Engine(load_settings(sdxl_model=SDXL), registry=registry(cuda=True, sdxl_model=SDXL))
     with pytest.raises(ModelUnavailable, match=r"does not serve text2video; it serves text2img, img2img, inpaint"):
         engine.describe(TaskType.TEXT2VIDEO, model)
