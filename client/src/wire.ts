@@ -151,7 +151,7 @@ export interface Outpaint {
   down?: number | null;
 }
 
-/** A part of a picture, drawn again: white in the mask is repainted, grey in proportion. */
+/** A partly repainted picture: white in the mask is repainted, grey in proportion. */
 export interface InpaintRequest {
   prompt: string;
   negative_prompt?: string | null;
@@ -316,16 +316,16 @@ export interface Drawn {
 /** What a job has used. */
 export interface GenerationUsage {
   gpu_seconds: number;
-  /** The price, which does not depend on the card. */
+  /** The price, which does not depend on the GPU. */
   units: number;
 }
 
-/** The answer of a job that has no result. */
+/** The response of a failed job. */
 export interface GenerationFailure {
-  /** `error_code: message`, in one sentence. */
+  /** `error_code: message`, as one sentence. */
   error: string;
   error_code: Open<ErrorCode>;
-  /** Whether the same request may succeed if it is sent again. */
+  /** Whether the same request may succeed if sent again. */
   retryable: boolean;
   task_type: Open<TaskType> | null;
   file_uid: string | null;
@@ -337,7 +337,7 @@ export interface GenerationFailure {
 
 /** One file of a result. */
 export interface GenerationFile {
-  /** null: the result went inline, and the other URLs and paths are null too. */
+  /** null: the result was returned inline, and the other URLs and paths are null too. */
   url: string | null;
   storage_path: string | null;
   content_type: string;
@@ -350,7 +350,7 @@ export interface GenerationFile {
   thumbnail_path: string | null;
   /** Colours to show until the thumbnail has loaded: https://blurha.sh. */
   blurhash: string | null;
-  /** For a clip: the same as `thumbnail_url`. */
+  /** For a video: the same as `thumbnail_url`. */
   poster_url?: string | null;
   poster_path?: string | null;
   /** Whether the content safety check flagged the file, if it ran. */
@@ -425,7 +425,7 @@ export interface GenerationParams {
   step_cache?: StepCache;
 }
 
-/** A clip in numbers. */
+/** The properties of a video. */
 export interface VideoInfo {
   frames: number;
   width: number;
@@ -434,7 +434,7 @@ export interface VideoInfo {
   duration_seconds: number;
 }
 
-/** The answer of a job that has a result; if it went inline, its URLs are `data:` URIs. */
+/** The response of a job with a result; if that is returned inline, its URLs are `data:` URIs. */
 export interface GenerationResponse {
   images?: string[];
   image_url?: string | null;
@@ -455,11 +455,11 @@ export interface GenerationResponse {
   file_uid?: string;
 }
 
-/** A finished result as the document keeps it: images, or a clip. */
+/** A finished result as the document keeps it: images or a video. */
 export interface GenerationData {
-  /** Download URLs; empty if the result went inline. */
+  /** Download URLs; empty if the result was returned inline. */
   images?: string[];
-  /** The first of them. */
+  /** The first URL in `images`. */
   image_url?: string | null;
   videos?: string[];
   video_url?: string | null;
@@ -469,18 +469,15 @@ export interface GenerationData {
   model?: string;
   params?: GenerationParams;
   storage: Open<StorageKind>;
-  /** Seconds for each stage. */
+  /** Seconds per stage. */
   timings?: Record<string, number>;
   usage?: GenerationUsage;
-  /** What did not go as asked. */
+  /** Where the result departs from the request. */
   warnings?: string[];
   files?: GenerationFile[];
 }
 
-/**
- * What a document keeps of the request: all fields except `id_token`, with placeholders for inline
- * pictures.
- */
+/** The request in a document: all fields except `id_token`, with placeholders for inline images. */
 export interface RequestData {
   task_type?: Open<TaskType>;
   prompt?: string;
@@ -488,7 +485,7 @@ export interface RequestData {
   model?: string | null;
   style?: string | null;
   seed?: number | null;
-  /** True: there was no room for the rest. */
+  /** True: other fields were left out, since they did not fit. */
   left_out?: boolean;
   /** The other fields of the request. */
   [field: string]: unknown;
@@ -508,21 +505,21 @@ export interface GenerationProgress {
   preview?: string;
 }
 
-/** Why a document is `failed`. */
+/** The error of a document that is `failed`. */
 export interface GenerationError {
   code: Open<ErrorCode>;
   message: string;
   retryable: boolean;
 }
 
-/** `generations/{user_id}/files/{file_uid}`; times are the server's. */
+/** The document `generations/{user_id}/files/{file_uid}`; the server sets its times. */
 export interface GenerationDocument<Time = Timestamp> {
   status: Open<GenerationStatus>;
   user_id?: string;
   file_uid?: string;
   job_id?: string;
   worker_id?: string;
-  /** The job's trace, as the worker's log and traces have it. */
+  /** The id of the job's trace in the worker's log and traces. */
   trace_id?: string;
   attempt?: number;
   request_data?: RequestData;
@@ -531,7 +528,7 @@ export interface GenerationDocument<Time = Timestamp> {
   completed_at?: Time | null;
   progress?: GenerationProgress;
   heartbeat_at?: Time | null;
-  /** Past it the job is dead. */
+  /** When the worker's lease ends: if it is not renewed until then, the job counts as lost. */
   expires_at?: Time | null;
   /** When the document expires, if the operator set a retention. */
   delete_at?: Time | null;
@@ -540,18 +537,18 @@ export interface GenerationDocument<Time = Timestamp> {
   error?: GenerationError;
   /** Internal to the worker. */
   claim?: Record<string, unknown>;
-  /** Written by the app, like the fields below; true stops the job. */
+  /** Written by the app, as are the fields below; true stops the job. */
   cancel_requested?: boolean;
   favorite?: boolean;
   hidden?: boolean;
   labels?: string[];
 }
 
-/** What a request would cost. */
+/** The price of a request. */
 export interface Quote {
-  /** The price, which does not depend on the card. */
+  /** The price, which does not depend on the GPU. */
   units: number;
-  /** On this worker's card; null: not known yet. */
+  /** Estimated seconds on this worker's GPU; null: not known yet. */
   estimated_seconds: number | null;
   params: GenerationParams;
 }
@@ -570,14 +567,14 @@ export interface ServedLora {
   licence: string | null;
 }
 
-/** The names that the size fields take. */
+/** The names that the size fields accept. */
 export interface SizePresets {
   image_size: string[];
   aspect_ratio: string[];
   resolution: string[];
 }
 
-/** The most that this worker accepts. */
+/** The limits of this worker. */
 export interface Limits {
   prompt_characters: number;
   image_pixels: number;
@@ -599,7 +596,7 @@ export interface Versions {
 /** What a worker serves. */
 export interface Capabilities {
   tasks: Array<Open<TaskType>>;
-  /** For each task, the default first. */
+  /** Task -> its models, the default first. */
   models: Record<string, ServedModel[]>;
   styles: ServedStyle[];
   loras: ServedLora[];
@@ -615,7 +612,7 @@ export interface Capabilities {
 }
 
 /**
- * A model that serves a task. Some fields exist for image tasks only, others for video tasks only.
+ * A model that serves a task. Some fields exist only for image tasks, others only for video tasks.
  */
 export interface ServedModel {
   name: string;
@@ -626,9 +623,9 @@ export interface ServedModel {
   guidance_scale: number;
   few_steps: boolean;
   accelerations: Array<Open<AccelerationLevel>>;
-  /** Width and height of each. */
+  /** Aspect ratio -> width and height. */
   aspect_ratios: Record<string, number[]>;
-  /** null: the model's own. */
+  /** null: the model's own scheduler. */
   scheduler?: string | null;
   schedulers?: Array<Open<Scheduler>>;
   has_refiner?: boolean;

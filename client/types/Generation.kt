@@ -489,7 +489,7 @@ data class Outpaint(
     )
 }
 
-/** A part of a picture, drawn again: white in the mask is repainted, grey in proportion. */
+/** A partly repainted picture: white in the mask is repainted, grey in proportion. */
 data class InpaintRequest(
     val prompt: String,
     val imageUrl: String,
@@ -814,7 +814,7 @@ data class Drawn(
 /** What a job has used. */
 data class GenerationUsage(
     val gpuSeconds: Double,
-    /** The price, which does not depend on the card. */
+    /** The price, which does not depend on the GPU. */
     val units: Long,
 ) {
     companion object {
@@ -825,12 +825,12 @@ data class GenerationUsage(
     }
 }
 
-/** The answer of a job that has no result. */
+/** The response of a failed job. */
 data class GenerationFailure(
-    /** `error_code: message`, in one sentence. */
+    /** `error_code: message`, as one sentence. */
     val error: String,
     val errorCode: ErrorCode,
-    /** Whether the same request may succeed if it is sent again. */
+    /** Whether the same request may succeed if sent again. */
     val retryable: Boolean,
     val taskType: TaskType? = null,
     val fileUid: String? = null,
@@ -861,14 +861,14 @@ data class GenerationFile(
     /** Both in pixels. */
     val height: Long,
     val seed: Long,
-    /** null: the result went inline, and the other URLs and paths are null too. */
+    /** null: the result was returned inline, and the other URLs and paths are null too. */
     val url: String? = null,
     val storagePath: String? = null,
     val thumbnailUrl: String? = null,
     val thumbnailPath: String? = null,
     /** Colours to show until the thumbnail has loaded: https://blurha.sh. */
     val blurhash: String? = null,
-    /** For a clip: the same as `thumbnail_url`. */
+    /** For a video: the same as `thumbnail_url`. */
     val posterUrl: String? = null,
     val posterPath: String? = null,
     /** Whether the content safety check flagged the file, if it ran. */
@@ -1034,7 +1034,7 @@ data class GenerationParams(
     }
 }
 
-/** A clip in numbers. */
+/** The properties of a video. */
 data class VideoInfo(
     val frames: Long,
     val width: Long,
@@ -1053,7 +1053,7 @@ data class VideoInfo(
     }
 }
 
-/** The answer of a job that has a result; if it went inline, its URLs are `data:` URIs. */
+/** The response of a job with a result; if that is returned inline, its URLs are `data:` URIs. */
 data class GenerationResponse(
     val storage: StorageKind,
     val taskType: TaskType,
@@ -1096,12 +1096,12 @@ data class GenerationResponse(
     }
 }
 
-/** A finished result as the document keeps it: images, or a clip. */
+/** A finished result as the document keeps it: images or a video. */
 data class GenerationData(
     val storage: StorageKind,
-    /** Download URLs; empty if the result went inline. */
+    /** Download URLs; empty if the result was returned inline. */
     val images: List<String>? = null,
-    /** The first of them. */
+    /** The first URL in `images`. */
     val imageUrl: String? = null,
     val videos: List<String>? = null,
     val videoUrl: String? = null,
@@ -1110,10 +1110,10 @@ data class GenerationData(
     val seeds: List<Long>? = null,
     val model: String? = null,
     val params: GenerationParams? = null,
-    /** Seconds for each stage. */
+    /** Seconds per stage. */
     val timings: Map<String, Double>? = null,
     val usage: GenerationUsage? = null,
-    /** What did not go as asked. */
+    /** Where the result departs from the request. */
     val warnings: List<String>? = null,
     val files: List<GenerationFile>? = null,
 ) {
@@ -1137,7 +1137,7 @@ data class GenerationData(
     }
 }
 
-/** What a document keeps of the request: all fields except `id_token`, with placeholders for inline pictures. */
+/** The request in a document: all fields except `id_token`, with placeholders for inline images. */
 data class RequestData(
     val taskType: TaskType? = null,
     val prompt: String? = null,
@@ -1145,7 +1145,7 @@ data class RequestData(
     val model: String? = null,
     val style: String? = null,
     val seed: Long? = null,
-    /** True: there was no room for the rest. */
+    /** True: other fields were left out, since they did not fit. */
     val leftOut: Boolean? = null,
 ) {
     companion object {
@@ -1186,7 +1186,7 @@ data class GenerationProgress(
     }
 }
 
-/** Why a document is `failed`. */
+/** The error of a document that is `failed`. */
 data class GenerationError(
     val code: ErrorCode,
     val message: String,
@@ -1201,14 +1201,14 @@ data class GenerationError(
     }
 }
 
-/** `generations/{user_id}/files/{file_uid}`; times are the server's. */
+/** The document `generations/{user_id}/files/{file_uid}`; the server sets its times. */
 data class GenerationDocument(
     val status: GenerationStatus,
     val userId: String? = null,
     val fileUid: String? = null,
     val jobId: String? = null,
     val workerId: String? = null,
-    /** The job's trace, as the worker's log and traces have it. */
+    /** The id of the job's trace in the worker's log and traces. */
     val traceId: String? = null,
     val attempt: Long? = null,
     val requestData: RequestData? = null,
@@ -1217,7 +1217,7 @@ data class GenerationDocument(
     val completedAt: Date? = null,
     val progress: GenerationProgress? = null,
     val heartbeatAt: Date? = null,
-    /** Past it the job is dead. */
+    /** When the worker's lease ends: if it is not renewed until then, the job counts as lost. */
     val expiresAt: Date? = null,
     /** When the document expires, if the operator set a retention. */
     val deleteAt: Date? = null,
@@ -1226,7 +1226,7 @@ data class GenerationDocument(
     val error: GenerationError? = null,
     /** Internal to the worker. */
     val claim: Map<String, Any>? = null,
-    /** Written by the app, like the fields below; true stops the job. */
+    /** Written by the app, as are the fields below; true stops the job. */
     val cancelRequested: Boolean? = null,
     val favorite: Boolean? = null,
     val hidden: Boolean? = null,
@@ -1262,12 +1262,12 @@ data class GenerationDocument(
     }
 }
 
-/** What a request would cost. */
+/** The price of a request. */
 data class Quote(
-    /** The price, which does not depend on the card. */
+    /** The price, which does not depend on the GPU. */
     val units: Long,
     val params: GenerationParams,
-    /** On this worker's card; null: not known yet. */
+    /** Estimated seconds on this worker's GPU; null: not known yet. */
     val estimatedSeconds: Double? = null,
 ) {
     companion object {
@@ -1309,7 +1309,7 @@ data class ServedLora(
     }
 }
 
-/** The names that the size fields take. */
+/** The names that the size fields accept. */
 data class SizePresets(
     val imageSize: List<String>,
     val aspectRatio: List<String>,
@@ -1324,7 +1324,7 @@ data class SizePresets(
     }
 }
 
-/** The most that this worker accepts. */
+/** The limits of this worker. */
 data class Limits(
     val promptCharacters: Long,
     val imagePixels: Long,
@@ -1367,7 +1367,7 @@ data class Versions(
 /** What a worker serves. */
 data class Capabilities(
     val tasks: List<TaskType>,
-    /** For each task, the default first. */
+    /** Task -> its models, the default first. */
     val models: Map<String, List<ServedModel>>,
     val styles: List<ServedStyle>,
     val loras: List<ServedLora>,
@@ -1399,7 +1399,7 @@ data class Capabilities(
     }
 }
 
-/** A model that serves a task. Some fields exist for image tasks only, others for video tasks only. */
+/** A model that serves a task. Some fields exist only for image tasks, others only for video tasks. */
 data class ServedModel(
     val name: String,
     val width: Long,
@@ -1409,9 +1409,9 @@ data class ServedModel(
     val guidanceScale: Double,
     val fewSteps: Boolean,
     val accelerations: List<AccelerationLevel>,
-    /** Width and height of each. */
+    /** Aspect ratio -> width and height. */
     val aspectRatios: Map<String, List<Long>>,
-    /** null: the model's own. */
+    /** null: the model's own scheduler. */
     val scheduler: String? = null,
     val schedulers: List<Scheduler>? = null,
     val hasRefiner: Boolean? = null,

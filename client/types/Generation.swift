@@ -664,7 +664,7 @@ public struct Outpaint: Encodable, Sendable {
     }
 }
 
-/// A part of a picture, drawn again: white in the mask is repainted, grey in proportion.
+/// A partly repainted picture: white in the mask is repainted, grey in proportion.
 public struct InpaintRequest: GenerationRequest {
     public var prompt: String
     public var negativePrompt: String?
@@ -1210,7 +1210,7 @@ public struct Drawn: Codable, Sendable {
 /// What a job has used.
 public struct GenerationUsage: Codable, Sendable {
     public var gpuSeconds: Double
-    /// The price, which does not depend on the card.
+    /// The price, which does not depend on the GPU.
     public var units: Int
 
     private enum CodingKeys: String, CodingKey {
@@ -1219,12 +1219,12 @@ public struct GenerationUsage: Codable, Sendable {
     }
 }
 
-/// The answer of a job that has no result.
+/// The response of a failed job.
 public struct GenerationFailure: Codable, Sendable {
-    /// `error_code: message`, in one sentence.
+    /// `error_code: message`, as one sentence.
     public var error: String
     public var errorCode: ErrorCode
-    /// Whether the same request may succeed if it is sent again.
+    /// Whether the same request may succeed if sent again.
     public var retryable: Bool
     public var taskType: TaskType?
     public var fileUid: String?
@@ -1247,7 +1247,7 @@ public struct GenerationFailure: Codable, Sendable {
 
 /// One file of a result.
 public struct GenerationFile: Codable, Sendable {
-    /// null: the result went inline, and the other URLs and paths are null too.
+    /// null: the result was returned inline, and the other URLs and paths are null too.
     public var url: String?
     public var storagePath: String?
     public var contentType: String
@@ -1260,7 +1260,7 @@ public struct GenerationFile: Codable, Sendable {
     public var thumbnailPath: String?
     /// Colours to show until the thumbnail has loaded: https://blurha.sh.
     public var blurhash: String?
-    /// For a clip: the same as `thumbnail_url`.
+    /// For a video: the same as `thumbnail_url`.
     public var posterUrl: String?
     public var posterPath: String?
     /// Whether the content safety check flagged the file, if it ran.
@@ -1414,7 +1414,7 @@ public struct GenerationParams: Codable, Sendable {
     }
 }
 
-/// A clip in numbers.
+/// The properties of a video.
 public struct VideoInfo: Codable, Sendable {
     public var frames: Int
     public var width: Int
@@ -1431,7 +1431,7 @@ public struct VideoInfo: Codable, Sendable {
     }
 }
 
-/// The answer of a job that has a result; if it went inline, its URLs are `data:` URIs.
+/// The response of a job with a result; if that is returned inline, its URLs are `data:` URIs.
 public struct GenerationResponse: Codable, Sendable {
     public var images: [String]?
     public var imageUrl: String?
@@ -1472,11 +1472,11 @@ public struct GenerationResponse: Codable, Sendable {
     }
 }
 
-/// A finished result as the document keeps it: images, or a clip.
+/// A finished result as the document keeps it: images or a video.
 public struct GenerationData: Codable, Sendable {
-    /// Download URLs; empty if the result went inline.
+    /// Download URLs; empty if the result was returned inline.
     public var images: [String]?
-    /// The first of them.
+    /// The first URL in `images`.
     public var imageUrl: String?
     public var videos: [String]?
     public var videoUrl: String?
@@ -1486,10 +1486,10 @@ public struct GenerationData: Codable, Sendable {
     public var model: String?
     public var params: GenerationParams?
     public var storage: StorageKind
-    /// Seconds for each stage.
+    /// Seconds per stage.
     public var timings: [String: Double]?
     public var usage: GenerationUsage?
-    /// What did not go as asked.
+    /// Where the result departs from the request.
     public var warnings: [String]?
     public var files: [GenerationFile]?
 
@@ -1511,8 +1511,7 @@ public struct GenerationData: Codable, Sendable {
     }
 }
 
-/// What a document keeps of the request: all fields except `id_token`, with placeholders for inline
-/// pictures.
+/// The request in a document: all fields except `id_token`, with placeholders for inline images.
 public struct RequestData: Codable, Sendable {
     public var taskType: TaskType?
     public var prompt: String?
@@ -1520,7 +1519,7 @@ public struct RequestData: Codable, Sendable {
     public var model: String?
     public var style: String?
     public var seed: Int?
-    /// True: there was no room for the rest.
+    /// True: other fields were left out, since they did not fit.
     public var leftOut: Bool?
 
     private enum CodingKeys: String, CodingKey {
@@ -1557,7 +1556,7 @@ public struct GenerationProgress: Codable, Sendable {
     }
 }
 
-/// Why a document is `failed`.
+/// The error of a document that is `failed`.
 public struct GenerationError: Codable, Sendable {
     public var code: ErrorCode
     public var message: String
@@ -1570,14 +1569,14 @@ public struct GenerationError: Codable, Sendable {
     }
 }
 
-/// `generations/{user_id}/files/{file_uid}`; times are the server's.
+/// The document `generations/{user_id}/files/{file_uid}`; the server sets its times.
 public struct GenerationDocument: Codable, Sendable {
     public var status: GenerationStatus
     public var userId: String?
     public var fileUid: String?
     public var jobId: String?
     public var workerId: String?
-    /// The job's trace, as the worker's log and traces have it.
+    /// The id of the job's trace in the worker's log and traces.
     public var traceId: String?
     public var attempt: Int?
     public var requestData: RequestData?
@@ -1586,14 +1585,14 @@ public struct GenerationDocument: Codable, Sendable {
     public var completedAt: Date?
     public var progress: GenerationProgress?
     public var heartbeatAt: Date?
-    /// Past it the job is dead.
+    /// When the worker's lease ends: if it is not renewed until then, the job counts as lost.
     public var expiresAt: Date?
     /// When the document expires, if the operator set a retention.
     public var deleteAt: Date?
     public var usage: GenerationUsage?
     public var generationData: GenerationData?
     public var error: GenerationError?
-    /// Written by the app, like the fields below; true stops the job.
+    /// Written by the app, as are the fields below; true stops the job.
     public var cancelRequested: Bool?
     public var favorite: Bool?
     public var hidden: Bool?
@@ -1625,11 +1624,11 @@ public struct GenerationDocument: Codable, Sendable {
     }
 }
 
-/// What a request would cost.
+/// The price of a request.
 public struct Quote: Codable, Sendable {
-    /// The price, which does not depend on the card.
+    /// The price, which does not depend on the GPU.
     public var units: Int
-    /// On this worker's card; null: not known yet.
+    /// Estimated seconds on this worker's GPU; null: not known yet.
     public var estimatedSeconds: Double?
     public var params: GenerationParams
 
@@ -1666,7 +1665,7 @@ public struct ServedLora: Codable, Sendable {
     }
 }
 
-/// The names that the size fields take.
+/// The names that the size fields accept.
 public struct SizePresets: Codable, Sendable {
     public var imageSize: [String]
     public var aspectRatio: [String]
@@ -1679,7 +1678,7 @@ public struct SizePresets: Codable, Sendable {
     }
 }
 
-/// The most that this worker accepts.
+/// The limits of this worker.
 public struct Limits: Codable, Sendable {
     public var promptCharacters: Int
     public var imagePixels: Int
@@ -1718,7 +1717,7 @@ public struct Versions: Codable, Sendable {
 /// What a worker serves.
 public struct Capabilities: Codable, Sendable {
     public var tasks: [TaskType]
-    /// For each task, the default first.
+    /// Task -> its models, the default first.
     public var models: [String: [ServedModel]]
     public var styles: [ServedStyle]
     public var loras: [ServedLora]
@@ -1748,7 +1747,7 @@ public struct Capabilities: Codable, Sendable {
     }
 }
 
-/// A model that serves a task. Some fields exist for image tasks only, others for video tasks only.
+/// A model that serves a task. Some fields exist only for image tasks, others only for video tasks.
 public struct ServedModel: Codable, Sendable {
     public var name: String
     public var width: Int
@@ -1758,9 +1757,9 @@ public struct ServedModel: Codable, Sendable {
     public var guidanceScale: Double
     public var fewSteps: Bool
     public var accelerations: [AccelerationLevel]
-    /// Width and height of each.
+    /// Aspect ratio -> width and height.
     public var aspectRatios: [String: [Int]]
-    /// null: the model's own.
+    /// null: the model's own scheduler.
     public var scheduler: String?
     public var schedulers: [Scheduler]?
     public var hasRefiner: Bool?

@@ -595,7 +595,7 @@ class Outpaint {
       };
 }
 
-/// A part of a picture, drawn again: white in the mask is repainted, grey in proportion.
+/// A partly repainted picture: white in the mask is repainted, grey in proportion.
 class InpaintRequest implements GenerationRequest {
   const InpaintRequest({
     required this.prompt,
@@ -1193,11 +1193,11 @@ class GenerationUsage {
 
   final double gpuSeconds;
 
-  /// The price, which does not depend on the card.
+  /// The price, which does not depend on the GPU.
   final int units;
 }
 
-/// The answer of a job that has no result.
+/// The response of a failed job.
 class GenerationFailure {
   const GenerationFailure({
     required this.error,
@@ -1221,12 +1221,12 @@ class GenerationFailure {
         refreshWorker: map['refresh_worker'] == null ? null : map['refresh_worker']! as bool,
       );
 
-  /// `error_code: message`, in one sentence.
+  /// `error_code: message`, as one sentence.
   final String error;
 
   final ErrorCode errorCode;
 
-  /// Whether the same request may succeed if it is sent again.
+  /// Whether the same request may succeed if sent again.
   final bool retryable;
 
   final TaskType? taskType;
@@ -1275,7 +1275,7 @@ class GenerationFile {
         nsfw: map['nsfw'] == null ? null : map['nsfw']! as bool,
       );
 
-  /// null: the result went inline, and the other URLs and paths are null too.
+  /// null: the result was returned inline, and the other URLs and paths are null too.
   final String? url;
 
   final String? storagePath;
@@ -1298,7 +1298,7 @@ class GenerationFile {
   /// Colours to show until the thumbnail has loaded: https://blurha.sh.
   final String? blurhash;
 
-  /// For a clip: the same as `thumbnail_url`.
+  /// For a video: the same as `thumbnail_url`.
   final String? posterUrl;
 
   final String? posterPath;
@@ -1544,7 +1544,7 @@ class GenerationParams {
   final StepCache? stepCache;
 }
 
-/// A clip in numbers.
+/// The properties of a video.
 class VideoInfo {
   const VideoInfo({
     required this.frames,
@@ -1573,7 +1573,7 @@ class VideoInfo {
   final double durationSeconds;
 }
 
-/// The answer of a job that has a result; if it went inline, its URLs are `data:` URIs.
+/// The response of a job with a result; if that is returned inline, its URLs are `data:` URIs.
 class GenerationResponse {
   const GenerationResponse({
     this.images,
@@ -1650,7 +1650,7 @@ class GenerationResponse {
   final String? fileUid;
 }
 
-/// A finished result as the document keeps it: images, or a clip.
+/// A finished result as the document keeps it: images or a video.
 class GenerationData {
   const GenerationData({
     this.images,
@@ -1686,10 +1686,10 @@ class GenerationData {
         files: map['files'] == null ? null : (map['files']! as List<Object?>).map((one) => GenerationFile.of(one! as Map<Object?, Object?>)).toList(),
       );
 
-  /// Download URLs; empty if the result went inline.
+  /// Download URLs; empty if the result was returned inline.
   final List<String>? images;
 
-  /// The first of them.
+  /// The first URL in `images`.
   final String? imageUrl;
 
   final List<String>? videos;
@@ -1708,18 +1708,18 @@ class GenerationData {
 
   final StorageKind storage;
 
-  /// Seconds for each stage.
+  /// Seconds per stage.
   final Map<String, double>? timings;
 
   final GenerationUsage? usage;
 
-  /// What did not go as asked.
+  /// Where the result departs from the request.
   final List<String>? warnings;
 
   final List<GenerationFile>? files;
 }
 
-/// What a document keeps of the request: all fields except `id_token`, with placeholders for inline pictures.
+/// The request in a document: all fields except `id_token`, with placeholders for inline images.
 class RequestData {
   const RequestData({
     this.taskType,
@@ -1753,7 +1753,7 @@ class RequestData {
 
   final int? seed;
 
-  /// True: there was no room for the rest.
+  /// True: other fields were left out, since they did not fit.
   final bool? leftOut;
 }
 
@@ -1794,7 +1794,7 @@ class GenerationProgress {
   final String? preview;
 }
 
-/// Why a document is `failed`.
+/// The error of a document that is `failed`.
 class GenerationError {
   const GenerationError({
     required this.code,
@@ -1815,7 +1815,7 @@ class GenerationError {
   final bool retryable;
 }
 
-/// `generations/{user_id}/files/{file_uid}`; times are the server's.
+/// The document `generations/{user_id}/files/{file_uid}`; the server sets its times.
 class GenerationDocument {
   const GenerationDocument({
     required this.status,
@@ -1880,7 +1880,7 @@ class GenerationDocument {
 
   final String? workerId;
 
-  /// The job's trace, as the worker's log and traces have it.
+  /// The id of the job's trace in the worker's log and traces.
   final String? traceId;
 
   final int? attempt;
@@ -1897,7 +1897,7 @@ class GenerationDocument {
 
   final DateTime? heartbeatAt;
 
-  /// Past it the job is dead.
+  /// When the worker's lease ends: if it is not renewed until then, the job counts as lost.
   final DateTime? expiresAt;
 
   /// When the document expires, if the operator set a retention.
@@ -1912,7 +1912,7 @@ class GenerationDocument {
   /// Internal to the worker.
   final Map<String, Object>? claim;
 
-  /// Written by the app, like the fields below; true stops the job.
+  /// Written by the app, as are the fields below; true stops the job.
   final bool? cancelRequested;
 
   final bool? favorite;
@@ -1922,7 +1922,7 @@ class GenerationDocument {
   final List<String>? labels;
 }
 
-/// What a request would cost.
+/// The price of a request.
 class Quote {
   const Quote({
     required this.units,
@@ -1936,10 +1936,10 @@ class Quote {
         params: GenerationParams.of(map['params']! as Map<Object?, Object?>),
       );
 
-  /// The price, which does not depend on the card.
+  /// The price, which does not depend on the GPU.
   final int units;
 
-  /// On this worker's card; null: not known yet.
+  /// Estimated seconds on this worker's GPU; null: not known yet.
   final double? estimatedSeconds;
 
   final GenerationParams params;
@@ -1987,7 +1987,7 @@ class ServedLora {
   final String? licence;
 }
 
-/// The names that the size fields take.
+/// The names that the size fields accept.
 class SizePresets {
   const SizePresets({
     required this.imageSize,
@@ -2008,7 +2008,7 @@ class SizePresets {
   final List<String> resolution;
 }
 
-/// The most that this worker accepts.
+/// The limits of this worker.
 class Limits {
   const Limits({
     required this.promptCharacters,
@@ -2104,7 +2104,7 @@ class Capabilities {
 
   final List<TaskType> tasks;
 
-  /// For each task, the default first.
+  /// Task -> its models, the default first.
   final Map<String, List<ServedModel>> models;
 
   final List<ServedStyle> styles;
@@ -2129,7 +2129,7 @@ class Capabilities {
   final Versions versions;
 }
 
-/// A model that serves a task. Some fields exist for image tasks only, others for video tasks only.
+/// A model that serves a task. Some fields exist only for image tasks, others only for video tasks.
 class ServedModel {
   const ServedModel({
     required this.name,
@@ -2191,10 +2191,10 @@ class ServedModel {
 
   final List<AccelerationLevel> accelerations;
 
-  /// Width and height of each.
+  /// Aspect ratio -> width and height.
   final Map<String, List<int>> aspectRatios;
 
-  /// null: the model's own.
+  /// null: the model's own scheduler.
   final String? scheduler;
 
   final List<Scheduler>? schedulers;

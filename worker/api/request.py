@@ -1,8 +1,8 @@
-"""`job["input"]` -> one of the six request models, or one message that names every bad field.
+"""Validates `job["input"]` as one of the six request models, or raises one error that names every bad field.
 
-A union tagged by `task_type`. Knows fields, their ranges and which task has them (docs/api.md); knows no
-model, no network, no files and no document. What depends on the model in use (native size, steps) stays None here;
-`params` fills it.
+The request is a union tagged by `task_type`. Values that depend on the model in use (native size, steps) stay None
+here; `resolve` fills them in. Knows fields, their ranges and which task has them (docs/api.md); knows no model, no
+network, no files and no document.
 """
 
 import itertools
@@ -67,21 +67,21 @@ ZERO_SNR_SCHEDULERS = (
     Scheduler.TCD,
     Scheduler.K_EULER_TRAILING,
 )
-"""Those that can begin at pure noise, as a model of zero terminal SNR must (https://arxiv.org/abs/2305.08891)."""
+"""Schedulers that can start from pure noise, as zero terminal SNR needs (https://arxiv.org/abs/2305.08891)."""
 TWICE_A_STEP = (Scheduler.HEUN,)
-"""Those of second order: two calls of the network a step (Karras et al. 2022, arXiv:2206.00364, algorithm 1)."""
+"""Second-order schedulers: two network calls per step (Karras et al. 2022, arXiv:2206.00364, algorithm 1)."""
 SHORT_SCHEDULERS = (Scheduler.LCM, Scheduler.TCD)
-"""Those that choose their steps out of the few that a consistency model was trained on."""
+"""Schedulers that choose their steps from the few on which a consistency model was trained."""
 MAX_SHORT_STEPS = 50
 
 
 ACTIONS = ("quote", "capabilities")
-"""What can be asked of a worker other than a job, which has no `action`."""
+"""Values of `action`, for requests other than jobs; a job has no `action`."""
 MAX_PROBLEMS = 25
-"""In one message: to name each of ten thousand unknown keys helps nobody."""
+"""Maximum number of problems in one message, since a request may have thousands of unknown keys."""
 UPSCALE_FACTORS = (2, 4)
 MAX_NAME = 200
-"""Characters of the name of a model or a style; which names there are is the operator's setting."""
+"""Maximum characters of a model's or style's name; the operator configures which names exist."""
 
 
 class Entry(BaseModel):
@@ -277,7 +277,7 @@ class Outpaint(BaseModel):
 
 
 class InpaintRequest(ImageRequest):
-    """A part of a picture, drawn again: white in the mask is repainted, grey in proportion."""
+    """A partly repainted picture: white in the mask is repainted, grey in proportion."""
 
     reference_fields = ("image_url", "mask_url")
 

@@ -1,8 +1,8 @@
-"""The shapes of what a worker answers and writes, as types that the code which makes them is checked against.
+"""Defines the types of a worker's responses and documents, against which the code that builds them is type-checked.
 
-What docs/api.md says in words; `python -m tools.schema` makes schema/ and the types for apps of them. What an app
-cannot rely on in every answer and every document is `NotRequired`: of a result that did not fit into its document the
-least is kept (`document.schema.lighter`). Words and objects may grow; readers ignore what they do not know.
+docs/api.md describes them in prose; `python -m tools.schema` generates schema/ and the types for apps from them. A
+field that some response or document may lack is `NotRequired`: a result that does not fit into its document is reduced
+to a minimum (`document.schema.lighter`). Word lists and objects may grow; readers ignore what they do not know.
 """
 
 from datetime import datetime
@@ -14,7 +14,7 @@ from worker.api.field_types import FormatName
 from worker.core.types import Level, ProgressData, Scheduler, TaskType, Usage
 
 StorageKind = Literal["firebase", "base64"]
-"""Where a result is: in the bucket, or in the answer itself."""
+"""Where a result is: in the bucket, or inline in the response."""
 Status = Literal["queued", "processing", "completed", "failed"]
 
 
@@ -22,7 +22,7 @@ class FileEntry(TypedDict):
     """One file of a result."""
 
     url: str | None
-    """None: the result went inline, and the other URLs and paths are null too."""
+    """None: the result was returned inline, and the other URLs and paths are null too."""
     storage_path: str | None
     content_type: str
     bytes: int
@@ -35,14 +35,14 @@ class FileEntry(TypedDict):
     blurhash: str | None
     """Colours to show until the thumbnail has loaded: https://blurha.sh."""
     poster_url: NotRequired[str | None]
-    """For a clip: the same as `thumbnail_url`."""
+    """For a video: the same as `thumbnail_url`."""
     poster_path: NotRequired[str | None]
     nsfw: NotRequired[bool]
     """Whether the content safety check flagged the file, if it ran."""
 
 
 class VideoInfo(TypedDict):
-    """A clip in numbers."""
+    """The properties of a video."""
 
     frames: int
     width: int
@@ -52,24 +52,24 @@ class VideoInfo(TypedDict):
 
 
 class Manifest(TypedDict):
-    """What is known of a result before there is one."""
+    """What is known of a result before it exists."""
 
     seed: int
     seeds: NotRequired[list[int]]
-    """Of images: one each."""
+    """For images: one seed per image."""
     video_info: NotRequired[VideoInfo]
     model: str
     params: dict[str, Any]
-    """What really ran: the public fields of `params.ImageParams` or `params.VideoParams`."""
+    """The values in use: the public fields of `params.ImageParams` or `params.VideoParams`."""
 
 
 class GenerationData(TypedDict):
-    """A finished result as the document keeps it: images, or a clip."""
+    """A finished result as the document keeps it: images or a video."""
 
     images: NotRequired[list[str]]
-    """Download URLs; empty if the result went inline."""
+    """Download URLs; empty if the result was returned inline."""
     image_url: NotRequired[str | None]
-    """The first of them."""
+    """The first URL in `images`."""
     videos: NotRequired[list[str]]
     video_url: NotRequired[str | None]
     video_info: NotRequired[VideoInfo]
@@ -79,15 +79,15 @@ class GenerationData(TypedDict):
     params: NotRequired[dict[str, Any]]
     storage: StorageKind
     timings: NotRequired[dict[str, float]]
-    """Seconds for each stage."""
+    """Seconds per stage."""
     usage: NotRequired[Usage]
     warnings: NotRequired[list[str]]
-    """What did not go as asked."""
+    """Where the result departs from the request."""
     files: NotRequired[list[FileEntry]]
 
 
 class GenerationResponse(GenerationData):
-    """The answer of a job that has a result; if it went inline, its URLs are `data:` URIs."""
+    """The response of a job with a result; if that is returned inline, its URLs are `data:` URIs."""
 
     task_type: TaskType
     user_id: NotRequired[str]
@@ -95,13 +95,13 @@ class GenerationResponse(GenerationData):
 
 
 class GenerationFailure(TypedDict):
-    """The answer of a job that has no result."""
+    """The response of a failed job."""
 
     error: str
-    """`error_code: message`, in one sentence."""
+    """`error_code: message`, as one sentence."""
     error_code: str
     retryable: bool
-    """Whether the same request may succeed if it is sent again."""
+    """Whether the same request may succeed if sent again."""
     task_type: TaskType | None
     file_uid: str | None
     user_id: str | None
@@ -111,7 +111,7 @@ class GenerationFailure(TypedDict):
 
 
 class DocumentError(TypedDict):
-    """Why a document is `failed`."""
+    """The error of a document that is `failed`."""
 
     code: str
     message: str
@@ -119,7 +119,7 @@ class DocumentError(TypedDict):
 
 
 class RequestData(TypedDict, total=False):
-    """What a document keeps of the request: all fields except `id_token`, with placeholders for inline pictures."""
+    """The request in a document: all fields except `id_token`, with placeholders for inline images."""
 
     task_type: TaskType
     prompt: str
@@ -128,11 +128,11 @@ class RequestData(TypedDict, total=False):
     style: str | None
     seed: int | None
     left_out: bool
-    """True: there was no room for the rest."""
+    """True: other fields were left out, since they did not fit."""
 
 
 class GenerationDocument(TypedDict):
-    """`generations/{user_id}/files/{file_uid}`; times are the server's."""
+    """The document `generations/{user_id}/files/{file_uid}`; the server sets its times."""
 
     status: Status
     user_id: NotRequired[str]
@@ -140,7 +140,7 @@ class GenerationDocument(TypedDict):
     job_id: NotRequired[str]
     worker_id: NotRequired[str]
     trace_id: NotRequired[str]
-    """The job's trace, as the worker's log and traces have it."""
+    """The id of the job's trace in the worker's log and traces."""
     attempt: NotRequired[int]
     request_data: NotRequired[RequestData]
     created_at: NotRequired[datetime]
@@ -149,7 +149,7 @@ class GenerationDocument(TypedDict):
     progress: NotRequired[ProgressData]
     heartbeat_at: NotRequired[datetime]
     expires_at: NotRequired[datetime]
-    """Past it the job is dead."""
+    """When the worker's lease ends: if it is not renewed until then, the job counts as lost."""
     delete_at: NotRequired[datetime]
     """When the document expires, if the operator set a retention."""
     usage: NotRequired[Usage]
@@ -158,24 +158,24 @@ class GenerationDocument(TypedDict):
     claim: NotRequired[dict[str, Any]]
     """Internal to the worker."""
     cancel_requested: NotRequired[bool]
-    """Written by the app, like the fields below; true stops the job."""
+    """Written by the app, as are the fields below; true stops the job."""
     favorite: NotRequired[bool]
     hidden: NotRequired[bool]
     labels: NotRequired[list[str]]
 
 
 class Quote(TypedDict):
-    """What a request would cost."""
+    """The price of a request."""
 
     units: int
-    """The price, which does not depend on the card."""
+    """The price, which does not depend on the GPU."""
     estimated_seconds: float | None
-    """On this worker's card; None: not known yet."""
+    """Estimated seconds on this worker's GPU; None: not known yet."""
     params: dict[str, Any]
 
 
 class ServedModel(TypedDict):
-    """A model that serves a task. Some fields exist for image tasks only, others for video tasks only."""
+    """A model that serves a task. Some fields exist only for image tasks, others only for video tasks."""
 
     name: str
     width: int
@@ -186,9 +186,9 @@ class ServedModel(TypedDict):
     few_steps: bool
     accelerations: list[Level]
     aspect_ratios: dict[str, list[int]]
-    """Width and height of each."""
+    """Aspect ratio -> width and height."""
     scheduler: NotRequired[str | None]
-    """None: the model's own."""
+    """None: the model's own scheduler."""
     schedulers: NotRequired[list[Scheduler]]
     has_refiner: NotRequired[bool]
     has_ip_adapter: NotRequired[bool]
@@ -218,7 +218,7 @@ class ServedLora(TypedDict):
 
 
 class SizePresets(TypedDict):
-    """The names that the size fields take."""
+    """The names that the size fields accept."""
 
     image_size: list[str]
     aspect_ratio: list[str]
@@ -226,7 +226,7 @@ class SizePresets(TypedDict):
 
 
 class Limits(TypedDict):
-    """The most that this worker accepts."""
+    """The limits of this worker."""
 
     prompt_characters: int
     image_pixels: int
@@ -251,7 +251,7 @@ class Capabilities(TypedDict):
 
     tasks: list[TaskType]
     models: dict[str, list[ServedModel]]
-    """For each task, the default first."""
+    """Task -> its models, the default first."""
     styles: list[ServedStyle]
     loras: list[ServedLora]
     controlnet_types: list[str]

@@ -94,7 +94,7 @@ class Usage(TypedDict):
 
     gpu_seconds: float
     units: int
-    """The price, which does not depend on the card."""
+    """The price, which does not depend on the GPU."""
 
 
 @dataclass(frozen=True, slots=True)
