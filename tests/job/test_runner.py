@@ -6,6 +6,7 @@ import io
 import json
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, Literal
 
 import pytest
@@ -30,6 +31,8 @@ from worker.core.stop import StopSignal
 from worker.core.types import Control
 from worker.engine.estimate import Estimate, Unit
 from worker.engine.protocol import Placement
+from worker.job import runner
+from worker.job.limit import TimeLimit
 
 
 async def test_a_cloud_job_agrees_in_response_document_and_bucket() -> None:
@@ -427,9 +430,19 @@ async def test_on_an_unknown_card_only_what_was_measured_refuses(
 
 async def test_a_hung_step_is_a_timeout_and_the_worker_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "STOP_GRACE_SECONDS", 0.3)
-    generator = Hangs()
-    world = World(generator, job_timeout_seconds=0.3)
-    response = await world.run(CLOUD)
+    limits: list[Callable[[], None]] = []
+
+    def limit(_seconds: float, expire: Callable[[], None]) -> TimeLimit:
+        limits.append(expire)
+        return TimeLimit(10**6, expire)
+
+    monkeypatch.setattr(runner, "TimeLimit", limit)  # over when the step hangs, however busy the machine is
+    world = World(generator := Hangs())
+    job = asyncio.create_task(world.run(CLOUD))
+    while not generator.running:
+        await asyncio.sleep(0.01)
+    limits[0]()
+    response = await job
     assert (response["error_code"], response["refresh_worker"]) == ("timeout", True)
     assert world.document["error"]["code"] == "timeout"
     later = await world.run({"prompt": "x"}, job_id="job-2")
