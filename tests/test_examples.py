@@ -109,7 +109,7 @@ async def test_the_worker_refuses_every_input_that_was_changed_on_the_way(
         for change in (
             {"user_id": "victim"},
             {"file_uid": "another"},
-            {"prompt": job_input.get("prompt", "") + "!"},
+            {"prompt": f"{job_input.get('prompt') or ''}!"},
             {"seed": 8},
             {"num_images": 4},
             {"use_cloud_storage": 1},
