@@ -321,17 +321,17 @@ def deliver_spool(services: Services) -> threading.Event:
 
 
 def _leave_while_loading() -> None:
-    """Have a worker that is told to leave before the SDK listens do so at once.
+    """Exit at once on a SIGTERM that arrives before the SDK handles it.
 
-    The image has it as process 1, to which a SIGTERM that nobody handles does nothing: it would go on downloading and
-    loading, in paid time, until it is killed.
+    In the image the worker is process 1, for which an unhandled SIGTERM has no effect: it would continue to download
+    and load, in paid time, until it is killed.
     """
 
     def leave(*_: object) -> None:
         os._exit(128 + signal.SIGTERM)
 
     def as_it_was() -> None:
-        # The SDK forks its pings before it listens itself, and waits for that process to end.
+        # The SDK forks its ping process before it sets its own handler, and waits for that process to end.
         if signal.getsignal(signal.SIGTERM) is leave:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 

@@ -1,7 +1,7 @@
-"""What a job may start from in its user's own folders: uploads, and results once their documents are completed.
+"""Reads a job's sources from its user's own folders: uploads, and results whose documents are completed.
 
-The first pictures of a job lie in the bucket before it is paid for. Who could start another one from them would have
-them, and cancel the rest. Knows objects and documents; knows no request and whose job asks.
+The first images of a job are in the bucket before the job is paid for. A second job that started from them would give
+them away, and the first could then be cancelled. Knows objects and documents; knows no request.
 """
 
 import time
@@ -18,13 +18,13 @@ from worker.storage.results import Storage
 
 @dataclass(frozen=True, slots=True)
 class OwnObjects:
-    """`ReadObject` over the bucket; without documents everything there may be read."""
+    """Implements `ReadObject` on the bucket; without documents every object may be read."""
 
     storage: Storage
     documents: DocumentStore | None
 
     def __call__(self, path: str, max_bytes: int, seconds: float = timing.READ_OBJECT_SECONDS) -> bytes:
-        """The object's bytes, within so many seconds; whose it is was looked at before.
+        """Return the object's bytes, within `seconds`; the caller has checked the owner.
 
         Raises:
             DownloadFailed: as `Storage.read_object`, or it is a result of a generation that is not completed.
@@ -33,7 +33,7 @@ class OwnObjects:
         deadline = time.monotonic() + min(seconds, timing.READ_OBJECT_SECONDS)
         data, made_for = self.storage.read_object(path, max_bytes, seconds)
         folder, user_id, _ = path.split("/", 2)
-        # After the bytes: what was completed by then is what was read. Of an upload its user says what they like.
+        # After the read, so that the completed result is what was read. The metadata of uploads are the user's own.
         if folder == "generating" and made_for is not None and not self._is_completed(user_id, made_for, deadline):
             raise DownloadFailed("download_failed.not_completed", retryable=False)
         return data

@@ -537,7 +537,7 @@ def _whole_or_error(source: WeightSource, name: str) -> Iterator[None]:
     """Translate diffusers' errors about missing or misshapen tensors in the body."""
     try:
         yield
-    except NotImplementedError as error:  # a tensor on `meta` cannot be copied
+    except NotImplementedError as error:  # torch: a tensor on the meta device has no data
         raise _incomplete(source, name) from error
     except ValueError as error:
         if "expected shape" in str(error):
