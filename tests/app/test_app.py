@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -54,6 +53,11 @@ def documents(app: LocalApp) -> list[dict[str, Any]]:
     """Return all generations of all users, the newest first."""
     found = [one.to_dict() for one in app.firebase.documents.collection_group("files").stream()]
     return sorted(found, key=lambda one: one["created_at"], reverse=True)
+
+
+def newest(app: LocalApp, prompt: str) -> dict[str, Any]:
+    """Return the newest generation of this prompt; the newest of all may be another visitor's."""
+    return next(one for one in documents(app) if one["request_data"].get("prompt") == prompt)
 
 
 class TestComingIn:
@@ -114,6 +118,11 @@ class TestDrawing:
         guest.choose("How many", "1")
 
     def test_a_result_opens_large_with_all_its_pictures(self, guest: Visitor) -> None:
+        guest.choose("Shape", "Portrait, 3:4")
+        guest.choose("How many", "2")
+        guest.draw("a big blue star")
+        guest.choose("Shape", "Square, 1:1")
+        guest.choose("How many", "1")
         viewer = guest.open_first()
         guest.wait_for_pictures()
         assert viewer.locator("#viewer-stage img").last.evaluate("(image) => image.naturalWidth") == 216
@@ -204,8 +213,7 @@ class TestDrawing:
         guest.choose("How long", "5 seconds")
         card = guest.ask("a small pink circle moving left")
         expect(card.locator(".stage")).to_contain_text("Drawing", timeout=PATIENCE_MS)
-        made = documents(app)[0]
-        assert made["request_data"]["prompt"] == "a small pink circle moving left"
+        made = newest(app, "a small pink circle moving left")
         app.firebase.documents.document(f"generations/{made['user_id']}/files/{made['file_uid']}").delete()
         expect(card.locator(".stage")).to_have_text("Deleted.", timeout=PATIENCE_MS)
         card.get_by_role("button", name="Put away").click()
@@ -315,7 +323,7 @@ class TestPhotos:
         card = one.ask("a red star on blue")
         one.finished(card)
         one.look("repainted", whole=True)
-        asked = documents(app)[0]["request_data"]
+        asked = newest(app, "a red star on blue")["request_data"]
         assert asked["task_type"] == "inpaint"
         mask = Image.open(io.BytesIO(app.firebase.objects.blob(asked["mask_url"].split("/", 3)[3]).download_as_bytes()))
         marked = np.asarray(mask.convert("L"), dtype=float) / 255
@@ -361,7 +369,8 @@ class TestPhotos:
         viewer = guest.open_result(guest.draw("a big green triangle on black"))
         guest.wait_for_pictures()
         guest.look("from-a-photo")
-        asked, file = documents(app)[0]["request_data"], documents(app)[0]["generation_data"]["files"][0]
+        made = newest(app, "a big green triangle on black")
+        asked, file = made["request_data"], made["generation_data"]["files"][0]
         assert (asked["task_type"], asked["strength"]) == ("img2img", 0.8)
         sent = app.firebase.objects.blob(asked["image_url"].split("/", 3)[3]).download_as_bytes()
         assert sent == photo.read_bytes()
@@ -383,20 +392,19 @@ class TestPhotos:
         video.focus()
         page.keyboard.press("Space")
         page.wait_for_function("document.querySelector('#viewer-stage video').currentTime > 0.2")
-        made = documents(app)[0]
+        made = newest(app, "a big white circle moving right, blue background")
         assert made["request_data"]["task_type"] == "img2video"
         assert made["generation_data"]["files"][0]["poster_url"] == poster
         viewer.get_by_role("button", name="Close").click()
 
     def test_a_result_is_enlarged(self, guest: Visitor, app: LocalApp) -> None:
-        guest.page.locator("#grid li", has=guest.page.get_by_role("button", name=re.compile("yellow square"))).locator(
-            "button"
-        ).click()
-        guest.viewer.get_by_role("button", name="Enlarge").click()
+        viewer = guest.open_result(guest.draw("a yellow triangle on purple"))
+        viewer.get_by_role("button", name="Enlarge").click()
         expect(guest.page.locator("#create")).to_be_focused()
         expect(guest.page.get_by_role("radio", name="Enlarge")).to_be_checked()
         guest.draw("")
-        file = documents(app)[0]["generation_data"]["files"][0]
+        (made,) = [one for one in documents(app) if one["request_data"]["task_type"] == "upscale"]
+        (file,) = made["generation_data"]["files"]
         assert (file["width"], file["height"]) == (512, 512)
 
 
@@ -437,8 +445,9 @@ class TestBadLuck:
         self, guest: Visitor, app: LocalApp, kept: bool
     ) -> None:
         """A result that is kept must not be requested, and paid, again."""
-        card = _drawing(guest, f"a big {'red' if kept else 'blue'} square moving left")
-        made = documents(app)[0]
+        prompt = f"a big {'red' if kept else 'blue'} square moving left"
+        card = _drawing(guest, prompt)
+        made = newest(app, prompt)
         if kept:
             ended = {"status": "failed", "error": {"code": "storage_unavailable", "message": "", "retryable": False}}
         else:
@@ -506,6 +515,8 @@ class TestBadLuck:
         one.knock("carol@example.com", "correct horse", "Sign in")
         one.wait_for_the_form()
         expect(one.page.locator(".job .job-name")).to_have_text("a big pink circle moving right", timeout=PATIENCE_MS)
+        one.page.get_by_role("button", name="Cancel").click()
+        expect(one.page.locator(".job .stage")).to_have_text("Cancelled.", timeout=PATIENCE_MS)
 
 
 def _drawing(one: Visitor, prompt: str) -> Locator:
@@ -526,6 +537,7 @@ def _cancelled(one: Visitor, prompt: str) -> Locator:
 
 class TestKeeping:
     def test_a_favourite_stays_one(self, guest: Visitor, app: LocalApp) -> None:
+        guest.draw("a small red star on green")
         everything = guest.tiles.count()
         viewer = guest.open_first()
         heart = viewer.get_by_role("button", name="Favourite")
@@ -544,7 +556,7 @@ class TestKeeping:
         expect(guest.tiles).to_have_count(everything)
 
     def test_a_picture_can_be_reported(self, guest: Visitor, app: LocalApp) -> None:
-        viewer = guest.open_first()
+        viewer = guest.open_result(guest.draw("a small red square on green"))
         viewer.get_by_role("button", name="Report").click()
         dialog = guest.page.get_by_role("dialog", name="What is wrong with it?")
         dialog.get_by_label("It shows a real person").check()
@@ -558,12 +570,11 @@ class TestKeeping:
         guest.page.keyboard.press("Escape")
 
     def test_what_is_deleted_is_gone_from_page_database_and_bucket(self, guest: Visitor, app: LocalApp) -> None:
+        guest.draw("a small red circle on green")
         count = guest.tiles.count()
-        newest = documents(app)[0]
+        made = newest(app, "a small red circle on green")
         paths = [
-            path
-            for file in newest["generation_data"]["files"]
-            for path in (file["storage_path"], file["thumbnail_path"])
+            path for file in made["generation_data"]["files"] for path in (file["storage_path"], file["thumbnail_path"])
         ]
         assert all(app.firebase.objects.blob(path).exists() for path in paths)
         viewer = guest.open_first()
@@ -575,7 +586,7 @@ class TestKeeping:
         viewer.get_by_role("button", name="Delete").click()
         sure.get_by_role("button", name="Delete").click()
         expect(guest.tiles).to_have_count(count - 1, timeout=PATIENCE_MS)
-        assert newest["file_uid"] not in [one["file_uid"] for one in documents(app)]
+        assert made["file_uid"] not in [one["file_uid"] for one in documents(app)]
         assert not any(app.firebase.objects.blob(path).exists() for path in paths)
 
 
@@ -587,7 +598,7 @@ class TestHistory:
         one = visitor(phone=True)
         one.come_in_as_guest()
         one.draw("a red star on white")
-        made = documents(app)[0]
+        made = newest(app, "a red star on white")
         fill(app, made["user_id"], made)
         wire = Wire(one.context.new_cdp_session(one.page))
 
