@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from playwright.sync_api import Browser, Locator, expect
 from tests.app.history import COUNT, Wire, fill, packed
 from tests.app.visitor import PATIENCE_MS, Visitor
 from tools.app.stack import LocalApp
+from worker.core.config import REPOSITORY
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 Arrive = Callable[..., Visitor]
@@ -460,6 +463,26 @@ class TestBadLuck:
         expect(card.get_by_role("button", name="Try again")).to_have_count(0 if kept else 1)
         card.get_by_role("button", name="Put away").click()
 
+    def test_a_job_that_is_out_of_sight_is_looked_for_and_not_made_again(self, guest: Visitor, app: LocalApp) -> None:
+        """As where App Check fails for a while, and the document may not be read."""
+        asked: list[str] = []
+        guest.page.on("request", lambda one: asked.append(one.url) if one.url.endswith("/generate") else None)
+        card = _drawing(guest, "a big orange square moving right")
+        rules = (REPOSITORY / "firestore.rules").read_text()
+        try:
+            guest.context.set_offline(True)
+            expect(card.locator(".stage")).to_contain_text("No connection", timeout=PATIENCE_MS)
+            _put_rules(app, rules.replace("allow get: if isOwner(uid);", "allow get: if false;", 1))
+            guest.context.set_offline(False)
+            expect(card.locator(".stage")).to_have_text("You may not do that.", timeout=PATIENCE_MS)
+        finally:
+            _put_rules(app, rules)
+        card.get_by_role("button", name="Try again").click()
+        card = guest.page.locator(".job").first
+        expect(card.locator(".job-name")).to_have_text("a big orange square moving right")
+        guest.finished(card)
+        assert len(asked) == 1
+
     def test_a_photo_that_the_browser_cannot_show_is_not_marked_blindly(self, guest: Visitor, tmp_path: Path) -> None:
         """A phone's HEIC, in most browsers; the worker reads it."""
         import pillow_heif
@@ -517,6 +540,18 @@ class TestBadLuck:
         expect(one.page.locator(".job .job-name")).to_have_text("a big pink circle moving right", timeout=PATIENCE_MS)
         one.page.get_by_role("button", name="Cancel").click()
         expect(one.page.locator(".job .stage")).to_have_text("Cancelled.", timeout=PATIENCE_MS)
+
+
+def _put_rules(app: LocalApp, rules: str) -> None:
+    """Give Google's emulator other rules while it runs."""
+    file = {"name": "firestore.rules", "content": rules}
+    request = urllib.request.Request(
+        f"http://{app.firebase.firestore_address}/emulator/v1/projects/{app.firebase.project}:securityRules",
+        data=json.dumps({"rules": {"files": [file]}}).encode(),
+        headers={"Content-Type": "application/json"},
+        method="PUT",
+    )
+    urllib.request.urlopen(request).close()
 
 
 def _drawing(one: Visitor, prompt: str) -> Locator:
