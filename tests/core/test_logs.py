@@ -25,6 +25,7 @@ SECRETS = {
     "a download URL": "https://storage/v0/b/x/o/y?alt=media&token=SECRET-0000&x=1",
     "a quoted URL": 'url="https://storage/?token=SECRET" and more',
     "a URL with a password": "https://somebody:SECRET@collector.example:4318/v1",
+    "a URL with a password that has an @": "https://somebody:x@SECRET@collector.example:4318/v1",
     "a bearer": "Authorization: Bearer SECRET.abc-_~+/=",
     "an ID token": f"refused {JWT} here",
     "a key in base64": base64.b64encode(b'{"type": "service_account", "private_key": "' + b"x" * 40).decode()
@@ -78,7 +79,9 @@ def test_what_stands_around_a_secret_is_kept() -> None:
     assert redact("data:image/png;base64," + "A" * 40 + " end") == "data:image/png;base64,[redacted] end"
 
 
-@pytest.mark.parametrize("text", ["job completed", "token=", "eyJ is no token", "width: 1023", "https://host/a@b"])
+@pytest.mark.parametrize(
+    "text", ["job completed", "token=", "eyJ is no token", "width: 1023", "https://host/a@b", "https://host?to=a@b"]
+)
 def test_plain_words_are_left_alone(text: str) -> None:
     assert redact(text) == text
 

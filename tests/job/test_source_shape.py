@@ -120,6 +120,25 @@ async def test_a_side_that_makes_the_job_too_slow_is_told() -> None:
     assert generator.generated == 0
 
 
+@pytest.mark.parametrize("size", [(256, 256), (256, 248)], ids=["of the model's size", "of another"])
+async def test_an_upscale_that_cannot_end_in_time_is_refused_whatever_the_size_of_its_source(
+    size: tuple[int, int],
+) -> None:
+    """Until the source is read, the model's size is assumed, and nothing is refused."""
+
+    class Estimating(Attentive):
+        def estimate(self, request: Request, params: Params) -> Estimate | None:
+            units = Unit("load", 0), Unit("upscale", 1000), Unit("pack", 0), Unit("upload", 0)
+            return Estimate(units, "card", "a slow card")
+
+    world = World(generator := Estimating(), job_timeout_seconds=500)
+    job = {**CLOUD, "task_type": "upscale", "image_url": data_uri(size), "upscale_factor": 2}
+    response = await world.run(job)
+    assert "error" in response, response["params"]
+    assert "a slow card" in response["error"]
+    assert generator.generated == 0
+
+
 async def test_a_side_that_makes_the_job_longer_is_in_the_seconds_that_are_left() -> None:
     """A phone shows them from the first step on, and a step that has become long begins only for a wanted job."""
 

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,19 @@ def test_only_so_many_answers_of_the_hub_are_kept(
     for source in (HubFile("org/name"), HubFile("org/name", "dev"), HubFile("org/name")):
         shelf.get(source)
     assert sum(path == "/api/models/org/name" for path in shelf.asked) == 2
+
+
+def test_jobs_that_ask_the_hub_at_the_same_time_do_not_disturb_each_other(shelf: Shelf) -> None:
+    """What is kept of its answers is counted while another job adds one."""
+    shelf.repository("a.safetensors")
+    listing = json.loads(shelf.server.files["/api/models/org/name"])
+    listing["siblings"] += [{"rfilename": f"{number}.safetensors"} for number in range(20_000)]
+    revisions = [f"r{number}" for number in range(24)]
+    for revision in revisions:
+        shelf.server.files[f"/api/models/org/name/revision/{revision}"] = json.dumps(listing).encode()
+    with ThreadPoolExecutor(8) as jobs:
+        found = list(jobs.map(lambda revision: shelf.get(HubFile("org/name", revision, "a.safetensors")), revisions))
+    assert {one.path for (one,) in found} == {found[0][0].path}
 
 
 def test_a_commit_and_a_file_need_no_question(shelf: Shelf) -> None:

@@ -22,7 +22,7 @@ from worker.core.config import Settings
 _SECRETS = re.compile(
     r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)"
     r"|(?<=token=)[^&\s\"']+"
-    r"|(?<=://)[^/\s@]+(?=@)"  # who asks, and with which password
+    r"|(?<=://)[^/?#\s]+(?=@)"  # a user name and password, which may contain an @
     r"|(?i:(?<=bearer )[\w.~+/=-]+)"
     r"|\beyJ[\w-]{8,}\.[\w-]+\.[\w-]*"
     r"|\b(?:eyJ|MII)[\w+/=-]{64,}"  # a key without its frame: base64 of the JSON, base64 of the DER

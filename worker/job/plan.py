@@ -121,7 +121,8 @@ async def follow(planned: Plan, sources: Sources, services: Services) -> Plan:
     estimate = planned.estimate
     if params != before:
         estimate = await asyncio.to_thread(services.generator.estimate, request, params)
-        check_time(estimate, params, services.settings.job_timeout_seconds)
+    # Also if nothing has changed: `plan` does not check an upscale.
+    check_time(estimate, params, services.settings.job_timeout_seconds)
     warnings = (*planned.unmoved, *_said(request, params, defaults))
     return replace(planned, params=params, estimate=estimate, warnings=warnings)
 

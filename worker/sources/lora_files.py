@@ -194,7 +194,8 @@ class LoraFiles:
         return commit.sha, _chosen(commit.files, source.file, wanted.field)
 
     def _characters(self) -> int:
-        return sum(len(name) for commit in self._commits.values() for name in commit.files)
+        # Copied, because another job's thread may add a commit meanwhile.
+        return sum(len(name) for commit in tuple(self._commits.values()) for name in commit.files)
 
     def _ask_hub(self, source: HubFile, wanted: WantedLora, ask: Callable[[], None]) -> _Commit:
         """Ask the hub for a repository's commit and files: https://huggingface.co/docs/hub/api, "Models".
