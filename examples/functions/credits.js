@@ -45,9 +45,9 @@ export function mostUnits(taskType, text = maxUnits.value()) {
 /**
  * Holds the price of `units`, submits the job and returns its id. With null units (unknown price) only a job that already
  * has a hold is submitted. If RunPod certainly refused the job, the hold is returned; if its response is unclear, the hold
- * stays until the document or `sweep` settles it.
+ * stays until the document or `sweep` settles it. A job that was withdrawn during the call is taken back.
  */
-export async function paidFor({ uid, job, units }, submit) {
+export async function paidFor({ uid, job, units, slip = false }, submit) {
   const call = randomUUID();
   const price = { hash: requestHash(job), credits: units === null ? null : priceOf(units), call, ttlMs: TTL_SECONDS * 1000 };
   const fileUid = job.file_uid;
@@ -73,7 +73,7 @@ export async function paidFor({ uid, job, units }, submit) {
     await noted(isRefusal(error) ? wallets().refused(uid, fileUid, { call }) : wallets().unclear(uid, fileUid, { call }));
     throw error;
   }
-  await noted(wallets().accepted(uid, fileUid, { call, jobId }));
+  if (await noted(wallets().accepted(uid, fileUid, { call, jobId, slip }))) await noted(drop(uid, fileUid, jobId));
   return jobId;
 }
 
@@ -83,7 +83,11 @@ export async function paidFor({ uid, job, units }, submit) {
  */
 export async function takeBack(uid, fileUid, time) {
   const jobId = await wallets().withdrawn(uid, fileUid, time);
-  if (jobId && (await cancel(jobId))) await wallets().dropped(uid, fileUid, { jobId });
+  if (jobId) await drop(uid, fileUid, jobId);
+}
+
+async function drop(uid, fileUid, jobId) {
+  if (await cancel(jobId)) await wallets().dropped(uid, fileUid, { jobId });
 }
 
 /** Awaits the hold, or refuses the call: a job without a hold is not submitted. */
@@ -102,7 +106,7 @@ async function inTime(held) {
 /** Awaits an update of the hold. One that fails or is late is made up for later, by the document or by `sweep`. */
 async function noted(work) {
   try {
-    await Promise.race([work, setTimeout(DEADLINE_MS, undefined, { ref: false })]);
+    return await Promise.race([work, setTimeout(DEADLINE_MS, undefined, { ref: false })]);
   } catch (error) {
     logger.error("A hold was not updated", { name: error.name, code: error.code });
   }

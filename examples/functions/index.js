@@ -50,9 +50,9 @@ export const generate = onCall(CALLABLE, async (call) => {
   await count(uid, { perMinute: jobsPerMinute.value(), what: "jobs", counters: "submissions" });
   // The backend decides who asks and where the result goes: it overwrites whatever the app wrote there.
   const job = { ...input, user_id: uid, file_uid: fileUid, use_cloud_storage: true };
-  const submitted = async () =>
-    submit(await withTicket(job, ticketSecret.value(), TTL_SECONDS, { slip: data.slip === true }));
-  return { jobId: isOn() ? await paidFor({ uid, job, units }, submitted) : await submitted() };
+  const slip = data.slip === true;
+  const submitted = async () => submit(await withTicket(job, ticketSecret.value(), TTL_SECONDS, { slip }));
+  return { jobId: isOn() ? await paidFor({ uid, job, units, slip }, submitted) : await submitted() };
 });
 
 /** `{input}` -> `{units, estimated_seconds, params, quote}`, and the price in `credits` if CREDITS is on. */

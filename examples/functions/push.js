@@ -1,5 +1,5 @@
 // Sends a push when a job ends: to each device that its user registered, once per attempt that ends. Anyone who holds the
-// phone sees it on the lock screen, and Google and Apple relay it, so it has two fixed texts, the file's id and its
+// phone sees it on the lock screen, and Google and Apple relay it, so it has a fixed text, the file's id and its
 // thumbnail, and nothing of the prompt. Best effort: the app listens to the document in any case.
 
 import { createHash } from "node:crypto";
@@ -10,10 +10,12 @@ import { HttpsError, onCall } from "firebase-functions/https";
 import { countQuestion } from "./limit.js";
 import { database, push, region } from "./params.js";
 import { caller } from "./request.js";
+import { hasEnded, isDelivered } from "./wallet.js";
 
 const TEXTS = {
   completed: { title: "It is ready", body: "Tap to see what was made for you." },
   failed: { title: "It did not work", body: "Tap to see why, and to try again." },
+  kept: { title: "It takes a little longer", body: "It is made, but could not be stored yet. You hear again once it is here." },
 };
 const CHANNEL = "generations"; // Android: the app creates it, or the push comes through the app's default one
 const PLATFORMS = ["ios", "android", "web"];
@@ -88,7 +90,14 @@ export async function announce(uid, fileUid, { before, after }) {
   }
 }
 
-const ending = (document) => (document?.status in TEXTS ? `${document.status} ${document.attempt}` : null);
+const ending = (document) => (hasEnded(document) ? `${document.status} ${document.attempt}` : null);
+
+/** The text about a document. A result that the worker keeps comes later by itself; an inline one the app cannot open. */
+function textFor(document) {
+  if (document.status === "completed") return isDelivered(document) ? TEXTS.completed : TEXTS.failed;
+  const { code, retryable } = document.error ?? {};
+  return code === "storage_unavailable" && retryable === false ? TEXTS.kept : TEXTS.failed;
+}
 
 const isNews = (before, after) =>
   ending(after) !== null && ending(before) !== ending(after) && after.error?.code !== "cancelled";
@@ -130,12 +139,13 @@ const isDead = (error) =>
 /** The message for FCM, without the token: https://firebase.google.com/docs/reference/fcm/rest/v1/projects.messages. */
 export function messageFor(fileUid, document) {
   const { status } = document;
+  const text = textFor(document);
   const [file] = (status === "completed" && document.generation_data?.files) || [];
   const imageUrl = file?.nsfw ? null : (file?.thumbnail_url ?? null);
   // A later push about the same file replaces this one. Apple allows 64 bytes for the topic, browsers 32 characters.
   const topic = digest(fileUid).toString("base64url").slice(0, 32);
   return {
-    notification: { ...TEXTS[status], ...(imageUrl && { imageUrl }) },
+    notification: { ...text, ...(imageUrl && { imageUrl }) },
     data: { file_uid: fileUid, status },
     android: { collapseKey: topic, priority: "high", ttl: DAY_MS, notification: { channelId: CHANNEL, tag: topic } },
     apns: {
@@ -150,7 +160,7 @@ export function messageFor(fileUid, document) {
     },
     webpush: {
       headers: { TTL: String(DAY_MS / 1000), Topic: topic, Urgency: "normal" },
-      notification: { ...TEXTS[status], tag: topic, ...(imageUrl && { image: imageUrl }) },
+      notification: { ...text, tag: topic, ...(imageUrl && { image: imageUrl }) },
     },
   };
 }

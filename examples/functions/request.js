@@ -28,7 +28,10 @@ export function checkedFileUid(fileUid) {
   return fileUid;
 }
 
-/** Checks the shape only: the worker checks every field, and reports errors in the document. */
+/**
+ * Checks the shape only: the worker checks every field, and reports errors in the document. Returns the input without its
+ * null fields.
+ */
 export function checkedInput(input) {
   // A key `__proto__` would give it fields here that the worker does not receive, and the hold of another task.
   const isPlain = typeof input === "object" && input !== null && Object.getPrototypeOf(input) === Object.prototype;
@@ -40,7 +43,17 @@ export function checkedInput(input) {
   if (depth(input) > MAX_DEPTH) throw invalid(`input: is nested in more than ${MAX_DEPTH} levels`);
   if (Buffer.byteLength(JSON.stringify(input)) > MAX_BYTES)
     throw invalid("input: is too large; upload pictures to uploads/{your uid}/ first");
-  return input;
+  return given(input);
+}
+
+/**
+ * What is not null: null means absent. An SDK sends it for undefined, but not after the app was closed and has read its
+ * request from a text, and that is no other input.
+ */
+function given(value) {
+  if (typeof value !== "object" || value === null) return value;
+  if (Array.isArray(value)) return value.map(given);
+  return Object.fromEntries(Object.entries(value).flatMap(([name, inner]) => (inner === null ? [] : [[name, given(inner)]])));
 }
 
 /** The nesting depth of objects and lists, counted up to one more than is allowed. */

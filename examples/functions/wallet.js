@@ -29,7 +29,7 @@ export const hasEnded = (document) => document?.status === "completed" || docume
 export const isEnd = (before, after) => (hasEnded(before) || hasEnded(after)) && ending(before) !== ending(after);
 
 /** Whether the app can open the result. An inline one, without a file in the bucket, is requested again. */
-const isDelivered = (document) =>
+export const isDelivered = (document) =>
   document?.status === "completed" && document.generation_data?.storage === "firebase";
 
 /** Whether this is an order slip that was cancelled before a worker claimed the job. */
@@ -240,9 +240,15 @@ export class Wallets {
     });
   }
 
-  /** Notes that RunPod took the job of this call. */
-  async accepted(uid, fileUid, { call, jobId }) {
-    await this.note(uid, fileUid, call, { job_id: jobId });
+  /**
+   * Notes that RunPod took the job of this call. Returns whether it was withdrawn before: its trigger has found no job to
+   * cancel. `slip`: the app has created the document, so a missing one was deleted.
+   */
+  async accepted(uid, fileUid, { call, jobId, slip = false }) {
+    const { hold, current } = await this.note(uid, fileUid, call, { job_id: jobId });
+    // An earlier call may have submitted another job: that one ends by its document.
+    const isOurs = hold?.state === "held" && hold.call?.id === call && !hold.unclear;
+    return isOurs && (isStopped(current) || (slip && !current));
   }
 
   /** Notes that RunPod's response to this call is unknown: the hold stays until the document or `sweep` settles it. */
@@ -252,10 +258,12 @@ export class Wallets {
 
   /** Notes the result of a call on its hold alone, so that other jobs of the wallet need not wait. */
   async note(uid, fileUid, call, fields) {
-    await this.firestore.runTransaction(async (transaction) => {
-      const hold = (await transaction.get(this.holdOf(uid, fileUid))).data();
-      if (hold?.state !== "held" || hold.call?.id !== call) return;
-      this.writeHold(transaction, uid, { ...hold, call: null, ...fields });
+    return await this.firestore.runTransaction(async (transaction) => {
+      const [held, stands] = await transaction.getAll(this.holdOf(uid, fileUid), this.documentOf(uid, fileUid));
+      const [hold, current] = [held.data(), stands.data()];
+      if (hold?.state === "held" && hold.call?.id === call)
+        this.writeHold(transaction, uid, { ...hold, call: null, ...fields });
+      return { hold, current };
     });
   }
 

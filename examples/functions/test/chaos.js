@@ -242,7 +242,8 @@ async function wished(number) {
   const { uid } = users[between(0, users.length - 1)];
   const fileUid = `file-${number}`;
   const input = { prompt: `a fox ${number}` };
-  const data = { fileUid, input, slip: true };
+  const slip = chance(0.3);
+  const data = { fileUid, input, slip };
   if (chance(0.4)) {
     const units = between(20, 300);
     quotes.set(input.prompt, units);
@@ -253,7 +254,7 @@ async function wished(number) {
     note(`generate: ${error?.details?.reason ?? error?.status ?? status}`);
   };
   const file = { user_id: uid, file_uid: fileUid };
-  if (chance(0.3)) await write(file, (found) => (found ? undefined : { status: "queued" }));
+  if (slip) await write(file, (found) => (found ? undefined : { status: "queued" }));
   await Promise.all(Array.from({ length: chance(0.15) ? 3 : 1 }, () => ask()));
   if (chance(0.1)) await write(file, (found) => (found?.status === "queued" ? { ...found, cancel_requested: true } : undefined));
   while (chance(0.35)) {

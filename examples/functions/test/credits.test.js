@@ -134,6 +134,21 @@ describe("a user with credits", { skip: !process.env.FIRESTORE_EMULATOR_HOST }, 
       }
     });
 
+    test("has all back where that is known before RunPod's answer to the submission", async () => {
+      for (const [fileUid, becoming] of Object.entries({ f1: stopped, f2: null })) {
+        world.answer = async (url) => {
+          if (url.includes("/cancel/")) return taken;
+          await becomes(becoming, fileUid);
+          return { status: 200, body: { id: `job-${fileUid}` } };
+        };
+        await file(fileUid).set(slip);
+        assert.deepEqual((await generate({ fileUid, slip: true })).result, { jobId: `job-${fileUid}` });
+        assert.deepEqual(await wallet(), { credits: 1000, held: 0, spent: 0 }, fileUid);
+        assert.equal(cancels().at(-1), `/endpoint-1/cancel/job-${fileUid}`);
+        assert.equal((await file(fileUid).get()).data()?.error.code, becoming ? "cancelled" : undefined);
+      }
+    });
+
     test("waits for the worker where RunPod does not take the job back", async () => {
       for (const answer of [{ status: 404, body: {} }, { status: 200, body: { id: "job-1", status: "COMPLETED" } }, null]) {
         runpod(answer);
@@ -317,6 +332,20 @@ describe("a user with credits", { skip: !process.env.FIRESTORE_EMULATOR_HOST }, 
     await generate();
     await becomes(completed(33, "job-2"));
     assert.deepEqual(await wallet(), { credits: 966, held: 0, spent: 34 });
+  });
+
+  test("one input is the same with its null fields and without: an app that was closed asks without them", async () => {
+    const lora = { path: "ink", scale: 1 };
+    world.answer = { status: 200, body: { output: QUOTED, status: "COMPLETED" } };
+    const whole = { ...INPUT, style: null, loras: [{ ...lora, weight_name: null }] };
+    const { result } = await world.call({ input: whole }, { name: "quote" });
+    world.answer = { status: 502, body: {} };
+    await generate({ input: whole, quote: result.quote });
+    world.reset();
+    const again = await generate({ input: { ...INPUT, loras: [lora] }, quote: result.quote });
+    assert.deepEqual(again, { status: 200, result: { jobId: "job-1" } });
+    assert.deepEqual(await wallet(), { credits: 983, held: 17, spent: 0 });
+    assert.deepEqual(world.sent[0].body.input.loras, [lora]);
   });
 
   test("one id stands for one input", async () => {

@@ -153,6 +153,19 @@ describe("a user's devices", { skip: !process.env.FIRESTORE_EMULATOR_HOST }, () 
     assert.doesNotMatch(JSON.stringify(message), new RegExp(SECRET_PROMPT));
   });
 
+  for (const [what, later, title] of [
+    ["kept for later", { ...FAILED, error: { code: "storage_unavailable", retryable: false } }, "It takes a little longer"],
+    ["lost", { ...FAILED, error: { code: "storage_unavailable", retryable: true } }, "It did not work"],
+    ["returned inline, where no app has it", document({ generation_data: { storage: "base64", files: [] } }), "It did not work"],
+  ])
+    test(`are promised what comes, of a result that was ${what}`, async () => {
+      await register("token-1");
+      await written(RUNNING, later);
+      const [{ message }] = fcm.sent;
+      assert.deepEqual([message.notification.title, message.webpush.notification.title], [title, title]);
+      assert.equal(message.data.status, later.status);
+    });
+
   test("hear once of each end, however often they are told of it", async () => {
     await register("token-1");
     await Promise.all(Array.from({ length: 5 }, () => written(RUNNING, document())));
