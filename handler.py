@@ -27,7 +27,7 @@ from worker.core.config import (
     Settings,
     load_settings,
     misspelt_variables,
-    opentelemetry_variables,
+    opentelemetry_problem,
     set_library_defaults,
 )
 from worker.core.errors import Cancelled, GpuFault
@@ -85,8 +85,7 @@ def _telemetry(settings: Settings, worker_id: str) -> spans.Telemetry:
     try:
         return Otlp(worker_id)
     except ValueError:
-        names = ", ".join(opentelemetry_variables())
-        raise ConfigError(f"one of {names} holds what OpenTelemetry does not take") from None
+        raise ConfigError(opentelemetry_problem()) from None
 
 
 def _identity(settings: Settings, firebase: Firebase | None) -> Identity:

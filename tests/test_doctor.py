@@ -17,11 +17,12 @@ from typing import Any
 import pytest
 
 from tests.support.checkpoint_headers import SDXL, put_header
+from tests.support.collector import collector
 from tests.support.fakes import MemoryBucket, is_down
 from tests.support.model_folders import put_ip_adapter
 from tools.emulators.firebase import FirebaseEmulators, environment
 from worker import doctor
-from worker.core.config import REPOSITORY, load_settings
+from worker.core.config import REPOSITORY, load_settings, set_library_defaults
 from worker.core.errors import BackendError
 from worker.doctor import Finding
 from worker.engine.memory import device
@@ -165,6 +166,22 @@ def test_a_certificate_that_nothing_can_be_signed_with_is_red(monkeypatch: pytes
     assert (found.state, "C2PA_CERTIFICATE" in found.detail) == ("fail", True)
     monkeypatch.setenv("AI_MARK", "off")
     assert "content credentials" not in states(everything()), "nothing is signed"
+
+
+@pytest.mark.parametrize(("value", "state"), [("100", "ok"), ("-17", "fail")])
+def test_a_variable_of_opentelemetry_with_which_no_worker_starts_is_red(
+    monkeypatch: pytest.MonkeyPatch, value: str, state: str
+) -> None:
+    monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", value)
+    monkeypatch.delenv("OTEL_SPAN_EVENT_COUNT_LIMIT", raising=False)
+    set_library_defaults()
+    with collector() as seen:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", seen.endpoint)
+        found = named(everything(), "OpenTelemetry")
+    assert (found.state, seen.bodies) == (state, [])
+    if state == "fail":
+        names = found.detail.removeprefix("one of ").removesuffix(" holds what OpenTelemetry does not take")
+        assert names == "OTEL_BSP_MAX_EXPORT_BATCH_SIZE, OTEL_EXPORTER_OTLP_ENDPOINT", "what the operator set"
 
 
 # --- Firebase -------------------------------------------------------------------------------------------------------

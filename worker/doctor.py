@@ -40,6 +40,7 @@ from worker.core.config import (
     Settings,
     load_settings,
     misspelt_variables,
+    opentelemetry_problem,
     set_library_defaults,
     wrong_variables,
 )
@@ -162,12 +163,24 @@ def environment(settings: Settings, wrong: Mapping[str, str], spoilt: Collection
             yield Finding("content credentials", "ok", "a file was signed and read back")
     except ConfigError as error:
         yield Finding("content credentials", "fail", str(error), "the worker does not start like this")
+    if settings.otel_exporter_otlp_endpoint is not None:
+        yield _telemetry()
     secret = settings.ticket_secret.get_secret_value() if settings.ticket_secret else ""
     if tidy(secret) != secret:
         remedy = "take them off, unless the backend's secret has them too: an env file keeps quotes"
         yield Finding("TICKET_SECRET", "warn", "the quotes around it are taken as part of it", remedy)
     others = len(Settings.model_fields) - len(given) - len(spoilt)
     yield Finding("all others", "ok", f"{others} are not set: their defaults are in docs/deploy.md")
+
+
+def _telemetry() -> Finding:
+    from worker.telemetry.otlp import Otlp  # a third of a second
+
+    try:
+        Otlp("doctor").close()  # without a job nothing is sent
+    except ValueError:
+        return Finding("OpenTelemetry", "fail", opentelemetry_problem(), "the worker does not start like this")
+    return Finding("OpenTelemetry", "ok", "it takes what its variables hold")
 
 
 def _wrong(wrong: Mapping[str, str]) -> Iterator[Finding]:

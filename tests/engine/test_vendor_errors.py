@@ -2,6 +2,7 @@
 
 import errno
 import gc
+import logging
 import weakref
 from typing import Any
 
@@ -12,7 +13,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundEr
 from safetensors import SafetensorError
 
 from worker.core.errors import Cancelled, DiskFull, GpuFault, InvalidImage, JobTimeout, ModelUnavailable, OutOfMemory
-from worker.engine.vendor_errors import POISON, importing, release_memory, translate, translated
+from worker.engine.vendor_errors import POISON, importing, quiet, release_memory, translate, translated
 
 _RESPONSE = httpx2.Response(404, request=httpx2.Request("GET", "https://example.com"))
 
@@ -134,6 +135,13 @@ def test_memory_that_is_released_is_the_machines_too(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(torch.accelerator, "empty_host_cache", lambda: told.append("machine"))
     release_memory()
     assert told == ["card", "machine"]
+
+
+@pytest.mark.parametrize("vendor", ["diffusers", "transformers"])
+def test_vendors_print_no_errors_of_their_own(vendor: str) -> None:
+    """They print the paths of weights; what they raise is translated."""
+    quiet()
+    assert not logging.getLogger(f"{vendor}.any").isEnabledFor(logging.ERROR)
 
 
 def test_the_collector_rests_during_imports_and_works_again_however_they_end() -> None:

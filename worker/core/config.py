@@ -40,6 +40,9 @@ MIN_SECRET_CHARACTERS = 32
 EMULATOR_VARIABLES = ("FIRESTORE_EMULATOR_HOST", "STORAGE_EMULATOR_HOST", "FIREBASE_AUTH_EMULATOR_HOST")
 _READ_BY_LIBRARIES = ("HF_TOKEN", "HF_HOME", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_HEADERS")
 
+_SPAN_EVENTS = {"OTEL_SPAN_EVENT_COUNT_LIMIT": "1000"}
+"""OpenTelemetry's default limit is 128, and a job of four images has more steps."""
+
 _ASSIGNS = r"(?:(?:export|set|env|-e|--env)\s+|\$env:)?"
 """The prefix of an assignment in a shell, PowerShell, a Dockerfile or `docker run`."""
 _UNFILLED = re.compile(r"\{\{\s*RUNPOD_SECRET")
@@ -515,9 +518,11 @@ def misspelt_variables() -> dict[str, str]:
     return {name: meant for name, meant in called.items() if meant not in os.environ} | alike
 
 
-def opentelemetry_variables() -> list[str]:
-    """Return the names of the set variables that OpenTelemetry reads itself."""
-    return sorted(name for name, value in os.environ.items() if name.startswith("OTEL_") and value)
+def opentelemetry_problem() -> str:
+    """Return the message about a variable that OpenTelemetry does not accept; it names those that the operator set."""
+    given = (name for name, value in os.environ.items() if value and _SPAN_EVENTS.get(name) != value)
+    names = ", ".join(sorted(name for name in given if name.startswith("OTEL_")))
+    return f"one of {names} holds what OpenTelemetry does not take"
 
 
 def _problems(error: ValidationError) -> Iterator[tuple[str, str]]:
@@ -604,8 +609,7 @@ def set_library_defaults() -> None:
         "TOKENIZERS_PARALLELISM": "false",
         # Threads that spin while they wait for each other are several times slower as soon as they share a core.
         "OMP_WAIT_POLICY": "PASSIVE",
-        # A job of four images has more steps than the default limit of 128.
-        "OTEL_SPAN_EVENT_COUNT_LIMIT": "1000",
+        **_SPAN_EVENTS,
         "GRPC_VERBOSITY": "ERROR",
         # With fork support on, a forked child sometimes dies before it executes its program (grpc/grpc#43055).
         "GRPC_ENABLE_FORK_SUPPORT": "false",
