@@ -56,6 +56,8 @@ export interface Surroundings {
   inFlight: InFlight;
   /** The signed-in user. */
   uid: () => string | null | undefined;
+  /** Whether the app is generating under this `fileUid` now; of an ended `Generation`: again. */
+  isBegun: (uid: string, fileUid: string) => boolean;
   /** How long a job may wait for a worker, in seconds while the app is awake. */
   queueSeconds: number;
 }
@@ -175,8 +177,9 @@ export class Generation {
   private isOnItsWay(): boolean {
     if (this.wish === "unsent" || this.wish === "sending") return true;
     if (!this.plan?.order || this.answered) return false;
-    if (this.asks > 0) return this.askedAt !== undefined;
-    return this.slip === "none" || this.slip === "pending" || (this.slip === "refused" && this.looking !== undefined);
+    if (this.asks > 0) return this.askedAt !== undefined || (Number.isFinite(this.askAgainAt) && !this.isRunning());
+    if (this.slip === "refused") return !this.known || this.looking !== undefined;
+    return this.slip === "none" || this.slip === "pending";
   }
 
   /** Remember the order, write its slip, listen, and call the backend once the server has the slip. */
@@ -191,7 +194,10 @@ export class Generation {
       this.answered = true;
     } else if (order) {
       await this.around.inFlight.put(this.uid, this.fileUid, order);
-      if (this.wish !== "none" && this.asksBefore === 0) this.fail(cancelled());
+      if (this.wish !== "none" && this.asksBefore === 0) {
+        this.fail(cancelled());
+        void this.withdraw();
+      }
       if (this.settled) return;
       this.writeSlip();
     }
@@ -220,14 +226,15 @@ export class Generation {
         this.slip = "made";
         this.turns += 1;
         if (this.wish === "none") return this.proceed();
-        void this.removeDocument();
         this.fail(cancelled());
+        if (!this.isBegunAgain()) void this.removeDocument();
       },
       () => {
         // A document exists already, or the rules allow no slips: the server's document decides.
         this.slip = "refused";
         this.overlaid = true;
         if (!this.settled) void this.look().then(() => this.proceed());
+        else if (this.wish !== "none") void this.withdraw();
       },
     );
   }
@@ -282,7 +289,10 @@ export class Generation {
     // Remembered before the call: an app that is closed now must not take the job for one that was never requested.
     const called = inFlight.put(this.uid, this.fileUid, asked).then(() => {
       // Another user may have signed in meanwhile, and the call would be made in their name.
-      if (this.around.uid() !== this.uid) this.close(() => this.reject(signedOut()));
+      if (this.around.uid() !== this.uid) {
+        void inFlight.put(this.uid, this.fileUid, { ...order, asks: asked.asks - 1 });
+        this.close(() => this.reject(signedOut()));
+      }
       if (this.settled) throw cancelled();
       return backend.call<{ jobId?: unknown } | null>("generate", data);
     });
@@ -302,6 +312,8 @@ export class Generation {
       (error: GenerationError) => {
         if (attempt === this.asks) this.askedAt = undefined;
         if (!this.settled && !this.answered) this.notAnswered(error);
+        // Cancelled meanwhile: perhaps there is no job that would end the slip.
+        else if (this.isKnownToEnd && this.isCancelled() && !this.answered) void this.withdraw();
         this.endUnwatched();
       },
     );
@@ -310,7 +322,9 @@ export class Generation {
   private notAnswered(error: GenerationError): void {
     // If an earlier call may have submitted the job, a refusal of this one does not end it.
     if (isRefusal(error) && this.unclear === undefined && this.asksBefore === 0 && !this.isRunning()) {
-      if (this.slip === "made") void this.removeDocument();
+      // Without an earlier call a slip that is there already is this job's own, from before the app was closed.
+      const isOurs = this.slip === "made" || (!this.plan?.anew && this.fields?.status === "queued");
+      if (isOurs) void this.removeDocument();
       this.fail(error);
       return;
     }
@@ -547,6 +561,28 @@ export class Generation {
   /** Whether the document may have several jobs: its cancellation ends only the first, its deletion ends all. */
   private othersMayCome(): boolean {
     return this.asksBefore + this.asks > 1 || (this.slip === "refused" && this.fields?.status === "queued");
+  }
+
+  private isCancelled(): boolean {
+    return this.wish === "sent" || this.fields?.cancel_requested === true;
+  }
+
+  /** End on the server what was cancelled before it was known what is there: a slip is removed, a running job stops. */
+  private async withdraw(): Promise<void> {
+    const { backend } = this.around;
+    try {
+      const status = (await backend.look(this.uid, this.fileUid))?.status;
+      if (this.isBegunAgain()) return;
+      if (status === "queued") await backend.remove(this.uid, this.fileUid);
+      if (status === "processing") await backend.update(this.uid, this.fileUid, { cancel_requested: true });
+    } catch {
+      // The document stays, and ends by itself.
+    }
+  }
+
+  /** Whether the app has asked for this generation again after this attempt ended: the document is then that attempt's. */
+  private isBegunAgain(): boolean {
+    return this.around.isBegun(this.uid, this.fileUid);
   }
 
   private async removeDocument(): Promise<void> {

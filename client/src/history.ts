@@ -28,8 +28,17 @@ export type Cursor = { readonly fileUid: string };
 export interface HistoryPage {
   items: HistoryItem[];
   next: Cursor | null;
-  /** Without a network: the items come from the phone's cache, which may be empty. `next` asks again for the rest. */
+  /**
+   * Without a network: the items come from the phone's cache, which may be empty and may have gaps. Once there is one,
+   * `next` returns what follows the last page from the server, so that an item may come again.
+   */
   offline: boolean;
+}
+
+/** Where a page ended, and where the last page from the server did; undefined: at the start. */
+export interface Place {
+  here: unknown;
+  online: unknown;
 }
 
 const MOST = 100; // the limit of firestore.rules
@@ -37,19 +46,23 @@ const MOST = 100; // the limit of firestore.rules
 export async function history(
   backend: Backend,
   uid: string,
-  cursors: WeakMap<Cursor, unknown>,
+  cursors: WeakMap<Cursor, Place>,
   { pageSize = 30, after = null }: { pageSize?: number; after?: Cursor | null },
 ): Promise<HistoryPage> {
   const size = Math.max(1, Math.min(MOST, Math.floor(pageSize)));
-  if (after && !cursors.has(after)) throw new TypeError("after: must be the `next` of an earlier page");
-  const { docs: snapshots, fromCache: offline } = await backend.page(uid, size, after ? cursors.get(after) : undefined);
-  const last = snapshots[snapshots.length - 1];
-  let next = offline ? after : null; // the cache may end before the history does
-  if (last && (offline || snapshots.length === size)) {
-    next = { fileUid: last.id };
-    cursors.set(next, last);
+  const place = after ? cursors.get(after) : { here: undefined, online: undefined };
+  if (!place) throw new TypeError("after: must be the `next` of an earlier page");
+  let page = await backend.page(uid, size, place.here);
+  if (!page.fromCache && place.here !== place.online) page = await backend.page(uid, size, place.online);
+  const { docs, fromCache: offline } = page;
+  const last = docs[docs.length - 1];
+  const here = last ?? place.here;
+  let next: Cursor | null = null;
+  if (offline || docs.length === size) {
+    next = { fileUid: last?.id ?? after?.fileUid ?? "" };
+    cursors.set(next, { here, online: offline ? place.online : here });
   }
-  return { offline, next, items: snapshots.map((one) => item(one.id, one.data() as unknown as GenerationDocument)) };
+  return { offline, next, items: docs.map((one) => item(one.id, one.data() as unknown as GenerationDocument)) };
 }
 
 function item(fileUid: string, document: GenerationDocument): HistoryItem {

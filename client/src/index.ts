@@ -5,7 +5,7 @@ import { Backend } from "./backend.js";
 import { GenerationError, signedOut } from "./errors.js";
 import type { Instances, Modules } from "./firebase.js";
 import { Generation, type GenerationHandle, type GenerationState, type Plan } from "./generation.js";
-import { history, removeGeneration, type Cursor, type HistoryPage } from "./history.js";
+import { history, removeGeneration, type Cursor, type HistoryPage, type Place } from "./history.js";
 import { InFlight, type GenerationInput, type Memory } from "./memory.js";
 import { newId, upload, type UploadContent, type UploadOptions } from "./upload.js";
 import type { Capabilities, Quote } from "./wire.js";
@@ -87,9 +87,10 @@ export function createClient(options: ClientOptions): Client {
   const backend = new Backend({ firestore, functions, storage }, app);
   const inFlight = new InFlight(options.memory);
   const queueSeconds = options.queueSeconds ?? QUEUE_SECONDS;
-  const around = { backend, clock: new AwakeClock(), inFlight, uid: options.uid, queueSeconds };
   const running = new Map<string, Generation>();
-  const cursors = new WeakMap<Cursor, unknown>();
+  const isBegun = (uid: string, fileUid: string): boolean => running.get(`${uid}/${fileUid}`)?.isOver === false;
+  const around = { backend, clock: new AwakeClock(), inFlight, uid: options.uid, isBegun, queueSeconds };
+  const cursors = new WeakMap<Cursor, Place>();
 
   const user = (): string => {
     const uid = options.uid();

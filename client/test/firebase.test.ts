@@ -5,7 +5,7 @@ import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import * as storage from "firebase/storage";
 import type { GenerationState, Memory } from "../src/index.js";
-import { setLogLevel } from "firebase/firestore";
+import { doc, onSnapshot, setLogLevel } from "firebase/firestore";
 import { BUCKET, example, pause, Phone, until, Workers, type Job } from "./emulators.js";
 
 const INPUT = { prompt: "a fox" };
@@ -295,6 +295,31 @@ describe("the client with Firebase", { concurrency: 8 }, () => {
       return true;
     }, 60);
     assert.deepEqual([names, next], [["f1", "f0"], null]);
+  });
+
+  on("a history that was read from a cache with gaps has them filled once there is a network", async (phone) => {
+    for (let number = 0; number < 5; number += 1) {
+      const created_at = new Date(1_700_000_000_000 + 1000 * number);
+      await workers.put({ uid: phone.uid, file: `f${number}` }, { status: "completed", created_at });
+    }
+    let seen = false;
+    const one = doc(phone.db, `generations/${phone.uid}/files/f1`);
+    const stop = onSnapshot(one, (found) => void (seen ||= found.exists()));
+    await until(() => seen);
+    phone.cut();
+    const cut = await phone.client.history({ pageSize: 3 });
+    assert.deepEqual([cut.items.map(({ fileUid }) => fileUid), cut.offline], [["f1"], true]);
+    phone.open();
+    let { next } = cut;
+    const names: string[] = [];
+    await until(async () => {
+      const page = await phone.client.history({ pageSize: 3, after: next });
+      next = page.next;
+      if (!page.offline) names.push(...page.items.map(({ fileUid }) => fileUid));
+      return next === null;
+    }, 60);
+    assert.deepEqual(names, ["f4", "f3", "f2", "f1", "f0"]);
+    stop();
   });
 
   on("a generation gets the app's labels, which the rules check", async (phone) => {

@@ -3,7 +3,7 @@
 
 import assert from "node:assert/strict";
 import { afterEach, beforeEach, test } from "node:test";
-import type { Client, GenerateOptions, Memory } from "../src/index.js";
+import type { Client, Cursor, GenerateOptions, Memory } from "../src/index.js";
 import { settle, told, World, type Job, type Told } from "./world.js";
 
 const MINUTE = 60;
@@ -753,6 +753,70 @@ for (const [what, there] of Object.entries<() => void>({
     assert.deepEqual([seen.error?.code, asks().length], ["cancelled", 0]);
   });
 
+for (const [when, network] of Object.entries<() => void>({
+  "as soon as it is asked for again": () => undefined,
+  "before it is known that it is there": () => void (world.deafUntil = world.time + 2000),
+}))
+  test(`cancelled ${when}, a job that an earlier screen asked for is cancelled, too`, async () => {
+    for (const isRunning of [true, false]) {
+      const fileUid = `again-${isRunning}`;
+      const first = isRunning ? (await taken({ fileUid })).seen : await start({ fileUid });
+      first.handle.stop();
+      await settle();
+      network();
+      const seen = told((onChange) => client.generate(INPUT, { fileUid, onChange }));
+      if (world.deafUntil > world.time) await settle();
+      await seen.handle.cancel();
+      await world.awake(5);
+      assert.equal(seen.error?.code, "cancelled");
+      if (isRunning) assert.equal(world.fields(fileUid)?.["cancel_requested"], true);
+      else assert.equal(world.take().denied, "deleted");
+    }
+    assert.equal(asks().length, 2);
+  });
+
+for (const how of ["cancelled", "refused"])
+  test(`a job whose app was closed between slip and call leaves no slip where it is ${how}`, async () => {
+    world.write("left", { status: "queued", created_at: { toMillis: () => world.time } });
+    const left = new Map([["generation-client/alice", JSON.stringify({ left: { input: INPUT } })]]);
+    client = world.client({ memory: memory(left) });
+    world.answer = async () => Promise.reject(refused("failed-precondition"));
+    const seen = told((onChange) => client.resume("left", { onChange }));
+    if (how === "cancelled") await seen.handle.cancel();
+    await world.awake(5);
+    assert.deepEqual([seen.error?.code, asks().length], how === "cancelled" ? ["cancelled", 0] : ["failed-precondition", 1]);
+    assert.deepEqual([world.documents.size, left.size], [0, 0]);
+  });
+
+for (const code of ["failed-precondition", "internal"])
+  test(`cancelled during a call that ends as ${code}, a job leaves no slip`, async () => {
+    let end: () => void = () => undefined;
+    world.answer = () => new Promise((_, reject) => (end = () => reject(refused(code))));
+    const seen = await start();
+    await seen.handle.cancel();
+    await settle();
+    assert.deepEqual([seen.error?.code, world.fields(seen.handle.fileUid)?.["cancel_requested"]], ["cancelled", true]);
+    end();
+    await world.awake(2);
+    assert.deepEqual([asks().length, world.documents.size], [1, 0]);
+  });
+
+for (const isCalled of [false, true])
+  test(`cancelled ${isCalled ? "during its call" : "before its slip was taken"} and begun again, a job is made`, async () => {
+    let end: () => void = () => undefined;
+    world.answer = () => new Promise((_, reject) => (end = () => reject(refused("internal"))));
+    if (!isCalled) world.deafUntil = world.time + 2000;
+    const first = await start({ fileUid: "again" });
+    await first.handle.cancel();
+    world.answer = async (_, submit) => submit();
+    const seen = told((onChange) => client.generate(INPUT, { fileUid: "again", onChange }));
+    await world.awake(5);
+    end();
+    await world.awake(5);
+    assert.deepEqual([first.error?.code, asks().length], ["cancelled", isCalled ? 2 : 1]);
+    await completes(seen, world.take().job);
+  });
+
 test("a job that runs is cancelled by its worker", async () => {
   const { seen, job } = await taken();
   await seen.handle.cancel();
@@ -863,6 +927,50 @@ for (const [when, network] of Object.entries<() => void>({
     await completes(again, world.take().job);
   });
 
+test("stopped, a job whose call did not get through is asked for again, and then nothing is open", async () => {
+  let calls = 0;
+  world.answer = async (_, submit) => {
+    calls += 1;
+    if (calls < 3) throw refused("internal");
+    return submit();
+  };
+  const seen = await start();
+  seen.handle.stop();
+  await world.awake(3 * MINUTE);
+  assert.deepEqual([asks().length, world.listeners.size, world.timers.size], [3, 0, 0]);
+  world.take();
+});
+
+test("stopped, a job whose call does not get through is asked for four times, and nothing stays open", async () => {
+  world.answer = async () => Promise.reject(refused("internal"));
+  const seen = await start();
+  seen.handle.stop();
+  await world.awake(10 * MINUTE);
+  assert.deepEqual([asks().length, world.listeners.size, world.timers.size], [4, 0, 0]);
+});
+
+test("stopped before it is known that there is an earlier failure, which a read does not show, a job is asked for", async () => {
+  world.write("again", { status: "failed", job_id: "job-0", error: { code: "timeout" } });
+  const { firestore } = world.modules();
+  const { onSnapshot } = firestore as unknown as Record<string, (...all: unknown[]) => unknown>;
+  const slow = {
+    ...firestore,
+    runTransaction: () => Promise.reject(refused("unavailable")),
+    onSnapshot: (...all: unknown[]) => {
+      let stop: unknown = () => undefined;
+      setImmediate(() => setImmediate(() => stop && (stop = onSnapshot?.(...all))));
+      return () => {
+        (stop as () => void)();
+        stop = undefined;
+      };
+    },
+  } as typeof firestore;
+  const seen = told((onChange) => world.client({ firestore: slow }).generate(INPUT, { fileUid: "again", onChange }));
+  seen.handle.stop();
+  await world.awake(5);
+  assert.equal(asks().length, 1);
+});
+
 test("stopped during the call, its answer is remembered, or what the backend refused forgotten", async () => {
   for (const code of [undefined, "failed-precondition"]) {
     const kept = new Map<string, string>();
@@ -926,6 +1034,11 @@ test("nobody asks in the name of who signs in meanwhile, and the job is there fo
     uid = "alice";
     assert.ok((await client.inFlight()).includes(seen.handle.fileUid));
   }
+  const [first] = await client.inFlight();
+  world.answer = async () => Promise.reject(refused("failed-precondition"));
+  const again = told((onChange) => client.resume(String(first), { onChange }));
+  await world.awake(5);
+  assert.deepEqual([again.error?.code, asks().length], ["failed-precondition", 1], "a refusal says that it was never submitted");
 });
 
 test("of two screens that watch a job, one may stop", async () => {
@@ -1031,6 +1144,29 @@ test("rules that take no slips: the job is asked for without one", async () => {
   assert.equal(asks()[0]?.data["slip"], false);
   await world.awake(MINUTE);
   await completes(seen, world.take().job);
+});
+
+test("a history whose cache has gaps goes back to where the server's pages ended once there is a network", async () => {
+  for (let number = 0; number < 5; number += 1) {
+    world.write(`f${number}`, { status: "completed", created_at: { toMillis: () => world.time + 1000 * number } });
+  }
+  const names = async (after: Cursor | null) => {
+    const { items, offline, next } = await client.history({ pageSize: 2, after });
+    return { names: items.map(({ fileUid }) => fileUid), offline, next };
+  };
+  const first = await names(null);
+  assert.deepEqual([first.names, first.offline], [["f4", "f3"], false]);
+  world.cut(0);
+  world.mislead("f2"); // the cache lacks it
+  const second = await names(first.next);
+  const third = await names(second.next);
+  assert.deepEqual([second.names, third.names, second.offline, third.offline], [["f1", "f0"], [], true, true]);
+  world.write("f2", { ...world.fields("f2") });
+  world.restore();
+  const again = await names(third.next);
+  assert.deepEqual([again.names, again.offline], [["f2", "f1"], false]);
+  const last = await names(again.next);
+  assert.deepEqual([last.names, last.next], [["f0"], null]);
 });
 
 // --- a closed app
