@@ -29,6 +29,7 @@ from worker.core.config import (
     misspelt_variables,
     opentelemetry_problem,
     set_library_defaults,
+    unheeded_variables,
 )
 from worker.core.errors import Cancelled, GpuFault
 from worker.core.stop import StopSignal
@@ -78,14 +79,17 @@ def build(settings: Settings) -> Services:
 
 
 def _telemetry(settings: Settings, worker_id: str) -> spans.Telemetry:
-    if settings.otel_exporter_otlp_endpoint is None:
+    sent = settings.signals
+    if not sent:
         return spans.OFF
     from worker.telemetry.otlp import Otlp  # a third of a second
 
     try:
-        return Otlp(worker_id)
+        telemetry = Otlp(worker_id, sent)
     except ValueError:
         raise ConfigError(opentelemetry_problem()) from None
+    log.info("%s are sent over OTLP", " and ".join(sent), extra={"action": "telemetry"})
+    return telemetry
 
 
 def _identity(settings: Settings, firebase: Firebase | None) -> Identity:
@@ -348,6 +352,8 @@ def main() -> None:
         logs.configure(settings)
         for name, meant in misspelt_variables().items():
             log.warning("%s: nobody reads this variable; is %s meant?", name, meant, extra={"action": "misspelt"})
+        for name, effect in unheeded_variables(settings).items():
+            log.warning("%s: %s", name, effect, extra={"action": "unheeded"})
         services = shared_services()
     except ConfigError as error:
         sys.exit(f"cannot start: {error}")

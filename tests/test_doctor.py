@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import os
+import socket
 import subprocess
 import sys
 import sysconfig
@@ -168,20 +169,171 @@ def test_a_certificate_that_nothing_can_be_signed_with_is_red(monkeypatch: pytes
     assert "content credentials" not in states(everything()), "nothing is signed"
 
 
-@pytest.mark.parametrize(("value", "state"), [("100", "ok"), ("-17", "fail")])
-def test_a_variable_of_opentelemetry_with_which_no_worker_starts_is_red(
-    monkeypatch: pytest.MonkeyPatch, value: str, state: str
+# --- Telemetry ------------------------------------------------------------------------------------------------------
+
+
+def asked(seconds: float = 120.0) -> list[Finding]:
+    return list(doctor.telemetry(load_settings(), seconds))
+
+
+def test_without_a_collector_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert one(asked()) == Finding("traces, metrics", "skipped", "not sent: OTEL_EXPORTER_OTLP_ENDPOINT is not set")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    assert one(asked()) == Finding("traces, metrics", "skipped", "not sent: they are switched off")
+
+
+def test_a_collector_that_takes_a_batch_is_well_and_gets_what_the_worker_would_send_it(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", value)
+    with collector() as found:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", found.endpoint)
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-key=SECRET")
+        rows = asked()
+    assert states(rows) == {"traces": "ok", "metrics": "ok"}
+    assert (found.bodies, found.spans, found.metrics) == ([b"", b""], [], [])
+    assert {headers["x-key"] for headers in found.headers} == {"SECRET"}
+    assert "SECRET" not in str(rows)
+
+
+@pytest.mark.parametrize(
+    ("status", "detail", "remedy"),
+    [
+        (301, "redirected, which OpenTelemetry does not follow (HTTP 301)", "https:// instead of http://"),
+        (400, "an empty batch was not taken (HTTP 400)", "OTLP over HTTP"),
+        (401, "refused (HTTP 401)", "OTEL_EXPORTER_OTLP_HEADERS is to hold the collector's key"),
+        (404, "nothing takes metrics at that path (HTTP 404)", "OTEL_METRICS_EXPORTER=none"),
+        (503, "the collector has a problem of its own (HTTP 503)", "try again"),
+    ],
+)
+def test_a_collector_that_takes_no_metrics_is_thought_about(
+    monkeypatch: pytest.MonkeyPatch, status: int, detail: str, remedy: str
+) -> None:
+    with collector() as found:
+        found.answers = {"/v1/metrics": status}
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", found.endpoint)
+        rows = asked()
+    assert states(rows) == {"traces": "ok", "metrics": "warn"}
+    assert named(rows, "metrics").detail == detail
+    assert remedy in named(rows, "metrics").remedy
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "remedy"),
+    [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "/v1/traces", "OTEL_EXPORTER_OTLP_ENDPOINT without /v1/traces"),
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "", "usually ends in /v1/traces"),
+    ],
+)
+def test_an_address_with_the_wrong_path_is_told_by_its_variable(
+    monkeypatch: pytest.MonkeyPatch, name: str, path: str, remedy: str
+) -> None:
+    with collector() as found:
+        found.answers = {"/v1/traces/v1/traces": 404, "/v1/traces/v1/metrics": 404, "/": 404}
+        monkeypatch.setenv(name, found.endpoint + path)
+        assert remedy in named(asked(), "traces").remedy
+
+
+@contextlib.contextmanager
+def listening(first: bytes | None) -> Iterator[int]:
+    """Yield a port on which nothing but `first` is ever sent; None: nobody accepts."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def greet() -> None:
+            with contextlib.suppress(OSError):
+                while first is not None:
+                    line, _ = server.accept()
+                    with line:
+                        line.sendall(first)
+
+        threading.Thread(target=greet, daemon=True).start()
+        yield int(server.getsockname()[1])
+
+
+HTTP2 = b"\x00\x00\x06\x04\x00\x00\x00\x00\x00\x00\x05\x00\x00@\x00"
+"""The first bytes of a gRPC server."""
+
+
+@pytest.mark.parametrize(
+    ("scheme", "first", "detail", "remedy"),
+    [
+        ("http", None, "no answer within 2 s", "public"),
+        ("http", HTTP2, "what listens there does not answer as HTTP does", "usually 4318 (4317 is for gRPC)"),
+        ("https", b"HTTP/1.1 400 Bad Request\r\n\r\n", "no connection by TLS", "http:// if the collector has none"),
+    ],
+)
+def test_what_is_no_collector_is_thought_about_within_seconds(
+    monkeypatch: pytest.MonkeyPatch, scheme: str, first: bytes | None, detail: str, remedy: str
+) -> None:
+    with listening(first) as port:
+        monkeypatch.setenv(
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", f"{scheme}://somebody:SECRET@127.0.0.1:{port}/?key=SECRET"
+        )
+        found = one(asked() if first else asked(doctor.COLLECTOR_SECONDS))
+    assert (found.state, found.detail) == ("warn", detail)
+    assert "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" in found.remedy
+    assert remedy in found.remedy
+    assert "SECRET" not in str(found)
+
+
+@pytest.mark.parametrize(
+    ("address", "detail"),
+    [
+        ("http://127.0.0.1:9", "nothing listens there"),
+        ("http://collector.invalid:4318", "there is no such host"),
+        ("http://", "that is no address"),
+    ],
+)
+def test_an_address_that_leads_nowhere_is_thought_about(
+    monkeypatch: pytest.MonkeyPatch, address: str, detail: str
+) -> None:
+    def resolve(host: str, *_: object, **__: object) -> Any:
+        if host == "collector.invalid":
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")  # at once, whatever the machine's
+        return there(host, *_, **__)
+
+    there: Any = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", address)
+    found = one(asked())
+    assert (found.state, found.detail) == ("warn", detail)
+    assert "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT" in found.remedy
+
+
+def test_a_file_of_certificates_that_is_not_there_is_thought_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "https://127.0.0.1:9")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", "/no/SECRET.pem")
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
+    monkeypatch.delenv("CURL_CA_BUNDLE", raising=False)
+    found = one(asked())
+    assert (found.state, found.detail) == ("warn", "a file of certificates cannot be read")
+    assert "OTEL_EXPORTER_OTLP_CERTIFICATE" in found.remedy
+    assert "SECRET" not in str(found)
+
+
+def test_a_variable_of_opentelemetry_with_which_no_worker_starts_is_red(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "-17")
     monkeypatch.delenv("OTEL_SPAN_EVENT_COUNT_LIMIT", raising=False)
     set_library_defaults()
     with collector() as seen:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", seen.endpoint)
-        found = named(everything(), "OpenTelemetry")
-    assert (found.state, seen.bodies) == (state, [])
-    if state == "fail":
-        names = found.detail.removeprefix("one of ").removesuffix(" holds what OpenTelemetry does not take")
-        assert names == "OTEL_BSP_MAX_EXPORT_BATCH_SIZE, OTEL_EXPORTER_OTLP_ENDPOINT", "what the operator set"
+        found = one(asked())
+    assert (found.name, found.state, seen.headers) == ("OpenTelemetry", "fail", [])
+    names = found.detail.removeprefix("one of ").removesuffix(" holds what OpenTelemetry does not take")
+    assert names == "OTEL_BSP_MAX_EXPORT_BATCH_SIZE, OTEL_EXPORTER_OTLP_ENDPOINT", "what the operator set"
+
+
+def test_a_variable_of_opentelemetry_without_effect_is_thought_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-key=SECRET")
+    rows = [row for row in everything() if row.name.startswith("OTEL_")]
+    assert states(rows) == {"OTEL_EXPORTER_OTLP_HEADERS": "warn"}
+    assert "SECRET" not in str(rows)
+
+
+def test_a_key_in_an_address_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://somebody:SECRET@127.0.0.1:9/base?key=SECRET")
+    found = named(everything(), "OTEL_EXPORTER_OTLP_ENDPOINT")
+    assert found.detail == "http://[redacted]@127.0.0.1:9/base"
 
 
 # --- Firebase -------------------------------------------------------------------------------------------------------

@@ -453,12 +453,13 @@ class Process:
 
 @pytest.mark.e2e
 def test_a_test_input_on_the_command_line_ends_with_its_outcome() -> None:
-    good = Process("--test_input", json.dumps({"input": SMALL}), SAFETY_CHECK="block")
+    good = Process("--test_input", json.dumps({"input": SMALL}), SAFETY_CHECK="block", OTEL_TRACES_EXPORTER="otlp")
     bad = Process("--test_input", json.dumps({"input": {**SMALL, "width": 1023}}))
     code, said = good.ended()
     assert code == 0, said[-3000:]
     assert "'model': 'demo'" in said
     assert "SAFETY_CHECK: nobody reads this variable; is SAFETY_CHECKER meant?" in said
+    assert "OTEL_TRACES_EXPORTER: traces are not sent: neither OTEL_EXPORTER_OTLP_ENDPOINT nor" in said
     code, said = bad.ended()
     assert code != 0
     assert "invalid_input: width: must be a multiple of 8 (got 1023)" in said

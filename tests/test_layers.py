@@ -35,7 +35,7 @@ HOMES = {
     "google": {"worker.firebase"},
     "grpc": {"worker.firebase.firestore"},
     "google_crc32c": {"worker.firebase"},
-    "requests": {"worker.firebase"},
+    "requests": {"worker.firebase", "worker.telemetry.otlp"},
     "httpx": {"worker.sources.http"},
     "httpcore": {"worker.sources.http"},
     "idna": {"worker.sources.http"},

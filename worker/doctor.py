@@ -26,6 +26,7 @@ import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from http import HTTPStatus
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -42,6 +43,7 @@ from worker.core.config import (
     misspelt_variables,
     opentelemetry_problem,
     set_library_defaults,
+    unheeded_variables,
     wrong_variables,
 )
 from worker.core.errors import BackendError, JobError, ModelUnavailable
@@ -77,6 +79,7 @@ PHONES_DECODERS = {"HEIC": "pillow_heif", "AVIF": "PIL._avif"}
 """Image format -> the module that decodes it."""
 SPOOL_GIB = 2
 """The size limit of the spool."""
+COLLECTOR_SECONDS = 2.0
 LONGEST_VALUE = 120
 NOT_HERE = "not on this machine: "
 REMEDY = "bake it, put it on the volume, or name its task in PRELOAD_TASKS: docs/deploy.md, Models"
@@ -109,6 +112,7 @@ def examine() -> Iterator[tuple[str, list[Finding]]]:
         return
     yield "Environment", rows("variables", lambda: environment(settings, wrong, spoilt))
     yield "Firebase", [*_of_firebase(settings)]
+    yield "Telemetry", rows("telemetry", lambda: telemetry(settings))
     registry = ModelRegistry(settings)
     yield (
         "Models",
@@ -163,24 +167,12 @@ def environment(settings: Settings, wrong: Mapping[str, str], spoilt: Collection
             yield Finding("content credentials", "ok", "a file was signed and read back")
     except ConfigError as error:
         yield Finding("content credentials", "fail", str(error), "the worker does not start like this")
-    if settings.otel_exporter_otlp_endpoint is not None:
-        yield _telemetry()
     secret = settings.ticket_secret.get_secret_value() if settings.ticket_secret else ""
     if tidy(secret) != secret:
         remedy = "take them off, unless the backend's secret has them too: an env file keeps quotes"
         yield Finding("TICKET_SECRET", "warn", "the quotes around it are taken as part of it", remedy)
     others = len(Settings.model_fields) - len(given) - len(spoilt)
     yield Finding("all others", "ok", f"{others} are not set: their defaults are in docs/deploy.md")
-
-
-def _telemetry() -> Finding:
-    from worker.telemetry.otlp import Otlp  # a third of a second
-
-    try:
-        Otlp("doctor").close()  # without a job nothing is sent
-    except ValueError:
-        return Finding("OpenTelemetry", "fail", opentelemetry_problem(), "the worker does not start like this")
-    return Finding("OpenTelemetry", "ok", "it takes what its variables hold")
 
 
 def _wrong(wrong: Mapping[str, str]) -> Iterator[Finding]:
@@ -193,6 +185,8 @@ def _shown(value: object) -> str:
     if isinstance(value, dict):
         # Show only the names of LoRAs and styles: the source of a LoRA may hold a key.
         value = {name: own.given() if isinstance(own, OwnDefaults) else "..." for name, own in value.items()}
+    if isinstance(value, str) and value.startswith(("http://", "https://")):
+        value = value.partition("?")[0]  # what follows may be a key
     text = redact(", ".join(map(str, value)) if isinstance(value, tuple) else str(value))
     return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}…"
 
@@ -414,6 +408,103 @@ def _remedy(
     if error.kind == "unreachable":
         return "try again; is *.googleapis.com reachable from here?"
     return by_code.get(_code(error) or 0, other)
+
+
+# --- Telemetry ------------------------------------------------------------------------------------------------------
+
+
+def telemetry(settings: Settings, seconds: float = COLLECTOR_SECONDS) -> Iterator[Finding]:
+    """Send an empty batch of each signal as the worker would. What is wrong is no error, because jobs run without."""
+    for name, effect in unheeded_variables(settings).items():
+        yield Finding(name, "warn", effect)
+    sent = settings.signals
+    if not sent:
+        why = "they are switched off" if settings.names_a_collector else "OTEL_EXPORTER_OTLP_ENDPOINT is not set"
+        yield Finding("traces, metrics", "skipped", f"not sent: {why}")
+        return
+    from worker.telemetry.otlp import Otlp, ask
+
+    try:
+        Otlp("doctor", sent).close()  # without a job nothing is sent
+    except ValueError:
+        yield Finding("OpenTelemetry", "fail", opentelemetry_problem(), "the worker does not start like this")
+        return
+    ended = ask(sent, seconds)
+    for signal, variable in sent.items():
+        yield _collector(signal, variable, getattr(settings, variable.lower()), ended[signal])
+
+
+def _collector(signal: str, variable: str, address: str, ended: int | Exception | None) -> Finding:
+    """Say how a collector answered to an empty batch; its address is not told, because it may hold a key."""
+    if isinstance(ended, int):
+        if ended < HTTPStatus.MULTIPLE_CHOICES:
+            return Finding(signal, "ok", f"an empty batch was taken (HTTP {ended})")
+        detail, remedy = _refused(signal, variable, address, ended)
+        return Finding(signal, "warn", f"{detail} (HTTP {ended})", remedy)
+    kinds = {"Timeout"} if ended is None else _kinds(ended)
+    for kind, detail, remedy in _UNREACHED:
+        if kind in kinds:
+            return Finding(signal, "warn", detail, remedy.format(variable=variable))
+    if "RequestException" not in kinds:
+        remedy = "OTEL_EXPORTER_OTLP_CERTIFICATE, _CLIENT_CERTIFICATE and _CLIENT_KEY name files"
+        return Finding(signal, "warn", "a file of certificates cannot be read", remedy)
+    return Finding(signal, "warn", f"cannot be sent: {type(ended).__name__}", f"correct {variable}")
+
+
+_UNREACHED = (
+    ("gaierror", "there is no such host", "correct {variable}"),
+    ("ConnectionRefusedError", "nothing listens there", "correct {variable}: the usual port for HTTP is 4318"),
+    (
+        "SSLError",
+        "no connection by TLS",
+        "{variable} with http:// if the collector has none; if its certificate is your own, "
+        "OTEL_EXPORTER_OTLP_CERTIFICATE names its authority's file",
+    ),
+    (
+        "Timeout",
+        f"no answer within {COLLECTOR_SECONDS:g} s",
+        "a worker on RunPod is in none of your private networks: the host and port of {variable} are to be public",
+    ),
+    (
+        "ConnectionError",
+        "what listens there does not answer as HTTP does",
+        "{variable} with the port for HTTP, usually 4318 (4317 is for gRPC), and https:// if the collector has TLS",
+    ),
+    ("InvalidHeader", "no header can be like that", "OTEL_EXPORTER_OTLP_HEADERS is name=value, separated by commas"),
+    ("InvalidURL", "that is no address", "correct {variable}: https://, a host and a port"),
+)
+"""Classes of errors, what they mean, and the remedy; the first that fits counts."""
+
+
+def _kinds(error: BaseException) -> set[str]:
+    """Return the names of the classes of an error and of the errors that it came from."""
+    found, rest = [error], [error]
+    while rest:
+        one = rest.pop()
+        causes = (one.__cause__, one.__context__, getattr(one, "reason", None), *one.args)
+        new = [cause for cause in causes if isinstance(cause, BaseException) and cause not in found]
+        found += new
+        rest += new
+    return {kind.__name__ for one in found for kind in type(one).__mro__}
+
+
+def _refused(signal: str, variable: str, address: str, status: int) -> tuple[str, str]:
+    """Say what an answer means, and the remedy."""
+    if status < HTTPStatus.BAD_REQUEST:
+        remedy = f"{variable} is to be the address that it leads to, such as https:// instead of http://"
+        return "redirected, which OpenTelemetry does not follow", remedy
+    if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+        return "refused", "OTEL_EXPORTER_OTLP_HEADERS is to hold the collector's key, as name=value"
+    if status in {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED}:
+        remedy = f"{variable} is taken as it is, and usually ends in /v1/{signal}"
+        if variable == "OTEL_EXPORTER_OTLP_ENDPOINT":
+            ends = "/v1/" in address
+            remedy = f"{variable} without /v1/{signal}, which is added to it" if ends else ""
+            remedy += f"{'; ' if remedy else ''}OTEL_{signal.upper()}_EXPORTER=none if the collector takes none"
+        return f"nothing takes {signal} at that path", remedy
+    if status < HTTPStatus.INTERNAL_SERVER_ERROR and status != HTTPStatus.TOO_MANY_REQUESTS:
+        return "an empty batch was not taken", "is it a receiver of OTLP over HTTP, with protobuf?"
+    return "the collector has a problem of its own", "try again, and look into the collector's log"
 
 
 # --- Models ---------------------------------------------------------------------------------------------------------

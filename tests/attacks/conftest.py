@@ -2,7 +2,9 @@
 
 import io
 import logging
+import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,14 +20,17 @@ from worker.core.logs import configure
 def logged(settings: Settings) -> Iterator[io.StringIO]:
     """Collect everything logged, in the worker's own format, and restore the root logger afterwards."""
     root = logging.getLogger()
-    handlers, level, hook = root.handlers[:], root.level, threading.excepthook
+    handlers, level, kind, last = root.handlers[:], root.level, logging.getLoggerClass(), logging.lastResort
+    hooks = sys.excepthook, sys.unraisablehook, threading.excepthook
     stream = io.StringIO()
-    configure(settings, stream)
-    yield stream
+    with warnings.catch_warnings():
+        configure(settings, stream)
+        yield stream
     root.handlers[:] = handlers
     root.setLevel(level)
-    threading.excepthook = hook
-    logging.raiseExceptions = True
+    sys.excepthook, sys.unraisablehook, threading.excepthook = hooks
+    logging.raiseExceptions, logging.lastResort = True, last
+    logging.setLoggerClass(kind)
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from worker.core.config import (
     misspelt_variables,
     named_sources,
     set_library_defaults,
+    unheeded_variables,
     wrong_variables,
 )
 from worker.core.types import Scheduler, TaskType
@@ -62,6 +63,8 @@ DEFAULTS: dict[str, Any] = {
     "LOG_LEVEL": "INFO",
 }
 KEY = '{"type": "service_account", "private_key": "-----BEGIN PRIVATE KEY-----MIIEvSECRET"}'
+BASE, URL = "OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318"
+TRACES, METRICS = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"
 EMULATORS = {
     "FIRESTORE_EMULATOR_HOST": "127.0.0.1:8080",
     "STORAGE_EMULATOR_HOST": "http://127.0.0.1:9199",
@@ -311,10 +314,96 @@ def test_what_libraries_read_themselves_is_as_it_was_meant(monkeypatch: pytest.M
     assert "HF_HOME" not in os.environ, "empty, it would be the folder that the worker runs in"
 
 
-def test_where_traces_go_is_a_url(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318")
-    with pytest.raises(ConfigError, match="OTEL_EXPORTER_OTLP_ENDPOINT: must be a URL with its scheme"):
-        load_settings()
+@pytest.mark.parametrize("name", [BASE, TRACES, METRICS])
+def test_where_traces_and_metrics_go_is_a_url(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    said = problem(monkeypatch, **{name: "collector:4318"})
+    assert said == f"{name}: must be a URL with its scheme, http:// or https://"
+
+
+@pytest.mark.parametrize(
+    ("variables", "sent"),
+    [
+        ({}, {}),
+        ({BASE: URL}, {"traces": BASE, "metrics": BASE}),
+        ({BASE: f" {URL}\n"}, {"traces": BASE, "metrics": BASE}),
+        ({TRACES: URL}, {"traces": TRACES}),
+        ({METRICS: URL}, {"metrics": METRICS}),
+        ({BASE: URL, TRACES: URL}, {"traces": TRACES, "metrics": BASE}),
+        ({BASE: URL, TRACES: ""}, {"traces": BASE, "metrics": BASE}),
+        ({BASE: URL, "OTEL_TRACES_EXPORTER": "None"}, {"metrics": BASE}),
+        ({BASE: URL, METRICS: URL, "OTEL_METRICS_EXPORTER": '"none"'}, {"traces": BASE}),
+        ({TRACES: URL, "OTEL_TRACES_EXPORTER": "none"}, {}),
+        ({BASE: URL, "OTEL_TRACES_EXPORTER": "zipkin"}, {"traces": BASE, "metrics": BASE}),
+        ({BASE: URL, TRACES: URL, "OTEL_SDK_DISABLED": "TRUE"}, {}),
+        ({BASE: URL, "OTEL_SDK_DISABLED": "1"}, {"traces": BASE, "metrics": BASE}),
+        ({"OTEL_TRACES_EXPORTER": "otlp"}, {}),
+    ],
+)
+def test_what_is_sent_to_a_collector_is_what_opentelemetrys_variables_say(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], sent: dict[str, str]
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert load_settings().signals == sent
+
+
+@pytest.mark.parametrize(
+    ("variables", "names"),
+    [
+        ({}, {}),
+        (
+            {BASE: URL, "OTEL_TRACES_EXPORTER": "otlp", "OTEL_METRICS_EXPORTER": "NONE", "OTEL_SDK_DISABLED": "false"},
+            {},
+        ),
+        ({BASE: URL, "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf", "OTEL_EXPORTER_OTLP_TIMEOUT": "2.5"}, {}),
+        ({BASE: URL, "OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_LOGS_EXPORTER": "none"}, {}),
+        ({BASE: URL, "OTEL_SDK_DISABLED": "1"}, {"OTEL_SDK_DISABLED": "taken as false"}),
+        ({BASE: URL, "OTEL_TRACES_EXPORTER": "console"}, {"OTEL_TRACES_EXPORTER": "taken as otlp"}),
+        ({BASE: URL, "OTEL_METRICS_EXPORTER": "otlp,prometheus"}, {"OTEL_METRICS_EXPORTER": "taken as otlp"}),
+        ({BASE: URL, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, {"OTEL_EXPORTER_OTLP_PROTOCOL": "4318"}),
+        ({BASE: URL, "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT": "10000"}, {"OTEL_EXPORTER_OTLP_TRACES_TIMEOUT": "seconds"}),
+        ({BASE: URL, "OTEL_TRACES_SAMPLER": "always"}, {"OTEL_TRACES_SAMPLER": "each job is traced"}),
+        ({BASE: URL, "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": URL}, {"OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": "not sent"}),
+        ({BASE: URL, "OTEL_CONFIG_FILE": "/otel.yaml"}, {"OTEL_CONFIG_FILE": "no file is read"}),
+        ({"OTEL_EXPORTER_OTLP_HEADERS": "a=b"}, {"OTEL_EXPORTER_OTLP_HEADERS": "no effect"}),
+        ({"OTEL_TRACES_EXPORTER": "otlp"}, {"OTEL_TRACES_EXPORTER": "says where"}),
+        ({TRACES: URL, "OTEL_METRICS_EXPORTER": "otlp"}, {"OTEL_METRICS_EXPORTER": "says where"}),
+        ({BASE: URL, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc", "OTEL_SDK_DISABLED": "true"}, {}),
+    ],
+)
+def test_a_variable_of_opentelemetry_without_its_effect_is_named_with_what_holds_instead(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], names: dict[str, str]
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    found = unheeded_variables(load_settings())
+    assert set(found) == set(names)
+    for name, part in names.items():
+        assert part in found[name]
+
+
+def test_opentelemetrys_own_variables_are_not_called_misspelt(monkeypatch: pytest.MonkeyPatch) -> None:
+    from opentelemetry.sdk import environment_variables
+
+    names = {value for name, value in vars(environment_variables).items() if name.startswith("OTEL_")}
+    assert len(names) > 50
+    for name in (*names, "OTEL_EXPORTER_OTLP_ENDPONT", "OTEL_TRACE_EXPORTER", "OTEL_EXPORTER_OTLP_HEADER"):
+        monkeypatch.setenv(name, "x")
+    assert misspelt_variables() == {
+        "OTEL_EXPORTER_OTLP_ENDPONT": BASE,
+        "OTEL_TRACE_EXPORTER": "OTEL_TRACES_EXPORTER",
+        "OTEL_EXPORTER_OTLP_HEADER": "OTEL_EXPORTER_OTLP_HEADERS",
+    }
+
+
+def test_an_empty_variable_of_opentelemetry_is_not_set_and_a_quoted_one_is_what_it_quotes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "")
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "'always_off'")
+    set_library_defaults()
+    assert "OTEL_METRIC_EXPORT_INTERVAL" not in os.environ
+    assert os.environ["OTEL_TRACES_SAMPLER"] == "always_off"
 
 
 def test_a_word_that_is_none_of_a_few_is_answered_with_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -365,7 +454,8 @@ def test_library_defaults_never_overrule_the_operator(monkeypatch: pytest.Monkey
 def test_every_field_is_one_of_the_contract_or_names_a_place_on_this_machine() -> None:
     own = {name for name in Settings.model_fields if name.endswith("_dir")} | {"google_cloud_project"}
     own |= {"safety_checker", "safety_model", "log_prompts"}
-    own |= {"acceleration", "accelerations", "quantize", "attention", "read_ahead", "otel_exporter_otlp_endpoint"}
+    own |= {"acceleration", "accelerations", "quantize", "attention", "read_ahead"}
+    own |= {name for name in Settings.model_fields if name.startswith("otel_")}
     own |= {"check_revoked", "ticket_secret", "max_declared_image_pixels"}
     own |= {"c2pa_certificate", "c2pa_key"}
     platform = {name for name in Settings.model_fields if name.startswith("runpod_")}
@@ -400,11 +490,8 @@ def test_what_other_programs_call_a_variable_leads_to_ours(
     assert misspelt_variables()[name] == ours
 
 
-TRACES = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"  # OpenTelemetry reads it
-
-
 def test_a_variable_that_nobody_reads_is_known_by_the_one_that_it_looks_like(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("SDXL_MODLE", "FIREBASE_STORGE_BUCKET", "SDXL_MODEL", "HF_TOKEN", "MODEL", "RUNPOD_POD_IDS", TRACES):
+    for name in ("SDXL_MODLE", "FIREBASE_STORGE_BUCKET", "SDXL_MODEL", "HF_TOKEN", "MODEL", "RUNPOD_POD_IDS"):
         monkeypatch.setenv(name, "x")
     assert misspelt_variables() == {"SDXL_MODLE": "SDXL_MODEL", "FIREBASE_STORGE_BUCKET": "FIREBASE_STORAGE_BUCKET"}
 

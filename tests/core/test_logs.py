@@ -5,14 +5,18 @@ import base64
 import io
 import json
 import logging
+import logging.handlers
+import subprocess
 import sys
+import threading
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from worker.core.config import load_settings
-from worker.core.logs import configure, redact, where
+from worker.core.config import REPOSITORY, load_settings
+from worker.core.logs import configure, job_id, redact, where
 
 PEM = "-----BEGIN PRIVATE KEY-----\nMIIEvSECRETSECRET\n-----END PRIVATE KEY-----\n"
 JWT = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJTRUNSRVQifQ.SECRET-signature_part"
@@ -37,10 +41,15 @@ SECRETS = {
 
 @pytest.fixture
 def root() -> Iterator[None]:
-    """Restore the root logger afterwards."""
+    """Restore what `configure` sets afterwards."""
     logger = logging.getLogger()
-    handlers, level = logger.handlers[:], logger.level
-    yield
+    handlers, level, kind, last = logger.handlers[:], logger.level, logging.getLoggerClass(), logging.lastResort
+    hooks = sys.excepthook, sys.unraisablehook, threading.excepthook
+    with warnings.catch_warnings():
+        yield
+    sys.excepthook, sys.unraisablehook, threading.excepthook = hooks
+    logging.raiseExceptions, logging.lastResort = True, last
+    logging.setLoggerClass(kind)
     logger.handlers[:] = handlers
     logger.setLevel(level)
 
@@ -176,6 +185,98 @@ def test_what_a_library_warns_of_is_logged_by_its_place(platform: io.StringIO) -
         "message": line["message"],
     }
     assert line["message"].startswith("said in test_logs.test_what_a_library_warns_of_is_logged_by_its_place:")
+
+
+@pytest.mark.parametrize("first", ["handler", "propagate"])
+def test_a_library_that_writes_its_own_lines_leaves_them_to_the_worker(
+    platform: io.StringIO, capsys: pytest.CaptureFixture[str], first: str
+) -> None:
+    """As torch, diffusers and transformers do it when they are imported."""
+    library = logging.getLogger(f"library_{first}")
+    if first == "handler":
+        library.addHandler(logging.StreamHandler())
+        library.propagate = False
+    else:
+        library.propagate = False
+        library.addHandler(logging.StreamHandler())
+    logging.getLogger(f"library_{first}.part").error("SECRET of /a/path")
+    line = json.loads(only_line(platform))
+    assert (line["level"], line["logger"]) == ("ERROR", f"library_{first}.part")
+    assert line["message"].startswith("said in test_logs.")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_librarys_other_handlers_and_what_it_keeps_to_itself_stay(platform: io.StringIO) -> None:
+    library, seen = logging.getLogger("library_alone"), logging.handlers.BufferingHandler(9)
+    library.addHandler(seen)
+    library.propagate = False
+    library.error("SECRET")
+    assert [record.msg for record in seen.buffer] == ["SECRET"]
+    assert platform.getvalue() == ""
+
+
+def test_the_local_api_says_where_it_listens_and_on_the_platform_nothing_does(
+    laptop: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = io.StringIO()
+    logging.getLogger("uvicorn.local").addHandler(logging.StreamHandler(said))
+    logging.getLogger("uvicorn.local").warning("listening")
+    assert said.getvalue() == "listening\n"
+    monkeypatch.setenv("RUNPOD_ENDPOINT_ID", "e1")
+    configure(load_settings(), io.StringIO())
+    logging.getLogger("uvicorn.platform").addHandler(logging.StreamHandler(said))
+    logging.getLogger("uvicorn.platform").warning("SECRET")
+    assert said.getvalue() == "listening\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "place"),
+    [
+        ("/srv/lib/python3.11/site-packages/torch/nn/functional.py", "torch.nn.functional:12"),
+        ("/srv/app/worker/x.py", "x:12"),
+        ("<string>", "<string>:12"),
+        ("", ":12"),
+    ],
+)
+def test_a_warning_is_logged_as_its_class_and_place(platform: io.StringIO, path: str, place: str) -> None:
+    warnings.showwarning("SECRET of /a/path", FutureWarning, path, 12)
+    line = json.loads(only_line(platform))
+    assert (line["level"], line["action"]) == ("WARNING", "library_warned")
+    assert line["message"] == f"FutureWarning in {place}"
+
+
+@pytest.mark.e2e
+def test_nothing_that_python_writes_by_itself_is_beside_the_log() -> None:
+    code = (
+        "import logging, threading, warnings; from worker.core import config, logs; "
+        "logs.configure(config.load_settings(runpod_endpoint_id='e1'))\n"
+        "def fail(prompt): raise ValueError(prompt)\n"
+        "class Closed:\n    def __del__(self): fail('SECRET')\n"
+        "warnings.warn('SECRET')\n"
+        "thread = threading.Thread(target=fail, args=['SECRET']); thread.start(); thread.join()\n"
+        "closed = Closed(); del closed\n"
+        "alone = logging.getLogger('alone'); alone.propagate = False; alone.error('SECRET')\n"
+        "logging.getLogger('library').error('SECRET %d', 'no number')\n"
+        "fail('SECRET')\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    lines = [json.loads(line) for line in ran.stderr.splitlines()]
+    actions = ["library_warned", "thread_ended", "unraisable", None, "process_ended"]
+    assert [line.get("action") for line in lines] == actions
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert "SECRET" not in ran.stderr
+    assert "/" not in ran.stderr
+
+
+def test_each_line_names_the_job_that_it_is_of(platform: io.StringIO) -> None:
+    token = job_id.set("job-1")
+    logging.getLogger("worker.x").warning("small", extra={"action": "a"})
+    logging.getLogger("library").warning("SECRET")
+    logging.getLogger("worker.x").warning("of another", extra={"action": "a", "job_id": "job-2"})
+    job_id.reset(token)
+    logging.getLogger("worker.x").warning("of none", extra={"action": "a"})
+    lines = [json.loads(line) for line in platform.getvalue().splitlines()]
+    assert [line.get("job_id") for line in lines] == ["job-1", "job-1", "job-2", None]
 
 
 async def test_a_callback_that_fails_is_logged_without_its_arguments(platform: io.StringIO) -> None:

@@ -25,7 +25,7 @@ from tests.support.memory_world import CLOUD, PATH, World, data_uri, ticket
 from tools.showing import opened
 from worker.api.params import Params
 from worker.api.request import Request
-from worker.core import timing
+from worker.core import logs, timing
 from worker.core.errors import Cancelled, GpuFault, Internal, OutOfMemory
 from worker.core.stop import StopSignal
 from worker.core.types import Control
@@ -578,6 +578,15 @@ async def test_an_accepted_job_is_logged_with_its_prompt_only_where_the_operator
     assert (vars(accepted)["job_id"], vars(accepted)["prompt_characters"]) == ("job-1", 5)
     assert ("a fox" in str(vars(accepted))) is log_prompts
     assert ("prompt_sha256" in vars(accepted)) is not log_prompts
+
+
+async def test_each_line_of_a_job_names_it(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "worker")
+    caplog.handler.setFormatter(logs._Formatter(as_json=True))
+    await World(Raises(RuntimeError("a fox"))).run({**CLOUD, "task_type": "img2img", "image_url": data_uri()})
+    lines = [json.loads(line) for line in caplog.text.splitlines()]
+    assert {line["action"] for line in lines} >= {"job_accepted", "decoded", "internal_error", "job_done"}
+    assert {line["job_id"] for line in lines} == {"job-1"}
 
 
 async def test_a_result_says_what_it_has_cost_in_the_response_and_twice_in_the_document() -> None:

@@ -19,6 +19,9 @@ class Collector:
         self.metrics: list[Any] = []
         self.resources: list[dict[str, Any]] = []
         self.bodies: list[bytes] = []
+        self.headers: list[dict[str, str]] = []
+        self.answers: dict[str, int] = {}
+        """Path -> the status that its batches are refused with."""
         self.endpoint = ""
 
     def take(self, path: str, body: bytes) -> None:
@@ -55,8 +58,11 @@ def collector() -> Iterator[Collector]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            found.take(self.path, gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body)
-            self.send_response(200)
+            found.headers.append({name.lower(): value for name, value in self.headers.items()})
+            status = found.answers.get(self.path, 200)
+            if status == 200:
+                found.take(self.path, gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body)
+            self.send_response(status)
             self.send_header("Content-Length", "0")
             self.end_headers()
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from opentelemetry.sdk.metrics.export import MetricsData
 
 import handler
 from tests.support.clock import SOON_SECONDS
@@ -21,6 +22,7 @@ from worker.core import logs
 from worker.core.config import REPOSITORY, ConfigError, load_settings, set_library_defaults
 from worker.core.errors import Cancelled, OutOfMemory
 from worker.core.stop import StopSignal
+from worker.telemetry import otlp
 from worker.telemetry.otlp import CLOSE_SECONDS, Otlp
 
 STAGES = "generation.stage.duration"
@@ -202,9 +204,55 @@ async def test_a_collector_that_is_away_costs_a_job_nothing_and_is_said_once_wit
     for index in range(3):
         assert "error" not in await world.run({**CLOUD, "file_uid": f"file-{index}"})
     telemetry.close()
-    said = [record for record in caplog.records if getattr(record, "action", "") == "telemetry_lost"]
-    assert len(said) == 1
+    said = sorted(record.getMessage() for record in caplog.records if getattr(record, "action", "") == "telemetry_lost")
+    lost = "OTEL_EXPORTER_OTLP_ENDPOINT: {} could not be sent there (ConnectionError); jobs go on without"
+    assert said == [lost.format("metrics"), lost.format("traces")]
     assert "127.0.0.1" not in caplog.text
+
+
+@pytest.mark.parametrize("signal", ["traces", "metrics"])
+async def test_each_signal_is_sent_alone_to_where_its_own_variable_says(
+    monkeypatch: pytest.MonkeyPatch, signal: str
+) -> None:
+    with collector() as found:
+        name = f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT"
+        monkeypatch.setenv(name, f"{found.endpoint}/v1/{signal}")
+        world = World()
+        world.telemetry = telemetry = handler._telemetry(load_settings(), "worker-1")
+        await world.run(CLOUD)
+        assert isinstance(telemetry, Otlp)
+        telemetry.close()
+    assert bool(found.spans) is (signal == "traces")
+    assert bool(found.metrics) is (signal == "metrics")
+    assert ("trace_id" in world.document) is (signal == "traces")
+
+
+def test_what_a_collector_refuses_is_said_once_until_it_takes_it_again(
+    seen: Collector, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One that takes traces alone answers 404 for metrics; an exporter takes a redirection for success."""
+    caplog.set_level("INFO", "worker")
+    seen.answers = {"/v1/traces": 301, "/v1/metrics": 404}
+    spans, metrics = otlp._Spans("OTEL_EXPORTER_OTLP_ENDPOINT"), otlp._Metrics("OTEL_EXPORTER_OTLP_ENDPOINT")
+    for answers in (seen.answers, seen.answers, {}):
+        seen.answers = answers
+        spans.export(())
+        metrics.export(MetricsData(()))
+    lost = "OTEL_EXPORTER_OTLP_ENDPOINT: {} could not be sent there (HTTP {}); jobs go on without"
+    said = [record.getMessage() for record in caplog.records if record.name == otlp.__name__]
+    assert said == [
+        lost.format("traces", 301), lost.format("metrics", 404), "traces are sent again", "metrics are sent again"
+    ]  # fmt: skip
+
+
+def test_a_value_that_opentelemetry_ignores_is_not_said_to_be_a_loss(
+    seen: Collector, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "SECRET")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "10s")
+    telemetry = Otlp("worker-1")
+    telemetry.close()
+    assert "telemetry_lost" not in {getattr(record, "action", "") for record in caplog.records}
 
 
 async def test_a_long_job_shows_each_of_its_steps(seen: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,7 +340,20 @@ def test_the_worker_sends_what_is_left_as_its_process_ends(seen: Collector) -> N
 
 
 @pytest.mark.e2e
-def test_without_the_variable_nothing_of_it_is_imported() -> None:
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_SDK_DISABLED": "true"},
+        {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://127.0.0.1:9", "OTEL_TRACES_EXPORTER": "none"},
+    ],
+    ids=["not set", "disabled", "none"],
+)
+def test_without_the_variables_nothing_of_it_is_imported(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
     code = (
         "import sys, handler; handler.build(handler.load_settings()); print([n for n in sys.modules if 'opentel' in n])"
     )

@@ -38,7 +38,41 @@ RUNPOD_VOLUME = Path("/runpod-volume")
 MIN_SECRET_CHARACTERS = 32
 """RFC 7518, section 3.2: an HS256 key is at least as long as the hash, 256 bits."""
 EMULATOR_VARIABLES = ("FIRESTORE_EMULATOR_HOST", "STORAGE_EMULATOR_HOST", "FIREBASE_AUTH_EMULATOR_HOST")
-_READ_BY_LIBRARIES = ("HF_TOKEN", "HF_HOME", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_HEADERS")
+_SIGNALS = ("traces", "metrics")
+_READ_BY_LIBRARIES = ("HF_TOKEN", "HF_HOME", "OTEL_EXPORTER_OTLP_HEADERS")
+_OPENTELEMETRYS = re.compile(
+    r"OTEL_LOGS_EXPORTER|OTEL_EXPORTER_OTLP_(?:(?:TRACES|METRICS|LOGS)_)?"
+    r"(?:ENDPOINT|HEADERS|TIMEOUT|PROTOCOL|COMPRESSION|INSECURE|CERTIFICATE|CLIENT_KEY|CLIENT_CERTIFICATE)"
+)
+"""Variables that resemble those of `Settings` and are not misspelt."""
+_NO_LOGS = "log lines are not sent: they are on stderr, each with the trace_id of its job"
+_EFFECTS = tuple(
+    (re.compile(names), re.compile(right, re.IGNORECASE), text)
+    for names, right, text in (
+        ("OTEL_SDK_DISABLED", "true|false", "only true switches telemetry off, and this is taken as false"),
+        ("OTEL_(TRACES|METRICS)_EXPORTER", "otlp|none", "only otlp and none are known here, and this is taken as otlp"),
+        (
+            "OTEL_EXPORTER_OTLP_((TRACES|METRICS)_)?PROTOCOL",
+            "http/protobuf",
+            "only http/protobuf is spoken, for which a collector has a port of its own, usually 4318",
+        ),
+        (
+            "OTEL_EXPORTER_OTLP_((TRACES|METRICS)_)?TIMEOUT",
+            r"\d{0,3}(\.\d*)?",
+            "is taken as a number of seconds, not of milliseconds; the default is 10",
+        ),
+        (
+            "OTEL_TRACES_SAMPLER",
+            "(parentbased_)?(always_on|always_off|traceidratio)",
+            "is no sampler that is known here: each job is traced",
+        ),
+        ("OTEL_LOGS_EXPORTER", "none", _NO_LOGS),
+        ("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "", _NO_LOGS),
+        ("OTEL_CONFIG_FILE", "", "no file is read: only variables are"),
+        ("OTEL_PYTHON_EXPORTER_OTLP_HTTP_(.+_)?CREDENTIAL_PROVIDER", "", "is not used: OTEL_EXPORTER_OTLP_HEADERS is"),
+    )
+)
+"""Variables of OpenTelemetry, the values that have the effect of the specification, and what holds for any other."""
 
 _SPAN_EVENTS = {"OTEL_SPAN_EVENT_COUNT_LIMIT": "1000"}
 """OpenTelemetry's default limit is 128, and a job of four images has more steps."""
@@ -287,7 +321,13 @@ class Settings(BaseSettings):
     """The spool: results that can be neither uploaded nor returned. Used only if its parent folder exists."""
 
     otel_exporter_otlp_endpoint: str | None = None
-    """Receiver of traces and metrics; OpenTelemetry reads its other variables itself."""
+    """Base address of the receiver of traces and metrics; OpenTelemetry reads its other variables itself."""
+    otel_exporter_otlp_traces_endpoint: str | None = None
+    """Where traces go instead: the whole address."""
+    otel_exporter_otlp_metrics_endpoint: str | None = None
+    otel_traces_exporter: str = "otlp"
+    otel_metrics_exporter: str = "otlp"
+    otel_sdk_disabled: str = "false"
 
     runpod_endpoint_id: str | None = None
     runpod_pod_id: str | None = None
@@ -321,7 +361,17 @@ class Settings(BaseSettings):
     def _upper(cls, value: object) -> object:
         return value.upper() if isinstance(value, str) else value
 
-    @field_validator("safety_checker", "ai_mark", "quantize", "compile", "attention", mode="before")
+    @field_validator(
+        "safety_checker",
+        "ai_mark",
+        "quantize",
+        "compile",
+        "attention",
+        "otel_traces_exporter",
+        "otel_metrics_exporter",
+        "otel_sdk_disabled",
+        mode="before",
+    )
     @classmethod
     def _lower(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value
@@ -432,7 +482,12 @@ class Settings(BaseSettings):
             )
         return names
 
-    @field_validator("storage_emulator_host", "otel_exporter_otlp_endpoint")
+    @field_validator(
+        "storage_emulator_host",
+        "otel_exporter_otlp_endpoint",
+        "otel_exporter_otlp_traces_endpoint",
+        "otel_exporter_otlp_metrics_endpoint",
+    )
     @classmethod
     def _with_scheme(cls, value: str | None) -> str | None:
         if value and not value.startswith(("http://", "https://")):
@@ -475,6 +530,23 @@ class Settings(BaseSettings):
         return bool(self.runpod_webhook_get_job)
 
     @property
+    def names_a_collector(self) -> bool:
+        """Whether a variable says where traces or metrics go."""
+        own = (self.otel_exporter_otlp_traces_endpoint, self.otel_exporter_otlp_metrics_endpoint)
+        return any((self.otel_exporter_otlp_endpoint, *own))
+
+    @property
+    def signals(self) -> dict[str, str]:
+        """What is sent to an OpenTelemetry collector, each with the variable that says where; empty: nothing."""
+        found = {}
+        for signal in _SIGNALS if self.otel_sdk_disabled != "true" else ():
+            own = f"otel_exporter_otlp_{signal}_endpoint"
+            named = [name.upper() for name in (own, "otel_exporter_otlp_endpoint") if getattr(self, name)]
+            if named and getattr(self, f"otel_{signal}_exporter") != "none":
+                found[signal] = named[0]
+        return found
+
+    @property
     def uses_emulators(self) -> bool:
         """Whether Google's clients talk to local emulators, which need no key."""
         return bool(self.firestore_emulator_host or self.storage_emulator_host)
@@ -504,25 +576,51 @@ def wrong_variables() -> dict[str, str]:
 def misspelt_variables() -> dict[str, str]:
     """Map each variable that nothing reads to the variable of ours that it resembles.
 
-    Variables of RunPod and OpenTelemetry are skipped: those libraries read them.
+    Variables that only RunPod's SDK or OpenTelemetry reads are skipped.
     """
-    ours = {
+    ours = set(_READ_BY_LIBRARIES) | {
         str(choice).upper()
         for name, field in Settings.model_fields.items()
         for choice in getattr(field.validation_alias, "choices", [name])
     }
-    strangers = [name for name in os.environ if name.upper() not in ours and not name.startswith(("RUNPOD_", "OTEL_"))]
+    theirs = {name for name in os.environ if name.startswith("RUNPOD_") or _OPENTELEMETRYS.fullmatch(name)}
+    strangers = [name for name in os.environ if name.upper() not in ours and name not in theirs]
     likest = {name: difflib.get_close_matches(name.upper(), ours, 1, cutoff=0.88) for name in strangers}
     alike = {name: found[0] for name, found in likest.items() if found}
     called = {name: _CALLED[name.upper()] for name in strangers if name.upper() in _CALLED}
     return {name: meant for name, meant in called.items() if meant not in os.environ} | alike
 
 
+def _opentelemetry_variables() -> list[str]:
+    """Return the names of OpenTelemetry's variables that the operator set."""
+    given = (name for name, value in os.environ.items() if value and _SPAN_EVENTS.get(name) != value)
+    return sorted(name for name in given if name.startswith("OTEL_"))
+
+
 def opentelemetry_problem() -> str:
     """Return the message about a variable that OpenTelemetry does not accept; it names those that the operator set."""
-    given = (name for name, value in os.environ.items() if value and _SPAN_EVENTS.get(name) != value)
-    names = ", ".join(sorted(name for name in given if name.startswith("OTEL_")))
-    return f"one of {names} holds what OpenTelemetry does not take"
+    return f"one of {', '.join(_opentelemetry_variables())} holds what OpenTelemetry does not take"
+
+
+def unheeded_variables(settings: Settings) -> dict[str, str]:
+    """Map each variable of OpenTelemetry without the effect that its specification gives it to what holds instead.
+
+    https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
+    """
+    if settings.otel_sdk_disabled == "true":
+        return {}
+    found = {}
+    for name in _opentelemetry_variables():
+        value, signal = os.environ[name].strip(), name.removeprefix("OTEL_").removesuffix("_EXPORTER").lower()
+        effects = [text for names, right, text in _EFFECTS if names.fullmatch(name) and not right.fullmatch(value)]
+        if not settings.names_a_collector and name.startswith("OTEL_EXPORTER_OTLP_"):
+            effects = ["has no effect without OTEL_EXPORTER_OTLP_ENDPOINT"]
+        if signal in _SIGNALS and signal not in settings.signals and value.lower() != "none":
+            own = f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT"
+            effects = [f"{signal} are not sent: neither OTEL_EXPORTER_OTLP_ENDPOINT nor {own} says where"]
+        if effects:
+            found[name] = effects[0]
+    return found
 
 
 def _problems(error: ValidationError) -> Iterator[tuple[str, str]]:
@@ -615,7 +713,8 @@ def set_library_defaults() -> None:
         "GRPC_ENABLE_FORK_SUPPORT": "false",
     }.items():
         os.environ.setdefault(name, value)
-    for name in (*EMULATOR_VARIABLES, *_READ_BY_LIBRARIES):
+    opentelemetrys = [name for name in os.environ if name.startswith("OTEL_")]
+    for name in (*EMULATOR_VARIABLES, *_READ_BY_LIBRARIES, *opentelemetrys):
         # Libraries read these too, and take an empty value for a host or a folder, and quotes for a part of it.
         if meant := _as_meant(name, os.environ.pop(name, "")):
             os.environ[name] = meant

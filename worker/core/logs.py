@@ -2,8 +2,8 @@
 
 Knows formats and what must never be printed. Keys, tokens, inline images and anything that looks like one are blotted
 out of every line, whoever wrote it; errors are logged as their type and place, never with a message that may quote a
-client. What a library says is logged in the same way, from warnings on: its words have hosts, paths and signed URLs in
-them.
+client. What a library says, with `logging` or with `warnings`, is logged in the same way, from warnings on, by its
+place: its words have hosts, paths, signed URLs and prompts in them. An error that nobody handles is one line, too.
 """
 
 import json
@@ -12,10 +12,12 @@ import re
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Mapping
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, TextIO
+from types import TracebackType
+from typing import Any, ClassVar, TextIO
 
 from worker.core.config import Settings
 
@@ -36,6 +38,8 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 trace_id: ContextVar[str | None] = ContextVar("trace_id", default=None)
 """The trace of the job that the current task or thread works for, added to each of its lines."""
+job_id: ContextVar[str | None] = ContextVar("job_id", default=None)
+"""That job's id, as above."""
 
 log = logging.getLogger(__name__)
 
@@ -81,8 +85,9 @@ class _Formatter(logging.Formatter):
         if _is_ours(record):
             facts = {key: value for key, value in vars(record).items() if key not in _STANDARD}
             message = record.getMessage()
-        if (trace := trace_id.get()) is not None:
-            facts["trace_id"] = trace
+        for name, job in (("job_id", job_id.get()), ("trace_id", trace_id.get())):
+            if job is not None:
+                facts.setdefault(name, job)
         if record.exc_info and record.exc_info[1] is not None:
             message = f"{message} ({where(record.exc_info[1])})"
         if self._as_json:
@@ -92,19 +97,77 @@ class _Formatter(logging.Formatter):
         return redact(f"{record.levelname:<7} {record.name}: {message}" + (f"  {tail}" if tail else ""))
 
 
+class _Library(logging.Logger):
+    """Leaves its records to the root logger, where a library would write them to a standard stream as they are.
+
+    torch, diffusers, transformers and huggingface_hub set up handlers of their own when they are imported.
+    """
+
+    excepted: ClassVar[str | None] = None
+    """A package whose own lines stay."""
+    _left_to_root, _propagates = False, True
+
+    @property
+    def propagate(self) -> bool:
+        return self._propagates or self._left_to_root
+
+    @propagate.setter
+    def propagate(self, value: bool) -> None:
+        self._propagates = value
+
+    def addHandler(self, hdlr: logging.Handler) -> None:  # noqa: N802 - logging's name
+        if type(hdlr) is not logging.StreamHandler or self.name.partition(".")[0] == self.excepted:
+            super().addHandler(hdlr)
+        else:
+            self._left_to_root = True
+
+
+def _module(path: str) -> str:
+    """Return the module of an installed file, such as `torch.nn.functional`; of any other file its name."""
+    parts = Path(path).with_suffix("").parts if Path(path).name else ()
+    return ".".join(parts[parts.index("site-packages") + 1 :]) if "site-packages" in parts else Path(path).stem
+
+
+def _warned(  # noqa: PLR0917 - as `warnings` calls it
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    del message, file, line
+    log.warning("%s in %s:%d", category.__name__, _module(filename), lineno, extra={"action": "library_warned"})
+
+
 def _thread_ended(ended: threading.ExceptHookArgs) -> None:
     if ended.exc_value is not None and not isinstance(ended.exc_value, SystemExit):
         facts = {"action": "thread_ended", "thread_name": ended.thread.name if ended.thread else None}
         log.error("a thread ended with %s", where(ended.exc_value), extra=facts)
 
 
+def _process_ended(kind: type[BaseException], error: BaseException, _: TracebackType | None) -> None:
+    if not issubclass(kind, KeyboardInterrupt):
+        log.critical("the process ended with %s", where(error), extra={"action": "process_ended"})
+
+
+def _unraisable(ended: "sys.UnraisableHookArgs") -> None:
+    if ended.exc_value is not None:
+        log.error("an object was left with %s", where(ended.exc_value), extra={"action": "unraisable"})
+
+
 def configure(settings: Settings, stream: TextIO | None = None) -> None:
-    """Send all logging to `stream` (stderr) in our format, at `LOG_LEVEL`."""
+    """Send all logging to `stream` (stderr) in our format, at `LOG_LEVEL`. Call it before libraries are imported."""
+    on_platform = bool(settings.runpod_endpoint_id)
     handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(_Formatter(as_json=bool(settings.runpod_endpoint_id)))
+    handler.setFormatter(_Formatter(as_json=on_platform))
     # Below warnings, libraries log every request and every file.
     handler.addFilter(lambda record: record.levelno >= logging.WARNING or _is_ours(record))
     logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
-    # By default Python prints log records that cannot be formatted, and errors that end a thread, with their content.
-    logging.raiseExceptions = False
-    threading.excepthook = _thread_ended
+    _Library.excepted = None if on_platform else "uvicorn"  # the local API says where it listens
+    logging.setLoggerClass(_Library)
+    # By default Python prints log records that cannot be formatted, records without a handler, warnings, and errors
+    # that nobody handles, all with their content.
+    logging.raiseExceptions, logging.lastResort = False, None
+    warnings.showwarning = _warned
+    sys.excepthook, sys.unraisablehook, threading.excepthook = _process_ended, _unraisable, _thread_ended

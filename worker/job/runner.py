@@ -65,6 +65,7 @@ async def run(
 
     Do not cancel this coroutine: to end the job early, give `stop` a reason and wait.
     """
+    logs.job_id.set(job.id)
     asked = envelope(job.input)
     if actions.is_action(job.input):
         answered = await _outcome(actions.answer(job.input, services), job)

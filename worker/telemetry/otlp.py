@@ -1,8 +1,8 @@
 """Sends spans and metrics over OTLP, honouring OpenTelemetry's own variables (headers, sampling, timeouts).
 
-The only importer of opentelemetry. Sends batches from its own threads; what cannot be sent is dropped, and logged once.
-Contains no text of a user, no user id and no error message. Names follow the semantic conventions where they have one:
-https://opentelemetry.io/docs/specs/semconv/
+The only importer of opentelemetry. Sends batches from its own threads; what cannot be sent is dropped, and logged once
+until it can be sent again. Contains no text of a user, no user id and no error message. Names follow the semantic
+conventions where they have one: https://opentelemetry.io/docs/specs/semconv/
 """
 
 import asyncio
@@ -12,23 +12,28 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from http import HTTPStatus
+from typing import Any
 
+import requests
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.metrics import Meter, NoOpMeter
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+from opentelemetry.sdk.metrics.export import MetricExportResult, MetricsData, PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.trace import Span, Status, StatusCode, format_trace_id, set_span_in_context
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
+from opentelemetry.trace import NoOpTracer, Span, Status, StatusCode, Tracer, format_trace_id, set_span_in_context
 
 NAME = "generation-worker"
 CLOSE_SECONDS = 3.0
 """How long an ending process waits for the last batches: a collector may hang."""
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
 """Histogram boundaries: from a claim to a ten-minute video generation."""
+EVERYTHING: Mapping[str, str] = dict.fromkeys(("traces", "metrics"), "OTEL_EXPORTER_OTLP_ENDPOINT")
 
 log = logging.getLogger(__name__)
 
@@ -36,21 +41,35 @@ log = logging.getLogger(__name__)
 class Otlp:
     """Implements `spans.Telemetry`. Connects on the first export; create it once, in the main thread."""
 
-    def __init__(self, worker_id: str) -> None:
+    def __init__(self, worker_id: str, sent: Mapping[str, str] = EVERYTHING) -> None:
         """Begin the threads that send.
+
+        Args:
+            worker_id: whose traces and metrics they are.
+            sent: which of the two are sent, each with the variable that says where, as `Settings.signals`.
 
         Raises:
             ValueError: OpenTelemetry does not take what one of its variables holds.
         """
-        _quiet()
         resource = Resource.create({"service.instance.id": worker_id} | _service_name())
-        self._traces = TracerProvider(resource=resource, shutdown_on_exit=False)
-        self._exporters = OTLPSpanExporter(), OTLPMetricExporter()
-        self._traces.add_span_processor(BatchSpanProcessor(self._exporters[0]))
-        readers = [PeriodicExportingMetricReader(self._exporters[1])]
-        self._meters = MeterProvider(readers, resource=resource, shutdown_on_exit=False)
-        self._tracer = self._traces.get_tracer(NAME)
-        meter = self._meters.get_meter(NAME)
+        self._exporters: list[_Spans | _Metrics] = []
+        providers: list[TracerProvider | MeterProvider] = []
+        self._tracer: Tracer = NoOpTracer()
+        meter: Meter = NoOpMeter(NAME)
+        if "traces" in sent:
+            traces = TracerProvider(resource=resource, shutdown_on_exit=False)
+            traces.add_span_processor(BatchSpanProcessor(spans := _Spans(sent["traces"])))
+            self._tracer = traces.get_tracer(NAME)
+            self._exporters.append(spans)
+            providers.append(traces)
+        if "metrics" in sent:
+            reader = PeriodicExportingMetricReader(metrics := _Metrics(sent["metrics"]))
+            meters = MeterProvider([reader], resource=resource, shutdown_on_exit=False)
+            meter = meters.get_meter(NAME)
+            self._exporters.append(metrics)
+            providers.append(meters)
+        # An exporter describes each batch that it cannot send, with host and path; `_Outage` does it once, without.
+        logging.getLogger("opentelemetry.exporter").setLevel(logging.CRITICAL + 1)
         buckets = list(SECONDS)
         self.jobs = meter.create_histogram(
             "generation.job.duration", "s", "Jobs by outcome", explicit_bucket_boundaries_advisory=buckets
@@ -71,8 +90,7 @@ class Otlp:
         self._over = threading.Event()
         # Started now, because an ending process cannot start threads.
         self._closing = [
-            threading.Thread(target=self._close, args=(one,), name="telemetry", daemon=True)
-            for one in (self._traces, self._meters)
+            threading.Thread(target=self._close, args=(one,), name="telemetry", daemon=True) for one in providers
         ]
         for thread in self._closing:
             thread.start()
@@ -91,7 +109,7 @@ class Otlp:
         OpenTelemetry begins its threads anew there. They would send under the worker's name what it had counted until
         then, again and again, and over the very connections that the worker sends on.
         """
-        logging.getLogger("opentelemetry").handlers = [logging.NullHandler()]
+        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL + 1)
         for exporter in self._exporters:
             exporter.shutdown()
 
@@ -130,7 +148,7 @@ class _Trace:
     @property
     def id(self) -> str | None:
         seen = self._span.get_span_context()
-        return format_trace_id(seen.trace_id) if seen.is_valid else None  # OTEL_SDK_DISABLED
+        return format_trace_id(seen.trace_id) if seen.is_valid else None
 
     def describe(self, facts: Mapping[str, str | int | float]) -> None:
         self._span.set_attributes({f"generation.{name}": value for name, value in facts.items()})
@@ -187,22 +205,87 @@ def _service_name() -> dict[str, str]:
     return {"service.name": NAME} if unnamed else {}
 
 
-class _Undelivered(logging.Handler):
-    """Replaces OpenTelemetry's repeated export errors, which name host and path, by one line without them."""
+class _Session(requests.Session):
+    """Remembers how its last request ended, which an exporter does not tell."""
 
     def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self._said = False
+        super().__init__()
+        self.ended: int | Exception | None = None
+        """The HTTP status, or the error for want of one; None: no request was made."""
 
-    def emit(self, record: logging.LogRecord) -> None:
-        if not self._said:
-            self._said = True
-            log.warning(
-                "OTEL_EXPORTER_OTLP_ENDPOINT: traces or metrics could not be sent there; jobs go on without",
-                extra={"action": "telemetry_lost"},
-            )
+    def request(self, *about: Any, **more: Any) -> requests.Response:
+        try:
+            answer = super().request(*about, **more)
+        except Exception as error:
+            self.ended = error
+            raise
+        self.ended = answer.status_code
+        return answer
 
 
-def _quiet() -> None:
-    theirs = logging.getLogger("opentelemetry")
-    theirs.handlers, theirs.propagate = [_Undelivered()], False
+class _Outage:
+    """Logs that one signal cannot be sent, and that it can again, once each."""
+
+    def __init__(self, signal: str, variable: str | None) -> None:
+        """`variable` says where it is sent; None: nothing is logged."""
+        self._signal, self._variable, self._lasts = signal, variable, False
+
+    def note(self, ended: int | Exception | None) -> None:
+        # An exporter takes a redirection, which it does not follow, for success.
+        lasts = not (isinstance(ended, int) and ended < HTTPStatus.MULTIPLE_CHOICES)
+        if self._variable is None or ended is None or lasts == self._lasts:
+            return
+        self._lasts = lasts
+        if not lasts:
+            log.info("%s are sent again", self._signal, extra={"action": "telemetry"})
+            return
+        why = f"HTTP {ended}" if isinstance(ended, int) else type(ended).__name__
+        text = "%s: %s could not be sent there (%s); jobs go on without"
+        log.warning(text, self._variable, self._signal, why, extra={"action": "telemetry_lost"})
+
+
+class _Spans(OTLPSpanExporter):
+    def __init__(self, variable: str | None, timeout: float | None = None) -> None:
+        self.session, self._outage = _Session(), _Outage("traces", variable)
+        super().__init__(session=self.session, timeout=timeout)
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        self.session.ended = None
+        result = super().export(spans)
+        self._outage.note(self.session.ended)
+        return result
+
+
+class _Metrics(OTLPMetricExporter):
+    def __init__(self, variable: str | None, timeout: float | None = None) -> None:
+        self.session, self._outage = _Session(), _Outage("metrics", variable)
+        super().__init__(session=self.session, timeout=timeout)
+
+    def export(
+        self, metrics_data: MetricsData, timeout_millis: float | None = 10_000, **more: Any
+    ) -> MetricExportResult:
+        self.session.ended = None
+        result = super().export(metrics_data, timeout_millis, **more)
+        self._outage.note(self.session.ended)
+        return result
+
+
+def ask(signals: Iterable[str], seconds: float) -> dict[str, int | Exception | None]:
+    """Send an empty batch of each signal as a worker would; returns as soon as each has been answered.
+
+    Returns:
+        For each the HTTP status, or the error for want of one; None: no answer within `seconds`.
+    """
+    exporters: dict[str, _Spans | _Metrics] = {}
+    for signal in signals:
+        exporter = exporters[signal] = (_Spans if signal == "traces" else _Metrics)(None, seconds)
+        empty: Any = () if signal == "traces" else MetricsData(())
+        # A thread that may be left behind, because no time limit binds the resolver.
+        threading.Thread(target=exporter.export, args=(empty,), daemon=True).start()
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and any(one.session.ended is None for one in exporters.values()):
+        time.sleep(0.02)
+    ended = {signal: one.session.ended for signal, one in exporters.items()}
+    for one in exporters.values():
+        one.shutdown()  # it would try again
+    return ended
