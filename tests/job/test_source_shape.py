@@ -1,5 +1,6 @@
 """The size of a job's source becomes the size of its result, unless the request sets another one."""
 
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -7,12 +8,13 @@ from typing import Any
 import pytest
 from PIL import Image, ImageDraw
 
-from tests.support.fakes import PaintingGenerator
+from tests.support.fakes import PATIENCE, PaintingGenerator
 from tests.support.memory_world import CLOUD, World, data_uri
 from tools import showing
 from worker.api.params import ImageParams, Params, VideoParams
 from worker.api.request import Request
-from worker.core.types import Control, Sources
+from worker.core import timing
+from worker.core.types import Control, Progress, Sources
 from worker.engine.estimate import Estimate, Unit
 from worker.engine.protocol import Generated, Placement
 
@@ -162,6 +164,35 @@ async def test_a_side_that_makes_the_job_longer_is_in_the_seconds_that_are_left(
     first = next(said for said in world.progress if said.stage == "generating")
     assert first.eta_seconds == round(29 * 128 * 1024 / 10_000)
     assert waited == [0]
+
+
+async def test_progress_moves_on_while_weights_load_though_the_estimate_has_changed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The source arrives while the first network is still being read, which is reported only once it is there."""
+    monkeypatch.setattr(timing, "PROGRESS_SECONDS", 0.02)
+    moved = threading.Event()
+
+    class Loading(Attentive):
+        def estimate(self, request: Request, params: Params) -> Estimate | None:
+            load = 1 if params.width == params.height else 99
+            steps = [Unit("step", (100 - load) / 4)] * 4
+            return Estimate((Unit("load", load), *steps, Unit("pack", 0), Unit("upload", 0)), "card")
+
+        def prepare(self, request: Request, params: Params, control: Control) -> Placement:
+            control.report(Progress("loading", 0, 2))
+            assert moved.wait(PATIENCE), "no progress"
+            return super().prepare(request, params, control)
+
+    class Watched(list[Progress]):
+        def append(self, one: Progress) -> None:
+            if one.stage == "loading" and one.percent > 1:
+                moved.set()
+
+    world = World(Loading())
+    world.progress = Watched()
+    response = await world.run({**CLOUD, "task_type": "img2img", "image_url": data_uri((256, 128))})
+    assert "error" not in response
 
 
 def mask(size: tuple[int, int], box: tuple[int, int, int, int]) -> str:

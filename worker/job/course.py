@@ -35,6 +35,12 @@ class Course:
         self._began: tuple[float, float] | None = None
         self._pace: float | None = None
 
+    def along(self, estimate: Estimate | None) -> "Course":
+        """Return the course of the same job along another estimate, from its newest report on."""
+        course = Course(estimate, self._clock)
+        course._newest, course._position, course._at = self._newest, course._place(self._newest), self._at
+        return course
+
     def at(self, progress: Progress) -> Progress | None:
         """The report with percent and seconds left filled in; None if it lies behind an earlier one."""
         position, now = self._place(progress), self._clock()

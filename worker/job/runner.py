@@ -42,7 +42,6 @@ from worker.document.transitions import AlreadyDone
 from worker.engine.protocol import Generated
 from worker.job import actions
 from worker.job.context import Job, JobContext
-from worker.job.course import Course
 from worker.job.gpu_queue import GpuSlot
 from worker.job.limit import TimeLimit
 from worker.job.plan import Plan, follow, plan
@@ -188,7 +187,7 @@ class _Runner:
 
     def _start_course(self, planned: Plan) -> None:
         """Measure progress by the estimate of the plan."""
-        self._context.course = Course(planned.estimate)
+        self._context.course = self._context.course.along(planned.estimate)
         self._context.longest_step = planned.estimate.longest_step if planned.estimate is not None else 0.0
 
     async def _generate(self, planned: Plan) -> AlreadyDone | Delivered:
