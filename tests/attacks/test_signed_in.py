@@ -434,9 +434,9 @@ def test_a_cancel_in_a_long_step_ends_the_job_and_no_worker(world: World, monkey
 
 
 def test_the_time_in_line_behind_a_long_job_is_not_counted(log: io.StringIO) -> None:
-    world = World(log, job_timeout_seconds=1.5)
+    world = World(log, job_timeout_seconds=3.5)
     world.generator.step_seconds = 0.25
-    jobs = [{**GOOD, "user_id": user, "file_uid": user} for user in ("villain", "alice", "bob")]
+    jobs = [{**GOOD, "user_id": user, "file_uid": user} for user in ("villain", "alice", "bob", "carol", "dave")]
     answers = world.ask_at_once(jobs)
     lost = sum("error" in answer for answer in answers)
     TABLE.setdefault(IN_LINE[0], Row(IN_LINE[1])).others_lost += lost

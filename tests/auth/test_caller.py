@@ -5,6 +5,7 @@ import base64
 import hashlib
 import json
 import logging
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -263,21 +264,27 @@ class Unreachable(TokenUsers):
 
 
 class Silent(TokenUsers):
-    """Google responds slowly."""
+    """Google responds when it is too late."""
+
+    def __init__(self) -> None:
+        self.late = threading.Event()
 
     def uid(self, id_token: str) -> str:
-        time.sleep(0.5)
+        assert self.late.wait(10)
         return "user"
 
 
 @pytest.mark.parametrize("users", [Unreachable(), Silent()])
-def test_what_cannot_be_found_out_in_time_is_neither_yes_nor_no(
-    users: TokenUsers, monkeypatch: pytest.MonkeyPatch
+async def test_what_cannot_be_found_out_in_time_is_neither_yes_nor_no(
+    users: Unreachable | Silent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(caller, "IDENTITY_SECONDS", 0.05)
+    job_input = {**CLOUD, "id_token": "token-of-user"}
     with pytest.raises(Internal, match="try again") as caught:
-        ask(who(users=users), "token-of-user")
+        await who(users=users).check(envelope(job_input), job_input, acts_for_user=True)
     assert caught.value.retryable
+    if isinstance(users, Silent):
+        users.late.set()
 
 
 # -- settings

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.clock import SOON_SECONDS
 from worker.core.errors import Cancelled, JobTimeout
 from worker.core.stop import StopSignal
 
@@ -41,10 +42,10 @@ async def test_guarded_work_is_given_up_at_once() -> None:
     stop = StopSignal()
     asyncio.get_running_loop().call_later(0.05, stop.request, Cancelled())
     with pytest.raises(Cancelled):
-        await asyncio.wait_for(stop.guard(asyncio.sleep(60)), 2)
+        await asyncio.wait_for(stop.guard(asyncio.sleep(60)), SOON_SECONDS)
 
 
 async def test_a_reason_may_come_from_any_thread() -> None:
     stop = StopSignal()
     await asyncio.to_thread(stop.request, Cancelled())
-    assert (await asyncio.wait_for(stop.wait(), 2)).code == "cancelled"
+    assert (await asyncio.wait_for(stop.wait(), SOON_SECONDS)).code == "cancelled"

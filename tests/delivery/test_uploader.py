@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.clock import CHANCES, Busy
-from tests.support.fakes import MemoryBucket, fails_times, is_down
+from tests.support.clock import CHANCES, Busy, until
+from tests.support.fakes import PATIENCE, MemoryBucket, fails_times, is_down
 from tools.media_probe import probe
 from tools.showing import content, opened
 from worker.api.request import parse
@@ -134,17 +134,14 @@ async def test_files_come_in_the_order_of_the_images_however_long_each_upload_ta
 async def test_one_uploads_while_the_next_is_still_being_made() -> None:
     job = Job(count=2)
     job.delivery.take(image(0))
-    deadline = time.monotonic() + 2
-    while not job.bucket.uploads:
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.005)
+    await asyncio.to_thread(until, lambda: job.bucket.uploads)
     job.delivery.take(image(1))
     assert len((await job.delivery.finish(LIMIT)).files) == 2
 
 
 async def test_uploads_run_side_by_side() -> None:
     job = Job()
-    together = threading.Barrier(3, timeout=5)
+    together = threading.Barrier(3, timeout=PATIENCE)
 
     def wait_for_the_others(call: str, path: str) -> None:
         if call == "upload" and "/thumbs/" not in path:
@@ -194,8 +191,8 @@ async def test_timings_tell_encoding_and_uploading_apart() -> None:
     await job.deliver(image(0))
     timings = job.delivery.timings
     assert timings["upload"] >= 0.2
-    assert 0 < timings["encode"] < timings["upload"]
-    assert sum(timings.values()) <= time.monotonic() - started
+    assert timings["encode"] > 0
+    assert sum(timings.values()) <= time.monotonic() - started, "each second is counted once"
 
 
 async def test_uploading_is_told_from_the_moment_all_is_generated() -> None:
@@ -289,10 +286,17 @@ async def test_a_newer_attempts_objects_are_left_alone_and_ours_go() -> None:
 
 async def test_discard_takes_back_what_was_uploaded_and_waits_for_what_is_under_way() -> None:
     job = Job(count=2)
-    job.bucket.before = lambda call, path: time.sleep(0.2) if (call, path) == ("upload", PATHS[1]) else None
+    under_way = threading.Event()
+
+    def slow(call: str, path: str) -> None:
+        if (call, path) == ("upload", PATHS[1]):
+            under_way.set()
+            time.sleep(0.2)
+
+    job.bucket.before = slow
     job.delivery.take(image(0))
     job.delivery.take(image(1))
-    await asyncio.sleep(0.1)
+    assert await asyncio.to_thread(under_way.wait, PATIENCE)
     await job.delivery.discard()
     assert (job.bucket.uploads, job.bucket.objects) == (2, {})
 

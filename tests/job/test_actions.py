@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.clock import SOON_SECONDS
 from tests.support.fakes import Hangs, HasNoModel, PaintingGenerator, Slow
 from tests.support.memory_world import CLOUD, World, data_uri
 from worker.api.cost import job_units
@@ -156,7 +157,7 @@ async def test_questions_are_answered_while_the_gpu_is_busy() -> None:
         await asyncio.sleep(0.01)
     try:
         for question in (QUOTE, {"action": "capabilities"}):
-            assert "error" not in await asyncio.wait_for(world.run(question), 2)
+            assert "error" not in await asyncio.wait_for(world.run(question), SOON_SECONDS)
         assert not job.done()
     finally:
         busy.release.set()

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from tests.support.clock import SOON_SECONDS, until
 from worker.api.request import envelope
 from worker.core import timing
 from worker.core.stop import StopSignal
@@ -58,11 +59,10 @@ async def test_it_goes_on_between_reports_until_the_job_has_ended(monkeypatch: p
     context.course = Course(Estimate((Unit("load", 0), Unit("step", 1), Unit("pack", 0), Unit("upload", 0)), "card"))
     context.report(Progress("generating", 0, 1, "text"))
     moving = asyncio.create_task(context.keep_moving())
-    await asyncio.sleep(0.3)
-    assert len({progress.percent for progress in seen}) > 2
+    await asyncio.to_thread(until, lambda: len({progress.percent for progress in seen}) > 2)
     context.ended = True
     count = len(seen)
-    await asyncio.wait_for(moving, 1)
+    await asyncio.wait_for(moving, SOON_SECONDS)
     assert len(seen) == count
 
 
@@ -74,7 +74,7 @@ async def test_what_is_untimed_is_the_limits_to_leave_out() -> None:
     with context.untimed():
         await asyncio.sleep(0.15)
         assert not over.is_set()
-    await asyncio.wait_for(over.wait(), 1)
+    await asyncio.wait_for(over.wait(), SOON_SECONDS)
 
 
 async def test_a_warning_is_said_once() -> None:

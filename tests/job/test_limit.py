@@ -4,6 +4,9 @@ import asyncio
 import contextlib
 import threading
 
+import pytest
+
+from tests.support.clock import SOON_SECONDS, LoopAhead
 from worker.job.limit import TimeLimit
 
 
@@ -20,7 +23,7 @@ async def within(seconds: float, event: asyncio.Event) -> bool:
 
 async def test_it_ends_after_its_seconds() -> None:
     _, over = begun(0.05)
-    assert await within(2, over)
+    assert await within(SOON_SECONDS, over)
 
 
 async def test_it_does_not_end_once_it_is_called_off() -> None:
@@ -31,12 +34,17 @@ async def test_it_does_not_end_once_it_is_called_off() -> None:
     assert not await within(0.2, over)
 
 
-async def test_a_pause_is_not_counted_and_what_is_left_is() -> None:
-    limit, over = begun(0.2)
+async def test_a_pause_is_not_counted_and_what_is_left_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    ahead = LoopAhead(monkeypatch)
+    limit, over = begun(1000)
+    ahead.seconds += 400
     with limit.paused():
-        assert not await within(0.5, over)
-    assert not over.is_set()
-    assert await within(2, over)
+        ahead.seconds += 2000
+        assert not await within(0.05, over)
+    ahead.seconds += 400
+    assert not await within(0.05, over)
+    ahead.seconds += 300
+    assert await within(SOON_SECONDS, over)
 
 
 async def test_of_several_pauses_the_last_to_end_counts() -> None:
@@ -47,23 +55,27 @@ async def test_of_several_pauses_the_last_to_end_counts() -> None:
         with limit.paused():
             assert not await within(0.3, over)
         assert not await within(0.3, over)
-    assert await within(2, over)
+    assert await within(SOON_SECONDS, over)
 
 
-async def test_another_thread_may_pause_it() -> None:
-    limit, over = begun(0.2)
+async def test_another_thread_may_pause_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    ahead = LoopAhead(monkeypatch)
+    limit, over = begun(1000)
     paused, release = threading.Event(), threading.Event()
 
     def download() -> None:
         with contextlib.suppress(ValueError), limit.paused():
             paused.set()
-            release.wait(5)
+            release.wait(10)
             raise ValueError
 
     thread = threading.Thread(target=download)
     thread.start()
-    await asyncio.to_thread(paused.wait, 5)
-    assert not await within(0.5, over)
+    assert await asyncio.to_thread(paused.wait, 10)
+    ahead.seconds += 2000
+    assert not await within(0.05, over)
     release.set()
-    assert await within(2, over)
-    thread.join()
+    await asyncio.to_thread(thread.join)
+    assert not await within(0.05, over)
+    ahead.seconds += 1000
+    assert await within(SOON_SECONDS, over)

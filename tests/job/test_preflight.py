@@ -3,12 +3,12 @@
 import asyncio
 import dataclasses
 import threading
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
+from tests.support.fakes import PATIENCE
 from tests.support.memory_world import CLOUD, PATH, World, data_uri
 from worker.api.fingerprint import fingerprint
 from worker.api.loras import WantedLora
@@ -52,15 +52,16 @@ class Door:
             await self.record.close()
 
 
-class SlowSources:
-    """Sources that take their time, and may fail then."""
+class HeldSources:
+    """Sources that take until `arrive` is set, and may fail then."""
 
     def __init__(self, error: Exception | None = None) -> None:
-        self.error, self.began, self.ended = error, threading.Event(), threading.Event()
+        self.error, self.began, self.arrive = error, threading.Event(), threading.Event()
+        self.ended = threading.Event()
 
     def load(self, request: Request, user_id: str | None, raise_if_stopped: Callable[[], None]) -> Sources:
         self.began.set()
-        time.sleep(0.5)
+        assert self.arrive.wait(PATIENCE)
         self.ended.set()
         if self.error is not None:
             raise self.error
@@ -78,9 +79,14 @@ async def test_a_new_request_gets_its_pictures_and_its_document() -> None:
 
 
 async def test_the_claim_and_the_pictures_are_under_way_at_the_same_time() -> None:
-    world, sources = World(), SlowSources()
+    world, sources = World(), HeldSources()
     side_by_side: list[bool] = []
-    world.documents.before = lambda *_: side_by_side.append(sources.began.wait(5) and not sources.ended.is_set())
+
+    def claim(*_: str) -> None:
+        side_by_side.append(sources.began.wait(PATIENCE) and not sources.ended.is_set())
+        sources.arrive.set()
+
+    world.documents.before = claim
     door = Door(world, IMG2IMG)
     door.services = dataclasses.replace(door.services, sources=sources)
     await door.enter()
@@ -91,10 +97,11 @@ async def test_a_stored_result_ends_it_and_no_picture_is_waited_for() -> None:
     world = World()
     await world.run(IMG2IMG)
     door = Door(world, IMG2IMG, "job-2")
-    sources = SlowSources()
+    sources = HeldSources()
     door.services = dataclasses.replace(door.services, sources=sources)
     assert isinstance(await door.enter(), AlreadyDone)
     assert not sources.ended.is_set()
+    sources.arrive.set()
 
 
 async def test_files_that_are_all_there_are_taken_instead_of_generating() -> None:
@@ -111,7 +118,8 @@ async def test_another_jobs_document_counts_before_a_picture_that_cannot_be_had(
     world = World()
     await Door(world, IMG2IMG).enter()
     door = Door(world, IMG2IMG, "job-2")
-    door.services = dataclasses.replace(door.services, sources=SlowSources(DownloadFailed()))
+    door.services = dataclasses.replace(door.services, sources=(sources := HeldSources(DownloadFailed())))
+    sources.arrive.set()
     with pytest.raises(DuplicateInProgress):
         await door.enter()
 
@@ -120,17 +128,19 @@ async def test_a_picture_that_cannot_be_had_is_told_and_nothing_is_left_unheard(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     world = World()
-    sources = SlowSources(UrlBlocked())
+    sources = HeldSources(UrlBlocked())
+    sources.arrive.set()
     door = Door(world, IMG2IMG)
     door.services = dataclasses.replace(door.services, sources=sources)
     with pytest.raises(UrlBlocked):
         await door.enter()
     refused = Door(world, IMG2IMG, "job-2")
-    late = SlowSources(UrlBlocked())
+    late = HeldSources(UrlBlocked())
     refused.services = dataclasses.replace(refused.services, sources=late)
     with pytest.raises(DuplicateInProgress):
         await refused.enter()
-    await asyncio.to_thread(late.ended.wait, 5)
+    late.arrive.set()
+    assert await asyncio.to_thread(late.ended.wait, PATIENCE)
     await asyncio.sleep(0.05)
     assert "never retrieved" not in caplog.text
 
@@ -138,15 +148,16 @@ async def test_a_picture_that_cannot_be_had_is_told_and_nothing_is_left_unheard(
 async def test_a_lora_that_cannot_be_had_ends_it_before_the_pictures_are_here() -> None:
     class NoLoras:
         def load(self, *_: object) -> tuple[LoraFile, ...]:
-            assert pictures.began.wait(5)
+            assert pictures.began.wait(PATIENCE)
             raise DownloadFailed
 
-    door, pictures = Door(World(), IMG2IMG), SlowSources()
+    door, pictures = Door(World(), IMG2IMG), HeldSources()
     door.services = dataclasses.replace(door.services, sources=pictures, loras=NoLoras())
     wanted = WantedLora("loras.0.path", "a", HubFile("org/name"), 1.0)
     with pytest.raises(DownloadFailed):
         await door.enter([wanted])
     assert not pictures.ended.is_set()
+    pictures.arrive.set()
 
 
 async def test_without_firebase_the_request_is_told_that_it_has_no_document() -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.support.fakes import PaintingGenerator, Raises
+from tests.support.clock import until
+from tests.support.fakes import PATIENCE, PaintingGenerator, Raises
 from tests.support.memory_world import CLOUD, PATH, World
 from tools.showing import content, opened
 from worker.api.params import Params
@@ -37,10 +38,10 @@ class Sketch:
 
 
 class Sketching(PaintingGenerator):
-    """Offers each step to a viewer."""
+    """Offers each step to a viewer. Before its last step it waits until the document of `watched` has shown one."""
 
     step_seconds = 0.06
-    broken = False
+    watched: World | None = None
 
     def _steps(self, params: Params, control: Control, index: int, count: int) -> None:
         for step in range(params.num_inference_steps):
@@ -48,6 +49,8 @@ class Sketching(PaintingGenerator):
             time.sleep(self.step_seconds)
             if viewer := control.viewer():
                 viewer(self.sketch(step))
+            if step == params.num_inference_steps - 2 and (world := self.watched) is not None:
+                until(lambda: previews(world), PATIENCE, "preview")
             control.report(Progress("generating", index * params.num_inference_steps + step + 1, 4 * count))
 
     def sketch(self, step: int) -> Any:
@@ -59,9 +62,15 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "PROGRESS_SECONDS", 0.02)
 
 
+def showing(generator: Sketching, **settings: Any) -> World:
+    """Return a world whose generator waits until the document has shown a preview."""
+    generator.watched = World(generator, **settings)
+    return generator.watched
+
+
 def previews(world: World) -> list[str]:
     """Return the previews in the order in which a listener sees them, each once."""
-    seen = [state.get("progress", {}).get("preview") for state in world.documents.history[PATH]]
+    seen = [state.get("progress", {}).get("preview") for state in world.documents.history.get(PATH, [])]
     return list(dict.fromkeys(preview for preview in seen if preview))
 
 
@@ -77,7 +86,7 @@ def _apart(name: str, pixel: Any) -> int:
 
 
 async def test_the_document_shows_what_is_being_made_and_at_the_end_nothing() -> None:
-    world = World(Sketching())
+    world = showing(Sketching())
     answer = await world.run(ASKED)
     shown = [colour(uri) for uri in previews(world)]
     assert shown
@@ -121,7 +130,7 @@ async def test_without_a_document_nothing_is_made_and_a_warning_says_so() -> Non
 
 @pytest.mark.parametrize(("checker", "some"), [("block", False), ("flag", True)])
 async def test_what_may_be_withheld_is_not_shown_before(checker: str, some: bool) -> None:
-    world = World(Sketching(), safety_checker=checker)
+    world = (showing if some else World)(Sketching(), safety_checker=checker)
     answer = await world.run(ASKED)
     assert bool(previews(world)) is some
     assert (WITHHELD in answer.get("warnings", [])) is (not some and "error" not in answer)
@@ -151,15 +160,15 @@ class FailsLater(Sketching, Raises):
 
 
 async def test_a_failure_and_a_cancellation_leave_none() -> None:
-    world = World(FailsLater())
+    world = showing(FailsLater())
     assert (await world.run(ASKED))["error_code"] == "out_of_memory"
     assert previews(world)
     assert "progress" not in world.document
 
-    stop, world = StopSignal(), World(Sketching(steps=40))
+    stop, world = StopSignal(), showing(Sketching(steps=40))
 
     async def cancel() -> None:
-        while not (PATH in world.documents.history and previews(world)):
+        while not previews(world):
             await asyncio.sleep(0.01)
         world.documents.write_as_app(PATH, {"cancel_requested": True})
 
@@ -184,12 +193,11 @@ class NeverArrives(Sketching):
 
 @pytest.mark.parametrize("generator", [Breaks, NeverArrives])
 async def test_a_preview_that_comes_to_nothing_costs_the_job_nothing(generator: type[Sketching]) -> None:
-    world = World(generator())
+    world, loop = World(generator()), asyncio.get_running_loop()
     answer = await world.run(ASKED)
     assert "error" not in answer
     assert previews(world) == []
-    await asyncio.sleep(0)
-    assert not [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    await asyncio.to_thread(until, lambda: len(asyncio.all_tasks(loop)) == 1, PATIENCE, "end of what it began")
 
 
 async def test_there_is_one_a_second_and_none_while_one_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,6 +240,7 @@ async def test_what_comes_after_the_end_is_dropped() -> None:
 
 @pytest.mark.parametrize("mark", ["on", "off"])
 async def test_a_preview_is_marked_as_its_files_are(mark: str) -> None:
-    world = World(Sketching(), ai_mark=mark)
+    world = showing(Sketching(), ai_mark=mark)
     await world.run(ASKED)
+    assert previews(world)
     assert all((b"trainedAlgorithmicMedia" in content(uri)) is (mark == "on") for uri in previews(world))

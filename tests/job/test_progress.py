@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.clock import SOON_SECONDS, until
 from worker.core.types import Progress
 from worker.job.progress import TerminalBar, Throttle, Unattended, terminal_bar
 
@@ -36,11 +37,11 @@ def step(number: int) -> Progress:
 
 async def test_the_first_progress_goes_out_at_once() -> None:
     sink = Sink()
-    throttle = Throttle(sink, interval=10)
+    throttle = Throttle(sink, interval=60)
     throttle(step(1))
     await asyncio.sleep(0.02)
     assert sink.seen == [1]
-    await asyncio.wait_for(throttle.close(), 1)
+    await asyncio.wait_for(throttle.close(), SOON_SECONDS)
 
 
 async def test_at_most_one_goes_out_an_interval_and_the_newest_wins() -> None:
@@ -70,9 +71,9 @@ async def test_the_last_one_is_not_lost_while_the_job_lives() -> None:
     sink = Sink()
     throttle = Throttle(sink, interval=0.05)
     throttle(step(1))
-    await asyncio.sleep(0.01)
+    await asyncio.to_thread(until, lambda: sink.seen)
     throttle(step(2))
-    await asyncio.sleep(0.1)
+    await asyncio.to_thread(until, lambda: len(sink.seen) == 2)
     assert sink.seen == [1, 2]
     await throttle.close()
 
@@ -110,8 +111,8 @@ async def test_closing_does_not_wait_for_an_interval() -> None:
     throttle = Throttle(Sink(), interval=60)
     throttle(step(1))
     await asyncio.sleep(0.01)
-    await asyncio.wait_for(throttle.close(), 0.5)
-    await asyncio.wait_for(throttle.close(), 0.5)
+    await asyncio.wait_for(throttle.close(), SOON_SECONDS)
+    await asyncio.wait_for(throttle.close(), SOON_SECONDS)
 
 
 class Terminal(io.StringIO):

@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
+import pytest
+
 Response = TypeVar("Response")
 CHANCES = 5
 SOON_SECONDS = 8.0
@@ -57,6 +59,18 @@ async def while_the_loop_turns(job: Awaitable[Response]) -> tuple[Response, floa
 def is_within(bound: float, work: Callable[[], object]) -> bool:
     """Whether one of several tries takes less than `bound` seconds; work that is slow by design misses every one."""
     return any(took(work) < bound for _ in range(CHANCES))
+
+
+class LoopAhead:
+    """The running event loop's clock, moved forward by adding to `seconds`, from any thread.
+
+    A loop that sleeps notices that when something wakes it.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        loop = asyncio.get_running_loop()
+        now, self.seconds = loop.time, 0.0
+        monkeypatch.setattr(loop, "time", lambda: now() + self.seconds)
 
 
 class Busy(ThreadPoolExecutor):

@@ -130,17 +130,18 @@ async def test_a_stage_that_was_given_up_is_no_error_and_one_without_its_service
     await world.run(CLOUD)
     world.telemetry = telemetry = Otlp("worker-1")
     world.generator.lingers = True
-    reading = threading.Event()
+    reading, refused = threading.Event(), threading.Event()
 
     def is_slow(call: str, _path: str) -> None:
         if call == "read":
             reading.set()
-            time.sleep(0.2)
+            refused.wait(10)
 
     world.bucket.before = is_slow
     world.documents.before = lambda *_: (reading.wait(10), None)[1]
     again = {**CLOUD, "task_type": "img2img", "image_url": f"gs://{world.bucket.name}/{world.paths[0]}"}
     assert (await world.run(again, job_id="job-2"))["error_code"] == "idempotency_mismatch"
+    refused.set()
     world.documents.before, world.bucket.before = lambda *_: None, is_down("storage", "refused", ["upload"])
     world.generator.lingers = False
     await world.run({**CLOUD, "file_uid": "other"}, job_id="job-3")
@@ -195,15 +196,15 @@ async def test_nothing_that_a_user_wrote_is_sent(seen: Collector) -> None:
 async def test_a_collector_that_is_away_costs_a_job_nothing_and_is_said_once_without_its_host(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{probe.getsockname()[1]}")
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
-    world = World()
-    world.telemetry = telemetry = Otlp("worker-1")
-    for index in range(3):
-        assert "error" not in await world.run({**CLOUD, "file_uid": f"file-{index}"})
-    telemetry.close()
+    with socket.socket() as taken:  # nobody listens there, and nobody else can
+        taken.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{taken.getsockname()[1]}")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
+        world = World()
+        world.telemetry = telemetry = Otlp("worker-1")
+        for index in range(3):
+            assert "error" not in await world.run({**CLOUD, "file_uid": f"file-{index}"})
+        telemetry.close()
     said = sorted(record.getMessage() for record in caplog.records if getattr(record, "action", "") == "telemetry_lost")
     lost = "OTEL_EXPORTER_OTLP_ENDPOINT: {} could not be sent there (ConnectionError); jobs go on without"
     assert said == [lost.format("metrics"), lost.format("traces")]
