@@ -170,6 +170,24 @@ def test_what_really_ran_has_a_place_for_each_public_parameter() -> None:
     assert described == fields - params.PRIVATE
 
 
+@pytest.mark.parametrize(
+    ("name", "fits"),
+    [
+        ("add-detail_v1.5 (fp16).safetensors", True),
+        ("comfy/hyper.8steps.safetensors", True),
+        ("a" * 201 + ".safetensors", True),
+        ("a" * 202 + ".safetensors", False),
+        *((name, False) for name in ("../a.safetensors", "a/../b.safetensors", "/a.safetensors", "a.bin")),
+    ],
+)
+def test_the_usual_names_of_files_fit(name: str, *, fits: bool) -> None:
+    """An app that validates by the schema could otherwise not name what a refusal lists."""
+    asked = {"prompt": "a fox", "loras": [{"path": "a/b", "weight_name": name}]}
+    assert (problems("request", asked) == []) == fits
+    if fits:
+        parse(asked)
+
+
 VALUES: st.SearchStrategy[Any] = st.sampled_from(
     [
         *(None, True, False, 0, 1, -1, 2, 4, 5, 7, 8, 9, 16, 63, 64, 72, 121, 122, 128, 1280, 2048, 2056, 2**32, -2),

@@ -227,8 +227,9 @@ ImageRef = Annotated[
     Told(pattern=rf"^((https|gs)://.{{1,{MAX_REFERENCE_CHARACTERS - 8}}}$|data:[^,]{{0,999}};base64,)"),
 ]
 LoraPath = Annotated[str, AfterValidator(_lora_path), Told(minLength=1, maxLength=MAX_LORA_PATH_CHARACTERS)]
+_USUAL_NAME = r"[A-Za-z0-9_][A-Za-z0-9 ._()+-]*"
 WeightName = Annotated[
-    str, AfterValidator(_weight_name), Told(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,200}\.safetensors$")
+    str, AfterValidator(_weight_name), Told(pattern=rf"^(?!.{{214}})({_USUAL_NAME}/)*{_USUAL_NAME}\.safetensors$")
 ]
 MAX_IMAGE_SIDE, MAX_VIDEO_SIDE = 2048, 1280
 ImageSide = Annotated[Integer, Field(ge=64, le=MAX_IMAGE_SIDE), _multiple(8), Told(multipleOf=8)]
