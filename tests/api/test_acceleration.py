@@ -229,3 +229,12 @@ def test_what_cannot_be_set_up_stops_the_worker_and_names_the_variable(value: An
         load_settings(loras={"lightning": "/l.safetensors"}, accelerations=value)
     assert word in str(error.value)
     assert "ACCELERATIONS" in str(error.value)
+
+
+def test_a_level_with_loras_for_experts_is_none_of_a_model_with_one_network() -> None:
+    """Else the client would be blamed, on the card, for what the operator set up for another model of the family."""
+    fields = {"task_type": "text2video", "acceleration": "regular"}
+    assert faster(fields, replace(WAN, has_experts=True)).level == faster(fields, WAN).level == "regular"
+    found = faster(fields, replace(WAN, has_experts=False))
+    assert (found.level, found.loras) == (None, ())
+    assert found.warnings == ("acceleration: has no effect; wan has no regular one here",)

@@ -192,3 +192,18 @@ def test_weights_that_are_read_are_not_said_to_be_letters() -> None:
 def test_a_clip_has_no_chunks_to_begin() -> None:
     (sentence,) = clip(prompt="a BREAK b", prompt_weighting=True)
     assert sentence.startswith("BREAK: ")
+
+
+def test_a_style_that_says_how_a_file_is_made_has_an_effect_on_an_upscale_that_draws_nothing() -> None:
+    asked = {"task_type": "upscale", "image_url": "https://pictures.example/a.png", "upscale_factor": 2, "style": "web"}
+    request, defaults = parse(asked), replace(SDXL, upscaler="sharp")
+    params = resolve(request, defaults, max_image_pixels=2**22, max_job_cost=10**11)
+    (sentence,) = departures(request, params, defaults, {"prompt"})
+    assert sentence.startswith("style: has no effect")
+    assert departures(request, params, defaults, {"prompt", "output_format"}) == ()
+
+
+def test_an_upscale_by_a_model_whose_own_guidance_is_below_1_is_said_nothing_of_it() -> None:
+    asked: dict[str, Any] = {"task_type": "upscale", "image_url": "https://pictures.example/a.png", "upscale_factor": 2}
+    sentences = said(replace(SDXL, guidance_scale=0.5), **asked, upscale_creativity=0.3)
+    assert all(sentence.startswith("upscale_factor: ") for sentence in sentences)

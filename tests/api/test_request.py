@@ -18,10 +18,11 @@ from worker.api.request import (
     Text2ImgRequest,
     Text2VideoRequest,
     envelope,
+    names_of,
     parse,
 )
 from worker.core.errors import InvalidInput
-from worker.core.types import Owner
+from worker.core.types import Owner, Scheduler
 
 PICTURE = "data:image/png;base64,iVBORw0KGgo="
 REQUIRED: dict[str, dict[str, Any]] = {
@@ -450,3 +451,32 @@ def test_every_picture_that_a_request_refers_to_has_the_name_of_its_field() -> N
     names = ["image_url", "controlnets.0.image_url", "controlnets.1.image_url", "ip_adapters.0.image_url"]
     assert list(request.pictures()) == names
     assert request.reads_bucket
+
+
+@pytest.mark.parametrize("raw", [None, [], "x", {"task_type": "nothing"}, {"task_type": ["text2img"]}])
+def test_what_is_no_request_has_no_names(raw: Any) -> None:
+    assert names_of(raw) is None
+
+
+def test_of_an_invalid_request_the_valid_names_are_read() -> None:
+    raw = {
+        "task_type": "img2img",
+        "prompt": 7,
+        "width": -1,
+        "model": "photo",
+        "style": ["fog"],
+        "scheduler": "DDIM",
+        "loras": [{"path": "a", "scale": "x"}, 5, {"path": []}, {}],
+        "controlnets": [{"type": "tile", "image_url": 1}, {"type": "pose"}, None],
+        "ip_adapters": "many",
+        "high_noise_frac": 9,
+        "refiner_inference_steps": 5,
+        "end_image_url": "https://pictures.example/a.png",
+    }
+    names = names_of(raw)
+    assert isinstance(names, Img2ImgRequest)
+    assert (names.model, names.style, names.scheduler) == ("photo", None, Scheduler.DDIM)
+    assert [entry.path for entry in names.loras] == ["a"] * 4
+    assert [entry.type for entry in names.controlnets] == ["tile", "canny", "canny"]
+    assert (names.ip_adapters, names.high_noise_frac, names.refiner_inference_steps) == ((), None, 5)
+    assert (names.width, names.num_inference_steps) == (None, None)

@@ -375,6 +375,29 @@ def test_all_that_the_model_cannot_do_is_told_at_once() -> None:
     assert fields == [*wanted, "refiner_inference_steps", "controlnets.0.preprocess", "controlnets.1.preprocess"]
 
 
+def test_control_pictures_and_an_upscale_that_cannot_be_are_told_with_the_rest() -> None:
+    asked: dict[str, Any] = {"high_noise_frac": 0.5, "width": 1280, "height": 1024, "upscale_factor": 4}
+    controls = [{"type": name, "image_url": PICTURE} for name in ("tile", "openpose", "canny")]
+    found = replace(SDXL, has_refiner=False, control_types=("canny", "openpose"))
+    told = problem(found, **asked, controlnets=controls)
+    fields = [one.partition(": ")[0] for one in told.removeprefix("invalid_input: ").split("; ") if ": " in one]
+    assert fields == ["high_noise_frac", "controlnets.0.type", "controlnets.1.preprocess", "upscale_factor"]
+    assert "controlnets.0.type: must be one of canny, openpose" in told
+    assert problem(replace(SDXL, control_types=()), controlnets=controls) == (
+        "invalid_input: controlnets: needs a ControlNet, and this worker has none (CONTROLNET_MODEL)"
+    )
+
+
+def test_loras_for_experts_are_refused_before_anything_where_there_is_one_network() -> None:
+    asked: dict[str, Any] = {"task_type": "text2video", "high_noise_loras": [{"path": "a"}]}
+    one = replace(WAN, has_experts=False)
+    told = problem(one, **asked, low_noise_loras=[{"path": "b"}], video_width=64, video_height=64)
+    assert told.count("must be empty: this model has one network") == 2
+    assert made(one, task_type="text2video", high_noise_loras=[{"path": "a", "scale": 0}])
+    assert made(WAN, **asked)
+    assert made(replace(WAN, has_experts=True), **asked)
+
+
 def test_the_models_own_scheduler_counts_where_the_request_names_none() -> None:
     lcm = replace(SDXL, scheduler=Scheduler.LCM, num_inference_steps=4)
     assert image(lcm).scheduler is Scheduler.LCM

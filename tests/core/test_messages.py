@@ -27,12 +27,13 @@ IDS = """
     deleted
     disk_full
     download_failed
-        .broke_off .encoding .no_address .no_object .no_object_escaped .object_encoded .object_too_large .of_field
+        .broke_off .encoding .fields .no_address .no_object .no_object_escaped .object_encoded .object_too_large
+        .of_field
         .out_of_time .redirects .status .too_large .too_slow .unreachable
         .hub_answer .hub_repository .login .lora_gone .not_completed
     duplicate_in_progress
     forbidden
-        .bucket .folder .ticket_file .ticket_form .ticket_request .ticket_user .unsafe .unsafe_images .user
+        .bucket .fields .folder .ticket_file .ticket_form .ticket_request .ticket_user .unsafe .unsafe_images .user
     gpu_fault
         .driver .no_answer
     idempotency_mismatch
@@ -40,8 +41,8 @@ IDS = """
     internal
         .encoder .identity .no_decoder .no_encoder .no_picture .no_verdict .unexpected
     invalid_image
-        .another .archive .base64 .compressed .cut_off .empty .html .icon .jpeg_2000 .jpeg_xl .json .pdf .photoshop
-        .postscript .raw .reader_ended .sound .svg .text .too_large .too_long_side .too_many_pixels
+        .another .archive .base64 .compressed .cut_off .empty .fields .html .icon .jpeg_2000 .jpeg_xl .json .pdf
+        .photoshop .postscript .raw .reader_ended .sound .svg .text .too_large .too_long_side .too_many_pixels
         .too_many_pixels_of_kind .too_many_scans .too_much_memory .too_slow .unreadable .video .xml
     invalid_input
         .at_least .at_most .base64 .base64_blanks .boolean .control_span .empty .end_image .entry_key .entry_object
@@ -53,7 +54,8 @@ IDS = """
         .lora_made_for .lora_names .lora_no_expert .lora_no_file .lora_no_files .lora_no_layer .lora_no_safetensors
         .lora_none .lora_numbers .lora_other_kind .lora_path .lora_pickle .lora_rank .lora_several_files .lora_shape
         .lora_header .lora_source .lora_tensors .lora_types .lora_unknown_model .lora_unusable .lora_url_weight_name
-        .lora_weight_name .model_multiple .model_scheduler .multiple .no_controlnet .no_end_image .no_image_model
+        .lora_weight_name .model_multiple .model_scheduler .multiple .no_controlnet .no_end_image .no_experts
+        .no_image_model
         .no_ip_adapter .no_lora .no_lora_but_close .no_preprocessing .no_reference .no_refiner .no_style
         .no_style_but_close .object .of_another_task .of_another_task_but_close .one_of .one_of_but_close .other
         .outpaint .outpaint_object .outpaint_side .own_scheduler .owner .prompt_breaks .prompt_weight .required
@@ -87,7 +89,7 @@ IDS = """
         .token_expired
         .token_invalid .token_revoked
     url_blocked
-        .characters .host .not_https .not_public .redirect .unreadable
+        .characters .fields .host .not_https .not_public .redirect .unreadable
 """
 """All ids, each `.what` below its code. Translations are keyed by them: none may be renamed or dropped in passing."""
 

@@ -86,6 +86,9 @@ async def test_what_nobody_serves_is_refused_before_anything(world: World) -> No
     alone.generator = engine  # type: ignore[assignment]  # as above
     other = await alone.run({**SMALL, "controlnets": [one("tile")]})
     assert other["error"].startswith("invalid_input: controlnets.0.type: must be one of canny")
+    both = await alone.run({**SMALL, "style": "fog", "upscale_factor": 4, "width": 2048, "controlnets": [one("tile")]})
+    assert both["error"].startswith("invalid_input: style: is no style of this worker")
+    assert "; controlnets.0.type: must be one of canny" in both["error"]
     assert engine.loaded == {}
 
 

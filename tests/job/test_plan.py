@@ -66,3 +66,45 @@ async def test_every_name_that_is_not_to_be_had_is_told_at_once() -> None:
     assert "; loras.0.path: is no LoRA of this worker" in told
     assert "; high_noise_frac: needs a refiner" in told
     assert world.document["error"]["message"] == told.removeprefix("invalid_input: ")
+
+
+async def test_a_name_that_is_not_to_be_had_is_told_with_the_fields_that_are_wrong() -> None:
+    """After correcting one field, a user should not learn of the next one only then."""
+
+    class Bare(PaintingGenerator):
+        def describe(self, task_type: TaskType, model: str | None = None) -> ModelDefaults:
+            return replace(super().describe(task_type, model), control_types=("canny",))
+
+    picture = "https://pictures.example/a.png"
+    asked: dict[str, Any] = {**CLOUD, "num_inference_steps": 500, "style": "fog", "high_noise_frac": 0.5}
+    asked["loras"] = [{"path": "fog", "scale": 9}, {"path": 7}, {"path": "mist"}]
+    asked["controlnets"] = [
+        {"type": "pose", "image_url": picture},
+        {"type": "tile", "image_url": "photo.png"},
+        {"type": "canny", "image_url": picture},
+    ]
+    world = World(Bare())
+    told = (await world.run(asked))["error"]
+    fields = [one.partition(": ")[0] for one in told.removeprefix("invalid_input: ").split("; ") if ": " in one]
+    wrong = ["num_inference_steps", "loras.0.scale", "loras.1.path", "controlnets.0.type", "controlnets.1.image_url"]
+    assert fields == [*wrong, "style", "loras.0.path", "loras.2.path", "high_noise_frac", "controlnets.1.type"]
+    assert (await world.run({"action": "quote", **asked}))["error"] == told
+
+
+async def test_of_an_invalid_request_nothing_is_said_that_its_correction_could_undo() -> None:
+    """What depends on several fields is told of a valid request alone."""
+    world = World()
+    asked = {
+        **CLOUD,
+        "width": 1000_000,
+        "height": 2048,
+        "num_images": 9,
+        "scheduler": "LCM",
+        "upscale_factor": 4,
+    }
+    told = (await world.run(asked))["error"]
+    assert told.startswith("invalid_input: width: must be at most 2048")
+    assert told.count("; ") == 1
+    assert "; num_images: must be at most 4" in told
+    unserved = await world.run({**CLOUD, "task_type": "upscale", "upscale_factor": 3, "image_url": "a.png"})
+    assert unserved["error"].count(": must be ") == 2

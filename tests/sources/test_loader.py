@@ -16,7 +16,17 @@ from tests.support.https_server import HOST, HttpsServer
 from worker.api.request import Request, parse
 from worker.core import timing
 from worker.core.config import Settings
-from worker.core.errors import Cancelled, DownloadFailed, Forbidden, InvalidImage, InvalidInput, JobError, UrlBlocked
+from worker.core.errors import (
+    Cancelled,
+    Deleted,
+    DownloadFailed,
+    Forbidden,
+    InvalidImage,
+    InvalidInput,
+    JobError,
+    StorageUnavailable,
+    UrlBlocked,
+)
 from worker.sources.http import Fetcher
 from worker.sources.loader import LISTED_PIXELS, SourceLoader, own_object_path
 
@@ -91,6 +101,101 @@ def test_a_mask_comes_as_grey() -> None:
 def test_errors_of_the_mask_name_the_mask() -> None:
     with pytest.raises(InvalidImage, match=r"^invalid_image: mask_url: "):
         SourceLoader(settings()).load(inpaint(data_uri(png(RED)), data_uri(b"no image")), None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        (
+            {"task_type": "inpaint", "image_url": "<html>", "mask_url": "%PDF-1.7"},
+            ("image_url: is an HTML page", "; mask_url: is a PDF"),
+        ),
+        (
+            {"task_type": "img2video", "image_url": "<html>", "end_image_url": "<html>"},
+            ("image_url, end_image_url: is an HTML page",),
+        ),
+        (
+            {
+                "task_type": "img2img",
+                "image_url": "good",
+                "controlnets": [{"type": "canny", "image_url": "<svg/>"}, {"type": "tile", "image_url": "good"}],
+                "ip_adapters": [{"image_url": "OggS"}],
+            },
+            ("controlnets.0.image_url: is SVG", "; ip_adapters.0.image_url: is "),
+        ),
+    ],
+)
+def test_every_picture_that_is_wrong_is_told_at_once(fields: dict[str, Any], named: tuple[str, ...]) -> None:
+    def inline(value: Any) -> Any:
+        if isinstance(value, list):
+            return [entry | {"image_url": inline(entry["image_url"])} for entry in value]
+        return data_uri(png(RED) if value == "good" else value.encode())
+
+    pictures = {name: inline(value) for name, value in fields.items() if name != "task_type"}
+    with pytest.raises(InvalidImage) as caught:
+        SourceLoader(settings()).load(parse({**fields, **pictures, "prompt": "p"}), None)
+    told = caught.value.message
+    assert told.startswith(named[0])
+    assert all(said in told for said in named)
+    assert told.count("image_url: ") + told.count("mask_url: ") == len(named)
+
+
+def test_what_another_try_cannot_help_decides_the_code_of_several() -> None:
+    bucket = Bucket(**{"uploads/ann/page.html": b"<html>"})
+    there, missing = (f"gs://app.appspot.com/uploads/ann/{name}" for name in ("page.html", "no.png"))
+
+    def told(first: str, second: str) -> JobError:
+        with pytest.raises(JobError) as caught:
+            SourceLoader(settings(), bucket).load(inpaint(first, second), "ann")
+        assert "image_url: " in caught.value.message
+        assert "; mask_url: " in caught.value.message
+        return caught.value
+
+    errors = [
+        told(missing, there),
+        told(there, missing),
+        told(there, "data:,;base64,!"),
+        told("data:,;base64,!", there),
+    ]
+    assert [error.code for error in errors] == ["invalid_image", "invalid_image", "invalid_image", "invalid_input"]
+    assert not any(error.retryable for error in errors)
+    again = told(missing, missing.replace("no", "none"))
+    assert (again.code, again.retryable) == ("download_failed", True)
+    mixed = told("gs://app.appspot.com/uploads/bob/a.png", "https://127.0.0.1/a.png")
+    assert (mixed.code, mixed.retryable) == ("forbidden", False)
+
+
+def test_a_bucket_that_fails_later_does_not_hide_a_picture_that_is_wrong() -> None:
+    class Down(Bucket):
+        def __call__(self, path: str, max_bytes: int, seconds: float) -> bytes:
+            raise StorageUnavailable("storage_unavailable.source")
+
+    later = "gs://app.appspot.com/uploads/ann/a.png"
+    with pytest.raises(InvalidImage, match="image_url: is an HTML page"):
+        SourceLoader(settings(), Down()).load(inpaint(data_uri(b"<html>"), later), "ann")
+    with pytest.raises(StorageUnavailable):
+        SourceLoader(settings(), Down()).load(inpaint(data_uri(png(RED)), later), "ann")
+
+
+def test_a_stop_is_never_taken_for_a_picture_that_is_wrong() -> None:
+    """`Deleted` is an error of the caller, too."""
+    asked: list[int] = []
+
+    def deleted() -> None:
+        asked.append(0)
+        raise Deleted
+
+    with pytest.raises(Deleted):
+        SourceLoader(settings()).load(inpaint(data_uri(png(RED)), data_uri(b"<html>")), None, deleted)
+    assert len(asked) == 1
+
+
+def test_what_is_said_of_a_picture_that_is_named_twice_names_both_fields() -> None:
+    cut_off = saved(Image.effect_noise((256, 256), 60).convert("RGB"), "JPEG")
+    ref = data_uri(cut_off[: len(cut_off) // 2])
+    request = parse({"task_type": "img2video", "prompt": "p", "image_url": ref, "end_image_url": ref})
+    (warning,) = SourceLoader(settings()).load(request, None).warnings
+    assert warning.startswith("image_url, end_image_url: the file is cut off")
 
 
 GOOD = base64.b64encode(png(RED) + bytes(-len(png(RED)) % 3) + b"\xfb\xef\xbe\xff\xff\xff\0").decode()
@@ -211,7 +316,7 @@ def test_an_object_of_the_user_is_read(folder: str) -> None:
     sources = loader.load(img2img(f"gs://app.appspot.com/{folder}/ann/photos/été 1.png"), "ann")
     assert sources.image is not None
     assert sources.image.getpixel((0, 0)) == BLUE
-    assert bucket.asked == [(f"{folder}/ann/photos/été 1.png", 20_971_520)]
+    assert bucket.asked == [(f"{folder}/ann/photos/été 1.png", 67_108_864)]
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def levels(defaults: ModelDefaults, accelerations: Accelerations, *, video: bool
     if defaults.few_steps:
         return {}
     found = accelerations.get(defaults.name) or accelerations.get("wan" if video else "sdxl") or {}
-    if video:
+    if video and defaults.has_experts is not False:
         return found
     # A model with one network has no use for LoRAs for two experts.
     return {level: one for level, one in found.items() if not one.high_noise_loras and not one.low_noise_loras}

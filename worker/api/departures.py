@@ -6,7 +6,7 @@ prompt, a cropped picture) are reported there.
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from worker.api.loras import LORA_FIELDS
 from worker.api.params import LANCZOS, ImageParams, ModelDefaults, Params, VideoParams
@@ -38,10 +38,15 @@ _LETTERS: tuple[tuple[str, str], ...] = (
 """Prompt syntax of other programs -> what it does not do here."""
 
 
-def departures(request: Request, params: Params, defaults: ModelDefaults) -> tuple[str, ...]:
-    """Return warnings about `request`, each beginning with the field that it is about."""
+def departures(
+    request: Request, params: Params, defaults: ModelDefaults, style: Collection[str] = ()
+) -> tuple[str, ...]:
+    """Return warnings about `request`, each beginning with the field that it is about.
+
+    `style` are the fields of the style that was applied to it.
+    """
     if isinstance(params, ImageParams) and params.draws_nothing:
-        return (*_quality(request), *_upscale(request, params), *_undrawn(request))
+        return (*_quality(request), *_upscale(request, params), *_undrawn(request, style))
     said = [*_few_steps(params, defaults), *_guidance(request, params), *_letters(request, params), *_quality(request)]
     said += [*_weights(request, params), *_loras(params)]
     if isinstance(params, ImageParams):
@@ -82,7 +87,7 @@ def _guidance(request: Request, params: Params) -> Iterator[str]:
     scale, field = params.guidance_scale, _guidance_field(params)
     if request.negative_prompt and scale <= 1:
         yield f"negative_prompt: has no effect with a {field} of {scale:g}; above 1 it has"
-    if 0 < scale < 1 and getattr(request, field) is not None:
+    if 0 < scale < 1 and getattr(request, field, None) is not None:
         yield f"{field}: {scale:g} is the same as 1: no guidance"
 
 
@@ -133,7 +138,7 @@ def _upscale(request: Request, params: ImageParams) -> Iterator[str]:
         )
 
 
-def _undrawn(request: Request) -> Iterator[str]:
+def _undrawn(request: Request, style: Collection[str]) -> Iterator[str]:
     """Fields for a model, where none draws."""
     if not isinstance(request, UpscaleRequest):
         return
@@ -147,7 +152,10 @@ def _undrawn(request: Request) -> Iterator[str]:
         "num_inference_steps",
         "preview",
     )
-    if given := [name for name in fields if getattr(request, name) != UpscaleRequest.model_fields[name].default]:
+    given = [name for name in fields if getattr(request, name) != UpscaleRequest.model_fields[name].default]
+    if set(style) - set(fields) and "style" in given:
+        given.remove("style")  # it also says how the file is made
+    if given:
         verb = "has" if len(given) == 1 else "have"
         yield f"{', '.join(given)}: {verb} no effect without an upscale_creativity above 0"
 

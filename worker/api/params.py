@@ -39,6 +39,9 @@ class ModelDefaults:
     has_ip_adapter: bool = False
     makes_depth: bool = False
     """Whether this worker can estimate the depth of a photo."""
+    control_types: tuple[ControlType, ...] | None = None
+    """Types of control picture that a request may use; None: they cannot be read, which a request that uses one is
+    told."""
     scheduler: Scheduler | None = None
     """The default scheduler; None: the one in the model's own files."""
     schedulers: tuple[Scheduler, ...] | None = None
@@ -55,6 +58,8 @@ class ModelDefaults:
     """Used if the request has none."""
     guidance_scale_2: float | None = None
     """Guidance of Wan's low-noise expert; None: no such expert, or the same guidance."""
+    has_experts: bool | None = None
+    """Whether it has one network for high noise and one for low; None: its weights are not on this machine yet."""
     flow_shift: float | None = None
     """How far the schedule is shifted to high noise levels; None: chosen by the size."""
     takes_flow_shift: bool = True

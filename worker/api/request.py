@@ -5,6 +5,7 @@ here; `resolve` fills them in. Knows fields, their ranges and which task has the
 network, no files and no document.
 """
 
+import contextlib
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -359,6 +360,23 @@ DEFAULT_TASK = TaskType.TEXT2IMG
 _ADAPTERS = {task: TypeAdapter(model) for task, model in REQUESTS.items()}
 _FIELDS = {task: tuple(model.model_fields) for task, model in REQUESTS.items()}
 _KNOWN = {"action", *itertools.chain.from_iterable(_FIELDS.values())}
+NAMES = (
+    *("model", "style", "scheduler", "loras", "high_noise_loras", "low_noise_loras", "controlnets", "ip_adapters"),
+    *("high_noise_frac", "refiner_inference_steps", "end_image_url", "upscale_creativity"),
+)
+"""Fields that ask for what a worker may not have, whatever the other fields say."""
+_ANYTHING: Mapping[str, Any] = dict.fromkeys(("image_url", "mask_url"), "https://a.example/") | {
+    "prompt": "a",
+    "upscale_factor": UPSCALE_FACTORS[0],
+}
+_ENTRIES: Mapping[str, dict[str, Any]] = {
+    "loras": {"path": "a"},
+    "high_noise_loras": {"path": "a"},
+    "low_noise_loras": {"path": "a"},
+    "controlnets": {"type": "canny", "image_url": _ANYTHING["image_url"]},
+    "ip_adapters": {"image_url": _ANYTHING["image_url"]},
+}
+_ENTRY_NAMES = ("type", "preprocess", "path", "weight_name")
 
 
 def parse(raw: object) -> Request:
@@ -387,6 +405,47 @@ def parse(raw: object) -> Request:
     if request is None or problems:
         raise InvalidInput(problems[:MAX_PROBLEMS])
     return request
+
+
+def names_of(raw: object) -> Request | None:
+    """Return a request with the valid `NAMES` of an invalid one, and something valid wherever one is required.
+
+    It serves to say what of them is not served, in the same message. None: not even its task is known.
+    """
+    task = _task(raw.get("task_type")) if isinstance(raw, dict) else None
+    if task is None or not isinstance(raw, dict):
+        return None
+    own = REQUESTS[task].model_fields
+    read: dict[str, Any] = {name: value for name, value in _ANYTHING.items() if name in own} | {"task_type": task}
+    read |= {name: _name(name, raw[name]) for name in NAMES if name in own and raw.get(name) is not None}
+    with contextlib.suppress(ValidationError):
+        return _ADAPTERS[task].validate_python(_without_errors(read, task))
+    return None
+
+
+def _name(field: str, value: object) -> object:
+    if field == "end_image_url":
+        return _ANYTHING["image_url"]
+    if field not in _ENTRIES or not isinstance(value, list):
+        return value
+    kept = (entry if isinstance(entry, dict) else {} for entry in value[:MAX_PROBLEMS])
+    return [_ENTRIES[field] | {key: entry[key] for key in _ENTRY_NAMES if entry.get(key) is not None} for entry in kept]
+
+
+def _without_errors(read: dict[str, Any], task: TaskType) -> dict[str, Any]:
+    """Drop what is not valid; in an entry of a list, what is required becomes anything, so that the others stay."""
+    try:
+        _ADAPTERS[task].validate_python(read)
+    except ValidationError as error:
+        for detail in error.errors(include_url=False, include_input=False):
+            match detail["loc"]:
+                case (str(field), int(index), str(key)) if field in read and key in read[field][index]:
+                    anything = _ENTRIES[field]
+                    read[field][index] = {name: one for name, one in read[field][index].items() if name != key}
+                    read[field][index] |= {key: anything[key]} if key in anything else {}
+                case (field, *_):
+                    read.pop(str(field), None)
+    return read
 
 
 def _of_several(read: Mapping[str, Any], model: type[Request]) -> Iterator[FieldProblem]:

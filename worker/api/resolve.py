@@ -39,6 +39,7 @@ from worker.api.request import (
     VideoRequest,
 )
 from worker.api.sizes import ASPECT_RATIOS, IMAGE_SIZES, RESOLUTIONS, Size, frame_count, image_size, video_size
+from worker.api.validation_errors import not_one_of
 from worker.core.errors import FieldProblem, InvalidInput
 from worker.core.types import Scheduler
 
@@ -95,14 +96,16 @@ def resolve(
     """
     if seed is None:
         seed = secrets.randbelow(SEED_RANGE) if request.seed is None else request.seed
+    wrong: list[FieldProblem] = []
     if isinstance(request, ImageRequest):
-        params: Params = _image_params(request, defaults, seed, source, max_image_pixels)
+        params: Params = _image_params(request, defaults, seed, source, max_image_pixels, wrong=wrong)
     elif isinstance(request, UpscaleRequest):
         params = _enlarging(request, defaults, seed, source, max_upscaled_pixels)
     else:
         params = _video_params(request, defaults, seed, source)
     if isinstance(request, PictureRequest) and isinstance(params, ImageParams):
-        params = replace(params, upscale=_upscale(request, params, defaults, max_upscaled_pixels))
+        params = replace(params, upscale=_upscale(request, params, defaults, max_upscaled_pixels, wrong))
+    _refuse(*wrong)
     # The size of a client's image is unknown until it is downloaded: the call with `source` checks the cost.
     if source is not None or not isinstance(request, UpscaleRequest):
         _check_cost(params, defaults, max_job_cost)
@@ -148,8 +151,15 @@ def _asked_video_size(
 
 
 def _image_params(
-    request: ImageRequest, defaults: ModelDefaults, seed: int, source: SourceShape | None, most_pixels: int
+    request: ImageRequest,
+    defaults: ModelDefaults,
+    seed: int,
+    source: SourceShape | None,
+    most_pixels: int,
+    *,
+    wrong: list[FieldProblem],
 ) -> ImageParams:
+    """Return the parameters of an image job; what is wrong with it is added to `wrong`."""
     layout = _layout(request, defaults, source, most_pixels)
     width, height = layout.width, layout.height
     steps = request.num_inference_steps or defaults.num_inference_steps
@@ -158,14 +168,14 @@ def _image_params(
     inpaint = request if isinstance(request, InpaintRequest) else None
     drawn = (width, height) if layout.drawn is None else (layout.drawn.width, layout.drawn.height)
     scheduler = request.scheduler or defaults.scheduler
-    _refuse(
+    wrong += (
         *_not_here(request, defaults),
         *_too_many_pixels(width, height, most_pixels),
         # If only a part of the output is drawn, the output may have any size.
         *(_no_multiples(defaults.size_multiple, width=width, height=height) if layout.drawn is None else ()),
         *_unusable(request.scheduler, defaults),
         *_too_long_schedules(scheduler, defaults, steps, refiner_steps),
-        *_unmade_controls(request, defaults),
+        *_unserved_controls(request, defaults),
     )
     guidance = defaults.guidance_scale if request.guidance_scale is None else request.guidance_scale
     fewest = min(steps, refiner_steps or steps)
@@ -228,46 +238,27 @@ def _output_quality(request: PictureRequest) -> int | None:
     return None if usual is None else request.output_quality or usual
 
 
-def _upscale(request: PictureRequest, params: ImageParams, defaults: ModelDefaults, most_pixels: int) -> Upscale | None:
-    """Return how the image of these parameters is enlarged; None: it is not.
-
-    Raises:
-        InvalidInput: the result is too large for a limit or for its format, a scheduler has too few steps to choose
-            from, or details are to be redrawn and no image model is configured.
-    """
+def _upscale(
+    request: PictureRequest,
+    params: ImageParams,
+    defaults: ModelDefaults,
+    most_pixels: int,
+    wrong: list[FieldProblem],
+) -> Upscale | None:
+    """Return how the image of these parameters is enlarged; None: it keeps its size. Adds what is wrong to `wrong`."""
     if (factor := request.upscale_factor) is None:
         return None
     width, height = params.width * factor, params.height * factor
-    if width * height > most_pixels:
-        problem = FieldProblem(
-            "upscale_factor",
-            "invalid_input.upscaled_pixels",
-            width=width,
-            height=height,
-            pixels=width * height,
-            most=most_pixels,
-            got=factor,
-        )
-        raise InvalidInput([problem])
-    longest = LONGEST_SIDE.get(request.output_format)
-    if longest is not None and max(width, height) > longest:
-        problem = FieldProblem(
-            "output_format",
-            "invalid_input.format_side",
-            width=width,
-            height=height,
-            most=longest,
-            got=request.output_format,
-        )
-        raise InvalidInput([problem])
+    wrong += _too_large(request, factor, (width, height), most_pixels)
     creativity = request.upscale_creativity
     if creativity is None:
         creativity = 0.0 if defaults.upscaler is not None else UPSCALE_STRENGTH
     if not creativity:
         return Upscale(factor, width, height, defaults.upscaler or LANCZOS)
     if not defaults.draws:
-        raise InvalidInput([FieldProblem("upscale_creativity", "invalid_input.no_image_model")])
-    _refuse(*_too_long_schedules(params.scheduler, defaults, params.num_inference_steps))
+        wrong.append(FieldProblem("upscale_creativity", "invalid_input.no_image_model"))
+    if not isinstance(request, ImageRequest):  # of an image task they have been checked
+        wrong += _too_long_schedules(params.scheduler, defaults, params.num_inference_steps)
     # In one piece up to the size that is drawn in one pass, else in tiles of the native size.
     native, multiple = (defaults.width, defaults.height), defaults.size_multiple
     whole = width * height <= _DRAFTED_ABOVE * math.prod(native)
@@ -275,11 +266,42 @@ def _upscale(request: PictureRequest, params: ImageParams, defaults: ModelDefaul
     return Upscale(factor, width, height, defaults.upscaler or LANCZOS, creativity, (tile[0], tile[1]))
 
 
-def _unmade_controls(request: ImageRequest, defaults: ModelDefaults) -> Iterator[FieldProblem]:
-    """Yield a problem for each control image that needs preprocessing of a type that this worker lacks."""
+def _too_large(request: PictureRequest, factor: int, size: tuple[int, int], most_pixels: int) -> Iterator[FieldProblem]:
+    """Yield what an enlarged image is too large for."""
+    (width, height), pixels = size, math.prod(size)
+    if pixels > most_pixels:
+        yield FieldProblem(
+            "upscale_factor",
+            "invalid_input.upscaled_pixels",
+            width=width,
+            height=height,
+            pixels=pixels,
+            most=most_pixels,
+            got=factor,
+        )
+    longest = LONGEST_SIDE.get(request.output_format)
+    if longest is not None and max(size) > longest:
+        yield FieldProblem(
+            "output_format",
+            "invalid_input.format_side",
+            width=width,
+            height=height,
+            most=longest,
+            got=request.output_format,
+        )
+
+
+def _unserved_controls(request: ImageRequest, defaults: ModelDefaults) -> Iterator[FieldProblem]:
+    """Yield a problem for each control image of a type that this worker has no network for, or cannot make."""
+    served = defaults.control_types
+    if request.controlnets and served == ():
+        yield FieldProblem("controlnets", "invalid_input.no_controlnet")
+        return
     made_here = (*PREPROCESSED, "depth") if defaults.makes_depth else PREPROCESSED
     for index, entry in enumerate(request.controlnets):
-        if entry.preprocess and entry.type not in made_here:
+        if served is not None and entry.type not in served:
+            yield not_one_of(f"controlnets.{index}.type", served, entry.type)
+        elif entry.preprocess and entry.type not in made_here:
             field, choices = f"controlnets.{index}.preprocess", ", ".join(made_here)
             yield FieldProblem(field, "invalid_input.no_preprocessing", choices=choices, got=entry.type)
 
@@ -308,6 +330,7 @@ def _video_params(request: VideoRequest, defaults: ModelDefaults, seed: int, sou
     width, height = followed(_asked_video_size(request, defaults, size), native, size, most_pixels=LONGEST_CLIP**2)
     _refuse(
         *_end_image(request, defaults),
+        *_no_experts(request, defaults),
         *_no_multiples(defaults.size_multiple, video_width=width, video_height=height),
     )
     steps = request.num_inference_steps or defaults.num_inference_steps
@@ -436,6 +459,12 @@ def _end_image(request: VideoRequest, defaults: ModelDefaults) -> Iterator[Field
         yield FieldProblem("end_image_url", "invalid_input.no_end_image")
     if request.end_image_url is None and defaults.end_image == "required":
         yield FieldProblem("end_image_url", "invalid_input.end_image")
+
+
+def _no_experts(request: VideoRequest, defaults: ModelDefaults) -> Iterator[FieldProblem]:
+    for field in ("high_noise_loras", "low_noise_loras"):
+        if defaults.has_experts is False and any(entry.scale for entry in getattr(request, field)):
+            yield FieldProblem(field, "invalid_input.no_experts")
 
 
 def _no_multiples(multiple: int, **sides: int) -> Iterator[FieldProblem]:

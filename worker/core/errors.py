@@ -219,6 +219,31 @@ ERROR_CODES: frozenset[str] = frozenset(
 """Every code that a response can carry (docs/api.md)."""
 
 
+def combined(errors: Sequence[CallerError]) -> CallerError:
+    """Return one error that says what each of these says about a source of the request; there is at least one.
+
+    It has the code of the first that no other try can help, and may be tried again only if each of them may.
+    """
+    if len(errors) == 1:
+        return errors[0]
+    lasting = next((error for error in errors if not error.retryable), None)
+    problems = "; ".join(error.message for error in errors)
+    match lasting or errors[0]:
+        case InvalidImage():
+            return InvalidImage("invalid_image.fields", problems=problems)
+        case DownloadFailed():
+            return DownloadFailed("download_failed.fields", problems=problems, retryable=lasting is None)
+        case UrlBlocked():
+            return UrlBlocked("url_blocked.fields", problems=problems)
+        case Forbidden():
+            return Forbidden("forbidden.fields", problems=problems)
+    return InvalidInput([problem for error in errors for problem in _problems(error)])
+
+
+def _problems(error: CallerError) -> Sequence[FieldProblem]:
+    return error.problems if isinstance(error, InvalidInput) else (FieldProblem("", error.message_id, **error.params),)
+
+
 class BackendError(Exception):
     """A call to a service behind the worker failed. Raised by adapters, never shown to a client.
 

@@ -131,6 +131,7 @@ MESSAGES: Mapping[str, str] = {
         "must be null: this model goes on from a picture and takes none to end with; Wan 2.2 I2V-A14B and "
         "Wan 2.1 FLF2V do (WAN_I2V_MODEL)"
     ),
+    "invalid_input.no_experts": "must be empty: this model has one network for all noise, to which loras are added",
     "invalid_input.end_image": "is required by this model, which goes from a first picture to a last one",
     "invalid_input.upscale_factor": "must be 2 or 4 (got {got})",
     "invalid_input.upscaled_pixels": (
@@ -195,6 +196,7 @@ MESSAGES: Mapping[str, str] = {
     "unauthenticated.token_revoked": "the user of this id_token was signed out, disabled or deleted",
     "unauthenticated.token_invalid": "the id_token is not valid for this project",
     "forbidden": "The caller may not act for this user.",
+    "forbidden.fields": "{problems}",
     "forbidden.user": "user_id: must be the user that the id_token belongs to",
     "forbidden.ticket_user": "user_id: must be the user that the ticket in id_token was made for",
     "forbidden.ticket_file": "file_uid: must be the one that the ticket in id_token was made for",
@@ -209,6 +211,7 @@ MESSAGES: Mapping[str, str] = {
     "forbidden.unsafe": "the content safety check refused this result",
     "forbidden.unsafe_images": "the content safety check refused this result: {refused} of {count} images",
     "url_blocked": "The URL points where this worker does not go; use a public https:// URL.",
+    "url_blocked.fields": "{problems}",
     "url_blocked.characters": (
         "{field}: must be a URL of at most {most} characters without control characters or backslashes"
     ),
@@ -220,6 +223,7 @@ MESSAGES: Mapping[str, str] = {
     "url_blocked.redirect": "{field}: redirects to something that is not a URL",
     "url_blocked.not_public": "{field}: leads to an address that is not public; use a public https:// URL",
     "download_failed": "The source image could not be downloaded.",
+    "download_failed.fields": "{problems}",
     "download_failed.of_field": "{field}: {problem}",
     "download_failed.no_address": "{field}: its host name has no address",
     "download_failed.unreachable": "{field}: the server could not be reached or broke off",
@@ -255,6 +259,7 @@ MESSAGES: Mapping[str, str] = {
     ),
     "download_failed.hub_answer": "{field}: the hub's answer could not be read; try again",
     "invalid_image": "The source image could not be read; send a JPEG, PNG, WebP, HEIC or AVIF.",
+    "invalid_image.fields": "{problems}",
     "invalid_image.unreadable": (
         "{field}: the {kind} is damaged, or of a form that is not read; save it again as JPEG or PNG"
     ),

@@ -13,14 +13,14 @@ from worker.api.acceleration import levels
 from worker.api.cost import job_units
 from worker.api.field_types import MAX_PROMPT_CHARACTERS, FormatName
 from worker.api.params import ModelDefaults, public_params
-from worker.api.request import ACTIONS, UPSCALE_FACTORS, parse
+from worker.api.request import ACTIONS, UPSCALE_FACTORS
 from worker.api.shapes import Capabilities, Quote, ServedLora, ServedModel, ServedStyle
 from worker.api.styles import tasks_of
 from worker.core.config import ListedLora, Settings
 from worker.core.errors import JobError
 from worker.core.types import Scheduler, TaskType
 from worker.engine.protocol import Generator
-from worker.job.plan import dearest, plan
+from worker.job.plan import dearest, plan, read
 from worker.job.preview import reason_for_none
 from worker.job.services import Services
 
@@ -53,7 +53,7 @@ async def answer(job_input: Any, services: Services) -> Quote | Capabilities:
 
 async def _quote(job_input: Mapping[str, Any], services: Services) -> Quote:
     """The price of a request, or the error that its job would end with. An open size is priced at its dearest."""
-    planned = await plan(parse(job_input), services)
+    planned = await plan(await read(job_input, services), services)
     seconds = planned.estimate.seconds if planned.estimate is not None else None
     dear = await asyncio.to_thread(dearest, planned, services)
     return {

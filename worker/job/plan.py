@@ -5,7 +5,7 @@ Jobs and quotes share this code. Knows no document and no GPU; reads only a mode
 
 import asyncio
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,12 +17,22 @@ from worker.api.field_types import MAX_IMAGE_SIDE, MAX_VIDEO_SIDE
 from worker.api.layout import Drawn
 from worker.api.loras import WantedLora, lora_params, wanted_loras
 from worker.api.params import ImageParams, ModelDefaults, Params, VideoParams
-from worker.api.request import Img2ImgRequest, Img2VideoRequest, InpaintRequest, Request, UpscaleRequest
+from worker.api.request import (
+    MAX_PROBLEMS,
+    NAMES,
+    Img2ImgRequest,
+    Img2VideoRequest,
+    InpaintRequest,
+    Request,
+    UpscaleRequest,
+    names_of,
+    parse,
+)
 from worker.api.resolve import SourceShape, resolve
 from worker.api.shapes import Manifest
 from worker.api.styles import styled
 from worker.core import timing
-from worker.core.errors import FieldProblem, InvalidInput
+from worker.core.errors import FieldProblem, InvalidInput, JobError
 from worker.core.types import Sources
 from worker.engine.estimate import Estimate
 from worker.job.services import Services
@@ -66,6 +76,38 @@ class Plan:
         return upscale.upscaler if upscale is not None and self.params.draws_nothing else self.defaults.name
 
 
+async def read(raw: object, services: Services) -> Request:
+    """Validate `job["input"]`. What is refused is also told which of its names this worker does not have.
+
+    Raises:
+        InvalidInput: as `parse`, and as `plan` does for the fields that are valid by themselves.
+    """
+    try:
+        return parse(raw)
+    except InvalidInput as error:
+        more = await _unserved(raw, services, {problem.field for problem in error.problems})
+        raise InvalidInput([*error.problems, *more][:MAX_PROBLEMS]) from None
+
+
+async def _unserved(raw: object, services: Services, wrong: Collection[str]) -> Sequence[FieldProblem]:
+    """Return the names in an invalid request that this worker does not have, beside the fields that are `wrong`."""
+    names = names_of(raw)
+    if names is None:
+        return ()
+    try:
+        await plan(names, services)
+    except InvalidInput as error:
+        return [
+            one
+            for one in error.problems
+            if one.field.partition(".")[0] in NAMES
+            and not any(one.field == field or one.field.startswith(f"{field}.") for field in wrong)
+        ]
+    except JobError:
+        return ()
+    return ()
+
+
 async def plan(request: Request, services: Services) -> Plan:
     """Resolve a request against its model and this worker's limits.
 
@@ -95,7 +137,7 @@ async def plan(request: Request, services: Services) -> Plan:
     if not isinstance(request, UpscaleRequest):
         # The size of an upscale is that of its source: `follow` checks it.
         check_time(estimate, params, settings.job_timeout_seconds)
-    warnings = (*fast.warnings, *_said(request, params, defaults))
+    warnings = (*fast.warnings, *_said(request, params, defaults, services))
     return Plan(request, defaults, params, estimate, warnings, loras, added, fast.warnings)
 
 
@@ -123,7 +165,7 @@ async def follow(planned: Plan, sources: Sources, services: Services) -> Plan:
         estimate = await asyncio.to_thread(services.generator.estimate, request, params)
     # Also if nothing has changed: `plan` does not check an upscale.
     check_time(estimate, params, services.settings.job_timeout_seconds)
-    warnings = (*planned.unmoved, *_said(request, params, defaults))
+    warnings = (*planned.unmoved, *_said(request, params, defaults, services))
     return replace(planned, params=params, estimate=estimate, warnings=warnings)
 
 
@@ -190,9 +232,10 @@ def _resolved(
     return resolve(request, defaults, **limits, source=source, seed=seed)
 
 
-def _said(request: Request, params: Params, defaults: ModelDefaults) -> tuple[str, ...]:
+def _said(request: Request, params: Params, defaults: ModelDefaults, services: Services) -> tuple[str, ...]:
     of_model = () if params.draws_nothing else defaults.warnings
-    return (*of_model, *departures(request, params, defaults))
+    style = (services.settings.styles or {}).get(request.style or "", {})
+    return (*of_model, *departures(request, params, defaults, style))
 
 
 def _shape(request: Request, sources: Sources) -> SourceShape:

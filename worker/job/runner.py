@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from worker.api import response
 from worker.api.fingerprint import fingerprint
 from worker.api.params import VideoParams
-from worker.api.request import DEFAULT_TASK, Request, envelope, parse
+from worker.api.request import DEFAULT_TASK, Request, envelope
 from worker.core import logs, timing
 from worker.core.errors import (
     Cancelled,
@@ -44,7 +44,7 @@ from worker.job import actions
 from worker.job.context import Job, JobContext
 from worker.job.gpu_queue import GpuSlot
 from worker.job.limit import TimeLimit
-from worker.job.plan import Plan, follow, plan
+from worker.job.plan import Plan, follow, plan, read
 from worker.job.preflight import Preflight
 from worker.job.preview import Previews, reason_for_none
 from worker.job.services import Services
@@ -145,7 +145,7 @@ class _Runner:
         """
         context = self._context
         with context.timed("validate"):
-            request = parse(context.job.input)
+            request = await read(context.job.input, self._services)
             self._request_data = request.public()
             await self._authenticate(request)
             planned = await plan(request, self._services)

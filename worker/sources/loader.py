@@ -8,13 +8,25 @@ import base64
 import re
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from worker.api.field_types import DATA_URI
 from worker.api.request import ImageRequest, Request
 from worker.core import messages, timing
 from worker.core.config import Settings
-from worker.core.errors import DownloadFailed, FieldProblem, Forbidden, InvalidImage, InvalidInput
+from worker.core.errors import (
+    CallerError,
+    DownloadFailed,
+    FieldProblem,
+    Forbidden,
+    Internal,
+    InvalidImage,
+    InvalidInput,
+    StorageUnavailable,
+    UrlBlocked,
+    combined,
+)
 from worker.core.types import Sources
 from worker.media import decode
 from worker.media.reader import Clear
@@ -30,6 +42,8 @@ more than an image encoder uses."""
 MAX_OBJECT_NAME_BYTES = 1024
 """Cloud Storage's limit for an object name."""
 
+_REFUSALS = (InvalidInput, Forbidden, UrlBlocked, DownloadFailed, InvalidImage)
+"""What is said of a picture; any other error is of the job."""
 _OBJECT_URL = re.compile(r"gs://(?P<bucket>[a-z0-9][a-z0-9._-]{1,220}[a-z0-9])/(?P<path>.+)", re.DOTALL)
 _STANDARD_ALPHABET = bytes.maketrans(b"-_", b"+/")
 _ESCAPED = tuple((f"%{ord(character):02X}".encode(), character.encode()) for character in "+/=\r\n\t ")
@@ -68,7 +82,7 @@ class SourceLoader:
         """Load the request's pictures in their own size: RGB, the mask as L (white = repaint).
 
         A picture that is named twice is read once. All pictures share `timing.SOURCES_SECONDS`; waiting while other
-        jobs' pictures are decoded does not count.
+        jobs' pictures are decoded does not count. If one is refused, the others are read nevertheless.
 
         Args:
             request: names the pictures.
@@ -76,45 +90,67 @@ class SourceLoader:
             raise_if_stopped: called before each picture and during downloads; its errors propagate.
 
         Raises:
-            InvalidInput, Forbidden, UrlBlocked, DownloadFailed, InvalidImage: each names the field.
+            InvalidInput, Forbidden, UrlBlocked, DownloadFailed, InvalidImage: naming each field that is wrong.
             StorageUnavailable: the bucket does not answer.
             Internal: the decoder cannot be started.
         """
-        most, most_declared = self._settings.max_input_image_pixels, self._settings.max_declared_image_pixels
-        left, warnings = timing.SOURCES_SECONDS, list[str]()
+        left, warnings, wrong = timing.SOURCES_SECONDS, list[str](), list[CallerError]()
         loaded: dict[str, Image.Image] = {}
-        read: dict[tuple[str, bool, bool, Clear], str] = {}
-        clear_of = _clear_of(request)
-        for field, ref in request.pictures().items():
-            is_mask, is_listed, clear = field == "mask_url", "." in field, clear_of.get(field, "white")
-            if (same := read.setdefault((ref, is_mask, is_listed, clear), field)) != field:
-                loaded[field] = loaded[same]
+        for picture, fields in _named_pictures(request).items():
+            what, started = ", ".join(fields), time.monotonic()
+            try:
+                decoded, took = self._picture(picture, what, user_id, raise_if_stopped, left)
+            except _REFUSALS as error:
+                # The others are read nevertheless, so that one round of corrections is enough.
+                wrong.append(error)
+                left -= time.monotonic() - started
+                if left <= 0:
+                    break
                 continue
-            started = time.monotonic()
-            data = self._read(ref, field, user_id, raise_if_stopped, left)
-            left -= time.monotonic() - started
-            _check_time(field, left)
-            limits = (min(most, LISTED_PIXELS) if is_listed else most, most_declared)
-            decoded = decode.decode_image(
-                data,
-                field,
-                *limits,
-                mask=is_mask,
-                clear=clear,
-                seconds=min(left, decode.DECODE_SECONDS),
-                raise_if_stopped=raise_if_stopped,
-            )
-            left -= decoded.seconds
-            loaded[field] = decoded.image
+            except (StorageUnavailable, Internal):
+                if not wrong:
+                    raise
+                break
+            left -= took
+            loaded |= dict.fromkeys(fields, decoded.image)
             warnings += decoded.warnings
+        if wrong:
+            raise combined(wrong)
+        listed = {field: loaded[field] for field in request.pictures() if "." in field}
         return Sources(
             loaded.get("image_url"),
             loaded.get("mask_url"),
             loaded.get("end_image_url"),
-            controls=tuple(image for field, image in loaded.items() if field.startswith("controlnets.")),
-            references=tuple(image for field, image in loaded.items() if field.startswith("ip_adapters.")),
+            controls=tuple(image for field, image in listed.items() if field.startswith("controlnets.")),
+            references=tuple(image for field, image in listed.items() if field.startswith("ip_adapters.")),
             warnings=tuple(warnings),
         )
+
+    def _picture(
+        self,
+        picture: "_Named",
+        what: str,
+        user_id: str | None,
+        raise_if_stopped: Callable[[], None],
+        seconds: float,
+    ) -> tuple[decode.Picture, float]:
+        """Read and decode one picture; also returns its share of the pictures' time."""
+        most, most_declared = self._settings.max_input_image_pixels, self._settings.max_declared_image_pixels
+        started = time.monotonic()
+        data = self._read(picture.ref, what, user_id, raise_if_stopped, seconds)
+        took = time.monotonic() - started
+        _check_time(what, seconds - took)
+        decoded = decode.decode_image(
+            data,
+            what,
+            min(most, LISTED_PIXELS) if picture.is_listed else most,
+            most_declared,
+            mask=picture.is_mask,
+            clear=picture.clear,
+            seconds=min(seconds - took, decode.DECODE_SECONDS),
+            raise_if_stopped=raise_if_stopped,
+        )
+        return decoded, took + decoded.seconds
 
     def _read(
         self, ref: str, what: str, user_id: str | None, raise_if_stopped: Callable[[], None], seconds: float
@@ -173,6 +209,25 @@ def own_object_path(ref: str, what: str, *, bucket: str, user_id: str) -> str:
     if len(parts) < 3 or parts[0] not in USER_FOLDERS or parts[1] != user_id:
         raise Forbidden("forbidden.folder", field=what)
     return path
+
+
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """A picture that a request names, and how it is read."""
+
+    ref: str
+    is_mask: bool
+    is_listed: bool
+    clear: Clear
+
+
+def _named_pictures(request: Request) -> dict[_Named, list[str]]:
+    """Picture -> the fields that name it."""
+    found, clear_of = dict[_Named, list[str]](), _clear_of(request)
+    for field, ref in request.pictures().items():
+        picture = _Named(ref, field == "mask_url", "." in field, clear_of.get(field, "white"))
+        found.setdefault(picture, []).append(field)
+    return found
 
 
 def _clear_of(request: Request) -> dict[str, Clear]:

@@ -360,3 +360,19 @@ def test_whether_a_model_takes_a_last_picture_is_told_before_it_is_here(source: 
     variable = "wan_model" if "TI2V" in source else "wan_i2v_model"
     values: dict[str, Any] = {variable: source}
     assert registry(cuda=True, **values).describe(TaskType.IMG2VIDEO).end_image == said
+
+
+def test_a_clips_model_says_whether_it_has_two_experts() -> None:
+    assert registry(cuda=False).describe(TaskType.TEXT2VIDEO).has_experts is False
+    assert (
+        registry(cuda=True, wan_model="Wan-AI/Wan2.2-T2V-A14B-Diffusers").describe(TaskType.TEXT2VIDEO).has_experts
+        is None
+    )
+
+
+def test_an_images_model_says_which_control_pictures_it_takes() -> None:
+    assert "canny" in (registry(cuda=False).describe(TaskType.TEXT2IMG).control_types or ())
+    assert registry(cuda=True).describe(TaskType.TEXT2IMG).control_types == ()
+    both = registry(cuda=True, sdxl_model="demo", controlnet_model="canny=demo").describe(TaskType.INPAINT)
+    assert both.control_types == ("canny",)
+    assert registry(cuda=True, controlnet_model="canny=demo").describe(TaskType.TEXT2IMG).control_types is None

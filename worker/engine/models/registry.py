@@ -14,7 +14,7 @@ from worker.api.params import EndImage, ModelDefaults
 from worker.api.request import ImageRequest, Request
 from worker.api.validation_errors import not_one_of
 from worker.core.config import PreviewFactors, Settings, has_cuda_driver, named_sources
-from worker.core.errors import FieldProblem, InvalidInput, ModelUnavailable
+from worker.core.errors import InvalidInput, ModelUnavailable
 from worker.core.messages import text
 from worker.core.types import ControlType, Quantized, TaskType
 from worker.engine.models import control_types, few_steps, hub
@@ -249,17 +249,22 @@ class ModelRegistry:
         if spec.family == "sdxl":
             found = sdxl_defaults(name, folder, dict(spec.scheduler), few_steps.named(main.name), own)
             # The refiner continues the base's noise schedule, which an EDM model does not share.
-            upscaler = None
+            upscaler, control_types = None, None
             with contextlib.suppress(ModelUnavailable):  # reported to a request that uses it
                 upscaler = self.upscaler()
+            with contextlib.suppress(ModelUnavailable):  # as above
+                control_types = tuple(self._controlnets(main))
             return replace(
                 found,
                 has_refiner=spec.refiner is not None and found.schedulers != (),
                 has_ip_adapter=self._ip_adapter_value(main) is not None,
                 makes_depth=self._settings.depth_model is not None,
+                control_types=control_types,
                 upscaler=None if upscaler is None else upscaler.main.name,
             )
         found = wan_defaults(name, folder, _wan_kind(main, task_type), own)
+        if main.path is not None:
+            found = replace(found, has_experts="transformer_2" in components(main.path))
         if task_type is not TaskType.IMG2VIDEO:
             return found
         return replace(found, end_image=_end_image(main, held=bool(own.get("hold_end_image"))))
@@ -398,16 +403,8 @@ class ModelRegistry:
         return self._controlnets(self._main("SDXL_MODEL", next(iter(self._choices("SDXL_MODEL")))))
 
     def _asked_controlnets(self, main: WeightSource, request: ImageRequest) -> list[WeightSource]:
-        """Return the networks for a request's control pictures, without duplicates."""
-        if not (served := self._controlnets(main)):
-            raise InvalidInput([FieldProblem("controlnets", "invalid_input.no_controlnet")])
-        problems = [
-            not_one_of(f"controlnets.{index}.type", tuple(served), entry.type)
-            for index, entry in enumerate(request.controlnets)
-            if entry.type not in served
-        ]
-        if problems:
-            raise InvalidInput(problems)
+        """Return the networks for a request's control pictures, without duplicates; `resolve` has checked the types."""
+        served = self._controlnets(main)
         asked = [entry for entry in request.controlnets if entry.conditioning_scale]
         wanted = [served[entry.type] for entry in asked]
         if any(entry.type == "depth" and entry.preprocess for entry in asked) and (depth := self.depth()) is not None:
