@@ -18,15 +18,17 @@ from tests.support.clock import CHANCES, Busy, until
 from tests.support.fakes import PATIENCE, MemoryBucket, fails_times, is_down
 from tools.media_probe import probe
 from tools.showing import content, opened
-from worker.api.request import parse
+from worker.api.request import Text2VideoRequest, parse
 from worker.core import timing
 from worker.core.errors import BackendError, Cancelled, IdempotencyMismatch, ResultTooLarge, Superseded
 from worker.core.types import Owner, Progress
+from worker.delivery import uploader
 from worker.delivery.delivered import Delivered
 from worker.delivery.uploader import ENVELOPE_BYTES, NAME_TAKEN, NO_THUMBNAIL, Destination, Uploader
 from worker.engine.protocol import Generated, GeneratedClip, GeneratedImage
 from worker.media import mark
 from worker.media.artifact import Artifact
+from worker.media.inline import Fitted
 from worker.storage.results import ObjectOwner, Storage
 from worker.storage.store import ObjectInfo
 
@@ -67,9 +69,11 @@ class Job:
         owner = Owner("user", fields.get("file_uid", "file"))
         self.provenance = ObjectOwner("job-1", 1, "hash", CLAIMED_AT, file_uid=owner.file_uid)
         destination = Destination(Storage(self.bucket), owner, lambda: self.provenance, self.admission)
+        request = parse({"prompt": "x", **fields})
+        params = {"video_quality": request.video_quality} if isinstance(request, Text2VideoRequest) else {}
         self.delivery = Uploader(
-            parse({"prompt": "x", **fields}),
-            {"seed": 7, "model": "fake", "params": {}},
+            request,
+            {"seed": 7, "model": "fake", "params": params},
             5,
             destination if cloud else None,
             self,
@@ -463,3 +467,37 @@ async def test_a_clip_has_the_quality_that_was_asked_for_and_keeps_it_where_it_i
     delivered = await squeezed.deliver(clip(), limit=ENVELOPE_BYTES + 2 * sizes["maximum"])
     assert len(delivered.files[0].data) < sizes["maximum"]
     assert "lower rate" in delivered.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("asked", "crf", "reached"),
+    [
+        ({"video_quality": "maximum"}, 18, "high"),
+        ({"video_quality": "maximum"}, 19, "medium"),
+        ({"video_quality": "high"}, 28, "low"),
+        ({"video_quality": "low"}, 29, None),
+        ({}, 46, None),
+        ({}, 23, "medium"),
+    ],
+)
+async def test_params_say_the_quality_of_a_clip_that_was_made_smaller(
+    asked: dict[str, Any], crf: int, reached: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made_smaller(*_: Any, **__: Any) -> Fitted:
+        return Fitted([Artifact.encoded(b"clip", "video/mp4", 16, 16)], ["The video did not fit."], crf=crf)
+
+    monkeypatch.setattr(uploader, "fit_video", made_smaller)
+    job = Job(cloud=False, task_type="text2video", count=1, **asked)
+    delivered = await job.deliver(clip(), limit=1_000_000)
+    assert delivered.manifest["params"].get("video_quality") == reached
+    said = [warning for warning in delivered.warnings if warning.startswith("video_quality: ")]
+    level = asked.get("video_quality")
+    fits = reached or "below low"
+    assert said == ([f"video_quality: {level} has no effect; what fits into the response is {fits}"] if level else [])
+
+
+async def test_a_clip_that_fits_has_the_quality_that_was_asked_for() -> None:
+    job = Job(cloud=False, task_type="text2video", count=1, video_quality="maximum")
+    delivered = await job.deliver(clip(), limit=10_000_000)
+    assert delivered.manifest["params"] == {"video_quality": "maximum"}
+    assert delivered.warnings == ()

@@ -32,9 +32,9 @@ from worker.media import mark
 from worker.media.artifact import Artifact, flagged
 from worker.media.credentials import NOT_SIGNED, NotSignedError, Signer
 from worker.media.image import encode_image
-from worker.media.inline import data_uri, fit_images, fit_video
+from worker.media.inline import Fitted, data_uri, fit_images, fit_video
 from worker.media.thumbnail import poster, thumbnail
-from worker.media.video import VIDEO_CRFS, encode_video
+from worker.media.video import VIDEO_CRFS, encode_video, quality_of
 from worker.storage.results import NameTaken, ObjectOwner, Storage, StoredObject, object_path, thumbnail_path
 from worker.telemetry.spans import NO_TRACE, JobTrace
 
@@ -341,12 +341,24 @@ class Uploader:
             for file, before, generated in zip(fitted.files, artifacts, self._generated, strict=True)
         )
         uris = tuple(data_uri(file) for file in files)
-        manifest = self._manifest
+        manifest, said = self._as_fitted(fitted)
+        said = [*warnings, *fitted.warnings, *said, *flagged(files), *self._signature_warnings]
+        return Delivered(manifest, files, uris, tuple(said))
+
+    def _as_fitted(self, fitted: Fitted) -> tuple[Manifest, list[str]]:
+        """Return the manifest with what the files were encoded at, and a warning for a level that was asked for."""
+        params, said = dict(self._manifest["params"]), list[str]()
         if fitted.quality is not None:
-            manifest = {**manifest, "params": {**manifest["params"], "output_quality": fitted.quality}}
-        return Delivered(
-            manifest, files, uris, (*warnings, *fitted.warnings, *flagged(files), *self._signature_warnings)
-        )
+            params["output_quality"] = fitted.quality
+        if fitted.crf is not None:
+            params.pop("video_quality", None)
+            reached = quality_of(fitted.crf)
+            if reached is not None:
+                params["video_quality"] = reached
+            if "video_quality" in self._request.model_fields_set:
+                now = reached or "below low"
+                said.append(f"video_quality: {self._video_quality} has no effect; what fits into the response is {now}")
+        return {**self._manifest, "params": params}, said
 
 
 @dataclass(frozen=True, slots=True)

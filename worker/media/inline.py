@@ -40,6 +40,8 @@ class Fitted:
     warnings: list[str]
     quality: int | None = None
     """Of images that were encoded again; None: they are as they were."""
+    crf: int | None = None
+    """Rate factor of a clip that was encoded again; None: it is as it was."""
 
 
 def data_uri(file: Artifact) -> str:
@@ -173,6 +175,7 @@ def fit_video(
     return Fitted(
         [file],
         [f"The video did not fit into the response; it was encoded again at a lower rate ({before} to {after})."],
+        crf=crf,
     )
 
 

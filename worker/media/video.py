@@ -30,6 +30,13 @@ clips that will be cut and encoded again."""
 VIDEO_CRF = VIDEO_CRFS["high"]
 VIDEO_PRESET = "veryfast"
 
+
+def quality_of(crf: int) -> VideoQuality | None:
+    """Return the best level that a clip of this rate factor reaches; None: not even the lowest."""
+    reached = [level for level, most in VIDEO_CRFS.items() if crf <= most]
+    return min(reached, key=lambda level: VIDEO_CRFS[level], default=None)
+
+
 # A frame of 832x480 is 1.2 MB: the default pipe of 64 KiB would cost twenty process switches per frame.
 _PIPE_BYTES = 1 << 20
 _ASK_EVERY_SECONDS = 0.2
