@@ -189,3 +189,18 @@ def test_a_mask_that_repaints_nothing_is_told_where_the_canvas_grows_too() -> No
     assert control.warnings == ["mask_url: the mask has no white pixel, so only what lies beside it is drawn"]
     Canvas(params, picture(), stripe_mask(), quiet := Recorder())
     assert quiet.warnings == []
+
+
+@pytest.mark.parametrize(
+    ("blur", "border", "said"), [(0, 32, None), (1.5, 32, 2), (2, 32, 2), (3, 32, None), (9, 4, 1), (9, 40, None)]
+)
+def test_a_blur_that_the_seam_of_the_borders_does_not_show_is_told(
+    blur: float, border: int, said: float | None
+) -> None:
+    params = image_params(outpaint=Borders(left=border), width=64 + border, mask_blur=blur)
+    Canvas(params, picture(), None, control := Recorder())
+    told = f"mask_blur: has no effect; the seam of these borders is {said} pixels soft"
+    assert control.warnings == ([told] if said else [])
+    plain = Canvas(image_params(outpaint=Borders(left=border), width=64 + border), picture(), None, Recorder())
+    same = plain.weights.tobytes() == Canvas(params, picture(), None, Recorder()).weights.tobytes()
+    assert same == (said is not None or not blur)

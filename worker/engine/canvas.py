@@ -45,7 +45,9 @@ class Canvas:
         if mask is not None:
             self._warn_of_no_white(masks.cleaned(mask), params, control)
         if params.outpaint is not None:
-            self._grow(inside, size, blur)
+            seam, least = self._grow(inside, size, blur)
+            if mask is None and blur and seam == least:
+                control.warn(f"mask_blur: has no effect; the seam of these borders is {seam:g} pixels soft")
         self._box: Box = (0, 0, *size) if params.drawn is None else params.drawn.box
         self._whole = self._box == (0, 0, *size)
         self.source, self.weights = self._part(self._picture), self._part(self._weights)
@@ -82,15 +84,16 @@ class Canvas:
     def _part(self, of: Image.Image) -> Image.Image:
         return of if self._whole else of.crop(self._box)
 
-    def _grow(self, inside: "Box", size: tuple[int, int], blur: float) -> None:
+    def _grow(self, inside: "Box", size: tuple[int, int], blur: float) -> tuple[float, float]:
         """Place the picture on a larger canvas whose borders are drawn.
 
-        The seam lies outside the picture, in its mirror image.
+        The seam lies outside the picture, in its mirror image. Returns its standard deviation, and its least one.
         """
         borders = [border for border in (*inside[:2], size[0] - inside[2], size[1] - inside[3]) if border]
         kept = Image.new("L", size)
         kept.paste(ImageChops.invert(self._weights), inside)
-        seam = min(max(blur, _SEAM), min(borders, default=0) / 4)
+        most = min(borders, default=0) / 4
+        seam = min(max(blur, _SEAM), most)
         weights = kept.filter(ImageFilter.GaussianBlur(seam)).point(_OFF_THE_KEPT)
         left, up, right, down = inside
         around = ((up, size[1] - down), (left, size[0] - right), (0, 0))
@@ -100,3 +103,4 @@ class Canvas:
         mirrored.paste(self._picture, inside)
         weights.paste(self._weights, inside)
         self._picture, self._weights = mirrored, weights
+        return seam, min(_SEAM, most)

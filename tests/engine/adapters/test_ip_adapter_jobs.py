@@ -102,6 +102,14 @@ def test_a_job_of_the_refiner_alone_sees_no_picture_and_says_so(engine: Engine) 
     assert "ip_adapters: has no effect; the refiner alone draws" in control.warnings
 
 
+def test_an_upscales_second_pass_sees_no_picture_and_says_so_where_the_refiner_drew_the_first(engine: Engine) -> None:
+    alone = {"strength": 0.4, "high_noise_frac": 0.5, "num_inference_steps": 5}
+    job = small_job(TaskType.IMG2IMG, **alone, upscale_factor=2, upscale_creativity=0.5)
+    (plain,) = run(engine, job)
+    assert np.array_equal(run(engine, seeing(job, picture()), control := Recorder())[0], plain)
+    assert "ip_adapters: has no effect; the refiner alone draws" in control.warnings
+
+
 def test_networks_brought_one_at_a_time_draw_the_same(engine: Engine) -> None:
     """Offloading, with the CPU standing in for the card: the hooks are the same."""
     job = seeing(small_job(TaskType.INPAINT, **REFINED), picture())

@@ -52,7 +52,7 @@ _FLAT = 8
 _LATENT = 8
 """Pixels per latent along a side."""
 _OF_BASE = ("loras", "ip_adapters")
-"""Parameters that affect the base model but not the refiner."""
+"""Parameters that affect the base model but not the refiner; of these only LoRAs affect an upscale's second pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +231,8 @@ class SdxlJob:
             if self._params.controlnets:
                 self._control.warn("controlnets: they steer the base model alone, and it had no step")
             self._control.warn("high_noise_frac, num_inference_steps: no step was left for the base model")
-            if self._anew is None and (lost := [name for name in _OF_BASE if getattr(self._params, name)]):
+            of_base = _OF_BASE if self._anew is None else ("ip_adapters",)
+            if lost := [name for name in of_base if getattr(self._params, name)]:
                 verb = "has" if len(lost) == 1 else "have"
                 self._control.warn(f"{', '.join(lost)}: {verb} no effect; the refiner alone draws")
 
