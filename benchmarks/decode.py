@@ -21,7 +21,7 @@ from worker.media.kinds import kind_of
 
 HELD = 16_777_216
 NAMES = ("old.bmp", "shared.webp", "screenshot.png", "iphone-p3.jpg", "iphone-12mp.heic", "iphone-48mp.jpg")
-LARGE = ("iphone-48mp.heic", "galaxy-200mp.jpg")
+LARGE = ("iphone-48mp.heic", "galaxy-200mp.jpg", "galaxy-200mp-textured.jpg")
 QUICK = ("old.bmp", "small.avif")
 
 

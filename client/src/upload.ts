@@ -13,7 +13,7 @@ export interface UploadOptions {
   name?: string;
 }
 
-const MOST_BYTES = 20 * 1024 * 1024; // the limit of storage.rules and of the worker
+const MOST_BYTES = 64 * 1024 * 1024; // the limit of storage.rules and of the worker
 const PICTURE = /^image\/(png|jpeg|jpg|webp|heic|heif|avif|gif|bmp|tiff)$/;
 const UNTYPED = "application/octet-stream";
 

@@ -340,7 +340,7 @@ describe("the client with Firebase", { concurrency: 8 }, () => {
     const [name] = untyped.split("/").slice(-1);
     const other = storage.ref(phone.bucket, `uploads/${phone.uid}/${name}`);
     assert.equal((await storage.getMetadata(other)).contentType, "application/octet-stream");
-    await assert.rejects(phone.client.upload(new Uint8Array(20 * 1024 * 1024)), { code: "too_large" });
+    await assert.rejects(phone.client.upload(new Uint8Array(64 * 1024 * 1024)), { code: "too_large" });
 
     const where = { uid: phone.uid, file: "gone" };
     const paths = { storage_path: `uploads/${phone.uid}/a.png`, thumbnail_path: `uploads/${phone.uid}/never-was.png` };

@@ -20,7 +20,9 @@ from worker.sources.loader import SourceLoader
 HELD = 16_777_216
 EVERY_FILE = [pytest.param(file, id=file.name, marks=[pytest.mark.slow] if file.slow else []) for file in PHONE_FILES]
 THROUGH_THE_LOADER = {"iphone-12mp.heic", "iphone-48mp.jpg", "galaxy-200mp.jpg"}
-LARGE = ("iphone-48mp.heic", "iphone-48mp.jpg", "galaxy-200mp.jpg", "progressive-48mp.jpg")
+LARGE = (
+    *("iphone-48mp.heic", "iphone-48mp.jpg", "galaxy-200mp.jpg", "galaxy-200mp-textured.jpg", "progressive-48mp.jpg"),
+)
 
 
 @pytest.mark.parametrize("file", EVERY_FILE)

@@ -289,8 +289,8 @@ describe("storage.rules, put to Firestore's evaluator,", () => {
       { contentType },
       false,
     ]),
-    [{ size: 20 * 1024 * 1024 - 1 }, true],
-    [{ size: 20 * 1024 * 1024 }, false],
+    [{ size: 64 * 1024 * 1024 - 1 }, true],
+    [{ size: 64 * 1024 * 1024 }, false],
   ];
   for (const [metadata, taken] of TABLE) {
     test(`says ${taken ? "yes" : "no"} to an upload with ${JSON.stringify(metadata)}, new or in place of another`, async () => {
@@ -404,8 +404,8 @@ describe("a source image", { skip: WITHOUT_STORAGE }, () => {
     await assertSucceeds(upload("alice", "uploads/alice/in.png", 8, undefined));
   });
 
-  test("is smaller than 20 MiB", async () => {
-    await assertFails(upload("alice", "uploads/alice/in.png", 20 * 1024 * 1024, "image/png"));
+  test("is smaller than 64 MiB", async () => {
+    await assertFails(upload("alice", "uploads/alice/in.png", 64 * 1024 * 1024, "image/png"));
   });
 
   test("belongs to its owner", async () => {

@@ -135,6 +135,21 @@ def jpeg(
     return saved(picture, "JPEG", quality=92, exif=exif_of(orientation), **extra, **options)
 
 
+def textured_jpeg(size: tuple[int, int]) -> bytes:
+    """Return a grey JPEG with as many bytes for each pixel as a photo of much detail: one row of blocks, repeated.
+
+    Each row begins anew with a restart marker (ITU-T T.81, F.1.1.5.1), so the picture is never held as a whole.
+    """
+    (width, height), block = size, 16
+    noise = Image.effect_noise((width, block), 5)
+    row = saved(Image.merge("RGB", [noise] * 3), "JPEG", quality=92, restart_marker_rows=1)
+    frame, scan = row.index(b"\xff\xc0"), row.index(b"\xff\xda")
+    begin, end = scan + 2 + int.from_bytes(row[scan + 2 : scan + 4]), len(row) - 2
+    head = row[: frame + 5] + height.to_bytes(2) + row[frame + 7 : begin]
+    rows = (row[begin:end] + bytes((0xFF, 0xD0 + at % 8)) for at in range(height // block))
+    return head + b"".join(rows)[:-2] + row[end:]
+
+
 def heic(size: tuple[int, int], orientation: int = 1) -> bytes:
     """Return a HEIC as an iPhone makes it: tiles of 512, Display P3, rotated by the container's own property."""
     pillow_heif.register_heif_opener()
@@ -231,6 +246,14 @@ PHONE_FILES = (
     PhoneFile("galaxy-50mp.jpg", "image/jpeg", (6120, 8160), lambda: jpeg((6120, 8160), SRGB, 6), slow=True),
     PhoneFile("galaxy-108mp.jpg", "image/jpeg", (12000, 9000), lambda: jpeg((12000, 9000)), slow=True),
     PhoneFile("galaxy-200mp.jpg", "image/jpeg", (16320, 12240), lambda: jpeg((16320, 12240)), slow=True),
+    PhoneFile(
+        "galaxy-200mp-textured.jpg",
+        "image/jpeg",
+        (16320, 12240),
+        lambda: textured_jpeg((16320, 12240)),
+        ((128, 128, 128),) * 4,
+        slow=True,
+    ),
     PhoneFile(
         "progressive-48mp.jpg", "image/jpeg", MP48, lambda: jpeg(MP48, SRGB, 1, None, progressive=True), slow=True
     ),

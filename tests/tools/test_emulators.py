@@ -102,7 +102,7 @@ class TestStorageRules:
             ("uploads/alice/a b.png", {}),
             ("uploads/alice/deeper/in.png", {}),
             ("uploads/alice/in.html", {"kind": "text/html"}),
-            ("uploads/alice/in.png", {"size": 20 * 1024 * 1024}),
+            ("uploads/alice/in.png", {"size": 64 * 1024 * 1024}),
             ("generating/alice/image/f1.png", {}),
         ],
         ids=["another's folder", "a name", "a folder", "a kind", "a size", "a result"],

@@ -25,7 +25,7 @@ MAX_REFERENCE_CHARACTERS = 8192
 """Limit of a picture reference that is not inline data."""
 MAX_LORA_PATH_CHARACTERS = 2048
 MAX_INLINE_CHARACTERS = 29_000_000
-"""A data URI of the largest source picture (20 MiB) in base64, wrapped at 76 characters."""
+"""A data URI of 20 MiB in base64, wrapped at 76 characters: more than RunPod takes, so a larger picture needs a URL."""
 
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")

@@ -305,7 +305,7 @@ class Settings(BaseSettings):
     max_upscaled_pixels: int = Field(16_777_216, ge=64 * 64)
     max_job_cost: int = Field(8_000_000_000, ge=1)
     max_result_bytes: int = Field(9_000_000, ge=10_000, le=20_000_000)
-    max_input_image_bytes: int = Field(20_971_520, ge=1024)
+    max_input_image_bytes: int = Field(67_108_864, ge=1024)
     max_input_image_pixels: int = Field(16_777_216, ge=64 * 64)
     max_declared_image_pixels: int = Field(268_435_456, ge=64 * 64)
     worker_concurrency: int = Field(1, ge=1, le=16)

@@ -6,6 +6,7 @@ redirects; does not know what the bytes are.
 """
 
 import functools
+import io
 import ipaddress
 import itertools
 import math
@@ -124,7 +125,10 @@ class Fetcher:
         seconds: float = math.inf,
     ) -> bytes:
         """Return the whole body; arguments and errors as for `pieces`."""
-        return b"".join(self.pieces(url, what, raise_if_stopped, seconds=seconds))
+        body = io.BytesIO()  # joined pieces would take twice the memory
+        for piece in self.pieces(url, what, raise_if_stopped, seconds=seconds):
+            body.write(piece)
+        return body.getvalue()
 
     def pieces(
         self,

@@ -8,7 +8,7 @@ const CODES: Record<string, string> = {
   url_blocked: "That picture cannot be reached.",
   download_failed: "Your photo could not be read. Try another one.",
   invalid_image: "That file is not a picture this app can read. Try a JPEG or PNG.",
-  too_large: "That file is too large. A photo may have up to 20 MB.",
+  too_large: "That file is too large. A photo may have up to 64 MB.",
   model_unavailable: "This is not on offer at the moment.",
   out_of_memory: "That was too large to draw. Try a smaller size.",
   gpu_fault: "The machine that drew it broke down. Try again.",
