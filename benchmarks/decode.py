@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tests.support.phone_files import PHONE_FILES
+from tests.support.phone_files import PHONE_FILES, TEXTURED
 from worker.media import decode, reader, sandbox
 from worker.media.kinds import kind_of
 
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="two small files only")
     options = parser.parse_args()
     names = QUICK if options.quick else NAMES + LARGE
-    files = [file for file in PHONE_FILES if file.name in names]
+    files = [file for file in (*PHONE_FILES, TEXTURED) if file.name in names]
     limits = reader.Limits(HELD, decode.MAX_DECLARED_PIXELS, sandbox.MEMORY_BYTES)
     reader.get_ready()
     rows: list[tuple[str, ...]] = [("file", "pixels", "first ms", "next ms", "in process ms", "next/in process")]
