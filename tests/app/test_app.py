@@ -8,13 +8,14 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Locator, expect
+from playwright.sync_api import Browser, Locator, Route, expect
 
 from tests.app.history import COUNT, Wire, fill, packed
 from tests.app.visitor import PATIENCE_MS, Visitor
@@ -462,6 +463,60 @@ class TestBadLuck:
         expect(card.locator(".stage")).to_have_text(said, timeout=PATIENCE_MS)
         expect(card.get_by_role("button", name="Try again")).to_have_count(0 if kept else 1)
         card.get_by_role("button", name="Put away").click()
+
+    def test_what_is_finished_after_later_jobs_is_opened_and_has_its_place(self, guest: Visitor, app: LocalApp) -> None:
+        """Of the later ones one has no files in the bucket, and is not shown: it cannot be opened."""
+        guest.draw("a small red star on white")
+        count = guest.tiles.count()
+        prompt = "a big green star moving left"
+        card = _drawing(guest, prompt)
+        made = newest(app, prompt)
+        files = app.firebase.documents.collection(f"generations/{made['user_id']}/files")
+        for number in range(8):
+            later = made["created_at"] + timedelta(milliseconds=number + 1)
+            files.document(f"later{number}").set({"status": "failed", "created_at": later, "request_data": {}})
+        inline: dict[str, Any] = {"url": None, "thumbnail_url": None, "blurhash": None, "width": 64, "height": 64}
+        files.document("later0").update(
+            {"status": "completed", "generation_data": {"storage": "base64", "files": [inline]}}
+        )
+        guest.finished(card)
+        expect(guest.tiles).to_have_count(count + 1, timeout=PATIENCE_MS)
+        viewer = guest.open_result(card)
+        expect(viewer.locator("#viewer-prompt")).to_have_text(prompt)
+        guest.page.keyboard.press("Escape")
+        assert prompt in (guest.tiles.first.get_attribute("aria-label") or "")
+
+    def test_a_request_is_what_the_form_said_when_the_button_was_pressed(
+        self, guest: Visitor, app: LocalApp, photo: Path
+    ) -> None:
+        """A large photo is still on its way when the user goes on to something else."""
+        page = guest.page
+        held: list[Route] = []
+
+        def hold(route: Route) -> None:
+            held.append(route)
+
+        guest.context.route("**/v0/b/**", hold)
+        try:
+            guest.choose("Kind", "From a photo")
+            page.locator("#photo-file").set_input_files(photo)
+            page.get_by_label("Your words").fill("a yellow star on green")
+            page.get_by_role("button", name="Create", exact=True).click()
+            guest.choose("Kind", "Picture")
+            guest.wait_until(lambda: len(held) > 0, "the upload")
+            expect(page.locator("#price")).to_contain_text("credit", timeout=PATIENCE_MS)
+        finally:
+            for route in held:
+                route.continue_()
+            guest.context.unroute("**/v0/b/**")
+
+        def made() -> dict[str, Any]:
+            request: dict[str, Any] = documents(app)[0].get("request_data", {})
+            return request
+
+        guest.wait_until(lambda: made().get("prompt") == "a yellow star on green", "the job")
+        assert made()["task_type"] == "img2img"
+        guest.finished(page.locator(".job").first)
 
     def test_a_job_that_is_out_of_sight_is_looked_for_and_not_made_again(self, guest: Visitor, app: LocalApp) -> None:
         """As where App Check fails for a while, and the document may not be read."""

@@ -188,11 +188,13 @@ export class Compose {
     const { turn } = this;
     this.busy(true);
     try {
-      const pictures = NEEDS_PHOTO.has(task) ? await this.photo.upload(task === "inpaint") : {};
-      if (turn !== this.turn) return;
-      const input = { ...this.input(), ...pictures };
+      // All is read before the upload, during which the user may change the form.
+      const asked = this.input();
       const prompt = this.prompt.value.trim();
       const shape = this.shape();
+      const pictures = NEEDS_PHOTO.has(task) ? await this.photo.upload(task === "inpaint") : {};
+      if (turn !== this.turn) return;
+      const input = { ...asked, ...pictures };
       const offer = await this.price.agreed(input);
       if (turn !== this.turn) return;
       this.create({ input, quote: offer?.quote, credits: offer?.credits ?? null, prompt, shape });

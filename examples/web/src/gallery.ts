@@ -8,6 +8,7 @@ import { inWords, TASKS, when } from "./words.js";
 
 const PAGE = 30;
 const NEWEST = 5;
+const MOST = 300; // how far back a job that has just ended may have begun
 
 export const promptOf = ({ document }: HistoryItem): string => String(document.request_data?.["prompt"] ?? "");
 
@@ -20,6 +21,13 @@ export function description(item: HistoryItem): string {
   const count = item.thumbnails.length > 1 ? `, ${item.thumbnails.length} pictures` : "";
   return `${what}${prompt ? `: ${prompt}` : ""}${count}, ${when(item.createdAt)}`;
 }
+
+/** Whether the bucket has the files; an inline result cannot be opened. */
+const isStored = ({ document }: HistoryItem): boolean => document.generation_data?.files?.some(({ url }) => url) ?? false;
+
+const begun = (item: HistoryItem | undefined): number => item?.createdAt?.getTime() ?? Number.POSITIVE_INFINITY;
+
+const fileOf = (tile: Element): string => (tile as HTMLElement).dataset["file"] ?? "";
 
 export class Gallery {
   private readonly grid = byId("grid");
@@ -54,22 +62,34 @@ export class Gallery {
     return this.items.get(fileUid);
   }
 
-  /** Read the newest few items again, after a job has ended. */
-  async refresh(): Promise<void> {
+  /**
+   * Read the newest few items again, after a job has ended, and on until its own is among them. Returns whether the server
+   * has answered; without a network it has not.
+   */
+  async refresh(fileUid: string): Promise<boolean> {
     const { turn } = this;
+    let isSure = false;
     try {
-      const { items } = await client.history({ pageSize: NEWEST });
-      if (turn === this.turn) for (const item of items.reverse()) this.put(item, "first");
+      for (let after: Cursor | null = null, read = 0; read < MOST; read += PAGE) {
+        const { items, next, offline } = await client.history({ pageSize: after ? PAGE : NEWEST, after });
+        if (turn !== this.turn) return false;
+        isSure = !offline;
+        for (const item of items) this.put(item);
+        if (!next || offline || items.some((item) => item.fileUid === fileUid)) break;
+        after = next;
+      }
     } catch (error) {
-      toast(inWords(error));
+      isSure = false;
+      if (turn === this.turn) toast(inWords(error));
     }
     this.arrange();
+    return isSure;
   }
 
   /** Show an item that the app itself has changed, without reading it again. */
   change(item: HistoryItem): void {
     if (!this.items.has(item.fileUid)) return; // deleted, or of a user who was signed in before
-    this.put(item, "first");
+    this.put(item);
     this.arrange();
   }
 
@@ -98,23 +118,24 @@ export class Gallery {
       this.next = next;
       this.isCutShort = offline;
       if (offline) toast("There is no connection. What you made appears here once there is one.");
-      for (const item of items) this.put(item, "last");
+      for (const item of items) this.put(item);
     } catch (error) {
-      toast(inWords(error));
+      if (turn === this.turn) toast(inWords(error));
     } finally {
       this.more.disabled = false;
     }
     this.arrange();
   }
 
-  private put(item: HistoryItem, where: "first" | "last"): void {
-    if (item.status !== "completed" || item.thumbnails.length === 0 || item.document.hidden) return;
+  /** Show an item at its place: jobs end in another order than they began, and pages may overlap. */
+  private put(item: HistoryItem): void {
+    if (item.status !== "completed" || !isStored(item) || item.document.hidden) return;
     const there = this.tile(item.fileUid);
     this.items.set(item.fileUid, item);
     const made = this.make(item);
-    if (there) there.replaceWith(made);
-    else if (where === "first") this.grid.prepend(made);
-    else this.grid.append(made);
+    if (there) return there.replaceWith(made);
+    const older = [...this.grid.children].find((tile) => begun(this.items.get(fileOf(tile))) < begun(item));
+    this.grid.insertBefore(made, older ?? null);
   }
 
   private tile(fileUid: string): HTMLElement | null {
@@ -137,7 +158,7 @@ export class Gallery {
 
   private arrange(): void {
     for (const tile of this.grid.children) {
-      const item = this.items.get((tile as HTMLElement).dataset["file"] ?? "");
+      const item = this.items.get(fileOf(tile));
       (tile as HTMLElement).hidden = this.favourites && !item?.document.favorite;
     }
     byId("empty").hidden = this.items.size > 0 || this.isCutShort;

@@ -25,18 +25,22 @@ const viewer = new Viewer({
 });
 const gallery = new Gallery((item) => viewer.open(item));
 const now = new Now(
-  () => void gallery.refresh(),
-  (fileUid) => {
-    const item = gallery.find(fileUid);
-    if (item) viewer.open(item);
-    else void gallery.refresh().then(() => gallery.find(fileUid) && viewer.open(gallery.find(fileUid)!));
-  },
+  (fileUid) => void gallery.refresh(fileUid),
+  (fileUid) => void openResult(fileUid),
   (wanted) => compose.again(wanted),
 );
 const price = new Price();
 const compose = new Compose(price, (wanted) => now.begin(wanted));
 const account = new Account((uid) => now.forget(uid));
 let stopCredits = (): void => undefined;
+
+/** Open the result of a job that has just ended. */
+async function openResult(fileUid: string): Promise<void> {
+  const isKnown = gallery.find(fileUid) !== undefined || (await gallery.refresh(fileUid));
+  const item = gallery.find(fileUid);
+  if (item) viewer.open(item);
+  else if (isKnown) toast(inWords({ code: "not-found" }));
+}
 
 setUpSignIn();
 byId("compose-retry").addEventListener("click", () => {

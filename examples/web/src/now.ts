@@ -13,6 +13,9 @@ interface Told {
   task: string;
 }
 
+const GOES_ON = "No connection. It goes on without you.";
+const PERHAPS_SENT = "No connection. If it was sent already, it goes on without you.";
+
 /** The prefix of the keys under which the page keeps a user's jobs in `localStorage`. */
 const kept = (uid: string | undefined): string => `studio/${uid}/`;
 const key = (fileUid: string): string => kept(auth.currentUser?.uid) + fileUid;
@@ -161,7 +164,7 @@ class Card {
     if (stage === "completed" || stage === "failed") return;
     const parts = [STAGES[stage] ?? stage];
     if (stage === "generating" && left != null) parts.push(`${seconds(left)} left`);
-    this.line.textContent = offline ? "No connection. It goes on without you." : parts.join(" · ");
+    this.line.textContent = offline ? (stage === "queued" ? PERHAPS_SENT : GOES_ON) : parts.join(" · ");
     if (percent == null || stage === "queued" || stage === "loading") this.bar.removeAttribute("value");
     else this.bar.value = percent;
     this.announce(stage, percent ?? 0);
@@ -180,12 +183,14 @@ class Card {
       this.frame.style.setProperty("--shape", String(file.width / file.height));
       this.frame.append(over(url, ""));
       this.actions.append(el("button", { type: "button", class: "main small", onclick: () => this.onOpen() }, "Open"));
+      say(`Ready: ${this.name}`);
     } else {
-      this.line.textContent = inWords({ code: "storage_unavailable" }); // the result was inline, and the app cannot get it
+      const text = inWords({ code: "storage_unavailable" }); // the result was inline, and the app cannot get it
+      this.line.textContent = text;
       this.offerAgain();
+      say(text);
     }
     this.actions.append(this.dismissal());
-    say(`Ready: ${this.name}`);
   }
 
   fail(error: unknown): void {
@@ -222,10 +227,12 @@ class Card {
 
   private cancel(): void {
     const button = this.actions.querySelector("button")!;
+    const before = this.line.textContent;
     this.line.textContent = "Stopping";
     button.disabled = true;
     this.onCancel().catch((error: unknown) => {
       button.disabled = false;
+      if (this.line.textContent === "Stopping") this.line.textContent = before;
       toast(inWords(error));
     });
   }
