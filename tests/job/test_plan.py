@@ -1,6 +1,7 @@
 """A request is planned outside the event loop, which runs other jobs' heartbeats and uploads."""
 
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,7 @@ from tests.support.fakes import PaintingGenerator
 from tests.support.memory_world import CLOUD, World
 from worker.api.params import ModelDefaults, Params
 from worker.api.request import Request, parse
-from worker.core.types import Sources, TaskType
+from worker.core.types import Scheduler, Sources, TaskType
 from worker.engine.estimate import Estimate, Unit
 from worker.job.plan import follow, plan
 
@@ -108,3 +109,24 @@ async def test_of_an_invalid_request_nothing_is_said_that_its_correction_could_u
     assert "; num_images: must be at most 4" in told
     unserved = await world.run({**CLOUD, "task_type": "upscale", "upscale_factor": 3, "image_url": "a.png"})
     assert unserved["error"].count(": must be ") == 2
+
+
+async def test_what_only_another_style_would_decide_is_not_told() -> None:
+    """The style that was meant chooses a model with which the rest of the request is right."""
+
+    class Two(PaintingGenerator):
+        def models(self, task_type: TaskType) -> Sequence[str]:
+            return "photo", "anime"
+
+        def describe(self, task_type: TaskType, model: str | None = None) -> ModelDefaults:
+            schedulers = None if model == "anime" else (Scheduler.DDIM,)
+            return replace(super().describe(task_type), name=model or "photo", schedulers=schedulers)
+
+    world = World(Two(), styles={"ink": {"model": "anime"}})
+    asked = {**CLOUD, "scheduler": "PNDM"}
+    told = (await world.run({**asked, "style": "inc", "loras": [{"path": "fog"}]}))["error"]
+    assert told.startswith(
+        'invalid_input: style: is no style of this worker; there are ink (got "inc"); loras.0.path: '
+    )
+    assert "scheduler" not in told
+    assert "error" not in await world.run({**asked, "style": "ink"})

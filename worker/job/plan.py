@@ -117,12 +117,15 @@ async def plan(request: Request, services: Services) -> Plan:
             style or a LoRA that this worker does not have.
     """
     generator, settings = services.generator, services.settings
-    listed, wrong = settings.loras or {}, list[FieldProblem]()
+    styles, listed, wrong = settings.styles or {}, settings.loras or {}, list[FieldProblem]()
     loras: tuple[WantedLora, ...] = ()
     with _noted(wrong):
-        request = styled(request, settings.styles or {}, listed)
+        request = styled(request, styles, listed)
+    is_open = bool(wrong and styles)
     with _noted(wrong):
         loras = wanted_loras(request, listed, settings.lora_sources or ())
+    if is_open:
+        raise InvalidInput(wrong)  # the style that was meant may choose the model, and what it is asked for
     with _noted(wrong):
         # In threads: these read the model's small files, and the headers of weights that are not loaded yet.
         described = await asyncio.to_thread(generator.describe, request.task_type, request.model)
