@@ -503,7 +503,8 @@ def _refused(signal: str, variable: str, address: str, status: int) -> tuple[str
             remedy += f"{'; ' if remedy else ''}OTEL_{signal.upper()}_EXPORTER=none if the collector takes none"
         return f"nothing takes {signal} at that path", remedy
     if status < HTTPStatus.INTERNAL_SERVER_ERROR and status != HTTPStatus.TOO_MANY_REQUESTS:
-        return "an empty batch was not taken", "is it a receiver of OTLP over HTTP, with protobuf?"
+        remedy = "is it a receiver of OTLP over HTTP, with protobuf, and has the address https:// if it has TLS?"
+        return "an empty batch was not taken", remedy
     return "the collector has a problem of its own", "try again, and look into the collector's log"
 
 

@@ -2,7 +2,11 @@
 
 import errno
 import gc
+import json
 import logging
+import os
+import subprocess
+import sys
 import weakref
 from typing import Any
 
@@ -12,6 +16,7 @@ import torch
 from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 from safetensors import SafetensorError
 
+from worker.core.config import REPOSITORY
 from worker.core.errors import Cancelled, DiskFull, GpuFault, InvalidImage, JobTimeout, ModelUnavailable, OutOfMemory
 from worker.engine.vendor_errors import POISON, importing, quiet, release_memory, translate, translated
 
@@ -142,6 +147,31 @@ def test_vendors_print_no_errors_of_their_own(vendor: str) -> None:
     """They print the paths of weights; what they raise is translated."""
     quiet()
     assert not logging.getLogger(f"{vendor}.any").isEnabledFor(logging.ERROR)
+
+
+@pytest.mark.e2e
+def test_what_vendors_say_is_in_the_log_alone_whatever_the_operator_asked_them_to_say() -> None:
+    """They set up handlers of their own when they are imported; torch's describe what it compiles, with its path."""
+    names = "torch", "torch._inductor.codecache", "diffusers.models", "transformers.models", "huggingface_hub.hub"
+    code = (
+        "import logging; from worker.core import config, logs; config.set_library_defaults();"
+        "logs.configure(config.load_settings(runpod_endpoint_id='e1'))\n"
+        "import torch, diffusers, transformers, huggingface_hub\n"
+        f"for name in {names}: logging.getLogger(name).error('SECRET of /a/path')\n"
+        "torch._dynamo.config.recompile_limit = 1\n"
+        "@torch.compile(backend='eager', dynamic=False)\n"
+        "def secret(x): return x * 2\n"
+        "for size in (2, 3, 4): secret(torch.ones(size))\n"
+    )
+    asked = {f"{name}_VERBOSITY": "info" for name in ("HF_HUB", "DIFFUSERS", "TRANSFORMERS")}
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, env=os.environ | asked, capture_output=True, text=True, check=True
+    )
+    lines = [json.loads(line) for line in ran.stderr.splitlines()]
+    assert [line["logger"] for line in lines] == [*names, "torch._dynamo.convert_frame"]
+    assert all(line["message"].startswith("said in ") for line in lines)
+    for private in ("SECRET", "secret", "/"):
+        assert private not in ran.stderr
 
 
 def test_the_collector_rests_during_imports_and_works_again_however_they_end() -> None:
