@@ -54,7 +54,7 @@ async def test_no_job_starts_from_the_first_picture_of_a_job_that_may_still_be_c
     thumbnail = await world.run(starting_from(FIRST.replace("file_0.png", "thumbs/file_0.webp")), job_id="job-3")
     world.generator.go_on.set()
     assert (early["error_code"], thumbnail["error_code"]) == ("download_failed", "download_failed")
-    assert not early["retryable"]
+    assert early["retryable"], "it will be completed soon"
     assert "not completed" in early["error"]
     assert "error" not in await first
     late = await world.run(starting_from(FIRST), job_id="job-4")
@@ -73,8 +73,9 @@ def test_a_result_is_nobodys_source_until_its_document_is_completed(status: obje
     result(bucket, FIRST, "file")
     if status is not None:
         documents.write_as_app(PATH, {"status": status})
-    with pytest.raises(DownloadFailed, match="not completed"):
+    with pytest.raises(DownloadFailed, match="not completed") as caught:
         read(FIRST, 100)
+    assert caught.value.retryable == (status in {"queued", "processing"}), "whether it may succeed later"
     documents.write_as_app(PATH, None)
     documents.write_as_app(PATH, {"status": "completed"})
     assert read(FIRST, 100) == b"pixels"

@@ -34,20 +34,22 @@ class OwnObjects:
         data, made_for = self.storage.read_object(path, max_bytes, seconds)
         folder, user_id, _ = path.split("/", 2)
         # After the read, so that the completed result is what was read. The metadata of uploads are the user's own.
-        if folder == "generating" and made_for is not None and not self._is_completed(user_id, made_for, deadline):
-            raise DownloadFailed("download_failed.not_completed", retryable=False)
+        if folder == "generating" and made_for is not None and self.documents is not None:
+            status = self._status(self.documents, user_id, made_for, deadline)
+            if status != "completed":
+                under_way = status in {"queued", "processing"}
+                raise DownloadFailed("download_failed.not_completed", retryable=under_way)
         return data
 
-    def _is_completed(self, user_id: str, made_for: str, deadline: float) -> bool:
-        if self.documents is None:
-            return True
+    def _status(self, documents: DocumentStore, user_id: str, made_for: str, deadline: float) -> str | None:
+        """Return the status of the generation's document; None if there is none."""
         if file_uid(made_for) != made_for:
-            return False
-        documents, path = self.documents, document_path(Owner(user_id, made_for))
+            return None
+        path = document_path(Owner(user_id, made_for))
 
-        def once() -> bool:
+        def once() -> str | None:
             found = documents.read(path, timeout=retry.seconds_left(deadline, timing.CALL_SECONDS))
-            return status_of(found.fields) == "completed"
+            return status_of(found.fields)
 
         try:
             return retry.until(deadline, once)
