@@ -140,7 +140,7 @@ def test_after_chaotic_jobs_all_sums_are_exact(folder: Path) -> None:
 def test_google_s_tools_deploy_it_with_the_settings_of_the_example_and_ask_for_nothing(folder: Path) -> None:
     command = [str(find_node()), "test/deploy.js", str(install() / "firebase-tools")]
     ran = subprocess.run(
-        command, cwd=folder, env=node_environment(), capture_output=True, text=True, timeout=120, check=False
+        command, cwd=folder, env=node_environment(), capture_output=True, text=True, timeout=280, check=False
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
     found = json.loads(ran.stdout)

@@ -6,7 +6,6 @@ import json
 import platform
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from tools.emulators.firebase import EmulatorError, FirebaseEmulators
 from tools.emulators.functions import FunctionsEmulator, FunctionsError
 from tools.emulators.google_firestore import GoogleFirestore, MissingEmulatorError
 from tools.emulators.install import InstallError, MissingNodeError, find_node, install, node_environment
+from tools.emulators.ports import held_port
 from worker.core.config import REPOSITORY
 
 CLIENT = REPOSITORY / "client"
@@ -236,21 +236,14 @@ def test_the_client_has_no_dependency_of_its_own() -> None:
     assert all(name.startswith("./") for name in imported), imported
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def firebase_variables() -> Iterator[dict[str, str]]:
     """Yield variables for everything that the client talks to: Google's Firestore, Auth and Storage, and the functions.
 
     Our Firestore has neither rules nor the stream through which Firebase's SDK for apps writes.
     """
-    project, runpod = "demo-client", free_port()
+    project = "demo-client"
     secrets = {
-        "RUNPOD_URL": f"http://127.0.0.1:{runpod}",
         "RUNPOD_ENDPOINT": "endpoint-1",
         "RUNPOD_API_KEY": "the-runpod-key",
         "TICKET_SECRET": "a secret that both sides hold, 32+ characters",
@@ -258,10 +251,12 @@ def firebase_variables() -> Iterator[dict[str, str]]:
     }
     try:
         with (
+            held_port() as runpod,
             GoogleFirestore(project=project, rules=REPOSITORY / "firestore.rules") as firestore,
             FirebaseEmulators(project=project, auth=True, firestore_at=firestore.address) as firebase,
         ):
             firestore.wait_ready()
+            secrets["RUNPOD_URL"] = f"http://127.0.0.1:{runpod}"
             with FunctionsEmulator(firebase.env, env=secrets) as functions:
                 yield firebase.env | {
                     "FUNCTIONS_EMULATOR_HOST": f"127.0.0.1:{functions.port}",

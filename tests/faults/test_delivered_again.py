@@ -136,7 +136,7 @@ def test_case_06_killed_after_the_upload_and_before_the_document(endpoint: Endpo
 @pytest.mark.e2e
 def test_case_06_killed_between_the_uploads_of_two_images(endpoint: Endpoint, live: Endpoint) -> None:
     fields: dict[str, Any] = {"num_images": 2, "num_inference_steps": 20}
-    job = _dies(endpoint, "c06b", "after_upload", **fields)
+    job = _dies(endpoint, "c06b", "after_upload", step_seconds=0.15, **fields)
     (orphan,) = endpoint.results("c06b").values()
     endpoint.check_completed("c06b", _delivered_again(live, "c06b", job, **fields), count=2)
     kept = endpoint.results("c06b")[orphan.name]
@@ -258,9 +258,9 @@ async def test_case_48_a_document_of_a_newer_version_keeps_what_this_one_does_no
     assert document["attempt"] == 3
 
 
-def _dies(endpoint: Endpoint, file_uid: str, moment: str, **fields: Any) -> str:
+def _dies(endpoint: Endpoint, file_uid: str, moment: str, *, step_seconds: float = 0.02, **fields: Any) -> str:
     """Let a worker take a job and die silently at the moment; returns the job."""
-    worker = endpoint.ready("mortal", die_at=moment)
+    worker = endpoint.ready("mortal", die_at=moment, step_seconds=step_seconds)
     job = endpoint.plane.submit(cloud(file_uid, **fields), f"job-{file_uid}")
     assert worker.wait() == -signal.SIGKILL
     assert endpoint.plane.results(job) == []

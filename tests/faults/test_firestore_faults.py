@@ -9,6 +9,7 @@ import pytest
 
 from tests.faults.conftest import MakeWorld
 from tests.support.clock import FIREBASE_DOWN_SECONDS, until, while_the_loop_turns
+from tests.support.faulty_firebase import Fault
 from tests.support.faulty_world import World, cloud, path_of
 from tests.support.firestore_limits import MAX_DOCUMENT_BYTES, document_bytes
 from tests.support.memory_world import data_uri
@@ -163,9 +164,12 @@ async def test_case_31_and_32_firestore_is_down_at_the_completion(
     make_world: MakeWorld, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world, another = make_world(), make_world()
-    job = asyncio.create_task(world.serve(cloud("c31", num_inference_steps=30)))
+    request = cloud("c31", "hangs: until Firestore is down")
+    job = asyncio.create_task(world.serve(request))
     await asyncio.to_thread(until, lambda: world.status("c31") == "processing")
     _take_down(world, how)
+    for painter in (world.painter, another.painter):
+        painter.released.set()
     started = time.monotonic()
     with monkeypatch.context() as patch:
         if how != "hangs":  # one of them waits for the real timeout
@@ -178,7 +182,7 @@ async def test_case_31_and_32_firestore_is_down_at_the_completion(
     assert UNSYNCED in response["warnings"]
     # The proxy delivers the writes that it held once the connection is open again.
     assert world.status("c31") in ("processing", "completed") if how == "hangs" else world.status("c31") == "processing"
-    again = await another.serve(cloud("c31", num_inference_steps=30))
+    again = await another.serve(request)
     another.check_completed("c31", again)
     assert again["images"] == response["images"]
     assert world.ledger.painted("c31") == 1
@@ -195,13 +199,15 @@ async def test_case_32_a_slow_firestore_is_waited_for(world: World) -> None:
 
 @pytest.mark.parametrize("when", ["painting", "ending"])
 async def test_case_34_the_user_deletes_the_document_in_between(make_world: MakeWorld, when: str) -> None:
-    world = make_world(Script(step_seconds=0.05))
-    job = asyncio.create_task(world.serve(cloud("c34", num_images=2, num_inference_steps=15)))
-    count = 1 if when == "painting" else 2
-    await asyncio.to_thread(until, lambda: len(world.results("c34")) == 1)
-    if count == 2:
-        await asyncio.sleep(0.7)
+    world = make_world()
+    job = asyncio.create_task(world.serve(cloud("c34", "hangs at the second: a fox", num_images=2)))
+    await asyncio.to_thread(until, lambda: len(world.objects("c34")) == 2)
+    if when == "ending":
+        world.firebase.storage_proxy.add(Fault("delay", method="POST|PUT", path="/upload/", seconds=3.0))
+        world.painter.released.set()
+        await asyncio.to_thread(until, lambda: world.uploads("delay"))
     world.firebase.documents.document("generations/user-1/files/c34").delete()
+    world.painter.released.set()
     response = await job
     assert (response["error_code"], response["retryable"]) == ("deleted", False)
     assert world.document("c34") is None
@@ -210,12 +216,13 @@ async def test_case_34_the_user_deletes_the_document_in_between(make_world: Make
     await world.lives()
 
 
-@pytest.mark.parametrize("steps", [6, 40])
-async def test_case_35_a_status_that_somebody_else_wrote_is_not_the_truth(make_world: MakeWorld, steps: int) -> None:
-    world = make_world(Script(step_seconds=0.1))
-    job = asyncio.create_task(world.serve(cloud("c35", num_inference_steps=steps)))
+@pytest.mark.parametrize("seconds", [0, 4], ids=["before its end", "and the keeper sees it"])
+async def test_case_35_a_status_that_somebody_else_wrote_is_not_the_truth(world: World, seconds: int) -> None:
+    job = asyncio.create_task(world.serve(cloud("c35", "hangs: until it is forged")))
     await asyncio.to_thread(until, lambda: world.status("c35") == "processing")
     world.write_as_app("c35", {"status": "completed", "generation_data": {"images": ["https://evil.example/x"]}})
+    await asyncio.sleep(seconds)
+    world.painter.released.set()
     response = await job
     document = world.document("c35")
     assert document is not None

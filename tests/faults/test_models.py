@@ -92,7 +92,7 @@ def test_case_45_no_job_is_taken_without_a_model(endpoint: Endpoint) -> None:
 @pytest.mark.parametrize("how", ["raises", "exits", "interrupts"])
 def test_case_46_a_model_raises_anything(live: Endpoint, how: str) -> None:
     name = f"c46-{how}"
-    response = live.serve(cloud(name, f"{how}: a fox"), seconds=20)
+    response = live.serve(cloud(name, f"{how}: a fox"))
     live.check_failed(name, response, "internal", retryable=True)
     assert "reference" in response["error"]
     said = str(response) + str(live.document(name)) + live.workers[-1].log

@@ -61,15 +61,16 @@ def test_the_largest_photos_take_less_than_400_mb_above_idle(name: str, tmp_path
     path = tmp_path / "photo"
     path.write_bytes(file.data)
     code = (
-        "import sys; from worker.media import decode; from PIL import Image; Image.preinit(); decode.start(); "
-        "data = open(sys.argv[1], 'rb').read(); sys.stdin.readline(); "
+        "import io, sys; from worker.media import decode; from PIL import Image; small = io.BytesIO(); "
+        "Image.new('RGB', (16, 16)).save(small, 'PNG'); decode.decode_image(small.getvalue(), 'image_url', 256); "
+        "data = open(sys.argv[1], 'rb').read(); print('ready', flush=True); sys.stdin.readline(); "
         "decode.decode_image(data, 'image_url', 16777216, seconds=300); print('read', flush=True); sys.stdin.readline()"
     )
     command = [sys.executable, "-c", code, str(path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin
         assert process.stdout
-        time.sleep(1.5)
+        assert process.stdout.readline() == "ready\n"
         idle, peak = held(process.pid), [0]
         reading = threading.Event()
 

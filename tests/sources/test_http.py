@@ -457,11 +457,11 @@ def test_a_server_that_breaks_off_or_babbles_is_a_failed_download(page: str, get
 
 
 def test_a_closed_port_is_a_failed_download(get: Callable[..., bytes]) -> None:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port = unused.getsockname()[1]
-    with pytest.raises(DownloadFailed):
-        get(f"https://{HOST}:{port}/", ports=frozenset({port}))
+    with socket.socket() as taken:  # nobody listens there, and nobody else can
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        with pytest.raises(DownloadFailed):
+            get(f"https://{HOST}:{port}/", ports=frozenset({port}))
 
 
 def test_a_host_without_an_address_is_a_failed_download(get: Callable[..., bytes]) -> None:

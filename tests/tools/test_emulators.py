@@ -234,14 +234,14 @@ class TestFirestore:
             attempt = document.get(transaction=transaction).get("attempt")
             tries.append(attempt)
             if len(tries) <= 2:
-                together.wait(timeout=10)
+                together.wait(timeout=30)
             transaction.update(document, {"attempt": attempt + 1})
 
         threads = [threading.Thread(target=claim, args=(client.transaction(),)) for _ in range(2)]
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(timeout=20)
+            thread.join(timeout=60)
         assert document.get().get("attempt") == 2
         assert tries == [0, 0, 1]
 
@@ -266,7 +266,7 @@ class TestFirestore:
 
         def expect(state: list[Any]) -> None:
             with changed:
-                assert changed.wait_for(lambda: seen and seen[-1] == state, timeout=10), seen
+                assert changed.wait_for(lambda: seen and seen[-1] == state, timeout=60), seen
 
         watch = document.on_snapshot(note)
         expect([])
@@ -339,7 +339,7 @@ def test_the_emulators_end_with_a_parent_that_is_killed() -> None:
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
         parent.kill()
-    until(lambda: not group_members(pid), 10, "end of the group")
+    until(lambda: not group_members(pid), what="end of the group")
 
 
 def test_a_failed_start_says_what_went_wrong(monkeypatch: pytest.MonkeyPatch) -> None:

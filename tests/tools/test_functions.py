@@ -138,7 +138,7 @@ def test_the_changes_of_a_document_come_with_before_and_after(
     document.delete()
     until(lambda: ("completed", None) in seen())
     assert len(notes(firebase, "changes")) == 3
-    assert notes(firebase, "creations") == [{"status": "processing", "deep": deep}]
+    assert until(lambda: notes(firebase, "creations")) == [{"status": "processing", "deep": deep}]
     assert {(one["uid"], one["fileUid"]) for one in notes(firebase, "changes")} == {("alice", "f1")}
     assert [one["deep"] for one in notes(firebase, "changes") if one["after"]] == [deep, deep]
     assert until(lambda: notes(firebase, "tries")) == [{"tries": 3}]

@@ -5,10 +5,10 @@ It needs Java; the worker's tests use the smaller one in `node/`. Knows where it
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
-import socket
 import tempfile
 import time
 import urllib.parse
@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
+from tools.emulators.ports import held_port
 from tools.emulators.process import GuardedProcess
 
 MAIN_CLASS = "com.google.cloud.datastore.emulator.firestore.CloudFirestore"
@@ -50,15 +51,15 @@ class GoogleFirestore:
 
     def __enter__(self) -> Self:
         self._folder = tempfile.TemporaryDirectory(prefix="firestore-")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port = probe.getsockname()[1]
+        self._holding = contextlib.ExitStack()
+        self._port = self._holding.enter_context(held_port())
         command = [*self._command, "--host=127.0.0.1", f"--port={self._port}"]
         self._process = GuardedProcess(command, env=os.environ, cwd=Path(self._folder.name))
         return self
 
     def __exit__(self, *_: object) -> None:
         self._process.close()
+        self._holding.close()
         self._folder.cleanup()
 
     @property

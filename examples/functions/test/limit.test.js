@@ -34,7 +34,7 @@ describe("a user who submits", { skip: WITHOUT_FIRESTORE }, () => {
   // Ensures that no minute ends while a test counts.
   const untilMinute = async () => {
     const left = 60_000 - (Date.now() % 60_000);
-    if (left < 5_000) await new Promise((resolve) => setTimeout(resolve, left));
+    if (left < 10_000) await new Promise((resolve) => setTimeout(resolve, left + 100)); // a timer may be early
   };
 
   test("too often is told so, and when the next one may come; nothing of it reaches RunPod", async () => {
@@ -109,7 +109,7 @@ describe("a user who submits", { skip: WITHOUT_FIRESTORE }, () => {
     const { status } = await call();
     const waited = Date.now() - started;
     assert.deepEqual([status, world.sent], [429, []]);
-    assert.ok(waited > 9_000 && waited < 15_000, String(waited));
+    assert.ok(waited > 9_000 && waited < 30_000, String(waited));
   });
 
   test("is counted in the database that the worker uses", async () => {
