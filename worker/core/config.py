@@ -46,6 +46,7 @@ _OPENTELEMETRYS = re.compile(
 )
 """Variables that resemble those of `Settings` and are not misspelt."""
 _NO_LOGS = "log lines are not sent: they are on stderr, each with the trace_id of its job"
+_PAIRS = r"[\w.%/-]+\s*=[^,]*(,\s*[\w.%/-]+\s*=[^,]*)*,?"
 _EFFECTS = tuple(
     (re.compile(names), re.compile(right, re.IGNORECASE), text)
     for names, right, text in (
@@ -66,6 +67,23 @@ _EFFECTS = tuple(
             "(parentbased_)?(always_on|always_off|traceidratio)",
             "is no sampler that is known here: each job is traced",
         ),
+        ("OTEL_TRACES_SAMPLER_ARG", r"0?\.\d+|[01](\.0*)?", "is no share between 0 and 1"),
+        (
+            "OTEL_RESOURCE_ATTRIBUTES|OTEL_EXPORTER_OTLP_((TRACES|METRICS)_)?HEADERS",
+            _PAIRS,
+            "is to be name=value, separated by commas; the rest is left out",
+        ),
+        (
+            "OTEL_EXPORTER_OTLP_((TRACES|METRICS)_)?COMPRESSION",
+            "none|gzip|deflate",
+            "is none, gzip or deflate, and this is taken as none",
+        ),
+        (
+            "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE",
+            "cumulative|delta|lowmemory",
+            "is cumulative, delta or lowmemory, and this is taken as cumulative",
+        ),
+        ("OTEL_(METRIC_EXPORT|BSP)_.+", r"-?\d+(\.\d*)?", "is no number, so its default holds"),
         ("OTEL_LOGS_EXPORTER", "none", _NO_LOGS),
         ("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "", _NO_LOGS),
         ("OTEL_CONFIG_FILE", "", "no file is read: only variables are"),
