@@ -323,6 +323,7 @@ def test_a_collector_that_never_answers_keeps_no_process_that_ends(monkeypatch: 
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
         ran = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert time.time() - float(ran.stdout) < CLOSE_SECONDS + SOON_SECONDS
+    assert ran.stderr.count("could not be sent there (TimeoutError)") == 2
 
 
 @pytest.mark.e2e

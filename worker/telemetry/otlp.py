@@ -130,8 +130,10 @@ class Otlp:
         atexit.unregister(self.close)
         deadline = time.monotonic() + CLOSE_SECONDS
         self._over.set()
-        for thread in self._closing:
+        for thread, exporter in zip(self._closing, self._exporters, strict=True):
             thread.join(max(0.0, deadline - time.monotonic()))
+            if thread.is_alive():  # it would go on trying
+                exporter.outage.note(exporter.session.ended or TimeoutError())
 
     def _close(self, provider: TracerProvider | MeterProvider) -> None:
         self._over.wait()
@@ -246,19 +248,19 @@ class _Outage:
 
 class _Spans(OTLPSpanExporter):
     def __init__(self, variable: str | None, timeout: float | None = None) -> None:
-        self.session, self._outage = _Session(), _Outage("traces", variable)
+        self.session, self.outage = _Session(), _Outage("traces", variable)
         super().__init__(session=self.session, timeout=timeout)
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         self.session.ended = None
         result = super().export(spans)
-        self._outage.note(self.session.ended)
+        self.outage.note(self.session.ended)
         return result
 
 
 class _Metrics(OTLPMetricExporter):
     def __init__(self, variable: str | None, timeout: float | None = None) -> None:
-        self.session, self._outage = _Session(), _Outage("metrics", variable)
+        self.session, self.outage = _Session(), _Outage("metrics", variable)
         super().__init__(session=self.session, timeout=timeout)
 
     def export(
@@ -266,7 +268,7 @@ class _Metrics(OTLPMetricExporter):
     ) -> MetricExportResult:
         self.session.ended = None
         result = super().export(metrics_data, timeout_millis, **more)
-        self._outage.note(self.session.ended)
+        self.outage.note(self.session.ended)
         return result
 
 
