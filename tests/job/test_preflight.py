@@ -137,6 +137,7 @@ async def test_a_picture_that_cannot_be_had_is_told_and_nothing_is_left_unheard(
     refused = Door(world, IMG2IMG, "job-2")
     late = HeldSources(UrlBlocked())
     refused.services = dataclasses.replace(refused.services, sources=late)
+    world.documents.before = lambda *_: (late.began.wait(PATIENCE), None)[1]
     with pytest.raises(DuplicateInProgress):
         await refused.enter()
     late.arrive.set()
