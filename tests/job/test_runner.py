@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import io
 import json
 import threading
@@ -547,6 +548,22 @@ async def test_a_blocked_source_fails_the_document_before_the_model(url: str) ->
     assert response["error_code"] == "url_blocked"
     assert world.document["error"]["code"] == "url_blocked"
     assert world.generator.generated == 0
+
+
+async def test_a_job_that_is_refused_leaves_none_of_its_pictures_in_memory() -> None:
+    """Without waiting for Python's collector, which may not come before many such jobs."""
+    wrong = {"type": "canny", "image_url": "data:image/png;base64,AAAA"}
+    size = (88, 40)
+    gc.disable()
+    try:
+        response = await World().run(
+            {**CLOUD, "task_type": "img2img", "image_url": data_uri(size), "controlnets": [wrong]}
+        )
+        left = [one for one in gc.get_objects() if type(one) is Image.Image and one.size == size]
+    finally:
+        gc.enable()
+    assert response["error_code"] == "invalid_image"
+    assert left == []
 
 
 async def test_a_source_image_reaches_the_model_and_not_the_document() -> None:

@@ -1,6 +1,7 @@
 """A request's pictures come from permitted places only, and every refusal names the field."""
 
 import base64
+import gc
 import io
 import subprocess
 import sys
@@ -163,6 +164,31 @@ def test_what_another_try_cannot_help_decides_the_code_of_several() -> None:
     assert (again.code, again.retryable) == ("download_failed", True)
     mixed = told("gs://app.appspot.com/uploads/bob/a.png", "https://127.0.0.1/a.png")
     assert (mixed.code, mixed.retryable) == ("forbidden", False)
+
+
+def test_a_refused_picture_is_let_go_before_the_next_is_read() -> None:
+    """Without waiting for Python's collector: eight pictures may have 64 MiB each."""
+    kept: list[int] = []
+
+    class File(bytes):
+        def __del__(self) -> None:
+            kept.pop()
+
+    def read(path: str, max_bytes: int, seconds: float) -> bytes:
+        assert not kept
+        kept.append(0)
+        return File(b"<html>")
+
+    gc.disable()
+    try:
+        for names in ("ab", "aa"):
+            first, second = (f"gs://app.appspot.com/uploads/ann/{name}" for name in names)
+            fields = {"task_type": "img2video", "prompt": "p", "image_url": first, "end_image_url": second}
+            with pytest.raises(InvalidImage, match="HTML page"):
+                SourceLoader(settings(), read).load(parse(fields), "ann")
+            assert not kept
+    finally:
+        gc.enable()
 
 
 def test_a_bucket_that_fails_later_does_not_hide_a_picture_that_is_wrong() -> None:

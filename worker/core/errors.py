@@ -15,6 +15,7 @@
 The texts are in `messages`: an error holds the id of its text and the parameters that the text names.
 """
 
+import copy
 import copyreg
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -220,12 +221,12 @@ ERROR_CODES: frozenset[str] = frozenset(
 
 
 def combined(errors: Sequence[CallerError]) -> CallerError:
-    """Return one error that says what each of these says about a source of the request; there is at least one.
+    """Return a new error that says what each of these says about a source of the request; there is at least one.
 
     It has the code of the first that no other try can help, and may be tried again only if each of them may.
     """
     if len(errors) == 1:
-        return errors[0]
+        return copy.copy(errors[0])
     lasting = next((error for error in errors if not error.retryable), None)
     problems = "; ".join(error.message for error in errors)
     match lasting or errors[0]:

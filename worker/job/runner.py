@@ -118,7 +118,8 @@ async def _outcome(work: Awaitable[T], job: Job) -> T | JobError | Cancelled:
     try:
         return await work
     except (JobError, Cancelled) as error:
-        return error
+        # Frames of its traceback refer to the tasks that it ended, and so to itself: they would keep the pictures.
+        return error.with_traceback(None)
     except Exception as error:  # noqa: BLE001 - the only broad except: any error ends the job with a response
         reference = uuid.uuid4().hex[:12]
         facts = {"action": "internal_error", "reference": reference, "job_id": job.id}

@@ -5,6 +5,7 @@ sizes, how a download or a bucket works, or how bytes become pixels. Every error
 """
 
 import base64
+import copy
 import re
 import time
 from collections.abc import Callable
@@ -101,8 +102,9 @@ class SourceLoader:
             try:
                 decoded, took = self._picture(picture, what, user_id, raise_if_stopped, left)
             except _REFUSALS as error:
-                # The others are read nevertheless, so that one round of corrections is enough.
-                wrong.append(error)
+                # The others are read nevertheless, so that one round of corrections is enough. A copy has no traceback,
+                # whose frames would keep the file.
+                wrong.append(copy.copy(error))
                 left -= time.monotonic() - started
                 if left <= 0:
                     break
