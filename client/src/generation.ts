@@ -289,7 +289,7 @@ export class Generation {
     // Remembered before the call: an app that is closed now must not take the job for one that was never requested.
     const called = inFlight.put(this.uid, this.fileUid, asked).then(() => {
       // Another user may have signed in meanwhile, and the call would be made in their name.
-      if (this.around.uid() !== this.uid) {
+      if (this.around.uid() !== this.uid && !this.settled) {
         void inFlight.put(this.uid, this.fileUid, { ...order, asks: asked.asks - 1 });
         this.close(() => this.reject(signedOut()));
       }
@@ -571,8 +571,10 @@ export class Generation {
   private async withdraw(): Promise<void> {
     const { backend } = this.around;
     try {
-      const status = (await backend.look(this.uid, this.fileUid))?.status;
+      const { status, cancel_requested } = (await backend.look(this.uid, this.fileUid)) ?? {};
       if (this.isBegunAgain()) return;
+      // A cancellation that the server has taken stays in its document: one without it is of a later attempt.
+      if (this.isCancelled() && cancel_requested !== true) return;
       if (status === "queued") await backend.remove(this.uid, this.fileUid);
       if (status === "processing") await backend.update(this.uid, this.fileUid, { cancel_requested: true });
     } catch {

@@ -817,6 +817,26 @@ for (const isCalled of [false, true])
     await completes(seen, world.take().job);
   });
 
+for (const isRunning of [true, false])
+  test(`cancelled during its call, begun again and left, a job that ${isRunning ? "runs" : "waits"} goes on`, async () => {
+    let end: () => void = () => undefined;
+    world.answer = () => new Promise((_, reject) => (end = () => reject(refused("deadline-exceeded"))));
+    const first = await start({ fileUid: "again" });
+    await first.handle.cancel();
+    world.answer = async (_, submit) => submit();
+    const again = await start({ fileUid: "again" });
+    await world.awake(2);
+    if (isRunning) assert.equal(world.take().denied, undefined);
+    again.handle.stop();
+    await settle();
+    end();
+    await world.awake(5);
+    assert.deepEqual([world.fields("again")?.["status"], world.fields("again")?.["cancel_requested"]], [
+      isRunning ? "processing" : "queued",
+      undefined,
+    ]);
+  });
+
 test("a job that runs is cancelled by its worker", async () => {
   const { seen, job } = await taken();
   await seen.handle.cancel();
@@ -1039,6 +1059,31 @@ test("nobody asks in the name of who signs in meanwhile, and the job is there fo
   const again = told((onChange) => client.resume(String(first), { onChange }));
   await world.awake(5);
   assert.deepEqual([again.error?.code, asks().length], ["failed-precondition", 1], "a refusal says that it was never submitted");
+});
+
+test("of a user who was forgotten while a request was being stored, nothing is stored again", async () => {
+  const kept = new Map<string, string>();
+  const writes: (() => void)[] = [];
+  const slow: Memory = {
+    ...memory(kept),
+    set: (key, value) => new Promise<void>((resolve) => writes.push(() => (kept.set(key, value), resolve()))),
+  };
+  const written = async () => {
+    writes.shift()?.();
+    await settle();
+    await settle();
+  };
+  let uid: string | null = "alice";
+  client = world.client({ memory: slow, uid: () => uid });
+  await start();
+  await written(); // the order; now the call is about to be made
+  assert.deepEqual([writes.length, asks().length], [1, 0]);
+  uid = null;
+  const forgotten = client.forget("alice");
+  await written();
+  await forgotten;
+  await written();
+  assert.deepEqual([kept.size, asks().length], [0, 0]);
 });
 
 test("of two screens that watch a job, one may stop", async () => {
