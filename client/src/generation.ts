@@ -417,9 +417,9 @@ export class Generation {
 
   /** End a job that was cancelled on another device, or before this app was closed. */
   private stoppedElsewhere(): void {
-    const others = this.othersMayCome();
+    const goes = this.slipMustGo();
     this.fail(cancelled());
-    if (others) void this.removeDocument();
+    if (goes) void this.removeDocument();
   }
 
   /**
@@ -555,7 +555,12 @@ export class Generation {
     if (this.settled || this.isRunning()) return this.endUnwatched();
     // The worker that claims it will end it before it begins.
     this.fail(cancelled());
-    if (!ended && this.othersMayCome()) await this.removeDocument();
+    if (!ended && this.slipMustGo()) await this.removeDocument();
+  }
+
+  /** Whether a cancelled slip is deleted: after an unclear call perhaps there is no job that would end it. */
+  private slipMustGo(): boolean {
+    return this.unclear !== undefined || this.othersMayCome();
   }
 
   /** Whether the document may have several jobs: its cancellation ends only the first, its deletion ends all. */

@@ -817,6 +817,16 @@ for (const isCalled of [false, true])
     await completes(seen, world.take().job);
   });
 
+for (const device of ["this", "another"])
+  test(`cancelled on ${device} device after a call that did not get through, a job leaves no slip`, async () => {
+    world.answer = async () => Promise.reject(refused("internal"));
+    const seen = await start();
+    if (device === "this") await seen.handle.cancel();
+    else world.write(seen.handle.fileUid, { ...world.fields(seen.handle.fileUid), cancel_requested: true });
+    await settle();
+    assert.deepEqual([seen.error?.code, asks().length, world.documents.size], ["cancelled", 1, 0]);
+  });
+
 for (const isRunning of [true, false])
   test(`cancelled during its call, begun again and left, a job that ${isRunning ? "runs" : "waits"} goes on`, async () => {
     let end: () => void = () => undefined;
