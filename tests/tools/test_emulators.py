@@ -95,6 +95,12 @@ class TestStorageRules:
         for method in ("POST", "GET", "DELETE"):
             assert self.ask(firebase, alice, method, "uploads/alice/in.png") in {200, 204}
 
+    def test_an_owner_uploads_the_largest_picture_that_a_worker_takes(
+        self, firebase: FirebaseEmulators, alice: str
+    ) -> None:
+        assert self.ask(firebase, alice, "POST", "uploads/alice/in.png", size=64 * 1024 * 1024 - 1) == 200
+        assert self.ask(firebase, alice, "DELETE", "uploads/alice/in.png") in {200, 204}
+
     @pytest.mark.parametrize(
         ("name", "options"),
         [

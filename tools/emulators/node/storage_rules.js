@@ -6,7 +6,7 @@ const RESULTS = /^b\/[^/]+\/o\/generating\/([^/]+)\/(?:image|video)\/(?:thumbs\/
 const UPLOADS = /^b\/[^/]+\/o\/uploads\/([^/]+)\/([^/]+)$/;
 const NAME = /^[A-Za-z0-9._-]{1,200}$/;
 const KINDS = /^(?:image\/(?:png|jpeg|jpg|webp|heic|heif|avif|gif|bmp|tiff)|application\/octet-stream)$/;
-const MAX_BYTES = 20 * 1024 * 1024;
+const MAX_BYTES = 64 * 1024 * 1024;
 
 /** The uid in an ID token of the Auth emulator; such tokens have no signature. */
 function uidOf(token) {
