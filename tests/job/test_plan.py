@@ -92,6 +92,22 @@ async def test_a_name_that_is_not_to_be_had_is_told_with_the_fields_that_are_wro
     assert (await world.run({"action": "quote", **asked}))["error"] == told
 
 
+async def test_a_lora_that_is_not_used_is_no_further_problem_of_an_invalid_request() -> None:
+    """A `scale` of 0 switches a LoRA off, for a model without an expert for it, too."""
+
+    class OneNetwork(PaintingGenerator):
+        def describe(self, task_type: TaskType, model: str | None = None) -> ModelDefaults:
+            return replace(super().describe(task_type, model), has_experts=False)
+
+    def asked(scale: float) -> dict[str, Any]:
+        loras = [{"path": "known", "scale": scale}]
+        return {**CLOUD, "task_type": "text2video", "fps": 0, "high_noise_loras": loras}
+
+    world = World(OneNetwork(), loras='{"known": "org/name"}')
+    assert "high_noise_loras" not in (await world.run(asked(0)))["error"]
+    assert "; high_noise_loras: must be empty" in (await world.run(asked(1)))["error"]
+
+
 async def test_of_an_invalid_request_nothing_is_said_that_its_correction_could_undo() -> None:
     """What depends on several fields is told of a valid request alone."""
     world = World()

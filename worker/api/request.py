@@ -376,7 +376,7 @@ _ENTRIES: Mapping[str, dict[str, Any]] = {
     "controlnets": {"type": "canny", "image_url": _ANYTHING["image_url"]},
     "ip_adapters": {"image_url": _ANYTHING["image_url"]},
 }
-_ENTRY_NAMES = ("type", "preprocess", "path", "weight_name")
+_ENTRY_NAMES = ("type", "preprocess", "path", "weight_name", "scale")
 
 
 def parse(raw: object) -> Request:

@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.checkpoint_headers import SDXL, put_header
 from tests.support.model_folders import fake_sdxl, fake_wan, put, put_ip_adapter, put_weights, registry
+from worker.api.request import parse
 from worker.core.config import OwnDefaults
 from worker.core.errors import InvalidInput, ModelUnavailable
 from worker.core.types import TaskType
@@ -376,3 +377,16 @@ def test_an_images_model_says_which_control_pictures_it_takes() -> None:
     both = registry(cuda=True, sdxl_model="demo", controlnet_model="canny=demo").describe(TaskType.INPAINT)
     assert both.control_types == ("canny",)
     assert registry(cuda=True, controlnet_model="canny=demo").describe(TaskType.TEXT2IMG).control_types is None
+
+
+def test_a_control_picture_that_a_network_turns_out_not_to_take_is_told_by_its_field() -> None:
+    """A network that a job downloads may take fewer types than were assumed when the job was planned."""
+    one = {"type": "tile", "image_url": "https://pictures.example/a.png"}
+    served = registry(cuda=False, controlnet_model="canny=demo")
+    for scale, refused in ((1, True), (0, False)):
+        request = parse({"prompt": "p", "controlnets": [one | {"conditioning_scale": scale}]})
+        if refused:
+            with pytest.raises(InvalidInput, match=r"controlnets\.0\.type: must be one of canny"):
+                served.spec(TaskType.TEXT2IMG, None, request)
+        else:
+            assert served.spec(TaskType.TEXT2IMG, None, request).extras == ()

@@ -403,9 +403,15 @@ class ModelRegistry:
         return self._controlnets(self._main("SDXL_MODEL", next(iter(self._choices("SDXL_MODEL")))))
 
     def _asked_controlnets(self, main: WeightSource, request: ImageRequest) -> list[WeightSource]:
-        """Return the networks for a request's control pictures, without duplicates; `resolve` has checked the types."""
+        """Return the networks for a request's control pictures, without duplicates.
+
+        `resolve` has checked the types, but of a network that was not on this machine yet it could not know them.
+        """
         served = self._controlnets(main)
         asked = [entry for entry in request.controlnets if entry.conditioning_scale]
+        for index, entry in enumerate(request.controlnets):
+            if entry.conditioning_scale and entry.type not in served:
+                raise InvalidInput([not_one_of(f"controlnets.{index}.type", tuple(served), entry.type)])
         wanted = [served[entry.type] for entry in asked]
         if any(entry.type == "depth" and entry.preprocess for entry in asked) and (depth := self.depth()) is not None:
             wanted.append(depth)
