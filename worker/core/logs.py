@@ -161,6 +161,7 @@ def configure(settings: Settings, stream: TextIO | None = None) -> None:
     on_platform = bool(settings.runpod_endpoint_id)
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(_Formatter(as_json=on_platform))
+    handler.setLevel(settings.log_level)  # libraries give their loggers levels of their own: runpod does for urllib3
     # Below warnings, libraries log every request and every file.
     handler.addFilter(lambda record: record.levelno >= logging.WARNING or _is_ours(record))
     logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
