@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from functools import cache
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -142,6 +143,13 @@ def test_every_library_that_is_imported_has_a_home() -> None:
     ours = {"worker", *sys.stdlib_module_names}
     used = {name.partition(".")[0] for path in SOURCES for name, _, _ in imported(path)}
     assert used - ours == set(HOMES)
+
+
+def test_every_library_that_is_imported_is_pinned_by_name() -> None:
+    found = re.findall(r"^([\w.-]+)==", (ROOT / "requirements.txt").read_text(encoding="utf-8"), re.MULTILINE)
+    pinned, packages = {name.replace("_", "-") for name in found}, packages_distributions()
+    strays = {vendor for vendor in HOMES if not pinned & {name.replace("_", "-") for name in packages[vendor]}}
+    assert strays == {"pydantic_core"}, "pydantic pins the one version of it that it works with"
 
 
 @pytest.mark.parametrize("vendor", ["runpod", "firebase_admin", "google"])
