@@ -61,7 +61,12 @@ def documents(app: LocalApp) -> list[dict[str, Any]]:
 
 def newest(app: LocalApp, prompt: str) -> dict[str, Any]:
     """Return the newest generation of this prompt; the newest of all may be another visitor's."""
-    return next(one for one in documents(app) if one["request_data"].get("prompt") == prompt)
+    return next(one for one in documents(app) if prompt_of(one) == prompt)
+
+
+def prompt_of(document: dict[str, Any]) -> str:
+    """Return what was asked for; an order slip does not say it yet."""
+    return str(document.get("request_data", {}).get("prompt", ""))
 
 
 class TestComingIn:
@@ -110,7 +115,7 @@ class TestDrawing:
         guest.is_accessible()
         guest.finished(card)
         expect(guest.tiles).to_have_count(1, timeout=PATIENCE_MS)
-        (made,) = [one for one in documents(app) if one["request_data"].get("prompt", "").startswith("a big red star")]
+        (made,) = [one for one in documents(app) if prompt_of(one).startswith("a big red star")]
         assert made["request_data"]["style"] == "Night"
         files = made["generation_data"]["files"]
         assert [(one["width"], one["height"]) for one in files] == [(216, 288)] * 2
@@ -167,7 +172,7 @@ class TestDrawing:
         expect(card.locator(".stage")).to_contain_text("Drawing", timeout=PATIENCE_MS)
         expect(page.locator("#credits-count")).to_have_text(str(before - seen), timeout=PATIENCE_MS)
         guest.finished(card)
-        (made,) = [one for one in documents(app) if one["request_data"].get("prompt") == "a small pink circle on blue"]
+        made = newest(app, "a small pink circle on blue")
         hold = app.firebase.documents.document(f"wallets/{made['user_id']}/holds/{made['file_uid']}").get().to_dict()
         assert hold["credits"] == seen
 
@@ -407,7 +412,7 @@ class TestPhotos:
         expect(guest.page.locator("#create")).to_be_focused()
         expect(guest.page.get_by_role("radio", name="Enlarge")).to_be_checked()
         guest.draw("")
-        (made,) = [one for one in documents(app) if one["request_data"]["task_type"] == "upscale"]
+        made = next(one for one in documents(app) if one.get("request_data", {}).get("task_type") == "upscale")
         (file,) = made["generation_data"]["files"]
         assert (file["width"], file["height"]) == (512, 512)
 
@@ -457,12 +462,14 @@ class TestBadLuck:
         else:
             inline: dict[str, Any] = {"storage": "base64", "images": [], "image_url": None, "files": []}
             ended = {"status": "completed", "generation_data": inline}
-        app.firebase.documents.document(f"generations/{made['user_id']}/files/{made['file_uid']}").update(ended)
+        document = app.firebase.documents.document(f"generations/{made['user_id']}/files/{made['file_uid']}")
+        document.update(ended)
         later = "It is drawn, but could not be stored yet. It will appear here later."
         said = later if kept else "It could not be stored. Try again."
         expect(card.locator(".stage")).to_have_text(said, timeout=PATIENCE_MS)
         expect(card.get_by_role("button", name="Try again")).to_have_count(0 if kept else 1)
         card.get_by_role("button", name="Put away").click()
+        document.delete()  # the worker is still drawing it
 
     def test_what_is_finished_after_later_jobs_is_opened_and_has_its_place(self, guest: Visitor, app: LocalApp) -> None:
         """Of the later ones one has no files in the bucket, and is not shown: it cannot be opened."""
@@ -510,12 +517,9 @@ class TestBadLuck:
                 route.continue_()
             guest.context.unroute("**/v0/b/**")
 
-        def made() -> dict[str, Any]:
-            request: dict[str, Any] = documents(app)[0].get("request_data", {})
-            return request
-
-        guest.wait_until(lambda: made().get("prompt") == "a yellow star on green", "the job")
-        assert made()["task_type"] == "img2img"
+        prompt = "a yellow star on green"
+        guest.wait_until(lambda: prompt in map(prompt_of, documents(app)), "the job")
+        assert newest(app, prompt)["request_data"]["task_type"] == "img2img"
         guest.finished(page.locator(".job").first)
 
     def test_a_job_that_is_out_of_sight_is_looked_for_and_not_made_again(self, guest: Visitor, app: LocalApp) -> None:
