@@ -481,7 +481,8 @@ class TestBadLuck:
         files = app.firebase.documents.collection(f"generations/{made['user_id']}/files")
         for number in range(8):
             later = made["created_at"] + timedelta(milliseconds=number + 1)
-            files.document(f"later{number}").set({"status": "failed", "created_at": later, "request_data": {}})
+            named = {"user_id": made["user_id"], "file_uid": f"later{number}"}
+            files.document(f"later{number}").set({**named, "status": "failed", "created_at": later, "request_data": {}})
         inline: dict[str, Any] = {"url": None, "thumbnail_url": None, "blurhash": None, "width": 64, "height": 64}
         files.document("later0").update(
             {"status": "completed", "generation_data": {"storage": "base64", "files": [inline]}}
