@@ -108,9 +108,10 @@ class TestDrawing:
         guest.choose("Style", "Night")
         guest.choose("How many", "2")
         card = guest.ask("a big red star")
-        expect(card.get_by_role("progressbar")).to_be_visible()
-        expect(card.locator(".stage")).to_contain_text("Drawing", timeout=PATIENCE_MS)
-        expect(card.locator("img.preview")).to_be_visible(timeout=PATIENCE_MS)
+        guest.is_drawing(card)
+        shows = """() => ["progress", "img.preview"].every(
+          (one) => document.querySelector(`.job ${one}`)?.checkVisibility())"""
+        guest.page.wait_for_function(shows, timeout=PATIENCE_MS)
         guest.look("drawing")
         guest.is_accessible()
         guest.finished(card)
@@ -231,7 +232,7 @@ class TestDrawing:
         count = guest.tiles.count()
         guest.choose("How many", "4")  # so that it is not finished before the page is back
         card = guest.ask("a yellow square on purple")
-        expect(card.locator(".stage")).to_contain_text("Drawing", timeout=PATIENCE_MS)
+        guest.is_drawing(card)
         guest.page.reload()
         card = guest.page.locator(".job").first
         expect(card.locator(".job-name")).to_have_text("a yellow square on purple")

@@ -126,6 +126,12 @@ class Visitor:
         self.page.get_by_role("button", name="Create", exact=True).click()
         return self.page.locator(".job:not([data-earlier])").first
 
+    def is_drawing(self, card: Locator) -> None:
+        """Wait until the job is being drawn. The browser looks in each frame: a fast machine draws in half a second."""
+        stage = card.locator(".stage").element_handle()
+        says = """(line) => line.textContent.includes("Drawing")"""
+        self.page.wait_for_function(says, arg=stage, timeout=PATIENCE_MS)
+
     def finished(self, card: Locator) -> None:
         expect(card.locator(".stage")).to_have_text("Ready", timeout=PATIENCE_MS)
 
