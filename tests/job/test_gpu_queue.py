@@ -202,17 +202,13 @@ async def test_what_is_being_loaded_is_for_the_next_job() -> None:
     assert (generator.generated, second.generator.generated) == (0, 1)
 
 
-async def test_loading_that_begins_as_its_job_gets_into_line_is_no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its seconds count against the job's limit."""
+async def test_the_seconds_of_loading_count_against_the_limit_of_a_job_that_is_ready() -> None:
     player = Player(Loads())
     generator: Any = player.generator
     player.context.limit = TimeLimit(0.2, lambda: player.stop.request(JobTimeout()))
     assert await asyncio.to_thread(generator.loading.wait, 5)
-    looks = iter([False])  # it begins after the first look
-    monkeypatch.setattr(player.turn._loading, "running", lambda: next(looks, True))
     running = asyncio.create_task(player.turn.run(Sources()))
-    await asyncio.sleep(0.5)
-    assert isinstance(player.stop.reason, JobTimeout)
+    assert isinstance(await asyncio.wait_for(player.stop.wait(), PATIENCE), JobTimeout)
     generator.loaded.set()
     with pytest.raises(JobTimeout):
         await running
@@ -334,6 +330,25 @@ async def test_the_clock_of_a_job_stands_still_behind_other_jobs_and_runs_while_
     assert waits[2] > 0.3
     with pytest.raises(JobTimeout):
         await ended(Player(slow, gpu), slow)
+
+
+async def test_the_clock_stands_still_between_a_jobs_own_loading_and_its_generation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Another job may get ready while the weights of this one load; it used to generate in this one's time."""
+    gpu, ahead = GpuThread(), LoopAhead(monkeypatch)
+    other = Player(before := Ages(ahead, 1500), gpu)
+    player = Player(Loads(), gpu)
+    loads: Any = player.generator
+    player.context.limit = TimeLimit(1100, lambda: player.stop.request(JobTimeout()))
+    assert await asyncio.to_thread(loads.loading.wait, PATIENCE)
+    running = [asyncio.create_task(each.turn.run(Sources())) for each in (other, player)]
+    await asyncio.sleep(0)
+    before.may_begin.set()
+    loads.loaded.set()
+    await asyncio.wait_for(asyncio.gather(*running), PATIENCE + 1500)
+    assert player.timings["wait"] >= 4 * before.step_seconds
+    player.context.limit.cancel()
 
 
 async def test_a_job_that_was_stopped_in_line_says_how_long_it_waited() -> None:

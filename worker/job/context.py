@@ -142,13 +142,13 @@ class JobContext:
 
     @contextlib.contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Measure the body's seconds, even if it raises."""
+        """Add the body's seconds to the stage, even if it raises."""
         started = time.monotonic()
         try:
             with self.trace.stage(stage):
                 yield
         finally:
-            self.timings[stage] = time.monotonic() - started
+            self.timings[stage] = self.timings.get(stage, 0.0) + time.monotonic() - started
 
     async def confirm(self) -> None:
         """Ask the document whether the job is still wanted, before it uses the GPU."""

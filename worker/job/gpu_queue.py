@@ -141,7 +141,10 @@ def _settle(future: "Future[T]", call: Callable[[], T]) -> None:
 
 
 class GpuSlot:
-    """One job's slot in the queue, used from the event loop. Only `_load` and `_generate` run in the GPU thread."""
+    """One job's slot in the queue, used from the event loop. Only `_load` and `_generate` run in the GPU thread.
+
+    While the job is ready and the GPU works for others, the job is in line: that time does not count against its limit.
+    """
 
     def __init__(
         self,
@@ -166,10 +169,11 @@ class GpuSlot:
         self._loop = asyncio.get_running_loop()
         self._generating: Future[None] | None = None
         self._denoising = False
-        self._in_line = contextlib.ExitStack()
+        self._lock, self._in_line = threading.Lock(), contextlib.ExitStack()
+        self._ready, self._on_gpu = False, False
         gpu.jobs.add(self)
         # Last, because an idle GPU thread begins at once.
-        self._loading: Future[None] = gpu.submit(self._load)
+        self._loading: Future[None] = gpu.submit(self._load_ahead)
 
     async def run(self, sources: Sources, params: Params | None = None) -> None:
         """Generate; returns when the GPU is free for the next job.
@@ -184,18 +188,13 @@ class GpuSlot:
         """
         stop = self._context.stop
         self._params = params or self._params
-        if not self._loading.running():
-            # Until then it waits for other jobs, whose time does not count against its limit.
-            self._in_line.enter_context(self._context.untimed())
-            self._in_line.enter_context(self._context.timed("wait"))
-            if self._loading.running():
-                self._in_line.close()  # it began in between, when there was nothing to close yet
+        self._queue_up(ready=True)
         try:
             self._generating = self._gpu.submit(functools.partial(self._generate, sources), ahead=True)
             await stop.guard(_result(self._generating))
         finally:
             await self._leave()
-            self._in_line.close()
+            self._queue_up(ready=False)
             self._gpu.jobs.discard(self)
         stop.raise_if_stopped()
 
@@ -211,16 +210,32 @@ class GpuSlot:
         if not self._loading.cancel() and self._context.stop.reason is not None:
             await self._leave()
 
-    def _load(self, control: Control | None = None) -> None:
-        context, control = self._context, control or self._context
-        self._in_line.close()
+    def _queue_up(self, *, ready: bool | None = None, on_gpu: bool | None = None) -> None:
+        """Note a change, and enter or leave the line by it; called in both threads."""
+        with self._lock:
+            self._ready = self._ready if ready is None else ready
+            self._on_gpu = self._on_gpu if on_gpu is None else on_gpu
+            self._in_line.close()
+            if self._ready and not self._on_gpu:
+                self._in_line.enter_context(self._context.untimed())
+                self._in_line.enter_context(self._context.timed("wait"))
+
+    def _load_ahead(self) -> None:
+        self._queue_up(on_gpu=True)
+        try:
+            self._load(self._context)
+        finally:
+            self._queue_up(on_gpu=False)
+
+    def _load(self, control: Control) -> None:
+        context = self._context
         control.raise_if_stopped()
         context.report(Progress("loading"))
         with context.timed("load"):
             self._generator.prepare(self._request, self._params, control)
 
     def _generate(self, sources: Sources) -> None:
-        self._in_line.close()
+        self._queue_up(on_gpu=True)
         context, control = self._context, _Unsure(self._context)
         if self._loading.cancel():
             self._load(control)  # its turn to load never came: other jobs were ahead
