@@ -21,6 +21,7 @@ PY := $(VENV)/bin/python
 
 # Tests wait more than they compute: three at a time keep two cores busy. The longest ones begin first (tests/conftest.py).
 AT_ONCE := -n 3 --dist loadfile --no-loadscope-reorder
+QUICK := -m "not e2e and not slow" --hypothesis-profile=quick
 AGAIN := $(PY) -m pytest --last-failed --last-failed-no-failures none
 
 export PROMPT
@@ -55,11 +56,11 @@ app: setup emulators ## the whole product in a browser, on this machine, without
 doctor: setup ## check everything that the worker needs, before it costs anything; reads the environment as the worker does
 	@$(PY) -m worker.doctor
 
+# On a busy machine any test may time out: failed tests run once more, alone. The first failure is printed nevertheless.
 unit: setup ## the quick tests: no Node, no torch, no second Python
-	$(PY) -m pytest $(AT_ONCE) -m "not e2e and not slow" --hypothesis-profile=quick $(PYTEST)
+	$(PY) -m pytest $(AT_ONCE) $(QUICK) $(PYTEST) || $(AGAIN) $(QUICK)
 
-# The tests with a browser and with phones that count seconds need the machine to themselves. On a busy machine any test may
-# time out: failed tests run once more, alone. The first failure is printed nevertheless. 5: PYTEST selects none of them.
+# The tests with a browser and with phones that count seconds need the machine to themselves. 5: PYTEST selects none of them.
 test: setup emulators ## all tests
 	$(PY) -m pytest $(AT_ONCE) --ignore tests/app --ignore tests/client $(PYTEST) || $(AGAIN) --ignore tests/app --ignore tests/client
 	$(PY) -m pytest tests/app tests/client $(PYTEST) || [ $$? = 5 ] || $(AGAIN) tests/app tests/client

@@ -72,7 +72,7 @@ def taken_over(kept: Kept, job: str = "job-1") -> None:
 async def test_a_heartbeat_is_written_again_and_again() -> None:
     kept, began = Kept(), time.monotonic()
     first = kept.fields["expires_at"]
-    await reached(lambda: kept.writes == 2)
+    await reached(lambda: kept.writes >= 2)
     await kept.keeper.close()
     assert time.monotonic() - began >= 2 * timing.HEARTBEAT_SECONDS
     assert kept.fields["expires_at"] > first
@@ -85,12 +85,12 @@ async def test_progress_is_written_at_most_once_an_interval_and_the_newest_count
     for number in range(1, 41):
         kept.keeper.note(step(number))
         await asyncio.sleep(TICK / 10)
+    await reached(lambda: kept.fields["progress"]["step"] == 40)
     await kept.keeper.close()
     intervals = (time.monotonic() - began) / TICK
     steps = [state["progress"]["step"] for state in kept.documents.history[PATH]]
     assert kept.writes <= intervals + 1
     assert steps == sorted(steps)
-    assert steps[-1] >= 25
 
 
 async def test_nothing_is_written_after_close() -> None:

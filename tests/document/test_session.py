@@ -286,13 +286,17 @@ def test_a_refused_firestore_is_not_asked_twice(documents: MemoryDocumentStore, 
 
     documents.before = refuse
 
+    tries = 0
+
     def claim() -> None:
-        asked.clear()
+        nonlocal tries
+        tries += 1
         with pytest.raises(BackendError):
             document.claim(soon(5))
 
     assert is_within(0.2, claim)
-    assert sorted(asked) == ["create", "read"]
+    assert asked.count("create") == tries
+    assert asked.count("read") <= tries, "a read goes beside the claim, which does not wait for it"
 
 
 @pytest.mark.parametrize("status", ["completed", "processing"])
@@ -356,6 +360,8 @@ def test_a_user_who_flips_a_label_all_the_time_holds_nobody_past_the_deadline(
     monkeypatch.setattr(timing, "SPOOL_COMPLETE_SECONDS", 0.3)
     documents = Flipped()
     session = DocumentSession(documents, OWNER, bid(), {})
+    if ended in {"claim", "refuse"}:
+        documents.write_as_app(PATH, {"favorite": True})
     if ended in {"complete", "fail", "redeliver"}:
         documents.flipping = False
         session.claim(soon())
