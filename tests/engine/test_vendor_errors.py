@@ -149,6 +149,14 @@ def test_vendors_print_no_errors_of_their_own(vendor: str) -> None:
     assert not logging.getLogger(f"{vendor}.any").isEnabledFor(logging.ERROR)
 
 
+@pytest.mark.parametrize("vendor", ["diffusers", "transformers"])
+def test_a_verbosity_that_the_operator_set_holds(vendor: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The library takes it from its variable when it is imported."""
+    caplog.set_level(logging.INFO, logger=vendor)
+    quiet()
+    assert logging.getLogger(f"{vendor}.any").isEnabledFor(logging.INFO)
+
+
 @pytest.mark.e2e
 def test_what_vendors_say_is_in_the_log_alone_whatever_the_operator_asked_them_to_say() -> None:
     """They set up handlers of their own when they are imported; torch's describe what it compiles, with its path."""

@@ -162,14 +162,13 @@ def importing() -> Iterator[None]:
 
 
 def quiet() -> None:
-    """Turn off the vendors' progress bars and all that they print: it may quote prompts, paths and URLs."""
+    """Turn off the vendors' progress bars and warnings, which no variable turns off; they may quote prompts and paths."""
     import diffusers
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
     del diffusers
     for vendor in (diffusers_logging, transformers_logging):
-        vendor.set_verbosity(logging.CRITICAL)
         vendor.disable_progress_bar()
     warnings.filterwarnings("ignore", module=r"(diffusers|transformers|huggingface_hub|torch)\b.*")
 
