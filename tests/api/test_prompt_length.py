@@ -1,10 +1,13 @@
 """A prompt's number of tokens is estimated from its characters."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from tests.support.engine_jobs import image_params, video_params
+from worker.api.cost import job_units
+from worker.api.params import public_params
 from worker.api.prompt_length import likely_chunks
 from worker.engine.memory.room import Size, room
 from worker.engine.models.registry import ModelSpec, WeightSource
@@ -30,6 +33,13 @@ PROSE = "a small red fox sits beside an old stone bridge in the morning light, "
 )
 def test_a_longer_prompt_has_more_chunks(fields: dict[str, Any], image: int, clip: int) -> None:
     assert (likely_chunks(image_params(**fields)), likely_chunks(video_params(**fields))) == (image, clip)
+
+
+def test_what_a_model_does_not_read_counts_as_nothing() -> None:
+    long = video_params(prompt=PROSE * 50, most_chunks=1)
+    assert likely_chunks(long) == 1
+    assert job_units(long) == job_units(replace(long, prompt="a fox"))
+    assert "most_chunks" not in public_params(long)
 
 
 @pytest.mark.parametrize("family", ["sdxl", "wan"])

@@ -81,6 +81,7 @@ def test_a_clip_is_made_as_its_model_likes_it_where_the_request_says_nothing() -
         seed=5,
     )
     assert video(WAN_22, num_frames=5).fps == 24
+    assert video(replace(WAN, most_chunks=1)).most_chunks == 1
 
 
 def test_what_the_request_says_counts() -> None:

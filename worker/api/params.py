@@ -66,6 +66,8 @@ class ModelDefaults:
     """Whether its scheduler can be shifted."""
     end_image: EndImage = "no"
     """Whether an img2video request may or must give the end image."""
+    most_chunks: int | None = None
+    """Chunks of a prompt that it reads; None: all."""
     micro_conditioning: Literal["native", "requested"] = "native"
     """The image size that SDXL is conditioned on: see `resolve`."""
     guidance_rescale: float = 0.0
@@ -303,12 +305,14 @@ class VideoParams(BaseParams):
     """None: every step is computed in full."""
     ends: bool = False
     """Whether the video ends with an image of the client."""
+    most_chunks: int | None = None
+    """Chunks of a prompt that the model reads; None: all."""
 
 
 Params = ImageParams | VideoParams
 
 
-PRIVATE = {"prompt", "negative_prompt", "seeds", "seed", "enlarges", "ends"}
+PRIVATE = {"prompt", "negative_prompt", "seeds", "seed", "enlarges", "ends", "most_chunks"}
 """Never in the response's `params`: they are shown beside them, or are internal to the worker."""
 _OF_DRAWING = {
     *("negative_prompt_of", "prompt_weighting", "style", "num_inference_steps", "guidance_scale", "scheduler"),

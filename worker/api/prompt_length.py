@@ -16,9 +16,12 @@ _LETTERS_A_TOKEN = 8
 
 
 def likely_chunks(params: Params) -> int:
-    """Estimate the chunks of a job's longer prompt; the memory and the FLOP for text grow with them."""
-    of = _of_image if isinstance(params, ImageParams) else _of_clip
-    return max(of(*text) for text in (params.texts if params.guidance_scale > 1 else params.texts[:1]))
+    """Estimate the chunks of a job's longer prompt that are read; the memory and the FLOP for text grow with them."""
+    texts = params.texts if params.guidance_scale > 1 else params.texts[:1]
+    if isinstance(params, ImageParams):
+        return max(_of_image(*text) for text in texts)
+    chunks = max(_of_clip(*text) for text in texts)
+    return chunks if params.most_chunks is None else min(chunks, params.most_chunks)
 
 
 @lru_cache(maxsize=32)  # a quote needs the same text for every possible shape of a source image

@@ -355,6 +355,7 @@ def _video_params(request: VideoRequest, defaults: ModelDefaults, seed: int, sou
         draft=_draft(defaults, width, height, steps) if isinstance(request, Text2VideoRequest) else None,
         video_quality=request.video_quality,
         ends=isinstance(request, Img2VideoRequest) and request.end_image_url is not None,
+        most_chunks=defaults.most_chunks,
     )
 
 

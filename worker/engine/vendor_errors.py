@@ -162,7 +162,7 @@ def importing() -> Iterator[None]:
 
 
 def quiet() -> None:
-    """Turn off the vendors' progress bars and warnings, which no variable turns off; they may quote prompts and paths."""
+    """Turn off the vendors' progress bars and warnings, which may quote prompts and paths; no variable does that."""
     import diffusers
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging

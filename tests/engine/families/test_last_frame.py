@@ -48,6 +48,8 @@ def test_each_layout_says_whether_it_takes_one(
     engines = {name: engine_of(demo_settings, wan_i2v_model=str(folder)) for name, folder in asked.items()}
     said = {name: engine.describe(TaskType.IMG2VIDEO).end_image for name, engine in engines.items()}
     assert said == {"experts": "optional", "first-to-last": "required", "2.1": "no"}
+    read = {name: engine.describe(TaskType.IMG2VIDEO).most_chunks for name, engine in engines.items()}
+    assert read == {"experts": None, "first-to-last": 1, "2.1": 1}
     settings = demo_settings.model_copy(update={"wan_i2v_model": None})
     for held, says in ((None, "optional"), (True, "optional"), (False, "no")):
         own = {} if held is None else {"demo": OwnDefaults(hold_end_image=held)}

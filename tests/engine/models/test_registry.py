@@ -349,18 +349,19 @@ def test_what_is_said_of_a_model_that_is_not_there_is_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "said"),
+    ("source", "end", "chunks"),
     [
-        ("Wan-AI/Wan2.2-I2V-A14B-Diffusers", "optional"),
-        ("Wan-AI/Wan2.1-FLF2V-14B-720P-diffusers", "required"),
-        ("Wan-AI/Wan2.1-I2V-14B-480P-Diffusers", "no"),
-        ("Wan-AI/Wan2.2-TI2V-5B-Diffusers", "no"),
+        ("Wan-AI/Wan2.2-I2V-A14B-Diffusers", "optional", None),
+        ("Wan-AI/Wan2.1-FLF2V-14B-720P-diffusers", "required", 1),
+        ("Wan-AI/Wan2.1-I2V-14B-480P-Diffusers", "no", 1),
+        ("Wan-AI/Wan2.2-TI2V-5B-Diffusers", "no", None),
     ],
 )
-def test_whether_a_model_takes_a_last_picture_is_told_before_it_is_here(source: str, said: str) -> None:
+def test_what_a_model_takes_is_told_before_it_is_here(source: str, end: str, chunks: int | None) -> None:
     variable = "wan_model" if "TI2V" in source else "wan_i2v_model"
     values: dict[str, Any] = {variable: source}
-    assert registry(cuda=True, **values).describe(TaskType.IMG2VIDEO).end_image == said
+    said = registry(cuda=True, **values).describe(TaskType.IMG2VIDEO)
+    assert (said.end_image, said.most_chunks) == (end, chunks)
 
 
 def test_a_clips_model_says_whether_it_has_two_experts() -> None:

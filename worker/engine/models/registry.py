@@ -267,7 +267,8 @@ class ModelRegistry:
             found = replace(found, has_experts="transformer_2" in components(main.path))
         if task_type is not TaskType.IMG2VIDEO:
             return found
-        return replace(found, end_image=_end_image(main, held=bool(own.get("hold_end_image"))))
+        end_image = _end_image(main, held=bool(own.get("hold_end_image")))
+        return replace(found, end_image=end_image, most_chunks=_most_chunks(main))
 
     @property
     def tasks(self) -> tuple[TaskType, ...]:
@@ -669,6 +670,13 @@ def wan_layout(weights: WeightSource) -> WanLayout | None:
         return "ti2v"
     config = read_json(weights.path / "transformer" / "config.json")
     return "t2v" if config.get("in_channels", 16) == config.get("out_channels", 16) else "i2v"
+
+
+def _most_chunks(weights: WeightSource) -> int | None:
+    """1 for Wan 2.1 from an image, which takes a picture through an image encoder, and exactly one chunk; None: all."""
+    if weights.path is None:
+        return 1 if _wan_kind(weights, TaskType.IMG2VIDEO) == "i2v" else None
+    return 1 if "image_encoder" in components(weights.path) else None
 
 
 def _end_image(weights: WeightSource, *, held: bool) -> EndImage:
