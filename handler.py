@@ -25,6 +25,7 @@ from worker.core import logs, timing
 from worker.core.config import (
     ConfigError,
     Settings,
+    default_settings,
     load_settings,
     misspelt_variables,
     opentelemetry_problem,
@@ -346,6 +347,7 @@ def main() -> None:
     """Load the models, then run the SDK's job loop."""
     _leave_while_loading()
     set_library_defaults()
+    logs.configure(default_settings())  # what is wrong with the environment is a log line too
     try:
         settings = load_settings()
         check_styles(settings.styles or {}, settings.loras or {})
@@ -356,7 +358,8 @@ def main() -> None:
             log.warning("%s: %s", name, effect, extra={"action": "unheeded"})
         services = shared_services()
     except ConfigError as error:
-        sys.exit(f"cannot start: {error}")
+        log.critical("cannot start: %s", error, extra={"action": "cannot_start"})
+        sys.exit(1)
     serves_many = settings.on_platform or "--rp_serve_api" in sys.argv
     loading = services.gpu.submit(lambda: _preload(services)) if serves_many else None
     import runpod  # takes a second or two, while the models load

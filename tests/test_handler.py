@@ -495,8 +495,12 @@ def test_a_test_input_on_the_command_line_ends_with_its_outcome() -> None:
 def test_a_wrong_environment_ends_the_worker_with_one_clear_line(variables: dict[str, str], names: list[str]) -> None:
     code, said = Process(**variables).ended()
     assert code == 1
-    assert said.startswith("cannot start: ")
-    assert len(said.strip().splitlines()) == 1
+    (line,) = said.splitlines()
+    if "RUNPOD_ENDPOINT_ID" in variables:
+        entry = json.loads(line)
+        assert (entry["level"], entry["action"]) == ("CRITICAL", "cannot_start")
+        line = f"CRITICAL worker: {entry['message']}"
+    assert line.startswith("CRITICAL worker: cannot start: ")
     assert all(name in said for name in names)
     assert "SECRET" not in said
 

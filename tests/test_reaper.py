@@ -56,6 +56,15 @@ def ran(variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
         return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False)
 
 
+@pytest.mark.e2e
+def test_a_wrong_environment_is_told_in_one_log_line() -> None:
+    done = ran({"RUNPOD_ENDPOINT_ID": "e1", "LOG_LEVEL": "SECRET"})
+    said = json.loads(done.stderr)
+    assert (done.returncode, said["action"]) == (1, "reaper_failed")
+    assert said["message"].startswith("LOG_LEVEL: ")
+    assert "SECRET" not in done.stderr
+
+
 def test_only_documents_past_their_lease_are_marked(firebase: FirebaseEmulators, documents: FirestoreStore) -> None:
     lost, alive, done = (claimed(documents, user) for user in ("lost", "alive", "done"))
     done.complete({"storage": "firebase"}, time.monotonic() + 5)

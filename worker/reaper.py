@@ -18,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from worker.core import logs, timing
-from worker.core.config import ConfigError, load_settings, set_library_defaults
+from worker.core.config import ConfigError, default_settings, load_settings, set_library_defaults
 from worker.core.errors import BackendError
 from worker.document.session import expire
 from worker.document.store import DocumentStore
@@ -90,6 +90,7 @@ def main(argv: list[str]) -> int:
     )
     arguments = parser.parse_args(argv)
     set_library_defaults()
+    logs.configure(default_settings())  # what is wrong with the environment is a log line too
     try:
         settings = load_settings()
         logs.configure(settings)

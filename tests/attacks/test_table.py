@@ -596,7 +596,7 @@ def test_on_the_platform_a_worker_with_an_emulator_does_not_start(name: str, mon
             [sys.executable, "handler.py"], cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False
         )
         assert done.returncode == 1
-        assert done.stderr.startswith("cannot start: ")
+        assert json.loads(done.stderr)["message"].startswith("cannot start: ")
         assert "Traceback" not in done.stderr
     note(row, refused=1)
 

@@ -582,6 +582,11 @@ def load_settings(**overrides: object) -> Settings:
         raise ConfigError("; ".join(f"{name}: {problem}" for name, problem in _problems(error))) from None
 
 
+def default_settings() -> Settings:
+    """Return the defaults, for the time until the environment is read; only where the worker runs is taken from it."""
+    return Settings.model_construct(runpod_endpoint_id=os.environ.get("RUNPOD_ENDPOINT_ID"))
+
+
 def wrong_variables() -> dict[str, str]:
     """Map each wrong variable to what is expected, never its value. Key `environment`: a wrong combination."""
     try:
