@@ -28,6 +28,7 @@ from worker.core.errors import (
     StorageUnavailable,
     UrlBlocked,
 )
+from worker.media import decode
 from worker.sources.http import Fetcher
 from worker.sources.loader import LISTED_PIXELS, SourceLoader, own_object_path
 
@@ -537,6 +538,30 @@ def test_all_pictures_of_a_job_share_one_time(monkeypatch: pytest.MonkeyPatch) -
     assert bucket.given == sorted(bucket.given, reverse=True)
     assert all(seconds <= 1.1 - 0.4 * number for number, seconds in enumerate(bucket.given))
     assert len(bucket.given) < 4
+
+
+def test_a_wait_for_other_jobs_pictures_counts_against_no_picture_right_or_wrong(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Otherwise one that is wrong could hide the next from its client, or make a good one out of time."""
+    ahead, now = [0.0], time.monotonic
+
+    class LongWait:
+        def acquire(self, timeout: float) -> bool:
+            ahead[0] += 2 * timing.SOURCES_SECONDS
+            return True
+
+        def release(self) -> None:
+            """Nobody else waits."""
+
+    monkeypatch.setattr(time, "monotonic", lambda: now() + ahead[0])
+    monkeypatch.setattr(decode, "_places", LongWait())
+    good, cut = png(RED), png(RED)[:40]
+    assert SourceLoader(settings()).load(inpaint(data_uri(good), data_uri(png(BLUE))), None).mask is not None
+    with pytest.raises(InvalidImage) as caught:
+        SourceLoader(settings()).load(inpaint(data_uri(cut), data_uri(cut + b"0")), None)
+    assert "image_url: " in caught.value.message
+    assert "mask_url: " in caught.value.message
 
 
 def test_a_picture_in_a_list_is_blamed_by_its_place() -> None:

@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -49,8 +50,6 @@ class Picture:
 
     image: "Image.Image"
     warnings: tuple[str, ...] = ()
-    seconds: float = 0.0
-    """Decoding time, which counts against the job's other pictures."""
 
 
 def start() -> None:
@@ -69,6 +68,7 @@ def decode_image(
     clear: Clear = "white",
     seconds: float = DECODE_SECONDS,
     raise_if_stopped: Callable[[], None] = lambda: None,
+    timed: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
 ) -> Picture:
     """Decode a picture to RGB in sRGB: first frame, upright, transparency on `clear`, no metadata.
 
@@ -83,6 +83,7 @@ def decode_image(
         clear: what transparency becomes; in a mask always black.
         seconds: time limit.
         raise_if_stopped: called several times a second; its errors propagate.
+        timed: entered while the picture is decoded, not while it waits for others.
 
     Raises:
         InvalidImage: not a picture, damaged, or over a limit; the message begins with `what`.
@@ -90,7 +91,7 @@ def decode_image(
     """
     limits = Limits(max_pixels, max_declared_pixels, sandbox.MEMORY_BYTES)
     kind = kind_of(data, what)
-    with _place(raise_if_stopped):
+    with _place(raise_if_stopped), timed():
         started = time.monotonic()
         try:
             answer = sandbox.shared().read(
@@ -113,7 +114,7 @@ def decode_image(
     width, height = answer.size
     facts = {"action": "decoded", "kind": kind, "megapixels": round(width * height / 1e6, 1), "seconds": round(took, 3)}
     log.info("a picture was decoded", extra=facts)
-    return Picture(answer.image, tuple(f"{what}: {_SAYS[note]}" for note in answer.notes if note in _SAYS), took)
+    return Picture(answer.image, tuple(f"{what}: {_SAYS[note]}" for note in answer.notes if note in _SAYS))
 
 
 def _ended(how: str, kind: str) -> None:

@@ -5,10 +5,11 @@ sizes, how a download or a bucket works, or how bytes become pixels. Every error
 """
 
 import base64
+import contextlib
 import copy
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -95,25 +96,22 @@ class SourceLoader:
             StorageUnavailable: the bucket does not answer.
             Internal: the decoder cannot be started.
         """
-        left, warnings, wrong = timing.SOURCES_SECONDS, list[str](), list[CallerError]()
+        shared, warnings, wrong = _SharedTime(), list[str](), list[CallerError]()
         loaded: dict[str, Image.Image] = {}
         for picture, fields in _named_pictures(request).items():
-            what, started = ", ".join(fields), time.monotonic()
             try:
-                decoded, took = self._picture(picture, what, user_id, raise_if_stopped, left)
+                decoded = self._picture(picture, ", ".join(fields), user_id, raise_if_stopped, shared)
             except _REFUSALS as error:
                 # The others are read nevertheless, so that one round of corrections is enough. A copy has no traceback,
                 # whose frames would keep the file.
                 wrong.append(copy.copy(error))
-                left -= time.monotonic() - started
-                if left <= 0:
+                if shared.left <= 0:
                     break
                 continue
             except (StorageUnavailable, Internal):
                 if not wrong:
                     raise
                 break
-            left -= took
             loaded |= dict.fromkeys(fields, decoded.image)
             warnings += decoded.warnings
         if wrong:
@@ -134,25 +132,24 @@ class SourceLoader:
         what: str,
         user_id: str | None,
         raise_if_stopped: Callable[[], None],
-        seconds: float,
-    ) -> tuple[decode.Picture, float]:
-        """Read and decode one picture; also returns its share of the pictures' time."""
+        shared: "_SharedTime",
+    ) -> decode.Picture:
+        """Read and decode one picture."""
         most, most_declared = self._settings.max_input_image_pixels, self._settings.max_declared_image_pixels
-        started = time.monotonic()
-        data = self._read(picture.ref, what, user_id, raise_if_stopped, seconds)
-        took = time.monotonic() - started
-        _check_time(what, seconds - took)
-        decoded = decode.decode_image(
+        with shared.used():
+            data = self._read(picture.ref, what, user_id, raise_if_stopped, shared.left)
+        _check_time(what, shared.left)
+        return decode.decode_image(
             data,
             what,
             min(most, LISTED_PIXELS) if picture.is_listed else most,
             most_declared,
             mask=picture.is_mask,
             clear=picture.clear,
-            seconds=min(seconds - took, decode.DECODE_SECONDS),
+            seconds=min(shared.left, decode.DECODE_SECONDS),
             raise_if_stopped=raise_if_stopped,
+            timed=shared.used,
         )
-        return decoded, took + decoded.seconds
 
     def _read(
         self, ref: str, what: str, user_id: str | None, raise_if_stopped: Callable[[], None], seconds: float
@@ -211,6 +208,22 @@ def own_object_path(ref: str, what: str, *, bucket: str, user_id: str) -> str:
     if len(parts) < 3 or parts[0] not in USER_FOLDERS or parts[1] != user_id:
         raise Forbidden("forbidden.folder", field=what)
     return path
+
+
+class _SharedTime:
+    """The time that all pictures of a job have together."""
+
+    def __init__(self) -> None:
+        self.left = timing.SOURCES_SECONDS
+
+    @contextlib.contextmanager
+    def used(self) -> Iterator[None]:
+        """The body's seconds count, even if it raises."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.left -= time.monotonic() - started
 
 
 @dataclass(frozen=True, slots=True)
