@@ -8,13 +8,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.clock import computed
+from tests.support.clock import LoopAhead, computed
 from tests.support.fakes import TokenUsers
 from tests.support.tokens import CLOUD, HOUR, SECRET, claims, new_key, public_of, signed
 from worker.api.request import envelope
@@ -285,6 +286,23 @@ async def test_what_cannot_be_found_out_in_time_is_neither_yes_nor_no(
     assert caught.value.retryable
     if isinstance(users, Silent):
         users.late.set()
+
+
+async def test_a_check_that_waits_for_a_thread_has_all_its_time_when_it_begins(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Files that are encoded may occupy every thread, which refused callers whose tokens are valid."""
+    ahead, busy, free = LoopAhead(monkeypatch), ThreadPoolExecutor(1), threading.Event()
+    asyncio.get_running_loop().set_default_executor(busy)
+    busy.submit(free.wait, 10)
+    job_input = {**CLOUD, "id_token": "token-of-user"}
+    checking = asyncio.create_task(who(users=TokenUsers()).check(envelope(job_input), job_input, acts_for_user=True))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    ahead.seconds += 2 * caller.IDENTITY_SECONDS
+    await asyncio.sleep(0)
+    free.set()
+    await checking
 
 
 # -- settings

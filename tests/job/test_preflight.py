@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -159,6 +160,30 @@ async def test_a_lora_that_cannot_be_had_ends_it_before_the_pictures_are_here() 
         await door.enter([wanted])
     assert not pictures.ended.is_set()
     pictures.arrive.set()
+
+
+async def test_downloads_that_last_leave_threads_to_all_else() -> None:
+    """They take minutes; a claim or heartbeat that waits for one looks like a lost worker, and a caller is refused."""
+
+    class HeldLoras:
+        def load(self, *_: object) -> tuple[LoraFile, ...]:
+            assert pictures.arrive.wait(PATIENCE)
+            return ()
+
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    world = World()
+    door, pictures = Door(world, IMG2IMG), HeldSources()
+    door.services = dataclasses.replace(door.services, sources=pictures, loras=HeldLoras())
+    held = Preflight(door.services, door.request, door.context, [WantedLora("loras.0.path", "a", HubFile("o/n"), 1.0)])
+    downloads = asyncio.create_task(held.sources())
+    try:
+        while not pictures.began.is_set():
+            await asyncio.sleep(0.01)
+        answer = await asyncio.wait_for(world.run(CLOUD), PATIENCE)
+    finally:
+        pictures.arrive.set()
+    assert "error" not in answer
+    await downloads
 
 
 async def test_without_firebase_the_request_is_told_that_it_has_no_document() -> None:

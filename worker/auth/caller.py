@@ -76,8 +76,20 @@ class Identity:
 
 
 async def _in_thread(check: Callable[[], Any]) -> Any:
-    """Run a check that may ask Google or hash megabytes, within `IDENTITY_SECONDS`."""
+    """Run a check that may ask Google or hash megabytes, within `IDENTITY_SECONDS` after it begins in its thread.
+
+    Encoding may occupy all threads for a while, and that wait must not count as an answer that does not come.
+    """
+    loop, begun = asyncio.get_running_loop(), asyncio.Event()
+
+    def checked() -> Any:
+        loop.call_soon_threadsafe(begun.set)
+        return check()
+
+    checking = asyncio.create_task(asyncio.to_thread(checked))
+    checking.add_done_callback(lambda _: begun.set())  # also if no thread can be started
+    await begun.wait()
     try:
-        return await asyncio.wait_for(asyncio.to_thread(check), IDENTITY_SECONDS)
+        return await asyncio.wait_for(checking, IDENTITY_SECONDS)
     except (BackendError, TimeoutError):
         raise Internal("internal.identity") from None

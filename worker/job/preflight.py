@@ -5,9 +5,12 @@ are its input. Knows which answer takes precedence; knows no model and no GPU.
 """
 
 import asyncio
+import contextvars
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
 
 from worker.api.loras import WantedLora
 from worker.api.request import Request
@@ -19,7 +22,12 @@ from worker.document.transitions import AlreadyDone, Decision, Deny
 from worker.job.context import JobContext
 from worker.job.services import Services
 
+_DOWNLOADS = ThreadPoolExecutor(32, thread_name_prefix="sources")
+"""Threads for pictures and LoRAs, two for each of the most jobs that a worker takes at once. Downloads last minutes:
+in the event loop's threads, which are few on a small machine, they would keep claims and heartbeats waiting."""
 NO_DOCUMENTS = "Firebase is not configured on this worker: no document is written"
+
+T = TypeVar("T")
 
 
 class Preflight:
@@ -107,16 +115,15 @@ class Preflight:
             return files
 
         with context.timed("loras"):
-            return await asyncio.to_thread(load)
+            return await _in_thread(load)
 
     async def _load_pictures(self) -> Sources:
         request, context = self._request, self._context
         if not request.pictures():
             return Sources()
         with context.timed("sources"):
-            sources = await asyncio.to_thread(
-                self._services.sources.load, request, request.user_id, self._raise_if_unwanted
-            )
+            load = self._services.sources.load
+            sources = await _in_thread(partial(load, request, request.user_id, self._raise_if_unwanted))
         for warning in sources.warnings:
             context.warn(warning)
         return sources
@@ -125,3 +132,9 @@ class Preflight:
         self._context.raise_if_stopped()
         if self._context.ended:  # the result is no longer needed
             raise Cancelled
+
+
+async def _in_thread(load: Callable[[], T]) -> T:
+    """As `asyncio.to_thread`, in the threads for downloads."""
+    context = contextvars.copy_context()  # so log lines carry the job's id
+    return await asyncio.get_running_loop().run_in_executor(_DOWNLOADS, context.run, load)
