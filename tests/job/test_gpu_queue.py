@@ -214,6 +214,38 @@ async def test_the_seconds_of_loading_count_against_the_limit_of_a_job_that_is_r
         await running
 
 
+class Downloads(PaintingGenerator):
+    """Waits for a download that never arrives, as `models.fetch` does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits = threading.Event()
+
+    def prepare(self, request: Request, params: Params, control: Control) -> Placement:
+        with control.untimed():
+            while True:
+                control.raise_if_stopped()
+                self.waits.set()
+                time.sleep(0.01)
+
+
+@pytest.mark.parametrize("end", ["refused", "ended"])
+async def test_a_download_that_no_job_wants_any_more_does_not_hold_the_gpu(end: str) -> None:
+    gpu = GpuThread()
+    unwanted, other = Player(downloads := Downloads(), gpu), Player(PaintingGenerator(), gpu)
+    assert await asyncio.to_thread(downloads.waits.wait, PATIENCE)
+    if end == "refused":
+        unwanted.context.decide(admitted=False)
+    else:
+        unwanted.context.ended = True
+    await unwanted.turn.give_up()
+    try:
+        await asyncio.wait_for(other.turn.run(Sources()), PATIENCE)
+    finally:
+        unwanted.stop.request(Cancelled())
+    assert len(other.taken) == 1
+
+
 async def test_who_was_asked_to_stop_waits_until_the_card_is_free() -> None:
     player = Player(Loads())
     generator: Any = player.generator

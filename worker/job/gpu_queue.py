@@ -17,7 +17,7 @@ import queue
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -223,7 +223,7 @@ class GpuSlot:
     def _load_ahead(self) -> None:
         self._queue_up(on_gpu=True)
         try:
-            self._load(self._context)
+            self._load(_Ahead(self._context))
         finally:
             self._queue_up(on_gpu=False)
 
@@ -301,10 +301,34 @@ class _Unsure:
         )
 
     def raise_if_stopped(self) -> None:
-        """As the job's own, and also once the job is refused."""
+        """As the job's own, and also once the job is refused or has ended."""
         self._context.raise_if_stopped()
-        if self._context.refused:
+        if self._context.refused or self._context.ended:
             raise Cancelled
+
+
+class _Ahead(_Unsure):
+    """As `_Unsure`, but that stops only the wait for a download: weights that are being read stay for the next job."""
+
+    def __init__(self, context: JobContext) -> None:
+        super().__init__(context)
+        self.untimed, self._waits = self._waiting, False
+
+    @contextlib.contextmanager
+    def _waiting(self) -> Iterator[None]:
+        self._waits = True
+        try:
+            with self._context.untimed():
+                yield
+        finally:
+            self._waits = False
+
+    def raise_if_stopped(self) -> None:
+        """As the job's own, and in `untimed` also once the job is refused or has ended."""
+        if self._waits:
+            super().raise_if_stopped()
+        else:
+            self._context.raise_if_stopped()
 
 
 async def _result(call: "Future[None]") -> None:
