@@ -2,17 +2,20 @@
 
 import asyncio
 import dataclasses
+import gc
 import json
 import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.fakes import PaintingGenerator
+from tests.support.clock import until
+from tests.support.fakes import PATIENCE, PaintingGenerator
 from tests.support.memory_world import CLOUD, World
 from tests.support.published_loras import PUBLISHED, header_only
 from worker.api.loras import WantedLora
@@ -125,6 +128,32 @@ async def test_a_download_that_failed_ends_the_job_in_its_words() -> None:
     response = await here.run(ASKED)
     assert response["error"].startswith("download_failed: loras.0.path: the server could not be reached")
     assert here.document["error"]["code"] == "download_failed"
+
+
+@pytest.mark.parametrize("end", ["completed", "failed", "cancelled"])
+async def test_the_files_of_a_job_that_has_ended_are_not_in_use(end: str) -> None:
+    """Without waiting for Python's collector: the next job's LoRA may need their room in the cache."""
+    marks: list[weakref.ref[InUse]] = []
+
+    class Marking(Shelf):
+        def load(
+            self, wanted: Sequence[WantedLora], in_use: InUse, raise_if_stopped: Callable[[], None]
+        ) -> tuple[LoraFile, ...]:
+            marks.append(weakref.ref(in_use))
+            return super().load(wanted, in_use, raise_if_stopped)
+
+    shelf, stop = Marking(DownloadFailed() if end == "failed" else None, endless=end == "cancelled"), StopSignal()
+    gc.disable()
+    try:
+        running = asyncio.create_task(world(shelf).run(ASKED, stop=stop))
+        if end == "cancelled":
+            assert await asyncio.to_thread(shelf.began.wait, PATIENCE)
+            stop.request(Cancelled())
+        await running
+        (mark,) = marks
+        await asyncio.to_thread(until, lambda: mark() is None, PATIENCE)
+    finally:
+        gc.enable()
 
 
 class Evicting(Seeing):

@@ -48,6 +48,7 @@ from worker.job.plan import Plan, follow, plan, read
 from worker.job.preflight import Preflight
 from worker.job.preview import Previews, reason_for_none
 from worker.job.services import Services
+from worker.sources.lora_cache import InUse
 
 UNSYNCED = "firestore_synced: false; the document could not be brought up to date"
 NO_BUCKET = "use_cloud_storage: no bucket is configured on this worker, so the result is returned inline"
@@ -88,6 +89,7 @@ async def run(
     finally:
         context.ended = True
         context.limit.cancel()
+        context.loras_in_use = InUse()  # their files are let go of now, not when Python's collector finds the context
         moving.cancel()
         if context.previews is not None:
             context.previews.close()
