@@ -110,7 +110,7 @@ async def test_the_result_is_the_same_and_so_is_the_request() -> None:
     assert {name: without[name] for name in kept} == {name: with_it[name] for name in kept}
     again = await world.run(CLOUD, job_id="job-2")
     assert again["images"] == with_it["images"]
-    assert world.generator.generated == 1
+    assert world.bucket.uploads == 1
 
 
 async def test_who_did_not_ask_sees_none() -> None:
