@@ -12,6 +12,7 @@ from tests.support.memory_world import CLOUD, World
 from worker.api.fingerprint import fingerprint
 from worker.api.params import ModelDefaults, Params
 from worker.api.request import Request, parse
+from worker.core import logs
 from worker.core.errors import ModelUnavailable
 from worker.core.types import Control, Sources, TaskType
 from worker.doctor import environment
@@ -113,11 +114,15 @@ async def test_a_style_for_what_is_not_served_is_not_offered() -> None:
     assert answer["styles"] == [{"name": "ghibli", "tasks": images}, {"name": "own", "tasks": [*images, "upscale"]}]
 
 
-def test_a_wrong_style_stops_the_worker_with_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_style_stops_the_worker_with_its_name(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(logs, "configure", lambda _: None)
     monkeypatch.setenv("STYLES", '{"ghibli": {"loras": [{"path": "nothing"}]}}')
     with pytest.raises(SystemExit) as caught:
         handler.main()
-    assert str(caught.value) == 'cannot start: STYLES.ghibli: names "nothing", which LORAS does not have'
+    assert caught.value.code == 1
+    assert caplog.messages == ['cannot start: STYLES.ghibli: names "nothing", which LORAS does not have']
 
 
 def test_the_doctor_shows_a_wrong_style_and_no_source() -> None:
