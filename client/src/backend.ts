@@ -46,7 +46,7 @@ export class Backend {
    */
   look(uid: string, fileUid: string): Promise<GenerationDocument | undefined> {
     return new Promise((resolve, reject) => {
-      const read = async (transaction: Transaction): Promise<never> => {
+      const read = async (transaction: Transaction): Promise<void> => {
         const snapshot = await transaction.get(hand(this.document(uid, fileUid)));
         resolve(snapshot.data() as GenerationDocument | undefined);
         throw new Error("read"); // ends the transaction: nothing to commit, and no retry if a worker writes meanwhile
@@ -76,6 +76,24 @@ export class Backend {
 
   async remove(uid: string, fileUid: string): Promise<void> {
     await this.modules.firestore.deleteDoc(hand(this.document(uid, fileUid)));
+  }
+
+  /**
+   * Delete the document if `mayGo` accepts the version that is deleted. Throws without a network: unlike `remove`, it
+   * leaves no deletion in the SDK's queue, which would reach whatever the document has become by then.
+   */
+  async removeIf(uid: string, fileUid: string, mayGo: (fields: GenerationDocument) => boolean): Promise<void> {
+    const document = hand(this.document(uid, fileUid));
+    let stays = false;
+    const change = async (transaction: Transaction): Promise<void> => {
+      const fields = (await transaction.get(document)).data() as GenerationDocument | undefined;
+      stays = fields === undefined || !mayGo(fields);
+      if (stays) throw new Error("read"); // as in `look`
+      transaction.delete(document);
+    };
+    await this.modules.firestore.runTransaction(hand(this.app.db), change).catch((error: unknown) => {
+      if (!stays) throw error;
+    });
   }
 
   // --- callables

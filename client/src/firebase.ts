@@ -10,7 +10,7 @@ export interface FirestoreModule {
   limit(count: number): unknown;
   startAfter(snapshot: never): unknown;
   getDocs(query: never): Promise<unknown>;
-  runTransaction(db: never, update: (transaction: Transaction) => Promise<never>): Promise<unknown>;
+  runTransaction(db: never, update: (transaction: Transaction) => Promise<void>): Promise<unknown>;
   setDoc(reference: never, fields: never): Promise<void>;
   updateDoc(reference: never, fields: never): Promise<void>;
   deleteDoc(reference: never): Promise<void>;
@@ -57,6 +57,7 @@ export interface Instances {
 
 export interface Transaction {
   get(reference: never): Promise<Snapshot>;
+  delete(reference: never): unknown;
 }
 
 export interface Snapshot {

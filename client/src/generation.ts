@@ -505,7 +505,7 @@ export class Generation {
   private async lookForAnyWorker(): Promise<void> {
     if (!(await this.look()) || this.isRunning() || this.queuedSeconds < this.around.queueSeconds) return;
     // A job that still starts would have no reader; without its slip it ends at once.
-    if (this.fields?.status === "queued") void this.removeDocument();
+    void this.around.backend.removeIf(this.uid, this.fileUid, ({ status }) => status === "queued").catch(() => undefined);
     const lost = new GenerationError("worker_lost", "No worker took this job in time; ask again.", true);
     this.fail(this.unclear ?? lost);
   }

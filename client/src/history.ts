@@ -81,11 +81,28 @@ function item(fileUid: string, document: GenerationDocument): HistoryItem {
   };
 }
 
-/** Delete the files that the document names, then the document, so that a failed deletion can be repeated. */
+/**
+ * Delete the files that the document names, then the document, so that a failed deletion can be repeated. The document
+ * goes only once it names no other files: a job may complete meanwhile.
+ */
 export async function removeGeneration(backend: Backend, uid: string, fileUid: string): Promise<void> {
-  const files = (await backend.look(uid, fileUid))?.generation_data?.files ?? [];
+  const gone = new Set<string>();
+  for (let left: string[]; ; ) {
+    left = [];
+    await backend.removeIf(uid, fileUid, (document) => {
+      left = filesOf(document).filter((path) => !gone.has(path));
+      return left.length === 0;
+    });
+    if (left.length === 0) break;
+    await Promise.all(left.map((path) => backend.removeObject(path)));
+    for (const path of left) gone.add(path);
+  }
+  // A transaction leaves the SDK's cache as it is, from which a history without a network would still show it.
+  backend.remove(uid, fileUid).catch(() => undefined);
+}
+
+function filesOf({ generation_data }: GenerationDocument): string[] {
+  const files = generation_data?.files ?? [];
   const paths = files.flatMap(({ storage_path, thumbnail_path, poster_path }) => [storage_path, thumbnail_path, poster_path]);
-  const there = new Set(paths.filter((path): path is string => typeof path === "string"));
-  await Promise.all([...there].map((path) => backend.removeObject(path)));
-  await backend.remove(uid, fileUid);
+  return [...new Set(paths.filter((path): path is string => typeof path === "string"))];
 }

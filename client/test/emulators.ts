@@ -125,7 +125,9 @@ export class Phone {
       auth.createUserWithEmailAndPassword(account, who.email, who.password),
     );
     this.uid = signed.uid;
-    this.db = firestore.initializeFirestore(this.app, {});
+    // Keeps what was read, as a cache on disk does.
+    const localCache = firestore.memoryLocalCache({ garbageCollector: firestore.memoryLruGarbageCollector() });
+    this.db = firestore.initializeFirestore(this.app, { localCache });
     firestore.connectFirestoreEmulator(this.db, LOOPBACK, this.lines.firestore.port);
     const callables = functions.getFunctions(this.app);
     functions.connectFunctionsEmulator(callables, LOOPBACK, this.lines.functions.port);

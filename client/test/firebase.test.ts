@@ -322,6 +322,15 @@ describe("the client with Firebase", { concurrency: 8 }, () => {
     stop();
   });
 
+  on("removed, a generation is not in the history without a network either", async (phone) => {
+    await workers.put({ uid: phone.uid, file: "gone" }, { status: "completed", created_at: new Date() });
+    assert.equal((await phone.client.history()).items.length, 1);
+    await phone.client.remove("gone");
+    phone.cut();
+    const { items, offline } = await phone.client.history();
+    assert.deepEqual([items, offline], [[], true]);
+  });
+
   on("a generation gets the app's labels, which the rules check", async (phone) => {
     const where = { uid: phone.uid, file: "labelled" };
     await workers.put(where, { status: "completed", created_at: new Date() });

@@ -1116,6 +1116,29 @@ for (const running of [true, false])
     assert.equal(seen.error?.code, "deleted");
   });
 
+test("a job that completes while it is removed leaves no file", async () => {
+  const { seen, job } = await taken();
+  world.deleting = () => {
+    world.deleting = () => undefined;
+    for (const path of ["picture", "thumbnail"]) world.objects.add(path);
+    world.complete(job, [{ storage_path: "picture", thumbnail_path: "thumbnail" }]);
+  };
+  await client.remove(job.file);
+  await settle();
+  assert.deepEqual([[...world.objects], world.documents.size], [[], 0]);
+  assert.ok(seen.value);
+});
+
+test("a job that nobody took in time is not deleted once it was made all the same", async () => {
+  const seen = await start();
+  await world.awake(901, (second) => second === 900 && world.cut());
+  assert.equal(seen.error?.code, "worker_lost");
+  world.complete(world.take().job);
+  world.restore();
+  await settle();
+  assert.equal(world.fields(seen.handle.fileUid)?.["status"], "completed");
+});
+
 test("a listener that has not caught up shows no document: a look at the server knows better", async () => {
   const { seen, job } = await taken();
   for (const { next } of world.listeners) {

@@ -56,6 +56,10 @@ export class World {
   looks = 0;
   /** How many of the next reads of the server get no response. */
   lostLooks = 0;
+  /** Called when the server is about to delete a document for an app. */
+  deleting: () => void = () => undefined;
+  /** The bucket. */
+  readonly objects = new Set<string>();
 
   // The backend and the workers.
   calls: { name: string; data: Fields }[] = [];
@@ -240,10 +244,9 @@ export class World {
     this.write(job.file, { ...this.fields(job.file), ...this.alive(), progress: { stage: "generating", ...progress } });
   }
 
-  complete(job: Job): void {
+  complete(job: Job, files: Fields[] = [{ thumbnail_url: "t", blurhash: "b", width: 8, height: 8 }]): void {
     const { expires_at: _, ...rest } = this.fields(job.file) ?? {};
     const ended = { updated_at: at(this.time), completed_at: at(this.time) };
-    const files = [{ thumbnail_url: "t", blurhash: "b", width: 8, height: 8 }];
     this.write(job.file, { ...rest, status: "completed", ...ended, generation_data: { image_url: job.file, files } });
   }
 
@@ -293,7 +296,9 @@ export class World {
         const docs = files.slice(from, from + count).map((file) => snapshot(file, world.fields(file)));
         return { docs, metadata: { fromCache: !world.online } };
       },
-      runTransaction: (_: unknown, update: (transaction: unknown) => Promise<unknown>) => {
+      runTransaction: async (_: unknown, update: (transaction: unknown) => Promise<unknown>) => {
+        let read: { file: string; version: number | undefined } | undefined;
+        let deleted: string | undefined;
         const get = (file: string) => {
           world.looks += 1;
           if (world.lostLooks > 0) {
@@ -302,12 +307,24 @@ export class World {
           }
           if (!world.online) return Promise.reject(refusal("unavailable"));
           return new Promise((resolve) => {
-            const answer = () => resolve(snapshot(file, world.fields(file)));
+            const answer = () => {
+              read = { file, version: world.documents.get(file)?.version };
+              resolve(snapshot(file, world.fields(file)));
+            };
             if (world.reachable) answer();
             else world.writes.push({ file, apply: answer, done: () => undefined, failed: () => undefined });
           });
         };
-        return update({ get });
+        for (let attempt = 0; attempt < 5; attempt += 1) {
+          deleted = undefined;
+          await update({ get, delete: (file: string) => void (deleted = file) });
+          if (!world.online) throw refusal("unavailable");
+          if (deleted !== undefined) world.deleting();
+          if (read && world.documents.get(read.file)?.version !== read.version) continue;
+          if (deleted !== undefined) world.write(deleted, undefined);
+          return;
+        }
+        throw refusal("aborted");
       },
       setDoc: (file: string, fields: Fields) =>
         written(
@@ -327,7 +344,7 @@ export class World {
           }
           world.write(file, { ...found, ...fields });
         }),
-      deleteDoc: (file: string) => written(file, () => world.write(file, undefined)),
+      deleteDoc: (file: string) => written(file, () => (world.deleting(), world.write(file, undefined))),
       onSnapshot: (
         file: string,
         options: { includeMetadataChanges: boolean },
@@ -374,7 +391,7 @@ export class World {
     const storage = {
       ref: (_: unknown, path: string) => ({ path, bucket: "bucket" }),
       uploadBytesResumable: async () => undefined,
-      deleteObject: async () => undefined,
+      deleteObject: async ({ path }: { path: string }) => void world.objects.delete(path),
     };
     return { firestore, functions, storage } as unknown as Modules;
   }
