@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Locator, Route, expect
+from playwright.sync_api import Browser, FilePayload, Locator, Route, expect
 
 from tests.app.history import COUNT, Wire, fill, packed
 from tests.app.visitor import PATIENCE_MS, Visitor
@@ -495,33 +495,47 @@ class TestBadLuck:
         guest.page.keyboard.press("Escape")
         assert prompt in (guest.tiles.first.get_attribute("aria-label") or "")
 
+    @pytest.mark.parametrize("is_seen", [True, False], ids=["price seen", "price unseen"])
     def test_a_request_is_what_the_form_said_when_the_button_was_pressed(
-        self, guest: Visitor, app: LocalApp, photo: Path
+        self, guest: Visitor, app: LocalApp, photo: Path, is_seen: bool
     ) -> None:
-        """A large photo is still on its way when the user goes on to something else."""
+        """A picture is still on its way when the user goes on to something else, whose price agrees to nothing."""
         page = guest.page
         held: list[Route] = []
 
         def hold(route: Route) -> None:
             held.append(route)
 
-        guest.context.route("**/v0/b/**", hold)
+        # The same file again would be no change.
+        chosen: FilePayload = {"name": f"{is_seen}.png", "mimeType": "image/png", "buffer": photo.read_bytes()}
+        prompt = f"a yellow star on {'green' if is_seen else 'purple'}"
+        guest.choose("Kind", "Repaint a part" if is_seen else "From a photo")
         try:
-            guest.choose("Kind", "From a photo")
-            page.locator("#photo-file").set_input_files(photo)
-            page.get_by_label("Your words").fill("a yellow star on green")
+            if is_seen:
+                page.locator("#photo-file").set_input_files(chosen)
+                expect(page.locator("#price")).to_contain_text("credit", timeout=PATIENCE_MS)
+            guest.context.route("**/v0/b/**", hold)
+            if is_seen:
+                _mark(guest)
+            else:
+                page.locator("#photo-file").set_input_files(chosen)
+            expect(page.locator("#photo.sending")).to_be_visible(timeout=PATIENCE_MS)
+            page.get_by_label("Your words").fill(prompt)
             page.get_by_role("button", name="Create", exact=True).click()
             guest.choose("Kind", "Picture")
             guest.wait_until(lambda: len(held) > 0, "the upload")
+            expect(page.locator("#price[aria-busy]")).to_have_count(0, timeout=PATIENCE_MS)
             expect(page.locator("#price")).to_contain_text("credit", timeout=PATIENCE_MS)
         finally:
             for route in held:
                 route.continue_()
             guest.context.unroute("**/v0/b/**")
-
-        prompt = "a yellow star on green"
+        if not is_seen:
+            expect(page.locator("#compose-error")).to_contain_text("Press again if that is fine.", timeout=PATIENCE_MS)
+            expect(page.locator(".job:not(.over)")).to_have_count(0)
+            return
         guest.wait_until(lambda: prompt in map(prompt_of, documents(app)), "the job")
-        assert newest(app, prompt)["request_data"]["task_type"] == "img2img"
+        assert newest(app, prompt)["request_data"]["task_type"] == "inpaint"
         guest.finished(page.locator(".job").first)
 
     def test_a_job_that_is_out_of_sight_is_looked_for_and_not_made_again(self, guest: Visitor, app: LocalApp) -> None:
@@ -613,6 +627,13 @@ def _put_rules(app: LocalApp, rules: str) -> None:
         method="PUT",
     )
     urllib.request.urlopen(request).close()
+
+
+def _mark(guest: Visitor) -> None:
+    """Mark a part of the photo that is repainted."""
+    guest.page.locator("#photo-mark").press("Enter")
+    guest.page.locator("#mask-board").press(" ")
+    guest.page.locator("#mask-done").press("Enter")
 
 
 def _drawing(one: Visitor, prompt: str) -> Locator:

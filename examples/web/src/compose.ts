@@ -192,10 +192,11 @@ export class Compose {
       const asked = this.input();
       const prompt = this.prompt.value.trim();
       const shape = this.shape();
+      const { seen } = this.price;
       const pictures = NEEDS_PHOTO.has(task) ? await this.photo.upload(task === "inpaint") : {};
       if (turn !== this.turn) return;
       const input = { ...asked, ...pictures };
-      const offer = await this.price.agreed(input);
+      const offer = await this.price.agreed(input, seen);
       if (turn !== this.turn) return;
       this.create({ input, quote: offer?.quote, credits: offer?.credits ?? null, prompt, shape });
     } catch (error) {

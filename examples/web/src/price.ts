@@ -8,6 +8,12 @@ import { isCode, plural, seconds } from "./words.js";
 const REST_MS = 350; // how long a choice must stay unchanged before a worker is asked
 const GOOD_MS = 9 * 60_000; // a minute less than the backend's quote is valid
 
+/** What was shown when a request was submitted: later the form, and with it the price, may be another one. */
+export interface Seen {
+  readonly credits: number | null;
+  readonly turn: number;
+}
+
 export class Price {
   private readonly place = byId("price");
   private readonly left = byId("price-left");
@@ -31,14 +37,17 @@ export class Price {
     }, REST_MS);
   }
 
-  /** The offer for the request, if it costs no more than the price that the user has seen; else shows it and throws. */
-  async agreed(input: GenerationInput): Promise<Offer | null> {
-    const turn = this.begin();
-    const seen = this.shown;
+  get seen(): Seen {
+    return { credits: this.shown, turn: this.turn };
+  }
+
+  /** The offer for the request, if it costs no more than what the user saw at its submission; else shows it and throws. */
+  async agreed(input: GenerationInput, seen: Seen): Promise<Offer | null> {
+    const turn = seen.turn === this.turn ? this.begin() : null; // null: the form has changed, and shows its own price
     try {
       const offer = await this.offer(input);
       if (turn === this.turn) this.write(offer);
-      return atMost(offer, seen);
+      return atMost(offer, seen.credits);
     } catch (error) {
       // The price shown may belong to another request.
       if (turn === this.turn && !isCode(error, "dearer")) this.write(null);
