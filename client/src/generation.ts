@@ -74,6 +74,9 @@ interface Watcher {
   stopped: (error: GenerationError) => void;
 }
 
+/** What is remembered of a job that is only watched here, once it is cancelled. */
+const WATCHED: Order = { input: {}, jobId: "", slip: true };
+
 export class Generation {
   /** Resolves when this job is closed: its listener and timer have ended. */
   readonly ended: Promise<void>;
@@ -88,6 +91,7 @@ export class Generation {
   private unlisten: () => void = () => undefined;
   private untick: () => void = () => undefined;
   private plan: Plan | undefined;
+  private remembered = WATCHED;
 
   // The document as last received from the server.
   private known = false;
@@ -188,13 +192,19 @@ export class Generation {
     this.plan = "then" in plan ? await plan : plan;
     if (this.settled) return; // stopped, and perhaps forgotten, while the memory was read
     const { order, anew } = this.plan;
+    if (order) this.remembered = order;
     if (order && !anew) this.asksBefore = order.asks ?? 0;
+    if (order?.cancelled === true && this.wish === "none") this.wish = "unsent"; // before the app was closed
     if (order?.jobId !== undefined) {
       this.jobs.add(order.jobId);
       this.answered = true;
-    } else if (order) {
-      await this.around.inFlight.put(this.uid, this.fileUid, order);
-      if (this.wish !== "none" && this.asksBefore === 0) {
+    }
+    if (this.answered || !order) {
+      if (this.wish !== "none") void this.remember();
+    } else {
+      await this.remember();
+      // One of an earlier session may be a job that another screen has asked for: the document decides.
+      if (this.wish !== "none" && this.asksBefore === 0 && order.cancelled !== true) {
         this.fail(cancelled());
         void this.withdraw();
       }
@@ -213,8 +223,17 @@ export class Generation {
       this.fail(cancelled()); // the backend was not called yet; `writeSlip` removes the slip
       return;
     }
-    if (this.plan) await this.sendWish();
+    if (this.plan) {
+      void this.remember(); // the app may be closed before the server knows
+      await this.sendWish();
+    }
     await this.wished;
+  }
+
+  private remember(order = this.remembered): Promise<void> {
+    this.remembered = order;
+    const { inFlight } = this.around;
+    return inFlight.put(this.uid, this.fileUid, this.wish === "none" ? order : { ...order, cancelled: true });
   }
 
   // --- the slip
@@ -274,7 +293,7 @@ export class Generation {
   private ask(): void {
     const order = this.plan?.order;
     if (!order || this.settled) return;
-    const { backend, clock, inFlight } = this.around;
+    const { backend, clock } = this.around;
     this.asks += 1;
     this.askedAt = clock.seconds;
     this.askAgainAt = Number.POSITIVE_INFINITY;
@@ -287,10 +306,10 @@ export class Generation {
     const attempt = this.asks;
     const asked = { ...order, asks: this.asksBefore + attempt };
     // Remembered before the call: an app that is closed now must not take the job for one that was never requested.
-    const called = inFlight.put(this.uid, this.fileUid, asked).then(() => {
+    const called = this.remember(asked).then(() => {
       // Another user may have signed in meanwhile, and the call would be made in their name.
       if (this.around.uid() !== this.uid && !this.settled) {
-        void inFlight.put(this.uid, this.fileUid, { ...order, asks: asked.asks - 1 });
+        void this.remember({ ...order, asks: asked.asks - 1 });
         this.close(() => this.reject(signedOut()));
       }
       if (this.settled) throw cancelled();
@@ -305,7 +324,7 @@ export class Generation {
         this.jobs.add(jobId);
         if (this.settled) return;
         // It is never requested again, so the prompt need not stay in the phone's memory.
-        void inFlight.put(this.uid, this.fileUid, { input: {}, asks: this.asksBefore + this.asks, jobId, slip });
+        void this.remember({ input: {}, asks: this.asksBefore + this.asks, jobId, slip });
         if (this.known && this.fields?.status === "failed") this.failed(this.fields);
         this.endUnwatched();
       },

@@ -25,6 +25,8 @@ export interface Order {
   slip?: boolean;
   /** How often the backend was called for this job. */
   asks?: number;
+  /** Whether the user has cancelled it, of which the server may not know yet. */
+  cancelled?: boolean;
 }
 
 /** The orders of each user, under one key. If the store fails, the memory is lost but never a job. */

@@ -891,6 +891,81 @@ test("a cancel without a network resolves when the server knows", async () => {
   await settle();
 });
 
+for (const [what, begin] of Object.entries<() => Promise<string>>({
+  "that waits": async () => (await start()).handle.fileUid,
+  "that runs": async () => (await taken()).job.file,
+  "that has no answer": async () => {
+    world.answer = (_, submit) => (submit(), new Promise(() => undefined));
+    return (await start()).handle.fileUid;
+  },
+  "of another device": async () => {
+    const mine = client;
+    client = world.client();
+    const { job, seen } = await taken();
+    seen.handle.stop();
+    client = mine;
+    return job.file;
+  },
+}))
+  test(`cancelled without a network by an app that is then closed, a job ${what} ends when it is resumed`, async () => {
+    const store = memory();
+    client = world.client({ memory: store });
+    const file = await begin();
+    const { handle } = told((onChange) => client.resume(file, { onChange }));
+    await world.awake(5);
+    world.cut();
+    void handle.cancel();
+    await world.awake(MINUTE);
+    world.close();
+    world.restore();
+    client = world.client({ memory: store });
+    assert.deepEqual(await client.inFlight(), [file]);
+    const seen = told((onChange) => client.resume(file, { onChange }));
+    await world.awake(5);
+    if (world.queue.length > 0) assert.ok(["cancelled", "deleted"].includes(String(world.take().denied)));
+    else if (world.fields(file)?.["cancel_requested"]) world.fail({ file } as Job, "cancelled");
+    await settle();
+    assert.deepEqual([seen.error?.code, asks().length, await client.inFlight()], ["cancelled", 1, []]);
+  });
+
+test("cancelled without a network, and resumed without one, a job that an earlier screen asked for is cancelled", async () => {
+  const first = await taken({ fileUid: "again" });
+  first.seen.handle.stop();
+  const store = memory();
+  client = world.client({ memory: store });
+  const { handle } = await start({ fileUid: "again" });
+  await world.awake(5);
+  world.cut();
+  void handle.cancel();
+  await world.awake(5);
+  world.close();
+  const seen = told((onChange) => world.client({ memory: store }).resume("again", { onChange }));
+  await world.awake(MINUTE);
+  waits(seen);
+  world.restore();
+  await world.awake(5);
+  assert.equal(world.fields("again")?.["cancel_requested"], true);
+  world.fail(first.job, "cancelled");
+  await settle();
+  assert.equal(seen.error?.code, "cancelled");
+});
+
+test("cancelled without a network and asked for again in another session, a job is made", async () => {
+  const store = memory();
+  client = world.client({ memory: store });
+  const { job } = await taken({ fileUid: "again" });
+  world.cut();
+  const { handle } = await start({ fileUid: "again" });
+  void handle.cancel();
+  await world.awake(5);
+  world.close();
+  world.restore();
+  client = world.client({ memory: store });
+  const seen = await start({ fileUid: "again" });
+  await world.awake(5);
+  await completes(seen, job);
+});
+
 test("a cancel that comes too late is none", async () => {
   const { seen, job } = await taken();
   await completes(seen, job);
