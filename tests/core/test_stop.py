@@ -1,6 +1,7 @@
 """The stop signal: the first reason counts, and every raise creates a new exception."""
 
 import asyncio
+import gc
 from typing import Any
 
 import pytest
@@ -43,6 +44,22 @@ async def test_guarded_work_is_given_up_at_once() -> None:
     asyncio.get_running_loop().call_later(0.05, stop.request, Cancelled())
     with pytest.raises(Cancelled):
         await asyncio.wait_for(stop.guard(asyncio.sleep(60)), SOON_SECONDS)
+
+
+async def test_work_that_fails_as_its_wait_is_cancelled_is_not_logged_as_unheard(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def fails() -> None:
+        raise JobTimeout
+
+    guarding = asyncio.create_task(StopSignal().guard(fails()))
+    for _ in range(2):
+        await asyncio.sleep(0)
+    guarding.cancel()
+    await asyncio.wait([guarding])
+    del guarding
+    gc.collect()
+    assert not caplog.messages
 
 
 async def test_a_reason_may_come_from_any_thread() -> None:

@@ -60,6 +60,8 @@ class StopSignal:
         Work in a thread cannot be interrupted; its result is dropped.
         """
         task = asyncio.ensure_future(work)
+        # Its error may come in the moment in which the wait is cancelled: without this asyncio would log it.
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
         stopped = asyncio.ensure_future(self._event.wait())
         try:
             await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
