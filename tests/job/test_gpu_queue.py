@@ -1,6 +1,7 @@
 """A slot on the GPU: weights load at once, unadmitted jobs generate nothing, and the next job finds a free card."""
 
 import asyncio
+import contextlib
 import functools
 import threading
 import time
@@ -322,6 +323,40 @@ async def test_a_load_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(GpuFault):
         Player(PaintingGenerator(), player.gpu)
     generator.loaded.set()
+
+
+class Stages:
+    """A trace that knows which of its stages are under way."""
+
+    def __init__(self) -> None:
+        self.open: list[str] = []
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        self.open.append(name)
+        try:
+            yield
+        finally:
+            self.open.remove(name)
+
+
+async def test_a_load_that_ends_after_it_was_given_up_puts_its_job_into_no_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(timing, "LOADING_GRACE_SECONDS", 0.05)
+    player = Player(Loads())
+    loads: Any = player.generator
+    assert await asyncio.to_thread(loads.loading.wait, PATIENCE)
+    trace: Any = Stages()
+    player.context.trace = trace
+    player.context.limit = limit = TimeLimit(60, lambda: None)
+    player.stop.request(Cancelled())
+    with pytest.raises(Cancelled):
+        await player.turn.run(Sources())
+    loads.loaded.set()
+    await asyncio.to_thread(wait, [player.turn._loading], PATIENCE)
+    assert (trace.open, limit._pauses) == ([], 0)
+    limit.cancel()
 
 
 class Ages(PaintingGenerator):

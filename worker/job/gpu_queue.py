@@ -193,8 +193,8 @@ class GpuSlot:
             self._generating = self._gpu.submit(functools.partial(self._generate, sources), ahead=True)
             await stop.guard(_result(self._generating))
         finally:
-            await self._leave()
             self._queue_up(ready=False)
+            await self._leave()
             self._gpu.jobs.discard(self)
         stop.raise_if_stopped()
 
