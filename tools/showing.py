@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw
 from tools.media_probe import Clip, probe
 from worker.core import logs
 from worker.core.config import REPOSITORY, ConfigError, load_settings, set_library_defaults
+from worker.core.errors import JobError
 
 DEMO_MODELS = REPOSITORY / "worker" / "demo_models"
 SUFFIXES = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp", "video/mp4": ".mp4"}
@@ -143,11 +144,11 @@ def script(description: str | None, argv: Sequence[str], out: Callable[[str], No
     parser.add_argument("prompt", nargs="?", default="a red star on a blue background")
     arguments = parser.parse_args(argv)
     set_library_defaults()
-    quiet_logs()
     started = time.monotonic()
     try:
+        quiet_logs()
         last_words = show(arguments.prompt)
-    except (AssertionError, ConfigError) as problem:
+    except (AssertionError, ConfigError, JobError) as problem:
         out(f"FAILED: {problem}")
         return 1
     out(f"\n{last_words}; {time.monotonic() - started:.0f} s")

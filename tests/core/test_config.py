@@ -456,6 +456,23 @@ def test_a_card_is_seen_without_torch_and_only_where_it_may_be_used(monkeypatch:
     has_cuda_driver.cache_clear()
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("LORAS", '{"ink": 5}', {"LORAS.ink": "must be a JSON object"}),
+        ("STYLES", '{"ink": 5}', {"STYLES.ink": "must be a JSON object"}),
+        ("LORAS", '{"ink": {"source": "org/name", "scal": 1}}', {"LORAS.ink.scal": "is not known here"}),
+        ("LORAS", '{"ink": {}}', {"LORAS.ink.source": "is missing"}),
+    ],
+)
+def test_what_is_wrong_inside_a_variable_is_told_in_the_words_of_its_value(
+    name: str, value: str, said: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not in those of the classes that read it."""
+    monkeypatch.setenv(name, value)
+    assert wrong_variables() == said
+
+
 def test_library_defaults_never_overrule_the_operator(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNPOD_LOG_LEVEL", "ERROR")
     monkeypatch.delenv("GRPC_VERBOSITY", raising=False)

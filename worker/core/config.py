@@ -97,6 +97,9 @@ _SPAN_EVENTS = {"OTEL_SPAN_EVENT_COUNT_LIMIT": "1000"}
 
 _ASSIGNS = r"(?:(?:export|set|env|-e|--env)\s+|\$env:)?"
 """The prefix of an assignment in a shell, PowerShell, a Dockerfile or `docker run`."""
+_OBJECT = "must be a JSON object"
+_WORDS = {"model_type": _OBJECT, "dict_type": _OBJECT, "extra_forbidden": "is not known here", "missing": "is missing"}
+"""pydantic's type of a problem -> what is said of it, where its own message has classes and fields of Python in it."""
 _UNFILLED = re.compile(r"\{\{\s*RUNPOD_SECRET")
 _CALLED = {
     "GOOGLE_APPLICATION_CREDENTIALS": "FIREBASE_SERVICE_ACCOUNT_KEY",
@@ -648,7 +651,8 @@ def unheeded_variables(settings: Settings) -> dict[str, str]:
 
 def _problems(error: ValidationError) -> Iterator[tuple[str, str]]:
     for detail in error.errors(include_input=False, include_url=False):
-        yield _place(detail["loc"]) or "environment", detail["msg"].removeprefix("Value error, ")
+        problem = _WORDS.get(detail["type"]) or detail["msg"].removeprefix("Value error, ")
+        yield _place(detail["loc"]) or "environment", problem
 
 
 def named_sources(value: str) -> dict[str, str]:
