@@ -148,7 +148,7 @@ def test_a_models_own_entry_counts_before_that_of_its_kind() -> None:
 @pytest.mark.parametrize(
     ("fields", "defaults", "word"),
     [
-        ({"acceleration": "regular"}, replace(SDXL, few_steps=True, name="turbo"), "turbo has no regular one"),
+        ({"acceleration": "regular"}, replace(SDXL, few_steps=True, name="turbo"), "turbo is not set up for regular"),
         (
             {
                 "acceleration": "high",
@@ -184,7 +184,7 @@ def test_what_is_for_two_experts_is_no_level_of_a_model_with_one() -> None:
     own = replace(SDXL, name="my-own")
     found = accelerated(asked({"acceleration": "regular"}), (), own, settings, SETTINGS.loras or {}, usual=None)
     assert (found.level, found.loras, found.params) == (None, (), {})
-    assert found.warnings == ("acceleration: has no effect; my-own has no regular one here",)
+    assert found.warnings == ("acceleration: has no effect; my-own is not set up for regular here",)
 
 
 def test_more_steps_than_the_few_are_chosen_from_are_refused_before_any_model() -> None:
@@ -237,4 +237,4 @@ def test_a_level_with_loras_for_experts_is_none_of_a_model_with_one_network() ->
     assert faster(fields, replace(WAN, has_experts=True)).level == faster(fields, WAN).level == "regular"
     found = faster(fields, replace(WAN, has_experts=False))
     assert (found.level, found.loras) == (None, ())
-    assert found.warnings == ("acceleration: has no effect; wan has no regular one here",)
+    assert found.warnings == ("acceleration: has no effect; wan is not set up for regular here",)

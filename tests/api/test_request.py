@@ -292,6 +292,14 @@ def test_a_text_that_is_empty_or_too_long_is_told_the_length_that_is_right() -> 
     assert problem({"prompt": "x", "model": "m" * 201}).endswith("must have at most 200 characters (got 201)")
 
 
+def test_a_bound_is_written_as_in_the_documents() -> None:
+    assert problem({"prompt": "x", "guidance_scale": 31}).endswith("guidance_scale: must be at most 30 (got 31)")
+    clip = {"task_type": "text2video", "prompt": "x"}
+    assert problem({**clip, "flow_shift": 0}).endswith("flow_shift: must be at least 0.1 (got 0)")
+    picture = {"task_type": "img2img", "prompt": "x", "image_url": PICTURE}
+    assert problem({**picture, "strength": 0}).endswith("strength: must be greater than 0 (got 0)")
+
+
 def test_control_characters_and_bidi_tricks_are_taken_out_of_prompts() -> None:
     assert parse({"prompt": " a\x00 \x1b[31mfox\u202e\r\n "}).prompt == "a [31mfox"
 

@@ -80,7 +80,7 @@ def accelerated(
         return Accelerated(defaults, own, warnings=(said,) if request.acceleration else ())
     level, found = _entry(asked, levels(defaults, accelerations, video=request.task_type.is_video))
     if found is None:
-        said = f"acceleration: has no effect; {defaults.name} has no {asked} one here"
+        said = f"acceleration: has no effect; {defaults.name} is not set up for {asked} here"
         return Accelerated(defaults, own, warnings=(said,) if request.acceleration else ())
     given = {name: value for name, value in found.given().items() if name in _OF_MODEL}
     cached = found.step_cache if request.task_type.is_video else None

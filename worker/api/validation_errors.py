@@ -40,11 +40,11 @@ def problem(detail: ErrorDetails, task: str, fields: Mapping[Any, Sequence[str]]
         case "float_type" | "finite_number":
             return FieldProblem(field, "invalid_input.finite_number", got=short(value))
         case "greater_than_equal":
-            return FieldProblem(field, "invalid_input.at_least", least=context["ge"], got=short(value))
+            return FieldProblem(field, "invalid_input.at_least", least=_plain(context["ge"]), got=short(value))
         case "greater_than":
-            return FieldProblem(field, "invalid_input.greater_than", bound=context["gt"], got=short(value))
+            return FieldProblem(field, "invalid_input.greater_than", bound=_plain(context["gt"]), got=short(value))
         case "less_than_equal":
-            return FieldProblem(field, "invalid_input.at_most", most=context["le"], got=short(value))
+            return FieldProblem(field, "invalid_input.at_most", most=_plain(context["le"]), got=short(value))
         case "string_type":
             return FieldProblem(field, "invalid_input.string", got=short(value))
         case "bool_type":
@@ -105,6 +105,11 @@ def _in_pixels(value: object) -> bool:
 
 def _choices(context: Mapping[str, Any]) -> list[str]:
     return str(context.get("expected", "")).replace("'", "").replace(" or ", ", ").split(", ")
+
+
+def _plain(bound: float) -> float:
+    """Return a bound as a person writes it: 30, not 30.0."""
+    return int(bound) if bound == int(bound) else bound
 
 
 def _short_name(name: str) -> str:
