@@ -4,9 +4,11 @@ RunPod runs `python handler.py`. `--test_input '{"input": {...}}'` runs one job,
 Importing this module is cheap and loads no model; `main` loads the models.
 """
 
+import argparse
 import asyncio
 import contextlib
 import functools
+import json
 import logging
 import os
 import signal
@@ -343,12 +345,29 @@ def _leave_while_loading() -> None:
     os.register_at_fork(after_in_child=as_it_was)
 
 
+def _check_test_input(arguments: list[str]) -> None:
+    """Check the one argument that a shell's quoting spoils; the SDK would end with an error of its parser.
+
+    Raises:
+        ConfigError: `--test_input` is not a JSON object.
+    """
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--test_input", default="{}")
+    try:
+        given = json.loads(parser.parse_known_args(arguments)[0].test_input)
+    except ValueError:
+        given = None
+    if not isinstance(given, dict):
+        raise ConfigError('--test_input: must be a JSON object, such as {"input": {"prompt": "..."}}; mind the quotes')
+
+
 def main() -> None:
     """Load the models, then run the SDK's job loop."""
     _leave_while_loading()
     set_library_defaults()
     logs.configure(default_settings())  # what is wrong with the environment is a log line too
     try:
+        _check_test_input(sys.argv[1:])
         settings = load_settings()
         check_styles(settings.styles or {}, settings.loras or {})
         logs.configure(settings)

@@ -506,6 +506,15 @@ def test_a_wrong_environment_ends_the_worker_with_one_clear_line(variables: dict
 
 
 @pytest.mark.e2e
+@pytest.mark.parametrize("given", ["{'input': {}}", "5"])
+def test_a_test_input_that_a_shell_has_spoilt_is_told_before_anything_is_loaded(given: str) -> None:
+    code, said = Process("--test_input", given).ended()
+    (line,) = said.splitlines()
+    assert code == 1
+    assert line.startswith("CRITICAL worker: cannot start: --test_input: must be a JSON object")
+
+
+@pytest.mark.e2e
 def test_a_worker_that_is_told_to_leave_while_it_loads_leaves_at_once() -> None:
     """As process 1, as in a container, a SIGTERM without a handler is ignored."""
     code = (
