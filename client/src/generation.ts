@@ -209,7 +209,9 @@ export class Generation {
         void this.withdraw();
       }
       if (this.settled) return;
-      this.writeSlip();
+      // A slip of an earlier session that is gone was deleted, and another one would have the job made again.
+      if (this.asksBefore > 0 && order.slip === true) this.goByDocument();
+      else this.writeSlip();
     }
     this.listen();
   }
@@ -249,13 +251,18 @@ export class Generation {
         if (!this.isBegunAgain()) void this.removeDocument();
       },
       () => {
-        // A document exists already, or the rules allow no slips: the server's document decides.
-        this.slip = "refused";
+        // A document exists already, or the rules allow no slips.
         this.overlaid = true;
-        if (!this.settled) void this.look().then(() => this.proceed());
+        if (!this.settled) this.goByDocument();
         else if (this.wish !== "none") void this.withdraw();
       },
     );
+  }
+
+  /** Go on without a slip of this attempt: the server's document decides. */
+  private goByDocument(): void {
+    this.slip = "refused";
+    void this.look().then(() => this.proceed());
   }
 
   // --- asking
@@ -293,6 +300,8 @@ export class Generation {
   private ask(): void {
     const order = this.plan?.order;
     if (!order || this.settled) return;
+    // Signed out, and perhaps forgotten in another tab: then nothing is stored again.
+    if (this.around.uid() !== this.uid) return this.close(() => this.reject(signedOut()));
     const { backend, clock } = this.around;
     this.asks += 1;
     this.askedAt = clock.seconds;
@@ -304,7 +313,7 @@ export class Generation {
     const quote = order.quote === undefined ? {} : { quote: order.quote };
     const data = { fileUid: this.fileUid, input: order.input, slip, ...quote };
     const attempt = this.asks;
-    const asked = { ...order, asks: this.asksBefore + attempt };
+    const asked = { ...order, asks: this.asksBefore + attempt, slip };
     // Remembered before the call: an app that is closed now must not take the job for one that was never requested.
     const called = this.remember(asked).then(() => {
       // Another user may have signed in meanwhile, and the call would be made in their name.

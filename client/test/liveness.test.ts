@@ -693,6 +693,14 @@ test("asked for in an earlier session, a job is not ended by a refusal in this o
   await completes(seen, world.take().job);
 });
 
+test("asked for in an earlier session and deleted on another device since, a job is not asked for again", async () => {
+  const resume = await leftUnanswered();
+  await world.client().remove(String([...world.documents.keys()][0]));
+  const seen = resume();
+  await world.awake(5);
+  assert.deepEqual([seen.error?.code, asks().length, world.take().denied], ["deleted", 1, "deleted"]);
+});
+
 test("cancelled as soon as it is resumed, a job that was asked for before is not drawn", async () => {
   const resume = await leftUnanswered();
   const seen = resume();
@@ -1169,6 +1177,18 @@ test("of a user who was forgotten while a request was being stored, nothing is s
   await forgotten;
   await written();
   assert.deepEqual([kept.size, asks().length], [0, 0]);
+});
+
+test("of a user who was forgotten in another tab, nothing is stored again", async () => {
+  const kept = new Map<string, string>();
+  let uid: string | null = "alice";
+  client = world.client({ memory: memory(kept), uid: () => uid });
+  world.deafUntil = world.time + 2000;
+  const seen = await start();
+  uid = null;
+  await world.client({ memory: memory(kept), uid: () => uid }).forget("alice");
+  await world.awake(5);
+  assert.deepEqual([seen.error?.code, asks().length, kept.size], ["unauthenticated", 0, 0]);
 });
 
 test("of two screens that watch a job, one may stop", async () => {
