@@ -213,3 +213,25 @@ def test_an_answer_that_is_lost_leaves_nothing_behind_either(visitor: Arrive, ap
     one.tab_to("Delete for good")
     page.keyboard.press("Enter")
     nothing_is_left(one, app, uid, "pink star")
+
+
+def test_a_page_that_is_closed_before_the_answer_leaves_nothing_behind_either(visitor: Arrive, app: LocalApp) -> None:
+    """The browser still remembers a job in flight, and finds at its next visit that the account is gone."""
+    one = visitor()
+    page = one.page
+    one.come_in_as_guest()
+    one.choose("Kind", "Clip")
+    one.choose("How long", "5 seconds")
+    card = one.ask("a small red square moving left")
+    expect(card.locator(".stage")).to_contain_text("Drawing", timeout=PATIENCE_MS)
+    dialog = farewell(page)
+    dialog.get_by_text("Yes, delete all of it").click()
+    one.context.route("**/Listen/channel**", lambda route: route.abort())  # it does not hear how its job ends
+    deleted = []
+    one.context.route(DELETION, lambda route: deleted.append(route.fetch().status))
+    dialog.get_by_role("button", name="Delete for good").click()
+    one.wait_until(lambda: deleted == [200], "the deletion")
+    assert page.evaluate("Object.keys(localStorage)") != []
+    page.reload()
+    expect(page.locator("#signin")).to_be_visible(timeout=PATIENCE_MS)
+    one.wait_until(lambda: page.evaluate("Object.keys(localStorage)") == [], "the end of what the browser remembers")

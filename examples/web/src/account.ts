@@ -14,6 +14,8 @@ const HERE: Record<string, string> = {
   "auth/invalid-credential": "That is not your password.",
   "auth/wrong-password": "That is not your password.",
 };
+/** Where `localStorage` has the id of a user who is being deleted: the page may be closed before it gets the response. */
+const LEAVING = "studio/leaving";
 /** Errors that mean that the user does not exist or that the sign-in is no longer valid. */
 const SIGNED_OUT = new Set(["auth/user-token-expired", "auth/user-not-found", "auth/invalid-user-token"]);
 
@@ -45,6 +47,8 @@ export class Account {
     byId("farewell-sign-in").textContent = email === null ? "your guest account" : `your sign-in, ${email}`;
     this.isUnclear = false;
     this.begin();
+    const gone = leaving();
+    if (gone !== null && gone !== user?.uid) void this.forget(gone).then(() => note(null));
   }
 
   /** Note the credits left; null if jobs cost nothing. */
@@ -55,7 +59,10 @@ export class Account {
 
   private async open(): Promise<void> {
     const wish = await asked("account");
-    if (wish === "leave") await signOut(auth);
+    if (wish === "leave") {
+      note(null); // the account stays
+      await signOut(auth);
+    }
     if (wish !== "delete") return;
     this.begin();
     this.dialog.showModal();
@@ -95,8 +102,10 @@ export class Account {
         await reauthenticateWithCredential(user, EmailAuthProvider.credential(user.email, this.password.value));
         this.askForPassword(false);
       }
+      note(user.uid);
       await deleteUser(user);
     } catch (error) {
+      if (codeOf(error) !== "auth/network-request-failed" && !isUnclear) note(null);
       if (!SIGNED_OUT.has(codeOf(error))) throw error;
       await signOut(auth);
       if (!isUnclear) throw error;
@@ -118,6 +127,23 @@ export class Account {
     const button = byId("farewell-delete");
     button.textContent = is ? "Deleting …" : "Delete for good";
     for (const one of [button, byId("farewell-keep")]) one.setAttribute("aria-disabled", String(is));
+  }
+}
+
+function note(uid: string | null): void {
+  try {
+    if (uid === null) localStorage.removeItem(LEAVING);
+    else localStorage.setItem(LEAVING, uid);
+  } catch {
+    // A store that keeps nothing has nothing of the user either.
+  }
+}
+
+function leaving(): string | null {
+  try {
+    return localStorage.getItem(LEAVING);
+  } catch {
+    return null;
   }
 }
 
