@@ -686,6 +686,33 @@ class TestKeeping:
         assert "That is my neighbour." in told.values()
         guest.page.keyboard.press("Escape")
 
+    def test_a_picture_that_is_opened_while_another_one_is_deleted_stays_open(self, guest: Visitor) -> None:
+        guest.draw("a small blue star on green")
+        guest.draw("a small blue circle on green")
+        everything = guest.tiles.count()
+        held: list[Route] = []
+
+        def hold(route: Route) -> None:
+            if route.request.method == "DELETE":
+                held.append(route)
+            else:
+                route.continue_()
+
+        guest.context.route("**/v0/b/**", hold)
+        viewer = guest.open_first()
+        viewer.get_by_role("button", name="Delete").click()
+        guest.page.get_by_role("dialog", name="Delete this?").get_by_role("button", name="Delete").click()
+        guest.wait_until(lambda: len(held) == 2, "the deletion of the picture and its thumbnail")
+        guest.page.keyboard.press("Escape")
+        guest.tiles.nth(1).click()
+        for route in held:
+            route.continue_()
+        guest.context.unroute("**/v0/b/**")
+        expect(guest.page.locator("#grid .tile")).to_have_count(everything - 1, timeout=PATIENCE_MS)
+        expect(viewer).to_be_visible()
+        expect(viewer.locator("#viewer-prompt")).to_have_text("a small blue star on green")
+        guest.page.keyboard.press("Escape")
+
     def test_what_is_deleted_is_gone_from_page_database_and_bucket(self, guest: Visitor, app: LocalApp) -> None:
         guest.draw("a small red circle on green")
         count = guest.tiles.count()

@@ -125,7 +125,7 @@ export class Viewer {
     if (!item) return;
     const favorite = item.document.favorite !== true;
     const show = (on: boolean): void => {
-      this.heart.setAttribute("aria-pressed", String(on));
+      if (this.item?.fileUid === item.fileUid) this.heart.setAttribute("aria-pressed", String(on));
       item.document.favorite = on;
       this.around.changed(item);
     };
@@ -147,7 +147,7 @@ export class Viewer {
       toast(inWords(error));
       return;
     }
-    this.dialog.close();
+    if (this.item?.fileUid === item.fileUid) this.dialog.close(); // another one may be open by now
     this.around.removed(item.fileUid);
     say("Deleted.");
   }
