@@ -29,9 +29,11 @@ from worker.api.request import Request
 from worker.core import logs, timing
 from worker.core.errors import Cancelled, GpuFault, Internal, OutOfMemory
 from worker.core.stop import StopSignal
-from worker.core.types import Control
+from worker.core.types import Control, Progress
 from worker.engine.estimate import Estimate, Unit
 from worker.engine.protocol import Placement
+from worker.job.context import Job
+from worker.job.runner import run
 
 
 async def test_a_cloud_job_agrees_in_response_document_and_bucket() -> None:
@@ -74,15 +76,20 @@ async def test_a_video_is_delivered_with_its_facts() -> None:
     assert "images" not in response
 
 
-async def test_the_document_is_there_before_any_step_and_its_terminal_state_comes_last() -> None:
-    world = World(Slow())
-    await world.run(CLOUD)
+async def test_the_document_is_there_before_any_step_is_shown_and_its_terminal_state_comes_last() -> None:
+    world, shown = World(Slow()), list[bool]()
+
+    def watch(progress: Progress) -> None:
+        if progress.stage == "generating":
+            shown.append(PATH in world.documents.stored)
+
+    await run(Job("job-1", CLOUD), world.services(), StopSignal(), watch)
     statuses = [state["status"] for state in world.documents.history[PATH]]
     assert statuses[0] == "processing"
     assert statuses[-1] == "completed"
     assert statuses.count("completed") == 1
-    first_step = next(p for p in world.progress if p.stage == "generating")
-    assert first_step.step == 1
+    assert shown
+    assert all(shown)
 
 
 async def test_without_cloud_storage_the_result_is_inline_and_nothing_is_written() -> None:
