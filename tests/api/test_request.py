@@ -292,6 +292,12 @@ def test_a_text_that_is_empty_or_too_long_is_told_the_length_that_is_right() -> 
     assert problem({"prompt": "x", "model": "m" * 201}).endswith("must have at most 200 characters (got 201)")
 
 
+def test_an_input_within_the_input_is_told_where_its_fields_belong() -> None:
+    """RunPod's own wrapper, sent by a client that adds it too."""
+    message = problem({"input": {"prompt": "x"}})
+    assert message.endswith("input: is not a known field; what is in it belongs one level up")
+
+
 def test_a_bound_is_written_as_in_the_documents() -> None:
     assert problem({"prompt": "x", "guidance_scale": 31}).endswith("guidance_scale: must be at most 30 (got 31)")
     clip = {"task_type": "text2video", "prompt": "x"}

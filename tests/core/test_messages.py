@@ -47,7 +47,8 @@ IDS = """
     invalid_input
         .at_least .at_most .base64 .base64_blanks .boolean .control_span .empty .end_image .entry_key .entry_object
         .fields .finite_number .format_side .frames .got_list .got_number .got_object .got_text .greater_than
-        .gs_escaped .gs_path .gs_without_firebase .gs_without_user .identifier .image_cost .image_ref .is_bare_base64
+        .gs_escaped .gs_path .gs_without_firebase .gs_without_user .identifier .image_cost .image_ref .input_twice
+        .is_bare_base64
         .is_http .is_local_file .is_no_base64 .is_percent_encoded .is_without_bucket .is_without_scheme .length .list
         .list_length .long_reference .lora_bytes .lora_damaged .lora_family .lora_half .lora_incomplete
         .lora_is_another .lora_is_archive .lora_is_empty .lora_is_gguf .lora_is_html .lora_is_json .lora_is_pickle

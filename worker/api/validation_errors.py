@@ -86,6 +86,8 @@ def _path(loc: tuple[int | str, ...]) -> tuple[str, bool]:
 
 def _unknown(field: str, task: str, fields: Mapping[Any, Sequence[str]]) -> FieldProblem:
     name = _short_name(field)
+    if field == "input":
+        return FieldProblem(name, "invalid_input.input_twice")
     close, elsewhere = meant(field, task, fields)
     if owners := ", ".join(other for other, names in fields.items() if field in names):
         if close and not elsewhere:

@@ -16,6 +16,7 @@ MESSAGES: Mapping[str, str] = {
     "invalid_input.unknown": "is not a known field",
     "invalid_input.unknown_but_close": "is not a known field; did you mean {close}?",
     "invalid_input.unknown_here": "is not a known field; {close} belongs to {owners}",
+    "invalid_input.input_twice": "is not a known field; what is in it belongs one level up",
     "invalid_input.of_another_task": "is not a field of {task} (it belongs to {owners})",
     "invalid_input.of_another_task_but_close": (
         "is not a field of {task} (it belongs to {owners}); did you mean {close}?"
