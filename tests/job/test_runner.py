@@ -27,7 +27,7 @@ from tools.showing import opened
 from worker.api.params import Params
 from worker.api.request import Request
 from worker.core import logs, timing
-from worker.core.errors import Cancelled, GpuFault, Internal, OutOfMemory
+from worker.core.errors import Cancelled, GpuFault, Internal, JobTimeout, OutOfMemory
 from worker.core.stop import StopSignal
 from worker.core.types import Control, Progress
 from worker.engine.estimate import Estimate, Unit
@@ -566,11 +566,36 @@ async def test_a_job_that_is_refused_leaves_none_of_its_pictures_in_memory() -> 
         response = await World().run(
             {**CLOUD, "task_type": "img2img", "image_url": data_uri(size), "controlnets": [wrong]}
         )
-        left = [one for one in gc.get_objects() if type(one) is Image.Image and one.size == size]
+        left = pictures_of(size)
     finally:
         gc.enable()
     assert response["error_code"] == "invalid_image"
     assert left == []
+
+
+@pytest.mark.parametrize("error", [OutOfMemory(), RuntimeError(), Cancelled(), JobTimeout()])
+async def test_a_job_that_ends_on_the_gpu_leaves_none_of_its_pictures_in_memory(error: Exception) -> None:
+    """As above; a clip has hundreds of megabytes."""
+    stops = isinstance(error, Cancelled | JobTimeout)
+    generator = PaintingGenerator() if stops else Raises(error)
+    generator.lingers = stops
+    stop, size = StopSignal(), (88, 40)
+    gc.disable()
+    try:
+        job_input = {**CLOUD, "task_type": "img2img", "image_url": data_uri(size)}
+        running = asyncio.create_task(World(generator).run(job_input, stop=stop))
+        assert await asyncio.to_thread(generator.stepped.wait, PATIENCE)
+        if isinstance(error, Cancelled | JobTimeout):
+            stop.request(error)
+        response = await running
+        await asyncio.to_thread(until, lambda: not pictures_of(size), PATIENCE, "end of the pictures")
+    finally:
+        gc.enable()
+    assert response["error_code"] == getattr(error, "code", "internal")
+
+
+def pictures_of(size: tuple[int, int]) -> list[Image.Image]:
+    return [one for one in gc.get_objects() if type(one) is Image.Image and one.size == size]
 
 
 async def test_a_source_image_reaches_the_model_and_not_the_document() -> None:

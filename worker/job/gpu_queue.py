@@ -138,6 +138,9 @@ def _settle(future: "Future[T]", call: Callable[[], T]) -> None:
             future.set_exception(error)
     else:
         future.set_result(result)
+    finally:
+        # The traceback refers to this frame: an error would keep itself, and the pictures of its job.
+        del future, call
 
 
 class GpuSlot:
@@ -195,6 +198,7 @@ class GpuSlot:
         finally:
             self._queue_up(ready=False)
             await self._leave()
+            self._generating = None  # the traceback of its error refers to this object
             self._gpu.jobs.discard(self)
         stop.raise_if_stopped()
 

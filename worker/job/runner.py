@@ -126,6 +126,7 @@ async def _outcome(work: Awaitable[T], job: Job) -> T | JobError | Cancelled:
         reference = uuid.uuid4().hex[:12]
         facts = {"action": "internal_error", "reference": reference, "job_id": job.id}
         log.error("unexpected %s", where(error), extra=facts)  # noqa: TRY400 - a traceback may quote the client
+        error.with_traceback(None)
         return Internal("internal.unexpected", reference=reference)
 
 
