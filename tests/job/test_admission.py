@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.fakes import PATIENCE, PaintingGenerator, is_down
+from tests.support.clock import until
+from tests.support.fakes import PATIENCE, Hangs, PaintingGenerator, is_down
 from tests.support.memory_world import CLOUD, PATH, World, ticket
 from worker.api.params import Params
 from worker.api.request import Request
@@ -155,6 +156,26 @@ async def test_a_stop_while_the_claim_is_under_way_ends_what_was_begun() -> None
     response = await job
     assert (response["error_code"], response["usage"]["units"]) == ("cancelled", 0)
     assert (generator.steps_done, world.document["error"]["code"]) == (1, "cancelled")
+
+
+async def test_a_job_that_is_stopped_during_its_claim_keeps_its_lease_until_the_gpu_is_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A step or a slow disk may last longer than a lease: the job would look like one of a lost worker."""
+    monkeypatch.setattr(timing, "PROGRESS_SECONDS", 0.02)
+    monkeypatch.setattr(timing, "HEARTBEAT_SECONDS", 0.02)
+    world, stop, claim = World(generator := Hangs()), StopSignal(), threading.Event()
+    world.documents.before = held(claim)
+    job = asyncio.create_task(world.run(CLOUD, stop=stop))
+    await asyncio.to_thread(until, lambda: generator.running, PATIENCE, "generation")
+    stop.request(Cancelled())
+    for _ in range(20):  # until the wait for the claim has ended
+        await asyncio.sleep(0)
+    claim.set()
+    await asyncio.to_thread(until, lambda: len(world.documents.history.get(PATH, ())) > 2, PATIENCE, "heartbeat")
+    generator.release.set()
+    assert (await job)["error_code"] == "cancelled"
+    assert world.document["error"]["code"] == "cancelled"
 
 
 async def test_nothing_is_stored_before_the_claim_is_there_however_soon_it_is_made() -> None:

@@ -51,7 +51,7 @@ class Lease:
         """Whether the app made the document before the job, so that a missing document means a cancelled job."""
         self._session: DocumentSession | None = None
         self._keeper: LeaseKeeper | None = None
-        self._claiming: asyncio.Task[Decision] | None = None
+        self._claiming: asyncio.Task[Decision | None] | None = None
 
     @property
     def claimed(self) -> bool:
@@ -84,20 +84,23 @@ class Lease:
         if self._store is None:
             return None
         session = self._session = self._open(request_data, fingerprint)
-        self._claiming = asyncio.create_task(retry.in_thread(timing.CLAIM_SECONDS, session.claim))
-        decision = None
+        self._claiming = asyncio.create_task(self._claim(session, stop, warn))
+        # Shielded: a claim that was sent is waited for before anything else is written (`close`).
+        return await asyncio.shield(self._claiming)
+
+    async def _claim(self, session: DocumentSession, stop: StopSignal, warn: Callable[[str], None]) -> Decision | None:
         try:
-            # Shielded: a claim that was sent is waited for before anything else is written (`close`).
-            decision = await asyncio.shield(self._claiming)
+            return await retry.in_thread(timing.CLAIM_SECONDS, session.claim)
         except BackendError as reason:
             warn(FULL if reason.kind == "invalid" else UNREACHED)
             facts = {"action": "unclaimed", "job_id": self._job_id}
             log.warning("the document could not be claimed, the job goes on without it: %s", reason, extra=facts)
-        if session.left_out:
-            warn(LEFT_OUT)
-        if not session.denied:
-            self._keeper = LeaseKeeper(session, stop)
-        return decision
+            return None
+        finally:
+            if session.left_out:
+                warn(LEFT_OUT)
+            if not session.denied:  # also for a job that ends already: until the GPU is free it keeps its lease
+                self._keeper = LeaseKeeper(session, stop)
 
     async def confirm(self) -> None:
         """Look at the document, unless it was read recently, and stop the job if it is no longer wanted."""
