@@ -533,7 +533,8 @@ export class Generation {
   private async lookForAnyWorker(): Promise<void> {
     if (!(await this.look()) || this.isRunning() || this.queuedSeconds < this.around.queueSeconds) return;
     // A job that still starts would have no reader; without its slip it ends at once.
-    void this.around.backend.removeIf(this.uid, this.fileUid, ({ status }) => status === "queued").catch(() => undefined);
+    const mayGo = ({ status }: GenerationDocument): boolean => status === "queued" && !this.isBegunAgain();
+    void this.around.backend.removeIf(this.uid, this.fileUid, mayGo).catch(() => undefined);
     const lost = new GenerationError("worker_lost", "No worker took this job in time; ask again.", true);
     this.fail(this.unclear ?? lost);
   }

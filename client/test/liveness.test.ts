@@ -1234,6 +1234,27 @@ test("a job that nobody took in time is not deleted once it was made all the sam
   assert.equal(world.fields(seen.handle.fileUid)?.["status"], "completed");
 });
 
+test("asked for again as soon as nobody took it in time, a job is made", async () => {
+  const { firestore } = world.modules();
+  const runTransaction: typeof firestore.runTransaction = async (db, update) => {
+    await settle(); // the request and the commit are on their way
+    return firestore.runTransaction(db, async (transaction) => {
+      await update(transaction);
+      await settle();
+    });
+  };
+  client = world.client({ firestore: { ...firestore, runTransaction } });
+  const first = await start({ fileUid: "again" });
+  let seen!: Told;
+  first.handle.result.catch(() => {
+    seen = told((onChange) => client.generate(INPUT, { fileUid: "again", onChange }));
+  });
+  await world.awake(905);
+  assert.equal(first.error?.code, "worker_lost");
+  waits(seen);
+  await completes(seen, world.take().job);
+});
+
 test("a listener that has not caught up shows no document: a look at the server knows better", async () => {
   const { seen, job } = await taken();
   for (const { next } of world.listeners) {
