@@ -325,6 +325,32 @@ async def test_a_load_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatc
     generator.loaded.set()
 
 
+@pytest.mark.parametrize("refused_in_line", [False, True])
+async def test_a_load_that_its_job_left_behind_and_that_never_ends_is_given_up(
+    refused_in_line: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for it but the jobs behind it, whose clocks stand still."""
+    monkeypatch.setattr(timing, "LEFT_LOADING_SECONDS", 0.05)
+    gpu = GpuThread()
+    refused = Player(loads := Loads(), gpu)
+    assert await asyncio.to_thread(loads.loading.wait, PATIENCE)
+    if refused_in_line:
+        running = asyncio.create_task(refused.turn.run(Sources()))
+        await asyncio.sleep(0)
+        refused.context.decide(admitted=False)
+        running.cancel()
+        await asyncio.wait({running}, timeout=PATIENCE)
+    else:
+        await refused.turn.give_up()
+    behind = Player(PaintingGenerator(), gpu)
+    try:
+        with pytest.raises(GpuFault):
+            await asyncio.wait_for(behind.turn.run(Sources()), PATIENCE)
+        assert gpu.stuck
+    finally:
+        loads.loaded.set()
+
+
 class Stages:
     """A trace that knows which of its stages are under way."""
 

@@ -50,6 +50,9 @@ MAX_STEP_SECONDS = 60.0
 """A job whose denoising steps are longer by its estimate is refused: a step cannot be interrupted."""
 LOADING_GRACE_SECONDS = 180.0
 """As `STOP_GRACE_SECONDS`, while a network is read from a slow disk."""
+LEFT_LOADING_SECONDS = 600.0
+"""As above, for weights that a refused job leaves to the next one: they are wanted, and fp32 weights of 14B parameters
+are one network."""
 PROGRESS_POST_SECONDS = 2.0
 """Longest wait for RunPod to take one progress post."""
 

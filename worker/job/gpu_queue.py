@@ -52,6 +52,7 @@ class GpuThread:
         self._calls: queue.PriorityQueue[tuple[bool, int, Future[Any], Callable[[], Any]]] = queue.PriorityQueue()
         self._count = itertools.count()
         self.stuck = False
+        self._watching: set[asyncio.Future[Any]] = set()
         self.longest_step = 0.0
         """Seconds of the longest denoising step of all jobs so far."""
         # A daemon, so that a hung CUDA call cannot keep a worker from exiting.
@@ -115,6 +116,13 @@ class GpuThread:
             self._turn_away()
             raise GpuFault("gpu_fault.no_answer")
         return answer.exception()
+
+    def watch(self, future: "Future[Any]", grace: float, moved_at: Callable[[], float]) -> None:
+        """As `finish`, for a call that its job does not wait for: those behind it do."""
+        watching = asyncio.ensure_future(self.finish(future, grace, moved_at))
+        self._watching.add(watching)  # the event loop itself keeps no task
+        watching.add_done_callback(lambda done: done.cancelled() or done.exception())
+        watching.add_done_callback(self._watching.discard)
 
     def _turn_away(self) -> None:
         """Fail the calls queued behind one that never ends now, rather than when each times out."""
@@ -211,8 +219,10 @@ class GpuSlot:
             GpuFault, or the job's reason to stop: the GPU no longer responds.
         """
         self._gpu.jobs.discard(self)
-        if not self._loading.cancel() and self._context.stop.reason is not None:
+        if self._context.stop.reason is not None:
             await self._leave()
+        else:
+            self._leave_behind()
 
     def _queue_up(self, *, ready: bool | None = None, on_gpu: bool | None = None) -> None:
         """Note a change, and enter or leave the line by it; called in both threads."""
@@ -269,7 +279,7 @@ class GpuSlot:
         if self._generating is not None:
             self._generating.cancel()
         if self._context.refused and self._context.stop.reason is None:
-            self._loading.cancel()  # weights that are loading stay for the next job
+            self._leave_behind()
         else:
             await self._end(self._loading, timing.LOADING_GRACE_SECONDS)
         if self._generating is not None:
@@ -278,6 +288,11 @@ class GpuSlot:
             grace = max(timing.STOP_GRACE_SECONDS, timing.GRACE_STEPS * longest)
             grace = grace if self._denoising else timing.LOADING_GRACE_SECONDS
             await self._end(self._generating, grace)
+
+    def _leave_behind(self) -> None:
+        """Weights that are loading stay for the next job; others are not loaded."""
+        if not self._loading.cancel() and not self._loading.done():
+            self._gpu.watch(self._loading, timing.LEFT_LOADING_SECONDS, lambda: self._context.moved_at)
 
     async def _end(self, call: "Future[None]", grace: float) -> None:
         if call.done() or call.cancel():
