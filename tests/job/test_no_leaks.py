@@ -63,8 +63,9 @@ class Census:
 
     def count(self) -> tuple[list[str], int, list[Path]]:
         gc.collect()
-        # asyncio's own pool is bounded and keeps its threads.
-        names = [thread.name for thread in threading.enumerate() if not thread.name.startswith("asyncio_")]
+        # These pools are bounded and keep their threads.
+        pools = ("asyncio_", "sources_")
+        names = [thread.name for thread in threading.enumerate() if not thread.name.startswith(pools)]
         return sorted(names), len(os.listdir("/dev/fd")), list(self._folder.rglob("*"))
 
 
