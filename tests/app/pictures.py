@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import sync_playwright
 
-from tests.app.visitor import PATIENCE_MS, ROOT, Visitor, chromium
+from tests.app.visitor import ROOT, Visitor, chromium
 from tools.app.stack import LocalApp
 
 PROMPTS = (
@@ -42,7 +42,7 @@ def main() -> int:
             one.draw(prompt)
         session = one.context.storage_state(indexed_db=True)
         card = one.ask("a big red star on blue")
-        expect(card.locator(".stage")).to_contain_text("Drawing", timeout=PATIENCE_MS)
+        one.is_drawing(card)
         one.wait_for_pictures()
         one.page.evaluate("scrollTo(0, 0)")
         _keep(one.look("docs"), "app-desk.webp")

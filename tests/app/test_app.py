@@ -98,20 +98,19 @@ class TestComingIn:
 
 class TestDrawing:
     def test_a_picture_is_drawn_under_ones_eyes(self, guest: Visitor, app: LocalApp) -> None:
-        """Size, style and number are as chosen; progress is shown and announced; the result opens; a picture costs a
-        credit.
+        """Size, style and number are as chosen; progress is shown and announced; the result opens; it costs
+        what was shown.
         """
         expect(guest.page.locator("#price")).to_contain_text("credit", timeout=PATIENCE_MS)
         before = guest.credits
         guest.listen()
         guest.choose("Shape", "Portrait, 3:4")
         guest.choose("Style", "Night")
-        guest.choose("How many", "2")
+        guest.choose("How many", "4")  # two may be drawn before progress is written for the first time
         card = guest.ask("a big red star")
+        price = int(guest.page.locator("#price").inner_text().split()[0])
         guest.is_drawing(card)
-        shows = """() => ["progress", "img.preview"].every(
-          (one) => document.querySelector(`.job ${one}`)?.checkVisibility())"""
-        guest.page.wait_for_function(shows, timeout=PATIENCE_MS)
+        expect(card).to_have_attribute("data-previewed", "", timeout=PATIENCE_MS)
         guest.look("drawing")
         guest.is_accessible()
         guest.finished(card)
@@ -119,10 +118,10 @@ class TestDrawing:
         (made,) = [one for one in documents(app) if prompt_of(one).startswith("a big red star")]
         assert made["request_data"]["style"] == "Night"
         files = made["generation_data"]["files"]
-        assert [(one["width"], one["height"]) for one in files] == [(216, 288)] * 2
+        assert [(one["width"], one["height"]) for one in files] == [(216, 288)] * 4
         assert [text.split(":")[0] for text in guest.heard][-1] == "Ready"
         assert {"Drawing", "Half done"} & {text.split(":")[0] for text in guest.heard}
-        expect(guest.page.locator("#credits-count")).to_have_text(str(before - 1), timeout=PATIENCE_MS)
+        expect(guest.page.locator("#credits-count")).to_have_text(str(before - price), timeout=PATIENCE_MS)
         guest.choose("Shape", "Square, 1:1")
         guest.choose("Style", "None")
         guest.choose("How many", "1")
@@ -170,7 +169,7 @@ class TestDrawing:
         guest.look("price")
         page.keyboard.press("Enter")
         card = page.locator(".job").first
-        expect(card.locator(".stage")).to_contain_text("Drawing", timeout=PATIENCE_MS)
+        guest.is_drawing(card)
         expect(page.locator("#credits-count")).to_have_text(str(before - seen), timeout=PATIENCE_MS)
         guest.finished(card)
         made = newest(app, "a small pink circle on blue")
@@ -183,7 +182,7 @@ class TestDrawing:
         guest.choose("How long", "2 seconds")
         card = guest.ask("a big blue square moving left, yellow background")
         stages = card.locator(".stage")
-        expect(stages).to_contain_text("Drawing", timeout=PATIENCE_MS)
+        guest.is_drawing(card)
         stages.evaluate(
             """(line) => {
               window.stages = [];
@@ -208,7 +207,7 @@ class TestDrawing:
         guest.choose("How long", "5 seconds")
         before = guest.credits
         card = guest.ask("a small green circle moving right")
-        expect(card.locator(".stage")).to_contain_text("Drawing", timeout=PATIENCE_MS)
+        guest.is_drawing(card)
         card.get_by_role("button", name="Cancel").click()
         expect(card.locator(".stage")).to_have_text("Cancelled.", timeout=PATIENCE_MS)
         expect(card.get_by_role("button", name="Try again")).to_be_visible()
@@ -222,7 +221,7 @@ class TestDrawing:
         guest.choose("Kind", "Clip")
         guest.choose("How long", "5 seconds")
         card = guest.ask("a small pink circle moving left")
-        expect(card.locator(".stage")).to_contain_text("Drawing", timeout=PATIENCE_MS)
+        guest.is_drawing(card)
         made = newest(app, "a small pink circle moving left")
         app.firebase.documents.document(f"generations/{made['user_id']}/files/{made['file_uid']}").delete()
         expect(card.locator(".stage")).to_have_text("Deleted.", timeout=PATIENCE_MS)
@@ -230,12 +229,10 @@ class TestDrawing:
 
     def test_a_job_is_found_again_after_the_page_was_closed(self, guest: Visitor) -> None:
         count = guest.tiles.count()
-        guest.choose("How many", "4")  # so that it is not finished before the page is back
-        card = guest.ask("a yellow square on purple")
-        guest.is_drawing(card)
+        _drawing(guest, "a yellow square moving left, purple background")  # not finished before the page is back
         guest.page.reload()
         card = guest.page.locator(".job").first
-        expect(card.locator(".job-name")).to_have_text("a yellow square on purple")
+        expect(card.locator(".job-name")).to_have_text("a yellow square moving left, purple background")
         guest.finished(card)
         expect(guest.tiles).to_have_count(count + 1, timeout=PATIENCE_MS)
 
@@ -641,7 +638,7 @@ def _drawing(one: Visitor, prompt: str) -> Locator:
     one.choose("Kind", "Clip")
     one.choose("How long", "5 seconds")
     card = one.ask(prompt)
-    expect(card.locator(".stage")).to_contain_text("Drawing", timeout=PATIENCE_MS)
+    one.is_drawing(card)
     return card
 
 

@@ -94,7 +94,7 @@ def test_an_account_goes_with_its_pictures_its_photos_and_what_is_being_made(
     one.choose("Kind", "Clip")
     one.choose("How long", "5 seconds")
     card = one.ask("a small green square moving left")
-    expect(card.locator(".stage")).to_contain_text("Drawing", timeout=PATIENCE_MS)
+    one.is_drawing(card)
     assert len(left(app, uid)) > 8
 
     page.get_by_role("button", name="Account").click()
@@ -223,7 +223,7 @@ def test_a_page_that_is_closed_before_the_answer_leaves_nothing_behind_either(vi
     one.choose("Kind", "Clip")
     one.choose("How long", "5 seconds")
     card = one.ask("a small red square moving left")
-    expect(card.locator(".stage")).to_contain_text("Drawing", timeout=PATIENCE_MS)
+    one.is_drawing(card)
     dialog = farewell(page)
     dialog.get_by_text("Yes, delete all of it").click()
     one.context.route("**/Listen/channel**", lambda route: route.abort())  # it does not hear how its job ends

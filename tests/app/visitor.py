@@ -26,6 +26,19 @@ FOCUSED = """() => {
   return [name.trim(), frames.some((one) => getComputedStyle(one).outlineStyle !== "none")];
 }"""
 """The name of the focused element, and whether it or a label around or before it is outlined."""
+NOTE_WHAT_IS_DRAWN = """
+  const note = (job, what, holds) => holds && !(what in job.dataset) && (job.dataset[what] = "");
+  new MutationObserver(() => {
+    for (const job of document.querySelectorAll(".job")) {
+      const shows = (one) => job.querySelector(one)?.checkVisibility();
+      note(job, "drawn", job.querySelector(".stage")?.textContent.includes("Drawing"));
+      note(job, "previewed", shows("progress") && shows("img.preview"));
+    }
+  }).observe(document, { subtree: true, childList: true, characterData: true, attributes: true });
+"""
+"""Marks each job that says that it is being drawn, and each that shows a preview. A fast machine draws in half a
+second, less than it takes the browser's driver to look twice.
+"""
 PATIENCE_MS = 60_000
 """A picture takes two seconds on a free core; tests share theirs."""
 
@@ -68,6 +81,7 @@ class Visitor:
             storage_state=state,
         )
         self.context.set_default_timeout(PATIENCE_MS)
+        self.context.add_init_script(NOTE_WHAT_IS_DRAWN)
         self.page: Page = self.context.new_page()
         self.mistakes: list[str] = []
         self.page.on("pageerror", lambda error: self.mistakes.append(str(error)))
@@ -110,6 +124,7 @@ class Visitor:
     def wait_for_the_form(self) -> None:
         expect(self.page.locator("#tasks")).to_be_visible(timeout=PATIENCE_MS)
         expect(self.page.locator("#create")).to_be_enabled(timeout=PATIENCE_MS)
+        expect(self.page.locator("#more")).to_be_enabled(timeout=PATIENCE_MS)  # the history has been read
 
     # -- asking
 
@@ -127,10 +142,8 @@ class Visitor:
         return self.page.locator(".job:not([data-earlier])").first
 
     def is_drawing(self, card: Locator) -> None:
-        """Wait until the job is being drawn. The browser looks in each frame: a fast machine draws in half a second."""
-        stage = card.locator(".stage").element_handle()
-        says = """(line) => line.textContent.includes("Drawing")"""
-        self.page.wait_for_function(says, arg=stage, timeout=PATIENCE_MS)
+        """Wait until the job is being drawn, or was."""
+        expect(card).to_have_attribute("data-drawn", "", timeout=PATIENCE_MS)
 
     def finished(self, card: Locator) -> None:
         expect(card.locator(".stage")).to_have_text("Ready", timeout=PATIENCE_MS)
