@@ -247,6 +247,25 @@ async def test_a_download_that_no_job_wants_any_more_does_not_hold_the_gpu(end: 
     assert len(other.taken) == 1
 
 
+class Reads(Loads):
+    """Asks between two networks whether to go on."""
+
+    def prepare(self, request: Request, params: Params, control: Control) -> Placement:
+        placed = super().prepare(request, params, control)
+        control.raise_if_stopped()
+        return placed
+
+
+async def test_weights_that_are_read_for_a_refused_job_stay_for_the_next_one() -> None:
+    player = Player(Reads())
+    generator: Any = player.generator
+    assert await asyncio.to_thread(generator.loading.wait, PATIENCE)
+    player.context.decide(admitted=False)
+    await player.turn.give_up()
+    generator.loaded.set()
+    await asyncio.to_thread(player.turn._loading.result, PATIENCE)
+
+
 async def test_who_was_asked_to_stop_waits_until_the_card_is_free() -> None:
     player = Player(Loads())
     generator: Any = player.generator

@@ -540,6 +540,22 @@ def test_all_pictures_of_a_job_share_one_time(monkeypatch: pytest.MonkeyPatch) -
     assert len(bucket.given) < 4
 
 
+def test_the_time_that_a_picture_is_decoded_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    ahead, now = [0.0], time.monotonic
+
+    class Slow:
+        def read(self, *_: object, **__: object) -> None:
+            ahead[0] += timing.SOURCES_SECONDS
+            raise decode.sandbox.TimeIsOverError
+
+    monkeypatch.setattr(time, "monotonic", lambda: now() + ahead[0])
+    monkeypatch.setattr(decode.sandbox, "shared", Slow)
+    with pytest.raises(InvalidImage) as caught:
+        SourceLoader(settings()).load(inpaint(data_uri(png(RED)), data_uri(png(BLUE))), None)
+    assert "image_url: " in caught.value.message
+    assert "mask_url" not in caught.value.message, "there was no time for it"
+
+
 def test_a_wait_for_other_jobs_pictures_counts_against_no_picture_right_or_wrong(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
