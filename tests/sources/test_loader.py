@@ -28,7 +28,7 @@ from worker.core.errors import (
     StorageUnavailable,
     UrlBlocked,
 )
-from worker.media import decode
+from worker.media import decode, sandbox
 from worker.sources.http import Fetcher
 from worker.sources.loader import LISTED_PIXELS, SourceLoader, own_object_path
 
@@ -546,10 +546,10 @@ def test_the_time_that_a_picture_is_decoded_counts(monkeypatch: pytest.MonkeyPat
     class Slow:
         def read(self, *_: object, **__: object) -> None:
             ahead[0] += timing.SOURCES_SECONDS
-            raise decode.sandbox.TimeIsOverError
+            raise sandbox.TimeIsOverError
 
     monkeypatch.setattr(time, "monotonic", lambda: now() + ahead[0])
-    monkeypatch.setattr(decode.sandbox, "shared", Slow)
+    monkeypatch.setattr(sandbox, "shared", Slow)
     with pytest.raises(InvalidImage) as caught:
         SourceLoader(settings()).load(inpaint(data_uri(png(RED)), data_uri(png(BLUE))), None)
     assert "image_url: " in caught.value.message
