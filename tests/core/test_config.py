@@ -459,7 +459,7 @@ def test_a_card_is_seen_without_torch_and_only_where_it_may_be_used(monkeypatch:
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("LORAS", '{"ink": 5}', {"LORAS.ink": "must be a JSON object"}),
+        ("LORAS", '{"ink": 5}', {"LORAS.ink": "must be a source, or a JSON object with one"}),
         ("STYLES", '{"ink": 5}', {"STYLES.ink": "must be a JSON object"}),
         ("LORAS", '{"ink": {"source": "org/name", "scal": 1}}', {"LORAS.ink.scal": "is not known here"}),
         ("LORAS", '{"ink": {}}', {"LORAS.ink.source": "is missing"}),

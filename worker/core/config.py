@@ -199,7 +199,11 @@ class ListedLora(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _bare_source(cls, value: object) -> object:
-        return {"source": value} if isinstance(value, str) else value
+        if isinstance(value, dict | ListedLora):
+            return value
+        if isinstance(value, str):
+            return {"source": value}
+        raise ValueError("must be a source, or a JSON object with one")
 
     @model_validator(mode="after")
     def _some_source(self) -> "ListedLora":
