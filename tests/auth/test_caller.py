@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import gc
 import hashlib
 import json
 import logging
@@ -303,6 +304,23 @@ async def test_a_check_that_waits_for_a_thread_has_all_its_time_when_it_begins(
     await asyncio.sleep(0)
     free.set()
     await checking
+
+
+async def test_a_check_whose_job_was_stopped_in_line_is_not_logged_as_unheard(caplog: pytest.LogCaptureFixture) -> None:
+    busy, free = ThreadPoolExecutor(1), threading.Event()
+    asyncio.get_running_loop().set_default_executor(busy)
+    busy.submit(free.wait, 10)
+    job_input = {**CLOUD, "id_token": "of nobody"}
+    checking = asyncio.create_task(who(users=TokenUsers()).check(envelope(job_input), job_input, acts_for_user=True))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    checking.cancel()
+    await asyncio.wait([checking])
+    free.set()
+    await asyncio.wait(asyncio.all_tasks() - {asyncio.current_task()})
+    del checking
+    gc.collect()
+    assert not caplog.messages
 
 
 # -- settings

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from worker.api.request import Envelope
 from worker.auth.tickets import Tickets, is_ticket, same
 from worker.core.errors import BackendError, Forbidden, Internal, Unauthenticated
+from worker.core.stop import mark_retrieved
 
 IDENTITY_SECONDS = 6.0
 CLOCK_SKEW_SECONDS = 10
@@ -88,6 +89,7 @@ async def _in_thread(check: Callable[[], Any]) -> Any:
 
     checking = asyncio.create_task(asyncio.to_thread(checked))
     checking.add_done_callback(lambda _: begun.set())  # also if no thread can be started
+    checking.add_done_callback(mark_retrieved)  # its job may be stopped before it begins
     await begun.wait()
     try:
         return await asyncio.wait_for(checking, IDENTITY_SECONDS)

@@ -15,6 +15,12 @@ T = TypeVar("T")
 Reason = JobError | Cancelled
 
 
+def mark_retrieved(done: "asyncio.Future[Any]") -> None:
+    """Mark the error of work as retrieved: asyncio logs the traceback of one that nobody waits for any more."""
+    if not done.cancelled():
+        done.exception()
+
+
 class StopSignal:
     """A stop signal; create it inside the event loop that serves the job."""
 
@@ -60,8 +66,7 @@ class StopSignal:
         Work in a thread cannot be interrupted; its result is dropped.
         """
         task = asyncio.ensure_future(work)
-        # Its error may come in the moment in which the wait is cancelled: without this asyncio would log it.
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        task.add_done_callback(mark_retrieved)  # its error may come in the moment in which the wait is cancelled
         stopped = asyncio.ensure_future(self._event.wait())
         try:
             await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)

@@ -26,6 +26,7 @@ from worker.api.request import Request
 from worker.core import timing
 from worker.core.errors import Cancelled, GpuFault, JobError
 from worker.core.logs import where
+from worker.core.stop import mark_retrieved
 from worker.core.types import Control, Progress, Sources
 from worker.engine.protocol import Generated, Generator
 from worker.job.context import JobContext
@@ -105,8 +106,7 @@ class GpuThread:
             GpuFault: it neither moved nor returned; the thread is `stuck` from now on.
         """
         answer = asyncio.wrap_future(future)
-        # A result after the grace has no receiver: without this asyncio would log its traceback.
-        answer.add_done_callback(lambda late: late.cancelled() or late.exception())
+        answer.add_done_callback(mark_retrieved)  # a result after the grace has no receiver
         moved: float | None = None
         while not answer.done() and moved != moved_at():
             moved = moved_at()
@@ -121,7 +121,7 @@ class GpuThread:
         """As `finish`, for a call that its job does not wait for: those behind it do."""
         watching = asyncio.ensure_future(self.finish(future, grace, moved_at))
         self._watching.add(watching)  # the event loop itself keeps no task
-        watching.add_done_callback(lambda done: done.cancelled() or done.exception())
+        watching.add_done_callback(mark_retrieved)
         watching.add_done_callback(self._watching.discard)
 
     def _turn_away(self) -> None:
@@ -353,5 +353,5 @@ class _Ahead(_Unsure):
 async def _result(call: "Future[None]") -> None:
     """Wait for a call; cancelling the wait does not cancel the call."""
     future = asyncio.wrap_future(call)
-    future.add_done_callback(lambda done: done.cancelled() or done.exception())  # marks the error as retrieved
+    future.add_done_callback(mark_retrieved)
     await asyncio.shield(future)
